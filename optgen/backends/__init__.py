@@ -1,0 +1,1 @@
+"""Backends: one renderer a target, from plans to text."""

@@ -1,0 +1,40 @@
+"""What a backend is: from a family's plans to the text of one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from optgen.ir.family import Family
+from optgen.schedule.plan import Plan
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A file to be emitted: a template with exactly the context that it names."""
+
+    path: str
+    template: str
+    context: Mapping[str, Any]
+
+
+class Backend(Protocol):
+    """Renders one family for one target."""
+
+    def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
+        """The family's file for this target."""
+
+
+def describe(family: Family) -> list[str]:
+    """The head of a generated file: what the rule is, where it is from, and its equations."""
+    lines = [family.title, "", *_wrapped(family.spec.reference)]
+    for name, text in family.equations.items():
+        lines += ["", f"{name}:", *(f"    {line}" if line else "" for line in text.rstrip().split("\n"))]
+    return lines
+
+
+def _wrapped(text: str, width: int = 110) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width)

@@ -1,0 +1,111 @@
+"""Expressions and formulas as C++, for every target that is compiled from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from optgen.ir.formula import Formula
+from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select
+
+PRECEDENCE = {"or": 1, "and": 2, "==": 4, "!=": 4, "<": 5, "<=": 5, ">": 5, ">=": 5, "+": 6, "-": 6, "*": 7, "/": 7}
+SYMBOL = {"or": "||", "and": "&&"}
+FUNCTION = {"min": "minimum", "max": "maximum", "**": "power"}
+UNARY, ATOM, TERNARY = 8, 9, 0
+RESERVED = frozenset(
+    """alignas alignof and asm auto bool break case catch char class const constexpr continue default delete do double
+    else enum explicit export extern false float for friend goto if inline int long mutable namespace new not nullptr
+    operator or private protected public register return short signed sizeof static struct switch template this throw
+    true try typedef typename union unsigned using virtual void volatile while xor main
+    t c s i k n at call value values row column lines segment tile load store chunk prepare finish commit""".split()
+)
+
+
+class UnloweredNodeError(AssertionError):
+    """A node reached a printer that a pass should have replaced."""
+
+
+def c_name(name: str) -> str:
+    """A name that is no keyword of C++ and none of the kernels' own."""
+    return f"{name}_value" if name in RESERVED else name
+
+
+def c_formula(formula: Formula) -> str:
+    """A formula over the kernel's constants."""
+    if formula.is_true:
+        return "true"
+    if formula.is_false:
+        return "false"
+    terms = [" && ".join(c_name(n) if value else f"!{c_name(n)}" for n, value in term) for term in formula.ordered()]
+    if len(terms) == 1:
+        return terms[0]
+    return " || ".join(f"({term})" if "&&" in term else term for term in terms)
+
+
+@dataclass(frozen=True)
+class CPrinter:
+    """Prints expressions of one precision.
+
+    Attributes:
+        single: Arithmetic in float32 (elements, rows, columns) instead of float64 (everything below).
+        names: How a name is written where it is not itself.
+    """
+
+    single: bool
+    names: Mapping[str, str]
+    spell: Callable[[str], str] = c_name
+
+    def print(self, expr: Expr) -> str:
+        """The expression as C++."""
+        return self._print(expr, TERNARY)
+
+    def _print(self, expr: Expr, outer: int) -> str:
+        match expr:
+            case Const(value=bool(value)):
+                return "true" if value else "false"
+            case Const(value=value):
+                text = self._number(float(value))
+                return f"({text})" if text.startswith("-") and outer > TERNARY else text
+            case Ref(name=name):
+                return self.names.get(name, self.spell(name))
+            case Call(op="where", args=(condition, then, other)):
+                return self._ternary(self._print(condition, 1), then, other, outer)
+            case Select(formula=formula, then=then, other=other):
+                return self._ternary(c_formula(formula), then, other, outer)
+            case Call(op="neg", args=(x,)):
+                return _wrap(f"-{self._print(x, UNARY)}", UNARY, outer)
+            case Call(op="not", args=(x,)):
+                return _wrap(f"!{self._print(x, UNARY)}", UNARY, outer)
+            case Call(op="**", args=(x, Const(value=2.0))):
+                return f"square({self._print(x, TERNARY)})"
+            case Call(op=op, args=(a, b)) if op in PRECEDENCE:
+                level = PRECEDENCE[op]
+                text = f"{self._print(a, level)} {SYMBOL.get(op, op)} {self._print(b, level + 1)}"
+                return _wrap(text, level, outer)
+            case Call(op=op, args=args):
+                inner = ", ".join(self._print(arg, TERNARY) for arg in args)
+                return f"optgen::{FUNCTION.get(op, op)}({inner})"
+            case Reduce(over=over):
+                raise UnloweredNodeError(f"a reduction over {over.name} must be placed by the planner before printing")
+
+    def _ternary(self, condition: str, then: Expr, other: Expr, outer: int) -> str:
+        text = f"{condition} ? {self._print(then, 1)} : {self._print(other, TERNARY)}"
+        return f"({text})" if outer > TERNARY else text
+
+    def _number(self, value: float) -> str:
+        if math.isnan(value):
+            return "NAN"
+        if math.isinf(value):
+            return "INFINITY" if value > 0 else "-INFINITY"
+        text = repr(value)
+        return f"{text}f" if self.single else text
+
+
+def _wrap(text: str, level: int, outer: int) -> str:
+    return f"({text})" if level < outer else text
+
+
+def is_single(kind: Kind) -> bool:
+    """Whether values of a kind are computed in float32."""
+    return kind >= Kind.MATRIX

@@ -1,0 +1,422 @@
+"""The Python of a package: what the runtime must know of a rule, and its typed, documented classes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optgen.backends.base import Rendering
+from optgen.backends.cpu import pass_function
+from optgen.backends.py_printer import PyPrinter, py_formula, py_name, py_number
+from optgen.ir.family import Family, readers
+from optgen.ir.guards import Guard
+from optgen.ir.nodes import Const, Kind, Let, refs
+from optgen.ir.refusals import Refusal
+from optgen.schedule.plan import PassPlan, Plan, Write
+from optgen.spec.model import Hyperparameter, Option, State, Variant
+from optgen.spec.ranges import parse_range
+
+KIND_NAMES = {"param": "element"}
+TARGET_DOC = 'Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest there is.'
+WIDTH = 116
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A public class: its row of the table, and what it refuses."""
+
+    name: str
+    variant: Variant
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a class's constructor."""
+
+    name: str
+    annotation: str
+    default: str | None
+    doc: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.name}: {self.annotation}" + ("" if self.default is None else f" = {self.default}")
+
+
+@dataclass(frozen=True)
+class ClassText:
+    """A class, ready for the template."""
+
+    name: str
+    doc: tuple[str, ...]
+    fixed: str
+    bits: str
+    positional: tuple[str, ...]
+    keyword: tuple[str, ...]
+    settings: tuple[str, ...]
+    args: str
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class HostText:
+    """A function that evaluates what is the same for a group."""
+
+    name: str
+    doc: str
+    returns: str
+    lines: tuple[str, ...]
+    result: str
+
+
+class PythonBackend:
+    """Renders the module of a family."""
+
+    def __init__(self, classes: Sequence[ClassSpec]) -> None:
+        self.classes = classes
+
+    def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
+        """One module a family."""
+        flags = "".join(part.capitalize() for part in family.name.split("_")) + "Flags"
+        context = {
+            "title": family.title,
+            "doc": _paragraphs(family.spec.doc, family.spec.reference),
+            "flags_class": flags,
+            "flags": [name for name in family.guards.guards],
+            "flag_values": [_flag(family, guard) for guard in family.guards.guards.values()],
+            "constants": _tuple([n for n, g in family.guards.guards.items() if g.about == "codec"]),
+            "fixed_by": _tuple(_fixed_by(family)),
+            "hosts": [text for name, plan in plans.items() for text in _hosts(name, plan, family)],
+            "inits": [text for text in (_init(family, n) for n in family.states) if text],
+            "hypers": [_hyper(name, h) for name, h in family.hypers.items()],
+            "options": [_option(name, option) for name, option in family.options.items()],
+            "storage": [
+                _option(n, x) if isinstance(x, Option) else _hyper(n, x) for n, x in family.storage.items()
+            ],
+            "states": [_state(family, name, state) for name, state in family.states.items()],
+            "blocks": [_block(name, plan, family) for name, plan in plans.items()],
+            "name": family.name,
+            "refusals": [r for r in family.refusals if r.on == "construct"],
+            "block_refusals": [(n, [r for r in family.refusals if r.on == n]) for n in _refused_blocks(family)],
+            "methods": [(name, method.doc or f"Run `{name}`.") for name, method in family.spec.methods.items()],
+            "classes": [_class(family, c) for c in self.classes],
+        }
+        return Rendering(f"{family.name}.py", "python/module.py.j2", context)
+
+
+def _paragraphs(*texts: str) -> list[str]:
+    lines: list[str] = []
+    for text in texts:
+        if text:
+            lines += ["", *textwrap.wrap(text, WIDTH)]
+    return lines[1:]
+
+
+def _tuple(items: Sequence[str]) -> str:
+    return "(" + "".join(f'"{item}", ' for item in items).rstrip() + ")" if items else "()"
+
+
+def _refused_blocks(family: Family) -> list[str]:
+    return [n for n in ("step", *family.spec.methods) if any(r.on == n for r in family.refusals)]
+
+
+# What the runtime must know
+
+
+def _flag(family: Family, guard: Guard) -> str:
+    read = readers(family.hypers, family.options, family.storage)
+    match guard.about, guard.op:
+        case "option", "true":
+            text = read[guard.subject]
+        case "option", _:
+            text = f"{read[guard.subject]} {guard.op} {_literal(guard.value)}"
+        case "hyper", "given":
+            text = f"{read[guard.subject]} is not None"
+        case "hyper", _:
+            text = f"m.number({read[guard.subject]}) {guard.op} {guard.value}"
+        case "fact", _:
+            text = f"{guard.subject} {guard.op} {guard.value}"
+        case _:
+            text = f'"{guard.subject}" in tensorwise'
+    return f"{guard.name}={text},"
+
+
+def _fixed_by(family: Family) -> list[str]:
+    """The settings that decide flags and storage."""
+    owners = {part: name for name, h in family.hypers.items() for part in (h.names or [name])}
+    subjects = [
+        owners.get(g.subject, g.subject) for g in family.guards.guards.values() if g.about in ("option", "hyper")
+    ]
+    return list(dict.fromkeys([*subjects, *family.storage, "target"]))
+
+
+def _hyper(name: str, hyper: Hyperparameter) -> str:
+    allowed = parse_range(hyper.range)
+    parts = [f'name="{name}"', f"low={_bound(allowed.low)}", f"high={_bound(allowed.high)}"]
+    if allowed.low_open:
+        parts.append("low_open=True")
+    if allowed.high_open:
+        parts.append("high_open=True")
+    if hyper.label:
+        parts.append(f"label={_literal(hyper.label)}")
+    if hyper.names:
+        parts.append(f"parts={_tuple(hyper.names)}")
+    if hyper.optional:
+        parts.append("optional=True")
+    if hyper.integer:
+        parts.append("integer=True")
+    if hyper.scope != "group":
+        parts.append(f'scope="{hyper.scope}"')
+    return f'"{name}": Hyperparameter({", ".join(parts)}),'
+
+
+def _bound(value: float) -> str:
+    return py_number(float(value))
+
+
+def _option(name: str, option: Option) -> str:
+    choices = "" if option.choices is None else f", choices=({', '.join(_literal(c) for c in option.choices)},)"
+    return f'"{name}": Option(name="{name}"{choices}),'
+
+
+def _state(family: Family, name: str, state: State) -> str:
+    item = family.inputs[name]
+    parts = [f'name="{name}"', f'kind="{KIND_NAMES.get(state.shape, state.shape)}"']
+    if not item.signed:
+        parts.append("signed=False")
+    if item.kind is Kind.ELEMENT:
+        parts.append(f"codecs={_tuple(item.codecs)}")
+    if item.window is not None:
+        parts.append(f"window={item.window}")
+    if not item.exists.is_true:
+        parts.append(f"exists=lambda f: {py_formula(item.exists)}")
+    init = family.inits[name]
+    if not isinstance(init, Const):
+        parts.append(f"init=_start_{name}")
+    elif init.value != 0.0 and item.window is None:
+        parts.append(f"init={py_number(float(init.value))}")
+    return f'"{name}": State({", ".join(parts)}),'
+
+
+def _init(family: Family, name: str) -> tuple[str, str] | None:
+    """A function for an initial value that is not a number."""
+    expr = family.inits[name]
+    if isinstance(expr, Const):
+        return None
+    read = readers(family.hypers, family.options, family.storage)
+    names = {n: f"m.number({text.replace('o[', 't.settings[', 1)})" for n, text in read.items()}
+    names |= {"param": "t.param", "grad": "t.grad"}
+    kinds = {n: i.kind for n, i in family.inputs.items()}
+    return name, PyPrinter(kinds, names=names).print(expr)
+
+
+def _block(name: str, plan: Plan, family: Family) -> dict[str, object]:
+    passes = [_pass(name, item) for item in plan.passes]
+    return {
+        "name": name,
+        "passes": passes,
+        "values": f"_{name}_values",
+        "names": _tuple(plan.values),
+        "commit": f"_{name}_commit" if plan.host_commits else None,
+        "reductions": _tuple([r.name for r in plan.reductions]),
+        "sums": "(" + "".join(f'("{n}", "{op}", "{r}"), ' for n, (op, r) in plan.sums.items()).rstrip() + ")",
+        "arrays": [
+            f'Array("{n}", "{plan.kinds[n].name.lower()}", lambda f: {py_formula(live)}),'
+            for n, live in plan.arrays.items()
+        ],
+        "refuse": f"_refuse_{name}" if name in _refused_blocks(family) else None,
+    }
+
+
+def _pass(block: str, item: PassPlan) -> str:
+    tensors = [r.name for r in item.reductions if r.reduce.over is Kind.TENSOR]
+    rows = sum(r.reduce.over is Kind.ROW for r in item.reductions)
+    cols = sum(r.reduce.over is Kind.COL for r in item.reductions)
+    live = "always" if item.live.is_true else f"lambda f: {py_formula(item.live)}"
+    parts = [f'"{pass_function(block, item)}"', live]
+    if tensors:
+        parts.append(f"reductions={_tuple(tensors)}")
+    if rows:
+        parts.append(f"rows={rows}")
+    if cols:
+        parts.append(f"cols={cols}")
+    return f"Pass({', '.join(parts)}),"
+
+
+# Values of a group
+
+
+def _hosts(block: str, plan: Plan, family: Family) -> list[HostText]:
+    result = [
+        HostText(
+            name=f"_{block}_values",
+            doc=f"What `{block}` reads that is the same for all parameters of a group.",
+            returns="tuple[float, ...]",
+            lines=tuple(_host_lines(plan, family, plan.values)),
+            result="(" + "".join(f"{py_name(name)}, " for name in plan.values).rstrip() + ")",
+        )
+    ]
+    if plan.host_commits:
+        roots = [name for write in plan.host_commits for name in refs(write.value)]
+        result.append(
+            HostText(
+                name=f"_{block}_commit",
+                doc=f"New values of group and global states after `{block}`.",
+                returns="dict[str, float]",
+                lines=tuple(_host_lines(plan, family, roots)),
+                result="{" + ", ".join(_host_commit(plan, write) for write in plan.host_commits) + "}",
+            )
+        )
+    return result
+
+
+def _host_commit(plan: Plan, write: Write) -> str:
+    return f'"{write.input.name}": float({PyPrinter(plan.kinds).print(write.value)})'
+
+
+def _host_lines(plan: Plan, family: Family, roots: Sequence[str]) -> list[str]:
+    needed = set(roots)
+    lets: list[Let] = []
+    for let in reversed(plan.host):
+        if let.name in needed:
+            needed.update(refs(let.expr))
+            lets.insert(0, let)
+    printer = PyPrinter(plan.kinds)
+    read = readers(family.hypers, family.options, family.storage)
+    lines = []
+    texts = [printer.print(let.expr) for let in lets]
+    if any("f." in text for text in texts):
+        lines.append("f = _flags(o, 0, 0, 0, frozenset())")
+    for name, item in plan.program.inputs.items():
+        if name not in needed or not item.kind.is_host:
+            continue
+        if item.role == "hyper":
+            lines.append(f"{py_name(name)} = m.number({read[name]})")
+        elif item.role == "state":
+            lines.append(f'{py_name(name)} = m.number(o["{name}"])')
+    lines += [f'{py_name(name)} = sums.get("{name}", m.NAN)' for name in plan.sums if name in needed]
+    source = ""
+    for let, text in zip(lets, texts, strict=True):
+        if let.source and let.source != source:
+            source = let.source
+            lines.append(f"# {source}")
+        lines.append(f"{py_name(let.name)} = {text}")
+    return lines
+
+
+# Classes
+
+
+def _class(family: Family, spec: ClassSpec) -> ClassText:
+    variant = spec.variant
+    arguments = _arguments(family, variant)
+    signature = list(variant.signature or [])
+    positional = [arguments[name] for name in signature]
+    keyword = [a for name, a in arguments.items() if name not in signature and name != "args"]
+    fixed = dict(variant.set)
+    if variant.paged is not None:
+        fixed["is_paged"] = variant.paged
+    if variant.target is not None:
+        fixed["target"] = variant.target
+    return ClassText(
+        name=spec.name,
+        doc=tuple(_class_doc(family, spec, [*positional, *keyword])),
+        fixed="{" + ", ".join(f'"{k}": {_literal(v)}' for k, v in fixed.items()) + "}",
+        bits=str(variant.bits),
+        positional=tuple(a.text for a in positional),
+        keyword=tuple(a.text for a in keyword),
+        settings=tuple(a.name for a in (*positional, *keyword) if a.name != "args"),
+        args="args" if "args" in signature else "None",
+        refusals=spec.refusals,
+    )
+
+
+def _arguments(family: Family, variant: Variant) -> dict[str, Argument]:
+    """All arguments of a class by name, those it fixes left out."""
+    fixed = set(variant.set) | ({"is_paged"} if variant.paged is not None else set())
+    signature = list(variant.signature or [])
+    result = {}
+    for name, hyper in family.hypers.items():
+        if name not in fixed:
+            result[name] = Argument(name, _hyper_type(name, hyper), _hyper_default(name, hyper, variant), hyper.doc)
+    for name, option in family.options.items():
+        if name not in fixed:
+            default = variant.defaults.get(name, option.default)
+            result[name] = Argument(name, _option_type(option), _literal(default), option.doc)
+    for name, item in family.storage.items():
+        if name in fixed or (name == "optim_bits" and variant.bits is not None and name not in signature):
+            continue
+        own = {"block_wise": variant.block_wise}.get(name)
+        default = own if own is not None else variant.defaults.get(name, item.default)
+        doc = item.doc
+        if name == "optim_bits" and variant.bits is not None:
+            doc = f"Taken for compatibility; the states of this class have {variant.bits} bits."
+        kind = _option_type(item) if isinstance(item, Option) else _hyper_type(name, item)
+        result[name] = Argument(name, kind, _literal(default), doc)
+    if "args" in signature:
+        doc = "An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and "
+        result["args"] = Argument("args", "object", "None", doc + "skip_zeros take the place of those arguments.")
+    if variant.target is None:
+        result["target"] = Argument("target", 'Literal["cpu", "torch"] | None', "None", TARGET_DOC)
+    return result
+
+
+def _hyper_default(name: str, hyper: Hyperparameter, variant: Variant) -> str | None:
+    if name in variant.required or (hyper.required and name not in variant.defaults):
+        return None
+    default = variant.defaults.get(name, hyper.default)
+    return _literal(tuple(default) if isinstance(default, list) else default)
+
+
+def _hyper_type(name: str, hyper: Hyperparameter) -> str:
+    if hyper.names:
+        text = f"tuple[{', '.join(['float'] * len(hyper.names))}] | str"
+    else:
+        text = "int" if hyper.integer else "float | Tensor" if name == "lr" else "float"
+    return f"{text} | None" if hyper.optional else text
+
+
+def _option_type(option: Option) -> str:
+    if option.choices is None:
+        return "bool"
+    if all(isinstance(choice, int) for choice in option.choices):
+        return "int"
+    return f"Literal[{', '.join(_literal(choice) for choice in option.choices)}]"
+
+
+def _literal(value: object) -> str:
+    match value:
+        case str():
+            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        case float() if value == int(value) and abs(value) < 1e16:
+            return repr(value)
+        case tuple():
+            return f"({', '.join(_literal(item) for item in value)})"
+        case _:
+            return repr(value)
+
+
+def _class_doc(family: Family, spec: ClassSpec, arguments: Sequence[Argument]) -> list[str]:
+    variant = spec.variant
+    kept = {32: "states in 32 bits", 8: "states in 8 bits", None: "states in `optim_bits` bits"}[variant.bits]
+    paged = ", paged" if variant.paged else ""
+    lines = [f"{family.title}: {kept}{paged}.", ""]
+    for text in (variant.doc, family.spec.doc, f"Source: {family.spec.reference}" if family.spec.reference else ""):
+        if text:
+            lines += [*textwrap.wrap(text, WIDTH - 4), ""]
+    lines += ["Args:", "    params: Tensors, named tensors or param groups."]
+    for argument in arguments:
+        text = f"{argument.name}: {_with_range(family, argument)}"
+        lines += textwrap.wrap(text, WIDTH - 4, initial_indent="    ", subsequent_indent="        ")
+    lines += ["", "Raises:", "    TypeError: for values and parameters of the wrong type."]
+    lines.append("    ValueError: for values out of range and combinations that the rule rejects.")
+    return lines
+
+
+def _with_range(family: Family, argument: Argument) -> str:
+    hyper = family.hypers.get(argument.name) or family.storage.get(argument.name)
+    where = f" In {parse_range(hyper.range)}." if isinstance(hyper, Hyperparameter) else ""
+    default = "" if argument.default is None else f" Default: {argument.default}."
+    return f"{argument.doc}{where}{default}"

@@ -1,0 +1,138 @@
+"""The pipeline: load, parse, check, schedule, render.
+
+Input: paths of specs. Output: a `Package`, texts by path, with what is known of each class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from optgen.backends.base import Backend, Rendering
+from optgen.backends.cpu import CpuBackend
+from optgen.backends.python import ClassSpec, PythonBackend
+from optgen.backends.torch import TorchBackend
+from optgen.diagnostics import Reporter
+from optgen.emit.environment import render
+from optgen.emit.writer import MARK
+from optgen.explanation import ClassInfo
+from optgen.ir.family import Family, build_family, readers
+from optgen.ir.refusals import Refusal, build_refusal
+from optgen.passes.pipeline import run_passes
+from optgen.schedule.plan import Plan
+from optgen.schedule.planner import plan
+from optgen.spec.loader import SpecSet, load_specs
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A family with its plans and classes: all that is rendered for it."""
+
+    family: Family
+    plans: Mapping[str, Plan]
+    classes: tuple[ClassSpec, ...]
+
+    @cached_property
+    def renderings(self) -> tuple[Rendering, ...]:
+        """The family's files, one a backend."""
+        backends: tuple[Backend, ...] = (PythonBackend(self.classes), TorchBackend(), CpuBackend())
+        return tuple(backend.render(self.family, self.plans) for backend in backends)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A generated package.
+
+    Attributes:
+        files: Texts by path, relative to the package's directory.
+        classes: The public classes in the order of the table.
+    """
+
+    name: str
+    files: Mapping[str, str]
+    classes: tuple[ClassInfo, ...]
+
+
+def compile_specs(paths: Sequence[Path], package: str) -> Package:
+    """Compile specs to a package.
+
+    Args:
+        paths: Spec files, and folders of them.
+        package: The package's name.
+
+    Raises:
+        SpecError: all mistakes of all files at once.
+    """
+    units = check_specs(paths)
+    files = {rendering.path: _emit(unit, rendering) for unit in units for rendering in unit.renderings}
+    infos = tuple(
+        ClassInfo(unit.family, unit.plans, spec, f"{package}.{unit.family.name}", tuple(r.path for r in unit.renderings))
+        for unit in units
+        for spec in unit.classes
+    )
+    files |= {"__init__.py": _package_module(package, units), "py.typed": ""}
+    return Package(package, dict(sorted(files.items())), infos)
+
+
+def check_specs(paths: Sequence[Path]) -> tuple[Unit, ...]:
+    """Load, parse, check and schedule specs.
+
+    Raises:
+        SpecError: all mistakes of all files at once.
+    """
+    reporter = Reporter()
+    specs = load_specs(paths, reporter, partial=True)
+    units = []
+    for name, loaded in specs.families.items():
+        family = build_family(loaded, specs.shared, _shown_path(loaded.source.path), reporter)
+        if family is None:
+            continue
+        programs = {n: run_passes(block.program, block.active, family.guards) for n, block in family.blocks.items()}
+        plans = {n: plan(program) for n, program in programs.items()}
+        units.append(Unit(family, plans, _classes(specs, name, family, reporter)))
+    reporter.raise_if_any()
+    return tuple(units)
+
+
+def _shown_path(path: str) -> str:
+    """A spec's path in generated files, the same wherever the project lies."""
+    return f"specs/{Path(path).name}"
+
+
+def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> tuple[ClassSpec, ...]:
+    settings = readers(family.hypers, family.options, family.storage)
+    result = []
+    for class_name, variant in specs.table.variants.items():
+        if variant.family != name:
+            continue
+        refusals: list[Refusal] = []
+        for rejection in specs.rejections(class_name):
+            refusal = build_refusal(rejection.rule, rejection.when, rejection.location, settings, reporter)
+            if refusal is not None:
+                refusals.append(refusal)
+        result.append(ClassSpec(class_name, variant, tuple(refusals)))
+    return tuple(result)
+
+
+def _emit(unit: Unit, rendering: Rendering) -> str:
+    comment = "//" if rendering.path.endswith(".cpp") else "#"
+    head = f"{comment} {MARK} from {unit.family.path}; change that file and run `optgen build`.\n"
+    return head + render(rendering.template, rendering.context)
+
+
+def _package_module(package: str, units: Sequence[Unit]) -> str:
+    modules = [(unit.family.name, sorted(spec.name for spec in unit.classes)) for unit in units]
+    modules.sort()
+    classes = [name for _, names in modules for name in names]
+    text = render(
+        "python/package.py.j2",
+        {
+            "title": f"Optimizers of {package}: one class a rule and precision.",
+            "modules": modules,
+            "classes": classes,
+            "exports": sorted([*classes, "CLASSES", "create"]),
+        },
+    )
+    return f"# {MARK}; change the specs and run `optgen build`.\n{text}"

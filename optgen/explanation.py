@@ -1,0 +1,186 @@
+"""What is known of a class without running it: its states, its plan, and what a step costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from optgen.backends.c_printer import CPrinter
+from optgen.backends.python import ClassSpec
+from optgen.codecs import CODECS
+from optgen.ir.family import Family
+from optgen.ir.guards import Guard
+from optgen.ir.nodes import Kind, Reduce, Ref
+from optgen.schedule.plan import Plan
+from optgen.schedule.traffic import Setting, pass_bytes, state_bytes, traffic
+
+COMPARE = {
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "!=": lambda a, b: a != b,
+    "==": lambda a, b: a == b,
+}
+LARGE_MATRIX = {"ndim": 2, "numel": 2**24, "index": 0}
+
+
+@dataclass(frozen=True)
+class PassInfo:
+    """One pass: what it reads, writes and reduces, and its bytes per parameter."""
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    reduces: tuple[str, ...]
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A class explained.
+
+    Attributes:
+        kinds: (name, kind, expression) of every value.
+    """
+
+    equations: tuple[str, ...]
+    kinds: tuple[tuple[str, str, str], ...]
+    passes: tuple[PassInfo, ...]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """A public class, for large float32 matrices under its default settings."""
+
+    family_rule: Family
+    plans: Mapping[str, Plan]
+    spec: ClassSpec
+    module: str
+    rendered: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def family(self) -> str:
+        return self.family_rule.name
+
+    @property
+    def doc(self) -> str:
+        return self.spec.variant.doc or self.family_rule.spec.doc
+
+    @property
+    def bits(self) -> int:
+        """Bits of the states: the class's own, or the default."""
+        return self.spec.variant.bits or int(self._default("optim_bits") or 32)
+
+    @cached_property
+    def setting(self) -> Setting:
+        """Guards and codecs under the class's default settings."""
+        block_wise = self._default("block_wise")
+        codecs = {}
+        for name, item in self.family_rule.inputs.items():
+            if item.role == "state" and item.kind is Kind.ELEMENT:
+                quantized = self.bits == 8 and "int8" in item.codecs
+                codecs[name] = ("int8" if block_wise else "int8_tensor") if quantized else "fp32"
+        guards = {name: self._holds(guard, codecs) for name, guard in self.family_rule.guards.guards.items()}
+        return Setting(guards, codecs)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """States that exist by default."""
+        inputs = self.family_rule.inputs.values()
+        return tuple(i.name for i in inputs if i.role == "state" and i.exists.holds(self.setting.guards))
+
+    @property
+    def state_bytes(self) -> float:
+        """Bytes of states per parameter."""
+        return state_bytes(self.plans["step"], self.setting)
+
+    @property
+    def passes(self) -> int:
+        """Passes over memory in a step."""
+        return len(self.plans["step"].live_passes(self.setting.guards))
+
+    @property
+    def traffic(self) -> float:
+        """Bytes per parameter that a step moves."""
+        return traffic(self.plans["step"], self.setting)
+
+    @property
+    def paged_share(self) -> float:
+        """The share of the states' bytes that is pageable."""
+        return 1.0 if self.spec.variant.paged else 0.0
+
+    def explain(self) -> Explanation:
+        """Everything about the class."""
+        step = self.plans["step"]
+        passes = tuple(
+            PassInfo(
+                name=item.name,
+                reads=tuple(a.input.name for a in item.reads if a.live.holds(self.setting.guards)),
+                writes=tuple(w.input.name for w in item.writes if w.live.holds(self.setting.guards)),
+                reduces=tuple(r.name for r in item.reductions if r.live.holds(self.setting.guards)),
+                bytes=pass_bytes(item, self.setting),
+            )
+            for item in step.live_passes(self.setting.guards)
+        )
+        printer = CPrinter(single=False, names={}, spell=str)
+        kinds = tuple(
+            (let.name, let.kind.name.lower(), _reduced(let.expr) or printer.print(let.expr).replace("optgen::", ""))
+            for let in step.program.lets
+        )
+        equations = []
+        for name, text in self.family_rule.equations.items():
+            equations += [f"{name}:", *(f"    {line}" for line in text.rstrip().split("\n"))]
+        return Explanation(tuple(equations), kinds, passes, self.rendered)
+
+    def _default(self, name: str) -> object:
+        variant, family = self.spec.variant, self.family_rule
+        if name in variant.set:
+            return variant.set[name]
+        if name == "block_wise" and variant.block_wise is not None:
+            return variant.block_wise
+        if name in variant.defaults:
+            return variant.defaults[name]
+        declared = family.hypers.get(name) or family.options.get(name) or family.storage.get(name)
+        return declared.default if declared is not None else None
+
+    def _holds(self, guard: Guard, codecs: Mapping[str, str]) -> bool:
+        match guard.about:
+            case "option":
+                value = self._default(guard.subject)
+                return bool(value) if guard.op == "true" else COMPARE[guard.op](value, guard.value)
+            case "hyper":
+                number = self._number(guard.subject)
+                if guard.op == "given":
+                    return number is not None
+                return number is not None and COMPARE[guard.op](number, guard.value)
+            case "fact":
+                return COMPARE[guard.op](LARGE_MATRIX[guard.subject], guard.value)
+            case "codec":
+                return CODECS[codecs[guard.subject]].block == -1
+
+    def _number(self, name: str) -> object:
+        """A hyperparameter's default. One that the user must give is taken as 1, and momentum as in use."""
+        for owner, hyper in self.family_rule.hypers.items():
+            if name in hyper.names:
+                values = self._default(owner)
+                return values[hyper.names.index(name)] if isinstance(values, list) else None
+        hyper = self.family_rule.hypers[name]
+        if hyper.required or name in self.spec.variant.required:
+            return 1.0
+        value = self._default(name)
+        if value == 0 and any(r.condition == f"o['{name}'] == 0" for r in self.spec.refusals):
+            return 1.0
+        return value
+
+
+def _reduced(expr: object) -> str:
+    if isinstance(expr, Reduce) and isinstance(expr.x, Ref):
+        return f"{expr.op} of {expr.x.name} over {expr.over.name.lower()}"
+    return ""

@@ -1,0 +1,464 @@
+"""From statements to a program: names are resolved, every assignment becomes a binding of its own.
+
+Input: the statements of a block's stages in order. Output: a `Program` in single assignment form with inferred kinds.
+All mistakes are reported; the builder goes on after each, so that one run shows them all.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optgen.diagnostics import Reporter, suggest
+from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.guards import feasible
+from optgen.ir.kinds import is_boolean, kind_of
+from optgen.ir.nodes import (
+    FUNCTIONS,
+    WINDOWS,
+    Call,
+    Const,
+    Expr,
+    Kind,
+    Let,
+    Program,
+    Reduce,
+    Ref,
+    Select,
+)
+from optgen.ir.parser import MAX_DEPTH, depth, node_location, parse_block, refuse
+from optgen.ir.scope import COMPARE, Scope
+from optgen.spec.source import SourceText
+
+BINARY: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
+REDUCTIONS = ("sum", "mean", "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean")
+ERROR = Const(float("nan"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A block's text and whether it may name choices that this rule does not have (shared stages)."""
+
+    text: SourceText
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a name stands for at some point, and under which guards it stands for nothing."""
+
+    expr: Expr
+    missing: Formula = FALSE
+
+
+class Builder:
+    """Builds the program of one block."""
+
+    def __init__(self, scope: Scope, reporter: Reporter) -> None:
+        self.scope = scope
+        self.reporter = reporter
+        self.lets: list[Let] = []
+        self.kinds: dict[str, Kind] = {name: item.kind for name, item in scope.inputs.items()}
+        self.counts: dict[str, int] = {}
+        self.by_name: dict[str, Let] = {}
+        self.text: SourceText
+        self.shared = False
+        self.source = ""
+        self.writable: tuple[str, ...] = ()
+        self.final: Mapping[str, Value] = {}
+
+    def build(self, stages: Sequence[Stage], writable: Sequence[str]) -> Program:
+        """The program of these stages; `writable` names the inputs that they may assign."""
+        self.writable = tuple(writable)
+        env = {
+            name: Value(Ref(name), ~item.exists if item.role == "state" else FALSE)
+            for name, item in self.scope.inputs.items()
+        }
+        env["active"] = Value(Const(True))
+        for stage in stages:
+            self.text, self.shared = stage.text, stage.shared
+            env = self._statements(parse_block(stage.text, self.reporter), env, TRUE)
+        outputs = {name: env[name].expr for name in writable if env[name].expr != Ref(name)}
+        self.final = env
+        return Program(dict(self.scope.inputs), tuple(self.lets), outputs)
+
+    def initial(self, text: SourceText, node: ast.expr) -> Expr:
+        """The expression of an initial value."""
+        self.text, self.source = text, text.text
+        return self._expression(node, {name: Value(Ref(name)) for name in self.scope.inputs}, TRUE)
+
+    def fits(self, expr: Expr, kind: Kind) -> bool:
+        """Whether an expression without bindings may be a value of a kind."""
+        return not self.lets and kind_of(expr, self.kinds) <= kind
+
+    def bind(self, name: str, expr: Expr, source: str, node: ast.AST | None = None) -> Ref:
+        """A new binding for an expression."""
+        self.counts[name] = self.counts.get(name, 0) + 1
+        unique = f"{name}_{self.counts[name]}"
+        while unique in self.kinds:
+            self.counts[name] += 1
+            unique = f"{name}_{self.counts[name]}"
+        kind = kind_of(expr, self.kinds)
+        location = node_location(self.text, node) if node is not None else None
+        let = Let(unique, expr, kind, source, location)
+        self.lets.append(let)
+        self.by_name[unique] = let
+        self.kinds[unique] = kind
+        return Ref(unique)
+
+    # Statements
+
+    def _statements(self, body: Sequence[ast.stmt], env: dict[str, Value], path: Formula) -> dict[str, Value]:
+        for statement in body:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name) as target], value=value):
+                    self._assign(statement, name, target, value, env, path)
+                case ast.If(test=test, body=then, orelse=other):
+                    condition = self.scope.condition(test, self.text, self.reporter, self.shared)
+                    env = self._branch(condition, then, other, env, path)
+                case ast.Pass():
+                    pass
+                case ast.Expr(value=ast.Constant(value=str())):
+                    pass
+                case _:
+                    refuse(self.text, statement, self.reporter)
+        return env
+
+    def _assign(
+        self, node: ast.Assign, name: str, target: ast.Name, value: ast.expr, env: dict[str, Value], path: Formula
+    ) -> None:
+        if not self._may_assign(name, target):
+            return
+        if depth(value) > MAX_DEPTH:
+            message = f"this expression nests more than {MAX_DEPTH} levels deep"
+            self.reporter.error("too-deep", message, node_location(self.text, value), "name its parts")
+            return
+        self.source = ast.unparse(node)
+        expr = self._expression(value, env, path)
+        state = self.scope.inputs.get(name)
+        if name == "active" and not is_boolean(expr, self.by_name):
+            message = "`active` is a condition"
+            self.reporter.error("kind", message, node_location(self.text, value), "write `active = active and ...`")
+            return
+        if state is not None and name != "grad" and kind_of(expr, self.kinds) > state.kind:
+            kind = kind_of(expr, self.kinds)
+            self.reporter.error(
+                "kind",
+                f"`{name}` is one number per {_unit(state.kind)}, but this is one per {_unit(kind)}",
+                node_location(self.text, value),
+                "reduce it, with `sum`, `mean`, `norm` ..., or give the state that shape",
+            )
+            return
+        if isinstance(expr, Const) and state is None:
+            env[name] = Value(expr)
+            return
+        env[name] = Value(self.bind(name, expr, self.source, node))
+
+    def _may_assign(self, name: str, node: ast.Name) -> bool:
+        inputs = self.scope.inputs
+        if name in self.writable or name in ("grad", "active"):
+            if name == "grad" and "grad" not in inputs:
+                message = "there is no gradient in this block"
+                self.reporter.error("undefined-name", message, node_location(self.text, node))
+                return False
+            return True
+        if name in inputs or name in self.scope.options or name in self.scope.hypers:
+            what = "an option" if name in self.scope.options else "given from outside"
+            self.reporter.error(
+                "not-assignable",
+                f"`{name}` is {what} and cannot be assigned here",
+                node_location(self.text, node),
+                "use another name for the value",
+            )
+            return False
+        if name in FUNCTIONS or name in REDUCTIONS or name in WINDOWS or name.startswith("_"):
+            message = f"`{name}` is reserved"
+            self.reporter.error("reserved-name", message, node_location(self.text, node), "use another name")
+            return False
+        return True
+
+    def _branch(
+        self,
+        condition: Formula,
+        then: Sequence[ast.stmt],
+        other: Sequence[ast.stmt],
+        env: dict[str, Value],
+        path: Formula,
+    ) -> dict[str, Value]:
+        if condition.is_true:
+            return self._statements(then, env, path)
+        if condition.is_false:
+            return self._statements(other, env, path)
+        first = self._statements(then, dict(env), path & condition)
+        second = self._statements(other, dict(env), path & ~condition)
+        merged: dict[str, Value] = {}
+        for name in {**first, **second}:
+            a = first.get(name, Value(ERROR, TRUE))
+            b = second.get(name, Value(ERROR, TRUE))
+            if a == b:
+                merged[name] = a
+                continue
+            missing = (condition & a.missing) | (~condition & b.missing)
+            if a.missing.is_true or b.missing.is_true:
+                # Defined on one side only: that side's value serves wherever the name may be read.
+                merged[name] = Value(b.expr if a.missing.is_true else a.expr, missing)
+                continue
+            select = Select(condition, a.expr, b.expr, self.scope.condition_kind(condition))
+            merged[name] = Value(self.bind(name, select, ""), missing)
+        return merged
+
+    # Expressions
+
+    def _expression(self, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
+        match node:
+            case ast.Constant(value=bool() as value):
+                return Const(value)
+            case ast.Constant(value=int() | float() as value):
+                try:
+                    return Const(float(value))
+                except OverflowError:
+                    self.reporter.error("number", "this number is too large", node_location(self.text, node))
+                    return ERROR
+            case ast.Name(id=name):
+                return self._name(node, name, env, path)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
+                return Call(BINARY[type(op)], (self._number(left, env, path), self._number(right, env, path)))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                inner = self._number(operand, env, path)
+                return Const(-inner.value) if isinstance(inner, Const) else Call("neg", (inner,))
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return self._number(operand, env, path)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return Call("not", (self._condition(operand, env, path),))
+            case ast.BoolOp(op=op, values=values):
+                parts = [self._condition(value, env, path) for value in values]
+                result = parts[0]
+                for part in parts[1:]:
+                    result = Call("and" if isinstance(op, ast.And) else "or", (result, part))
+                return result
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in COMPARE:
+                return Call(COMPARE[type(op)], (self._number(left, env, path), self._number(right, env, path)))
+            case ast.Compare(ops=[_, _, *_]):
+                where = node_location(self.text, node)
+                self.reporter.error("not-in-language", "comparisons are not chained", where, "write `a < b and b < c`")
+                return ERROR
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
+                return self._call(node, name, args, keywords, env, path)
+        refuse(self.text, node, self.reporter)
+        return ERROR
+
+    def _name(self, node: ast.expr, name: str, env: Mapping[str, Value], path: Formula) -> Expr:
+        value = env.get(name)
+        if value is None:
+            candidates = [*env, *self.scope.options]
+            if name in self.scope.options:
+                message, help_text = f"`{name}` is an option, not a number", f"test it with `if {name}:`"
+            else:
+                message = f"`{name}` is not a hyperparameter, state or earlier value of `{self.scope.rule}`"
+                help_text = suggest(name, candidates)
+            self.reporter.error("undefined-name", message, node_location(self.text, node), help_text)
+            return ERROR
+        choices = {option: values for option, values in self.scope.options.items() if values is not None}
+        if feasible(value.missing & path, self.scope.guards.guards, choices):
+            self.reporter.error(
+                "maybe-undefined",
+                f"`{name}` does not exist under every setting that reaches this line",
+                node_location(self.text, node),
+                f"without it: {describe(value.missing & path)}",
+            )
+        return value.expr
+
+    def _number(self, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
+        expr = self._expression(node, env, path)
+        if is_boolean(expr, self.by_name):
+            message = "a number is needed here, this is a condition"
+            self.reporter.error("type", message, node_location(self.text, node), "use `where(condition, 1, 0)`")
+            return ERROR
+        if isinstance(expr, Ref) and self._window_length(expr.name) is not None:
+            message = "a window is not a number"
+            self.reporter.error("type", message, node_location(self.text, node), "use `percentile(window, q)`")
+            return ERROR
+        return expr
+
+    def _condition(self, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
+        expr = self._expression(node, env, path)
+        if not is_boolean(expr, self.by_name) and expr != ERROR:
+            message = "a condition is needed here, this is a number"
+            self.reporter.error("type", message, node_location(self.text, node), "compare it, as in `x > 0`")
+            return Const(False)
+        return expr
+
+    def _call(
+        self,
+        node: ast.Call,
+        name: str,
+        args: Sequence[ast.expr],
+        keywords: Sequence[ast.keyword],
+        env: Mapping[str, Value],
+        path: Formula,
+    ) -> Expr:
+        where = node_location(self.text, node)
+        if name in REDUCTIONS:
+            return self._reduction(node, name, args, keywords, env, path)
+        wanted = {**FUNCTIONS, **WINDOWS}.get(name)
+        if wanted is None:
+            known = [*FUNCTIONS, *REDUCTIONS, *WINDOWS]
+            message = f"there is no function `{name}`"
+            self.reporter.error("undefined-function", message, where, suggest(name, known) or ", ".join(known))
+            return ERROR
+        if keywords or (len(args) != wanted and not (name in ("min", "max") and len(args) > 2)):
+            self.reporter.error("arguments", f"`{name}` takes {wanted} arguments, {len(args)} given", where)
+            return ERROR
+        if name in WINDOWS:
+            return self._window(name, args, env, path)
+        if name == "where":
+            condition = self._condition(args[0], env, path)
+            then, other = self._expression(args[1], env, path), self._expression(args[2], env, path)
+            if is_boolean(then, self.by_name) != is_boolean(other, self.by_name) and ERROR not in (then, other):
+                self.reporter.error("type", "both values of `where` are numbers, or both conditions", where)
+                return ERROR
+            return Call("where", (condition, then, other))
+        numbers = [self._number(arg, env, path) for arg in args]
+        result: Expr = Call(name, tuple(numbers[:wanted]))
+        for extra in numbers[wanted:]:
+            result = Call(name, (result, extra))
+        return result
+
+    def _window(self, name: str, args: Sequence[ast.expr], env: Mapping[str, Value], path: Formula) -> Expr:
+        window = self._expression(args[0], env, path)
+        if not isinstance(window, Ref) or self._window_length(window.name) is None:
+            message = f"`{name}` takes a state with `window:` first"
+            self.reporter.error("type", message, node_location(self.text, args[0]))
+            return ERROR
+        value = self._number(args[1], env, path)
+        if kind_of(value, self.kinds) > Kind.TENSOR:
+            message = f"`{name}` takes one number per tensor"
+            self.reporter.error("kind", message, node_location(self.text, args[1]), "reduce it, with `norm(x)`")
+            return ERROR
+        return Call(name, (window, value, Ref("step")) if name == "push" else (window, value))
+
+    def _window_length(self, name: str) -> int | None:
+        if name in self.scope.inputs:
+            return self.scope.inputs[name].window
+        match self.by_name[name].expr:
+            case Call(op="push", args=(Ref(name=inner), _, _)):
+                return self._window_length(inner)
+            case Select(then=Ref(name=inner)):
+                return self._window_length(inner)
+        return None
+
+    def _reduction(
+        self,
+        node: ast.Call,
+        name: str,
+        args: Sequence[ast.expr],
+        keywords: Sequence[ast.keyword],
+        env: Mapping[str, Value],
+        path: Formula,
+    ) -> Expr:
+        where = node_location(self.text, node)
+        over = _over(keywords)
+        line = name.startswith(("row_", "col_"))
+        if len(args) != 1 or over is None or (line and keywords):
+            message = f"`{name}` takes one value" + ("" if line else ", and `over=all` or `over=matrix`")
+            self.reporter.error("arguments", message, where)
+            return ERROR
+        expr = self._number(args[0], env, path)
+        kind = kind_of(expr, self.kinds)
+        if line:
+            over = Kind.ROW if name.startswith("row_") else Kind.COL
+        if expr == ERROR:
+            return ERROR
+        if kind < Kind.MATRIX or (over > Kind.GLOBAL and kind <= over) or (over in (Kind.ROW, Kind.COL) and kind != Kind.ELEMENT):
+            message = f"`{name}` has nothing to reduce: this is one number per {_unit(kind)}"
+            self.reporter.error("kind", message, node_location(self.text, args[0]))
+            return ERROR
+        if over is Kind.GLOBAL and (kind is not Kind.ELEMENT or name in ("mean", "rms")):
+            message = "`over=all` takes `sum`, `norm` or `absmax` of one number per element"
+            self.reporter.error("kind", message, where)
+            return ERROR
+        if name == "absmax" and kind is not Kind.ELEMENT or name == "absmax" and over is Kind.MATRIX:
+            self.reporter.error("kind", "`absmax` reduces elements over a tensor or over all", where)
+            return ERROR
+        if not isinstance(expr, Ref):
+            expr = self.bind("reduced", expr, ast.unparse(args[0]), node)
+        return self._lowered(name, over, kind, expr)
+
+    def _lowered(self, name: str, over: Kind, kind: Kind, x: Expr) -> Expr:
+        """A reduction in terms of `sum` and `max`: means divide by the count, norms take the root."""
+        square = Call("*", (x, x))
+        match name:
+            case "absmax":
+                return self._nested("max", over, Call("abs", (x,)))
+            case "sum" | "row_sum" | "col_sum":
+                return self._nested("sum", over, x)
+            case "norm":
+                return Call("sqrt", (self._nested("sum", over, square),))
+            case "rms":
+                return Call("sqrt", (Call("/", (self._nested("sum", over, square), _count(kind, over))),))
+            case _:
+                return Call("/", (self._nested("sum", over, x), _count(kind, over)))
+
+    def _nested(self, op: str, over: Kind, x: Expr) -> Expr:
+        """Elements reduce to one number per tensor before they reduce over all, to rows before matrices."""
+        operator = "max" if op == "max" else "sum"
+        kind = kind_of(x, self.kinds)
+        if kind is Kind.ELEMENT and over is Kind.GLOBAL:
+            return Reduce(operator, Kind.GLOBAL, self.bind("tensor", Reduce(operator, Kind.TENSOR, x), self.source))
+        if kind is Kind.ELEMENT and over is Kind.MATRIX:
+            return Reduce(operator, Kind.MATRIX, self.bind("row", Reduce(operator, Kind.ROW, x), self.source))
+        return Reduce(operator, over, x)
+
+
+def _count(kind: Kind, over: Kind) -> Expr:
+    """How many numbers a mean is taken over."""
+    match kind, over:
+        case Kind.ELEMENT, Kind.ROW:
+            return Ref("cols")
+        case Kind.ELEMENT, Kind.COL:
+            return Ref("rows")
+        case Kind.ELEMENT, Kind.MATRIX:
+            return Call("*", (Ref("rows"), Ref("cols")))
+        case Kind.ROW, Kind.MATRIX:
+            return Ref("rows")
+        case Kind.COL, Kind.MATRIX:
+            return Ref("cols")
+        case Kind.ROW, _:
+            return Call("*", (Ref("matrices"), Ref("rows")))
+        case Kind.COL, _:
+            return Call("*", (Ref("matrices"), Ref("cols")))
+        case Kind.MATRIX, _:
+            return Ref("matrices")
+        case _:
+            return Ref("numel")
+
+
+def _over(keywords: Sequence[ast.keyword]) -> Kind | None:
+    match list(keywords):
+        case []:
+            return Kind.TENSOR
+        case [ast.keyword(arg="over", value=ast.Name(id="all"))]:
+            return Kind.GLOBAL
+        case [ast.keyword(arg="over", value=ast.Name(id="matrix"))]:
+            return Kind.MATRIX
+        case [ast.keyword(arg="over", value=ast.Name(id="tensor"))]:
+            return Kind.TENSOR
+    return None
+
+
+def _unit(kind: Kind) -> str:
+    return {
+        Kind.CONST: "optimizer",
+        Kind.GLOBAL: "optimizer",
+        Kind.GROUP: "param group",
+        Kind.STEP: "parameter and step",
+        Kind.TENSOR: "tensor",
+        Kind.COL: "column",
+    }.get(kind, kind.name.lower())
+
+
+def describe(formula: Formula) -> str:
+    """A formula in words, for messages."""
+    terms = [" and ".join(name if value else f"not {name}" for name, value in term) for term in formula.ordered()]
+    return " or ".join(term or "always" for term in terms)

@@ -1,0 +1,270 @@
+"""A rule with everything that acts on it: shared settings merged in, its blocks as programs.
+
+Input: a loaded spec and the shared declarations. Output: a `Family`, from which plans are made and files rendered.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from optgen.codecs import CODECS
+from optgen.diagnostics import Reporter, suggest
+from optgen.ir.builder import Builder, Stage
+from optgen.ir.formula import TRUE, Formula
+from optgen.ir.guards import GuardTable
+from optgen.ir.nodes import Const, Expr, Input, Kind, Program
+from optgen.ir.refusals import Refusal, build_refusal
+from optgen.ir.parser import node_location, parse_block, parse_expression
+from optgen.ir.scope import FACTS, Scope
+from optgen.spec.loader import LoadedShared, LoadedSpec
+from optgen.spec.model import Hyperparameter, Option, Spec, State
+
+SHAPES = {
+    "param": Kind.ELEMENT,
+    "row": Kind.ROW,
+    "col": Kind.COL,
+    "matrix": Kind.MATRIX,
+    "tensor": Kind.TENSOR,
+    "group": Kind.GROUP,
+    "global": Kind.GLOBAL,
+}
+Setting = TypeVar("Setting", Hyperparameter, Option)
+STORED = ("fp32", "bf16", "fp16", "int8", "int8_tensor")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block as written: its program, and the condition under which its elements are active."""
+
+    program: Program
+    active: Expr
+
+
+@dataclass(frozen=True)
+class Family:
+    """A rule, ready to be planned.
+
+    Attributes:
+        hypers: Hyperparameters by name, the rule's own first, then the shared ones it can take.
+        options: Options by name, likewise.
+        storage: Settings of how states are kept.
+        states: States by name, with the shared ones.
+        guards: What is fixed before a kernel is compiled.
+        blocks: `step` and the methods.
+        inits: Initial values of states that are not plain numbers, as written.
+        equations: The text of each block, for people.
+    """
+
+    spec: Spec
+    path: str
+    hypers: Mapping[str, Hyperparameter]
+    options: Mapping[str, Option]
+    storage: Mapping[str, Option | Hyperparameter]
+    states: Mapping[str, State]
+    inputs: Mapping[str, Input]
+    guards: GuardTable
+    blocks: Mapping[str, Block]
+    inits: Mapping[str, Expr]
+    refusals: tuple[Refusal, ...]
+    equations: Mapping[str, str]
+    has_update: bool
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def title(self) -> str:
+        return self.spec.title or self.spec.name
+
+
+def build_family(loaded: LoadedSpec, shared: LoadedShared, path: str, reporter: Reporter) -> Family | None:
+    """The family of a spec; mistakes are reported and give None."""
+    before = len(reporter.diagnostics)
+    family = _FamilyBuilder(loaded, shared, path, reporter).build()
+    return family if len(reporter.diagnostics) == before else None
+
+
+class _FamilyBuilder:
+    def __init__(self, loaded: LoadedSpec, shared: LoadedShared, path: str, reporter: Reporter) -> None:
+        self.loaded, self.spec, self.path, self.reporter = loaded, loaded.spec, path, reporter
+        self.shared = shared
+        self.has_update = self.spec.blocks.apply is not None
+        common = shared.shared
+        self.hypers = {**self.spec.hyperparameters, **self._offered(common.hyperparameters, self.spec.hyperparameters)}
+        self.options = {**self.spec.options, **self._offered(common.options, self.spec.options)}
+        self.states = {**self.spec.states, **common.states}
+        self.scope = Scope(
+            rule=self.spec.name,
+            options={name: _choices(option) for name, option in self.options.items()},
+            hypers={part: h.optional for name, h in self.hypers.items() for part in (h.names or [name])},
+            inputs={},
+        )
+
+    def _offered(self, common: Mapping[str, Setting], own: Mapping[str, object]) -> dict[str, Setting]:
+        return {n: x for n, x in common.items() if n not in own and (x.needs is None or self.has_update)}
+
+    def build(self) -> Family:
+        self._inputs()
+        blocks = {"step": self._step()}
+        for name in self.spec.methods:
+            inputs = {n: i for n, i in self.scope.inputs.items() if i.role != "grad"}
+            blocks[name] = self._block([Stage(self.loaded.text("methods", name, "block"))], inputs)
+        self._check_direction(blocks["step"].program)
+        equations = {"step": self.spec.blocks.step}
+        if self.spec.blocks.apply is not None:
+            equations["apply"] = self.spec.blocks.apply
+        equations |= {name: method.block for name, method in self.spec.methods.items()}
+        return Family(
+            spec=self.spec,
+            path=self.path,
+            hypers=self.hypers,
+            options=self.options,
+            storage=self.shared.shared.storage,
+            states=self.states,
+            inputs=dict(self.scope.inputs),
+            guards=self.scope.guards,
+            blocks=blocks,
+            inits=self._inits(),
+            refusals=self._refusals(),
+            equations=equations,
+            has_update=self.has_update,
+        )
+
+    def _inputs(self) -> None:
+        inputs = self.scope.inputs
+        inputs["param"] = Input("param", "param", Kind.ELEMENT)
+        inputs["grad"] = Input("grad", "grad", Kind.ELEMENT)
+        inputs["step"] = Input("step", "step", Kind.STEP)
+        for fact in FACTS:
+            inputs[fact] = Input(fact, "fact", Kind.GLOBAL if fact == "total_numel" else Kind.STEP)
+        for name, hyper in self.hypers.items():
+            kind = Kind.GLOBAL if hyper.scope == "global" else Kind.GROUP
+            for part in hyper.names or [name]:
+                inputs[part] = Input(part, "hyper", kind)
+        for name, state in self.states.items():
+            inputs[name] = self._state(name, state)
+
+    def _state(self, name: str, state: State) -> Input:
+        loaded = self.loaded if name in self.spec.states else self.shared
+        exists: Formula = TRUE
+        if state.when is not None:
+            text = loaded.text("states", name, "when")
+            node = parse_expression(text, self.reporter)
+            if node is not None:
+                exists = self.scope.condition(node, text, self.reporter, loaded is self.shared)
+        kind = SHAPES[state.shape]
+        codecs = tuple(state.codecs) if state.codecs is not None else STORED if kind is Kind.ELEMENT else ("fp32",)
+        for codec in codecs:
+            if codec not in CODECS:
+                where = loaded.locate("states", name, "codecs")
+                self.reporter.error("unknown-codec", f"there is no codec `{codec}`", where, suggest(codec, list(CODECS)))
+        if "int8" in codecs and "int8_tensor" not in codecs:
+            codecs = (*codecs, "int8_tensor")
+        if kind is not Kind.ELEMENT and codecs != ("fp32",):
+            where = loaded.locate("states", name, "codecs")
+            message = f"a state of shape `{state.shape}` is stored as fp32"
+            self.reporter.error("unknown-codec", message, where, "leave `codecs` out")
+        if state.window is not None and kind is not Kind.TENSOR:
+            where = loaded.locate("states", name, "window")
+            self.reporter.error("kind", "a window has `shape: tensor`", where)
+        if kind.is_host and state.when is not None:
+            where = loaded.locate("states", name, "when")
+            self.reporter.error("kind", f"a state of shape `{state.shape}` always exists", where, "leave `when` out")
+        return Input(name, "state", kind, exists, state.range == "signed", codecs, state.window)
+
+    def _step(self) -> Block:
+        stages = [Stage(self.shared.text("blocks", "grad"), shared=True), Stage(self.loaded.text("blocks", "step"))]
+        if self.has_update:
+            stages += [
+                Stage(self.shared.text("blocks", "update"), shared=True),
+                Stage(self.loaded.text("blocks", "apply")),
+            ]
+        return self._block(stages, dict(self.scope.inputs))
+
+    def _block(self, stages: list[Stage], inputs: dict[str, Input]) -> Block:
+        scope = Scope(self.scope.rule, self.scope.options, self.scope.hypers, inputs, self.scope.guards)
+        builder = Builder(scope, self.reporter)
+        writable = [name for name, item in inputs.items() if item.role in ("param", "state")]
+        program = builder.build(stages, writable)
+        return Block(program, builder.final["active"].expr)
+
+    def _check_direction(self, step: Program) -> None:
+        if self.has_update and not _assigns(self.loaded, "step", "update"):
+            where = self.loaded.locate("blocks", "step")
+            message = "a rule with an `apply` block names its direction `update` in `step`"
+            self.reporter.error("no-update", message, where, "write `update = ...`")
+        if "param" not in step.outputs:
+            where = self.loaded.locate("blocks", "apply" if self.has_update else "step")
+            message = "this rule never changes `param`"
+            self.reporter.error("no-effect", message, where, "write `param = param - lr * update`")
+
+    def _refusals(self) -> tuple[Refusal, ...]:
+        found = []
+        for index, rule in enumerate(self.spec.rules):
+            known = readers(self.hypers, self.options, self.shared.shared.storage)
+            where = self.loaded.locate("rules", index)
+            if rule.on != "construct":
+                known |= {n: f'o["{n}"]' for n, s in self.states.items() if s.shape in ("group", "global")}
+                if rule.on != "step" and rule.on not in self.spec.methods:
+                    message = f"`{rule.on}` is no block of this rule"
+                    blocks = ["construct", "step", *self.spec.methods]
+                    place = self.loaded.locate("rules", index, "on")
+                    self.reporter.error("undefined-name", message, place, suggest(rule.on, blocks))
+                    continue
+            refusal = build_refusal(rule, self.loaded.text("rules", index, "when"), where, known, self.reporter)
+            if refusal is not None:
+                found.append(refusal)
+        return tuple(found)
+
+    def _inits(self) -> dict[str, Expr]:
+        result: dict[str, Expr] = {}
+        for name, state in self.states.items():
+            if isinstance(state.init, int | float):
+                result[name] = Const(float(state.init) if state.window is None else math.inf)
+                continue
+            loaded = self.loaded if name in self.spec.states else self.shared
+            text = loaded.text("states", name, "init")
+            node = parse_expression(text, self.reporter)
+            if node is None:
+                continue
+            names = {n: i for n, i in self.scope.inputs.items() if i.role in ("param", "grad", "hyper")}
+            scope = Scope(self.scope.rule, self.scope.options, self.scope.hypers, names, self.scope.guards)
+            builder = Builder(scope, self.reporter)
+            expr = builder.initial(text, node)
+            if expr is not None and not builder.fits(expr, SHAPES[state.shape]):
+                where = node_location(text, node)
+                self.reporter.error("kind", f"`{name}` cannot start as one number per element", where)
+            elif expr is not None:
+                result[name] = expr
+        return result
+
+
+def readers(
+    hypers: Mapping[str, Hyperparameter],
+    options: Mapping[str, Option],
+    storage: Mapping[str, Option | Hyperparameter],
+) -> dict[str, str]:
+    """How a generated class reads each setting from its settings `o`."""
+    result = {name: f'o["{name}"]' for name in (*hypers, *options, *storage)}
+    for name, hyper in hypers.items():
+        result |= {part: f'o["{name}"][{i}]' for i, part in enumerate(hyper.names)}
+    return result
+
+
+def _choices(option: Option) -> tuple[int | str, ...] | None:
+    return None if option.choices is None else tuple(option.choices)
+
+
+def _assigns(loaded: LoadedSpec, block: str, name: str) -> bool:
+    quiet = Reporter()
+    body = parse_block(loaded.text("blocks", block), quiet)
+    return any(
+        isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+        for statement in body
+        for node in ast.walk(statement)
+    )

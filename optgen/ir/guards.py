@@ -1,0 +1,73 @@
+"""Guards: the facts that are fixed before a kernel is compiled, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from optgen.ir.formula import Formula, Term, atom
+
+Subject = Literal["option", "hyper", "fact", "codec"]
+WORDS = {"==": "is", "!=": "not", "<": "below", "<=": "up_to", ">": "above", ">=": "from"}
+COMPLEMENT = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+
+
+@dataclass(frozen=True)
+class Guard:
+    """`subject op value`: an option, hyperparameter or fact compared with a constant, or the codec of a state.
+
+    `op` is `true` for a flag, `given` for an optional hyperparameter, `tensorwise` for a codec.
+    """
+
+    name: str
+    about: Subject
+    subject: str
+    op: str
+    value: float | str | None = None
+
+
+def guard_name(subject: str, op: str, value: float | str | None) -> str:
+    """A readable name that is an identifier in every target."""
+    match op:
+        case "true":
+            return subject
+        case "given" | "tensorwise":
+            return f"{subject}_{op}"
+        case _:
+            text = str(value).replace(".", "p").replace("-", "minus_").replace("+", "")
+            return f"{subject}_{WORDS[op]}_{text}"
+
+
+class GuardTable:
+    """Collects the guards of a rule and hands out formulas over them."""
+
+    def __init__(self) -> None:
+        self.guards: dict[str, Guard] = {}
+
+    def formula(self, about: Subject, subject: str, op: str, value: float | str | None = None) -> Formula:
+        """The formula for a comparison; the complement of a known guard is that guard negated."""
+        if op in COMPLEMENT:
+            other = guard_name(subject, COMPLEMENT[op], value)
+            if other in self.guards:
+                return ~atom(other)
+        if op == "==" and not isinstance(value, str):
+            return ~self.formula(about, subject, "!=", value)
+        name = guard_name(subject, op, value)
+        self.guards.setdefault(name, Guard(name, about, subject, op, value))
+        return atom(name)
+
+
+def feasible(formula: Formula, guards: Mapping[str, Guard], choices: Mapping[str, Iterable[str | int]]) -> bool:
+    """Whether some setting satisfies the formula: an enumeration has exactly one of its choices."""
+
+    def term_feasible(term: Term) -> bool:
+        for option, values in choices.items():
+            truth = {guards[n].value: v for n, v in term if guards[n].subject == option and guards[n].op == "=="}
+            if sum(truth.values()) > 1:
+                return False
+            if truth and not any(truth.get(value, True) for value in values):
+                return False
+        return True
+
+    return any(term_feasible(term) for term in formula.terms)

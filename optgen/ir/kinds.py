@@ -1,0 +1,48 @@
+"""Kind inference: how many numbers an expression is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from optgen.ir.nodes import BOOLEAN, Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select, join
+
+
+def kind_of(expr: Expr, kinds: Mapping[str, Kind]) -> Kind:
+    """The kind of an expression, given the kinds of the names that it reads."""
+    match expr:
+        case Const():
+            return Kind.CONST
+        case Ref(name=name):
+            return kinds[name]
+        case Call(args=args):
+            result = Kind.CONST
+            for arg in args:
+                result = join(result, kind_of(arg, kinds))
+            return result
+        case Select(then=then, other=other, kind=kind):
+            return join(join(kind_of(then, kinds), kind_of(other, kinds)), kind)
+        case Reduce(over=over):
+            return over
+
+
+def is_boolean(expr: Expr, lets: Mapping[str, Let]) -> bool:
+    """Whether an expression is a truth value."""
+    match expr:
+        case Const(value=value):
+            return isinstance(value, bool)
+        case Ref(name=name):
+            return name in lets and is_boolean(lets[name].expr, lets)
+        case Call(op="where", args=args):
+            return is_boolean(args[1], lets)
+        case Call(op=op):
+            return op in BOOLEAN
+        case Select(then=then):
+            return is_boolean(then, lets)
+        case Reduce():
+            return False
+
+
+def boolean_names(program: Program) -> set[str]:
+    """The bindings of a program that are truth values."""
+    lets = {let.name: let for let in program.lets}
+    return {name for name, let in lets.items() if is_boolean(let.expr, lets)}

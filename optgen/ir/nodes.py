@@ -1,0 +1,207 @@
+"""The typed IR: frozen dataclasses, walked with `match`.
+
+A program is a list of `Let` bindings in static single assignment form. Every value has a kind, which says how many
+numbers it is; see `Kind`. What is fixed before a kernel is compiled (options, presence of optional hyperparameters,
+rank of the parameter, codec of a state) is a `Select` over a `Formula` of named guards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+from optgen.diagnostics import Location
+from optgen.ir.formula import TRUE, Formula
+
+
+class Kind(IntEnum):
+    """How many numbers a value is, from one for all parameters to one for each element."""
+
+    CONST = 0
+    GLOBAL = 1
+    GROUP = 2
+    STEP = 3
+    TENSOR = 4
+    MATRIX = 5
+    ROW = 6
+    COL = 7
+    ELEMENT = 8
+
+    @property
+    def is_host(self) -> bool:
+        """Evaluated once a group or once an optimizer, by the host."""
+        return self <= Kind.GROUP
+
+    @property
+    def is_scalar(self) -> bool:
+        """One number per parameter tensor."""
+        return self in (Kind.STEP, Kind.TENSOR)
+
+    @property
+    def is_array(self) -> bool:
+        """Several numbers per parameter tensor, fewer than its elements."""
+        return self in (Kind.MATRIX, Kind.ROW, Kind.COL)
+
+
+def join(first: Kind, second: Kind) -> Kind:
+    """The kind of an operation on two values: a row with a column is an element."""
+    if {first, second} == {Kind.ROW, Kind.COL}:
+        return Kind.ELEMENT
+    return max(first, second)
+
+
+Number = float | bool
+ReduceOp = Literal["sum", "max"]
+
+ARITHMETIC = ("+", "-", "*", "/", "**", "neg")
+COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
+LOGIC = ("and", "or", "not")
+FUNCTIONS = {
+    "sqrt": 1,
+    "rsqrt": 1,
+    "exp": 1,
+    "log": 1,
+    "abs": 1,
+    "sign": 1,
+    "floor": 1,
+    "tanh": 1,
+    "isfinite": 1,
+    "where": 3,
+    "min": 2,
+    "max": 2,
+}
+WINDOWS = {"push": 2, "percentile": 2}
+BOOLEAN = frozenset((*COMPARISONS, *LOGIC, "isfinite"))
+
+
+@dataclass(frozen=True)
+class Const:
+    """A number or a truth value known when the spec is compiled."""
+
+    value: Number
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An input or a binding, by its unique name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operator or function applied element by element."""
+
+    op: str
+    args: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Select:
+    """`then` where the formula holds, else `other`: decided before the kernel is compiled.
+
+    `kind` says for what the guards can differ: for each group, or for each parameter (its rank, its codecs).
+    """
+
+    formula: Formula
+    then: Expr
+    other: Expr
+    kind: Kind = Kind.GROUP
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """The sum or largest of `x` over a tensor, a matrix, each row or each column."""
+
+    op: ReduceOp
+    over: Kind
+    x: Expr
+
+
+Expr = Const | Ref | Call | Select | Reduce
+
+Role = Literal["param", "grad", "step", "state", "hyper", "fact"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """A value that exists before the step.
+
+    Attributes:
+        exists: When a state with a condition exists.
+        signed: Whether a state may be negative.
+        codecs: How a state may be stored.
+        window: Number of past values that a window state holds.
+    """
+
+    name: str
+    role: Role
+    kind: Kind
+    exists: Formula = TRUE
+    signed: bool = True
+    codecs: tuple[str, ...] = ()
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class Let:
+    """A binding, with the statement it comes from."""
+
+    name: str
+    expr: Expr
+    kind: Kind
+    source: str
+    location: Location | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Program:
+    """One block of a rule: its inputs, its bindings in order, and what it writes.
+
+    Attributes:
+        outputs: New value of `param` and of states, by the name of the input that takes it.
+    """
+
+    inputs: Mapping[str, Input]
+    lets: tuple[Let, ...]
+    outputs: Mapping[str, Expr]
+
+    def kind(self, name: str) -> Kind:
+        """The kind of an input or binding."""
+        for let in self.lets:
+            if let.name == name:
+                return let.kind
+        return self.inputs[name].kind
+
+    def kinds(self) -> dict[str, Kind]:
+        """The kinds of all names."""
+        return {**{n: i.kind for n, i in self.inputs.items()}, **{let.name: let.kind for let in self.lets}}
+
+
+def children(expr: Expr) -> tuple[Expr, ...]:
+    """The direct operands of an expression."""
+    match expr:
+        case Const() | Ref():
+            return ()
+        case Call(args=args):
+            return args
+        case Select(then=then, other=other):
+            return (then, other)
+        case Reduce(x=x):
+            return (x,)
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """The expression and everything below it."""
+    yield expr
+    for child in children(expr):
+        yield from walk(child)
+
+
+def refs(expr: Expr) -> Iterator[str]:
+    """The names that an expression reads."""
+    for node in walk(expr):
+        if isinstance(node, Ref):
+            yield node.name

@@ -1,0 +1,96 @@
+"""Conditions over settings, as in `rules:` and `rejects:`: checked here, evaluated by generated classes."""
+
+from __future__ import annotations
+
+import ast
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optgen.diagnostics import Location, Reporter, suggest
+from optgen.ir.parser import node_location, parse_expression
+from optgen.spec.model import Rule
+from optgen.spec.source import SourceText
+
+ALLOWED = (
+    ast.BoolOp,
+    ast.And,
+    ast.Or,
+    ast.UnaryOp,
+    ast.Not,
+    ast.USub,
+    ast.Compare,
+    ast.Eq,
+    ast.NotEq,
+    ast.Lt,
+    ast.LtE,
+    ast.Gt,
+    ast.GtE,
+    ast.Is,
+    ast.IsNot,
+    ast.Name,
+    ast.Load,
+    ast.Constant,
+)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A combination of settings that is refused.
+
+    Attributes:
+        condition: Python over `o`, the settings.
+        exception: The exception's name.
+        message: A format string over the settings and `name`, the class.
+        on: `construct`, or the block before which it is looked at.
+    """
+
+    condition: str
+    exception: str
+    message: str
+    on: str
+
+
+def build_refusal(
+    rule: Rule, text: SourceText, where: Location, settings: Mapping[str, str], reporter: Reporter
+) -> Refusal | None:
+    """The refusal that a rule declares; mistakes are reported and give None.
+
+    Args:
+        settings: How each name that the condition may use is read, as `o["betas"][0]`.
+    """
+    node = parse_expression(text, reporter)
+    if node is None:
+        return None
+    for part in ast.walk(node):
+        if not isinstance(part, ALLOWED):
+            message = "a rule's condition compares settings"
+            place = node_location(text, part) if hasattr(part, "lineno") else text.whole()
+            reporter.error("not-in-language", message, place, "use names, numbers, `and`, `or`, `not`, comparisons")
+            return None
+        if isinstance(part, ast.Name) and part.id not in settings:
+            message = f"`{part.id}` is not a setting"
+            reporter.error("undefined-name", message, node_location(text, part), suggest(part.id, list(settings)))
+            return None
+    if not _message_fits(rule.message, settings):
+        reporter.error("message", "this message names something that is not a setting", where, "use `{name}` or a setting")
+        return None
+    return Refusal(ast.unparse(_Reader(settings).visit(node)), rule.raises, rule.message, rule.on)
+
+
+class _Reader(ast.NodeTransformer):
+    """Replaces names by how they are read."""
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self.settings = settings
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.parse(self.settings[node.id], mode="eval").body
+
+
+def _message_fits(message: str, settings: Mapping[str, str]) -> bool:
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(message) if field is not None]
+    except ValueError:
+        return False
+    return all(field == "name" or field in settings for field in fields)

@@ -1,0 +1,158 @@
+"""The names of a rule and what each of them is: the parser's symbol table."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from optgen.diagnostics import Reporter, suggest
+from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.guards import GuardTable
+from optgen.ir.nodes import Input, Kind
+from optgen.ir.parser import node_location, refuse
+from optgen.spec.source import SourceText
+
+COMPARE: dict[type[ast.cmpop], str] = {
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+}
+MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
+FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
+
+
+@dataclass
+class Scope:
+    """What the blocks of one rule may name.
+
+    Attributes:
+        options: Choices of each option; a flag has None.
+        hypers: Names of the hyperparameters; True where optional.
+        inputs: Values that exist before the step.
+        lenient: Whether comparing an option with a choice it does not have is allowed (in shared stages).
+    """
+
+    rule: str
+    options: Mapping[str, tuple[int | str, ...] | None]
+    hypers: Mapping[str, bool]
+    inputs: dict[str, Input]
+    guards: GuardTable = field(default_factory=GuardTable)
+
+    def condition(self, node: ast.expr, text: SourceText, reporter: Reporter, lenient: bool) -> Formula:
+        """The formula of an `if` or `when` condition; what is not fixed before the step is reported."""
+        match node:
+            case ast.BoolOp(op=op, values=values):
+                parts = [self.condition(value, text, reporter, lenient) for value in values]
+                result = parts[0]
+                for part in parts[1:]:
+                    result = result & part if isinstance(op, ast.And) else result | part
+                return result
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return ~self.condition(operand, text, reporter, lenient)
+            case ast.Constant(value=bool(value)):
+                return TRUE if value else FALSE
+            case ast.Name(id=name) if name in self.options and self.options[name] is None:
+                return self.guards.formula("option", name, "true")
+            case ast.Compare(left=left, ops=[op], comparators=[right]):
+                formula = self._comparison(left, op, right, lenient)
+                if formula is not None:
+                    return formula
+        self._explain(node, text, reporter)
+        return FALSE
+
+    def condition_kind(self, formula: Formula) -> Kind:
+        """For what a condition can differ: for the optimizer, for each group, or for each parameter."""
+        result = Kind.GLOBAL
+        for name in formula.names():
+            guard = self.guards.guards[name]
+            match guard.about:
+                case "fact" | "codec":
+                    return Kind.STEP
+                case "option":
+                    result = max(result, Kind.GROUP)
+                case "hyper":
+                    result = max(result, self.inputs[guard.subject].kind)
+        return result
+
+    def _comparison(self, left: ast.expr, op: ast.cmpop, right: ast.expr, lenient: bool) -> Formula | None:
+        if isinstance(op, ast.Is | ast.IsNot):
+            match left, right:
+                case ast.Name(id=name), ast.Constant(value=None) if self.hypers.get(name):
+                    given = self.guards.formula("hyper", name, "given")
+                    return given if isinstance(op, ast.IsNot) else ~given
+            return None
+        symbol = COMPARE.get(type(op))
+        if symbol is None:
+            return None
+        if not isinstance(left, ast.Name):
+            left, right, symbol = right, left, MIRRORED[symbol]
+        value = _constant(right)
+        if not isinstance(left, ast.Name) or value is None:
+            return None
+        name = left.id
+        if name in self.options:
+            choices = self.options[name]
+            if choices is None or symbol not in ("==", "!="):
+                return None
+            if value not in choices:
+                return (FALSE if symbol == "==" else TRUE) if lenient else None
+            equal = self.guards.formula("option", name, "==", value)
+            return equal if symbol == "==" else ~equal
+        if isinstance(value, str):
+            return None
+        if name in self.hypers:
+            return self.guards.formula("hyper", name, symbol, value)
+        if name in ("ndim", "numel", "index"):
+            return self.guards.formula("fact", name, symbol, value)
+        return None
+
+    def _explain(self, node: ast.expr, text: SourceText, reporter: Reporter) -> None:
+        known = [*self.options, *self.hypers, *self.inputs]
+        for part in ast.walk(node):
+            if isinstance(part, ast.Name) and part.id not in known:
+                if lenient_name(part.id):
+                    continue
+                reporter.error(
+                    "undefined-name",
+                    f"`{part.id}` is not an option, hyperparameter or fact of `{self.rule}`",
+                    node_location(text, part),
+                    suggest(part.id, [*self.options, *self.hypers, "ndim", "numel", "index"]),
+                )
+                return
+            if isinstance(part, ast.Call | ast.Attribute | ast.Lambda | ast.Subscript | ast.IfExp):
+                refuse(text, part, reporter)
+                return
+        for part in ast.walk(node):
+            if isinstance(part, ast.Compare) and isinstance(part.left, ast.Name):
+                choices = self.options.get(part.left.id)
+                if choices:
+                    allowed = ", ".join(f'"{choice}"' for choice in choices)
+                    message = f"`{part.left.id}` is one of {allowed}"
+                    reporter.error("unknown-choice", message, node_location(text, part))
+                    return
+        reporter.error(
+            "run-time-condition",
+            "this is not known before the step",
+            node_location(text, node),
+            "`if` tests options, hyperparameters against constants, `is None`, and `ndim`; use `where(condition, a, b)`",
+        )
+
+
+def lenient_name(name: str) -> bool:
+    """Names that stand for constants."""
+    return name in ("True", "False", "None", "inf")
+
+
+def _constant(node: ast.expr) -> float | str | None:
+    match node:
+        case ast.Constant(value=bool()):
+            return None
+        case ast.Constant(value=int() | float() | str() as value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+    return None

@@ -1,0 +1,46 @@
+"""Compiles specs and imports them at once, for notebooks and tests: nothing is written beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import ModuleType
+
+_directory: list[tempfile.TemporaryDirectory[str]] = []
+_lock = threading.Lock()
+
+
+def load(*specs: str | Path) -> ModuleType:
+    """The optimizers of some spec files or folders.
+
+    The package lives in a temporary directory until the process ends; the same specs give the same module.
+
+    Args:
+        specs: Spec files and folders of them.
+
+    Returns:
+        A module with a class for every optimizer, and `create`.
+
+    Raises:
+        SpecError: all mistakes of all files at once.
+    """
+    from optgen.compiler import compile_specs
+    from optgen.emit.writer import write
+
+    paths = [Path(spec) for spec in specs]
+    draft = compile_specs(paths, "loaded")
+    content = hashlib.sha256("\0".join(f"{k}\0{v}" for k, v in draft.files.items()).encode()).hexdigest()
+    name = f"optgen_loaded_{content[:16]}"
+    with _lock:
+        if name in sys.modules:
+            return sys.modules[name]
+        if not _directory:
+            _directory.append(tempfile.TemporaryDirectory(prefix="optgen-", ignore_cleanup_errors=True))
+            sys.path.append(_directory[0].name)
+        write(compile_specs(paths, name), Path(_directory[0].name) / name)
+        importlib.invalidate_caches()
+        return importlib.import_module(name)

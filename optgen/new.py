@@ -1,0 +1,113 @@
+"""The spec that `optgen new` writes: a working rule with comments, to be edited."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from optgen.errors import UserError
+
+_SPEC = """\
+# A working update rule, to be edited. See what it becomes:
+#   optgen check {file}
+#   optgen explain {class_name} --specs {file}
+# Use it from Python, without writing anything to disk:
+#   import optgen
+#   optimizer = optgen.load("{file}").{class_name}(model.parameters(), lr=1e-3)
+
+name: {name}
+title: {class_name}, an adaptive step with two averages
+doc: An average of the gradient, divided by the root of an average of its square.
+
+# Numbers that the user sets. Without a default a number is required; `range` is checked wherever it is set.
+hyperparameters:
+  lr: {{default: 1e-3, range: "[0, inf)", label: learning rate, doc: Step size.}}
+  betas:
+    default: [0.9, 0.999]
+    names: [beta1, beta2]        # the names of its parts in the equations
+    range: "[0, 1)"
+    label: beta parameter
+    doc: Decay rates of the two averages.
+  eps: {{default: 1e-8, range: "[0, inf)", label: epsilon value, doc: Added to the denominator.}}
+  weight_decay: {{default: 0.0, range: "[0, inf)", doc: "Decay of the parameter itself, times lr."}}
+
+# Flags, fixed when the optimizer is made. In the equations they stand in `if`.
+options:
+  bias_correction: {{default: true, doc: Correct the averages for their start at zero.}}
+
+# What is kept between steps, shaped like the parameter and zero at first. A state that is never negative says so:
+# its 8-bit codes then spend nothing on a sign.
+states:
+  exp_avg: {{doc: Average of the gradient.}}
+  exp_avg_sq: {{range: unsigned, doc: Average of the squared gradient.}}
+
+# The equations. `param`, `grad` and `step` (1 at the first step) are given. `step` names the direction `update`,
+# `apply` moves the parameter. Functions: sqrt rsqrt exp log abs min max sign floor tanh isfinite where;
+# reductions over the tensor: sum mean norm rms absmax.
+blocks:
+  step: |
+    exp_avg = beta1 * exp_avg + (1 - beta1) * grad
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
+    if bias_correction:
+        denom = sqrt(exp_avg_sq) / sqrt(1 - beta2**step) + eps
+        update = exp_avg / (1 - beta1**step) / denom
+    else:
+        update = exp_avg / (sqrt(exp_avg_sq) + eps)
+  apply: |
+    param = param * (1 - lr * weight_decay)
+    param = param - lr * update
+
+# The classes to make. Each is named here with what it fixes; without this section there is one class, {class_name}.
+variants:
+  {class_name}: {{}}
+  {class_name}8bit: {{bits: 8}}
+"""
+
+
+class NewSpecError(UserError):
+    """No spec can be written; the message says why and what to do."""
+
+
+def spec_name(name: str) -> str:
+    """The name of a rule in lower case with underscores: `MyRule` and `my-rule` are both `my_rule`.
+
+    Raises:
+        NewSpecError: the name holds something other than letters, digits, `-` and `_`, or does not begin with a letter.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
+        raise NewSpecError(
+            f"{name!r} cannot name a rule: begin with a letter, go on with letters, digits and underscores (at most 64)"
+        )
+    plain = name.replace("-", "_")
+    if plain.isupper():
+        return plain.lower()
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()
+    return re.sub(r"_+", "_", words).strip("_")
+
+
+def class_name(rule: str) -> str:
+    """The class of a rule: `my_rule` makes `MyRule`."""
+    return "".join(word[:1].upper() + word[1:] for word in rule.split("_"))
+
+
+def new_spec(rule: str, file: str) -> str:
+    """The text of a working spec for the rule `rule`, to be saved as `file`."""
+    return _SPEC.format(name=rule, class_name=class_name(rule), file=file)
+
+
+def write_new_spec(name: str, path: Path | None = None) -> Path:
+    """Write a new spec to `path`, by default `<name>.yaml` here; a file that exists is never overwritten.
+
+    Raises:
+        NewSpecError: the name cannot be used, the file exists, or it cannot be written.
+    """
+    rule = spec_name(name)
+    path = path or Path(f"{rule}.yaml")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(new_spec(rule, path.as_posix()))
+    except FileExistsError as error:
+        raise NewSpecError(f"{path} exists already; give another name, or another file with --out") from error
+    except OSError as error:
+        raise NewSpecError(f"cannot write {path}: {error.strerror}") from error
+    return path

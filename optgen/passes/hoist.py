@@ -1,0 +1,106 @@
+"""Every binding computes at its own kind: lower-kind operands and reductions get bindings of their own.
+
+`exp_avg * (1 - beta1)` reads a number that is the same for all elements; here it becomes a binding of group kind,
+which is evaluated once. The same expression gets the same binding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optgen.ir.kinds import kind_of
+from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select
+
+
+def hoist(program: Program) -> Program:
+    """Name every operand whose kind is below that of the operation, and every reduction."""
+    return _Hoister(program).run()
+
+
+class _Hoister:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.kinds = program.kinds()
+        self.known: dict[Expr, str] = {}
+        self.lets: list[Let] = []
+
+    def run(self) -> Program:
+        for let in self.program.lets:
+            expr = self._operand_free(let.expr, let)
+            self.lets.append(replace(let, expr=expr))
+            if not isinstance(expr, Ref | Const):
+                self.known.setdefault(expr, let.name)
+        return replace(self.program, lets=tuple(self.lets))
+
+    def _operand_free(self, expr: Expr, let: Let) -> Expr:
+        """The expression with every lower-kind part named, at its own level."""
+        match expr:
+            case Const() | Ref():
+                return expr
+            case Call(args=args):
+                return replace(expr, args=tuple(self._part(arg, expr, let) for arg in args))
+            case Select(then=then, other=other):
+                return replace(expr, then=self._part(then, expr, let), other=self._part(other, expr, let))
+            case Reduce(x=x):
+                return replace(expr, x=self._named(x, let))
+
+    def _part(self, part: Expr, whole: Expr, let: Let) -> Expr:
+        if isinstance(part, Const | Ref):
+            return part
+        if isinstance(part, Reduce) or kind_of(part, self.kinds) < let.kind:
+            return self._named(part, let)
+        return self._operand_free(part, let)
+
+    def _named(self, expr: Expr, let: Let) -> Expr:
+        if isinstance(expr, Const | Ref):
+            return expr
+        kind = kind_of(expr, self.kinds)
+        inner = replace(let, kind=kind)
+        expr = self._operand_free(expr, inner)
+        if expr in self.known:
+            return Ref(self.known[expr])
+        name = self._fresh(expr, let)
+        self.kinds[name] = kind
+        self.lets.append(Let(name, expr, kind, "", let.location))
+        self.known[expr] = name
+        return Ref(name)
+
+    def _fresh(self, expr: Expr, let: Let) -> str:
+        choice = isinstance(expr, Select) or (isinstance(expr, Call) and expr.op == "where")
+        stem = f"{let.name}_factor" if choice else readable_name(expr)
+        name, count = stem, 1
+        while name in self.kinds:
+            count += 1
+            name = f"{stem}_{count}"
+        return name
+
+
+WORDS = {"-": "minus", "+": "plus", "*": "times", "/": "over", "**": "power", "neg": "minus"}
+
+
+def readable_name(expr: Expr, limit: int = 40) -> str:
+    """A name that says what a value is: `one_minus_beta1`, `sum_update_times_update`."""
+    text = _words(expr)
+    return text if len(text) <= limit else f"{text[:limit].rstrip('_')}"
+
+
+def _words(expr: Expr) -> str:
+    match expr:
+        case Const(value=1.0):
+            return "one"
+        case Const(value=value):
+            return "c" + f"{value:g}".replace(".", "p").replace("-", "m").replace("+", "")
+        case Ref(name=name):
+            return name
+        case Call(op="/", args=(Const(value=1.0), x)):
+            return f"inverse_{_words(x)}"
+        case Call(op=op, args=(a, b)) if op in WORDS:
+            return f"{_words(a)}_{WORDS[op]}_{_words(b)}"
+        case Call(op=op, args=args):
+            name = {"neg": "minus", "<": "below", ">": "above", "<=": "up_to", ">=": "from"}.get(op, op)
+            name = {"==": "equal", "!=": "differ"}.get(name, name)
+            return "_".join([name, *(_words(arg) for arg in args)])
+        case Select(then=then, other=other):
+            return f"{_words(then)}_or_{_words(other)}"
+        case Reduce(op=op, over=over, x=x):
+            return f"{over.name.lower() + '_' if over is not Kind.TENSOR else ''}{op}_{_words(x)}"

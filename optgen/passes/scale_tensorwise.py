@@ -1,0 +1,45 @@
+"""States with one scale for the whole tensor: the scale is a tensor-kind value like any other.
+
+The largest magnitude of the new state is a reduction, so that the state is written a pass later than it would be
+otherwise; the planner sees to that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optgen.codecs import CODECS, SMALLEST_ABSMAX
+from optgen.ir.guards import GuardTable
+from optgen.ir.nodes import Call, Const, Input, Kind, Let, Program, Reduce, Ref
+
+
+def scale_name(state: str) -> str:
+    """The input that holds a state's tensor-wise scale."""
+    return f"{state}_absmax"
+
+
+def scale_tensorwise(program: Program, guards: GuardTable) -> Program:
+    """Add, for every element state that may be stored with one scale, that scale as a state of the tensor."""
+    lets = list(program.lets)
+    inputs = dict(program.inputs)
+    outputs = dict(program.outputs)
+    for name, item in program.inputs.items():
+        if item.role != "state" or item.kind is not Kind.ELEMENT:
+            continue
+        if not any(CODECS[codec].block == -1 for codec in item.codecs):
+            continue
+        tensorwise = guards.formula("codec", name, "tensorwise") & item.exists
+        scale = scale_name(name)
+        inputs[scale] = Input(scale, "state", Kind.TENSOR, exists=tensorwise, codecs=("fp32",))
+        if name not in program.outputs:
+            continue
+        magnitude, largest, kept = f"{name}_magnitude", f"{name}_largest", f"{scale}_new"
+        new = program.outputs[name]
+        finite = Call("where", (Call("isfinite", (new,)), Call("abs", (new,)), Const(0.0)))
+        lets.append(Let(magnitude, finite, Kind.ELEMENT, f"largest magnitude of {name}"))
+        lets.append(Let(largest, Reduce("max", Kind.TENSOR, Ref(magnitude)), Kind.TENSOR, ""))
+        normal = Call(">=", (Ref(largest), Const(SMALLEST_ABSMAX)))
+        scaled = Call("where", (normal, Ref(largest), Const(0.0)))
+        lets.append(Let(kept, scaled, Kind.TENSOR, f"scale of {name}"))
+        outputs[scale] = Ref(kept)
+    return replace(program, inputs=inputs, lets=tuple(lets), outputs=outputs)

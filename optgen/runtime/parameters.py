@@ -1,0 +1,95 @@
+"""The parameters of a step, sorted into buckets that share a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.rule import Flags, Rule, Settings
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(eq=False)
+class Member:
+    """One parameter of a step.
+
+    Attributes:
+        index: Its position in its group.
+        row: Its row among the settings of the step.
+        entry: `optimizer.state[param]`.
+    """
+
+    param: Tensor
+    index: int
+    row: int
+    settings: Settings
+    entry: dict[str, Any]
+    flags: Flags
+    codecs: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class Bucket:
+    """Parameters that one kernel serves: same target, dtypes, flags and codecs."""
+
+    target: str
+    dtype: torch.dtype
+    grad_dtype: torch.dtype
+    device: torch.device
+    flags: Flags
+    codecs: tuple[str, ...]
+    members: list[Member] = field(default_factory=list)
+
+
+def check_parameter(name: str, param: Any) -> None:
+    """Raise for what no kernel can train.
+
+    Raises:
+        TypeError: naming the class and the dtype.
+    """
+    if not isinstance(param, Tensor):
+        return
+    if param.is_complex() or param.dtype not in DTYPES:
+        allowed = "float32, bfloat16 and float16"
+        raise TypeError(f"{name}: parameters are {allowed}, not {str(param.dtype).removeprefix('torch.')}")
+    if param.layout is not torch.strided:
+        raise TypeError(f"{name}: parameters are dense, not {param.layout}")
+
+
+def check_gradient(name: str, grad: Tensor, param: Tensor) -> None:
+    """Raise for a gradient that no kernel can read.
+
+    Raises:
+        RuntimeError: for sparse gradients.
+        TypeError: for complex ones and other dtypes.
+        ValueError: for another shape or device.
+    """
+    if grad.layout is not torch.strided:
+        raise RuntimeError(f"{name} does not support sparse gradients, got {grad.layout}; use dense ones")
+    if grad.dtype not in DTYPES:
+        allowed = "float32, bfloat16 and float16"
+        raise TypeError(f"{name}: gradients are {allowed}, not {str(grad.dtype).removeprefix('torch.')}")
+    if grad.shape != param.shape:
+        raise ValueError(f"{name}: a gradient of shape {tuple(grad.shape)} for a parameter of {tuple(param.shape)}")
+    if grad.device != param.device:
+        raise ValueError(f"{name}: a gradient on {grad.device} for a parameter on {param.device}")
+
+
+def matrix_shape(shape: torch.Size) -> tuple[int, int, int]:
+    """(matrices, rows, cols): the last two dimensions and all before them; a vector is one row."""
+    if len(shape) < 2:
+        return 1, 1, max(shape.numel(), 1)
+    matrices = torch.Size(shape[:-2]).numel()
+    return matrices, shape[-2], shape[-1]
+
+
+def flags_of(rule: Rule, settings: Settings, param: Tensor, index: int, scaled: frozenset[str]) -> Flags:
+    """The flags of a parameter."""
+    return rule.flags(settings, param.dim(), param.numel(), index, scaled)
+
+

@@ -1,0 +1,131 @@
+"""Checks what users set: types, ranges, choices. Every message names the class, the argument and what is allowed."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from optgen.runtime.rule import Hyperparameter, Option, Rule
+
+TARGETS = (None, "cpu", "torch")
+SETTINGS_OF_ARGS = ("optim_bits", "min_8bit_size", "percentile_clipping", "block_wise", "max_unorm", "skip_zeros")
+
+
+def read_args(name: str, args: object, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the attributes of `args` in place of their own.
+
+    Raises:
+        TypeError: where `args` has an attribute that the class has no setting for.
+    """
+    result = dict(settings)
+    for key in SETTINGS_OF_ARGS:
+        if args is not None and hasattr(args, key):
+            if key not in settings:
+                raise TypeError(f"{name} takes no {key}, which args.{key}={getattr(args, key)!r} asks for")
+            result[key] = getattr(args, key)
+    return result
+
+
+def checked(name: str, rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in their final form.
+
+    Raises:
+        TypeError: for a value of the wrong type.
+        ValueError: for a value out of range.
+    """
+    result = dict(settings)
+    for key, value in settings.items():
+        declared = rule.hypers.get(key) or rule.options.get(key) or rule.storage.get(key)
+        if isinstance(declared, Hyperparameter):
+            result[key] = _checked_number(name, declared, value)
+        elif isinstance(declared, Option):
+            result[key] = _checked_option(name, declared, value)
+        elif key == "target" and value not in TARGETS:
+            raise ValueError(f"{name}: target must be None, 'cpu' or 'torch', not {value!r}")
+    return result
+
+
+def _checked_option(name: str, option: Option, value: Any) -> Any:
+    if option.choices is None:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, int) and value in (0, 1):
+            return bool(value)
+        raise TypeError(f"{name}: {option.name} must be True or False, not {value!r}")
+    if isinstance(value, bool) or value not in option.choices:
+        choices = ", ".join(repr(choice) for choice in option.choices)
+        raise ValueError(f"{name}: {option.name} must be one of {choices}, not {value!r}")
+    return value
+
+
+def _checked_number(name: str, hyper: Hyperparameter, value: Any) -> Any:
+    if value is None:
+        if hyper.optional:
+            return None
+        raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not None")
+    if hyper.parts:
+        return _checked_parts(name, hyper, value)
+    _check_range(name, hyper, value, value, f"Invalid {hyper.label or f'{hyper.name} value'}: {_shown(value)}", hyper.name)
+    return int(value) if hyper.integer else value
+
+
+def _checked_parts(name: str, hyper: Hyperparameter, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not {value!r}") from None
+    if not isinstance(value, tuple | list) or len(value) != len(hyper.parts):
+        raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not {value!r}")
+    for index, part in enumerate(value):
+        label = f"Invalid {hyper.label or f'{hyper.name} value'} at index {index}: {_shown(part)}"
+        _check_range(name, hyper, part, value, label, f"{hyper.name}[{index}]")
+    return tuple(value)
+
+
+def _check_range(name: str, hyper: Hyperparameter, number: Any, value: Any, message: str, argument: str) -> None:
+    if isinstance(number, bool) or not _is_number(number):
+        raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not {value!r}")
+    real = float(number)
+    if not hyper.contains(real) or (hyper.integer and (not math.isfinite(real) or real != int(real))):
+        kind = "a whole number " if hyper.integer else ""
+        raise ValueError(f"{message} ({name}: {argument} must be {kind}in {hyper})")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    if isinstance(value, str | bytes | complex):
+        return False
+    return hasattr(value, "__float__")
+
+
+def _wanted(hyper: Hyperparameter) -> str:
+    if hyper.parts:
+        return f"{len(hyper.parts)} numbers in {hyper}"
+    return f"a {'whole ' if hyper.integer else ''}number in {hyper}"
+
+
+def _shown(value: Any) -> str:
+    return str(float(value)) if isinstance(value, Tensor) else str(value)
+
+
+def refuse_unknown(name: str, keys: Iterable[str], known: Iterable[str]) -> None:
+    """Raise for a param group's key that is one letter away from a setting; other keys are the user's own.
+
+    Raises:
+        ValueError: naming the setting that was probably meant.
+    """
+    import difflib
+
+    known = list(known)
+    for key in keys:
+        if key in known or not isinstance(key, str):
+            continue
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+        if close:
+            raise ValueError(f"{name}: a param group has the key {key!r}; did you mean {close[0]!r}?")

@@ -1,0 +1,122 @@
+"""The states of a parameter: which exist, how they are stored, and their values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.codecs import CODECS
+from optgen.runtime.rule import Flags, Rule, Settings, State
+from optgen.runtime.torch_codecs import decode, encode, zeros
+
+
+def scale_key(name: str) -> str:
+    """The key of a state's scales in `optimizer.state[p]`."""
+    return f"{name}_absmax"
+
+
+def choose_codec(state: State, settings: Settings, numel: int) -> str:
+    """How a state of a parameter is stored under these settings."""
+    if settings["optim_bits"] == 8 and "int8" in state.codecs and numel >= settings["min_8bit_size"]:
+        return "int8" if settings["block_wise"] else "int8_tensor"
+    return "fp32" if "fp32" in state.codecs else state.codecs[0]
+
+
+def choose_codecs(rule: Rule, settings: Settings, numel: int) -> tuple[str, ...]:
+    """The codec of every element state, in their order."""
+    return tuple(choose_codec(state, settings, numel) for state in rule.element_states)
+
+
+def tensorwise(rule: Rule, codecs: Iterable[str]) -> frozenset[str]:
+    """The element states that have one scale for the whole tensor."""
+    return frozenset(s.name for s, codec in zip(rule.element_states, codecs, strict=True) if CODECS[codec].block == -1)
+
+
+def line_shape(kind: str, shape: torch.Size) -> tuple[int, ...]:
+    """The shape of a state with a number per row, column, matrix or tensor."""
+    match kind:
+        case "row":
+            return tuple(shape[:-1])
+        case "col":
+            return (*shape[:-2], *shape[-1:])
+        case "matrix":
+            return tuple(shape[:-2])
+        case _:
+            return ()
+
+
+def stored_codec(state: State, entry: Mapping[str, Tensor], wanted: str) -> str:
+    """The codec that a state has at present; one block and one scale for the tensor are the same thing."""
+    codes, scales = entry[state.name], entry.get(scale_key(state.name))
+    for name, codec in CODECS.items():
+        if str(codes.dtype).removeprefix("torch.") != codec.storage:
+            continue
+        if codec.scales(codes.numel()) == (0 if scales is None else scales.numel()):
+            if CODECS[wanted].scales(codes.numel()) == codec.scales(codes.numel()) and codec.storage == CODECS[wanted].storage:
+                return wanted
+            return name
+    raise ValueError(f"state {state.name!r} is stored as {codes.dtype}, which no codec is")
+
+
+def settle_states(
+    rule: Rule, param: Tensor, entry: dict[str, Any], flags: Flags, codecs: tuple[str, ...], view: Any
+) -> None:
+    """Create the states that these flags ask for and bring stored ones to their codec.
+
+    New values are computed first and stored last, so that nothing is half done if one fails.
+
+    Args:
+        param: The parameter; new states lie on its device.
+        entry: `optimizer.state[param]`, changed in place.
+        view: What initial values are functions of.
+    """
+    made: dict[str, Tensor] = {}
+    dropped: list[str] = []
+    if "step" not in entry:
+        made["step"] = torch.zeros((), dtype=torch.float32)
+    for state, codec in zip(rule.element_states, codecs, strict=True):
+        if not state.exists(flags):
+            continue
+        if state.name not in entry:
+            codes, scales = _initial(state, codec, param, view)
+        else:
+            present = stored_codec(state, entry, codec)
+            if present == codec:
+                continue
+            values = decode(present, entry[state.name], entry.get(scale_key(state.name)), state.signed, param.shape)
+            codes, scales = encode(codec, values, state.signed)
+        made[state.name] = codes
+        if scales is not None:
+            made[scale_key(state.name)] = scales
+        elif scale_key(state.name) in entry:
+            dropped.append(scale_key(state.name))
+    for state in rule.tensor_states:
+        if state.exists(flags) and state.name not in entry:
+            made[state.name] = _initial_line(state, param, view)
+    entry.update(made)
+    for key in dropped:
+        del entry[key]
+
+
+def _initial(state: State, codec: str, param: Tensor, view: Any) -> tuple[Tensor, Tensor | None]:
+    if isinstance(state.init, float) and state.init == 0.0:
+        return zeros(codec, param.shape, state.signed, param.device)
+    value = state.init(view) if callable(state.init) else state.init
+    full = torch.as_tensor(value, dtype=torch.float32, device=param.device).reshape(param.shape if isinstance(value, Tensor) and value.dim() else ())
+    return encode(codec, full.expand(param.shape).contiguous(), state.signed)
+
+
+def _initial_line(state: State, param: Tensor, view: Any) -> Tensor:
+    if state.window is not None:
+        return torch.full((state.window,), math.inf, device=param.device)
+    value = state.init(view) if callable(state.init) else state.init
+    return torch.full(line_shape(state.kind, param.shape), float(value), dtype=torch.float32, device=param.device)
+
+
+def entry_bytes(entry: Mapping[str, Any]) -> int:
+    """Bytes of all tensors of a parameter's state."""
+    return sum(v.numel() * v.element_size() for v in entry.values() if isinstance(v, Tensor))

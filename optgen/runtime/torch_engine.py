@@ -1,0 +1,155 @@
+"""Runs a step in plain torch operations, parameter by parameter, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.codecs import CODECS
+from optgen.runtime.parameters import Bucket, Member, matrix_shape
+from optgen.runtime.rule import Block, Rule
+from optgen.runtime.states import line_shape, scale_key
+from optgen.runtime.torch_codecs import decode, encode
+
+Results = dict[str, Any]
+
+
+class View:
+    """A parameter as generated functions see it: everything in float32, states decoded.
+
+    Attributes:
+        flags: What is fixed for this parameter.
+        values: Values of its group.
+        step: The step's number, from 1.
+        reduced: Results of the passes before.
+    """
+
+    def __init__(self, rule: Rule, member: Member, step: float) -> None:
+        self.rule, self.member = rule, member
+        self.flags = member.flags
+        self.step = step
+        self.index = float(member.index)
+        self.values: Mapping[str, float] = {}
+        self.reduced: dict[str, Any] = {}
+        param = member.param
+        self.numel, self.ndim = float(param.numel()), float(param.dim())
+        self.matrices, self.rows, self.cols = (float(n) for n in matrix_shape(param.shape))
+        self._states: dict[str, Tensor] = {}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of the parameter."""
+        return self.member.settings
+
+    @property
+    def param(self) -> Tensor:
+        """The parameter in float32; one without dimensions has one here."""
+        return _float(self.member.param.detach())
+
+    @property
+    def grad(self) -> Tensor:
+        """The gradient in float32."""
+        assert self.member.param.grad is not None
+        return _float(self.member.param.grad)
+
+    def state(self, name: str) -> Tensor:
+        """A state: elements in the parameter's shape, rows as (..., rows, 1), columns as (..., 1, cols)."""
+        if name not in self._states:
+            self._states[name] = self._read(name)
+        return self._states[name]
+
+    def _read(self, name: str) -> Tensor:
+        entry, state = self.member.entry, self.rule.states[name]
+        stored = entry[name]
+        match state.kind:
+            case "element":
+                codec = self.member.codecs[self.rule.element_states.index(state)]
+                return _float(decode(codec, stored, entry.get(scale_key(name)), state.signed, stored.shape))
+            case "row":
+                return stored.unsqueeze(-1)  # type: ignore[no-any-return]
+            case "col":
+                return stored.unsqueeze(-2)  # type: ignore[no-any-return]
+            case "matrix":
+                return stored[..., None, None]  # type: ignore[no-any-return]
+            case _ if state.window is not None:
+                return stored  # type: ignore[no-any-return]
+            case _:
+                return stored.double()  # type: ignore[no-any-return]
+
+
+def _float(x: Tensor) -> Tensor:
+    x = x.to(torch.float32)
+    return x.reshape(1) if x.dim() == 0 else x
+
+
+class TorchEngine:
+    """The torch target of one bucket."""
+
+    target = "torch"
+
+    def __init__(self, rule: Rule, bucket: Bucket) -> None:
+        self.rule, self.bucket = rule, bucket
+        self.views: list[View] = []
+
+    def begin(self, name: str, block: Block) -> None:
+        """Start a step: `name` is the block's."""
+        ahead = 1.0 if name == "step" else 0.0
+        self.views = [View(self.rule, m, float(m.entry["step"]) + ahead) for m in self.bucket.members]
+
+    def run(self, block: Block, index: int, values: list[tuple[float, ...]]) -> None:
+        """Run one pass: `values` holds a row for every settings of the step."""
+        function = getattr(self.rule.torch_functions, block.passes[index].function)
+        last = index == len(block.passes) - 1
+        for view in self.views:
+            view.values = dict(zip(block.names, values[view.member.row], strict=True))
+            results: Results = function(view)
+            if not last:
+                view.reduced.update(results)
+            else:
+                self._store(view, results)
+
+    def reduction(self, block: Block, name: str) -> list[float]:
+        """A reduction's result for every parameter."""
+        return [float(view.reduced[name]) for view in self.views]
+
+    def finish(self, name: str) -> None:
+        """End the step: counters advance after everything else is stored."""
+        if name == "step":
+            for view in self.views:
+                view.member.entry["step"] += 1
+        self.views = []
+
+    def _store(self, view: View, results: Results) -> None:
+        """Round every new value once, then store all of them."""
+        stored: list[tuple[Tensor, Tensor]] = []
+        param, entry = view.member.param.detach(), view.member.entry
+        for name, value in results.items():
+            if name == "param":
+                stored.append((param, _full(value, param).to(param.dtype)))
+                continue
+            state = self.rule.states.get(name)
+            if value is None or state is None or not state.exists(view.flags):
+                continue
+            target = entry[name]
+            if state.kind == "element":
+                codec = view.member.codecs[self.rule.element_states.index(state)]
+                codes, scales = encode(codec, _full(value, param), state.signed)
+                stored.append((target, codes))
+                if CODECS[codec].scaled and scales is not None:
+                    stored.append((entry[scale_key(name)], scales))
+            elif state.window is not None:
+                stored.append((target, value))
+            else:
+                shape = line_shape(state.kind, param.shape)
+                full = torch.as_tensor(value, dtype=torch.float32, device=param.device)
+                stored.append((target, full.reshape(shape) if full.numel() == target.numel() else full.expand(shape)))
+        for target, value in stored:
+            target.copy_(value)
+
+
+def _full(value: Any, param: Tensor) -> Tensor:
+    full = torch.as_tensor(value, dtype=torch.float32, device=param.device)
+    return full.reshape(param.shape) if full.numel() == param.numel() else full.expand(param.shape)

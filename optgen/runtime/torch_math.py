@@ -1,0 +1,216 @@
+"""The functions of the equation language for floats and tensors alike.
+
+Floats follow IEEE 754 where Python would raise: 1 / 0 is inf, 0 / 0 and the root of -1 are NaN. Elements and rows are
+float32, numbers of a tensor are float64 tensors without dimensions, numbers known before the step are floats.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NAN = math.nan
+INF = math.inf
+Value = Any
+
+
+def number(value: Value) -> float:
+    """A setting as a float; one that is not given is NaN."""
+    return NAN if value is None else float(value)
+
+
+def _like(value: Value, other: Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=other.dtype, device=other.device)
+
+
+def divide(a: float, b: float) -> float:
+    """a / b of floats."""
+    try:
+        return a / b
+    except ZeroDivisionError:
+        return NAN if a == 0.0 or a != a else math.copysign(INF, a) * math.copysign(1.0, b)
+
+
+def power(a: Value, b: Value) -> Value:
+    """a ** b."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        if isinstance(b, float) and b == 2.0:
+            return a * a
+        return a**b
+    try:
+        result = math.pow(a, b)
+    except ZeroDivisionError:
+        return INF
+    except OverflowError:
+        return INF
+    except ValueError:
+        return INF if a == 0.0 else NAN
+    return result
+
+
+def sqrt(x: Value) -> Value:
+    """The square root."""
+    if isinstance(x, Tensor):
+        return torch.sqrt(x)
+    return math.sqrt(x) if x >= 0.0 else NAN
+
+
+def rsqrt(x: Value) -> Value:
+    """One over the square root."""
+    return 1.0 / torch.sqrt(x) if isinstance(x, Tensor) else divide(1.0, sqrt(x))
+
+
+def exp(x: Value) -> Value:
+    """e to the power of x."""
+    if isinstance(x, Tensor):
+        return torch.exp(x)
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return INF
+
+
+def log(x: Value) -> Value:
+    """The natural logarithm."""
+    if isinstance(x, Tensor):
+        return torch.log(x)
+    return math.log(x) if x > 0.0 else -INF if x == 0.0 else NAN
+
+
+def tanh(x: Value) -> Value:
+    """The hyperbolic tangent."""
+    return torch.tanh(x) if isinstance(x, Tensor) else math.tanh(x)
+
+
+def floor(x: Value) -> Value:
+    """The largest whole number not above x."""
+    if isinstance(x, Tensor):
+        return torch.floor(x)
+    return float(math.floor(x)) if math.isfinite(x) else x
+
+
+def absolute(x: Value) -> Value:
+    """The magnitude."""
+    return abs(x)
+
+
+def sign(x: Value) -> Value:
+    """-1, 0 or 1; 0 for NaN."""
+    if isinstance(x, Tensor):
+        return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)
+    return float(x > 0) - float(x < 0)
+
+
+def isfinite(x: Value) -> Value:
+    """Neither infinite nor NaN."""
+    return torch.isfinite(x) if isinstance(x, Tensor) else math.isfinite(x)
+
+
+def minimum(a: Value, b: Value) -> Value:
+    """The smaller one; NaN if either is."""
+    if isinstance(a, Tensor):
+        return torch.minimum(a, _like(b, a).to(a.dtype) if not _wider(b, a) else b)
+    if isinstance(b, Tensor):
+        return minimum(b, a)
+    return a if a < b or a != a else b
+
+
+def maximum(a: Value, b: Value) -> Value:
+    """The larger one; NaN if either is."""
+    if isinstance(a, Tensor):
+        return torch.maximum(a, _like(b, a).to(a.dtype) if not _wider(b, a) else b)
+    if isinstance(b, Tensor):
+        return maximum(b, a)
+    return a if a > b or a != a else b
+
+
+def _wider(b: Value, a: Tensor) -> bool:
+    return isinstance(b, Tensor) and b.dim() > a.dim()
+
+
+def where(condition: Value, a: Value, b: Value) -> Value:
+    """a where the condition holds, else b."""
+    if not isinstance(condition, Tensor):
+        return a if condition else b
+    kept = next((x for x in (a, b) if isinstance(x, Tensor) and x.dim() > 0), None)
+    if kept is not None:
+        a = _like(a, kept).to(kept.dtype)
+        b = _like(b, kept).to(kept.dtype)
+    elif isinstance(a, Tensor) or isinstance(b, Tensor):
+        kind = a if isinstance(a, Tensor) else b
+        a, b = _like(a, kind), _like(b, kind)
+    else:
+        dtype = torch.float32 if condition.dim() else torch.float64
+        a = torch.tensor(a, dtype=dtype, device=condition.device)
+        b = torch.tensor(b, dtype=dtype, device=condition.device)
+    return torch.where(condition, a, b)
+
+
+def both(a: Value, b: Value) -> Value:
+    """a and b."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a & b
+    if isinstance(a, Tensor):
+        return a if b else torch.zeros_like(a)
+    if isinstance(b, Tensor):
+        return both(b, a)
+    return bool(a and b)
+
+
+def either(a: Value, b: Value) -> Value:
+    """a or b."""
+    return negate(both(negate(a), negate(b)))
+
+
+def negate(a: Value) -> Value:
+    """Not a."""
+    return ~a if isinstance(a, Tensor) else not a
+
+
+# Reductions: products are float32, sums float64.
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum of all numbers."""
+    return x.sum(dtype=torch.float64)
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest of numbers that are not negative; 0 of none."""
+    return x.max().double() if x.numel() else torch.zeros((), dtype=torch.float64, device=x.device)
+
+
+def row_total(x: Tensor) -> Tensor:
+    """Sums along the last dimension, kept as (..., rows, 1)."""
+    return x.sum(dim=-1, keepdim=True, dtype=torch.float64).float()
+
+
+def col_total(x: Tensor) -> Tensor:
+    """Sums along the dimension before the last, kept as (..., 1, cols)."""
+    return x.sum(dim=-2, keepdim=True, dtype=torch.float64).float()
+
+
+def matrix_total(x: Tensor) -> Tensor:
+    """Sums of rows or columns of each matrix, kept as (..., 1, 1)."""
+    return x.sum(dim=(-2, -1), keepdim=True, dtype=torch.float64).float()
+
+
+# Windows
+
+
+def push(window: Tensor, value: Tensor, step: float) -> Tensor:
+    """The window with a value in slot `step % n`; the first finite value fills it, others never enter."""
+    entry = value.float() if isinstance(value, Tensor) else torch.tensor(value, device=window.device)
+    slot = torch.arange(window.numel(), device=window.device) == int(step) % window.numel()
+    mask = torch.where(torch.isfinite(window[0]), slot, torch.ones_like(slot)) & torch.isfinite(entry)
+    return torch.where(mask, entry, window)
+
+
+def percentile(window: Tensor, q: float) -> Tensor:
+    """The entry below which `q` percent of the window lie."""
+    n = window.numel()
+    rank = min(max(math.floor(q * n / 100.0), 0), n - 1)
+    return window.sort().values[rank].double()

@@ -1,0 +1,1 @@
+"""From a program to passes over memory, and what they cost."""

@@ -1,0 +1,106 @@
+"""The plan of a block: which pass computes what.
+
+Reduce passes read and write nothing but partial results; the last pass, `apply`, is the only one that writes. Every
+member carries the formula under which it is live, so that one plan serves all settings: a pass that no live value
+needs is not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optgen.ir.formula import TRUE, Formula
+from optgen.ir.nodes import Expr, Input, Kind, Let, Program, Reduce
+
+
+@dataclass(frozen=True)
+class Step:
+    """A binding that a pass computes."""
+
+    let: Let
+    live: Formula
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A reduction of elements that a pass makes."""
+
+    name: str
+    reduce: Reduce
+    live: Formula
+
+
+@dataclass(frozen=True)
+class Access:
+    """An element input that a pass reads."""
+
+    input: Input
+    live: Formula
+
+
+@dataclass(frozen=True)
+class Write:
+    """What the last pass stores, or the commit after it."""
+
+    input: Input
+    value: Expr
+    live: Formula
+
+
+@dataclass(frozen=True)
+class PassPlan:
+    """One pass over memory.
+
+    Attributes:
+        slot: Position among the block's passes, from 0; the apply pass comes last.
+        live: When the pass is run.
+        reads: Element inputs.
+        elements: Bindings per element, in order.
+        reductions: What is reduced (empty in the apply pass).
+        writes: What is stored per element (apply pass only).
+        prepare: Bindings below element kind that the pass needs, in order, computed before its elements.
+    """
+
+    slot: int
+    name: str
+    live: Formula
+    reads: tuple[Access, ...]
+    elements: tuple[Step, ...]
+    reductions: tuple[Reduction, ...]
+    writes: tuple[Write, ...]
+    prepare: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a block does in a step.
+
+    Attributes:
+        host: Bindings of global and group kind, evaluated by the host.
+        values: Names of host kind that passes read, in the order in which they are handed over.
+        reductions: All reductions of elements to one number per tensor, in the order of their results.
+        sums: Global reductions: name -> (operator, name of the tensor reduction).
+        arrays: Names of row, column and matrix kind that are kept in scratch between passes, with their formulas.
+        commit: Bindings needed for the values below element kind that are stored after the last pass.
+        commits: Those values.
+    """
+
+    program: Program
+    passes: tuple[PassPlan, ...]
+    host: tuple[Let, ...]
+    values: tuple[str, ...]
+    reductions: tuple[Reduction, ...]
+    sums: Mapping[str, tuple[str, str]]
+    arrays: Mapping[str, Formula]
+    commit: tuple[Step, ...]
+    commits: tuple[Write, ...]
+    host_commits: tuple[Write, ...]
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        return self.program.kinds()
+
+    def live_passes(self, guards: Mapping[str, bool]) -> tuple[PassPlan, ...]:
+        """The passes that run under these guards."""
+        return tuple(p for p in self.passes if p.live == TRUE or p.live.holds(guards))

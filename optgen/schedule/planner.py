@@ -1,0 +1,218 @@
+"""Places every reduction in a pass, as late as its consumers allow.
+
+A reduction of elements raises the level by one: what depends on it can be computed only after a whole pass over
+memory. Placing late rather than early keeps passes few and lean under every setting: a norm that only the last pass
+needs is taken with the other norms of the pass before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.nodes import Kind, Let, Program, Reduce, Ref, refs
+from optgen.passes.scale_tensorwise import scale_name
+from optgen.schedule.liveness import demands, needed
+from optgen.schedule.plan import Access, PassPlan, Plan, Reduction, Step, Write
+
+
+def is_element_reduction(let: Let, kinds: Mapping[str, Kind]) -> bool:
+    """Whether a binding reduces elements, which takes a pass over memory."""
+    if not isinstance(let.expr, Reduce):
+        return False
+    x = let.expr.x
+    return isinstance(x, Ref) and kinds[x.name] is Kind.ELEMENT
+
+
+def levels(program: Program) -> dict[str, int]:
+    """How many passes over memory must come before each value."""
+    kinds = program.kinds()
+    result = dict.fromkeys(program.inputs, 0)
+    for let in program.lets:
+        level = max((result[name] for name in refs(let.expr)), default=0)
+        result[let.name] = level + is_element_reduction(let, kinds)
+    return result
+
+
+def slots(program: Program) -> tuple[dict[str, dict[int, Formula]], int]:
+    """The passes in which each reduction of elements is made, and the number of reduce passes.
+
+    A reduction that different settings need at different times has a place for each, with the formula under which it
+    is made there; under any one setting it is made once.
+    """
+    kinds = program.kinds()
+    level = levels(program)
+    count = max((level[name] for value in program.outputs.values() for name in refs(value)), default=0)
+    due: dict[str, dict[int, Formula]] = {}
+
+    def require(name: str, deadline: int, live: Formula) -> None:
+        places = due.setdefault(name, {})
+        places[deadline] = places.get(deadline, FALSE) | live
+
+    for target, value in program.outputs.items():
+        for name, live in demands(value, program.inputs[target].exists):
+            require(name, count, live)
+    result: dict[str, dict[int, Formula]] = {}
+    for let in reversed(program.lets):
+        places = _earliest(due.get(let.name, {}))
+        if is_element_reduction(let, kinds):
+            places = {deadline - 1: live for deadline, live in places.items()}
+            result[let.name] = places
+        for deadline, formula in places.items():
+            for name, live in demands(let.expr, formula):
+                require(name, deadline, live)
+    return result, count
+
+
+def _earliest(due: Mapping[int, Formula]) -> dict[int, Formula]:
+    """Each deadline with the formula under which there is no earlier one."""
+    result, before = {}, FALSE
+    for deadline in sorted(due):
+        live = due[deadline] & ~before
+        if not live.is_false:
+            result[deadline] = live
+        before = before | due[deadline]
+    return result
+
+
+def plan(program: Program) -> Plan:
+    """The plan of a program that `run_passes` has prepared."""
+    return _Planner(program).run()
+
+
+class _Planner:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.kinds = program.kinds()
+        self.lets = program.lets
+        self.by_name = {let.name: let for let in program.lets}
+        self.slot, self.count = slots(program)
+        self.arrays: dict[str, Formula] = {}
+        outputs = [
+            (name, live)
+            for target, value in program.outputs.items()
+            for name, live in demands(value, program.inputs[target].exists)
+        ]
+        self.demand = needed(self.lets, outputs)
+
+    def run(self) -> Plan:
+        passes = [self._pass(slot) for slot in range(self.count + 1)]
+        commits = self._writes(lambda kind: kind.is_scalar or kind.is_array)
+        roots = [root for write in commits for root in demands(write.value, write.live)]
+        commit = self._prepare(roots, arrays=False)
+        tensors = tuple(
+            Reduction(let.name, let.expr, self.demand[let.name])
+            for let in self.lets
+            if isinstance(let.expr, Reduce) and let.kind is Kind.TENSOR and let.name in self.slot
+        )
+        sums = {
+            let.name: (let.expr.op, let.expr.x.name)
+            for let in self.lets
+            if isinstance(let.expr, Reduce) and let.kind is Kind.GLOBAL and isinstance(let.expr.x, Ref)
+        }
+        host = tuple(let for let in self.lets if let.kind.is_host and let.name not in sums)
+        return Plan(
+            program=self.program,
+            passes=tuple(p for p in passes if p.slot == self.count or p.reductions),
+            host=host,
+            values=self._values(passes, commit, commits),
+            reductions=tensors,
+            sums=sums,
+            arrays=self.arrays,
+            commit=commit,
+            commits=commits,
+            host_commits=self._writes(lambda kind: kind.is_host),
+        )
+
+    def _pass(self, slot: int) -> PassPlan:
+        last = slot == self.count
+        writes = self._writes(lambda kind: kind is Kind.ELEMENT) if last else ()
+        reductions = tuple(
+            Reduction(let.name, let.expr, self.slot[let.name][slot])
+            for let in self.lets
+            if slot in self.slot.get(let.name, {}) and isinstance(let.expr, Reduce)
+        )
+        roots = [root for write in writes for root in demands(write.value, write.live)]
+        roots += [root for write in writes for root in self._scale(write)]
+        roots += [root for r in reductions for root in demands(r.reduce.x, r.live)]
+        elements = needed(self.lets, roots, stop=lambda let: let.kind is not Kind.ELEMENT)
+        below = [(name, live) for name, live in elements.items() if self.kinds[name] is not Kind.ELEMENT]
+        if last:
+            commits = self._writes(lambda kind: kind.is_array)
+            below += [root for write in commits for root in demands(write.value, write.live)]
+        live = TRUE if last else _union(r.live for r in reductions)
+        return PassPlan(
+            slot=slot,
+            name="apply" if last else f"reduce_{slot}",
+            live=live,
+            reads=tuple(
+                Access(item, elements[name])
+                for name, item in self.program.inputs.items()
+                if item.kind is Kind.ELEMENT and name in elements
+            ),
+            elements=tuple(
+                Step(let, elements[let.name])
+                for let in self.lets
+                if let.kind is Kind.ELEMENT and let.name in elements
+            ),
+            reductions=reductions,
+            writes=writes,
+            prepare=self._prepare(below),
+        )
+
+    def _scale(self, write: Write) -> Iterable[tuple[str, Formula]]:
+        """A state with one scale for the tensor is encoded with its new scale."""
+        scale = scale_name(write.input.name)
+        if scale not in self.program.outputs:
+            return ()
+        return demands(self.program.outputs[scale], self.program.inputs[scale].exists)
+
+    def _prepare(self, roots: Iterable[tuple[str, Formula]], arrays: bool = True) -> tuple[Step, ...]:
+        """Bindings between host and element kind that the roots need; arrays among them stay in scratch.
+
+        Without `arrays`, those are in scratch already and are not computed again.
+        """
+
+        def given(let: Let) -> bool:
+            return let.kind.is_host or let.name in self.slot or (let.kind.is_array and not arrays)
+
+        live = needed(self.lets, roots, stop=given)
+        for name, formula in live.items():
+            if self.kinds[name].is_array and name in self.by_name:
+                self.arrays[name] = self.arrays.get(name, FALSE) | formula
+        return tuple(
+            Step(let, live[let.name])
+            for let in self.lets
+            if let.name in live and not given(let) and let.kind is not Kind.ELEMENT
+        )
+
+    def _writes(self, of_kind: Callable[[Kind], bool]) -> tuple[Write, ...]:
+        return tuple(
+            Write(self.program.inputs[name], value, self.program.inputs[name].exists)
+            for name, value in self.program.outputs.items()
+            if of_kind(self.program.inputs[name].kind)
+        )
+
+    def _values(
+        self, passes: Iterable[PassPlan], commit: Iterable[Step], commits: Iterable[Write]
+    ) -> tuple[str, ...]:
+        """Host values that anything outside the host reads, in the order of the program."""
+        used: set[str] = set()
+        for item in passes:
+            for step in (*item.elements, *item.prepare):
+                used.update(refs(step.let.expr))
+            for write in item.writes:
+                used.update(refs(write.value))
+        for step in commit:
+            used.update(refs(step.let.expr))
+        for write in commits:
+            used.update(refs(write.value))
+        names = [*self.program.inputs, *(let.name for let in self.lets)]
+        return tuple(name for name in names if name in used and self.kinds[name].is_host)
+
+
+def _union(formulas: Iterable[Formula]) -> Formula:
+    result = FALSE
+    for formula in formulas:
+        result = result | formula
+    return result

@@ -1,0 +1,71 @@
+"""What a plan moves through memory, in bytes per parameter.
+
+Rows, columns, windows and scalars are left out: their share goes to nothing as tensors grow. The scale of a block is
+counted once, at its size, not once for each direction (0.4 % of the traffic of 8-bit AdamW).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optgen.codecs import CODECS
+from optgen.dtypes import DTYPES
+from optgen.ir.nodes import Input
+from optgen.schedule.plan import PassPlan, Plan
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a traffic figure is for.
+
+    Attributes:
+        guards: Every guard's truth.
+        codecs: The codec of each element state.
+        param: dtype of parameters.
+        grad: dtype of gradients.
+    """
+
+    guards: Mapping[str, bool]
+    codecs: Mapping[str, str]
+    param: str = "float32"
+    grad: str = "float32"
+
+
+def element_bytes(item: Input, setting: Setting) -> float:
+    """Bytes of one element of an input, without its scale."""
+    match item.role:
+        case "param":
+            return DTYPES[setting.param].bytes
+        case "grad":
+            return DTYPES[setting.grad].bytes
+        case _:
+            return CODECS[setting.codecs[item.name]].bits / 8
+
+
+def scale_bytes(item: Input, setting: Setting) -> float:
+    """Bytes of a state's block scales per element."""
+    if item.role != "state":
+        return 0.0
+    codec = CODECS[setting.codecs[item.name]]
+    return 4 / codec.block if codec.block > 0 else 0.0
+
+
+def pass_bytes(item: PassPlan, setting: Setting) -> float:
+    """Bytes per parameter that one pass reads and writes."""
+    read = sum(element_bytes(a.input, setting) for a in item.reads if a.live.holds(setting.guards))
+    written = sum(element_bytes(w.input, setting) for w in item.writes if w.live.holds(setting.guards))
+    scaled = {a.input.name: a.input for a in item.reads if a.live.holds(setting.guards)}
+    scaled |= {w.input.name: w.input for w in item.writes if w.live.holds(setting.guards)}
+    return read + written + sum(scale_bytes(i, setting) for i in scaled.values())
+
+
+def traffic(plan: Plan, setting: Setting) -> float:
+    """Bytes per parameter that a step moves."""
+    return sum(pass_bytes(item, setting) for item in plan.live_passes(setting.guards))
+
+
+def state_bytes(plan: Plan, setting: Setting) -> float:
+    """Bytes per parameter of the states of a parameter."""
+    states = [i for i in plan.program.inputs.values() if i.name in setting.codecs and i.exists.holds(setting.guards)]
+    return sum(element_bytes(i, setting) + scale_bytes(i, setting) for i in states)

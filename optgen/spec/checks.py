@@ -1,0 +1,273 @@
+"""What can be checked of a rule, and of what all rules share, without reading its equations."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import string
+from collections.abc import Iterable, Sequence
+
+from optgen.diagnostics import Reporter, suggest
+from optgen.spec.model import Hyperparameter, Option, Rule, Shared, Spec, State
+from optgen.spec.nodes import Document, Key
+from optgen.spec.ranges import Range, parse_range
+
+CODECS = ("fp32", "bf16", "fp16", "int8")
+FACTS = (
+    "param", "grad", "update", "step", "active", "ndim", "numel", "index", "rows", "cols", "matrices", "total_numel",
+)  # fmt: skip
+FUNCTIONS = (
+    "sqrt", "rsqrt", "exp", "log", "abs", "min", "max", "sign", "floor", "tanh", "isfinite", "where", "sum", "mean",
+    "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean", "push", "percentile",
+)  # fmt: skip
+ARGUMENTS = ("self", "params", "args", "target", "name", "inf", "over", "all", "matrix")
+RESERVED = frozenset((*FACTS, *FUNCTIONS, *ARGUMENTS))
+METHODS = frozenset(
+    (
+        "add_param_group", "defaults", "engines", "load_state_dict", "override", "param_groups", "profile_hook_step",
+        "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_state_dict_post_hook",
+        "register_state_dict_pre_hook", "register_step_post_hook", "register_step_pre_hook", "state", "state_bytes",
+        "state_dict", "step", "zero_grad",
+    )
+)  # fmt: skip
+
+Setting = Hyperparameter | Option
+
+
+def check_shared(shared: Shared, document: Document, reporter: Reporter) -> None:
+    """Checks `shared.yaml`."""
+    _Checker(document, reporter).declarations(shared.hyperparameters, shared.options, shared.storage, shared.states)
+
+
+def check_family(spec: Spec, shared: Shared, document: Document, reporter: Reporter) -> None:
+    """Checks a rule together with what all rules share."""
+    checker = _Checker(document, reporter)
+    if keyword.iskeyword(spec.name):
+        checker.error("reserved-name", f"`{spec.name}` is a keyword of Python", ("name",), "use another name")
+    checker.declarations(spec.hyperparameters, spec.options, {}, spec.states)
+    checker.overrides(spec, shared)
+    names = set(settings_of(spec, shared)) | set(parts_of(spec, shared)) | set(spec.states) | set(shared.states)
+    places = {"construct", "step", *(["apply"] if spec.blocks.apply is not None else []), *spec.methods}
+    for index, rule in enumerate(spec.rules):
+        checker.rule(rule, ("rules", index), names, places)
+    for name in spec.methods:
+        if name in METHODS or keyword.iskeyword(name):
+            checker.error("reserved-name", f"`{name}` is a method of every optimizer", ("methods", name), "rename it")
+
+
+def settings_of(spec: Spec, shared: Shared) -> dict[str, Setting]:
+    """All that a constructor of the rule may take, by name: its own first, which override what is shared.
+
+    What needs an `update` stage is left out for a rule that has none.
+    """
+    common: dict[str, Setting] = {**shared.hyperparameters, **shared.options, **shared.storage}
+    settings: dict[str, Setting] = {**spec.hyperparameters, **spec.options}
+    for name, setting in common.items():
+        if setting.needs is None or spec.blocks.apply is not None:
+            settings.setdefault(name, setting)
+    return settings
+
+
+def parts_of(spec: Spec, shared: Shared) -> dict[str, str]:
+    """The parts of tuple hyperparameters, each with the tuple's name: `{"beta1": "betas", "beta2": "betas"}`."""
+    tuples = {**shared.hyperparameters, **spec.hyperparameters}
+    return {part: name for name, hyper in tuples.items() for part in hyper.names}
+
+
+def check_rule(rule: Rule, document: Document, path: tuple[Key, ...], names: set[str], reporter: Reporter) -> None:
+    """Checks a rejected combination of `variants.yaml`; `names` are those that its message may show."""
+    _Checker(document, reporter).rule(rule, path, names, {"construct", "step", "apply"})
+
+
+def value_error(setting: Setting, value: object) -> str:
+    """What is wrong with a value for a setting, or ""."""
+    if isinstance(setting, Option):
+        if setting.choices is None:
+            return "" if isinstance(value, bool) else "it is true or false"
+        known = any(value == choice and type(value) is type(choice) for choice in setting.choices)
+        return "" if known else f"it is one of {', '.join(f'`{choice}`' for choice in setting.choices)}"
+    if value is None:
+        return "" if setting.optional else "it is a number"
+    given = value if isinstance(value, list) else [value]
+    size = len(setting.names)
+    if size != (len(given) if isinstance(value, list) else 0):
+        return f"it has {size} parts: {', '.join(setting.names)}" if size else "it is one number"
+    values = [part for part in given if isinstance(part, int | float) and not isinstance(part, bool)]
+    if len(values) < len(given):
+        return "it is a number"
+    if setting.integer and any(not isinstance(part, int) for part in values):
+        return "it is a whole number"
+    allowed = range_of(setting)
+    outside = [part for part in values if allowed is not None and not allowed.contains(part)]
+    return f"{outside[0]} is outside {allowed}" if outside else ""
+
+
+def range_of(hyper: Hyperparameter) -> Range | None:
+    """The range of a hyperparameter, or None if it cannot be read."""
+    try:
+        return parse_range(hyper.range)
+    except ValueError:
+        return None
+
+
+class _Checker:
+    """Checks of one document."""
+
+    def __init__(self, document: Document, reporter: Reporter) -> None:
+        self.document = document
+        self.reporter = reporter
+        self.taken: dict[str, tuple[Key, ...]] = {}
+
+    def error(self, rule: str, message: str, path: tuple[Key, ...], help_text: str = "") -> None:
+        """An error at a key."""
+        self.reporter.error(rule, message, self.document.locate_key(*path), help_text)
+
+    def value(self, rule: str, message: str, path: tuple[Key, ...], help_text: str = "") -> None:
+        """An error at a value."""
+        self.reporter.error(rule, message, self.document.locate(*path), help_text)
+
+    def declarations(
+        self,
+        hyperparameters: dict[str, Hyperparameter],
+        options: dict[str, Option],
+        storage: dict[str, Option | Hyperparameter],
+        states: dict[str, State],
+    ) -> None:
+        """Checks every declaration on its own, and that no two share a name."""
+        groups: Sequence[tuple[str, dict[str, Hyperparameter] | dict[str, Option] | dict[str, Option | Hyperparameter]]]
+        groups = (("hyperparameters", hyperparameters), ("options", options), ("storage", storage))
+        for section, settings in groups:
+            for name, setting in settings.items():
+                path = (section, name)
+                self.declare(name, path, path)
+                if isinstance(setting, Option):
+                    self.option(name, setting, path)
+                else:
+                    self.hyperparameter(name, setting, path)
+        for name, state in states.items():
+            self.declare(name, ("states", name), ("states", name))
+            self.state(name, state, ("states", name))
+        for name in states:
+            if name.endswith("_absmax") and name.removesuffix("_absmax") in states:
+                other = name.removesuffix("_absmax")
+                message = f"`{name}` is where the scales of `{other}` are kept"
+                self.error("reserved-name", message, ("states", name), "use another name")
+
+    def declare(self, name: str, path: tuple[Key, ...], owner: tuple[Key, ...]) -> None:
+        """Takes a name for what is declared at `path`."""
+        if keyword.iskeyword(name):
+            self.error("reserved-name", f"`{name}` is a keyword of Python", path, f"use another name, as `{name}_`")
+        elif name in RESERVED:
+            self.error("reserved-name", f"`{name}` has a meaning of its own", path, "use another name")
+        elif name in self.taken:
+            first = self.document.locate_key(*self.taken[name])
+            self.error("duplicate-name", f"the name `{name}` is taken", path, f"by line {first.line}; use another")
+        else:
+            self.taken[name] = owner
+
+    def option(self, name: str, option: Option, path: tuple[Key, ...]) -> None:
+        if option.choices is None:
+            if not isinstance(option.default, bool):
+                help_text = "write true or false, or list the `choices`"
+                self.value("default", f"`{name}` has no `choices`, so it is a flag", (*path, "default"), help_text)
+            return
+        if not option.choices:
+            self.value("choices", f"`{name}` has no choice", (*path, "choices"), "list at least one")
+            return
+        for index, choice in enumerate(option.choices):
+            if choice in option.choices[:index]:
+                self.value("choices", f"the choice `{choice}` is listed twice", (*path, "choices", index), "remove one")
+        wrong = value_error(option, option.default)
+        if wrong:
+            close = suggest(str(option.default), [str(choice) for choice in option.choices])
+            message = f"`{option.default}` is not a choice of `{name}`"
+            self.value("default", message, (*path, "default"), close or wrong)
+
+    def hyperparameter(self, name: str, hyper: Hyperparameter, path: tuple[Key, ...]) -> None:
+        for index, part in enumerate(hyper.names):
+            self.declare(part, (*path, "names", index), path)
+        try:
+            allowed = parse_range(hyper.range)
+        except ValueError as error:
+            self.value("range", str(error), (*path, "range"), 'write two numbers as "[0, 1)", "(0, inf)" or "[1, 8]"')
+            return
+        default, where = hyper.default, (*path, "default")
+        if default is None:
+            return
+        values = default if isinstance(default, list) else [default]
+        if len(hyper.names) != (len(values) if isinstance(default, list) else 0):
+            self.tuple_size(name, hyper, path)
+            return
+        for index, value in enumerate(values):
+            place = (*where, index) if isinstance(default, list) else where
+            if not allowed.contains(value):
+                self.value("default", f"the default {value} of `{name}` is outside its range {allowed}", place)
+            elif hyper.integer and not isinstance(value, int):
+                help_text = f"write {int(value)}" if math.isfinite(value) and value == int(value) else ""
+                self.value("default", f"`{name}` is a whole number, its default {value} is not", place, help_text)
+
+    def tuple_size(self, name: str, hyper: Hyperparameter, path: tuple[Key, ...]) -> None:
+        names = f"{len(hyper.names)} name{'s' if len(hyper.names) != 1 else ''}"
+        if not isinstance(hyper.default, list):
+            help_text = f"write a list of {len(hyper.names)} numbers, or remove `names`"
+            self.value("default", f"`{name}` has {names} and one number as default", (*path, "default"), help_text)
+            return
+        numbers = f"{len(hyper.default)} number{'s' if len(hyper.default) != 1 else ''}"
+        if not hyper.names:
+            message = f"`{name}` has {numbers} as default and no `names`"
+            self.value("default", message, (*path, "default"), "add `names: [...]`, the names that equations use")
+            return
+        message = f"`{name}` has {names} and {numbers} as default"
+        self.value("default", message, (*path, "names"), "give as many of each")
+
+    def state(self, name: str, state: State, path: tuple[Key, ...]) -> None:
+        if state.window is not None and state.shape != "tensor":
+            message = f"`{name}` has a window, so its shape is tensor"
+            self.value("window", message, (*path, "window"), "write `shape: tensor`: a window keeps one number a step")
+        if isinstance(state.init, float) and not math.isfinite(state.init):
+            self.value("init", f"`{name}` begins with a number that is not finite", (*path, "init"))
+        for index, codec in enumerate(state.codecs or []):
+            if codec not in CODECS:
+                help_text = suggest(codec, CODECS) or f"one of {', '.join(CODECS)}"
+                self.value("codec", f"`{codec}` is not a codec", (*path, "codecs", index), help_text)
+            elif state.shape != "param" and codec != "fp32":
+                message = f"`{name}` is kept in fp32, since its shape is {state.shape}"
+                self.value("codec", message, (*path, "codecs", index), "remove `codecs`")
+        if state.codecs is not None and "fp32" not in state.codecs:
+            message = f"`{name}` cannot be kept in fp32"
+            self.value("codec", message, (*path, "codecs"), "add fp32: small parameters keep 32-bit states")
+
+    def overrides(self, spec: Spec, shared: Shared) -> None:
+        """A rule may declare a shared hyperparameter or option anew, as the same kind of thing."""
+        common: dict[str, str] = {}
+        for section in ("hyperparameters", "options", "storage", "states"):
+            for name in getattr(shared, section):
+                common[name] = section
+        for name, hyper in shared.hyperparameters.items():
+            common.update(dict.fromkeys(hyper.names, f"parts of `{name}`"))
+        for name, path in self.taken.items():
+            group = common.get(name)
+            if group is None or (group == path[0] and group in ("hyperparameters", "options")):
+                continue
+            message = f"the name `{name}` is taken by the {group} that all rules share"
+            self.error("duplicate-name", message, path, "use another name")
+
+    def rule(self, rule: Rule, path: tuple[Key, ...], names: Iterable[str], places: set[str]) -> None:
+        """A rejected combination: where it is looked at, and what its message shows."""
+        if rule.on not in places:
+            help_text = suggest(rule.on, places) or f"one of {', '.join(sorted(places))}"
+            self.value("undefined-name", f"there is no block `{rule.on}`", (*path, "on"), help_text)
+        known = {"name", *names}
+        where = (*path, "message")
+        try:
+            fields = [field for _, field, _, _ in string.Formatter().parse(rule.message) if field is not None]
+        except ValueError as error:
+            message = f"this message cannot be filled in: {error}"
+            self.value("message", message, where, "a brace itself is written twice")
+            return
+        for field in fields:
+            if field not in known:
+                help_text = suggest(field, known) or "`{name}` is the class; settings go by their names"
+                message = f"`{{{field}}}` in this message is not a setting"
+                place = self.document.text(*where).find("{" + field)
+                self.reporter.error("undefined-name", message, place, help_text)

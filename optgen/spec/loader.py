@@ -1,0 +1,289 @@
+"""From paths to checked specs.
+
+Input: files and folders. Output: a `SpecSet` of models with the places of all their parts, or diagnostics. What needs
+only the YAML is checked here (names, ranges, defaults, signatures); what blocks mean is the parser's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Ordered
+from dataclasses import dataclass
+from pathlib import Path
+
+from optgen import paths as stock
+from optgen.diagnostics import Location, Reporter, SpecError
+from optgen.spec.checks import check_family, check_shared
+from optgen.spec.model import Rule, Shared, Spec, Variant, VariantTable
+from optgen.spec.nodes import Document, Key, read_document
+from optgen.spec.source import SourceFile, SourceText
+from optgen.spec.validation import validate
+from optgen.spec.variants import VariantChecker
+
+SHARED = "shared.yaml"
+VARIANTS = "variants.yaml"
+
+
+@dataclass(frozen=True)
+class _Located:
+    document: Document
+
+    @property
+    def source(self) -> SourceFile:
+        """The file as read."""
+        return self.document.source
+
+    def text(self, *keys: Key) -> SourceText:
+        """A scalar by its path, as `text("states", "z", "init")`; empty, at its parent, where there is none."""
+        return self.document.text(*keys)
+
+    def locate(self, *keys: Key) -> Location:
+        """The place of a value; where there is none, of its nearest parent's key."""
+        return self.document.locate(*keys)
+
+    def locate_key(self, *keys: Key) -> Location:
+        """The place of a key; where there is none, of its nearest parent's."""
+        return self.document.locate_key(*keys)
+
+
+@dataclass(frozen=True)
+class LoadedSpec(_Located):
+    """A rule with the places of its parts."""
+
+    spec: Spec
+
+
+@dataclass(frozen=True)
+class LoadedShared(_Located):
+    """`shared.yaml` with the places of its parts."""
+
+    shared: Shared
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """What a class refuses: the rule, its condition with its place, and where the class asks for it."""
+
+    rule: Rule
+    when: SourceText
+    location: Location
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a class is declared: a path in a document; None for a class that follows from a rule without any."""
+
+    document: Document
+    path: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class SpecSet:
+    """All rules and classes of a run.
+
+    Attributes:
+        families: The rules by name, sorted.
+        shared: What acts on every rule.
+        table: All classes: `variants.yaml` merged with the rules' own, and one for each rule that has none. Every
+            class has its `family`, and its `signature` as a list of names.
+    """
+
+    families: dict[str, LoadedSpec]
+    shared: LoadedShared
+    table: VariantTable
+    origins: dict[str, _Origin]
+    table_document: Document | None
+
+    def locate_variant(self, name: str, *keys: Key) -> Location:
+        """The place of a class (its name), or of a value of it."""
+        origin = self.origins[name]
+        path = (*origin.path, *keys)
+        return origin.document.locate(*path) if keys else origin.document.locate_key(*path)
+
+    def rejections(self, name: str) -> tuple[Rejection, ...]:
+        """What the class `name` refuses, names resolved to the rules of `variants.yaml`."""
+        origin, found = self.origins[name], []
+        for index, entry in enumerate(self.table.variants[name].rejects):
+            location = self.locate_variant(name, "rejects", index)
+            if isinstance(entry, Rule):
+                when = origin.document.text(*origin.path, "rejects", index, "when")
+                found.append(Rejection(entry, when, location))
+            elif self.table_document is not None and entry in self.table.rejects:
+                when = self.table_document.text("rejects", entry, "when")
+                found.append(Rejection(self.table.rejects[entry], when, location))
+        return tuple(found)
+
+
+def load_specs(paths: Ordered[Path], reporter: Reporter, *, partial: bool = False) -> SpecSet:
+    """Reads, validates and checks specs.
+
+    Args:
+        paths: Spec files, and folders of which every `*.yaml` is read. A `shared.yaml` in a folder (for a file: in
+            its folder) replaces the stock one; a `variants.yaml` is read from folders and where it is named.
+        reporter: Collects the errors; those of another stage may be in it already.
+        partial: Return the rules and classes that could be read even if there are errors, which stay in `reporter`,
+            so that a later stage can add its own before all are raised. Ranges may be unreadable then.
+
+    Raises:
+        SpecError: all errors of all files at once (with `partial`, only if there is no rule to return).
+    """
+    files = _Files.of(paths, reporter)
+    shared = _load_shared(files.shared, reporter)
+    table_document = read_document(files.variants, reporter) if files.variants else None
+    table = validate(table_document, VariantTable, reporter) if table_document else None
+    families: dict[str, LoadedSpec] = {}
+    for path in files.specs:
+        loaded = _load_spec(path, shared, families, reporter)
+        if loaded is not None:
+            families[loaded.spec.name] = loaded
+    complete = not reporter.has_errors
+    specs = _merge(families, shared, table, table_document, reporter, complete)
+    if specs is None or not specs.families or not partial:
+        reporter.raise_if_any()
+    if specs is None:
+        raise SpecError(())  # cannot be: what is missing has been reported
+    return specs
+
+
+@dataclass(frozen=True)
+class _Files:
+    specs: tuple[Path, ...]
+    shared: Path
+    variants: Path | None
+
+    @staticmethod
+    def of(paths: Ordered[Path], reporter: Reporter) -> _Files:
+        found: dict[Path, Path] = {}
+        for path in paths:
+            for file in _yaml_files(path, reporter):
+                found.setdefault(_resolved(file), file)
+        specs = tuple(file for file in found.values() if file.name not in (SHARED, VARIANTS))
+        variants = [file for file in found.values() if file.name == VARIANTS]
+        shared = {_resolved(file): file for file in found.values() if file.name == SHARED}
+        for file in specs:
+            beside = file.parent / SHARED
+            if beside.is_file():
+                shared.setdefault(_resolved(beside), beside)
+        for name, several in ((SHARED, list(shared.values())), (VARIANTS, variants)):
+            if len(several) > 1:
+                listed = ", ".join(f"`{file.as_posix()}`" for file in several)
+                reporter.error(f"several-{Path(name).stem}", f"a build takes one {name}, found {listed}", None)
+        if not specs and not reporter.has_errors:
+            reporter.error("no-specs", "there is no spec to read", None, "`optgen new NAME` writes a spec to edit")
+        own = next(iter(shared.values()), None)
+        return _Files(specs, own or stock.specs_dir() / SHARED, variants[0] if variants else None)
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path
+
+
+def _yaml_files(path: Path, reporter: Reporter) -> Iterable[Path]:
+    try:
+        if not path.is_dir():
+            return [path]
+        files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml"))
+    except (OSError, ValueError) as error:
+        reporter.error("no-file", f"`{path.as_posix()}` cannot be read: {error}", None)
+        return []
+    if not files:
+        message = f"the folder `{path.as_posix()}` holds no *.yaml"
+        reporter.error("no-specs", message, None, "`optgen new NAME` writes a spec to edit")
+    return files
+
+
+def _load_shared(path: Path, reporter: Reporter) -> LoadedShared | None:
+    document = read_document(path, reporter)
+    shared = validate(document, Shared, reporter) if document else None
+    if document is None or shared is None:
+        return None
+    check_shared(shared, document, reporter)
+    return LoadedShared(document, shared)
+
+
+def _load_spec(
+    path: Path, shared: LoadedShared | None, families: dict[str, LoadedSpec], reporter: Reporter
+) -> LoadedSpec | None:
+    document = read_document(path, reporter)
+    if document is None or _is_misplaced(document, path, reporter):
+        return None
+    spec = validate(document, Spec, reporter)
+    if spec is None:
+        return None
+    if spec.name in families:
+        other = families[spec.name].locate("name")
+        message = f"the rule `{spec.name}` is declared twice"
+        reporter.error("duplicate-rule", message, document.locate("name"), f"also in {other}; rename one")
+        return None
+    if path.stem != spec.name:
+        message = f"the file {path.name} holds the rule `{spec.name}`"
+        help_text = f"name the file {spec.name}{path.suffix}, or the rule `{path.stem}`"
+        reporter.error("file-name", message, document.locate("name"), help_text)
+    check_family(spec, shared.shared if shared else Shared(), document, reporter)
+    return LoadedSpec(document, spec)
+
+
+def _is_misplaced(document: Document, path: Path, reporter: Reporter) -> bool:
+    """A table of classes under another name is told from a broken rule."""
+    keys = set(document.root.keys)
+    if "variants" in keys and keys <= {"signatures", "rejects", "variants"}:
+        message = f"{path.name} is a table of classes, not a rule"
+        reporter.error("file-name", message, document.locate_key(), f"name the file {VARIANTS}")
+        return True
+    return False
+
+
+def _merge(
+    families: dict[str, LoadedSpec],
+    shared: LoadedShared | None,
+    table: VariantTable | None,
+    table_document: Document | None,
+    reporter: Reporter,
+    complete: bool,
+) -> SpecSet | None:
+    """All classes in one table. When files were unreadable (`complete` is false), families may be missing unsaid."""
+    rows = table or VariantTable(variants={})
+    checker = VariantChecker(
+        families={name: loaded.spec for name, loaded in families.items()},
+        shared=shared.shared if shared else Shared(),
+        table=rows,
+        complete=complete,
+        reporter=reporter,
+    )
+    variants: dict[str, Variant] = {}
+    origins: dict[str, _Origin] = {}
+
+    def declare(name: str, variant: Variant, document: Document, path: tuple[Key, ...]) -> None:
+        if name in origins:
+            first = origins[name].document.locate_key(*origins[name].path)
+            message = f"the class `{name}` is declared twice"
+            reporter.error("duplicate-class", message, document.locate_key(*path), f"also in {first}; rename one")
+            return
+        origins[name] = _Origin(document, path)
+        resolved = checker.resolve(name, variant, document, path)
+        if resolved is not None:
+            variants[name] = resolved
+
+    if table_document is not None:
+        checker.check_table(table_document)
+        for name, variant in rows.variants.items():
+            declare(name, variant, table_document, ("variants", name))
+    served = {variant.family for variant in rows.variants.values()}
+    for family, loaded in families.items():
+        for name, variant in loaded.spec.variants.items():
+            own = variant.model_copy(update={"family": variant.family or family})
+            declare(name, own, loaded.document, ("variants", name))
+        if family not in served and not loaded.spec.variants:
+            declare(_class_name(family), Variant(family=family), loaded.document, ("name",))
+    if shared is None:
+        return None
+    merged = VariantTable(signatures=rows.signatures, rejects=rows.rejects, variants=variants)
+    return SpecSet(dict(sorted(families.items())), shared, merged, origins, table_document)
+
+
+def _class_name(family: str) -> str:
+    """`my_rule` as `MyRule`."""
+    return "".join(part[:1].upper() + part[1:] for part in family.split("_"))

@@ -1,0 +1,155 @@
+"""What a spec file may say: the Pydantic models behind `specs/*.yaml`.
+
+Everything here is data as written; meaning is given by the later stages. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
+Text = Annotated[str, StringConstraints(max_length=65536)]
+Number = int | float
+Shape = Literal["param", "row", "col", "matrix", "tensor", "group", "global"]
+Raised = Literal["ValueError", "TypeError", "NotImplementedError", "RuntimeError"]
+
+
+class SpecModel(BaseModel):
+    """Common settings: no unknown keys, no coercion, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Hyperparameter(SpecModel):
+    """A number the user sets. Without `default` it is required; `default: null` makes it optional."""
+
+    default: Number | list[Number] | None = None
+    range: Text = "(-inf, inf)"
+    names: list[Name] = []
+    label: Text | None = None
+    integer: bool = False
+    scope: Literal["group", "global"] = "group"
+    needs: Literal["update"] | None = None
+    doc: Text = ""
+
+    @property
+    def required(self) -> bool:
+        return "default" not in self.model_fields_set
+
+    @property
+    def optional(self) -> bool:
+        return not self.required and self.default is None
+
+
+class Option(SpecModel):
+    """A flag (no `choices`) or an enumeration, fixed when a kernel is compiled."""
+
+    default: bool | int | str
+    choices: list[int | str] | None = None
+    needs: Literal["update"] | None = None
+    doc: Text = ""
+
+
+class State(SpecModel):
+    """Something kept between steps.
+
+    `init` is a number or an expression over `param`, `grad` and the hyperparameters. `window` makes a tensor state a
+    ring of that many past values.
+    """
+
+    shape: Shape = "param"
+    range: Literal["signed", "unsigned"] = "signed"
+    init: Number | Text = 0
+    when: Text | None = None
+    window: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    codecs: list[Text] | None = None
+    doc: Text = ""
+
+
+class Rule(SpecModel):
+    """A combination that is refused, with the exception to raise.
+
+    `on` names when it is looked at: `construct` (the settings, also of every group) or a block's name (the settings
+    and the group and global states, before that block runs).
+    """
+
+    when: Text
+    raises: Raised = Field(default="ValueError", alias="raise")
+    message: Text
+    on: Name = "construct"
+
+
+class Method(SpecModel):
+    """A further block that becomes a method of the optimizer."""
+
+    block: Text
+    doc: Text = ""
+
+
+class Variant(SpecModel):
+    """A public class: a family with its signature, its defaults and what it fixes."""
+
+    family: Name | None = None
+    signature: Name | list[Name] | None = None
+    bits: int | None = None
+    paged: bool | None = None
+    block_wise: bool | None = None
+    target: Literal["torch"] | None = None
+    set: dict[Name, bool | int | str] = {}
+    defaults: dict[Name, bool | Number | str | list[Number] | None] = {}
+    required: list[Name] = []
+    rejects: list[Name | Rule] = []
+    doc: Text = ""
+
+
+class Spec(SpecModel):
+    """One rule: a file of `specs/`."""
+
+    name: Name
+    title: Text = ""
+    reference: Text = ""
+    doc: Text = ""
+    hyperparameters: dict[Name, Hyperparameter] = {}
+    options: dict[Name, Option] = {}
+    states: dict[Name, State] = {}
+    rules: list[Rule] = []
+    blocks: Blocks
+    methods: dict[Name, Method] = {}
+    variants: dict[Name, Variant] = {}
+
+
+class Blocks(SpecModel):
+    """The statements of a step: `step` names the direction `update`, `apply` changes the parameter with it.
+
+    A rule that changes `param` in `step` itself has no `apply` and no update stage.
+    """
+
+    step: Text
+    apply: Text | None = None
+
+
+class SharedBlocks(SpecModel):
+    """The stages around a rule's own."""
+
+    grad: Text = ""
+    update: Text = ""
+
+
+class Shared(SpecModel):
+    """`shared.yaml`: what acts on every rule."""
+
+    hyperparameters: dict[Name, Hyperparameter] = {}
+    options: dict[Name, Option] = {}
+    storage: dict[Name, Option | Hyperparameter] = {}
+    states: dict[Name, State] = {}
+    blocks: SharedBlocks = SharedBlocks()
+
+
+class VariantTable(SpecModel):
+    """`variants.yaml`: the public classes of all families."""
+
+    signatures: dict[Name, list[Name]] = {}
+    rejects: dict[Name, Rule] = {}
+    variants: dict[Name, Variant]

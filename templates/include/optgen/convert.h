@@ -1,0 +1,51 @@
+// Conversions of n fp16 numbers from and to float.
+//
+// The results are those of load and store in dtypes.h, taken from the processor's own instructions where it has them
+// (F16C, AVX-512), since compilers do not find those by themselves. NaN keeps its sign and upper bits, and is quiet.
+#pragma once
+
+#include "dtypes.h"
+
+#if !defined(OPTGEN_GENERIC) && defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace optgen {
+
+inline void fp16_to_float(const fp16* from, float* to, int n) {
+  int i = 0;
+#if !defined(OPTGEN_GENERIC) && defined(__F16C__)
+#if defined(__AVX512F__)
+  constexpr __mmask16 all = 0xffff;  // g++ 12 warns of the forms without a mask
+  for (; i + 16 <= n; i += 16) {
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+    _mm512_storeu_ps(to + i, _mm512_maskz_cvtph_ps(all, halves));
+  }
+#endif
+  for (; i + 8 <= n; i += 8) {
+    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(halves));
+  }
+#endif
+  for (; i < n; ++i) to[i] = load(from[i]);
+}
+
+inline void float_to_fp16(const float* from, fp16* to, int n) {
+  int i = 0;
+#if !defined(OPTGEN_GENERIC) && defined(__F16C__)
+#if defined(__AVX512F__)
+  constexpr __mmask16 all = 0xffff;  // g++ 12 warns of the forms without a mask
+  for (; i + 16 <= n; i += 16) {
+    const __m256i halves = _mm512_maskz_cvtps_ph(all, _mm512_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), halves);
+  }
+#endif
+  for (; i + 8 <= n; i += 8) {
+    const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), halves);
+  }
+#endif
+  for (; i < n; ++i) store(to[i], from[i]);
+}
+
+}  // namespace optgen

@@ -1,0 +1,71 @@
+// The 16-bit number formats: how they are stored, and their conversion from and to float, one number at a time.
+//
+// load(x) gives the float of a stored number, store(x, v) rounds v to the nearest, ties to even; NaN stays a (quiet) NaN.
+// Written without branches and with integers only, so that compilers vectorise loops around them. For many fp16 numbers
+// at once convert.h is faster.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+namespace optgen {
+
+struct bf16 {
+  uint16_t bits;
+};
+
+struct fp16 {
+  uint16_t bits;
+};
+
+// memcpy is the one way to look at a float's bits that is defined in C++17; compilers make a plain move of it.
+inline uint32_t float_bits(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float bits_float(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline float load(float x) { return x; }
+
+inline void store(float& x, float value) { x = value; }
+
+inline float load(bf16 x) { return bits_float(uint32_t(x.bits) << 16); }
+
+inline void store(bf16& x, float value) {
+  const uint32_t bits = float_bits(value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // may carry into the exponent, up to infinity
+  const uint32_t nan = (bits >> 16) | 0x40u;
+  x.bits = uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+}
+
+inline float load(fp16 x) {
+  const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16;
+  const uint32_t magnitude = x.bits & 0x7fffu;
+  const uint32_t normal = (magnitude << 13) + ((127u - 15u) << 23);
+  const uint32_t special = 0x7f800000u | (magnitude << 13) | (magnitude > 0x7c00u ? 0x400000u : 0u);  // infinity, NaN
+  // Through an integer and not by scaling a subnormal float: the caller may have set the processor to flush those.
+  const uint32_t subnormal = float_bits(float(int32_t(magnitude)) * 0x1p-24f);
+  const uint32_t finite = magnitude < 0x0400u ? subnormal : normal;
+  return bits_float(sign | (magnitude < 0x7c00u ? finite : special));
+}
+
+inline void store(fp16& x, float value) {
+  const uint32_t bits = float_bits(value);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint32_t normal = (magnitude - ((127u - 15u) << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Below 2^-14: adding 0.5 puts the last bit of an fp16 subnormal (2^-24) at the last bit of the sum, rounded right.
+  const uint32_t subnormal = float_bits(bits_float(magnitude) + 0.5f) - 0x3f000000u;
+  const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+  const uint32_t nan = 0x7e00u | ((magnitude >> 13) & 0x1ffu);
+  const uint32_t large = magnitude > 0x7f800000u ? nan : 0x7c00u;  // 65520 and above round to infinity
+  x.bits = uint16_t(sign | (magnitude < 0x477ff000u ? finite : large));
+}
+
+}  // namespace optgen

@@ -1,0 +1,204 @@
+// The 8-bit codecs with AVX-512 and VBMI, 64 elements at a time. Included by int8.h, where the rule stands.
+//
+// VBMI looks up 64 bytes at once in a table of 128 (vpermi2b). So the tables are kept as four planes of bytes in
+// registers, and the looked-up planes are woven into floats: 64 exact lookups cost less than four gathers of 16.
+//
+// Order of elements. Packing four vectors of 32-bit integers into bytes works within 128-bit lanes: lane i of the result
+// holds four bytes of vector 0, four of vector 1, and so on ("lane order"); weaving bytes back gives the four vectors as
+// they were. One permutation of 32-bit words, its own inverse, leads from lane order to the order in memory.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "int8_books.h"
+
+// g++ 12 takes its own intrinsics' undefined pass-through operand, which their full mask never reads, for a mistake.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+namespace optgen {
+namespace int8_avx512 {
+
+constexpr int chunk = 64;
+
+inline __m512i lane_order() { return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); }
+
+// `size` floats as four planes of bytes, looked up 64 at a time.
+template <int size>
+struct Planes {
+  static_assert(size == 128 || size == 256, "one or two tables of 128 bytes a plane");
+  __m512i parts[4][size / 64];
+
+  explicit Planes(const uint8_t (&bytes)[4][size]) {
+    for (int plane = 0; plane < 4; ++plane)
+      for (int part = 0; part < size / 64; ++part)
+        parts[plane][part] = _mm512_loadu_si512(bytes[plane] + 64 * part);
+  }
+
+  __m512i lookup(int plane, __m512i index, __mmask64 upper) const {
+    const __m512i low = _mm512_permutex2var_epi8(parts[plane][0], index, parts[plane][1]);
+    if constexpr (size == 128) {
+      (void)upper;
+      return low;
+    } else {
+      return _mm512_mask_blend_epi8(
+          upper, low, _mm512_permutex2var_epi8(parts[plane][size / 64 - 2], index, parts[plane][size / 64 - 1]));
+    }
+  }
+};
+
+// Four planes of bytes in lane order woven into four vectors of floats.
+inline void weave(const __m512i (&plane)[4], __m512 (&out)[4]) {
+  const __m512i low01 = _mm512_unpacklo_epi8(plane[0], plane[1]);
+  const __m512i high01 = _mm512_unpackhi_epi8(plane[0], plane[1]);
+  const __m512i low23 = _mm512_unpacklo_epi8(plane[2], plane[3]);
+  const __m512i high23 = _mm512_unpackhi_epi8(plane[2], plane[3]);
+  out[0] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(low01, low23));
+  out[1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(low01, low23));
+  out[2] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(high01, high23));
+  out[3] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(high01, high23));
+}
+
+// Four vectors of 32-bit integers from 0 to 255 as bytes in lane order.
+inline __m512i pack(const __m512i (&words)[4]) {
+  return _mm512_packus_epi16(_mm512_packus_epi32(words[0], words[1]), _mm512_packus_epi32(words[2], words[3]));
+}
+
+inline __mmask64 join(const __mmask16 (&masks)[4]) {
+  return _mm512_kunpackd(_mm512_kunpackw(masks[3], masks[2]), _mm512_kunpackw(masks[1], masks[0]));
+}
+
+inline __mmask16 first(int count) {
+  return count >= 16 ? __mmask16(0xffff) : count <= 0 ? __mmask16(0) : __mmask16((1u << count) - 1u);
+}
+
+template <bool is_signed>
+struct Decoder;
+
+template <>
+struct Decoder<false> {
+  Planes<256> book{Int8Tables<false>::book_bytes};
+
+  void operator()(__m512i codes, __m512 (&out)[4]) const {
+    const __mmask64 upper = _mm512_movepi8_mask(codes);
+    const __m512i planes[4] = {book.lookup(0, codes, upper), book.lookup(1, codes, upper),
+                               book.lookup(2, codes, upper), book.lookup(3, codes, upper)};
+    weave(planes, out);
+  }
+};
+
+// The planes hold magnitudes 1 to 128. Code 127 + k is magnitude k, 127 - k its negative; 127 itself is zero.
+template <>
+struct Decoder<true> {
+  Planes<128> magnitudes{Int8Tables<true>::magnitude_bytes};
+
+  void operator()(__m512i codes, __m512 (&out)[4]) const {
+    const __mmask64 positive = _mm512_movepi8_mask(codes);  // codes 128 to 255
+    const __mmask64 nonzero = _mm512_cmpneq_epi8_mask(codes, _mm512_set1_epi8(127));
+    // The index counts from magnitude 1; only its lower 7 bits are looked at, which makes codes - 128 of a positive code.
+    const __m512i index = _mm512_mask_sub_epi8(codes, ~positive, _mm512_set1_epi8(126), codes);
+    const __m512i sign = _mm512_maskz_mov_epi8(nonzero & ~positive, _mm512_set1_epi8(char(0x80)));
+    __m512i planes[4];
+    for (int plane = 0; plane < 4; ++plane)
+      planes[plane] = _mm512_maskz_permutex2var_epi8(nonzero, magnitudes.parts[plane][0], index,
+                                                     magnitudes.parts[plane][1]);
+    planes[3] = _mm512_or_si512(planes[3], sign);
+    weave(planes, out);
+  }
+};
+
+template <bool is_signed>
+inline void decode(const uint8_t* codes, float absmax, float* out, int n) {
+  const Decoder<is_signed> decoder;
+  const __m512 scale = _mm512_set1_ps(absmax);
+  __m512 values[4];
+  int i = 0;
+  for (; i + chunk <= n; i += chunk) {
+    decoder(_mm512_permutexvar_epi32(lane_order(), _mm512_loadu_si512(codes + i)), values);
+    for (int v = 0; v < 4; ++v) _mm512_storeu_ps(out + i + 16 * v, _mm512_mul_ps(values[v], scale));
+  }
+  if (i < n) {
+    const __mmask64 rest = (__mmask64(1) << (n - i)) - 1;
+    decoder(_mm512_permutexvar_epi32(lane_order(), _mm512_maskz_loadu_epi8(rest, codes + i)), values);
+    for (int v = 0; v < 4; ++v)
+      _mm512_mask_storeu_ps(out + i + 16 * v, first(n - i - 16 * v), _mm512_mul_ps(values[v], scale));
+  }
+}
+
+template <bool is_signed>
+struct Encoder {
+  using Tables = Int8Tables<is_signed>;
+  Planes<is_signed ? 128 : 256> midpoints{Tables::midpoint_bytes};
+  __m512 slope[2] = {_mm512_loadu_ps(Tables::binade_slope), _mm512_loadu_ps(Tables::binade_slope + 16)};
+  __m512 offset[2] = {_mm512_loadu_ps(Tables::binade_offset), _mm512_loadu_ps(Tables::binade_offset + 16)};
+  __m512 shared_slope = _mm512_set1_ps(Tables::slope[Tables::shared_line]);
+  __m512 shared_offset = _mm512_set1_ps(Tables::offset[Tables::shared_line]);
+  __m512 reciprocal;
+
+  explicit Encoder(float r) : reciprocal(_mm512_set1_ps(r)) {}
+
+  // The codes of 64 values, in the order of memory.
+  __m512i operator()(const __m512 (&x)[4]) const {
+    constexpr int nan_or_infinite = 0x99;
+    constexpr int larger_magnitude = 0x0b;  // of vrangeps: larger by magnitude, sign cleared
+    const __m512 tiny = _mm512_set1_ps(0x1p-31f);  // below every midpoint, and the first binade of the table
+    __m512 y[4];
+    __m512i guess[4];
+    __m512i scaled[4];
+    for (int v = 0; v < 4; ++v) {
+      const __mmask16 finite = __mmask16(~_mm512_fpclass_ps_mask(x[v], nan_or_infinite));
+      const __m512 t = _mm512_maskz_mul_ps(finite, x[v], reciprocal);
+      scaled[v] = _mm512_castps_si512(t);
+      y[v] = is_signed ? _mm512_range_ps(t, tiny, larger_magnitude) : _mm512_max_ps(t, tiny);
+      const __m512i binade = _mm512_srli_epi32(_mm512_castps_si512(y[v]), 23);  // its lower 5 bits are looked at
+      const __m512 line = _mm512_fmadd_ps(y[v], _mm512_permutex2var_ps(slope[0], binade, slope[1]),
+                                          _mm512_permutex2var_ps(offset[0], binade, offset[1]));
+      const __m512 shared = _mm512_fmadd_ps(y[v], shared_slope, shared_offset);
+      guess[v] = _mm512_cvttps_epi32(_mm512_min_ps(line, shared));
+    }
+    const __m512i k = pack(guess);
+    const __mmask64 upper = is_signed ? 0 : _mm512_movepi8_mask(k);
+    const __m512i planes[4] = {midpoints.lookup(0, k, upper), midpoints.lookup(1, k, upper),
+                               midpoints.lookup(2, k, upper), midpoints.lookup(3, k, upper)};
+    __m512 midpoint[4];
+    weave(planes, midpoint);
+    __mmask16 above[4];
+    for (int v = 0; v < 4; ++v) above[v] = _mm512_cmp_ps_mask(y[v], midpoint[v], _CMP_GT_OQ);
+    const __m512i in_order = _mm512_permutexvar_epi32(lane_order(), k);
+    const __m512i codes = _mm512_mask_sub_epi8(in_order, join(above), in_order, _mm512_set1_epi8(-1));
+    if constexpr (!is_signed) return codes;
+    const __m512i middle = _mm512_set1_epi8(127);
+    // Packing with saturation keeps the sign of each float's bits.
+    const __m512i signs = _mm512_packs_epi16(_mm512_packs_epi32(scaled[0], scaled[1]),
+                                             _mm512_packs_epi32(scaled[2], scaled[3]));
+    const __mmask64 negative = _mm512_movepi8_mask(_mm512_permutexvar_epi32(lane_order(), signs));
+    // Saturation again: the largest magnitude, 128, has no negative, 127 - 128 stays 0.
+    return _mm512_mask_subs_epu8(_mm512_add_epi8(middle, codes), negative, middle, codes);
+  }
+};
+
+template <bool is_signed>
+inline void encode(const float* values, float reciprocal, uint8_t* codes, int n) {
+  const Encoder<is_signed> encoder(reciprocal);
+  __m512 x[4];
+  int i = 0;
+  for (; i + chunk <= n; i += chunk) {
+    for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_ps(values + i + 16 * v);
+    _mm512_storeu_si512(codes + i, encoder(x));
+  }
+  if (i < n) {
+    for (int v = 0; v < 4; ++v) x[v] = _mm512_maskz_loadu_ps(first(n - i - 16 * v), values + i + 16 * v);
+    _mm512_mask_storeu_epi8(codes + i, (__mmask64(1) << (n - i)) - 1, encoder(x));
+  }
+}
+
+}  // namespace int8_avx512
+}  // namespace optgen
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

@@ -1,0 +1,113 @@
+"""The code books: against bitsandbytes' own, their closed form and their known bytes; the header made from them."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from optgen.codecs import CODECS, code_book, codec, float32, midpoints
+from optgen.dtypes import DTYPES, dtype
+
+ROOT = Path(__file__).parents[2]
+
+# SHA-256 of the 256 float32 (little-endian) of bitsandbytes 0.50.2's create_dynamic_map(signed, 7, 8) with AVX2.
+DIGESTS = {
+    True: "e732639a65f497b4ad684bb166a4467708255edd5207757de8b8f0c7e1fda89c",
+    False: "305f002cc11278fb769d13b25b9fd0c7c83c8402c40a878fe086f4039fde6398",
+}
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_book_has_the_known_bytes(signed: bool) -> None:
+    assert hashlib.sha256(struct.pack("<256f", *code_book(signed))).hexdigest() == DIGESTS[signed]
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_book_equals_bitsandbytes(signed: bool) -> None:
+    functional = pytest.importorskip("bitsandbytes.functional")
+    theirs = functional.create_dynamic_map(signed=signed, max_exponent_bits=7, total_bits=8)
+    ours = torch.tensor(code_book(signed))
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":  # there torch.linspace rounds twice where FMA rounds once
+        assert (ours.view(torch.int32) - theirs.view(torch.int32)).abs().max() <= 2
+    else:
+        assert torch.equal(ours.view(torch.int32), theirs.view(torch.int32))
+
+
+def closed_form(signed: bool, code: int) -> float:
+    """The value of a code by its formula, in float64."""
+    k = abs(code - 127) if signed else code
+    if k == (128 if signed else 255):
+        return 1.0
+    if k == 0:
+        return 0.0
+    first = k if signed else k + 1  # decade's first number is a power of two
+    decade = first.bit_length() - (1 if signed else 2)
+    cells = 2 ** (decade if signed else decade + 1)
+    value = (0.1 + 0.9 * (first - cells + 0.5) / cells) * 10.0 ** (decade - 6)
+    return -value if signed and code < 127 else value
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_book_has_the_closed_form(signed: bool) -> None:
+    expected = [closed_form(signed, code) for code in range(256)]
+    assert code_book(signed) == pytest.approx(expected, rel=2e-7)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_book_is_ascending_float32(signed: bool) -> None:
+    book = code_book(signed)
+    assert all(a < b for a, b in pairwise(book))
+    assert all(float32(value) == value for value in book)
+    assert book[255] == 1.0 and book[127 if signed else 0] == 0.0
+
+
+def test_signed_book_is_symmetric_but_for_its_largest() -> None:
+    book = code_book(True)
+    assert [-value for value in book[126::-1]] == list(book[128:255])
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_midpoints_lie_between_magnitudes(signed: bool) -> None:
+    magnitudes = [value for value in code_book(signed) if value >= 0.0]
+    thresholds = midpoints(signed)
+    assert len(thresholds) == (128 if signed else 255)
+    for low, threshold, high in zip(magnitudes, thresholds, magnitudes[1:], strict=False):
+        assert low < threshold < high
+        assert threshold == float32((low + high) / 2)
+
+
+def test_header_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "make_books.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_modules_are_free_of_torch_and_numpy() -> None:
+    code = "import sys, optgen.codecs, optgen.dtypes; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_codec_table() -> None:
+    assert list(CODECS) == ["fp32", "bf16", "fp16", "int8", "int8_tensor"]
+    assert [c.bits for c in CODECS.values()] == [32, 16, 16, 8, 8]
+    assert all(c.bits == 8 * c.dtype.bytes for c in CODECS.values())
+    assert [c.scales(1000) for c in CODECS.values()] == [0, 0, 0, 4, 1]
+    assert [c.scales(0) for c in CODECS.values()] == [0, 0, 0, 0, 1]
+    assert [c.state_bytes(1000) for c in CODECS.values()] == [4000, 2000, 2000, 1016, 1004]
+    assert codec("int8").bytes_per_element == 1.015625
+    assert all(hasattr(torch, name) and getattr(torch, name).itemsize == d.bytes for name, d in DTYPES.items())
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ValueError, match="unknown codec 'int9': expected one of fp32, bf16, fp16, int8, int8_tensor"):
+        codec("int9")
+    with pytest.raises(ValueError, match="unknown dtype 'float64': expected one of float32, bfloat16, float16, uint8"):
+        dtype("float64")

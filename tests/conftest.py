@@ -1,0 +1,71 @@
+"""What all tests share: where packages are found, the compile cache, targets."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+GENERATED = ROOT / "generated"
+if GENERATED.is_dir() and str(GENERATED) not in sys.path:
+    sys.path.insert(0, str(GENERATED))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: the full product of the matrix (make test-all)")
+    if "OPTGEN_CACHE_DIR" not in os.environ:
+        # One folder for the session and all its xdist workers (which inherit the variable), kept between sessions:
+        # entries are keyed by content, so that a kernel is compiled once until it changes.
+        cache = Path(tempfile.gettempdir()) / f"optgen-test-cache-{os.getuid()}"
+        cache.mkdir(mode=0o700, exist_ok=True)
+        os.environ["OPTGEN_CACHE_DIR"] = str(cache)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The full product runs only where it is asked for (-m full)."""
+    if "full" in (config.getoption("markexpr") or ""):
+        return
+    skipped = [item for item in items if "full" in item.keywords]
+    if skipped:
+        config.hook.pytest_deselected(items=skipped)
+        items[:] = [item for item in items if "full" not in item.keywords]
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """Every test draws the same numbers, in whatever order tests run."""
+    torch.manual_seed(1234)
+    np.random.seed(1234)
+    random.seed(1234)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors on one thread: several workers of many threads each only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["torch", "cpu"])
+def target(request: pytest.FixtureRequest) -> str:
+    """Each target of this machine; cpu only where a compiler is found."""
+    if request.param == "cpu":
+        require_compiler()
+    return str(request.param)
+
+
+def require_compiler() -> None:
+    """Skip where no C++ compiler is found."""
+    cache = pytest.importorskip("optgen.runtime.cache")
+    if cache.find_compiler() is None:
+        pytest.skip("no C++ compiler on this machine")

@@ -1,0 +1,104 @@
+"""Error bounds of a step, derived, and the checks that hold an optimizer against them.
+
+**What is bounded.** A generated optimizer evaluates a rule's formula in float32 (u = 2^-24, the unit roundoff) and
+rounds once when it stores a result. The oracle evaluates the same formula in float64 on balls (oracles/ball.py): a
+value and a radius that holds every admissible float32 evaluation. Nothing here is fitted to what an optimizer does.
+
+**One operation.** For float32 operands â = a + δa, b̂ = b + δb with |δa| <= ra, |δb| <= rb, and fl(x) = x(1 + ε) + η
+with |ε| <= u, |η| <= 2^-150 (gradual underflow):
+
+    a ± b      |error| <= ra + rb
+    a · b      |error| <= |a| rb + |b| ra + ra rb
+    a / b      |error| <= (ra + |a/b| rb) / (|b| - rb)
+    sqrt a     |error| <= min(ra / (sqrt a + sqrt(a - ra)), sqrt ra)
+    max(a, b)  |error| <= max(ra, rb), no rounding
+
+plus the rounding of the result. Each operation is charged ULP = 2^-23 = 2u of its result (|value| + radius), that is
+two roundings, and one step of the subnormals, because a float32 evaluation may round twice where the formula has one
+operation: a host scalar (lr, 1 - beta2, computed in float64) is converted to float32 before it is multiplied, a
+division by a scalar is a multiplication by its rounded reciprocal, 1/sqrt is a root and a division. Contracting a
+multiplication and an addition, or leaving out an operation, only removes roundings.
+
+**Reductions.** Squares are float32 products (charged above), sums are float64: N terms lose at most N 2^-53 of the sum
+of magnitudes, charged as N 2^-50.
+
+**Conditioning.** m / (sqrt v + eps) needs no special case: the quotient rule carries v's radius into the root
+(relative error halves, except near 0, where sqrt(rv) takes over and eps bounds the quotient) and m's absolute radius,
+which stays where beta1 m and (1 - beta1) g cancel. Where a denominator may be 0 within its radius, the radius is
+infinite; `assert_meaningful` keeps such elements rare.
+
+**Branches.** A comparison of balls that overlap is unsure; the result then holds both branches (percentile clipping).
+
+**Storage.** Rounding to fp32, bf16, fp16 and quantizing with the nearest entry of a code book are monotone. What is
+stored therefore lies between what the two ends of the ball are stored as: `store` for dtypes; for 8 bits the ratio y =
+x / absmax is charged two more roundings (the reciprocal of the scale, the product), and codes lie between those of
+the ends. A code may thus differ from the float64 one only where a midpoint lies within the ball.
+
+**Steps.** One step is judged alone: before it the oracle adopts the very values that the optimizer holds, radius 0, so
+that no error is hidden in an accumulated bound, and by induction ten steps are right if each is. Where an optimizer
+cannot be adopted from (torch.optim parity over many steps) balls are carried on, and radii grow by the rules above.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from oracles.ball import Ball
+from oracles.base import array
+from oracles.storage import Quantized
+
+
+def assert_within(actual: torch.Tensor | np.ndarray | float, expected: Ball, what: str) -> None:
+    """Every element of `actual` lies within its ball; NaN and Inf are where the oracle has them."""
+    values = array(actual)
+    assert values.shape == expected.shape, f"{what}: shape {values.shape}, expected {expected.shape}"
+    same = (values == expected.mid) | (np.isnan(values) & np.isnan(expected.mid))
+    error = np.abs(values - expected.mid)
+    wrong = ~(same | (error <= expected.rad))
+    if wrong.any():
+        worst = np.unravel_index(np.argmax(np.where(wrong, np.nan_to_num(error, nan=np.inf), -1)), values.shape)
+        raise AssertionError(
+            f"{what}: {int(wrong.sum())} of {values.size} elements out of bounds; at {tuple(map(int, worst))} it is "
+            f"{values[worst]!r}, expected {expected.mid[worst]!r} within {expected.rad[worst]:.3e}"
+        )
+
+
+def assert_codes(codes: torch.Tensor, absmax: torch.Tensor, expected: Quantized, what: str) -> None:
+    """Every code lies between those of the two ends of its ball, every scale within its own."""
+    assert codes.dtype == torch.uint8, f"{what}: dtype {codes.dtype}"
+    assert absmax.dtype == torch.float32, f"{what}: scales of dtype {absmax.dtype}"
+    assert_within(absmax.reshape(-1), expected.absmax, f"{what}: scales")
+    actual = codes.reshape(-1).numpy().astype(np.int64)
+    wrong = (actual < expected.lowest) | (actual > expected.highest)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise AssertionError(
+            f"{what}: {int(wrong.sum())} of {actual.size} codes out of bounds; at {at} it is {actual[at]}, "
+            f"expected {expected.codes[at]} ({expected.lowest[at]} to {expected.highest[at]})"
+        )
+
+
+def assert_meaningful(before: np.ndarray, expected: Ball, dtype: torch.dtype, what: str) -> None:
+    """The bound is far below what a step changes: for 99 of 100 elements that moved, 1 % of the move plus the storage
+    steps that rounding may skip. A bound that admits everything tests nothing."""
+    spacing = torch.finfo(dtype).eps
+    magnitude = np.maximum(np.abs(expected.mid), np.abs(before))
+    with np.errstate(invalid="ignore"):
+        room = 0.01 * np.abs(expected.mid - before) + 4 * spacing * magnitude + 1e-30
+        tight = (expected.rad <= room) | ~np.isfinite(expected.mid)
+    assert tight.mean() >= 0.99, f"{what}: the bound says nothing for {1 - tight.mean():.0%} of the elements"
+
+
+def ulps_apart(a: torch.Tensor, b: torch.Tensor) -> int:
+    """The largest distance between two float32 tensors in steps of float32; NaN equals NaN."""
+    if a.numel() == 0:
+        return 0
+    both_nan = torch.isnan(a) & torch.isnan(b)
+
+    def position(x: torch.Tensor) -> torch.Tensor:
+        bits = x.contiguous().view(torch.int32).to(torch.int64)
+        return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+    distance = (position(a.float()) - position(b.float())).abs()
+    return int(torch.where(both_nan, 0, distance).max())

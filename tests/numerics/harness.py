@@ -1,0 +1,137 @@
+"""One optimizer beside one oracle, compared after every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from catalogue import make_oracle, optimizer_class, rows
+from numerics.bounds import assert_codes, assert_meaningful, assert_within
+from oracles import Oracle
+from oracles.base import array
+from oracles.storage import decode
+
+STEPS = 10
+SHAPES = {
+    "one": (1,),
+    "block-1": (255,),
+    "block": (256,),
+    "block+1": (257,),
+    "min_8bit_size": (4096,),
+    "partial block": (5000,),
+    "matrix": (64, 80),
+    "0-dim": (),
+    "zeros": (300,),
+}
+NAMES = list(SHAPES)
+
+
+def make_params(dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
+    """One parameter of every size, one of them zero."""
+    values = {name: torch.randn(shape) for name, shape in SHAPES.items()}
+    values["zeros"].zero_()
+    return [torch.nn.Parameter(value.to(dtype)) for value in values.values()]
+
+
+def make_grads(params: Sequence[torch.Tensor], t: int, dtype: torch.dtype, nonfinite: bool) -> list[torch.Tensor]:
+    """Gradients whose size changes from step to step, a tenth of them exactly 0; some NaN and Inf where asked for."""
+    grads = []
+    for param in params:
+        grad = torch.randn(param.shape) * (0.1 if t == 1 else 0.1 * (1 + t % 4))
+        grad = torch.where(torch.rand(param.shape) < 0.1, 0.0, grad)
+        if nonfinite:
+            chance = torch.rand(param.shape)
+            grad = torch.where(chance < 0.02, torch.nan, torch.where(chance > 0.98, torch.inf, grad))
+        grads.append(grad.to(dtype))
+    return grads
+
+
+def set_grads(params: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]) -> None:
+    """Fresh gradients, as after `zero_grad(set_to_none=True)`, of their own dtype where it is not the parameter's."""
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = None
+        if grad is not None:
+            param.grad_dtype = grad.dtype
+            param.grad = grad.clone()
+
+
+def targeted(cls: Callable[..., torch.optim.Optimizer], params: Any, target: str, **settings: Any) -> Any:
+    """An optimizer of `cls` that is told its target."""
+    return cls(params, **settings, target=target)
+
+
+def read_state(state: dict[str, Any], oracle: Oracle) -> dict[str, np.ndarray]:
+    """An optimizer's states of one parameter as float64 values, 8-bit ones decoded."""
+    values = {}
+    for name, value in state.items():
+        if name == "step" or name.endswith("_absmax"):
+            continue
+        if value.dtype == torch.uint8:
+            values[name] = decode(value.numpy(), state[f"{name}_absmax"].numpy(), name not in oracle.unsigned)
+        else:
+            values[name] = array(value)
+    return values
+
+
+@dataclass
+class Duel:
+    """An optimizer and the oracle that it is held against."""
+
+    params: list[torch.nn.Parameter]
+    opt: Any
+    oracle: Oracle
+    names: Sequence[str]
+    settled: bool = True  # compare against meaningful bounds only (see assert_meaningful)
+
+    def step(self, grads: Sequence[torch.Tensor | None]) -> None:
+        """One step of both from the optimizer's own values, and the comparison."""
+        self.adopt()
+        before = [param.detach().clone() for param in self.params]
+        set_grads(self.params, grads)
+        self.oracle.step(grads)
+        self.opt.step()
+        self.check(before)
+
+    def adopt(self) -> None:
+        for i, param in enumerate(self.params):
+            self.oracle.adopt(i, param, read_state(self.opt.state.get(param, {}), self.oracle))
+
+    def check(self, before: Sequence[torch.Tensor]) -> None:
+        for i, (name, param) in enumerate(zip(self.names, self.params, strict=True)):
+            t = self.oracle.steps[i]
+            where = f"{name}, step {t}"
+            expected = self.oracle.balls[i]
+            assert_within(param, expected, f"{where}: param")
+            if self.settled:
+                assert_meaningful(array(before[i]), expected, param.dtype, f"{where}: param")
+            if t:
+                assert float(self.opt.state[param]["step"]) == t, f"{where}: state['step']"
+                self.check_states(i, self.opt.state[param], where)
+
+    def check_states(self, i: int, state: dict[str, Any], where: str) -> None:
+        expected = self.oracle.state_balls[i]
+        codes = self.oracle.codes[i]
+        scales = {f"{name}_absmax" for name in codes}
+        assert set(state) == {"step"} | set(expected) | scales, f"{where}: states {sorted(state)}"
+        for name, ball in expected.items():
+            if name in codes:
+                assert_codes(state[name], state[f"{name}_absmax"], codes[name], f"{where}: {name}")
+            else:
+                assert state[name].dtype == torch.float32, f"{where}: {name} is {state[name].dtype}"
+                assert_within(state[name], ball, f"{where}: {name}")
+
+
+def duel(name: str, target: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Duel:
+    """A class of the catalogue beside its oracle, on parameters of all sizes."""
+    params = make_params(dtype)
+    opt = targeted(optimizer_class(name), params, target, **settings)
+    return Duel(params, opt, make_oracle(name, params, settings), NAMES)
+
+
+def served_by(name: str, target: str) -> str:
+    """The target that runs a class when it is told `target`."""
+    return "torch" if rows()[name].torch_only else target

@@ -1,0 +1,76 @@
+"""All pairs: few cases in which every two values of different axes meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations, product
+from typing import Any
+
+Case = dict[str, Any]
+Axes = Mapping[str, Sequence[Any]]
+Valid = Callable[[Case], bool]
+
+
+def _anything(case: Case) -> bool:
+    return True
+
+
+def full_product(axes: Axes, valid: Valid = _anything) -> Iterator[Case]:
+    """Every valid combination."""
+    for values in product(*axes.values()):
+        case = dict(zip(axes, values, strict=True))
+        if valid(case):
+            yield case
+
+
+def one_at_a_time(axes: Axes, valid: Valid = _anything) -> list[Case]:
+    """The first value of every axis, and each axis in full around it."""
+    base = {name: values[0] for name, values in axes.items()}
+    varied = [base] + [base | {name: value} for name, values in axes.items() for value in values[1:]]
+    return [case for case in varied if valid(case)]
+
+
+def all_pairs(axes: Axes, valid: Valid = _anything) -> list[Case]:
+    """A greedy cover: each case takes, axis by axis, the value that meets most pairs which no case has met yet.
+
+    `valid` is asked of partial cases too (axes not named are still open). Pairs that are in no valid case are left out.
+    """
+    pairs = [{a: x, b: y} for (a, xs), (b, ys) in combinations(axes.items(), 2) for x, y in product(xs, ys)]
+    missing = [pair for pair in pairs if valid(pair)]
+    cases = []
+    while missing:
+        case = _complete(missing[0], axes, missing, valid)
+        if case is None:  # the pair itself is valid, but no case that holds it
+            missing.pop(0)
+            continue
+        cases.append(case)
+        missing = [pair for pair in missing if not _within(pair, case)]
+    return cases
+
+
+def _complete(start: Case, axes: Axes, missing: Sequence[Case], valid: Valid) -> Case | None:
+    """`start` with a value for every other axis, or None if there is no valid one."""
+    open_axes = [name for name in axes if name not in start]
+    if not open_axes:
+        return {name: start[name] for name in axes}
+    name = open_axes[0]
+    choices = [start | {name: value} for value in axes[name]]
+    choices.sort(key=lambda case: -sum(_within(pair, case) for pair in missing if name in pair))
+    for choice in choices:
+        if valid(choice) and (case := _complete(choice, axes, missing, valid)) is not None:
+            return case
+    return None
+
+
+def _within(pair: Case, case: Case) -> bool:
+    return all(name in case and case[name] == value for name, value in pair.items())
+
+
+def label(case: Case, base: Case | None = None) -> str:
+    """A readable test id: the values that differ from `base`."""
+    named = {name: value for name, value in case.items() if base is None or value != base[name]}
+    return "-".join(_part(name, value) for name, value in named.items()) or "defaults"
+
+
+def _part(name: str, value: Any) -> str:
+    return name if value is True else f"no_{name}" if value is False else f"{name}={value}"

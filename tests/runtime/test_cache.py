@@ -1,0 +1,563 @@
+"""The compile cache: built once, loaded quickly, healed when damaged, private, and clear about what fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from optgen import paths
+from optgen.runtime import cache, compilers, private_dir
+from optgen.runtime.compilers import Compiler
+
+ROOT = Path(paths.__file__).resolve().parent.parent
+GXX = shutil.which("g++")
+needs_compiler = pytest.mark.skipif(GXX is None, reason="no g++ on this machine")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+KERNEL = """\
+#include <omp.h>
+#ifndef VALUE
+#define VALUE 7
+#endif
+extern "C" __attribute__((visibility("default"))) int answer() {
+    int threads = 0;
+#pragma omp parallel reduction(+ : threads)
+    threads += 1;
+    return threads > 0 ? VALUE : -1;
+}
+"""
+
+
+@pytest.fixture
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Give a function that forgets all that this process knows, as if it had just started."""
+
+    def forget() -> None:
+        monkeypatch.setattr(cache, "_libraries", {})
+        compilers._examine.cache_clear()
+
+    return forget
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_process: Callable[[], None]) -> Path:
+    """Use a cache folder of the test's own."""
+    directory = tmp_path / "cache"
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(directory))
+    monkeypatch.delenv("OPTGEN_CXX", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(private_dir, "_fallbacks", {})
+    fresh_process()
+    return directory
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Path:
+    source = tmp_path / "kernel.cpp"
+    source.write_text(KERNEL, encoding="utf-8")
+    return source
+
+
+def script(path: Path, body: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def counting_compiler(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a compiler that writes a line for each run, and the file that it writes to."""
+    log = tmp_path / "runs.log"
+    log.touch()
+    return script(tmp_path / "bin" / "counting-g++", f'echo "$@" >> {log}\nexec {GXX} "$@"'), log
+
+
+def builds(log: Path) -> int:
+    return sum("kernel.cpp" in line for line in log.read_text(encoding="utf-8").splitlines())
+
+
+def compiler() -> Compiler:
+    found = cache.find_compiler()
+    assert found is not None
+    return found
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.so"))
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+# Building and loading
+
+
+@needs_compiler
+def test_builds_loads_and_remembers(folder: Path, kernel: Path) -> None:
+    library = cache.shared_library(kernel, {}, compiler())
+    assert library.answer() == 7
+    assert cache.shared_library(kernel, {}, compiler()) is library
+    assert cache.shared_library(kernel, {"VALUE": "9"}, compiler()).answer() == 9
+    assert len(entries(folder)) == 2
+
+
+@needs_compiler
+def test_the_second_process_does_not_run_the_compiler(
+    folder: Path, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_process: Callable[[], None]
+) -> None:
+    counting, log = counting_compiler(tmp_path)
+    monkeypatch.setenv("OPTGEN_CXX", str(counting))
+    cache.shared_library(kernel, {}, compiler())
+    runs = log.read_text(encoding="utf-8")
+    assert builds(log) == 1
+    fresh_process()
+    assert cache.shared_library(kernel, {}, compiler()).answer() == 7
+    assert log.read_text(encoding="utf-8") == runs
+
+
+@needs_compiler
+def test_a_changed_compiler_is_examined_again_and_gets_its_own_entry(
+    folder: Path, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_process: Callable[[], None]
+) -> None:
+    counting, log = counting_compiler(tmp_path)
+    monkeypatch.setenv("OPTGEN_CXX", str(counting))
+    cache.shared_library(kernel, {}, compiler())
+    script(counting, f'echo "$@" >> {log}\n[ "$1" = --version ] && echo "g++ 99" && exit 0\nexec {GXX} "$@"')
+    fresh_process()
+    assert compiler().version == "g++ 99"
+    cache.shared_library(kernel, {}, compiler())
+    assert builds(log) == 2
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", ["source", "header", "define", "flags"])
+def test_whatever_decides_the_content_decides_the_key(
+    change: str, folder: Path, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    include = tmp_path / "include"
+    header = include / "optgen" / "value.h"
+    header.parent.mkdir(parents=True)
+    header.write_text("#define VALUE 1\n", encoding="utf-8")
+    monkeypatch.setattr(cache, "include_dir", lambda: include)
+    kernel.write_text("#ifndef VALUE\n#include <optgen/value.h>\n#endif\n" + KERNEL, encoding="utf-8")
+    used, defines, expected = compiler(), {}, 1
+    assert cache.shared_library(kernel, defines, used).answer() == 1
+    if change == "source":
+        kernel.write_text(KERNEL, encoding="utf-8")
+        expected = 7
+    elif change == "header":
+        header.write_text("#define VALUE 2\n", encoding="utf-8")
+        expected = 2
+    elif change == "define":
+        defines, expected = {"VALUE": "3"}, 3
+    else:
+        used = Compiler(used.path, used.version, used.family, used.arguments, (*used.flags, "-g0"))
+    assert cache.shared_library(kernel, defines, used).answer() == expected
+    assert len(entries(folder)) == 2
+
+
+@needs_compiler
+def test_a_source_that_changes_while_it_is_compiled_is_not_stored_under_its_old_key(
+    folder: Path, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = compiler()
+    racing = script(
+        tmp_path / "racing-g++",
+        f'{GXX} "$@" || exit 1\n[ -e {tmp_path}/raced ] || (echo "//" >> {kernel}; touch {tmp_path}/raced)',
+    )
+    used = Compiler(str(racing), used.version, used.family, (), used.flags)
+    assert cache.shared_library(kernel, {}, used).answer() == 7
+    assert len(entries(folder)) == 1
+    key = cache._entry_key(kernel, {}, used, cache._renamed_openmp())
+    assert key[:32] in entries(folder)[0].name
+
+
+@needs_compiler
+def test_four_processes_compile_once(folder: Path, kernel: Path, tmp_path: Path) -> None:
+    counting, log = counting_compiler(tmp_path)
+    code = f"""
+        from pathlib import Path
+        from optgen.runtime import cache
+        print(cache.shared_library(Path({str(kernel)!r}), {{}}, cache.find_compiler()).answer())
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OPTGEN_CXX": str(counting)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    assert [process.communicate(timeout=120)[0].strip() for process in processes] == ["7"] * 4
+    assert builds(log) == 1
+    assert sum("--version" in line for line in log.read_text(encoding="utf-8").splitlines()) == 1
+
+
+@needs_compiler
+def test_a_warm_load_is_quick(folder: Path, kernel: Path, fresh_process: Callable[[], None]) -> None:
+    cache.shared_library(kernel, {}, compiler())
+    times = []
+    for _ in range(5):
+        fresh_process()
+        start = time.perf_counter()
+        cache.shared_library(kernel, {}, compiler())
+        times.append(time.perf_counter() - start)
+    # Far above the usual 1 ms, far below what starting any compiler takes on a busy machine.
+    assert min(times) < 0.010
+
+
+@needs_compiler
+@needs_linux
+def test_one_openmp_serves_torch_and_the_kernels(folder: Path, kernel: Path) -> None:
+    done = run_python(f"""
+        import torch
+        from pathlib import Path
+        from optgen.runtime import cache
+        assert cache.shared_library(Path({str(kernel)!r}), {{}}, cache.find_compiler()).answer() == 7
+        print(*{{line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line or "libomp" in line}})
+    """)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 1, done.stdout
+
+
+@needs_compiler
+@needs_linux
+def test_an_openmp_with_a_name_of_its_own_is_shared_too(folder: Path, kernel: Path, tmp_path: Path) -> None:
+    """Some torch wheels ship libgomp-<hash>.so.1, which the loader does not take for libgomp.so.1."""
+    asked = subprocess.run([str(GXX), "-print-file-name=libgomp.so.1"], capture_output=True, text=True, check=True)
+    original = Path(asked.stdout.strip())
+    if not original.is_absolute():
+        pytest.skip("this compiler has no shared libgomp")
+    renamed = tmp_path / "libgomp-1.so"
+    # A name of the same length can be put in place in the binary.
+    renamed.write_bytes(original.read_bytes().replace(b"libgomp.so.1\0", b"libgomp-1.so\0"))
+    done = run_python(f"""
+        import ctypes
+        from pathlib import Path
+        ctypes.CDLL({str(renamed)!r})
+        from optgen.runtime import cache
+        assert cache.shared_library(Path({str(kernel)!r}), {{}}, cache.find_compiler()).answer() == 7
+        print(*{{line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line}})
+    """)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(renamed)]
+
+
+# Damage
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "not ours", "garbage with a good footer"])
+def test_a_damaged_entry_is_rebuilt_silently(
+    damage: str, folder: Path, kernel: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    code = f"""
+        from pathlib import Path
+        from optgen.runtime import cache
+        print(cache.shared_library(Path({str(kernel)!r}), {{}}, cache.find_compiler()).answer())
+    """
+    assert run_python(code).stdout.strip() == "7"
+    (entry,) = entries(folder)
+    good = entry.read_bytes()
+    if damage == "truncated":
+        entry.write_bytes(good[: len(good) // 2])
+    elif damage == "empty":
+        entry.write_bytes(b"")
+    elif damage == "flipped":
+        entry.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    elif damage == "not ours":
+        entry.chmod(0o777)
+    else:
+        import hashlib
+
+        content = b"no library at all"
+        footer = cache.FOOTER.pack(len(content), hashlib.sha256(content).digest(), cache.FOOTER_MARK)
+        entry.write_bytes(content + footer)
+    done = run_python(code)
+    assert (done.stdout.strip(), done.stderr) == ("7", "")
+    assert entry.read_bytes() == good
+    assert stat.S_IMODE(entry.stat().st_mode) == 0o700
+
+
+@needs_compiler
+def test_what_is_known_of_a_compiler_survives_damage(folder: Path, fresh_process: Callable[[], None]) -> None:
+    first = compiler()
+    (record,) = folder.glob("compiler-*.json")
+    for text in ("", "{", "[]", '{"path": 1}'):
+        record.write_text(text, encoding="utf-8")
+        fresh_process()
+        assert compiler() == first
+
+
+@needs_compiler
+@needs_linux
+def test_a_kill_while_compiling_leaves_nothing_but_a_temporary_folder(
+    folder: Path, kernel: Path, tmp_path: Path
+) -> None:
+    used = compiler()
+    before = cache.cache_size()
+    started = tmp_path / "started"
+    slow = script(tmp_path / "slow-g++", f"touch {started}\nsleep 60")
+    code = f"""
+        from pathlib import Path
+        from optgen.runtime import cache
+        from optgen.runtime.compilers import Compiler
+        cache.shared_library(Path({str(kernel)!r}), {{}}, Compiler({str(slow)!r}, "1", "gcc"))
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    for _ in range(600):
+        if started.exists():
+            break
+        time.sleep(0.05)
+    assert started.exists()
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait(timeout=30)
+    assert not entries(folder)
+    (left,) = folder.glob(".tmp-*")
+    assert cache.cache_size() == before
+    # Somebody else may be building right now: what is young stays, what is an hour old goes at the next build.
+    assert cache.shared_library(kernel, {}, used).answer() == 7
+    assert left.exists()
+    old = time.time() - private_dir.STALE_SECONDS - 1
+    os.utime(left, (old, old))
+    assert cache.shared_library(kernel, {"VALUE": "8"}, used).answer() == 8
+    assert not left.exists()
+    assert not list(folder.glob(".tmp-*"))
+
+
+@needs_compiler
+def test_size_and_clear(folder: Path, kernel: Path, fresh_process: Callable[[], None]) -> None:
+    assert cache.cache_size() == (0, 0)
+    library = cache.shared_library(kernel, {}, compiler())
+    stranger = folder / "notes.txt"
+    stranger.write_text("mine", encoding="utf-8")
+    files, size = cache.cache_size()
+    assert files == 2  # the library and what is known of the compiler
+    assert size > 1000
+    assert cache.clear_cache() == (files, size)
+    assert cache.cache_size() == (0, 0)
+    assert library.answer() == 7
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    fresh_process()
+    assert cache.shared_library(kernel, {}, compiler()).answer() == 7
+
+
+# The folder
+
+
+def test_the_folder_is_private(folder: Path) -> None:
+    assert cache.cache_dir() == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_an_own_folder_that_is_open_is_closed(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert cache.cache_dir() == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_shared_folder_with_other_files_is_refused_and_left_alone(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "other").touch()
+    with pytest.warns(RuntimeWarning, match="others may write to it") as caught:
+        fallback = cache.cache_dir()
+    assert cache.cache_dir() == fallback != folder
+    assert len(caught) == 1
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777
+    assert stat.S_IMODE(fallback.stat().st_mode) == 0o700
+
+
+def test_a_folder_of_someone_else_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    with pytest.warns(RuntimeWarning, match="belongs to user"):
+        assert cache.cache_dir() != folder
+
+
+def test_without_a_home_a_temporary_folder_serves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import platformdirs
+
+    monkeypatch.delenv("OPTGEN_CACHE_DIR")
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_, **__: "~/.cache/optgen")
+    with pytest.warns(RuntimeWarning, match="no home folder"):
+        assert cache.cache_dir().is_absolute()
+
+
+@needs_compiler
+def test_a_folder_that_cannot_be_made_falls_back_with_one_warning(
+    kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.warns(RuntimeWarning, match="OPTGEN_CACHE_DIR") as caught:
+        first = cache.shared_library(kernel, {}, compiler())
+    assert len(caught) == 1
+    assert first.answer() == 7
+    assert cache.shared_library(kernel, {"VALUE": "8"}, compiler()).answer() == 8
+
+
+@needs_compiler
+def test_the_temporary_folder_goes_with_its_process(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run_python(
+        "from optgen.runtime import cache; print(cache.cache_dir())", OPTGEN_CACHE_DIR=str(tmp_path / "file" / "cache")
+    )
+    assert "RuntimeWarning" in done.stderr
+    assert not Path(done.stdout.strip()).exists()
+
+
+@needs_compiler
+def test_a_full_disk_falls_back_then_says_so(
+    folder: Path, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = compiler()
+    full = script(
+        tmp_path / "full-g++",
+        f'case "$TMPDIR" in {folder}/*) echo "error: No space left on device"; exit 1;; esac\nexec {GXX} "$@"',
+    )
+    used = Compiler(str(full), used.version, used.family, (), used.flags)
+    with pytest.warns(RuntimeWarning, match="No space left on device"):
+        assert cache.shared_library(kernel, {}, used).answer() == 7
+    script(full, 'echo "error: No space left on device"; exit 1')
+    with pytest.raises(cache.CompileError, match="Make room there, or set OPTGEN_CACHE_DIR"):
+        cache.shared_library(kernel, {"VALUE": "1"}, used)
+
+
+@needs_compiler
+def test_a_write_that_fails_at_the_last_moment_leaves_no_entry(
+    folder: Path, kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = compiler()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "publish", full)
+    with pytest.warns(RuntimeWarning), pytest.raises(cache.CompileError, match="No space left on device"):
+        cache.shared_library(kernel, {}, used)
+    assert not entries(folder)
+    assert not list(folder.glob(".tmp-*"))
+
+
+# Compilers
+
+
+def test_no_compiler(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert cache.find_compiler() is None
+    assert cache.why_no_compiler() == "g++: not found; clang++: not found; c++: not found"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("exit 3", "`--version` failed"),
+        ('[ "$1" = --version ] && echo "g++ 1" && exit 0\necho "error: unknown -fopenmp" >&2; exit 1', "-fopenmp"),
+        (
+            """[ "$1" = --version ] && echo "g++ 1" && exit 0
+            for last; do :; done; printf "#!/bin/sh\\nexit 9\\n" > "$last"; chmod +x "$last\"""",
+            "does not run here (exit status 9)",
+        ),
+    ],
+)
+def test_a_compiler_that_cannot_do_the_job_is_passed_over(
+    body: str, reason: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "bin" / "g++", body)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    if "printf" in body:  # the script needs chmod
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+        monkeypatch.setenv("OPTGEN_CXX", str(tmp_path / "bin" / "g++"))
+    assert cache.find_compiler() is None
+    assert reason in cache.why_no_compiler()
+
+
+@needs_compiler
+def test_order_and_overrides(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_process: Callable[[], None]
+) -> None:
+    for name in ("mine", "forced"):
+        script(tmp_path / "bin" / name, f'exec {GXX} "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert Path(compiler().path).name == "g++"
+    monkeypatch.setenv("CXX", "mine -g0")
+    assert (Path(compiler().path).name, compiler().arguments) == ("mine", ("-g0",))
+    monkeypatch.setenv("CXX", "missing")
+    assert Path(compiler().path).name == "g++"
+    monkeypatch.setenv("OPTGEN_CXX", "forced")
+    assert Path(compiler().path).name == "forced"
+    monkeypatch.setenv("OPTGEN_CXX", "missing")
+    assert cache.find_compiler() is None
+    assert cache.why_no_compiler() == "missing: not found"
+
+
+@needs_compiler
+def test_a_compiler_that_refuses_march_native_still_serves(
+    folder: Path, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = script(
+        tmp_path / "plain-g++",
+        f'for word; do case "$word" in -m*native*) echo "error: bad value"; exit 1;; esac; done\nexec {GXX} "$@"',
+    )
+    monkeypatch.setenv("OPTGEN_CXX", str(plain))
+    assert not any("native" in flag for flag in compiler().flags)
+    assert cache.shared_library(kernel, {}, compiler()).answer() == 7
+
+
+@needs_compiler
+def test_the_error_of_a_compiler_is_shown(folder: Path, kernel: Path) -> None:
+    kernel.write_text("\n".join(f"int f{i}() {{ return nowhere{i}; }}" for i in range(50)), encoding="utf-8")
+    with pytest.raises(cache.CompileError) as caught:
+        cache.shared_library(kernel, {}, compiler())
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"compiling {kernel} failed (exit status 1)"
+    assert "-fopenmp" in lines[1]
+    assert "nowhere0" in str(caught.value)
+    assert "more lines" in lines[-2]
+    assert 'target="torch"' in lines[-1]
+    assert len(lines) < 20
+    assert not list(folder.glob(".tmp-*"))
+
+
+def test_a_missing_source_and_a_missing_compiler(folder: Path, kernel: Path, tmp_path: Path) -> None:
+    gone = Compiler(str(tmp_path / "gone-g++"), "1", "gcc")
+    with pytest.raises(cache.CompileError, match="cannot read the C\\+\\+ source"):
+        cache.shared_library(tmp_path / "absent.cpp", {}, gone)
+    with pytest.raises(cache.CompileError, match="cannot run the compiler"):
+        cache.shared_library(kernel, {}, gone)
+
+
+def test_importing_the_cache_is_light() -> None:
+    done = run_python("""
+        import sys
+        from optgen.runtime import cache
+        heavy = {"torch", "platformdirs", "filelock", "yaml", "pydantic", "jinja2", "numpy"} & set(sys.modules)
+        print(sorted(heavy))
+    """)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,185 @@
+"""Reading specs: what comes out, and what is found where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from optgen import paths
+from optgen.diagnostics import Reporter, SpecError
+from optgen.spec.loader import SpecSet, load_specs
+
+VALID = Path(__file__).parent / "valid"
+RULE = "name: {name}\nblocks:\n  step: param = param - grad\n"
+
+
+def _load(*files: Path) -> SpecSet:
+    return load_specs(files, Reporter())
+
+
+def _errors(*files: Path) -> list[str]:
+    with pytest.raises(SpecError) as error:
+        _load(*files)
+    return [f"{d.location or ''} {d.rule}: {d.message}; {d.help}" for d in error.value.diagnostics]
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_stock_specs() -> None:
+    specs = _load(paths.specs_dir())
+    assert {"adam", "lamb", "lars"} <= set(specs.families)
+    assert specs.table.variants["AdamW8bit"].family == "adam"
+    signature = specs.table.variants["AdamW8bit"].signature
+    assert isinstance(signature, list)
+    assert signature[:3] == ["lr", "betas", "eps"]
+    assert specs.families["adam"].spec.hyperparameters["lr"].default == 0.001
+    (rejection,) = specs.rejections("AdamW8bit")
+    assert rejection.rule.message == "{name} does not support amsgrad=True"
+    assert rejection.when.text == "amsgrad and optim_bits == 8"
+    line = (paths.specs_dir() / "variants.yaml").read_text().splitlines()[specs.locate_variant("LAMB").line - 1]
+    assert line.strip().startswith("LAMB:")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in VALID.glob("*.yaml")))
+def test_valid_files(name: str) -> None:
+    assert list(_load(VALID / name).families) == [Path(name).stem]
+
+
+def test_values_as_written() -> None:
+    specs = _load(VALID / "everything.yaml")
+    spec = specs.families["everything"].spec
+    assert spec.title == "Every key of a spec: 日本 é"
+    assert spec.hyperparameters["betas"].default == [0.9, 0.999]
+    assert spec.hyperparameters["lr"].required
+    assert spec.hyperparameters["gamma"].optional
+    assert type(spec.hyperparameters["warmup"].default) is int
+    assert spec.hyperparameters["lr_sum"].default == -0.001
+    assert spec.options["mode"].choices == ["on", "off", 3]
+    assert spec.states["total"].init == 0.001
+    assert spec.blocks.apply == "param = param - lr * update"
+    assert specs.table.variants["Every8bit"].signature == ["lr", "betas", "warmup", "gamma", "max_unorm", "lr_sum"]
+    assert str(specs.locate_variant("Every8bit", "bits")).endswith("everything.yaml:38:11")
+    assert specs.rejections("Every8bit")[0].when.text == "lr > 2"
+    assert specs.families["everything"].text("states", "exp_avg_sq", "init").text == "grad * grad"
+
+
+def test_a_rule_without_classes_gets_one(tmp_path: Path) -> None:
+    text = RULE.format(name="my_rule2x") + "hyperparameters:\n  a: {default: 1}\n  b: {}\n  c: {}\n"
+    specs = _load(_write(tmp_path, {"my_rule2x.yaml": text}))
+    assert list(specs.table.variants) == ["MyRule2x"]
+    assert specs.table.variants["MyRule2x"].signature == ["b", "c", "a"]
+    assert specs.table.variants["MyRule2x"].family == "my_rule2x"
+
+
+def test_a_folder_may_have_its_own_shared(tmp_path: Path) -> None:
+    folder = _write(tmp_path, {"a.yaml": RULE.format(name="a"), "shared.yaml": "options:\n  mine: {default: true}\n"})
+    assert list(_load(folder).shared.shared.options) == ["mine"]
+    assert list(_load(folder / "a.yaml").shared.shared.options) == ["mine"]
+    (tmp_path / "shared.yaml").unlink()
+    assert "maximize" in _load(folder).shared.shared.options
+
+
+def test_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
+    text = "\ufeff" + RULE.format(name="a").replace("\n", "\r\n") + "colour: red\r\n"
+    (tmp_path / "a.yaml").write_bytes(text.encode())
+    assert _errors(tmp_path / "a.yaml")[0].split(" ", 1)[0].endswith("a.yaml:4:1")
+
+
+def test_variants_table(tmp_path: Path) -> None:
+    table = """\
+signatures:
+  plain: [lr, optim_bits, mu]
+  unused: [lrr]
+rejects:
+  high: {when: lr > 1, message: "{name} {lr} {nope}"}
+variants:
+  One: {family: a, signature: plain, rejects: [hihg, high]}
+  Two: {family: aa}
+  Three: {signature: plian}
+  Four: {family: a, signature: plian}
+  A: {family: a}
+"""
+    rule = RULE.format(name="a") + "hyperparameters:\n  lr: {default: 1}\nvariants:\n  One: {}\n"
+    folder = _write(tmp_path, {"variants.yaml": table, "a.yaml": rule})
+    said = [line.removeprefix(f"{folder.as_posix()}/") for line in _errors(folder)]
+    assert said == [
+        f"a.yaml:7:3 duplicate-class: the class `One` is declared twice; also in {folder.as_posix()}/variants.yaml:7:3;"
+        " rename one",
+        "variants.yaml:2:27 undefined-name: `mu` is not a hyperparameter or option of `a`; it has lr, "
+        "percentile_clipping, maximize, skip_zeros, nonfinite, optim_bits, min_8bit_size, block_wise, is_paged",
+        "variants.yaml:3:12 undefined-name: no rule has `lrr`; did you mean `lr`?",
+        "variants.yaml:5:46 undefined-name: `{nope}` in this message is not a setting; "
+        "`{name}` is the class; settings go by their names",
+        "variants.yaml:7:48 undefined-name: there is no rejection `hihg`; did you mean `high`?",
+        "variants.yaml:8:17 undefined-name: there is no rule `aa`; did you mean `a`?",
+        "variants.yaml:9:3 missing-key: the class `Three` has no `family`; add `family:`, a rule's name",
+        "variants.yaml:10:32 undefined-name: there is no signature `plian`; did you mean `plain`?",
+    ]
+
+
+def test_all_errors_of_all_files_at_once(tmp_path: Path) -> None:
+    folder = _write(
+        tmp_path,
+        {
+            "a.yaml": RULE.format(name="a") + "colour: red\ntitle: 3\n",
+            "b.yaml": "\tname: b\n",
+            "c.yaml": RULE.format(name="d") + "states:\n  grad: {}\n",
+            "shared.yaml": "options:\n  x: {default: y}\n",
+            "variants.yaml": "variants:\n  A: {family: a, bitz: 8}\n",
+        },
+    )
+    rules = [line.removeprefix(f"{folder.as_posix()}/").split(":")[:4] for line in _errors(folder)]
+    assert [":".join(parts) for parts in rules] == [
+        "a.yaml:4:1 unknown-key: unknown key `colour`; known here",
+        "a.yaml:5:8 type: `title`",
+        "b.yaml:1:1 tab: a tab is not allowed as indentation; indent with spaces",
+        "c.yaml:1:7 file-name: the file c.yaml holds the rule `d`; name the file d.yaml, or the rule `c`",
+        "c.yaml:5:3 reserved-name: `grad` has a meaning of its own; use another name",
+        "shared.yaml:2:16 default: `x` has no `choices`, so it is a flag; write true or false, or list the `choices`",
+        "variants.yaml:2:18 unknown-key: unknown key `bitz`; did you mean `bits`?",
+    ]
+
+
+def test_partial_returns_what_could_be_read(tmp_path: Path) -> None:
+    bad = RULE.format(name="b") + "colour: red\n"
+    folder = _write(tmp_path, {"a.yaml": RULE.format(name="a"), "b.yaml": bad})
+    reporter = Reporter()
+    specs = load_specs([folder], reporter, partial=True)
+    assert list(specs.families) == list(map(str.lower, specs.table.variants)) == ["a"]
+    assert [d.rule for d in reporter.diagnostics] == ["unknown-key"]
+
+
+def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
+    assert _errors(tmp_path / "no.yaml")[0].startswith(f" no-file: `{tmp_path.as_posix()}/no.yaml` does not exist")
+    assert "holds no *.yaml" in _errors(tmp_path)[0]
+    assert "there is no spec" in _errors()[0]
+    assert "no-file" in _errors(Path("/dev/null"))[0]
+    assert "no-file" in _errors(Path("a\0b"))[0]
+    assert "no-file" in _errors(Path("x" * 5000))[0]
+    loop = tmp_path / "loop.yaml"
+    loop.symlink_to(loop)
+    assert "no-file" in _errors(loop)[0]
+
+
+def test_same_rule_twice(tmp_path: Path) -> None:
+    one, two = tmp_path / "1", tmp_path / "2"
+    one.mkdir()
+    two.mkdir()
+    _write(one, {"a.yaml": RULE.format(name="a")})
+    _write(two, {"a.yaml": RULE.format(name="a")})
+    assert "duplicate-rule" in _errors(one, two)[0]
+    assert list(_load(one, one / "a.yaml").families) == ["a"]
+    _write(one, {"shared.yaml": "{}"})
+    _write(two, {"shared.yaml": "{}"})
+    assert "several-shared" in _errors(one, two)[0]
+
+
+def test_a_table_under_another_name(tmp_path: Path) -> None:
+    _write(tmp_path, {"classes.yaml": "variants:\n  A: {family: adam}\n"})
+    assert "is a table of classes, not a rule; name the file variants.yaml" in _errors(tmp_path / "classes.yaml")[0]

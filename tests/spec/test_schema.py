@@ -1,0 +1,18 @@
+"""The schema for editors agrees with the loader."""
+
+from __future__ import annotations
+
+import json
+
+from optgen.spec.schema import json_schema
+
+
+def test_schema() -> None:
+    schema = json_schema()
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["title"] == "optgen spec"
+    assert schema["description"]
+    assert schema["required"] == ["name", "blocks"]
+    assert schema["additionalProperties"] is False
+    assert "raise" in schema["$defs"]["Rule"]["properties"]
+    assert json.loads(json.dumps(schema)) == schema

@@ -1,0 +1,279 @@
+"""Measure generated optimizers against torch, bitsandbytes and torchao, side by side in one run.
+
+    python tools/bench.py                      all cases, all peers, under four minutes
+    python tools/bench.py --quick              a rough look
+    python tools/bench.py --case gpt2 --peers torch --classes AdamW32bit,AdamW8bit
+    python tools/bench.py --imports            import, build and first-step times
+
+Every figure is a median of single steps that were taken in turns. Before each step the caches are emptied by the
+in-place update a += s * b, whose own median is the memory bandwidth that the column "roofline" refers to: the bytes
+that the step's plan must move, divided by the time and by that bandwidth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_cases import (
+    BNB8,
+    CASES,
+    DEFAULT_CLASSES,
+    FUSED,
+    PEERS,
+    SETTINGS,
+    contenders,
+    find_packages,
+)
+from bench_measure import DEFAULT, QUICK, STATES_AGE, Bandwidth, CaseResult, Measured, measure_case
+from bench_startup import Startup, startup_figures
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio that optgen wants to reach: `at_least` of the speed, or `at_most` of the time, of another."""
+
+    case: str
+    ours: str
+    other: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def wanted(self) -> str:
+        if self.at_least is not None:
+            return f"speed >= {self.at_least:g}x"
+        return f"time <= {self.at_most:g}x"
+
+    def measured(self, ours: float, other: float) -> tuple[float, bool]:
+        """Return the ratio as it is wanted, and whether it is met."""
+        if self.at_least is not None:
+            return other / ours, other / ours >= self.at_least
+        assert self.at_most is not None
+        return ours / other, ours / other <= self.at_most
+
+
+# torchao compiles itself for a minute.
+QUICK_PEERS = "torch,bitsandbytes"
+
+TARGETS = (
+    Target("4096x4096", "AdamW32bit", FUSED, at_least=1.2),
+    Target("4096x4096", "AdamW8bit", FUSED, at_most=1.2),
+    Target("4096x4096", "AdamW8bit", BNB8, at_least=20),
+    Target("gpt2", "AdamW32bit", FUSED, at_least=1.15),
+    Target("gpt2", "AdamW8bit", FUSED, at_most=1.2),
+    Target("gpt2", "AdamW8bit", BNB8, at_least=12),
+    Target("1000x1024", "AdamW32bit", FUSED, at_least=1.0),
+    Target("1000x1024", "AdamW8bit", FUSED, at_least=1.0),
+)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
+    """Return a table whose first `left` columns hold words and the others numbers."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if sys.stdout.isatty() else box.ASCII2)
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="left" if number < left else "right", no_wrap=number >= left)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def case_rows(result: CaseResult) -> list[tuple[str, ...]]:
+    """Return one row a contender, fastest first, those that failed last."""
+    fused = next((one.seconds for one in result.measured if one.contender.name == FUSED and one.samples), None)
+    rows: list[tuple[str, ...]] = []
+    for one in sorted(result.measured, key=lambda one: one.seconds if one.samples else float("inf")):
+        if not one.samples:
+            rows.append((one.contender.name, one.failure, *["-"] * 6))
+            continue
+        moved = one.contender.bytes_moved(result.case)
+        rate = None if moved is None else moved / one.seconds
+        note = ", ".join(sorted(one.engines))
+        if one.age < STATES_AGE:
+            note = f"{note} states {one.age} steps old".strip()
+        rows.append(
+            (
+                one.contender.name,
+                note,
+                f"{1e3 * one.seconds:.2f}",
+                f"{1e3 * min(one.samples):.2f}",
+                str(len(one.samples)),
+                "-" if rate is None else f"{rate / 1e9:.1f}",
+                "-" if rate is None else f"{100 * rate / result.bandwidth:.0f} %",
+                "-" if fused is None else f"{fused / one.seconds:.2f}x",
+            )
+        )
+    return rows
+
+
+CASE_COLUMNS = ("optimizer", "engine, notes", "median ms", "best ms", "steps", "GB/s", "roofline", "speed vs fused")
+
+
+def target_records(results: Sequence[CaseResult]) -> list[dict[str, Any]]:
+    """Return every target of the cases that were run, with what was measured where both sides were."""
+    found: list[dict[str, Any]] = []
+    times = {
+        (result.case.name, one.contender.name): one.seconds
+        for result in results
+        for one in result.measured
+        if one.samples
+    }
+    cases = {result.case.name for result in results}
+    for target in TARGETS:
+        if target.case not in cases:
+            continue
+        record: dict[str, Any] = {"case": target.case, "ours": target.ours, "other": target.other}
+        record |= {"target": target.wanted, "measured": None, "met": None}
+        ours, other = times.get((target.case, target.ours)), times.get((target.case, target.other))
+        if ours is not None and other is not None:
+            record["measured"], record["met"] = target.measured(ours, other)
+        found.append(record)
+    return found
+
+
+def target_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for record in records:
+        value = "absent" if record["measured"] is None else f"{record['measured']:.2f}x"
+        met = "-" if record["met"] is None else ("yes" if record["met"] else "no")
+        rows.append((record["case"], record["ours"], record["other"], record["target"], value, met))
+    return rows
+
+
+def case_record(result: CaseResult) -> dict[str, Any]:
+    """Return a case's result for JSON, with every sample."""
+
+    def one_record(one: Measured) -> dict[str, Any]:
+        moved = one.contender.bytes_moved(result.case)
+        record: dict[str, Any] = {"name": one.contender.name, "ours": one.contender.ours, "age": one.age}
+        record |= {"engines": one.engines, "failure": one.failure, "bytes": moved, "samples": one.samples}
+        if one.samples:
+            record["median"] = one.seconds
+            record["roofline"] = None if moved is None else moved / one.seconds / result.bandwidth
+        return record
+
+    return {
+        "case": result.case.name,
+        "parameters": result.case.numel,
+        "tensors": len(result.case.shapes),
+        "bandwidth": result.bandwidth,
+        "bandwidth_samples": result.bandwidth_samples,
+        "optimizers": [one_record(one) for one in result.measured],
+    }
+
+
+def startup_rows(figures: Sequence[Startup]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for figure in figures:
+        if figure.seconds is None:
+            rows.append((figure.name, f"absent: {figure.failure}", "", f"<= {1e3 * figure.limit:.0f}", "-"))
+        else:
+            met = "yes" if figure.seconds <= figure.limit else "no"
+            rows.append((figure.name, "", f"{1e3 * figure.seconds:.1f}", f"<= {1e3 * figure.limit:.0f}", met))
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    return {"processor": model, "threads": torch.get_num_threads(), "torch": torch.__version__, "settings": SETTINGS}
+
+
+def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; a wrong one ends the program with status 2 and says what may be given."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--classes",
+        default=",".join(DEFAULT_CLASSES),
+        help='generated classes, with commas between, or "none" (default: %(default)s)',
+    )
+    parser.add_argument(
+        "--peers",
+        help=f'others, with commas between, or "none" (default: {",".join(PEERS)}; with --quick {QUICK_PEERS})',
+    )
+    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="only these cases")
+    parser.add_argument("--quick", action="store_true", help="fewer steps: a rough look")
+    parser.add_argument("--imports", action="store_true", help="measure import, build and first-step times instead")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
+    given = parser.parse_args(words)
+    if given.peers is None:
+        given.peers = QUICK_PEERS if given.quick else ",".join(PEERS)
+    for name in ("classes", "peers"):
+        items = [item.strip() for item in getattr(given, name).split(",") if item.strip()]
+        setattr(given, name, [] if items == ["none"] else items)
+    wrong = [peer for peer in given.peers if peer not in PEERS]
+    if wrong:
+        parser.error(f"--peers: {wrong[0]} is none of {', '.join(PEERS)}, none")
+    return given
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit status."""
+    given = arguments(words)
+    find_packages()
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    progress = Console(stderr=True, highlight=False)
+    about = machine()
+    console.print(f"{about['processor']}, {about['threads']} threads, torch {about['torch']}")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 0.5:
+        console.print(f"note: other programs are running (load {load:.1f}); every figure will be worse and less sure")
+    record: dict[str, Any] = {"machine": {**about, "load": load}}
+    if given.imports:
+        classes = [name for name in given.classes if name in ("AdamW32bit", "AdamW8bit")] or given.classes[:1]
+        figures = startup_figures(tuple(classes), given.quick)
+        record["startup"] = [asdict(figure) for figure in figures]
+        console.print(table("Starting", ("what", "", "median ms", "target ms", "met"), startup_rows(figures), 2))
+    else:
+        record |= run_cases(given, console, progress)
+    if given.json is not None:
+        given.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def run_cases(given: argparse.Namespace, console: Console, progress: Console) -> dict[str, Any]:
+    """Measure the cases, printing each table as soon as it is known."""
+    found, absent = contenders(given.classes, given.peers)
+    for name, reason in absent.items():
+        console.print(f"absent: {name} ({reason})", markup=False)
+    bandwidth = Bandwidth()
+    results: list[CaseResult] = []
+    budget = QUICK if given.quick else DEFAULT
+    cases = [case for case in CASES if not given.case or case.name in given.case]
+    begun = time.perf_counter()
+    for number, case in enumerate(cases):
+        start = time.perf_counter()
+        own = budget.for_case(start - begun, len(cases) - number)
+        with progress.status(case.name) as status:
+            result = measure_case(case, found, bandwidth, own, status.update)
+        title = (
+            f"{case.name}: {len(case.shapes)} tensor{'s' * (len(case.shapes) > 1)}, {case.numel / 1e6:.1f} M parameters; update bandwidth "
+            f"{result.bandwidth / 1e9:.1f} GB/s ({bandwidth.how}); took {time.perf_counter() - start:.0f} s"
+        )
+        console.print(table(title, CASE_COLUMNS, case_rows(result), 2))
+        results.append(result)
+    records = target_records(results)
+    columns = ("case", "ours", "against", "target", "measured", "met")
+    console.print(table("Targets", columns, target_rows(records), 4))
+    return {"cases": [case_record(result) for result in results], "targets": records, "absent": absent}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

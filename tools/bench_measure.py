@@ -1,0 +1,246 @@
+"""How a step is timed: contenders take turns, caches are emptied and gradients are new before every step."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from bench_cases import Case, Contender, quiet
+from torch import Tensor
+
+STATES_AGE = 10
+BANDWIDTH_BYTES = 12
+TRIAD = """\
+#include <cstdint>
+extern "C" __attribute__((visibility("default")))
+void triad(float* a, const float* b, float s, int64_t n, int threads) {
+#pragma omp parallel for simd num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < n; ++i) a[i] += s * b[i];
+}
+"""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to measure: seconds all cases and each case may take, seconds a contender may spend growing old, and
+    the fewest and most steps."""
+
+    run_seconds: float
+    case_seconds: float
+    aging_seconds: float
+    least: int
+    most: int
+    # No contender takes more than this share of a case's time, however slow it is.
+    share: float = 0.12
+
+    def for_case(self, elapsed: float, cases_left: int) -> Budget:
+        """Return the budget of the next case, so that a busy machine does not make the whole run take forever."""
+        fair = max(self.run_seconds - elapsed, 0.0) / cases_left
+        # About half of a case's time goes into building, compiling and growing old.
+        return replace(self, case_seconds=min(self.case_seconds, fair / 2))
+
+
+DEFAULT = Budget(run_seconds=220.0, case_seconds=28.0, aging_seconds=4.0, least=3, most=60)
+QUICK = Budget(run_seconds=60.0, case_seconds=5.0, aging_seconds=1.0, least=1, most=10)
+
+
+@dataclass
+class Measured:
+    """The seconds of each timed step of one contender, how old its states were, and which engine ran."""
+
+    contender: Contender
+    samples: list[float] = field(default_factory=list)
+    age: int = 0
+    engines: dict[str, int] = field(default_factory=dict)
+    failure: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return median(self.samples)
+
+
+@dataclass
+class CaseResult:
+    """All that was measured of one case, and the seconds of each in-place update of `bandwidth_numel` elements."""
+
+    case: Case
+    measured: list[Measured]
+    bandwidth_samples: list[float]
+    bandwidth_numel: int
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second of a += s * b on all threads."""
+        return BANDWIDTH_BYTES * self.bandwidth_numel / median(self.bandwidth_samples)
+
+
+class Bandwidth:
+    """The in-place update a += s * b over arrays beyond the cache: it measures the memory and empties the caches."""
+
+    def __init__(self) -> None:
+        self.numel = max(16 * 2**20, last_level_cache() // 2)
+        self.a, self.b = torch.rand(self.numel), torch.rand(self.numel)
+        self.kernel = triad_kernel()
+
+    @property
+    def how(self) -> str:
+        return "torch.add_" if self.kernel is None else "C++"
+
+    def seconds(self) -> float:
+        """Run it once; return how long it took."""
+        start = time.perf_counter()
+        if self.kernel is None:
+            self.a.add_(self.b, alpha=1e-9)
+        else:
+            self.kernel(self.a.data_ptr(), self.b.data_ptr(), 1e-9, self.numel, torch.get_num_threads())
+        return time.perf_counter() - start
+
+
+def triad_kernel() -> Callable[..., None] | None:
+    """Return the compiled kernel, or None where there is no compiler."""
+    try:
+        from optgen.runtime.cache import CompileError, find_compiler, shared_library
+    except ImportError:
+        return None
+    compiler = find_compiler()
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "triad.cpp"
+        source.write_text(TRIAD, encoding="utf-8")
+        try:
+            kernel = shared_library(source, {}, compiler).triad
+        except CompileError:
+            return None
+    kernel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float, ctypes.c_int64, ctypes.c_int]
+    kernel.restype = None
+    made: Callable[..., None] = kernel
+    return made
+
+
+def last_level_cache() -> int:
+    """Return the bytes of the largest cache, or 32 MiB where that cannot be read."""
+    sizes = []
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = file.read_text(encoding="ascii").strip()
+        unit = {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1:], 1)
+        sizes.append(int(text.rstrip("KMG")) * unit)
+    return max(sizes, default=32 * 2**20)
+
+
+class Tensors:
+    """The parameters of a case and the gradients that take turns. Contenders share both, so that all fit in memory."""
+
+    def __init__(self, case: Case) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.values = [torch.randn(shape, generator=generator) * 0.1 for shape in case.shapes]
+        self.gradients = [
+            [torch.randn(shape, generator=generator) * 0.01 for shape in case.shapes] for _ in range(case.gradient_sets)
+        ]
+        self.turn = 0
+
+    def params(self) -> list[Tensor]:
+        """Return new leaf tensors over the shared values."""
+        return [value.detach().requires_grad_() for value in self.values]
+
+    def give_gradients(self, params: Sequence[Tensor]) -> None:
+        """Give every parameter a gradient object that no optimizer has seen, as after zero_grad(set_to_none=True)."""
+        self.turn = (self.turn + 1) % len(self.gradients)
+        for param, gradient in zip(params, self.gradients[self.turn], strict=True):
+            param.grad = gradient.view_as(gradient)
+
+
+class Runner:
+    """One contender at work on one case."""
+
+    def __init__(self, contender: Contender, tensors: Tensors) -> None:
+        self.result = Measured(contender)
+        self.tensors = tensors
+        self.params = tensors.params()
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.used = 0.0
+
+    def grow_old(self, budget: Budget) -> None:
+        """Take the first steps, which build states and compile; a slow contender takes fewer than STATES_AGE."""
+        start = time.perf_counter()
+        try:
+            with quiet():
+                self.optimizer = self.result.contender.make(self.params)
+                for age in range(STATES_AGE):
+                    # The first step may compile for long; it does not count against the budget.
+                    start = time.perf_counter() if age == 1 else start
+                    if age > 1 and time.perf_counter() - start > budget.aging_seconds:
+                        break
+                    self.tensors.give_gradients(self.params)
+                    self.optimizer.step()
+                    self.result.age += 1
+        except Exception as error:  # noqa: BLE001 - a peer that fails is reported, the others are still measured
+            self.result.failure = f"{type(error).__name__}: {error}".splitlines()[0]
+
+    def time_a_step(self) -> None:
+        """Take one timed step."""
+        assert self.optimizer is not None
+        self.tensors.give_gradients(self.params)
+        step = self.optimizer.step
+        start = time.perf_counter()
+        step()
+        seconds = time.perf_counter() - start
+        self.result.samples.append(seconds)
+        self.used += seconds
+
+    def is_due(self, elapsed: float, budget: Budget) -> bool:
+        """Say whether to take part in a round: a slow contender keeps to its share of the time that has passed."""
+        if not self.result.samples:
+            return True
+        # The best step tells what is slow by itself from what was held up once by something else.
+        quick = min(self.result.samples) * budget.most <= budget.share * budget.case_seconds
+        return quick or self.used <= budget.share * elapsed
+
+    def finish(self) -> Measured:
+        engines = getattr(self.optimizer, "engines", None)
+        if callable(engines):
+            self.result.engines = dict(engines())
+        return self.result
+
+
+def measure_case(
+    case: Case, contenders: Sequence[Contender], bandwidth: Bandwidth, budget: Budget, say: Callable[[str], None]
+) -> CaseResult:
+    """Measure all contenders on one case, in rounds, so that noise of the machine meets all alike."""
+    tensors = Tensors(case)
+    runners = [Runner(contender, tensors) for contender in contenders]
+    for runner in runners:
+        say(f"{case.name}: first steps of {runner.result.contender.name}")
+        runner.grow_old(budget)
+    able = [runner for runner in runners if not runner.result.failure]
+    samples: list[float] = []
+    gc.collect()
+    gc.disable()
+    say(f"{case.name}: measuring")
+    try:
+        start = time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < budget.case_seconds:
+            wanting = [runner for runner in able if len(runner.result.samples) < budget.most]
+            if not wanting:
+                break
+            due = [runner for runner in wanting if runner.is_due(elapsed, budget)]
+            for runner in due or [min(wanting, key=lambda runner: runner.used)]:
+                samples.append(bandwidth.seconds())
+                runner.time_a_step()
+        for runner in able:
+            while len(runner.result.samples) < budget.least:
+                late = time.perf_counter() - start > 1.5 * budget.case_seconds
+                if late and runner.result.samples:
+                    break
+                samples.append(bandwidth.seconds())
+                runner.time_a_step()
+    finally:
+        gc.enable()
+    return CaseResult(case, [runner.finish() for runner in runners], samples or [bandwidth.seconds()], bandwidth.numel)

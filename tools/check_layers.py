@@ -1,0 +1,179 @@
+"""Check that every module of optgen/ imports only from the floors below it, and that files stay small.
+
+Run `python tools/check_layers.py [ROOT]`; it prints what is wrong, one line each, and exits with 1 if anything is.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# From the top down; `optgen` itself (its __init__) stands with the commands. A module imports from lower floors only,
+# and freely inside its own folder. Modules of the top floor may also use each other and runtime/.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    (
+        "optgen",
+        "__main__",
+        "cli",
+        "console",
+        "demo",
+        "doctor",
+        "load",
+        "new",
+        "precompile",
+        "schema",
+    ),
+    ("compiler",),
+    ("emit",),
+    ("backends",),
+    ("schedule",),
+    ("passes",),
+    ("ir",),
+    ("spec",),
+    ("diagnostics",),
+    ("errors",),
+    ("package_name",),
+    ("codecs",),
+    ("dtypes",),
+    ("paths",),
+)
+RUNTIME_MAY_IMPORT = frozenset({"runtime", "codecs", "dtypes", "paths"})
+NEVER_IN_RUNTIME = frozenset({"jinja2", "pydantic", "yaml", "typer", "rich"})
+MAX_LINES = 500
+CHECKED_SUFFIXES = frozenset({".py", ".h", ".cpp", ".cu", ".j2", ".yaml", ".md", ".sh"})
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: the dotted name as seen from the top, its line, and whether it stands inside a function."""
+
+    module: str
+    names: tuple[str, ...]
+    line: int
+    lazy: bool
+
+
+def imports_of(tree: ast.Module, package: Sequence[str]) -> Iterator[Import]:
+    """Yield all imports of a module that lies in `package`, also those inside functions and TYPE_CHECKING blocks."""
+
+    def walk(node: ast.AST, lazy: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            match child:
+                case ast.Import(names=names):
+                    for alias in names:
+                        yield Import(alias.name, (), child.lineno, lazy)
+                case ast.ImportFrom(module=module, names=names, level=level):
+                    base = list(package[: len(package) - level + 1]) if level else []
+                    name = ".".join([*base, *([module] if module else [])])
+                    yield Import(name, tuple(alias.name for alias in names), child.lineno, lazy)
+                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                    yield from walk(child, True)
+                case _:
+                    yield from walk(child, lazy)
+
+    yield from walk(tree, False)
+
+
+def used_modules(found: Import, modules: frozenset[str]) -> Iterator[str]:
+    """Yield the modules directly below optgen/ that an import uses; "optgen" for the package's own names."""
+    parts = found.module.split(".")
+    if parts[0] != "optgen":
+        return
+    if len(parts) > 1:
+        yield parts[1]
+        return
+    if not found.names:
+        yield "optgen"
+    for name in found.names:
+        if name in modules:
+            yield name
+        elif name != "__version__":
+            yield "optgen"
+
+
+def floor_of(module: str) -> int | None:
+    """Return the floor's number, 0 at the top, or None for a module that has none."""
+    return next((number for number, names in enumerate(FLOORS) if module in names), None)
+
+
+def check_import(module: str, found: Import, modules: frozenset[str]) -> Iterator[str]:
+    """Yield what is wrong with one import of `module` (the part of its name just below optgen)."""
+    top = found.module.partition(".")[0]
+    if module == "runtime":
+        if top in NEVER_IN_RUNTIME:
+            yield f"runtime/ must not import {top}"
+        for used in used_modules(found, modules):
+            if used not in RUNTIME_MAY_IMPORT:
+                yield (
+                    f"runtime/ must not import optgen.{used}" if used != "optgen" else "runtime/ must not import optgen"
+                )
+        return
+    floor = floor_of(module)
+    if floor is None:
+        return
+    if top in ("torch", "numpy"):
+        if floor > 0:
+            yield f"the compiler must not import {top}"
+        elif not found.lazy and module not in ("demo", "load"):
+            yield f"{top} may be imported inside functions only, so that commands start quickly"
+    for used in used_modules(found, modules):
+        if used == module or (floor == 0 and used == "runtime"):
+            continue
+        if used == "runtime":
+            yield "the compiler must not import optgen.runtime"
+            continue
+        below = floor_of(used)
+        if below is not None and (below < floor or (below == floor and floor > 0)):
+            name = used if used == "optgen" else f"optgen.{used}"
+            yield f"optgen.{module} must not import {name}, which stands above it"
+
+
+def check_tree(root: Path) -> list[str]:
+    """Check optgen/ and tools/ below `root`; return what is wrong, as "file:line: message", sorted by file."""
+    problems: list[str] = []
+    package = root / "optgen"
+    files = sorted(path for path in package.rglob("*.py") if "_data" not in path.relative_to(package).parts)
+    modules = frozenset(path.relative_to(package).parts[0].removesuffix(".py") for path in files) - {"__init__"}
+    for path in files:
+        shown = path.relative_to(root).as_posix()
+        parts = path.relative_to(package).parts
+        module = "optgen" if parts == ("__init__.py",) else parts[0].removesuffix(".py")
+        if module != "runtime" and floor_of(module) is None:
+            problems.append(f"{shown}:1: optgen.{module} has no floor; give it one in {Path(__file__).name}")
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        except (SyntaxError, UnicodeDecodeError) as error:
+            problems.append(f"{shown}:1: cannot be read: {error}")
+            continue
+        for found in imports_of(tree, ("optgen", *parts[:-1])):
+            problems.extend(f"{shown}:{found.line}: {message}" for message in check_import(module, found, modules))
+    problems.extend(long_files(root))
+    return problems
+
+
+def long_files(root: Path) -> Iterator[str]:
+    """Yield the files of optgen/ and tools/ that have more than MAX_LINES lines."""
+    for folder in (root / "optgen", root / "tools"):
+        for path in sorted(folder.rglob("*")):
+            inside = path.relative_to(folder).parts
+            if path.suffix not in CHECKED_SUFFIXES or not path.is_file() or "_data" in inside:
+                continue
+            lines = path.read_bytes().count(b"\n")
+            if lines > MAX_LINES:
+                yield f"{path.relative_to(root).as_posix()}:{lines}: {lines} lines, more than {MAX_LINES}; split it"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check the tree given, or the one this file lies in; return the exit status."""
+    root = Path(arguments[0]) if arguments else Path(__file__).resolve().parent.parent
+    problems = check_tree(root)
+    for problem in problems:
+        print(problem)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

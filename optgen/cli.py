@@ -20,7 +20,8 @@ from optgen.diagnostics import SpecError, suggest
 from optgen.errors import UserError
 
 if TYPE_CHECKING:
-    from optgen.compiler import ClassInfo, Package
+    from optgen.compiler import Package
+    from optgen.explanation import ClassInfo
 
 
 class _Commands(TyperGroup):
@@ -203,14 +204,13 @@ def doctor(as_json: JsonOption = False) -> None:
     """Say what this machine offers to optimizers, and what to do about what is missing."""
     from dataclasses import asdict
 
-    from optgen.doctor import examine, is_usable
+    from optgen.doctor import examine, is_usable, print_findings
 
     findings = examine()
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        rows = [(finding.name, finding.status, finding.found, finding.advice) for finding in findings]
-        print_table(("looked for", "status", "found", "what to do"), rows)
+        print_findings(findings)
     if not is_usable(findings):
         raise typer.Exit(1)
 

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Final
 
@@ -37,6 +38,7 @@ class Codec:
     storage: name of the dtype of what is stored (see optgen.dtypes).
     block: elements that share one scale; 0: no scales, WHOLE_TENSOR: one for the tensor.
     signable: whether a book for states that are never negative exists beside the signed one.
+    cpp: the type that renders it in C++, a format over `dtype` and `signed` (see templates/include/optgen/tile.h).
     """
 
     name: str
@@ -44,6 +46,11 @@ class Codec:
     storage: str
     block: int = 0
     signable: bool = False
+    cpp: str = "Plain<{dtype}>"
+
+    def cpp_type(self, signed: bool) -> str:
+        """The C++ type for a state that can or cannot be negative."""
+        return self.cpp.format(dtype=self.dtype.cpp, signed=str(signed).lower())
 
     @property
     def scaled(self) -> bool:
@@ -82,10 +89,31 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
             Codec("fp32", 32, "float32"),
             Codec("bf16", 16, "bfloat16"),
             Codec("fp16", 16, "float16"),
-            Codec("int8", 8, "uint8", block=BLOCK, signable=True),
-            Codec("int8_tensor", 8, "uint8", block=WHOLE_TENSOR, signable=True),
+            Codec("int8", 8, "uint8", block=BLOCK, signable=True, cpp="Int8<{signed}>"),
+            Codec("int8_tensor", 8, "uint8", block=WHOLE_TENSOR, signable=True, cpp="Int8Tensor<{signed}>"),
         )
     }
+)
+
+
+@dataclass(frozen=True)
+class ParameterCodec:
+    """How a parameter is stored: decoded to float32 before the equations, encoded once after them.
+
+    name: of the rounding.
+    cpp: the type that renders it in C++, a format over `dtype`.
+    """
+
+    name: str
+    cpp: str
+
+    def cpp_type(self, dtype: str) -> str:
+        """The C++ type for a parameter of this dtype, or for a gradient, which is only decoded."""
+        return self.cpp.format(dtype=DTYPES[dtype].cpp)
+
+
+PARAMETER_CODECS: Final[Mapping[str, ParameterCodec]] = MappingProxyType(
+    {codec.name: codec for codec in (ParameterCodec("nearest", "Plain<{dtype}>"),)}
 )
 
 
@@ -111,7 +139,7 @@ def code_book(signed: bool) -> tuple[float, ...]:
         cells = 2 ** (decade if signed else decade + 1)
         scale = float32(10.0 ** (decade - _DECADES + 1))
         edges = _cell_edges(cells)
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             # Sums and products of two float32 are exact in float64 here, so that each rounds once, as float32 would.
             value = float32(scale * (float32(low + high) / 2))
             values.extend((value, -value) if signed else (value,))
@@ -125,7 +153,7 @@ def midpoints(signed: bool) -> tuple[float, ...]:
     128 of them for the signed book (129 magnitudes, 0 and 1.0 included), 255 for the unsigned one.
     """
     magnitudes = [value for value in code_book(signed) if value >= 0.0]
-    return tuple(float32((a + b) / 2) for a, b in zip(magnitudes, magnitudes[1:], strict=False))
+    return tuple(float32((a + b) / 2) for a, b in pairwise(magnitudes))
 
 
 def _cell_edges(cells: int) -> list[float]:

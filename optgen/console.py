@@ -25,17 +25,12 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Row], right: Sequence[str] = (), title: str = "") -> None:
-    """Print rows of text under their column names.
-
-    Args:
-        right: the columns that are aligned to the right (numbers).
-        title: a line above the table.
-    """
+def print_table(columns: Sequence[str], rows: Iterable[Row], right: Sequence[str] = ()) -> None:
+    """Print rows of text under their column names; the columns in `right` are aligned to the right (numbers)."""
     if is_terminal():
-        _print_rich(columns, rows, right, title)
+        _print_rich(columns, rows, right)
     else:
-        _print_plain(columns, rows, right, title)
+        _print_plain(columns, rows, right)
 
 
 def print_json(value: object) -> None:
@@ -53,12 +48,12 @@ def print_error(text: str) -> None:
     console(stderr=True).print(shown)
 
 
-def _print_rich(columns: Sequence[str], rows: Iterable[Row], right: Sequence[str], title: str) -> None:
+def _print_rich(columns: Sequence[str], rows: Iterable[Row], right: Sequence[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -66,11 +61,9 @@ def _print_rich(columns: Sequence[str], rows: Iterable[Row], right: Sequence[str
     Console(markup=False, highlight=False, emoji=False).print(table)
 
 
-def _print_plain(columns: Sequence[str], rows: Iterable[Row], right: Sequence[str], title: str) -> None:
+def _print_plain(columns: Sequence[str], rows: Iterable[Row], right: Sequence[str]) -> None:
     lines = [tuple(columns), *(tuple(row) for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-    if title:
-        print(title)
     for line in lines:
         cells = [
             cell.rjust(width) if column in right else cell.ljust(width)

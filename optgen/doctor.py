@@ -58,6 +58,21 @@ def is_usable(findings: tuple[Finding, ...]) -> bool:
     return all(finding.status == "ok" for finding in findings if finding.required)
 
 
+def print_findings(findings: tuple[Finding, ...]) -> None:
+    """Print a line for each finding, and below it what to do."""
+    from optgen.console import console
+
+    out = console()
+    colours = {"ok": "green", "missing": "yellow", "problem": "red"}
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        out.print(f"{finding.name:<{width}}  ", end="")
+        out.print(f"{finding.status:<7}", style=colours[finding.status], end="")
+        out.print(f"  {finding.found}")
+        if finding.advice:
+            out.print(f"{'':<{width + 11}}{finding.advice}")
+
+
 def _python() -> Iterator[Finding]:
     yield Finding("Python", "ok", f"{platform.python_version()} at {sys.executable}", required=True)
 
@@ -83,7 +98,7 @@ def _compiler() -> Iterator[Finding]:
     for candidate in compiler_candidates():
         if candidate.compiler is not None:
             found = candidate.compiler
-            yield Finding("C++ compiler", "ok", f"{found.family} {found.version} at {found.path}")
+            yield Finding("C++ compiler", "ok", f"{found.version.partition(chr(10))[0]} at {found.path}")
             return
         rejected.append(f"{candidate.name}: {candidate.reason}")
     yield Finding(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from optgen.backends.c_printer import CPrinter
 from optgen.backends.python import ClassSpec
@@ -15,7 +16,7 @@ from optgen.ir.nodes import Kind, Reduce, Ref
 from optgen.schedule.plan import Plan
 from optgen.schedule.traffic import Setting, pass_bytes, state_bytes, traffic
 
-COMPARE = {
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<": lambda a, b: a < b,
     "<=": lambda a, b: a <= b,
     ">": lambda a, b: a > b,
@@ -76,7 +77,10 @@ class ClassInfo:
     @property
     def bits(self) -> int:
         """Bits of the states: the class's own, or the default."""
-        return self.spec.variant.bits or int(self._default("optim_bits") or 32)
+        if self.spec.variant.bits is not None:
+            return self.spec.variant.bits
+        default = self._default("optim_bits")
+        return default if isinstance(default, int) else 32
 
     @cached_property
     def setting(self) -> Setting:

@@ -13,4 +13,4 @@ SCHEMAS: dict[str, type[SpecModel]] = {"spec": Spec, "shared": Shared, "variants
 def json_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of one kind of file, a key of `SCHEMAS`."""
     schema = SCHEMAS[kind].model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"optgen {kind}"} | schema
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": f"optgen {kind}"}

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import yaml
-
 from oracles import AdamOracle, LambOracle, LarsOracle, Oracle
 
 SPECS = Path(__file__).parents[1] / "specs"

@@ -1,10 +1,9 @@
-"""What all tests share: where packages are found, the compile cache, targets."""
+"""What all tests share: the compile cache, random numbers, targets."""
 
 from __future__ import annotations
 
 import os
 import random
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-ROOT = Path(__file__).parents[1]
-GENERATED = ROOT / "generated"
-if GENERATED.is_dir() and str(GENERATED) not in sys.path:
-    sys.path.insert(0, str(GENERATED))
+from machine import require_compiler
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "full: the full product of the matrix (make test-all)")
+def pytest_configure() -> None:
     if "OPTGEN_CACHE_DIR" not in os.environ:
         # One folder for the session and all its xdist workers (which inherit the variable), kept between sessions:
         # entries are keyed by content, so that a kernel is compiled once until it changes.
@@ -62,10 +56,3 @@ def target(request: pytest.FixtureRequest) -> str:
     if request.param == "cpu":
         require_compiler()
     return str(request.param)
-
-
-def require_compiler() -> None:
-    """Skip where no C++ compiler is found."""
-    cache = pytest.importorskip("optgen.runtime.cache")
-    if cache.find_compiler() is None:
-        pytest.skip("no C++ compiler on this machine")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from catalogue import optimizer_class, required, rows
 
 pytest.importorskip("optgen_optim")
@@ -181,8 +180,13 @@ LOCKED = [name for name, row in rows().items() if row.bits and not row.torch_onl
 @pytest.mark.parametrize("name", LOCKED)
 def test_classes_that_fix_the_bits_refuse_others_from_args(name) -> None:
     other = 8 if rows()[name].bits == 32 else 16
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises((ValueError, TypeError), match=name):
         make(name, **required(name), args=SimpleNamespace(optim_bits=other))
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_classes_that_fix_the_bits_take_the_same_from_args(name) -> None:
+    make(name, **required(name), args=SimpleNamespace(optim_bits=rows()[name].bits))
 
 
 @pytest.mark.parametrize("name", [name for name in LOCKED if rows()[name].family == "adam" and rows()[name].bits == 32])

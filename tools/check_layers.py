@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "schema",
     ),
     ("compiler",),
+    ("explanation",),
     ("emit",),
     ("backends",),
     ("schedule",),

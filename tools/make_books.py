@@ -175,7 +175,7 @@ def binade_line(signed: bool, exponent: int) -> tuple[float, float]:
     upper = min((guess - slope * y for y, guess in left), default=lower + 1)  # none left: the shared line does all
     if upper - lower < 2 * SMALLEST_MARGIN:
         raise AssertionError(f"no line from {low} to {high} of the {'signed' if signed else 'unsigned'} book")
-    return slope, float32((lower + upper) / 2)
+    return slope, max(float32((lower + upper) / 2), 0.0)
 
 
 def _smallest(lines: Iterable[tuple[float, float]], y: float) -> float:

@@ -42,8 +42,8 @@ constexpr bool bias_correction = OPTGEN_BIAS_CORRECTION;
 constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
 constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
 constexpr bool trust_ratio_is_none = OPTGEN_TRUST_RATIO_IS_NONE;
-using Param = OPTGEN_PARAM;
-using Grad = OPTGEN_GRAD;
+using ParamCodec = OPTGEN_PARAM_CODEC;
+using GradCodec = OPTGEN_GRAD_CODEC;
 using ExpAvgCodec = OPTGEN_EXP_AVG_CODEC;
 using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 using MaxExpAvgSqCodec = OPTGEN_MAX_EXP_AVG_SQ_CODEC;
@@ -72,7 +72,7 @@ struct step_reduce_0_scalars {
 }
 
 void step_reduce_0_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, [[maybe_unused]] const step_reduce_0_scalars& s) {
-  Tile<Plain<Grad>> grad_tile;
+  Tile<GradCodec> grad_tile;
   double sum_grad_4_times_grad_4 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
@@ -149,8 +149,8 @@ void step_reduce_1_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
   const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
-  Tile<Plain<Param>> param_tile;
-  Tile<Plain<Grad>> grad_tile;
+  Tile<ParamCodec> param_tile;
+  Tile<GradCodec> grad_tile;
   Tile<ExpAvgCodec> exp_avg_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<MaxExpAvgSqCodec> max_exp_avg_sq_tile;
@@ -331,8 +331,8 @@ void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const 
   const float one_minus_lr_times_weight_decay = s.one_minus_lr_times_weight_decay;
   const float exp_avg_absmax_new = s.exp_avg_absmax_new;
   const float exp_avg_sq_absmax_new = s.exp_avg_sq_absmax_new;
-  Tile<Plain<Param>> param_tile;
-  Tile<Plain<Grad>> grad_tile;
+  Tile<ParamCodec> param_tile;
+  Tile<GradCodec> grad_tile;
   Tile<ExpAvgCodec> exp_avg_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<MaxExpAvgSqCodec> max_exp_avg_sq_tile;

@@ -39,8 +39,8 @@ constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
 constexpr bool trust_ratio_is_lars = OPTGEN_TRUST_RATIO_IS_LARS;
 constexpr bool nesterov = OPTGEN_NESTEROV;
 constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
-using Param = OPTGEN_PARAM;
-using Grad = OPTGEN_GRAD;
+using ParamCodec = OPTGEN_PARAM_CODEC;
+using GradCodec = OPTGEN_GRAD_CODEC;
 using MomentumBufferCodec = OPTGEN_MOMENTUM_BUFFER_CODEC;
 constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 
@@ -62,7 +62,7 @@ struct step_reduce_0_scalars {
 }
 
 void step_reduce_0_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, [[maybe_unused]] const step_reduce_0_scalars& s) {
-  Tile<Plain<Grad>> grad_tile;
+  Tile<GradCodec> grad_tile;
   double sum_grad_4_times_grad_4 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
@@ -115,8 +115,8 @@ struct step_reduce_1_scalars {
 
 void step_reduce_1_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, [[maybe_unused]] const step_reduce_1_scalars& s) {
   const float grad_5_factor = s.grad_5_factor;
-  Tile<Plain<Param>> param_tile;
-  Tile<Plain<Grad>> grad_tile;
+  Tile<ParamCodec> param_tile;
+  Tile<GradCodec> grad_tile;
   double sum_grad_4_times_grad_4 = 0.0;
   double sum_param_times_param = 0.0;
   double sum_grad_6_times_grad_6 = 0.0;
@@ -208,8 +208,8 @@ void step_reduce_2_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
   const float grad_7_factor = s.grad_7_factor;
   const bool above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
-  Tile<Plain<Param>> param_tile;
-  Tile<Plain<Grad>> grad_tile;
+  Tile<ParamCodec> param_tile;
+  Tile<GradCodec> grad_tile;
   Tile<MomentumBufferCodec> momentum_buffer_tile;
   double sum_grad_4_times_grad_4 = 0.0;
   double sum_param_times_param = 0.0;
@@ -354,8 +354,8 @@ void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const 
   const float one_minus_dampening = s.one_minus_dampening;
   const float update_6_factor = s.update_6_factor;
   const float momentum_buffer_absmax_new = s.momentum_buffer_absmax_new;
-  Tile<Plain<Param>> param_tile;
-  Tile<Plain<Grad>> grad_tile;
+  Tile<ParamCodec> param_tile;
+  Tile<GradCodec> grad_tile;
   Tile<MomentumBufferCodec> momentum_buffer_tile;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);

@@ -71,7 +71,7 @@ class CpuBackend:
         context = {
             "head": describe(family),
             "flags": [f"constexpr bool {c_name(n)} = {macro(n)};" for n, g in family.guards.guards.items() if g.about != "codec"],
-            "types": ["using Param = OPTGEN_PARAM;", "using Grad = OPTGEN_GRAD;"]
+            "types": ["using ParamCodec = OPTGEN_PARAM_CODEC;", "using GradCodec = OPTGEN_GRAD_CODEC;"]
             + [f"using {codec_type(name)} = {macro(f'{name}_codec')};" for name in elements],
             "codec_flags": [
                 f"constexpr bool {c_name(name)} = is_tensorwise<{codec_type(g.subject)}>;"
@@ -321,9 +321,9 @@ class _PassRenderer:
     def _tile(self, item: Input) -> str:
         match item.role:
             case "param":
-                return "Plain<Param>"
+                return "ParamCodec"
             case "grad":
-                return "Plain<Grad>"
+                return "GradCodec"
         return codec_type(item.name)
 
     def _opens(self) -> list[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from optgen.demo.training import Contender
 
 PICTURE = "loss.png"
-LR = 3e-3
+LR = 2e-3
 LAMB_LR = 1e-2
 WEIGHT_DECAY = 1e-2
 

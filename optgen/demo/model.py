@@ -15,8 +15,8 @@ class Size:
 
     alphabet: int
     context: int = 64
-    width: int = 192
-    heads: int = 6
+    width: int = 160
+    heads: int = 5
     layers: int = 2
 
 

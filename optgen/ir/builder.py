@@ -24,6 +24,7 @@ from optgen.ir.nodes import (
     Let,
     Program,
     Reduce,
+    ReduceOp,
     Ref,
     Select,
 )
@@ -400,15 +401,14 @@ class Builder:
             case _:
                 return Call("/", (self._nested("sum", over, x), _count(kind, over)))
 
-    def _nested(self, op: str, over: Kind, x: Expr) -> Expr:
+    def _nested(self, op: ReduceOp, over: Kind, x: Expr) -> Expr:
         """Elements reduce to one number per tensor before they reduce over all, to rows before matrices."""
-        operator = "max" if op == "max" else "sum"
         kind = kind_of(x, self.kinds)
         if kind is Kind.ELEMENT and over is Kind.GLOBAL:
-            return Reduce(operator, Kind.GLOBAL, self.bind("tensor", Reduce(operator, Kind.TENSOR, x), self.source))
+            return Reduce(op, Kind.GLOBAL, self.bind("tensor", Reduce(op, Kind.TENSOR, x), self.source))
         if kind is Kind.ELEMENT and over is Kind.MATRIX:
-            return Reduce(operator, Kind.MATRIX, self.bind("row", Reduce(operator, Kind.ROW, x), self.source))
-        return Reduce(operator, over, x)
+            return Reduce(op, Kind.MATRIX, self.bind("row", Reduce(op, Kind.ROW, x), self.source))
+        return Reduce(op, over, x)
 
 
 def _count(kind: Kind, over: Kind) -> Expr:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable
+from typing import Any
 
 from optgen.ir.nodes import Call, Const, Expr, Program, Select
 from optgen.passes.rewrite import rewrite_program
+
+OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "**": operator.pow,
+}
 
 
 def fold(program: Program) -> Program:
@@ -26,7 +37,7 @@ def fold_expression(expr: Expr) -> Expr:
             return then if condition else other
         case Call(op="*", args=(Const(value=1.0), x)) | Call(op="*" | "/", args=(x, Const(value=1.0))):
             return x
-        case Call(op=op, args=(Const(value=float(a)), Const(value=float(b)))) if op in ("+", "-", "*", "/", "**"):
+        case Call(op=op, args=(Const(value=float(a)), Const(value=float(b)))) if op in OPERATORS:
             return _arithmetic(expr, op, a, b)
         case Call(op="neg", args=(Const(value=value),)):
             return Const(-value)
@@ -38,7 +49,7 @@ def fold_expression(expr: Expr) -> Expr:
 
 def _arithmetic(expr: Expr, op: str, a: float, b: float) -> Expr:
     try:
-        result = {"+": a.__add__, "-": a.__sub__, "*": a.__mul__, "/": a.__truediv__, "**": a.__pow__}[op](b)
+        result = OPERATORS[op](a, b)
     except (ZeroDivisionError, OverflowError):
         return expr
     return Const(float(result)) if isinstance(result, float) else expr

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.codecs import CODECS
+from optgen.codecs import CODECS, PARAMETER_CODECS
 from optgen.runtime.cache import shared_library
 from optgen.runtime.compilers import Compiler
 from optgen.runtime.parameters import Bucket, Member, matrix_shape
@@ -24,8 +24,6 @@ from optgen.runtime.states import scale_key
 CHUNK = 32_768  # elements of a chunk, a multiple of the tile; a matrix rule takes at least 16 rows
 TILE = 256
 BASE_COLUMNS = 11
-CPP_TYPES = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "fp16"}
-PLAIN_TYPES = {"fp32": "Plain<float>", "bf16": "Plain<bf16>", "fp16": "Plain<fp16>"}
 
 
 class _Call(ctypes.Structure):
@@ -46,15 +44,21 @@ class _Call(ctypes.Structure):
     )
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype in the tables that are free of torch."""
+    return str(dtype).removeprefix("torch.")
+
+
 def defines(rule: Rule, bucket: Bucket) -> dict[str, str]:
     """The macros that specialize a rule's C++ for a bucket."""
-    result = {"OPTGEN_PARAM": CPP_TYPES[bucket.dtype], "OPTGEN_GRAD": CPP_TYPES[bucket.grad_dtype]}
+    nearest = PARAMETER_CODECS["nearest"]
+    result = {
+        "OPTGEN_PARAM_CODEC": nearest.cpp_type(dtype_name(bucket.dtype)),
+        "OPTGEN_GRAD_CODEC": nearest.cpp_type(dtype_name(bucket.grad_dtype)),
+    }
     for state, codec in zip(rule.element_states, bucket.codecs, strict=True):
-        name = "Absent"
-        if state.exists(bucket.flags):
-            signed = "true" if state.signed else "false"
-            name = PLAIN_TYPES.get(codec) or f"{'Int8' if CODECS[codec].block > 0 else 'Int8Tensor'}<{signed}>"
-        result[f"OPTGEN_{state.name.upper()}_CODEC"] = name
+        there = state.exists(bucket.flags)
+        result[f"OPTGEN_{state.name.upper()}_CODEC"] = CODECS[codec].cpp_type(state.signed) if there else "Absent"
     for name, value in bucket.flags._asdict().items():
         if name not in rule.constants:
             result[f"OPTGEN_{name.upper()}"] = str(int(value))

@@ -2,7 +2,7 @@
 
 The exact rule of the 8-bit codecs, which all targets follow bit for bit:
 
-- the scale of a block is the largest magnitude of its finite elements, or 0 if that is below the smallest normal float32;
+- the scale of a block is the largest magnitude of its finite elements, or 0 if that is below float32's smallest normal;
 - y = |x| * (1 / absmax) in float32, the reciprocal rounded first;
 - the code is that of the nearest magnitude: k = how many midpoints are below y (ties go toward zero); code k of an
   unsigned book; 127 + k of the signed one, 127 - min(k, 127) where x is negative (its last value is about -0.993);

@@ -43,7 +43,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-
 from oracles.ball import Ball
 from oracles.base import array
 from oracles.storage import Quantized
@@ -54,7 +53,8 @@ def assert_within(actual: torch.Tensor | np.ndarray | float, expected: Ball, wha
     values = array(actual)
     assert values.shape == expected.shape, f"{what}: shape {values.shape}, expected {expected.shape}"
     same = (values == expected.mid) | (np.isnan(values) & np.isnan(expected.mid))
-    error = np.abs(values - expected.mid)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(values - expected.mid)
     wrong = ~(same | (error <= expected.rad))
     if wrong.any():
         worst = np.unravel_index(np.argmax(np.where(wrong, np.nan_to_num(error, nan=np.inf), -1)), values.shape)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-
-from catalogue import make_oracle, optimizer_class, rows
-from numerics.bounds import assert_codes, assert_meaningful, assert_within
+from catalogue import make_oracle, optimizer_class
 from oracles import Oracle
 from oracles.base import array
 from oracles.storage import decode
+
+from numerics.bounds import assert_codes, assert_meaningful, assert_within
 
 STEPS = 10
 SHAPES = {
@@ -60,7 +61,10 @@ def set_grads(params: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | Non
 
 
 def targeted(cls: Callable[..., torch.optim.Optimizer], params: Any, target: str, **settings: Any) -> Any:
-    """An optimizer of `cls` that is told its target."""
+    """An optimizer of `cls` that is told its target, or has but one."""
+    if "target" not in inspect.signature(cls).parameters:
+        assert target == "torch", f"{cls.__name__} runs on the torch target alone"
+        return cls(params, **settings)
     return cls(params, **settings, target=target)
 
 
@@ -130,8 +134,3 @@ def duel(name: str, target: str, dtype: torch.dtype = torch.float32, **settings:
     params = make_params(dtype)
     opt = targeted(optimizer_class(name), params, target, **settings)
     return Duel(params, opt, make_oracle(name, params, settings), NAMES)
-
-
-def served_by(name: str, target: str) -> str:
-    """The target that runs a class when it is told `target`."""
-    return "torch" if rows()[name].torch_only else target

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from numerics.bounds import assert_within
-from numerics.harness import STEPS, Duel, set_grads, targeted
 from oracles import (
     AdafactorOracle,
     AdEMAMixOracle,
@@ -22,6 +19,9 @@ from oracles import (
     StableAdamWOracle,
 )
 from oracles.ball import Ball
+
+from numerics.bounds import assert_within
+from numerics.harness import STEPS, Duel, set_grads, targeted
 
 optgen = pytest.importorskip("optgen")
 if not hasattr(optgen, "load"):
@@ -182,7 +182,7 @@ def test_schedule_free_refuses_a_step_outside_training(mode, target) -> None:
 
 PRODIGY = [
     {},
-    {"safeguard_warmup": True, "lr": 0.5, "use_bias_correction": True},
+    {"safeguard_warmup": True, "lr": 0.5, "use_bias_correction": True, "d_coef": 50.0},
     {"growth_rate": 1.5, "d_coef": 2.0, "weight_decay": 0.1},
     {"decouple": False, "weight_decay": 0.1, "beta3": 0.9},
 ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from catalogue import rows
-from conftest import require_compiler
-from numerics.cases import paired, product, settings_of, swept
-from numerics.harness import NAMES, STEPS, duel, make_grads
+from machine import require_compiler
 from oracles.storage import DTYPES
 from pairs import Case
+
+from numerics.cases import paired, product, settings_of, swept
+from numerics.harness import NAMES, STEPS, duel, make_grads
 
 optgen_optim = pytest.importorskip("optgen_optim")
 

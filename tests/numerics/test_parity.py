@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from catalogue import optimizer_class
-from numerics.bounds import assert_within
-from numerics.harness import NAMES, STEPS, make_grads, make_params, set_grads, targeted
+from catalogue import optimizer_class, rows
 from oracles import AdamOracle, LarsOracle
 from oracles.ball import Ball
 from oracles.base import array
-from oracles.storage import decode
+from oracles.storage import code_book, decode
+
+from numerics.bounds import assert_within
+from numerics.harness import NAMES, STEPS, make_grads, make_params, set_grads, targeted
 
 pytest.importorskip("optgen_optim")
 
@@ -51,6 +51,8 @@ def run_both(ours: Any, theirs: Any, mine: Sequence[torch.Tensor], others: Seque
 def test_equals_torch(case, target) -> None:
     """Ours and torch's float32 results both lie in the ball around the float64 result, after ten steps."""
     name, torch_name, settings, only_ours = case
+    if rows()[name].torch_only and target != "torch":
+        pytest.skip("runs on the torch target alone")
     mine = make_params()
     others = [torch.nn.Parameter(param.detach().clone()) for param in mine]
     ours = targeted(optimizer_class(name), mine, target, **settings, **only_ours)
@@ -79,6 +81,7 @@ def test_state_names_and_kinds_are_torchs(target) -> None:
     assert states[0] == states[1]
 
 
+LOOKUP = 2.0**-15  # bitsandbytes on a CPU looks codes up by y rounded to steps of this size
 BNB_STATES = {"state1": ("exp_avg", True), "state2": ("exp_avg_sq", False)}
 
 
@@ -101,7 +104,7 @@ def test_equals_bitsandbytes_32bit(target) -> None:
 
 def test_equals_bitsandbytes_8bit(target) -> None:
     """From bitsandbytes' own 8-bit states each step: both move the parameters alike, scales agree, and its codes
-    (which a coarse search chooses on a CPU) are never more than one from ours."""
+    are never more than one from ours but near zero, where its lookup is coarser than the book."""
     mine = [torch.nn.Parameter(torch.randn(shape)) for shape in ((4096,), (5000,), (64, 80))]
     others = [torch.nn.Parameter(param.detach().clone()) for param in mine]
     ours = targeted(optimizer_class("AdamW8bit"), mine, target, **DECAY)
@@ -142,10 +145,12 @@ def read_bnb(state: dict) -> dict[str, np.ndarray]:
 
 
 def compare_codes(ours: dict, theirs: dict) -> None:
-    for key, (name, _) in BNB_STATES.items():
-        apart = (ours[name].int() - theirs[key].int()).abs()
-        assert apart.max() <= 1
-        assert (apart != 0).float().mean() < 0.02, "bitsandbytes' search misses few codes"
+    for key, (name, signed) in BNB_STATES.items():
+        mine, other = ours[name].reshape(-1).numpy().astype(int), theirs[key].reshape(-1).numpy().astype(int)
+        book = code_book(signed)
+        coarse = np.abs(book[mine] - book[other]) <= LOOKUP
+        assert (coarse | (np.abs(mine - other) <= 1)).all()
+        assert (coarse | (mine == other)).mean() > 0.98, "the lookup misses few codes"
         scale = Ball(array(theirs[f"absmax{key[-1]}"]).reshape(-1), 0)
         scale.rad = 2.0**-21 * scale.mid
         assert_within(ours[f"{name}_absmax"].reshape(-1), scale, name)

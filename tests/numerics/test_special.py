@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from catalogue import optimizer_class, required, rows
+
 from numerics.harness import NAMES, duel, make_grads, set_grads, targeted
 
 pytest.importorskip("optgen_optim")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from catalogue import make_oracle, optimizer_class, rows
-from conftest import require_compiler
+from machine import require_compiler
+
 from numerics.bounds import ulps_apart
 from numerics.harness import NAMES, STEPS, Duel, make_grads, make_params, set_grads, targeted
 

@@ -178,7 +178,7 @@ class Oracle:
         stepped = self.advance(index, self.steps[index], param, grad, new)
         self.balls[index] = self.stored_param(where(active, stepped, param))
         for name, value in new.items():
-            if name == "gnorm_vec" or value is old.get(name) and not self.in_8bit(name, param):
+            if name == "gnorm_vec" or (value is old.get(name) and not self.in_8bit(name, param)):
                 continue
             if value.shape == param.shape and value.shape == active.shape and name in self.elementwise():
                 value = where(active, value, old[name])

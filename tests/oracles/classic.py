@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import numpy as np
 
 from oracles.ball import Ball, maximum, norm, sqrt, where
@@ -42,7 +45,7 @@ class _Moments(Oracle):
 class AdamOracle(_Moments):
     """Adam (decoupled=False) and AdamW, optionally with amsgrad; eps after bias correction."""
 
-    defaults = {
+    defaults: ClassVar[Mapping[str, Any]] = {
         "lr": 1e-3,
         "betas": (0.9, 0.999),
         "eps": 1e-8,
@@ -66,7 +69,7 @@ class AdamOracle(_Moments):
 class LambOracle(_Moments):
     """LAMB: Adam's direction plus decay, scaled by ||param|| / ||update||. trust_ratio="none" is Adam with clipping."""
 
-    defaults = {
+    defaults: ClassVar[Mapping[str, Any]] = {
         "lr": 1e-3,
         "betas": (0.9, 0.999),
         "eps": 1e-8,
@@ -97,7 +100,7 @@ class LambOracle(_Moments):
 class LarsOracle(Oracle):
     """LARS: momentum clipped to a share of ||param|| (max_unorm), or the paper's local rate (trust_ratio="lars")."""
 
-    defaults = {
+    defaults: ClassVar[Mapping[str, Any]] = {
         "lr": 0.01,
         "momentum": 0.0,
         "dampening": 0.0,

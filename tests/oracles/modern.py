@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def zeros(shape: tuple[int, ...], *names: str) -> dict[str, object]:
 class AdEMAMixOracle(Oracle):
     """Pagliardini et al. 2024: a second, slow average, mixed in with weight alpha; both on warm-up schedules."""
 
-    defaults = {
+    defaults: ClassVar[Mapping[str, Any]] = {
         "lr": 1e-3,
         "betas": (0.9, 0.999, 0.9999),
         "alpha": 5.0,
@@ -65,7 +66,7 @@ class AdEMAMixOracle(Oracle):
 class StableAdamWOracle(Oracle):
     """Wortsman et al. 2023: AdamW whose rate falls where gradients outgrow their average; debiased betas."""
 
-    defaults = {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 1e-2}
+    defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 1e-2}
     quantized = frozenset({"exp_avg", "exp_avg_sq"})
     unsigned = frozenset({"exp_avg_sq"})
 
@@ -87,7 +88,7 @@ class StableAdamWOracle(Oracle):
 class AdafactorOracle(Oracle):
     """Shazeer and Stern 2018, as transformers has it: factored second moment, clipped update, relative steps."""
 
-    defaults = {
+    defaults: ClassVar[Mapping[str, Any]] = {
         "lr": None,
         "eps": (1e-30, 1e-3),
         "clip_threshold": 1.0,
@@ -144,7 +145,7 @@ class AdafactorOracle(Oracle):
 class ScheduleFreeAdamWOracle(Oracle):
     """Defazio et al. 2024: gradients at y (held by the parameter in training), iterates z, averages x."""
 
-    defaults = {
+    defaults: ClassVar[Mapping[str, Any]] = {
         "lr": 2.5e-3,
         "betas": (0.9, 0.999),
         "eps": 1e-8,
@@ -209,7 +210,13 @@ class ScheduleFreeAdamWOracle(Oracle):
 class NovoGradOracle(Oracle):
     """Ginsburg et al. 2019: the second moment is one number a tensor, the first averages normalised gradients."""
 
-    defaults = {"lr": 1e-2, "betas": (0.95, 0.98), "eps": 1e-8, "weight_decay": 0.0, "grad_averaging": False}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "lr": 1e-2,
+        "betas": (0.95, 0.98),
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "grad_averaging": False,
+    }
     quantized = frozenset({"exp_avg"})
 
     betas: tuple[float, float]
@@ -231,7 +238,7 @@ class NovoGradOracle(Oracle):
 class RAdamOracle(Oracle):
     """Liu et al. 2020: Adam whose adaptive part starts once the variance of its rate is tractable."""
 
-    defaults = {
+    defaults: ClassVar[Mapping[str, Any]] = {
         "lr": 1e-3,
         "betas": (0.9, 0.999),
         "eps": 1e-8,
@@ -271,7 +278,7 @@ class RAdamOracle(Oracle):
 class ProdigyOracle(Oracle):
     """Mishchenko and Defazio 2023: Adam that estimates its rate, d, from sums over all parameters."""
 
-    defaults = {
+    defaults: ClassVar[Mapping[str, Any]] = {
         "lr": 1.0,
         "betas": (0.9, 0.999),
         "beta3": None,

@@ -1,8 +1,8 @@
 // The 16-bit number formats: how they are stored, and their conversion from and to float, one number at a time.
 //
-// load(x) gives the float of a stored number, store(x, v) rounds v to the nearest, ties to even; NaN stays a (quiet) NaN.
-// Written without branches and with integers only, so that compilers vectorise loops around them. For many fp16 numbers
-// at once convert.h is faster.
+// load(x) gives the float of a stored number, store(x, v) rounds v to the nearest, ties to even; NaN stays a (quiet)
+// NaN. Written without branches, so that compilers vectorise loops around them. For many fp16 numbers at once convert.h
+// is faster.
 #pragma once
 
 #include <stdint.h>

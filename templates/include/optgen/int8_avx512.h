@@ -1,11 +1,11 @@
 // The 8-bit codecs with AVX-512 and VBMI, 64 elements at a time. Included by int8.h, where the rule stands.
 //
-// VBMI looks up 64 bytes at once in a table of 128 (vpermi2b). So the tables are kept as four planes of bytes in
-// registers, and the looked-up planes are woven into floats: 64 exact lookups cost less than four gathers of 16.
+// VBMI looks up 64 bytes at once in a table of 128 (vpermi2b). So the tables are kept as four planes of bytes, and the
+// looked-up planes are woven into floats: 64 exact lookups cost less than four gathers of 16.
 //
-// Order of elements. Packing four vectors of 32-bit integers into bytes works within 128-bit lanes: lane i of the result
-// holds four bytes of vector 0, four of vector 1, and so on ("lane order"); weaving bytes back gives the four vectors as
-// they were. One permutation of 32-bit words, its own inverse, leads from lane order to the order in memory.
+// Order of elements. Weaving works within 128-bit lanes. So that it gives four vectors as they stand in memory, lane i
+// of the planes must hold four bytes of vector 0, four of vector 1, and so on ("lane order"). One permutation of 32-bit
+// words, its own inverse, leads from lane order to the order in memory.
 #pragma once
 
 #include <immintrin.h>
@@ -63,13 +63,30 @@ inline void weave(const __m512i (&plane)[4], __m512 (&out)[4]) {
   out[3] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(high01, high23));
 }
 
-// Four vectors of 32-bit integers from 0 to 255 as bytes in lane order.
-inline __m512i pack(const __m512i (&words)[4]) {
-  return _mm512_packus_epi16(_mm512_packus_epi32(words[0], words[1]), _mm512_packus_epi32(words[2], words[3]));
-}
+// Which bytes of two vectors of 32-bit numbers vpermi2b takes to collect byte number `byte` of four vectors; the same
+// for the first and the second pair.
+struct Collect {
+  alignas(64) uint8_t index[64] = {};
 
-inline __mmask64 join(const __mmask16 (&masks)[4]) {
-  return _mm512_kunpackd(_mm512_kunpackw(masks[3], masks[2]), _mm512_kunpackw(masks[1], masks[0]));
+  constexpr Collect(bool in_lane_order, int byte) {
+    for (int vector = 0; vector < 4; ++vector)
+      for (int element = 0; element < 16; ++element) {
+        const int lane = element / 4;
+        const int at = in_lane_order ? 16 * lane + 4 * vector + element % 4 : 16 * vector + element;
+        index[at] = uint8_t(64 * (vector % 2) + 4 * element + byte);
+      }
+  }
+};
+
+inline constexpr Collect byte1_in_lanes{true, 1};
+inline constexpr Collect byte3_in_order{false, 3};
+
+template <bool in_lane_order>
+inline __m512i collect(const Collect& from, const __m512i (&words)[4]) {
+  const __m512i index = _mm512_load_si512(from.index);
+  const __mmask16 second_pair = in_lane_order ? 0xcccc : 0xff00;
+  return _mm512_mask_blend_epi32(second_pair, _mm512_permutex2var_epi8(words[0], index, words[1]),
+                                 _mm512_permutex2var_epi8(words[2], index, words[3]));
 }
 
 inline __mmask16 first(int count) {
@@ -99,7 +116,7 @@ struct Decoder<true> {
   void operator()(__m512i codes, __m512 (&out)[4]) const {
     const __mmask64 positive = _mm512_movepi8_mask(codes);  // codes 128 to 255
     const __mmask64 nonzero = _mm512_cmpneq_epi8_mask(codes, _mm512_set1_epi8(127));
-    // The index counts from magnitude 1; only its lower 7 bits are looked at, which makes codes - 128 of a positive code.
+    // The index counts from magnitude 1; only its lower 7 bits are looked at, so that a positive code is its own.
     const __m512i index = _mm512_mask_sub_epi8(codes, ~positive, _mm512_set1_epi8(126), codes);
     const __m512i sign = _mm512_maskz_mov_epi8(nonzero & ~positive, _mm512_set1_epi8(char(0x80)));
     __m512i planes[4];
@@ -129,70 +146,93 @@ inline void decode(const uint8_t* codes, float absmax, float* out, int n) {
   }
 }
 
+// Magnitudes are positive floats, which are ordered as their bits are: integer instructions compare them, since those
+// are cheaper than the ones for floats.
 template <bool is_signed>
 struct Encoder {
   using Tables = Int8Tables<is_signed>;
+  static constexpr float shift = 0x1p15f;
+
   Planes<is_signed ? 128 : 256> midpoints{Tables::midpoint_bytes};
-  __m512 slope[2] = {_mm512_loadu_ps(Tables::binade_slope), _mm512_loadu_ps(Tables::binade_slope + 16)};
-  __m512 offset[2] = {_mm512_loadu_ps(Tables::binade_offset), _mm512_loadu_ps(Tables::binade_offset + 16)};
+  __m512 slope[2] = {_mm512_load_ps(Tables::binade_slope), _mm512_load_ps(Tables::binade_slope + 16)};
+  // A sum from 2^15 to 2^16 has its whole part in byte 1 and 1/256ths in byte 0: the guess is read off byte 1.
+  __m512 offset[2] = {_mm512_add_ps(_mm512_load_ps(Tables::binade_offset), _mm512_set1_ps(shift)),
+                      _mm512_add_ps(_mm512_load_ps(Tables::binade_offset + 16), _mm512_set1_ps(shift))};
   __m512 shared_slope = _mm512_set1_ps(Tables::slope[Tables::shared_line]);
-  __m512 shared_offset = _mm512_set1_ps(Tables::offset[Tables::shared_line]);
+  __m512 shared_offset = _mm512_set1_ps(Tables::offset[Tables::shared_line] + shift);
   __m512 reciprocal;
 
   explicit Encoder(float r) : reciprocal(_mm512_set1_ps(r)) {}
 
-  // The codes of 64 values, in the order of memory.
-  __m512i operator()(const __m512 (&x)[4]) const {
+  // First half: the guesses for 64 values, as bytes in lane order; their magnitudes over absmax go to y[0..63].
+  __m512i guess(const __m512 (&x)[4], float* y) const {
     constexpr int nan_or_infinite = 0x99;
-    constexpr int larger_magnitude = 0x0b;  // of vrangeps: larger by magnitude, sign cleared
-    const __m512 tiny = _mm512_set1_ps(0x1p-31f);  // below every midpoint, and the first binade of the table
-    __m512 y[4];
-    __m512i guess[4];
-    __m512i scaled[4];
+    const __m512i tiny = _mm512_castps_si512(_mm512_set1_ps(0x1p-31f));  // below every midpoint, and the first binade
+    __m512i guesses[4];
     for (int v = 0; v < 4; ++v) {
       const __mmask16 finite = __mmask16(~_mm512_fpclass_ps_mask(x[v], nan_or_infinite));
-      const __m512 t = _mm512_maskz_mul_ps(finite, x[v], reciprocal);
-      scaled[v] = _mm512_castps_si512(t);
-      y[v] = is_signed ? _mm512_range_ps(t, tiny, larger_magnitude) : _mm512_max_ps(t, tiny);
-      const __m512i binade = _mm512_srli_epi32(_mm512_castps_si512(y[v]), 23);  // its lower 5 bits are looked at
-      const __m512 line = _mm512_fmadd_ps(y[v], _mm512_permutex2var_ps(slope[0], binade, slope[1]),
+      const __m512i scaled = _mm512_castps_si512(_mm512_maskz_mul_ps(finite, x[v], reciprocal));
+      // Negative floats are negative integers: smaller than `tiny`.
+      const __m512i bits =
+          _mm512_max_epi32(is_signed ? _mm512_andnot_si512(_mm512_set1_epi32(INT32_MIN), scaled) : scaled, tiny);
+      const __m512 magnitude = _mm512_castsi512_ps(bits);
+      _mm512_store_ps(y + 16 * v, magnitude);
+      const __m512i binade = _mm512_srli_epi32(bits, 23);  // its lower 5 bits are looked at
+      const __m512 line = _mm512_fmadd_ps(magnitude, _mm512_permutex2var_ps(slope[0], binade, slope[1]),
                                           _mm512_permutex2var_ps(offset[0], binade, offset[1]));
-      const __m512 shared = _mm512_fmadd_ps(y[v], shared_slope, shared_offset);
-      guess[v] = _mm512_cvttps_epi32(_mm512_min_ps(line, shared));
+      const __m512 shared = _mm512_fmadd_ps(magnitude, shared_slope, shared_offset);
+      guesses[v] = _mm512_min_epi32(_mm512_castps_si512(line), _mm512_castps_si512(shared));
     }
-    const __m512i k = pack(guess);
+    return collect<true>(byte1_in_lanes, guesses);
+  }
+
+  // Second half: the codes of 64 values, in the order of memory.
+  __m512i codes(const __m512 (&x)[4], __m512i k, const float* y) const {
     const __mmask64 upper = is_signed ? 0 : _mm512_movepi8_mask(k);
     const __m512i planes[4] = {midpoints.lookup(0, k, upper), midpoints.lookup(1, k, upper),
                                midpoints.lookup(2, k, upper), midpoints.lookup(3, k, upper)};
     __m512 midpoint[4];
     weave(planes, midpoint);
-    __mmask16 above[4];
-    for (int v = 0; v < 4; ++v) above[v] = _mm512_cmp_ps_mask(y[v], midpoint[v], _CMP_GT_OQ);
+    __m512i marks[4];
+    for (int v = 0; v < 4; ++v) {
+      // Bits of numbers up to about 1 differ by less than 2^30: bits 31 and 30 both tell whether y is above the
+      // midpoint, and bit 31 is free for the sign of x.
+      marks[v] = _mm512_sub_epi32(_mm512_castps_si512(midpoint[v]), _mm512_load_si512(y + 16 * v));
+      if (is_signed)  // sign ? x : mark
+        marks[v] = _mm512_ternarylogic_epi32(marks[v], _mm512_castps_si512(x[v]), _mm512_set1_epi32(INT32_MIN), 0xd8);
+    }
+    const __m512i mark = collect<false>(byte3_in_order, marks);
+    const __mmask64 above = _mm512_test_epi8_mask(mark, _mm512_set1_epi8(0x40));
     const __m512i in_order = _mm512_permutexvar_epi32(lane_order(), k);
-    const __m512i codes = _mm512_mask_sub_epi8(in_order, join(above), in_order, _mm512_set1_epi8(-1));
-    if constexpr (!is_signed) return codes;
+    const __m512i nearest = _mm512_mask_sub_epi8(in_order, above, in_order, _mm512_set1_epi8(-1));
+    if constexpr (!is_signed) return nearest;
+    const __mmask64 negative = _mm512_movepi8_mask(mark);
     const __m512i middle = _mm512_set1_epi8(127);
-    // Packing with saturation keeps the sign of each float's bits.
-    const __m512i signs = _mm512_packs_epi16(_mm512_packs_epi32(scaled[0], scaled[1]),
-                                             _mm512_packs_epi32(scaled[2], scaled[3]));
-    const __mmask64 negative = _mm512_movepi8_mask(_mm512_permutexvar_epi32(lane_order(), signs));
-    // Saturation again: the largest magnitude, 128, has no negative, 127 - 128 stays 0.
-    return _mm512_mask_subs_epu8(_mm512_add_epi8(middle, codes), negative, middle, codes);
+    // With saturation, since the largest magnitude, 128, has no negative: 127 - 128 stays 0.
+    return _mm512_mask_subs_epu8(_mm512_add_epi8(middle, nearest), negative, middle, nearest);
   }
 };
 
+// Two loops instead of one: within each, the processor finds more work that does not wait for other work.
 template <bool is_signed>
 inline void encode(const float* values, float reciprocal, uint8_t* codes, int n) {
   const Encoder<is_signed> encoder(reciprocal);
+  alignas(64) float y[256];
+  __m512i guesses[4];
   __m512 x[4];
-  int i = 0;
-  for (; i + chunk <= n; i += chunk) {
+  const int rest = n % chunk;
+  const int whole = n - rest;
+  for (int i = 0; i < whole; i += chunk) {
     for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_ps(values + i + 16 * v);
-    _mm512_storeu_si512(codes + i, encoder(x));
+    guesses[i / chunk] = encoder.guess(x, y + i);
   }
-  if (i < n) {
-    for (int v = 0; v < 4; ++v) x[v] = _mm512_maskz_loadu_ps(first(n - i - 16 * v), values + i + 16 * v);
-    _mm512_mask_storeu_epi8(codes + i, (__mmask64(1) << (n - i)) - 1, encoder(x));
+  for (int i = 0; i < whole; i += chunk) {
+    for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_ps(values + i + 16 * v);
+    _mm512_storeu_si512(codes + i, encoder.codes(x, guesses[i / chunk], y + i));
+  }
+  if (rest) {
+    for (int v = 0; v < 4; ++v) x[v] = _mm512_maskz_loadu_ps(first(rest - 16 * v), values + whole + 16 * v);
+    _mm512_mask_storeu_epi8(codes + whole, (__mmask64(1) << rest) - 1, encoder.codes(x, encoder.guess(x, y), y));
   }
 }
 

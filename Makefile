@@ -1,0 +1,55 @@
+# make demo    train a small transformer with generated optimizers (installs what it needs into .venv first)
+# make test    all checks and tests
+#
+# TORCH_INDEX  where torch comes from if none is installed yet and pip has no index settings of its own;
+#              by default PyTorch's builds for the CPU.
+# PYTHON       the Python that makes .venv; 3.11 or newer.
+
+SHELL := /bin/sh
+CANDIDATES := python3 python python3.14 python3.13 python3.12 python3.11
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in $(CANDIDATES); do $$name -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$name && break; done)
+BIN := .venv/bin
+TESTS := -n 2 --dist worksteal
+
+.PHONY: help demo test test-all lint bench clean setup-demo setup-test
+
+help:
+	@echo "make demo       train a small transformer with generated optimizers"
+	@echo "make test       all checks and tests"
+	@echo "make test-all   the tests with every combination of classes, types and options (long)"
+	@echo "make lint       ruff, mypy, the layers"
+	@echo "make bench      the optimizers against torch, bitsandbytes and torchao"
+	@echo "make clean      remove .venv and caches"
+
+demo: setup-demo
+	$(BIN)/optgen build specs/
+	$(BIN)/optgen demo
+
+test: lint
+	$(BIN)/optgen build specs/ --check
+	$(BIN)/python -m pytest $(TESTS)
+
+test-all: test
+	$(BIN)/python -m pytest $(TESTS) -m full
+
+lint: setup-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/check_layers.py
+
+bench: setup-test
+	$(BIN)/python tools/bench.py
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup-demo setup-test: setup-%:
+	@if [ -z "$(PYTHON)" ]; then \
+	    echo "Python 3.11 or newer is missing: apt install python3 python3-venv, dnf install python3.12," \
+	        "or brew install python; or name one: make PYTHON=/path/to/python" >&2; \
+	    exit 1; \
+	fi
+	@$(PYTHON) tools/setup_venv.py $*

@@ -65,9 +65,9 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     if version:
-        from importlib.metadata import version as installed_version
+        from optgen import __version__
 
-        print(f"optgen {installed_version('optgen')}")
+        print(f"optgen {__version__}")
         raise typer.Exit
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from optgen.backends.base import Backend, Rendering
 from optgen.backends.cpu import CpuBackend
+from optgen.backends.layout import import_lines
 from optgen.backends.python import ClassSpec, PythonBackend
 from optgen.backends.torch import TorchBackend
 from optgen.diagnostics import Reporter
@@ -123,14 +124,13 @@ def _emit(unit: Unit, rendering: Rendering) -> str:
 
 
 def _package_module(package: str, units: Sequence[Unit]) -> str:
-    modules = [(unit.family.name, sorted(spec.name for spec in unit.classes)) for unit in units]
-    modules.sort()
+    modules = sorted((unit.family.name, sorted(spec.name for spec in unit.classes)) for unit in units)
     classes = [name for _, names in modules for name in names]
     text = render(
         "python/package.py.j2",
         {
             "title": f"Optimizers of {package}: one class a rule and precision.",
-            "modules": modules,
+            "imports": [line for module, names in modules for line in import_lines(f".{module}", names)],
             "classes": classes,
             "exports": sorted([*classes, "CLASSES", "create"]),
         },

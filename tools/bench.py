@@ -266,8 +266,9 @@ def run_cases(given: argparse.Namespace, console: Console, progress: Console) ->
         own = budget.for_case(start - begun, len(cases) - number)
         with progress.status(case.name) as status:
             result = measure_case(case, found, bandwidth, own, status.update)
+        count = "1 tensor" if len(case.shapes) == 1 else f"{len(case.shapes)} tensors"
         title = (
-            f"{case.name}: {len(case.shapes)} tensor{'s' * (len(case.shapes) > 1)}, {case.numel / 1e6:.1f} M parameters; update bandwidth "
+            f"{case.name}: {count}, {case.numel / 1e6:.1f} M parameters; update bandwidth "
             f"{result.bandwidth / 1e9:.1f} GB/s ({bandwidth.how}); took {time.perf_counter() - start:.0f} s"
         )
         console.print(table(title, CASE_COLUMNS, case_rows(result), 2))

@@ -99,7 +99,7 @@ def contenders(classes: Sequence[str], peers: Sequence[str]) -> tuple[list[Conte
     for peer in peers:
         try:
             found += PEER_MAKERS[peer]()
-        except Exception as error:  # noqa: BLE001 - a package that is broken is as absent as one that is not installed
+        except Exception as error:  # a package that is broken is as absent as one that is not installed
             absent.update(dict.fromkeys(PEERS[peer], f"{type(error).__name__}: {error}".splitlines()[0]))
     if not classes:
         return found, absent

@@ -181,7 +181,7 @@ class Runner:
                     self.tensors.give_gradients(self.params)
                     self.optimizer.step()
                     self.result.age += 1
-        except Exception as error:  # noqa: BLE001 - a peer that fails is reported, the others are still measured
+        except Exception as error:  # a peer that fails is reported, the others are still measured
             self.result.failure = f"{type(error).__name__}: {error}".splitlines()[0]
 
     def time_a_step(self) -> None:

@@ -8,7 +8,20 @@ from typing import Any
 from optgen.runtime.create import create_optimizer
 from optgen.runtime.optimizer import Optimizer
 
-from .adam import Adam, Adam32bit, Adam8bit, AdamW, AdamW32bit, AdamW8bit, PagedAdam, PagedAdam32bit, PagedAdam8bit, PagedAdamW, PagedAdamW32bit, PagedAdamW8bit
+from .adam import (
+    Adam,
+    Adam32bit,
+    Adam8bit,
+    AdamW,
+    AdamW32bit,
+    AdamW8bit,
+    PagedAdam,
+    PagedAdam32bit,
+    PagedAdam8bit,
+    PagedAdamW,
+    PagedAdamW32bit,
+    PagedAdamW8bit,
+)
 from .lamb import LAMB, LAMB32bit, LAMB8bit
 from .lars import LARS, LARS32bit, LARS8bit, PytorchLARS
 

@@ -61,21 +61,24 @@ enum Column : int {
 struct step_reduce_0_scalars {
 };
 
-[[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  return {};
+[[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  return step_reduce_0_scalars{};
 }
 
-void step_reduce_0_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, [[maybe_unused]] const step_reduce_0_scalars& s) {
+void step_reduce_0_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_0_scalars& s) {
   Tile<GradCodec> grad_tile;
   double sum_grad_4_times_grad_4 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const grad_at = (exp_avg_sq_tensorwise && percentile_clipping_below_100) || (exp_avg_tensorwise && percentile_clipping_below_100) || (max_unorm_above_0 && percentile_clipping_below_100) || (percentile_clipping_below_100 && trust_ratio_is_lamb) ? grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n) : nullptr;
+    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : sum_grad_4_times_grad_4)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float grad = (exp_avg_sq_tensorwise && percentile_clipping_below_100) || (exp_avg_tensorwise && percentile_clipping_below_100) || (max_unorm_above_0 && percentile_clipping_below_100) || (percentile_clipping_below_100 && trust_ratio_is_lamb) ? load(grad_at[i]) : 0.0f;
+        const float grad = load(grad_at[i]);
         // grad = -grad
         const float grad_1 = -grad;
         const float grad_2 = maximize ? grad_1 : grad;
@@ -83,7 +86,7 @@ void step_reduce_0_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
         const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
         const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
         const float grad_4_times_grad_4 = grad_4 * grad_4;
-        sum_grad_4_times_grad_4 += (exp_avg_sq_tensorwise && percentile_clipping_below_100) || (exp_avg_tensorwise && percentile_clipping_below_100) || (max_unorm_above_0 && percentile_clipping_below_100) || (percentile_clipping_below_100 && trust_ratio_is_lamb) ? double(grad_4_times_grad_4) : 0.0;
+        sum_grad_4_times_grad_4 += double(grad_4_times_grad_4);
       }
       begin = segment.end;
     }
@@ -91,7 +94,8 @@ void step_reduce_0_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
   call.partials[c.index * 5 + 0] = sum_grad_4_times_grad_4;
 }
 
-void step_reduce_0_finish([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+void step_reduce_0_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
 }
 
@@ -109,7 +113,8 @@ struct step_reduce_1_scalars {
   float inverse_one_minus_beta1_power_step;
 };
 
-[[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+[[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   const double* const value = call.values + t.at(GROUP) * 11;
   const double beta1 = value[1];
   const double beta2 = value[2];
@@ -119,21 +124,28 @@ struct step_reduce_1_scalars {
   const double one_minus_beta1 = value[7];
   const double one_minus_beta2 = value[8];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec = percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
   // gnorm = norm(grad)
   const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = (exp_avg_sq_tensorwise && percentile_clipping_below_100) || (exp_avg_tensorwise && percentile_clipping_below_100) || (max_unorm_above_0 && percentile_clipping_below_100) || (percentile_clipping_below_100 && trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && (exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
   const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
   const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
-  return {float(beta1), float(beta2), float(eps), float(weight_decay), float(grad_5_factor), float(one_minus_beta1), float(one_minus_beta2), float(inverse_sqrt_one_minus_beta2_power_step), float(inverse_one_minus_beta1_power_step)};
+  return step_reduce_1_scalars{float(beta1), float(beta2), float(eps), float(weight_decay), float(grad_5_factor),
+      float(one_minus_beta1), float(one_minus_beta2), float(inverse_sqrt_one_minus_beta2_power_step),
+      float(inverse_one_minus_beta1_power_step)};
 }
 
-void step_reduce_1_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, [[maybe_unused]] const step_reduce_1_scalars& s) {
+void step_reduce_1_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_1_scalars& s) {
   const float beta1 = s.beta1;
   const float beta2 = s.beta2;
   const float eps = s.eps;
@@ -155,20 +167,33 @@ void step_reduce_1_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
   uint32_t exp_avg_sq_largest = 0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise) ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
-    auto* const grad_at = exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || percentile_clipping_below_100 || trust_ratio_is_lamb ? grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n) : nullptr;
-    auto* const exp_avg_at = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
-    auto* const exp_avg_sq_at = exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
-    auto* const max_exp_avg_sq_at = (amsgrad && max_unorm_above_0) || (amsgrad && trust_ratio_is_lamb) ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb
+        || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise)
+        ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
+    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
+    auto* const exp_avg_at = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+        ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
+    auto* const exp_avg_sq_at = exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+        ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+    auto* const max_exp_avg_sq_at = amsgrad && (max_unorm_above_0 || trust_ratio_is_lamb)
+        ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), at, n)
+        : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : sum_grad_4_times_grad_4, sum_param_times_param, sum_update_1_times_update_1) reduction(max : exp_avg_largest, exp_avg_sq_largest)
+#pragma omp simd \
+    reduction(+ : sum_grad_4_times_grad_4, sum_param_times_param, sum_update_1_times_update_1) \
+    reduction(max : exp_avg_largest, exp_avg_sq_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float param = max_unorm_above_0 || trust_ratio_is_lamb || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise) ? load(param_at[i]) : 0.0f;
-        const float grad = exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || percentile_clipping_below_100 || trust_ratio_is_lamb ? load(grad_at[i]) : 0.0f;
-        const float exp_avg = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_at[i]) : 0.0f;
-        const float exp_avg_sq = exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_sq_at[i]) : 0.0f;
-        const float max_exp_avg_sq = (amsgrad && max_unorm_above_0) || (amsgrad && trust_ratio_is_lamb) ? load(max_exp_avg_sq_at[i]) : 0.0f;
+        const float param = max_unorm_above_0 || trust_ratio_is_lamb
+            || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise)
+            ? load(param_at[i]) : 0.0f;
+        const float grad = load(grad_at[i]);
+        const float exp_avg =
+            exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_at[i]) : 0.0f;
+        const float exp_avg_sq =
+            exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_sq_at[i]) : 0.0f;
+        const float max_exp_avg_sq =
+            amsgrad && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(max_exp_avg_sq_at[i]) : 0.0f;
         // grad = -grad
         const float grad_1 = -grad;
         const float grad_2 = maximize ? grad_1 : grad;
@@ -209,11 +234,14 @@ void step_reduce_1_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
         const float exp_avg_magnitude = optgen::isfinite(exp_avg_kept) ? optgen::abs(exp_avg_kept) : 0.0f;
         // largest magnitude of exp_avg_sq
         const float exp_avg_sq_magnitude = optgen::isfinite(exp_avg_sq_kept) ? optgen::abs(exp_avg_sq_kept) : 0.0f;
-        sum_grad_4_times_grad_4 += !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && percentile_clipping_below_100 && !trust_ratio_is_lamb ? double(grad_4_times_grad_4) : 0.0;
+        sum_grad_4_times_grad_4 += !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0
+            && !trust_ratio_is_lamb ? double(grad_4_times_grad_4) : 0.0;
         sum_param_times_param += max_unorm_above_0 || trust_ratio_is_lamb ? double(param_times_param) : 0.0;
         sum_update_1_times_update_1 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_1_times_update_1) : 0.0;
-        exp_avg_largest = exp_avg_tensorwise && magnitude_bits(exp_avg_magnitude) > exp_avg_largest ? magnitude_bits(exp_avg_magnitude) : exp_avg_largest;
-        exp_avg_sq_largest = exp_avg_sq_tensorwise && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest ? magnitude_bits(exp_avg_sq_magnitude) : exp_avg_sq_largest;
+        exp_avg_largest = exp_avg_tensorwise && magnitude_bits(exp_avg_magnitude) > exp_avg_largest
+            ? magnitude_bits(exp_avg_magnitude) : exp_avg_largest;
+        exp_avg_sq_largest = exp_avg_sq_tensorwise && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest
+            ? magnitude_bits(exp_avg_sq_magnitude) : exp_avg_sq_largest;
       }
       begin = segment.end;
     }
@@ -225,12 +253,14 @@ void step_reduce_1_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
   call.partials[c.index * 5 + 4] = from_bits(exp_avg_sq_largest);
 }
 
-void step_reduce_1_finish([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
-  call.reduced[t.index * 5 + 1] = finished_sum(call, t, 5, 1);
-  call.reduced[t.index * 5 + 2] = finished_sum(call, t, 5, 2);
-  call.reduced[t.index * 5 + 3] = finished_max(call, t, 5, 3);
-  call.reduced[t.index * 5 + 4] = finished_max(call, t, 5, 4);
+void step_reduce_1_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+    call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
+  if (max_unorm_above_0 || trust_ratio_is_lamb) call.reduced[t.index * 5 + 1] = finished_sum(call, t, 5, 1);
+  if (max_unorm_above_0 || trust_ratio_is_lamb) call.reduced[t.index * 5 + 2] = finished_sum(call, t, 5, 2);
+  if (exp_avg_tensorwise) call.reduced[t.index * 5 + 3] = finished_max(call, t, 5, 3);
+  if (exp_avg_sq_tensorwise) call.reduced[t.index * 5 + 4] = finished_max(call, t, 5, 4);
 }
 
 // step, pass 3 of 3: writes param, exp_avg, exp_avg_sq, max_exp_avg_sq
@@ -253,7 +283,8 @@ struct step_apply_scalars {
   float exp_avg_sq_absmax_new;
 };
 
-[[maybe_unused]] step_apply_scalars step_apply_prepare([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+[[maybe_unused]] step_apply_scalars step_apply_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   const double* const value = call.values + t.at(GROUP) * 11;
   const double lr = value[0];
   const double beta1 = value[1];
@@ -267,7 +298,8 @@ struct step_apply_scalars {
   const double min_one_max_unorm = value[9];
   const double one_minus_lr_times_weight_decay = value[10];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec = percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
   const double sum_param_times_param = call.reduced[t.index * 5 + 1];
   const double sum_update_1_times_update_1 = call.reduced[t.index * 5 + 2];
@@ -276,7 +308,8 @@ struct step_apply_scalars {
   // gnorm = norm(grad)
   const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  const Window<100> gnorm_vec_1 =
+      percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
   const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
@@ -302,10 +335,16 @@ struct step_apply_scalars {
   const double exp_avg_absmax_new = exp_avg_largest >= 1.1754943508222875e-38 ? exp_avg_largest : 0.0;
   // scale of exp_avg_sq
   const double exp_avg_sq_absmax_new = exp_avg_sq_largest >= 1.1754943508222875e-38 ? exp_avg_sq_largest : 0.0;
-  return {float(lr), float(beta1), float(beta2), float(eps), float(weight_decay), float(grad_5_factor), float(one_minus_beta1), float(one_minus_beta2), float(inverse_sqrt_one_minus_beta2_power_step), float(inverse_one_minus_beta1_power_step), float(ratio_3), float(update_3_factor), float(one_minus_lr_times_weight_decay), float(exp_avg_absmax_new), float(exp_avg_sq_absmax_new)};
+  return step_apply_scalars{float(lr), float(beta1), float(beta2), float(eps), float(weight_decay),
+      float(grad_5_factor), float(one_minus_beta1), float(one_minus_beta2),
+      float(inverse_sqrt_one_minus_beta2_power_step), float(inverse_one_minus_beta1_power_step), float(ratio_3),
+      float(update_3_factor), float(one_minus_lr_times_weight_decay), float(exp_avg_absmax_new),
+      float(exp_avg_sq_absmax_new)};
 }
 
-void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, [[maybe_unused]] const step_apply_scalars& s) {
+void step_apply_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_apply_scalars& s) {
   const float lr = s.lr;
   const float beta1 = s.beta1;
   const float beta2 = s.beta2;
@@ -331,8 +370,11 @@ void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const 
     auto* const param_at = param_tile.open(t.pointer(PARAM), nullptr, at, n);
     auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
     auto* const exp_avg_at = exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), at, n);
-    auto* const exp_avg_sq_at = exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), at, n);
-    auto* const max_exp_avg_sq_at = amsgrad ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+    auto* const exp_avg_sq_at =
+        exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), at, n);
+    auto* const max_exp_avg_sq_at = amsgrad
+        ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), at, n)
+        : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd
@@ -366,7 +408,6 @@ void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const 
         const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_8 * grad_8;
         // max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
         const float max_exp_avg_sq_1 = optgen::maximum(max_exp_avg_sq, exp_avg_sq_1);
-        const float max_exp_avg_sq_2 = amsgrad ? max_exp_avg_sq_1 : max_exp_avg_sq;
         const float second_3 = amsgrad ? max_exp_avg_sq_1 : exp_avg_sq_1;
         // denom = sqrt(second) / sqrt(1 - beta2 ** step) + eps
         const float denom_1 = optgen::sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps;
@@ -390,7 +431,7 @@ void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const 
         // exp_avg_sq where active
         const float exp_avg_sq_kept = active_4 ? exp_avg_sq_1 : exp_avg_sq;
         // max_exp_avg_sq where active
-        const float max_exp_avg_sq_kept = active_4 ? max_exp_avg_sq_2 : max_exp_avg_sq;
+        const float max_exp_avg_sq_kept = active_4 ? max_exp_avg_sq_1 : max_exp_avg_sq;
         store(param_at[i], param_kept);
         store(exp_avg_at[i], exp_avg_kept);
         store(exp_avg_sq_at[i], exp_avg_sq_kept);
@@ -405,22 +446,25 @@ void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const 
   }
 }
 
-void step_apply_finish([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+void step_apply_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec = percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
   const double exp_avg_largest = call.reduced[t.index * 5 + 3];
   const double exp_avg_sq_largest = call.reduced[t.index * 5 + 4];
   // gnorm = norm(grad)
   const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
-  const Window<100> gnorm_vec_2 = percentile_clipping_below_100 ? percentile_clipping_below_100 ? gnorm_vec_1 : gnorm_vec : Window<100>{};
+  const Window<100> gnorm_vec_1 =
+      percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // scale of exp_avg
   const double exp_avg_absmax_new = exp_avg_largest >= 1.1754943508222875e-38 ? exp_avg_largest : 0.0;
   // scale of exp_avg_sq
   const double exp_avg_sq_absmax_new = exp_avg_sq_largest >= 1.1754943508222875e-38 ? exp_avg_sq_largest : 0.0;
-  if (percentile_clipping_below_100) memcpy(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_2.values, sizeof gnorm_vec_2.values);
+  if (percentile_clipping_below_100)
+    memcpy(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1.values, sizeof gnorm_vec_1.values);
   if (exp_avg_tensorwise) *t.pointer<float>(AT_EXP_AVG_ABSMAX) = float(exp_avg_absmax_new);
   if (exp_avg_sq_tensorwise) *t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX) = float(exp_avg_sq_absmax_new);
   *t.pointer<float>(STEP) += 1.0f;
@@ -429,19 +473,22 @@ void step_apply_finish([[maybe_unused]] const Call& call, [[maybe_unused]] const
 }  // namespace
 
 OPTGEN_EXPORT void step_reduce_0(const Call* call) {
-  run_pass<COLUMNS, step_reduce_0_scalars>(*call, step_reduce_0_prepare, step_reduce_0_chunk, step_reduce_0_finish);
+  run_pass<COLUMNS, step_reduce_0_scalars>(
+      *call, step_reduce_0_prepare, step_reduce_0_chunk, step_reduce_0_finish);
 }
 
 OPTGEN_EXPORT int64_t step_reduce_0_scratch() { return sizeof(step_reduce_0_scalars); }
 
 OPTGEN_EXPORT void step_reduce_1(const Call* call) {
-  run_pass<COLUMNS, step_reduce_1_scalars>(*call, step_reduce_1_prepare, step_reduce_1_chunk, step_reduce_1_finish);
+  run_pass<COLUMNS, step_reduce_1_scalars>(
+      *call, step_reduce_1_prepare, step_reduce_1_chunk, step_reduce_1_finish);
 }
 
 OPTGEN_EXPORT int64_t step_reduce_1_scratch() { return sizeof(step_reduce_1_scalars); }
 
 OPTGEN_EXPORT void step_apply(const Call* call) {
-  run_pass<COLUMNS, step_apply_scalars>(*call, step_apply_prepare, step_apply_chunk, step_apply_finish);
+  run_pass<COLUMNS, step_apply_scalars>(
+      *call, step_apply_prepare, step_apply_chunk, step_apply_finish);
 }
 
 OPTGEN_EXPORT int64_t step_apply_scratch() { return sizeof(step_apply_scalars); }

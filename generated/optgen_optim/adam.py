@@ -17,7 +17,7 @@ from torch import Tensor
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Array, Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
 
 
 class AdamFlags(NamedTuple):
@@ -63,13 +63,26 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     one_minus_beta2 = 1.0 - beta2
     min_one_max_unorm = m.minimum(1.0, max_unorm)
     one_minus_lr_times_weight_decay = 1.0 - lr * weight_decay
-    return (lr, beta1, beta2, eps, weight_decay, percentile_clipping, max_unorm, one_minus_beta1, one_minus_beta2, min_one_max_unorm, one_minus_lr_times_weight_decay,)
+    return (
+        lr,
+        beta1,
+        beta2,
+        eps,
+        weight_decay,
+        percentile_clipping,
+        max_unorm,
+        one_minus_beta1,
+        one_minus_beta2,
+        min_one_max_unorm,
+        one_minus_lr_times_weight_decay,
+    )
 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
-    if o['amsgrad'] and o['optim_bits'] == 8:
-        raise ValueError("{name} does not support amsgrad=True with 8-bit states".format_map({**o, "name": name}))
+    if o["amsgrad"] and o["optim_bits"] == 8:
+        message = "{name} does not support amsgrad=True with 8-bit states"
+        raise ValueError(message.format_map({**o, "name": name}))
 
 
 RULE = Rule(
@@ -78,7 +91,14 @@ RULE = Rule(
     package=__package__ or "",
     hypers={
         "lr": Hyperparameter(name="lr", low=0.0, high=m.INF, high_open=True, label="learning rate"),
-        "betas": Hyperparameter(name="betas", low=0.0, high=1.0, high_open=True, label="beta parameter", parts=("beta1", "beta2",)),
+        "betas": Hyperparameter(
+            name="betas",
+            low=0.0,
+            high=1.0,
+            high_open=True,
+            label="beta parameter",
+            parts=("beta1", "beta2"),
+        ),
         "eps": Hyperparameter(name="eps", low=0.0, high=m.INF, high_open=True, label="epsilon value"),
         "weight_decay": Hyperparameter(name="weight_decay", low=0.0, high=m.INF, high_open=True),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
@@ -89,40 +109,111 @@ RULE = Rule(
         "decoupled_weight_decay": Option(name="decoupled_weight_decay"),
         "maximize": Option(name="maximize"),
         "skip_zeros": Option(name="skip_zeros"),
-        "nonfinite": Option(name="nonfinite", choices=("propagate", "skip",)),
-        "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb",)),
+        "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
+        "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb")),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 8,)),
+        "optim_bits": Option(name="optim_bits", choices=(32, 8)),
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
         "is_paged": Option(name="is_paged"),
     },
     states={
-        "exp_avg": State(name="exp_avg", kind="element", codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor",)),
-        "exp_avg_sq": State(name="exp_avg_sq", kind="element", signed=False, codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor",)),
-        "max_exp_avg_sq": State(name="max_exp_avg_sq", kind="element", signed=False, codecs=("fp32",), exists=lambda f: f.amsgrad),
-        "gnorm_vec": State(name="gnorm_vec", kind="tensor", window=100, exists=lambda f: f.percentile_clipping_below_100),
+        "exp_avg": State(name="exp_avg", kind="element", codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor")),
+        "exp_avg_sq": State(
+            name="exp_avg_sq",
+            kind="element",
+            signed=False,
+            codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor"),
+        ),
+        "max_exp_avg_sq": State(
+            name="max_exp_avg_sq",
+            kind="element",
+            signed=False,
+            codecs=("fp32",),
+            exists=lambda f: f.amsgrad,
+        ),
+        "gnorm_vec": State(
+            name="gnorm_vec",
+            kind="tensor",
+            window=100,
+            exists=lambda f: f.percentile_clipping_below_100,
+        ),
     },
     flags=_flags,
-    fixed_by=("amsgrad", "percentile_clipping", "maximize", "skip_zeros", "nonfinite", "decoupled_weight_decay", "trust_ratio", "max_unorm", "optim_bits", "min_8bit_size", "block_wise", "is_paged", "target",),
-    constants=("exp_avg_tensorwise", "exp_avg_sq_tensorwise",),
+    fixed_by=(
+        "amsgrad",
+        "percentile_clipping",
+        "maximize",
+        "skip_zeros",
+        "nonfinite",
+        "decoupled_weight_decay",
+        "trust_ratio",
+        "max_unorm",
+        "optim_bits",
+        "min_8bit_size",
+        "block_wise",
+        "is_paged",
+        "target",
+    ),
+    constants=("exp_avg_tensorwise", "exp_avg_sq_tensorwise"),
     refuse=_refuse,
     blocks={
         "step": Block(
             passes=(
-                Pass("step_reduce_0", lambda f: (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100) or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb), reductions=("sum_grad_4_times_grad_4",)),
-                Pass("step_reduce_1", lambda f: f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb, reductions=("sum_grad_4_times_grad_4", "sum_param_times_param", "sum_update_1_times_update_1", "exp_avg_largest", "exp_avg_sq_largest",)),
+                Pass(
+                    "step_reduce_0",
+                    lambda f: (
+                        f.percentile_clipping_below_100
+                        and (
+                            f.exp_avg_sq_tensorwise
+                            or f.exp_avg_tensorwise
+                            or f.max_unorm_above_0
+                            or f.trust_ratio_is_lamb
+                        )
+                    ),
+                    reductions=("sum_grad_4_times_grad_4",),
+                ),
+                Pass(
+                    "step_reduce_1",
+                    lambda f: (
+                        f.exp_avg_sq_tensorwise
+                        or f.exp_avg_tensorwise
+                        or f.max_unorm_above_0
+                        or f.percentile_clipping_below_100
+                        or f.trust_ratio_is_lamb
+                    ),
+                    reductions=(
+                        "sum_grad_4_times_grad_4",
+                        "sum_param_times_param",
+                        "sum_update_1_times_update_1",
+                        "exp_avg_largest",
+                        "exp_avg_sq_largest",
+                    ),
+                ),
                 Pass("step_apply", always),
             ),
             values=_step_values,
-            names=("lr", "beta1", "beta2", "eps", "weight_decay", "percentile_clipping", "max_unorm", "one_minus_beta1", "one_minus_beta2", "min_one_max_unorm", "one_minus_lr_times_weight_decay",),
-            commit=None,
-            reductions=("sum_grad_4_times_grad_4", "sum_param_times_param", "sum_update_1_times_update_1", "exp_avg_largest", "exp_avg_sq_largest",),
-            sums=(),
-            arrays=(
+            names=(
+                "lr",
+                "beta1",
+                "beta2",
+                "eps",
+                "weight_decay",
+                "percentile_clipping",
+                "max_unorm",
+                "one_minus_beta1",
+                "one_minus_beta2",
+                "min_one_max_unorm",
+                "one_minus_lr_times_weight_decay",
             ),
-            refuse=None,
+            reductions=(
+                "sum_grad_4_times_grad_4",
+                "sum_param_times_param",
+                "sum_update_1_times_update_1",
+                "exp_avg_largest",
+                "exp_avg_sq_largest",
+            ),
         ),
     },
 )
@@ -312,8 +403,9 @@ class AdamW8bit(Optimizer):
     @classmethod
     def _refuse(cls, o: Mapping[str, Any]) -> None:
         name = cls.__name__
-        if o['amsgrad'] and o['optim_bits'] == 8:
-            raise ValueError("{name} does not support amsgrad=True".format_map({**o, "name": name}))
+        if o["amsgrad"] and o["optim_bits"] == 8:
+            message = "{name} does not support amsgrad=True"
+            raise ValueError(message.format_map({**o, "name": name}))
         super()._refuse(o)
 
 
@@ -584,8 +676,9 @@ class PagedAdamW8bit(Optimizer):
     @classmethod
     def _refuse(cls, o: Mapping[str, Any]) -> None:
         name = cls.__name__
-        if o['amsgrad'] and o['optim_bits'] == 8:
-            raise ValueError("{name} does not support amsgrad=True".format_map({**o, "name": name}))
+        if o["amsgrad"] and o["optim_bits"] == 8:
+            message = "{name} does not support amsgrad=True"
+            raise ValueError(message.format_map({**o, "name": name}))
         super()._refuse(o)
 
 
@@ -860,8 +953,9 @@ class Adam8bit(Optimizer):
     @classmethod
     def _refuse(cls, o: Mapping[str, Any]) -> None:
         name = cls.__name__
-        if o['amsgrad'] and o['optim_bits'] == 8:
-            raise ValueError("{name} does not support amsgrad=True".format_map({**o, "name": name}))
+        if o["amsgrad"] and o["optim_bits"] == 8:
+            message = "{name} does not support amsgrad=True"
+            raise ValueError(message.format_map({**o, "name": name}))
         super()._refuse(o)
 
 
@@ -1132,8 +1226,9 @@ class PagedAdam8bit(Optimizer):
     @classmethod
     def _refuse(cls, o: Mapping[str, Any]) -> None:
         name = cls.__name__
-        if o['amsgrad'] and o['optim_bits'] == 8:
-            raise ValueError("{name} does not support amsgrad=True".format_map({**o, "name": name}))
+        if o["amsgrad"] and o["optim_bits"] == 8:
+            message = "{name} does not support amsgrad=True"
+            raise ValueError(message.format_map({**o, "name": name}))
         super()._refuse(o)
 
 

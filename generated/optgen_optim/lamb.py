@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Array, Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
 
 
 class LambFlags(NamedTuple):
@@ -31,7 +31,6 @@ class LambFlags(NamedTuple):
     bias_correction: bool
     trust_ratio_is_lamb: bool
     max_unorm_above_0: bool
-    trust_ratio_is_none: bool
     exp_avg_tensorwise: bool
     exp_avg_sq_tensorwise: bool
 
@@ -47,7 +46,6 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         bias_correction=o["bias_correction"],
         trust_ratio_is_lamb=o["trust_ratio"] == "lamb",
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
-        trust_ratio_is_none=o["trust_ratio"] == "none",
         exp_avg_tensorwise="exp_avg" in tensorwise,
         exp_avg_sq_tensorwise="exp_avg_sq" in tensorwise,
     )
@@ -66,13 +64,26 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     one_minus_beta2 = 1.0 - beta2
     min_one_max_unorm = m.minimum(1.0, max_unorm)
     one_minus_lr_times_weight_decay = 1.0 - lr * weight_decay
-    return (lr, beta1, beta2, eps, weight_decay, max_unorm, percentile_clipping, one_minus_beta1, one_minus_beta2, min_one_max_unorm, one_minus_lr_times_weight_decay,)
+    return (
+        lr,
+        beta1,
+        beta2,
+        eps,
+        weight_decay,
+        max_unorm,
+        percentile_clipping,
+        one_minus_beta1,
+        one_minus_beta2,
+        min_one_max_unorm,
+        one_minus_lr_times_weight_decay,
+    )
 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
-    if o['amsgrad'] and o['optim_bits'] == 8:
-        raise ValueError("{name} does not support amsgrad=True with 8-bit states".format_map({**o, "name": name}))
+    if o["amsgrad"] and o["optim_bits"] == 8:
+        message = "{name} does not support amsgrad=True with 8-bit states"
+        raise ValueError(message.format_map({**o, "name": name}))
 
 
 RULE = Rule(
@@ -81,7 +92,14 @@ RULE = Rule(
     package=__package__ or "",
     hypers={
         "lr": Hyperparameter(name="lr", low=0.0, high=m.INF, high_open=True, label="learning rate"),
-        "betas": Hyperparameter(name="betas", low=0.0, high=1.0, high_open=True, label="beta parameter", parts=("beta1", "beta2",)),
+        "betas": Hyperparameter(
+            name="betas",
+            low=0.0,
+            high=1.0,
+            high_open=True,
+            label="beta parameter",
+            parts=("beta1", "beta2"),
+        ),
         "eps": Hyperparameter(name="eps", low=0.0, high=m.INF, high_open=True, label="epsilon value"),
         "weight_decay": Hyperparameter(name="weight_decay", low=0.0, high=m.INF, high_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
@@ -91,42 +109,114 @@ RULE = Rule(
         "bias_correction": Option(name="bias_correction"),
         "amsgrad": Option(name="amsgrad"),
         "adam_w_mode": Option(name="adam_w_mode"),
-        "trust_ratio": Option(name="trust_ratio", choices=("lamb", "none",)),
+        "trust_ratio": Option(name="trust_ratio", choices=("lamb", "none")),
         "maximize": Option(name="maximize"),
         "skip_zeros": Option(name="skip_zeros"),
-        "nonfinite": Option(name="nonfinite", choices=("propagate", "skip",)),
+        "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 8,)),
+        "optim_bits": Option(name="optim_bits", choices=(32, 8)),
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
         "is_paged": Option(name="is_paged"),
     },
     states={
-        "exp_avg": State(name="exp_avg", kind="element", codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor",)),
-        "exp_avg_sq": State(name="exp_avg_sq", kind="element", signed=False, codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor",)),
-        "max_exp_avg_sq": State(name="max_exp_avg_sq", kind="element", signed=False, codecs=("fp32",), exists=lambda f: f.amsgrad),
-        "gnorm_vec": State(name="gnorm_vec", kind="tensor", window=100, exists=lambda f: f.percentile_clipping_below_100),
+        "exp_avg": State(name="exp_avg", kind="element", codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor")),
+        "exp_avg_sq": State(
+            name="exp_avg_sq",
+            kind="element",
+            signed=False,
+            codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor"),
+        ),
+        "max_exp_avg_sq": State(
+            name="max_exp_avg_sq",
+            kind="element",
+            signed=False,
+            codecs=("fp32",),
+            exists=lambda f: f.amsgrad,
+        ),
+        "gnorm_vec": State(
+            name="gnorm_vec",
+            kind="tensor",
+            window=100,
+            exists=lambda f: f.percentile_clipping_below_100,
+        ),
     },
     flags=_flags,
-    fixed_by=("amsgrad", "percentile_clipping", "maximize", "skip_zeros", "nonfinite", "adam_w_mode", "bias_correction", "trust_ratio", "max_unorm", "optim_bits", "min_8bit_size", "block_wise", "is_paged", "target",),
-    constants=("exp_avg_tensorwise", "exp_avg_sq_tensorwise",),
+    fixed_by=(
+        "amsgrad",
+        "percentile_clipping",
+        "maximize",
+        "skip_zeros",
+        "nonfinite",
+        "adam_w_mode",
+        "bias_correction",
+        "trust_ratio",
+        "max_unorm",
+        "optim_bits",
+        "min_8bit_size",
+        "block_wise",
+        "is_paged",
+        "target",
+    ),
+    constants=("exp_avg_tensorwise", "exp_avg_sq_tensorwise"),
     refuse=_refuse,
     blocks={
         "step": Block(
             passes=(
-                Pass("step_reduce_0", lambda f: (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100) or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb), reductions=("sum_grad_4_times_grad_4",)),
-                Pass("step_reduce_1", lambda f: f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb, reductions=("sum_grad_4_times_grad_4", "sum_param_times_param", "sum_update_5_times_update_5", "exp_avg_largest", "exp_avg_sq_largest",)),
+                Pass(
+                    "step_reduce_0",
+                    lambda f: (
+                        f.percentile_clipping_below_100
+                        and (
+                            f.exp_avg_sq_tensorwise
+                            or f.exp_avg_tensorwise
+                            or f.max_unorm_above_0
+                            or f.trust_ratio_is_lamb
+                        )
+                    ),
+                    reductions=("sum_grad_4_times_grad_4",),
+                ),
+                Pass(
+                    "step_reduce_1",
+                    lambda f: (
+                        f.exp_avg_sq_tensorwise
+                        or f.exp_avg_tensorwise
+                        or f.max_unorm_above_0
+                        or f.percentile_clipping_below_100
+                        or f.trust_ratio_is_lamb
+                    ),
+                    reductions=(
+                        "sum_grad_4_times_grad_4",
+                        "sum_param_times_param",
+                        "sum_update_5_times_update_5",
+                        "exp_avg_largest",
+                        "exp_avg_sq_largest",
+                    ),
+                ),
                 Pass("step_apply", always),
             ),
             values=_step_values,
-            names=("lr", "beta1", "beta2", "eps", "weight_decay", "max_unorm", "percentile_clipping", "one_minus_beta1", "one_minus_beta2", "min_one_max_unorm", "one_minus_lr_times_weight_decay",),
-            commit=None,
-            reductions=("sum_grad_4_times_grad_4", "sum_param_times_param", "sum_update_5_times_update_5", "exp_avg_largest", "exp_avg_sq_largest",),
-            sums=(),
-            arrays=(
+            names=(
+                "lr",
+                "beta1",
+                "beta2",
+                "eps",
+                "weight_decay",
+                "max_unorm",
+                "percentile_clipping",
+                "one_minus_beta1",
+                "one_minus_beta2",
+                "min_one_max_unorm",
+                "one_minus_lr_times_weight_decay",
             ),
-            refuse=None,
+            reductions=(
+                "sum_grad_4_times_grad_4",
+                "sum_param_times_param",
+                "sum_update_5_times_update_5",
+                "exp_avg_largest",
+                "exp_avg_sq_largest",
+            ),
         ),
     },
 )
@@ -325,8 +415,9 @@ class LAMB8bit(Optimizer):
     @classmethod
     def _refuse(cls, o: Mapping[str, Any]) -> None:
         name = cls.__name__
-        if o['amsgrad'] and o['optim_bits'] == 8:
-            raise ValueError("{name} does not support amsgrad=True".format_map({**o, "name": name}))
+        if o["amsgrad"] and o["optim_bits"] == 8:
+            message = "{name} does not support amsgrad=True"
+            raise ValueError(message.format_map({**o, "name": name}))
         super()._refuse(o)
 
 

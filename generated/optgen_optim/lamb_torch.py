@@ -37,15 +37,17 @@ def step_reduce_0(t: View) -> Results:
     """step, pass 1 of 3: reduces."""
     f = t.flags
     grad = t.grad
-    # grad = -grad
-    grad_1 = -grad if (f.exp_avg_sq_tensorwise and f.maximize and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.maximize and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.maximize and f.percentile_clipping_below_100) or (f.maximize and f.percentile_clipping_below_100 and f.trust_ratio_is_lamb) else None
-    grad_2 = (grad_1 if f.maximize else grad) if (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100) or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb) else None
-    # grad = where(isfinite(grad), grad, 0)
-    grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0) if (f.exp_avg_sq_tensorwise and f.nonfinite_is_skip and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.nonfinite_is_skip and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.nonfinite_is_skip and f.percentile_clipping_below_100) or (f.nonfinite_is_skip and f.percentile_clipping_below_100 and f.trust_ratio_is_lamb) else None
-    grad_4 = (grad_3 if f.nonfinite_is_skip else grad_2) if (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100) or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb) else None
-    grad_4_times_grad_4 = grad_4 * grad_4 if (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100) or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb) else None
+    if f.maximize:
+        # grad = -grad
+        grad_1 = -grad
+    grad_2 = grad_1 if f.maximize else grad
+    if f.nonfinite_is_skip:
+        # grad = where(isfinite(grad), grad, 0)
+        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
+    grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+    grad_4_times_grad_4 = grad_4 * grad_4
     return {
-        "sum_grad_4_times_grad_4": m.total(grad_4_times_grad_4) if (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100) or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb) else None,
+        "sum_grad_4_times_grad_4": m.total(grad_4_times_grad_4),
     }
 
 
@@ -62,71 +64,94 @@ def step_reduce_1(t: View) -> Results:
     param = t.param
     grad = t.grad
     step = t.step
-    exp_avg = t.state("exp_avg")
-    exp_avg_sq = t.state("exp_avg_sq")
-    max_exp_avg_sq = t.state("max_exp_avg_sq") if f.amsgrad else None
-    gnorm_vec = t.state("gnorm_vec") if f.percentile_clipping_below_100 else None
-    sum_grad_4_times_grad_4 = t.reduced.get("sum_grad_4_times_grad_4")
-    # grad = -grad
-    grad_1 = -grad if (f.exp_avg_sq_tensorwise and f.maximize) or (f.exp_avg_tensorwise and f.maximize) or (f.max_unorm_above_0 and f.maximize) or (f.maximize and f.percentile_clipping_below_100) or (f.maximize and f.trust_ratio_is_lamb) else None
-    grad_2 = (grad_1 if f.maximize else grad) if f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb else None
-    # active = active and grad != 0
-    active_1 = grad_2 != 0.0 if (f.exp_avg_sq_tensorwise and f.skip_zeros) or (f.exp_avg_tensorwise and f.skip_zeros) else None
-    active_2 = (active_1 if f.skip_zeros else True) if f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise else None
-    # active = active and isfinite(grad)
-    active_3 = m.both(active_2, m.isfinite(grad_2)) if (f.exp_avg_sq_tensorwise and f.nonfinite_is_skip) or (f.exp_avg_tensorwise and f.nonfinite_is_skip) else None
-    # grad = where(isfinite(grad), grad, 0)
-    grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0) if (f.exp_avg_sq_tensorwise and f.nonfinite_is_skip) or (f.exp_avg_tensorwise and f.nonfinite_is_skip) or (f.max_unorm_above_0 and f.nonfinite_is_skip) or (f.nonfinite_is_skip and f.percentile_clipping_below_100) or (f.nonfinite_is_skip and f.trust_ratio_is_lamb) else None
-    grad_4 = (grad_3 if f.nonfinite_is_skip else grad_2) if f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb else None
-    active_4 = (active_3 if f.nonfinite_is_skip else active_2) if f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise else None
-    grad_4_times_grad_4 = grad_4 * grad_4 if not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lamb else None
-    # gnorm = norm(grad)
-    gnorm_1 = m.sqrt(sum_grad_4_times_grad_4) if (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100) or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb) else None
-    # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-    gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step) if (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100) or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb) else None
-    # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-    clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping)) if (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100) or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb) else None
-    grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0) if (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100) or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb) else None
-    # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-    grad_5 = grad_4 * grad_5_factor if (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100) or (f.exp_avg_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100) or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb) else None
-    grad_6 = (grad_5 if f.percentile_clipping_below_100 else grad_4) if f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb else None
-    # grad = grad + weight_decay * param
-    grad_7 = grad_6 + weight_decay * param if (not f.adam_w_mode and f.exp_avg_sq_tensorwise) or (not f.adam_w_mode and f.exp_avg_tensorwise) or (not f.adam_w_mode and f.max_unorm_above_0) or (not f.adam_w_mode and f.trust_ratio_is_lamb) else None
-    grad_8 = (grad_7 if not f.adam_w_mode else grad_6) if f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb else None
-    # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-    exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_8 if f.exp_avg_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb else None
-    # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-    exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_8 * grad_8 if f.exp_avg_sq_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb else None
-    # max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
-    max_exp_avg_sq_1 = m.maximum(max_exp_avg_sq, exp_avg_sq_1) if (f.amsgrad and f.max_unorm_above_0) or (f.amsgrad and f.trust_ratio_is_lamb) else None
-    second_3 = (max_exp_avg_sq_1 if f.amsgrad else exp_avg_sq_1) if f.max_unorm_above_0 or f.trust_ratio_is_lamb else None
-    inverse_one_minus_beta1_power_step = m.divide(1.0, 1.0 - m.power(beta1, step)) if (f.bias_correction and f.max_unorm_above_0) or (f.bias_correction and f.trust_ratio_is_lamb) else None
-    inverse_sqrt_one_minus_beta2_power_step = m.divide(1.0, m.sqrt(1.0 - m.power(beta2, step))) if (f.bias_correction and f.max_unorm_above_0) or (f.bias_correction and f.trust_ratio_is_lamb) else None
-    # update = exp_avg / (1 - beta1 ** step) / (sqrt(second) / sqrt(1 - beta2 ** step) + eps)
-    update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / (m.sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps) if (f.bias_correction and f.max_unorm_above_0) or (f.bias_correction and f.trust_ratio_is_lamb) else None
-    # update = exp_avg / (sqrt(second) + eps)
-    update_2 = exp_avg_1 / (m.sqrt(second_3) + eps) if (not f.bias_correction and f.max_unorm_above_0) or (not f.bias_correction and f.trust_ratio_is_lamb) else None
-    update_3 = (update_1 if f.bias_correction else update_2) if f.max_unorm_above_0 or f.trust_ratio_is_lamb else None
-    # update = update + weight_decay * param
-    update_4 = update_3 + weight_decay * param if f.adam_w_mode and f.trust_ratio_is_lamb else None
-    update_5 = (update_4 if f.adam_w_mode and f.trust_ratio_is_lamb else update_3) if f.max_unorm_above_0 or f.trust_ratio_is_lamb else None
-    param_times_param = param * param if f.max_unorm_above_0 or f.trust_ratio_is_lamb else None
-    update_5_times_update_5 = update_5 * update_5 if f.max_unorm_above_0 or f.trust_ratio_is_lamb else None
-    # exp_avg where active
-    exp_avg_kept = m.where(active_4, exp_avg_1, exp_avg) if f.exp_avg_tensorwise else None
-    # exp_avg_sq where active
-    exp_avg_sq_kept = m.where(active_4, exp_avg_sq_1, exp_avg_sq) if f.exp_avg_sq_tensorwise else None
-    # largest magnitude of exp_avg
-    exp_avg_magnitude = m.where(m.isfinite(exp_avg_kept), m.absolute(exp_avg_kept), 0.0) if f.exp_avg_tensorwise else None
-    # largest magnitude of exp_avg_sq
-    exp_avg_sq_magnitude = m.where(m.isfinite(exp_avg_sq_kept), m.absolute(exp_avg_sq_kept), 0.0) if f.exp_avg_sq_tensorwise else None
-    return {
-        "sum_grad_4_times_grad_4": m.total(grad_4_times_grad_4) if not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lamb else None,
-        "sum_param_times_param": m.total(param_times_param) if f.max_unorm_above_0 or f.trust_ratio_is_lamb else None,
-        "sum_update_5_times_update_5": m.total(update_5_times_update_5) if f.max_unorm_above_0 or f.trust_ratio_is_lamb else None,
-        "exp_avg_largest": m.largest(exp_avg_magnitude) if f.exp_avg_tensorwise else None,
-        "exp_avg_sq_largest": m.largest(exp_avg_sq_magnitude) if f.exp_avg_sq_tensorwise else None,
-    }
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        exp_avg = t.state("exp_avg")
+        exp_avg_sq = t.state("exp_avg_sq")
+    if f.amsgrad and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        max_exp_avg_sq = t.state("max_exp_avg_sq")
+    if f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        gnorm_vec = t.state("gnorm_vec")
+        sum_grad_4_times_grad_4 = t.reduced["sum_grad_4_times_grad_4"]
+    if f.maximize and (
+        f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+    ):
+        # grad = -grad
+        grad_1 = -grad
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise):
+        grad_2 = grad_1 if f.maximize else grad
+    if f.nonfinite_is_skip and (
+        f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+    ):
+        # grad = where(isfinite(grad), grad, 0)
+        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise):
+        grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+    if (
+        not f.exp_avg_sq_tensorwise
+        and not f.exp_avg_tensorwise
+        and not f.max_unorm_above_0
+        and not f.trust_ratio_is_lamb
+    ):
+        grad_4_times_grad_4 = grad_4 * grad_4
+    if f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        # gnorm = norm(grad)
+        gnorm_1 = m.sqrt(sum_grad_4_times_grad_4)
+        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
+        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
+        grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        grad_5 = grad_4 * grad_5_factor
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
+    if not f.adam_w_mode and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        # grad = grad + weight_decay * param
+        grad_7 = grad_6 + weight_decay * param
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        grad_8 = grad_7 if not f.adam_w_mode else grad_6
+        # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
+        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_8
+        # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
+        exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_8 * grad_8
+    if f.amsgrad and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        # max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
+        max_exp_avg_sq_1 = m.maximum(max_exp_avg_sq, exp_avg_sq_1)
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        second_3 = max_exp_avg_sq_1 if f.amsgrad else exp_avg_sq_1
+    if f.bias_correction and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        inverse_one_minus_beta1_power_step = m.divide(1.0, 1.0 - m.power(beta1, step))
+        inverse_sqrt_one_minus_beta2_power_step = m.divide(1.0, m.sqrt(1.0 - m.power(beta2, step)))
+        # update = exp_avg / (1 - beta1 ** step) / (sqrt(second) / sqrt(1 - beta2 ** step) + eps)
+        update_1 = (
+            exp_avg_1
+            * inverse_one_minus_beta1_power_step
+            / (m.sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps)
+        )
+    if not f.bias_correction and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        # update = exp_avg / (sqrt(second) + eps)
+        update_2 = exp_avg_1 / (m.sqrt(second_3) + eps)
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        update_3 = update_1 if f.bias_correction else update_2
+    if f.adam_w_mode and f.trust_ratio_is_lamb:
+        # update = update + weight_decay * param
+        update_4 = update_3 + weight_decay * param
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        update_5 = update_4 if f.adam_w_mode and f.trust_ratio_is_lamb else update_3
+        param_times_param = param * param
+        update_5_times_update_5 = update_5 * update_5
+    results: Results = {}
+    if (
+        not f.exp_avg_sq_tensorwise
+        and not f.exp_avg_tensorwise
+        and not f.max_unorm_above_0
+        and not f.trust_ratio_is_lamb
+    ):
+        results["sum_grad_4_times_grad_4"] = m.total(grad_4_times_grad_4)
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        results["sum_param_times_param"] = m.total(param_times_param)
+        results["sum_update_5_times_update_5"] = m.total(update_5_times_update_5)
+    return results
 
 
 def step_apply(t: View) -> Results:
@@ -148,82 +173,100 @@ def step_apply(t: View) -> Results:
     step = t.step
     exp_avg = t.state("exp_avg")
     exp_avg_sq = t.state("exp_avg_sq")
-    max_exp_avg_sq = t.state("max_exp_avg_sq") if f.amsgrad else None
-    gnorm_vec = t.state("gnorm_vec") if f.percentile_clipping_below_100 else None
-    sum_grad_4_times_grad_4 = t.reduced.get("sum_grad_4_times_grad_4")
-    sum_param_times_param = t.reduced.get("sum_param_times_param")
-    sum_update_5_times_update_5 = t.reduced.get("sum_update_5_times_update_5")
-    exp_avg_largest = t.reduced.get("exp_avg_largest")
-    exp_avg_sq_largest = t.reduced.get("exp_avg_sq_largest")
-    # grad = -grad
-    grad_1 = -grad if f.maximize else None
+    if f.amsgrad:
+        max_exp_avg_sq = t.state("max_exp_avg_sq")
+    if f.percentile_clipping_below_100:
+        gnorm_vec = t.state("gnorm_vec")
+        sum_grad_4_times_grad_4 = t.reduced["sum_grad_4_times_grad_4"]
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        sum_param_times_param = t.reduced["sum_param_times_param"]
+        sum_update_5_times_update_5 = t.reduced["sum_update_5_times_update_5"]
+    if f.maximize:
+        # grad = -grad
+        grad_1 = -grad
     grad_2 = grad_1 if f.maximize else grad
-    # active = active and grad != 0
-    active_1 = grad_2 != 0.0 if f.skip_zeros else None
+    if f.skip_zeros:
+        # active = active and grad != 0
+        active_1 = grad_2 != 0.0
     active_2 = active_1 if f.skip_zeros else True
-    # active = active and isfinite(grad)
-    active_3 = m.both(active_2, m.isfinite(grad_2)) if f.nonfinite_is_skip else None
-    # grad = where(isfinite(grad), grad, 0)
-    grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0) if f.nonfinite_is_skip else None
+    if f.nonfinite_is_skip:
+        # active = active and isfinite(grad)
+        active_3 = m.both(active_2, m.isfinite(grad_2))
+        # grad = where(isfinite(grad), grad, 0)
+        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
     grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
     active_4 = active_3 if f.nonfinite_is_skip else active_2
-    # gnorm = norm(grad)
-    gnorm_1 = m.sqrt(sum_grad_4_times_grad_4) if f.percentile_clipping_below_100 else None
-    # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-    gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step) if f.percentile_clipping_below_100 else None
-    # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-    clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping)) if f.percentile_clipping_below_100 else None
-    grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0) if f.percentile_clipping_below_100 else None
-    # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-    grad_5 = grad_4 * grad_5_factor if f.percentile_clipping_below_100 else None
+    if f.percentile_clipping_below_100:
+        # gnorm = norm(grad)
+        gnorm_1 = m.sqrt(sum_grad_4_times_grad_4)
+        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
+        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
+        grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        grad_5 = grad_4 * grad_5_factor
     grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
-    gnorm_vec_2 = (gnorm_vec_1 if f.percentile_clipping_below_100 else gnorm_vec) if f.percentile_clipping_below_100 else None
-    # grad = grad + weight_decay * param
-    grad_7 = grad_6 + weight_decay * param if not f.adam_w_mode else None
+    if not f.adam_w_mode:
+        # grad = grad + weight_decay * param
+        grad_7 = grad_6 + weight_decay * param
     grad_8 = grad_7 if not f.adam_w_mode else grad_6
     # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_8
     # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
     exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_8 * grad_8
-    # max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
-    max_exp_avg_sq_1 = m.maximum(max_exp_avg_sq, exp_avg_sq_1) if f.amsgrad else None
-    max_exp_avg_sq_2 = (max_exp_avg_sq_1 if f.amsgrad else max_exp_avg_sq) if f.amsgrad else None
+    if f.amsgrad:
+        # max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
+        max_exp_avg_sq_1 = m.maximum(max_exp_avg_sq, exp_avg_sq_1)
     second_3 = max_exp_avg_sq_1 if f.amsgrad else exp_avg_sq_1
-    inverse_one_minus_beta1_power_step = m.divide(1.0, 1.0 - m.power(beta1, step)) if f.bias_correction else None
-    inverse_sqrt_one_minus_beta2_power_step = m.divide(1.0, m.sqrt(1.0 - m.power(beta2, step))) if f.bias_correction else None
-    # update = exp_avg / (1 - beta1 ** step) / (sqrt(second) / sqrt(1 - beta2 ** step) + eps)
-    update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / (m.sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps) if f.bias_correction else None
-    # update = exp_avg / (sqrt(second) + eps)
-    update_2 = exp_avg_1 / (m.sqrt(second_3) + eps) if not f.bias_correction else None
+    if f.bias_correction:
+        inverse_one_minus_beta1_power_step = m.divide(1.0, 1.0 - m.power(beta1, step))
+        inverse_sqrt_one_minus_beta2_power_step = m.divide(1.0, m.sqrt(1.0 - m.power(beta2, step)))
+        # update = exp_avg / (1 - beta1 ** step) / (sqrt(second) / sqrt(1 - beta2 ** step) + eps)
+        update_1 = (
+            exp_avg_1
+            * inverse_one_minus_beta1_power_step
+            / (m.sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps)
+        )
+    if not f.bias_correction:
+        # update = exp_avg / (sqrt(second) + eps)
+        update_2 = exp_avg_1 / (m.sqrt(second_3) + eps)
     update_3 = update_1 if f.bias_correction else update_2
-    # update = update + weight_decay * param
-    update_4 = update_3 + weight_decay * param if f.adam_w_mode and f.trust_ratio_is_lamb else None
+    if f.adam_w_mode and f.trust_ratio_is_lamb:
+        # update = update + weight_decay * param
+        update_4 = update_3 + weight_decay * param
     update_5 = update_4 if f.adam_w_mode and f.trust_ratio_is_lamb else update_3
-    # param_norm = norm(param)
-    param_norm_1 = m.sqrt(sum_param_times_param) if f.trust_ratio_is_lamb else None
-    # update_norm = norm(update)
-    update_norm_1 = m.sqrt(sum_update_5_times_update_5) if f.trust_ratio_is_lamb else None
-    # ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
-    ratio_1 = m.where(m.both(param_norm_1 > 0.0, update_norm_1 > 0.0), param_norm_1 / update_norm_1, 1.0) if f.trust_ratio_is_lamb else None
-    # ratio = ratio * min(1, max_unorm)
-    ratio_2 = ratio_1 * min_one_max_unorm if f.max_unorm_above_0 and f.trust_ratio_is_lamb else None
-    ratio_3 = (ratio_2 if f.max_unorm_above_0 else ratio_1) if f.trust_ratio_is_lamb else None
-    # update = ratio * update
-    update_6 = ratio_3 * update_5 if f.trust_ratio_is_lamb else None
-    # param_norm = norm(param)
-    param_norm_2 = m.sqrt(sum_param_times_param) if f.max_unorm_above_0 and not f.trust_ratio_is_lamb else None
-    # update_norm = norm(update)
-    update_norm_2 = m.sqrt(sum_update_5_times_update_5) if f.max_unorm_above_0 and not f.trust_ratio_is_lamb else None
-    # limit = max_unorm * param_norm
-    limit_1 = max_unorm * param_norm_2 if f.max_unorm_above_0 and not f.trust_ratio_is_lamb else None
-    update_7_factor = m.where(m.both(limit_1 > 0.0, update_norm_2 > limit_1), limit_1 / update_norm_2, 1.0) if f.max_unorm_above_0 and not f.trust_ratio_is_lamb else None
-    # update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-    update_7 = update_7_factor * update_5 if f.max_unorm_above_0 and not f.trust_ratio_is_lamb else None
-    update_8 = (update_7 if f.max_unorm_above_0 else update_5) if not f.trust_ratio_is_lamb else None
+    if f.trust_ratio_is_lamb:
+        # param_norm = norm(param)
+        param_norm_1 = m.sqrt(sum_param_times_param)
+        # update_norm = norm(update)
+        update_norm_1 = m.sqrt(sum_update_5_times_update_5)
+        # ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
+        ratio_1 = m.where(m.both(param_norm_1 > 0.0, update_norm_1 > 0.0), param_norm_1 / update_norm_1, 1.0)
+    if f.max_unorm_above_0 and f.trust_ratio_is_lamb:
+        # ratio = ratio * min(1, max_unorm)
+        ratio_2 = ratio_1 * min_one_max_unorm
+    if f.trust_ratio_is_lamb:
+        ratio_3 = ratio_2 if f.max_unorm_above_0 else ratio_1
+        # update = ratio * update
+        update_6 = ratio_3 * update_5
+    if f.max_unorm_above_0 and not f.trust_ratio_is_lamb:
+        # param_norm = norm(param)
+        param_norm_2 = m.sqrt(sum_param_times_param)
+        # update_norm = norm(update)
+        update_norm_2 = m.sqrt(sum_update_5_times_update_5)
+        # limit = max_unorm * param_norm
+        limit_1 = max_unorm * param_norm_2
+        update_7_factor = m.where(m.both(limit_1 > 0.0, update_norm_2 > limit_1), limit_1 / update_norm_2, 1.0)
+        # update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
+        update_7 = update_7_factor * update_5
+    if not f.trust_ratio_is_lamb:
+        update_8 = update_7 if f.max_unorm_above_0 else update_5
     update_9 = update_6 if f.trust_ratio_is_lamb else update_8
-    # param = param * (1 - lr * weight_decay)
-    param_1 = param * one_minus_lr_times_weight_decay if f.adam_w_mode and f.trust_ratio_is_none else None
-    param_2 = param_1 if f.adam_w_mode and f.trust_ratio_is_none else param
+    if f.adam_w_mode and not f.trust_ratio_is_lamb:
+        # param = param * (1 - lr * weight_decay)
+        param_1 = param * one_minus_lr_times_weight_decay
+    param_2 = param_1 if f.adam_w_mode and not f.trust_ratio_is_lamb else param
     # param = param - lr * update
     param_3 = param_2 - lr * update_9
     # param where active
@@ -232,16 +275,16 @@ def step_apply(t: View) -> Results:
     exp_avg_kept = m.where(active_4, exp_avg_1, exp_avg)
     # exp_avg_sq where active
     exp_avg_sq_kept = m.where(active_4, exp_avg_sq_1, exp_avg_sq)
-    # max_exp_avg_sq where active
-    max_exp_avg_sq_kept = m.where(active_4, max_exp_avg_sq_2, max_exp_avg_sq) if f.amsgrad else None
-    # scale of exp_avg
-    exp_avg_absmax_new = m.where(exp_avg_largest >= 1.1754943508222875e-38, exp_avg_largest, 0.0) if f.exp_avg_tensorwise else None
-    # scale of exp_avg_sq
-    exp_avg_sq_absmax_new = m.where(exp_avg_sq_largest >= 1.1754943508222875e-38, exp_avg_sq_largest, 0.0) if f.exp_avg_sq_tensorwise else None
-    return {
+    if f.amsgrad:
+        # max_exp_avg_sq where active
+        max_exp_avg_sq_kept = m.where(active_4, max_exp_avg_sq_1, max_exp_avg_sq)
+    results: Results = {
         "param": param_kept,
         "exp_avg": exp_avg_kept,
         "exp_avg_sq": exp_avg_sq_kept,
-        "max_exp_avg_sq": max_exp_avg_sq_kept if f.amsgrad else None,
-        "gnorm_vec": gnorm_vec_2 if f.percentile_clipping_below_100 else None,
     }
+    if f.amsgrad:
+        results["max_exp_avg_sq"] = max_exp_avg_sq_kept
+    if f.percentile_clipping_below_100:
+        results["gnorm_vec"] = gnorm_vec_1
+    return results

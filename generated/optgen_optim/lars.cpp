@@ -57,21 +57,24 @@ enum Column : int {
 struct step_reduce_0_scalars {
 };
 
-[[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  return {};
+[[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  return step_reduce_0_scalars{};
 }
 
-void step_reduce_0_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, [[maybe_unused]] const step_reduce_0_scalars& s) {
+void step_reduce_0_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_0_scalars& s) {
   Tile<GradCodec> grad_tile;
   double sum_grad_4_times_grad_4 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const grad_at = momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100 && trust_ratio_is_lars ? grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n) : nullptr;
+    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : sum_grad_4_times_grad_4)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float grad = momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100 && trust_ratio_is_lars ? load(grad_at[i]) : 0.0f;
+        const float grad = load(grad_at[i]);
         // grad = -grad
         const float grad_1 = -grad;
         const float grad_2 = maximize ? grad_1 : grad;
@@ -79,7 +82,7 @@ void step_reduce_0_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
         const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
         const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
         const float grad_4_times_grad_4 = grad_4 * grad_4;
-        sum_grad_4_times_grad_4 += momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100 && trust_ratio_is_lars ? double(grad_4_times_grad_4) : 0.0;
+        sum_grad_4_times_grad_4 += double(grad_4_times_grad_4);
       }
       begin = segment.end;
     }
@@ -87,7 +90,8 @@ void step_reduce_0_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
   call.partials[c.index * 5 + 0] = sum_grad_4_times_grad_4;
 }
 
-void step_reduce_0_finish([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+void step_reduce_0_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
 }
 
@@ -97,23 +101,28 @@ struct step_reduce_1_scalars {
   float grad_5_factor;
 };
 
-[[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+[[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   const double* const value = call.values + t.at(GROUP) * 7;
   const double percentile_clipping = value[5];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec = percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
   // gnorm = norm(grad)
   const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100 && trust_ratio_is_lars ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  const Window<100> gnorm_vec_1 = momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100
+      && trust_ratio_is_lars ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
   const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
-  return {float(grad_5_factor)};
+  return step_reduce_1_scalars{float(grad_5_factor)};
 }
 
-void step_reduce_1_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, [[maybe_unused]] const step_reduce_1_scalars& s) {
+void step_reduce_1_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_1_scalars& s) {
   const float grad_5_factor = s.grad_5_factor;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
@@ -122,14 +131,16 @@ void step_reduce_1_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
   double sum_grad_6_times_grad_6 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
-    auto* const grad_at = (max_unorm_above_0 && !momentum_buffer_tensorwise && percentile_clipping_below_100) || (max_unorm_above_0 && !momentum_not_0 && percentile_clipping_below_100) || (max_unorm_above_0 && percentile_clipping_below_100 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && percentile_clipping_below_100 && trust_ratio_is_lars) || (momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100) || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars) || (!momentum_not_0 && percentile_clipping_below_100 && trust_ratio_is_lars) ? grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n) : nullptr;
+    auto* const param_at = momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
+        ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
+    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : sum_grad_4_times_grad_4, sum_param_times_param, sum_grad_6_times_grad_6)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float param = momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars ? load(param_at[i]) : 0.0f;
-        const float grad = (max_unorm_above_0 && !momentum_buffer_tensorwise && percentile_clipping_below_100) || (max_unorm_above_0 && !momentum_not_0 && percentile_clipping_below_100) || (max_unorm_above_0 && percentile_clipping_below_100 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && percentile_clipping_below_100 && trust_ratio_is_lars) || (momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100) || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars) || (!momentum_not_0 && percentile_clipping_below_100 && trust_ratio_is_lars) ? load(grad_at[i]) : 0.0f;
+        const float param =
+            momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars ? load(param_at[i]) : 0.0f;
+        const float grad = load(grad_at[i]);
         // grad = -grad
         const float grad_1 = -grad;
         const float grad_2 = maximize ? grad_1 : grad;
@@ -142,9 +153,12 @@ void step_reduce_1_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
         const float grad_6 = percentile_clipping_below_100 ? grad_5 : grad_4;
         const float param_times_param = param * param;
         const float grad_6_times_grad_6 = grad_6 * grad_6;
-        sum_grad_4_times_grad_4 += (max_unorm_above_0 && !momentum_buffer_tensorwise && percentile_clipping_below_100) || (max_unorm_above_0 && !momentum_not_0 && percentile_clipping_below_100) || (max_unorm_above_0 && percentile_clipping_below_100 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && percentile_clipping_below_100 && trust_ratio_is_lars) || (!momentum_not_0 && percentile_clipping_below_100 && trust_ratio_is_lars) || (momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100 && !trust_ratio_is_lars) ? double(grad_4_times_grad_4) : 0.0;
-        sum_param_times_param += momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars ? double(param_times_param) : 0.0;
-        sum_grad_6_times_grad_6 += momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars ? double(grad_6_times_grad_6) : 0.0;
+        sum_grad_4_times_grad_4 += !momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars
+            ? double(grad_4_times_grad_4) : 0.0;
+        sum_param_times_param += momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
+            ? double(param_times_param) : 0.0;
+        sum_grad_6_times_grad_6 += momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
+            ? double(grad_6_times_grad_6) : 0.0;
       }
       begin = segment.end;
     }
@@ -154,10 +168,14 @@ void step_reduce_1_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
   call.partials[c.index * 5 + 2] = sum_grad_6_times_grad_6;
 }
 
-void step_reduce_1_finish([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
-  call.reduced[t.index * 5 + 1] = finished_sum(call, t, 5, 1);
-  call.reduced[t.index * 5 + 2] = finished_sum(call, t, 5, 2);
+void step_reduce_1_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars)
+    call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
+  if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars)
+    call.reduced[t.index * 5 + 1] = finished_sum(call, t, 5, 1);
+  if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars)
+    call.reduced[t.index * 5 + 2] = finished_sum(call, t, 5, 2);
 }
 
 // step, pass 3 of 4: reduces
@@ -171,7 +189,8 @@ struct step_reduce_2_scalars {
   float one_minus_dampening;
 };
 
-[[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+[[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   const double* const value = call.values + t.at(GROUP) * 7;
   const double momentum = value[1];
   const double weight_decay = value[2];
@@ -179,14 +198,17 @@ struct step_reduce_2_scalars {
   const double percentile_clipping = value[5];
   const double one_minus_dampening = value[6];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec = percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
   const double sum_param_times_param = call.reduced[t.index * 5 + 1];
   const double sum_grad_6_times_grad_6 = call.reduced[t.index * 5 + 2];
   // gnorm = norm(grad)
   const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = (max_unorm_above_0 && percentile_clipping_below_100 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && percentile_clipping_below_100 && trust_ratio_is_lars) || (momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100) || (!momentum_not_0 && percentile_clipping_below_100 && trust_ratio_is_lars) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && (max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0))
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
   const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
@@ -198,10 +220,13 @@ struct step_reduce_2_scalars {
   const double rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1);
   const double grad_7_factor = param_norm_1 > 0.0 && grad_norm_1 > 0.0 ? rate_1 : 1.0;
   const bool above_step_one = step > 1.0;
-  return {float(momentum), float(weight_decay), float(grad_5_factor), float(grad_7_factor), above_step_one, float(one_minus_dampening)};
+  return step_reduce_2_scalars{float(momentum), float(weight_decay), float(grad_5_factor), float(grad_7_factor),
+      above_step_one, float(one_minus_dampening)};
 }
 
-void step_reduce_2_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, [[maybe_unused]] const step_reduce_2_scalars& s) {
+void step_reduce_2_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_2_scalars& s) {
   const float momentum = s.momentum;
   const float weight_decay = s.weight_decay;
   const float grad_5_factor = s.grad_5_factor;
@@ -218,16 +243,26 @@ void step_reduce_2_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
   uint32_t momentum_buffer_largest = 0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = (max_unorm_above_0 && !momentum_buffer_tensorwise) || (max_unorm_above_0 && !momentum_not_0) || (max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && trust_ratio_is_lars) || (momentum_buffer_tensorwise && momentum_not_0) || (!momentum_not_0 && trust_ratio_is_lars) ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
-    auto* const grad_at = (max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && percentile_clipping_below_100) || (!momentum_buffer_tensorwise && trust_ratio_is_lars) || (momentum_buffer_tensorwise && momentum_not_0) || (!momentum_not_0 && percentile_clipping_below_100) || (!momentum_not_0 && trust_ratio_is_lars) ? grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n) : nullptr;
-    auto* const momentum_buffer_at = (momentum_buffer_tensorwise && momentum_not_0) || (max_unorm_above_0 && momentum_not_0 && !trust_ratio_is_lars) ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), at, n) : nullptr;
+    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0)
+        ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
+    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
+    auto* const momentum_buffer_at = momentum_not_0
+        && (momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars))
+        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
+        : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : sum_grad_4_times_grad_4, sum_param_times_param, sum_grad_6_times_grad_6, sum_update_5_times_update_5) reduction(max : momentum_buffer_largest)
+#pragma omp simd \
+    reduction(+ : sum_grad_4_times_grad_4, sum_param_times_param, sum_grad_6_times_grad_6, \
+        sum_update_5_times_update_5) \
+    reduction(max : momentum_buffer_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float param = (max_unorm_above_0 && !momentum_buffer_tensorwise) || (max_unorm_above_0 && !momentum_not_0) || (max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && trust_ratio_is_lars) || (momentum_buffer_tensorwise && momentum_not_0) || (!momentum_not_0 && trust_ratio_is_lars) ? load(param_at[i]) : 0.0f;
-        const float grad = (max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && percentile_clipping_below_100) || (!momentum_buffer_tensorwise && trust_ratio_is_lars) || (momentum_buffer_tensorwise && momentum_not_0) || (!momentum_not_0 && percentile_clipping_below_100) || (!momentum_not_0 && trust_ratio_is_lars) ? load(grad_at[i]) : 0.0f;
-        const float momentum_buffer = (momentum_buffer_tensorwise && momentum_not_0) || (max_unorm_above_0 && momentum_not_0 && !trust_ratio_is_lars) ? load(momentum_buffer_at[i]) : 0.0f;
+        const float param = max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0)
+            ? load(param_at[i]) : 0.0f;
+        const float grad = load(grad_at[i]);
+        const float momentum_buffer = momentum_not_0
+            && (momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars)) ? load(momentum_buffer_at[i])
+            : 0.0f;
         // grad = -grad
         const float grad_1 = -grad;
         const float grad_2 = maximize ? grad_1 : grad;
@@ -252,22 +287,30 @@ void step_reduce_2_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
         const float grad_8 = grad_6 + weight_decay * param;
         const float grad_9 = trust_ratio_is_lars ? grad_7 : grad_8;
         // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
-        const float momentum_buffer_1 = above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_9 : grad_9;
+        const float momentum_buffer_1 =
+            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_9 : grad_9;
         // update = grad + momentum * momentum_buffer
         const float update_1 = grad_9 + momentum * momentum_buffer_1;
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
-        const float momentum_buffer_2 = momentum_not_0 ? momentum_buffer_1 : momentum_buffer;
         const float update_5 = momentum_not_0 ? update_3 : grad_9;
         const float update_5_times_update_5 = update_5 * update_5;
         // momentum_buffer where active
-        const float momentum_buffer_kept = active_4 ? momentum_buffer_2 : momentum_buffer;
+        const float momentum_buffer_kept = active_4 ? momentum_buffer_1 : momentum_buffer;
         // largest magnitude of momentum_buffer
-        const float momentum_buffer_magnitude = optgen::isfinite(momentum_buffer_kept) ? optgen::abs(momentum_buffer_kept) : 0.0f;
-        sum_grad_4_times_grad_4 += (!max_unorm_above_0 && !momentum_buffer_tensorwise && percentile_clipping_below_100 && !trust_ratio_is_lars) || (!max_unorm_above_0 && !momentum_not_0 && percentile_clipping_below_100 && !trust_ratio_is_lars) ? double(grad_4_times_grad_4) : 0.0;
-        sum_param_times_param += (max_unorm_above_0 && !momentum_buffer_tensorwise) || (max_unorm_above_0 && !momentum_not_0) || (max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && trust_ratio_is_lars) || (!momentum_not_0 && trust_ratio_is_lars) ? double(param_times_param) : 0.0;
-        sum_grad_6_times_grad_6 += (!momentum_buffer_tensorwise && trust_ratio_is_lars) || (!momentum_not_0 && trust_ratio_is_lars) ? double(grad_6_times_grad_6) : 0.0;
-        sum_update_5_times_update_5 += max_unorm_above_0 && !trust_ratio_is_lars ? double(update_5_times_update_5) : 0.0;
-        momentum_buffer_largest = momentum_buffer_tensorwise && momentum_not_0 && magnitude_bits(momentum_buffer_magnitude) > momentum_buffer_largest ? magnitude_bits(momentum_buffer_magnitude) : momentum_buffer_largest;
+        const float momentum_buffer_magnitude =
+            optgen::isfinite(momentum_buffer_kept) ? optgen::abs(momentum_buffer_kept) : 0.0f;
+        sum_grad_4_times_grad_4 += !max_unorm_above_0 && !trust_ratio_is_lars
+            && (!momentum_buffer_tensorwise || !momentum_not_0) ? double(grad_4_times_grad_4) : 0.0;
+        sum_param_times_param += (max_unorm_above_0 && !trust_ratio_is_lars)
+            || (!momentum_buffer_tensorwise && trust_ratio_is_lars) || (!momentum_not_0 && trust_ratio_is_lars)
+            ? double(param_times_param) : 0.0;
+        sum_grad_6_times_grad_6 += trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)
+            ? double(grad_6_times_grad_6) : 0.0;
+        sum_update_5_times_update_5 += max_unorm_above_0 && !trust_ratio_is_lars ? double(update_5_times_update_5)
+            : 0.0;
+        momentum_buffer_largest = momentum_buffer_tensorwise && momentum_not_0
+            && magnitude_bits(momentum_buffer_magnitude) > momentum_buffer_largest
+            ? magnitude_bits(momentum_buffer_magnitude) : momentum_buffer_largest;
       }
       begin = segment.end;
     }
@@ -279,12 +322,17 @@ void step_reduce_2_chunk([[maybe_unused]] const Call& call, const Tensor& t, con
   call.partials[c.index * 5 + 4] = from_bits(momentum_buffer_largest);
 }
 
-void step_reduce_2_finish([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
-  call.reduced[t.index * 5 + 1] = finished_sum(call, t, 5, 1);
-  call.reduced[t.index * 5 + 2] = finished_sum(call, t, 5, 2);
-  call.reduced[t.index * 5 + 3] = finished_sum(call, t, 5, 3);
-  call.reduced[t.index * 5 + 4] = finished_max(call, t, 5, 4);
+void step_reduce_2_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
+    call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
+  if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && trust_ratio_is_lars)
+      || (!momentum_not_0 && trust_ratio_is_lars))
+    call.reduced[t.index * 5 + 1] = finished_sum(call, t, 5, 1);
+  if (trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
+    call.reduced[t.index * 5 + 2] = finished_sum(call, t, 5, 2);
+  if (max_unorm_above_0 && !trust_ratio_is_lars) call.reduced[t.index * 5 + 3] = finished_sum(call, t, 5, 3);
+  if (momentum_buffer_tensorwise && momentum_not_0) call.reduced[t.index * 5 + 4] = finished_max(call, t, 5, 4);
 }
 
 // step, pass 4 of 4: writes param, momentum_buffer
@@ -301,7 +349,8 @@ struct step_apply_scalars {
   float momentum_buffer_absmax_new;
 };
 
-[[maybe_unused]] step_apply_scalars step_apply_prepare([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+[[maybe_unused]] step_apply_scalars step_apply_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   const double* const value = call.values + t.at(GROUP) * 7;
   const double lr = value[0];
   const double momentum = value[1];
@@ -311,7 +360,8 @@ struct step_apply_scalars {
   const double percentile_clipping = value[5];
   const double one_minus_dampening = value[6];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec = percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
   const double sum_param_times_param = call.reduced[t.index * 5 + 1];
   const double sum_grad_6_times_grad_6 = call.reduced[t.index * 5 + 2];
@@ -320,7 +370,8 @@ struct step_apply_scalars {
   // gnorm = norm(grad)
   const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  const Window<100> gnorm_vec_1 =
+      percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
   const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
@@ -340,11 +391,15 @@ struct step_apply_scalars {
   const double limit_1 = max_unorm * param_norm_2;
   const double update_6_factor = limit_1 > 0.0 && update_norm_1 > limit_1 ? limit_1 / update_norm_1 : 1.0;
   // scale of momentum_buffer
-  const double momentum_buffer_absmax_new = momentum_buffer_largest >= 1.1754943508222875e-38 ? momentum_buffer_largest : 0.0;
-  return {float(lr), float(momentum), float(weight_decay), float(grad_5_factor), float(grad_7_factor), above_step_one, float(one_minus_dampening), float(update_6_factor), float(momentum_buffer_absmax_new)};
+  const double momentum_buffer_absmax_new =
+      momentum_buffer_largest >= 1.1754943508222875e-38 ? momentum_buffer_largest : 0.0;
+  return step_apply_scalars{float(lr), float(momentum), float(weight_decay), float(grad_5_factor), float(grad_7_factor),
+      above_step_one, float(one_minus_dampening), float(update_6_factor), float(momentum_buffer_absmax_new)};
 }
 
-void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, [[maybe_unused]] const step_apply_scalars& s) {
+void step_apply_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_apply_scalars& s) {
   const float lr = s.lr;
   const float momentum = s.momentum;
   const float weight_decay = s.weight_decay;
@@ -361,7 +416,9 @@ void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const 
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), nullptr, at, n);
     auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
-    auto* const momentum_buffer_at = momentum_not_0 ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), at, n) : nullptr;
+    auto* const momentum_buffer_at = momentum_not_0
+        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
+        : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd
@@ -390,11 +447,11 @@ void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const 
         const float grad_8 = grad_6 + weight_decay * param;
         const float grad_9 = trust_ratio_is_lars ? grad_7 : grad_8;
         // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
-        const float momentum_buffer_1 = above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_9 : grad_9;
+        const float momentum_buffer_1 =
+            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_9 : grad_9;
         // update = grad + momentum * momentum_buffer
         const float update_1 = grad_9 + momentum * momentum_buffer_1;
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
-        const float momentum_buffer_2 = momentum_not_0 ? momentum_buffer_1 : momentum_buffer;
         const float update_5 = momentum_not_0 ? update_3 : grad_9;
         // update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
         const float update_6 = update_6_factor * update_5;
@@ -404,7 +461,7 @@ void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const 
         // param where active
         const float param_kept = active_4 ? param_1 : param;
         // momentum_buffer where active
-        const float momentum_buffer_kept = active_4 ? momentum_buffer_2 : momentum_buffer;
+        const float momentum_buffer_kept = active_4 ? momentum_buffer_1 : momentum_buffer;
         store(param_at[i], param_kept);
         if (momentum_not_0) store(momentum_buffer_at[i], momentum_buffer_kept);
       }
@@ -415,45 +472,54 @@ void step_apply_chunk([[maybe_unused]] const Call& call, const Tensor& t, const 
   }
 }
 
-void step_apply_finish([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+void step_apply_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec = percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
   const double momentum_buffer_largest = call.reduced[t.index * 5 + 4];
   // gnorm = norm(grad)
   const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
-  const Window<100> gnorm_vec_2 = percentile_clipping_below_100 ? percentile_clipping_below_100 ? gnorm_vec_1 : gnorm_vec : Window<100>{};
+  const Window<100> gnorm_vec_1 =
+      percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // scale of momentum_buffer
-  const double momentum_buffer_absmax_new = momentum_buffer_largest >= 1.1754943508222875e-38 ? momentum_buffer_largest : 0.0;
-  if (percentile_clipping_below_100) memcpy(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_2.values, sizeof gnorm_vec_2.values);
-  if (momentum_buffer_tensorwise && momentum_not_0) *t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX) = float(momentum_buffer_absmax_new);
+  const double momentum_buffer_absmax_new =
+      momentum_buffer_largest >= 1.1754943508222875e-38 ? momentum_buffer_largest : 0.0;
+  if (percentile_clipping_below_100)
+    memcpy(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1.values, sizeof gnorm_vec_1.values);
+  if (momentum_buffer_tensorwise && momentum_not_0)
+    *t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX) = float(momentum_buffer_absmax_new);
   *t.pointer<float>(STEP) += 1.0f;
 }
 
 }  // namespace
 
 OPTGEN_EXPORT void step_reduce_0(const Call* call) {
-  run_pass<COLUMNS, step_reduce_0_scalars>(*call, step_reduce_0_prepare, step_reduce_0_chunk, step_reduce_0_finish);
+  run_pass<COLUMNS, step_reduce_0_scalars>(
+      *call, step_reduce_0_prepare, step_reduce_0_chunk, step_reduce_0_finish);
 }
 
 OPTGEN_EXPORT int64_t step_reduce_0_scratch() { return sizeof(step_reduce_0_scalars); }
 
 OPTGEN_EXPORT void step_reduce_1(const Call* call) {
-  run_pass<COLUMNS, step_reduce_1_scalars>(*call, step_reduce_1_prepare, step_reduce_1_chunk, step_reduce_1_finish);
+  run_pass<COLUMNS, step_reduce_1_scalars>(
+      *call, step_reduce_1_prepare, step_reduce_1_chunk, step_reduce_1_finish);
 }
 
 OPTGEN_EXPORT int64_t step_reduce_1_scratch() { return sizeof(step_reduce_1_scalars); }
 
 OPTGEN_EXPORT void step_reduce_2(const Call* call) {
-  run_pass<COLUMNS, step_reduce_2_scalars>(*call, step_reduce_2_prepare, step_reduce_2_chunk, step_reduce_2_finish);
+  run_pass<COLUMNS, step_reduce_2_scalars>(
+      *call, step_reduce_2_prepare, step_reduce_2_chunk, step_reduce_2_finish);
 }
 
 OPTGEN_EXPORT int64_t step_reduce_2_scratch() { return sizeof(step_reduce_2_scalars); }
 
 OPTGEN_EXPORT void step_apply(const Call* call) {
-  run_pass<COLUMNS, step_apply_scalars>(*call, step_apply_prepare, step_apply_chunk, step_apply_finish);
+  run_pass<COLUMNS, step_apply_scalars>(
+      *call, step_apply_prepare, step_apply_chunk, step_apply_finish);
 }
 
 OPTGEN_EXPORT int64_t step_apply_scratch() { return sizeof(step_apply_scalars); }

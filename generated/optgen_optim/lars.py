@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Array, Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
 
 
 class LarsFlags(NamedTuple):
@@ -57,17 +57,23 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     trust_coefficient = m.number(o["trust_coefficient"])
     percentile_clipping = m.number(o["percentile_clipping"])
     one_minus_dampening = 1.0 - dampening
-    return (lr, momentum, weight_decay, max_unorm, trust_coefficient, percentile_clipping, one_minus_dampening,)
+    return (lr, momentum, weight_decay, max_unorm, trust_coefficient, percentile_clipping, one_minus_dampening)
 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
-    if o['nesterov'] and (o['momentum'] <= 0 or o['dampening'] != 0):
-        raise ValueError("Nesterov momentum requires a momentum and zero dampening".format_map({**o, "name": name}))
-    if o['trust_ratio'] == 'lars' and o['max_unorm'] != 0.02 and (o['max_unorm'] != 0):
-        raise ValueError("{name}: trust_ratio=\u0027lars\u0027 is scaled by trust_coefficient; max_unorm={max_unorm} would have no effect".format_map({**o, "name": name}))
-    if o['trust_ratio'] != 'lars' and o['trust_coefficient'] != 0.001:
-        raise ValueError("{name}: trust_coefficient={trust_coefficient} has no effect without trust_ratio=\u0027lars\u0027".format_map({**o, "name": name}))
+    if o["nesterov"] and (o["momentum"] <= 0 or o["dampening"] != 0):
+        message = "Nesterov momentum requires a momentum and zero dampening"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["trust_ratio"] == "lars" and o["max_unorm"] != 0.02 and (o["max_unorm"] != 0):
+        message = (
+            "{name}: trust_ratio='lars' is scaled by trust_coefficient; max_unorm={max_unorm} would have "
+            "no effect"
+        )
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["trust_ratio"] != "lars" and o["trust_coefficient"] != 0.001:
+        message = "{name}: trust_coefficient={trust_coefficient} has no effect without trust_ratio='lars'"
+        raise ValueError(message.format_map({**o, "name": name}))
 
 
 RULE = Rule(
@@ -85,41 +91,107 @@ RULE = Rule(
     },
     options={
         "nesterov": Option(name="nesterov"),
-        "trust_ratio": Option(name="trust_ratio", choices=("none", "lars",)),
+        "trust_ratio": Option(name="trust_ratio", choices=("none", "lars")),
         "maximize": Option(name="maximize"),
         "skip_zeros": Option(name="skip_zeros"),
-        "nonfinite": Option(name="nonfinite", choices=("propagate", "skip",)),
+        "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 8,)),
+        "optim_bits": Option(name="optim_bits", choices=(32, 8)),
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
         "is_paged": Option(name="is_paged"),
     },
     states={
-        "momentum_buffer": State(name="momentum_buffer", kind="element", codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor",), exists=lambda f: f.momentum_not_0),
-        "gnorm_vec": State(name="gnorm_vec", kind="tensor", window=100, exists=lambda f: f.percentile_clipping_below_100),
+        "momentum_buffer": State(
+            name="momentum_buffer",
+            kind="element",
+            codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor"),
+            exists=lambda f: f.momentum_not_0,
+        ),
+        "gnorm_vec": State(
+            name="gnorm_vec",
+            kind="tensor",
+            window=100,
+            exists=lambda f: f.percentile_clipping_below_100,
+        ),
     },
     flags=_flags,
-    fixed_by=("momentum", "percentile_clipping", "maximize", "skip_zeros", "nonfinite", "trust_ratio", "nesterov", "max_unorm", "optim_bits", "min_8bit_size", "block_wise", "is_paged", "target",),
+    fixed_by=(
+        "momentum",
+        "percentile_clipping",
+        "maximize",
+        "skip_zeros",
+        "nonfinite",
+        "trust_ratio",
+        "nesterov",
+        "max_unorm",
+        "optim_bits",
+        "min_8bit_size",
+        "block_wise",
+        "is_paged",
+        "target",
+    ),
     constants=("momentum_buffer_tensorwise",),
     refuse=_refuse,
     blocks={
         "step": Block(
             passes=(
-                Pass("step_reduce_0", lambda f: f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars, reductions=("sum_grad_4_times_grad_4",)),
-                Pass("step_reduce_1", lambda f: (f.max_unorm_above_0 and not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and not f.momentum_not_0 and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars) or (not f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars), reductions=("sum_grad_4_times_grad_4", "sum_param_times_param", "sum_grad_6_times_grad_6",)),
-                Pass("step_reduce_2", lambda f: (f.max_unorm_above_0 and not f.momentum_buffer_tensorwise) or (f.max_unorm_above_0 and not f.momentum_not_0) or (f.max_unorm_above_0 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100) or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0) or (not f.momentum_not_0 and f.percentile_clipping_below_100) or (not f.momentum_not_0 and f.trust_ratio_is_lars), reductions=("sum_grad_4_times_grad_4", "sum_param_times_param", "sum_grad_6_times_grad_6", "sum_update_5_times_update_5", "momentum_buffer_largest",)),
+                Pass(
+                    "step_reduce_0",
+                    lambda f: (
+                        f.momentum_buffer_tensorwise
+                        and f.momentum_not_0
+                        and f.percentile_clipping_below_100
+                        and f.trust_ratio_is_lars
+                    ),
+                    reductions=("sum_grad_4_times_grad_4",),
+                ),
+                Pass(
+                    "step_reduce_1",
+                    lambda f: (
+                        (f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lars)
+                        or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100)
+                        or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
+                    ),
+                    reductions=("sum_grad_4_times_grad_4", "sum_param_times_param", "sum_grad_6_times_grad_6"),
+                ),
+                Pass(
+                    "step_reduce_2",
+                    lambda f: (
+                        f.max_unorm_above_0
+                        or f.percentile_clipping_below_100
+                        or f.trust_ratio_is_lars
+                        or (f.momentum_buffer_tensorwise and f.momentum_not_0)
+                    ),
+                    reductions=(
+                        "sum_grad_4_times_grad_4",
+                        "sum_param_times_param",
+                        "sum_grad_6_times_grad_6",
+                        "sum_update_5_times_update_5",
+                        "momentum_buffer_largest",
+                    ),
+                ),
                 Pass("step_apply", always),
             ),
             values=_step_values,
-            names=("lr", "momentum", "weight_decay", "max_unorm", "trust_coefficient", "percentile_clipping", "one_minus_dampening",),
-            commit=None,
-            reductions=("sum_grad_4_times_grad_4", "sum_param_times_param", "sum_grad_6_times_grad_6", "sum_update_5_times_update_5", "momentum_buffer_largest",),
-            sums=(),
-            arrays=(
+            names=(
+                "lr",
+                "momentum",
+                "weight_decay",
+                "max_unorm",
+                "trust_coefficient",
+                "percentile_clipping",
+                "one_minus_dampening",
             ),
-            refuse=None,
+            reductions=(
+                "sum_grad_4_times_grad_4",
+                "sum_param_times_param",
+                "sum_grad_6_times_grad_6",
+                "sum_update_5_times_update_5",
+                "momentum_buffer_largest",
+            ),
         ),
     },
 )
@@ -221,8 +293,9 @@ class LARS(Optimizer):
     @classmethod
     def _refuse(cls, o: Mapping[str, Any]) -> None:
         name = cls.__name__
-        if o['momentum'] == 0:
-            raise NotImplementedError("LARS without momentum is not supported!".format_map({**o, "name": name}))
+        if o["momentum"] == 0:
+            message = "LARS without momentum is not supported!"
+            raise NotImplementedError(message.format_map({**o, "name": name}))
         super()._refuse(o)
 
 
@@ -319,8 +392,9 @@ class LARS8bit(Optimizer):
     @classmethod
     def _refuse(cls, o: Mapping[str, Any]) -> None:
         name = cls.__name__
-        if o['momentum'] == 0:
-            raise NotImplementedError("LARS without momentum is not supported!".format_map({**o, "name": name}))
+        if o["momentum"] == 0:
+            message = "LARS without momentum is not supported!"
+            raise NotImplementedError(message.format_map({**o, "name": name}))
         super()._refuse(o)
 
 
@@ -417,8 +491,9 @@ class LARS32bit(Optimizer):
     @classmethod
     def _refuse(cls, o: Mapping[str, Any]) -> None:
         name = cls.__name__
-        if o['momentum'] == 0:
-            raise NotImplementedError("LARS without momentum is not supported!".format_map({**o, "name": name}))
+        if o["momentum"] == 0:
+            message = "LARS without momentum is not supported!"
+            raise NotImplementedError(message.format_map({**o, "name": name}))
         super()._refuse(o)
 
 

@@ -36,15 +36,17 @@ def step_reduce_0(t: View) -> Results:
     """step, pass 1 of 4: reduces."""
     f = t.flags
     grad = t.grad
-    # grad = -grad
-    grad_1 = -grad if f.maximize and f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars else None
-    grad_2 = (grad_1 if f.maximize else grad) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars else None
-    # grad = where(isfinite(grad), grad, 0)
-    grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.nonfinite_is_skip and f.percentile_clipping_below_100 and f.trust_ratio_is_lars else None
-    grad_4 = (grad_3 if f.nonfinite_is_skip else grad_2) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars else None
-    grad_4_times_grad_4 = grad_4 * grad_4 if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars else None
+    if f.maximize:
+        # grad = -grad
+        grad_1 = -grad
+    grad_2 = grad_1 if f.maximize else grad
+    if f.nonfinite_is_skip:
+        # grad = where(isfinite(grad), grad, 0)
+        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
+    grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+    grad_4_times_grad_4 = grad_4 * grad_4
     return {
-        "sum_grad_4_times_grad_4": m.total(grad_4_times_grad_4) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars else None,
+        "sum_grad_4_times_grad_4": m.total(grad_4_times_grad_4),
     }
 
 
@@ -55,32 +57,40 @@ def step_reduce_1(t: View) -> Results:
     param = t.param
     grad = t.grad
     step = t.step
-    gnorm_vec = t.state("gnorm_vec") if f.percentile_clipping_below_100 else None
-    sum_grad_4_times_grad_4 = t.reduced.get("sum_grad_4_times_grad_4")
-    # grad = -grad
-    grad_1 = -grad if (f.max_unorm_above_0 and f.maximize and not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.maximize and not f.momentum_not_0 and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.maximize and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (f.maximize and not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.maximize and f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100) or (f.maximize and f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars) or (f.maximize and not f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) else None
-    grad_2 = (grad_1 if f.maximize else grad) if (f.max_unorm_above_0 and not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and not f.momentum_not_0 and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars) or (not f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) else None
-    # grad = where(isfinite(grad), grad, 0)
-    grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0) if (f.max_unorm_above_0 and not f.momentum_buffer_tensorwise and f.nonfinite_is_skip and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and not f.momentum_not_0 and f.nonfinite_is_skip and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.nonfinite_is_skip and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.nonfinite_is_skip and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.nonfinite_is_skip and f.percentile_clipping_below_100) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.nonfinite_is_skip and f.trust_ratio_is_lars) or (not f.momentum_not_0 and f.nonfinite_is_skip and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) else None
-    grad_4 = (grad_3 if f.nonfinite_is_skip else grad_2) if (f.max_unorm_above_0 and not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and not f.momentum_not_0 and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars) or (not f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) else None
-    grad_4_times_grad_4 = grad_4 * grad_4 if (f.max_unorm_above_0 and not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and not f.momentum_not_0 and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (not f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) else None
-    # gnorm = norm(grad)
-    gnorm_1 = m.sqrt(sum_grad_4_times_grad_4) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars else None
-    # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-    gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars else None
-    # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-    clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping)) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars else None
-    grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars else None
-    # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-    grad_5 = grad_4 * grad_5_factor if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars else None
-    grad_6 = (grad_5 if f.percentile_clipping_below_100 else grad_4) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars else None
-    param_times_param = param * param if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars else None
-    grad_6_times_grad_6 = grad_6 * grad_6 if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars else None
-    return {
-        "sum_grad_4_times_grad_4": m.total(grad_4_times_grad_4) if (f.max_unorm_above_0 and not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and not f.momentum_not_0 and f.percentile_clipping_below_100) or (f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (not f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) else None,
-        "sum_param_times_param": m.total(param_times_param) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars else None,
-        "sum_grad_6_times_grad_6": m.total(grad_6_times_grad_6) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars else None,
-    }
+    if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars:
+        gnorm_vec = t.state("gnorm_vec")
+        sum_grad_4_times_grad_4 = t.reduced["sum_grad_4_times_grad_4"]
+    if f.maximize:
+        # grad = -grad
+        grad_1 = -grad
+    grad_2 = grad_1 if f.maximize else grad
+    if f.nonfinite_is_skip:
+        # grad = where(isfinite(grad), grad, 0)
+        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
+    grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+    if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or not f.trust_ratio_is_lars:
+        grad_4_times_grad_4 = grad_4 * grad_4
+    if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars:
+        # gnorm = norm(grad)
+        gnorm_1 = m.sqrt(sum_grad_4_times_grad_4)
+        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
+        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
+        grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        grad_5 = grad_4 * grad_5_factor
+    if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars:
+        grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
+        param_times_param = param * param
+        grad_6_times_grad_6 = grad_6 * grad_6
+    results: Results = {}
+    if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or not f.trust_ratio_is_lars:
+        results["sum_grad_4_times_grad_4"] = m.total(grad_4_times_grad_4)
+    if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars:
+        results["sum_param_times_param"] = m.total(param_times_param)
+        results["sum_grad_6_times_grad_6"] = m.total(grad_6_times_grad_6)
+    return results
 
 
 def step_reduce_2(t: View) -> Results:
@@ -88,74 +98,97 @@ def step_reduce_2(t: View) -> Results:
     f = t.flags
     momentum = t.values["momentum"]
     weight_decay = t.values["weight_decay"]
-    trust_coefficient = t.values["trust_coefficient"]
     percentile_clipping = t.values["percentile_clipping"]
     one_minus_dampening = t.values["one_minus_dampening"]
     param = t.param
     grad = t.grad
     step = t.step
-    momentum_buffer = t.state("momentum_buffer") if f.momentum_not_0 else None
-    gnorm_vec = t.state("gnorm_vec") if f.percentile_clipping_below_100 else None
-    sum_grad_4_times_grad_4 = t.reduced.get("sum_grad_4_times_grad_4")
-    sum_param_times_param = t.reduced.get("sum_param_times_param")
-    sum_grad_6_times_grad_6 = t.reduced.get("sum_grad_6_times_grad_6")
-    # grad = -grad
-    grad_1 = -grad if (f.max_unorm_above_0 and f.maximize and not f.trust_ratio_is_lars) or (f.maximize and not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100) or (f.maximize and not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars) or (f.maximize and f.momentum_buffer_tensorwise and f.momentum_not_0) or (f.maximize and not f.momentum_not_0 and f.percentile_clipping_below_100) or (f.maximize and not f.momentum_not_0 and f.trust_ratio_is_lars) else None
-    grad_2 = (grad_1 if f.maximize else grad) if (f.max_unorm_above_0 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100) or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0) or (not f.momentum_not_0 and f.percentile_clipping_below_100) or (not f.momentum_not_0 and f.trust_ratio_is_lars) else None
-    # active = active and grad != 0
-    active_1 = grad_2 != 0.0 if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.skip_zeros else None
-    active_2 = (active_1 if f.skip_zeros else True) if f.momentum_buffer_tensorwise and f.momentum_not_0 else None
-    # active = active and isfinite(grad)
-    active_3 = m.both(active_2, m.isfinite(grad_2)) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.nonfinite_is_skip else None
-    # grad = where(isfinite(grad), grad, 0)
-    grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0) if (f.max_unorm_above_0 and f.nonfinite_is_skip and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.nonfinite_is_skip and f.percentile_clipping_below_100) or (not f.momentum_buffer_tensorwise and f.nonfinite_is_skip and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.nonfinite_is_skip) or (not f.momentum_not_0 and f.nonfinite_is_skip and f.percentile_clipping_below_100) or (not f.momentum_not_0 and f.nonfinite_is_skip and f.trust_ratio_is_lars) else None
-    grad_4 = (grad_3 if f.nonfinite_is_skip else grad_2) if (f.max_unorm_above_0 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100) or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0) or (not f.momentum_not_0 and f.percentile_clipping_below_100) or (not f.momentum_not_0 and f.trust_ratio_is_lars) else None
-    active_4 = (active_3 if f.nonfinite_is_skip else active_2) if f.momentum_buffer_tensorwise and f.momentum_not_0 else None
-    grad_4_times_grad_4 = grad_4 * grad_4 if (not f.max_unorm_above_0 and not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.max_unorm_above_0 and not f.momentum_not_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) else None
-    # gnorm = norm(grad)
-    gnorm_1 = m.sqrt(sum_grad_4_times_grad_4) if (f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100) or (not f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) else None
-    # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-    gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step) if (f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100) or (not f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) else None
-    # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-    clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping)) if (f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100) or (not f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) else None
-    grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0) if (f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100) or (not f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) else None
-    # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-    grad_5 = grad_4 * grad_5_factor if (f.max_unorm_above_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100) or (not f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars) else None
-    grad_6 = (grad_5 if f.percentile_clipping_below_100 else grad_4) if (f.max_unorm_above_0 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0) or (not f.momentum_not_0 and f.trust_ratio_is_lars) else None
-    param_times_param = param * param if (f.max_unorm_above_0 and not f.momentum_buffer_tensorwise) or (f.max_unorm_above_0 and not f.momentum_not_0) or (f.max_unorm_above_0 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars) or (not f.momentum_not_0 and f.trust_ratio_is_lars) else None
-    # param_norm = norm(param)
-    param_norm_1 = m.sqrt(sum_param_times_param) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars else None
-    grad_6_times_grad_6 = grad_6 * grad_6 if (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars) or (not f.momentum_not_0 and f.trust_ratio_is_lars) else None
-    # grad_norm = norm(grad)
-    grad_norm_1 = m.sqrt(sum_grad_6_times_grad_6) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars else None
-    # rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
-    rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars else None
-    grad_7_factor = m.where(m.both(param_norm_1 > 0.0, grad_norm_1 > 0.0), rate_1, 1.0) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars else None
-    # grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
-    grad_7 = grad_7_factor * (grad_6 + weight_decay * param) if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars else None
-    # grad = grad + weight_decay * param
-    grad_8 = grad_6 + weight_decay * param if (f.max_unorm_above_0 and not f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0 and not f.trust_ratio_is_lars) else None
-    grad_9 = (grad_7 if f.trust_ratio_is_lars else grad_8) if (f.max_unorm_above_0 and not f.trust_ratio_is_lars) or (f.momentum_buffer_tensorwise and f.momentum_not_0) else None
-    above_step_one = step > 1.0 if (f.momentum_buffer_tensorwise and f.momentum_not_0) or (f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars) else None
-    # momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
-    momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_9, grad_9) if (f.momentum_buffer_tensorwise and f.momentum_not_0) or (f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars) else None
-    # update = grad + momentum * momentum_buffer
-    update_1 = grad_9 + momentum * momentum_buffer_1 if f.max_unorm_above_0 and f.momentum_not_0 and f.nesterov and not f.trust_ratio_is_lars else None
-    update_3 = (update_1 if f.nesterov else momentum_buffer_1) if f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars else None
-    momentum_buffer_2 = (momentum_buffer_1 if f.momentum_not_0 else momentum_buffer) if f.momentum_buffer_tensorwise and f.momentum_not_0 else None
-    update_5 = (update_3 if f.momentum_not_0 else grad_9) if f.max_unorm_above_0 and not f.trust_ratio_is_lars else None
-    update_5_times_update_5 = update_5 * update_5 if f.max_unorm_above_0 and not f.trust_ratio_is_lars else None
-    # momentum_buffer where active
-    momentum_buffer_kept = m.where(active_4, momentum_buffer_2, momentum_buffer) if f.momentum_buffer_tensorwise and f.momentum_not_0 else None
-    # largest magnitude of momentum_buffer
-    momentum_buffer_magnitude = m.where(m.isfinite(momentum_buffer_kept), m.absolute(momentum_buffer_kept), 0.0) if f.momentum_buffer_tensorwise and f.momentum_not_0 else None
-    return {
-        "sum_grad_4_times_grad_4": m.total(grad_4_times_grad_4) if (not f.max_unorm_above_0 and not f.momentum_buffer_tensorwise and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) or (not f.max_unorm_above_0 and not f.momentum_not_0 and f.percentile_clipping_below_100 and not f.trust_ratio_is_lars) else None,
-        "sum_param_times_param": m.total(param_times_param) if (f.max_unorm_above_0 and not f.momentum_buffer_tensorwise) or (f.max_unorm_above_0 and not f.momentum_not_0) or (f.max_unorm_above_0 and not f.trust_ratio_is_lars) or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars) or (not f.momentum_not_0 and f.trust_ratio_is_lars) else None,
-        "sum_grad_6_times_grad_6": m.total(grad_6_times_grad_6) if (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars) or (not f.momentum_not_0 and f.trust_ratio_is_lars) else None,
-        "sum_update_5_times_update_5": m.total(update_5_times_update_5) if f.max_unorm_above_0 and not f.trust_ratio_is_lars else None,
-        "momentum_buffer_largest": m.largest(momentum_buffer_magnitude) if f.momentum_buffer_tensorwise and f.momentum_not_0 else None,
-    }
+    if f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
+        momentum_buffer = t.state("momentum_buffer")
+    if f.percentile_clipping_below_100 and (
+        (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
+        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+    ):
+        gnorm_vec = t.state("gnorm_vec")
+        sum_grad_4_times_grad_4 = t.reduced["sum_grad_4_times_grad_4"]
+    if f.maximize and (
+        not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        # grad = -grad
+        grad_1 = -grad
+    if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars):
+        grad_2 = grad_1 if f.maximize else grad
+    if f.nonfinite_is_skip and (
+        not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        # grad = where(isfinite(grad), grad, 0)
+        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
+    if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars):
+        grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+    if (
+        not f.max_unorm_above_0
+        and not f.trust_ratio_is_lars
+        and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
+    ):
+        grad_4_times_grad_4 = grad_4 * grad_4
+    if f.percentile_clipping_below_100 and (
+        (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
+        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+    ):
+        # gnorm = norm(grad)
+        gnorm_1 = m.sqrt(sum_grad_4_times_grad_4)
+        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
+        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
+        grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        grad_5 = grad_4 * grad_5_factor
+    if (
+        (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
+        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+    ):
+        grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
+        param_times_param = param * param
+    if f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0):
+        grad_6_times_grad_6 = grad_6 * grad_6
+    if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        # grad = grad + weight_decay * param
+        grad_8 = grad_6 + weight_decay * param
+        grad_9 = grad_8
+    if f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
+        above_step_one = step > 1.0
+        # momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
+        momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_9, grad_9)
+    if f.max_unorm_above_0 and f.momentum_not_0 and f.nesterov and not f.trust_ratio_is_lars:
+        # update = grad + momentum * momentum_buffer
+        update_1 = grad_9 + momentum * momentum_buffer_1
+    if f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
+        update_3 = update_1 if f.nesterov else momentum_buffer_1
+    if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        update_5 = update_3 if f.momentum_not_0 else grad_9
+        update_5_times_update_5 = update_5 * update_5
+    results: Results = {}
+    if (
+        not f.max_unorm_above_0
+        and not f.trust_ratio_is_lars
+        and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
+    ):
+        results["sum_grad_4_times_grad_4"] = m.total(grad_4_times_grad_4)
+    if (
+        (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
+        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+    ):
+        results["sum_param_times_param"] = m.total(param_times_param)
+    if f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0):
+        results["sum_grad_6_times_grad_6"] = m.total(grad_6_times_grad_6)
+    if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        results["sum_update_5_times_update_5"] = m.total(update_5_times_update_5)
+    return results
 
 
 def step_apply(t: View) -> Results:
@@ -171,76 +204,90 @@ def step_apply(t: View) -> Results:
     param = t.param
     grad = t.grad
     step = t.step
-    momentum_buffer = t.state("momentum_buffer") if f.momentum_not_0 else None
-    gnorm_vec = t.state("gnorm_vec") if f.percentile_clipping_below_100 else None
-    sum_grad_4_times_grad_4 = t.reduced.get("sum_grad_4_times_grad_4")
-    sum_param_times_param = t.reduced.get("sum_param_times_param")
-    sum_grad_6_times_grad_6 = t.reduced.get("sum_grad_6_times_grad_6")
-    sum_update_5_times_update_5 = t.reduced.get("sum_update_5_times_update_5")
-    momentum_buffer_largest = t.reduced.get("momentum_buffer_largest")
-    # grad = -grad
-    grad_1 = -grad if f.maximize else None
+    if f.momentum_not_0:
+        momentum_buffer = t.state("momentum_buffer")
+    if f.percentile_clipping_below_100:
+        gnorm_vec = t.state("gnorm_vec")
+        sum_grad_4_times_grad_4 = t.reduced["sum_grad_4_times_grad_4"]
+    if f.max_unorm_above_0 or f.trust_ratio_is_lars:
+        sum_param_times_param = t.reduced["sum_param_times_param"]
+    if f.trust_ratio_is_lars:
+        sum_grad_6_times_grad_6 = t.reduced["sum_grad_6_times_grad_6"]
+    if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        sum_update_5_times_update_5 = t.reduced["sum_update_5_times_update_5"]
+    if f.maximize:
+        # grad = -grad
+        grad_1 = -grad
     grad_2 = grad_1 if f.maximize else grad
-    # active = active and grad != 0
-    active_1 = grad_2 != 0.0 if f.skip_zeros else None
+    if f.skip_zeros:
+        # active = active and grad != 0
+        active_1 = grad_2 != 0.0
     active_2 = active_1 if f.skip_zeros else True
-    # active = active and isfinite(grad)
-    active_3 = m.both(active_2, m.isfinite(grad_2)) if f.nonfinite_is_skip else None
-    # grad = where(isfinite(grad), grad, 0)
-    grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0) if f.nonfinite_is_skip else None
+    if f.nonfinite_is_skip:
+        # active = active and isfinite(grad)
+        active_3 = m.both(active_2, m.isfinite(grad_2))
+        # grad = where(isfinite(grad), grad, 0)
+        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
     grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
     active_4 = active_3 if f.nonfinite_is_skip else active_2
-    # gnorm = norm(grad)
-    gnorm_1 = m.sqrt(sum_grad_4_times_grad_4) if f.percentile_clipping_below_100 else None
-    # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-    gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step) if f.percentile_clipping_below_100 else None
-    # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-    clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping)) if f.percentile_clipping_below_100 else None
-    grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0) if f.percentile_clipping_below_100 else None
-    # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-    grad_5 = grad_4 * grad_5_factor if f.percentile_clipping_below_100 else None
+    if f.percentile_clipping_below_100:
+        # gnorm = norm(grad)
+        gnorm_1 = m.sqrt(sum_grad_4_times_grad_4)
+        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
+        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
+        grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        grad_5 = grad_4 * grad_5_factor
     grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
-    gnorm_vec_2 = (gnorm_vec_1 if f.percentile_clipping_below_100 else gnorm_vec) if f.percentile_clipping_below_100 else None
-    # param_norm = norm(param)
-    param_norm_1 = m.sqrt(sum_param_times_param) if f.trust_ratio_is_lars else None
-    # grad_norm = norm(grad)
-    grad_norm_1 = m.sqrt(sum_grad_6_times_grad_6) if f.trust_ratio_is_lars else None
-    # rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
-    rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1) if f.trust_ratio_is_lars else None
-    grad_7_factor = m.where(m.both(param_norm_1 > 0.0, grad_norm_1 > 0.0), rate_1, 1.0) if f.trust_ratio_is_lars else None
-    # grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
-    grad_7 = grad_7_factor * (grad_6 + weight_decay * param) if f.trust_ratio_is_lars else None
-    # grad = grad + weight_decay * param
-    grad_8 = grad_6 + weight_decay * param if not f.trust_ratio_is_lars else None
+    if f.trust_ratio_is_lars:
+        # param_norm = norm(param)
+        param_norm_1 = m.sqrt(sum_param_times_param)
+        # grad_norm = norm(grad)
+        grad_norm_1 = m.sqrt(sum_grad_6_times_grad_6)
+        # rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
+        rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1)
+        grad_7_factor = m.where(m.both(param_norm_1 > 0.0, grad_norm_1 > 0.0), rate_1, 1.0)
+        # grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
+        grad_7 = grad_7_factor * (grad_6 + weight_decay * param)
+    if not f.trust_ratio_is_lars:
+        # grad = grad + weight_decay * param
+        grad_8 = grad_6 + weight_decay * param
     grad_9 = grad_7 if f.trust_ratio_is_lars else grad_8
-    above_step_one = step > 1.0 if f.momentum_not_0 else None
-    # momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
-    momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_9, grad_9) if f.momentum_not_0 else None
-    # update = grad + momentum * momentum_buffer
-    update_1 = grad_9 + momentum * momentum_buffer_1 if f.momentum_not_0 and f.nesterov else None
-    update_3 = (update_1 if f.nesterov else momentum_buffer_1) if f.momentum_not_0 else None
-    momentum_buffer_2 = (momentum_buffer_1 if f.momentum_not_0 else momentum_buffer) if f.momentum_not_0 else None
+    if f.momentum_not_0:
+        above_step_one = step > 1.0
+        # momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
+        momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_9, grad_9)
+    if f.momentum_not_0 and f.nesterov:
+        # update = grad + momentum * momentum_buffer
+        update_1 = grad_9 + momentum * momentum_buffer_1
+    if f.momentum_not_0:
+        update_3 = update_1 if f.nesterov else momentum_buffer_1
     update_5 = update_3 if f.momentum_not_0 else grad_9
-    # param_norm = norm(param)
-    param_norm_2 = m.sqrt(sum_param_times_param) if f.max_unorm_above_0 and not f.trust_ratio_is_lars else None
-    # update_norm = norm(update)
-    update_norm_1 = m.sqrt(sum_update_5_times_update_5) if f.max_unorm_above_0 and not f.trust_ratio_is_lars else None
-    # limit = max_unorm * param_norm
-    limit_1 = max_unorm * param_norm_2 if f.max_unorm_above_0 and not f.trust_ratio_is_lars else None
-    update_6_factor = m.where(m.both(limit_1 > 0.0, update_norm_1 > limit_1), limit_1 / update_norm_1, 1.0) if f.max_unorm_above_0 and not f.trust_ratio_is_lars else None
-    # update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-    update_6 = update_6_factor * update_5 if f.max_unorm_above_0 and not f.trust_ratio_is_lars else None
+    if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        # param_norm = norm(param)
+        param_norm_2 = m.sqrt(sum_param_times_param)
+        # update_norm = norm(update)
+        update_norm_1 = m.sqrt(sum_update_5_times_update_5)
+        # limit = max_unorm * param_norm
+        limit_1 = max_unorm * param_norm_2
+        update_6_factor = m.where(m.both(limit_1 > 0.0, update_norm_1 > limit_1), limit_1 / update_norm_1, 1.0)
+        # update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
+        update_6 = update_6_factor * update_5
     update_7 = update_6 if f.max_unorm_above_0 and not f.trust_ratio_is_lars else update_5
     # param = param - lr * update
     param_1 = param - lr * update_7
     # param where active
     param_kept = m.where(active_4, param_1, param)
-    # momentum_buffer where active
-    momentum_buffer_kept = m.where(active_4, momentum_buffer_2, momentum_buffer) if f.momentum_not_0 else None
-    # scale of momentum_buffer
-    momentum_buffer_absmax_new = m.where(momentum_buffer_largest >= 1.1754943508222875e-38, momentum_buffer_largest, 0.0) if f.momentum_buffer_tensorwise and f.momentum_not_0 else None
-    return {
+    if f.momentum_not_0:
+        # momentum_buffer where active
+        momentum_buffer_kept = m.where(active_4, momentum_buffer_1, momentum_buffer)
+    results: Results = {
         "param": param_kept,
-        "momentum_buffer": momentum_buffer_kept if f.momentum_not_0 else None,
-        "gnorm_vec": gnorm_vec_2 if f.percentile_clipping_below_100 else None,
     }
+    if f.momentum_not_0:
+        results["momentum_buffer"] = momentum_buffer_kept
+    if f.percentile_clipping_below_100:
+        results["gnorm_vec"] = gnorm_vec_1
+    return results

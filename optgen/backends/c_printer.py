@@ -18,7 +18,9 @@ RESERVED = frozenset(
     else enum explicit export extern false float for friend goto if inline int long mutable namespace new not nullptr
     operator or private protected public register return short signed sizeof static struct switch template this throw
     true try typedef typename union unsigned using virtual void volatile while xor main
-    t c s i k n at call value values row column lines segment tile load store chunk prepare finish commit""".split()
+    t c s i k n at call value values row column lines segment tile load store chunk prepare finish commit begin end
+    lines_of segment_at sum_of magnitude_bits from_bits read_window finished_sum finished_max finish_rows finish_cols
+    memcpy errno int64_t uint32_t uint8_t int8_t optgen std is_tensorwise""".split()
 )
 
 
@@ -27,8 +29,9 @@ class UnloweredNodeError(AssertionError):
 
 
 def c_name(name: str) -> str:
-    """A name that is no keyword of C++ and none of the kernels' own."""
-    return f"{name}_value" if name in RESERVED else name
+    """A name that is no keyword of C++ and none of the kernels' own, which are those with capitals and two endings."""
+    own = name in RESERVED or name.endswith(("_at", "_tile")) or name != name.lower()
+    return f"{name}_value" if own else name
 
 
 def c_formula(formula: Formula) -> str:
@@ -37,10 +40,7 @@ def c_formula(formula: Formula) -> str:
         return "true"
     if formula.is_false:
         return "false"
-    terms = [" && ".join(c_name(n) if value else f"!{c_name(n)}" for n, value in term) for term in formula.ordered()]
-    if len(terms) == 1:
-        return terms[0]
-    return " || ".join(f"({term})" if "&&" in term else term for term in terms)
+    return formula.text(lambda name, value: f"{'' if value else '!'}{c_name(name)}", " && ", " || ")
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class CPrinter:
             case Select(formula=formula, then=then, other=other):
                 return self._ternary(c_formula(formula), then, other, outer)
             case Call(op="neg", args=(x,)):
-                return _wrap(f"-{self._print(x, UNARY)}", UNARY, outer)
+                return _wrap(f"-{self._print(x, ATOM)}", UNARY, outer)
             case Call(op="not", args=(x,)):
                 return _wrap(f"!{self._print(x, UNARY)}", UNARY, outer)
             case Call(op="**", args=(x, Const(value=2.0))):
-                return f"square({self._print(x, TERNARY)})"
+                return f"optgen::square({self._print(x, TERNARY)})"
             case Call(op=op, args=(a, b)) if op in PRECEDENCE:
                 level = PRECEDENCE[op]
                 text = f"{self._print(a, level)} {SYMBOL.get(op, op)} {self._print(b, level + 1)}"
@@ -106,6 +106,3 @@ def _wrap(text: str, level: int, outer: int) -> str:
     return f"({text})" if level < outer else text
 
 
-def is_single(kind: Kind) -> bool:
-    """Whether values of a kind are computed in float32."""
-    return kind >= Kind.MATRIX

@@ -9,16 +9,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from optgen.backends.base import Rendering, describe
-from optgen.backends.c_printer import CPrinter, c_formula, c_name, is_single
+from optgen.backends.c_printer import CPrinter, c_formula, c_name
+from optgen.backends.layout import c_lines
 from optgen.ir.family import Family
-from optgen.ir.formula import FALSE, Formula
+from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.kinds import boolean_names
 from optgen.ir.nodes import Call, Expr, Input, Kind, Let, Reduce, Ref, Select, refs
 from optgen.passes.scale_tensorwise import scale_name
-from optgen.schedule.liveness import demands
+from optgen.ir.liveness import demands
 from optgen.schedule.plan import PassPlan, Plan, Reduction, Step, Write
 
-BASE_FACTS = {"numel": "NUMEL", "ndim": "NDIM", "index": "INDEX", "rows": "ROWS", "cols": "COLS", "matrices": "MATRICES"}
+BASE_FACTS = {fact: fact.upper() for fact in ("numel", "ndim", "index", "rows", "cols", "matrices")}
 
 
 def macro(name: str) -> str:
@@ -44,12 +45,10 @@ class PassText:
     title: str
     fields: tuple[str, ...]
     prepare: tuple[str, ...]
-    values: tuple[str, ...]
     locals: tuple[str, ...]
-    segmented: str
     opens: tuple[str, ...]
     segment: tuple[str, ...]
-    clauses: str
+    pragma: tuple[str, ...]
     body: tuple[str, ...]
     after_segment: tuple[str, ...]
     closes: tuple[str, ...]
@@ -65,12 +64,16 @@ class CpuBackend:
         states = state_columns(family)
         arrays = array_columns(plans)
         passes = [
-            _PassRenderer(family, name, plan, item, states).render() for name, plan in plans.items() for item in plan.passes
+            _PassRenderer(family, name, plan, item).render() for name, plan in plans.items() for item in plan.passes
         ]
         elements = [name for name, item in family.inputs.items() if item.role == "state" and item.kind is Kind.ELEMENT]
         context = {
             "head": describe(family),
-            "flags": [f"constexpr bool {c_name(n)} = {macro(n)};" for n, g in family.guards.guards.items() if g.about != "codec"],
+            "flags": [
+                f"constexpr bool {c_name(name)} = {macro(name)};"
+                for name, guard in family.guards.guards.items()
+                if guard.about != "codec"
+            ],
             "types": ["using ParamCodec = OPTGEN_PARAM_CODEC;", "using GradCodec = OPTGEN_GRAD_CODEC;"]
             + [f"using {codec_type(name)} = {macro(f'{name}_codec')};" for name in elements],
             "codec_flags": [
@@ -106,12 +109,11 @@ def pass_function(block: str, item: PassPlan) -> str:
 
 
 class _PassRenderer:
-    def __init__(self, family: Family, block: str, plan: Plan, item: PassPlan, states: list[str]) -> None:
+    def __init__(self, family: Family, block: str, plan: Plan, item: PassPlan) -> None:
         self.family, self.block, self.plan, self.item = family, block, plan, item
         self.inputs = plan.program.inputs
         self.kinds = plan.kinds
         self.booleans = boolean_names(plan.program)
-        self.states = states
         self.lets = {let.name: let for let in plan.program.lets}
         self.reduced = {r.name: i for i, r in enumerate(plan.reductions)}
         self.row_sums = [r for r in item.reductions if r.reduce.over is Kind.ROW]
@@ -123,24 +125,23 @@ class _PassRenderer:
         fields = self._fields()
         arrays = self._element_arrays()
         lines = bool(self.row_sums or self.col_sums)
-        segmented = [r.live for r in (*self.row_sums, *self.col_sums)] + list(arrays.values())
-        formula = " || ".join(dict.fromkeys(f"({c_formula(f)})" for f in segmented)) or "false"
+        scalars = f"{pass_function(self.block, self.item)}_scalars"
+        values = [c_name(n) if n in self.booleans else f"float({c_name(n)})" for n in fields]
+        prepare = [*self._prepare(self.item.prepare, fields), f"return {scalars}{{{', '.join(values)}}};"]
         return PassText(
             function=pass_function(self.block, self.item),
             title=self._title(),
             fields=tuple(f"{self._type(name)} {c_name(name)};" for name in fields),
-            prepare=tuple(self._prepare(self.item.prepare, fields)),
-            values=tuple(c_name(n) if n in self.booleans else f"float({c_name(n)})" for n in fields),
-            locals=tuple(self._locals(fields, lines)),
-            segmented=formula,
-            opens=tuple(self._opens()),
-            segment=tuple(self._segment(arrays)),
-            clauses=self._clauses(),
-            body=tuple(self._body(arrays)),
-            after_segment=tuple(self._after_segment()),
-            closes=tuple(self._closes()),
-            results=tuple(self._results()),
-            finish=tuple(self._commit() if self.last else self._finish()),
+            prepare=tuple(c_lines(prepare, 2)),
+            locals=tuple(c_lines(self._locals(fields, lines), 2)),
+            opens=tuple(c_lines(self._opens(), 4)),
+            segment=tuple(c_lines(self._segment(arrays), 6)),
+            pragma=tuple(c_lines([f"#pragma omp simd{self._clauses()}"], 0)),
+            body=tuple(c_lines(self._body(arrays), 8)),
+            after_segment=tuple(c_lines(self._after_segment(), 6)),
+            closes=tuple(c_lines(self._closes(), 4)),
+            results=tuple(c_lines(self._results(), 2)),
+            finish=tuple(c_lines(self._commit() if self.last else self._finish(), 2)),
         )
 
     # What a pass is given
@@ -341,7 +342,11 @@ class _PassRenderer:
         return result
 
     def _segment(self, arrays: Mapping[str, Formula]) -> list[str]:
-        result = []
+        formulas = [r.live for r in (*self.row_sums, *self.col_sums)] + list(arrays.values())
+        lines = FALSE
+        for some in formulas:
+            lines = lines | some
+        result = [f"const Segment segment = segment_at<{c_formula(lines.given(TRUE))}>(t, at, begin, n);"]
         for name, live in arrays.items():
             pointer, formula = self._array_pointer(name), c_formula(live)
             match self.kinds[name]:
@@ -427,12 +432,15 @@ class _PassRenderer:
         ]
 
     def _finish(self) -> list[str]:
+        """Results of the pass; one made in another pass under these settings is left as it is there."""
         result = []
+        summed = {name for _, name in self.plan.sums.values()}
         for r in self.item.reductions:
             if r.reduce.over is Kind.TENSOR:
                 how = "finished_sum" if r.reduce.op == "sum" else "finished_max"
                 count, i = len(self.reduced), self.reduced[r.name]
-                result.append(f"call.reduced[t.index * {count} + {i}] = {how}(call, t, {count}, {i});")
+                text = f"call.reduced[t.index * {count} + {i}] = {how}(call, t, {count}, {i});"
+                result.append(text if r.live.is_true or r.name in summed else f"if ({c_formula(r.live)}) {text}")
         for how, sums in (("finish_rows", self.row_sums), ("finish_cols", self.col_sums)):
             for k, r in enumerate(sums):
                 call = f"{how}(call, t, {len(self.row_sums)}, {k}, {self._array_pointer(r.name)});"

@@ -24,7 +24,7 @@ REDUCTION = {
     (Kind.MATRIX, "sum"): "matrix_total",
 }
 UNARY, TERNARY = 8, 0
-RESERVED = frozenset(("m", "f", "t", "o", "sums"))
+RESERVED = frozenset(("m", "f", "t", "o", "sums", "float", "results"))
 
 
 def py_name(name: str) -> str:
@@ -38,10 +38,7 @@ def py_formula(formula: Formula, flags: str = "f") -> str:
         return "True"
     if formula.is_false:
         return "False"
-    terms = [" and ".join(f"{flags}.{n}" if v else f"not {flags}.{n}" for n, v in term) for term in formula.ordered()]
-    if len(terms) == 1:
-        return terms[0]
-    return " or ".join(f"({term})" if " and " in term else term for term in terms)
+    return formula.text(lambda name, value: f"{'' if value else 'not '}{flags}.{name}", " and ", " or ")
 
 
 def py_number(value: float) -> str:
@@ -51,6 +48,18 @@ def py_number(value: float) -> str:
     if math.isinf(value):
         return "m.INF" if value > 0 else "-m.INF"
     return repr(value)
+
+
+def py_string(text: str) -> str:
+    """A string as Python text, in double quotes unless it holds more of them than of single ones."""
+    quote = "'" if text.count('"') > text.count("'") else '"'
+    return quote + "".join(_character(char, quote) for char in text) + quote
+
+
+def _character(char: str, quote: str) -> str:
+    if char in "'\"":
+        return f"\\{char}" if char == quote else char
+    return repr(char)[1:-1]
 
 
 @dataclass(frozen=True)

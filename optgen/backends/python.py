@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import textwrap
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.backends.base import Rendering
 from optgen.backends.cpu import pass_function
-from optgen.backends.py_printer import PyPrinter, py_formula, py_name, py_number
+from optgen.backends.layout import import_lines, python_lines
+from optgen.backends.py_printer import PyPrinter, py_formula, py_name, py_number, py_string
 from optgen.ir.family import Family, readers
+from optgen.ir.formula import Formula
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Const, Kind, Let, refs
 from optgen.ir.refusals import Refusal
@@ -57,7 +62,7 @@ class ClassText:
     keyword: tuple[str, ...]
     settings: tuple[str, ...]
     args: str
-    refusals: tuple[Refusal, ...]
+    refusals: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,6 @@ class HostText:
     doc: str
     returns: str
     lines: tuple[str, ...]
-    result: str
 
 
 class PythonBackend:
@@ -86,20 +90,22 @@ class PythonBackend:
             "flags_class": flags,
             "flags": [name for name in family.guards.guards],
             "flag_values": [_flag(family, guard) for guard in family.guards.guards.values()],
-            "constants": _tuple([n for n, g in family.guards.guards.items() if g.about == "codec"]),
-            "fixed_by": _tuple(_fixed_by(family)),
+            "facts": _facts(family, plans),
+            "imports": _imports(family, plans, self.classes),
             "hosts": [text for name, plan in plans.items() for text in _hosts(name, plan, family)],
             "inits": [text for text in (_init(family, n) for n in family.states) if text],
-            "hypers": [_hyper(name, h) for name, h in family.hypers.items()],
-            "options": [_option(name, option) for name, option in family.options.items()],
-            "storage": [
-                _option(n, x) if isinstance(x, Option) else _hyper(n, x) for n, x in family.storage.items()
-            ],
-            "states": [_state(family, name, state) for name, state in family.states.items()],
+            "hypers": python_lines([_hyper(name, h) for name, h in family.hypers.items()], 8),
+            "options": python_lines([_option(name, option) for name, option in family.options.items()], 8),
+            "storage": python_lines(
+                [_option(n, x) if isinstance(x, Option) else _hyper(n, x) for n, x in family.storage.items()], 8
+            ),
+            "states": python_lines([_state(family, name, state) for name, state in family.states.items()], 8),
             "blocks": [_block(name, plan, family) for name, plan in plans.items()],
             "name": family.name,
-            "refusals": [r for r in family.refusals if r.on == "construct"],
-            "block_refusals": [(n, [r for r in family.refusals if r.on == n]) for n in _refused_blocks(family)],
+            "refusals": _refuse([r for r in family.refusals if r.on == "construct"], 4),
+            "block_refusals": [
+                (name, _refuse([r for r in family.refusals if r.on == name], 4)) for name in _refused_blocks(family)
+            ],
             "methods": [(name, method.doc or f"Run `{name}`.") for name, method in family.spec.methods.items()],
             "classes": [_class(family, c) for c in self.classes],
         }
@@ -115,11 +121,61 @@ def _paragraphs(*texts: str) -> list[str]:
 
 
 def _tuple(items: Sequence[str]) -> str:
-    return "(" + "".join(f'"{item}", ' for item in items).rstrip() + ")" if items else "()"
+    return _items([f'"{item}"' for item in items])
+
+
+def _items(items: Sequence[str]) -> str:
+    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
 
 
 def _refused_blocks(family: Family) -> list[str]:
     return [n for n in ("step", *family.spec.methods) if any(r.on == n for r in family.refusals)]
+
+
+def _refuse(refusals: Sequence[Refusal], indent: int) -> list[str]:
+    """Statements that raise."""
+    lines: list[str] = []
+    for refusal in refusals:
+        parts = textwrap.wrap(refusal.message, WIDTH - indent - 20, drop_whitespace=False)
+        if len(parts) == 1:
+            message = [f"    message = {py_string(parts[0])}"]
+        else:
+            message = ["    message = (", *(f"        {py_string(part)}" for part in parts), "    )"]
+        lines += [f"if {_requoted(refusal.condition)}:", *message]
+        lines.append(f'    raise {refusal.exception}(message.format_map({{**o, "name": name}}))')
+    return python_lines(lines, indent)
+
+
+def _requoted(condition: str) -> str:
+    """An expression with its strings in double quotes."""
+    tokens = list(tokenize.generate_tokens(io.StringIO(condition).readline))
+    for token in reversed(tokens):
+        if token.type == tokenize.STRING:
+            text = py_string(ast.literal_eval(token.string))
+            condition = condition[: token.start[1]] + text + condition[token.end[1] :]
+    return condition
+
+
+def _imports(family: Family, plans: Mapping[str, Plan], classes: Sequence[ClassSpec]) -> dict[str, list[str]]:
+    """What a module imports: only what it uses."""
+    rule = ["Block", "Pass", "Rule", "Settings", "always"]
+    rule += ["Array"] if any(plan.arrays for plan in plans.values()) else []
+    settings = [*family.hypers.values(), *family.options.values(), *family.storage.values()]
+    rule += [kind.__name__ for kind in (Hyperparameter, Option) if any(isinstance(x, kind) for x in settings)]
+    rule += ["State"] if family.states else []
+    arguments = [a.annotation for spec in classes for a in _arguments(family, spec.variant).values()]
+    typing = ["Any", "ClassVar", "NamedTuple"] + (["Literal"] if any("Literal" in text for text in arguments) else [])
+    return {
+        "typing": sorted(typing),
+        "tensor": ["Tensor"] if any("Tensor" in text for text in arguments) else [],
+        "rule": import_lines("optgen.runtime.rule", sorted(rule)),
+    }
+
+
+def _facts(family: Family, plans: Mapping[str, Plan]) -> list[str]:
+    """Fields of the rule that name settings and flags."""
+    constants = [name for name, guard in family.guards.guards.items() if guard.about == "codec"]
+    return python_lines([f"fixed_by={_tuple(_fixed_by(family))},", f"constants={_tuple(constants)},"], 4)
 
 
 # What the runtime must know
@@ -177,7 +233,7 @@ def _bound(value: float) -> str:
 
 
 def _option(name: str, option: Option) -> str:
-    choices = "" if option.choices is None else f", choices=({', '.join(_literal(c) for c in option.choices)},)"
+    choices = "" if option.choices is None else f", choices={_items([_literal(c) for c in option.choices])}"
     return f'"{name}": Option(name="{name}"{choices}),'
 
 
@@ -191,7 +247,7 @@ def _state(family: Family, name: str, state: State) -> str:
     if item.window is not None:
         parts.append(f"window={item.window}")
     if not item.exists.is_true:
-        parts.append(f"exists=lambda f: {py_formula(item.exists)}")
+        parts.append(f"exists={_live(item.exists)}")
     init = family.inits[name]
     if not isinstance(init, Const):
         parts.append(f"init=_start_{name}")
@@ -213,29 +269,35 @@ def _init(family: Family, name: str) -> tuple[str, str] | None:
 
 
 def _block(name: str, plan: Plan, family: Family) -> dict[str, object]:
-    passes = [_pass(name, item) for item in plan.passes]
-    return {
-        "name": name,
-        "passes": passes,
+    sums = [f'("{sum_name}", "{op}", "{reduction}")' for sum_name, (op, reduction) in plan.sums.items()]
+    fields = {
         "values": f"_{name}_values",
         "names": _tuple(plan.values),
-        "commit": f"_{name}_commit" if plan.host_commits else None,
-        "reductions": _tuple([r.name for r in plan.reductions]),
-        "sums": "(" + "".join(f'("{n}", "{op}", "{r}"), ' for n, (op, r) in plan.sums.items()).rstrip() + ")",
-        "arrays": [
-            f'Array("{n}", "{plan.kinds[n].name.lower()}", lambda f: {py_formula(live)}),'
-            for n, live in plan.arrays.items()
-        ],
-        "refuse": f"_refuse_{name}" if name in _refused_blocks(family) else None,
+        "commit": f"_{name}_commit" if plan.host_commits else "",
+        "reductions": _tuple([r.name for r in plan.reductions]) if plan.reductions else "",
+        "sums": _items(sums) if sums else "",
+        "refuse": f"_refuse_{name}" if name in _refused_blocks(family) else "",
     }
+    arrays = [
+        f'Array("{n}", "{plan.kinds[n].name.lower()}", {_live(live)}),' for n, live in plan.arrays.items()
+    ]
+    return {
+        "name": name,
+        "passes": python_lines([_pass(name, item) for item in plan.passes], 16),
+        "arrays": python_lines(arrays, 16),
+        "fields": python_lines([f"{field}={text}," for field, text in fields.items() if text], 12),
+    }
+
+
+def _live(formula: Formula) -> str:
+    return "always" if formula.is_true else f"lambda f: {py_formula(formula)}"
 
 
 def _pass(block: str, item: PassPlan) -> str:
     tensors = [r.name for r in item.reductions if r.reduce.over is Kind.TENSOR]
     rows = sum(r.reduce.over is Kind.ROW for r in item.reductions)
     cols = sum(r.reduce.over is Kind.COL for r in item.reductions)
-    live = "always" if item.live.is_true else f"lambda f: {py_formula(item.live)}"
-    parts = [f'"{pass_function(block, item)}"', live]
+    parts = [f'"{pass_function(block, item)}"', _live(item.live)]
     if tensors:
         parts.append(f"reductions={_tuple(tensors)}")
     if rows:
@@ -254,19 +316,18 @@ def _hosts(block: str, plan: Plan, family: Family) -> list[HostText]:
             name=f"_{block}_values",
             doc=f"What `{block}` reads that is the same for all parameters of a group.",
             returns="tuple[float, ...]",
-            lines=tuple(_host_lines(plan, family, plan.values)),
-            result="(" + "".join(f"{py_name(name)}, " for name in plan.values).rstrip() + ")",
+            lines=tuple(_host_lines(plan, family, plan.values, _items([py_name(name) for name in plan.values]))),
         )
     ]
     if plan.host_commits:
         roots = [name for write in plan.host_commits for name in refs(write.value)]
+        commits = [_host_commit(plan, write) for write in plan.host_commits]
         result.append(
             HostText(
                 name=f"_{block}_commit",
                 doc=f"New values of group and global states after `{block}`.",
                 returns="dict[str, float]",
-                lines=tuple(_host_lines(plan, family, roots)),
-                result="{" + ", ".join(_host_commit(plan, write) for write in plan.host_commits) + "}",
+                lines=tuple(_host_lines(plan, family, roots, f"{{{', '.join(commits)}}}")),
             )
         )
     return result
@@ -276,7 +337,7 @@ def _host_commit(plan: Plan, write: Write) -> str:
     return f'"{write.input.name}": float({PyPrinter(plan.kinds).print(write.value)})'
 
 
-def _host_lines(plan: Plan, family: Family, roots: Sequence[str]) -> list[str]:
+def _host_lines(plan: Plan, family: Family, roots: Sequence[str], result: str) -> list[str]:
     needed = set(roots)
     lets: list[Let] = []
     for let in reversed(plan.host):
@@ -303,7 +364,7 @@ def _host_lines(plan: Plan, family: Family, roots: Sequence[str]) -> list[str]:
             source = let.source
             lines.append(f"# {source}")
         lines.append(f"{py_name(let.name)} = {text}")
-    return lines
+    return python_lines([*lines, f"return {result}"], 4)
 
 
 # Classes
@@ -329,7 +390,7 @@ def _class(family: Family, spec: ClassSpec) -> ClassText:
         keyword=tuple(a.text for a in keyword),
         settings=tuple(a.name for a in (*positional, *keyword) if a.name != "args"),
         args="args" if "args" in signature else "None",
-        refusals=spec.refusals,
+        refusals=tuple(_refuse(spec.refusals, 8)),
     )
 
 
@@ -389,11 +450,11 @@ def _option_type(option: Option) -> str:
 def _literal(value: object) -> str:
     match value:
         case str():
-            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+            return py_string(value)
         case float() if value == int(value) and abs(value) < 1e16:
             return repr(value)
         case tuple():
-            return f"({', '.join(_literal(item) for item in value)})"
+            return _items([_literal(item) for item in value])
         case _:
             return repr(value)
 

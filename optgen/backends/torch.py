@@ -5,16 +5,21 @@ Runs on every device torch has, serves where no compiler is found, and is the or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from optgen.backends.base import Rendering, describe
+from optgen.backends.layout import python_lines
 from optgen.backends.py_printer import PyPrinter, py_formula, py_name
 from optgen.ir.family import Family
-from optgen.ir.formula import FALSE, Formula
-from optgen.ir.nodes import Input, Kind, refs
+from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.liveness import demands, needed, resolve
+from optgen.ir.nodes import Expr, Input, Kind
 from optgen.passes.scale_tensorwise import scale_name
-from optgen.schedule.plan import PassPlan, Plan, Write
+from optgen.schedule.plan import PassPlan, Plan, Reduction, Step, Write
+
+Line = tuple[Formula, str]
+Result = tuple[str, Expr, Formula]
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,6 @@ class FunctionText:
     name: str
     doc: str
     lines: tuple[str, ...]
-    results: tuple[str, ...]
 
 
 class TorchBackend:
@@ -40,95 +44,122 @@ class TorchBackend:
 
 
 class _FunctionRenderer:
+    """Renders one pass. A state's scale for the whole tensor is left out: encoding the state finds it anew."""
+
     def __init__(self, block: str, plan: Plan, item: PassPlan) -> None:
         self.block, self.plan, self.item = block, plan, item
         self.last = item is plan.passes[-1]
         self.inputs = plan.program.inputs
+        self.kinds = plan.kinds
         self.printer = PyPrinter(plan.kinds)
         self.scales = {scale_name(name) for name, i in self.inputs.items() if i.kind is Kind.ELEMENT}
+        outputs = [(value, target) for target, value in plan.program.outputs.items() if target not in self.scales]
+        roots = [root for value, target in outputs for root in demands(value, self.inputs[target].exists)]
+        self.wanted = needed(plan.program.lets, roots)
 
     def render(self) -> FunctionText:
-        live = self._live()
         position = self.plan.passes.index(self.item) + 1
         what = "writes " + ", ".join(w.input.name for w in self.item.writes) if self.last else "reduces"
-        lines = [*self._inputs(live), *self._bindings(live)]
+        results = list(self._results())
+        steps = self._steps(results)
+        lines = [*self._inputs(steps, results), *self._bindings(steps)]
+        code = [*_guarded(lines), *self._returned(results)]
+        if any("f." in line for line in code):
+            code.insert(0, "f = t.flags")
         return FunctionText(
             name=f"{self.block}_{self.item.name}",
             doc=f"{self.block}, pass {position} of {len(self.plan.passes)}: {what}.",
-            lines=tuple(lines),
-            results=tuple(self._results()),
+            lines=tuple(python_lines(code, 4)),
         )
 
-    def _live(self) -> dict[str, Formula]:
-        """The bindings that this pass computes, with their formulas."""
-        steps = [*self.item.prepare, *self.item.elements]
-        if self.last:
-            steps += self.plan.commit
-        result: dict[str, Formula] = {}
-        for step in steps:
-            result[step.let.name] = result.get(step.let.name, FALSE) | step.live
-        return result
+    def _steps(self, results: Iterable[Result]) -> list[Step]:
+        """The bindings that the results need of this pass, each once."""
+        names = {s.let.name for s in (*self.item.prepare, *self.item.elements, *(self.plan.commit if self.last else ()))}
+        lets = [let for let in self.plan.program.lets if let.name in names]
+        known = TRUE if self.last else self.item.live
+        roots = [root for _, value, live in results for root in demands(value, live & known)]
+        live = needed(lets, roots)
+        return [
+            Step(replace(let, expr=resolve(let.expr, live[let.name])), live[let.name].given(known))
+            for let in lets
+            if let.name in live
+        ]
 
-    def _used(self, live: Mapping[str, Formula]) -> set[str]:
-        used: set[str] = set()
-        for let in self.plan.program.lets:
-            if let.name in live:
-                used.update(refs(let.expr))
-        for write in (*self.item.writes, *(self._commits() if self.last else ())):
-            used.update(refs(write.value))
-        for reduction in self.item.reductions:
-            used.update(refs(reduction.reduce.x))
-        return used
+    def _writes(self) -> tuple[Write, ...]:
+        if not self.last:
+            return ()
+        return (*self.item.writes, *(w for w in self.plan.commits if w.input.name not in self.scales))
 
-    def _commits(self) -> list[Write]:
-        return [write for write in self.plan.commits if write.input.name not in self.scales]
+    def _reductions(self) -> list[Reduction]:
+        return [r for r in self.item.reductions if r.name in self.wanted]
 
-    def _inputs(self, live: Mapping[str, Formula]) -> list[str]:
-        used = self._used(live)
-        lines = ["f = t.flags"]
-        lines += [f'{py_name(name)} = t.values["{name}"]' for name in self.plan.values if name in used]
+    def _inputs(self, steps: Iterable[Step], results: Iterable[Result]) -> Iterator[Line]:
+        """What is read, each under the formula under which anything here needs it."""
+        live: dict[str, Formula] = {}
+        reads = [(step.let.expr, step.live) for step in steps] + [(value, formula) for _, value, formula in results]
+        for expr, formula in reads:
+            for name, needs in demands(expr, formula):
+                live[name] = live.get(name, FALSE) | needs
+        yield from ((TRUE, f'{py_name(name)} = t.values["{name}"]') for name in self.plan.values if name in live)
         for name, item in self.inputs.items():
-            if name in used and not item.kind.is_host:
-                lines.append(f"{py_name(name)} = {self._input(item)}")
+            if name in live and not item.kind.is_host:
+                yield self._input(item, live[name])
+        made = {step.let.name for step in steps}
         for let in self.plan.program.lets:
-            if let.name in used and let.name not in live and not let.kind.is_host:
-                lines.append(f'{py_name(let.name)} = t.reduced.get("{let.name}")')
-        return lines
+            if let.name in live and let.name not in made and not let.kind.is_host:
+                yield self._known(live[let.name]), f'{py_name(let.name)} = t.reduced["{let.name}"]'
 
-    def _input(self, item: Input) -> str:
+    def _known(self, live: Formula) -> Formula:
+        return live.given(TRUE if self.last else self.item.live)
+
+    def _input(self, item: Input, live: Formula) -> Line:
         match item.role:
             case "param" | "grad" | "step":
-                return f"t.{item.role}"
+                return TRUE, f"{item.role} = t.{item.role}"
             case "fact":
-                return f"t.{item.name}"
-        text = f't.state("{item.name}")'
-        return text if item.exists.is_true else f"{text} if {py_formula(item.exists)} else None"
+                return TRUE, f"{py_name(item.name)} = t.{item.name}"
+        return self._known(live), f'{py_name(item.name)} = t.state("{item.name}")'
 
-    def _bindings(self, live: Mapping[str, Formula]) -> list[str]:
-        lines, source = [], ""
-        for let in self.plan.program.lets:
-            formula = live.get(let.name)
-            if formula is None:
-                continue
+    def _bindings(self, steps: Iterable[Step]) -> Iterator[Line]:
+        source = ""
+        for step in steps:
+            let = step.let
             if let.source and let.source != source:
                 source = let.source
-                lines.append(f"# {source}")
-            text = self.printer.print(let.expr)
-            guard = "" if formula.is_true else f" if {py_formula(formula)} else None"
-            if guard and " if " in text:
-                text = f"({text})"
-            lines.append(f"{py_name(let.name)} = {text}{guard}")
-        return lines
+                yield step.live, f"# {source}"
+            yield step.live, f"{py_name(let.name)} = {self.printer.print(let.expr)}"
 
-    def _results(self) -> list[str]:
-        if self.last:
-            writes = (*self.item.writes, *self._commits())
-            return [self._result(w.input.name, self.printer.print(w.value), w.live) for w in writes]
-        return [self._result(r.name, self.printer.print(r.reduce), r.live) for r in self.item.reductions]
+    def _results(self) -> Iterator[Result]:
+        for write in self._writes():
+            yield write.input.name, resolve(write.value, write.live), write.live
+        for r in self._reductions():
+            yield r.name, r.reduce, r.live
 
-    def _result(self, name: str, text: str, live: Formula) -> str:
-        if live.is_true:
-            return f'"{name}": {text},'
-        if " if " in text:
-            text = f"({text})"
-        return f'"{name}": {text} if {py_formula(live)} else None,'
+    def _returned(self, results: list[Result]) -> list[str]:
+        """What a pass hands over: nothing under settings that do not need it, 0 where all parameters are summed."""
+        summed = {reduction for _, reduction in self.plan.sums.values()}
+        always, sometimes = [], []
+        for name, value, live in results:
+            text = self.printer.print(value)
+            if live.is_true:
+                always.append(f'    "{name}": {text},')
+            elif name in summed:
+                always.append(f'    "{name}": {text} if {py_formula(live)} else 0.0,')
+            else:
+                sometimes.append((live, f'results["{name}"] = {text}'))
+        if not sometimes:
+            return ["return {", *always, "}"] if always else ["return {}"]
+        first = ["results: Results = {", *always, "}"] if always else ["results: Results = {}"]
+        return [*first, *_guarded(sometimes), "return results"]
+
+
+def _guarded(lines: Iterable[Line]) -> list[str]:
+    """Lines, those of one formula that stand together below one `if`."""
+    result: list[str] = []
+    before = TRUE
+    for live, text in lines:
+        if live != before and not live.is_true:
+            result.append(f"if {py_formula(live)}:")
+        before = live
+        result.append(text if live.is_true else f"    {text}")
+    return result

@@ -6,8 +6,9 @@ under which guards a value is needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 Literal = tuple[str, bool]
 Term = frozenset[Literal]
@@ -35,10 +36,18 @@ class Formula:
         return _simplified(self.terms | other.terms)
 
     def __invert__(self) -> Formula:
-        result = TRUE
-        for term in sorted(self.terms, key=sorted):
-            result = result & Formula(frozenset(frozenset([(name, not value)]) for name, value in term))
-        return result
+        return _negated(self)
+
+    def implies(self, other: Formula) -> bool:
+        """Whether the other formula holds wherever this one does."""
+        return self == other or (self & ~other).is_false
+
+    def given(self, known: Formula) -> Formula:
+        """The formula with everything left out that need not be asked where `known` holds.
+
+        It agrees with this formula there, and may differ elsewhere.
+        """
+        return _given(self, known)
 
     def holds(self, values: Mapping[str, bool]) -> bool:
         """Whether the formula holds when the guards have these values."""
@@ -52,6 +61,23 @@ class Formula:
         """The terms in a fixed order, for printing."""
         return sorted((sorted(term) for term in self.terms), key=lambda term: (len(term), term))
 
+    def text(self, spell: Callable[[str, bool], str], both: str, either: str) -> str:
+        """A formula that is neither true nor false as an expression: what all terms share comes first.
+
+        Args:
+            spell: A literal as text.
+            both: The operator between what holds together.
+            either: The operator between terms.
+        """
+        shared = frozenset.intersection(*self.terms)
+        parts = [spell(*literal) for literal in sorted(shared)]
+        rest = Formula(frozenset(term - shared for term in self.terms))
+        if rest.is_true:
+            return both.join(parts)
+        terms = [both.join(spell(*literal) for literal in term) for term in rest.ordered()]
+        whole = either.join(f"({term})" if both in term else term for term in terms)
+        return both.join([*parts, f"({whole})"]) if parts else whole
+
 
 TRUE = Formula(frozenset([frozenset()]))
 FALSE = Formula(frozenset())
@@ -60,6 +86,32 @@ FALSE = Formula(frozenset())
 def atom(name: str) -> Formula:
     """The formula that holds when the guard does."""
     return Formula(frozenset([frozenset([(name, True)])]))
+
+
+@lru_cache(maxsize=4096)
+def _negated(formula: Formula) -> Formula:
+    result = TRUE
+    for term in sorted(formula.terms, key=sorted):
+        result = result & Formula(frozenset(frozenset([(name, not value)]) for name, value in term))
+    return result
+
+
+@lru_cache(maxsize=4096)
+def _given(formula: Formula, known: Formula) -> Formula:
+    """Drop the literals, then the terms, that are not missed where `known` holds."""
+    if known.implies(formula):
+        return TRUE
+    terms = sorted(formula.terms, key=sorted)
+    for index in range(len(terms)):
+        for literal in sorted(terms[index]):
+            shorter = Formula(frozenset([terms[index] - {literal}]))
+            if (shorter & known).implies(formula):
+                terms[index] = terms[index] - {literal}
+    for term in list(dict.fromkeys(terms)):
+        others = Formula(frozenset(terms) - {term})
+        if (Formula(frozenset([term])) & known).implies(others):
+            terms = [other for other in terms if other != term]
+    return _simplified(frozenset(terms))
 
 
 def _contradicts(term: Term) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.guards import GuardTable
+from optgen.ir.guards import GuardTable, guard_name
 from optgen.ir.nodes import Input, Kind
 from optgen.ir.parser import node_location, refuse
 from optgen.spec.source import SourceText
@@ -100,7 +100,7 @@ class Scope:
                 return None
             if value not in choices:
                 return (FALSE if symbol == "==" else TRUE) if lenient else None
-            equal = self.guards.formula("option", name, "==", value)
+            equal = self._chosen(name, value, choices)
             return equal if symbol == "==" else ~equal
         if isinstance(value, str):
             return None
@@ -109,6 +109,14 @@ class Scope:
         if name in ("ndim", "numel", "index"):
             return self.guards.formula("fact", name, symbol, value)
         return None
+
+    def _chosen(self, name: str, value: float | str, choices: tuple[int | str, ...]) -> Formula:
+        """The formula for a choice; of two choices, one is the other negated."""
+        if len(choices) == 2:
+            other = choices[0] if value == choices[1] else choices[1]
+            if guard_name(name, "==", other) in self.guards.guards:
+                return ~self.guards.formula("option", name, "==", other)
+        return self.guards.formula("option", name, "==", value)
 
     def _explain(self, node: ast.expr, text: SourceText, reporter: Reporter) -> None:
         known = [*self.options, *self.hypers, *self.inputs]

@@ -11,6 +11,7 @@ from optgen.passes.forward import forward
 from optgen.passes.hoist import hoist
 from optgen.passes.mask_writes import mask_writes
 from optgen.passes.multiply_reciprocal import multiply_reciprocal
+from optgen.passes.resolve_choices import resolve_choices
 from optgen.passes.scale_tensorwise import scale_tensorwise
 
 
@@ -18,7 +19,7 @@ def run_passes(program: Program, active: Expr, guards: GuardTable) -> Program:
     """From the program as written to the one that is scheduled."""
     program = mask_writes(program, active)
     program = scale_tensorwise(program, guards)
-    for step in (multiply_reciprocal, fold, forward, hoist, drop_unused):
+    for step in (resolve_choices, multiply_reciprocal, fold, forward, hoist, drop_unused):
         program = step(program)
         verify(program)
     return program

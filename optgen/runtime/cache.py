@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import re
 import shlex
 import struct
@@ -230,9 +229,9 @@ def _build(
             if _entry_key(source, defines, compiler, openmp) != key:
                 return False
             content = output.read_bytes()
-            with open(output, "ab") as file:
+            with output.open("ab") as file:
                 file.write(FOOTER.pack(len(content), hashlib.sha256(content).digest(), FOOTER_MARK))
-            os.chmod(output, 0o700)
+            output.chmod(0o700)
             publish(output, entry)
     except _CannotStore:
         raise
@@ -279,7 +278,7 @@ def _renamed_openmp() -> str | None:
     """
     if _openmp_found:
         return _openmp_found[0]
-    with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+    with suppress(OSError), Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             path = line.rstrip("\n").partition("/")[2]
             if "libgomp-" in path and _OPENMP_FILE.fullmatch(path.rpartition("/")[2]):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optgen.runtime.rule import Rule
-from optgen.runtime.states import line_shape, scale_key
-
-KEPT = ("target", "overrides")
+from optgen.codecs import CODECS
+from optgen.runtime.rule import Rule, always
+from optgen.runtime.states import scale_key, stored_shape
 
 
 def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,16 +20,35 @@ def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any]) -> dict[str
         if key == "step":
             result[key] = torch.tensor(float(value), dtype=torch.float32)
         elif isinstance(value, Tensor):
-            dtype = torch.float32 if value.dtype is torch.float64 else value.dtype
+            known = key in rule.states and value.is_floating_point()
+            dtype = torch.float32 if known or value.dtype is torch.float64 else value.dtype
             result[key] = value.detach().to(device=param.device, dtype=dtype, copy=True).contiguous()
         else:
             result[key] = value
     return result
 
 
+def misshapen(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> list[str]:
+    """What of a checkpoint's groups does not match these, in words."""
+    missing = [key for key in ("state", "param_groups") if key not in saved]
+    if missing:
+        return [f"it has no {' and no '.join(map(repr, missing))}, only {list(saved)[:5]}"]
+    theirs = saved["param_groups"]
+    if len(theirs) != len(groups):
+        return [f"it has {len(theirs)} param groups, not {len(groups)}"]
+    counts = [(len(a["params"]), len(b["params"])) for a, b in zip(theirs, groups, strict=True)]
+    return [f"group {i} has {a} parameters, not {b}" for i, (a, b) in enumerate(counts) if a != b]
+
+
 def misfits(rule: Rule, label: str, param: Tensor, saved: Mapping[str, Any]) -> list[str]:
     """What of a saved state does not fit a parameter, in words."""
     found = []
+    required = [state.name for state in rule.states.values() if state.kind == "element" and state.exists is always]
+    missing = [name for name in required if saved and name not in saved]
+    if missing:
+        found.append(f"{label}: {', '.join(missing)} missing, there is {', '.join(map(str, saved))}")
+    if not _counts(saved.get("step", 0.0)):
+        found.append(f"{label}: step is no number")
     for state in (*rule.element_states, *rule.tensor_states):
         value = saved.get(state.name)
         if value is None:
@@ -38,21 +56,37 @@ def misfits(rule: Rule, label: str, param: Tensor, saved: Mapping[str, Any]) -> 
         if not isinstance(value, Tensor):
             found.append(f"{label}: {state.name} is a {type(value).__name__}, not a tensor")
             continue
-        wanted = tuple(param.shape) if state.kind == "element" else line_shape(state.kind, param.shape)
-        if state.window is not None:
-            wanted = (state.window,)
+        wanted = stored_shape(state, param.shape)
+        codes = state.kind == "element" and value.dtype is torch.uint8
         if tuple(value.shape) != wanted:
             found.append(f"{label}: {state.name} has shape {tuple(value.shape)}, not {wanted}")
-        elif state.kind == "element" and value.dtype is torch.uint8:
+        elif not codes and not value.is_floating_point():
+            found.append(f"{label}: {state.name} has dtype {str(value.dtype).removeprefix('torch.')}")
+        elif codes:
             scales = saved.get(scale_key(state.name))
-            count = -(-value.numel() // 256)
-            if not isinstance(scales, Tensor) or scales.numel() not in (1, count):
+            count = CODECS["int8"].scales(value.numel())
+            if not isinstance(scales, Tensor) or scales.numel() not in (1, count) or not scales.is_floating_point():
                 found.append(f"{label}: {state.name} is in 8 bits, but {scale_key(state.name)} does not belong to it")
     return found
 
 
-def keep_placement(rule: Rule, group: dict[str, Any], loaded: dict[str, Any]) -> None:
-    """How states are stored is this optimizer's own; everything else comes from the checkpoint."""
-    for key in (*rule.storage, *KEPT):
-        if key in group:
-            loaded[key] = group[key]
+def _counts(step: Any) -> bool:
+    if isinstance(step, Tensor):
+        return step.numel() == 1 and not step.is_complex()
+    return isinstance(step, int | float)
+
+
+def adopt_group(
+    rule: Rule, fixed: Mapping[str, Any], own: Mapping[str, Any], saved: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A saved group; how states are stored and what the class fixes is this optimizer's own.
+
+    Args:
+        own: The optimizer's group. Its overrides stand before the saved ones, setting by setting.
+    """
+    kept = {key: own[key] for key in (*rule.storage, "target", *fixed) if key in own}
+    result = {**saved, **kept}
+    mine, theirs = own.get("overrides", {}), saved.get("overrides", {})
+    if mine:
+        result["overrides"] = {i: {**theirs.get(i, {}), **mine.get(i, {})} for i in sorted({*theirs, *mine})}
+    return result

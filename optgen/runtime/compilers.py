@@ -136,13 +136,13 @@ def _resolve(name: str, search_path: str) -> tuple[str, ...] | None:
     """Return program and leading arguments: `name` is a program, or a command line such as "ccache g++"."""
     whole = shutil.which(name, path=search_path)
     if whole is not None:
-        return (os.path.abspath(whole),)
+        return (str(Path(whole).absolute()),)
     try:
         words = shlex.split(name)
     except ValueError:
         return None
     program = shutil.which(words[0], path=search_path) if words else None
-    return None if program is None else (os.path.abspath(program), *words[1:])
+    return None if program is None else (str(Path(program).absolute()), *words[1:])
 
 
 def _identify(name: str, origin: str, command: tuple[str, ...], directory: Path) -> Candidate:
@@ -173,11 +173,11 @@ def _command_key(command: tuple[str, ...]) -> str:
     for word in command:
         digest.update(word.encode("utf-8", "surrogateescape") + b"\0")
         # Every word that names a program counts: behind "ccache g++" both may change.
-        file = word if os.path.isabs(word) else (None if word.startswith("-") else shutil.which(word))
+        program = word if Path(word).is_absolute() else (None if word.startswith("-") else shutil.which(word))
         with suppress(OSError):
-            if file is not None:
-                found = os.stat(file)
-                real = os.path.realpath(file)
+            if program is not None:
+                found = Path(program).stat()
+                real = Path(program).resolve()
                 digest.update(f"{real}\0{found.st_mtime_ns}\0{found.st_size}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
 
@@ -238,7 +238,7 @@ def _processor_flags() -> Iterator[tuple[str, ...]]:
 def processor() -> str:
     """Describe this processor: what decides the instructions that -march=native uses, and how it tunes for them."""
     kept: dict[str, str] = {}
-    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
         # The first processor only: on large machines the whole file takes long to make.
         for line in file:
             name, colon, value = line.partition(":")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from optgen.codecs import CODECS, PARAMETER_CODECS
 from optgen.runtime.cache import shared_library
 from optgen.runtime.compilers import Compiler
-from optgen.runtime.parameters import Bucket, Member, matrix_shape
+from optgen.runtime.parameters import Bucket, Member, StaleError, matrix_shape
 from optgen.runtime.rule import Block, Rule
 from optgen.runtime.states import scale_key
 
@@ -65,6 +65,10 @@ def defines(rule: Rule, bucket: Bucket) -> dict[str, str]:
     return result
 
 
+def _forms(params: list[Tensor]) -> list[tuple[Any, ...]]:
+    return [(p.dtype, p.device, p.shape, p.is_contiguous()) for p in params]
+
+
 def _address(values: array[Any]) -> int:
     return values.buffer_info()[0]
 
@@ -82,15 +86,18 @@ class CpuEngine:
         self.rule, self.bucket = rule, bucket
         self.members = bucket.members
         self.params = [m.param for m in self.members]
+        self.forms = _forms(self.params)
+        self.own_pointers: list[int] = []
         self.library = shared_library(rule.source, defines(rule, bucket), compiler)
         self.functions: dict[str, Callable[[Any], None]] = {}
         self.call = _Call()
         self.pointers: list[int] = []
         self.entries = [m.entry for m in self.members]
-        self.state_ids: list[int] = []
+        self.state_pointers: list[int] = []
         self.staged = [i for i, p in enumerate(self.params) if not p.is_contiguous()]
         self.staging = {i: torch.empty_like(self.params[i], memory_format=torch.contiguous_format) for i in self.staged}
         self.kept: list[Any] = []
+        self.grads: Sequence[Tensor] = ()
         self._build_chunks()
         self._allocate()
 
@@ -201,28 +208,42 @@ class CpuEngine:
 
     # A step
 
-    def begin(self, name: str, block: Block) -> None:
-        """Start a step: look up gradients, and everything else if it moved."""
+    def begin(self, name: str, block: Block, grads: Sequence[Tensor]) -> None:
+        """Start a step: take the gradients' addresses, and everything else's if it moved."""
+        pointers = list(map(Tensor.data_ptr, self.params))
+        if pointers != self.own_pointers:
+            if self.forms != _forms(self.params):
+                raise StaleError
+            self.own_pointers = list(pointers)
         for index in self.staged:
             self.staging[index].copy_(self.params[index].detach())
-        pointers = [p.data_ptr() for p in self.params]
         for index in self.staged:
             pointers[index] = self.staging[index].data_ptr()
-        if name == "step":
-            grads: list[Any] = [p.grad for p in self.params]
-            if not all([g.is_contiguous() for g in grads]):
-                grads = [g.contiguous() for g in grads]
-            self.grads = grads
-            self.grad_table = array("q", [g.data_ptr() for g in grads])
-        else:
-            self.grad_table = array("q", bytes(8 * len(self.params)))
-        state_ids = list(map(id, chain.from_iterable(map(dict.values, self.entries))))
-        if pointers != self.pointers or state_ids != self.state_ids:
+        try:
+            contiguous = all(map(Tensor.is_contiguous, grads))
+        except RuntimeError:  # of a sparse gradient, which is refused when the engine is to be built anew
+            raise StaleError from None
+        if not contiguous:
+            grads = [grad.contiguous() for grad in grads]
+        self.grads = grads
+        self.grad_table = array("q", list(map(Tensor.data_ptr, grads)) or bytes(8 * len(self.params)))
+        state_pointers = self._state_pointers()
+        if pointers != self.pointers or state_pointers != self.state_pointers:
+            if self.state_pointers and state_pointers != self.state_pointers:
+                raise StaleError
             self.pointers = pointers
             self._build_table()
-            self.state_ids = list(map(id, chain.from_iterable(map(dict.values, self.entries))))
+            self.state_pointers = self._state_pointers()
         self.call.grads = _address(self.grad_table)
         self.call.threads = torch.get_num_threads()
+
+    def _state_pointers(self) -> list[int]:
+        """Where states lie: a user may put others in their place, or give them other memory."""
+        values = list(chain.from_iterable(map(dict.values, self.entries)))
+        try:
+            return list(map(Tensor.data_ptr, values))
+        except TypeError:  # something that is no tensor lies among them
+            return [value.data_ptr() for value in values if isinstance(value, Tensor)]
 
     def run(self, block: Block, index: int, values: list[tuple[float, ...]]) -> None:
         """Run one pass: `values` holds a row for every settings of the step."""
@@ -240,4 +261,4 @@ class CpuEngine:
         """End the step: parameters that are not contiguous get their new values."""
         for index in self.staged:
             self.params[index].detach().copy_(self.staging[index])
-        self.grads = []
+        self.grads = ()

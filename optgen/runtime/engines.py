@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ class Engine(Protocol):
     target: str
     bucket: Bucket
 
-    def begin(self, name: str, block: Block) -> None:
-        """Start a step."""
+    def begin(self, name: str, block: Block, grads: Sequence[Tensor]) -> None:
+        """Start a step. `grads` holds the gradients of the bucket, or nothing in a block without them."""
 
     def run(self, block: Block, index: int, values: list[tuple[float, ...]]) -> None:
         """Run one pass."""
@@ -41,23 +42,34 @@ class Engine(Protocol):
         """End the step."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a step is prepared for: identities of parameters, and the dtypes of their gradients."""
+
+    block: str
+    params: list[int]
+    grads: list[torch.dtype]
+
+
 @dataclass(eq=False)
 class Prepared:
     """A step's parameters and engines.
 
     Attributes:
         rows: The settings of the step: (group, override) for every combination in use.
+        fixed: What decides kernels, of every row.
         elements: Elements of all parameters.
+        seen: The parameters and the dtypes of their gradients.
+        entries: Identities of the groups and of all entries of `optimizer.state`.
     """
 
-    block: str
     members: list[Member]
     engines: list[Engine]
     rows: list[tuple[dict[str, Any], Mapping[str, Any]]]
-    ids: list[int]
-    kinds: list[tuple[torch.dtype, torch.layout]]
     fixed: list[tuple[Any, ...]]
     elements: float
+    seen: Seen
+    entries: list[int]
 
     def settings(self) -> list[Settings]:
         """The settings of every row, as they are now."""
@@ -80,40 +92,55 @@ def _sum(numbers: Iterable[float]) -> float:
     return total
 
 
-def prepare(optimizer: Optimizer, block: str, last: Prepared | None) -> Prepared:
-    """The step's engines: the last step's, if the same parameters take part under the same settings."""
+def prepare(optimizer: Optimizer, block: str, last: Prepared | None) -> tuple[Prepared, list[Tensor]]:
+    """The step's engines (the last step's, if nothing that matters has changed) and its gradients, in their order."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    kinds: list[tuple[torch.dtype, torch.layout]] = []
+    grads: list[Any] = []
     if block == "step":
         grads = [p.grad for p in params]
-        if None in {None if g is None else 0 for g in grads}:
-            params = [p for p, g in zip(params, grads, strict=True) if g is not None]
-        kinds = [(g.dtype, g.layout) for g in grads if g is not None]
+        if None in map(_missing, grads):
+            params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
+            grads = [grad for grad in grads if grad is not None]
     else:
         params = [p for p in params if optimizer.state.get(p)]
-    ids = list(map(id, params))
-    if last is not None and last.block == block and last.ids == ids and last.kinds == kinds:
-        if last.fixed == [_fixed(optimizer.rule, s) for s in last.settings()]:
-            return last
-    return _Preparer(optimizer, block, params, ids, kinds).run()
+    seen = Seen(block, list(map(id, params)), list(map(_dtype, grads)))
+    if (
+        last is None
+        or last.seen != seen
+        or last.entries != _entries(optimizer)
+        or last.fixed != [_fixed(optimizer.rule, settings) for settings in last.settings()]
+    ):
+        last = _Preparer(optimizer, params, seen).run()
+    return last, grads
+
+
+def _entries(optimizer: Optimizer) -> list[int]:
+    return [*map(id, optimizer.param_groups), *map(id, optimizer.state.values())]
+
+
+def _missing(grad: Tensor | None) -> None | bool:
+    return None if grad is None else True
+
+
+_dtype = operator.attrgetter("dtype")
 
 
 def _fixed(rule: Rule, settings: Settings) -> tuple[Any, ...]:
-    return tuple([settings[key] for key in rule.fixed_by])
+    """What engines are built for: flags, so that a schedule of momentum keeps them, and how states are stored."""
+    facts = (2, 1, 0, frozenset[str]())
+    return (rule.flags(settings, *facts), settings["target"], *[settings.get(key) for key in rule.storage])
 
 
 class _Preparer:
     def __init__(
         self,
         optimizer: Optimizer,
-        block: str,
         params: list[Tensor],
-        ids: list[int],
-        kinds: list[tuple[torch.dtype, torch.layout]],
+        seen: Seen,
     ) -> None:
-        self.optimizer, self.rule, self.block = optimizer, optimizer.rule, block
+        self.optimizer, self.rule, self.block = optimizer, optimizer.rule, seen.block
         self.name = type(optimizer).__name__
-        self.params, self.ids, self.kinds = params, ids, kinds
+        self.params, self.seen = params, seen
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
         self.known_rows: dict[tuple[Any, ...], int] = {}
 
@@ -126,24 +153,23 @@ class _Preparer:
         buckets: dict[tuple[Any, ...], Bucket] = {}
         for member in members:
             self._bucket(buckets, member)
+        engines = [self._engine(bucket) for bucket in buckets.values()]
         for member in members:
             view = View(self.rule, member, 0.0)
             settle_states(self.rule, member.param, member.entry, member.flags, member.codecs, view)
             self.optimizer.state[member.param] = member.entry
-        engines = [self._engine(bucket) for bucket in buckets.values()]
         return Prepared(
-            block=self.block,
             members=members,
             engines=engines,
             rows=self.rows,
-            ids=self.ids,
-            kinds=self.kinds,
             fixed=[_fixed(self.rule, {**group, **override}) for group, override in self.rows],
             elements=float(sum(p.numel() for p in self.params)),
+            seen=self.seen,
+            entries=_entries(self.optimizer),
         )
 
     def _members(self) -> list[Member]:
-        active = set(self.ids)
+        active = {id(param): position for position, param in enumerate(self.params)}
         result = []
         for number, group in enumerate(self.optimizer.param_groups):
             overrides = group.get("overrides", {})
@@ -156,12 +182,13 @@ class _Preparer:
                 flags = flags_of(self.rule, settings, param, index, tensorwise(self.rule, codecs))
                 entry = self.optimizer.state.get(param, {})
                 row = self._row(number, group, override)
-                result.append(Member(param, index, row, settings, entry, flags, codecs))
+                result.append(Member(param, active[id(param)], index, row, settings, entry, flags, codecs))
         return result
 
     def _row(self, number: int, group: dict[str, Any], override: Mapping[str, Any]) -> int:
         key = (number, *sorted(override.items(), key=lambda item: item[0]))
         if key not in self.known_rows:
+            self.optimizer.check_row({**group, **override})
             self.known_rows[key] = len(self.rows)
             self.rows.append((group, override))
         return self.known_rows[key]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from optgen.runtime.checkpoints import adopt_entry, keep_placement, misfits
+from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen
 from optgen.runtime.engines import Prepared, prepare
-from optgen.runtime.parameters import check_parameter
+from optgen.runtime.parameters import StaleError, check_parameter, check_twice
 from optgen.runtime.rule import Rule, State
-from optgen.runtime.settings import checked, read_args, refuse_unknown
+from optgen.runtime.settings import check_fixed, checked, lock_bits, read_args, refuse_unknown
 from optgen.runtime.states import entry_bytes
 
 # What param groups may hold beside settings: torch's own keys and those of its learning rate schedulers.
@@ -36,6 +36,7 @@ class Optimizer(torch.optim.Optimizer):
     fixed: ClassVar[Mapping[str, Any]] = {}
     bits: ClassVar[int | None] = None
     _prepared: Prepared | None = None
+    _groups: list[int] | None = None
     _loading: Mapping[str, Any] | None = None
 
     def __init__(self, params: Any, settings: dict[str, Any], args: object = None) -> None:
@@ -51,25 +52,12 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: for values out of range and combinations that the rule rejects.
         """
         name = type(self).__name__
-        settings = self._lock_bits(read_args(name, args, settings), args)
-        settings = checked(name, self.rule, {**settings, **self.fixed})
+        if self.bits is not None:
+            settings = lock_bits(name, self.bits, args, settings)
+        settings = checked(name, self.rule, {**read_args(name, args, settings), **self.fixed})
         self._refuse(settings)
         params = _as_list(name, params)
         super().__init__(params, settings)
-
-    @classmethod
-    def _lock_bits(cls, settings: dict[str, Any], args: object) -> dict[str, Any]:
-        """A class that fixes the bits takes `optim_bits` for compatibility only."""
-        if cls.bits is None:
-            return settings
-        given = settings.get("optim_bits", 32)
-        from_args = hasattr(args, "optim_bits")
-        if given != 32 and not (from_args and given == cls.bits):
-            raise ValueError(f"{cls.__name__} only supports optim_bits=32 (default value for compatibility)")
-        if from_args and given != cls.bits and cls.bits != 32:
-            message = f"its states are in {cls.bits} bits, which args.optim_bits={given} conflicts with"
-            raise ValueError(f"{cls.__name__} only supports optim_bits=32 (default value for compatibility): {message}")
-        return {**settings, "optim_bits": cls.bits}
 
     @classmethod
     def _refuse(cls, settings: Mapping[str, Any]) -> None:
@@ -89,22 +77,53 @@ class Optimizer(torch.optim.Optimizer):
         name = type(self).__name__
         if not isinstance(param_group, dict):
             raise TypeError(f"{name}: a param group is a dict, not {type(param_group).__name__}")
-        for param in _tensors(param_group.get("params", ())):
+        if "params" not in param_group:
+            raise ValueError(f"{name}: a param group needs the key 'params', its tensors; it has {list(param_group)}")
+        group = {**param_group, "params": _group_params(param_group["params"])}
+        members = [p[1] if isinstance(p, tuple) and len(p) == 2 else p for p in _as_tuple(group["params"])]
+        for param in members:
             check_parameter(name, param)
-        known = {key: value for key, value in param_group.items() if key in self.defaults}
-        refuse_unknown(name, param_group, [*self.defaults, *GROUP_KEYS])
-        for key in known:
-            hyper = self.rule.hypers.get(key)
-            if hyper is not None and hyper.scope == "global":
-                raise ValueError(f"{name}: {key} is one number for the optimizer and cannot differ by group")
-        known = checked(name, self.rule, known)
-        self._refuse({**self.defaults, **known})
-        group = {**param_group, **known}
+        check_twice(name, members)
+        refuse_unknown(name, group, [*self.defaults, *GROUP_KEYS])
+        known = {key: value for key, value in group.items() if key in self.defaults}
+        group.update(self._checked_part(known, "group"))
+        self._refuse({**self.defaults, **group})
+        if "overrides" in group:
+            group["overrides"] = self._checked_overrides(group["overrides"], group, len(members))
         for state in self.rule.shared_states:
             if state.name not in group:
                 group[state.name] = self._shared_start(state, {**self.defaults, **group})
         super().add_param_group(group)
         self._prepared = None
+
+    def _checked_part(self, settings: Mapping[str, Any], part: str) -> dict[str, Any]:
+        """Settings of a group or of a parameter, which may differ from the optimizer's.
+
+        Raises:
+            ValueError: for settings that are the class's or the optimizer's alone, and values out of range.
+        """
+        name = type(self).__name__
+        check_fixed(name, self.rule, self.fixed, settings, part)
+        return checked(name, self.rule, settings)
+
+    def _checked_overrides(self, overrides: Any, group: Mapping[str, Any], count: int) -> dict[int, dict[str, Any]]:
+        name = type(self).__name__
+        if not isinstance(overrides, Mapping) or not all(isinstance(own, Mapping) for own in overrides.values()):
+            raise TypeError(f"{name}: overrides is a dict of settings by position in the group, not {overrides!r}")
+        result = {}
+        for index, own in overrides.items():
+            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
+                raise ValueError(f"{name}: overrides has the key {index!r}, and the group positions 0 to {count - 1}")
+            result[index] = self._checked_override(own)
+            self._refuse({**self.defaults, **group, **result[index]})
+        return result
+
+    def _checked_override(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        for key in settings:
+            if key not in self.defaults:
+                known = ", ".join(sorted(set(self.defaults) - set(self.fixed)))
+                raise ValueError(f"{type(self).__name__}.override takes no {key!r}; known: {known}")
+        return self._checked_part(settings, "parameter")
 
     def _shared_start(self, state: State, settings: Mapping[str, Any]) -> float:
         if state.kind == "global" and self.param_groups:
@@ -122,14 +141,9 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: if the parameter is not in this optimizer, for unknown settings and values out of range.
         """
         name = type(self).__name__
-        for key in settings:
-            hyper = self.rule.hypers.get(key)
-            if key not in self.defaults or key in self.fixed and key not in self.rule.storage:
-                known = ", ".join(sorted(set(self.defaults) - set(self.fixed)))
-                raise ValueError(f"{name}.override takes no {key!r}; known: {known}")
-            if hyper is not None and hyper.scope == "global":
-                raise ValueError(f"{name}: {key} is one number for the optimizer and cannot differ by parameter")
-        settings = checked(name, self.rule, settings)
+        if not isinstance(param, Tensor):
+            raise TypeError(f"{name}.override: the first argument is a parameter, not {param!r}")
+        settings = self._checked_override(settings)
         for group in self.param_groups:
             for index, member in enumerate(group["params"]):
                 if member is param:
@@ -153,7 +167,9 @@ class Optimizer(torch.optim.Optimizer):
             The closure's loss, or None.
 
         Raises:
-            TypeError, RuntimeError: for gradients that are complex, sparse or of another dtype; nothing is changed then.
+            TypeError, RuntimeError: for gradients that are complex, sparse or of another dtype.
+            ValueError: for settings, gradients and states that were changed to what does not fit.
+                Nothing is changed then.
         """
         loss = None
         if closure is not None:
@@ -170,14 +186,19 @@ class Optimizer(torch.optim.Optimizer):
         if declared.refuse is not None:
             for group in self.param_groups:
                 declared.refuse(name, group)
-        prepared = prepare(self, block, self._prepared)
-        self._prepared = prepared
+        groups = list(map(id, self.param_groups))
+        prepared, grads = prepare(self, block, self._prepared if groups == self._groups else None)
+        self._prepared, self._groups = prepared, groups
         if not prepared.members and block == "step":
             return
+        try:
+            self._begin(prepared, block, grads)
+        except StaleError:
+            self._prepared, grads = prepare(self, block, None)
+            prepared = self._prepared
+            self._begin(prepared, block, grads)
         settings = prepared.settings()
         sums: dict[str, float] = {}
-        for engine in prepared.engines:
-            engine.begin(block, declared)
         values = [declared.values(row, sums, prepared.elements) for row in settings]
         for index, item in enumerate(declared.passes):
             running = [engine for engine in prepared.engines if item.live(engine.bucket.flags)]
@@ -191,6 +212,24 @@ class Optimizer(torch.optim.Optimizer):
             engine.finish(block)
         if declared.commit is not None:
             self._commit(declared.commit, sums, prepared.elements)
+
+    def _begin(self, prepared: Prepared, block: str, grads: list[Tensor]) -> None:
+        for engine in prepared.engines:
+            members = engine.bucket.members
+            engine.begin(block, self.rule.blocks[block], [grads[m.position] for m in members] if grads else [])
+
+    def check_row(self, settings: Mapping[str, Any]) -> None:
+        """Raise for settings that were changed in a group to what no kernel can serve.
+
+        Raises:
+            TypeError: for values of the wrong type.
+            ValueError: for values out of range, settings that the class fixes and combinations that it rejects.
+        """
+        name = type(self).__name__
+        checked(name, self.rule, {key: settings[key] for key in self.rule.fixed_by})
+        changed = {key: settings[key] for key in self.fixed if key not in self.rule.storage}
+        check_fixed(name, self.rule, self.fixed, changed, "group")
+        self._refuse(settings)
 
     def _commit(self, commit: Callable[..., dict[str, float]], sums: Mapping[str, float], elements: float) -> None:
         """Store group and global states; the first group decides for the optimizer."""
@@ -216,16 +255,17 @@ class Optimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint of this rule, also one with states in another precision.
 
-        States keep the dtype that this optimizer stores them in; the dtype of the parameters does not matter. How
-        states are stored (bits, blocks, paging, overrides) is this optimizer's own, everything else the checkpoint's.
+        States take the dtype that this optimizer stores them in; the dtype of the parameters does not matter. How
+        states are stored (bits, blocks, paging) and what the class fixes is this optimizer's own, everything else the
+        checkpoint's. Overrides of the checkpoint hold where this optimizer has none of its own.
 
         Raises:
-            ValueError: if it does not fit, naming every difference; nothing is loaded then.
+            TypeError, ValueError: if it does not fit, naming every difference; nothing is loaded then.
         """
 
         def capture(_: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
             self._loading = self._fitting(saved)
-            return {**saved, "state": {}}
+            return {"state": {}, "param_groups": self._loading["param_groups"]}
 
         handle = self.register_load_state_dict_pre_hook(capture)
         try:
@@ -235,27 +275,33 @@ class Optimizer(torch.optim.Optimizer):
             self._loading = None
 
     def _fitting(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The saved states by parameter.
+        """The checkpoint with its groups as this optimizer takes them over.
 
         Raises:
-            ValueError: if one does not fit.
+            ValueError: if it does not fit.
         """
-        groups = saved["param_groups"]
-        params = [p for group in self.param_groups for p in group["params"]]
-        keys = [key for group in groups for key in group["params"]]
-        found = []
-        if len(keys) == len(params):
+        name = type(self).__name__
+        found = misshapen(self.param_groups, saved)
+        if not found:
+            params = [p for group in self.param_groups for p in group["params"]]
+            keys = [key for group in saved["param_groups"] for key in group["params"]]
             for number, (key, param) in enumerate(zip(keys, params, strict=True)):
                 found += misfits(self.rule, f"parameter {number}", param, saved["state"].get(key, {}))
         if found:
-            raise ValueError(f"{type(self).__name__}: this checkpoint does not fit: " + "; ".join(found))
-        return saved
+            raise ValueError(f"{name}: this checkpoint does not fit: " + "; ".join(found))
+        groups = []
+        for own, theirs in zip(self.param_groups, saved["param_groups"], strict=True):
+            group = adopt_group(self.rule, self.fixed, own, theirs)
+            group.update(checked(name, self.rule, {key: group[key] for key in self.defaults if key in group}))
+            self._refuse({**self.defaults, **group})
+            if "overrides" in group:
+                group["overrides"] = self._checked_overrides(group["overrides"], group, len(group["params"]))
+            groups.append(group)
+        return {"state": saved["state"], "param_groups": groups}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = self._loading
         if loading is not None:
-            for group, loaded in zip(self.param_groups, state["param_groups"], strict=True):
-                keep_placement(self.rule, group, loaded)
             params = [p for group in self.param_groups for p in group["params"]]
             keys = [key for group in loading["param_groups"] for key in group["params"]]
             for key, param in zip(keys, params, strict=True):
@@ -272,20 +318,26 @@ class Optimizer(torch.optim.Optimizer):
 
 
 def _as_list(name: str, params: Any) -> list[Any]:
+    wanted = f"{name}: params is an iterable of tensors or param groups"
     if isinstance(params, Tensor):
-        raise TypeError(f"{name}: params is an iterable of tensors or param groups, not a single tensor; write [param]")
+        raise TypeError(f"{wanted}, not a single tensor; write [param]")
+    if isinstance(params, Mapping | str | bytes):
+        raise TypeError(f"{wanted}, not a {type(params).__name__}; write a list")
     try:
         result = list(params)
     except TypeError:
-        raise TypeError(f"{name}: params is an iterable of tensors or param groups, not {params!r}") from None
+        raise TypeError(f"{wanted}, not {params!r}") from None
     if not result:
         raise ValueError(f"{name}: params is an empty list; pass model.parameters()")
     return result
 
 
-def _tensors(params: Any) -> Iterable[Any]:
-    if isinstance(params, Tensor):
-        return [params]
-    if not isinstance(params, list):
-        return []
-    return [cast(Any, p[1] if isinstance(p, tuple) else p) for p in params]
+def _group_params(params: Any) -> Any:
+    """A group's parameters as a list; sets and what is no iterable are left for torch to refuse."""
+    if isinstance(params, Tensor | set | str) or not hasattr(params, "__iter__"):
+        return params
+    return list(params)
+
+
+def _as_tuple(params: Any) -> tuple[Any, ...]:
+    return tuple(params) if isinstance(params, list) else (params,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,14 @@ class Member:
     """One parameter of a step.
 
     Attributes:
+        position: Its position among the parameters of the step.
         index: Its position in its group.
         row: Its row among the settings of the step.
         entry: `optimizer.state[param]`.
     """
 
     param: Tensor
+    position: int
     index: int
     row: int
     settings: Settings
@@ -46,19 +48,38 @@ class Bucket:
     members: list[Member] = field(default_factory=list)
 
 
+class StaleError(Exception):
+    """What an engine was built for has changed since: it must be built anew. Nothing has been computed yet."""
+
+
 def check_parameter(name: str, param: Any) -> None:
     """Raise for what no kernel can train.
 
     Raises:
-        TypeError: naming the class and the dtype.
+        TypeError: naming the class, and the dtype, layout or device.
     """
     if not isinstance(param, Tensor):
-        return
+        raise TypeError(f"{name}: parameters are tensors, not {type(param).__name__}")
+    if param.is_meta:
+        raise TypeError(f"{name}: parameters on the 'meta' device have no values; move the model to a real one first")
     if param.is_complex() or param.dtype not in DTYPES:
         allowed = "float32, bfloat16 and float16"
         raise TypeError(f"{name}: parameters are {allowed}, not {str(param.dtype).removeprefix('torch.')}")
     if param.layout is not torch.strided:
         raise TypeError(f"{name}: parameters are dense, not {param.layout}")
+
+
+def check_twice(name: str, params: Sequence[Tensor]) -> None:
+    """Raise for a parameter that a group holds twice: a step would update it twice.
+
+    Raises:
+        ValueError: naming its places.
+    """
+    first: dict[int, int] = {}
+    for index, param in enumerate(params):
+        if first.setdefault(id(param), index) != index:
+            places = f"{first[id(param)]} and {index}"
+            raise ValueError(f"{name}: a param group holds the same parameter twice, at positions {places}")
 
 
 def check_gradient(name: str, grad: Tensor, param: Tensor) -> None:
@@ -91,5 +112,4 @@ def matrix_shape(shape: torch.Size) -> tuple[int, int, int]:
 def flags_of(rule: Rule, settings: Settings, param: Tensor, index: int, scaled: frozenset[str]) -> Flags:
     """The flags of a parameter."""
     return rule.flags(settings, param.dim(), param.numel(), index, scaled)
-
 

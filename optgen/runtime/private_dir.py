@@ -72,7 +72,10 @@ def is_fallback(directory: Path) -> bool:
 def _wanted_dir() -> Path:
     override = os.environ.get("OPTGEN_CACHE_DIR")
     if override:
-        return Path(os.path.abspath(os.path.expanduser(override)))
+        wanted = Path(override)
+        with suppress(RuntimeError):  # "~someone" that nobody knows
+            wanted = wanted.expanduser()
+        return wanted.absolute()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("optgen", appauthor=False))
@@ -83,12 +86,12 @@ def _make_private(directory: Path) -> None:
     if not directory.is_absolute():
         raise OSError("the user has no home folder")
     try:
-        found = os.stat(directory)
+        found = directory.stat()
     except FileNotFoundError:
-        os.makedirs(directory.parent, exist_ok=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
-            os.mkdir(directory, 0o700)
-        found = os.stat(directory)
+            directory.mkdir(0o700)
+        found = directory.stat()
     if not stat.S_ISDIR(found.st_mode):
         raise OSError("it is not a folder")
     if not hasattr(os, "geteuid"):
@@ -98,8 +101,8 @@ def _make_private(directory: Path) -> None:
     mode = stat.S_IMODE(found.st_mode)
     if mode == 0o700:
         return
-    if all(_is_ours(name) for name in os.listdir(directory)):
-        os.chmod(directory, 0o700)
+    if all(_is_ours(path.name) for path in directory.iterdir()):
+        directory.chmod(0o700)
     elif mode & 0o022:
         # Somebody's /tmp or project folder: not ours to close, and not to be trusted as it is.
         raise OSError(f"others may write to it (mode {mode:o}) and it holds other files too")
@@ -148,7 +151,7 @@ def scratch(directory: Path) -> Iterator[Path]:
 
 def publish(temporary: Path, target: Path) -> None:
     """Move a finished file to its place so that others see all of it or nothing, also after a power cut."""
-    with open(temporary, "rb") as file:
+    with temporary.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, target)
     with suppress(OSError):
@@ -162,7 +165,7 @@ def publish(temporary: Path, target: Path) -> None:
 def read_own(path: Path) -> bytes | None:
     """Return the file's bytes, or None if it is missing, unreadable, not ours, or writable by others."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             found = os.fstat(file.fileno())
             if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
                 return None

@@ -48,7 +48,7 @@ class Hyperparameter:
 
 
 def _plain(value: float) -> str:
-    return str(int(value)) if value == int(value) else str(value) if abs(value) != float("inf") else f"{value}"
+    return str(int(value)) if value.is_integer() else str(value)
 
 
 @dataclass(frozen=True)

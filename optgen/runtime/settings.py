@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from optgen.runtime.rule import Hyperparameter, Option, Rule
@@ -15,12 +17,46 @@ TARGETS = (None, "cpu", "torch")
 SETTINGS_OF_ARGS = ("optim_bits", "min_8bit_size", "percentile_clipping", "block_wise", "max_unorm", "skip_zeros")
 
 
+def lock_bits(name: str, bits: int, args: object, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a class that fixes the bits: it takes `optim_bits` for compatibility only.
+
+    Raises:
+        ValueError: for other bits than the class has, given or asked for by `args`.
+    """
+    message = f"{name} only supports optim_bits=32 (default value for compatibility)"
+    if settings.get("optim_bits", 32) != 32:
+        raise ValueError(message)
+    asked = getattr(args, "optim_bits", bits)
+    if asked != bits:
+        raise ValueError(f"{message}: its states have {bits} bits, which args.optim_bits={asked!r} conflicts with")
+    return {**settings, "optim_bits": bits}
+
+
+def check_fixed(name: str, rule: Rule, fixed: Mapping[str, Any], settings: Mapping[str, Any], part: str) -> None:
+    """Raise for settings that a group or a parameter (`part`) cannot have of its own.
+
+    How states are stored can differ by parameter in every class.
+
+    Raises:
+        ValueError: for what the class fixes to another value, and for what is one number for the optimizer.
+    """
+    for key, value in settings.items():
+        hyper = rule.hypers.get(key)
+        if hyper is not None and hyper.scope == "global":
+            raise ValueError(f"{name}: {key} is one number for the optimizer and cannot differ by {part}")
+        if key in fixed and key not in rule.storage and value != fixed[key]:
+            raise ValueError(f"{name} fixes {key}={fixed[key]!r}: a {part} cannot have {key}={value!r}")
+
+
 def read_args(name: str, args: object, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with the attributes of `args` in place of their own.
 
     Raises:
-        TypeError: where `args` has an attribute that the class has no setting for.
+        TypeError: where `args` has an attribute that the class has no setting for, or can have none.
     """
+    if isinstance(args, Mapping | Sequence | Tensor | int | float):
+        wanted = "an object with attributes, as SimpleNamespace(block_wise=True)"
+        raise TypeError(f"{name}: args is {wanted}, not {args!r}")
     result = dict(settings)
     for key in SETTINGS_OF_ARGS:
         if args is not None and hasattr(args, key):
@@ -39,6 +75,7 @@ def checked(name: str, rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any
     """
     result = dict(settings)
     for key, value in settings.items():
+        value = _plain(value)
         declared = rule.hypers.get(key) or rule.options.get(key) or rule.storage.get(key)
         if isinstance(declared, Hyperparameter):
             result[key] = _checked_number(name, declared, value)
@@ -49,6 +86,13 @@ def checked(name: str, rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's own, which checkpoints can hold; everything else as it is."""
+    if isinstance(value, Tensor) or not (hasattr(value, "dtype") and hasattr(value, "item")):
+        return value
+    return value.item() if getattr(value, "ndim", 1) == 0 else value
+
+
 def _checked_option(name: str, option: Option, value: Any) -> Any:
     if option.choices is None:
         if isinstance(value, bool):
@@ -56,10 +100,12 @@ def _checked_option(name: str, option: Option, value: Any) -> Any:
         if isinstance(value, int) and value in (0, 1):
             return bool(value)
         raise TypeError(f"{name}: {option.name} must be True or False, not {value!r}")
-    if isinstance(value, bool) or value not in option.choices:
-        choices = ", ".join(repr(choice) for choice in option.choices)
-        raise ValueError(f"{name}: {option.name} must be one of {choices}, not {value!r}")
-    return value
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        for choice in option.choices:
+            if value == choice:
+                return choice
+    choices = ", ".join(repr(choice) for choice in option.choices)
+    raise ValueError(f"{name}: {option.name} must be one of {choices}, not {value!r}")
 
 
 def _checked_number(name: str, hyper: Hyperparameter, value: Any) -> Any:
@@ -69,22 +115,29 @@ def _checked_number(name: str, hyper: Hyperparameter, value: Any) -> Any:
         raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not None")
     if hyper.parts:
         return _checked_parts(name, hyper, value)
-    _check_range(name, hyper, value, value, f"Invalid {hyper.label or f'{hyper.name} value'}: {_shown(value)}", hyper.name)
-    return int(value) if hyper.integer else value
+    label = f"Invalid {hyper.label or f'{hyper.name} value'}: {_shown(value)}"
+    _check_range(name, hyper, value, value, label, hyper.name)
+    return int(value) if hyper.integer else _stored(value)
+
+
+def _stored(value: Any) -> Any:
+    """Tensors stay what they are, since users change them in place; other kinds of numbers become floats."""
+    return value if isinstance(value, int | float | Tensor) else float(value)
 
 
 def _checked_parts(name: str, hyper: Hyperparameter, value: Any) -> tuple[Any, ...]:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not {value!r}") from None
     if not isinstance(value, tuple | list) or len(value) != len(hyper.parts):
         raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not {value!r}")
-    for index, part in enumerate(value):
+    parts = [_plain(part) for part in value]
+    for index, part in enumerate(parts):
         label = f"Invalid {hyper.label or f'{hyper.name} value'} at index {index}: {_shown(part)}"
         _check_range(name, hyper, part, value, label, f"{hyper.name}[{index}]")
-    return tuple(value)
+    return tuple([_stored(part) for part in parts])
 
 
 def _check_range(name: str, hyper: Hyperparameter, number: Any, value: Any, message: str, argument: str) -> None:
@@ -98,7 +151,7 @@ def _check_range(name: str, hyper: Hyperparameter, number: Any, value: Any, mess
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, Tensor):
-        return value.numel() == 1 and not value.is_complex()
+        return value.numel() == 1 and not value.is_complex() and value.dtype is not torch.bool
     if isinstance(value, str | bytes | complex):
         return False
     return hasattr(value, "__float__")
@@ -111,7 +164,7 @@ def _wanted(hyper: Hyperparameter) -> str:
 
 
 def _shown(value: Any) -> str:
-    return str(float(value)) if isinstance(value, Tensor) else str(value)
+    return str(float(value)) if isinstance(value, Tensor) and _is_number(value) else str(value)
 
 
 def refuse_unknown(name: str, keys: Iterable[str], known: Iterable[str]) -> None:
@@ -120,8 +173,6 @@ def refuse_unknown(name: str, keys: Iterable[str], known: Iterable[str]) -> None
     Raises:
         ValueError: naming the setting that was probably meant.
     """
-    import difflib
-
     known = list(known)
     for key in keys:
         if key in known or not isinstance(key, str):

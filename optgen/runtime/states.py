@@ -49,6 +49,34 @@ def line_shape(kind: str, shape: torch.Size) -> tuple[int, ...]:
             return ()
 
 
+def stored_shape(state: State, shape: torch.Size) -> tuple[int, ...]:
+    """The shape of the tensor that holds a state of a parameter of this shape."""
+    if state.kind == "element":
+        return tuple(shape)
+    return line_shape(state.kind, shape) if state.window is None else (state.window,)
+
+
+def _check_stored(rule: Rule, param: Tensor, entry: Mapping[str, Any]) -> None:
+    """Raise for a state that was replaced by what does not fit.
+
+    Raises:
+        TypeError, ValueError: naming the state and what is wrong.
+    """
+    for state in (*rule.element_states, *rule.tensor_states):
+        value = entry.get(state.name)
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise TypeError(f"state {state.name!r} is a {type(value).__name__}, not a tensor")
+        wanted = stored_shape(state, param.shape)
+        if tuple(value.shape) != wanted:
+            raise ValueError(f"state {state.name!r} has shape {tuple(value.shape)}, not {wanted}")
+        if value.device != param.device:
+            raise ValueError(f"state {state.name!r} is on {value.device}, its parameter on {param.device}")
+        if state.kind != "element" and value.dtype is not torch.float32:
+            raise ValueError(f"state {state.name!r} is {value.dtype}, not torch.float32")
+
+
 def stored_codec(state: State, entry: Mapping[str, Tensor], wanted: str) -> str:
     """The codec that a state has at present; one block and one scale for the tensor are the same thing."""
     codes, scales = entry[state.name], entry.get(scale_key(state.name))
@@ -56,10 +84,14 @@ def stored_codec(state: State, entry: Mapping[str, Tensor], wanted: str) -> str:
         if str(codes.dtype).removeprefix("torch.") != codec.storage:
             continue
         if codec.scales(codes.numel()) == (0 if scales is None else scales.numel()):
-            if CODECS[wanted].scales(codes.numel()) == codec.scales(codes.numel()) and codec.storage == CODECS[wanted].storage:
-                return wanted
-            return name
-    raise ValueError(f"state {state.name!r} is stored as {codes.dtype}, which no codec is")
+            asked = CODECS[wanted]
+            alike = asked.storage == codec.storage and asked.scales(codes.numel()) == codec.scales(codes.numel())
+            return wanted if alike else name
+    raise ValueError(f"state {state.name!r} is {codes.dtype} with {_scales_shown(scales)}, which no codec stores")
+
+
+def _scales_shown(scales: Tensor | None) -> str:
+    return "no scales" if scales is None else f"{scales.numel()} scales"
 
 
 def settle_states(
@@ -69,6 +101,9 @@ def settle_states(
 
     New values are computed first and stored last, so that nothing is half done if one fails.
 
+    Raises:
+        TypeError, ValueError: for a stored state that does not fit the parameter.
+
     Args:
         param: The parameter; new states lie on its device.
         entry: `optimizer.state[param]`, changed in place.
@@ -76,8 +111,10 @@ def settle_states(
     """
     made: dict[str, Tensor] = {}
     dropped: list[str] = []
-    if "step" not in entry:
-        made["step"] = torch.zeros((), dtype=torch.float32)
+    step = entry.get("step", 0.0)
+    if not isinstance(step, Tensor) or step.dim() or step.dtype is not torch.float32 or step.device.type != "cpu":
+        made["step"] = torch.tensor(float(step), dtype=torch.float32)
+    _check_stored(rule, param, entry)
     for state, codec in zip(rule.element_states, codecs, strict=True):
         if not state.exists(flags):
             continue
@@ -106,7 +143,8 @@ def _initial(state: State, codec: str, param: Tensor, view: Any) -> tuple[Tensor
     if isinstance(state.init, float) and state.init == 0.0:
         return zeros(codec, param.shape, state.signed, param.device)
     value = state.init(view) if callable(state.init) else state.init
-    full = torch.as_tensor(value, dtype=torch.float32, device=param.device).reshape(param.shape if isinstance(value, Tensor) and value.dim() else ())
+    full = torch.as_tensor(value, dtype=torch.float32, device=param.device)
+    full = full.reshape(param.shape if isinstance(value, Tensor) and value.dim() else ())
     return encode(codec, full.expand(param.shape).contiguous(), state.signed)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from optgen.codecs import CODECS
-from optgen.runtime.parameters import Bucket, Member, matrix_shape
+from optgen.runtime.parameters import Bucket, Member, StaleError, matrix_shape
 from optgen.runtime.rule import Block, Rule
 from optgen.runtime.states import line_shape, scale_key
 from optgen.runtime.torch_codecs import decode, encode
@@ -85,6 +85,11 @@ def _float(x: Tensor) -> Tensor:
     return x.reshape(1) if x.dim() == 0 else x
 
 
+def _forms(member: Member) -> list[Any]:
+    tensors = [member.param, *[v for v in member.entry.values() if isinstance(v, Tensor)]]
+    return [(tensor.dtype, tensor.device, tensor.shape) for tensor in tensors]
+
+
 class TorchEngine:
     """The torch target of one bucket."""
 
@@ -93,9 +98,20 @@ class TorchEngine:
     def __init__(self, rule: Rule, bucket: Bucket) -> None:
         self.rule, self.bucket = rule, bucket
         self.views: list[View] = []
+        self.forms: list[list[Any]] = []
 
-    def begin(self, name: str, block: Block) -> None:
-        """Start a step: `name` is the block's."""
+    def begin(self, name: str, block: Block, grads: Sequence[Tensor]) -> None:
+        """Start a step: `name` is the block's; gradients are read from the parameters.
+
+        Raises:
+            StaleError: if a parameter or a state has another form than before.
+        """
+        forms = [_forms(member) for member in self.bucket.members]
+        if self.forms and forms != self.forms:
+            raise StaleError
+        self.forms = forms
+        if any(grad.layout is not torch.strided for grad in grads):
+            raise StaleError
         ahead = 1.0 if name == "step" else 0.0
         self.views = [View(self.rule, m, float(m.entry["step"]) + ahead) for m in self.bucket.members]
 

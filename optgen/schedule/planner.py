@@ -8,11 +8,12 @@ needs is taken with the other norms of the pass before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.nodes import Kind, Let, Program, Reduce, Ref, refs
 from optgen.passes.scale_tensorwise import scale_name
-from optgen.schedule.liveness import demands, needed
+from optgen.ir.liveness import demands, needed, resolve
 from optgen.schedule.plan import Access, PassPlan, Plan, Reduction, Step, Write
 
 
@@ -38,7 +39,8 @@ def slots(program: Program) -> tuple[dict[str, dict[int, Formula]], int]:
     """The passes in which each reduction of elements is made, and the number of reduce passes.
 
     A reduction that different settings need at different times has a place for each, with the formula under which it
-    is made there; under any one setting it is made once.
+    is made there; under any one setting it is made once. One over all parameters has the earliest place alone, since
+    settings differ between parameters.
     """
     kinds = program.kinds()
     level = levels(program)
@@ -55,8 +57,10 @@ def slots(program: Program) -> tuple[dict[str, dict[int, Formula]], int]:
     result: dict[str, dict[int, Formula]] = {}
     for let in reversed(program.lets):
         places = _earliest(due.get(let.name, {}))
+        if isinstance(let.expr, Reduce) and let.expr.over is Kind.GLOBAL and places:
+            places = {min(places): _union(places.values())}
         if is_element_reduction(let, kinds):
-            places = {deadline - 1: live for deadline, live in places.items()}
+            places = {deadline - 1: live.given(TRUE) for deadline, live in places.items()}
             result[let.name] = places
         for deadline, formula in places.items():
             for name, live in demands(let.expr, formula):
@@ -135,29 +139,29 @@ class _Planner:
         roots = [root for write in writes for root in demands(write.value, write.live)]
         roots += [root for write in writes for root in self._scale(write)]
         roots += [root for r in reductions for root in demands(r.reduce.x, r.live)]
+        live = TRUE if last else _union(r.live for r in reductions).given(TRUE)
         elements = needed(self.lets, roots, stop=lambda let: let.kind is not Kind.ELEMENT)
         below = [(name, live) for name, live in elements.items() if self.kinds[name] is not Kind.ELEMENT]
         if last:
             commits = self._writes(lambda kind: kind.is_array)
             below += [root for write in commits for root in demands(write.value, write.live)]
-        live = TRUE if last else _union(r.live for r in reductions)
         return PassPlan(
             slot=slot,
             name="apply" if last else f"reduce_{slot}",
             live=live,
             reads=tuple(
-                Access(item, elements[name])
+                Access(item, elements[name].given(live))
                 for name, item in self.program.inputs.items()
                 if item.kind is Kind.ELEMENT and name in elements
             ),
             elements=tuple(
-                Step(let, elements[let.name])
+                _step(let, elements[let.name], live)
                 for let in self.lets
                 if let.kind is Kind.ELEMENT and let.name in elements
             ),
-            reductions=reductions,
+            reductions=tuple(replace(r, live=r.live.given(live)) for r in reductions),
             writes=writes,
-            prepare=self._prepare(below),
+            prepare=self._prepare(below, known=live),
         )
 
     def _scale(self, write: Write) -> Iterable[tuple[str, Formula]]:
@@ -167,10 +171,12 @@ class _Planner:
             return ()
         return demands(self.program.outputs[scale], self.program.inputs[scale].exists)
 
-    def _prepare(self, roots: Iterable[tuple[str, Formula]], arrays: bool = True) -> tuple[Step, ...]:
+    def _prepare(
+        self, roots: Iterable[tuple[str, Formula]], arrays: bool = True, known: Formula = TRUE
+    ) -> tuple[Step, ...]:
         """Bindings between host and element kind that the roots need; arrays among them stay in scratch.
 
-        Without `arrays`, those are in scratch already and are not computed again.
+        Without `arrays`, those are in scratch already and are not computed again. `known` holds wherever this runs.
         """
 
         def given(let: Let) -> bool:
@@ -181,7 +187,7 @@ class _Planner:
             if self.kinds[name].is_array and name in self.by_name:
                 self.arrays[name] = self.arrays.get(name, FALSE) | formula
         return tuple(
-            Step(let, live[let.name])
+            _step(let, live[let.name], known)
             for let in self.lets
             if let.name in live and not given(let) and let.kind is not Kind.ELEMENT
         )
@@ -209,6 +215,11 @@ class _Planner:
             used.update(refs(write.value))
         names = [*self.program.inputs, *(let.name for let in self.lets)]
         return tuple(name for name in names if name in used and self.kinds[name].is_host)
+
+
+def _step(let: Let, live: Formula, known: Formula) -> Step:
+    """A binding with what is left to ask of it where `known` holds."""
+    return Step(replace(let, expr=resolve(let.expr, live & known)), live.given(known))
 
 
 def _union(formulas: Iterable[Formula]) -> Formula:

@@ -65,7 +65,8 @@ def test_book_is_ascending_float32(signed: bool) -> None:
     book = code_book(signed)
     assert all(a < b for a, b in pairwise(book))
     assert all(float32(value) == value for value in book)
-    assert book[255] == 1.0 and book[127 if signed else 0] == 0.0
+    assert book[255] == 1.0
+    assert book[127 if signed else 0] == 0.0
 
 
 def test_signed_book_is_symmetric_but_for_its_largest() -> None:

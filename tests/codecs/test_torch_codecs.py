@@ -52,7 +52,8 @@ def test_follows_the_rule(values: list[float], signed: bool) -> None:
     assert absmax is not None
     assert (codes.tolist(), absmax.tolist()) == oracle(values, signed, 256)
     codes, absmax = encode("int8_tensor", torch.tensor(values, dtype=torch.float32), signed)
-    assert absmax is not None and absmax.shape == (1,)
+    assert absmax is not None
+    assert absmax.shape == (1,)
     assert codes.tolist() == oracle(values, signed, max(len(values), 1))[0]
 
 
@@ -71,7 +72,8 @@ def test_shapes(name: str, signed: bool, shape: tuple[int, ...]) -> None:
         assert absmax.shape == empty_absmax.shape == (CODECS[name].scales(x.numel()),)
         assert absmax.dtype == empty_absmax.dtype == torch.float32
     decoded = decode(name, codes, absmax, signed, shape)
-    assert decoded.dtype == torch.float32 and decoded.shape == x.shape
+    assert decoded.dtype == torch.float32
+    assert decoded.shape == x.shape
     torch.testing.assert_close(decoded, x, rtol=0.01, atol=0.05)
     assert torch.equal(decode(name, empty_codes, empty_absmax, signed, shape), torch.zeros(shape))
 
@@ -80,7 +82,8 @@ def test_shapes(name: str, signed: bool, shape: tuple[int, ...]) -> None:
 def test_result_shares_no_memory_and_takes_any_layout(name: str) -> None:
     x = torch.randn(20, 30).t()
     codes, absmax = encode(name, x, True)
-    assert codes.is_contiguous() and codes.data_ptr() != x.data_ptr()
+    assert codes.is_contiguous()
+    assert codes.data_ptr() != x.data_ptr()
     expected = encode(name, x.contiguous(), True)
     assert torch.equal(codes, expected[0])
     decoded = decode(name, codes, absmax, True, (600,))
@@ -94,22 +97,29 @@ def test_values_that_are_not_finite_become_zero(name: str, signed: bool) -> None
     x = torch.rand(300) + 0.5
     x[3], x[4], x[299] = float("nan"), float("inf"), -float("inf")
     codes, absmax = encode(name, x, signed)
-    assert absmax is not None and torch.isfinite(absmax).all()
+    assert absmax is not None
+    assert torch.isfinite(absmax).all()
     decoded = decode(name, codes, absmax, signed, x.shape)
     assert decoded[[3, 4, 299]].tolist() == [0.0, 0.0, 0.0]
     clean = torch.where(torch.isfinite(x), x, 0.0)
     assert torch.equal(codes, encode(name, clean, signed)[0])
     only_nan, scale = encode(name, torch.full((5,), float("nan")), signed)
-    assert scale is not None and scale.tolist() == [0.0] and only_nan.tolist() == [ZERO_CODE[signed]] * 5
+    assert scale is not None
+    assert scale.tolist() == [0.0]
+    assert only_nan.tolist() == [ZERO_CODE[signed]] * 5
 
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_smallest_scale(signed: bool) -> None:
     below, at = np.nextafter(np.float32(SMALLEST_ABSMAX), np.float32(0)), SMALLEST_ABSMAX
     codes, absmax = encode("int8", torch.full((4,), float(below)), signed)
-    assert absmax is not None and absmax.item() == 0.0 and codes.tolist() == [ZERO_CODE[signed]] * 4
+    assert absmax is not None
+    assert absmax.item() == 0.0
+    assert codes.tolist() == [ZERO_CODE[signed]] * 4
     codes, absmax = encode("int8", torch.full((4,), at), signed)
-    assert absmax is not None and absmax.item() == at and codes.tolist() == [255] * 4
+    assert absmax is not None
+    assert absmax.item() == at
+    assert codes.tolist() == [255] * 4
 
 
 def test_decode_without_scale_is_refused() -> None:
@@ -133,7 +143,8 @@ def test_second_round_trip_changes_nothing(values: list[float], signed: bool) ->
     codes, absmax = encode("int8_tensor", x, signed)
     decoded = decode("int8_tensor", codes, absmax, signed, x.shape)
     again, same_absmax = encode("int8_tensor", decoded, signed)
-    assert absmax is not None and same_absmax is not None
+    assert absmax is not None
+    assert same_absmax is not None
     assert torch.equal(absmax, same_absmax)
     if absmax.item() > 1e-30:  # smaller ones lose bits of decoded values to underflow
         assert torch.equal(codes, again)
@@ -163,7 +174,8 @@ def test_error_is_at_most_half_the_gap(values: list[float], signed: bool) -> Non
     # Below the signed book's last value (about -0.993) there is no code to round to.
     slack = torch.where(index == 0, 0.0071 if signed else 0.0, 0.0) + 4e-7 * y.abs()
     error = y - book[index]
-    assert (error <= gap_up / 2 + slack).all() and (-error <= gap_down / 2 + slack).all()
+    assert (error <= gap_up / 2 + slack).all()
+    assert (-error <= gap_down / 2 + slack).all()
 
 
 @settings(max_examples=80, deadline=None)
@@ -178,7 +190,8 @@ def test_zero_and_signs_are_kept(values: list[float]) -> None:
 
 def test_negative_values_of_an_unsigned_book_become_zero() -> None:
     codes, absmax = encode("int8", torch.tensor([-2.0, 1.0, -1e-3, 0.0]), False)
-    assert absmax is not None and absmax.item() == 2.0
+    assert absmax is not None
+    assert absmax.item() == 2.0
     assert decode("int8", codes, absmax, False, (4,)).tolist()[::2] == [0.0, 0.0]
 
 

@@ -90,15 +90,20 @@ def assert_meaningful(before: np.ndarray, expected: Ball, dtype: torch.dtype, wh
     assert tight.mean() >= 0.99, f"{what}: the bound says nothing for {1 - tight.mean():.0%} of the elements"
 
 
-def ulps_apart(a: torch.Tensor, b: torch.Tensor) -> int:
-    """The largest distance between two float32 tensors in steps of float32; NaN equals NaN."""
-    if a.numel() == 0:
-        return 0
-    both_nan = torch.isnan(a) & torch.isnan(b)
+CHAIN = 10  # operations between a gradient and the step: averages 6, root, bias corrections 2, quotient
 
-    def position(x: torch.Tensor) -> torch.Tensor:
-        bits = x.contiguous().view(torch.int32).to(torch.int64)
-        return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
-    distance = (position(a.float()) - position(b.float())).abs()
-    return int(torch.where(both_nan, 0, distance).max())
+def assert_few_ulps(a: torch.Tensor, b: torch.Tensor, before: torch.Tensor, rate: float, what: str) -> None:
+    """Two float32 results of an elementwise rule from the same values `before` differ by a contraction at most.
+
+    That is 2 ulp, measured at the larger of the result and the value before: a sum of terms of that size is rounded at
+    their size, however small what remains of them. To a parameter (`rate` is lr, else 0) comes the step: terms of
+    size lr (Adam's m / sqrt v is of size 1), after CHAIN operations, each off by at most half an ulp in either result.
+    """
+    x, y, old = (torch.nan_to_num(tensor.double(), nan=0.0) for tensor in (a, b, before))
+    assert torch.equal(torch.isnan(a), torch.isnan(b)), f"{what}: NaN in one of them only"
+    size = torch.maximum(torch.maximum(x.abs(), y.abs()), old.abs()).clamp(min=2.0**-126)
+    ulp = torch.exp2(torch.floor(torch.log2(size)) - 23)
+    room = 2 * ulp + CHAIN * 2.0**-23 * rate
+    worst = float(((x - y).abs() / room).max()) if x.numel() else 0.0
+    assert worst <= 1, f"{what}: {worst:.2f} times as far apart as a contraction explains"

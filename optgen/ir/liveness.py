@@ -1,11 +1,12 @@
-"""Under which guards a value is needed."""
+"""Under which guards a value is needed, and what is left of an expression where they hold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from optgen.ir.formula import FALSE, Formula
-from optgen.ir.nodes import Expr, Let, Ref, Select, children
+from optgen.ir.nodes import Call, Const, Expr, Let, Reduce, Ref, Select, children
 
 
 def demands(expr: Expr, live: Formula) -> Iterator[tuple[str, Formula]]:
@@ -38,3 +39,21 @@ def needed(
             for name, live in demands(let.expr, result[let.name]):
                 require(name, live)
     return result
+
+
+def resolve(expr: Expr, live: Formula) -> Expr:
+    """The expression where `live` holds: choices that it decides are made, and others ask no more than they must."""
+    match expr:
+        case Const() | Ref():
+            return expr
+        case Call(args=args):
+            return replace(expr, args=tuple(resolve(arg, live) for arg in args))
+        case Reduce(x=x):
+            return replace(expr, x=resolve(x, live))
+        case Select(formula=formula, then=then, other=other):
+            if live.implies(formula):
+                return resolve(then, live)
+            if live.implies(~formula):
+                return resolve(other, live)
+            then, other = resolve(then, live & formula), resolve(other, live & ~formula)
+            return replace(expr, formula=formula.given(live), then=then, other=other)

@@ -1,0 +1,229 @@
+"""Long lines of generated code, broken where a reader would break them.
+
+Python is laid out as ruff and black do it; C++ is filled, broken before operators and after commas.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+WIDTH = 120
+OPENING, CLOSING = "([{", ")]}"
+COMPARISONS = (" < ", " <= ", " > ", " >= ", " == ", " != ")
+PYTHON_OPERATORS = ((" if ", " else "), (" or ",), (" and ",), COMPARISONS, (" + ", " - "), (" * ", " / "))
+C_OPERATORS = ((" ? ", " : "), (" || ",), (" && ",), (" + ", " - "), (" * ", " / "))
+
+
+def python_lines(lines: Iterable[str], indent: int) -> list[str]:
+    """Statements as lines that fit when they are indented by `indent`; each may be indented further on its own."""
+    return [short for line in lines for short in _python(line, indent)]
+
+
+def c_lines(lines: Iterable[str], indent: int) -> list[str]:
+    """Statements of C++ as lines that fit when they are indented by `indent`."""
+    return [short for line in lines for short in _c(line, indent)]
+
+
+def import_lines(module: str, names: Iterable[str]) -> list[str]:
+    """An import, a name a line where they do not fit in one."""
+    line = f"from {module} import {', '.join(names)}"
+    if len(line) <= WIDTH:
+        return [line]
+    return [f"from {module} import (", *(f"    {name}," for name in names), ")"]
+
+
+# Python
+
+
+def _python(line: str, indent: int) -> list[str]:
+    own = len(line) - len(line.lstrip(" "))
+    text = line.lstrip(" ")
+    if indent + len(line) <= WIDTH or text.startswith("#"):
+        return [line]
+    return [" " * own + part for part in _statement(text, indent + own)]
+
+
+def _statement(text: str, indent: int) -> list[str]:
+    if text.startswith("if ") and text.endswith(":"):
+        return _condition(text[3:-1], indent)
+    target = re.match(r"(return |\w+(\[[^]]*\])? = )", text)
+    if target is None:
+        return _element(text, indent)
+    head, value = target.group(), text[target.end() :]
+    if _bracket(value) is not None:
+        return _element(text, indent)
+    return [f"{head}(", *_inner(_operands(value, indent + 4)), ")"]
+
+
+def _condition(text: str, indent: int) -> list[str]:
+    for operators in PYTHON_OPERATORS:
+        parts = list(_split(text, operators, keep=True))
+        if len(parts) == 2 and _in_parentheses(parts[1]):
+            first, operator, last = parts[0], *parts[1].split(" ", 1)
+            return [f"if {first} {operator} (", *_inner(_operands(last[1:-1], indent + 4)), "):"]
+        if len(parts) > 1:
+            break
+    return ["if (", *_inner(_operands(text, indent + 4)), "):"]
+
+
+def _in_parentheses(part: str) -> bool:
+    """Whether an operand, with its operator before it, is in parentheses."""
+    place = part.find(" (")
+    return 0 < place < 4 and part.endswith(")") and len(list(_split(part[place + 1 :], (") ",)))) == 1
+
+
+def _element(text: str, indent: int) -> list[str]:
+    """A call, tuple or function of flags, one item a line; what has no brackets to break stays whole."""
+    comma = "," if text.endswith(",") else ""
+    body = text.removesuffix(",")
+    if indent + len(text) <= WIDTH:
+        return [text]
+    function = re.match(r"(\w+=)?lambda f: ", body)
+    if function is not None:
+        return [f"{function.group()}(", *_inner(_operands(body[function.end() :], indent + 4)), f"){comma}"]
+    place = _bracket(body)
+    if place is None:
+        return [text]
+    items = [item for item in _split(body[place + 1 : -1], (", ", ",")) if item]
+    lines = [line for item in items for line in _element(f"{item},", indent + 4)]
+    return [body[: place + 1], *_inner(lines), f"{body[-1]}{comma}"]
+
+
+def _bracket(text: str) -> int | None:
+    """Where the bracket opens that ends a call or a tuple, if the text is one."""
+    if not text or text[-1] not in CLOSING:
+        return None
+    places = [place for place, depth in _depths(text) if depth == 0 and text[place] in OPENING]
+    if not places:
+        return None
+    place = places[-1]
+    head = re.fullmatch(r"(return |[\w.]+ = )?(\"\w+\": |\w+=|\w+: [\w. |\[\],]+ = )?[\w.]*", text[:place])
+    call = place > 0 and (text[place - 1].isalnum() or text[place - 1] == "_")
+    tuple_like = text[place] != "(" or len(list(_split(text[place + 1 : -1], (",",)))) > 1
+    return place if head is not None and (call or tuple_like) else None
+
+
+def _operands(text: str, indent: int) -> list[str]:
+    """An expression in parentheses: one line, or an operand a line with its operator before it."""
+    if indent + len(text) <= WIDTH:
+        return [text]
+    for operators in PYTHON_OPERATORS:
+        parts = list(_split(text, operators, keep=True))
+        if len(parts) > 1:
+            return [line for part in parts for line in _operand(part, indent)]
+    return _element(text, indent)
+
+
+def _operand(part: str, indent: int) -> list[str]:
+    if indent + len(part) <= WIDTH or not _in_parentheses(part):
+        return _element(part, indent)
+    operator, value = part.split(" ", 1)
+    return [f"{operator} (", *_inner(_operands(value[1:-1], indent + 4)), ")"]
+
+
+def _inner(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+# C++
+
+
+def _c(line: str, indent: int) -> list[str]:
+    own = len(line) - len(line.lstrip(" "))
+    text = line.lstrip(" ")
+    if indent + len(line) <= WIDTH:
+        return [line]
+    if text.startswith("//"):
+        return [" " * own + part for part in _comment(text, WIDTH - indent - own)]
+    if text.startswith("#"):
+        return _directive(text)
+    if text.startswith("if (") and not text.endswith(")"):
+        end = next(place for place, depth in _depths(text) if depth == 0 and text[place] == ")") + 1
+        head, body = " " * own + text[:end], " " * (own + 2) + text[end + 1 :]
+        return [*_c(head, indent), *_c(body, indent)]
+    start = text.find(" = ") + 2
+    if start > 2 and indent + own + 4 + len(text) - start <= WIDTH:
+        return [" " * own + text[:start].rstrip(), " " * (own + 4) + text[start:].lstrip()]
+    result, extra = [], 0
+    while indent + own + extra + len(text) > WIDTH:
+        place = _break(text, WIDTH - indent - own - extra)
+        if place is None:
+            break
+        result.append(" " * (own + extra) + text[:place].rstrip())
+        text, extra = text[place:].lstrip(), 4
+    return [*result, " " * (own + extra) + text]
+
+
+def _break(text: str, width: int) -> int | None:
+    """The last of the best places to break: outside of most brackets, at the loosest operator."""
+    best: tuple[int, int, int] | None = None
+    place = None
+    for at, depth in _depths(text):
+        for rank, operators in enumerate(((", ",), *C_OPERATORS, (" = ",))):
+            operator = next((o for o in operators if text.startswith(o, at)), None)
+            if operator is None:
+                continue
+            end = at + 1 if operator == ", " else at + 2 if operator == " = " else at
+            key = (-depth, -rank, end)
+            if 0 < end <= width and end > 20 and (best is None or key > best):
+                best, place = key, end
+    return place
+
+
+def _directive(text: str) -> list[str]:
+    """A directive, broken before its clauses and after commas."""
+    lines = [""]
+    for word in re.split(r" (?=reduction)|(?<=,) ", text):
+        clause = word.startswith("reduction")
+        if lines[-1] and (clause or len(lines[-1]) + len(word) + 3 > WIDTH):
+            lines.append("   " if clause else "       ")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+
+
+def _comment(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.removeprefix("// ").split(" "):
+        if lines[-1] and len(lines[-1]) + len(word) + 4 > width:
+            lines.append("   ")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return [f"// {line}" for line in lines]
+
+
+# Both
+
+
+def _depths(text: str) -> Iterator[tuple[int, int]]:
+    """Every place outside of strings, with the number of brackets around it."""
+    depth, quote, escaped = 0, "", False
+    for place, char in enumerate(text):
+        if quote:
+            if not escaped and char == quote:
+                quote = ""
+            escaped = char == "\\" and not escaped
+            continue
+        if char in "\"'":
+            quote = char
+            continue
+        if char in CLOSING:
+            depth -= 1
+        yield place, depth
+        if char in OPENING:
+            depth += 1
+
+
+def _split(text: str, separators: Iterable[str], keep: bool = False) -> Iterator[str]:
+    """The parts between separators outside of brackets; with `keep`, each after the first begins with its own."""
+    start = 0
+    for place, depth in list(_depths(text)):
+        if depth or place < start:
+            continue
+        found = next((s for s in separators if text.startswith(s, place)), None)
+        if found is None:
+            continue
+        yield text[start:place].strip()
+        start = place if keep else place + len(found)
+        if keep:
+            start = place + 1
+    yield text[start:].strip()

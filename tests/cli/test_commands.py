@@ -1,0 +1,256 @@
+"""The commands: what they print, where, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import optgen.compiler
+import optgen.precompile
+from optgen.cli import app
+from optgen.paths import specs_dir
+
+# Children find optgen also where it is not installed.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+RULE = """\
+name: mine
+hyperparameters:
+  lr: {default: 1e-3, range: "[0, inf)", doc: Step size.}
+states:
+  exp_avg: {doc: Average.}
+blocks:
+  step: |
+    exp_avg = 0.9 * exp_avg + 0.1 * grad
+    update = exp_avg
+  apply: |
+    param = param - lr * update
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def optgen_command(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_build_writes_a_package_named_after_the_file(here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE)
+    result = optgen_command("build", "mine.yaml")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("generated/mine: 1 class, ")
+    assert (here / "generated" / "mine" / "__init__.py").is_file()
+    again = optgen_command("build", "mine.yaml")
+    assert "up to date" in again.stdout
+
+
+def test_build_takes_the_folder_specs_by_default(here: Path) -> None:
+    (here / "specs").mkdir()
+    (here / "specs" / "mine.yaml").write_text(RULE)
+    result = optgen_command("build", "--package", "other", "--out", "x/y")
+    assert result.exit_code == 0, result.output
+    assert (here / "x" / "y" / "__init__.py").is_file()
+
+
+def test_build_without_specs_is_wrong_usage(here: Path) -> None:
+    result = optgen_command("build")
+    assert result.exit_code == 2
+    assert "there is no folder specs/ here" in result.stderr
+
+
+def test_check_option_prints_the_difference(here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE)
+    missing = optgen_command("build", "mine.yaml", "--check")
+    assert missing.exit_code == 1
+    assert "+++ b/__init__.py" in missing.stdout
+    assert "is not what its specs make; run `optgen build mine.yaml`" in missing.stderr.replace("\n", " ")
+    assert not (here / "generated").exists()
+    optgen_command("build", "mine.yaml")
+    assert optgen_command("build", "mine.yaml", "--check").exit_code == 0
+    (here / "mine.yaml").write_text(RULE.replace("0.9 *", "0.8 *"))
+    changed = optgen_command("build", "mine.yaml", "--check")
+    assert changed.exit_code == 1
+    assert "0.8" in changed.stdout
+
+
+def test_the_stock_package_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(specs_dir().parent)
+    result = optgen_command("build", "specs", "--check")
+    assert result.exit_code == 0, result.output
+
+
+def test_build_refuses_the_stock_name_for_other_specs(here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE)
+    result = optgen_command("build", "mine.yaml", "--package", "optgen_optim")
+    assert result.exit_code == 2
+    assert "optgen_optim is the package of optgen's own specs" in " ".join(result.stderr.split())
+
+
+def test_build_refuses_a_folder_that_is_not_generated(here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE)
+    result = optgen_command("build", "mine.yaml", "--out", ".")
+    assert result.exit_code == 1
+    assert "is not a package that optgen generated" in result.stderr
+    assert sorted(path.name for path in here.iterdir() if "lock" not in path.name) == ["mine.yaml"]
+
+
+def test_compile_option_compiles_after_writing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def precompile(package: str, directory: Path) -> int:
+        assert (directory / "__init__.py").is_file()
+        seen.append(package)
+        return 3
+
+    monkeypatch.setattr(optgen.precompile, "precompile", precompile)
+    (here / "mine.yaml").write_text(RULE)
+    result = optgen_command("build", "mine.yaml", "--compile")
+    assert result.exit_code == 0, result.output
+    assert "3 kernels compiled" in result.stdout
+    assert seen == ["mine"]
+
+
+def test_errors_of_specs_go_to_stderr_with_their_place(here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE.replace("0.1 * grad", "beta * grad").replace("lr * update", "rate * update"))
+    for command in (("build", "mine.yaml"), ("check", "mine.yaml"), ("list", "mine.yaml")):
+        result = optgen_command(*command)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert "mine.yaml:8:32\n" in result.stderr
+        assert "mine.yaml:11:21\n" in result.stderr
+        assert result.stderr.endswith("\n2 errors\n")
+        assert "Traceback" not in result.stderr
+
+
+def test_a_missing_file_is_a_message(here: Path) -> None:
+    result = optgen_command("check", "none.yaml")
+    assert result.exit_code == 1
+    assert "none.yaml" in result.stderr
+
+
+def test_check_says_how_many_classes(here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE)
+    result = optgen_command("check", "mine.yaml")
+    assert result.exit_code == 0
+    assert result.stdout == "mine.yaml: no errors, 1 class\n"
+
+
+def test_list_falls_back_on_the_stock_specs(here: Path) -> None:
+    result = optgen_command("list")
+    assert result.exit_code == 0, result.output
+    header, *rows = result.stdout.splitlines()
+    assert header.split() == ["class", "family", "bits", "states", "state", "B/param", "passes", "traffic", "B/param"]
+    table = {row.split()[0]: row.split() for row in rows}
+    assert table["AdamW"][-3:] == ["8", "1", "28"]
+    assert table["AdamW8bit"][-3:] == ["2.03", "1", "16.03"]
+
+
+def test_list_as_json(here: Path) -> None:
+    records = json.loads(optgen_command("list", "--json").stdout)
+    record = next(record for record in records if record["class"] == "AdamW8bit")
+    assert record["traffic_bytes_per_parameter"] == pytest.approx(16 + 8 / 256)
+    assert record["states"] == ["exp_avg", "exp_avg_sq"]
+    assert record["bits"] == 8
+
+
+def test_explain_shows_equations_plan_and_files(here: Path) -> None:
+    text = optgen_command("explain", "LAMB8bit").stdout
+    assert "LAMB8bit: family lamb, 8-bit states" in text
+    assert "exp_avg = beta1 * exp_avg + (1 - beta1) * grad" in text
+    assert "tensor" in text
+    assert "apply" in text
+    assert "a step moves 26" in text
+    assert "lamb.cpp" in text
+
+
+def test_explain_as_json(here: Path) -> None:
+    record = json.loads(optgen_command("explain", "AdamW", "--json").stdout)
+    assert record["class"] == "AdamW"
+    assert [plan_pass["name"] for plan_pass in record["plan"]] == ["apply"]
+    assert sum(plan_pass["bytes_per_parameter"] for plan_pass in record["plan"]) == 28
+    assert {"name", "kind", "expression"} == set(record["values"][0])
+
+
+def test_explain_of_an_unknown_class_suggests_one(here: Path) -> None:
+    result = optgen_command("explain", "AdamW8bits")
+    assert result.exit_code == 1
+    assert "there is no class `AdamW8bits`: did you mean `AdamW8bit`?" in result.stderr
+
+
+def test_new_writes_a_rule_that_works(here: Path) -> None:
+    result = optgen_command("new", "MyRule")
+    assert result.exit_code == 0, result.output
+    assert optgen_command("check", "my_rule.yaml").stdout == "my_rule.yaml: no errors, 2 classes\n"
+    again = optgen_command("new", "my_rule")
+    assert again.exit_code == 1
+    assert "my_rule.yaml exists already" in again.stderr
+
+
+@pytest.mark.parametrize("kind", ["spec", "shared", "variants"])
+def test_schema_is_json(kind: str) -> None:
+    schema = json.loads(optgen_command("schema", kind).stdout)
+    assert schema["title"] == f"optgen {kind}"
+    assert schema["additionalProperties"] is False
+
+
+def test_schema_of_an_unknown_kind_is_wrong_usage() -> None:
+    assert optgen_command("schema", "other").exit_code == 2
+
+
+def test_doctor_lists_what_it_looked_for() -> None:
+    result = optgen_command("doctor")
+    assert result.exit_code == 0, result.output
+    for name in ("Python", "torch", "C++ compiler", "CUDA", "PyCUDA", "cache", "optgen_optim"):
+        assert any(line.startswith(name) for line in result.stdout.splitlines())
+    findings = json.loads(optgen_command("doctor", "--json").stdout)
+    assert {"name", "status", "found", "advice", "required"} == set(findings[0])
+
+
+def test_cache_shows_its_size_and_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "cache"))
+    assert "0 files, 0 B" in optgen_command("cache").stdout
+    result = optgen_command("cache", "clear")
+    assert result.exit_code == 0, result.output
+    assert "0 files removed" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["build", "--nonsense"], ["explain"], ["demo", "--steps", "0"]])
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    assert optgen_command(*arguments).exit_code == 2
+
+
+def test_version() -> None:
+    assert optgen_command("--version").stdout.startswith("optgen 0.")
+
+
+def test_building_imports_no_torch(here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE)
+    script = """
+import sys
+from typer.testing import CliRunner
+from optgen.cli import app
+for arguments in (["build", "mine.yaml"], ["build", "mine.yaml", "--check"], ["check", "mine.yaml"], ["list"],
+                  ["explain", "AdamW"], ["new", "fresh"], ["schema"]):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=ENVIRONMENT)
+
+
+def test_a_closed_pipe_is_no_traceback(here: Path) -> None:
+    command = f"{sys.executable} -c 'from optgen.cli import main; main()' explain LAMB8bit | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
+    assert result.stdout == "LAMB8bit: family lamb, 8-bit states\n"
+    assert "Traceback" not in result.stderr

@@ -75,7 +75,9 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def build(
     specs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[SPECS]...", help="Spec files or folders of them; by default specs/.", show_default=False),
+        typer.Argument(
+            metavar="[SPECS]...", help="Spec files or folders of them; by default specs/.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The package's folder; by default generated/<package>.")
@@ -84,7 +86,9 @@ def build(
         str | None, typer.Option(metavar="NAME", help="The package's name; by default that of the specs' folder.")
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail and print what would change.")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the common kernels now, not at first use.")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the common kernels now, not at first use.")
+    ] = False,
 ) -> None:
     """Generate a package of optimizers from specs."""
     from optgen.emit import writer
@@ -103,7 +107,9 @@ def build(
         difference = writer.check(result, target.directory)
         if difference:
             sys.stdout.write(difference)
-            print_error(f"error: {target.directory} is not what its specs make; run `{_build_command(specs, out, package)}`")
+            print_error(
+                f"error: {target.directory} is not what its specs make; run `{_build_command(specs, out, package)}`"
+            )
             raise typer.Exit(1)
         print(f"{target.directory} is up to date: {_count(len(result.classes), 'class', 'classes')}")
         return
@@ -182,7 +188,7 @@ def new(
     path = write_new_spec(name, out)
     print(f"{path} written: a working rule. Edit it, then:")
     print(f"  optgen check {path}")
-    print(f'  python -c \'import optgen; print(optgen.load("{path}").{class_name(spec_name(name))})\'')
+    print(f"  python -c 'import optgen; print(optgen.load(\"{path}\").{class_name(spec_name(name))})'")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from optgen.backends.base import Backend, Rendering
 from optgen.backends.cpu import CpuBackend
-from optgen.backends.layout import import_lines
+from optgen.backends.layout import import_lines, import_order
 from optgen.backends.python import ClassSpec, PythonBackend
 from optgen.backends.torch import TorchBackend
 from optgen.diagnostics import Reporter
@@ -20,6 +20,7 @@ from optgen.emit.environment import render
 from optgen.emit.writer import MARK
 from optgen.explanation import ClassInfo
 from optgen.ir.family import Family, build_family, readers
+from optgen.ir.formula import FormulaTooLargeError
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.passes.pipeline import run_passes
 from optgen.schedule.plan import Plan
@@ -69,7 +70,9 @@ def compile_specs(paths: Sequence[Path], package: str) -> Package:
     units = check_specs(paths)
     files = {rendering.path: _emit(unit, rendering) for unit in units for rendering in unit.renderings}
     infos = tuple(
-        ClassInfo(unit.family, unit.plans, spec, f"{package}.{unit.family.name}", tuple(r.path for r in unit.renderings))
+        ClassInfo(
+            unit.family, unit.plans, spec, f"{package}.{unit.family.name}", tuple(r.path for r in unit.renderings)
+        )
         for unit in units
         for spec in unit.classes
     )
@@ -87,11 +90,16 @@ def check_specs(paths: Sequence[Path]) -> tuple[Unit, ...]:
     specs = load_specs(paths, reporter, partial=True)
     units = []
     for name, loaded in specs.families.items():
-        family = build_family(loaded, specs.shared, _shown_path(loaded.source.path), reporter)
-        if family is None:
+        try:
+            family = build_family(loaded, specs.shared, _shown_path(loaded.source.path), reporter)
+            if family is None:
+                continue
+            programs = {n: run_passes(b.program, b.active, family.guards) for n, b in family.blocks.items()}
+            plans = {n: plan(program) for n, program in programs.items()}
+        except FormulaTooLargeError:
+            message = "the conditions of this rule have too many cases"
+            reporter.error("too-many-cases", message, loaded.locate("blocks", "step"), "test fewer settings together")
             continue
-        programs = {n: run_passes(block.program, block.active, family.guards) for n, block in family.blocks.items()}
-        plans = {n: plan(program) for n, program in programs.items()}
         units.append(Unit(family, plans, _classes(specs, name, family, reporter)))
     reporter.raise_if_any()
     return tuple(units)
@@ -124,7 +132,9 @@ def _emit(unit: Unit, rendering: Rendering) -> str:
 
 
 def _package_module(package: str, units: Sequence[Unit]) -> str:
-    modules = sorted((unit.family.name, sorted(spec.name for spec in unit.classes)) for unit in units)
+    modules = sorted(
+        (unit.family.name, sorted((spec.name for spec in unit.classes), key=import_order)) for unit in units
+    )
     classes = [name for _, names in modules for name in names]
     text = render(
         "python/package.py.j2",
@@ -132,7 +142,7 @@ def _package_module(package: str, units: Sequence[Unit]) -> str:
             "title": f"Optimizers of {package}: one class a rule and precision.",
             "imports": [line for module, names in modules for line in import_lines(f".{module}", names)],
             "classes": classes,
-            "exports": sorted([*classes, "CLASSES", "create"]),
+            "exports": sorted([*classes, "CLASSES", "create"], key=import_order),
         },
     )
     return f"# {MARK}; change the specs and run `optgen build`.\n{text}"

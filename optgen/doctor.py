@@ -130,7 +130,9 @@ def _pycuda() -> Iterator[Finding]:
     if importlib.util.find_spec("pycuda") is None:
         yield Finding("PyCUDA", "missing", "not installed", "nothing to do: this version does not use it")
     else:
-        yield Finding("PyCUDA", "ok", importlib.metadata.version("pycuda"), "nothing to do: this version does not use it")
+        yield Finding(
+            "PyCUDA", "ok", importlib.metadata.version("pycuda"), "nothing to do: this version does not use it"
+        )
 
 
 def _cache() -> Iterator[Finding]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from optgen.backends.c_printer import CPrinter
 from optgen.backends.python import ClassSpec
@@ -13,17 +12,10 @@ from optgen.codecs import CODECS
 from optgen.ir.family import Family
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Kind, Reduce, Ref
+from optgen.ir.scope import COMPARISON
 from optgen.schedule.plan import Plan
 from optgen.schedule.traffic import Setting, pass_bytes, state_bytes, traffic
 
-COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-    "!=": lambda a, b: a != b,
-    "==": lambda a, b: a == b,
-}
 LARGE_MATRIX = {"ndim": 2, "numel": 2**24, "index": 0}
 
 
@@ -158,14 +150,14 @@ class ClassInfo:
         match guard.about:
             case "option":
                 value = self._default(guard.subject)
-                return bool(value) if guard.op == "true" else COMPARE[guard.op](value, guard.value)
+                return bool(value) if guard.op == "true" else COMPARISON[guard.op](value, guard.value)
             case "hyper":
                 number = self._number(guard.subject)
                 if guard.op == "given":
                     return number is not None
-                return number is not None and COMPARE[guard.op](number, guard.value)
+                return number is not None and COMPARISON[guard.op](number, guard.value)
             case "fact":
-                return COMPARE[guard.op](LARGE_MATRIX[guard.subject], guard.value)
+                return COMPARISON[guard.op](LARGE_MATRIX[guard.subject], guard.value)
             case "codec":
                 return CODECS[codecs[guard.subject]].block == -1
 

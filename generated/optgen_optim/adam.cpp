@@ -439,6 +439,9 @@ void step_apply_chunk(
       }
       begin = segment.end;
     }
+    exp_avg_tile.measure();
+    exp_avg_sq_tile.measure();
+    if (amsgrad) max_exp_avg_sq_tile.measure();
     param_tile.close(0.0f);
     exp_avg_tile.close(exp_avg_absmax_new);
     exp_avg_sq_tile.close(exp_avg_sq_absmax_new);

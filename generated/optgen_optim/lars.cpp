@@ -467,6 +467,7 @@ void step_apply_chunk(
       }
       begin = segment.end;
     }
+    if (momentum_not_0) momentum_buffer_tile.measure();
     param_tile.close(0.0f);
     if (momentum_not_0) momentum_buffer_tile.close(momentum_buffer_absmax_new);
   }

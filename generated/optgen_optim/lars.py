@@ -67,8 +67,7 @@ def _refuse(name: str, o: Settings) -> None:
         raise ValueError(message.format_map({**o, "name": name}))
     if o["trust_ratio"] == "lars" and o["max_unorm"] != 0.02 and (o["max_unorm"] != 0):
         message = (
-            "{name}: trust_ratio='lars' is scaled by trust_coefficient; max_unorm={max_unorm} would have "
-            "no effect"
+            "{name}: trust_ratio='lars' is scaled by trust_coefficient; max_unorm={max_unorm} would have no effect"
         )
         raise ValueError(message.format_map({**o, "name": name}))
     if o["trust_ratio"] != "lars" and o["trust_coefficient"] != 0.001:

@@ -7,21 +7,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from optgen.ir.formula import Formula
-from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select
+from optgen.ir.nodes import Call, Const, Expr, Reduce, Ref, Select
 
 PRECEDENCE = {"or": 1, "and": 2, "==": 4, "!=": 4, "<": 5, "<=": 5, ">": 5, ">=": 5, "+": 6, "-": 6, "*": 7, "/": 7}
 SYMBOL = {"or": "||", "and": "&&"}
 FUNCTION = {"min": "minimum", "max": "maximum", "**": "power"}
 UNARY, ATOM, TERNARY = 8, 9, 0
-RESERVED = frozenset(
-    """alignas alignof and asm auto bool break case catch char class const constexpr continue default delete do double
+WORDS = """
+    alignas alignof and asm auto bool break case catch char class const constexpr continue default delete do double
     else enum explicit export extern false float for friend goto if inline int long mutable namespace new not nullptr
     operator or private protected public register return short signed sizeof static struct switch template this throw
     true try typedef typename union unsigned using virtual void volatile while xor main
     t c s i k n at call value values row column lines segment tile load store chunk prepare finish commit begin end
     lines_of segment_at sum_of magnitude_bits from_bits read_window finished_sum finished_max finish_rows finish_cols
-    memcpy errno int64_t uint32_t uint8_t int8_t optgen std is_tensorwise""".split()
-)
+    memcpy errno int64_t uint32_t uint8_t int8_t optgen std is_tensorwise
+"""
+RESERVED = frozenset(WORDS.split())
 
 
 class UnloweredNodeError(AssertionError):
@@ -104,5 +105,3 @@ class CPrinter:
 
 def _wrap(text: str, level: int, outer: int) -> str:
     return f"({text})" if level < outer else text
-
-

@@ -14,9 +14,9 @@ from optgen.backends.layout import c_lines
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.kinds import boolean_names
+from optgen.ir.liveness import demands
 from optgen.ir.nodes import Call, Expr, Input, Kind, Let, Reduce, Ref, Select, refs
 from optgen.passes.scale_tensorwise import scale_name
-from optgen.ir.liveness import demands
 from optgen.schedule.plan import PassPlan, Plan, Reduction, Step, Write
 
 BASE_FACTS = {fact: fact.upper() for fact in ("numel", "ndim", "index", "rows", "cols", "matrices")}
@@ -413,13 +413,21 @@ class _PassRenderer:
         ]
 
     def _closes(self) -> list[str]:
+        """All scales are found before anything is encoded."""
         result = []
         for write in self.item.writes:
+            if write.input.role == "state":
+                result.append(self._where(write.live, f"{write.input.name}_tile.measure();"))
+        for write in self.item.writes:
             scales = self._new_scale(write)
-            text = f"{write.input.name}_tile.close({c_name(scales[0]) if scales else '0.0f'});"
-            live = c_formula(write.live)
-            result.append(text if live == "true" else f"if ({live}) {text}")
+            scale = c_name(scales[0]) if scales else "0.0f"
+            result.append(self._where(write.live, f"{write.input.name}_tile.close({scale});"))
         return result
+
+    def _where(self, live: Formula, statement: str) -> str:
+        """A statement under a formula."""
+        text = c_formula(live)
+        return statement if text == "true" else f"if ({text}) {statement}"
 
     # After the elements
 

@@ -33,6 +33,13 @@ def import_lines(module: str, names: Iterable[str]) -> list[str]:
     return [f"from {module} import (", *(f"    {name}," for name in names), ")"]
 
 
+def import_order(name: str) -> tuple[int, list[tuple[int, str]]]:
+    """Where a name stands among others: constants, classes, functions, each by its words and numbers."""
+    rank = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
+    parts = re.findall(r"(\d+)|(\D+)", name)
+    return rank, [(int(number) if number else -1, word) for number, word in parts]
+
+
 # Python
 
 
@@ -53,7 +60,24 @@ def _statement(text: str, indent: int) -> list[str]:
     head, value = target.group(), text[target.end() :]
     if _bracket(value) is not None:
         return _element(text, indent)
-    return [f"{head}(", *_inner(_operands(value, indent + 4)), ")"]
+    return _last_call(head, value, indent) or [f"{head}(", *_inner(_operands(value, indent + 4)), ")"]
+
+
+def _last_call(head: str, value: str, indent: int) -> list[str]:
+    """`x = a / f(...)` breaks inside of the call, where it is one operation that ends with one."""
+    for operators in PYTHON_OPERATORS:
+        parts = list(_split(value, operators, keep=True))
+        if len(parts) == 2:
+            operator, last = parts[1].split(" ", 1)
+            place = _bracket(last)
+            if place is None:
+                return []
+            items = last[place + 1 : -1]
+            inner = [items] if indent + 4 + len(items) <= WIDTH else _element(last, indent)[1:-1]
+            return [f"{head}{parts[0]} {operator} {last[: place + 1]}", *_inner(inner), last[-1]]
+        if len(parts) > 1:
+            break
+    return []
 
 
 def _condition(text: str, indent: int) -> list[str]:

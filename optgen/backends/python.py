@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from optgen.backends.base import Rendering
 from optgen.backends.cpu import pass_function
-from optgen.backends.layout import import_lines, python_lines
+from optgen.backends.layout import import_lines, import_order, python_lines
 from optgen.backends.py_printer import PyPrinter, py_formula, py_name, py_number, py_string
 from optgen.ir.family import Family, readers
 from optgen.ir.formula import Formula
@@ -23,7 +23,9 @@ from optgen.spec.model import Hyperparameter, Option, State, Variant
 from optgen.spec.ranges import parse_range
 
 KIND_NAMES = {"param": "element"}
-TARGET_DOC = 'Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest there is.'
+TARGET_DOC = (
+    'Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest there is.'
+)
 WIDTH = 116
 
 
@@ -88,7 +90,7 @@ class PythonBackend:
             "title": family.title,
             "doc": _paragraphs(family.spec.doc, family.spec.reference),
             "flags_class": flags,
-            "flags": [name for name in family.guards.guards],
+            "flags": list(family.guards.guards),
             "flag_values": [_flag(family, guard) for guard in family.guards.guards.values()],
             "facts": _facts(family, plans),
             "imports": _imports(family, plans, self.classes),
@@ -136,10 +138,9 @@ def _refuse(refusals: Sequence[Refusal], indent: int) -> list[str]:
     """Statements that raise."""
     lines: list[str] = []
     for refusal in refusals:
-        parts = textwrap.wrap(refusal.message, WIDTH - indent - 20, drop_whitespace=False)
-        if len(parts) == 1:
-            message = [f"    message = {py_string(parts[0])}"]
-        else:
+        parts = textwrap.wrap(refusal.message, WIDTH - indent - 6, drop_whitespace=False)
+        message = [f"    message = {py_string(refusal.message)}"]
+        if len(parts) > 1 or indent + len(message[0]) > WIDTH + 4:
             message = ["    message = (", *(f"        {py_string(part)}" for part in parts), "    )"]
         lines += [f"if {_requoted(refusal.condition)}:", *message]
         lines.append(f'    raise {refusal.exception}(message.format_map({{**o, "name": name}}))')
@@ -168,7 +169,7 @@ def _imports(family: Family, plans: Mapping[str, Plan], classes: Sequence[ClassS
     return {
         "typing": sorted(typing),
         "tensor": ["Tensor"] if any("Tensor" in text for text in arguments) else [],
-        "rule": import_lines("optgen.runtime.rule", sorted(rule)),
+        "rule": import_lines("optgen.runtime.rule", sorted(rule, key=import_order)),
     }
 
 
@@ -270,23 +271,19 @@ def _init(family: Family, name: str) -> tuple[str, str] | None:
 
 def _block(name: str, plan: Plan, family: Family) -> dict[str, object]:
     sums = [f'("{sum_name}", "{op}", "{reduction}")' for sum_name, (op, reduction) in plan.sums.items()]
+    arrays = [f'Array("{n}", "{plan.kinds[n].name.lower()}", {_live(live)})' for n, live in plan.arrays.items()]
     fields = {
+        "passes": _items([_pass(name, item) for item in plan.passes]),
         "values": f"_{name}_values",
         "names": _tuple(plan.values),
         "commit": f"_{name}_commit" if plan.host_commits else "",
         "reductions": _tuple([r.name for r in plan.reductions]) if plan.reductions else "",
         "sums": _items(sums) if sums else "",
+        "arrays": _items(arrays) if arrays else "",
         "refuse": f"_refuse_{name}" if name in _refused_blocks(family) else "",
     }
-    arrays = [
-        f'Array("{n}", "{plan.kinds[n].name.lower()}", {_live(live)}),' for n, live in plan.arrays.items()
-    ]
-    return {
-        "name": name,
-        "passes": python_lines([_pass(name, item) for item in plan.passes], 16),
-        "arrays": python_lines(arrays, 16),
-        "fields": python_lines([f"{field}={text}," for field, text in fields.items() if text], 12),
-    }
+    fields_text = [f"{field}={text}," for field, text in fields.items() if text]
+    return {"name": name, "fields": python_lines(fields_text, 12)}
 
 
 def _live(formula: Formula) -> str:
@@ -304,7 +301,7 @@ def _pass(block: str, item: PassPlan) -> str:
         parts.append(f"rows={rows}")
     if cols:
         parts.append(f"cols={cols}")
-    return f"Pass({', '.join(parts)}),"
+    return f"Pass({', '.join(parts)})"
 
 
 # Values of a group
@@ -334,7 +331,8 @@ def _hosts(block: str, plan: Plan, family: Family) -> list[HostText]:
 
 
 def _host_commit(plan: Plan, write: Write) -> str:
-    return f'"{write.input.name}": float({PyPrinter(plan.kinds).print(write.value)})'
+    text = PyPrinter(plan.kinds).print(write.value)
+    return f'"{write.input.name}": {text if isinstance(write.value, Const) else f"float({text})"}'
 
 
 def _host_lines(plan: Plan, family: Family, roots: Sequence[str], result: str) -> list[str]:

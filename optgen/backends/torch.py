@@ -74,7 +74,9 @@ class _FunctionRenderer:
 
     def _steps(self, results: Iterable[Result]) -> list[Step]:
         """The bindings that the results need of this pass, each once."""
-        names = {s.let.name for s in (*self.item.prepare, *self.item.elements, *(self.plan.commit if self.last else ()))}
+        names = {
+            s.let.name for s in (*self.item.prepare, *self.item.elements, *(self.plan.commit if self.last else ()))
+        }
         lets = [let for let in self.plan.program.lets if let.name in names]
         known = TRUE if self.last else self.item.live
         roots = [root for _, value, live in results for root in demands(value, live & known)]

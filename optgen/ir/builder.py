@@ -7,15 +7,16 @@ All mistakes are reported; the builder goes on after each, so that one run shows
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.guards import feasible
 from optgen.ir.kinds import is_boolean, kind_of
 from optgen.ir.nodes import (
     FUNCTIONS,
+    REDUCTIONS,
     WINDOWS,
     Call,
     Const,
@@ -28,12 +29,11 @@ from optgen.ir.nodes import (
     Ref,
     Select,
 )
-from optgen.ir.parser import MAX_DEPTH, depth, node_location, parse_block, refuse
+from optgen.ir.parser import MAX_DEPTH, depth, node_location, parse_block, refuse, too_deep
 from optgen.ir.scope import COMPARE, Scope
 from optgen.spec.source import SourceText
 
 BINARY: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
-REDUCTIONS = ("sum", "mean", "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean")
 ERROR = Const(float("nan"))
 
 
@@ -72,10 +72,7 @@ class Builder:
     def build(self, stages: Sequence[Stage], writable: Sequence[str]) -> Program:
         """The program of these stages; `writable` names the inputs that they may assign."""
         self.writable = tuple(writable)
-        env = {
-            name: Value(Ref(name), ~item.exists if item.role == "state" else FALSE)
-            for name, item in self.scope.inputs.items()
-        }
+        env = self._given()
         env["active"] = Value(Const(True))
         for stage in stages:
             self.text, self.shared = stage.text, stage.shared
@@ -87,7 +84,17 @@ class Builder:
     def initial(self, text: SourceText, node: ast.expr) -> Expr:
         """The expression of an initial value."""
         self.text, self.source = text, text.text
-        return self._expression(node, {name: Value(Ref(name)) for name in self.scope.inputs}, TRUE)
+        return self._expression(node, self._given(), TRUE)
+
+    def _given(self) -> dict[str, Value]:
+        """What exists before the block: some states and optional hyperparameters do not under every setting."""
+        result = {}
+        for name, item in self.scope.inputs.items():
+            missing = ~item.exists if item.role == "state" else FALSE
+            if self.scope.hypers.get(name):
+                missing = ~self.scope.guards.formula("hyper", name, "given")
+            result[name] = Value(Ref(name), missing)
+        return result
 
     def fits(self, expr: Expr, kind: Kind) -> bool:
         """Whether an expression without bindings may be a value of a kind."""
@@ -112,6 +119,9 @@ class Builder:
 
     def _statements(self, body: Sequence[ast.stmt], env: dict[str, Value], path: Formula) -> dict[str, Value]:
         for statement in body:
+            if depth(statement.test if isinstance(statement, ast.If) else statement) > MAX_DEPTH:
+                too_deep(self.text, statement, self.reporter)
+                continue
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name) as target], value=value):
                     self._assign(statement, name, target, value, env, path)
@@ -131,13 +141,13 @@ class Builder:
     ) -> None:
         if not self._may_assign(name, target):
             return
-        if depth(value) > MAX_DEPTH:
-            message = f"this expression nests more than {MAX_DEPTH} levels deep"
-            self.reporter.error("too-deep", message, node_location(self.text, value), "name its parts")
-            return
         self.source = ast.unparse(node)
         expr = self._expression(value, env, path)
         state = self.scope.inputs.get(name)
+        if state is not None and is_boolean(expr, self.by_name):
+            message = f"`{name}` is a number, this is a condition"
+            self.reporter.error("type", message, node_location(self.text, value), "use `where(condition, 1, 0)`")
+            return
         if name == "active" and not is_boolean(expr, self.by_name):
             message = "`active` is a condition"
             self.reporter.error("kind", message, node_location(self.text, value), "write `active = active and ...`")
@@ -217,10 +227,13 @@ class Builder:
                 return Const(value)
             case ast.Constant(value=int() | float() as value):
                 try:
-                    return Const(float(value))
+                    number = float(value)
                 except OverflowError:
-                    self.reporter.error("number", "this number is too large", node_location(self.text, node))
-                    return ERROR
+                    number = math.inf
+                if math.isfinite(number):
+                    return Const(number)
+                self.reporter.error("number", "this number is too large", node_location(self.text, node))
+                return ERROR
             case ast.Name(id=name):
                 return self._name(node, name, env, path)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
@@ -260,8 +273,7 @@ class Builder:
                 help_text = suggest(name, candidates)
             self.reporter.error("undefined-name", message, node_location(self.text, node), help_text)
             return ERROR
-        choices = {option: values for option, values in self.scope.options.items() if values is not None}
-        if feasible(value.missing & path, self.scope.guards.guards, choices):
+        if self.scope.possible(value.missing & path):
             self.reporter.error(
                 "maybe-undefined",
                 f"`{name}` does not exist under every setting that reaches this line",
@@ -371,7 +383,11 @@ class Builder:
             over = Kind.ROW if name.startswith("row_") else Kind.COL
         if expr == ERROR:
             return ERROR
-        if kind < Kind.MATRIX or (over > Kind.GLOBAL and kind <= over) or (over in (Kind.ROW, Kind.COL) and kind != Kind.ELEMENT):
+        if (
+            kind < Kind.MATRIX
+            or (over > Kind.GLOBAL and kind <= over)
+            or (over in (Kind.ROW, Kind.COL) and kind != Kind.ELEMENT)
+        ):
             message = f"`{name}` has nothing to reduce: this is one number per {_unit(kind)}"
             self.reporter.error("kind", message, node_location(self.text, args[0]))
             return ERROR
@@ -379,7 +395,12 @@ class Builder:
             message = "`over=all` takes `sum`, `norm` or `absmax` of one number per element"
             self.reporter.error("kind", message, where)
             return ERROR
-        if name == "absmax" and kind is not Kind.ELEMENT or name == "absmax" and over is Kind.MATRIX:
+        if over in (Kind.ROW, Kind.COL, Kind.MATRIX) and not self.scope.has_rows(path):
+            message = f"`{name}` needs rows and columns, which a parameter of less than two dimensions has not"
+            help_text = "put it below `if ndim >= 2:`"
+            self.reporter.error("no-rows", message, where, help_text)
+            return ERROR
+        if name == "absmax" and (kind is not Kind.ELEMENT or over is Kind.MATRIX):
             self.reporter.error("kind", "`absmax` reduces elements over a tensor or over all", where)
             return ERROR
         if not isinstance(expr, Ref):

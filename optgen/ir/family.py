@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from optgen.codecs import CODECS
@@ -17,11 +17,12 @@ from optgen.ir.builder import Builder, Stage
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.guards import GuardTable
 from optgen.ir.nodes import Const, Expr, Input, Kind, Program
-from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.parser import node_location, parse_block, parse_expression
+from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import FACTS, Scope
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.model import Hyperparameter, Option, Spec, State
+from optgen.spec.source import SourceText
 
 SHAPES = {
     "param": Kind.ELEMENT,
@@ -103,18 +104,30 @@ class _FamilyBuilder:
             options={name: _choices(option) for name, option in self.options.items()},
             hypers={part: h.optional for name, h in self.hypers.items() for part in (h.names or [name])},
             inputs={},
+            refused=tuple(self._refused()),
         )
 
     def _offered(self, common: Mapping[str, Setting], own: Mapping[str, object]) -> dict[str, Setting]:
         return {n: x for n, x in common.items() if n not in own and (x.needs is None or self.has_update)}
 
+    def _refused(self) -> Iterator[tuple[ast.expr, SourceText]]:
+        """The conditions under which the rule's settings are refused."""
+        for index, rule in enumerate(self.spec.rules):
+            if rule.on == "construct":
+                text = self.loaded.text("rules", index, "when")
+                node = parse_expression(text, Reporter())
+                if node is not None:
+                    yield node, text
+
     def build(self) -> Family:
+        before = len(self.reporter.diagnostics)
         self._inputs()
         blocks = {"step": self._step()}
         for name in self.spec.methods:
             inputs = {n: i for n, i in self.scope.inputs.items() if i.role != "grad"}
             blocks[name] = self._block([Stage(self.loaded.text("methods", name, "block"))], inputs)
-        self._check_direction(blocks["step"].program)
+        if len(self.reporter.diagnostics) == before:
+            self._check_direction(blocks["step"].program)
         equations = {"step": self.spec.blocks.step}
         if self.spec.blocks.apply is not None:
             equations["apply"] = self.spec.blocks.apply
@@ -162,7 +175,9 @@ class _FamilyBuilder:
         for codec in codecs:
             if codec not in CODECS:
                 where = loaded.locate("states", name, "codecs")
-                self.reporter.error("unknown-codec", f"there is no codec `{codec}`", where, suggest(codec, list(CODECS)))
+                self.reporter.error(
+                    "unknown-codec", f"there is no codec `{codec}`", where, suggest(codec, list(CODECS))
+                )
         if "int8" in codecs and "int8_tensor" not in codecs:
             codecs = (*codecs, "int8_tensor")
         if kind is not Kind.ELEMENT and codecs != ("fp32",):
@@ -175,6 +190,10 @@ class _FamilyBuilder:
         if kind.is_host and state.when is not None:
             where = loaded.locate("states", name, "when")
             self.reporter.error("kind", f"a state of shape `{state.shape}` always exists", where, "leave `when` out")
+        if kind.is_array and not self.scope.has_rows(exists):
+            where = loaded.locate("states", name, "shape")
+            message = f"a state of shape `{state.shape}` exists only for parameters of two dimensions or more"
+            self.reporter.error("no-rows", message, where, "write `when: ndim >= 2`")
         return Input(name, "state", kind, exists, state.range == "signed", codecs, state.window)
 
     def _step(self) -> Block:
@@ -187,7 +206,7 @@ class _FamilyBuilder:
         return self._block(stages, dict(self.scope.inputs))
 
     def _block(self, stages: list[Stage], inputs: dict[str, Input]) -> Block:
-        scope = Scope(self.scope.rule, self.scope.options, self.scope.hypers, inputs, self.scope.guards)
+        scope = replace(self.scope, inputs=inputs)
         builder = Builder(scope, self.reporter)
         writable = [name for name, item in inputs.items() if item.role in ("param", "state")]
         program = builder.build(stages, writable)
@@ -233,7 +252,7 @@ class _FamilyBuilder:
             if node is None:
                 continue
             names = {n: i for n, i in self.scope.inputs.items() if i.role in ("param", "grad", "hyper")}
-            scope = Scope(self.scope.rule, self.scope.options, self.scope.hypers, names, self.scope.guards)
+            scope = replace(self.scope, inputs=names)
             builder = Builder(scope, self.reporter)
             expr = builder.initial(text, node)
             if expr is not None and not builder.fits(expr, SHAPES[state.shape]):

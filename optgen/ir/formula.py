@@ -14,6 +14,13 @@ Literal = tuple[str, bool]
 Term = frozenset[Literal]
 
 
+MAX_TERMS = 16_384
+
+
+class FormulaTooLargeError(ValueError):
+    """A rule asks more of its settings at once than can be worked out."""
+
+
 @dataclass(frozen=True)
 class Formula:
     """A disjunction of conjunctions of literals. No term at all is false; an empty term is true."""
@@ -29,6 +36,8 @@ class Formula:
         return not self.terms
 
     def __and__(self, other: Formula) -> Formula:
+        if len(self.terms) * len(other.terms) > MAX_TERMS:
+            raise FormulaTooLargeError
         products = (a | b for a in self.terms for b in other.terms)
         return _simplified(frozenset(t for t in products if not _contradicts(t)))
 

@@ -45,6 +45,12 @@ class GuardTable:
     def __init__(self) -> None:
         self.guards: dict[str, Guard] = {}
 
+    def copy(self) -> GuardTable:
+        """A table of the same guards, to which others can be added without adding them here."""
+        table = GuardTable()
+        table.guards = dict(self.guards)
+        return table
+
     def formula(self, about: Subject, subject: str, op: str, value: float | str | None = None) -> Formula:
         """The formula for a comparison; the complement of a known guard is that guard negated."""
         if op in COMPLEMENT:
@@ -59,7 +65,10 @@ class GuardTable:
 
 
 def feasible(formula: Formula, guards: Mapping[str, Guard], choices: Mapping[str, Iterable[str | int]]) -> bool:
-    """Whether some setting satisfies the formula: an enumeration has exactly one of its choices."""
+    """Whether some setting satisfies the formula.
+
+    An enumeration has exactly one of its choices; an optional hyperparameter that is not given compares as NaN does.
+    """
 
     def term_feasible(term: Term) -> bool:
         for option, values in choices.items():
@@ -68,6 +77,8 @@ def feasible(formula: Formula, guards: Mapping[str, Guard], choices: Mapping[str
                 return False
             if truth and not any(truth.get(value, True) for value in values):
                 return False
-        return True
+        absent = {guards[name].subject for name, holds in term if guards[name].op == "given" and not holds}
+        compared = ((guards[name], holds) for name, holds in term if guards[name].subject in absent)
+        return not any(guard.op != "given" and holds != (guard.op == "!=") for guard, holds in compared)
 
     return any(term_feasible(term) for term in formula.terms)

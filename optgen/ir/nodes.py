@@ -72,6 +72,7 @@ FUNCTIONS = {
     "min": 2,
     "max": 2,
 }
+REDUCTIONS = ("sum", "mean", "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean")
 WINDOWS = {"push": 2, "percentile": 2}
 BOOLEAN = frozenset((*COMPARISONS, *LOGIC, "isfinite"))
 

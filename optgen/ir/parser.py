@@ -14,7 +14,7 @@ from optgen.spec.source import SourceText
 
 MAX_LENGTH = 65_536
 MAX_DEPTH = 120
-STATEMENTS = (ast.Assign, ast.If, ast.Pass)
+MAX_BRANCHES = 50
 HINTS: dict[type[ast.AST], str] = {
     ast.AugAssign: "write `x = x + ...`",
     ast.For: "every statement already acts on all elements; use `sum`, `norm` or `where`",
@@ -41,6 +41,7 @@ def parse_block(text: SourceText, reporter: Reporter) -> list[ast.stmt]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = ast.parse(text.text)
+            deepest = _deepest_if(module)
     except SyntaxError as error:
         where = text.locate(error.lineno or 1, max((error.offset or 1) - 1, 0))
         reporter.error("syntax", f"this is not a statement: {error.msg}", where, "write `name = expression`")
@@ -48,7 +49,23 @@ def parse_block(text: SourceText, reporter: Reporter) -> list[ast.stmt]:
     except (ValueError, RecursionError, MemoryError):
         reporter.error("syntax", "this block cannot be parsed", text.locate(1, 0), "write `name = expression`")
         return []
+    if deepest is not None:
+        message = f"`if` nests more than {MAX_BRANCHES} levels deep"
+        reporter.error("too-deep", message, node_location(text, deepest), "each `elif` is a level")
+        return []
     return module.body
+
+
+def _deepest_if(module: ast.Module) -> ast.If | None:
+    """An `if` below more than `MAX_BRANCHES` others, found without recursion."""
+    stack: list[tuple[ast.stmt, int]] = [(statement, 1) for statement in module.body]
+    while stack:
+        statement, level = stack.pop()
+        if isinstance(statement, ast.If):
+            if level > MAX_BRANCHES:
+                return statement
+            stack.extend((inner, level + 1) for inner in (*statement.body, *statement.orelse))
+    return None
 
 
 def parse_expression(text: SourceText, reporter: Reporter) -> ast.expr | None:
@@ -57,7 +74,11 @@ def parse_expression(text: SourceText, reporter: Reporter) -> ast.expr | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if len(text.text) <= MAX_LENGTH:
-                return ast.parse(text.text.strip(), mode="eval").body
+                node = ast.parse(text.text.strip(), mode="eval").body
+                if depth(node) <= MAX_DEPTH:
+                    return node
+                too_deep(text, node, reporter)
+                return None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         pass
     reporter.error("syntax", "this is not an expression", text.locate(1, 0, len(text.text.rstrip())))
@@ -75,8 +96,16 @@ def node_location(text: SourceText, node: ast.AST) -> Location:
 
 def refuse(text: SourceText, node: ast.AST, reporter: Reporter) -> None:
     """Report a construct that is outside the language."""
-    what = HINTS.get(type(node), "only assignments, `if`, numbers, names, operators and the listed functions are allowed")
+    what = HINTS.get(
+        type(node), "only assignments, `if`, numbers, names, operators and the listed functions are allowed"
+    )
     reporter.error("not-in-language", "this is not part of the equation language", node_location(text, node), what)
+
+
+def too_deep(text: SourceText, node: ast.AST, reporter: Reporter) -> None:
+    """Report an expression that nests too deep to be read."""
+    message = f"this expression nests more than {MAX_DEPTH} levels deep"
+    reporter.error("too-deep", message, node_location(text, node), "name its parts")
 
 
 def depth(node: ast.AST) -> int:

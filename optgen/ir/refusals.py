@@ -73,7 +73,9 @@ def build_refusal(
             reporter.error("undefined-name", message, node_location(text, part), suggest(part.id, list(settings)))
             return None
     if not _message_fits(rule.message, settings):
-        reporter.error("message", "this message names something that is not a setting", where, "use `{name}` or a setting")
+        reporter.error(
+            "message", "this message names something that is not a setting", where, "use `{name}` or a setting"
+        )
         return None
     return Refusal(ast.unparse(_Reader(settings).visit(node)), rule.raises, rule.message, rule.on)
 

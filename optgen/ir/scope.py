@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.guards import GuardTable, guard_name
-from optgen.ir.nodes import Input, Kind
+from optgen.ir.guards import GuardTable, feasible, guard_name
+from optgen.ir.nodes import FUNCTIONS, REDUCTIONS, WINDOWS, Input, Kind
 from optgen.ir.parser import node_location, refuse
 from optgen.spec.source import SourceText
 
@@ -20,6 +22,14 @@ COMPARE: dict[type[ast.cmpop], str] = {
     ast.GtE: ">=",
     ast.Eq: "==",
     ast.NotEq: "!=",
+}
+COMPARISON: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
 }
 MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
@@ -33,7 +43,7 @@ class Scope:
         options: Choices of each option; a flag has None.
         hypers: Names of the hyperparameters; True where optional.
         inputs: Values that exist before the step.
-        lenient: Whether comparing an option with a choice it does not have is allowed (in shared stages).
+        refused: Conditions, each with its text, under which the settings are refused.
     """
 
     rule: str
@@ -41,9 +51,14 @@ class Scope:
     hypers: Mapping[str, bool]
     inputs: dict[str, Input]
     guards: GuardTable = field(default_factory=GuardTable)
+    refused: tuple[tuple[ast.expr, SourceText], ...] = ()
 
     def condition(self, node: ast.expr, text: SourceText, reporter: Reporter, lenient: bool) -> Formula:
-        """The formula of an `if` or `when` condition; what is not fixed before the step is reported."""
+        """The formula of an `if` or `when` condition; what is not fixed before the step is reported.
+
+        Args:
+            lenient: Whether comparing an option with a choice it does not have is allowed (in shared stages).
+        """
         match node:
             case ast.BoolOp(op=op, values=values):
                 parts = [self.condition(value, text, reporter, lenient) for value in values]
@@ -77,6 +92,28 @@ class Scope:
                 case "hyper":
                     result = max(result, self.inputs[guard.subject].kind)
         return result
+
+    def possible(self, formula: Formula) -> bool:
+        """Whether some setting that is not refused satisfies the formula."""
+        choices = {option: values for option, values in self.options.items() if values is not None}
+        if not feasible(formula, self.guards.guards, choices):
+            return False
+        table = self.guards.copy()
+        for node, text in self.refused:
+            quiet = Reporter()
+            refused = replace(self, guards=table).condition(node, text, quiet, lenient=False)
+            if not quiet.has_errors:
+                formula = formula & ~refused
+        return feasible(formula, table.guards, choices)
+
+    def has_rows(self, path: Formula) -> bool:
+        """Whether a parameter on this path always has two dimensions or more."""
+        facts = {n: g for n, g in self.guards.guards.items() if g.about == "fact" and g.subject == "ndim"}
+        for ndim in (0, 1):
+            truth = {name: COMPARISON[guard.op](ndim, guard.value) for name, guard in facts.items()}
+            if any(all(truth.get(name, value) == value for name, value in term) for term in path.terms):
+                return False
+        return True
 
     def _comparison(self, left: ast.expr, op: ast.cmpop, right: ast.expr, lenient: bool) -> Formula | None:
         if isinstance(op, ast.Is | ast.IsNot):
@@ -119,7 +156,7 @@ class Scope:
         return self.guards.formula("option", name, "==", value)
 
     def _explain(self, node: ast.expr, text: SourceText, reporter: Reporter) -> None:
-        known = [*self.options, *self.hypers, *self.inputs]
+        known = [*self.options, *self.hypers, *self.inputs, *FUNCTIONS, *REDUCTIONS, *WINDOWS]
         for part in ast.walk(node):
             if isinstance(part, ast.Name) and part.id not in known:
                 if lenient_name(part.id):
@@ -131,7 +168,7 @@ class Scope:
                     suggest(part.id, [*self.options, *self.hypers, "ndim", "numel", "index"]),
                 )
                 return
-            if isinstance(part, ast.Call | ast.Attribute | ast.Lambda | ast.Subscript | ast.IfExp):
+            if isinstance(part, ast.Attribute | ast.Lambda | ast.Subscript | ast.IfExp):
                 refuse(text, part, reporter)
                 return
         for part in ast.walk(node):
@@ -146,7 +183,7 @@ class Scope:
             "run-time-condition",
             "this is not known before the step",
             node_location(text, node),
-            "`if` tests options, hyperparameters against constants, `is None`, and `ndim`; use `where(condition, a, b)`",
+            "`if` tests options, hyperparameters against numbers, `is None`, and `ndim`; use `where(condition, a, b)`",
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from optgen.codecs import CODECS, PARAMETER_CODECS
 from optgen.runtime.cache import shared_library
@@ -67,6 +68,15 @@ def defines(rule: Rule, bucket: Bucket) -> dict[str, str]:
 
 def _forms(params: list[Tensor]) -> list[tuple[Any, ...]]:
     return [(p.dtype, p.device, p.shape, p.is_contiguous()) for p in params]
+
+
+def _mark_changed(params: list[Tensor]) -> None:
+    """Let autograd know, which refuses to go back through values that have changed since."""
+    try:
+        increment_version(params)
+    except TypeError:  # a torch that takes one tensor at a time
+        for param in params:
+            increment_version(param)
 
 
 def _address(values: array[Any]) -> int:
@@ -219,11 +229,9 @@ class CpuEngine:
             self.staging[index].copy_(self.params[index].detach())
         for index in self.staged:
             pointers[index] = self.staging[index].data_ptr()
-        try:
-            contiguous = all(map(Tensor.is_contiguous, grads))
-        except RuntimeError:  # of a sparse gradient, which is refused when the engine is to be built anew
-            raise StaleError from None
-        if not contiguous:
+        if not all(map(Tensor.is_contiguous, grads)):
+            if any(grad.layout is not torch.strided for grad in grads):
+                raise StaleError  # a sparse gradient, which is refused when the engine is to be built anew
             grads = [grad.contiguous() for grad in grads]
         self.grads = grads
         self.grad_table = array("q", list(map(Tensor.data_ptr, grads)) or bytes(8 * len(self.params)))
@@ -261,4 +269,5 @@ class CpuEngine:
         """End the step: parameters that are not contiguous get their new values."""
         for index in self.staged:
             self.params[index].detach().copy_(self.staging[index])
+        _mark_changed(self.params)
         self.grads = ()

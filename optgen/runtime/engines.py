@@ -58,6 +58,7 @@ class Prepared:
     Attributes:
         rows: The settings of the step: (group, override) for every combination in use.
         fixed: What decides kernels, of every row.
+        raw: The settings that this follows from.
         elements: Elements of all parameters.
         seen: The parameters and the dtypes of their gradients.
         entries: Identities of the groups and of all entries of `optimizer.state`.
@@ -67,6 +68,7 @@ class Prepared:
     engines: list[Engine]
     rows: list[tuple[dict[str, Any], Mapping[str, Any]]]
     fixed: list[tuple[Any, ...]]
+    raw: list[tuple[Any, ...]]
     elements: float
     seen: Seen
     entries: list[int]
@@ -108,7 +110,7 @@ def prepare(optimizer: Optimizer, block: str, last: Prepared | None) -> tuple[Pr
         last is None
         or last.seen != seen
         or last.entries != _entries(optimizer)
-        or last.fixed != [_fixed(optimizer.rule, settings) for settings in last.settings()]
+        or not _still_serves(optimizer, last)
     ):
         last = _Preparer(optimizer, params, seen).run()
     return last, grads
@@ -123,6 +125,25 @@ def _missing(grad: Tensor | None) -> None | bool:
 
 
 _dtype = operator.attrgetter("dtype")
+
+
+def _still_serves(optimizer: Optimizer, last: Prepared) -> bool:
+    """Whether the settings still ask for these kernels; changed ones are checked first."""
+    settings = last.settings()
+    raw = [_raw(optimizer.rule, row) for row in settings]
+    if raw == last.raw:
+        return True
+    for row in settings:
+        optimizer.check_row(row)
+    if last.fixed != [_fixed(optimizer.rule, row) for row in settings]:
+        return False
+    last.raw = raw
+    return True
+
+
+def _raw(rule: Rule, settings: Settings) -> tuple[Any, ...]:
+    values = [settings.get(key) for key in rule.fixed_by]
+    return tuple([float(value) if isinstance(value, Tensor) else value for value in values])
 
 
 def _fixed(rule: Rule, settings: Settings) -> tuple[Any, ...]:
@@ -163,6 +184,7 @@ class _Preparer:
             engines=engines,
             rows=self.rows,
             fixed=[_fixed(self.rule, {**group, **override}) for group, override in self.rows],
+            raw=[_raw(self.rule, {**group, **override}) for group, override in self.rows],
             elements=float(sum(p.numel() for p in self.params)),
             seen=self.seen,
             entries=_entries(self.optimizer),
@@ -232,7 +254,7 @@ def choose_target(name: str, param: Tensor, wanted: str | None) -> str:
         return "cpu"
     if wanted == "cpu":
         raise RuntimeError(f"{name}: target='cpu' needs a C++ compiler: {why_no_compiler()}")
-    _say_once(f"no C++ compiler, so the torch target serves {name}: {why_no_compiler()}")
+    _say_once(f"no C++ compiler, so the torch target serves: {why_no_compiler()}")
     return "torch"
 
 

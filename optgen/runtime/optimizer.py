@@ -308,6 +308,7 @@ class Optimizer(torch.optim.Optimizer):
                 if key in loading["state"]:
                     state["state"][param] = adopt_entry(self.rule, param, loading["state"][key])
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch adds it, which would make it a setting
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.liveness import demands, needed, resolve
 from optgen.ir.nodes import Kind, Let, Program, Reduce, Ref, refs
 from optgen.passes.scale_tensorwise import scale_name
-from optgen.ir.liveness import demands, needed, resolve
 from optgen.schedule.plan import Access, PassPlan, Plan, Reduction, Step, Write
 
 
@@ -199,9 +199,7 @@ class _Planner:
             if of_kind(self.program.inputs[name].kind)
         )
 
-    def _values(
-        self, passes: Iterable[PassPlan], commit: Iterable[Step], commits: Iterable[Write]
-    ) -> tuple[str, ...]:
+    def _values(self, passes: Iterable[PassPlan], commit: Iterable[Step], commits: Iterable[Write]) -> tuple[str, ...]:
         """Host values that anything outside the host reads, in the order of the program."""
         used: set[str] = set()
         for item in passes:

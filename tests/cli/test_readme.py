@@ -16,8 +16,8 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def block(language: str, containing: str) -> str:
-    blocks = re.findall(rf"(?ms)^```{language}\n(.*?)^```$", README)
-    return next(text for text in blocks if containing in text)
+    blocks = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", README)
+    return next(text for found, text in blocks if found == language and containing in text)
 
 
 def test_the_example_trains() -> None:
@@ -30,7 +30,7 @@ def test_the_example_trains() -> None:
 
 def test_the_own_rule_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("my.yaml").write_text(block("yaml", "my_optimizer"))
+    Path("my_optimizer.yaml").write_text(block("yaml", "my_optimizer"))
     names = {"model": torch.nn.Linear(64, 64)}
     exec(block("python", "optgen.load"), names)
     optimizer = names["optimizer"]
@@ -42,9 +42,9 @@ def test_the_own_rule_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_mistake_is_shown_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("my.yaml").write_text(block("yaml", "my_optimizer").replace("exp_avg = beta *", "exp_avg = beta3 *"))
+    Path("my_optimizer.yaml").write_text(block("yaml", "my_optimizer").replace("exp_avg = beta *", "exp_avg = beta3 *"))
     with pytest.raises(SpecError) as raised:
-        compile_specs([Path("my.yaml")], "mine")
+        compile_specs([Path("my_optimizer.yaml")], "mine")
     assert str(raised.value) + "\n" == block("", "error[")
 
 

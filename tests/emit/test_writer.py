@@ -123,7 +123,7 @@ def test_files_of_the_user_stay(out: Path) -> None:
     assert (out / "notes.txt").read_text() == "mine"
     assert (out / "deep" / "er" / "x.py").read_text() == "mine too"
     assert (out / "link").is_symlink()
-    assert os.readlink(out / "link") == "notes.txt"
+    assert (out / "link").readlink() == Path("notes.txt")
     assert not (out / "sub").exists()
 
 
@@ -269,6 +269,23 @@ def test_a_kill_without_exchange_is_mended_by_the_next_build(tmp_path: Path, mon
     assert number > 30
 
 
+def write_with_a_full_disk(out: Path, number: int) -> tuple[Callable[[], None], Callable[[str], None]]:
+    """What a child does, and its hook; the child exits with 7 if there was no n-th event to fail."""
+    reached = False
+
+    def fail() -> None:
+        nonlocal reached
+        reached = True
+        disk_full()
+
+    def action() -> None:
+        write(NEW, out)
+        if not reached:
+            os._exit(7)
+
+    return action, at_event(number, fail)
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("exchanges", [True, False])
 def test_a_full_disk_at_any_moment_leaves_a_whole_package(
@@ -280,20 +297,7 @@ def test_a_full_disk_at_any_moment_leaves_a_whole_package(
     for number in range(1, 1000):
         out = tmp_path / str(number) / "pkg"
         write(OLD, out)
-        reached = False
-
-        def fail() -> None:
-            nonlocal reached
-            reached = True
-            disk_full()
-
-        # The child tells by its exit status; a copy of `reached` says whether there was an n-th event at all.
-        def action(out: Path = out) -> None:
-            write(NEW, out)
-            if not reached:
-                os._exit(7)
-
-        status = os.waitstatus_to_exitcode(in_child(action, at_event(number, fail)))
+        status = os.waitstatus_to_exitcode(in_child(*write_with_a_full_disk(out, number)))
         assert status in (0, 3, 7), number
         refused += status == 3
         assert tree(out) == (OLD.files if status == 3 else NEW.files), number

@@ -146,7 +146,7 @@ inline void run_pass(const Call& call, Prepare prepare, RunChunk run_chunk, Fini
   {
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < call.tensors; ++i) scalars[i] = prepare(call, tensor_of<columns>(call, i));
-#pragma omp for schedule(dynamic, 2)
+#pragma omp for schedule(static)
     for (int64_t i = 0; i < call.chunks; ++i) {
       const int64_t tensor = call.chunk_table[4 * i];
       run_chunk(call, tensor_of<columns>(call, tensor), chunk_of(call, i), scalars[tensor]);

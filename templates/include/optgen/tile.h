@@ -1,7 +1,8 @@
 // How a stored tensor is read and written, a tile of up to 256 elements at a time.
 //
 // A codec is a type. `Tile<Codec>` gives a pointer to the tile's values, which `load` and `store` read and write as
-// float32: for plain storage the memory itself, else a buffer on the stack that `open` fills and `close` writes back.
+// float32: for plain storage the memory itself, else a buffer on the stack that `open` fills and `close` writes back
+// with the scale that `measure` found.
 #pragma once
 
 #include <optgen/convert.h>
@@ -26,12 +27,14 @@ template <class Codec> struct Tile;
 template <> struct Tile<Absent> {
   float* open(void*, float*, int64_t, int) { return nullptr; }
   float* open_new(void*, float*, int64_t, int) { return nullptr; }
+  void measure() {}
   void close(float) {}
 };
 
 template <class T> struct Tile<Plain<T>> {
   T* open(void* data, float*, int64_t at, int) { return static_cast<T*>(data) + at; }
   T* open_new(void* data, float*, int64_t at, int) { return static_cast<T*>(data) + at; }
+  void measure() {}
   void close(float) {}
 };
 
@@ -49,6 +52,7 @@ template <> struct Tile<Plain<fp16>> {
     count = n;
     return values;
   }
+  void measure() {}
   void close(float) { float_to_fp16(values, data, count); }
 };
 
@@ -68,12 +72,9 @@ template <bool is_signed> struct Tile<Int8<is_signed>> {
     count = n;
     return values;
   }
-  void close(float) {
-    float largest = finite_absmax(values, count);
-    if (largest < 1.17549435e-38f) largest = 0.0f;
-    *absmax = largest;
-    int8_encode<is_signed>(values, largest, codes, count);
-  }
+  // Apart from `close`, so that the searches of several states overlap.
+  void measure() { *absmax = finite_absmax(values, count); }
+  void close(float) { int8_encode<is_signed>(values, *absmax, codes, count); }
 };
 
 template <bool is_signed> struct Tile<Int8Tensor<is_signed>> {
@@ -90,6 +91,7 @@ template <bool is_signed> struct Tile<Int8Tensor<is_signed>> {
     count = n;
     return values;
   }
+  void measure() {}
   void close(float new_scale) { int8_encode<is_signed>(values, new_scale, codes, count); }
 };
 

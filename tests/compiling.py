@@ -1,0 +1,69 @@
+"""Small specs for tests of the compiler: written to a folder, compiled or refused."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+from optgen.compiler import Unit, check_specs
+from optgen.diagnostics import SpecError
+from optgen.schedule.plan import Plan
+
+ROOT = Path(__file__).parents[1]
+STOCK = sorted(p for p in (ROOT / "specs").glob("*.yaml") if p.stem not in ("shared", "variants"))
+TESTED = sorted((ROOT / "tests" / "specs").glob("*.yaml"))
+PROBE = """\
+name: probe
+hyperparameters:
+  lr: {default: 1e-3, range: "[0, inf)"}
+  beta1: {default: null, range: "[0, 1)"}
+options:
+  amsgrad: {default: false}
+  mode: {default: a, choices: [a, b, c]}
+  pair: {default: left, choices: [left, right]}
+states:
+  exp_avg: {}
+  kept: {when: amsgrad}
+  size: {shape: tensor}
+  past: {shape: tensor, window: 4}
+  rows_of: {shape: row, when: ndim >= 2}
+  total: {shape: group}
+"""
+
+
+def probe(body: str) -> str:
+    """A spec whose step is `body`."""
+    return f"{PROBE}blocks:\n  step: |\n{textwrap.indent(body, '    ')}\n"
+
+
+def write_spec(folder: Path, text: str) -> Path:
+    """A spec's text as a file of its own name."""
+    name = text.split("name: ", 1)[1].split("\n", 1)[0]
+    path = folder / f"{name}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def compiled(folder: Path, text: str) -> Unit:
+    """A spec, planned."""
+    return check_specs([write_spec(folder, text)])[0]
+
+
+def refusal(folder: Path, text: str) -> str:
+    """What is said of a spec that is refused, with paths relative to its folder."""
+    try:
+        compiled(folder, text)
+    except SpecError as error:
+        return str(error).replace(f"{folder}/", "")
+    return "accepted"
+
+
+def stock_units() -> Mapping[str, Unit]:
+    """All families: those of specs/ and those of tests/specs."""
+    return {unit.family.name: unit for paths in ([ROOT / "specs"], TESTED) for unit in check_specs(paths)}
+
+
+def step_plan(unit: Unit) -> Plan:
+    """The plan of a family's step."""
+    return unit.plans["step"]

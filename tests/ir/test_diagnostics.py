@@ -1,0 +1,180 @@
+"""What is said of every mistake in a rule's equations, word for word.
+
+`OPTGEN_UPDATE=1 pytest tests/ir/test_diagnostics.py` writes diagnostics.txt anew; read the diff.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from compiling import PROBE, probe, refusal
+
+EXPECTED = Path(__file__).parent / "diagnostics.txt"
+BODIES = {
+    # names
+    "undefined": "update = beta3 * grad\nparam = param - exp_avgg",
+    "option as a number": "param = amsgrad * grad",
+    "undefined in if": "if amsgrid:\n    param = grad\nparam = param - grad",
+    "undefined function": "param = squrt(grad)",
+    "no such function": "param = f(grad)",
+    "window function as name": "param = push",
+    # what may be assigned
+    "assign hyperparameter": "lr = 1\nparam = param - lr",
+    "assign option": "amsgrad = 1\nparam = param - grad",
+    "assign step": "step = 3\nparam = param - grad",
+    "assign fact": "numel = 3\nparam = param - grad",
+    "assign function": "where = 1\nparam = grad",
+    "assign reduction": "norm = 1\nparam = grad",
+    "assign underscore": "_x = grad\nparam = grad",
+    # existence
+    "defined in one branch": "if amsgrad:\n    x = grad\nparam = param - x",
+    "state with a condition": "param = param - kept",
+    "optional hyperparameter": "param = param - beta1 * grad",
+    "two of three choices": 'if mode == "a":\n    x = grad\nelif mode == "b":\n    x = -grad\nparam = param - x',
+    "rows of any parameter": "param = param - row_sum(grad)",
+    "mean over matrix of any parameter": "param = param - mean(grad, over=matrix)",
+    # conditions
+    "run-time element": "if grad > 0:\n    param = param - lr",
+    "run-time reduction": "if sum(grad) > 0:\n    param = grad",
+    "run-time comparison of names": "if lr > beta1:\n    param = grad",
+    "flag compared": "if amsgrad == 1:\n    param = grad",
+    "unknown choice": 'if mode == "d":\n    param = grad',
+    "condition calls": "if amsgrad.real:\n    param = grad",
+    "condition is a number": "if 1:\n    param = grad",
+    # kinds
+    "element to tensor": "size = grad\nparam = param - lr",
+    "row to tensor": "if ndim >= 2:\n    size = row_sum(grad)\nparam = param - lr",
+    "element to row": "if ndim >= 2:\n    rows_of = grad\nparam = param - lr",
+    "tensor to group": "total = norm(grad)\nparam = param - lr",
+    "nothing to reduce": "param = sum(lr) * grad",
+    "row of a tensor": "if ndim >= 2:\n    param = row_sum(norm(grad)) * grad",
+    "mean over all": "param = mean(grad, over=all) * grad",
+    "absmax over matrix": "if ndim >= 2:\n    param = absmax(grad, over=matrix) * grad",
+    # types
+    "condition to param": "param = grad > 0",
+    "condition to state": "size = norm(grad) > 0\nparam = grad",
+    "number to active": "active = grad\nparam = param - grad",
+    "where of a number": "param = where(grad, 1, 2)",
+    "where of both": "param = where(grad > 0, grad, grad > 0)",
+    "and of numbers": "param = where(grad and lr, 1, 2)",
+    "not of a number": "param = where(not grad, 1, 2)",
+    "sum of a condition": "param = grad + (grad > 0)",
+    # windows
+    "window as a number": "param = param + past",
+    "window of a number": "param = percentile(grad, 5)",
+    "percentile of elements": "param = percentile(past, grad)",
+    "push of elements": "past = push(past, grad)\nparam = grad",
+    # calls
+    "too many arguments": "param = sqrt(param, 1)",
+    "too few arguments": "param = where(grad > 0, 1)",
+    "min of one": "param = min(grad)",
+    "keyword": "param = sqrt(x=grad)",
+    "over what": "param = sum(grad, over=foo) * grad",
+    "row_sum over": "if ndim >= 2:\n    param = row_sum(grad, over=all) * grad",
+    # not in the language
+    "chained comparison": "param = where(0 < grad < 1, grad, 0)",
+    "calls Python": "x = __import__('os').system('ls')\nparam = x",
+    "attribute": "param = grad.data",
+    "lambda": "param = (lambda x: x)(grad)",
+    "comprehension": "param = [x for x in grad]",
+    "string": "param = 'abc'",
+    "none": "param = None",
+    "complex": "param = 1j * grad",
+    "conditional expression": "param = grad if lr > 0 else param",
+    "augmented": "param += grad",
+    "loop": "for x in grad:\n    param = x",
+    "while": "while True:\n    param = grad",
+    "index": "param = grad[0]",
+    "import": "import os\nparam = grad",
+    "import from": "from os import system\nparam = grad",
+    "function": "def f(x):\n    return x\nparam = grad",
+    "annotation": "param: float = grad",
+    "walrus": "param = (x := grad)",
+    "two targets": "param = exp_avg = grad",
+    "tuple": "param, exp_avg = grad, grad",
+    "xor": "param = grad ^ 2",
+    "floor division": "param = grad // 2",
+    "matrix product": "param = grad @ grad",
+    "statement": "sqrt(grad)\nparam = grad",
+    "global": "global param\nparam = grad",
+    # no Python at all
+    "syntax": "param = param -",
+    "unclosed": "param = (param",
+    "large whole number": "param = grad * " + "9" * 320,
+    "large number": "param = 1e999 * grad",
+    "too deep": "param = " + "-" * 150 + "grad",
+    "too deep condition": "if " + "not " * 150 + "amsgrad:\n    param = grad",
+    "too many branches": "\n".join(f"{'el' if k else ''}if ndim == {k}:\n    param = grad * {k}" for k in range(60)),
+    "parentheses": "param = " + "(" * 250 + "grad" + ")" * 250,
+    # effect
+    "no effect": "exp_avg = grad",
+}
+RULE = "rules:\n  - {when: %s, message: %s}\nblocks:\n  step: |\n    param = param - grad\n"
+SPECS = {
+    "rule names nothing": PROBE + RULE % ("amsgrid", "no"),
+    "rule calls": PROBE + RULE % ("len(mode)", "no"),
+    "rule is no expression": PROBE + RULE % ('"amsgrad ="', "no"),
+    "message names nothing": PROBE + RULE % ("amsgrad", '"{amsgrid}"'),
+    "rule on no block": PROBE
+    + "rules:\n  - {when: amsgrad, message: no, on: stop}\nblocks:\n  step: |\n    param = param - grad\n",
+    "no update": PROBE + "blocks:\n  step: |\n    exp_avg = grad\n  apply: |\n    param = param - exp_avg\n",
+    "apply has no effect": PROBE + "blocks:\n  step: |\n    update = grad\n  apply: |\n    exp_avg = update\n",
+    "method without gradient": PROBE
+    + "blocks:\n  step: |\n    param = param - grad\nmethods:\n  flip:\n    block: |\n      param = param - grad\n",
+    "method assigns gradient": PROBE
+    + "blocks:\n  step: |\n    param = param - grad\nmethods:\n  flip:\n    block: |\n      grad = param\n",
+    "init of elements for a tensor": PROBE.replace(
+        "size: {shape: tensor}", 'size: {shape: tensor, init: "grad * grad"}'
+    )
+    + "blocks:\n  step: |\n    param = param - grad\n",
+    "init names nothing": PROBE.replace("exp_avg: {}", "exp_avg: {init: exp_avg_sq}")
+    + "blocks:\n  step: |\n    param = param - grad\n",
+    "when is a run-time condition": PROBE.replace("when: amsgrad", "when: grad > 0")
+    + "blocks:\n  step: |\n    param = param - grad\n",
+    "rows of any rank": PROBE.replace("shape: row, when: ndim >= 2", "shape: row")
+    + "blocks:\n  step: |\n    param = param - grad\n",
+    "group state with a condition": PROBE.replace("total: {shape: group}", "total: {shape: group, when: amsgrad}")
+    + "blocks:\n  step: |\n    param = param - grad\n",
+    "too many cases": "name: probe\noptions:\n"
+    + "".join(f"  a{i}: {{default: false}}\n  b{i}: {{default: false}}\n" for i in range(20))
+    + f"blocks:\n  step: |\n    if {' and '.join(f'(a{i} or b{i})' for i in range(20))}:\n        param = grad\n",
+}
+CASES = {**{name: probe(body) for name, body in BODIES.items()}, **SPECS}
+
+
+def said(folder: Path, name: str) -> str:
+    text = refusal(folder, CASES[name])
+    return "\n".join(line.rstrip() for line in text.split("\n"))
+
+
+def sections() -> dict[str, str]:
+    parts = re.split(r"^## (.*)\n\n", EXPECTED.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {name: text.strip("\n") for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def test_update(tmp_path: Path) -> None:
+    if not os.environ.get("OPTGEN_UPDATE"):
+        pytest.skip("OPTGEN_UPDATE is not set")
+    EXPECTED.write_text("\n".join(f"## {name}\n\n{said(tmp_path, name)}\n" for name in CASES), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_says_exactly(name: str, tmp_path: Path) -> None:
+    assert said(tmp_path, name) == sections()[name]
+
+
+def test_every_text_has_its_case() -> None:
+    assert list(sections()) == list(CASES)
+
+
+def test_nothing_wrong_is_accepted() -> None:
+    assert "accepted" not in sections().values()
+
+
+def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
+    text = refusal(tmp_path, probe("a = nope1\nb = nope2\nif nope3:\n    c = nope4\nparam = a + nope5"))
+    assert [f"nope{k}" in text for k in range(1, 6)] == [True, True, True, True, True]

@@ -10,7 +10,7 @@ from optgen.demo.training import Run
 
 # Widths and dashes tell curves apart that lie on one another; colours are those of Okabe and Ito.
 _STYLES: tuple[dict[str, Any], ...] = (
-    {"color": "#999999", "linewidth": 6.0},
+    {"color": "#8a8a8a", "linewidth": 6.0},
     {"color": "#0072B2", "linewidth": 2.0},
     {"color": "#D55E00", "linewidth": 2.0, "linestyle": (0, (2, 2))},
     {"color": "#009E73", "linewidth": 2.0},
@@ -38,12 +38,19 @@ def save_picture(runs: Sequence[Run], path: Path) -> None:
         axes.annotate(
             f"{run.name}  {run.final_loss:.3f}",
             (last, run.final_loss),
-            xytext=(1.03, height),
+            xytext=(1.05, height),
             textcoords=axes.get_yaxis_transform(),
             color=style["color"],
             va="center",
             fontsize=10,
-            arrowprops={"arrowstyle": "-", "color": style["color"], "linewidth": 0.8, "shrinkA": 2, "shrinkB": 2},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": style["color"],
+                "linewidth": 0.8,
+                "shrinkA": 2,
+                "shrinkB": 2,
+                "relpos": (0, 0.5),
+            },
         )
     axes.set_xlabel("step")
     axes.set_ylabel("held-out loss (nats per character)")
@@ -61,8 +68,14 @@ def _by_final_loss(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Move ascending heights apart to at least `gap`, upwards, around their common middle."""
-    placed: list[float] = []
+    """Move ascending heights apart to at least `gap`, as little as possible: a crowd spreads around its middle."""
+    crowds: list[tuple[float, int]] = []  # lowest place and number of labels
     for height in heights:
-        placed.append(max(height, placed[-1] + gap) if placed else height)
-    return placed
+        low, count = height, 1
+        while crowds and crowds[-1][0] + crowds[-1][1] * gap > low:
+            below, below_count = crowds.pop()
+            total = below_count + count
+            low = (below * below_count + (low - below_count * gap) * count) / total
+            count = total
+        crowds.append((low, count))
+    return [low + index * gap for low, count in crowds for index in range(count)]

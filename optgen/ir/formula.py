@@ -14,7 +14,7 @@ Literal = tuple[str, bool]
 Term = frozenset[Literal]
 
 
-MAX_TERMS = 16_384
+MAX_TERMS = 256
 
 
 class FormulaTooLargeError(ValueError):
@@ -42,6 +42,8 @@ class Formula:
         return _simplified(frozenset(t for t in products if not _contradicts(t)))
 
     def __or__(self, other: Formula) -> Formula:
+        if len(self.terms) + len(other.terms) > MAX_TERMS:
+            raise FormulaTooLargeError
         return _simplified(self.terms | other.terms)
 
     def __invert__(self) -> Formula:

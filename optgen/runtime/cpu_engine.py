@@ -74,7 +74,7 @@ def _mark_changed(params: list[Tensor]) -> None:
     """Let autograd know, which refuses to go back through values that have changed since."""
     try:
         increment_version(params)
-    except TypeError:  # a torch that takes one tensor at a time
+    except (TypeError, RuntimeError):  # a torch that takes one tensor at a time
         for param in params:
             increment_version(param)
 

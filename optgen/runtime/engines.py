@@ -1,4 +1,4 @@
-"""Prepares a step: which parameters take part, sorted into buckets, each with its engine; kept while nothing changes."""
+"""Prepares a step: which parameters take part, in buckets with an engine each; kept while nothing changes."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ class Prepared:
     def sums(self, block: Block, item: Pass, running: Sequence[Engine]) -> dict[str, float]:
         """Sums over all parameters that a pass completes, in the order of parameters."""
         result = {}
-        for name, operator, reduction in block.sums:
+        for name, kind, reduction in block.sums:
             if reduction in item.reductions and running:
                 numbers = [x for engine in running for x in engine.reduction(block, reduction)]
-                result[name] = max(numbers, default=0.0) if operator == "max" else _sum(numbers)
+                result[name] = max(numbers, default=0.0) if kind == "max" else _sum(numbers)
         return result
 
 
@@ -120,7 +120,7 @@ def _entries(optimizer: Optimizer) -> list[int]:
     return [*map(id, optimizer.param_groups), *map(id, optimizer.state.values())]
 
 
-def _missing(grad: Tensor | None) -> None | bool:
+def _missing(grad: Tensor | None) -> bool | None:
     return None if grad is None else True
 
 
@@ -164,6 +164,7 @@ class _Preparer:
         self.params, self.seen = params, seen
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
         self.known_rows: dict[tuple[Any, ...], int] = {}
+        self.targets: dict[tuple[torch.device, str | None], str] = {}
 
     def run(self) -> Prepared:
         if self.block == "step":
@@ -218,11 +219,17 @@ class _Preparer:
     def _bucket(self, buckets: dict[tuple[Any, ...], Bucket], member: Member) -> None:
         param = member.param
         grad_dtype = param.grad.dtype if self.block == "step" and param.grad is not None else param.dtype
-        target = choose_target(self.name, param, member.settings["target"])
+        target = self._target(param, member.settings["target"])
         key = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs)
         if key not in buckets:
             buckets[key] = Bucket(target, param.dtype, grad_dtype, param.device, member.flags, member.codecs)
         buckets[key].members.append(member)
+
+    def _target(self, param: Tensor, wanted: str | None) -> str:
+        key = (param.device, wanted)
+        if key not in self.targets:
+            self.targets[key] = choose_target(self.name, param, wanted)
+        return self.targets[key]
 
     def _engine(self, bucket: Bucket) -> Engine:
         compiler = find_compiler() if bucket.target == "cpu" else None

@@ -36,7 +36,6 @@ class Optimizer(torch.optim.Optimizer):
     fixed: ClassVar[Mapping[str, Any]] = {}
     bits: ClassVar[int | None] = None
     _prepared: Prepared | None = None
-    _groups: list[int] | None = None
     _loading: Mapping[str, Any] | None = None
 
     def __init__(self, params: Any, settings: dict[str, Any], args: object = None) -> None:
@@ -79,8 +78,8 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(f"{name}: a param group is a dict, not {type(param_group).__name__}")
         if "params" not in param_group:
             raise ValueError(f"{name}: a param group needs the key 'params', its tensors; it has {list(param_group)}")
-        group = {**param_group, "params": _group_params(param_group["params"])}
-        members = [p[1] if isinstance(p, tuple) and len(p) == 2 else p for p in _as_tuple(group["params"])]
+        group = {**param_group, **_unnamed(name, param_group["params"])}
+        members = group["params"]
         for param in members:
             check_parameter(name, param)
         check_twice(name, members)
@@ -186,9 +185,8 @@ class Optimizer(torch.optim.Optimizer):
         if declared.refuse is not None:
             for group in self.param_groups:
                 declared.refuse(name, group)
-        groups = list(map(id, self.param_groups))
-        prepared, grads = prepare(self, block, self._prepared if groups == self._groups else None)
-        self._prepared, self._groups = prepared, groups
+        prepared, grads = prepare(self, block, self._prepared)
+        self._prepared = prepared
         if not prepared.members and block == "step":
             return
         try:
@@ -263,6 +261,12 @@ class Optimizer(torch.optim.Optimizer):
             TypeError, ValueError: if it does not fit, naming every difference; nothing is loaded then.
         """
 
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"{type(self).__name__}: load_state_dict takes what state_dict() returned, "
+                f"not a {type(state_dict).__name__}"
+            )
+
         def capture(_: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
             self._loading = self._fitting(saved)
             return {"state": {}, "param_groups": self._loading["param_groups"]}
@@ -333,12 +337,16 @@ def _as_list(name: str, params: Any) -> list[Any]:
     return result
 
 
-def _group_params(params: Any) -> Any:
-    """A group's parameters as a list; sets and what is no iterable are left for torch to refuse."""
-    if isinstance(params, Tensor | set | str) or not hasattr(params, "__iter__"):
-        return params
-    return list(params)
-
-
-def _as_tuple(params: Any) -> tuple[Any, ...]:
-    return tuple(params) if isinstance(params, list) else (params,)
+def _unnamed(name: str, params: Any) -> dict[str, list[Any]]:
+    """A group's parameters as a list, and their names if it has any: not every torch takes named parameters apart."""
+    if isinstance(params, Tensor):
+        return {"params": [params]}
+    if isinstance(params, set | str) or not hasattr(params, "__iter__"):
+        raise TypeError(f"{name}: params of a group is a list of tensors, not a {type(params).__name__}")
+    members = list(params)
+    named = [isinstance(member, tuple) and len(member) == 2 for member in members]
+    if not any(named):
+        return {"params": members}
+    if not all(named):
+        raise ValueError(f"{name}: either all parameters have names or none; number {named.index(False)} has none")
+    return {"params": [param for _, param in members], "param_names": [label for label, _ in members]}

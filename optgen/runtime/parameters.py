@@ -112,4 +112,3 @@ def matrix_shape(shape: torch.Size) -> tuple[int, int, int]:
 def flags_of(rule: Rule, settings: Settings, param: Tensor, index: int, scaled: frozenset[str]) -> Flags:
     """The flags of a parameter."""
     return rule.flags(settings, param.dim(), param.numel(), index, scaled)
-

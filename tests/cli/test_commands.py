@@ -127,7 +127,7 @@ def test_errors_of_specs_go_to_stderr_with_their_place(here: Path) -> None:
         result = optgen_command(*command)
         assert result.exit_code == 1
         assert result.stdout == ""
-        assert "mine.yaml:8:32\n" in result.stderr
+        assert "mine.yaml:8:31\n" in result.stderr
         assert "mine.yaml:11:21\n" in result.stderr
         assert result.stderr.endswith("\n2 errors\n")
         assert "Traceback" not in result.stderr

@@ -32,7 +32,9 @@ def test_the_text_is_whole() -> None:
 
 
 def test_labels_of_curves_do_not_overlap() -> None:
-    assert picture._spread([1.0, 1.01, 1.02, 3.0], 0.5) == [1.0, 1.5, 2.0, 3.0]
+    assert picture._spread([1.0, 1.0, 1.0, 3.0], 0.5) == [0.5, 1.0, 1.5, 3.0]
+    assert picture._spread([1.0, 2.0], 0.5) == [1.0, 2.0]
+    assert picture._spread([1.0, 1.0, 1.6], 0.5) == pytest.approx([0.7, 1.2, 1.7])
 
 
 def test_a_run_knows_its_last_loss_and_median_step() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from optgen_optim import LAMB, LARS, Adam, AdamW, AdamW8bit, LAMB8bit, PytorchLARS
+
 from runtime.training import SMALL, make_params, same, saved, set_grads, snapshot, train
 
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -231,6 +232,8 @@ def test_misfits_are_named_and_nothing_is_loaded() -> None:
     refused(opt, params, AdamW(params[:3]).state_dict(), "group 0 has 3 parameters, not 4")
     two = [{"params": params[:2]}, {"params": params[2:]}]
     refused(opt, params, AdamW(two).state_dict(), "2 param groups, not 1")
+    with pytest.raises(TypeError, match="AdamW: load_state_dict takes what state_dict\\(\\) returned, not a str"):
+        opt.load_state_dict("checkpoint.pt")
     refused(opt, params, {}, "no 'state' and no 'param_groups'")
     refused(opt, params, {"model": {}, "param_groups": []}, "no 'state'", "model")
 

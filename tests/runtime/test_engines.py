@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from optgen.runtime import engines
-from optgen.runtime.cache import CompileError
+from conftest import require_compiler
 from optgen_optim import LAMB, AdamW, AdamW8bit, PytorchLARS
 from torch import nn
 
-from conftest import require_compiler
+from optgen.runtime import engines
+from optgen.runtime.cache import CompileError
 from runtime.training import SMALL, make_params, same, saved, set_grads, snapshot, train
 
 ROOT = Path(__file__).parents[2]
@@ -310,7 +310,9 @@ except RuntimeError as error:
 """
 
 
-@pytest.mark.parametrize("change", [{"OPTGEN_CXX": "/nonexistent"}, {"PATH": "", "CXX": ""}], ids=lambda c: [*c][0])
+@pytest.mark.parametrize(
+    "change", [{"OPTGEN_CXX": "/nonexistent"}, {"PATH": "", "CXX": ""}], ids=["OPTGEN_CXX", "PATH"]
+)
 def test_without_a_compiler_the_torch_target_serves(change, tmp_path: Path) -> None:
     environment = {**os.environ, "OPTGEN_CACHE_DIR": str(tmp_path), **change}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "generated")])
@@ -321,7 +323,7 @@ def test_without_a_compiler_the_torch_target_serves(change, tmp_path: Path) -> N
     assert first.count("RuntimeWarning") == 1
     assert second == third == "{'torch': 1} []", "said once a process"
     assert refused.startswith("refused: AdamW: target='cpu' needs a C++ compiler: ")
-    assert list(change.values())[0] in first
+    assert next(iter(change.values())) in first
 
 
 def test_a_kernel_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:

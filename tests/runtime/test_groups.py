@@ -216,8 +216,13 @@ def test_a_cycled_momentum_keeps_the_engines(target) -> None:
         ({"overrides": {0: {"lr": -1}}}, ValueError, "Invalid learning rate: -1"),
         ({"overrides": {0: {"momentum": 1}}}, ValueError, "override takes no 'momentum'"),
         ({"overrides": [1]}, TypeError, "overrides is a dict of settings by position"),
-        ({"params": {torch.ones(1)}}, TypeError, "set"),
-        ({"params": 5}, TypeError, ""),
+        ({"params": {torch.ones(1)}}, TypeError, "AdamW: params of a group is a list of tensors, not a set"),
+        ({"params": 5}, TypeError, "AdamW: params of a group is a list of tensors, not a int"),
+        (
+            {"params": [("a", torch.ones(1)), torch.ones(1)]},
+            ValueError,
+            "either all parameters have names or none; number 1",
+        ),
     ],
     ids=lambda v: str(v)[:30],
 )

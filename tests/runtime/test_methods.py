@@ -7,10 +7,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import optgen
 import pytest
 import torch
 
+import optgen
 from runtime.training import make_params, same, saved, snapshot, train
 
 SPECS = Path(__file__).parents[1] / "specs"

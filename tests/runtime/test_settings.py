@@ -23,9 +23,7 @@ def test_numbers_of_numpy_and_torch(number, target) -> None:
     results = []
     for half in (number, 0.5):
         params = make_params()
-        opt = AdamW(
-            params, lr=half, betas=(half, half), eps=half, weight_decay=half, max_unorm=half, target=target
-        )
+        opt = AdamW(params, lr=half, betas=(half, half), eps=half, weight_decay=half, max_unorm=half, target=target)
         train(opt, params, 1, 2)
         saved(opt)
         results.append(snapshot(opt, params))
@@ -85,7 +83,10 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"betas": "(0.9, 1.5)"}, "Invalid beta parameter at index 1: 1.5"),
     ({"max_unorm": -1.0}, "Invalid max_unorm value: -1.0"),
     ({"max_unorm": float("nan")}, "Invalid max_unorm value: nan"),
-    ({"percentile_clipping": 0}, "Invalid percentile_clipping value: 0 (AdamW: percentile_clipping must be in (0, 100])"),
+    (
+        {"percentile_clipping": 0},
+        "Invalid percentile_clipping value: 0 (AdamW: percentile_clipping must be in (0, 100])",
+    ),
     ({"percentile_clipping": 101}, "Invalid percentile_clipping value: 101"),
     ({"min_8bit_size": -1}, "Invalid min_8bit_size value: -1"),
     ({"min_8bit_size": 0.5}, "must be a whole number in [0, inf)"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PICTURE = "loss.png"
 LR = 2e-3
-LAMB_LR = 1e-2
+LAMB_LR = 2e-2
 WEIGHT_DECAY = 1e-2
 
 

@@ -54,7 +54,7 @@ def _lines(name: str, steps: int) -> Report:
 
 def print_runs(runs: Sequence[Run]) -> None:
     """Print what came of each run, as a table."""
-    columns = ("optimizer", "held-out loss", "state bytes/param", "step ms (median)", "engine", "total s")
+    columns = ("optimizer", "held-out loss", "state B/param", "step ms", "engine", "total s")
     rows = [
         (
             run.name,
@@ -66,4 +66,4 @@ def print_runs(runs: Sequence[Run]) -> None:
         )
         for run in runs
     ]
-    print_table(columns, rows, right=("held-out loss", "state bytes/param", "step ms (median)", "total s"))
+    print_table(columns, rows, right=("held-out loss", "state B/param", "step ms", "total s"))

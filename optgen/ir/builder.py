@@ -126,8 +126,13 @@ class Builder:
                 case ast.Assign(targets=[ast.Name(id=name) as target], value=value):
                     self._assign(statement, name, target, value, env, path)
                 case ast.If(test=test, body=then, orelse=other):
+                    before = len(self.reporter.diagnostics)
                     condition = self.scope.condition(test, self.text, self.reporter, self.shared)
-                    env = self._branch(condition, then, other, env, path)
+                    if len(self.reporter.diagnostics) > before:
+                        # Both branches are read for their own mistakes.
+                        env = self._statements(other, self._statements(then, env, path), path)
+                    else:
+                        env = self._branch(condition, then, other, env, path)
                 case ast.Pass():
                     pass
                 case ast.Expr(value=ast.Constant(value=str())):
@@ -321,7 +326,9 @@ class Builder:
             self.reporter.error("undefined-function", message, where, suggest(name, known) or ", ".join(known))
             return ERROR
         if keywords or (len(args) != wanted and not (name in ("min", "max") and len(args) > 2)):
-            self.reporter.error("arguments", f"`{name}` takes {wanted} arguments, {len(args)} given", where)
+            given = "named ones" if keywords else f"{len(args)}"
+            count = f"{wanted} argument{'s' if wanted > 1 else ''}"
+            self.reporter.error("arguments", f"`{name}` takes {count}, {given} given", where)
             return ERROR
         if name in WINDOWS:
             return self._window(name, args, env, path)

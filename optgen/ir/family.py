@@ -127,7 +127,7 @@ class _FamilyBuilder:
             inputs = {n: i for n, i in self.scope.inputs.items() if i.role != "grad"}
             blocks[name] = self._block([Stage(self.loaded.text("methods", name, "block"))], inputs)
         if len(self.reporter.diagnostics) == before:
-            self._check_direction(blocks["step"].program)
+            self._check_effect(blocks["step"].program)
         equations = {"step": self.spec.blocks.step}
         if self.spec.blocks.apply is not None:
             equations["apply"] = self.spec.blocks.apply
@@ -198,7 +198,7 @@ class _FamilyBuilder:
 
     def _step(self) -> Block:
         stages = [Stage(self.shared.text("blocks", "grad"), shared=True), Stage(self.loaded.text("blocks", "step"))]
-        if self.has_update:
+        if self.has_update and self._has_direction():
             stages += [
                 Stage(self.shared.text("blocks", "update"), shared=True),
                 Stage(self.loaded.text("blocks", "apply")),
@@ -212,11 +212,15 @@ class _FamilyBuilder:
         program = builder.build(stages, writable)
         return Block(program, builder.final["active"].expr)
 
-    def _check_direction(self, step: Program) -> None:
-        if self.has_update and not _assigns(self.loaded, "step", "update"):
-            where = self.loaded.locate("blocks", "step")
-            message = "a rule with an `apply` block names its direction `update` in `step`"
-            self.reporter.error("no-update", message, where, "write `update = ...`")
+    def _has_direction(self) -> bool:
+        if _assigns(self.loaded, "step", "update"):
+            return True
+        where = self.loaded.locate("blocks", "step")
+        message = "a rule with an `apply` block names its direction `update` in `step`"
+        self.reporter.error("no-update", message, where, "write `update = ...`")
+        return False
+
+    def _check_effect(self, step: Program) -> None:
         if "param" not in step.outputs:
             where = self.loaded.locate("blocks", "apply" if self.has_update else "step")
             message = "this rule never changes `param`"
@@ -229,11 +233,10 @@ class _FamilyBuilder:
             where = self.loaded.locate("rules", index)
             if rule.on != "construct":
                 known |= {n: f'o["{n}"]' for n, s in self.states.items() if s.shape in ("group", "global")}
-                if rule.on != "step" and rule.on not in self.spec.methods:
-                    message = f"`{rule.on}` is no block of this rule"
-                    blocks = ["construct", "step", *self.spec.methods]
+                if rule.on == "apply":
                     place = self.loaded.locate("rules", index, "on")
-                    self.reporter.error("undefined-name", message, place, suggest(rule.on, blocks))
+                    self.reporter.error("undefined-name", "`apply` is a part of `step`", place, "write `on: step`")
+                if rule.on != "step" and rule.on not in self.spec.methods:
                     continue
             refusal = build_refusal(rule, self.loaded.text("rules", index, "when"), where, known, self.reporter)
             if refusal is not None:

@@ -94,8 +94,8 @@ def _sum(numbers: Iterable[float]) -> float:
     return total
 
 
-def prepare(optimizer: Optimizer, block: str, last: Prepared | None) -> tuple[Prepared, list[Tensor]]:
-    """The step's engines (the last step's, if nothing that matters has changed) and its gradients, in their order."""
+def prepare(optimizer: Optimizer, block: str, kept: Sequence[Prepared]) -> tuple[Prepared, list[Tensor]]:
+    """The step's engines (kept ones, if nothing that matters has changed) and its gradients, in their order."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     grads: list[Any] = []
     if block == "step":
@@ -106,14 +106,10 @@ def prepare(optimizer: Optimizer, block: str, last: Prepared | None) -> tuple[Pr
     else:
         params = [p for p in params if optimizer.state.get(p)]
     seen = Seen(block, list(map(id, params)), list(map(_dtype, grads)))
-    if (
-        last is None
-        or last.seen != seen
-        or last.entries != _entries(optimizer)
-        or not _still_serves(optimizer, last)
-    ):
-        last = _Preparer(optimizer, params, seen).run()
-    return last, grads
+    for prepared in kept:
+        if prepared.seen == seen and prepared.entries == _entries(optimizer) and _still_serves(optimizer, prepared):
+            return prepared, grads
+    return _Preparer(optimizer, params, seen).run(), grads
 
 
 def _entries(optimizer: Optimizer) -> list[int]:
@@ -127,17 +123,17 @@ def _missing(grad: Tensor | None) -> bool | None:
 _dtype = operator.attrgetter("dtype")
 
 
-def _still_serves(optimizer: Optimizer, last: Prepared) -> bool:
+def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:
     """Whether the settings still ask for these kernels; changed ones are checked first."""
-    settings = last.settings()
+    settings = prepared.settings()
     raw = [_raw(optimizer.rule, row) for row in settings]
-    if raw == last.raw:
+    if raw == prepared.raw:
         return True
     for row in settings:
         optimizer.check_row(row)
-    if last.fixed != [_fixed(optimizer.rule, row) for row in settings]:
+    if prepared.fixed != [_fixed(optimizer.rule, row) for row in settings]:
         return False
-    last.raw = raw
+    prepared.raw = raw
     return True
 
 

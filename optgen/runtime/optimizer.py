@@ -19,6 +19,8 @@ from optgen.runtime.states import entry_bytes
 # What param groups may hold beside settings: torch's own keys and those of its learning rate schedulers.
 GROUP_KEYS = ("params", "param_names", "name", "overrides", "initial_lr", "base_momentum", "max_momentum", "swa_lr")
 
+KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
+
 
 class Optimizer(torch.optim.Optimizer):
     """Runs a rule over parameters of float32, bfloat16 or float16, on any device.
@@ -35,7 +37,7 @@ class Optimizer(torch.optim.Optimizer):
     rule: ClassVar[Rule]
     fixed: ClassVar[Mapping[str, Any]] = {}
     bits: ClassVar[int | None] = None
-    _prepared: Prepared | None = None
+    _kept: tuple[Prepared, ...] = ()  # the last steps' engines, newest first
     _loading: Mapping[str, Any] | None = None
 
     def __init__(self, params: Any, settings: dict[str, Any], args: object = None) -> None:
@@ -93,7 +95,7 @@ class Optimizer(torch.optim.Optimizer):
             if state.name not in group:
                 group[state.name] = self._shared_start(state, {**self.defaults, **group})
         super().add_param_group(group)
-        self._prepared = None
+        self._kept = ()
 
     def _checked_part(self, settings: Mapping[str, Any], part: str) -> dict[str, Any]:
         """Settings of a group or of a parameter, which may differ from the optimizer's.
@@ -150,7 +152,7 @@ class Optimizer(torch.optim.Optimizer):
                     merged = {**overrides.get(index, {}), **settings}
                     self._refuse({**group, **merged})
                     group["overrides"] = {**overrides, index: merged}
-                    self._prepared = None
+                    self._kept = ()
                     return
         raise ValueError(f"{name}.override: this parameter (shape {tuple(param.shape)}) is not in the optimizer")
 
@@ -185,15 +187,14 @@ class Optimizer(torch.optim.Optimizer):
         if declared.refuse is not None:
             for group in self.param_groups:
                 declared.refuse(name, group)
-        prepared, grads = prepare(self, block, self._prepared)
-        self._prepared = prepared
+        prepared, grads = self._prepare(block)
         if not prepared.members and block == "step":
             return
         try:
             self._begin(prepared, block, grads)
         except StaleError:
-            self._prepared, grads = prepare(self, block, None)
-            prepared = self._prepared
+            self._kept = ()
+            prepared, grads = self._prepare(block)
             self._begin(prepared, block, grads)
         settings = prepared.settings()
         sums: dict[str, float] = {}
@@ -210,6 +211,13 @@ class Optimizer(torch.optim.Optimizer):
             engine.finish(block)
         if declared.commit is not None:
             self._commit(declared.commit, sums, prepared.elements)
+
+    def _prepare(self, block: str) -> tuple[Prepared, list[Tensor]]:
+        """Engines and gradients of a step; those of the last few sets of parameters are kept."""
+        prepared, grads = prepare(self, block, self._kept)
+        if not self._kept or prepared is not self._kept[0]:
+            self._kept = (prepared, *(other for other in self._kept if other is not prepared))[:KEPT_STEPS]
+        return prepared, grads
 
     def _begin(self, prepared: Prepared, block: str, grads: list[Tensor]) -> None:
         for engine in prepared.engines:
@@ -240,7 +248,7 @@ class Optimizer(torch.optim.Optimizer):
     def engines(self) -> dict[str, int]:
         """How many parameters each target served at the last step, as `{"cpu": 12}`."""
         counts: dict[str, int] = {}
-        for engine in self._prepared.engines if self._prepared else ():
+        for engine in self._kept[0].engines if self._kept else ():
             counts[engine.target] = counts.get(engine.target, 0) + len(engine.bucket.members)
         return counts
 
@@ -319,7 +327,7 @@ class Optimizer(torch.optim.Optimizer):
             for shared in self.rule.shared_states:
                 if shared.name not in group:
                     group[shared.name] = self._shared_start(shared, group)
-        self._prepared = None
+        self._kept = ()
 
 
 def _as_list(name: str, params: Any) -> list[Any]:

@@ -54,5 +54,5 @@ def _compile(optimizer_class: Callable[..., Optimizer], dtype: torch.dtype) -> s
     settings = {name: value for name, value in STARTS.items() if name in arguments}
     optimizer = optimizer_class(params, **settings, target="cpu")
     optimizer.step()
-    engines = optimizer._prepared.engines if optimizer._prepared else ()
+    engines = optimizer._kept[0].engines if optimizer._kept else ()
     return {engine.library._name for engine in engines if isinstance(engine, CpuEngine)}

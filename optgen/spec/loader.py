@@ -218,10 +218,6 @@ def _load_spec(
         message = f"the rule `{spec.name}` is declared twice"
         reporter.error("duplicate-rule", message, document.locate("name"), f"also in {other}; rename one")
         return None
-    if path.stem != spec.name:
-        message = f"the file {path.name} holds the rule `{spec.name}`"
-        help_text = f"name the file {spec.name}{path.suffix}, or the rule `{path.stem}`"
-        reporter.error("file-name", message, document.locate("name"), help_text)
     check_family(spec, shared.shared if shared else Shared(), document, reporter)
     return LoadedSpec(document, spec)
 

@@ -139,7 +139,6 @@ def test_all_errors_of_all_files_at_once(tmp_path: Path) -> None:
         "a.yaml:4:1 unknown-key: unknown key `colour`; known here",
         "a.yaml:5:8 type: `title`",
         "b.yaml:1:1 tab: a tab is not allowed as indentation; indent with spaces",
-        "c.yaml:1:7 file-name: the file c.yaml holds the rule `d`; name the file d.yaml, or the rule `c`",
         "c.yaml:5:3 reserved-name: `grad` has a meaning of its own; use another name",
         "shared.yaml:2:16 default: `x` has no `choices`, so it is a flag; write true or false, or list the `choices`",
         "variants.yaml:2:18 unknown-key: unknown key `bitz`; did you mean `bits`?",

@@ -1,0 +1,123 @@
+"""Expressions as C++ and Python: precedence, numbers, names."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from optgen.backends.c_printer import CPrinter, UnloweredNodeError, c_formula, c_name
+from optgen.backends.layout import c_lines, python_lines
+from optgen.backends.py_printer import PyPrinter, py_formula, py_number, py_string
+from optgen.emit.environment import TemplateContextError, render
+from optgen.ir.formula import FALSE, TRUE, atom
+from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select
+from optgen.runtime import torch_math
+
+KINDS = dict.fromkeys("abx", Kind.ELEMENT)
+A, B, X = map(Ref, "abx")
+C_TEXT = CPrinter(single=True, names={})
+PY_TEXT = PyPrinter(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("expr", "c", "python"),
+    [
+        (Call("+", (Call("*", (A, B)), X)), "a * b + x", "a * b + x"),
+        (Call("*", (Call("+", (A, B)), X)), "(a + b) * x", "(a + b) * x"),
+        (Call("-", (A, Call("-", (B, X)))), "a - (b - x)", "a - (b - x)"),
+        (Call("/", (A, Call("*", (B, X)))), "a / (b * x)", "a / (b * x)"),
+        (Call("neg", (Call("neg", (A,)),)), "-(-a)", "--a"),
+        (Call("neg", (Call("+", (A, B)),)), "-(a + b)", "-(a + b)"),
+        (Call("-", (A, Const(-2.0))), "a - (-2.0f)", "a - (-2.0)"),
+        (Call("**", (A, Const(2.0))), "optgen::square(a)", "m.power(a, 2.0)"),
+        (Call("**", (A, B)), "optgen::power(a, b)", "m.power(a, b)"),
+        (Call("min", (A, Const(1.0))), "optgen::minimum(a, 1.0f)", "m.minimum(a, 1.0)"),
+        (
+            Call("where", (Call(">", (A, B)), A, Call("where", (Call("<", (A, X)), B, X)))),
+            "a > b ? a : a < x ? b : x",
+            "m.where(a > b, a, m.where(a < x, b, x))",
+        ),
+        (Call("+", (Call("where", (Call(">", (A, B)), A, B)), X)), "(a > b ? a : b) + x", "m.where(a > b, a, b) + x"),
+        (Call("and", (Call("or", (A, B)), X)), "(a || b) && x", "m.both(m.either(a, b), x)"),
+        (Call("not", (Call("and", (A, B)),)), "!(a && b)", "m.negate(m.both(a, b))"),
+        (Call("+", (Select(atom("flag"), A, B), X)), "(flag ? a : b) + x", "(a if f.flag else b) + x"),
+        (Const(True), "true", "True"),
+    ],
+)
+def test_precedence(expr: Expr, c: str, python: str) -> None:
+    assert (C_TEXT.print(expr), PY_TEXT.print(expr)) == (c, python)
+
+
+def test_a_reduction_that_was_not_placed_is_named() -> None:
+    with pytest.raises(UnloweredNodeError, match="a reduction over ROW must be placed by the planner"):
+        C_TEXT.print(Call("+", (A, Reduce("sum", Kind.ROW, B))))
+
+
+@given(st.floats())
+@example(1e-8)
+@example(0.1 + 0.2)
+@example(-0.0)
+@example(math.inf)
+@example(-math.inf)
+@example(math.nan)
+@example(5e-324)
+@settings(max_examples=300, deadline=None)
+def test_numbers_read_back_as_themselves(value: float) -> None:
+    back = eval(py_number(value), {"m": torch_math})
+    assert repr(back) == repr(value)
+    text = CPrinter(single=False, names={}).print(Const(value))
+    known: dict[str, Any] = {"NAN": math.nan, "INFINITY": math.inf}
+    assert repr(eval(text, known)) == repr(value) or math.isnan(value)
+
+
+def test_numbers_of_elements_are_single() -> None:
+    assert C_TEXT.print(Const(1e-8)) == "1e-08f"
+    assert C_TEXT.print(Const(math.nan)) == "NAN"
+    assert C_TEXT.print(Const(-math.inf)) == "-INFINITY"
+
+
+@pytest.mark.parametrize("name", ["float", "int", "double", "template", "value", "k", "t", "begin", "Tile", "x_at"])
+def test_names_that_the_kernel_has_for_itself(name: str) -> None:
+    assert c_name(name) == f"{name}_value"
+
+
+@given(st.text())
+@settings(max_examples=300, deadline=None)
+def test_strings_read_back_as_themselves(text: str) -> None:
+    assert eval(py_string(text)) == text
+
+
+def test_strings_are_quoted_as_formatters_do() -> None:
+    assert [py_string(text) for text in ("a", "it's", 'say "a"', "\"'")] == ['"a"', '"it\'s"', "'say \"a\"'", '"\\"\'"']
+
+
+def test_formulas() -> None:
+    a, b, x = map(atom, "abx")
+    assert (c_formula(TRUE), c_formula(FALSE)) == ("true", "false")
+    assert (py_formula(TRUE), py_formula(FALSE)) == ("True", "False")
+    assert c_formula((a & ~b) | x) == "x || (a && !b)"
+    assert py_formula((a & ~b) | x) == "f.x or (f.a and not f.b)"
+
+
+@given(st.lists(st.sampled_from(["alpha", "beta_long_name", "gamma", "f(x, y)"]), min_size=2, max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_long_lines_are_broken_and_say_the_same(words: list[str]) -> None:
+    python = f"name = {' + '.join(words)}"
+    lines = python_lines([python], 4)
+    assert all(len(line) <= 116 for line in lines)
+    assert "".join("".join(lines).split()).replace("name=(", "name=", 1).rstrip(")") == python.replace(" ", "").rstrip(
+        ")"
+    )
+    c = f"const float name = {' + '.join(words)};"
+    lines = c_lines([c], 8)
+    assert all(len(line) <= 112 for line in lines)
+    assert "".join("".join(lines).split()) == c.replace(" ", "")
+
+
+def test_a_template_and_its_context_agree() -> None:
+    with pytest.raises(TemplateContextError, match=r"torch/functions.py.j2 and its context differ in functions, heads"):
+        render("torch/functions.py.j2", {"title": "", "head": [], "heads": []})

@@ -1,0 +1,162 @@
+"""Generated sources: C++ compiles without a warning, Python is formatted and typed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import optgen
+from compiling import ROOT, TESTED, stock_units, write_spec
+from optgen.codecs import CODECS
+from optgen.compiler import Unit, compile_specs
+from optgen.emit.writer import write
+from optgen.ir.formula import TRUE, atom
+from optgen.ir.guards import feasible
+from optgen.ir.nodes import Kind
+
+UNITS = stock_units()
+COMPILERS = [path for name in ("g++", "clang++") if (path := shutil.which(name))]
+FLAGS = ["-std=c++17", "-fopenmp", "-fsyntax-only", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-trapping-math"]
+NAMES = [
+    "float",
+    "int",
+    "double",
+    "template",
+    "value",
+    "k",
+    "t",
+    "begin",
+    "segment",
+    "m",
+    "f",
+    "results",
+    "Tile",
+    "x_at",
+]
+
+
+def settings(unit: Unit) -> Iterator[dict[str, bool]]:
+    """Everything off, everything on as far as it can be, and some at random."""
+    guards = unit.family.guards.guards
+    choices = {name: option.choices for name, option in unit.family.options.items() if option.choices is not None}
+    source = random.Random(1)
+    rows = [[False] * len(guards), [True] * len(guards), *([source.random() < 0.5 for _ in guards] for _ in range(40))]
+    found = 0
+    for row in rows:
+        truth = dict(zip(guards, row, strict=True))
+        term = TRUE
+        for name, value in truth.items():
+            term = term & (atom(name) if value else ~atom(name))
+        if feasible(term, guards, choices):
+            yield truth
+            found += 1
+        if found == 3:
+            return
+
+
+def defines(unit: Unit, truth: dict[str, bool], codec: str) -> list[str]:
+    family = unit.family
+    result = ["-DOPTGEN_PARAM_CODEC=Plain<float>", "-DOPTGEN_GRAD_CODEC=Plain<bf16>"]
+    for name, guard in family.guards.guards.items():
+        if guard.about != "codec":
+            result.append(f"-DOPTGEN_{name.upper()}={str(truth[name]).lower()}")
+    for name, item in family.inputs.items():
+        if item.role == "state" and item.kind is Kind.ELEMENT:
+            kept = CODECS[codec if codec in item.codecs else "fp32"]
+            result.append(f"-DOPTGEN_{name.upper()}_CODEC={kept.cpp_type(item.signed)}")
+    return result
+
+
+@pytest.mark.skipif(not COMPILERS, reason="no C++ compiler on this machine")
+@pytest.mark.parametrize("name", UNITS)
+def test_cpp_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
+    unit = UNITS[name]
+    package = compile_specs([ROOT / "specs"] if unit.family.name in ("adam", "lamb", "lars") else TESTED, "rules")
+    source = tmp_path / f"{name}.cpp"
+    source.write_text(package.files[f"{name}.cpp"], encoding="utf-8")
+    include = f"-I{ROOT / 'templates' / 'include'}"
+    cases = list(zip(settings(unit), ("fp32", "int8", "int8_tensor"), strict=False))
+    for compiler, (truth, codec) in itertools.product(COMPILERS, cases):
+        command = [compiler, *FLAGS, include, *defines(unit, truth, codec), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[:3000]
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("packages")
+    write(compile_specs([ROOT / "specs"], "stock"), folder / "stock")
+    write(compile_specs(TESTED, "rules"), folder / "rules")
+    return [folder / "stock", folder / "rules"]
+
+
+def tool(*arguments: str | Path) -> None:
+    done = subprocess.run([sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, check=False)
+    if "No module named" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def test_python_is_formatted(packages: list[Path]) -> None:
+    tool("ruff", "format", "--isolated", "--check", "--line-length", "120", *packages)
+
+
+def test_python_has_nothing_unused(packages: list[Path]) -> None:
+    rules = "E,F,W,I,UP,B,C4,PIE,RET,RUF,SIM"
+    tool(
+        "ruff", "check", "--isolated", "--line-length", "120", "--target-version", "py311", "--select", rules, *packages
+    )
+
+
+def test_no_line_is_too_long(packages: list[Path]) -> None:
+    for path in (path for package in packages for path in package.glob("*.*")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            assert len(line) <= 120, f"{path.name}:{number}"
+
+
+def test_the_stock_package_is_typed() -> None:
+    tool("mypy", "--strict", ROOT / "generated" / "optgen_optim")
+
+
+HYPERS = "".join(f"  {name}: {{default: 0.5}}\n" for name in NAMES if name not in ("value", "x_at"))
+SUM = " + ".join(name for name in NAMES)
+ODD = f"""\
+name: odd
+hyperparameters:
+{HYPERS}states:
+  value: {{}}
+  x_at: {{shape: tensor}}
+blocks:
+  step: |
+    value = value + grad
+    x_at = norm(value)
+    double_ = -(-grad)
+    switch = {SUM}
+    square = switch * switch
+    param = param - 0.001 * (square + double_) ** 2
+"""
+
+
+@pytest.mark.parametrize("target", ["torch", "cpu"])
+def test_names_of_the_targets_own(target: str, tmp_path: Path) -> None:
+    if target == "cpu" and not COMPILERS:
+        pytest.skip("no C++ compiler on this machine")
+    cls = optgen.load(write_spec(tmp_path, ODD)).Odd
+    param = torch.nn.Parameter(torch.linspace(-1, 1, 300))
+    before = param.detach().double()
+    opt = cls([param], target=target)
+    param.grad = torch.ones(300)
+    opt.step()
+    assert opt.engines() == {target: 1}
+    total = (len(NAMES) - 2) * 0.5 + 1 + 300**0.5
+    expected = before - 0.001 * (total**2 + 1) ** 2
+    assert torch.allclose(param.detach().double(), expected, rtol=1e-5)
+    assert torch.allclose(opt.state[param]["x_at"].double(), torch.tensor(300**0.5).double())

@@ -1,0 +1,56 @@
+"""A tiny interpreter of the IR over numpy float64: what a program means, whatever passes do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from optgen.ir.nodes import Call, Const, Expr, Kind, Program, Reduce, Ref, Select
+
+FUNCTIONS: dict[str, Any] = {
+    "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "**": np.power, "neg": np.negative,
+    "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal, "==": np.equal, "!=": np.not_equal,
+    "and": np.logical_and, "or": np.logical_or, "not": np.logical_not, "where": np.where, "min": np.minimum,
+    "max": np.maximum, "sqrt": np.sqrt, "abs": np.abs, "sign": np.sign, "floor": np.floor, "tanh": np.tanh,
+    "exp": np.exp, "log": np.log, "isfinite": np.isfinite,
+    "push": lambda *parts: np.nan, "percentile": lambda *parts: np.nan,
+}  # fmt: skip
+
+
+def evaluate(expr: Expr, values: Mapping[str, Any], guards: Mapping[str, bool]) -> Any:
+    """The value of an expression."""
+    match expr:
+        case Const(value=value):
+            return value
+        case Ref(name=name):
+            return values[name]
+        case Select(formula=formula, then=then, other=other):
+            return evaluate(then if formula.holds(guards) else other, values, guards)
+        case Call(op="rsqrt", args=(x,)):
+            return 1 / np.sqrt(evaluate(x, values, guards))
+        case Call(op=op, args=args):
+            return FUNCTIONS[op](*(evaluate(arg, values, guards) for arg in args))
+        case Reduce(op=op, over=over, x=x):
+            value = np.asarray(evaluate(x, values, guards), dtype=np.float64)
+            axis = {Kind.ROW: -1, Kind.COL: -2}.get(over)
+            how = np.sum if op == "sum" else np.max
+            return how(value) if axis is None else how(value, axis=axis, keepdims=True)
+
+
+def run(program: Program, inputs: Mapping[str, Any], guards: Mapping[str, bool]) -> dict[str, Any]:
+    """What a program writes where it exists. Values that these guards do not need may be anything."""
+    values = dict(inputs)
+    with np.errstate(all="ignore"):
+        for let in program.lets:
+            try:
+                values[let.name] = evaluate(let.expr, values, guards)
+            except KeyError as missing:
+                if missing.args[0] not in {other.name for other in program.lets} | set(inputs):
+                    raise
+        return {
+            name: evaluate(value, values, guards)
+            for name, value in program.outputs.items()
+            if program.inputs[name].exists.holds(guards)
+        }

@@ -1,0 +1,302 @@
+"""Every pass on small programs: what it leaves, and that it means the same."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compiling import PROBE, stock_units
+from optgen.codecs import SMALLEST_ABSMAX
+from optgen.diagnostics import Reporter
+from optgen.ir.family import Family, build_family
+from optgen.ir.formula import FALSE, TRUE, atom
+from optgen.ir.guards import GuardTable, feasible
+from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Reduce, Ref, Select, walk
+from optgen.ir.verifier import VerificationError, verify
+from optgen.passes.drop_unused import drop_unused
+from optgen.passes.fold import fold
+from optgen.passes.forward import forward
+from optgen.passes.hoist import hoist, readable_name
+from optgen.passes.mask_writes import mask_writes
+from optgen.passes.multiply_reciprocal import multiply_reciprocal
+from optgen.passes.pipeline import run_passes
+from optgen.passes.resolve_choices import resolve_choices
+from optgen.passes.scale_tensorwise import scale_tensorwise
+from optgen.spec.loader import load_specs
+
+sys.path.insert(0, str(Path(__file__).parent))
+from interpreter import run  # noqa: E402
+
+INPUTS = {
+    "param": Input("param", "param", Kind.ELEMENT),
+    "grad": Input("grad", "grad", Kind.ELEMENT),
+    "lr": Input("lr", "hyper", Kind.GROUP),
+    "beta": Input("beta", "hyper", Kind.GROUP),
+    "moment": Input("moment", "state", Kind.ELEMENT, codecs=("fp32", "int8", "int8_tensor")),
+    "size": Input("size", "state", Kind.TENSOR),
+    "largest": Input("largest", "state", Kind.ELEMENT, exists=atom("amsgrad")),
+}
+RANDOM = np.random.default_rng(3)
+VALUES = {name: RANDOM.normal(size=(3, 4)) for name in ("param", "grad", "moment", "largest")} | {
+    "lr": 0.1, "beta": 0.9, "size": 2.0, "moment_absmax": 0.0,
+}  # fmt: skip
+GUARDS = [dict(zip(("amsgrad", "moment_tensorwise"), row, strict=True)) for row in itertools.product((0, 1), repeat=2)]
+
+
+def call(op: str, *args: Expr | str | float) -> Call:
+    parts = tuple(Ref(a) if isinstance(a, str) else Const(float(a)) if isinstance(a, int | float) else a for a in args)
+    return Call(op, parts)
+
+
+def program(lets: Mapping[str, Expr], **outputs: Expr) -> Program:
+    kinds = {name: item.kind for name, item in INPUTS.items()}
+    made = []
+    from optgen.ir.kinds import kind_of
+
+    for name, expr in lets.items():
+        kinds[name] = kind_of(expr, kinds)
+        made.append(Let(name, expr, kinds[name], f"{name} = ..."))
+    result = Program(dict(INPUTS), tuple(made), outputs)
+    verify(result)
+    return result
+
+
+def means_the_same(before: Program, after: Program, rtol: float = 1e-12) -> None:
+    verify(after)
+    for guards in GUARDS:
+        expected, found = run(before, VALUES, guards), run(after, VALUES, guards)
+        for name, value in expected.items():
+            np.testing.assert_allclose(
+                np.broadcast_to(found[name], np.shape(value)), value, rtol=rtol, atol=0, err_msg=name
+            )
+
+
+def expressions(it: Program) -> dict[str, Expr]:
+    return {let.name: let.expr for let in it.lets}
+
+
+def test_mask_writes_keeps_what_is_not_active() -> None:
+    it = program({"active_1": call(">", "grad", 0.0), "new": call("-", "param", "grad")}, param=Ref("new"))
+    masked = mask_writes(it, Ref("active_1"))
+    verify(masked)
+    assert masked.outputs == {"param": Ref("param_kept")}
+    assert expressions(masked)["param_kept"] == call("where", "active_1", "new", "param")
+    written = run(masked, VALUES, GUARDS[0])["param"]
+    np.testing.assert_array_equal(written[VALUES["grad"] <= 0], VALUES["param"][VALUES["grad"] <= 0])
+
+
+def test_mask_writes_leaves_alone_what_is_always_active_and_what_is_no_element() -> None:
+    it = program({"new": Reduce("sum", Kind.TENSOR, Ref("grad"))}, size=Ref("new"))
+    assert mask_writes(it, Const(True)) is it
+    assert mask_writes(it, call(">", "grad", 0.0)).outputs == it.outputs
+
+
+def test_scale_tensorwise_makes_the_scale_a_state_of_the_tensor() -> None:
+    table = GuardTable()
+    it = program({"moment_1": call("+", "moment", "grad")}, moment=Ref("moment_1"))
+    scaled = scale_tensorwise(it, table)
+    verify(scaled)
+    assert scaled.inputs["moment_absmax"].exists == atom("moment_tensorwise")
+    assert scaled.outputs["moment_absmax"] == Ref("moment_absmax_new")
+    found = run(scaled, VALUES, {"amsgrad": False, "moment_tensorwise": True})["moment_absmax"]
+    assert found == np.abs(VALUES["moment"] + VALUES["grad"]).max()
+    assert [name for name in scaled.inputs if name.endswith("absmax")] == ["moment_absmax"]
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(0.0, 0.0), (1e-39, 0.0), (np.nan, 0.0)])
+def test_a_scale_is_never_tiny_nor_not_finite(factor: float, expected: float) -> None:
+    it = program({"moment_1": call("*", "grad", factor)}, moment=Ref("moment_1"))
+    values = VALUES | {"grad": np.ones((2, 2))}
+    found = run(scale_tensorwise(it, GuardTable()), values, {"amsgrad": False, "moment_tensorwise": True})
+    assert found["moment_absmax"] == expected
+    assert SMALLEST_ABSMAX > 1e-39
+
+
+def test_multiply_reciprocal_divides_elements_by_one_number_once() -> None:
+    it = program({"new": call("/", "grad", "lr"), "root": call("/", 1.0, "lr"), "both": call("/", "grad", "moment")},
+                 param=call("+", call("+", "new", "root"), "both"))  # fmt: skip
+    after = multiply_reciprocal(it)
+    assert expressions(after)["new"] == call("*", "grad", call("/", 1.0, "lr"))
+    assert expressions(after)["root"] == expressions(it)["root"]
+    assert expressions(after)["both"] == expressions(it)["both"]
+    means_the_same(it, after)
+
+
+@pytest.mark.parametrize(
+    ("expr", "expected"),
+    [
+        (call("+", 1.0, 2.0), Const(3.0)),
+        (call("*", 0.1, 0.2), Const(0.1 * 0.2)),
+        (call("**", 2.0, 0.5), Const(2.0**0.5)),
+        (call("/", 1.0, 0.0), call("/", 1.0, 0.0)),
+        (call("**", -1.0, 0.5), call("**", -1.0, 0.5)),
+        (call("**", 10.0, 999.0), call("**", 10.0, 999.0)),
+        (call("*", 1.0, "grad"), Ref("grad")),
+        (call("*", "grad", 1.0), Ref("grad")),
+        (call("/", "grad", 1.0), Ref("grad")),
+        (call("+", "grad", 0.0), call("+", "grad", 0.0)),  # -0.0 + 0.0 is 0.0
+        (call("*", "grad", 0.0), call("*", "grad", 0.0)),  # inf * 0.0 is NaN
+        (call("neg", 2.0), Const(-2.0)),
+        (call("sqrt", 4.0), Const(2.0)),
+        (call("sqrt", -4.0), call("sqrt", -4.0)),
+        (Call("and", (Const(True), call(">", "grad", 0.0))), call(">", "grad", 0.0)),
+        (Call("or", (Const(False), call(">", "grad", 0.0))), call(">", "grad", 0.0)),
+        (Call("where", (Const(True), Ref("grad"), Ref("lr"))), Ref("grad")),
+        (Select(atom("amsgrad"), Ref("grad"), Ref("grad")), Ref("grad")),
+    ],
+)
+def test_fold(expr: Expr, expected: Expr) -> None:
+    assert fold(program({}, param=expr)).outputs["param"] == expected
+
+
+def test_forward_replaces_names_of_names_and_of_numbers() -> None:
+    it = program({"a": Ref("grad"), "b": Const(2.0), "c": call("*", "a", "b")}, param=call("+", "a", "c"))
+    after = forward(it)
+    assert expressions(after) == {"c": call("*", "grad", 2.0)}
+    means_the_same(it, after)
+
+
+def test_hoist_computes_every_value_at_its_own_kind_once() -> None:
+    share = call("-", 1.0, "beta")
+    it = program(
+        {
+            "moment_1": call("+", call("*", "beta", "moment"), call("*", share, "grad")),
+            "new": call("*", call("*", share, call("sqrt", Reduce("sum", Kind.TENSOR, call("*", "grad", "grad")))), "grad"),
+        },
+        moment=Ref("moment_1"),
+        param=Ref("new"),
+    )  # fmt: skip
+    after = hoist(it)
+    kinds = after.kinds()
+    made = expressions(after)
+    assert made["one_minus_beta"] == share
+    assert kinds["one_minus_beta"] is Kind.GROUP
+    assert sum(expr == share for expr in made.values()) == 1
+    assert all(isinstance(e.x, Ref) for e in made.values() if isinstance(e, Reduce))
+    for let in after.lets:
+        for part in walk(let.expr):
+            if isinstance(part, Reduce):
+                assert part is let.expr
+    means_the_same(it, after)
+
+
+def test_names_of_hoisted_values_say_what_they_are() -> None:
+    assert readable_name(call("-", 1.0, "beta1")) == "one_minus_beta1"
+    assert readable_name(call("/", 1.0, "lr")) == "inverse_lr"
+    assert readable_name(call("*", "lr", -1.5e-3)) == "lr_times_cm0p0015"
+    assert readable_name(Reduce("sum", Kind.ROW, Ref("x"))) == "row_sum_x"
+    assert len(readable_name(call("+", "a" * 64, "b" * 64))) <= 40
+
+
+def test_resolve_choices_makes_those_that_are_known() -> None:
+    chosen = Select(atom("amsgrad"), Ref("grad"), Ref("moment"))
+    it = program({"new": chosen, "used": chosen}, largest=Ref("new"), param=Ref("used"))
+    after = resolve_choices(it)
+    assert expressions(after) == {"new": Ref("grad"), "used": chosen}
+    means_the_same(it, after)
+
+
+def test_drop_unused() -> None:
+    it = program({"a": call("*", "grad", 2.0), "b": call("*", "a", 2.0), "c": call("*", "a", 3.0)}, param=Ref("c"))
+    after = drop_unused(it)
+    assert list(expressions(after)) == ["a", "c"]
+    means_the_same(it, after)
+
+
+@pytest.mark.parametrize(
+    ("lets", "outputs", "message"),
+    [
+        ([Let("a", Ref("b"), Kind.ELEMENT, "")], {}, "a reads b, which is not bound before it"),
+        ([Let("lr", Ref("grad"), Kind.ELEMENT, "")], {}, "lr is bound twice"),
+        ([Let("a", Ref("grad"), Kind.GROUP, "")], {}, "a is of kind GROUP, its value is not"),
+        ([], {"nothing": Ref("grad")}, "nothing is written but is no input"),
+        ([], {"size": Ref("grad")}, "size cannot take a value of kind ELEMENT"),
+    ],
+)
+def test_the_verifier_names_what_is_broken(lets: list[Let], outputs: dict[str, Expr], message: str) -> None:
+    with pytest.raises(VerificationError, match=message):
+        verify(Program(dict(INPUTS), tuple(lets), outputs))
+
+
+STEP = """blocks:
+  step: |
+    squared = grad * grad
+    if amsgrad:
+        kept = max(kept, squared)
+        second = kept
+    else:
+        second = squared
+    if mode == "a":
+        change = grad / (sqrt(second) + 1e-8) / (1 - lr)
+    elif mode == "b":
+        change = grad / norm(grad)
+    else:
+        change = grad * min(1, 2 / rms(grad))
+    if ndim >= 2:
+        rows_of = row_mean(squared)
+        change = change * sqrt(rows_of / mean(rows_of))
+    size = norm(change)
+    active = active and grad < 1
+    update = where(size > 1, change / size, change) + 0.1 * exp_avg
+    exp_avg = update
+  apply: |
+    param = param * (1 - lr * lr) - lr * update
+"""
+
+
+def family_of(folder: Path, text: str) -> Family:
+    path = folder / "probe.yaml"
+    path.write_text(text, encoding="utf-8")
+    reporter = Reporter()
+    specs = load_specs([path], reporter)
+    family = build_family(specs.families["probe"], specs.shared, "specs/probe.yaml", reporter)
+    reporter.raise_if_any()
+    assert family is not None
+    return family
+
+
+def test_all_passes_together_mean_what_was_written(tmp_path: Path) -> None:
+    family = family_of(tmp_path, PROBE + STEP)
+    block = family.blocks["step"]
+    masked = mask_writes(block.program, block.active)
+    after = run_passes(block.program, block.active, family.guards)
+    guards = family.guards.guards
+    choices = {"mode": ("a", "b", "c"), "trust_ratio": ("none", "lamb"), "nonfinite": ("propagate", "skip")}
+    values = {
+        "param": VALUES["param"], "grad": VALUES["grad"], "exp_avg": VALUES["moment"], "kept": VALUES["largest"] ** 2,
+        "size": 1.0, "past": None, "rows_of": np.ones((3, 1)), "total": 0.0, "gnorm_vec": None, "lr": 0.1, "beta1": 0.9,
+        "step": 3.0, "ndim": 2.0, "numel": 12.0, "index": 0.0, "rows": 3.0, "cols": 4.0, "matrices": 1.0,
+        "total_numel": 12.0, "percentile_clipping": 100.0, "max_unorm": 0.5,
+    }  # fmt: skip
+    checked = 0
+    for row in itertools.product((False, True), repeat=len(guards)):
+        truth = dict(zip(guards, row, strict=True))
+        term = TRUE
+        for name, value in truth.items():
+            term = term & (atom(name) if value else ~atom(name))
+        if truth["percentile_clipping_below_100"] or not feasible(term, guards, choices):
+            continue
+        expected = run(masked, values, truth)
+        found = run(after, {**values, "exp_avg_absmax": 0.0, "kept_absmax": 0.0}, truth)
+        for name, value in expected.items():
+            if name not in ("past", "gnorm_vec"):
+                np.testing.assert_allclose(np.broadcast_to(found[name], np.shape(value)), value, rtol=1e-9)
+        checked += 1
+    assert checked > 50
+
+
+def test_every_pass_leaves_programs_of_all_rules_valid() -> None:
+    steps: list[Callable[[Program], Any]] = [resolve_choices, multiply_reciprocal, fold, forward, hoist, drop_unused]
+    for unit in stock_units().values():
+        for block in unit.family.blocks.values():
+            it = scale_tensorwise(mask_writes(block.program, block.active), unit.family.guards)
+            for step in steps:
+                it = step(it)
+                verify(it)
+            assert FALSE not in [let.expr.formula for let in it.lets if isinstance(let.expr, Select)]

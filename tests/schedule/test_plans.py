@@ -1,0 +1,180 @@
+"""Passes and bytes of every rule, and that no plan has a pass too many under any setting."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import pytest
+
+from compiling import ROOT, TESTED, stock_units
+from optgen.compiler import Unit, compile_specs
+from optgen.explanation import ClassInfo
+from optgen.ir.formula import TRUE, atom
+from optgen.ir.guards import feasible
+from optgen.ir.nodes import Expr, Kind, Program, Reduce, Ref, Select, children, refs
+from optgen.passes.drop_unused import drop_unused
+from optgen.schedule.plan import Plan
+from optgen.schedule.planner import plan
+
+CLASSES: dict[str, ClassInfo] = {
+    info.name: info for paths in ([ROOT / "specs"], TESTED) for info in compile_specs(paths, "rules").classes
+}
+UNITS = stock_units()
+MOST = 2000
+
+# class: passes, bytes of states, bytes a step
+FIGURES = {
+    "AdamW": (1, 8.0, 28.0),
+    "AdamW32bit": (1, 8.0, 28.0),
+    "AdamW8bit": (1, 2.03125, 16.03125),
+    "PagedAdamW8bit": (1, 2.03125, 16.03125),
+    "Adam": (1, 8.0, 28.0),
+    "LAMB": (2, 8.0, 44.0),
+    "LAMB8bit": (2, 2.0, 26.0),
+    "LARS": (2, 4.0, 32.0),
+    "LARS8bit": (2, 1.0, 23.0),
+    "PytorchLARS": (2, 0.0, 20.0),
+    "StableAdamW": (2, 8.0, 36.0),
+    "Adafactor": (3, 0.0, 24.0),
+    "NovoGrad": (2, 4.0, 24.0),
+    "Prodigy": (2, None, None),
+    "RAdam": (1, 8.0, 28.0),
+    "AdEMAMix": (1, 12.0, 36.0),
+    "ScheduleFreeAdamW": (1, 8.0, 28.0),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures(name: str) -> None:
+    passes, states, moved = FIGURES[name]
+    info = CLASSES[name]
+    assert info.passes == passes
+    if states is not None:
+        assert (info.state_bytes, info.traffic) == (states, moved)
+
+
+def live(name: str, **guards: bool) -> int:
+    info = CLASSES[name]
+    setting = dict(info.setting.guards)
+    assert set(guards) <= set(setting)
+    return len(info.plans["step"].live_passes(setting | guards))
+
+
+def test_percentile_clipping_takes_a_pass_of_its_own() -> None:
+    assert live("AdamW", percentile_clipping_below_100=True) == 2
+    assert live("LAMB", percentile_clipping_below_100=True) == 3
+    assert live("LAMB8bit", percentile_clipping_below_100=True) == 3
+
+
+def test_a_tensorwise_scale_takes_a_pass_that_others_share() -> None:
+    scales = {"exp_avg_tensorwise": True, "exp_avg_sq_tensorwise": True}
+    assert live("AdamW", **scales) == 2
+    assert live("AdamW", **scales, max_unorm_above_0=True) == 2
+    assert live("LAMB", **scales) == 2
+
+
+def test_methods_are_one_pass() -> None:
+    plans = CLASSES["ScheduleFreeAdamW"].plans
+    assert [len(plans[name].passes) for name in ("train", "eval")] == [1, 1]
+
+
+def settings(unit: Unit) -> Iterator[dict[str, bool]]:
+    """Every feasible setting of a family's guards, or a sample of them."""
+    guards = unit.family.guards.guards
+    choices = {name: option.choices for name, option in unit.family.options.items() if option.choices is not None}
+    rows: Iterator[tuple[bool, ...]] = itertools.product((False, True), repeat=len(guards))
+    if 2 ** len(guards) > MOST:
+        source = random.Random(5)
+        rows = iter({tuple(source.random() < 0.5 for _ in guards) for _ in range(MOST)})
+    for row in rows:
+        truth = dict(zip(guards, row, strict=True))
+        term = TRUE
+        for name, value in truth.items():
+            term = term & (atom(name) if value else ~atom(name))
+        if feasible(term, guards, choices):
+            yield truth
+
+
+def specialised(program: Program, truth: Mapping[str, bool]) -> Program:
+    """The program under one setting: every choice made, what does not exist left out."""
+
+    def without(expr: Expr) -> Expr:
+        match expr:
+            case Select(formula=formula, then=then, other=other):
+                return without(then if formula.holds(truth) else other)
+        parts = tuple(without(child) for child in children(expr))
+        if isinstance(expr, Reduce):
+            return replace(expr, x=parts[0])
+        return replace(expr, args=parts) if parts else expr  # type: ignore[call-arg]
+
+    outputs = {n: without(v) for n, v in program.outputs.items() if program.inputs[n].exists.holds(truth)}
+    inputs = {n: replace(i, exists=TRUE) for n, i in program.inputs.items() if i.exists.holds(truth)}
+    lets = tuple(replace(let, expr=without(let.expr)) for let in program.lets)
+    return drop_unused(Program({**program.inputs, **inputs}, lets, outputs))
+
+
+def check_setting(it: Plan, truth: Mapping[str, bool]) -> None:
+    passes = it.live_passes(truth)
+    alone = plan(specialised(it.program, truth))
+    assert len(passes) == len(alone.passes)
+    made: set[str] = set()
+    kinds = it.kinds
+    for number, item in enumerate(passes):
+        last = number == len(passes) - 1
+        assert last == (item.name == "apply")
+        assert last or not item.writes
+        assert not last or not item.reductions
+        known = made | set(it.program.inputs) | {let.name for let in it.host}
+        known |= {total for total, (_, part) in it.sums.items() if part in made}
+        for step in (*item.prepare, *item.elements):
+            if step.live.holds(truth):
+                for name in reads(step.let.expr, truth):
+                    assert name in known, f"{step.let.name} reads {name} in {item.name}"
+                    if name in it.program.inputs and it.program.inputs[name].role == "state":
+                        assert it.program.inputs[name].exists.holds(truth)
+                known.add(step.let.name)
+        for write in item.writes:
+            if write.live.holds(truth):
+                assert set(reads(write.value, truth)) <= known
+        new = [r for r in item.reductions if r.live.holds(truth)]
+        for reduction in new:
+            assert set(refs(reduction.reduce.x)) <= known
+            assert isinstance(reduction.reduce.x, Ref)
+            assert kinds[reduction.reduce.x.name] is Kind.ELEMENT
+        names = [r.name for r in new]
+        assert not made & set(names), "a reduction is made twice"
+        assert last or names, "a pass that reduces nothing is run"
+        made |= set(names)
+
+
+def reads(expr: Expr, truth: Mapping[str, bool]) -> Iterator[str]:
+    match expr:
+        case Ref(name=name):
+            yield name
+        case Select(formula=formula, then=then, other=other):
+            yield from reads(then if formula.holds(truth) else other, truth)
+        case _:
+            for child in children(expr):
+                yield from reads(child, truth)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_no_setting_takes_a_pass_too_many(name: str) -> None:
+    unit = UNITS[name]
+    count = 0
+    for truth in settings(unit):
+        for it in unit.plans.values():
+            check_setting(it, truth)
+        count += 1
+    assert count > 0
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_only_the_last_pass_writes(name: str) -> None:
+    for it in UNITS[name].plans.values():
+        assert [bool(p.writes) for p in it.passes] == [False] * (len(it.passes) - 1) + [bool(it.passes[-1].writes)]
+        assert it.passes[-1].name == "apply"
+        assert it.passes[-1].live == TRUE

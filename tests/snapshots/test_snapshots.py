@@ -1,0 +1,70 @@
+"""What is generated is what is committed, to the byte, wherever and however it is generated."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compiling import ROOT
+from optgen.compiler import compile_specs
+from optgen.emit.writer import check
+
+HERE = Path(__file__).parent
+SPECS = sorted((HERE / "specs").glob("*.yaml"))
+GOLDENS = HERE / "goldens"
+DIGEST = """
+import hashlib, sys
+from pathlib import Path
+from optgen.compiler import compile_specs
+root = Path(sys.argv[1])
+for paths in ([root / "specs"], sorted((root / "tests/specs").glob("*.yaml"))):
+    files = compile_specs(paths, "optgen_optim").files
+    print(hashlib.sha256(repr(list(files.items())).encode()).hexdigest())
+"""
+
+
+def test_the_stock_package_is_fresh() -> None:
+    difference = check(compile_specs([ROOT / "specs"], "optgen_optim"), ROOT / "generated" / "optgen_optim")
+    assert difference == "", f"run `optgen build specs/`:\n{difference[:3000]}"
+
+
+def rendered() -> dict[str, str]:
+    files: dict[str, str] = {}
+    for spec in SPECS:
+        made = compile_specs([spec], "golden").files
+        files |= {name: text for name, text in made.items() if name.startswith(spec.stem)}
+    return files
+
+
+@pytest.mark.parametrize("name", sorted(rendered()))
+def test_golden(name: str, update_golden: bool) -> None:
+    golden = GOLDENS / f"{name}.txt"
+    text = rendered()[name]
+    if update_golden:
+        GOLDENS.mkdir(exist_ok=True)
+        golden.write_text(text, encoding="utf-8")
+    assert golden.is_file(), "run `pytest tests/snapshots --update-golden`"
+    assert text == golden.read_text(encoding="utf-8"), "if it is meant so, run `pytest tests/snapshots --update-golden`"
+
+
+def test_no_golden_is_stale(update_golden: bool) -> None:
+    stale = [path for path in GOLDENS.iterdir() if path.name.removesuffix(".txt") not in rendered()]
+    if update_golden:
+        for path in stale:
+            path.unlink()
+        return
+    assert stale == []
+
+
+def test_the_same_bytes_whatever_the_hash_seed_and_the_directory(tmp_path: Path) -> None:
+    digests = set()
+    for seed, folder in (("0", ROOT), ("1", ROOT), ("4711", tmp_path)):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", DIGEST, str(ROOT)]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+        digests.add(done.stdout)
+    assert len(digests) == 1

@@ -5,6 +5,7 @@ Input: paths of specs. Output: a `Package`, texts by path, with what is known of
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,8 +107,9 @@ def check_specs(paths: Sequence[Path]) -> tuple[Unit, ...]:
 
 
 def _shown_path(path: str) -> str:
-    """A spec's path in generated files, the same wherever the project lies."""
-    return f"specs/{Path(path).name}"
+    """A spec's path in generated files, the same wherever the project lies: its folder and name."""
+    place = Path(path).resolve()
+    return f"{place.parent.name}/{place.name}"
 
 
 def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> tuple[ClassSpec, ...]:
@@ -128,7 +130,10 @@ def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> t
 def _emit(unit: Unit, rendering: Rendering) -> str:
     comment = "//" if rendering.path.endswith(".cpp") else "#"
     head = f"{comment} {MARK} from {unit.family.path}; change that file and run `optgen build`.\n"
-    return head + render(rendering.template, rendering.context)
+    text = head + render(rendering.template, rendering.context)
+    if rendering.path.endswith(".py"):
+        ast.parse(text)  # nothing that a spec says may break out of its place
+    return text
 
 
 def _package_module(package: str, units: Sequence[Unit]) -> str:

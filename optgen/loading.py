@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib
+import shutil
 import sys
 import tempfile
 import threading
 from pathlib import Path
 from types import ModuleType
 
-_directory: list[tempfile.TemporaryDirectory[str]] = []
+_directory: list[str] = []
 _lock = threading.Lock()
 
 
@@ -39,8 +41,9 @@ def load(*specs: str | Path) -> ModuleType:
         if name in sys.modules:
             return sys.modules[name]
         if not _directory:
-            _directory.append(tempfile.TemporaryDirectory(prefix="optgen-", ignore_cleanup_errors=True))
-            sys.path.append(_directory[0].name)
-        write(compile_specs(paths, name), Path(_directory[0].name) / name)
+            _directory.append(tempfile.mkdtemp(prefix="optgen-"))
+            atexit.register(shutil.rmtree, _directory[0], ignore_errors=True)
+            sys.path.append(_directory[0])
+        write(compile_specs(paths, name), Path(_directory[0]) / name)
         importlib.invalidate_caches()
         return importlib.import_module(name)

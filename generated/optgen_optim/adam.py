@@ -172,7 +172,7 @@ RULE = Rule(
                             or f.trust_ratio_is_lamb
                         )
                     ),
-                    reductions=("sum_grad_4_times_grad_4",),
+                    reductions=("squares_grad_4",),
                 ),
                 Pass(
                     "step_reduce_1",
@@ -184,9 +184,9 @@ RULE = Rule(
                         or f.trust_ratio_is_lamb
                     ),
                     reductions=(
-                        "sum_grad_4_times_grad_4",
-                        "sum_param_times_param",
-                        "sum_update_1_times_update_1",
+                        "squares_grad_4",
+                        "squares_param",
+                        "squares_update_1",
                         "exp_avg_largest",
                         "exp_avg_sq_largest",
                     ),
@@ -207,13 +207,7 @@ RULE = Rule(
                 "min_one_max_unorm",
                 "one_minus_lr_times_weight_decay",
             ),
-            reductions=(
-                "sum_grad_4_times_grad_4",
-                "sum_param_times_param",
-                "sum_update_1_times_update_1",
-                "exp_avg_largest",
-                "exp_avg_sq_largest",
-            ),
+            reductions=("squares_grad_4", "squares_param", "squares_update_1", "exp_avg_largest", "exp_avg_sq_largest"),
         ),
     },
 )

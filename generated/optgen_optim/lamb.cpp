@@ -75,13 +75,13 @@ void step_reduce_0_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_0_scalars& s) {
   Tile<GradCodec> grad_tile;
-  double sum_grad_4_times_grad_4 = 0.0;
+  double squares_grad_4 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : sum_grad_4_times_grad_4)
+#pragma omp simd reduction(+ : squares_grad_4)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
         // grad = -grad
@@ -90,13 +90,12 @@ void step_reduce_0_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
         const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
-        const float grad_4_times_grad_4 = grad_4 * grad_4;
-        sum_grad_4_times_grad_4 += double(grad_4_times_grad_4);
+        squares_grad_4 += double(grad_4) * double(grad_4);
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = sum_grad_4_times_grad_4;
+  call.partials[c.index * 5 + 0] = squares_grad_4;
 }
 
 void step_reduce_0_finish(
@@ -131,9 +130,9 @@ struct step_reduce_1_scalars {
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
       && (exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
@@ -165,9 +164,9 @@ void step_reduce_1_chunk(
   Tile<ExpAvgCodec> exp_avg_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<MaxExpAvgSqCodec> max_exp_avg_sq_tile;
-  double sum_grad_4_times_grad_4 = 0.0;
-  double sum_param_times_param = 0.0;
-  double sum_update_5_times_update_5 = 0.0;
+  double squares_grad_4 = 0.0;
+  double squares_param = 0.0;
+  double squares_update_5 = 0.0;
   uint32_t exp_avg_largest = 0;
   uint32_t exp_avg_sq_largest = 0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
@@ -185,7 +184,7 @@ void step_reduce_1_chunk(
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \
-    reduction(+ : sum_grad_4_times_grad_4, sum_param_times_param, sum_update_5_times_update_5) \
+    reduction(+ : squares_grad_4, squares_param, squares_update_5) \
     reduction(max : exp_avg_largest, exp_avg_sq_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param = max_unorm_above_0 || trust_ratio_is_lamb || (!adam_w_mode && exp_avg_sq_tensorwise)
@@ -209,7 +208,6 @@ void step_reduce_1_chunk(
         const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
         const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
-        const float grad_4_times_grad_4 = grad_4 * grad_4;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
         const float grad_5 = grad_4 * grad_5_factor;
         const float grad_6 = percentile_clipping_below_100 ? grad_5 : grad_4;
@@ -232,8 +230,6 @@ void step_reduce_1_chunk(
         // update = update + weight_decay * param
         const float update_4 = update_3 + weight_decay * param;
         const float update_5 = adam_w_mode && trust_ratio_is_lamb ? update_4 : update_3;
-        const float param_times_param = param * param;
-        const float update_5_times_update_5 = update_5 * update_5;
         // exp_avg where active
         const float exp_avg_kept = active_4 ? exp_avg_1 : exp_avg;
         // exp_avg_sq where active
@@ -242,10 +238,10 @@ void step_reduce_1_chunk(
         const float exp_avg_magnitude = optgen::isfinite(exp_avg_kept) ? optgen::abs(exp_avg_kept) : 0.0f;
         // largest magnitude of exp_avg_sq
         const float exp_avg_sq_magnitude = optgen::isfinite(exp_avg_sq_kept) ? optgen::abs(exp_avg_sq_kept) : 0.0f;
-        sum_grad_4_times_grad_4 += !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0
-            && !trust_ratio_is_lamb ? double(grad_4_times_grad_4) : 0.0;
-        sum_param_times_param += max_unorm_above_0 || trust_ratio_is_lamb ? double(param_times_param) : 0.0;
-        sum_update_5_times_update_5 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_5_times_update_5) : 0.0;
+        squares_grad_4 += !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
+            ? double(grad_4) * double(grad_4) : 0.0;
+        squares_param += max_unorm_above_0 || trust_ratio_is_lamb ? double(param) * double(param) : 0.0;
+        squares_update_5 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_5) * double(update_5) : 0.0;
         exp_avg_largest = exp_avg_tensorwise && magnitude_bits(exp_avg_magnitude) > exp_avg_largest
             ? magnitude_bits(exp_avg_magnitude) : exp_avg_largest;
         exp_avg_sq_largest = exp_avg_sq_tensorwise && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest
@@ -254,9 +250,9 @@ void step_reduce_1_chunk(
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = sum_grad_4_times_grad_4;
-  call.partials[c.index * 5 + 1] = sum_param_times_param;
-  call.partials[c.index * 5 + 2] = sum_update_5_times_update_5;
+  call.partials[c.index * 5 + 0] = squares_grad_4;
+  call.partials[c.index * 5 + 1] = squares_param;
+  call.partials[c.index * 5 + 2] = squares_update_5;
   call.partials[c.index * 5 + 3] = from_bits(exp_avg_largest);
   call.partials[c.index * 5 + 4] = from_bits(exp_avg_sq_largest);
 }
@@ -308,13 +304,13 @@ struct step_apply_scalars {
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
-  const double sum_param_times_param = call.reduced[t.index * 5 + 1];
-  const double sum_update_5_times_update_5 = call.reduced[t.index * 5 + 2];
+  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_param = call.reduced[t.index * 5 + 1];
+  const double squares_update_5 = call.reduced[t.index * 5 + 2];
   const double exp_avg_largest = call.reduced[t.index * 5 + 3];
   const double exp_avg_sq_largest = call.reduced[t.index * 5 + 4];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -324,18 +320,18 @@ struct step_apply_scalars {
   const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
   const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
   // param_norm = norm(param)
-  const double param_norm_1 = optgen::sqrt(sum_param_times_param);
+  const double param_norm_1 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_1 = optgen::sqrt(sum_update_5_times_update_5);
+  const double update_norm_1 = optgen::sqrt(squares_update_5);
   // ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
   const double ratio_1 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? param_norm_1 / update_norm_1 : 1.0;
   // ratio = ratio * min(1, max_unorm)
   const double ratio_2 = ratio_1 * min_one_max_unorm;
   const double ratio_3 = max_unorm_above_0 ? ratio_2 : ratio_1;
   // param_norm = norm(param)
-  const double param_norm_2 = optgen::sqrt(sum_param_times_param);
+  const double param_norm_2 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_2 = optgen::sqrt(sum_update_5_times_update_5);
+  const double update_norm_2 = optgen::sqrt(squares_update_5);
   // limit = max_unorm * param_norm
   const double limit_1 = max_unorm * param_norm_2;
   const double update_7_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
@@ -466,11 +462,11 @@ void step_apply_finish(
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
   const double exp_avg_largest = call.reduced[t.index * 5 + 3];
   const double exp_avg_sq_largest = call.reduced[t.index * 5 + 4];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};

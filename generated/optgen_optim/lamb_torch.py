@@ -45,9 +45,8 @@ def step_reduce_0(t: View) -> Results:
         # grad = where(isfinite(grad), grad, 0)
         grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
     grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
-    grad_4_times_grad_4 = grad_4 * grad_4
     return {
-        "sum_grad_4_times_grad_4": m.total(grad_4_times_grad_4),
+        "squares_grad_4": m.total_squares(grad_4),
     }
 
 
@@ -71,7 +70,7 @@ def step_reduce_1(t: View) -> Results:
         max_exp_avg_sq = t.state("max_exp_avg_sq")
     if f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         gnorm_vec = t.state("gnorm_vec")
-        sum_grad_4_times_grad_4 = t.reduced["sum_grad_4_times_grad_4"]
+        squares_grad_4 = t.reduced["squares_grad_4"]
     if f.maximize and (
         f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
     ):
@@ -86,16 +85,9 @@ def step_reduce_1(t: View) -> Results:
         grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise):
         grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
-    if (
-        not f.exp_avg_sq_tensorwise
-        and not f.exp_avg_tensorwise
-        and not f.max_unorm_above_0
-        and not f.trust_ratio_is_lamb
-    ):
-        grad_4_times_grad_4 = grad_4 * grad_4
     if f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(sum_grad_4_times_grad_4)
+        gnorm_1 = m.sqrt(squares_grad_4)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
@@ -138,8 +130,6 @@ def step_reduce_1(t: View) -> Results:
         update_4 = update_3 + weight_decay * param
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
         update_5 = update_4 if f.adam_w_mode and f.trust_ratio_is_lamb else update_3
-        param_times_param = param * param
-        update_5_times_update_5 = update_5 * update_5
     results: Results = {}
     if (
         not f.exp_avg_sq_tensorwise
@@ -147,10 +137,10 @@ def step_reduce_1(t: View) -> Results:
         and not f.max_unorm_above_0
         and not f.trust_ratio_is_lamb
     ):
-        results["sum_grad_4_times_grad_4"] = m.total(grad_4_times_grad_4)
+        results["squares_grad_4"] = m.total_squares(grad_4)
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        results["sum_param_times_param"] = m.total(param_times_param)
-        results["sum_update_5_times_update_5"] = m.total(update_5_times_update_5)
+        results["squares_param"] = m.total_squares(param)
+        results["squares_update_5"] = m.total_squares(update_5)
     return results
 
 
@@ -177,10 +167,10 @@ def step_apply(t: View) -> Results:
         max_exp_avg_sq = t.state("max_exp_avg_sq")
     if f.percentile_clipping_below_100:
         gnorm_vec = t.state("gnorm_vec")
-        sum_grad_4_times_grad_4 = t.reduced["sum_grad_4_times_grad_4"]
+        squares_grad_4 = t.reduced["squares_grad_4"]
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        sum_param_times_param = t.reduced["sum_param_times_param"]
-        sum_update_5_times_update_5 = t.reduced["sum_update_5_times_update_5"]
+        squares_param = t.reduced["squares_param"]
+        squares_update_5 = t.reduced["squares_update_5"]
     if f.maximize:
         # grad = -grad
         grad_1 = -grad
@@ -198,7 +188,7 @@ def step_apply(t: View) -> Results:
     active_4 = active_3 if f.nonfinite_is_skip else active_2
     if f.percentile_clipping_below_100:
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(sum_grad_4_times_grad_4)
+        gnorm_1 = m.sqrt(squares_grad_4)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
@@ -238,9 +228,9 @@ def step_apply(t: View) -> Results:
     update_5 = update_4 if f.adam_w_mode and f.trust_ratio_is_lamb else update_3
     if f.trust_ratio_is_lamb:
         # param_norm = norm(param)
-        param_norm_1 = m.sqrt(sum_param_times_param)
+        param_norm_1 = m.sqrt(squares_param)
         # update_norm = norm(update)
-        update_norm_1 = m.sqrt(sum_update_5_times_update_5)
+        update_norm_1 = m.sqrt(squares_update_5)
         # ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
         ratio_1 = m.where(m.both(param_norm_1 > 0.0, update_norm_1 > 0.0), param_norm_1 / update_norm_1, 1.0)
     if f.max_unorm_above_0 and f.trust_ratio_is_lamb:
@@ -252,9 +242,9 @@ def step_apply(t: View) -> Results:
         update_6 = ratio_3 * update_5
     if f.max_unorm_above_0 and not f.trust_ratio_is_lamb:
         # param_norm = norm(param)
-        param_norm_2 = m.sqrt(sum_param_times_param)
+        param_norm_2 = m.sqrt(squares_param)
         # update_norm = norm(update)
-        update_norm_2 = m.sqrt(sum_update_5_times_update_5)
+        update_norm_2 = m.sqrt(squares_update_5)
         # limit = max_unorm * param_norm
         limit_1 = max_unorm * param_norm_2
         update_7_factor = m.where(m.both(limit_1 > 0.0, update_norm_2 > limit_1), limit_1 / update_norm_2, 1.0)

@@ -66,13 +66,13 @@ void step_reduce_0_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_0_scalars& s) {
   Tile<GradCodec> grad_tile;
-  double sum_grad_4_times_grad_4 = 0.0;
+  double squares_grad_4 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : sum_grad_4_times_grad_4)
+#pragma omp simd reduction(+ : squares_grad_4)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
         // grad = -grad
@@ -81,13 +81,12 @@ void step_reduce_0_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
         const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
-        const float grad_4_times_grad_4 = grad_4 * grad_4;
-        sum_grad_4_times_grad_4 += double(grad_4_times_grad_4);
+        squares_grad_4 += double(grad_4) * double(grad_4);
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = sum_grad_4_times_grad_4;
+  call.partials[c.index * 5 + 0] = squares_grad_4;
 }
 
 void step_reduce_0_finish(
@@ -108,9 +107,9 @@ struct step_reduce_1_scalars {
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100
       && trust_ratio_is_lars ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -126,9 +125,9 @@ void step_reduce_1_chunk(
   const float grad_5_factor = s.grad_5_factor;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
-  double sum_grad_4_times_grad_4 = 0.0;
-  double sum_param_times_param = 0.0;
-  double sum_grad_6_times_grad_6 = 0.0;
+  double squares_grad_4 = 0.0;
+  double squares_param = 0.0;
+  double squares_grad_6 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
@@ -136,7 +135,7 @@ void step_reduce_1_chunk(
     auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : sum_grad_4_times_grad_4, sum_param_times_param, sum_grad_6_times_grad_6)
+#pragma omp simd reduction(+ : squares_grad_4, squares_param, squares_grad_6)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param =
             momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars ? load(param_at[i]) : 0.0f;
@@ -147,25 +146,22 @@ void step_reduce_1_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
         const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
-        const float grad_4_times_grad_4 = grad_4 * grad_4;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
         const float grad_5 = grad_4 * grad_5_factor;
         const float grad_6 = percentile_clipping_below_100 ? grad_5 : grad_4;
-        const float param_times_param = param * param;
-        const float grad_6_times_grad_6 = grad_6 * grad_6;
-        sum_grad_4_times_grad_4 += !momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars
-            ? double(grad_4_times_grad_4) : 0.0;
-        sum_param_times_param += momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
-            ? double(param_times_param) : 0.0;
-        sum_grad_6_times_grad_6 += momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
-            ? double(grad_6_times_grad_6) : 0.0;
+        squares_grad_4 += !momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars
+            ? double(grad_4) * double(grad_4) : 0.0;
+        squares_param += momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
+            ? double(param) * double(param) : 0.0;
+        squares_grad_6 += momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
+            ? double(grad_6) * double(grad_6) : 0.0;
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = sum_grad_4_times_grad_4;
-  call.partials[c.index * 5 + 1] = sum_param_times_param;
-  call.partials[c.index * 5 + 2] = sum_grad_6_times_grad_6;
+  call.partials[c.index * 5 + 0] = squares_grad_4;
+  call.partials[c.index * 5 + 1] = squares_param;
+  call.partials[c.index * 5 + 2] = squares_grad_6;
 }
 
 void step_reduce_1_finish(
@@ -200,11 +196,11 @@ struct step_reduce_2_scalars {
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
-  const double sum_param_times_param = call.reduced[t.index * 5 + 1];
-  const double sum_grad_6_times_grad_6 = call.reduced[t.index * 5 + 2];
+  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_param = call.reduced[t.index * 5 + 1];
+  const double squares_grad_6 = call.reduced[t.index * 5 + 2];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
       && (max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0))
@@ -213,9 +209,9 @@ struct step_reduce_2_scalars {
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
   const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   // param_norm = norm(param)
-  const double param_norm_1 = optgen::sqrt(sum_param_times_param);
+  const double param_norm_1 = optgen::sqrt(squares_param);
   // grad_norm = norm(grad)
-  const double grad_norm_1 = optgen::sqrt(sum_grad_6_times_grad_6);
+  const double grad_norm_1 = optgen::sqrt(squares_grad_6);
   // rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
   const double rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1);
   const double grad_7_factor = param_norm_1 > 0.0 && grad_norm_1 > 0.0 ? rate_1 : 1.0;
@@ -236,10 +232,10 @@ void step_reduce_2_chunk(
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<MomentumBufferCodec> momentum_buffer_tile;
-  double sum_grad_4_times_grad_4 = 0.0;
-  double sum_param_times_param = 0.0;
-  double sum_grad_6_times_grad_6 = 0.0;
-  double sum_update_5_times_update_5 = 0.0;
+  double squares_grad_4 = 0.0;
+  double squares_param = 0.0;
+  double squares_grad_6 = 0.0;
+  double squares_update_5 = 0.0;
   uint32_t momentum_buffer_largest = 0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
@@ -253,8 +249,7 @@ void step_reduce_2_chunk(
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \
-    reduction(+ : sum_grad_4_times_grad_4, sum_param_times_param, sum_grad_6_times_grad_6, \
-        sum_update_5_times_update_5) \
+    reduction(+ : squares_grad_4, squares_param, squares_grad_6, squares_update_5) \
     reduction(max : momentum_buffer_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param = max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0)
@@ -275,12 +270,9 @@ void step_reduce_2_chunk(
         const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
         const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
-        const float grad_4_times_grad_4 = grad_4 * grad_4;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
         const float grad_5 = grad_4 * grad_5_factor;
         const float grad_6 = percentile_clipping_below_100 ? grad_5 : grad_4;
-        const float param_times_param = param * param;
-        const float grad_6_times_grad_6 = grad_6 * grad_6;
         // grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
         const float grad_7 = grad_7_factor * (grad_6 + weight_decay * param);
         // grad = grad + weight_decay * param
@@ -293,21 +285,19 @@ void step_reduce_2_chunk(
         const float update_1 = grad_9 + momentum * momentum_buffer_1;
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
         const float update_5 = momentum_not_0 ? update_3 : grad_9;
-        const float update_5_times_update_5 = update_5 * update_5;
         // momentum_buffer where active
         const float momentum_buffer_kept = active_4 ? momentum_buffer_1 : momentum_buffer;
         // largest magnitude of momentum_buffer
         const float momentum_buffer_magnitude =
             optgen::isfinite(momentum_buffer_kept) ? optgen::abs(momentum_buffer_kept) : 0.0f;
-        sum_grad_4_times_grad_4 += !max_unorm_above_0 && !trust_ratio_is_lars
-            && (!momentum_buffer_tensorwise || !momentum_not_0) ? double(grad_4_times_grad_4) : 0.0;
-        sum_param_times_param += (max_unorm_above_0 && !trust_ratio_is_lars)
+        squares_grad_4 += !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)
+            ? double(grad_4) * double(grad_4) : 0.0;
+        squares_param += (max_unorm_above_0 && !trust_ratio_is_lars)
             || (!momentum_buffer_tensorwise && trust_ratio_is_lars) || (!momentum_not_0 && trust_ratio_is_lars)
-            ? double(param_times_param) : 0.0;
-        sum_grad_6_times_grad_6 += trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)
-            ? double(grad_6_times_grad_6) : 0.0;
-        sum_update_5_times_update_5 += max_unorm_above_0 && !trust_ratio_is_lars ? double(update_5_times_update_5)
-            : 0.0;
+            ? double(param) * double(param) : 0.0;
+        squares_grad_6 += trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)
+            ? double(grad_6) * double(grad_6) : 0.0;
+        squares_update_5 += max_unorm_above_0 && !trust_ratio_is_lars ? double(update_5) * double(update_5) : 0.0;
         momentum_buffer_largest = momentum_buffer_tensorwise && momentum_not_0
             && magnitude_bits(momentum_buffer_magnitude) > momentum_buffer_largest
             ? magnitude_bits(momentum_buffer_magnitude) : momentum_buffer_largest;
@@ -315,10 +305,10 @@ void step_reduce_2_chunk(
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = sum_grad_4_times_grad_4;
-  call.partials[c.index * 5 + 1] = sum_param_times_param;
-  call.partials[c.index * 5 + 2] = sum_grad_6_times_grad_6;
-  call.partials[c.index * 5 + 3] = sum_update_5_times_update_5;
+  call.partials[c.index * 5 + 0] = squares_grad_4;
+  call.partials[c.index * 5 + 1] = squares_param;
+  call.partials[c.index * 5 + 2] = squares_grad_6;
+  call.partials[c.index * 5 + 3] = squares_update_5;
   call.partials[c.index * 5 + 4] = from_bits(momentum_buffer_largest);
 }
 
@@ -362,13 +352,13 @@ struct step_apply_scalars {
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
-  const double sum_param_times_param = call.reduced[t.index * 5 + 1];
-  const double sum_grad_6_times_grad_6 = call.reduced[t.index * 5 + 2];
-  const double sum_update_5_times_update_5 = call.reduced[t.index * 5 + 3];
+  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_param = call.reduced[t.index * 5 + 1];
+  const double squares_grad_6 = call.reduced[t.index * 5 + 2];
+  const double squares_update_5 = call.reduced[t.index * 5 + 3];
   const double momentum_buffer_largest = call.reduced[t.index * 5 + 4];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -376,17 +366,17 @@ struct step_apply_scalars {
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
   const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   // param_norm = norm(param)
-  const double param_norm_1 = optgen::sqrt(sum_param_times_param);
+  const double param_norm_1 = optgen::sqrt(squares_param);
   // grad_norm = norm(grad)
-  const double grad_norm_1 = optgen::sqrt(sum_grad_6_times_grad_6);
+  const double grad_norm_1 = optgen::sqrt(squares_grad_6);
   // rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
   const double rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1);
   const double grad_7_factor = param_norm_1 > 0.0 && grad_norm_1 > 0.0 ? rate_1 : 1.0;
   const bool above_step_one = step > 1.0;
   // param_norm = norm(param)
-  const double param_norm_2 = optgen::sqrt(sum_param_times_param);
+  const double param_norm_2 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_1 = optgen::sqrt(sum_update_5_times_update_5);
+  const double update_norm_1 = optgen::sqrt(squares_update_5);
   // limit = max_unorm * param_norm
   const double limit_1 = max_unorm * param_norm_2;
   const double update_6_factor = limit_1 > 0.0 && update_norm_1 > limit_1 ? limit_1 / update_norm_1 : 1.0;
@@ -478,10 +468,10 @@ void step_apply_finish(
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double sum_grad_4_times_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
   const double momentum_buffer_largest = call.reduced[t.index * 5 + 4];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(sum_grad_4_times_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_4);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};

@@ -65,6 +65,9 @@ def _refuse(name: str, o: Settings) -> None:
     if o["nesterov"] and (o["momentum"] <= 0 or o["dampening"] != 0):
         message = "Nesterov momentum requires a momentum and zero dampening"
         raise ValueError(message.format_map({**o, "name": name}))
+    if o["momentum"] == 0 and o["dampening"] != 0:
+        message = "{name}: dampening={dampening} has no effect without momentum"
+        raise ValueError(message.format_map({**o, "name": name}))
     if o["trust_ratio"] == "lars" and o["max_unorm"] != 0.02 and (o["max_unorm"] != 0):
         message = (
             "{name}: trust_ratio='lars' is scaled by trust_coefficient; max_unorm={max_unorm} would have no effect"
@@ -144,7 +147,7 @@ RULE = Rule(
                         and f.percentile_clipping_below_100
                         and f.trust_ratio_is_lars
                     ),
-                    reductions=("sum_grad_4_times_grad_4",),
+                    reductions=("squares_grad_4",),
                 ),
                 Pass(
                     "step_reduce_1",
@@ -154,7 +157,7 @@ RULE = Rule(
                         or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100)
                         or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
                     ),
-                    reductions=("sum_grad_4_times_grad_4", "sum_param_times_param", "sum_grad_6_times_grad_6"),
+                    reductions=("squares_grad_4", "squares_param", "squares_grad_6"),
                 ),
                 Pass(
                     "step_reduce_2",
@@ -165,10 +168,10 @@ RULE = Rule(
                         or (f.momentum_buffer_tensorwise and f.momentum_not_0)
                     ),
                     reductions=(
-                        "sum_grad_4_times_grad_4",
-                        "sum_param_times_param",
-                        "sum_grad_6_times_grad_6",
-                        "sum_update_5_times_update_5",
+                        "squares_grad_4",
+                        "squares_param",
+                        "squares_grad_6",
+                        "squares_update_5",
                         "momentum_buffer_largest",
                     ),
                 ),
@@ -185,10 +188,10 @@ RULE = Rule(
                 "one_minus_dampening",
             ),
             reductions=(
-                "sum_grad_4_times_grad_4",
-                "sum_param_times_param",
-                "sum_grad_6_times_grad_6",
-                "sum_update_5_times_update_5",
+                "squares_grad_4",
+                "squares_param",
+                "squares_grad_6",
+                "squares_update_5",
                 "momentum_buffer_largest",
             ),
         ),
@@ -527,7 +530,7 @@ class PytorchLARS(Optimizer):
             parameter and states as they were. Default: "propagate".
         min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
         block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+            Default: False.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
 
@@ -557,7 +560,7 @@ class PytorchLARS(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         min_8bit_size: int = 4096,
-        block_wise: bool = True,
+        block_wise: bool = False,
         is_paged: bool = False,
     ) -> None:
         settings = {

@@ -44,9 +44,8 @@ def step_reduce_0(t: View) -> Results:
         # grad = where(isfinite(grad), grad, 0)
         grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
     grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
-    grad_4_times_grad_4 = grad_4 * grad_4
     return {
-        "sum_grad_4_times_grad_4": m.total(grad_4_times_grad_4),
+        "squares_grad_4": m.total_squares(grad_4),
     }
 
 
@@ -59,7 +58,7 @@ def step_reduce_1(t: View) -> Results:
     step = t.step
     if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars:
         gnorm_vec = t.state("gnorm_vec")
-        sum_grad_4_times_grad_4 = t.reduced["sum_grad_4_times_grad_4"]
+        squares_grad_4 = t.reduced["squares_grad_4"]
     if f.maximize:
         # grad = -grad
         grad_1 = -grad
@@ -68,11 +67,9 @@ def step_reduce_1(t: View) -> Results:
         # grad = where(isfinite(grad), grad, 0)
         grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
     grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
-    if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or not f.trust_ratio_is_lars:
-        grad_4_times_grad_4 = grad_4 * grad_4
     if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars:
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(sum_grad_4_times_grad_4)
+        gnorm_1 = m.sqrt(squares_grad_4)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
@@ -82,14 +79,12 @@ def step_reduce_1(t: View) -> Results:
         grad_5 = grad_4 * grad_5_factor
     if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars:
         grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
-        param_times_param = param * param
-        grad_6_times_grad_6 = grad_6 * grad_6
     results: Results = {}
     if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or not f.trust_ratio_is_lars:
-        results["sum_grad_4_times_grad_4"] = m.total(grad_4_times_grad_4)
+        results["squares_grad_4"] = m.total_squares(grad_4)
     if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars:
-        results["sum_param_times_param"] = m.total(param_times_param)
-        results["sum_grad_6_times_grad_6"] = m.total(grad_6_times_grad_6)
+        results["squares_param"] = m.total_squares(param)
+        results["squares_grad_6"] = m.total_squares(grad_6)
     return results
 
 
@@ -111,7 +106,7 @@ def step_reduce_2(t: View) -> Results:
         or (not f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
         gnorm_vec = t.state("gnorm_vec")
-        sum_grad_4_times_grad_4 = t.reduced["sum_grad_4_times_grad_4"]
+        squares_grad_4 = t.reduced["squares_grad_4"]
     if f.maximize and (
         not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
     ):
@@ -126,19 +121,13 @@ def step_reduce_2(t: View) -> Results:
         grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
     if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars):
         grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
-    if (
-        not f.max_unorm_above_0
-        and not f.trust_ratio_is_lars
-        and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
-    ):
-        grad_4_times_grad_4 = grad_4 * grad_4
     if f.percentile_clipping_below_100 and (
         (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
         or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
         or (not f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(sum_grad_4_times_grad_4)
+        gnorm_1 = m.sqrt(squares_grad_4)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
@@ -152,9 +141,6 @@ def step_reduce_2(t: View) -> Results:
         or (not f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
         grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
-        param_times_param = param * param
-    if f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0):
-        grad_6_times_grad_6 = grad_6 * grad_6
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
         # grad = grad + weight_decay * param
         grad_8 = grad_6 + weight_decay * param
@@ -170,24 +156,23 @@ def step_reduce_2(t: View) -> Results:
         update_3 = update_1 if f.nesterov else momentum_buffer_1
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
         update_5 = update_3 if f.momentum_not_0 else grad_9
-        update_5_times_update_5 = update_5 * update_5
     results: Results = {}
     if (
         not f.max_unorm_above_0
         and not f.trust_ratio_is_lars
         and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
     ):
-        results["sum_grad_4_times_grad_4"] = m.total(grad_4_times_grad_4)
+        results["squares_grad_4"] = m.total_squares(grad_4)
     if (
         (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
         or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
         or (not f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
-        results["sum_param_times_param"] = m.total(param_times_param)
+        results["squares_param"] = m.total_squares(param)
     if f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0):
-        results["sum_grad_6_times_grad_6"] = m.total(grad_6_times_grad_6)
+        results["squares_grad_6"] = m.total_squares(grad_6)
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
-        results["sum_update_5_times_update_5"] = m.total(update_5_times_update_5)
+        results["squares_update_5"] = m.total_squares(update_5)
     return results
 
 
@@ -208,13 +193,13 @@ def step_apply(t: View) -> Results:
         momentum_buffer = t.state("momentum_buffer")
     if f.percentile_clipping_below_100:
         gnorm_vec = t.state("gnorm_vec")
-        sum_grad_4_times_grad_4 = t.reduced["sum_grad_4_times_grad_4"]
+        squares_grad_4 = t.reduced["squares_grad_4"]
     if f.max_unorm_above_0 or f.trust_ratio_is_lars:
-        sum_param_times_param = t.reduced["sum_param_times_param"]
+        squares_param = t.reduced["squares_param"]
     if f.trust_ratio_is_lars:
-        sum_grad_6_times_grad_6 = t.reduced["sum_grad_6_times_grad_6"]
+        squares_grad_6 = t.reduced["squares_grad_6"]
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
-        sum_update_5_times_update_5 = t.reduced["sum_update_5_times_update_5"]
+        squares_update_5 = t.reduced["squares_update_5"]
     if f.maximize:
         # grad = -grad
         grad_1 = -grad
@@ -232,7 +217,7 @@ def step_apply(t: View) -> Results:
     active_4 = active_3 if f.nonfinite_is_skip else active_2
     if f.percentile_clipping_below_100:
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(sum_grad_4_times_grad_4)
+        gnorm_1 = m.sqrt(squares_grad_4)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
@@ -243,9 +228,9 @@ def step_apply(t: View) -> Results:
     grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
     if f.trust_ratio_is_lars:
         # param_norm = norm(param)
-        param_norm_1 = m.sqrt(sum_param_times_param)
+        param_norm_1 = m.sqrt(squares_param)
         # grad_norm = norm(grad)
-        grad_norm_1 = m.sqrt(sum_grad_6_times_grad_6)
+        grad_norm_1 = m.sqrt(squares_grad_6)
         # rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
         rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1)
         grad_7_factor = m.where(m.both(param_norm_1 > 0.0, grad_norm_1 > 0.0), rate_1, 1.0)
@@ -267,9 +252,9 @@ def step_apply(t: View) -> Results:
     update_5 = update_3 if f.momentum_not_0 else grad_9
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
         # param_norm = norm(param)
-        param_norm_2 = m.sqrt(sum_param_times_param)
+        param_norm_2 = m.sqrt(squares_param)
         # update_norm = norm(update)
-        update_norm_1 = m.sqrt(sum_update_5_times_update_5)
+        update_norm_1 = m.sqrt(squares_update_5)
         # limit = max_unorm * param_norm
         limit_1 = max_unorm * param_norm_2
         update_6_factor = m.where(m.both(limit_1 > 0.0, update_norm_1 > limit_1), limit_1 / update_norm_1, 1.0)

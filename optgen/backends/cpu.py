@@ -68,7 +68,8 @@ class CpuBackend:
         ]
         elements = [name for name, item in family.inputs.items() if item.role == "state" and item.kind is Kind.ELEMENT]
         context = {
-            "head": describe(family),
+            # A comment that ends in a backslash would go on in the next line.
+            "head": [f"{line} (continued)" if line.endswith("\\") else line for line in describe(family)],
             "flags": [
                 f"constexpr bool {c_name(name)} = {macro(name)};"
                 for name, guard in family.guards.guards.items()
@@ -307,7 +308,7 @@ class _PassRenderer:
             result.append(f"Tile<{self._tile(item)}> {item.name}_tile;")
         for r in self.item.reductions:
             if r.reduce.over is Kind.TENSOR:
-                start = "double {} = 0.0;" if r.reduce.op == "sum" else "uint32_t {} = 0;"
+                start = "uint32_t {} = 0;" if r.reduce.op == "max" else "double {} = 0.0;"
                 result.append(start.format(c_name(r.name)))
         if lines:
             result.append(f"const Lines lines = lines_of(call, t, c, {len(self.row_sums)});")
@@ -365,7 +366,7 @@ class _PassRenderer:
         return result
 
     def _clauses(self) -> str:
-        sums = [c_name(r.name) for r in self.item.reductions if r.reduce.op == "sum" and r.reduce.over is not Kind.COL]
+        sums = [c_name(r.name) for r in self.item.reductions if r.reduce.op != "max" and r.reduce.over is not Kind.COL]
         largest = [c_name(r.name) for r in self.item.reductions if r.reduce.op == "max"]
         return (f" reduction(+ : {', '.join(sums)})" if sums else "") + (
             f" reduction(max : {', '.join(largest)})" if largest else ""
@@ -401,10 +402,10 @@ class _PassRenderer:
         name, x, live = c_name(r.name), self.single.print(r.reduce.x), c_formula(r.live)
         if r.reduce.op == "max":
             return f"{name} = {live} && magnitude_bits({x}) > {name} ? magnitude_bits({x}) : {name};"
-        value = f"double({x})" if live == "true" else f"{live} ? double({x}) : 0.0"
+        value = f"double({x}) * double({x})" if r.reduce.op == "squares" else f"double({x})"
         if r.reduce.over is Kind.COL:
-            return f"if ({live}) {name}_at[i] += double({x});"
-        return f"{name} += {value};"
+            return f"if ({live}) {name}_at[i] += {value};"
+        return f"{name} += {value if live == 'true' else f'{live} ? {value} : 0.0'};"
 
     def _after_segment(self) -> list[str]:
         return [
@@ -434,7 +435,7 @@ class _PassRenderer:
     def _results(self) -> list[str]:
         return [
             f"call.partials[c.index * {len(self.reduced)} + {self.reduced[r.name]}] = "
-            + (f"{c_name(r.name)};" if r.reduce.op == "sum" else f"from_bits({c_name(r.name)});")
+            + (f"from_bits({c_name(r.name)});" if r.reduce.op == "max" else f"{c_name(r.name)};")
             for r in self.item.reductions
             if r.reduce.over is Kind.TENSOR
         ]
@@ -445,7 +446,7 @@ class _PassRenderer:
         summed = {name for _, name in self.plan.sums.values()}
         for r in self.item.reductions:
             if r.reduce.over is Kind.TENSOR:
-                how = "finished_sum" if r.reduce.op == "sum" else "finished_max"
+                how = "finished_max" if r.reduce.op == "max" else "finished_sum"
                 count, i = len(self.reduced), self.reduced[r.name]
                 text = f"call.reduced[t.index * {count} + {i}] = {how}(call, t, {count}, {i});"
                 result.append(text if r.live.is_true or r.name in summed else f"if ({c_formula(r.live)}) {text}")

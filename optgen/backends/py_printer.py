@@ -18,8 +18,10 @@ PRECEDENCE = {"==": 4, "!=": 4, "<": 4, "<=": 4, ">": 4, ">=": 4, "+": 6, "-": 6
 FUNCTION = {"min": "minimum", "max": "maximum", "and": "both", "or": "either", "not": "negate", "abs": "absolute"}
 REDUCTION = {
     (Kind.TENSOR, "sum"): "total",
+    (Kind.TENSOR, "squares"): "total_squares",
     (Kind.TENSOR, "max"): "largest",
     (Kind.ROW, "sum"): "row_total",
+    (Kind.ROW, "squares"): "row_squares",
     (Kind.COL, "sum"): "col_total",
     (Kind.MATRIX, "sum"): "matrix_total",
 }
@@ -54,6 +56,12 @@ def py_string(text: str) -> str:
     """A string as Python text, in double quotes unless it holds more of them than of single ones."""
     quote = "'" if text.count('"') > text.count("'") else '"'
     return quote + "".join(_character(char, quote) for char in text) + quote
+
+
+def docstring(text: str) -> str:
+    """Text that can stand in a docstring: nothing in it ends the docstring or is an escape."""
+    text = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return f'{text[:-1]}\\"' if text.endswith('"') else text
 
 
 def _character(char: str, quote: str) -> str:

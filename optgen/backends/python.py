@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from optgen.backends.base import Rendering
 from optgen.backends.cpu import pass_function
 from optgen.backends.layout import import_lines, import_order, python_lines
-from optgen.backends.py_printer import PyPrinter, py_formula, py_name, py_number, py_string
+from optgen.backends.py_printer import PyPrinter, docstring, py_formula, py_name, py_number, py_string
 from optgen.ir.family import Family, readers
 from optgen.ir.formula import Formula
 from optgen.ir.guards import Guard
@@ -87,8 +87,8 @@ class PythonBackend:
         """One module a family."""
         flags = "".join(part.capitalize() for part in family.name.split("_")) + "Flags"
         context = {
-            "title": family.title,
-            "doc": _paragraphs(family.spec.doc, family.spec.reference),
+            "title": docstring(family.title),
+            "doc": [docstring(line) for line in _paragraphs(family.spec.doc, family.spec.reference)],
             "flags_class": flags,
             "flags": list(family.guards.guards),
             "flag_values": [_flag(family, guard) for guard in family.guards.guards.values()],
@@ -108,7 +108,9 @@ class PythonBackend:
             "block_refusals": [
                 (name, _refuse([r for r in family.refusals if r.on == name], 4)) for name in _refused_blocks(family)
             ],
-            "methods": [(name, method.doc or f"Run `{name}`.") for name, method in family.spec.methods.items()],
+            "methods": [
+                (name, docstring(method.doc) or f"Run `{name}`.") for name, method in family.spec.methods.items()
+            ],
             "classes": [_class(family, c) for c in self.classes],
         }
         return Rendering(f"{family.name}.py", "python/module.py.j2", context)
@@ -381,7 +383,7 @@ def _class(family: Family, spec: ClassSpec) -> ClassText:
         fixed["target"] = variant.target
     return ClassText(
         name=spec.name,
-        doc=tuple(_class_doc(family, spec, [*positional, *keyword])),
+        doc=tuple(docstring(line) for line in _class_doc(family, spec, [*positional, *keyword])),
         fixed="{" + ", ".join(f'"{k}": {_literal(v)}' for k, v in fixed.items()) + "}",
         bits=str(variant.bits),
         positional=tuple(a.text for a in positional),

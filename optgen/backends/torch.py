@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from optgen.backends.base import Rendering, describe
 from optgen.backends.layout import python_lines
-from optgen.backends.py_printer import PyPrinter, py_formula, py_name
+from optgen.backends.py_printer import PyPrinter, docstring, py_formula, py_name
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.liveness import demands, needed, resolve
@@ -39,7 +39,8 @@ class TorchBackend:
         functions = [
             _FunctionRenderer(name, plan, item).render() for name, plan in plans.items() for item in plan.passes
         ]
-        context = {"title": family.title, "head": describe(family)[1:], "functions": functions}
+        head = [docstring(line) for line in describe(family)[1:]]
+        context = {"title": docstring(family.title), "head": head, "functions": functions}
         return Rendering(f"{family.name}_torch.py", "torch/functions.py.j2", context)
 
 

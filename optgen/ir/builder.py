@@ -30,10 +30,12 @@ from optgen.ir.nodes import (
     Select,
 )
 from optgen.ir.parser import MAX_DEPTH, depth, node_location, parse_block, refuse, too_deep
-from optgen.ir.scope import COMPARE, Scope
+from optgen.ir.reductions import count_of, over_of
+from optgen.ir.scope import COMPARE, FACTS, Scope
 from optgen.spec.source import SourceText
 
 BINARY: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
+COMMON = frozenset(("param", "grad", "step", "active", "update", *FACTS))  # what the stages of a step share
 ERROR = Const(float("nan"))
 
 
@@ -67,19 +69,26 @@ class Builder:
         self.shared = False
         self.source = ""
         self.writable: tuple[str, ...] = ()
+        self.visible: frozenset[str] = frozenset()
         self.final: Mapping[str, Value] = {}
 
     def build(self, stages: Sequence[Stage], writable: Sequence[str]) -> Program:
         """The program of these stages; `writable` names the inputs that they may assign."""
-        self.writable = tuple(writable)
         env = self._given()
         env["active"] = Value(Const(True))
         for stage in stages:
             self.text, self.shared = stage.text, stage.shared
-            env = self._statements(parse_block(stage.text, self.reporter), env, TRUE)
+            self.visible = self.scope.common | COMMON if stage.shared else frozenset(self._names())
+            self.writable = tuple(name for name in writable if name in self.visible)
+            seen = {name: value for name, value in env.items() if not stage.shared or name in self.visible}
+            after = self._statements(parse_block(stage.text, self.reporter), seen, TRUE)
+            env |= {name: value for name, value in after.items() if not stage.shared or name in self.visible}
         outputs = {name: env[name].expr for name in writable if env[name].expr != Ref(name)}
         self.final = env
         return Program(dict(self.scope.inputs), tuple(self.lets), outputs)
+
+    def _names(self) -> set[str]:
+        return {*self.scope.inputs, *self.scope.options, *self.scope.hypers}
 
     def initial(self, text: SourceText, node: ast.expr) -> Expr:
         """The expression of an initial value."""
@@ -148,7 +157,7 @@ class Builder:
             return
         self.source = ast.unparse(node)
         expr = self._expression(value, env, path)
-        state = self.scope.inputs.get(name)
+        state = self.scope.inputs.get(name) if name in self.visible else None
         if state is not None and is_boolean(expr, self.by_name):
             message = f"`{name}` is a number, this is a condition"
             self.reporter.error("type", message, node_location(self.text, value), "use `where(condition, 1, 0)`")
@@ -169,6 +178,8 @@ class Builder:
         if isinstance(expr, Const) and state is None:
             env[name] = Value(expr)
             return
+        if name == "active":
+            expr = _also(env[name].expr, expr)
         env[name] = Value(self.bind(name, expr, self.source, node))
 
     def _may_assign(self, name: str, node: ast.Name) -> bool:
@@ -179,7 +190,7 @@ class Builder:
                 self.reporter.error("undefined-name", message, node_location(self.text, node))
                 return False
             return True
-        if name in inputs or name in self.scope.options or name in self.scope.hypers:
+        if name in self._names() & self.visible:
             what = "an option" if name in self.scope.options else "given from outside"
             self.reporter.error(
                 "not-assignable",
@@ -378,7 +389,7 @@ class Builder:
         path: Formula,
     ) -> Expr:
         where = node_location(self.text, node)
-        over = _over(keywords)
+        over = over_of(keywords)
         line = name.startswith(("row_", "col_"))
         if len(args) != 1 or over is None or (line and keywords):
             message = f"`{name}` takes one value" + ("" if line else ", and `over=all` or `over=matrix`")
@@ -416,63 +427,36 @@ class Builder:
 
     def _lowered(self, name: str, over: Kind, kind: Kind, x: Expr) -> Expr:
         """A reduction in terms of `sum` and `max`: means divide by the count, norms take the root."""
-        square = Call("*", (x, x))
         match name:
             case "absmax":
                 return self._nested("max", over, Call("abs", (x,)))
             case "sum" | "row_sum" | "col_sum":
                 return self._nested("sum", over, x)
             case "norm":
-                return Call("sqrt", (self._nested("sum", over, square),))
+                return Call("sqrt", (self._nested("squares", over, x),))
             case "rms":
-                return Call("sqrt", (Call("/", (self._nested("sum", over, square), _count(kind, over))),))
+                return Call("sqrt", (Call("/", (self._nested("squares", over, x), count_of(kind, over))),))
             case _:
-                return Call("/", (self._nested("sum", over, x), _count(kind, over)))
+                return Call("/", (self._nested("sum", over, x), count_of(kind, over)))
 
     def _nested(self, op: ReduceOp, over: Kind, x: Expr) -> Expr:
         """Elements reduce to one number per tensor before they reduce over all, to rows before matrices."""
-        kind = kind_of(x, self.kinds)
-        if kind is Kind.ELEMENT and over is Kind.GLOBAL:
-            return Reduce(op, Kind.GLOBAL, self.bind("tensor", Reduce(op, Kind.TENSOR, x), self.source))
-        if kind is Kind.ELEMENT and over is Kind.MATRIX:
-            return Reduce(op, Kind.MATRIX, self.bind("row", Reduce(op, Kind.ROW, x), self.source))
+        outer: ReduceOp = "max" if op == "max" else "sum"
+        if kind_of(x, self.kinds) is not Kind.ELEMENT:
+            return Reduce(outer, over, Call("*", (x, x)) if op == "squares" else x)
+        if over is Kind.GLOBAL:
+            return Reduce(outer, Kind.GLOBAL, self.bind("tensor", Reduce(op, Kind.TENSOR, x), self.source))
+        if over is Kind.MATRIX:
+            return Reduce(outer, Kind.MATRIX, self.bind("row", Reduce(op, Kind.ROW, x), self.source))
         return Reduce(op, over, x)
 
 
-def _count(kind: Kind, over: Kind) -> Expr:
-    """How many numbers a mean is taken over."""
-    match kind, over:
-        case Kind.ELEMENT, Kind.ROW:
-            return Ref("cols")
-        case Kind.ELEMENT, Kind.COL:
-            return Ref("rows")
-        case Kind.ELEMENT, Kind.MATRIX:
-            return Call("*", (Ref("rows"), Ref("cols")))
-        case Kind.ROW, Kind.MATRIX:
-            return Ref("rows")
-        case Kind.COL, Kind.MATRIX:
-            return Ref("cols")
-        case Kind.ROW, _:
-            return Call("*", (Ref("matrices"), Ref("rows")))
-        case Kind.COL, _:
-            return Call("*", (Ref("matrices"), Ref("cols")))
-        case Kind.MATRIX, _:
-            return Ref("matrices")
-        case _:
-            return Ref("numel")
-
-
-def _over(keywords: Sequence[ast.keyword]) -> Kind | None:
-    match list(keywords):
-        case []:
-            return Kind.TENSOR
-        case [ast.keyword(arg="over", value=ast.Name(id="all"))]:
-            return Kind.GLOBAL
-        case [ast.keyword(arg="over", value=ast.Name(id="matrix"))]:
-            return Kind.MATRIX
-        case [ast.keyword(arg="over", value=ast.Name(id="tensor"))]:
-            return Kind.TENSOR
-    return None
+def _also(active: Expr, expr: Expr) -> Expr:
+    """A condition on top of the ones before: what left an element out of a step stays."""
+    match expr:
+        case Call(op="and", args=(first, _)) if first == active:
+            return expr
+    return Call("and", (active, expr))
 
 
 def _unit(kind: Kind) -> str:

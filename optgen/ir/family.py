@@ -105,7 +105,13 @@ class _FamilyBuilder:
             hypers={part: h.optional for name, h in self.hypers.items() for part in (h.names or [name])},
             inputs={},
             refused=tuple(self._refused()),
+            common=self._common(),
         )
+
+    def _common(self) -> frozenset[str]:
+        """The names that shared stages may use: what `shared.yaml` declares, a rule's own version of it included."""
+        common = self.shared.shared
+        return frozenset((*common.hyperparameters, *common.options, *common.states))
 
     def _offered(self, common: Mapping[str, Setting], own: Mapping[str, object]) -> dict[str, Setting]:
         return {n: x for n, x in common.items() if n not in own and (x.needs is None or self.has_update)}
@@ -121,6 +127,7 @@ class _FamilyBuilder:
 
     def build(self) -> Family:
         before = len(self.reporter.diagnostics)
+        self._check_case()
         self._inputs()
         blocks = {"step": self._step()}
         for name in self.spec.methods:
@@ -147,6 +154,17 @@ class _FamilyBuilder:
             equations=equations,
             has_update=self.has_update,
         )
+
+    def _check_case(self) -> None:
+        """Names that differ in case only would be one name in some target."""
+        first: dict[str, str] = {}
+        parts = {part: name for name, hyper in self.hypers.items() for part in (hyper.names or [name])}
+        for name in (*parts, *self.options, *self.states):
+            other = first.setdefault(name.lower(), name)
+            if other != name:
+                section = "states" if name in self.states else "options" if name in self.options else "hyperparameters"
+                where = self.loaded.locate_key(section, parts.get(name, name))
+                self.reporter.error("reserved-name", f"`{name}` and `{other}` differ in case only", where, "rename one")
 
     def _inputs(self) -> None:
         inputs = self.scope.inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ from optgen.ir.formula import Formula, Term, atom
 
 Subject = Literal["option", "hyper", "fact", "codec"]
 WORDS = {"==": "is", "!=": "not", "<": "below", "<=": "up_to", ">": "above", ">=": "from"}
+NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]")
 COMPLEMENT = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
@@ -36,7 +38,7 @@ def guard_name(subject: str, op: str, value: float | str | None) -> str:
             return f"{subject}_{op}"
         case _:
             text = str(value).replace(".", "p").replace("-", "minus_").replace("+", "")
-            return f"{subject}_{WORDS[op]}_{text}"
+            return f"{subject}_{WORDS[op]}_{re.sub(NOT_IN_A_NAME, '_', text)}"
 
 
 class GuardTable:
@@ -60,6 +62,8 @@ class GuardTable:
         if op == "==" and not isinstance(value, str):
             return ~self.formula(about, subject, "!=", value)
         name = guard_name(subject, op, value)
+        while name in self.guards and self.guards[name] != Guard(name, about, subject, op, value):
+            name += "_"
         self.guards.setdefault(name, Guard(name, about, subject, op, value))
         return atom(name)
 

@@ -53,7 +53,7 @@ def join(first: Kind, second: Kind) -> Kind:
 
 
 Number = float | bool
-ReduceOp = Literal["sum", "max"]
+ReduceOp = Literal["sum", "squares", "max"]
 
 ARITHMETIC = ("+", "-", "*", "/", "**", "neg")
 COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
@@ -114,7 +114,10 @@ class Select:
 
 @dataclass(frozen=True)
 class Reduce:
-    """The sum or largest of `x` over a tensor, a matrix, each row or each column."""
+    """The sum of `x`, of its squares, or its largest, over a tensor, a matrix, each row or each column.
+
+    Sums are float64, and so are the squares in them, which float32 could not hold for very small or large numbers.
+    """
 
     op: ReduceOp
     over: Kind

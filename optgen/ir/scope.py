@@ -43,6 +43,7 @@ class Scope:
         options: Choices of each option; a flag has None.
         hypers: Names of the hyperparameters; True where optional.
         inputs: Values that exist before the step.
+        common: The names among these that shared stages may use.
         refused: Conditions, each with its text, under which the settings are refused.
     """
 
@@ -52,6 +53,7 @@ class Scope:
     inputs: dict[str, Input]
     guards: GuardTable = field(default_factory=GuardTable)
     refused: tuple[tuple[ast.expr, SourceText], ...] = ()
+    common: frozenset[str] = frozenset()
 
     def condition(self, node: ast.expr, text: SourceText, reporter: Reporter, lenient: bool) -> Formula:
         """The formula of an `if` or `when` condition; what is not fixed before the step is reported.

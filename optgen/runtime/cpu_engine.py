@@ -6,6 +6,7 @@ The tables of addresses are made once and kept between steps; a step only looks 
 from __future__ import annotations
 
 import ctypes
+import operator
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -66,8 +67,12 @@ def defines(rule: Rule, bucket: Bucket) -> dict[str, str]:
     return result
 
 
-def _forms(params: list[Tensor]) -> list[tuple[Any, ...]]:
-    return [(p.dtype, p.device, p.shape, p.is_contiguous()) for p in params]
+_form = operator.attrgetter("dtype", "device", "shape")
+
+
+def _forms(params: list[Tensor]) -> tuple[list[Any], list[bool]]:
+    """What tables and kernels are made for; looked at in every step, since `param.data` can be anything by then."""
+    return list(map(_form, params)), list(map(Tensor.is_contiguous, params))
 
 
 def _mark_changed(params: list[Tensor]) -> None:
@@ -97,7 +102,6 @@ class CpuEngine:
         self.members = bucket.members
         self.params = [m.param for m in self.members]
         self.forms = _forms(self.params)
-        self.own_pointers: list[int] = []
         self.library = shared_library(rule.source, defines(rule, bucket), compiler)
         self.functions: dict[str, Callable[[Any], None]] = {}
         self.call = _Call()
@@ -220,11 +224,9 @@ class CpuEngine:
 
     def begin(self, name: str, block: Block, grads: Sequence[Tensor]) -> None:
         """Start a step: take the gradients' addresses, and everything else's if it moved."""
+        if self.forms != _forms(self.params):
+            raise StaleError
         pointers = list(map(Tensor.data_ptr, self.params))
-        if pointers != self.own_pointers:
-            if self.forms != _forms(self.params):
-                raise StaleError
-            self.own_pointers = list(pointers)
         for index in self.staged:
             self.staging[index].copy_(self.params[index].detach())
         for index in self.staged:
@@ -246,12 +248,13 @@ class CpuEngine:
         self.call.threads = torch.get_num_threads()
 
     def _state_pointers(self) -> list[int]:
-        """Where states lie: a user may put others in their place, or give them other memory."""
+        """Where states lie and how long they are: a user may put others in their place, or give them other memory."""
         values = list(chain.from_iterable(map(dict.values, self.entries)))
         try:
-            return list(map(Tensor.data_ptr, values))
+            return [*map(Tensor.data_ptr, values), *map(Tensor.numel, values)]
         except TypeError:  # something that is no tensor lies among them
-            return [value.data_ptr() for value in values if isinstance(value, Tensor)]
+            tensors = [value for value in values if isinstance(value, Tensor)]
+            return [*map(Tensor.data_ptr, tensors), *map(Tensor.numel, tensors)]
 
     def run(self, block: Block, index: int, values: list[tuple[float, ...]]) -> None:
         """Run one pass: `values` holds a row for every settings of the step."""

@@ -126,19 +126,21 @@ _dtype = operator.attrgetter("dtype")
 def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:
     """Whether the settings still ask for these kernels; changed ones are checked first."""
     settings = prepared.settings()
-    raw = [_raw(optimizer.rule, row) for row in settings]
+    raw = [_raw(optimizer, row) for row in settings]
     if raw == prepared.raw:
         return True
-    for row in settings:
-        optimizer.check_row(row)
+    for row, before, now in zip(settings, prepared.raw, raw, strict=True):
+        if before != now:
+            optimizer.check_row(row)
     if prepared.fixed != [_fixed(optimizer.rule, row) for row in settings]:
         return False
     prepared.raw = raw
     return True
 
 
-def _raw(rule: Rule, settings: Settings) -> tuple[Any, ...]:
-    values = [settings.get(key) for key in rule.fixed_by]
+def _raw(optimizer: Optimizer, settings: Settings) -> tuple[Any, ...]:
+    """Every setting as it stands; a tensor, which can change in place, by its value."""
+    values = [settings.get(key) for key in optimizer.defaults]
     return tuple([float(value) if isinstance(value, Tensor) else value for value in values])
 
 
@@ -181,7 +183,7 @@ class _Preparer:
             engines=engines,
             rows=self.rows,
             fixed=[_fixed(self.rule, {**group, **override}) for group, override in self.rows],
-            raw=[_raw(self.rule, {**group, **override}) for group, override in self.rows],
+            raw=[_raw(self.optimizer, {**group, **override}) for group, override in self.rows],
             elements=float(sum(p.numel() for p in self.params)),
             seen=self.seen,
             entries=_entries(self.optimizer),

@@ -59,6 +59,8 @@ class Optimizer(torch.optim.Optimizer):
         self._refuse(settings)
         params = _as_list(name, params)
         super().__init__(params, settings)
+        if not any(group["params"] for group in self.param_groups):
+            raise ValueError(f"{name}: params holds no tensor; pass model.parameters()")
 
     @classmethod
     def _refuse(cls, settings: Mapping[str, Any]) -> None:
@@ -85,6 +87,10 @@ class Optimizer(torch.optim.Optimizer):
         for param in members:
             check_parameter(name, param)
         check_twice(name, members)
+        if "args" in group:
+            raise ValueError(
+                f"{name}: args is an argument of the class, not of a param group; give its settings as keys"
+            )
         refuse_unknown(name, group, [*self.defaults, *GROUP_KEYS])
         known = {key: value for key, value in group.items() if key in self.defaults}
         group.update(self._checked_part(known, "group"))
@@ -232,7 +238,7 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: for values out of range, settings that the class fixes and combinations that it rejects.
         """
         name = type(self).__name__
-        checked(name, self.rule, {key: settings[key] for key in self.rule.fixed_by})
+        checked(name, self.rule, {key: settings[key] for key in self.defaults if key in settings})
         changed = {key: settings[key] for key in self.fixed if key not in self.rule.storage}
         check_fixed(name, self.rule, self.fixed, changed, "group")
         self._refuse(settings)

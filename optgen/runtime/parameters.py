@@ -67,6 +67,10 @@ def check_parameter(name: str, param: Any) -> None:
         raise TypeError(f"{name}: parameters are {allowed}, not {str(param.dtype).removeprefix('torch.')}")
     if param.layout is not torch.strided:
         raise TypeError(f"{name}: parameters are dense, not {param.layout}")
+    if any(stride == 0 and size > 1 for stride, size in zip(param.stride(), param.shape, strict=True)):
+        raise ValueError(
+            f"{name}: a parameter of shape {tuple(param.shape)} is expanded: its elements share memory; clone it"
+        )
 
 
 def check_twice(name: str, params: Sequence[Tensor]) -> None:

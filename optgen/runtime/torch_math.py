@@ -170,12 +170,17 @@ def negate(a: Value) -> Value:
     return ~a if isinstance(a, Tensor) else not a
 
 
-# Reductions: products are float32, sums float64.
+# Reductions: sums, and the squares in sums of squares, are float64.
 
 
 def total(x: Tensor) -> Tensor:
     """The sum of all numbers."""
     return x.sum(dtype=torch.float64)
+
+
+def total_squares(x: Tensor) -> Tensor:
+    """The sum of the squares of all numbers."""
+    return x.double().square().sum()
 
 
 def largest(x: Tensor) -> Tensor:
@@ -186,6 +191,11 @@ def largest(x: Tensor) -> Tensor:
 def row_total(x: Tensor) -> Tensor:
     """Sums along the last dimension, kept as (..., rows, 1)."""
     return x.sum(dim=-1, keepdim=True, dtype=torch.float64).float()
+
+
+def row_squares(x: Tensor) -> Tensor:
+    """Sums of squares along the last dimension, kept as (..., rows, 1)."""
+    return x.double().square().sum(dim=-1, keepdim=True).float()
 
 
 def col_total(x: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ _EXPECTED = {
 }
 
 
-_BOOLEANS = {word: "write `true`" for word in ("true", "yes", "on", "1")}
-_BOOLEANS |= {word: "write `false`" for word in ("false", "no", "off", "0")}
+_BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), "write `true`")
+_BOOLEANS |= dict.fromkeys(("false", "no", "off", "0"), "write `false`")
 
 
 _MAX_PROBLEMS = 400

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiling import ROOT, TESTED, stock_units, write_spec
 
 import optgen
-from compiling import ROOT, TESTED, stock_units, write_spec
 from optgen.codecs import CODECS
 from optgen.compiler import Unit, compile_specs
 from optgen.emit.writer import write
@@ -160,3 +160,28 @@ def test_names_of_the_targets_own(target: str, tmp_path: Path) -> None:
     expected = before - 0.001 * (total**2 + 1) ** 2
     assert torch.allclose(param.detach().double(), expected, rtol=1e-5)
     assert torch.allclose(opt.state[param]["x_at"].double(), torch.tensor(300**0.5).double())
+
+
+QUOTED = """\
+name: quoted
+title: 'A \"\"\"title\"\"\" with \\n'
+doc: 'Ends with a backslash \\'
+reference: 'a\\'
+hyperparameters:
+  lr: {default: 0.1, range: "[0, inf)", doc: '\"\"\" and \\'}
+blocks:
+  step: |
+    \"\"\"A note.\"\"\"
+    x = grad + \\
+        grad
+    param = param - lr * x
+"""
+
+
+def test_texts_of_a_spec_cannot_end_a_docstring_or_a_comment(target: str, tmp_path: Path) -> None:
+    cls = optgen.load(write_spec(tmp_path, QUOTED)).Quoted
+    param = torch.nn.Parameter(torch.zeros(3))
+    param.grad = torch.ones(3)
+    cls([param], target=target).step()
+    assert torch.allclose(param.detach(), torch.full((3,), -0.2))
+    assert '"""title"""' in cls.__doc__

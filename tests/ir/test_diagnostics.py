@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from compiling import PROBE, probe, refusal
 
 EXPECTED = Path(__file__).parent / "diagnostics.txt"

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
 from compiling import PROBE, stock_units
+from interpreter import run
+
 from optgen.codecs import SMALLEST_ABSMAX
 from optgen.diagnostics import Reporter
 from optgen.ir.family import Family, build_family
 from optgen.ir.formula import FALSE, TRUE, atom
 from optgen.ir.guards import GuardTable, feasible
+from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Reduce, Ref, Select, walk
 from optgen.ir.verifier import VerificationError, verify
 from optgen.passes.drop_unused import drop_unused
@@ -29,9 +30,6 @@ from optgen.passes.pipeline import run_passes
 from optgen.passes.resolve_choices import resolve_choices
 from optgen.passes.scale_tensorwise import scale_tensorwise
 from optgen.spec.loader import load_specs
-
-sys.path.insert(0, str(Path(__file__).parent))
-from interpreter import run  # noqa: E402
 
 INPUTS = {
     "param": Input("param", "param", Kind.ELEMENT),
@@ -57,8 +55,6 @@ def call(op: str, *args: Expr | str | float) -> Call:
 def program(lets: Mapping[str, Expr], **outputs: Expr) -> Program:
     kinds = {name: item.kind for name, item in INPUTS.items()}
     made = []
-    from optgen.ir.kinds import kind_of
-
     for name, expr in lets.items():
         kinds[name] = kind_of(expr, kinds)
         made.append(Let(name, expr, kinds[name], f"{name} = ..."))
@@ -164,10 +160,11 @@ def test_forward_replaces_names_of_names_and_of_numbers() -> None:
 
 def test_hoist_computes_every_value_at_its_own_kind_once() -> None:
     share = call("-", 1.0, "beta")
+    squares = Reduce("sum", Kind.TENSOR, call("*", "grad", "grad"))
     it = program(
         {
             "moment_1": call("+", call("*", "beta", "moment"), call("*", share, "grad")),
-            "new": call("*", call("*", share, call("sqrt", Reduce("sum", Kind.TENSOR, call("*", "grad", "grad")))), "grad"),
+            "new": call("*", call("*", share, call("sqrt", squares)), "grad"),
         },
         moment=Ref("moment_1"),
         param=Ref("new"),

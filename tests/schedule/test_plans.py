@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
-
 from compiling import ROOT, TESTED, stock_units
+
 from optgen.compiler import Unit, compile_specs
 from optgen.explanation import ClassInfo
 from optgen.ir.formula import TRUE, atom

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from compiling import ROOT
+
 from optgen.compiler import compile_specs
 from optgen.emit.writer import check
 

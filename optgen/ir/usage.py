@@ -1,0 +1,34 @@
+"""What a spec declares and never uses: an argument that would do nothing, or memory that would serve nothing."""
+
+from __future__ import annotations
+
+import ast
+
+from optgen.diagnostics import Reporter
+from optgen.ir.family import Family
+from optgen.spec.loader import LoadedShared, LoadedSpec
+
+
+def check_use(family: Family, loaded: LoadedSpec, shared: LoadedShared, reporter: Reporter) -> None:
+    """Report the hyperparameters, options and states of a correct rule that no equation or condition mentions."""
+    used = _used_names(family, shared)
+    spec = loaded.spec
+    declared = [
+        ("hyperparameters", name, part) for name, h in spec.hyperparameters.items() for part in h.names or [name]
+    ]
+    declared += [("options", name, name) for name in spec.options]
+    declared += [("states", name, name) for name in spec.states]
+    for section, key, name in declared:
+        if name not in used:
+            where = loaded.locate_key(section, key)
+            reporter.error("unused", f"`{name}` is used nowhere", where, "use it in an equation, or remove it")
+
+
+def _used_names(family: Family, shared: LoadedShared) -> set[str]:
+    common = shared.shared.blocks
+    texts = [*family.equations.values(), common.grad, common.update if family.has_update else ""]
+    texts += [str(state.init) for state in family.states.values()]
+    texts += [state.when for state in family.states.values() if state.when is not None]
+    texts += [rule.when for rule in family.spec.rules]
+    trees = [ast.parse(text.strip()) for text in texts]
+    return {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}

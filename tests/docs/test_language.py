@@ -1,0 +1,40 @@
+"""docs/language.md: tables as the models say, examples that compile, errors and functions that exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from compiling import ROOT, compiled
+
+from optgen.ir.nodes import FUNCTIONS, REDUCTIONS, WINDOWS
+from optgen.ir.scope import FACTS
+
+TEXT = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```yaml\n(name: .*?)```", TEXT, flags=re.DOTALL)
+SOURCES = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "optgen").rglob("*.py"))
+
+
+def test_tables_are_what_the_models_say() -> None:
+    tool = ROOT / "tools" / "make_language_docs.py"
+    done = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_examples_compile(text: str, tmp_path: Path) -> None:
+    assert compiled(tmp_path, text).classes
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *REDUCTIONS, *WINDOWS, *FACTS])
+def test_every_function_and_fact_is_described(name: str) -> None:
+    assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", TEXT)
+
+
+def test_every_error_exists() -> None:
+    table = TEXT.split("| id | is said of |", 1)[1]
+    for name in re.findall(r"`([a-z-]+)`", "".join(line.split("|")[1] for line in table.split("\n") if "|" in line)):
+        assert f'"{name}"' in SOURCES, name

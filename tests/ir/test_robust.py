@@ -1,0 +1,50 @@
+"""Whatever stands in a block, it compiles or is refused with a place; nothing else happens."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from compiling import compiled, probe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optgen.diagnostics import SpecError
+
+TEXT = """
+param grad step active lr beta1 exp_avg kept size past rows_of total amsgrad mode pair ndim x y update sqrt norm sum
+row_sum col_mean where push percentile min over=all over=matrix ( ) ( ) , = == > * - ** / if else elif : not and or
+is None True 0 1 2.5 1e-8 'a' "left" . [ ] lambda
+"""
+WORDS = TEXT.split()
+LINES = (
+    "x = grad * grad", "if amsgrad:\n    kept = grad", "if mode == 'a':\n    x = 1\nelse:\n    x = grad", "y = norm(x)",
+    "exp_avg = exp_avg + x", "size = y", "param = param - lr * x", "if ndim >= 2:\n    rows_of = row_mean(grad)",
+    "past = push(past, y)", "active = active and grad > 0", "total = sum(x, over=all)", "grad = where(y > 1, x / y, x)",
+    "x = rows_of * x", "y = percentile(past, 50)", "if beta1 is not None:\n    x = beta1 * x", "param = x",
+)  # fmt: skip
+soup = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join), max_size=4).map("\n".join)
+programs = st.lists(st.sampled_from(LINES), max_size=10).map("\n".join)
+bodies = st.one_of(soup, programs, st.text(max_size=60))
+
+
+def outcome(body: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            unit = compiled(Path(folder), probe(body))
+        except SpecError as error:
+            assert all(d.location is not None for d in error.diagnostics)
+            return "refused"
+        assert len(unit.renderings) == 3
+        return "accepted"
+
+
+@given(bodies)
+@settings(max_examples=250, deadline=None)
+def test_every_block_compiles_or_is_refused(body: str) -> None:
+    outcome(body)
+
+
+def test_both_happen() -> None:
+    assert outcome("x = grad\nparam = x") == "accepted"
+    assert outcome("x = ") == "refused"

@@ -1,0 +1,147 @@
+"""Writes the tables of fields in docs/language.md from the Pydantic models, between their markers.
+
+    python tools/make_language_docs.py [--check]
+
+With --check nothing is written; the exit status is 1 if the file is not what the models say.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from optgen.spec import model  # noqa: E402
+
+DOCUMENT = ROOT / "docs" / "language.md"
+MARKERS = re.compile(r"<!-- fields: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+MEANINGS: dict[str, dict[str, str]] = {
+    "Spec": {
+        "name": "The rule's name, that of its file.",
+        "title": "One line, the first of every class's documentation.",
+        "reference": "Where the rule is from.",
+        "doc": "What the rule does.",
+        "hyperparameters": "Numbers that the user sets.",
+        "options": "Flags and enumerations that the user sets.",
+        "states": "What is kept between steps.",
+        "rules": "Combinations of settings that are refused.",
+        "blocks": "The equations of a step.",
+        "methods": "Further blocks, each a method of the optimizer.",
+        "variants": "The classes to make; without any there is one, named after the rule.",
+    },
+    "Hyperparameter": {
+        "default": "A number, one for each of `names`, or `null` (optional). Without it the user must give one.",
+        "range": "What is allowed, as `[0, 1)` or `(0, inf)`.",
+        "names": "The names of a tuple's parts; equations use these.",
+        "label": "What messages call it.",
+        "integer": "Only whole numbers.",
+        "scope": "`global`: the same for all param groups.",
+        "needs": "Offered only to rules with an `update` stage (for `shared.yaml`).",
+        "doc": "What it does.",
+    },
+    "Option": {
+        "default": "`true` or `false`, or one of `choices`.",
+        "choices": "The values of an enumeration.",
+        "needs": "Offered only to rules with an `update` stage (for `shared.yaml`).",
+        "doc": "What it does.",
+    },
+    "State": {
+        "shape": "How many numbers it is.",
+        "range": "`unsigned` if it is never negative: its 8-bit codes then have no sign.",
+        "init": "A number, or an expression over `param`, `grad` and the hyperparameters.",
+        "when": "The condition under which it exists.",
+        "window": "Keeps this many past values, one a step (`shape: tensor`).",
+        "codecs": "How it may be stored: `fp32`, `bf16`, `fp16`, `int8`. All of them for `param`, else `fp32`.",
+        "doc": "What it is.",
+    },
+    "Blocks": {
+        "step": "Updates the states and names the direction `update`, or changes `param` itself.",
+        "apply": "Changes `param` by `update`.",
+    },
+    "Method": {"block": "The equations.", "doc": "The method's documentation."},
+    "Rule": {
+        "when": "The condition over settings that is refused.",
+        "raise": "The exception.",
+        "message": "What it says; `{name}` is the class, settings go by their names.",
+        "on": "`construct`, `step`, or the method before which it is looked at.",
+    },
+    "Variant": {
+        "family": "The rule; in a rule's own file it is that rule.",
+        "signature": "The arguments taken by position, in order: names, or a name of `signatures`.",
+        "bits": "Fixes the bits of the states: 8 or 32.",
+        "paged": "Fixes whether states are pageable.",
+        "block_wise": "The default of `block_wise`.",
+        "target": "Fixes the target.",
+        "set": "Options that the class fixes.",
+        "defaults": "Defaults that differ from the rule's.",
+        "required": "Hyperparameters that the user must give.",
+        "rejects": "Rules of the class, or names of `rejects` in `variants.yaml`.",
+        "doc": "What is said of the class.",
+    },
+}
+
+
+def table(name: str) -> str:
+    """The table of a model's fields."""
+    schema = getattr(model, name).model_json_schema(by_alias=True)
+    fields, meanings = schema["properties"], MEANINGS[name]
+    if set(fields) != set(meanings):
+        difference = ", ".join(sorted(set(fields) ^ set(meanings)))
+        raise SystemExit(f"MEANINGS[{name!r}] and the model differ in {difference}")
+    lines = ["| field | value | default | meaning |", "|---|---|---|---|"]
+    for field, described in fields.items():
+        needed = field in schema.get("required", [])
+        if name == "Hyperparameter" and field == "default":
+            default = "none: required"
+        else:
+            default = "required" if needed else _default(described.get("default"))
+        lines.append(f"| `{field}` | {_kind(described)} | {default} | {meanings[field]} |")
+    return "\n".join(lines)
+
+
+def _kind(described: dict[str, Any]) -> str:
+    if "enum" in described:
+        return ", ".join(f"`{choice}`" for choice in described["enum"])
+    if "const" in described:
+        return f"`{described['const']}`"
+    if "anyOf" in described:
+        kinds = [_kind(part) for part in described["anyOf"] if part.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    if "$ref" in described:
+        return {"Blocks": "blocks", "Rule": "rule"}.get(described["$ref"].rsplit("/", 1)[1], "mapping")
+    words = {"integer": "number", "number": "number", "string": "text", "boolean": "true, false", "object": "mapping"}
+    if described.get("type") == "array":
+        return f"list of {_kind(described['items'])}"
+    return words[described["type"]]
+
+
+def _default(value: object) -> str:
+    if value in ("", None, [], {}):
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def document(text: str) -> str:
+    """The document with every table anew."""
+    return MARKERS.sub(lambda m: f"<!-- fields: {m[1]} -->\n{table(m[1])}\n<!-- end -->", text)
+
+
+def main(arguments: list[str]) -> int:
+    """Write the document, or check it."""
+    before = DOCUMENT.read_text(encoding="utf-8")
+    after = document(before)
+    if "--check" in arguments:
+        if before != after:
+            print("docs/language.md is not what the models say; run `python tools/make_language_docs.py`")
+        return int(before != after)
+    if before != after:
+        DOCUMENT.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -23,6 +23,7 @@ from optgen.explanation import ClassInfo
 from optgen.ir.family import Family, build_family, readers
 from optgen.ir.formula import FormulaTooLargeError
 from optgen.ir.refusals import Refusal, build_refusal
+from optgen.ir.usage import check_use
 from optgen.passes.pipeline import run_passes
 from optgen.schedule.plan import Plan
 from optgen.schedule.planner import plan
@@ -95,6 +96,7 @@ def check_specs(paths: Sequence[Path]) -> tuple[Unit, ...]:
             family = build_family(loaded, specs.shared, _shown_path(loaded.source.path), reporter)
             if family is None:
                 continue
+            check_use(family, loaded, specs.shared, reporter)
             programs = {n: run_passes(b.program, b.active, family.guards) for n, b in family.blocks.items()}
             plans = {n: plan(program) for n, program in programs.items()}
         except FormulaTooLargeError:

@@ -60,8 +60,8 @@ def py_string(text: str) -> str:
 
 def docstring(text: str) -> str:
     """Text that can stand in a docstring: nothing in it ends the docstring or is an escape."""
-    text = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
-    return f'{text[:-1]}\\"' if text.endswith('"') else text
+    body, last = (text[:-1], '\\"') if text.endswith('"') else (text, "")
+    return body.replace("\\", "\\\\").replace('"""', '\\"\\"\\"') + last
 
 
 def _character(char: str, quote: str) -> str:

@@ -76,6 +76,8 @@ def valid(case: Case) -> bool:
             return False
     if case.get("nesterov") and (case.get("dampening") or case.get("momentum") == 0):
         return False
+    if case.get("dampening") and case.get("momentum") == 0:
+        return False
     if case.get("trust_ratio") == "lars" and case.get("max_unorm") == 0:
         return False  # max_unorm is not looked at
     return case.get("grad_dtype") != case.get("dtype") or "dtype" not in case

@@ -12,7 +12,7 @@ Free of torch and numpy: the compiler, which never imports torch, uses this modu
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -94,6 +94,11 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
         )
     }
 )
+
+
+def plain_codec(names: Sequence[str]) -> str:
+    """How a state that can take these codecs is stored where it is not quantized: the first one without scales."""
+    return next(name for name in names if not CODECS[name].scaled)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ def check_specs(paths: Sequence[Path]) -> tuple[Unit, ...]:
             family = build_family(loaded, specs.shared, _shown_path(loaded.source.path), reporter)
             if family is None:
                 continue
-            check_use(family, loaded, specs.shared, reporter)
+            if not any(d.location and d.location.file == loaded.source.path for d in reporter.diagnostics):
+                check_use(family, loaded, specs.shared, reporter)
             programs = {n: run_passes(b.program, b.active, family.guards) for n, b in family.blocks.items()}
             plans = {n: plan(program) for n, program in programs.items()}
         except FormulaTooLargeError:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from optgen.backends.c_printer import CPrinter
 from optgen.backends.python import ClassSpec
-from optgen.codecs import CODECS
+from optgen.codecs import CODECS, plain_codec
 from optgen.ir.family import Family
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Kind, Reduce, Ref
@@ -82,7 +82,7 @@ class ClassInfo:
         for name, item in self.family_rule.inputs.items():
             if item.role == "state" and item.kind is Kind.ELEMENT:
                 quantized = self.bits == 8 and "int8" in item.codecs
-                codecs[name] = ("int8" if block_wise else "int8_tensor") if quantized else "fp32"
+                codecs[name] = ("int8" if block_wise else "int8_tensor") if quantized else plain_codec(item.codecs)
         guards = {name: self._holds(guard, codecs) for name, guard in self.family_rule.guards.guards.items()}
         return Setting(guards, codecs)
 

@@ -55,7 +55,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "init": "A number, or an expression over `param`, `grad` and the hyperparameters.",
         "when": "The condition under which it exists.",
         "window": "Keeps this many past values, one a step (`shape: tensor`).",
-        "codecs": "How it may be stored: `fp32`, `bf16`, `fp16`, `int8`. All of them for `param`, else `fp32`.",
+        "codecs": "How it may be stored: `fp32`, `bf16`, `fp16`, `int8`; the first that is not `int8` is the default. "
+        "All of them for `param`, else `fp32`.",
         "doc": "What it is.",
     },
     "Blocks": {

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.codecs import CODECS
+from optgen.codecs import CODECS, plain_codec
 from optgen.runtime.rule import Flags, Rule, Settings, State
 from optgen.runtime.torch_codecs import decode, encode, zeros
 
@@ -23,7 +23,7 @@ def choose_codec(state: State, settings: Settings, numel: int) -> str:
     """How a state of a parameter is stored under these settings."""
     if settings["optim_bits"] == 8 and "int8" in state.codecs and numel >= settings["min_8bit_size"]:
         return "int8" if settings["block_wise"] else "int8_tensor"
-    return "fp32" if "fp32" in state.codecs else state.codecs[0]
+    return plain_codec(state.codecs)
 
 
 def choose_codecs(rule: Rule, settings: Settings, numel: int) -> tuple[str, ...]:

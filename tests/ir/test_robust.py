@@ -28,10 +28,24 @@ programs = st.lists(st.sampled_from(LINES), max_size=10).map("\n".join)
 bodies = st.one_of(soup, programs, st.text(max_size=60))
 
 
+USES = """
+if beta1 is not None:
+    exp_avg = beta1 * exp_avg
+if amsgrad:
+    kept = 2 * kept
+if mode == "a" and pair == "left":
+    size = 2 * size
+past = push(past, lr)
+if ndim >= 2:
+    rows_of = 2 * rows_of
+total = total + lr
+"""  # of everything that the probe declares: what is used nowhere is refused
+
+
 def outcome(body: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            unit = compiled(Path(folder), probe(body))
+            unit = compiled(Path(folder), probe(body + USES))
         except SpecError as error:
             assert all(d.location is not None for d in error.diagnostics)
             return "refused"

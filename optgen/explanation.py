@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from optgen.backends.c_printer import CPrinter
 from optgen.backends.python import ClassSpec
 from optgen.codecs import CODECS, plain_codec
+from optgen.ir.dump import text
 from optgen.ir.family import Family
 from optgen.ir.guards import Guard
-from optgen.ir.nodes import Kind, Reduce, Ref
+from optgen.ir.nodes import Kind
 from optgen.ir.scope import COMPARISON
 from optgen.schedule.plan import Plan
 from optgen.schedule.traffic import Setting, pass_bytes, state_bytes, traffic
@@ -125,14 +125,10 @@ class ClassInfo:
             )
             for item in step.live_passes(self.setting.guards)
         )
-        printer = CPrinter(single=False, names={}, spell=str)
-        kinds = tuple(
-            (let.name, let.kind.name.lower(), _reduced(let.expr) or printer.print(let.expr).replace("optgen::", ""))
-            for let in step.program.lets
-        )
+        kinds = tuple((let.name, let.kind.name.lower(), text(let.expr)) for let in step.program.lets)
         equations = []
-        for name, text in self.family_rule.equations.items():
-            equations += [f"{name}:", *(f"    {line}" for line in text.rstrip().split("\n"))]
+        for name, block in self.family_rule.equations.items():
+            equations += [f"{name}:", *(f"    {line}" for line in block.rstrip().split("\n"))]
         return Explanation(tuple(equations), kinds, passes, self.rendered)
 
     def _default(self, name: str) -> object:
@@ -174,9 +170,3 @@ class ClassInfo:
         if value == 0 and any(r.condition == f"o['{name}'] == 0" for r in self.spec.refusals):
             return 1.0
         return value
-
-
-def _reduced(expr: object) -> str:
-    if isinstance(expr, Reduce) and isinstance(expr.x, Ref):
-        return f"{expr.op} of {expr.x.name} over {expr.over.name.lower()}"
-    return ""

@@ -216,6 +216,8 @@ RULE = Rule(
 class AdamW(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in `optim_bits` bits.
 
+    AdamW: the decay acts on the parameter itself, before the update.
+
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.
 
@@ -306,6 +308,8 @@ class AdamW(Optimizer):
 
 class AdamW8bit(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in 8 bits.
+
+    AdamW: the decay acts on the parameter itself, before the update.
 
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.
@@ -406,6 +410,8 @@ class AdamW8bit(Optimizer):
 class AdamW32bit(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in 32 bits.
 
+    AdamW: the decay acts on the parameter itself, before the update.
+
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.
 
@@ -497,6 +503,8 @@ class AdamW32bit(Optimizer):
 class PagedAdamW(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in `optim_bits` bits, paged.
 
+    AdamW: the decay acts on the parameter itself, before the update.
+
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.
 
@@ -583,6 +591,8 @@ class PagedAdamW(Optimizer):
 
 class PagedAdamW8bit(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in 8 bits, paged.
+
+    AdamW: the decay acts on the parameter itself, before the update.
 
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.
@@ -679,6 +689,8 @@ class PagedAdamW8bit(Optimizer):
 class PagedAdamW32bit(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in 32 bits, paged.
 
+    AdamW: the decay acts on the parameter itself, before the update.
+
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.
 
@@ -765,6 +777,8 @@ class PagedAdamW32bit(Optimizer):
 
 class Adam(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in `optim_bits` bits.
+
+    Adam: the decay is added to the gradient.
 
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.
@@ -856,6 +870,8 @@ class Adam(Optimizer):
 
 class Adam8bit(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in 8 bits.
+
+    Adam: the decay is added to the gradient.
 
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.
@@ -956,6 +972,8 @@ class Adam8bit(Optimizer):
 class Adam32bit(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in 32 bits.
 
+    Adam: the decay is added to the gradient.
+
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.
 
@@ -1047,6 +1065,8 @@ class Adam32bit(Optimizer):
 class PagedAdam(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in `optim_bits` bits, paged.
 
+    Adam: the decay is added to the gradient.
+
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.
 
@@ -1133,6 +1153,8 @@ class PagedAdam(Optimizer):
 
 class PagedAdam8bit(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in 8 bits, paged.
+
+    Adam: the decay is added to the gradient.
 
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.
@@ -1228,6 +1250,8 @@ class PagedAdam8bit(Optimizer):
 
 class PagedAdam32bit(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in 32 bits, paged.
+
+    Adam: the decay is added to the gradient.
 
     An exponential average of the gradient divided by the root of one of its square, both corrected for their start
     at zero.

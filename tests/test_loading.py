@@ -1,0 +1,76 @@
+"""`optgen.load`: a spec becomes a module, and nothing is written beside it."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import optgen
+from optgen.diagnostics import SpecError
+
+SPEC = """\
+name: my_optimizer
+hyperparameters:
+  lr: {default: 1e-3, range: "[0, inf)"}
+states:
+  exp_avg: {}
+blocks:
+  step: |
+    exp_avg = 0.9 * exp_avg + 0.1 * grad
+    update = sign(exp_avg)
+  apply: |
+    param = param - lr * update
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "my.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def test_a_spec_trains_at_once(spec: Path, target: str) -> None:
+    model = torch.nn.Linear(3, 2)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = optgen.load(spec).MyOptimizer(model.parameters(), lr=0.5, target=target)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    for old, new in zip(before, model.parameters(), strict=True):
+        torch.testing.assert_close(new.detach(), old - 0.5)
+    assert [path.name for path in spec.parent.iterdir()] == ["my.yaml"]
+
+
+def test_the_same_spec_is_the_same_module_and_a_changed_one_is_not(spec: Path) -> None:
+    first = optgen.load(spec)
+    assert optgen.load(str(spec)) is first
+    spec.write_text(SPEC.replace("0.9", "0.8"))
+    assert optgen.load(spec) is not first
+
+
+def test_loaded_classes_pickle(spec: Path) -> None:
+    param = torch.nn.Parameter(torch.ones(4))
+    optimizer = optgen.load(spec).MyOptimizer([param])
+    param.grad = torch.ones(4)
+    optimizer.step()
+    again = pickle.loads(pickle.dumps(optimizer))
+    assert type(again) is type(optimizer)
+    assert again.state_dict()["state"][0]["step"] == 1
+
+
+def test_mistakes_are_spec_errors(spec: Path) -> None:
+    spec.write_text(SPEC.replace("sign(exp_avg)", "sing(exp_avg)"))
+    with pytest.raises(SpecError, match="there is no function `sing`"):
+        optgen.load(spec)
+
+
+def test_nothing_is_left_behind_and_nothing_is_warned(spec: Path) -> None:
+    code = f"import optgen; m = optgen.load({str(spec)!r}); print(m.__file__)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert not Path(done.stdout.strip()).exists()

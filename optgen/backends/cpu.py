@@ -5,8 +5,9 @@ Everything that depends on the rule is decided here; the template holds the fram
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 
 from optgen.backends.base import Rendering, describe
 from optgen.backends.c_printer import CPrinter, c_formula, c_name
@@ -67,25 +68,32 @@ class CpuBackend:
             _PassRenderer(family, name, plan, item).render() for name, plan in plans.items() for item in plan.passes
         ]
         elements = [name for name, item in family.inputs.items() if item.role == "state" and item.kind is Kind.ELEMENT]
+        used = _words(passes)
+        guards = [guard for guard in family.guards.guards.values() if c_name(guard.name) in used]
         context = {
             # A comment that ends in a backslash would go on in the next line.
             "head": [f"{line} (continued)" if line.endswith("\\") else line for line in describe(family)],
             "flags": [
-                f"constexpr bool {c_name(name)} = {macro(name)};"
-                for name, guard in family.guards.guards.items()
+                f"constexpr bool {c_name(guard.name)} = {macro(guard.name)};"
+                for guard in guards
                 if guard.about != "codec"
             ],
             "types": ["using ParamCodec = OPTGEN_PARAM_CODEC;", "using GradCodec = OPTGEN_GRAD_CODEC;"]
             + [f"using {codec_type(name)} = {macro(f'{name}_codec')};" for name in elements],
             "codec_flags": [
-                f"constexpr bool {c_name(name)} = is_tensorwise<{codec_type(g.subject)}>;"
-                for name, g in family.guards.guards.items()
-                if g.about == "codec"
+                f"constexpr bool {c_name(guard.name)} = is_tensorwise<{codec_type(guard.subject)}>;"
+                for guard in guards
+                if guard.about == "codec"
             ],
             "columns": [column(name) for name in (*states, *arrays)],
             "passes": passes,
         }
         return Rendering(f"{family.name}.cpp", "cpu/kernel.cpp.j2", context)
+
+
+def _words(passes: Sequence[PassText]) -> set[str]:
+    """All names in the text of the passes: a guard that only the host asks for is no constant of the kernels."""
+    return set(re.findall(r"\w+", " ".join(str(part) for item in passes for part in astuple(item))))
 
 
 def state_columns(family: Family) -> list[str]:

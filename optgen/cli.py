@@ -198,7 +198,7 @@ def schema(
     ] = "spec",
 ) -> None:
     """Print the JSON Schema of spec files, for editors."""
-    from optgen.schema import SCHEMAS, json_schema
+    from optgen.spec.schema import SCHEMAS, json_schema
 
     if kind not in SCHEMAS:
         raise typer.BadParameter(f"{kind!r} is none of {', '.join(SCHEMAS)}", param_hint="[spec|shared|variants]")

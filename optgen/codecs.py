@@ -37,7 +37,6 @@ class Codec:
     bits: of one element, without scales.
     storage: name of the dtype of what is stored (see optgen.dtypes).
     block: elements that share one scale; 0: no scales, WHOLE_TENSOR: one for the tensor.
-    signable: whether a book for states that are never negative exists beside the signed one.
     cpp: the type that renders it in C++, a format over `dtype` and `signed` (see templates/include/optgen/tile.h).
     """
 
@@ -45,7 +44,6 @@ class Codec:
     bits: int
     storage: str
     block: int = 0
-    signable: bool = False
     cpp: str = "Plain<{dtype}>"
 
     def cpp_type(self, signed: bool) -> str:
@@ -89,8 +87,8 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
             Codec("fp32", 32, "float32"),
             Codec("bf16", 16, "bfloat16"),
             Codec("fp16", 16, "float16"),
-            Codec("int8", 8, "uint8", block=BLOCK, signable=True, cpp="Int8<{signed}>"),
-            Codec("int8_tensor", 8, "uint8", block=WHOLE_TENSOR, signable=True, cpp="Int8Tensor<{signed}>"),
+            Codec("int8", 8, "uint8", block=BLOCK, cpp="Int8<{signed}>"),
+            Codec("int8_tensor", 8, "uint8", block=WHOLE_TENSOR, cpp="Int8Tensor<{signed}>"),
         )
     }
 )

@@ -107,11 +107,6 @@ class ClassInfo:
         """Bytes per parameter that a step moves."""
         return traffic(self.plans["step"], self.setting)
 
-    @property
-    def paged_share(self) -> float:
-        """The share of the states' bytes that is pageable."""
-        return 1.0 if self.spec.variant.paged else 0.0
-
     def explain(self) -> Explanation:
         """Everything about the class."""
         step = self.plans["step"]

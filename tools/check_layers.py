@@ -24,7 +24,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "loading",
         "new",
         "precompile",
-        "schema",
     ),
     ("compiler",),
     ("explanation",),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from optgen.codecs import CODECS
-from optgen.diagnostics import Reporter, suggest
+from optgen.diagnostics import Reporter
 from optgen.ir.builder import Builder, Stage
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.guards import GuardTable
@@ -34,7 +34,6 @@ SHAPES = {
     "global": Kind.GLOBAL,
 }
 Setting = TypeVar("Setting", Hyperparameter, Option)
-STORED = ("fp32", "bf16", "fp16", "int8", "int8_tensor")
 
 
 @dataclass(frozen=True)
@@ -189,22 +188,11 @@ class _FamilyBuilder:
             if node is not None:
                 exists = self.scope.condition(node, text, self.reporter, loaded is self.shared)
         kind = SHAPES[state.shape]
-        codecs = tuple(state.codecs) if state.codecs is not None else STORED if kind is Kind.ELEMENT else ("fp32",)
-        for codec in codecs:
-            if codec not in CODECS:
-                where = loaded.locate("states", name, "codecs")
-                self.reporter.error(
-                    "unknown-codec", f"there is no codec `{codec}`", where, suggest(codec, list(CODECS))
-                )
+        codecs: tuple[str, ...] = ("fp32",)
+        if kind is Kind.ELEMENT:  # what is no codec was reported when the file was checked
+            codecs = tuple(codec for codec in state.codecs or CODECS if codec in CODECS) or codecs
         if "int8" in codecs and "int8_tensor" not in codecs:
             codecs = (*codecs, "int8_tensor")
-        if kind is not Kind.ELEMENT and codecs != ("fp32",):
-            where = loaded.locate("states", name, "codecs")
-            message = f"a state of shape `{state.shape}` is stored as fp32"
-            self.reporter.error("unknown-codec", message, where, "leave `codecs` out")
-        if state.window is not None and kind is not Kind.TENSOR:
-            where = loaded.locate("states", name, "window")
-            self.reporter.error("kind", "a window has `shape: tensor`", where)
         if kind.is_host and state.when is not None:
             where = loaded.locate("states", name, "when")
             self.reporter.error("kind", f"a state of shape `{state.shape}` always exists", where, "leave `when` out")

@@ -55,7 +55,6 @@ def join(first: Kind, second: Kind) -> Kind:
 Number = float | bool
 ReduceOp = Literal["sum", "squares", "max"]
 
-ARITHMETIC = ("+", "-", "*", "/", "**", "neg")
 COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 LOGIC = ("and", "or", "not")
 FUNCTIONS = {

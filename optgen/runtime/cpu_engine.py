@@ -25,7 +25,6 @@ from optgen.runtime.states import scale_key
 
 CHUNK = 32_768  # elements of a chunk, a multiple of the tile; a matrix rule takes at least 16 rows
 TILE = 256
-BASE_COLUMNS = 11
 
 
 class _Call(ctypes.Structure):

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optgen.dtypes import PARAM_DTYPES
 from optgen.runtime.rule import Flags, Rule, Settings
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, dtype.name) for dtype in PARAM_DTYPES)
 
 
 @dataclass(eq=False)

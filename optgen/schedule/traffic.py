@@ -68,4 +68,4 @@ def traffic(plan: Plan, setting: Setting) -> float:
 def state_bytes(plan: Plan, setting: Setting) -> float:
     """Bytes per parameter of the states of a parameter."""
     states = [i for i in plan.program.inputs.values() if i.name in setting.codecs and i.exists.holds(setting.guards)]
-    return sum(element_bytes(i, setting) + scale_bytes(i, setting) for i in states)
+    return sum(CODECS[setting.codecs[i.name]].bytes_per_element for i in states)

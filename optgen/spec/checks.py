@@ -233,7 +233,7 @@ class _Checker:
             elif state.shape != "param" and codec != "fp32":
                 message = f"`{name}` is kept in fp32, since its shape is {state.shape}"
                 self.value("codec", message, (*path, "codecs", index), "remove `codecs`")
-        if state.codecs is not None and "fp32" not in state.codecs:
+        if state.codecs is not None and "fp32" not in state.codecs and state.shape == "param":
             message = f"`{name}` cannot be kept in fp32"
             self.value("codec", message, (*path, "codecs"), "add fp32: small parameters keep 32-bit states")
 

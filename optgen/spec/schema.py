@@ -1,4 +1,4 @@
-"""The JSON Schema of a spec file, which editors use for completion and checking."""
+"""JSON Schemas of the files in a folder of specs, which editors use for completion and checking."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from optgen.spec.model import Spec
+from optgen.spec.model import Shared, Spec, SpecModel, VariantTable
+
+SCHEMAS: dict[str, tuple[type[SpecModel], str]] = {
+    "spec": (Spec, "An optimizer's update rule: a file of specs/, compiled by `optgen build`."),
+    "shared": (Shared, "What acts on every rule: shared.yaml."),
+    "variants": (VariantTable, "The public classes: variants.yaml."),
+}
+"""The kinds of files, with what they are."""
 
 
-def json_schema() -> dict[str, Any]:
-    """The schema (Draft 2020-12) of a rule's file, from the models that the loader checks with."""
-    schema = Spec.model_json_schema(by_alias=True, mode="validation")
-    head = {
-        "$schema": GenerateJsonSchema.schema_dialect,
-        "title": "optgen spec",
-        "description": "An optimizer's update rule: a file of specs/, compiled by `optgen build`.",
-    }
+def json_schema(kind: str = "spec") -> dict[str, Any]:
+    """The schema (Draft 2020-12) of a kind of file, a key of `SCHEMAS`, from the models that the loader checks with."""
+    model, description = SCHEMAS[kind]
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    head = {"$schema": GenerateJsonSchema.schema_dialect, "title": f"optgen {kind}", "description": description}
     return {**head, **{key: value for key, value in schema.items() if key not in head}}

@@ -4,6 +4,9 @@
 # TORCH_INDEX  where torch comes from if none is installed yet and pip has no index settings of its own;
 #              by default PyTorch's builds for the CPU.
 # PYTHON       the Python that makes .venv; 3.11 or newer.
+# OPTGEN_SKIP_PYCUDA=1   make test without PyCUDA; tests that need it are skipped.
+# OPTGEN_CUDA_HEADERS    the folder with cuda.h that PyCUDA is built with, or "pypi"; by default that of the machine's
+#                        CUDA, else NVIDIA's packages.
 
 SHELL := /bin/sh
 CANDIDATES := python3 python python3.14 python3.13 python3.12 python3.11

@@ -89,10 +89,19 @@ def build(
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the common kernels now, not at first use.")
     ] = False,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SM,…",
+            help="Compile kernels for these GPUs into the package, as sm_80,sm_90: it then needs no nvcc.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Generate a package of optimizers from specs."""
     from optgen.emit import writer
     from optgen.package_name import DEFAULT_SPECS, PackageNameError, destination
+    from optgen.precompile import ArchError, checked_archs, count_cubins, drop_stale_cubins, precompile_cubins
 
     paths = _given(specs) or [DEFAULT_SPECS]
     if not specs and not DEFAULT_SPECS.is_dir():
@@ -101,6 +110,12 @@ def build(
         target = destination(paths, package, out)
     except PackageNameError as error:
         raise typer.BadParameter(str(error), param_hint="--package") from error
+    if check and (compile or arch):
+        raise typer.BadParameter("--check writes nothing, so there is nothing to compile", param_hint="--check")
+    try:
+        archs = checked_archs(arch) if arch else ()
+    except ArchError as error:
+        raise typer.BadParameter(str(error), param_hint="--arch") from error
     start = time.perf_counter()
     result = _compiled(paths, target.package)
     if check:
@@ -111,12 +126,20 @@ def build(
                 f"error: {target.directory} is not what its specs make; run `{_build_command(specs, out, package)}`"
             )
             raise typer.Exit(1)
-        print(f"{target.directory} is up to date: {_count(len(result.classes), 'class', 'classes')}")
+        cubins = count_cubins(target.directory)
+        beside = f"; {_count(cubins, 'cubin')} beside them, not checked" if cubins else ""
+        print(f"{target.directory} is up to date: {_count(len(result.classes), 'class', 'classes')}{beside}")
         return
     changed = writer.write(result, target.directory)
     seconds = time.perf_counter() - start
     what = f"{_count(len(changed), 'file')} changed" if changed else "up to date"
     print(f"{target.directory}: {_count(len(result.classes), 'class', 'classes')}, {what}, {seconds:.1f} s")
+    dropped = drop_stale_cubins(target.directory)
+    if dropped:
+        print(f"{_count(dropped, 'cubin')} of earlier sources removed")
+    if archs:
+        made = precompile_cubins(target.package, target.directory, archs)
+        print(f"{_count(made, 'cubin')} for {', '.join(archs)} in {target.directory / 'cubins'}")
     if compile:
         from optgen.precompile import precompile
 

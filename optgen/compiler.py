@@ -13,6 +13,7 @@ from pathlib import Path
 
 from optgen.backends.base import Backend, Rendering
 from optgen.backends.cpu import CpuBackend
+from optgen.backends.cuda import CudaBackend
 from optgen.backends.layout import import_lines, import_order
 from optgen.backends.python import ClassSpec, PythonBackend
 from optgen.backends.torch import TorchBackend
@@ -41,7 +42,7 @@ class Unit:
     @cached_property
     def renderings(self) -> tuple[Rendering, ...]:
         """The family's files, one a backend."""
-        backends: tuple[Backend, ...] = (PythonBackend(self.classes), TorchBackend(), CpuBackend())
+        backends: tuple[Backend, ...] = (PythonBackend(self.classes), TorchBackend(), CpuBackend(), CudaBackend())
         return tuple(backend.render(self.family, self.plans) for backend in backends)
 
 
@@ -131,7 +132,7 @@ def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> t
 
 
 def _emit(unit: Unit, rendering: Rendering) -> str:
-    comment = "//" if rendering.path.endswith(".cpp") else "#"
+    comment = "//" if rendering.path.endswith((".cpp", ".cu")) else "#"
     head = f"{comment} {MARK} from {unit.family.path}; change that file and run `optgen build`.\n"
     text = head + render(rendering.template, rendering.context)
     if rendering.path.endswith(".py"):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
 import platform
-import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from optgen.package_name import STOCK_PACKAGE
+from optgen.runtime.nvidia import Driver, ask_driver
 
 Status = Literal["ok", "missing", "problem"]
 
@@ -45,6 +47,7 @@ class Finding:
 def examine() -> tuple[Finding, ...]:
     """Look for everything that generated optimizers can use. Never raises: what fails is a finding of its own."""
     findings: list[Finding] = []
+    _asked.cache_clear()
     for name, look in _LOOKS.items():
         try:
             findings.extend(look())
@@ -109,30 +112,96 @@ def _compiler() -> Iterator[Finding]:
     )
 
 
-def _cuda() -> Iterator[Finding]:
-    later = "nothing to do: this version generates for the cpu and torch targets, and torch serves tensors on a GPU"
+WITHOUT_GPU = "nothing to do on a machine without an NVIDIA GPU"
+
+
+def _driver() -> Iterator[Finding]:
+    name = "NVIDIA driver"
+    driver = _asked()
+    if not driver.installed:
+        yield Finding(
+            name,
+            "missing",
+            driver.failure,
+            f"{WITHOUT_GPU}; with one: install its driver, or start the container with --gpus all",
+        )
+        return
+    runs = f"runs CUDA {driver.cuda}" if driver.cuda else "is installed"
+    if driver.failure:
+        advice = "reload or update the driver; restart the machine or the container if it was just updated"
+        yield Finding(name, "problem", f"{runs}, but {driver.failure}", advice)
+    elif not driver.gpus:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        shown = "" if hidden is None else f" (CUDA_VISIBLE_DEVICES={hidden!r})"
+        yield Finding(name, "missing", f"{runs}, and shows no GPU{shown}", WITHOUT_GPU)
+    else:
+        count = Counter(f"{gpu.name} ({gpu.arch})" for gpu in driver.gpus)
+        yield Finding(name, "ok", f"{runs}: {', '.join(f'{n} x {gpu}' for gpu, n in count.items())}")
+
+
+@functools.lru_cache(maxsize=1)
+def _asked() -> Driver:
+    return ask_driver()
+
+
+def _torch_cuda() -> Iterator[Finding]:
+    name = "CUDA in torch"
     if importlib.util.find_spec("torch") is None:
-        yield Finding("CUDA", "missing", "cannot tell without torch", later)
+        yield Finding(name, "missing", "cannot tell without torch")
         return
     import torch
 
-    if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        yield Finding("CUDA", "ok", f"{count} x {torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}", later)
-    elif torch.version.cuda is None:
-        driver = "; an NVIDIA driver is installed" if shutil.which("nvidia-smi") else ""
-        yield Finding("CUDA", "missing", f"this torch is built without CUDA{driver}", later)
+    if torch.version.cuda is not None:
+        yield Finding(name, "ok", f"torch is built for CUDA {torch.version.cuda}")
     else:
-        yield Finding("CUDA", "missing", f"torch is built for CUDA {torch.version.cuda} but sees no GPU", later)
+        advice = f"{WITHOUT_GPU}; with one: pip install --force-reinstall torch --index-url https://pypi.org/simple"
+        yield Finding(name, "missing", "this torch is built without CUDA", advice)
 
 
 def _pycuda() -> Iterator[Finding]:
+    from optgen.runtime.nvidia import INSTALL_PYCUDA, why_no_pycuda
+
+    name = "PyCUDA"
+    reason = why_no_pycuda()
     if importlib.util.find_spec("pycuda") is None:
-        yield Finding("PyCUDA", "missing", "not installed", "nothing to do: this version does not use it")
+        yield Finding(name, "missing", "not installed", f"{WITHOUT_GPU}; with one: {INSTALL_PYCUDA}")
+    elif not reason:
+        yield Finding(name, "ok", importlib.metadata.version("pycuda"))
     else:
+        version = importlib.metadata.version("pycuda")
+        found, _, advice = reason.partition(". ")
+        without = not _asked().installed
         yield Finding(
-            "PyCUDA", "ok", importlib.metadata.version("pycuda"), "nothing to do: this version does not use it"
+            name, "missing" if without else "problem", f"{version}: {found}", WITHOUT_GPU if without else advice
         )
+
+
+def _nvcc() -> Iterator[Finding]:
+    from optgen.runtime.nvcc import INSTALL, nvcc_candidates
+
+    name = "nvcc"
+    rejected = []
+    for candidate in nvcc_candidates():
+        found = candidate.compiler
+        if found is None:
+            rejected.append(f"{candidate.name}: {candidate.reason}")
+            continue
+        builds = f"CUDA {found.release} at {found.path}, for {', '.join(found.archs)}"
+        runs = _asked().cuda
+        if runs and int(found.release.partition(".")[0]) > int(runs.partition(".")[0]):
+            advice = (
+                f"the driver may refuse what it builds: update the driver, or point OPTGEN_NVCC at one of CUDA {runs}"
+            )
+            yield Finding(name, "problem", builds, advice)
+        else:
+            yield Finding(name, "ok", builds)
+        return
+    yield Finding(
+        name,
+        "missing",
+        "; ".join(rejected) or "nothing to try",
+        f"{WITHOUT_GPU}; with one: {INSTALL}, or the CUDA toolkit",
+    )
 
 
 def _cache() -> Iterator[Finding]:
@@ -163,8 +232,10 @@ _LOOKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "Python": _python,
     "torch": _torch,
     "C++ compiler": _compiler,
-    "CUDA": _cuda,
+    "NVIDIA driver": _driver,
+    "CUDA in torch": _torch_cuda,
     "PyCUDA": _pycuda,
+    "nvcc": _nvcc,
     "cache": _cache,
     STOCK_PACKAGE: _stock_package,
 }

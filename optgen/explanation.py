@@ -149,6 +149,8 @@ class ClassInfo:
                 return number is not None and COMPARISON[guard.op](number, guard.value)
             case "fact":
                 return COMPARISON[guard.op](LARGE_MATRIX[guard.subject], guard.value)
+            case "input":
+                return False
             case "codec":
                 return CODECS[codecs[guard.subject]].block == -1
 

@@ -1,7 +1,8 @@
-"""`optgen build --compile`: compiles a package's kernels before anyone asks for them."""
+"""`optgen build --compile` and `--arch`: compiles a package's kernels before anyone asks for them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from optgen.errors import UserError
@@ -9,6 +10,10 @@ from optgen.errors import UserError
 
 class PrecompileError(UserError):
     """A kernel could not be compiled, or there is no compiler; the message says what to do."""
+
+
+class ArchError(ValueError):
+    """No such GPU architecture, or none that the nvcc here builds for; the message names those that there are."""
 
 
 def precompile(package: str, directory: Path) -> int:
@@ -24,14 +29,84 @@ def precompile(package: str, directory: Path) -> int:
     Raises:
         PrecompileError: see above.
     """
-    from optgen.runtime.cache import CompileError, why_no_compiler
+    from optgen.runtime.cache import CompileError, find_compiler, why_no_compiler
 
-    reason = why_no_compiler()
-    if reason:
-        raise PrecompileError(f"nothing was compiled: {reason}")
-    from optgen.runtime.precompile import compile_package
+    compiler = find_compiler()
+    if compiler is None:
+        raise PrecompileError(f"nothing was compiled: {why_no_compiler()}")
+    from optgen.runtime.precompile import compile_libraries
 
     try:
-        return compile_package(package, directory)
+        return compile_libraries(package, directory, compiler)
+    except CompileError as error:
+        raise PrecompileError(str(error)) from error
+
+
+def checked_archs(given: Sequence[str]) -> tuple[str, ...]:
+    """The architectures that `--arch` names, in lists separated by commas, each once.
+
+    Raises:
+        ArchError: for what is none, and for what the nvcc here does not build for.
+        PrecompileError: where there is no nvcc.
+    """
+    from optgen.runtime.nvcc import INSTALL, find_nvcc, why_no_nvcc
+
+    names = list(dict.fromkeys(name.strip() for item in given for name in item.split(",")))
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise PrecompileError(f"there is no nvcc to build kernels for GPUs: {why_no_nvcc()}; {INSTALL}")
+    for name in names:
+        if name not in nvcc.archs:
+            known = ", ".join(nvcc.archs)
+            raise ArchError(f"{name!r} is none that {nvcc.path} of CUDA {nvcc.release} builds for: {known}")
+    return tuple(names)
+
+
+def precompile_cubins(package: str, directory: Path, archs: Sequence[str]) -> int:
+    """Compile the common specializations of every CUDA file of a generated package into its folder `cubins`.
+
+    Args:
+        package: the name of the package.
+        directory: where it was written.
+        archs: what `checked_archs` returned.
+
+    Returns:
+        How many cubins serve these architectures.
+
+    Raises:
+        PrecompileError: see above.
+    """
+    from optgen.runtime.cache import CompileError
+    from optgen.runtime.nvcc import find_nvcc, why_no_nvcc
+
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise PrecompileError(f"nothing was compiled: {why_no_nvcc()}")
+    from optgen.runtime.precompile import compile_cubins
+
+    try:
+        return compile_cubins(package, directory, archs, nvcc)
+    except CompileError as error:
+        raise PrecompileError(str(error)) from error
+
+
+def count_cubins(directory: Path) -> int:
+    """How many cubins a package holds."""
+    from optgen.runtime.cubins import stored_cubins
+
+    return len(stored_cubins(directory))
+
+
+def drop_stale_cubins(directory: Path) -> int:
+    """Remove the cubins of a package that were built from other sources than it has now; return how many.
+
+    Raises:
+        PrecompileError: when a source cannot be read.
+    """
+    from optgen.runtime.cache import CompileError
+    from optgen.runtime.cubins import drop_stale_cubins as drop
+
+    try:
+        return drop(directory)
     except CompileError as error:
         raise PrecompileError(str(error)) from error

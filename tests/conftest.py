@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from machine import require_compiler
+from machine import require_compiler, why_no_gpu
 
 
 def pytest_configure() -> None:
@@ -24,7 +24,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The full product runs only where it is asked for (-m full)."""
+    """The full product runs only where it is asked for (-m full), tests of GPUs only where there is one."""
+    for item in items:
+        if "gpu" in item.keywords and why_no_gpu():
+            item.add_marker(pytest.mark.skip(reason=why_no_gpu()))
     if "full" in (config.getoption("markexpr") or ""):
         return
     skipped = [item for item in items if "full" in item.keywords]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+
 import pytest
+import torch
 
 
 def require_compiler() -> None:
@@ -10,3 +14,16 @@ def require_compiler() -> None:
     cache = pytest.importorskip("optgen.runtime.cache")
     if cache.find_compiler() is None:
         pytest.skip("no C++ compiler on this machine")
+
+
+@functools.cache
+def why_no_gpu() -> str:
+    """Say why tests marked `gpu` cannot run here; "" if they can."""
+    from optgen.runtime import nvcc, nvidia
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of drivers that it cannot use
+        available = torch.cuda.is_available()
+    if not available:
+        return "no NVIDIA GPU that this torch can use"
+    return nvidia.why_no_pycuda() or ("" if nvcc.find_nvcc() else f"no nvcc that builds: {nvcc.why_no_nvcc()}")

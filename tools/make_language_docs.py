@@ -27,6 +27,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "doc": "What the rule does.",
         "hyperparameters": "Numbers that the user sets.",
         "options": "Flags and enumerations that the user sets.",
+        "inputs": "Numbers that are set on the optimizer for a step.",
         "states": "What is kept between steps.",
         "rules": "Combinations of settings that are refused.",
         "blocks": "The equations of a step.",
@@ -49,6 +50,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "needs": "Offered only to rules with an `update` stage (for `shared.yaml`).",
         "doc": "What it does.",
     },
+    "Input": {"doc": "What it is, and what sets it."},
     "State": {
         "shape": "How many numbers it is.",
         "range": "`unsigned` if it is never negative: its 8-bit codes then have no sign.",

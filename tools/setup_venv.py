@@ -3,7 +3,8 @@
 Uses nothing but Python's own modules. A torch that can be imported already is used: the environment sees the packages
 of the Python that makes it. Otherwise torch is installed from pip's own index settings (PIP_INDEX_URL,
 PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, pip.conf) if there are any, else from PyTorch's builds for the CPU, or from the
-address in TORCH_INDEX: plain pip would take the build for CUDA on Linux, several gigabytes.
+address in TORCH_INDEX: plain pip would take the build for CUDA on Linux, several gigabytes. For tests on Linux PyCUDA
+is built too: setup_pycuda.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+
+from setup_pycuda import BuildError, setup_pycuda, skipped
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
@@ -56,11 +59,11 @@ def main(purpose: str) -> None:
     """
     if sys.version_info < (3, 11):
         raise SetupError(OLD_PYTHON.format(python=sys.executable, version=sys.version.split()[0]))
-    check_compiler(purpose)
+    compiler = check_compiler(purpose)
     key = hashlib.sha256()
-    for path in (Path(__file__), ROOT / "pyproject.toml", CONSTRAINTS):
+    for path in (*sorted(Path(__file__).parent.glob("setup_*.py")), ROOT / "pyproject.toml", CONSTRAINTS):
         key.update(path.read_bytes())
-    key.update(sys.version.encode())
+    key.update(f"{sys.version} {skipped()}".encode())
     stamps = {name: VENV / f"ready-for-{name}" for name in ("demo", "test")}
     enough = [stamps["test"], stamps[purpose]]
     if PYTHON.exists() and any(stamp.exists() and stamp.read_text() == key.hexdigest() for stamp in enough):
@@ -70,17 +73,38 @@ def main(purpose: str) -> None:
     pip("install", "--quiet", "-e", f".[{purpose}]", "-c", str(constraints))
     if purpose == "test" and sys.platform == "linux":
         pip("install", "--quiet", "--no-deps", *COMPARED, "-c", str(constraints))
+    if purpose == "test":
+        add_pycuda(compiler, constraints)
     stamps[purpose].write_text(key.hexdigest())
 
 
-def check_compiler(purpose: str) -> None:
-    """Tests need a C++ compiler; without one the demo runs on plain torch operations, and says so."""
+def check_compiler(purpose: str) -> str:
+    """Return the C++ compiler, "" if there is none: the demo then runs on plain torch operations, and says so.
+
+    Raises:
+        SetupError: there is none, and the tests need one.
+    """
     names = [name for name in (os.environ.get("OPTGEN_CXX"), os.environ.get("CXX"), "g++", "clang++", "c++") if name]
-    if any(shutil.which(name.split()[0]) for name in names):
-        return
+    for name in names:
+        if shutil.which(name.split()[0]):
+            return name
     if purpose == "test":
         raise SetupError(NO_COMPILER)
     print(f"note: {NO_COMPILER}\nGenerated optimizers will run as plain torch operations, which is slower.")
+    return ""
+
+
+def add_pycuda(compiler: str, constraints: Path) -> None:
+    """Install PyCUDA where the tests can use it: on Linux, unless the user goes without. Raises SetupError."""
+    if sys.platform != "linux":
+        print("note: PyCUDA is built on Linux only; the tests that need it will be skipped.")
+    elif skipped():
+        print("note: without PyCUDA (OPTGEN_SKIP_PYCUDA); the tests that need it will be skipped.")
+    else:
+        try:
+            setup_pycuda(PYTHON, compiler, constraints)
+        except BuildError as error:
+            raise SetupError(str(error)) from error
 
 
 def make_venv() -> None:

@@ -25,6 +25,7 @@ class AdamFlags(NamedTuple):
 
     amsgrad: bool
     percentile_clipping_below_100: bool
+    grad_scale_given: bool
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
@@ -39,6 +40,7 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
     return AdamFlags(
         amsgrad=o["amsgrad"],
         percentile_clipping_below_100=m.number(o["percentile_clipping"]) < 100,
+        grad_scale_given=o.get("grad_scale") is not None,
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
@@ -59,6 +61,8 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     weight_decay = m.number(o["weight_decay"])
     percentile_clipping = m.number(o["percentile_clipping"])
     max_unorm = m.number(o["max_unorm"])
+    grad_scale = m.number(o.get("grad_scale"))
+    inverse_grad_scale = m.divide(1.0, grad_scale)
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     min_one_max_unorm = m.minimum(1.0, max_unorm)
@@ -71,10 +75,25 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         weight_decay,
         percentile_clipping,
         max_unorm,
+        inverse_grad_scale,
         one_minus_beta1,
         one_minus_beta2,
         min_one_max_unorm,
         one_minus_lr_times_weight_decay,
+    )
+
+
+def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> tuple[float | Tensor, ...]:
+    """What the values of `step` follow from: numbers, and tensors on a GPU as they are."""
+    return (
+        m.unread(o["lr"]),
+        m.unread(o["betas"][0]),
+        m.unread(o["betas"][1]),
+        m.unread(o["eps"]),
+        m.unread(o["weight_decay"]),
+        m.unread(o["percentile_clipping"]),
+        m.unread(o["max_unorm"]),
+        m.unread(o.get("grad_scale")),
     )
 
 
@@ -117,6 +136,7 @@ RULE = Rule(
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
         "is_paged": Option(name="is_paged"),
+        "capturable": Option(name="capturable"),
     },
     states={
         "exp_avg": State(name="exp_avg", kind="element", codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor")),
@@ -154,8 +174,10 @@ RULE = Rule(
         "min_8bit_size",
         "block_wise",
         "is_paged",
+        "capturable",
         "target",
     ),
+    inputs=("grad_scale",),
     constants=("exp_avg_tensorwise", "exp_avg_sq_tensorwise"),
     refuse=_refuse,
     blocks={
@@ -172,7 +194,8 @@ RULE = Rule(
                             or f.trust_ratio_is_lamb
                         )
                     ),
-                    reductions=("squares_grad_4",),
+                    reductions=("squares_grad_6",),
+                    scalars=1,
                 ),
                 Pass(
                     "step_reduce_1",
@@ -184,16 +207,18 @@ RULE = Rule(
                         or f.trust_ratio_is_lamb
                     ),
                     reductions=(
-                        "squares_grad_4",
+                        "squares_grad_6",
                         "squares_param",
                         "squares_update_1",
                         "exp_avg_largest",
                         "exp_avg_sq_largest",
                     ),
+                    scalars=10,
                 ),
-                Pass("step_apply", always),
+                Pass("step_apply", always, scalars=16),
             ),
             values=_step_values,
+            inputs=_step_inputs,
             names=(
                 "lr",
                 "beta1",
@@ -202,12 +227,13 @@ RULE = Rule(
                 "weight_decay",
                 "percentile_clipping",
                 "max_unorm",
+                "inverse_grad_scale",
                 "one_minus_beta1",
                 "one_minus_beta2",
                 "min_one_max_unorm",
                 "one_minus_lr_times_weight_decay",
             ),
-            reductions=("squares_grad_4", "squares_param", "squares_update_1", "exp_avg_largest", "exp_avg_sq_largest"),
+            reductions=("squares_grad_6", "squares_param", "squares_update_1", "exp_avg_largest", "exp_avg_sq_largest"),
         ),
     },
 )
@@ -251,8 +277,17 @@ class AdamW(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -283,7 +318,8 @@ class AdamW(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -301,6 +337,7 @@ class AdamW(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -344,8 +381,17 @@ class AdamW8bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -376,7 +422,8 @@ class AdamW8bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -394,6 +441,7 @@ class AdamW8bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -445,8 +493,17 @@ class AdamW32bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -477,7 +534,8 @@ class AdamW32bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -495,6 +553,7 @@ class AdamW32bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -536,8 +595,17 @@ class PagedAdamW(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -567,7 +635,8 @@ class PagedAdamW(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -584,6 +653,7 @@ class PagedAdamW(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -625,8 +695,17 @@ class PagedAdamW8bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -656,7 +735,8 @@ class PagedAdamW8bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -673,6 +753,7 @@ class PagedAdamW8bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -722,8 +803,17 @@ class PagedAdamW32bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -753,7 +843,8 @@ class PagedAdamW32bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -770,6 +861,7 @@ class PagedAdamW32bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -813,8 +905,17 @@ class Adam(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -845,7 +946,8 @@ class Adam(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -863,6 +965,7 @@ class Adam(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -906,8 +1009,17 @@ class Adam8bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -938,7 +1050,8 @@ class Adam8bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -956,6 +1069,7 @@ class Adam8bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1007,8 +1121,17 @@ class Adam32bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -1039,7 +1162,8 @@ class Adam32bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -1057,6 +1181,7 @@ class Adam32bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1098,8 +1223,17 @@ class PagedAdam(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -1129,7 +1263,8 @@ class PagedAdam(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -1146,6 +1281,7 @@ class PagedAdam(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1187,8 +1323,17 @@ class PagedAdam8bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -1218,7 +1363,8 @@ class PagedAdam8bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -1235,6 +1381,7 @@ class PagedAdam8bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1284,8 +1431,17 @@ class PagedAdam32bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -1315,7 +1471,8 @@ class PagedAdam32bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -1332,6 +1489,7 @@ class PagedAdam32bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)

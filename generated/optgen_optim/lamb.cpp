@@ -34,6 +34,7 @@ namespace {
 // Fixed when this file is compiled.
 constexpr bool amsgrad = OPTGEN_AMSGRAD;
 constexpr bool percentile_clipping_below_100 = OPTGEN_PERCENTILE_CLIPPING_BELOW_100;
+constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
 constexpr bool maximize = OPTGEN_MAXIMIZE;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
@@ -64,43 +65,50 @@ enum Column : int {
 // step, pass 1 of 3: reduces
 
 struct step_reduce_0_scalars {
+  float inverse_grad_scale;
 };
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  return step_reduce_0_scalars{};
+  const double* const value = call.values + t.at(GROUP) * 12;
+  const double inverse_grad_scale = value[7];
+  return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
 void step_reduce_0_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_0_scalars& s) {
+  const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec> grad_tile;
-  double squares_grad_4 = 0.0;
+  double squares_grad_6 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : squares_grad_4)
+#pragma omp simd reduction(+ : squares_grad_6)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
         // grad = -grad
-        const float grad_1 = -grad;
-        const float grad_2 = maximize ? grad_1 : grad;
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
         // grad = where(isfinite(grad), grad, 0)
-        const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
-        const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
-        squares_grad_4 += double(grad_4) * double(grad_4);
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        squares_grad_6 += double(grad_6) * double(grad_6);
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = squares_grad_4;
+  call.partials[c.index * 5 + 0] = squares_grad_6;
 }
 
 void step_reduce_0_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
+  put(call.reduced[t.index * 5 + 0], finished_sum(call, t, 5, 0));
 }
 
 // step, pass 2 of 3: reduces
@@ -110,7 +118,8 @@ struct step_reduce_1_scalars {
   float beta2;
   float eps;
   float weight_decay;
-  float grad_5_factor;
+  float inverse_grad_scale;
+  float grad_7_factor;
   float one_minus_beta1;
   float one_minus_beta2;
   float inverse_one_minus_beta1_power_step;
@@ -119,31 +128,32 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 11;
+  const double* const value = call.values + t.at(GROUP) * 12;
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
   const double weight_decay = value[4];
   const double percentile_clipping = value[6];
-  const double one_minus_beta1 = value[7];
-  const double one_minus_beta2 = value[8];
+  const double inverse_grad_scale = value[7];
+  const double one_minus_beta1 = value[8];
+  const double one_minus_beta2 = value[9];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_6);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
       && (exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
       ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
   const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
-  return step_reduce_1_scalars{float(beta1), float(beta2), float(eps), float(weight_decay), float(grad_5_factor),
-      float(one_minus_beta1), float(one_minus_beta2), float(inverse_one_minus_beta1_power_step),
+  return step_reduce_1_scalars{float(beta1), float(beta2), float(eps), float(weight_decay), float(inverse_grad_scale),
+      float(grad_7_factor), float(one_minus_beta1), float(one_minus_beta2), float(inverse_one_minus_beta1_power_step),
       float(inverse_sqrt_one_minus_beta2_power_step)};
 }
 
@@ -154,7 +164,8 @@ void step_reduce_1_chunk(
   const float beta2 = s.beta2;
   const float eps = s.eps;
   const float weight_decay = s.weight_decay;
-  const float grad_5_factor = s.grad_5_factor;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float grad_7_factor = s.grad_7_factor;
   const float one_minus_beta1 = s.one_minus_beta1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
@@ -164,7 +175,7 @@ void step_reduce_1_chunk(
   Tile<ExpAvgCodec> exp_avg_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<MaxExpAvgSqCodec> max_exp_avg_sq_tile;
-  double squares_grad_4 = 0.0;
+  double squares_grad_6 = 0.0;
   double squares_param = 0.0;
   double squares_update_5 = 0.0;
   uint32_t exp_avg_largest = 0;
@@ -173,7 +184,7 @@ void step_reduce_1_chunk(
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb || (!adam_w_mode && exp_avg_sq_tensorwise)
         || (!adam_w_mode && exp_avg_tensorwise) ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
-    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const exp_avg_at = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
     auto* const exp_avg_sq_at = exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
@@ -184,7 +195,7 @@ void step_reduce_1_chunk(
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \
-    reduction(+ : squares_grad_4, squares_param, squares_update_5) \
+    reduction(+ : squares_grad_6, squares_param, squares_update_5) \
     reduction(max : exp_avg_largest, exp_avg_sq_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param = max_unorm_above_0 || trust_ratio_is_lamb || (!adam_w_mode && exp_avg_sq_tensorwise)
@@ -196,28 +207,31 @@ void step_reduce_1_chunk(
             exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_sq_at[i]) : 0.0f;
         const float max_exp_avg_sq =
             amsgrad && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(max_exp_avg_sq_at[i]) : 0.0f;
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
         // grad = -grad
-        const float grad_1 = -grad;
-        const float grad_2 = maximize ? grad_1 : grad;
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
         // active = active and grad != 0
-        const bool active_1 = grad_2 != 0.0f;
+        const bool active_1 = grad_4 != 0.0f;
         const bool active_2 = skip_zeros ? active_1 : true;
         // active = active and isfinite(grad)
-        const bool active_3 = active_2 && optgen::isfinite(grad_2);
+        const bool active_3 = active_2 && optgen::isfinite(grad_4);
         // grad = where(isfinite(grad), grad, 0)
-        const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
-        const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_5 = grad_4 * grad_5_factor;
-        const float grad_6 = percentile_clipping_below_100 ? grad_5 : grad_4;
+        const float grad_7 = grad_6 * grad_7_factor;
+        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
         // grad = grad + weight_decay * param
-        const float grad_7 = grad_6 + weight_decay * param;
-        const float grad_8 = !adam_w_mode ? grad_7 : grad_6;
+        const float grad_9 = grad_8 + weight_decay * param;
+        const float grad_10 = !adam_w_mode ? grad_9 : grad_8;
         // exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-        const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_8;
+        const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10;
         // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-        const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_8 * grad_8;
+        const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10;
         // max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
         const float max_exp_avg_sq_1 = optgen::maximum(max_exp_avg_sq, exp_avg_sq_1);
         const float second_3 = amsgrad ? max_exp_avg_sq_1 : exp_avg_sq_1;
@@ -238,8 +252,8 @@ void step_reduce_1_chunk(
         const float exp_avg_magnitude = optgen::isfinite(exp_avg_kept) ? optgen::abs(exp_avg_kept) : 0.0f;
         // largest magnitude of exp_avg_sq
         const float exp_avg_sq_magnitude = optgen::isfinite(exp_avg_sq_kept) ? optgen::abs(exp_avg_sq_kept) : 0.0f;
-        squares_grad_4 += !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
-            ? double(grad_4) * double(grad_4) : 0.0;
+        squares_grad_6 += !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
+            ? double(grad_6) * double(grad_6) : 0.0;
         squares_param += max_unorm_above_0 || trust_ratio_is_lamb ? double(param) * double(param) : 0.0;
         squares_update_5 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_5) * double(update_5) : 0.0;
         exp_avg_largest = exp_avg_tensorwise && magnitude_bits(exp_avg_magnitude) > exp_avg_largest
@@ -250,7 +264,7 @@ void step_reduce_1_chunk(
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = squares_grad_4;
+  call.partials[c.index * 5 + 0] = squares_grad_6;
   call.partials[c.index * 5 + 1] = squares_param;
   call.partials[c.index * 5 + 2] = squares_update_5;
   call.partials[c.index * 5 + 3] = from_bits(exp_avg_largest);
@@ -260,11 +274,11 @@ void step_reduce_1_chunk(
 void step_reduce_1_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-    call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
-  if (max_unorm_above_0 || trust_ratio_is_lamb) call.reduced[t.index * 5 + 1] = finished_sum(call, t, 5, 1);
-  if (max_unorm_above_0 || trust_ratio_is_lamb) call.reduced[t.index * 5 + 2] = finished_sum(call, t, 5, 2);
-  if (exp_avg_tensorwise) call.reduced[t.index * 5 + 3] = finished_max(call, t, 5, 3);
-  if (exp_avg_sq_tensorwise) call.reduced[t.index * 5 + 4] = finished_max(call, t, 5, 4);
+    put(call.reduced[t.index * 5 + 0], finished_sum(call, t, 5, 0));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 5 + 1], finished_sum(call, t, 5, 1));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 5 + 2], finished_sum(call, t, 5, 2));
+  if (exp_avg_tensorwise) put(call.reduced[t.index * 5 + 3], finished_max(call, t, 5, 3));
+  if (exp_avg_sq_tensorwise) put(call.reduced[t.index * 5 + 4], finished_max(call, t, 5, 4));
 }
 
 // step, pass 3 of 3: writes param, exp_avg, exp_avg_sq, max_exp_avg_sq
@@ -275,7 +289,8 @@ struct step_apply_scalars {
   float beta2;
   float eps;
   float weight_decay;
-  float grad_5_factor;
+  float inverse_grad_scale;
+  float grad_7_factor;
   float one_minus_beta1;
   float one_minus_beta2;
   float inverse_one_minus_beta1_power_step;
@@ -289,7 +304,7 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 11;
+  const double* const value = call.values + t.at(GROUP) * 12;
   const double lr = value[0];
   const double beta1 = value[1];
   const double beta2 = value[2];
@@ -297,26 +312,27 @@ struct step_apply_scalars {
   const double weight_decay = value[4];
   const double max_unorm = value[5];
   const double percentile_clipping = value[6];
-  const double one_minus_beta1 = value[7];
-  const double one_minus_beta2 = value[8];
-  const double min_one_max_unorm = value[9];
-  const double one_minus_lr_times_weight_decay = value[10];
+  const double inverse_grad_scale = value[7];
+  const double one_minus_beta1 = value[8];
+  const double one_minus_beta2 = value[9];
+  const double min_one_max_unorm = value[10];
+  const double one_minus_lr_times_weight_decay = value[11];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
   const double squares_param = call.reduced[t.index * 5 + 1];
   const double squares_update_5 = call.reduced[t.index * 5 + 2];
   const double exp_avg_largest = call.reduced[t.index * 5 + 3];
   const double exp_avg_sq_largest = call.reduced[t.index * 5 + 4];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_6);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
   const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
   // param_norm = norm(param)
@@ -340,9 +356,10 @@ struct step_apply_scalars {
   // scale of exp_avg_sq
   const double exp_avg_sq_absmax_new = exp_avg_sq_largest >= 1.1754943508222875e-38 ? exp_avg_sq_largest : 0.0;
   return step_apply_scalars{float(lr), float(beta1), float(beta2), float(eps), float(weight_decay),
-      float(grad_5_factor), float(one_minus_beta1), float(one_minus_beta2), float(inverse_one_minus_beta1_power_step),
-      float(inverse_sqrt_one_minus_beta2_power_step), float(ratio_3), float(update_7_factor),
-      float(one_minus_lr_times_weight_decay), float(exp_avg_absmax_new), float(exp_avg_sq_absmax_new)};
+      float(inverse_grad_scale), float(grad_7_factor), float(one_minus_beta1), float(one_minus_beta2),
+      float(inverse_one_minus_beta1_power_step), float(inverse_sqrt_one_minus_beta2_power_step), float(ratio_3),
+      float(update_7_factor), float(one_minus_lr_times_weight_decay), float(exp_avg_absmax_new),
+      float(exp_avg_sq_absmax_new)};
 }
 
 void step_apply_chunk(
@@ -353,7 +370,8 @@ void step_apply_chunk(
   const float beta2 = s.beta2;
   const float eps = s.eps;
   const float weight_decay = s.weight_decay;
-  const float grad_5_factor = s.grad_5_factor;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float grad_7_factor = s.grad_7_factor;
   const float one_minus_beta1 = s.one_minus_beta1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
@@ -371,7 +389,7 @@ void step_apply_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), nullptr, at, n);
-    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const exp_avg_at = exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), at, n);
     auto* const exp_avg_sq_at =
         exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), at, n);
@@ -387,28 +405,31 @@ void step_apply_chunk(
         const float exp_avg = load(exp_avg_at[i]);
         const float exp_avg_sq = load(exp_avg_sq_at[i]);
         const float max_exp_avg_sq = amsgrad ? load(max_exp_avg_sq_at[i]) : 0.0f;
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
         // grad = -grad
-        const float grad_1 = -grad;
-        const float grad_2 = maximize ? grad_1 : grad;
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
         // active = active and grad != 0
-        const bool active_1 = grad_2 != 0.0f;
+        const bool active_1 = grad_4 != 0.0f;
         const bool active_2 = skip_zeros ? active_1 : true;
         // active = active and isfinite(grad)
-        const bool active_3 = active_2 && optgen::isfinite(grad_2);
+        const bool active_3 = active_2 && optgen::isfinite(grad_4);
         // grad = where(isfinite(grad), grad, 0)
-        const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
-        const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_5 = grad_4 * grad_5_factor;
-        const float grad_6 = percentile_clipping_below_100 ? grad_5 : grad_4;
+        const float grad_7 = grad_6 * grad_7_factor;
+        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
         // grad = grad + weight_decay * param
-        const float grad_7 = grad_6 + weight_decay * param;
-        const float grad_8 = !adam_w_mode ? grad_7 : grad_6;
+        const float grad_9 = grad_8 + weight_decay * param;
+        const float grad_10 = !adam_w_mode ? grad_9 : grad_8;
         // exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-        const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_8;
+        const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10;
         // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-        const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_8 * grad_8;
+        const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10;
         // max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
         const float max_exp_avg_sq_1 = optgen::maximum(max_exp_avg_sq, exp_avg_sq_1);
         const float second_3 = amsgrad ? max_exp_avg_sq_1 : exp_avg_sq_1;
@@ -462,11 +483,11 @@ void step_apply_finish(
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
   const double exp_avg_largest = call.reduced[t.index * 5 + 3];
   const double exp_avg_sq_largest = call.reduced[t.index * 5 + 4];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_6);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -474,11 +495,10 @@ void step_apply_finish(
   const double exp_avg_absmax_new = exp_avg_largest >= 1.1754943508222875e-38 ? exp_avg_largest : 0.0;
   // scale of exp_avg_sq
   const double exp_avg_sq_absmax_new = exp_avg_sq_largest >= 1.1754943508222875e-38 ? exp_avg_sq_largest : 0.0;
-  if (percentile_clipping_below_100)
-    memcpy(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1.values, sizeof gnorm_vec_1.values);
-  if (exp_avg_tensorwise) *t.pointer<float>(AT_EXP_AVG_ABSMAX) = float(exp_avg_absmax_new);
-  if (exp_avg_sq_tensorwise) *t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX) = float(exp_avg_sq_absmax_new);
-  *t.pointer<float>(STEP) += 1.0f;
+  if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
+  if (exp_avg_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_ABSMAX), exp_avg_absmax_new);
+  if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
+  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
 }
 
 }  // namespace
@@ -488,18 +508,12 @@ OPTGEN_EXPORT void step_reduce_0(const Call* call) {
       *call, step_reduce_0_prepare, step_reduce_0_chunk, step_reduce_0_finish);
 }
 
-OPTGEN_EXPORT int64_t step_reduce_0_scratch() { return sizeof(step_reduce_0_scalars); }
-
 OPTGEN_EXPORT void step_reduce_1(const Call* call) {
   run_pass<COLUMNS, step_reduce_1_scalars>(
       *call, step_reduce_1_prepare, step_reduce_1_chunk, step_reduce_1_finish);
 }
 
-OPTGEN_EXPORT int64_t step_reduce_1_scratch() { return sizeof(step_reduce_1_scalars); }
-
 OPTGEN_EXPORT void step_apply(const Call* call) {
   run_pass<COLUMNS, step_apply_scalars>(
       *call, step_apply_prepare, step_apply_chunk, step_apply_finish);
 }
-
-OPTGEN_EXPORT int64_t step_apply_scratch() { return sizeof(step_apply_scalars); }

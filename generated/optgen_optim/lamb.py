@@ -24,6 +24,7 @@ class LambFlags(NamedTuple):
 
     amsgrad: bool
     percentile_clipping_below_100: bool
+    grad_scale_given: bool
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
@@ -39,6 +40,7 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
     return LambFlags(
         amsgrad=o["amsgrad"],
         percentile_clipping_below_100=m.number(o["percentile_clipping"]) < 100,
+        grad_scale_given=o.get("grad_scale") is not None,
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
@@ -60,6 +62,8 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     weight_decay = m.number(o["weight_decay"])
     max_unorm = m.number(o["max_unorm"])
     percentile_clipping = m.number(o["percentile_clipping"])
+    grad_scale = m.number(o.get("grad_scale"))
+    inverse_grad_scale = m.divide(1.0, grad_scale)
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     min_one_max_unorm = m.minimum(1.0, max_unorm)
@@ -72,10 +76,25 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         weight_decay,
         max_unorm,
         percentile_clipping,
+        inverse_grad_scale,
         one_minus_beta1,
         one_minus_beta2,
         min_one_max_unorm,
         one_minus_lr_times_weight_decay,
+    )
+
+
+def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> tuple[float | Tensor, ...]:
+    """What the values of `step` follow from: numbers, and tensors on a GPU as they are."""
+    return (
+        m.unread(o["lr"]),
+        m.unread(o["betas"][0]),
+        m.unread(o["betas"][1]),
+        m.unread(o["eps"]),
+        m.unread(o["weight_decay"]),
+        m.unread(o["max_unorm"]),
+        m.unread(o["percentile_clipping"]),
+        m.unread(o.get("grad_scale")),
     )
 
 
@@ -119,6 +138,7 @@ RULE = Rule(
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
         "is_paged": Option(name="is_paged"),
+        "capturable": Option(name="capturable"),
     },
     states={
         "exp_avg": State(name="exp_avg", kind="element", codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor")),
@@ -157,8 +177,10 @@ RULE = Rule(
         "min_8bit_size",
         "block_wise",
         "is_paged",
+        "capturable",
         "target",
     ),
+    inputs=("grad_scale",),
     constants=("exp_avg_tensorwise", "exp_avg_sq_tensorwise"),
     refuse=_refuse,
     blocks={
@@ -175,7 +197,8 @@ RULE = Rule(
                             or f.trust_ratio_is_lamb
                         )
                     ),
-                    reductions=("squares_grad_4",),
+                    reductions=("squares_grad_6",),
+                    scalars=1,
                 ),
                 Pass(
                     "step_reduce_1",
@@ -187,16 +210,18 @@ RULE = Rule(
                         or f.trust_ratio_is_lamb
                     ),
                     reductions=(
-                        "squares_grad_4",
+                        "squares_grad_6",
                         "squares_param",
                         "squares_update_5",
                         "exp_avg_largest",
                         "exp_avg_sq_largest",
                     ),
+                    scalars=10,
                 ),
-                Pass("step_apply", always),
+                Pass("step_apply", always, scalars=16),
             ),
             values=_step_values,
+            inputs=_step_inputs,
             names=(
                 "lr",
                 "beta1",
@@ -205,12 +230,13 @@ RULE = Rule(
                 "weight_decay",
                 "max_unorm",
                 "percentile_clipping",
+                "inverse_grad_scale",
                 "one_minus_beta1",
                 "one_minus_beta2",
                 "min_one_max_unorm",
                 "one_minus_lr_times_weight_decay",
             ),
-            reductions=("squares_grad_4", "squares_param", "squares_update_5", "exp_avg_largest", "exp_avg_sq_largest"),
+            reductions=("squares_grad_6", "squares_param", "squares_update_5", "exp_avg_largest", "exp_avg_sq_largest"),
         ),
     },
 )
@@ -254,8 +280,17 @@ class LAMB(Optimizer):
             parameter and states as they were. Default: "propagate".
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -288,7 +323,8 @@ class LAMB(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         is_paged: bool = False,
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -308,6 +344,7 @@ class LAMB(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "is_paged": is_paged,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -350,8 +387,17 @@ class LAMB8bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -383,7 +429,8 @@ class LAMB8bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         is_paged: bool = False,
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -402,6 +449,7 @@ class LAMB8bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "is_paged": is_paged,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -452,8 +500,17 @@ class LAMB32bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -485,7 +542,8 @@ class LAMB32bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         is_paged: bool = False,
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -504,6 +562,7 @@ class LAMB32bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "is_paged": is_paged,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)

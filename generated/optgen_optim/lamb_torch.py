@@ -36,17 +36,22 @@ from optgen.runtime.torch_engine import Results, View
 def step_reduce_0(t: View) -> Results:
     """step, pass 1 of 3: reduces."""
     f = t.flags
+    inverse_grad_scale = t.values["inverse_grad_scale"]
     grad = t.grad
+    if f.grad_scale_given:
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    grad_2 = grad_1 if f.grad_scale_given else grad
     if f.maximize:
         # grad = -grad
-        grad_1 = -grad
-    grad_2 = grad_1 if f.maximize else grad
+        grad_3 = -grad_2
+    grad_4 = grad_3 if f.maximize else grad_2
     if f.nonfinite_is_skip:
         # grad = where(isfinite(grad), grad, 0)
-        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
-    grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
+    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     return {
-        "squares_grad_4": m.total_squares(grad_4),
+        "squares_grad_6": m.total_squares(grad_6),
     }
 
 
@@ -58,6 +63,7 @@ def step_reduce_1(t: View) -> Results:
     eps = t.values["eps"]
     weight_decay = t.values["weight_decay"]
     percentile_clipping = t.values["percentile_clipping"]
+    inverse_grad_scale = t.values["inverse_grad_scale"]
     one_minus_beta1 = t.values["one_minus_beta1"]
     one_minus_beta2 = t.values["one_minus_beta2"]
     param = t.param
@@ -70,42 +76,49 @@ def step_reduce_1(t: View) -> Results:
         max_exp_avg_sq = t.state("max_exp_avg_sq")
     if f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         gnorm_vec = t.state("gnorm_vec")
-        squares_grad_4 = t.reduced["squares_grad_4"]
+        squares_grad_6 = t.reduced["squares_grad_6"]
+    if f.grad_scale_given and (
+        f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+    ):
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise):
+        grad_2 = grad_1 if f.grad_scale_given else grad
     if f.maximize and (
         f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
     ):
         # grad = -grad
-        grad_1 = -grad
+        grad_3 = -grad_2
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise):
-        grad_2 = grad_1 if f.maximize else grad
+        grad_4 = grad_3 if f.maximize else grad_2
     if f.nonfinite_is_skip and (
         f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
     ):
         # grad = where(isfinite(grad), grad, 0)
-        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise):
-        grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+        grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     if f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_4)
+        gnorm_1 = m.sqrt(squares_grad_6)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_5 = grad_4 * grad_5_factor
+        grad_7 = grad_6 * grad_7_factor
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
+        grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
     if not f.adam_w_mode and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         # grad = grad + weight_decay * param
-        grad_7 = grad_6 + weight_decay * param
+        grad_9 = grad_8 + weight_decay * param
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        grad_8 = grad_7 if not f.adam_w_mode else grad_6
+        grad_10 = grad_9 if not f.adam_w_mode else grad_8
         # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_8
+        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10
         # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-        exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_8 * grad_8
+        exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10
     if f.amsgrad and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         # max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
         max_exp_avg_sq_1 = m.maximum(max_exp_avg_sq, exp_avg_sq_1)
@@ -137,7 +150,7 @@ def step_reduce_1(t: View) -> Results:
         and not f.max_unorm_above_0
         and not f.trust_ratio_is_lamb
     ):
-        results["squares_grad_4"] = m.total_squares(grad_4)
+        results["squares_grad_6"] = m.total_squares(grad_6)
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
         results["squares_param"] = m.total_squares(param)
         results["squares_update_5"] = m.total_squares(update_5)
@@ -154,6 +167,7 @@ def step_apply(t: View) -> Results:
     weight_decay = t.values["weight_decay"]
     max_unorm = t.values["max_unorm"]
     percentile_clipping = t.values["percentile_clipping"]
+    inverse_grad_scale = t.values["inverse_grad_scale"]
     one_minus_beta1 = t.values["one_minus_beta1"]
     one_minus_beta2 = t.values["one_minus_beta2"]
     min_one_max_unorm = t.values["min_one_max_unorm"]
@@ -167,44 +181,48 @@ def step_apply(t: View) -> Results:
         max_exp_avg_sq = t.state("max_exp_avg_sq")
     if f.percentile_clipping_below_100:
         gnorm_vec = t.state("gnorm_vec")
-        squares_grad_4 = t.reduced["squares_grad_4"]
+        squares_grad_6 = t.reduced["squares_grad_6"]
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
         squares_param = t.reduced["squares_param"]
         squares_update_5 = t.reduced["squares_update_5"]
+    if f.grad_scale_given:
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    grad_2 = grad_1 if f.grad_scale_given else grad
     if f.maximize:
         # grad = -grad
-        grad_1 = -grad
-    grad_2 = grad_1 if f.maximize else grad
+        grad_3 = -grad_2
+    grad_4 = grad_3 if f.maximize else grad_2
     if f.skip_zeros:
         # active = active and grad != 0
-        active_1 = grad_2 != 0.0
+        active_1 = grad_4 != 0.0
     active_2 = active_1 if f.skip_zeros else True
     if f.nonfinite_is_skip:
         # active = active and isfinite(grad)
-        active_3 = m.both(active_2, m.isfinite(grad_2))
+        active_3 = m.both(active_2, m.isfinite(grad_4))
         # grad = where(isfinite(grad), grad, 0)
-        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
-    grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
+    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     active_4 = active_3 if f.nonfinite_is_skip else active_2
     if f.percentile_clipping_below_100:
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_4)
+        gnorm_1 = m.sqrt(squares_grad_6)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_5 = grad_4 * grad_5_factor
-    grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
+        grad_7 = grad_6 * grad_7_factor
+    grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
     if not f.adam_w_mode:
         # grad = grad + weight_decay * param
-        grad_7 = grad_6 + weight_decay * param
-    grad_8 = grad_7 if not f.adam_w_mode else grad_6
+        grad_9 = grad_8 + weight_decay * param
+    grad_10 = grad_9 if not f.adam_w_mode else grad_8
     # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-    exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_8
+    exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10
     # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-    exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_8 * grad_8
+    exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10
     if f.amsgrad:
         # max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
         max_exp_avg_sq_1 = m.maximum(max_exp_avg_sq, exp_avg_sq_1)

@@ -33,6 +33,7 @@ namespace {
 // Fixed when this file is compiled.
 constexpr bool momentum_not_0 = OPTGEN_MOMENTUM_NOT_0;
 constexpr bool percentile_clipping_below_100 = OPTGEN_PERCENTILE_CLIPPING_BELOW_100;
+constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
 constexpr bool maximize = OPTGEN_MAXIMIZE;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
@@ -55,123 +56,136 @@ enum Column : int {
 // step, pass 1 of 4: reduces
 
 struct step_reduce_0_scalars {
+  float inverse_grad_scale;
 };
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  return step_reduce_0_scalars{};
+  const double* const value = call.values + t.at(GROUP) * 8;
+  const double inverse_grad_scale = value[6];
+  return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
 void step_reduce_0_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_0_scalars& s) {
+  const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec> grad_tile;
-  double squares_grad_4 = 0.0;
+  double squares_grad_6 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : squares_grad_4)
+#pragma omp simd reduction(+ : squares_grad_6)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
         // grad = -grad
-        const float grad_1 = -grad;
-        const float grad_2 = maximize ? grad_1 : grad;
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
         // grad = where(isfinite(grad), grad, 0)
-        const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
-        const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
-        squares_grad_4 += double(grad_4) * double(grad_4);
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        squares_grad_6 += double(grad_6) * double(grad_6);
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = squares_grad_4;
+  call.partials[c.index * 5 + 0] = squares_grad_6;
 }
 
 void step_reduce_0_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
+  put(call.reduced[t.index * 5 + 0], finished_sum(call, t, 5, 0));
 }
 
 // step, pass 2 of 4: reduces
 
 struct step_reduce_1_scalars {
-  float grad_5_factor;
+  float inverse_grad_scale;
+  float grad_7_factor;
 };
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 7;
+  const double* const value = call.values + t.at(GROUP) * 8;
   const double percentile_clipping = value[5];
+  const double inverse_grad_scale = value[6];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_6);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100
       && trust_ratio_is_lars ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
-  return step_reduce_1_scalars{float(grad_5_factor)};
+  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  return step_reduce_1_scalars{float(inverse_grad_scale), float(grad_7_factor)};
 }
 
 void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_1_scalars& s) {
-  const float grad_5_factor = s.grad_5_factor;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float grad_7_factor = s.grad_7_factor;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
-  double squares_grad_4 = 0.0;
-  double squares_param = 0.0;
   double squares_grad_6 = 0.0;
+  double squares_param = 0.0;
+  double squares_grad_8 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
         ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
-    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : squares_grad_4, squares_param, squares_grad_6)
+#pragma omp simd reduction(+ : squares_grad_6, squares_param, squares_grad_8)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param =
             momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
         // grad = -grad
-        const float grad_1 = -grad;
-        const float grad_2 = maximize ? grad_1 : grad;
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
         // grad = where(isfinite(grad), grad, 0)
-        const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
-        const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_5 = grad_4 * grad_5_factor;
-        const float grad_6 = percentile_clipping_below_100 ? grad_5 : grad_4;
-        squares_grad_4 += !momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars
-            ? double(grad_4) * double(grad_4) : 0.0;
+        const float grad_7 = grad_6 * grad_7_factor;
+        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        squares_grad_6 += !momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars
+            ? double(grad_6) * double(grad_6) : 0.0;
         squares_param += momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
             ? double(param) * double(param) : 0.0;
-        squares_grad_6 += momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
-            ? double(grad_6) * double(grad_6) : 0.0;
+        squares_grad_8 += momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
+            ? double(grad_8) * double(grad_8) : 0.0;
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = squares_grad_4;
+  call.partials[c.index * 5 + 0] = squares_grad_6;
   call.partials[c.index * 5 + 1] = squares_param;
-  call.partials[c.index * 5 + 2] = squares_grad_6;
+  call.partials[c.index * 5 + 2] = squares_grad_8;
 }
 
 void step_reduce_1_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   if (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars)
-    call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
+    put(call.reduced[t.index * 5 + 0], finished_sum(call, t, 5, 0));
   if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars)
-    call.reduced[t.index * 5 + 1] = finished_sum(call, t, 5, 1);
+    put(call.reduced[t.index * 5 + 1], finished_sum(call, t, 5, 1));
   if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars)
-    call.reduced[t.index * 5 + 2] = finished_sum(call, t, 5, 2);
+    put(call.reduced[t.index * 5 + 2], finished_sum(call, t, 5, 2));
 }
 
 // step, pass 3 of 4: reduces
@@ -179,45 +193,47 @@ void step_reduce_1_finish(
 struct step_reduce_2_scalars {
   float momentum;
   float weight_decay;
-  float grad_5_factor;
+  float inverse_grad_scale;
   float grad_7_factor;
+  float grad_9_factor;
   bool above_step_one;
   float one_minus_dampening;
 };
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 7;
+  const double* const value = call.values + t.at(GROUP) * 8;
   const double momentum = value[1];
   const double weight_decay = value[2];
   const double trust_coefficient = value[4];
   const double percentile_clipping = value[5];
-  const double one_minus_dampening = value[6];
+  const double inverse_grad_scale = value[6];
+  const double one_minus_dampening = value[7];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
   const double squares_param = call.reduced[t.index * 5 + 1];
-  const double squares_grad_6 = call.reduced[t.index * 5 + 2];
+  const double squares_grad_8 = call.reduced[t.index * 5 + 2];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_6);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
       && (max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0))
       ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   // param_norm = norm(param)
   const double param_norm_1 = optgen::sqrt(squares_param);
   // grad_norm = norm(grad)
-  const double grad_norm_1 = optgen::sqrt(squares_grad_6);
+  const double grad_norm_1 = optgen::sqrt(squares_grad_8);
   // rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
   const double rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1);
-  const double grad_7_factor = param_norm_1 > 0.0 && grad_norm_1 > 0.0 ? rate_1 : 1.0;
+  const double grad_9_factor = param_norm_1 > 0.0 && grad_norm_1 > 0.0 ? rate_1 : 1.0;
   const bool above_step_one = step > 1.0;
-  return step_reduce_2_scalars{float(momentum), float(weight_decay), float(grad_5_factor), float(grad_7_factor),
-      above_step_one, float(one_minus_dampening)};
+  return step_reduce_2_scalars{float(momentum), float(weight_decay), float(inverse_grad_scale), float(grad_7_factor),
+      float(grad_9_factor), above_step_one, float(one_minus_dampening)};
 }
 
 void step_reduce_2_chunk(
@@ -225,23 +241,24 @@ void step_reduce_2_chunk(
     [[maybe_unused]] const step_reduce_2_scalars& s) {
   const float momentum = s.momentum;
   const float weight_decay = s.weight_decay;
-  const float grad_5_factor = s.grad_5_factor;
+  const float inverse_grad_scale = s.inverse_grad_scale;
   const float grad_7_factor = s.grad_7_factor;
+  const float grad_9_factor = s.grad_9_factor;
   const bool above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<MomentumBufferCodec> momentum_buffer_tile;
-  double squares_grad_4 = 0.0;
-  double squares_param = 0.0;
   double squares_grad_6 = 0.0;
+  double squares_param = 0.0;
+  double squares_grad_8 = 0.0;
   double squares_update_5 = 0.0;
   uint32_t momentum_buffer_largest = 0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0)
         ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
-    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const momentum_buffer_at = momentum_not_0
         && (momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars))
         ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
@@ -249,7 +266,7 @@ void step_reduce_2_chunk(
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \
-    reduction(+ : squares_grad_4, squares_param, squares_grad_6, squares_update_5) \
+    reduction(+ : squares_grad_6, squares_param, squares_grad_8, squares_update_5) \
     reduction(max : momentum_buffer_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param = max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0)
@@ -258,45 +275,48 @@ void step_reduce_2_chunk(
         const float momentum_buffer = momentum_not_0
             && (momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars)) ? load(momentum_buffer_at[i])
             : 0.0f;
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
         // grad = -grad
-        const float grad_1 = -grad;
-        const float grad_2 = maximize ? grad_1 : grad;
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
         // active = active and grad != 0
-        const bool active_1 = grad_2 != 0.0f;
+        const bool active_1 = grad_4 != 0.0f;
         const bool active_2 = skip_zeros ? active_1 : true;
         // active = active and isfinite(grad)
-        const bool active_3 = active_2 && optgen::isfinite(grad_2);
+        const bool active_3 = active_2 && optgen::isfinite(grad_4);
         // grad = where(isfinite(grad), grad, 0)
-        const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
-        const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_5 = grad_4 * grad_5_factor;
-        const float grad_6 = percentile_clipping_below_100 ? grad_5 : grad_4;
+        const float grad_7 = grad_6 * grad_7_factor;
+        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
         // grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
-        const float grad_7 = grad_7_factor * (grad_6 + weight_decay * param);
+        const float grad_9 = grad_9_factor * (grad_8 + weight_decay * param);
         // grad = grad + weight_decay * param
-        const float grad_8 = grad_6 + weight_decay * param;
-        const float grad_9 = trust_ratio_is_lars ? grad_7 : grad_8;
+        const float grad_10 = grad_8 + weight_decay * param;
+        const float grad_11 = trust_ratio_is_lars ? grad_9 : grad_10;
         // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
         const float momentum_buffer_1 =
-            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_9 : grad_9;
+            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_11 : grad_11;
         // update = grad + momentum * momentum_buffer
-        const float update_1 = grad_9 + momentum * momentum_buffer_1;
+        const float update_1 = grad_11 + momentum * momentum_buffer_1;
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
-        const float update_5 = momentum_not_0 ? update_3 : grad_9;
+        const float update_5 = momentum_not_0 ? update_3 : grad_11;
         // momentum_buffer where active
         const float momentum_buffer_kept = active_4 ? momentum_buffer_1 : momentum_buffer;
         // largest magnitude of momentum_buffer
         const float momentum_buffer_magnitude =
             optgen::isfinite(momentum_buffer_kept) ? optgen::abs(momentum_buffer_kept) : 0.0f;
-        squares_grad_4 += !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)
-            ? double(grad_4) * double(grad_4) : 0.0;
+        squares_grad_6 += !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)
+            ? double(grad_6) * double(grad_6) : 0.0;
         squares_param += (max_unorm_above_0 && !trust_ratio_is_lars)
             || (!momentum_buffer_tensorwise && trust_ratio_is_lars) || (!momentum_not_0 && trust_ratio_is_lars)
             ? double(param) * double(param) : 0.0;
-        squares_grad_6 += trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)
-            ? double(grad_6) * double(grad_6) : 0.0;
+        squares_grad_8 += trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)
+            ? double(grad_8) * double(grad_8) : 0.0;
         squares_update_5 += max_unorm_above_0 && !trust_ratio_is_lars ? double(update_5) * double(update_5) : 0.0;
         momentum_buffer_largest = momentum_buffer_tensorwise && momentum_not_0
             && magnitude_bits(momentum_buffer_magnitude) > momentum_buffer_largest
@@ -305,9 +325,9 @@ void step_reduce_2_chunk(
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = squares_grad_4;
+  call.partials[c.index * 5 + 0] = squares_grad_6;
   call.partials[c.index * 5 + 1] = squares_param;
-  call.partials[c.index * 5 + 2] = squares_grad_6;
+  call.partials[c.index * 5 + 2] = squares_grad_8;
   call.partials[c.index * 5 + 3] = squares_update_5;
   call.partials[c.index * 5 + 4] = from_bits(momentum_buffer_largest);
 }
@@ -315,14 +335,14 @@ void step_reduce_2_chunk(
 void step_reduce_2_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   if (!max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
-    call.reduced[t.index * 5 + 0] = finished_sum(call, t, 5, 0);
+    put(call.reduced[t.index * 5 + 0], finished_sum(call, t, 5, 0));
   if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && trust_ratio_is_lars)
       || (!momentum_not_0 && trust_ratio_is_lars))
-    call.reduced[t.index * 5 + 1] = finished_sum(call, t, 5, 1);
+    put(call.reduced[t.index * 5 + 1], finished_sum(call, t, 5, 1));
   if (trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
-    call.reduced[t.index * 5 + 2] = finished_sum(call, t, 5, 2);
-  if (max_unorm_above_0 && !trust_ratio_is_lars) call.reduced[t.index * 5 + 3] = finished_sum(call, t, 5, 3);
-  if (momentum_buffer_tensorwise && momentum_not_0) call.reduced[t.index * 5 + 4] = finished_max(call, t, 5, 4);
+    put(call.reduced[t.index * 5 + 2], finished_sum(call, t, 5, 2));
+  if (max_unorm_above_0 && !trust_ratio_is_lars) put(call.reduced[t.index * 5 + 3], finished_sum(call, t, 5, 3));
+  if (momentum_buffer_tensorwise && momentum_not_0) put(call.reduced[t.index * 5 + 4], finished_max(call, t, 5, 4));
 }
 
 // step, pass 4 of 4: writes param, momentum_buffer
@@ -331,8 +351,9 @@ struct step_apply_scalars {
   float lr;
   float momentum;
   float weight_decay;
-  float grad_5_factor;
+  float inverse_grad_scale;
   float grad_7_factor;
+  float grad_9_factor;
   bool above_step_one;
   float one_minus_dampening;
   float update_6_factor;
@@ -341,37 +362,38 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 7;
+  const double* const value = call.values + t.at(GROUP) * 8;
   const double lr = value[0];
   const double momentum = value[1];
   const double weight_decay = value[2];
   const double max_unorm = value[3];
   const double trust_coefficient = value[4];
   const double percentile_clipping = value[5];
-  const double one_minus_dampening = value[6];
+  const double inverse_grad_scale = value[6];
+  const double one_minus_dampening = value[7];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
   const double squares_param = call.reduced[t.index * 5 + 1];
-  const double squares_grad_6 = call.reduced[t.index * 5 + 2];
+  const double squares_grad_8 = call.reduced[t.index * 5 + 2];
   const double squares_update_5 = call.reduced[t.index * 5 + 3];
   const double momentum_buffer_largest = call.reduced[t.index * 5 + 4];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_6);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_5_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   // param_norm = norm(param)
   const double param_norm_1 = optgen::sqrt(squares_param);
   // grad_norm = norm(grad)
-  const double grad_norm_1 = optgen::sqrt(squares_grad_6);
+  const double grad_norm_1 = optgen::sqrt(squares_grad_8);
   // rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
   const double rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1);
-  const double grad_7_factor = param_norm_1 > 0.0 && grad_norm_1 > 0.0 ? rate_1 : 1.0;
+  const double grad_9_factor = param_norm_1 > 0.0 && grad_norm_1 > 0.0 ? rate_1 : 1.0;
   const bool above_step_one = step > 1.0;
   // param_norm = norm(param)
   const double param_norm_2 = optgen::sqrt(squares_param);
@@ -383,8 +405,9 @@ struct step_apply_scalars {
   // scale of momentum_buffer
   const double momentum_buffer_absmax_new =
       momentum_buffer_largest >= 1.1754943508222875e-38 ? momentum_buffer_largest : 0.0;
-  return step_apply_scalars{float(lr), float(momentum), float(weight_decay), float(grad_5_factor), float(grad_7_factor),
-      above_step_one, float(one_minus_dampening), float(update_6_factor), float(momentum_buffer_absmax_new)};
+  return step_apply_scalars{float(lr), float(momentum), float(weight_decay), float(inverse_grad_scale),
+      float(grad_7_factor), float(grad_9_factor), above_step_one, float(one_minus_dampening), float(update_6_factor),
+      float(momentum_buffer_absmax_new)};
 }
 
 void step_apply_chunk(
@@ -393,8 +416,9 @@ void step_apply_chunk(
   const float lr = s.lr;
   const float momentum = s.momentum;
   const float weight_decay = s.weight_decay;
-  const float grad_5_factor = s.grad_5_factor;
+  const float inverse_grad_scale = s.inverse_grad_scale;
   const float grad_7_factor = s.grad_7_factor;
+  const float grad_9_factor = s.grad_9_factor;
   const bool above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
   const float update_6_factor = s.update_6_factor;
@@ -405,7 +429,7 @@ void step_apply_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), nullptr, at, n);
-    auto* const grad_at = grad_tile.open(const_cast<void*>(t.grad), nullptr, at, n);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const momentum_buffer_at = momentum_not_0
         ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
@@ -416,33 +440,36 @@ void step_apply_chunk(
         const float param = load(param_at[i]);
         const float grad = load(grad_at[i]);
         const float momentum_buffer = momentum_not_0 ? load(momentum_buffer_at[i]) : 0.0f;
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
         // grad = -grad
-        const float grad_1 = -grad;
-        const float grad_2 = maximize ? grad_1 : grad;
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
         // active = active and grad != 0
-        const bool active_1 = grad_2 != 0.0f;
+        const bool active_1 = grad_4 != 0.0f;
         const bool active_2 = skip_zeros ? active_1 : true;
         // active = active and isfinite(grad)
-        const bool active_3 = active_2 && optgen::isfinite(grad_2);
+        const bool active_3 = active_2 && optgen::isfinite(grad_4);
         // grad = where(isfinite(grad), grad, 0)
-        const float grad_3 = optgen::isfinite(grad_2) ? grad_2 : 0.0f;
-        const float grad_4 = nonfinite_is_skip ? grad_3 : grad_2;
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_5 = grad_4 * grad_5_factor;
-        const float grad_6 = percentile_clipping_below_100 ? grad_5 : grad_4;
+        const float grad_7 = grad_6 * grad_7_factor;
+        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
         // grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
-        const float grad_7 = grad_7_factor * (grad_6 + weight_decay * param);
+        const float grad_9 = grad_9_factor * (grad_8 + weight_decay * param);
         // grad = grad + weight_decay * param
-        const float grad_8 = grad_6 + weight_decay * param;
-        const float grad_9 = trust_ratio_is_lars ? grad_7 : grad_8;
+        const float grad_10 = grad_8 + weight_decay * param;
+        const float grad_11 = trust_ratio_is_lars ? grad_9 : grad_10;
         // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
         const float momentum_buffer_1 =
-            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_9 : grad_9;
+            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_11 : grad_11;
         // update = grad + momentum * momentum_buffer
-        const float update_1 = grad_9 + momentum * momentum_buffer_1;
+        const float update_1 = grad_11 + momentum * momentum_buffer_1;
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
-        const float update_5 = momentum_not_0 ? update_3 : grad_9;
+        const float update_5 = momentum_not_0 ? update_3 : grad_11;
         // update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
         const float update_6 = update_6_factor * update_5;
         const float update_7 = max_unorm_above_0 && !trust_ratio_is_lars ? update_6 : update_5;
@@ -468,21 +495,20 @@ void step_apply_finish(
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_4 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
   const double momentum_buffer_largest = call.reduced[t.index * 5 + 4];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_4);
+  const double gnorm_1 = optgen::sqrt(squares_grad_6);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // scale of momentum_buffer
   const double momentum_buffer_absmax_new =
       momentum_buffer_largest >= 1.1754943508222875e-38 ? momentum_buffer_largest : 0.0;
-  if (percentile_clipping_below_100)
-    memcpy(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1.values, sizeof gnorm_vec_1.values);
+  if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
   if (momentum_buffer_tensorwise && momentum_not_0)
-    *t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX) = float(momentum_buffer_absmax_new);
-  *t.pointer<float>(STEP) += 1.0f;
+    put(*t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), momentum_buffer_absmax_new);
+  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
 }
 
 }  // namespace
@@ -492,25 +518,17 @@ OPTGEN_EXPORT void step_reduce_0(const Call* call) {
       *call, step_reduce_0_prepare, step_reduce_0_chunk, step_reduce_0_finish);
 }
 
-OPTGEN_EXPORT int64_t step_reduce_0_scratch() { return sizeof(step_reduce_0_scalars); }
-
 OPTGEN_EXPORT void step_reduce_1(const Call* call) {
   run_pass<COLUMNS, step_reduce_1_scalars>(
       *call, step_reduce_1_prepare, step_reduce_1_chunk, step_reduce_1_finish);
 }
-
-OPTGEN_EXPORT int64_t step_reduce_1_scratch() { return sizeof(step_reduce_1_scalars); }
 
 OPTGEN_EXPORT void step_reduce_2(const Call* call) {
   run_pass<COLUMNS, step_reduce_2_scalars>(
       *call, step_reduce_2_prepare, step_reduce_2_chunk, step_reduce_2_finish);
 }
 
-OPTGEN_EXPORT int64_t step_reduce_2_scratch() { return sizeof(step_reduce_2_scalars); }
-
 OPTGEN_EXPORT void step_apply(const Call* call) {
   run_pass<COLUMNS, step_apply_scalars>(
       *call, step_apply_prepare, step_apply_chunk, step_apply_finish);
 }
-
-OPTGEN_EXPORT int64_t step_apply_scratch() { return sizeof(step_apply_scalars); }

@@ -24,6 +24,7 @@ class LarsFlags(NamedTuple):
 
     momentum_not_0: bool
     percentile_clipping_below_100: bool
+    grad_scale_given: bool
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
@@ -37,6 +38,7 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
     return LarsFlags(
         momentum_not_0=m.number(o["momentum"]) != 0,
         percentile_clipping_below_100=m.number(o["percentile_clipping"]) < 100,
+        grad_scale_given=o.get("grad_scale") is not None,
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
@@ -56,8 +58,33 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     max_unorm = m.number(o["max_unorm"])
     trust_coefficient = m.number(o["trust_coefficient"])
     percentile_clipping = m.number(o["percentile_clipping"])
+    grad_scale = m.number(o.get("grad_scale"))
+    inverse_grad_scale = m.divide(1.0, grad_scale)
     one_minus_dampening = 1.0 - dampening
-    return (lr, momentum, weight_decay, max_unorm, trust_coefficient, percentile_clipping, one_minus_dampening)
+    return (
+        lr,
+        momentum,
+        weight_decay,
+        max_unorm,
+        trust_coefficient,
+        percentile_clipping,
+        inverse_grad_scale,
+        one_minus_dampening,
+    )
+
+
+def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> tuple[float | Tensor, ...]:
+    """What the values of `step` follow from: numbers, and tensors on a GPU as they are."""
+    return (
+        m.unread(o["lr"]),
+        m.unread(o["momentum"]),
+        m.unread(o["dampening"]),
+        m.unread(o["weight_decay"]),
+        m.unread(o["max_unorm"]),
+        m.unread(o["trust_coefficient"]),
+        m.unread(o["percentile_clipping"]),
+        m.unread(o.get("grad_scale")),
+    )
 
 
 def _refuse(name: str, o: Settings) -> None:
@@ -103,6 +130,7 @@ RULE = Rule(
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
         "is_paged": Option(name="is_paged"),
+        "capturable": Option(name="capturable"),
     },
     states={
         "momentum_buffer": State(
@@ -128,12 +156,16 @@ RULE = Rule(
         "trust_ratio",
         "nesterov",
         "max_unorm",
+        "dampening",
+        "trust_coefficient",
         "optim_bits",
         "min_8bit_size",
         "block_wise",
         "is_paged",
+        "capturable",
         "target",
     ),
+    inputs=("grad_scale",),
     constants=("momentum_buffer_tensorwise",),
     refuse=_refuse,
     blocks={
@@ -147,7 +179,8 @@ RULE = Rule(
                         and f.percentile_clipping_below_100
                         and f.trust_ratio_is_lars
                     ),
-                    reductions=("squares_grad_4",),
+                    reductions=("squares_grad_6",),
+                    scalars=1,
                 ),
                 Pass(
                     "step_reduce_1",
@@ -157,7 +190,8 @@ RULE = Rule(
                         or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100)
                         or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
                     ),
-                    reductions=("squares_grad_4", "squares_param", "squares_grad_6"),
+                    reductions=("squares_grad_6", "squares_param", "squares_grad_8"),
+                    scalars=2,
                 ),
                 Pass(
                     "step_reduce_2",
@@ -168,16 +202,18 @@ RULE = Rule(
                         or (f.momentum_buffer_tensorwise and f.momentum_not_0)
                     ),
                     reductions=(
-                        "squares_grad_4",
-                        "squares_param",
                         "squares_grad_6",
+                        "squares_param",
+                        "squares_grad_8",
                         "squares_update_5",
                         "momentum_buffer_largest",
                     ),
+                    scalars=7,
                 ),
-                Pass("step_apply", always),
+                Pass("step_apply", always, scalars=10),
             ),
             values=_step_values,
+            inputs=_step_inputs,
             names=(
                 "lr",
                 "momentum",
@@ -185,12 +221,13 @@ RULE = Rule(
                 "max_unorm",
                 "trust_coefficient",
                 "percentile_clipping",
+                "inverse_grad_scale",
                 "one_minus_dampening",
             ),
             reductions=(
-                "squares_grad_4",
-                "squares_param",
                 "squares_grad_6",
+                "squares_param",
+                "squares_grad_8",
                 "squares_update_5",
                 "momentum_buffer_largest",
             ),
@@ -236,8 +273,17 @@ class LARS(Optimizer):
             Default: False.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -269,7 +315,8 @@ class LARS(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         block_wise: bool = False,
         is_paged: bool = False,
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -288,6 +335,7 @@ class LARS(Optimizer):
             "nonfinite": nonfinite,
             "block_wise": block_wise,
             "is_paged": is_paged,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -337,8 +385,17 @@ class LARS8bit(Optimizer):
             Default: False.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -369,7 +426,8 @@ class LARS8bit(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         block_wise: bool = False,
         is_paged: bool = False,
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -387,6 +445,7 @@ class LARS8bit(Optimizer):
             "nonfinite": nonfinite,
             "block_wise": block_wise,
             "is_paged": is_paged,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -436,8 +495,17 @@ class LARS32bit(Optimizer):
             Default: False.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
-        target: Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest
-            there is. Default: None.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+        target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
+            any device), None for the fastest there is. Default: None.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -468,7 +536,8 @@ class LARS32bit(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         block_wise: bool = False,
         is_paged: bool = False,
-        target: Literal["cpu", "torch"] | None = None,
+        capturable: bool = False,
+        target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
             "lr": lr,
@@ -486,6 +555,7 @@ class LARS32bit(Optimizer):
             "nonfinite": nonfinite,
             "block_wise": block_wise,
             "is_paged": is_paged,
+            "capturable": capturable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -533,6 +603,15 @@ class PytorchLARS(Optimizer):
             Default: False.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
+        capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
+            never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
+            Default: False.
+
+    Attributes:
+        grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
+            torch.amp.GradScaler sets it for a step. Gradients are multiplied by its reciprocal (taken in float64,
+            rounded to float32: the arithmetic of GradScaler.unscale_) as they are read, and stay scaled in
+            `param.grad`.
 
     Raises:
         TypeError: for values and parameters of the wrong type.
@@ -562,6 +641,7 @@ class PytorchLARS(Optimizer):
         min_8bit_size: int = 4096,
         block_wise: bool = False,
         is_paged: bool = False,
+        capturable: bool = False,
     ) -> None:
         settings = {
             "lr": lr,
@@ -579,5 +659,6 @@ class PytorchLARS(Optimizer):
             "min_8bit_size": min_8bit_size,
             "block_wise": block_wise,
             "is_paged": is_paged,
+            "capturable": capturable,
         }
         super().__init__(params, settings, None)

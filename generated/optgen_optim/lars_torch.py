@@ -35,17 +35,22 @@ from optgen.runtime.torch_engine import Results, View
 def step_reduce_0(t: View) -> Results:
     """step, pass 1 of 4: reduces."""
     f = t.flags
+    inverse_grad_scale = t.values["inverse_grad_scale"]
     grad = t.grad
+    if f.grad_scale_given:
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    grad_2 = grad_1 if f.grad_scale_given else grad
     if f.maximize:
         # grad = -grad
-        grad_1 = -grad
-    grad_2 = grad_1 if f.maximize else grad
+        grad_3 = -grad_2
+    grad_4 = grad_3 if f.maximize else grad_2
     if f.nonfinite_is_skip:
         # grad = where(isfinite(grad), grad, 0)
-        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
-    grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
+    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     return {
-        "squares_grad_4": m.total_squares(grad_4),
+        "squares_grad_6": m.total_squares(grad_6),
     }
 
 
@@ -53,38 +58,43 @@ def step_reduce_1(t: View) -> Results:
     """step, pass 2 of 4: reduces."""
     f = t.flags
     percentile_clipping = t.values["percentile_clipping"]
+    inverse_grad_scale = t.values["inverse_grad_scale"]
     param = t.param
     grad = t.grad
     step = t.step
     if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars:
         gnorm_vec = t.state("gnorm_vec")
-        squares_grad_4 = t.reduced["squares_grad_4"]
+        squares_grad_6 = t.reduced["squares_grad_6"]
+    if f.grad_scale_given:
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    grad_2 = grad_1 if f.grad_scale_given else grad
     if f.maximize:
         # grad = -grad
-        grad_1 = -grad
-    grad_2 = grad_1 if f.maximize else grad
+        grad_3 = -grad_2
+    grad_4 = grad_3 if f.maximize else grad_2
     if f.nonfinite_is_skip:
         # grad = where(isfinite(grad), grad, 0)
-        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
-    grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
+    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars:
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_4)
+        gnorm_1 = m.sqrt(squares_grad_6)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_5 = grad_4 * grad_5_factor
+        grad_7 = grad_6 * grad_7_factor
     if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars:
-        grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
+        grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
     results: Results = {}
     if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or not f.trust_ratio_is_lars:
-        results["squares_grad_4"] = m.total_squares(grad_4)
+        results["squares_grad_6"] = m.total_squares(grad_6)
     if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars:
         results["squares_param"] = m.total_squares(param)
-        results["squares_grad_6"] = m.total_squares(grad_6)
+        results["squares_grad_8"] = m.total_squares(grad_8)
     return results
 
 
@@ -94,6 +104,7 @@ def step_reduce_2(t: View) -> Results:
     momentum = t.values["momentum"]
     weight_decay = t.values["weight_decay"]
     percentile_clipping = t.values["percentile_clipping"]
+    inverse_grad_scale = t.values["inverse_grad_scale"]
     one_minus_dampening = t.values["one_minus_dampening"]
     param = t.param
     grad = t.grad
@@ -106,63 +117,70 @@ def step_reduce_2(t: View) -> Results:
         or (not f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
         gnorm_vec = t.state("gnorm_vec")
-        squares_grad_4 = t.reduced["squares_grad_4"]
+        squares_grad_6 = t.reduced["squares_grad_6"]
+    if f.grad_scale_given and (
+        not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars):
+        grad_2 = grad_1 if f.grad_scale_given else grad
     if f.maximize and (
         not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
     ):
         # grad = -grad
-        grad_1 = -grad
+        grad_3 = -grad_2
     if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars):
-        grad_2 = grad_1 if f.maximize else grad
+        grad_4 = grad_3 if f.maximize else grad_2
     if f.nonfinite_is_skip and (
         not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
     ):
         # grad = where(isfinite(grad), grad, 0)
-        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars):
-        grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+        grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     if f.percentile_clipping_below_100 and (
         (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
         or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
         or (not f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_4)
+        gnorm_1 = m.sqrt(squares_grad_6)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_5 = grad_4 * grad_5_factor
+        grad_7 = grad_6 * grad_7_factor
     if (
         (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
         or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
         or (not f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
-        grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
+        grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
         # grad = grad + weight_decay * param
-        grad_8 = grad_6 + weight_decay * param
-        grad_9 = grad_8
+        grad_10 = grad_8 + weight_decay * param
+        grad_11 = grad_10
     if f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
         above_step_one = step > 1.0
         # momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
-        momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_9, grad_9)
+        momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_11, grad_11)
     if f.max_unorm_above_0 and f.momentum_not_0 and f.nesterov and not f.trust_ratio_is_lars:
         # update = grad + momentum * momentum_buffer
-        update_1 = grad_9 + momentum * momentum_buffer_1
+        update_1 = grad_11 + momentum * momentum_buffer_1
     if f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
         update_3 = update_1 if f.nesterov else momentum_buffer_1
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
-        update_5 = update_3 if f.momentum_not_0 else grad_9
+        update_5 = update_3 if f.momentum_not_0 else grad_11
     results: Results = {}
     if (
         not f.max_unorm_above_0
         and not f.trust_ratio_is_lars
         and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
     ):
-        results["squares_grad_4"] = m.total_squares(grad_4)
+        results["squares_grad_6"] = m.total_squares(grad_6)
     if (
         (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
         or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
@@ -170,7 +188,7 @@ def step_reduce_2(t: View) -> Results:
     ):
         results["squares_param"] = m.total_squares(param)
     if f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0):
-        results["squares_grad_6"] = m.total_squares(grad_6)
+        results["squares_grad_8"] = m.total_squares(grad_8)
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
         results["squares_update_5"] = m.total_squares(update_5)
     return results
@@ -185,6 +203,7 @@ def step_apply(t: View) -> Results:
     max_unorm = t.values["max_unorm"]
     trust_coefficient = t.values["trust_coefficient"]
     percentile_clipping = t.values["percentile_clipping"]
+    inverse_grad_scale = t.values["inverse_grad_scale"]
     one_minus_dampening = t.values["one_minus_dampening"]
     param = t.param
     grad = t.grad
@@ -193,63 +212,67 @@ def step_apply(t: View) -> Results:
         momentum_buffer = t.state("momentum_buffer")
     if f.percentile_clipping_below_100:
         gnorm_vec = t.state("gnorm_vec")
-        squares_grad_4 = t.reduced["squares_grad_4"]
+        squares_grad_6 = t.reduced["squares_grad_6"]
     if f.max_unorm_above_0 or f.trust_ratio_is_lars:
         squares_param = t.reduced["squares_param"]
     if f.trust_ratio_is_lars:
-        squares_grad_6 = t.reduced["squares_grad_6"]
+        squares_grad_8 = t.reduced["squares_grad_8"]
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
         squares_update_5 = t.reduced["squares_update_5"]
+    if f.grad_scale_given:
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    grad_2 = grad_1 if f.grad_scale_given else grad
     if f.maximize:
         # grad = -grad
-        grad_1 = -grad
-    grad_2 = grad_1 if f.maximize else grad
+        grad_3 = -grad_2
+    grad_4 = grad_3 if f.maximize else grad_2
     if f.skip_zeros:
         # active = active and grad != 0
-        active_1 = grad_2 != 0.0
+        active_1 = grad_4 != 0.0
     active_2 = active_1 if f.skip_zeros else True
     if f.nonfinite_is_skip:
         # active = active and isfinite(grad)
-        active_3 = m.both(active_2, m.isfinite(grad_2))
+        active_3 = m.both(active_2, m.isfinite(grad_4))
         # grad = where(isfinite(grad), grad, 0)
-        grad_3 = m.where(m.isfinite(grad_2), grad_2, 0.0)
-    grad_4 = grad_3 if f.nonfinite_is_skip else grad_2
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
+    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     active_4 = active_3 if f.nonfinite_is_skip else active_2
     if f.percentile_clipping_below_100:
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_4)
+        gnorm_1 = m.sqrt(squares_grad_6)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_5_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_5 = grad_4 * grad_5_factor
-    grad_6 = grad_5 if f.percentile_clipping_below_100 else grad_4
+        grad_7 = grad_6 * grad_7_factor
+    grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
     if f.trust_ratio_is_lars:
         # param_norm = norm(param)
         param_norm_1 = m.sqrt(squares_param)
         # grad_norm = norm(grad)
-        grad_norm_1 = m.sqrt(squares_grad_6)
+        grad_norm_1 = m.sqrt(squares_grad_8)
         # rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
         rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1)
-        grad_7_factor = m.where(m.both(param_norm_1 > 0.0, grad_norm_1 > 0.0), rate_1, 1.0)
+        grad_9_factor = m.where(m.both(param_norm_1 > 0.0, grad_norm_1 > 0.0), rate_1, 1.0)
         # grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
-        grad_7 = grad_7_factor * (grad_6 + weight_decay * param)
+        grad_9 = grad_9_factor * (grad_8 + weight_decay * param)
     if not f.trust_ratio_is_lars:
         # grad = grad + weight_decay * param
-        grad_8 = grad_6 + weight_decay * param
-    grad_9 = grad_7 if f.trust_ratio_is_lars else grad_8
+        grad_10 = grad_8 + weight_decay * param
+    grad_11 = grad_9 if f.trust_ratio_is_lars else grad_10
     if f.momentum_not_0:
         above_step_one = step > 1.0
         # momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
-        momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_9, grad_9)
+        momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_11, grad_11)
     if f.momentum_not_0 and f.nesterov:
         # update = grad + momentum * momentum_buffer
-        update_1 = grad_9 + momentum * momentum_buffer_1
+        update_1 = grad_11 + momentum * momentum_buffer_1
     if f.momentum_not_0:
         update_3 = update_1 if f.nesterov else momentum_buffer_1
-    update_5 = update_3 if f.momentum_not_0 else grad_9
+    update_5 = update_3 if f.momentum_not_0 else grad_11
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
         # param_norm = norm(param)
         param_norm_2 = m.sqrt(squares_param)

@@ -10,22 +10,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.backends.base import Rendering
-from optgen.backends.cpu import pass_function
+from optgen.backends.c_passes import PassRenderer, pass_function
 from optgen.backends.layout import import_lines, import_order, python_lines
-from optgen.backends.py_printer import PyPrinter, docstring, py_formula, py_name, py_number, py_string
-from optgen.ir.family import Family, readers
+from optgen.backends.py_printer import PyPrinter, docstring, py_formula, py_number, py_string
+from optgen.backends.python_host import host_functions, tuple_text
+from optgen.ir.family import Family, given_readers, readers
 from optgen.ir.formula import Formula
 from optgen.ir.guards import Guard
-from optgen.ir.nodes import Const, Kind, Let, refs
+from optgen.ir.nodes import Const, Kind
 from optgen.ir.refusals import Refusal
-from optgen.schedule.plan import PassPlan, Plan, Write
+from optgen.schedule.plan import PassPlan, Plan
 from optgen.spec.model import Hyperparameter, Option, State, Variant
 from optgen.spec.ranges import parse_range
 
 KIND_NAMES = {"param": "element"}
 TARGET_DOC = (
-    'Where to compute: "cpu" (compiled C++), "torch" (plain operations, any device), None for the fastest there is.'
+    'Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations, any device), '
+    "None for the fastest there is."
 )
+TARGET_TYPE = 'Literal["cuda", "cpu", "torch"] | None'
 WIDTH = 116
 
 
@@ -67,16 +70,6 @@ class ClassText:
     refusals: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class HostText:
-    """A function that evaluates what is the same for a group."""
-
-    name: str
-    doc: str
-    returns: str
-    lines: tuple[str, ...]
-
-
 class PythonBackend:
     """Renders the module of a family."""
 
@@ -92,9 +85,9 @@ class PythonBackend:
             "flags_class": flags,
             "flags": list(family.guards.guards),
             "flag_values": [_flag(family, guard) for guard in family.guards.guards.values()],
-            "facts": _facts(family, plans),
+            "facts": _facts(family, self.classes),
             "imports": _imports(family, plans, self.classes),
-            "hosts": [text for name, plan in plans.items() for text in _hosts(name, plan, family)],
+            "hosts": [text for name, plan in plans.items() for text in host_functions(name, plan, family)],
             "inits": [text for text in (_init(family, n) for n in family.states) if text],
             "hypers": python_lines([_hyper(name, h) for name, h in family.hypers.items()], 8),
             "options": python_lines([_option(name, option) for name, option in family.options.items()], 8),
@@ -125,11 +118,7 @@ def _paragraphs(*texts: str) -> list[str]:
 
 
 def _tuple(items: Sequence[str]) -> str:
-    return _items([f'"{item}"' for item in items])
-
-
-def _items(items: Sequence[str]) -> str:
-    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+    return tuple_text([f'"{item}"' for item in items])
 
 
 def _refused_blocks(family: Family) -> list[str]:
@@ -170,15 +159,16 @@ def _imports(family: Family, plans: Mapping[str, Plan], classes: Sequence[ClassS
     typing = ["Any", "ClassVar", "NamedTuple"] + (["Literal"] if any("Literal" in text for text in arguments) else [])
     return {
         "typing": sorted(typing),
-        "tensor": ["Tensor"] if any("Tensor" in text for text in arguments) else [],
+        "tensor": ["Tensor"],
         "rule": import_lines("optgen.runtime.rule", sorted(rule, key=import_order)),
     }
 
 
-def _facts(family: Family, plans: Mapping[str, Plan]) -> list[str]:
-    """Fields of the rule that name settings and flags."""
+def _facts(family: Family, classes: Sequence[ClassSpec]) -> list[str]:
+    """Fields of the rule that name settings, inputs and flags."""
     constants = [name for name, guard in family.guards.guards.items() if guard.about == "codec"]
-    return python_lines([f"fixed_by={_tuple(_fixed_by(family))},", f"constants={_tuple(constants)},"], 4)
+    facts = {"fixed_by": _fixed_by(family, classes), "inputs": list(family.given), "constants": constants}
+    return python_lines([f"{name}={_tuple(items)}," for name, items in facts.items()], 4)
 
 
 # What the runtime must know
@@ -193,6 +183,8 @@ def _flag(family: Family, guard: Guard) -> str:
             text = f"{read[guard.subject]} {guard.op} {_literal(guard.value)}"
         case "hyper", "given":
             text = f"{read[guard.subject]} is not None"
+        case "input", _:
+            text = f"{given_readers(family.given)[guard.subject]} is not None"
         case "hyper", _:
             text = f"m.number({read[guard.subject]}) {guard.op} {guard.value}"
         case "fact", _:
@@ -202,13 +194,22 @@ def _flag(family: Family, guard: Guard) -> str:
     return f"{guard.name}={text},"
 
 
-def _fixed_by(family: Family) -> list[str]:
-    """The settings that decide flags and storage."""
+def _fixed_by(family: Family, classes: Sequence[ClassSpec]) -> list[str]:
+    """The settings that decide flags, storage and what is refused."""
     owners = {part: name for name, h in family.hypers.items() for part in (h.names or [name])}
     subjects = [
         owners.get(g.subject, g.subject) for g in family.guards.guards.values() if g.about in ("option", "hyper")
     ]
+    refusals = [*family.refusals, *(refusal for spec in classes for refusal in spec.refusals)]
+    named = {name for refusal in refusals for name in _settings_named(refusal.condition)}
+    subjects += [name for name in (*family.hypers, *family.options) if name in named]
     return list(dict.fromkeys([*subjects, *family.storage, "target"]))
+
+
+def _settings_named(condition: str) -> set[str]:
+    """The settings that a condition over `o` reads."""
+    found = [node.slice for node in ast.walk(ast.parse(condition)) if isinstance(node, ast.Subscript)]
+    return {str(key.value) for key in found if isinstance(key, ast.Constant) and isinstance(key.value, str)}
 
 
 def _hyper(name: str, hyper: Hyperparameter) -> str:
@@ -236,7 +237,7 @@ def _bound(value: float) -> str:
 
 
 def _option(name: str, option: Option) -> str:
-    choices = "" if option.choices is None else f", choices={_items([_literal(c) for c in option.choices])}"
+    choices = "" if option.choices is None else f", choices={tuple_text([_literal(c) for c in option.choices])}"
     return f'"{name}": Option(name="{name}"{choices}),'
 
 
@@ -266,7 +267,7 @@ def _init(family: Family, name: str) -> tuple[str, str] | None:
         return None
     read = readers(family.hypers, family.options, family.storage)
     names = {n: f"m.number({text.replace('o[', 't.settings[', 1)})" for n, text in read.items()}
-    names |= {"param": "t.param", "grad": "t.grad"}
+    names |= {"param": "t.param", "grad": "t.unscaled_grad"}
     kinds = {n: i.kind for n, i in family.inputs.items()}
     return name, PyPrinter(kinds, names=names).print(expr)
 
@@ -275,13 +276,14 @@ def _block(name: str, plan: Plan, family: Family) -> dict[str, object]:
     sums = [f'("{sum_name}", "{op}", "{reduction}")' for sum_name, (op, reduction) in plan.sums.items()]
     arrays = [f'Array("{n}", "{plan.kinds[n].name.lower()}", {_live(live)})' for n, live in plan.arrays.items()]
     fields = {
-        "passes": _items([_pass(name, item) for item in plan.passes]),
+        "passes": tuple_text([_pass(name, p, len(PassRenderer(family, name, plan, p).fields())) for p in plan.passes]),
         "values": f"_{name}_values",
+        "inputs": f"_{name}_inputs",
         "names": _tuple(plan.values),
         "commit": f"_{name}_commit" if plan.host_commits else "",
         "reductions": _tuple([r.name for r in plan.reductions]) if plan.reductions else "",
-        "sums": _items(sums) if sums else "",
-        "arrays": _items(arrays) if arrays else "",
+        "sums": tuple_text(sums) if sums else "",
+        "arrays": tuple_text(arrays) if arrays else "",
         "refuse": f"_refuse_{name}" if name in _refused_blocks(family) else "",
     }
     fields_text = [f"{field}={text}," for field, text in fields.items() if text]
@@ -292,7 +294,7 @@ def _live(formula: Formula) -> str:
     return "always" if formula.is_true else f"lambda f: {py_formula(formula)}"
 
 
-def _pass(block: str, item: PassPlan) -> str:
+def _pass(block: str, item: PassPlan, scalars: int) -> str:
     tensors = [r.name for r in item.reductions if r.reduce.over is Kind.TENSOR]
     rows = sum(r.reduce.over is Kind.ROW for r in item.reductions)
     cols = sum(r.reduce.over is Kind.COL for r in item.reductions)
@@ -303,68 +305,9 @@ def _pass(block: str, item: PassPlan) -> str:
         parts.append(f"rows={rows}")
     if cols:
         parts.append(f"cols={cols}")
+    if scalars:
+        parts.append(f"scalars={scalars}")
     return f"Pass({', '.join(parts)})"
-
-
-# Values of a group
-
-
-def _hosts(block: str, plan: Plan, family: Family) -> list[HostText]:
-    result = [
-        HostText(
-            name=f"_{block}_values",
-            doc=f"What `{block}` reads that is the same for all parameters of a group.",
-            returns="tuple[float, ...]",
-            lines=tuple(_host_lines(plan, family, plan.values, _items([py_name(name) for name in plan.values]))),
-        )
-    ]
-    if plan.host_commits:
-        roots = [name for write in plan.host_commits for name in refs(write.value)]
-        commits = [_host_commit(plan, write) for write in plan.host_commits]
-        result.append(
-            HostText(
-                name=f"_{block}_commit",
-                doc=f"New values of group and global states after `{block}`.",
-                returns="dict[str, float]",
-                lines=tuple(_host_lines(plan, family, roots, f"{{{', '.join(commits)}}}")),
-            )
-        )
-    return result
-
-
-def _host_commit(plan: Plan, write: Write) -> str:
-    text = PyPrinter(plan.kinds).print(write.value)
-    return f'"{write.input.name}": {text if isinstance(write.value, Const) else f"float({text})"}'
-
-
-def _host_lines(plan: Plan, family: Family, roots: Sequence[str], result: str) -> list[str]:
-    needed = set(roots)
-    lets: list[Let] = []
-    for let in reversed(plan.host):
-        if let.name in needed:
-            needed.update(refs(let.expr))
-            lets.insert(0, let)
-    printer = PyPrinter(plan.kinds)
-    read = readers(family.hypers, family.options, family.storage)
-    lines = []
-    texts = [printer.print(let.expr) for let in lets]
-    if any("f." in text for text in texts):
-        lines.append("f = _flags(o, 0, 0, 0, frozenset())")
-    for name, item in plan.program.inputs.items():
-        if name not in needed or not item.kind.is_host:
-            continue
-        if item.role == "hyper":
-            lines.append(f"{py_name(name)} = m.number({read[name]})")
-        elif item.role == "state":
-            lines.append(f'{py_name(name)} = m.number(o["{name}"])')
-    lines += [f'{py_name(name)} = sums.get("{name}", m.NAN)' for name in plan.sums if name in needed]
-    source = ""
-    for let, text in zip(lets, texts, strict=True):
-        if let.source and let.source != source:
-            source = let.source
-            lines.append(f"# {source}")
-        lines.append(f"{py_name(let.name)} = {text}")
-    return python_lines([*lines, f"return {result}"], 4)
 
 
 # Classes
@@ -420,7 +363,7 @@ def _arguments(family: Family, variant: Variant) -> dict[str, Argument]:
         doc = "An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and "
         result["args"] = Argument("args", "object", "None", doc + "skip_zeros take the place of those arguments.")
     if variant.target is None:
-        result["target"] = Argument("target", 'Literal["cpu", "torch"] | None', "None", TARGET_DOC)
+        result["target"] = Argument("target", TARGET_TYPE, "None", TARGET_DOC)
     return result
 
 
@@ -454,7 +397,7 @@ def _literal(value: object) -> str:
         case float() if value == int(value) and abs(value) < 1e16:
             return repr(value)
         case tuple():
-            return _items([_literal(item) for item in value])
+            return tuple_text([_literal(item) for item in value])
         case _:
             return repr(value)
 
@@ -470,6 +413,11 @@ def _class_doc(family: Family, spec: ClassSpec, arguments: Sequence[Argument]) -
     lines += ["Args:", "    params: Tensors, named tensors or param groups."]
     for argument in arguments:
         text = f"{argument.name}: {_with_range(family, argument)}"
+        lines += textwrap.wrap(text, WIDTH - 4, initial_indent="    ", subsequent_indent="        ")
+    if family.given:
+        lines += ["", "Attributes:"]
+    for name, given in family.given.items():
+        text = f"{name}: Set for one step, and not there otherwise. {given.doc}".rstrip()
         lines += textwrap.wrap(text, WIDTH - 4, initial_indent="    ", subsequent_indent="        ")
     lines += ["", "Raises:", "    TypeError: for values and parameters of the wrong type."]
     lines.append("    ValueError: for values out of range and combinations that the rule rejects.")

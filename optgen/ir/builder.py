@@ -102,6 +102,8 @@ class Builder:
             missing = ~item.exists if item.role == "state" else FALSE
             if self.scope.hypers.get(name):
                 missing = ~self.scope.guards.formula("hyper", name, "given")
+            if item.role == "input":
+                missing = ~self.scope.guards.formula("input", name, "given")
             result[name] = Value(Ref(name), missing)
         return result
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from optgen.codecs import CODECS
-from optgen.diagnostics import Reporter
+from optgen.diagnostics import Location, Reporter
 from optgen.ir.builder import Builder, Stage
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.guards import GuardTable
@@ -22,6 +22,7 @@ from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import FACTS, Scope
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.model import Hyperparameter, Option, Spec, State
+from optgen.spec.model import Input as GivenInput
 from optgen.spec.source import SourceText
 
 SHAPES = {
@@ -52,6 +53,7 @@ class Family:
         hypers: Hyperparameters by name, the rule's own first, then the shared ones it can take.
         options: Options by name, likewise.
         storage: Settings of how states are kept.
+        given: What may be set on the optimizer for a step, by name.
         states: States by name, with the shared ones.
         guards: What is fixed before a kernel is compiled.
         blocks: `step` and the methods.
@@ -64,6 +66,7 @@ class Family:
     hypers: Mapping[str, Hyperparameter]
     options: Mapping[str, Option]
     storage: Mapping[str, Option | Hyperparameter]
+    given: Mapping[str, GivenInput]
     states: Mapping[str, State]
     inputs: Mapping[str, Input]
     guards: GuardTable
@@ -97,6 +100,7 @@ class _FamilyBuilder:
         common = shared.shared
         self.hypers = {**self.spec.hyperparameters, **self._offered(common.hyperparameters, self.spec.hyperparameters)}
         self.options = {**self.spec.options, **self._offered(common.options, self.spec.options)}
+        self.given = {**self.spec.inputs, **common.inputs}
         self.states = {**self.spec.states, **common.states}
         self.scope = Scope(
             rule=self.spec.name,
@@ -105,12 +109,13 @@ class _FamilyBuilder:
             inputs={},
             refused=tuple(self._refused()),
             common=self._common(),
+            given=frozenset(self.given),
         )
 
     def _common(self) -> frozenset[str]:
         """The names that shared stages may use: what `shared.yaml` declares, a rule's own version of it included."""
         common = self.shared.shared
-        return frozenset((*common.hyperparameters, *common.options, *common.states))
+        return frozenset((*common.hyperparameters, *common.options, *common.inputs, *common.states))
 
     def _offered(self, common: Mapping[str, Setting], own: Mapping[str, object]) -> dict[str, Setting]:
         return {n: x for n, x in common.items() if n not in own and (x.needs is None or self.has_update)}
@@ -130,7 +135,7 @@ class _FamilyBuilder:
         self._inputs()
         blocks = {"step": self._step()}
         for name in self.spec.methods:
-            inputs = {n: i for n, i in self.scope.inputs.items() if i.role != "grad"}
+            inputs = {n: i for n, i in self.scope.inputs.items() if i.role not in ("grad", "input")}
             blocks[name] = self._block([Stage(self.loaded.text("methods", name, "block"))], inputs)
         if len(self.reporter.diagnostics) == before:
             self._check_effect(blocks["step"].program)
@@ -144,6 +149,7 @@ class _FamilyBuilder:
             hypers=self.hypers,
             options=self.options,
             storage=self.shared.shared.storage,
+            given=self.given,
             states=self.states,
             inputs=dict(self.scope.inputs),
             guards=self.scope.guards,
@@ -158,10 +164,15 @@ class _FamilyBuilder:
         """Names that differ in case only would be one name in some target."""
         first: dict[str, str] = {}
         parts = {part: name for name, hyper in self.hypers.items() for part in (hyper.names or [name])}
-        for name in (*parts, *self.options, *self.states):
+        sections: dict[str, Mapping[str, object]] = {
+            "options": self.options,
+            "inputs": self.given,
+            "states": self.states,
+        }
+        for name in (*parts, *self.options, *self.given, *self.states):
             other = first.setdefault(name.lower(), name)
             if other != name:
-                section = "states" if name in self.states else "options" if name in self.options else "hyperparameters"
+                section = next((key for key, names in sections.items() if name in names), "hyperparameters")
                 where = self.loaded.locate_key(section, parts.get(name, name))
                 self.reporter.error("reserved-name", f"`{name}` and `{other}` differ in case only", where, "rename one")
 
@@ -176,6 +187,8 @@ class _FamilyBuilder:
             kind = Kind.GLOBAL if hyper.scope == "global" else Kind.GROUP
             for part in hyper.names or [name]:
                 inputs[part] = Input(part, "hyper", kind)
+        for name in self.given:
+            inputs[name] = Input(name, "input", Kind.GLOBAL)
         for name, state in self.states.items():
             inputs[name] = self._state(name, state)
 
@@ -187,6 +200,7 @@ class _FamilyBuilder:
             node = parse_expression(text, self.reporter)
             if node is not None:
                 exists = self.scope.condition(node, text, self.reporter, loaded is self.shared)
+                self._check_lasting(name, exists, node_location(text, node))
         kind = SHAPES[state.shape]
         codecs: tuple[str, ...] = ("fp32",)
         if kind is Kind.ELEMENT:  # what is no codec was reported when the file was checked
@@ -202,6 +216,14 @@ class _FamilyBuilder:
             self.reporter.error("no-rows", message, where, "write `when: ndim >= 2`")
         return Input(name, "state", kind, exists, state.range == "signed", codecs, state.window)
 
+    def _check_lasting(self, name: str, exists: Formula, where: Location) -> None:
+        """A state is there for longer than a step."""
+        for guard in sorted(exists.names()):
+            subject = self.scope.guards.guards[guard].subject
+            if subject in self.given:
+                message = f"whether `{name}` exists cannot depend on `{subject}`, which is set for one step"
+                self.reporter.error("run-time-condition", message, where, "test options and hyperparameters")
+
     def _step(self) -> Block:
         stages = [Stage(self.shared.text("blocks", "grad"), shared=True), Stage(self.loaded.text("blocks", "step"))]
         if self.has_update and self._has_direction():
@@ -212,7 +234,7 @@ class _FamilyBuilder:
         return self._block(stages, dict(self.scope.inputs))
 
     def _block(self, stages: list[Stage], inputs: dict[str, Input]) -> Block:
-        scope = replace(self.scope, inputs=inputs)
+        scope = replace(self.scope, inputs=inputs, given=self.scope.given & inputs.keys())
         builder = Builder(scope, self.reporter)
         writable = [name for name, item in inputs.items() if item.role in ("param", "state")]
         program = builder.build(stages, writable)
@@ -270,6 +292,11 @@ class _FamilyBuilder:
             elif expr is not None:
                 result[name] = expr
         return result
+
+
+def given_readers(given: Iterable[str]) -> dict[str, str]:
+    """How a generated function reads each input of a step; one that is not set is None."""
+    return {name: f'o.get("{name}")' for name in given}
 
 
 def readers(

@@ -9,7 +9,7 @@ from typing import Literal
 
 from optgen.ir.formula import Formula, Term, atom
 
-Subject = Literal["option", "hyper", "fact", "codec"]
+Subject = Literal["option", "hyper", "input", "fact", "codec"]
 WORDS = {"==": "is", "!=": "not", "<": "below", "<=": "up_to", ">": "above", ">=": "from"}
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]")
 COMPLEMENT = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
@@ -19,7 +19,7 @@ COMPLEMENT = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"
 class Guard:
     """`subject op value`: an option, hyperparameter or fact compared with a constant, or the codec of a state.
 
-    `op` is `true` for a flag, `given` for an optional hyperparameter, `tensorwise` for a codec.
+    `op` is `true` for a flag, `given` for an optional hyperparameter and for an input, `tensorwise` for a codec.
     """
 
     name: str

@@ -125,7 +125,7 @@ class Reduce:
 
 Expr = Const | Ref | Call | Select | Reduce
 
-Role = Literal["param", "grad", "step", "state", "hyper", "fact"]
+Role = Literal["param", "grad", "step", "state", "hyper", "input", "fact"]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Scope:
         options: Choices of each option; a flag has None.
         hypers: Names of the hyperparameters; True where optional.
         inputs: Values that exist before the step.
+        given: Names of the inputs that are set on the optimizer for a step.
         common: The names among these that shared stages may use.
         refused: Conditions, each with its text, under which the settings are refused.
     """
@@ -54,6 +55,7 @@ class Scope:
     guards: GuardTable = field(default_factory=GuardTable)
     refused: tuple[tuple[ast.expr, SourceText], ...] = ()
     common: frozenset[str] = frozenset()
+    given: frozenset[str] = frozenset()
 
     def condition(self, node: ast.expr, text: SourceText, reporter: Reporter, lenient: bool) -> Formula:
         """The formula of an `if` or `when` condition; what is not fixed before the step is reported.
@@ -91,7 +93,7 @@ class Scope:
                     return Kind.STEP
                 case "option":
                     result = max(result, Kind.GROUP)
-                case "hyper":
+                case "hyper" | "input":
                     result = max(result, self.inputs[guard.subject].kind)
         return result
 
@@ -122,6 +124,9 @@ class Scope:
             match left, right:
                 case ast.Name(id=name), ast.Constant(value=None) if self.hypers.get(name):
                     given = self.guards.formula("hyper", name, "given")
+                    return given if isinstance(op, ast.IsNot) else ~given
+                case ast.Name(id=name), ast.Constant(value=None) if name in self.given:
+                    given = self.guards.formula("input", name, "given")
                     return given if isinstance(op, ast.IsNot) else ~given
             return None
         symbol = COMPARE.get(type(op))
@@ -172,6 +177,12 @@ class Scope:
                 return
             if isinstance(part, ast.Attribute | ast.Lambda | ast.Subscript | ast.IfExp):
                 refuse(text, part, reporter)
+                return
+        for part in ast.walk(node):
+            if isinstance(part, ast.Name) and part.id in self.given:
+                message = f"`{part.id}` is set anew for every step: its value is not known before"
+                help_text = f"ask whether it is given: `{part.id} is not None`; or use `where(condition, a, b)`"
+                reporter.error("run-time-condition", message, node_location(text, node), help_text)
                 return
         for part in ast.walk(node):
             if isinstance(part, ast.Compare) and isinstance(part.left, ast.Name):

@@ -10,18 +10,27 @@ from optgen.spec.loader import LoadedShared, LoadedSpec
 
 
 def check_use(family: Family, loaded: LoadedSpec, shared: LoadedShared, reporter: Reporter) -> None:
-    """Report the hyperparameters, options and states of a correct rule that no equation or condition mentions."""
+    """Report the hyperparameters, options, inputs and states of a correct rule that nothing mentions.
+
+    Of what all rules share only inputs are looked at: one that no stage reads would be taken and have no effect.
+    """
     used = _used_names(family, shared)
     spec = loaded.spec
     declared = [
         ("hyperparameters", name, part) for name, h in spec.hyperparameters.items() for part in h.names or [name]
     ]
     declared += [("options", name, name) for name in spec.options]
+    declared += [("inputs", name, name) for name in spec.inputs]
     declared += [("states", name, name) for name in spec.states]
     for section, key, name in declared:
         if name not in used:
             where = loaded.locate_key(section, key)
             reporter.error("unused", f"`{name}` is used nowhere", where, "use it in an equation, or remove it")
+    common = shared.shared.blocks
+    for name in shared.shared.inputs:
+        if name not in used | _names_in(common.grad, common.update):
+            where = shared.locate_key("inputs", name)
+            reporter.error("unused", f"no rule reads `{name}`", where, "use it in a stage, or remove it")
 
 
 def _used_names(family: Family, shared: LoadedShared) -> set[str]:
@@ -30,5 +39,9 @@ def _used_names(family: Family, shared: LoadedShared) -> set[str]:
     texts += [str(state.init) for state in family.states.values()]
     texts += [state.when for state in family.states.values() if state.when is not None]
     texts += [rule.when for rule in family.spec.rules]
+    return _names_in(*texts)
+
+
+def _names_in(*texts: str) -> set[str]:
     trees = [ast.parse(text.strip()) for text in texts]
     return {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import CODECS
+from optgen.runtime.capture import adopted_lr
 from optgen.runtime.rule import Rule, always
 from optgen.runtime.states import scale_key, stored_shape
 
@@ -79,13 +80,15 @@ def _counts(step: Any) -> bool:
 def adopt_group(
     rule: Rule, fixed: Mapping[str, Any], own: Mapping[str, Any], saved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A saved group; how states are stored and what the class fixes is this optimizer's own.
+    """A saved group; how states are stored, what the class fixes and `capturable` are this optimizer's own.
 
     Args:
         own: The optimizer's group. Its overrides stand before the saved ones, setting by setting.
     """
     kept = {key: own[key] for key in (*rule.storage, "target", *fixed) if key in own}
     result = {**saved, **kept}
+    if "lr" in result:
+        result["lr"] = adopted_lr(own, result["lr"])
     mine, theirs = own.get("overrides", {}), saved.get("overrides", {})
     if mine:
         result["overrides"] = {i: {**theirs.get(i, {}), **mine.get(i, {})} for i in sorted({*theirs, *mine})}

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import os
 import platform
-import shlex
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from optgen.runtime.private_dir import cache_dir, fall_back, is_fallback, locked, publish, read_own, scratch
-
-FORMAT_VERSION = 1
-PROBE_TIMEOUT_SECONDS = 120.0
-COMPILE_TIMEOUT_SECONDS = 600.0
+from optgen.runtime.private_dir import cache_dir
+from optgen.runtime.programs import (
+    COMPILE_TIMEOUT_SECONDS,
+    PROBE_TIMEOUT_SECONDS,
+    Candidate,
+    Output,
+    examine,
+    first_line,
+    resolve,
+    run,
+)
 
 COMMON_FLAGS = (
     "-O3",
@@ -69,16 +70,6 @@ class Compiler:
         return (self.path, *self.arguments)
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A compiler that was looked for: `name` as asked for and by whom, and the reason why it cannot serve, if so."""
-
-    name: str
-    origin: str
-    compiler: Compiler | None
-    reason: str = ""
-
-
 def find_compiler() -> Compiler | None:
     """Return the first compiler that builds OpenMP C++17, or None.
 
@@ -100,7 +91,7 @@ def why_no_compiler() -> str:
     return "; ".join(reasons)
 
 
-def compiler_candidates() -> Iterator[Candidate]:
+def compiler_candidates() -> Iterator[Candidate[Compiler]]:
     """Yield what is looked for, in order. Later ones are examined only when they are asked for."""
     forced = os.environ.get("OPTGEN_CXX")
     if forced:
@@ -114,97 +105,33 @@ def compiler_candidates() -> Iterator[Candidate]:
 
 
 @functools.lru_cache(maxsize=64)
-def _examine(name: str, origin: str, search_path: str, directory: str) -> Candidate:
+def _examine(name: str, origin: str, search_path: str, directory: str) -> Candidate[Compiler]:
     """Look at one candidate, once a process."""
     if os.name == "nt":
         return Candidate(name, origin, None, "building kernels is not supported on Windows")
-    command = _resolve(name, search_path)
+    command = resolve(name, search_path)
     if command is None:
         return Candidate(name, origin, None, "not found")
-    try:
-        return _identify(name, origin, command, Path(directory))
-    except OSError as error:
-        if not is_fallback(Path(directory)):
-            try:
-                return _identify(name, origin, command, fall_back(Path(directory), str(error)))
-            except OSError as second:
-                error = second
-        return Candidate(name, origin, None, f"cannot be tried: {error}")
+    found = examine("compiler", command, processor(), Path(directory), _read, lambda folder: _probe(command, folder))
+    return Candidate(name, origin, None, found) if isinstance(found, str) else Candidate(name, origin, found)
 
 
-def _resolve(name: str, search_path: str) -> tuple[str, ...] | None:
-    """Return program and leading arguments: `name` is a program, or a command line such as "ccache g++"."""
-    whole = shutil.which(name, path=search_path)
-    if whole is not None:
-        return (str(Path(whole).absolute()),)
-    try:
-        words = shlex.split(name)
-    except ValueError:
-        return None
-    program = shutil.which(words[0], path=search_path) if words else None
-    return None if program is None else (str(Path(program).absolute()), *words[1:])
-
-
-def _identify(name: str, origin: str, command: tuple[str, ...], directory: Path) -> Candidate:
-    """Read what is known of the compiler from disk, or try it out and write that down. Raises OSError."""
-    key = _command_key(command)
-    record = directory / f"compiler-{key}.json"
-    known = _read_record(record, command)
-    if known is not None:
-        return Candidate(name, origin, known)
-    with locked(directory, "compiler"):
-        known = _read_record(record, command)
-        if known is not None:
-            return Candidate(name, origin, known)
-        with scratch(directory) as temporary:
-            found = _probe(command, temporary)
-            if isinstance(found, str):
-                return Candidate(name, origin, None, found)
-            written = temporary / "record.json"
-            written.touch(mode=0o600)
-            written.write_text(json.dumps(asdict(found)), encoding="utf-8")
-            publish(written, record)
-            return Candidate(name, origin, found)
-
-
-def _command_key(command: tuple[str, ...]) -> str:
-    """Hash what tells one compiler from another without running it: its path, the file behind it, this processor."""
-    digest = hashlib.sha256(f"{FORMAT_VERSION}\0{processor()}\0".encode())
-    for word in command:
-        digest.update(word.encode("utf-8", "surrogateescape") + b"\0")
-        # Every word that names a program counts: behind "ccache g++" both may change.
-        program = word if Path(word).is_absolute() else (None if word.startswith("-") else shutil.which(word))
-        with suppress(OSError):
-            if program is not None:
-                found = Path(program).stat()
-                real = Path(program).resolve()
-                digest.update(f"{real}\0{found.st_mtime_ns}\0{found.st_size}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:32]
-
-
-def _read_record(record: Path, command: tuple[str, ...]) -> Compiler | None:
-    data = read_own(record)
-    if data is None:
-        return None
-    try:
-        fields = json.loads(data)
-        family = fields["family"]
-        if family not in ("gcc", "clang"):
-            return None
-        found = Compiler(
-            str(fields["path"]), str(fields["version"]), family, tuple(fields["arguments"]), tuple(fields["flags"])
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
-    return found if found.command == command else None
+def _read(fields: Any) -> Compiler:
+    """What was written down of a compiler. Raises ValueError, KeyError or TypeError for what is no such record."""
+    family = fields["family"]
+    if family not in ("gcc", "clang"):
+        raise ValueError(family)
+    return Compiler(
+        str(fields["path"]), str(fields["version"]), family, tuple(fields["arguments"]), tuple(fields["flags"])
+    )
 
 
 def _probe(command: tuple[str, ...], temporary: Path) -> Compiler | str:
     """Try the compiler out; return it, or the reason why it cannot serve."""
-    version = _run((*command, "--version"), temporary, PROBE_TIMEOUT_SECONDS)
-    if version.returncode != 0:
-        return f"`--version` failed: {first_line(version.stdout)}"
-    family: Literal["gcc", "clang"] = "clang" if "clang" in version.stdout.lower() else "gcc"
+    version = run((*command, "--version"), temporary, PROBE_TIMEOUT_SECONDS)
+    if version.status != 0:
+        return f"`--version` failed: {first_line(version.said)}"
+    family: Literal["gcc", "clang"] = "clang" if "clang" in version.said.lower() else "gcc"
     source = temporary / "probe.cpp"
     source.write_text(PROBE, encoding="utf-8")
     message = ""
@@ -213,14 +140,14 @@ def _probe(command: tuple[str, ...], temporary: Path) -> Compiler | str:
         # A program rather than a library: it can be run without loading a second OpenMP into this process.
         as_program = [flag for flag in flags if flag not in ("-shared", "-fPIC")]
         program = temporary / "probe"
-        built = _run((*command, *as_program, str(source), "-o", str(program)), temporary, PROBE_TIMEOUT_SECONDS)
-        if built.returncode == 0:
-            ran = _run((str(program),), temporary, PROBE_TIMEOUT_SECONDS)
-            if ran.returncode == 0:
-                return Compiler(command[0], version.stdout.strip(), family, command[1:], flags)
-            message = f"a program it built does not run here (exit status {ran.returncode}): {first_line(ran.stdout)}"
+        built = run((*command, *as_program, str(source), "-o", str(program)), temporary, PROBE_TIMEOUT_SECONDS)
+        if built.status == 0:
+            ran = run((str(program),), temporary, PROBE_TIMEOUT_SECONDS)
+            if ran.status == 0:
+                return Compiler(command[0], version.said.strip(), family, command[1:], flags)
+            message = f"a program it built does not run here (exit status {ran.status}): {first_line(ran.said)}"
         else:
-            message = f"it does not build OpenMP C++17: {first_line(built.stdout)}"
+            message = f"it does not build OpenMP C++17: {first_line(built.said)}"
     return message.rstrip(": ")
 
 
@@ -251,33 +178,6 @@ def processor() -> str:
     return f"{platform.system()} {platform.machine()} {described or platform.processor()}"
 
 
-def compile_library(compiler: Compiler, arguments: Sequence[str], temporary: Path) -> tuple[tuple[str, ...], int, str]:
-    """Run the compiler; return the command, its exit status and what it printed. Raises OSError."""
-    command = (*compiler.command, *compiler.flags, *arguments)
-    done = _run(command, temporary, COMPILE_TIMEOUT_SECONDS)
-    return command, done.returncode, done.stdout
-
-
-def _run(command: Sequence[str], temporary: Path, timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run a program with English messages and its temporary files in `temporary`. Raises OSError."""
-    environment = dict(os.environ, LC_ALL="C", TMPDIR=str(temporary))
-    try:
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, f"no answer after {timeout:.0f} seconds")
-
-
-def first_line(text: str) -> str:
-    """Return the first line that says what is wrong: one with "error" in it if there is one, else the first."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
+def compile_library(compiler: Compiler, arguments: Sequence[str], temporary: Path) -> Output:
+    """Run the compiler. Raises OSError."""
+    return run((*compiler.command, *compiler.flags, *arguments), temporary, COMPILE_TIMEOUT_SECONDS)

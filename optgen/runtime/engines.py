@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from optgen.runtime.cache import CompileError
-from optgen.runtime.compilers import find_compiler, why_no_compiler
-from optgen.runtime.cpu_engine import CpuEngine
+from optgen.runtime.host_values import HostValues
+from optgen.runtime.inputs import Inputs, SkippedStepError
 from optgen.runtime.parameters import Bucket, Member, check_gradient, flags_of
 from optgen.runtime.rule import Block, Pass, Rule, Settings
-from optgen.runtime.states import choose_codecs, settle_states, tensorwise
-from optgen.runtime.torch_engine import TorchEngine, View
+from optgen.runtime.settings import on_device
+from optgen.runtime.states import Placement, Settled, choose_codecs, settle_states, tensorwise
+from optgen.runtime.targets import choose_target, make_engine
+from optgen.runtime.torch_engine import View
 
 if TYPE_CHECKING:
     from optgen.runtime.optimizer import Optimizer
@@ -26,13 +26,24 @@ if TYPE_CHECKING:
 class Engine(Protocol):
     """Runs the passes of a bucket on one target."""
 
-    target: str
     bucket: Bucket
 
-    def begin(self, name: str, block: Block, grads: Sequence[Tensor]) -> None:
-        """Start a step. `grads` holds the gradients of the bucket, or nothing in a block without them."""
+    @property
+    def target(self) -> str:
+        """The target's name."""
 
-    def run(self, block: Block, index: int, values: list[tuple[float, ...]]) -> None:
+    def placement(self, member: Member) -> Placement:
+        """Where the states of a parameter lie."""
+
+    def begin(self, name: str, block: Block, grads: Sequence[Tensor], inputs: Inputs) -> None:
+        """Start a step.
+
+        Args:
+            grads: The gradients of the bucket, or nothing in a block without them.
+            inputs: What is set for this step. The host has read `found_inf` unless all engines are of the cuda target.
+        """
+
+    def run(self, block: Block, index: int, values: HostValues) -> None:
         """Run one pass."""
 
     def reduction(self, block: Block, name: str) -> list[float]:
@@ -44,11 +55,12 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Seen:
-    """What a step is prepared for: identities of parameters, and the dtypes of their gradients."""
+    """What a step is prepared for: identities of parameters, dtypes of their gradients, names of the inputs set."""
 
     block: str
     params: list[int]
     grads: list[torch.dtype]
+    inputs: tuple[str, ...]
 
 
 @dataclass(eq=False)
@@ -73,8 +85,10 @@ class Prepared:
     seen: Seen
     entries: list[int]
 
-    def settings(self) -> list[Settings]:
-        """The settings of every row, as they are now."""
+    def settings(self, inputs: Mapping[str, Any] | None = None) -> list[Settings]:
+        """The settings of every row, as they are now, and the inputs of the step."""
+        if inputs:
+            return [{**group, **override, **inputs} for group, override in self.rows]
         return [{**group, **override} if override else group for group, override in self.rows]
 
     def sums(self, block: Block, item: Pass, running: Sequence[Engine]) -> dict[str, float]:
@@ -94,8 +108,14 @@ def _sum(numbers: Iterable[float]) -> float:
     return total
 
 
-def prepare(optimizer: Optimizer, block: str, kept: Sequence[Prepared]) -> tuple[Prepared, list[Tensor]]:
-    """The step's engines (kept ones, if nothing that matters has changed) and its gradients, in their order."""
+def prepare(
+    optimizer: Optimizer, block: str, kept: Sequence[Prepared], inputs: Inputs
+) -> tuple[Prepared, list[Tensor]]:
+    """The step's engines (kept ones, if nothing that matters has changed) and its gradients, in their order.
+
+    Raises:
+        SkippedStepError: if the step is to be skipped and the host must know it. Nothing has changed then.
+    """
     params = [p for group in optimizer.param_groups for p in group["params"]]
     grads: list[Any] = []
     if block == "step":
@@ -105,11 +125,24 @@ def prepare(optimizer: Optimizer, block: str, kept: Sequence[Prepared]) -> tuple
             grads = [grad for grad in grads if grad is not None]
     else:
         params = [p for p in params if optimizer.state.get(p)]
-    seen = Seen(block, list(map(id, params)), list(map(_dtype, grads)))
+    seen = Seen(block, list(map(id, params)), list(map(_dtype, grads)), inputs.names)
     for prepared in kept:
         if prepared.seen == seen and prepared.entries == _entries(optimizer) and _still_serves(optimizer, prepared):
+            if inputs.found_inf is not None:
+                _check_skipped(optimizer.rule.blocks[block], inputs, (engine.target for engine in prepared.engines))
             return prepared, grads
-    return _Preparer(optimizer, params, seen).run(), grads
+    return _Preparer(optimizer, params, seen, inputs).run(), grads
+
+
+def _check_skipped(block: Block, inputs: Inputs, targets: Iterable[str], starts: bool = False) -> None:
+    """Raise if the step is to be skipped, where the host has a part in it.
+
+    The cuda target alone skips a step by itself, without making the host wait. Everything else is done by the host:
+    the other targets, sums over all parameters, states of groups, and values that states start with.
+    """
+    host = starts or block.commit is not None or bool(block.sums) or any(target != "cuda" for target in targets)
+    if host and inputs.skips():
+        raise SkippedStepError
 
 
 def _entries(optimizer: Optimizer) -> list[int]:
@@ -139,9 +172,25 @@ def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:
 
 
 def _raw(optimizer: Optimizer, settings: Settings) -> tuple[Any, ...]:
-    """Every setting as it stands; a tensor, which can change in place, by its value."""
+    """Every setting as it stands; a tensor, which can change in place, by its value, one on a device unread."""
     values = [settings.get(key) for key in optimizer.defaults]
-    return tuple([float(value) if isinstance(value, Tensor) else value for value in values])
+    return tuple([_seen(value) if isinstance(value, Tensor) else value for value in values])
+
+
+@dataclass(frozen=True, eq=False)
+class _Unread:
+    """A tensor on a device: the same as long as it is the same object, whatever its value is."""
+
+    tensor: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unread) and self.tensor is other.tensor
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _seen(value: Tensor) -> _Unread | float:
+    return _Unread(value) if on_device(value) else float(value)
 
 
 def _fixed(rule: Rule, settings: Settings) -> tuple[Any, ...]:
@@ -156,10 +205,11 @@ class _Preparer:
         optimizer: Optimizer,
         params: list[Tensor],
         seen: Seen,
+        inputs: Inputs,
     ) -> None:
         self.optimizer, self.rule, self.block = optimizer, optimizer.rule, seen.block
         self.name = type(optimizer).__name__
-        self.params, self.seen = params, seen
+        self.params, self.seen, self.inputs = params, seen, inputs
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
         self.known_rows: dict[tuple[Any, ...], int] = {}
         self.targets: dict[tuple[torch.device, str | None], str] = {}
@@ -173,10 +223,14 @@ class _Preparer:
         buckets: dict[tuple[Any, ...], Bucket] = {}
         for member in members:
             self._bucket(buckets, member)
-        engines = [self._engine(bucket) for bucket in buckets.values()]
-        for member in members:
-            view = View(self.rule, member, 0.0)
-            settle_states(self.rule, member.param, member.entry, member.flags, member.codecs, view)
+        if self.inputs.found_inf is not None and members:
+            starts = any(callable(state.init) for state in self.rule.states.values())
+            block = self.rule.blocks[self.block]
+            _check_skipped(block, self.inputs, (bucket.target for bucket in buckets.values()), starts)
+        engines: list[Engine] = [make_engine(self.name, self.rule, bucket) for bucket in buckets.values()]
+        settled = [self._settled(engine, member) for engine in engines for member in engine.bucket.members]
+        for member, new in settled:  # only now, when nothing can fail any more
+            new.store(member.entry)
             self.optimizer.state[member.param] = member.entry
         return Prepared(
             members=members,
@@ -189,6 +243,12 @@ class _Preparer:
             entries=_entries(self.optimizer),
         )
 
+    def _settled(self, engine: Engine, member: Member) -> tuple[Member, Settled]:
+        view = View(self.rule, member, 0.0)
+        placement = engine.placement(member)
+        flags, codecs = member.flags, member.codecs
+        return member, settle_states(self.rule, member.param, member.entry, flags, codecs, view, placement)
+
     def _members(self) -> list[Member]:
         active = {id(param): position for position, param in enumerate(self.params)}
         result = []
@@ -198,7 +258,7 @@ class _Preparer:
                 if id(param) not in active:
                     continue
                 override = overrides.get(index, {})
-                settings = {**group, **override}
+                settings = {**group, **override, **self.inputs.values}
                 codecs = choose_codecs(self.rule, settings, param.numel())
                 flags = flags_of(self.rule, settings, param, index, tensorwise(self.rule, codecs))
                 entry = self.optimizer.state.get(param, {})
@@ -218,6 +278,13 @@ class _Preparer:
         param = member.param
         grad_dtype = param.grad.dtype if self.block == "step" and param.grad is not None else param.dtype
         target = self._target(param, member.settings["target"])
+        if member.settings.get("capturable") and target != "cuda":
+            gpu = param.device.type == "cuda"
+            way = "see what `optgen doctor` says of the cuda target" if gpu else "move the parameter to an NVIDIA GPU"
+            raise RuntimeError(
+                f"{self.name}: capturable=True needs the cuda target, and the {target} target serves a parameter on "
+                f"{param.device}; leave capturable out, or {way}"
+            )
         key = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs)
         if key not in buckets:
             buckets[key] = Bucket(target, param.dtype, grad_dtype, param.device, member.flags, member.codecs)
@@ -226,47 +293,5 @@ class _Preparer:
     def _target(self, param: Tensor, wanted: str | None) -> str:
         key = (param.device, wanted)
         if key not in self.targets:
-            self.targets[key] = choose_target(self.name, param, wanted)
+            self.targets[key] = choose_target(self.name, param.device, wanted)
         return self.targets[key]
-
-    def _engine(self, bucket: Bucket) -> Engine:
-        compiler = find_compiler() if bucket.target == "cpu" else None
-        if compiler is None:
-            return TorchEngine(self.rule, bucket)
-        try:
-            return CpuEngine(self.rule, bucket, compiler)
-        except CompileError as error:
-            if any(member.settings["target"] == "cpu" for member in bucket.members):
-                raise
-            _say_once(f"a kernel of {self.name} could not be compiled, so the torch target serves: {error}")
-            bucket.target = "torch"
-            return TorchEngine(self.rule, bucket)
-
-
-def choose_target(name: str, param: Tensor, wanted: str | None) -> str:
-    """The target that serves a parameter.
-
-    Raises:
-        RuntimeError: when the cpu target is asked for and cannot serve.
-    """
-    if wanted == "torch":
-        return "torch"
-    if param.device.type != "cpu":
-        if wanted == "cpu":
-            raise RuntimeError(f"{name}: target='cpu' cannot serve a parameter on {param.device}; leave target out")
-        return "torch"
-    if find_compiler() is not None:
-        return "cpu"
-    if wanted == "cpu":
-        raise RuntimeError(f"{name}: target='cpu' needs a C++ compiler: {why_no_compiler()}")
-    _say_once(f"no C++ compiler, so the torch target serves: {why_no_compiler()}")
-    return "torch"
-
-
-_said: set[str] = set()
-
-
-def _say_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from optgen.runtime.capture import check_capture, place_lr
 from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen
 from optgen.runtime.engines import Prepared, prepare
+from optgen.runtime.host_values import HostValues
+from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.parameters import StaleError, check_parameter, check_twice
-from optgen.runtime.rule import Rule, State
+from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import check_fixed, checked, lock_bits, read_args, refuse_unknown
 from optgen.runtime.states import entry_bytes
 
@@ -28,6 +31,9 @@ class Optimizer(torch.optim.Optimizer):
     All arithmetic is float32, and every stored number is rounded once. States keep the dtype that the rule gives them,
     whatever the dtype of the parameter.
 
+    A hyperparameter may be a tensor of one element. One on a GPU is never read to check it: as in torch, a value out of
+    range has no error there, and a new value is noticed when a step uses it.
+
     Attributes:
         rule: The rule, as its module declares it.
         fixed: Settings that the class fixes.
@@ -37,8 +43,15 @@ class Optimizer(torch.optim.Optimizer):
     rule: ClassVar[Rule]
     fixed: ClassVar[Mapping[str, Any]] = {}
     bits: ClassVar[int | None] = None
+    _step_supports_amp_scaling: ClassVar[bool] = False  # torch.amp.GradScaler asks for it
     _kept: tuple[Prepared, ...] = ()  # the last steps' engines, newest first
     _loading: Mapping[str, Any] | None = None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """A class whose rule reads `grad_scale` unscales gradients itself; for others torch.amp.GradScaler does."""
+        super().__init_subclass__(**keywords)
+        rule: Rule | None = getattr(cls, "rule", None)
+        cls._step_supports_amp_scaling = rule is not None and "grad_scale" in rule.inputs
 
     def __init__(self, params: Any, settings: dict[str, Any], args: object = None) -> None:
         """Check everything, then take the parameters.
@@ -91,6 +104,9 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"{name}: args is an argument of the class, not of a param group; give its settings as keys"
             )
+        for key in self.rule.inputs:
+            if key in group:
+                raise ValueError(f"{name}: {key} is set on the optimizer for a step, and is no key of a param group")
         refuse_unknown(name, group, [*self.defaults, *GROUP_KEYS])
         known = {key: value for key, value in group.items() if key in self.defaults}
         group.update(self._checked_part(known, "group"))
@@ -101,6 +117,7 @@ class Optimizer(torch.optim.Optimizer):
             if state.name not in group:
                 group[state.name] = self._shared_start(state, {**self.defaults, **group})
         super().add_param_group(group)
+        place_lr(name, self.param_groups[-1])
         self._kept = ()
 
     def _checked_part(self, settings: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -167,6 +184,9 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient.
 
+        With `torch.amp.GradScaler` gradients are unscaled as they are read: `param.grad` stays scaled (torch's fused
+        classes write the unscaled gradients back). If they hold an Inf or NaN, nothing changes, counters included.
+
         Args:
             closure: Evaluates the model anew and returns the loss.
 
@@ -177,7 +197,9 @@ class Optimizer(torch.optim.Optimizer):
             TypeError, RuntimeError: for gradients that are complex, sparse or of another dtype.
             ValueError: for settings, gradients and states that were changed to what does not fit.
                 Nothing is changed then.
+            RuntimeError: while a CUDA graph is being captured, without capturable=True.
         """
+        check_capture(type(self).__name__, self.param_groups)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -193,42 +215,49 @@ class Optimizer(torch.optim.Optimizer):
         if declared.refuse is not None:
             for group in self.param_groups:
                 declared.refuse(name, group)
-        prepared, grads = self._prepare(block)
-        if not prepared.members and block == "step":
-            return
+        for group in self.param_groups:
+            if group.get("capturable"):
+                place_lr(name, group)
+        inputs = read_inputs(self, self.rule.inputs) if block == "step" else NO_INPUTS
         try:
-            self._begin(prepared, block, grads)
+            prepared, settings = self._begin(block, inputs)
         except StaleError:
             self._kept = ()
-            prepared, grads = self._prepare(block)
-            self._begin(prepared, block, grads)
-        settings = prepared.settings()
+            prepared, settings = self._begin(block, inputs)
+        except SkippedStepError:
+            return
+        if not prepared.members and block == "step":
+            return
         sums: dict[str, float] = {}
-        values = [declared.values(row, sums, prepared.elements) for row in settings]
+        values = HostValues(declared, settings, sums, prepared.elements)
         for index, item in enumerate(declared.passes):
             running = [engine for engine in prepared.engines if item.live(engine.bucket.flags)]
             for engine in running:
                 engine.run(declared, index, values)
             new = prepared.sums(declared, item, running)
             if new:
-                sums.update(new)
-                values = [declared.values(row, sums, prepared.elements) for row in settings]
+                sums = {**sums, **new}
+                values = HostValues(declared, settings, sums, prepared.elements)
         for engine in prepared.engines:
             engine.finish(block)
         if declared.commit is not None:
-            self._commit(declared.commit, sums, prepared.elements)
+            self._commit(declared.commit, inputs, sums, prepared.elements)
 
-    def _prepare(self, block: str) -> tuple[Prepared, list[Tensor]]:
-        """Engines and gradients of a step; those of the last few sets of parameters are kept."""
-        prepared, grads = prepare(self, block, self._kept)
+    def _begin(self, block: str, inputs: Inputs) -> tuple[Prepared, Sequence[Settings]]:
+        """Find or build the engines of a step and start them; those of the last few sets of parameters are kept.
+
+        Returns:
+            The engines, and the settings of every row with the inputs of the step.
+        """
+        prepared, grads = prepare(self, block, self._kept, inputs)
         if not self._kept or prepared is not self._kept[0]:
             self._kept = (prepared, *(other for other in self._kept if other is not prepared))[:KEPT_STEPS]
-        return prepared, grads
-
-    def _begin(self, prepared: Prepared, block: str, grads: list[Tensor]) -> None:
+        settings = prepared.settings(inputs.values)
         for engine in prepared.engines:
             members = engine.bucket.members
-            engine.begin(block, self.rule.blocks[block], [grads[m.position] for m in members] if grads else [])
+            own = [grads[m.position] for m in members] if grads else []
+            engine.begin(block, self.rule.blocks[block], own, inputs)
+        return prepared, settings
 
     def check_row(self, settings: Mapping[str, Any]) -> None:
         """Raise for settings that were changed in a group to what no kernel can serve.
@@ -243,9 +272,11 @@ class Optimizer(torch.optim.Optimizer):
         check_fixed(name, self.rule, self.fixed, changed, "group")
         self._refuse(settings)
 
-    def _commit(self, commit: Callable[..., dict[str, float]], sums: Mapping[str, float], elements: float) -> None:
+    def _commit(
+        self, commit: Callable[..., dict[str, float]], inputs: Inputs, sums: Mapping[str, float], elements: float
+    ) -> None:
         """Store group and global states; the first group decides for the optimizer."""
-        results = [commit(group, sums, elements) for group in self.param_groups]
+        results = [commit({**group, **inputs.values}, sums, elements) for group in self.param_groups]
         for group, result in zip(self.param_groups, results, strict=True):
             for key, value in result.items():
                 shared = self.rule.states[key].kind == "global"
@@ -268,8 +299,9 @@ class Optimizer(torch.optim.Optimizer):
         """Take over a checkpoint of this rule, also one with states in another precision.
 
         States take the dtype that this optimizer stores them in; the dtype of the parameters does not matter. How
-        states are stored (bits, blocks, paging) and what the class fixes is this optimizer's own, everything else the
-        checkpoint's. Overrides of the checkpoint hold where this optimizer has none of its own.
+        states are stored (bits, blocks, paging), `capturable` and what the class fixes is this optimizer's own,
+        everything else the checkpoint's; lr goes where this optimizer keeps it, as a number or on a GPU. Overrides of
+        the checkpoint hold where this optimizer has none of its own.
 
         Raises:
             TypeError, ValueError: if it does not fit, naming every difference; nothing is loaded then.
@@ -333,6 +365,7 @@ class Optimizer(torch.optim.Optimizer):
             for shared in self.rule.shared_states:
                 if shared.name not in group:
                     group[shared.name] = self._shared_start(shared, group)
+            place_lr(type(self).__name__, group)
         self._kept = ()
 
 

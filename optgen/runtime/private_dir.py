@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,11 +21,12 @@ from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
 LOCK_PREFIX = "lock-"
-ENTRY_NAME = re.compile(r".+-[0-9a-f]{32}\.so|compiler-[0-9a-f]{32}\.json")
+ENTRY_NAME = re.compile(r".+-[0-9a-f]{32}\.(so|cubin)|(compiler|nvcc)-[0-9a-f]{32}\.json")
 STALE_SECONDS = 3600.0
 LOCK_TIMEOUT_SECONDS = 900.0
 
 _fallbacks: dict[Path, Path] = {}
+_fallbacks_lock = threading.Lock()
 
 
 def cache_dir() -> Path:
@@ -49,11 +51,12 @@ def fall_back(wanted: Path, reason: str) -> Path:
 
     Raises OSError if no temporary folder can be made either.
     """
-    known = _fallbacks.get(wanted)
-    if known is not None:
-        return known
-    fresh = Path(tempfile.mkdtemp(prefix="optgen-"))
-    _fallbacks[wanted] = fresh
+    with _fallbacks_lock:
+        known = _fallbacks.get(wanted)
+        if known is not None:
+            return known
+        fresh = Path(tempfile.mkdtemp(prefix="optgen-"))
+        _fallbacks[wanted] = fresh
     atexit.register(_remove_own, fresh, os.getpid())
     warnings.warn(
         f"optgen cannot use the cache folder {wanted} ({reason}); kernels are compiled into {fresh} for this process "

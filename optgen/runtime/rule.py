@@ -88,6 +88,7 @@ class Pass:
         reductions: What it reduces to one number per tensor.
         rows: How many sums of rows it makes.
         cols: How many sums of columns.
+        scalars: How many values below element kind it hands to its elements.
     """
 
     function: str
@@ -95,6 +96,7 @@ class Pass:
     reductions: tuple[str, ...] = ()
     rows: int = 0
     cols: int = 0
+    scalars: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Block:
 
     Attributes:
         values: Evaluates what is the same for a group: (settings, sums over all parameters, their elements) -> floats.
+        inputs: What those values follow from, where tensors on a GPU stay unread: same arguments.
         names: The names of those values.
         commit: New values of group and global states.
         reductions: Every reduction to one number per tensor, in the order of their results.
@@ -121,6 +124,7 @@ class Block:
 
     passes: tuple[Pass, ...]
     values: Callable[[Settings, Mapping[str, float], float], tuple[float, ...]]
+    inputs: Callable[[Settings, Mapping[str, float], float], tuple[Any, ...]]
     names: tuple[str, ...]
     commit: Callable[[Settings, Mapping[str, float], float], dict[str, float]] | None = None
     reductions: tuple[str, ...] = ()
@@ -138,7 +142,8 @@ class Rule:
         file: The module's file; its kernels lie beside it.
         package: The module's package.
         flags: (settings, ndim, numel, index, states with one scale for the tensor) -> flags.
-        fixed_by: Settings that the flags and the storage depend on.
+        fixed_by: Settings that the flags, the storage and what is refused depend on: the host must know them.
+        inputs: Names of what may be set on the optimizer for a step, such as `grad_scale`.
         constants: Flags that the codecs decide, which no kernel is given.
         refuse: Raises for combinations that the rule rejects: (class name, settings).
     """
@@ -153,6 +158,7 @@ class Rule:
     flags: Callable[[Settings, int, int, int, frozenset[str]], Flags]
     fixed_by: tuple[str, ...]
     blocks: Mapping[str, Block]
+    inputs: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
     refuse: Callable[[str, Settings], None] | None = None
 
@@ -160,6 +166,11 @@ class Rule:
     def source(self) -> Path:
         """The C++ source."""
         return Path(self.file).with_name(f"{self.name}.cpp")
+
+    @property
+    def cuda_source(self) -> Path:
+        """The CUDA C++ source."""
+        return Path(self.file).with_name(f"{self.name}.cu")
 
     @cached_property
     def torch_functions(self) -> ModuleType:

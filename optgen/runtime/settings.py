@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optgen.runtime.rule import Hyperparameter, Option, Rule
 
-TARGETS = (None, "cpu", "torch")
+TARGETS = (None, "cuda", "cpu", "torch")
 SETTINGS_OF_ARGS = ("optim_bits", "min_8bit_size", "percentile_clipping", "block_wise", "max_unorm", "skip_zeros")
 
 
@@ -67,10 +67,10 @@ def read_args(name: str, args: object, settings: Mapping[str, Any]) -> dict[str,
 
 
 def checked(name: str, rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in their final form.
+    """Settings in their final form. Tensors on a device are taken unread: whether they are in range is not checked.
 
     Raises:
-        TypeError: for a value of the wrong type.
+        TypeError: for a value of the wrong type, and for one on a device that the host must know.
         ValueError: for a value out of range.
     """
     result = dict(settings)
@@ -78,11 +78,12 @@ def checked(name: str, rule: Rule, settings: Mapping[str, Any]) -> dict[str, Any
         value = _plain(value)
         declared = rule.hypers.get(key) or rule.options.get(key) or rule.storage.get(key)
         if isinstance(declared, Hyperparameter):
+            _check_host(name, rule, declared, value)
             result[key] = _checked_number(name, declared, value)
         elif isinstance(declared, Option):
             result[key] = _checked_option(name, declared, value)
         elif key == "target" and value not in TARGETS:
-            raise ValueError(f"{name}: target must be None, 'cpu' or 'torch', not {value!r}")
+            raise ValueError(f"{name}: target must be None, 'cuda', 'cpu' or 'torch', not {value!r}")
     return result
 
 
@@ -120,6 +121,17 @@ def _checked_number(name: str, hyper: Hyperparameter, value: Any) -> Any:
     return int(value) if hyper.integer else _stored(value)
 
 
+def _check_host(name: str, rule: Rule, hyper: Hyperparameter, value: Any) -> None:
+    """Raise for a tensor on a device where the host must know the number: it decides kernels or what is refused."""
+    parts = value if isinstance(value, tuple | list) else (value,)
+    for part in parts:
+        if on_device(part) and (hyper.integer or hyper.name in rule.fixed_by):
+            raise TypeError(
+                f"{name}: {hyper.name} decides which kernels serve, so the host must know it: it is a number or a "
+                f"tensor on the CPU, not a tensor on {part.device}"
+            )
+
+
 def _stored(value: Any) -> Any:
     """Tensors stay what they are, since users change them in place; other kinds of numbers become floats."""
     return value if isinstance(value, int | float | Tensor) else float(value)
@@ -141,15 +153,23 @@ def _checked_parts(name: str, hyper: Hyperparameter, value: Any) -> tuple[Any, .
 
 
 def _check_range(name: str, hyper: Hyperparameter, number: Any, value: Any, message: str, argument: str) -> None:
-    if isinstance(number, bool) or not _is_number(number):
+    if isinstance(number, bool) or not is_number(number):
         raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not {value!r}")
+    if on_device(number):
+        return
     real = float(number)
     if not hyper.contains(real) or (hyper.integer and (not math.isfinite(real) or real != int(real))):
         kind = "a whole number " if hyper.integer else ""
         raise ValueError(f"{message} ({name}: {argument} must be {kind}in {hyper})")
 
 
-def _is_number(value: Any) -> bool:
+def on_device(value: Any) -> bool:
+    """Whether a value lies where the host would have to wait for it: a tensor that is not on the CPU."""
+    return isinstance(value, Tensor) and value.device.type != "cpu"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number, or a tensor of one; what the number is is not read."""
     if isinstance(value, Tensor):
         return value.numel() == 1 and not value.is_complex() and value.dtype is not torch.bool
     if isinstance(value, str | bytes | complex):
@@ -164,7 +184,7 @@ def _wanted(hyper: Hyperparameter) -> str:
 
 
 def _shown(value: Any) -> str:
-    return str(float(value)) if isinstance(value, Tensor) and _is_number(value) else str(value)
+    return str(float(value)) if isinstance(value, Tensor) and is_number(value) and not on_device(value) else str(value)
 
 
 def refuse_unknown(name: str, keys: Iterable[str], known: Iterable[str]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -94,56 +95,111 @@ def _scales_shown(scales: Tensor | None) -> str:
     return "no scales" if scales is None else f"{scales.numel()} scales"
 
 
-def settle_states(
-    rule: Rule, param: Tensor, entry: dict[str, Any], flags: Flags, codecs: tuple[str, ...], view: Any
-) -> None:
-    """Create the states that these flags ask for and bring stored ones to their codec.
+class Pager(Protocol):
+    """Memory that a GPU borrows from the host."""
 
-    New values are computed first and stored last, so that nothing is half done if one fails.
+    def holds(self, codes: Tensor) -> bool:
+        """Whether a state lies there."""
+
+    def copy(self, codes: Tensor) -> Tensor:
+        """A state's codes, brought there; `codes` may lie on the host or on the GPU."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the states of a parameter lie.
+
+    Attributes:
+        device: The parameter's.
+        step: Where its count of steps lies: on the GPU if kernels advance it there, else on the host.
+        pager: What holds large element states, if they are paged.
+    """
+
+    device: torch.device
+    step: torch.device
+    pager: Pager | None = None
+
+    @property
+    def start(self) -> torch.device:
+        """Where initial values are made."""
+        return self.device if self.pager is None else torch.device("cpu")
+
+    def fits(self, codes: Tensor) -> bool:
+        """Whether codes lie where they belong."""
+        return self.pager is None or self.pager.holds(codes)
+
+    def place(self, codes: Tensor) -> Tensor:
+        """Codes where they belong."""
+        return codes if self.pager is None else self.pager.copy(codes)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a parameter's entry lacks, and what it no longer needs."""
+
+    made: Mapping[str, Tensor]
+    dropped: Sequence[str]
+
+    def store(self, entry: dict[str, Any]) -> None:
+        """Bring the entry up to date."""
+        entry.update(self.made)
+        for key in self.dropped:
+            del entry[key]
+
+
+def settle_states(
+    rule: Rule,
+    param: Tensor,
+    entry: Mapping[str, Any],
+    flags: Flags,
+    codecs: tuple[str, ...],
+    view: Any,
+    placement: Placement,
+) -> Settled:
+    """The states that these flags ask for, and stored ones in their codec and place; `entry` is left as it is.
 
     Raises:
         TypeError, ValueError: for a stored state that does not fit the parameter.
 
     Args:
-        param: The parameter; new states lie on its device.
-        entry: `optimizer.state[param]`, changed in place.
+        entry: `optimizer.state[param]`.
         view: What initial values are functions of.
     """
     made: dict[str, Tensor] = {}
     dropped: list[str] = []
     step = entry.get("step", 0.0)
-    if not isinstance(step, Tensor) or step.dim() or step.dtype is not torch.float32 or step.device.type != "cpu":
-        made["step"] = torch.tensor(float(step), dtype=torch.float32)
+    if not isinstance(step, Tensor) or step.dim() or step.dtype is not torch.float32 or step.device != placement.step:
+        made["step"] = torch.as_tensor(step).detach().reshape(()).to(placement.step, torch.float32, copy=True)
     _check_stored(rule, param, entry)
     for state, codec in zip(rule.element_states, codecs, strict=True):
         if not state.exists(flags):
             continue
         if state.name not in entry:
-            codes, scales = _initial(state, codec, param, view)
+            codes, scales = _initial(state, codec, param, view, placement.start)
         else:
             present = stored_codec(state, entry, codec)
             if present == codec:
+                if not placement.fits(entry[state.name]):
+                    made[state.name] = placement.place(entry[state.name])
                 continue
             values = decode(present, entry[state.name], entry.get(scale_key(state.name)), state.signed, param.shape)
             codes, scales = encode(codec, values, state.signed)
-        made[state.name] = codes
+        made[state.name] = placement.place(codes)
         if scales is not None:
-            made[scale_key(state.name)] = scales
+            made[scale_key(state.name)] = scales.to(placement.device)
         elif scale_key(state.name) in entry:
             dropped.append(scale_key(state.name))
     for state in rule.tensor_states:
         if state.exists(flags) and state.name not in entry:
             made[state.name] = _initial_line(state, param, view)
-    entry.update(made)
-    for key in dropped:
-        del entry[key]
+    return Settled(made, dropped)
 
 
-def _initial(state: State, codec: str, param: Tensor, view: Any) -> tuple[Tensor, Tensor | None]:
+def _initial(state: State, codec: str, param: Tensor, view: Any, device: torch.device) -> tuple[Tensor, Tensor | None]:
     if isinstance(state.init, float) and state.init == 0.0:
-        return zeros(codec, param.shape, state.signed, param.device)
+        return zeros(codec, param.shape, state.signed, device)
     value = state.init(view) if callable(state.init) else state.init
-    full = torch.as_tensor(value, dtype=torch.float32, device=param.device)
+    full = torch.as_tensor(value, dtype=torch.float32, device=device)
     full = full.reshape(param.shape if isinstance(value, Tensor) and value.dim() else ())
     return encode(codec, full.expand(param.shape).contiguous(), state.signed)
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import CODECS
+from optgen.runtime.host_values import HostValues
+from optgen.runtime.inputs import Inputs
 from optgen.runtime.parameters import Bucket, Member, StaleError, matrix_shape
 from optgen.runtime.rule import Block, Rule
-from optgen.runtime.states import line_shape, scale_key
+from optgen.runtime.states import Placement, line_shape, scale_key
 from optgen.runtime.torch_codecs import decode, encode
 
 Results = dict[str, Any]
@@ -54,6 +56,14 @@ class View:
         """The gradient in float32."""
         assert self.member.param.grad is not None
         return _float(self.member.param.grad)
+
+    @property
+    def unscaled_grad(self) -> Tensor:
+        """The gradient that initial values see: in float32, divided by `grad_scale` where that is set."""
+        scale = self.settings.get("grad_scale")
+        if scale is None:
+            return self.grad
+        return self.grad * torch.as_tensor(scale, dtype=torch.float64).reciprocal().float().to(self.grad.device)
 
     def state(self, name: str) -> Tensor:
         """A state: elements in the parameter's shape, rows as (..., rows, 1), columns as (..., 1, cols)."""
@@ -100,8 +110,14 @@ class TorchEngine:
         self.views: list[View] = []
         self.forms: list[list[Any]] = []
 
-    def begin(self, name: str, block: Block, grads: Sequence[Tensor]) -> None:
+    def placement(self, member: Member) -> Placement:
+        """States lie with their parameter, counts of steps on the host."""
+        return Placement(self.bucket.device, torch.device("cpu"))
+
+    def begin(self, name: str, block: Block, grads: Sequence[Tensor], inputs: Inputs) -> None:
         """Start a step: `name` is the block's; gradients are read from the parameters.
+
+        The host has read `inputs`, so that all that is needed of them comes with the passes' values.
 
         Raises:
             StaleError: if a parameter or a state has another form than before.
@@ -115,12 +131,12 @@ class TorchEngine:
         ahead = 1.0 if name == "step" else 0.0
         self.views = [View(self.rule, m, float(m.entry["step"]) + ahead) for m in self.bucket.members]
 
-    def run(self, block: Block, index: int, values: list[tuple[float, ...]]) -> None:
-        """Run one pass: `values` holds a row for every settings of the step."""
+    def run(self, block: Block, index: int, values: HostValues) -> None:
+        """Run one pass."""
         function = getattr(self.rule.torch_functions, block.passes[index].function)
         last = index == len(block.passes) - 1
         for view in self.views:
-            view.values = dict(zip(block.names, values[view.member.row], strict=True))
+            view.values = dict(zip(block.names, values.computed[view.member.row], strict=True))
             results: Results = function(view)
             if not last:
                 view.reduced.update(results)

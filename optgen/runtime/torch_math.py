@@ -22,6 +22,11 @@ def number(value: Value) -> float:
     return NAN if value is None else float(value)
 
 
+def unread(value: Value) -> float | Tensor:
+    """A setting as a float, but a tensor on a GPU as it is: the host would have to wait for its number."""
+    return value if isinstance(value, Tensor) and value.device.type != "cpu" else number(value)
+
+
 def _like(value: Value, other: Tensor) -> Tensor:
     return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=other.dtype, device=other.device)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optgen.ir.formula import TRUE, Formula
-from optgen.ir.nodes import Expr, Input, Kind, Let, Program, Reduce
+from optgen.ir.nodes import Expr, Input, Kind, Let, Program, Reduce, refs
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,16 @@ class Plan:
     @property
     def kinds(self) -> dict[str, Kind]:
         return self.program.kinds()
+
+    @property
+    def host_inputs(self) -> tuple[str, ...]:
+        """What values of host kind are computed from: settings, shared states and sums over all parameters."""
+        needed = set(self.values)
+        for let in reversed(self.host):
+            if let.name in needed:
+                needed.update(refs(let.expr))
+        inputs = [name for name, item in self.program.inputs.items() if item.kind.is_host]
+        return tuple(name for name in (*inputs, *self.sums) if name in needed)
 
     def live_passes(self, guards: Mapping[str, bool]) -> tuple[PassPlan, ...]:
         """The passes that run under these guards."""

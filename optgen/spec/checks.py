@@ -8,7 +8,7 @@ import string
 from collections.abc import Iterable, Sequence
 
 from optgen.diagnostics import Reporter, suggest
-from optgen.spec.model import Hyperparameter, Option, Rule, Shared, Spec, State
+from optgen.spec.model import Hyperparameter, Input, Option, Rule, Shared, Spec, State
 from optgen.spec.nodes import Document, Key
 from optgen.spec.ranges import Range, parse_range
 
@@ -24,19 +24,24 @@ ARGUMENTS = ("self", "params", "args", "target", "name", "inf", "over", "all", "
 RESERVED = frozenset((*FACTS, *FUNCTIONS, *ARGUMENTS))
 METHODS = frozenset(
     (
-        "add_param_group", "defaults", "engines", "load_state_dict", "override", "param_groups", "profile_hook_step",
+        "add_param_group", "check_row", "defaults", "engines", "load_state_dict", "override", "param_groups",
+        "profile_hook_step",
         "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_state_dict_post_hook",
         "register_state_dict_pre_hook", "register_step_post_hook", "register_step_pre_hook", "state", "state_bytes",
         "state_dict", "step", "zero_grad",
     )
 )  # fmt: skip
 
+ATTRIBUTES = METHODS | {"bits", "fixed", "found_inf", "rule"}  # what no input of a step can be named
+
 Setting = Hyperparameter | Option
 
 
 def check_shared(shared: Shared, document: Document, reporter: Reporter) -> None:
     """Checks `shared.yaml`."""
-    _Checker(document, reporter).declarations(shared.hyperparameters, shared.options, shared.storage, shared.states)
+    checker = _Checker(document, reporter)
+    checker.declarations(shared.hyperparameters, shared.options, shared.storage, shared.states)
+    checker.inputs(shared.inputs)
 
 
 def check_family(spec: Spec, shared: Shared, document: Document, reporter: Reporter) -> None:
@@ -45,6 +50,7 @@ def check_family(spec: Spec, shared: Shared, document: Document, reporter: Repor
     if keyword.iskeyword(spec.name):
         checker.error("reserved-name", f"`{spec.name}` is a keyword of Python", ("name",), "use another name")
     checker.declarations(spec.hyperparameters, spec.options, {}, spec.states)
+    checker.inputs(spec.inputs)
     checker.overrides(spec, shared)
     names = set(settings_of(spec, shared)) | set(parts_of(spec, shared)) | set(spec.states) | set(shared.states)
     places = {"construct", "step", *(["apply"] if spec.blocks.apply is not None else []), *spec.methods}
@@ -53,6 +59,9 @@ def check_family(spec: Spec, shared: Shared, document: Document, reporter: Repor
     for name in spec.methods:
         if name in METHODS or keyword.iskeyword(name):
             checker.error("reserved-name", f"`{name}` is a method of every optimizer", ("methods", name), "rename it")
+        elif name in spec.inputs or name in shared.inputs:
+            message = f"`{name}` is set on the optimizer as an input"
+            checker.error("reserved-name", message, ("methods", name), "rename the method or the input")
 
 
 def settings_of(spec: Spec, shared: Shared) -> dict[str, Setting]:
@@ -165,6 +174,16 @@ class _Checker:
         else:
             self.taken[name] = owner
 
+    def inputs(self, inputs: dict[str, Input]) -> None:
+        """Checks that every input can be an attribute of the optimizer."""
+        for name in inputs:
+            path = ("inputs", name)
+            if name in ATTRIBUTES and name not in RESERVED:
+                message = f"`{name}` is an attribute of every optimizer"
+                self.error("reserved-name", message, path, "an input is set as an attribute; use another name")
+            else:
+                self.declare(name, path, path)
+
     def option(self, name: str, option: Option, path: tuple[Key, ...]) -> None:
         if option.choices is None:
             if not isinstance(option.default, bool):
@@ -240,7 +259,7 @@ class _Checker:
     def overrides(self, spec: Spec, shared: Shared) -> None:
         """A rule may declare a shared hyperparameter or option anew, as the same kind of thing."""
         common: dict[str, str] = {}
-        for section in ("hyperparameters", "options", "storage", "states"):
+        for section in ("hyperparameters", "options", "inputs", "storage", "states"):
             for name in getattr(shared, section):
                 common[name] = section
         for name, hyper in shared.hyperparameters.items():

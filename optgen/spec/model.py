@@ -52,6 +52,15 @@ class Option(SpecModel):
     doc: Text = ""
 
 
+class Input(SpecModel):
+    """A number that is set on the optimizer for a step, as `opt.grad_scale = scale`, and is no argument of a class.
+
+    It is one number for all param groups. Steps for which it is not set run kernels without what it decides.
+    """
+
+    doc: Text = ""
+
+
 class State(SpecModel):
     """Something kept between steps.
 
@@ -113,6 +122,7 @@ class Spec(SpecModel):
     doc: Text = ""
     hyperparameters: dict[Name, Hyperparameter] = {}
     options: dict[Name, Option] = {}
+    inputs: dict[Name, Input] = {}
     states: dict[Name, State] = {}
     rules: list[Rule] = []
     blocks: Blocks
@@ -142,6 +152,7 @@ class Shared(SpecModel):
 
     hyperparameters: dict[Name, Hyperparameter] = {}
     options: dict[Name, Option] = {}
+    inputs: dict[Name, Input] = {}
     storage: dict[Name, Option | Hyperparameter] = {}
     states: dict[Name, State] = {}
     blocks: SharedBlocks = SharedBlocks()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_programs import fake_nvcc, no_nvcc
 from typer.testing import CliRunner, Result
 
 import optgen.compiler
@@ -121,6 +122,85 @@ def test_compile_option_compiles_after_writing(here: Path, monkeypatch: pytest.M
     assert seen == ["mine"]
 
 
+@pytest.fixture
+def faked(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A spec, and a stand-in for nvcc that builds for sm_80 and sm_90. Returns the folder of the package's cubins."""
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(here / "cache"))
+    monkeypatch.setenv("OPTGEN_NVCC", str(fake_nvcc(here / "bin" / "nvcc", archs="sm_80 sm_90")))
+    (here / "mine.yaml").write_text(RULE)
+    return here / "generated" / "mine" / "cubins"
+
+
+def test_arch_option_puts_cubins_into_the_package(faked: Path) -> None:
+    result = optgen_command("build", "mine.yaml", "--arch", "sm_80,sm_90")
+    assert result.exit_code == 0, result.output
+    made = sorted(path.name for path in faked.iterdir())
+    assert f"{len(made)} cubins for sm_80, sm_90 in generated/mine/cubins" in result.stdout
+    assert {name.split("-")[1] for name in made} == {"sm_80", "sm_90"}
+    assert optgen_command("build", "mine.yaml", "--arch", "sm_90", "--arch", "sm_80").exit_code == 0
+    assert sorted(path.name for path in faked.iterdir()) == made
+
+
+def test_cubins_are_no_part_of_what_is_checked(faked: Path) -> None:
+    optgen_command("build", "mine.yaml", "--arch", "sm_80")
+    count = len(list(faked.iterdir()))
+    checked = optgen_command("build", "mine.yaml", "--check")
+    assert checked.exit_code == 0, checked.output
+    assert checked.stdout == f"generated/mine is up to date: 1 class; {count} cubins beside them, not checked\n"
+
+
+def test_a_changed_rule_drops_its_cubins(faked: Path) -> None:
+    optgen_command("build", "mine.yaml", "--arch", "sm_80,sm_90")
+    old = {path.name for path in faked.iterdir()}
+    unchanged = optgen_command("build", "mine.yaml")
+    assert "removed" not in unchanged.stdout
+    assert {path.name for path in faked.iterdir()} == old
+    spec = faked.parents[2] / "mine.yaml"
+    spec.write_text(RULE.replace("0.9 *", "0.8 *"))
+    changed = optgen_command("build", "mine.yaml", "--arch", "sm_80")
+    assert f"{len(old)} cubins of earlier sources removed" in changed.stdout
+    assert {path.name for path in faked.iterdir()}.isdisjoint(old)
+    spec.write_text(RULE)
+    assert "cubins of earlier sources removed" in optgen_command("build", "mine.yaml").stdout
+    assert not faked.exists()
+
+
+@pytest.mark.parametrize("archs", ["sm_8x", "sm_20", "sm_80,sm_90a", "sm_80,", "native"])
+def test_a_wrong_arch_is_refused_before_anything_is_written(faked: Path, archs: str) -> None:
+    result = optgen_command("build", "mine.yaml", "--arch", archs)
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.replace("│", " ").split())
+    wrong = next(name for name in archs.split(",") if name != "sm_80")
+    assert f"{wrong!r} is none that" in said
+    assert "builds for: sm_80, sm_90" in said
+    assert not faked.parent.exists()
+
+
+def test_arch_without_nvcc_says_what_brings_one(faked: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    no_nvcc(monkeypatch, tmp_path)
+    result = optgen_command("build", "mine.yaml", "--arch", "sm_80")
+    assert result.exit_code == 1
+    assert "there is no nvcc to build kernels for GPUs" in result.stderr
+    assert "pip install nvidia-cuda-nvcc" in result.stderr
+    assert not faked.parent.exists()
+
+
+def test_a_cubin_that_cannot_be_built_is_a_message(faked: Path, tmp_path: Path) -> None:
+    refusal = 'case "$all" in *mine.cu*) echo "mine.cu(9): error: no"; exit 2;; esac'
+    fake_nvcc(tmp_path / "bin" / "nvcc", archs="sm_80 sm_90", build=refusal)
+    result = optgen_command("build", "mine.yaml", "--arch", "sm_80")
+    assert result.exit_code == 1
+    assert "mine.cu(9): error: no" in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("option", [["--compile"], ["--arch", "sm_80"]])
+def test_checking_compiles_nothing(faked: Path, option: list[str]) -> None:
+    result = optgen_command("build", "mine.yaml", "--check", *option)
+    assert result.exit_code == 2
+    assert "nothing to compile" in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_errors_of_specs_go_to_stderr_with_their_place(here: Path) -> None:
     (here / "mine.yaml").write_text(RULE.replace("0.1 * grad", "beta * grad").replace("lr * update", "rate * update"))
     for command in (("build", "mine.yaml"), ("check", "mine.yaml"), ("list", "mine.yaml")):
@@ -211,7 +291,17 @@ def test_schema_of_an_unknown_kind_is_wrong_usage() -> None:
 def test_doctor_lists_what_it_looked_for() -> None:
     result = optgen_command("doctor")
     assert result.exit_code == 0, result.output
-    for name in ("Python", "torch", "C++ compiler", "CUDA", "PyCUDA", "cache", "optgen_optim"):
+    for name in (
+        "Python",
+        "torch",
+        "C++ compiler",
+        "NVIDIA driver",
+        "CUDA in torch",
+        "PyCUDA",
+        "nvcc",
+        "cache",
+        "optgen_optim",
+    ):
         assert any(line.startswith(name) for line in result.stdout.splitlines())
     findings = json.loads(optgen_command("doctor", "--json").stdout)
     assert {"name", "status", "found", "advice", "required"} == set(findings[0])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_programs import fake_nvcc, no_nvcc
 
 from optgen import doctor
 from optgen.doctor import Finding, examine, is_usable, readable_size
+from optgen.runtime import nvidia
+from optgen.runtime.nvidia import Driver, Gpu
 
 
 def named(findings: tuple[Finding, ...], name: str) -> Finding:
@@ -41,8 +47,95 @@ def test_a_look_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None
     def fail() -> Any:
         raise RuntimeError("broken driver")
 
-    monkeypatch.setitem(doctor._LOOKS, "CUDA", fail)
-    assert named(examine(), "CUDA") == Finding("CUDA", "problem", "RuntimeError: broken driver")
+    monkeypatch.setitem(doctor._LOOKS, "NVIDIA driver", fail)
+    assert named(examine(), "NVIDIA driver") == Finding("NVIDIA driver", "problem", "RuntimeError: broken driver")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Driver], tuple[Finding, ...]]:
+    """The findings of a machine with this driver."""
+
+    def findings(driver: Driver) -> tuple[Finding, ...]:
+        monkeypatch.setattr(doctor, "ask_driver", lambda: driver)
+        return examine()
+
+    return findings
+
+
+def test_a_machine_without_a_gpu_is_fine(
+    asked: Callable[[Driver], tuple[Finding, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(nvidia, "why_no_pycuda", lambda: "PyCUDA is not installed: pip install optgen[cuda]")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pycuda" else real(name))
+    no_nvcc(monkeypatch, tmp_path)
+    findings = asked(Driver(False, "libcuda.so.1: cannot open shared object file"))
+    assert is_usable(findings)
+    for name in ("NVIDIA driver", "PyCUDA", "nvcc"):
+        assert named(findings, name).status == "missing"
+        assert named(findings, name).advice.startswith("nothing to do on a machine without an NVIDIA GPU; with one: ")
+    assert named(findings, "PyCUDA").advice.endswith("pip install optgen[cuda]")
+    assert "pip install nvidia-cuda-nvcc" in named(findings, "nvcc").advice
+    assert "absent-nvcc: not found" in named(findings, "nvcc").found
+
+
+def test_gpus_are_named_and_counted(asked: Callable[[Driver], tuple[Finding, ...]]) -> None:
+    gpus = (Gpu("NVIDIA H200", "sm_90"), Gpu("NVIDIA H200", "sm_90"), Gpu("NVIDIA L4", "sm_89"))
+    finding = named(asked(Driver(True, "", "13.0", gpus)), "NVIDIA driver")
+    assert (finding.status, finding.advice) == ("ok", "")
+    assert finding.found == "runs CUDA 13.0: 2 x NVIDIA H200 (sm_90), 1 x NVIDIA L4 (sm_89)"
+
+
+def test_a_driver_without_a_gpu(
+    asked: Callable[[Driver], tuple[Finding, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    finding = named(asked(Driver(True, "", "13.0")), "NVIDIA driver")
+    assert finding.status == "missing"
+    assert finding.found == "runs CUDA 13.0, and shows no GPU (CUDA_VISIBLE_DEVICES='')"
+
+
+def test_a_driver_that_fails(asked: Callable[[Driver], tuple[Finding, ...]]) -> None:
+    finding = named(asked(Driver(True, "cuInit failed with 999: unknown error", "12.4")), "NVIDIA driver")
+    assert finding.status == "problem"
+    assert finding.found == "runs CUDA 12.4, but cuInit failed with 999: unknown error"
+    assert "reload or update the driver" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("release", "driver", "status"),
+    [("13.0", "13.0", "ok"), ("13.1", "13.0", "ok"), ("12.9", "13.0", "ok"), ("13.0", "12.8", "problem")],
+)
+def test_an_nvcc_that_is_too_new_for_the_driver(
+    asked: Callable[[Driver], tuple[Finding, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    release: str,
+    driver: str,
+    status: str,
+) -> None:
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPTGEN_NVCC", str(fake_nvcc(tmp_path / "nvcc", release=release)))
+    finding = named(asked(Driver(True, "", driver, (Gpu("A GPU", "sm_80"),))), "nvcc")
+    assert finding.status == status
+    assert finding.found == f"CUDA {release} at {tmp_path / 'nvcc'}, for sm_75, sm_80, sm_86, sm_87, sm_90"
+    assert ("update the driver" in finding.advice) == (status == "problem")
+
+
+def test_pycuda_that_does_not_work_says_what_mends_it(
+    asked: Callable[[Driver], tuple[Finding, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: real("sys") if name == "pycuda" else real(name))
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2026.1")
+    monkeypatch.setattr(nvidia, "why_no_pycuda", lambda: "the NVIDIA driver is older. Update the driver")
+    works = Driver(True, "", "12.0", (Gpu("A GPU", "sm_80"),))
+    assert named(asked(works), "PyCUDA") == Finding(
+        "PyCUDA", "problem", "2026.1: the NVIDIA driver is older", "Update the driver"
+    )
+    assert named(asked(Driver(False, "none")), "PyCUDA").status == "missing"
+    monkeypatch.setattr(nvidia, "why_no_pycuda", lambda: "")
+    assert named(asked(works), "PyCUDA") == Finding("PyCUDA", "ok", "2026.1")
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def outcome(body: str) -> str:
         except SpecError as error:
             assert all(d.location is not None for d in error.diagnostics)
             return "refused"
-        assert len(unit.renderings) == 3
+        assert len(unit.renderings) == 4
         return "accepted"
 
 

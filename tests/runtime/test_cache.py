@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_programs import script
 
 from optgen import paths
-from optgen.runtime import cache, compilers, private_dir
+from optgen.runtime import cache, compilers, entries, private_dir
 from optgen.runtime.compilers import Compiler
 
 ROOT = Path(paths.__file__).resolve().parent.parent
@@ -43,7 +44,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Give a function that forgets all that this process knows, as if it had just started."""
 
     def forget() -> None:
-        monkeypatch.setattr(cache, "_libraries", {})
+        monkeypatch.setattr(cache, "_libraries", entries.Loader())
         compilers._examine.cache_clear()
 
     return forget
@@ -68,13 +69,6 @@ def kernel(tmp_path: Path) -> Path:
     return source
 
 
-def script(path: Path, body: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
-    path.chmod(0o755)
-    return path
-
-
 def counting_compiler(tmp_path: Path) -> tuple[Path, Path]:
     """Return a compiler that writes a line for each run, and the file that it writes to."""
     log = tmp_path / "runs.log"
@@ -92,7 +86,7 @@ def compiler() -> Compiler:
     return found
 
 
-def entries(folder: Path) -> list[Path]:
+def libraries(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.so"))
 
 
@@ -116,7 +110,7 @@ def test_builds_loads_and_remembers(folder: Path, kernel: Path) -> None:
     assert library.answer() == 7
     assert cache.shared_library(kernel, {}, compiler()) is library
     assert cache.shared_library(kernel, {"VALUE": "9"}, compiler()).answer() == 9
-    assert len(entries(folder)) == 2
+    assert len(libraries(folder)) == 2
 
 
 @needs_compiler
@@ -156,7 +150,7 @@ def test_whatever_decides_the_content_decides_the_key(
     header = include / "optgen" / "value.h"
     header.parent.mkdir(parents=True)
     header.write_text("#define VALUE 1\n", encoding="utf-8")
-    monkeypatch.setattr(cache, "include_dir", lambda: include)
+    monkeypatch.setattr(entries, "include_dir", lambda: include)
     kernel.write_text("#ifndef VALUE\n#include <optgen/value.h>\n#endif\n" + KERNEL, encoding="utf-8")
     used, defines, expected = compiler(), {}, 1
     assert cache.shared_library(kernel, defines, used).answer() == 1
@@ -171,7 +165,7 @@ def test_whatever_decides_the_content_decides_the_key(
     else:
         used = Compiler(used.path, used.version, used.family, used.arguments, (*used.flags, "-g0"))
     assert cache.shared_library(kernel, defines, used).answer() == expected
-    assert len(entries(folder)) == 2
+    assert len(libraries(folder)) == 2
 
 
 @needs_compiler
@@ -185,9 +179,9 @@ def test_a_source_that_changes_while_it_is_compiled_is_not_stored_under_its_old_
     )
     used = Compiler(str(racing), used.version, used.family, (), used.flags)
     assert cache.shared_library(kernel, {}, used).answer() == 7
-    assert len(entries(folder)) == 1
+    assert len(libraries(folder)) == 1
     key = cache._entry_key(kernel, {}, used, cache._renamed_openmp())
-    assert key[:32] in entries(folder)[0].name
+    assert key[:32] in libraries(folder)[0].name
 
 
 @needs_compiler
@@ -276,7 +270,7 @@ def test_a_damaged_entry_is_rebuilt_silently(
         print(cache.shared_library(Path({str(kernel)!r}), {{}}, cache.find_compiler()).answer())
     """
     assert run_python(code).stdout.strip() == "7"
-    (entry,) = entries(folder)
+    (entry,) = libraries(folder)
     good = entry.read_bytes()
     if damage == "truncated":
         entry.write_bytes(good[: len(good) // 2])
@@ -287,11 +281,7 @@ def test_a_damaged_entry_is_rebuilt_silently(
     elif damage == "not ours":
         entry.chmod(0o777)
     else:
-        import hashlib
-
-        content = b"no library at all"
-        footer = cache.FOOTER.pack(len(content), hashlib.sha256(content).digest(), cache.FOOTER_MARK)
-        entry.write_bytes(content + footer)
+        entry.write_bytes(entries.with_footer(b"no library at all"))
     done = run_python(code)
     assert (done.stdout.strip(), done.stderr) == ("7", "")
     assert entry.read_bytes() == good
@@ -335,7 +325,7 @@ def test_a_kill_while_compiling_leaves_nothing_but_a_temporary_folder(
     assert started.exists()
     os.killpg(child.pid, signal.SIGKILL)
     child.wait(timeout=30)
-    assert not entries(folder)
+    assert not libraries(folder)
     (left,) = folder.glob(".tmp-*")
     assert cache.cache_size() == before
     # Somebody else may be building right now: what is young stays, what is an hour old goes at the next build.
@@ -457,77 +447,14 @@ def test_a_write_that_fails_at_the_last_moment_leaves_no_entry(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "publish", full)
+    monkeypatch.setattr(entries, "publish", full)
     with pytest.warns(RuntimeWarning), pytest.raises(cache.CompileError, match="No space left on device"):
         cache.shared_library(kernel, {}, used)
-    assert not entries(folder)
+    assert not libraries(folder)
     assert not list(folder.glob(".tmp-*"))
 
 
-# Compilers
-
-
-def test_no_compiler(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "empty").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    assert cache.find_compiler() is None
-    assert cache.why_no_compiler() == "g++: not found; clang++: not found; c++: not found"
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        ("exit 3", "`--version` failed"),
-        ('[ "$1" = --version ] && echo "g++ 1" && exit 0\necho "error: unknown -fopenmp" >&2; exit 1', "-fopenmp"),
-        (
-            """[ "$1" = --version ] && echo "g++ 1" && exit 0
-            for last; do :; done; printf "#!/bin/sh\\nexit 9\\n" > "$last"; chmod +x "$last\"""",
-            "does not run here (exit status 9)",
-        ),
-    ],
-)
-def test_a_compiler_that_cannot_do_the_job_is_passed_over(
-    body: str, reason: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script(tmp_path / "bin" / "g++", body)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    if "printf" in body:  # the script needs chmod
-        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-        monkeypatch.setenv("OPTGEN_CXX", str(tmp_path / "bin" / "g++"))
-    assert cache.find_compiler() is None
-    assert reason in cache.why_no_compiler()
-
-
-@needs_compiler
-def test_order_and_overrides(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_process: Callable[[], None]
-) -> None:
-    for name in ("mine", "forced"):
-        script(tmp_path / "bin" / name, f'exec {GXX} "$@"')
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    assert Path(compiler().path).name == "g++"
-    monkeypatch.setenv("CXX", "mine -g0")
-    assert (Path(compiler().path).name, compiler().arguments) == ("mine", ("-g0",))
-    monkeypatch.setenv("CXX", "missing")
-    assert Path(compiler().path).name == "g++"
-    monkeypatch.setenv("OPTGEN_CXX", "forced")
-    assert Path(compiler().path).name == "forced"
-    monkeypatch.setenv("OPTGEN_CXX", "missing")
-    assert cache.find_compiler() is None
-    assert cache.why_no_compiler() == "missing: not found"
-
-
-@needs_compiler
-def test_a_compiler_that_refuses_march_native_still_serves(
-    folder: Path, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = script(
-        tmp_path / "plain-g++",
-        f'for word; do case "$word" in -m*native*) echo "error: bad value"; exit 1;; esac; done\nexec {GXX} "$@"',
-    )
-    monkeypatch.setenv("OPTGEN_CXX", str(plain))
-    assert not any("native" in flag for flag in compiler().flags)
-    assert cache.shared_library(kernel, {}, compiler()).answer() == 7
+# What fails
 
 
 @needs_compiler

@@ -15,7 +15,7 @@ from conftest import require_compiler
 from optgen_optim import LAMB, AdamW, AdamW8bit, PytorchLARS
 from torch import nn
 
-from optgen.runtime import engines
+from optgen.runtime import targets
 from optgen.runtime.cache import CompileError
 from runtime.training import SMALL, make_params, same, saved, set_grads, snapshot, train
 
@@ -332,8 +332,8 @@ def test_a_kernel_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None
     def fails(*_: Any) -> Any:
         raise CompileError("g++ says no")
 
-    monkeypatch.setattr(engines, "CpuEngine", fails)
-    monkeypatch.setattr(engines, "_said", set())
+    monkeypatch.setattr(targets, "CpuEngine", fails)
+    monkeypatch.setattr(targets, "_said", set())
     params = make_params()
     opt = AdamW(params)
     set_grads(params, 1)

@@ -132,7 +132,7 @@ def test_changes_between_steps_reach_the_kernels(target) -> None:
         ({"percentile_clipping": 0}, "Invalid percentile_clipping value: 0"),
         ({"decoupled_weight_decay": False}, "AdamW fixes decoupled_weight_decay=True"),
         ({"amsgrad": True, "optim_bits": 8}, "AdamW does not support amsgrad=True with 8-bit states"),
-        ({"target": "cuda"}, "target must be None"),
+        ({"target": "gpu"}, "target must be None"),
     ],
 )
 def test_bad_changes_are_refused_at_the_step(change, message) -> None:

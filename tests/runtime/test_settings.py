@@ -95,7 +95,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"optim_bits": [8]}, "optim_bits must be one of"),
     ({"nonfinite": "drop"}, "nonfinite must be one of 'propagate', 'skip', not 'drop'"),
     ({"trust_ratio": "lars"}, "trust_ratio must be one of 'none', 'lamb', not 'lars'"),
-    ({"target": "cuda"}, "target must be None, 'cpu' or 'torch', not 'cuda'"),
+    ({"target": "gpu"}, "target must be None, 'cuda', 'cpu' or 'torch', not 'gpu'"),
 ]
 
 

@@ -1,19 +1,17 @@
-"""Where `make` takes torch from."""
+"""Where `make` takes torch from, and whether it builds PyCUDA."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("setup_venv", ROOT / "tools" / "setup_venv.py")
-assert _spec is not None
-assert _spec.loader is not None
-setup_venv = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(setup_venv)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+
+import setup_venv
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +46,7 @@ def test_a_missing_compiler_names_the_fix(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(setup_venv.SetupError, match=r"apt install g\+\+"):
         setup_venv.check_compiler("test")
-    setup_venv.check_compiler("demo")
+    assert setup_venv.check_compiler("demo") == ""
     assert "slower" in capsys.readouterr().out
 
 
@@ -57,3 +55,32 @@ def test_a_missing_venv_names_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(setup_venv.SetupError, match="apt install python3-venv"):
         setup_venv.make_venv()
+
+
+def test_the_compiler_that_the_user_names_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.delenv("OPTGEN_CXX", raising=False)
+    monkeypatch.setenv("CXX", "ccache clang++")
+    assert setup_venv.check_compiler("test") == "ccache clang++"
+
+
+@pytest.mark.parametrize(("platform", "skip"), [("darwin", ""), ("linux", "1")])
+def test_where_pycuda_is_left_out_a_note_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, platform: str, skip: str
+) -> None:
+    monkeypatch.setattr(setup_venv, "setup_pycuda", lambda *arguments: pytest.fail("PyCUDA must not be built"))
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setenv("OPTGEN_SKIP_PYCUDA", skip)
+    setup_venv.add_pycuda("c++", tmp_path / "constraints.txt")
+    assert "tests that need it will be skipped" in capsys.readouterr().out
+
+
+def test_on_linux_a_pycuda_that_cannot_be_built_ends_the_setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*arguments: object) -> None:
+        raise setup_venv.BuildError("the fix")
+
+    monkeypatch.setattr(setup_venv, "setup_pycuda", fail)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("OPTGEN_SKIP_PYCUDA", raising=False)
+    with pytest.raises(setup_venv.SetupError, match="the fix"):
+        setup_venv.add_pycuda("c++", tmp_path / "constraints.txt")

@@ -1,11 +1,8 @@
-// The frame of every generated CPU kernel: what a call is given, and how its passes run.
-//
-// One call makes one pass over all parameters that share a kernel. Their memory is cut into chunks whose edges do not
-// depend on the number of threads; partial results are kept for each chunk and finished in the order of chunks, so
-// that a step gives the same bits whatever the number of threads.
+// The frame of every generated CPU kernel: how its passes run. Results do not depend on the number of threads.
 #pragma once
 
 #include <omp.h>
+#include <optgen/call.h>
 #include <optgen/math.h>
 #include <optgen/tile.h>
 #include <optgen/window.h>
@@ -13,50 +10,6 @@
 #define OPTGEN_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace optgen {
-
-// The columns that every table begins with; states and scratch arrays follow.
-enum BaseColumn { PARAM, STEP, NUMEL, NDIM, INDEX, ROWS, COLS, MATRICES, GROUP, FIRST_CHUNK, CHUNKS, BASE_COLUMNS };
-
-// Mirrored by `Call` in optgen/runtime/cpu_engine.py.
-struct Call {
-  int64_t tensors;
-  int64_t chunks;
-  int64_t threads;
-  const int64_t* table;        // tensors x columns
-  const int64_t* grads;        // tensors: addresses of the gradients
-  const double* values;        // groups x values of host kind
-  const int64_t* chunk_table;  // chunks x 4: tensor, begin, end, place in `lines`
-  double* partials;            // chunks x reductions
-  double* reduced;             // tensors x reductions
-  double* lines;               // partial sums of rows and columns
-  char* scratch;               // tensors x the pass's scalars
-};
-
-struct Chunk {
-  int64_t index, begin, end, line;
-};
-
-// One parameter of a call: a row of the table.
-struct Tensor {
-  const int64_t* row;
-  const void* grad;
-  int64_t index;
-
-  int64_t at(int column) const { return row[column]; }
-  template <class T = void> T* pointer(int column) const { return reinterpret_cast<T*>(row[column]); }
-  int64_t count(bool rows, bool cols) const {
-    return at(MATRICES) * (rows ? at(ROWS) : 1) * (cols ? at(COLS) : 1);
-  }
-};
-
-template <int columns> inline Tensor tensor_of(const Call& call, int64_t index) {
-  return {call.table + index * columns, reinterpret_cast<const void*>(call.grads[index]), index};
-}
-
-inline Chunk chunk_of(const Call& call, int64_t index) {
-  const int64_t* row = call.chunk_table + 4 * index;
-  return {index, row[1], row[2], row[3]};
-}
 
 // A stretch of a tile that lies in one row of a matrix; the whole tile where rows do not matter.
 struct Segment {
@@ -131,12 +84,18 @@ inline void finish_cols(const Call& call, const Tensor& t, int row_sums, int k, 
   delete[] sums;
 }
 
+// What is stored below element kind.
+inline void put(double& to, double value) { to = value; }
+inline void put(float& to, double value) { to = float(value); }
+template <int N> inline void put(float* to, const Window<N>& window) { memcpy(to, window.values, sizeof window.values); }
+
 // Sums over arrays below element kind.
 inline double sum_of(const float* x, int64_t count) {
   double sum = 0.0;
   for (int64_t i = 0; i < count; ++i) sum += x[i];
   return sum;
 }
+inline double line_sum(const float* x, int64_t count) { return sum_of(x, count); }
 
 // Runs a pass: values of each tensor, then its chunks, then its partial results.
 template <int columns, class Scalars, class Prepare, class RunChunk, class Finish>
@@ -148,8 +107,8 @@ inline void run_pass(const Call& call, Prepare prepare, RunChunk run_chunk, Fini
     for (int64_t i = 0; i < call.tensors; ++i) scalars[i] = prepare(call, tensor_of<columns>(call, i));
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < call.chunks; ++i) {
-      const int64_t tensor = call.chunk_table[4 * i];
-      run_chunk(call, tensor_of<columns>(call, tensor), chunk_of(call, i), scalars[tensor]);
+      const Chunk c = chunk_of(call, call.first + i);
+      run_chunk(call, tensor_of<columns>(call, c.tensor), c, scalars[c.tensor]);
     }
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < call.tensors; ++i) finish(call, tensor_of<columns>(call, i));

@@ -2,9 +2,10 @@
 //
 // load(x) gives the float of a stored number, store(x, v) rounds v to the nearest, ties to even; NaN stays a (quiet)
 // NaN. Written without branches, so that compilers vectorise loops around them. For many fp16 numbers at once convert.h
-// is faster.
+// is faster. A GPU has instructions for them, which round alike; its NaN is the one positive NaN.
 #pragma once
 
+#include <optgen/function.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -19,32 +20,41 @@ struct fp16 {
 };
 
 // memcpy is the one way to look at a float's bits that is defined in C++17; compilers make a plain move of it.
-inline uint32_t float_bits(float value) {
+OPTGEN_FUNCTION uint32_t float_bits(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 
-inline float bits_float(uint32_t bits) {
+OPTGEN_FUNCTION float bits_float(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof value);
   return value;
 }
 
-inline float load(float x) { return x; }
+OPTGEN_FUNCTION float load(float x) { return x; }
 
-inline void store(float& x, float value) { x = value; }
+OPTGEN_FUNCTION void store(float& x, float value) { x = value; }
 
-inline float load(bf16 x) { return bits_float(uint32_t(x.bits) << 16); }
+OPTGEN_FUNCTION float load(bf16 x) { return bits_float(uint32_t(x.bits) << 16); }
 
-inline void store(bf16& x, float value) {
+OPTGEN_FUNCTION void store(bf16& x, float value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(x.bits) : "f"(value));
+#else
   const uint32_t bits = float_bits(value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // may carry into the exponent, up to infinity
   const uint32_t nan = (bits >> 16) | 0x40u;
   x.bits = uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+#endif
 }
 
-inline float load(fp16 x) {
+OPTGEN_FUNCTION float load(fp16 x) {
+#if defined(__CUDA_ARCH__)
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
+  return value;
+#else
   const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16;
   const uint32_t magnitude = x.bits & 0x7fffu;
   const uint32_t normal = (magnitude << 13) + ((127u - 15u) << 23);
@@ -53,9 +63,13 @@ inline float load(fp16 x) {
   const uint32_t subnormal = float_bits(float(int32_t(magnitude)) * 0x1p-24f);
   const uint32_t finite = magnitude < 0x0400u ? subnormal : normal;
   return bits_float(sign | (magnitude < 0x7c00u ? finite : special));
+#endif
 }
 
-inline void store(fp16& x, float value) {
+OPTGEN_FUNCTION void store(fp16& x, float value) {
+#if defined(__CUDA_ARCH__)
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x.bits) : "f"(value));
+#else
   const uint32_t bits = float_bits(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -66,6 +80,7 @@ inline void store(fp16& x, float value) {
   const uint32_t nan = 0x7e00u | ((magnitude >> 13) & 0x1ffu);
   const uint32_t large = magnitude > 0x7f800000u ? nan : 0x7c00u;  // 65520 and above round to infinity
   x.bits = uint16_t(sign | (magnitude < 0x477ff000u ? finite : large));
+#endif
 }
 
 }  // namespace optgen

@@ -1,0 +1,33 @@
+"""What is the same for all parameters of a group, in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from torch import Tensor
+
+from optgen.runtime.rule import Block, Settings
+
+
+class HostValues:
+    """Settings of a step and sums over all parameters, as passes take them.
+
+    Attributes:
+        rows: The settings of every row, with the inputs of the step.
+        sums: Sums over all parameters that earlier passes have completed.
+        elements: Elements of all parameters.
+    """
+
+    def __init__(self, block: Block, rows: Sequence[Settings], sums: Mapping[str, float], elements: float) -> None:
+        self.block, self.rows, self.sums, self.elements = block, rows, sums, elements
+
+    @cached_property
+    def computed(self) -> list[tuple[float, ...]]:
+        """The values that passes read, computed by the host: a row for every settings."""
+        return [self.block.values(row, self.sums, self.elements) for row in self.rows]
+
+    @cached_property
+    def inputs(self) -> list[tuple[float | Tensor, ...]]:
+        """What those values follow from, for a target that computes them itself; tensors stay unread."""
+        return [self.block.inputs(row, self.sums, self.elements) for row in self.rows]

@@ -1,0 +1,268 @@
+"""What the compiled targets share: tables of addresses and chunks, made once and kept between steps.
+
+A step only looks whether anything moved.
+"""
+
+from __future__ import annotations
+
+import operator
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from optgen.codecs import CODECS, PARAMETER_CODECS
+from optgen.runtime.parameters import Bucket, Member, StaleError, matrix_shape
+from optgen.runtime.rule import Pass, Rule
+from optgen.runtime.states import scale_key
+
+TILE = 256
+BAND_ROWS = 32  # mirrored in templates/include/optgen/cuda_band.h
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype in the tables that are free of torch."""
+    return str(dtype).removeprefix("torch.")
+
+
+def defines(rule: Rule, bucket: Bucket) -> dict[str, str]:
+    """The macros that specialize a rule's kernels for a bucket."""
+    nearest = PARAMETER_CODECS["nearest"]
+    result = {
+        "OPTGEN_PARAM_CODEC": nearest.cpp_type(dtype_name(bucket.dtype)),
+        "OPTGEN_GRAD_CODEC": nearest.cpp_type(dtype_name(bucket.grad_dtype)),
+    }
+    for state, codec in zip(rule.element_states, bucket.codecs, strict=True):
+        there = state.exists(bucket.flags)
+        result[f"OPTGEN_{state.name.upper()}_CODEC"] = CODECS[codec].cpp_type(state.signed) if there else "Absent"
+    for name, value in bucket.flags._asdict().items():
+        if name not in rule.constants:
+            result[f"OPTGEN_{name.upper()}"] = str(int(value))
+    return result
+
+
+@dataclass
+class ChunkTable:
+    """How the memory of a bucket is cut, the same whatever runs it.
+
+    Attributes:
+        numbers: (tensor, begin, end, place among partial sums of lines), chunk after chunk.
+        first, count: Of every tensor, the number of its first chunk and how many it has.
+        lines: Numbers that partial sums of rows and columns take.
+    """
+
+    numbers: array[int]
+    first: list[int]
+    count: list[int]
+    lines: int = 0
+
+    def __len__(self) -> int:
+        return len(self.numbers) // 4
+
+
+class KernelEngine:
+    """A compiled target of one bucket.
+
+    Attributes:
+        chunk: Elements of a chunk, a multiple of the tile.
+        bands: Whether passes with sums of rows or columns walk bands of whole rows.
+    """
+
+    target: ClassVar[str]
+    chunk: ClassVar[int]
+    bands: ClassVar[bool] = False
+
+    def __init__(self, rule: Rule, bucket: Bucket) -> None:
+        self.rule, self.bucket = rule, bucket
+        self.members = bucket.members
+        self.params = [m.param for m in self.members]
+        self.forms = _forms(self.params)
+        self.entries = [m.entry for m in self.members]
+        self.pointers: list[int] = []
+        self.state_pointers: list[int] = []
+        self.staged = [i for i, p in enumerate(self.params) if not p.is_contiguous()]
+        self.staging = {i: torch.empty_like(self.params[i], memory_format=torch.contiguous_format) for i in self.staged}
+        self.kept: list[Tensor] = []
+        self.grads: Sequence[Tensor] = ()
+        self.width = max((len(b.reductions) for b in rule.blocks.values()), default=0)
+        passes = [p for block in rule.blocks.values() for p in block.passes]
+        self.row_sums = max((p.rows for p in passes), default=0)
+        self.col_sums = max((p.cols for p in passes), default=0)
+        self.chunks = self._cut_chunks()
+        self.band_table = self._cut_bands()
+        self.arrays = self._empty_arrays()
+
+    # Tables
+
+    def walks_bands(self, item: Pass) -> bool:
+        """Whether a pass walks bands."""
+        return self.bands and bool(item.rows or item.cols)
+
+    def _cut_chunks(self) -> ChunkTable:
+        """Cuts every tensor at multiples of the tile."""
+        table = ChunkTable(array("q"), [], [])
+        lines = not self.bands and bool(self.row_sums or self.col_sums)
+        for index, param in enumerate(self.params):
+            numel = param.numel()
+            _, rows, cols = matrix_shape(param.shape)
+            size = self.chunk if not lines else max(self.chunk, -(-16 * cols // TILE) * TILE)
+            table.first.append(len(table))
+            for begin in range(0, numel, size):
+                end = min(begin + size, numel)
+                table.numbers.extend((index, begin, end, table.lines))
+                if lines:
+                    touched = (end - 1) // cols - begin // cols + 1
+                    matrices = (end - 1) // (cols * rows) - begin // (cols * rows) + 1
+                    table.lines += self.row_sums * touched + self.col_sums * matrices * cols
+            table.count.append(len(table) - table.first[-1])
+        return table
+
+    def _cut_bands(self) -> ChunkTable:
+        """Cuts every matrix between rows, if there are passes that walk bands; numbered after the chunks."""
+        table = ChunkTable(array("q"), [], [])
+        for index, param in enumerate(self.params if self.bands and (self.row_sums or self.col_sums) else ()):
+            matrices, rows, cols = matrix_shape(param.shape)
+            table.first.append(len(self.chunks) + len(table))
+            for matrix in range(matrices if param.numel() else 0):
+                for row in range(0, rows, BAND_ROWS):
+                    begin = (matrix * rows + row) * cols
+                    end = (matrix * rows + min(row + BAND_ROWS, rows)) * cols
+                    table.numbers.extend((index, begin, end, table.lines))
+                    table.lines += self.col_sums * cols
+            table.count.append(len(self.chunks) + len(table) - table.first[-1])
+        return table
+
+    def _empty_arrays(self) -> dict[tuple[str, str], Tensor]:
+        """Rows, columns and matrices that are kept between passes, all tensors' in a row."""
+        return {
+            (name, a.name): torch.empty(
+                sum(self._length(a.kind, m) for m in self.members), dtype=torch.float32, device=self.bucket.device
+            )
+            for name, block in self.rule.blocks.items()
+            for a in block.arrays
+            if a.live(self.bucket.flags)
+        }
+
+    def _length(self, kind: str, member: Member) -> int:
+        matrices, rows, cols = matrix_shape(member.param.shape)
+        return matrices * {"row": rows, "col": cols}.get(kind, 1)
+
+    def _scratch_bytes(self) -> int:
+        """What a pass's values below element kind take, at most four bytes each."""
+        scalars = max((p.scalars for block in self.rule.blocks.values() for p in block.passes), default=0)
+        return max(4 * scalars, 8)
+
+    def _table(self) -> array[int]:
+        """The address of everything that a kernel reads or writes, a row a parameter."""
+        table = array("q")
+        offsets = dict.fromkeys(self.arrays, 0)
+        self.kept = []
+        for index, member in enumerate(self.members):
+            param = member.param
+            matrices, rows, cols = matrix_shape(param.shape)
+            step = self._kept(member.entry["step"])
+            table.extend((self.pointers[index], step.data_ptr(), param.numel(), param.dim(), member.index))
+            table.extend((rows, cols, matrices, member.row, self.chunks.first[index], self.chunks.count[index]))
+            table.extend((self.band_table.first[index], self.band_table.count[index]) if self.band_table else (0, 0))
+            for state in self.rule.states.values():
+                if state.kind in ("group", "global"):
+                    continue
+                table.append(self._state_address(member, state.name))
+                if state.kind == "element":
+                    table.append(self._state_address(member, scale_key(state.name)))
+            for name, block in self.rule.blocks.items():
+                for item in block.arrays:
+                    buffer = self.arrays.get((name, item.name))
+                    if buffer is None:
+                        table.append(0)
+                        continue
+                    table.append(buffer.data_ptr() + 4 * offsets[name, item.name])
+                    offsets[name, item.name] += self._length(item.kind, member)
+        return table
+
+    def _state_address(self, member: Member, key: str) -> int:
+        value = member.entry.get(key)
+        if value is None:
+            return 0
+        if not value.is_contiguous():
+            member.entry[key] = value = value.contiguous()
+        return self._kept(value).data_ptr()
+
+    def _kept(self, value: Tensor) -> Tensor:
+        self.kept.append(value)
+        return value
+
+    # A step
+
+    def _take_addresses(self, grads: Sequence[Tensor]) -> array[int]:
+        """The gradients' addresses; everything else's is taken anew if it moved.
+
+        Raises:
+            StaleError: if a parameter, a gradient or a state has another form than before.
+        """
+        if self.forms != _forms(self.params):
+            raise StaleError
+        pointers = list(map(Tensor.data_ptr, self.params))
+        for index in self.staged:
+            self.staging[index].copy_(self.params[index].detach())
+            pointers[index] = self.staging[index].data_ptr()
+        if not all(map(Tensor.is_contiguous, grads)):
+            if any(grad.layout is not torch.strided for grad in grads):
+                raise StaleError  # a sparse gradient, which is refused when the engine is to be built anew
+            grads = [grad.contiguous() for grad in grads]
+        self.grads = grads
+        state_pointers = self._state_pointers()
+        if pointers != self.pointers or state_pointers != self.state_pointers:
+            if self.state_pointers and state_pointers != self.state_pointers:
+                raise StaleError
+            self.pointers = pointers
+            self._table_changed(self._table())
+            self.state_pointers = self._state_pointers()
+        return array("q", list(map(Tensor.data_ptr, grads)) or bytes(8 * len(self.params)))
+
+    def _table_changed(self, table: array[int]) -> None:
+        """Hand a new table to the kernels."""
+        raise NotImplementedError
+
+    def _state_pointers(self) -> list[int]:
+        """Where states lie and how long they are: a user may put others in their place, or give them other memory."""
+        values = list(chain.from_iterable(map(dict.values, self.entries)))
+        try:
+            return [*map(Tensor.data_ptr, values), *map(Tensor.numel, values)]
+        except TypeError:  # something that is no tensor lies among them
+            tensors = [value for value in values if isinstance(value, Tensor)]
+            return [*map(Tensor.data_ptr, tensors), *map(Tensor.numel, tensors)]
+
+    def finish(self, name: str) -> None:
+        """End the step: parameters that are not contiguous get their new values."""
+        for index in self.staged:
+            self.params[index].detach().copy_(self.staging[index])
+        _mark_changed(self.params)
+        self.grads = ()
+
+
+_form = operator.attrgetter("dtype", "device", "shape")
+
+
+def _forms(params: list[Tensor]) -> tuple[list[Any], list[bool]]:
+    """What tables and kernels are made for; looked at in every step, since `param.data` can be anything by then."""
+    return list(map(_form, params)), list(map(Tensor.is_contiguous, params))
+
+
+def _mark_changed(params: list[Tensor]) -> None:
+    """Let autograd know, which refuses to go back through values that have changed since."""
+    try:
+        increment_version(params)
+    except (TypeError, RuntimeError):  # a torch that takes one tensor at a time
+        for param in params:
+            increment_version(param)
+
+
+def address(values: array[Any]) -> int:
+    """Where an array's numbers lie."""
+    return values.buffer_info()[0]

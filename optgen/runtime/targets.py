@@ -1,0 +1,101 @@
+"""Which target serves a parameter, and the engine of a bucket."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from optgen.runtime.cache import CompileError
+from optgen.runtime.compilers import find_compiler, why_no_compiler
+from optgen.runtime.cpu_engine import CpuEngine
+from optgen.runtime.cuda_device import OLDEST, cuda_device, serves
+from optgen.runtime.cuda_engine import CudaEngine
+from optgen.runtime.nvcc import find_nvcc
+from optgen.runtime.nvidia import why_no_pycuda
+from optgen.runtime.parameters import Bucket
+from optgen.runtime.rule import Rule
+from optgen.runtime.torch_engine import TorchEngine
+
+Engine = CpuEngine | CudaEngine | TorchEngine
+
+
+def choose_target(name: str, device: torch.device, wanted: str | None) -> str:
+    """The target that serves the parameters on a device.
+
+    Args:
+        name: The optimizer's class.
+        wanted: The setting `target`.
+
+    Raises:
+        RuntimeError: when the cpu or the cuda target is asked for and cannot serve.
+    """
+    if wanted == "torch":
+        return "torch"
+    if wanted == "cuda" or (wanted is None and device.type == "cuda"):
+        return _choose_cuda(name, device, wanted)
+    if device.type != "cpu":
+        if wanted == "cpu":
+            raise RuntimeError(f"{name}: target='cpu' cannot serve a parameter on {device}; leave target out")
+        return "torch"
+    if find_compiler() is not None:
+        return "cpu"
+    if wanted == "cpu":
+        raise RuntimeError(f"{name}: target='cpu' needs a C++ compiler: {why_no_compiler()}")
+    say_once(f"no C++ compiler, so the torch target serves: {why_no_compiler()}")
+    return "torch"
+
+
+def _choose_cuda(name: str, device: torch.device, wanted: str | None) -> str:
+    if not serves(device):
+        raise RuntimeError(f"{name}: target='cuda' cannot serve a parameter on {device}; leave target out")
+    reason = why_no_cuda(device)
+    if not reason:
+        return "cuda"
+    if wanted == "cuda":
+        raise RuntimeError(f"{name}: target='cuda' cannot serve: {reason}")
+    say_once(f"{reason}; so the torch target serves, which is slower and takes more memory")
+    return "torch"
+
+
+def why_no_cuda(device: torch.device) -> str:
+    """Why kernels cannot run on a GPU, with what mends it; "" if they can."""
+    reason = why_no_pycuda()
+    if reason:
+        return reason
+    capability = cuda_device(device).capability
+    if capability < OLDEST:
+        have, need = (".".join(map(str, version)) for version in (capability, OLDEST))
+        return f"{device} has compute capability {have}, and optgen's kernels need {need} or newer"
+    return ""
+
+
+def make_engine(name: str, rule: Rule, bucket: Bucket) -> Engine:
+    """The engine of a bucket; the torch target's, said once, where a kernel cannot be built.
+
+    Raises:
+        CompileError: if the target was asked for by name and its kernel cannot be built.
+    """
+    try:
+        match bucket.target:
+            case "cpu":
+                compiler = find_compiler()
+                return TorchEngine(rule, bucket) if compiler is None else CpuEngine(rule, bucket, compiler)
+            case "cuda":
+                return CudaEngine(rule, bucket, cuda_device(bucket.device), find_nvcc())
+    except CompileError as error:
+        if any(member.settings["target"] == bucket.target for member in bucket.members):
+            raise
+        say_once(f"a kernel of {name} could not be compiled, so the torch target serves: {error}")
+        bucket.target = "torch"
+    return TorchEngine(rule, bucket)
+
+
+_said: set[str] = set()
+
+
+def say_once(message: str) -> None:
+    """Warn of something, once a process."""
+    if message not in _said:
+        _said.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -1,0 +1,74 @@
+// What a call of a pass is given, on every compiled target: tables of numbers and addresses.
+//
+// One call makes one pass over all parameters that share a kernel. Their memory is cut into chunks whose edges depend on
+// nothing but the sizes; partial results are kept for each chunk and finished in the order of chunks, so that a step
+// gives the same bits on every run.
+#pragma once
+
+#include <optgen/function.h>
+#include <stdint.h>
+
+namespace optgen {
+
+// The columns that every table begins with; states and scratch arrays follow.
+enum BaseColumn {
+  PARAM,
+  STEP,
+  NUMEL,
+  NDIM,
+  INDEX,
+  ROWS,
+  COLS,
+  MATRICES,
+  GROUP,
+  FIRST_CHUNK,
+  CHUNKS,
+  FIRST_BAND,
+  BANDS,
+  BASE_COLUMNS,
+};
+
+// Mirrored by `Call` in optgen/runtime/call.py.
+struct Call {
+  int64_t tensors;
+  int64_t chunks;              // of this call
+  int64_t first;               // the number of its first chunk
+  int64_t threads;             // of the cpu target
+  const int64_t* table;        // tensors x columns
+  const int64_t* grads;        // tensors: addresses of the gradients
+  const double* values;        // groups x values of host kind
+  const int64_t* chunk_table;  // chunks x 4: tensor, begin, end, place in `lines`
+  double* partials;            // chunks x reductions
+  double* reduced;             // tensors x reductions
+  double* lines;               // partial sums of rows and columns
+  char* scratch;               // tensors x the pass's scalars
+  const float* found_inf;      // not 0: this step is skipped; null where the host has decided
+};
+
+struct Chunk {
+  int64_t index, tensor, begin, end, line;
+};
+
+// One parameter of a call: a row of the table.
+struct Tensor {
+  const int64_t* row;
+  void* grad;
+  int64_t index;
+
+  OPTGEN_METHOD int64_t at(int column) const { return row[column]; }
+  template <class T = void> OPTGEN_METHOD T* pointer(int column) const { return reinterpret_cast<T*>(row[column]); }
+  OPTGEN_METHOD int64_t count(bool rows, bool cols) const {
+    return at(MATRICES) * (rows ? at(ROWS) : 1) * (cols ? at(COLS) : 1);
+  }
+};
+
+template <int columns> OPTGEN_FUNCTION Tensor tensor_of(const Call& call, int64_t index) {
+  return {call.table + index * columns, reinterpret_cast<void*>(call.grads[index]), index};
+}
+
+OPTGEN_FUNCTION Chunk chunk_of(const Call& call, int64_t index) {
+  const int64_t* row = call.chunk_table + 4 * index;
+  return {index, row[0], row[1], row[2], row[3]};
+}
+
+}  // namespace optgen

@@ -1,0 +1,137 @@
+// The frame of every generated CUDA kernel.
+//
+// A pass is one launch over elements, between two small ones over tensors. `prepare`, a warp a tensor, computes every
+// value below element kind once, in double, into scratch. The pass hands chunks to a grid that stays: a block takes a
+// chunk, each of its warps tiles of it. `finish`, a block a tensor, adds up partial results in a fixed order, or stores
+// what is kept below element kind. Nothing depends on which block comes first: no atomics on floats, the same bits on
+// every run.
+#pragma once
+
+#include <optgen/call.h>
+#include <optgen/cuda_band.h>
+#include <optgen/cuda_tile.h>
+#include <optgen/cuda_window.h>
+#include <optgen/math.h>
+
+namespace optgen {
+
+constexpr int THREADS = 256;  // of a block, mirrored in optgen/runtime/cuda_device.py
+constexpr int WARPS = THREADS / WARP;
+constexpr int BLOCKS = 3;  // of a multiprocessor, which their registers must leave room for; mirrored likewise
+
+// A step that is skipped leaves everything as it was.
+__device__ inline bool is_skipped(const Call& call) { return call.found_inf != nullptr && *call.found_inf != 0.0f; }
+
+// The tile that a warp begins a chunk with; the block moves on by STRIDE.
+constexpr int STRIDE = WARPS * TILE;
+__device__ inline int64_t first_tile(const Chunk& c) { return c.begin + threadIdx.x / WARP * TILE; }
+
+template <int run> __device__ inline Place<run> place_at(int64_t at, const Chunk& c) {
+  return {at, int(c.end - at < TILE ? c.end - at : TILE), int(threadIdx.x % WARP)};
+}
+
+// Sums over a block, in a fixed order: lanes as a tree, then warps one by one. Every thread of the block takes part.
+template <int count> struct BlockSums {
+  double parts[count][WARPS];
+
+  __device__ void add(int k, double value) {
+#pragma unroll
+    for (int step = WARP / 2; step > 0; step /= 2) value += __shfl_xor_sync(EVERY_LANE, value, step);
+    if (threadIdx.x % WARP == 0) parts[k][threadIdx.x / WARP] = value;
+  }
+  __device__ void add_max(int k, uint32_t bits) {
+    const uint32_t largest = warp_max(bits);
+    if (threadIdx.x % WARP == 0) parts[k][threadIdx.x / WARP] = from_bits(largest);
+  }
+  // After a barrier.
+  __device__ double sum(int k) const {
+    double total = 0.0;
+    for (unsigned w = 0; w < blockDim.x / WARP; ++w) total += parts[k][w];
+    return total;
+  }
+  __device__ double largest(int k) const {
+    double most = 0.0;
+    for (unsigned w = 0; w < blockDim.x / WARP; ++w) most = maximum(most, parts[k][w]);
+    return most;
+  }
+};
+template <> struct BlockSums<0> {};
+
+// What a block shares in a pass.
+template <class Books, int sums> struct Shared {
+  Books books;
+  BlockSums<sums> partial;
+};
+
+// What a block shares in a pass that walks bands.
+template <class Books, int sums, int row_sums> struct BandShared {
+  Books books;
+  BlockSums<sums> partial;
+  RowSums<row_sums, WARPS> rows;
+};
+
+// Sums that end in every thread of a block.
+__device__ inline double block_sum(double value) {
+  __shared__ BlockSums<1> sums;
+  __syncthreads();  // of the sum before, all have read
+  sums.add(0, value);
+  __syncthreads();
+  return sums.sum(0);
+}
+
+__device__ inline double block_max(double value) {
+  __shared__ BlockSums<1> most;
+  __syncthreads();
+#pragma unroll
+  for (int step = WARP / 2; step > 0; step /= 2) value = maximum(value, __shfl_xor_sync(EVERY_LANE, value, step));
+  if (threadIdx.x % WARP == 0) most.parts[0][threadIdx.x / WARP] = value;
+  __syncthreads();
+  return most.largest(0);
+}
+
+// The partial results of a tensor's chunks, or bands. What other blocks wrote is there: it was an earlier launch.
+__device__ inline double finished_sum(const Call& call, const Tensor& t, bool bands, int reductions, int k) {
+  const int64_t first = t.at(bands ? FIRST_BAND : FIRST_CHUNK), count = t.at(bands ? BANDS : CHUNKS);
+  double sum = 0.0;
+  for (int64_t c = threadIdx.x; c < count; c += blockDim.x) sum += call.partials[(first + c) * reductions + k];
+  return block_sum(sum);
+}
+
+__device__ inline double finished_max(const Call& call, const Tensor& t, bool bands, int reductions, int k) {
+  const int64_t first = t.at(bands ? FIRST_BAND : FIRST_CHUNK), count = t.at(bands ? BANDS : CHUNKS);
+  double largest = 0.0;
+  for (int64_t c = threadIdx.x; c < count; c += blockDim.x) {
+    largest = maximum(largest, call.partials[(first + c) * reductions + k]);
+  }
+  return block_max(largest);
+}
+
+// Sums over arrays below element kind.
+__device__ inline double sum_of(const float* x, int64_t count) {
+  double sum = 0.0;
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += x[i];
+  return block_sum(sum);
+}
+
+// The same by the one thread that calls it.
+__device__ inline double line_sum(const float* x, int64_t count) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < count; ++i) sum += x[i];
+  return sum;
+}
+
+// What is stored below element kind: by one thread for all.
+__device__ inline void put(double& to, double value) {
+  if (threadIdx.x == 0) to = value;
+}
+__device__ inline void put(float& to, double value) {
+  if (threadIdx.x == 0) to = float(value);
+}
+template <int N> __device__ inline void put(float* to, const Window<N>& window) {
+  for (unsigned i = threadIdx.x; i < unsigned(N); i += blockDim.x) {
+    const float entry = window.at(int(i));
+    to[i] = entry;
+  }
+}
+
+}  // namespace optgen

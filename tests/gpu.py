@@ -1,0 +1,48 @@
+"""The GPU that tests of the cuda target run on: a real one, or the stand-in, whose memory is that of CPU tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from optgen.runtime import cuda_device
+from optgen.runtime.cuda_device import CudaDevice
+from torch import Tensor
+
+
+class StandinDevice(CudaDevice):
+    """A GPU of the stand-in driver, which serves CPU tensors.
+
+    Attributes:
+        current: What stands for torch's current stream: None, or one of PyCUDA's.
+        capturing: Whether it records.
+    """
+
+    current: Any = None
+    capturing = False
+
+    @contextmanager
+    def stream(self) -> Iterator[Any]:
+        with self.entered():
+            yield self.current
+
+    def is_capturing(self) -> bool:
+        return self.capturing
+
+    def pinned(self, count: int) -> Tensor:
+        return torch.empty(count, dtype=torch.int64)
+
+
+def install_standin() -> StandinDevice:
+    """Let the stand-in serve CPU tensors with target="cuda"; the same device every time."""
+    import standin
+
+    standin.load()
+    device = torch.device("cpu")
+    if not cuda_device.serves(device):
+        cuda_device.register(device, StandinDevice(0))
+    found = cuda_device.cuda_device(device)
+    assert isinstance(found, StandinDevice)
+    return found

@@ -1,0 +1,101 @@
+"""Inputs that are set for a step: what they may be used for, and what is said where they may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from compiling import ROOT, compiled, refusal, write_spec
+
+from optgen.compiler import check_specs
+from optgen.diagnostics import SpecError
+from optgen.ir.formula import atom
+from optgen.ir.nodes import Kind, Select
+
+SPEC = """\
+name: probe
+hyperparameters:
+  lr: {default: 0.1}
+inputs:
+  loss: {doc: The loss of this step.}
+states:
+  exp_avg: {STATE}
+blocks:
+  step: |
+    STEP
+METHODS"""
+STEP = """if loss is not None:
+        grad = grad * where(loss > 1, 2, 1)
+    exp_avg = grad
+    param = param - lr * exp_avg"""
+
+
+def spec(step: str = STEP, state: str = "", methods: str = "") -> str:
+    return SPEC.replace("STATE", state).replace("STEP", step).replace("METHODS", methods)
+
+
+def test_an_input_is_one_number_for_all_and_its_presence_a_guard(tmp_path: Path) -> None:
+    unit = compiled(tmp_path, spec())
+    program = unit.plans["step"].program
+    assert program.inputs["loss"].kind is Kind.GLOBAL
+    guard = unit.family.guards.guards["loss_given"]
+    assert (guard.about, guard.subject, guard.op) == ("input", "loss", "given")
+    choices = [let.expr for let in program.lets if isinstance(let.expr, Select)]
+    assert [choice.kind for choice in choices if choice.formula == atom("loss_given")] == [Kind.GLOBAL]
+
+
+REFUSED = {
+    "read without asking": (spec("param = param - lr * loss"), "maybe-undefined", "not loss_given"),
+    "value in if": (
+        spec(STEP.replace("loss is not None", "loss > 1")),
+        "run-time-condition",
+        "`loss` is set anew for every step: its value is not known before",
+    ),
+    "assigned": (spec(f"loss = 1\n    {STEP}"), "not-assignable", "`loss` is given from outside"),
+    "in a method": (
+        spec(methods="methods:\n  train: {block: param = param * loss}"),
+        "undefined-name",
+        "`loss` is not a hyperparameter, state or earlier value",
+    ),
+    "asked for in a method": (
+        spec(methods="methods:\n  train: {block: 'if loss is None: param = param + 1'}"),
+        "undefined-name",
+        "`loss` is not an option, hyperparameter or fact of `probe`",
+    ),
+    "in an initial value": (spec(state="init: loss"), "undefined-name", "`loss` is not a hyperparameter"),
+    "as a state's condition": (
+        spec(state="when: loss is not None"),
+        "run-time-condition",
+        "whether `exp_avg` exists cannot depend on `loss`, which is set for one step",
+    ),
+    "in a rule": (
+        spec(methods="rules:\n  - {when: loss > 1, message: no}"),
+        "undefined-name",
+        "`loss` is not a setting",
+    ),
+    "used nowhere": (spec("exp_avg = grad\n    param = param - lr * exp_avg"), "unused", "`loss` is used nowhere"),
+    "a case apart": (
+        spec(STEP.replace("exp_avg = grad", "exp_avg = grad * Loss")).replace("{default: 0.1}", "{}\n  Loss: {}"),
+        "reserved-name",
+        "`loss` and `Loss` differ in case only",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, tmp_path: Path) -> None:
+    text, error, message = REFUSED[name]
+    said = refusal(tmp_path, text)
+    assert said.startswith(f"error[{error}]: ")
+    assert message in said
+
+
+def test_a_shared_input_that_no_stage_reads_is_refused(tmp_path: Path) -> None:
+    """Otherwise the classes would take `grad_scale` from a scaler, and not unscale."""
+    shared = (ROOT / "specs" / "shared.yaml").read_text(encoding="utf-8")
+    unscaling = "    if grad_scale is not None:\n        grad = grad / grad_scale\n"
+    assert unscaling in shared
+    (tmp_path / "shared.yaml").write_text(shared.replace(unscaling, ""), encoding="utf-8")
+    path = write_spec(tmp_path, "name: plain\nblocks:\n  step: param = param - grad\n")
+    with pytest.raises(SpecError, match="no rule reads `grad_scale`"):
+        check_specs([path])

@@ -1,0 +1,99 @@
+"""Finding a C++ compiler: which are tried, in which order, and why one is passed over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from fake_programs import script
+
+from optgen.runtime import cache, compilers, private_dir
+from optgen.runtime.compilers import Compiler
+
+GXX = shutil.which("g++")
+needs_compiler = pytest.mark.skipif(GXX is None, reason="no g++ on this machine")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Use a cache folder of the test's own, and no compiler that the environment names."""
+    directory = tmp_path / "cache"
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(directory))
+    monkeypatch.delenv("OPTGEN_CXX", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(private_dir, "_fallbacks", {})
+    compilers._examine.cache_clear()
+    return directory
+
+
+def compiler() -> Compiler:
+    found = cache.find_compiler()
+    assert found is not None
+    return found
+
+
+def test_no_compiler(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert cache.find_compiler() is None
+    assert cache.why_no_compiler() == "g++: not found; clang++: not found; c++: not found"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("exit 3", "`--version` failed"),
+        ('[ "$1" = --version ] && echo "g++ 1" && exit 0\necho "error: unknown -fopenmp" >&2; exit 1', "-fopenmp"),
+        (
+            """[ "$1" = --version ] && echo "g++ 1" && exit 0
+            for last; do :; done; printf "#!/bin/sh\\nexit 9\\n" > "$last"; chmod +x "$last\"""",
+            "does not run here (exit status 9)",
+        ),
+    ],
+)
+def test_a_compiler_that_cannot_do_the_job_is_passed_over(
+    body: str, reason: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "bin" / "g++", body)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    if "printf" in body:  # the script needs chmod
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+        monkeypatch.setenv("OPTGEN_CXX", str(tmp_path / "bin" / "g++"))
+    assert cache.find_compiler() is None
+    assert reason in cache.why_no_compiler()
+
+
+@needs_compiler
+def test_order_and_overrides(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mine", "forced"):
+        script(tmp_path / "bin" / name, f'exec {GXX} "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert Path(compiler().path).name == "g++"
+    monkeypatch.setenv("CXX", "mine -g0")
+    assert (Path(compiler().path).name, compiler().arguments) == ("mine", ("-g0",))
+    monkeypatch.setenv("CXX", "missing")
+    assert Path(compiler().path).name == "g++"
+    monkeypatch.setenv("OPTGEN_CXX", "forced")
+    assert Path(compiler().path).name == "forced"
+    monkeypatch.setenv("OPTGEN_CXX", "missing")
+    assert cache.find_compiler() is None
+    assert cache.why_no_compiler() == "missing: not found"
+
+
+@needs_compiler
+def test_a_compiler_that_refuses_march_native_still_serves(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = script(
+        tmp_path / "plain-g++",
+        f'for word; do case "$word" in -m*native*) echo "error: bad value"; exit 1;; esac; done\nexec {GXX} "$@"',
+    )
+    monkeypatch.setenv("OPTGEN_CXX", str(plain))
+    assert not any("native" in flag for flag in compiler().flags)
+    kernel = tmp_path / "kernel.cpp"
+    kernel.write_text(
+        'extern "C" __attribute__((visibility("default"))) int answer() { return 7; }\n', encoding="utf-8"
+    )
+    assert cache.shared_library(kernel, {}, compiler()).answer() == 7

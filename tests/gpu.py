@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,12 @@ class StandinDevice(CudaDevice):
     def stream(self) -> Iterator[Any]:
         with self.entered():
             yield self.current
+
+    def keep_for_stream(self, tensors: Iterable[Tensor]) -> None:
+        pass
+
+    def current_stream(self) -> int:
+        return 0 if self.current is None else int(self.current.handle)
 
     def is_capturing(self) -> bool:
         return self.capturing

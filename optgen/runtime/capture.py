@@ -42,21 +42,37 @@ def check_capture(name: str, groups: Iterable[Mapping[str, Any]]) -> None:
             )
 
 
+def check_warm(name: str) -> None:
+    """Raise, while the current stream is recording, if a step is to be prepared: that cannot be recorded.
+
+    Raises:
+        RuntimeError: saying what to do first.
+    """
+    if is_capturing():
+        raise RuntimeError(
+            f"{name}: a CUDA graph is being captured, and this step is the first with these parameters and settings: "
+            "take one like it before the capture"
+        )
+
+
 def place_lr(name: str, group: dict[str, Any]) -> None:
-    """Bring `lr` of a capturable group to the GPU of its first parameter; other groups keep theirs.
+    """Bring `lr` of a capturable group, and of its overrides, to the GPU of its first parameter; others keep theirs.
 
     Raises:
         ValueError: for a tensor on the CPU, which whoever holds it would go on changing in vain.
     """
-    if not group.get("capturable") or "lr" not in group or on_device(group["lr"]) or not _on_gpu(group):
+    if not _on_gpu(group):
         return
-    lr, device = group["lr"], group["params"][0].device
-    if isinstance(lr, Tensor):
-        raise ValueError(
-            f"{name}: capturable=True reads lr on the GPU, and it is a tensor on the CPU: pass a number, or a tensor "
-            f"on {device}"
-        )
-    group["lr"] = torch.tensor(lr, dtype=torch.float64, device=device)
+    for part in (group, *group.get("overrides", {}).values()):
+        if not part.get("capturable", group.get("capturable")) or on_device(part.get("lr", 0.0)) or "lr" not in part:
+            continue
+        lr, device = part["lr"], group["params"][0].device
+        if isinstance(lr, Tensor):
+            raise ValueError(
+                f"{name}: capturable=True reads lr on the GPU, and it is a tensor on the CPU: pass a number, or a "
+                f"tensor on {device}"
+            )
+        part["lr"] = torch.tensor(lr, dtype=torch.float64, device=device)
 
 
 def adopted_lr(own: Mapping[str, Any], saved: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -67,7 +67,7 @@ class CudaDevice:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """The device's context on top of PyCUDA's stack, as loading and allocating need it."""
+        """The device's context on top of PyCUDA's stack: a thread may have none yet."""
         self.context.push()
         try:
             yield
@@ -102,30 +102,41 @@ class CudaDevice:
 
         That is the default stream itself; next to any other, PyCUDA's own stream, which waits for it and is waited for.
         """
-        with torch.cuda.device(self.index):
-            current = torch.cuda.current_stream()
-            if current.cuda_stream == 0:
+        current = torch.cuda.current_stream(self.index)
+        if current.cuda_stream == 0:
+            with self.entered():
                 yield None
-                return
-            own, ours = self._own_stream()
-            ours.wait_stream(current)
-            try:
+            return
+        own, ours = self._own_stream()
+        ours.wait_stream(current)
+        try:
+            with self.entered():
                 yield own
-            finally:
-                current.wait_stream(ours)
+        finally:
+            current.wait_stream(ours)
 
     def _own_stream(self) -> tuple[Any, Any]:
         """A stream of this thread, as PyCUDA and as torch see it."""
         if not hasattr(self._own, "stream"):
             with self.entered():
                 own = self.driver.Stream(1)  # does not wait for the default stream
-            self._own.stream = own, torch.cuda.get_stream_from_external(own.handle, self.index)
+            self._own.stream = own, torch.cuda.ExternalStream(own.handle, device=self.index)  # type: ignore[no-untyped-call]
         found: tuple[Any, Any] = self._own.stream
         return found
 
     def is_capturing(self) -> bool:
         """Whether torch's current stream is recording a graph."""
         return torch.cuda.is_current_stream_capturing()
+
+    def keep_for_stream(self, tensors: Iterable[Tensor]) -> None:
+        """Keep the memory of tensors until torch's current stream is done with it, even if they are dropped before."""
+        current = torch.cuda.current_stream(self.index)
+        for tensor in tensors:
+            tensor.record_stream(current)
+
+    def current_stream(self) -> int:
+        """The handle of torch's current stream."""
+        return int(torch.cuda.current_stream(self.index).cuda_stream)
 
     # Memory, as torch has it
 

@@ -25,6 +25,11 @@ from optgen.runtime.parameters import Bucket, Member
 from optgen.runtime.rule import Block, Rule
 from optgen.runtime.states import Placement
 
+NOT_WARM = (
+    "a CUDA graph is being captured, and something has moved since the last step, or there was none: take a step with "
+    "the same parameters before the capture"
+)
+
 
 class CudaEngine(KernelEngine):
     """The cuda target of one bucket.
@@ -41,6 +46,7 @@ class CudaEngine(KernelEngine):
     def __init__(self, rule: Rule, bucket: Bucket, gpu: CudaDevice, nvcc: Nvcc | None) -> None:
         super().__init__(rule, bucket)
         self.gpu = gpu
+        self.built_on = gpu.current_stream()
         self.image = cubin(rule.cuda_source, defines(rule, bucket), gpu.arch, nvcc)
         self.functions: dict[str, Any] = {}
         count, chunks = len(self.members), len(self.chunks) + len(self.band_table)
@@ -71,6 +77,8 @@ class CudaEngine(KernelEngine):
         return torch.tensor(numbers or [0], dtype=torch.int64, device=self.bucket.device)
 
     def _table_changed(self, table: array[int]) -> None:
+        if self.gpu.is_capturing():
+            raise RuntimeError(NOT_WARM)
         self.table = self._on_device(table)
         self.call.table = self.table.data_ptr()
 
@@ -84,6 +92,11 @@ class CudaEngine(KernelEngine):
         """Start a step: take the gradients' addresses, and everything else's if it moved."""
         self.addresses = self._take_addresses(grads)
         self.sent_values = None
+        stream = self.gpu.current_stream()
+        if stream != self.built_on:
+            arrays = self.arrays.values()
+            tables = (self.chunk_table, self.lines, self.partials, self.reduced, self.scratch, self.table, *arrays)
+            self.gpu.keep_for_stream((*tables, self.step_table))
         self.found_inf = None
         if inputs.found_inf is not None:
             self.found_inf = inputs.found_inf.to(self.bucket.device, torch.float32, non_blocking=True)
@@ -143,10 +156,7 @@ class CudaEngine(KernelEngine):
         """Copy numbers to the step's table without waiting for the device."""
         if self.gpu.is_capturing():
             if self.spare is None or len(self.spare) < len(numbers):
-                raise RuntimeError(
-                    "a CUDA graph is being captured, and the step before it had other parameters: take a step with the "
-                    "same parameters, and set the gradients, before the capture"
-                )
+                raise RuntimeError(NOT_WARM)
             memory, self.spare = self.spare[: len(numbers)], None
             self.recorded.append(memory)
         else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from optgen.runtime.capture import check_warm
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
 from optgen.runtime.parameters import Bucket, Member, check_gradient, flags_of
@@ -131,6 +132,7 @@ def prepare(
             if inputs.found_inf is not None:
                 _check_skipped(optimizer.rule.blocks[block], inputs, (engine.target for engine in prepared.engines))
             return prepared, grads
+    check_warm(type(optimizer).__name__)
     return _Preparer(optimizer, params, seen, inputs).run(), grads
 
 
@@ -284,6 +286,12 @@ class _Preparer:
             raise RuntimeError(
                 f"{self.name}: capturable=True needs the cuda target, and the {target} target serves a parameter on "
                 f"{param.device}; leave capturable out, or {way}"
+            )
+        block = self.rule.blocks[self.block]
+        if member.settings.get("capturable") and (block.sums or block.commit is not None):
+            raise RuntimeError(
+                f"{self.name}: capturable=True is not for rules with sums over all parameters or states of a group, "
+                "which the host keeps; leave it out"
             )
         key = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs)
         if key not in buckets:

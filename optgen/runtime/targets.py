@@ -74,7 +74,8 @@ def make_engine(name: str, rule: Rule, bucket: Bucket) -> Engine:
     """The engine of a bucket; the torch target's, said once, where a kernel cannot be built.
 
     Raises:
-        CompileError: if the target was asked for by name and its kernel cannot be built.
+        CompileError: if its kernel cannot be built and the target was asked for by name, or its steps are to be
+            captured.
     """
     try:
         match bucket.target:
@@ -84,7 +85,8 @@ def make_engine(name: str, rule: Rule, bucket: Bucket) -> Engine:
             case "cuda":
                 return CudaEngine(rule, bucket, cuda_device(bucket.device), find_nvcc())
     except CompileError as error:
-        if any(member.settings["target"] == bucket.target for member in bucket.members):
+        settings = [member.settings for member in bucket.members]
+        if any(own["target"] == bucket.target or own.get("capturable") for own in settings):
             raise
         say_once(f"a kernel of {name} could not be compiled, so the torch target serves: {error}")
         bucket.target = "torch"

@@ -2,8 +2,9 @@
 
 PyCUDA comes as source. Building takes a C++ compiler, Python's headers, two headers of CUDA, and a libcuda.so.1 to link
 with, which belongs to NVIDIA's driver: a stub takes its place, always, so that what is built is the same everywhere.
-Headers that the machine lacks come from NVIDIA's packages on PyPI and are thrown away afterwards. The finished wheel is
-kept beside pip's own cache: `make clean` and other clones need not build it again.
+Headers that the machine lacks come from NVIDIA's packages on PyPI; cuda.h stays in .venv/include/cuda for the stand-in of
+the driver that tests build. The finished wheel is kept beside pip's own cache: `make clean` and other clones need not
+build it again.
 
 OPTGEN_SKIP_PYCUDA=1 leaves PyCUDA out; OPTGEN_CUDA_HEADERS names the folder that holds cuda.h, or is "pypi".
 """
@@ -86,7 +87,8 @@ def setup_pycuda(python: Path, compiler: str, constraints: Path) -> None:
         BuildError: see above.
     """
     version = pinned(constraints.read_text(), "pycuda")
-    if installed(python) == version:
+    own_headers = python.parents[1] / "include" / "cuda"
+    if installed(python) == version and (own_headers / NEEDED[0]).is_file():
         return
     log = python.parents[1] / "pycuda-build.log"
     with tempfile.TemporaryDirectory(prefix="optgen-pycuda-") as folder:
@@ -98,9 +100,15 @@ def setup_pycuda(python: Path, compiler: str, constraints: Path) -> None:
         if wheel is None:
             origin = headers or "NVIDIA's packages on PyPI"
             print(f"building PyCUDA {version}, once, with CUDA's headers from {origin} (about a minute)", flush=True)
+            headers = headers or fetch_headers(python, home, work / "headers")
             wheel = build(python, compiler, constraints, headers, work, log)
             if kept:
                 wheel = keep(wheel, kept)
+                keep(headers / NEEDED[0], kept)
+        elif headers is None:
+            assert kept is not None
+            headers = kept if (kept / NEEDED[0]).is_file() else fetch_headers(python, home, work / "headers")
+        keep(headers / NEEDED[0], own_headers)
         failure = run_pip(python, home, "install", "--quiet", str(wheel), "-c", str(constraints))
         if failure:
             raise BuildError(f"{wheel.name} cannot be installed:\n{failure}\n{GO_ON}")
@@ -225,24 +233,24 @@ def cuda_version(headers: Path) -> str:
     return found[1] if found else str(headers)
 
 
-def keep(wheel: Path, folder: Path) -> Path:
-    """Put a wheel into a folder in one step and return where it is; where that fails, it stays where it was."""
-    place = folder / wheel.name
+def keep(file: Path, folder: Path) -> Path:
+    """Put a file into a folder in one step and return where it is; where that fails, it stays where it was."""
+    place = folder / file.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{wheel.name}.{os.getpid()}"
-        shutil.copyfile(wheel, partial)
+        partial = folder / f".{file.name}.{os.getpid()}"
+        shutil.copyfile(file, partial)
         partial.replace(place)
     except OSError:
-        return wheel
+        return file
     return place
 
 
-def build(python: Path, compiler: str, constraints: Path, headers: Path | None, work: Path, log: Path) -> Path:
+def build(python: Path, compiler: str, constraints: Path, headers: Path, work: Path, log: Path) -> Path:
     """Build PyCUDA and return its wheel, somewhere below `work`. Raises BuildError.
 
     Args:
-        headers: Where CUDA's headers are; None if they are to come from PyPI.
+        headers: Where CUDA's headers are.
         work: A folder of its own with a `home` in it, which gets the options.
         log: Where all that was said is written if the build fails.
     """
@@ -251,7 +259,6 @@ def build(python: Path, compiler: str, constraints: Path, headers: Path | None, 
         text = NO_PYTHON_HEADERS.format(folder=include, minor=sys.version_info.minor)
         raise BuildError(f"{text}\n{GO_ON}")
     home = work / "home"
-    headers = headers or fetch_headers(python, home, work / "headers")
     libraries = make_stub(work / "libraries", compiler)
     (home / ".aksetup-defaults.py").write_text(options(headers, libraries))
     source = fetch_source(python, home, constraints, work / "source")

@@ -5,6 +5,7 @@ PyCUDA is imported when the first GPU is asked for, never before.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator
@@ -41,7 +42,7 @@ class CudaDevice:
         self._modules: dict[bytes, Any] = {}
         self._functions: dict[tuple[bytes, str], Any] = {}
         self._lock = threading.Lock()
-        self._own = threading.local()
+        self._companions: dict[int, tuple[Any, Any]] = {}
 
     @cached_property
     def capability(self) -> tuple[int, int]:
@@ -107,7 +108,7 @@ class CudaDevice:
             with self.entered():
                 yield None
             return
-        own, ours = self._own_stream()
+        own, ours = self._companion(current.cuda_stream)
         ours.wait_stream(current)
         try:
             with self.entered():
@@ -115,14 +116,18 @@ class CudaDevice:
         finally:
             current.wait_stream(ours)
 
-    def _own_stream(self) -> tuple[Any, Any]:
-        """A stream of this thread, as PyCUDA and as torch see it."""
-        if not hasattr(self._own, "stream"):
-            with self.entered():
-                own = self.driver.Stream(1)  # does not wait for the default stream
-            self._own.stream = own, torch.cuda.ExternalStream(own.handle, device=self.index)  # type: ignore[no-untyped-call]
-        found: tuple[Any, Any] = self._own.stream
-        return found
+    def _companion(self, handle: int) -> tuple[Any, Any]:
+        """The stream beside one of torch's, as PyCUDA and as torch see it.
+
+        Each has its own, so that no other work is put on one while torch's is recording.
+        """
+        with self._lock:
+            if handle not in self._companions:
+                with self.entered():
+                    own = self.driver.Stream(1)  # does not wait for the default stream
+                ours = torch.cuda.ExternalStream(own.handle, device=self.index)  # type: ignore[no-untyped-call]
+                self._companions[handle] = own, ours
+            return self._companions[handle]
 
     def is_capturing(self) -> bool:
         """Whether torch's current stream is recording a graph."""
@@ -162,7 +167,9 @@ def cuda_device(device: torch.device) -> CudaDevice:
     """
     with _devices_lock:
         if device not in _devices:
-            _devices[device] = CudaDevice(device.index)
+            _devices[device] = gpu = CudaDevice(device.index)
+            # PyCUDA gives up a primary context properly only if it is told to.
+            atexit.register(gpu.context.detach)
         return _devices[device]
 
 

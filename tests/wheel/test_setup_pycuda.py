@@ -340,8 +340,12 @@ def test_an_installed_pycuda_of_the_pinned_version_is_left_alone(
 ) -> None:
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("mako==1\npycuda==2026.1\n")
+    header = tmp_path / "include" / "cuda" / "cuda.h"
+    (tmp_path / "bin").mkdir()
+    header.parent.mkdir(parents=True)
+    header.touch()
     monkeypatch.setattr(setup_pycuda, "find_headers", lambda: pytest.fail("nothing is to be built"))
-    setup_pycuda.setup_pycuda(fake_pip(tmp_path / "python", "2026.1", 0), "c++", constraints)
+    setup_pycuda.setup_pycuda(fake_pip(tmp_path / "bin" / "python", "2026.1", 0), "c++", constraints)
 
 
 def test_constraints_must_pin_pycuda() -> None:

@@ -1,0 +1,13 @@
+// The driver in one translation unit: the headers of the C++ library are then read once.
+#include "block.cpp"
+#include "capture.cpp"
+#include "contexts.cpp"
+#include "control.cpp"
+#include "elf_image.cpp"
+#include "events.cpp"
+#include "fiber.cpp"
+#include "launch.cpp"
+#include "memory.cpp"
+#include "modules.cpp"
+#include "state.cpp"
+#include "streams.cpp"

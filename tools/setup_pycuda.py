@@ -2,9 +2,9 @@
 
 PyCUDA comes as source. Building takes a C++ compiler, Python's headers, two headers of CUDA, and a libcuda.so.1 to link
 with, which belongs to NVIDIA's driver: a stub takes its place, always, so that what is built is the same everywhere.
-Headers that the machine lacks come from NVIDIA's packages on PyPI; cuda.h stays in .venv/include/cuda for the stand-in of
-the driver that tests build. The finished wheel is kept beside pip's own cache: `make clean` and other clones need not
-build it again.
+Headers that the machine lacks come from NVIDIA's packages on PyPI; cuda.h stays in .venv/include/cuda, since the tests
+build a stand-in of the driver with it. The finished wheel is kept beside pip's own cache: `make clean` and other clones
+need not build it again.
 
 OPTGEN_SKIP_PYCUDA=1 leaves PyCUDA out; OPTGEN_CUDA_HEADERS names the folder that holds cuda.h, or is "pypi".
 """

@@ -1,0 +1,99 @@
+"""Where the cuda target cannot serve: the torch target does, said once; asked for by name, an error says why."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("pycuda", reason="PyCUDA is not installed")
+
+import standin
+from gpu import install_standin
+from optgen_optim import AdamW8bit
+
+from optgen.runtime import targets
+from optgen.runtime.cache import CompileError
+from optgen.runtime.targets import choose_target
+
+GPU = torch.device("cuda:0")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    install_standin()
+    standin.load().reset()
+    monkeypatch.setattr(targets, "_said", set())
+    yield
+    standin.load().reset()
+
+
+def make(**settings: Any) -> tuple[torch.Tensor, AdamW8bit]:
+    param = torch.randn(5000, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    param.grad = torch.ones(5000)
+    return param, AdamW8bit([param], **settings)
+
+
+def test_without_pycuda_the_torch_target_serves_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "why_no_pycuda", lambda: "PyCUDA is not installed: pip install 'optgen[cuda]'")
+    with pytest.warns(RuntimeWarning, match=r"pip install 'optgen\[cuda\]'; so the torch target serves"):
+        assert choose_target("AdamW", GPU, None) == "torch"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose_target("AdamW", GPU, None) == "torch"
+    with pytest.raises(RuntimeError, match=r"AdamW: target='cuda' cannot serve: PyCUDA is not installed: pip install"):
+        choose_target("AdamW", GPU, "cuda")
+
+
+def test_without_nvcc_the_first_step_says_what_mends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "find_nvcc", lambda: None)
+    monkeypatch.setenv("OPTGEN_NVCC", "/nowhere/nvcc")
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "cache"))  # no kernel of an earlier test
+    param, opt = make(target="cuda")
+    before = param.detach().clone()
+    with pytest.raises(CompileError, match=r"(?s)there is no nvcc to build it.*pip install nvidia-cuda-nvcc"):
+        opt.step()
+    assert torch.equal(param, before)
+    assert not opt.state
+
+
+def test_an_nvcc_that_fails_shows_its_message_with_file_and_line(tmp_path: Path, monkeypatch) -> None:
+    source = Path(AdamW8bit.rule.file).with_name("adam.cu")
+    broken = tmp_path / "adam.cu"
+    text = source.read_text().replace("const float grad_2 =", "const flaot grad_2 =", 1)
+    broken.write_text(text)
+    line = 1 + text[: text.index("flaot")].count("\n")
+    monkeypatch.setattr(type(AdamW8bit.rule), "cuda_source", property(lambda rule: broken))
+    param, opt = make(target="cuda")
+    before = param.detach().clone()
+    with pytest.raises(CompileError, match=rf"adam\.cu:{line}:.*flaot"):
+        opt.step()
+    assert torch.equal(param, before)
+    assert not opt.state
+
+
+def test_a_kernel_that_cannot_be_built_leaves_the_step_to_torch_unless_captured(monkeypatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise CompileError("nvcc says no")
+
+    monkeypatch.setattr(targets, "CudaEngine", fails)
+    bucketed = []
+
+    def choose(name: str, device: torch.device, wanted: str | None) -> str:
+        bucketed.append(wanted)
+        return "cuda"
+
+    monkeypatch.setattr("optgen.runtime.engines.choose_target", choose)
+    param, opt = make()
+    with pytest.warns(RuntimeWarning, match="could not be compiled, so the torch target serves: nvcc says no"):
+        opt.step()
+    assert opt.engines() == {"torch": 1}
+    assert bucketed == [None]
+    _, opt = make(capturable=True)
+    with pytest.raises(CompileError, match="nvcc says no"):
+        opt.step()
+    assert not opt.state

@@ -166,8 +166,7 @@ class CudaEngine(KernelEngine):
         memory.copy_(torch.frombuffer(numbers, dtype=torch.int64))
         self.step_table[: len(numbers)].copy_(memory, non_blocking=True)
 
-    def reduction(self, block: Block, name: str) -> list[float]:
-        """A reduction's result for every parameter; the host waits for the device."""
+    def reduction(self, block: Block, name: str) -> Tensor:
+        """A reduction's result for every parameter, on the device."""
         width = len(block.reductions)
-        column = self.reduced[: len(self.members) * width].view(-1, width)[:, block.reductions.index(name)]
-        return column.tolist()
+        return self.reduced[: len(self.members) * width].view(-1, width)[:, block.reductions.index(name)]

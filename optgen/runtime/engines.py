@@ -47,8 +47,8 @@ class Engine(Protocol):
     def run(self, block: Block, index: int, values: HostValues) -> None:
         """Run one pass."""
 
-    def reduction(self, block: Block, name: str) -> list[float]:
-        """A reduction's result for every parameter."""
+    def reduction(self, block: Block, name: str) -> list[float] | Tensor:
+        """A reduction's result for every parameter; on a GPU a tensor there."""
 
     def finish(self, name: str) -> None:
         """End the step."""
@@ -92,17 +92,24 @@ class Prepared:
             return [{**group, **override, **inputs} for group, override in self.rows]
         return [{**group, **override} if override else group for group, override in self.rows]
 
-    def sums(self, block: Block, item: Pass, running: Sequence[Engine]) -> dict[str, float]:
-        """Sums over all parameters that a pass completes, in the order of parameters."""
-        result = {}
-        for name, kind, reduction in block.sums:
-            if reduction in item.reductions and running:
-                numbers = [x for engine in running for x in engine.reduction(block, reduction)]
-                result[name] = max(numbers, default=0.0) if kind == "max" else _sum(numbers)
-        return result
+    def sums(self, block: Block, item: Pass, running: Sequence[Engine]) -> dict[str, float | Tensor]:
+        """Sums over all parameters that a pass completes; where GPUs have all of it, a tensor that nobody has read."""
+        return {
+            name: _joined(kind, [engine.reduction(block, reduction) for engine in running])
+            for name, kind, reduction in block.sums
+            if reduction in item.reductions and running
+        }
 
 
-def _sum(numbers: Iterable[float]) -> float:
+def _joined(kind: str, parts: Sequence[list[float] | Tensor]) -> float | Tensor:
+    """Results of all buckets as one, always in the same order."""
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if len(tensors) == len(parts):
+        whole = torch.cat([part.to(tensors[0].device, non_blocking=True) for part in tensors])
+        return whole.amax() if kind == "max" else whole.sum()
+    numbers = [x for part in parts for x in (part.tolist() if isinstance(part, Tensor) else part)]
+    if kind == "max":
+        return max(numbers, default=0.0)
     total = 0.0
     for number in numbers:
         total += number
@@ -140,9 +147,9 @@ def _check_skipped(block: Block, inputs: Inputs, targets: Iterable[str], starts:
     """Raise if the step is to be skipped, where the host has a part in it.
 
     The cuda target alone skips a step by itself, without making the host wait. Everything else is done by the host:
-    the other targets, sums over all parameters, states of groups, and values that states start with.
+    the other targets, states of groups, and values that states start with.
     """
-    host = starts or block.commit is not None or bool(block.sums) or any(target != "cuda" for target in targets)
+    host = starts or block.commit is not None or any(target != "cuda" for target in targets)
     if host and inputs.skips():
         raise SkippedStepError
 
@@ -288,10 +295,10 @@ class _Preparer:
                 f"{param.device}; leave capturable out, or {way}"
             )
         block = self.rule.blocks[self.block]
-        if member.settings.get("capturable") and (block.sums or block.commit is not None):
+        if member.settings.get("capturable") and block.commit is not None:
             raise RuntimeError(
-                f"{self.name}: capturable=True is not for rules with sums over all parameters or states of a group, "
-                "which the host keeps; leave it out"
+                f"{self.name}: capturable=True is not for rules with states of a group, which the host keeps: leave it "
+                "out"
             )
         key = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs)
         if key not in buckets:

@@ -63,7 +63,8 @@ def read_inputs(optimizer: Any, names: tuple[str, ...]) -> Inputs:
             wanted = "a number, or a tensor of one element"
             raise TypeError(f"{type(optimizer).__name__}: {name} is {wanted}, not {_shown(value)}")
     if found_inf is not None and not isinstance(found_inf, Tensor):
-        found_inf = torch.tensor(float(found_inf))  # a scaler that saw no gradient at all has summed nothing
+        # A scaler that saw no gradient at all has summed nothing.
+        found_inf = torch.tensor(float(found_inf), device="cpu")
     return Inputs(values, found_inf)
 
 

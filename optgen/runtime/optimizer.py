@@ -12,7 +12,7 @@ from torch import Tensor
 from optgen.runtime.capture import check_capture, place_lr
 from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen
 from optgen.runtime.engines import Prepared, prepare
-from optgen.runtime.host_values import HostValues
+from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.parameters import StaleError, check_parameter, check_twice
 from optgen.runtime.rule import Rule, Settings, State
@@ -228,7 +228,7 @@ class Optimizer(torch.optim.Optimizer):
             return
         if not prepared.members and block == "step":
             return
-        sums: dict[str, float] = {}
+        sums: Sums = {}
         values = HostValues(declared, settings, sums, prepared.elements)
         for index, item in enumerate(declared.passes):
             running = [engine for engine in prepared.engines if item.live(engine.bucket.flags)]
@@ -241,7 +241,7 @@ class Optimizer(torch.optim.Optimizer):
         for engine in prepared.engines:
             engine.finish(block)
         if declared.commit is not None:
-            self._commit(declared.commit, inputs, sums, prepared.elements)
+            self._commit(declared.commit, inputs, values.numbers, prepared.elements)
 
     def _begin(self, block: str, inputs: Inputs) -> tuple[Prepared, Sequence[Settings]]:
         """Find or build the engines of a step and start them; those of the last few sets of parameters are kept.

@@ -124,7 +124,7 @@ class Block:
 
     passes: tuple[Pass, ...]
     values: Callable[[Settings, Mapping[str, float], float], tuple[float, ...]]
-    inputs: Callable[[Settings, Mapping[str, float], float], tuple[Any, ...]]
+    inputs: Callable[[Settings, Mapping[str, Any], float], tuple[Any, ...]]
     names: tuple[str, ...]
     commit: Callable[[Settings, Mapping[str, float], float], dict[str, float]] | None = None
     reductions: tuple[str, ...] = ()

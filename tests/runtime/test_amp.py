@@ -397,7 +397,7 @@ def test_the_host_reads_only_where_it_has_a_part(name: str) -> None:
             _check_skipped(step, Inputs({}, torch.tensor(2.0)), targets, starts_anew)
 
 
-def test_the_host_reads_for_sums_and_states_of_groups() -> None:
+def test_the_host_reads_for_states_of_groups() -> None:
     for file, name in (("prodigy", "Prodigy"), ("schedule_free_adamw", "ScheduleFreeAdamW")):
         block = getattr(module(file), name).rule.blocks["step"]
         with pytest.raises(SkippedStepError):

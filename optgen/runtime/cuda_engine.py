@@ -21,13 +21,16 @@ from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
 from optgen.runtime.kernel_engine import KernelEngine, defines
 from optgen.runtime.nvcc import Nvcc
+from optgen.runtime.paging import asks_for_paging, pager_of
 from optgen.runtime.parameters import Bucket, Member
+from optgen.runtime.portions import PagedStates
 from optgen.runtime.rule import Block, Rule
 from optgen.runtime.states import Placement
 
+SPARES = 8  # steps that graphs can record between two that are not recorded
 NOT_WARM = (
-    "a CUDA graph is being captured, and something has moved since the last step, or there was none: take a step with "
-    "the same parameters before the capture"
+    f"a CUDA graph is being captured, and something has moved since the last step, or it is more than the {SPARES}th "
+    "since then: take a step with the same parameters before the capture"
 )
 
 
@@ -57,8 +60,10 @@ class CudaEngine(KernelEngine):
         self.scratch = self._empty(count * self._scratch_bytes(), torch.uint8)
         self.table = self._empty(0, torch.int64)
         self.step_table = self._empty(0, torch.int64)
-        self.spare: Tensor | None = None  # memory of the host for a copy that a graph records
-        self.recorded: list[Tensor] = []  # and of those recorded, read by every replay
+        self.paged = self._paged_states()
+        self.capturable = any(member.settings.get("capturable") for member in self.members)
+        self.spares: list[Tensor] = []  # memory of the host for copies that graphs will record
+        self.recorded: list[Tensor] = []  # what graphs have recorded: every replay reads it
         self.sent = array("q")
         self.sent_values: HostValues | None = None
         self.call = Call(
@@ -81,12 +86,24 @@ class CudaEngine(KernelEngine):
             raise RuntimeError(NOT_WARM)
         self.table = self._on_device(table)
         self.call.table = self.table.data_ptr()
+        if self.paged is not None:
+            self.paged.take_table(table, self.call.table)
+
+    def _paged_states(self) -> PagedStates | None:
+        """What brings paged states; None if there are none."""
+        paged = [asks_for_paging(member.settings, member.param.numel()) for member in self.members]
+        if not any(paged) or not self.rule.element_states:
+            return None
+        tables = self.chunks, self.band_table
+        return PagedStates(self.rule, self.bucket, self.gpu, pager_of(self.gpu), paged, tables)
 
     # A step
 
     def placement(self, member: Member) -> Placement:
-        """States lie with their parameter, counts of steps too."""
-        return Placement(self.bucket.device, self.bucket.device)
+        """States lie with their parameter, if they are not paged; counts of steps always."""
+        device = self.bucket.device
+        paged = asks_for_paging(member.settings, member.param.numel())
+        return Placement(device, device, pager_of(self.gpu) if paged else None)
 
     def begin(self, name: str, block: Block, grads: Sequence[Tensor], inputs: Inputs) -> None:
         """Start a step: take the gradients' addresses, and everything else's if it moved."""
@@ -96,7 +113,8 @@ class CudaEngine(KernelEngine):
         if stream != self.built_on:
             arrays = self.arrays.values()
             tables = (self.chunk_table, self.lines, self.partials, self.reduced, self.scratch, self.table, *arrays)
-            self.gpu.keep_for_stream((*tables, self.step_table))
+            more = self.paged.tensors if self.paged is not None else ()
+            self.gpu.keep_for_stream((*tables, self.step_table, *more))
         self.found_inf = None
         if inputs.found_inf is not None:
             self.found_inf = inputs.found_inf.to(self.bucket.device, torch.float32, non_blocking=True)
@@ -111,12 +129,21 @@ class CudaEngine(KernelEngine):
         copies = self._send(values)
         numbers = self.call.numbers()
         tensors = len(self.members)
-        with self.gpu.stream() as stream:
+        with self.gpu.stream(apart=self.paged is not None) as stream:
             for to, tensor in copies:
                 self.gpu.copy(to, tensor, stream)
             self._launch(f"{item.function}_prepare", tensors, WARP, stream, numbers)
-            self._launch(item.function, min(self.call.chunks, self.gpu.blocks), THREADS, stream, numbers)
+            if self.paged is None:
+                self._launch(item.function, min(self.call.chunks, self.gpu.blocks), THREADS, stream, numbers)
+            else:
+                self._launch_portions(self.paged, item.function, bands, index == len(block.passes) - 1, stream)
             self._launch(f"{item.function}_finish", tensors, THREADS, stream, numbers)
+
+    def _launch_portions(self, paged: PagedStates, name: str, bands: bool, writes: bool, stream: Any) -> None:
+        call = Call.from_buffer_copy(self.call)
+        for launch in paged.walk(bands, writes, stream):
+            call.first, call.chunks, call.table = launch.first, launch.chunks, launch.table
+            self._launch(name, min(launch.chunks, self.gpu.blocks), THREADS, stream, call.numbers())
 
     def _launch(self, name: str, blocks: int, threads: int, stream: Any, numbers: tuple[int, ...]) -> None:
         if blocks == 0:
@@ -138,12 +165,8 @@ class CudaEngine(KernelEngine):
         flat = list(chain.from_iterable(values.inputs))
         numbers = array("q", self.addresses)
         numbers.frombytes(array("d", [0.0 if isinstance(x, Tensor) else x for x in flat]).tobytes())
-        if numbers != self.sent:
-            if len(numbers) != len(self.sent):
-                self.step_table = self._empty(len(numbers), torch.int64)
-            self._copy(numbers)
-            self.sent = numbers
-        self.call.grads = self.step_table.data_ptr()
+        table = self._recorded_table(numbers) if self.gpu.is_capturing() else self._current_table(numbers)
+        self.call.grads = table.data_ptr()
         self.call.values = self.call.grads + 8 * len(self.addresses)
         device = self.bucket.device
         return [
@@ -152,21 +175,33 @@ class CudaEngine(KernelEngine):
             if isinstance(x, Tensor)
         ]
 
-    def _copy(self, numbers: array[int]) -> None:
-        """Copy numbers to the step's table without waiting for the device."""
-        if self.gpu.is_capturing():
-            if self.spare is None or len(self.spare) < len(numbers):
-                raise RuntimeError(NOT_WARM)
-            memory, self.spare = self.spare[: len(numbers)], None
-            self.recorded.append(memory)
-        else:
-            memory = self.gpu.pinned(len(numbers))
-            if self.spare is None and any(member.settings.get("capturable") for member in self.members):
-                self.spare = self.gpu.pinned(len(numbers))
-        memory.copy_(torch.frombuffer(numbers, dtype=torch.int64))
-        self.step_table[: len(numbers)].copy_(memory, non_blocking=True)
+    def _current_table(self, numbers: array[int]) -> Tensor:
+        """The step's table on the device; what changed is copied without waiting for it."""
+        if numbers != self.sent:
+            if len(numbers) != len(self.sent):
+                self.step_table = self._empty(len(numbers), torch.int64)
+            _copy(numbers, self.gpu.pinned(len(numbers)), self.step_table)
+            self.sent = numbers
+        while self.capturable and len(self.spares) < SPARES:
+            self.spares.append(self.gpu.pinned(len(numbers)))
+        return self.step_table
+
+    def _recorded_table(self, numbers: array[int]) -> Tensor:
+        """A table for one recorded step alone, since later steps and other graphs have other gradients."""
+        if not self.spares or len(self.spares[-1]) < len(numbers):
+            raise RuntimeError(NOT_WARM)
+        memory, table = self.spares.pop(), self._empty(len(numbers), torch.int64)
+        _copy(numbers, memory, table)
+        self.recorded += (memory, table)
+        return table
 
     def reduction(self, block: Block, name: str) -> Tensor:
         """A reduction's result for every parameter, on the device."""
         width = len(block.reductions)
         return self.reduced[: len(self.members) * width].view(-1, width)[:, block.reductions.index(name)]
+
+
+def _copy(numbers: array[int], memory: Tensor, table: Tensor) -> None:
+    """Copy numbers to the device by way of pinned memory."""
+    memory[: len(numbers)].copy_(torch.frombuffer(numbers, dtype=torch.int64))
+    table[: len(numbers)].copy_(memory[: len(numbers)], non_blocking=True)

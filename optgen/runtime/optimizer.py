@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from optgen.runtime.capture import check_capture, place_lr
+from optgen.runtime.capture import check_capture, is_capturing, place_lr
 from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen
 from optgen.runtime.engines import Prepared, prepare
 from optgen.runtime.host_values import HostValues, Sums
@@ -45,6 +45,7 @@ class Optimizer(torch.optim.Optimizer):
     bits: ClassVar[int | None] = None
     _step_supports_amp_scaling: ClassVar[bool] = False  # torch.amp.GradScaler asks for it
     _kept: tuple[Prepared, ...] = ()  # the last steps' engines, newest first
+    _captured: tuple[Prepared, ...] = ()  # engines of steps that graphs have recorded: replays need their memory
     _loading: Mapping[str, Any] | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -228,6 +229,8 @@ class Optimizer(torch.optim.Optimizer):
             return
         if not prepared.members and block == "step":
             return
+        if is_capturing():
+            self._captured = (*self._captured, prepared)
         sums: Sums = {}
         values = HostValues(declared, settings, sums, prepared.elements)
         for index, item in enumerate(declared.passes):

@@ -339,6 +339,9 @@ def _explanation_record(info: ClassInfo) -> dict[str, object]:
     explanation = info.explain()
     return {
         "doc": info.doc,
+        "paged_bytes_per_parameter": info.pageable_bytes if info.is_paged else 0.0,
+        "pageable_bytes_per_parameter": info.pageable_bytes,
+        "paged_from_elements": info.paged_from,
         "equations": list(explanation.equations),
         "values": [{"name": name, "kind": kind, "expression": text} for name, kind, text in explanation.kinds],
         "plan": [
@@ -353,6 +356,11 @@ def _explanation_record(info: ClassInfo) -> dict[str, object]:
         ],
         "files": list(explanation.files),
     }
+
+
+def _paging(info: ClassInfo) -> str:
+    what = f"{_bytes(info.pageable_bytes)} bytes a parameter, on a GPU and from {info.paged_from} elements on"
+    return f"paging: {what}" if info.is_paged else f"paging: none; is_paged=True pages {what}"
 
 
 def _print_explanation(info: ClassInfo) -> None:
@@ -378,6 +386,7 @@ def _print_explanation(info: ClassInfo) -> None:
     ]
     print_table(("pass", "reads", "writes", "reduces", "B/param"), rows, right=("B/param",))
     print(f"\nmemory: states {_bytes(info.state_bytes)} bytes a parameter; a step moves {_bytes(info.traffic)}")
+    print(_paging(info))
     print("\nfiles")
     for path in explanation.files:
         print(f"  {path}")

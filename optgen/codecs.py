@@ -22,6 +22,7 @@ from typing import Final
 from optgen.dtypes import DTYPES, Dtype
 
 BLOCK: Final = 256  # elements that share one scale in the block-wise 8-bit codec
+PAGED_NUMEL: Final = 100_000  # elements from which on the states of a parameter are paged, where that is asked for
 WHOLE_TENSOR: Final = -1  # as Codec.block: one scale for the tensor
 ZERO_CODE: Final[Mapping[bool, int]] = MappingProxyType({True: 127, False: 0})  # signed? -> code whose value is 0
 SMALLEST_ABSMAX: Final = 2.0**-126  # float32's smallest normal number: below it a block's scale is stored as 0

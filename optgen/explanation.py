@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optgen.backends.python import ClassSpec
-from optgen.codecs import CODECS, plain_codec
+from optgen.codecs import CODECS, PAGED_NUMEL, plain_codec
 from optgen.ir.dump import text
 from optgen.ir.family import Family
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Kind
 from optgen.ir.scope import COMPARISON
 from optgen.schedule.plan import Plan
-from optgen.schedule.traffic import Setting, pass_bytes, state_bytes, traffic
+from optgen.schedule.traffic import Setting, pageable_bytes, pass_bytes, state_bytes, traffic
 
 LARGE_MATRIX = {"ndim": 2, "numel": 2**24, "index": 0}
 
@@ -96,6 +96,22 @@ class ClassInfo:
     def state_bytes(self) -> float:
         """Bytes of states per parameter."""
         return state_bytes(self.plans["step"], self.setting)
+
+    @property
+    def pageable_bytes(self) -> float:
+        """Bytes of them that a GPU can page: elements, without their scales. From `paged_from` elements on."""
+        return pageable_bytes(self.plans["step"], self.setting)
+
+    @property
+    def is_paged(self) -> bool:
+        """Whether they are paged by default."""
+        paged = self.spec.variant.paged
+        return bool(self._default("is_paged") if paged is None else paged)
+
+    @property
+    def paged_from(self) -> int:
+        """Elements that a parameter has at least whose states are paged."""
+        return PAGED_NUMEL
 
     @property
     def passes(self) -> int:

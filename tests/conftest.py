@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from machine import require_compiler, why_no_gpu
+from machine import why_no_gpu
+from targets import ready
 
 
 def pytest_configure() -> None:
@@ -53,9 +55,22 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _the_standin_serves_one_test() -> Iterator[None]:
+    """Outside of tests that ask for it, target="cuda" is refused for CPU tensors, and its nvcc is not found."""
+    nvcc = os.environ.get("OPTGEN_NVCC")
+    yield
+    cuda_device = sys.modules.get("optgen.runtime.cuda_device")
+    if cuda_device is not None:
+        cuda_device.register(torch.device("cpu"), None)
+    if nvcc is None:
+        os.environ.pop("OPTGEN_NVCC", None)
+    else:
+        os.environ["OPTGEN_NVCC"] = nvcc
+
+
 @pytest.fixture(params=["torch", "cpu"])
-def target(request: pytest.FixtureRequest) -> str:
+def target(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each target of this machine; cpu only where a compiler is found."""
-    if request.param == "cpu":
-        require_compiler()
-    return str(request.param)
+    with ready(request.param) as name:
+        yield name

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from optgen.runtime import cuda_device
 from optgen.runtime.cuda_device import CudaDevice
-from torch import Tensor
 
 
 class StandinDevice(CudaDevice):
@@ -24,9 +26,15 @@ class StandinDevice(CudaDevice):
     capturing = False
 
     @contextmanager
-    def stream(self) -> Iterator[Any]:
+    def stream(self, *, apart: bool = False) -> Iterator[Any]:
         with self.entered():
-            yield self.current
+            yield self.own if apart and self.current is None else self.current
+
+    @functools.cached_property
+    def own(self) -> Any:
+        """A stream of PyCUDA's, as there is one beside torch's default stream."""
+        with self.entered():
+            return self.driver.Stream(1)
 
     def keep_for_stream(self, tensors: Iterable[Tensor]) -> None:
         pass
@@ -38,7 +46,15 @@ class StandinDevice(CudaDevice):
         return self.capturing
 
     def pinned(self, count: int) -> Tensor:
-        return torch.empty(count, dtype=torch.int64)
+        return torch.empty(count, dtype=torch.int64, device="cpu")
+
+    def tensor_over(self, array: Any) -> Tensor:
+        return torch.from_numpy(array)
+
+
+@functools.cache
+def _standin_device() -> StandinDevice:
+    return StandinDevice(0)
 
 
 def install_standin() -> StandinDevice:
@@ -48,7 +64,7 @@ def install_standin() -> StandinDevice:
     standin.load()
     device = torch.device("cpu")
     if not cuda_device.serves(device):
-        cuda_device.register(device, StandinDevice(0))
+        cuda_device.register(device, _standin_device())
     found = cuda_device.cuda_device(device)
     assert isinstance(found, StandinDevice)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 import bench
 import bench_cases
+import bench_cuda
 import bench_measure
 
 
@@ -21,11 +23,29 @@ def test_gpt2_has_its_148_tensors() -> None:
     assert (len(case.shapes), case.numel) == (148, 124_439_808)
 
 
+TRAFFIC = {
+    ("AdamW8bit", "float32"): 16.0625,
+    ("AdamW32bit", "float32"): 28.0,
+    ("AdamW8bit", "bfloat16"): 10.0625,
+    ("AdamW32bit", "bfloat16"): 22.0,
+}
+
+
 def test_bytes_moved_counts_small_tensors_as_32_bit() -> None:
     case = bench_cases.Case("mixed", ((64, 64), (100,)), 1)
-    ours = bench_cases.our_contender("AdamW8bit", torch.optim.AdamW, {"AdamW8bit": 16.0625, "AdamW32bit": 28.0})
+    ours = bench_cases.our_contender("AdamW8bit", torch.optim.AdamW, TRAFFIC)
     assert ours.bytes_moved(case) == 4096 * 16.0625 + 100 * 28
     assert bench_cases.our_contender("LION", torch.optim.AdamW, {}).bytes_moved(case) is None
+    assert ours.bytes_moved(replace(case, dtype="bfloat16")) == 4096 * 10.0625 + 100 * 22
+
+
+def test_bytes_of_plans_and_of_peers_agree() -> None:
+    found = bench_cases.plan_traffic()
+    for dtype in ("float32", "bfloat16"):
+        assert found["AdamW32bit", dtype] == bench_cases.traffic_32bit(10**6, dtype)
+        assert found["AdamW8bit", dtype] == pytest.approx(bench_cases.traffic_8bit(10**6, dtype), rel=0.004)
+    assert bench_cases.traffic_own(1, "bfloat16") == 14
+    assert bench_cases.traffic_8bit(100, "bfloat16") == 22
 
 
 def test_targets() -> None:
@@ -51,8 +71,8 @@ def test_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
             super().step()
 
     contenders = [
-        bench_cases.Contender("good", lambda params: Watched(params), lambda _: 28.0),
-        bench_cases.Contender("bad", broken, lambda _: 28.0),
+        bench_cases.Contender("good", lambda params: Watched(params), lambda *_: 28.0),
+        bench_cases.Contender("bad", broken, lambda *_: 28.0),
     ]
     monkeypatch.setattr(bench_measure, "last_level_cache", lambda: 0)
     monkeypatch.setattr(bench_measure, "triad_kernel", lambda: None)
@@ -75,3 +95,92 @@ def test_peers_that_are_not_installed_are_absent(monkeypatch: pytest.MonkeyPatch
     found, absent = bench_cases.contenders(["AdamW8bit"], ["torch", "bitsandbytes"])
     assert [one.name for one in found] == list(bench_cases.PEERS["torch"])
     assert set(absent) == {"AdamW8bit", *bench_cases.PEERS["bitsandbytes"]}
+
+
+def test_shares_of_copy_bandwidth_and_time_of_the_host() -> None:
+    case = bench_cases.Case("a", ((1000,),), 1)
+    ours = bench_measure.Measured(bench_cases.Contender("ours", torch.optim.AdamW, lambda *_: 28.0), [2.0, 1.0, 4.0])
+    result = bench_measure.CaseResult(case, [ours], [0.5, 1.0, 3.0], 42_000)
+    assert result.bandwidth == 42_000
+    targets = (
+        bench.Target("a", "ours", bench.COPY, at_least=0.3),
+        bench.Target("a", "ours", bench.COPY, at_least=0.5),
+        bench.Target("a", "ours", bench.HOST, at_most=150.0),
+        bench.Target("a", "other", bench.HOST, at_most=150.0),
+        bench.Target("b", "ours", bench.HOST, at_most=150.0),
+    )
+    hosts = [bench_cuda.HostResult("a", "ours", 151e-6), bench_cuda.HostResult("a", "other", failure="not here")]
+    records = bench.target_records([result], targets, hosts)
+    share = 28_000 / 42_000 / 2.0
+    assert [(r["measured"], r["met"]) for r in records] == [
+        (pytest.approx(share), True),
+        (pytest.approx(share), False),
+        (pytest.approx(151), False),
+        (None, None),
+    ]
+    assert [row[3:6] for row in bench.target_rows(records)] == [
+        (">= 0.3 of it", "0.33x", "yes"),
+        (">= 0.5 of it", "0.33x", "no"),
+        ("<= 150 µs", "151 µs", "no"),
+        ("<= 150 µs", "absent", "-"),
+    ]
+    assert bench_cuda.host_rows(hosts) == [("a", "ours", "", "151", "-", "-"), ("a", "other", "not here", *"---")]
+
+
+def test_targets_name_cases_and_contenders_that_there_are() -> None:
+    peers = {name for names in bench_cases.PEERS.values() for name in names}
+    for device, targets in (("cpu", bench.TARGETS), ("cuda", bench.CUDA_TARGETS)):
+        cases = {case.name for case in bench.ALL_CASES[device]}
+        for target in targets:
+            assert target.case in cases
+            assert target.ours in bench_cases.DEFAULT_CLASSES
+            assert target.other in peers | {bench.COPY, bench.HOST}
+
+
+def test_the_host_is_timed_with_new_gradients_in_every_step() -> None:
+    seen: list[int] = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure: object = None) -> None:  # type: ignore[override]
+            seen.append(id(self.param_groups[0]["params"][0].grad))
+            super().step()
+
+    case = bench_cases.Case("small", ((8, 8), (3,)), 2, "bfloat16")
+    contender = bench_cases.Contender("watched", lambda params: Watched(params, lr=0.1), lambda *_: None)
+    seconds = bench_cuda.host_seconds(case, contender, 20, torch.device("cpu"))
+    assert 0 < seconds < 1
+    assert len(seen) == 20
+    assert all(first != second for first, second in pairwise(seen))
+
+
+def test_without_a_gpu_the_cuda_bench_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--device", "cuda"])
+    assert ended.value.code == 2
+    assert "--device cuda needs an NVIDIA GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--case", "1e8"], "on cpu 1e8 is none of 4096x4096, gpt2, 1000x1024"),
+        (["--device", "cuda", "--case", "4096x4096"], "on cuda 4096x4096 is none of 1e8, gpt2"),
+        (["--device", "cuda", "--imports"], "--imports is measured on the cpu"),
+        (["--peers", "keras"], "keras is none of torch, compile, bitsandbytes, torchao, none"),
+    ],
+)
+def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench.arguments(words)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_each_device_has_its_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_cuda, "why_no_gpu", lambda: "")
+    assert "compile" not in bench.arguments([]).peers
+    assert bench.arguments(["--device", "cuda"]).peers == list(bench_cases.PEERS)
+    assert bench.arguments(["--device", "cuda", "--quick"]).peers == ["torch", "bitsandbytes"]

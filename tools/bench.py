@@ -4,10 +4,12 @@
     python tools/bench.py --quick              a rough look
     python tools/bench.py --case gpt2 --peers torch --classes AdamW32bit,AdamW8bit
     python tools/bench.py --imports            import, build and first-step times
+    python tools/bench.py --device cuda        on an NVIDIA GPU, with the host's part of a step and CUDA graphs
 
 Every figure is a median of single steps that were taken in turns. Before each step the caches are emptied by the
 in-place update a += s * b, whose own median is the memory bandwidth that the column "roofline" refers to: the bytes
-that the step's plan must move, divided by the time and by that bandwidth.
+that the step's plan must move, divided by the time and by that bandwidth. On a GPU the time is that between two events,
+and what empties the L2 cache and measures the bandwidth is a copy of a large buffer.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import bench_cuda
 import torch
 from bench_cases import (
     BNB8,
+    BNB32,
     CASES,
     DEFAULT_CLASSES,
     FUSED,
@@ -34,7 +38,17 @@ from bench_cases import (
     contenders,
     find_packages,
 )
-from bench_measure import DEFAULT, QUICK, STATES_AGE, Bandwidth, CaseResult, Measured, measure_case
+from bench_measure import (
+    DEFAULT,
+    QUICK,
+    STATES_AGE,
+    Bandwidth,
+    CaseResult,
+    Measured,
+    Meter,
+    measure_case,
+    wall_seconds,
+)
 from bench_startup import Startup, startup_figures
 from rich import box
 from rich.console import Console
@@ -43,7 +57,10 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio that optgen wants to reach: `at_least` of the speed, or `at_most` of the time, of another."""
+    """What optgen wants to reach: `at_least` of the speed, or `at_most` of the time, of another.
+
+    The other may be COPY, the bandwidth of a copy, or HOST, the microseconds that `step()` takes on the host.
+    """
 
     case: str
     ours: str
@@ -53,6 +70,10 @@ class Target:
 
     @property
     def wanted(self) -> str:
+        if self.other == HOST:
+            return f"<= {self.at_most:g} µs"
+        if self.other == COPY:
+            return f">= {self.at_least:g} of it"
         if self.at_least is not None:
             return f"speed >= {self.at_least:g}x"
         return f"time <= {self.at_most:g}x"
@@ -65,8 +86,10 @@ class Target:
         return ours / other, ours / other <= self.at_most
 
 
-# torchao compiles itself for a minute.
+COPY, HOST = "copy bandwidth", "time of the host"
+# torchao and torch.compile compile for a minute.
 QUICK_PEERS = "torch,bitsandbytes"
+DEFAULT_PEERS = {"cpu": "torch,bitsandbytes,torchao", "cuda": ",".join(PEERS)}
 
 TARGETS = (
     Target("4096x4096", "AdamW32bit", FUSED, at_least=1.2),
@@ -77,6 +100,19 @@ TARGETS = (
     Target("gpt2", "AdamW8bit", BNB8, at_least=12),
     Target("1000x1024", "AdamW32bit", FUSED, at_least=1.0),
     Target("1000x1024", "AdamW8bit", FUSED, at_least=1.0),
+)
+CUDA_TARGETS = (
+    Target("1e8", "AdamW32bit", COPY, at_least=0.9),
+    Target("1e8", "AdamW8bit", COPY, at_least=0.85),
+    Target("1e8", "AdamW32bit", FUSED, at_least=1.0),
+    Target("1e8", "AdamW32bit", BNB32, at_least=1.2),
+    Target("1e8", "AdamW8bit", BNB8, at_least=1.2),
+    Target("gpt2", "AdamW32bit", FUSED, at_least=1.0),
+    Target("gpt2", "AdamW8bit", BNB8, at_least=3.0),
+    Target("1000x1024", "AdamW32bit", FUSED, at_least=1.0),
+    Target("1000x1024", "AdamW8bit", BNB8, at_least=10.0),
+    Target("gpt2", "AdamW32bit", HOST, at_most=150.0),
+    Target("gpt2", "AdamW8bit", HOST, at_most=150.0),
 )
 
 
@@ -121,7 +157,11 @@ def case_rows(result: CaseResult) -> list[tuple[str, ...]]:
 CASE_COLUMNS = ("optimizer", "engine, notes", "median ms", "best ms", "steps", "GB/s", "roofline", "speed vs fused")
 
 
-def target_records(results: Sequence[CaseResult]) -> list[dict[str, Any]]:
+def target_records(
+    results: Sequence[CaseResult],
+    targets: Sequence[Target] = TARGETS,
+    hosts: Sequence[bench_cuda.HostResult] = (),
+) -> list[dict[str, Any]]:
     """Return every target of the cases that were run, with what was measured where both sides were."""
     found: list[dict[str, Any]] = []
     times = {
@@ -130,13 +170,27 @@ def target_records(results: Sequence[CaseResult]) -> list[dict[str, Any]]:
         for one in result.measured
         if one.samples
     }
+    for result in results:
+        for one in result.measured:
+            moved = one.contender.bytes_moved(result.case)
+            if moved is not None:
+                ideal = moved / result.bandwidth
+                times[result.case.name, f"{COPY} of {one.contender.name}"] = (ideal, ideal)
+    on_host = {(one.case, one.name): 1e6 * one.host for one in hosts if one.host is not None}
     cases = {result.case.name for result in results}
-    for target in TARGETS:
+    for target in targets:
         if target.case not in cases:
             continue
         record: dict[str, Any] = {"case": target.case, "ours": target.ours, "other": target.other}
         record |= {"target": target.wanted, "measured": None, "met": None, "best": None}
-        ours, other = times.get((target.case, target.ours)), times.get((target.case, target.other))
+        if target.other == HOST:
+            value = on_host.get((target.case, target.ours))
+            assert target.at_most is not None
+            record["measured"], record["met"] = value, None if value is None else value <= target.at_most
+            found.append(record)
+            continue
+        name = f"{COPY} of {target.ours}" if target.other == COPY else target.other
+        ours, other = times.get((target.case, target.ours)), times.get((target.case, name))
         if ours is not None and other is not None:
             record["measured"], record["met"] = target.measured(ours[0], other[0])
             # Of the best steps: on a busy machine it tells more than the medians do.
@@ -148,7 +202,8 @@ def target_records(results: Sequence[CaseResult]) -> list[dict[str, Any]]:
 def target_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for record in records:
-        value = "absent" if record["measured"] is None else f"{record['measured']:.2f}x"
+        unit = "{:.0f} µs" if record["other"] == HOST else "{:.2f}x"
+        value = "absent" if record["measured"] is None else unit.format(record["measured"])
         met = "-" if record["met"] is None else ("yes" if record["met"] else "no")
         best = "-" if record["best"] is None else f"{record['best']:.2f}x"
         rows.append((record["case"], record["ours"], record["other"], record["target"], value, met, best))
@@ -199,6 +254,9 @@ def machine() -> dict[str, Any]:
     return {"processor": model, "threads": torch.get_num_threads(), "torch": torch.__version__, "settings": SETTINGS}
 
 
+ALL_CASES = {"cpu": CASES, "cuda": bench_cuda.CASES}
+
+
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; a wrong one ends the program with status 2 and says what may be given."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -209,21 +267,34 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--peers",
-        help=f'others, with commas between, or "none" (default: {",".join(PEERS)}; with --quick {QUICK_PEERS})',
+        help=f'others, with commas between, or "none" (default: {DEFAULT_PEERS["cpu"]}, on a GPU '
+        f"{DEFAULT_PEERS['cuda']}; with --quick {QUICK_PEERS})",
     )
-    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="only these cases")
+    parser.add_argument("--device", choices=list(ALL_CASES), default="cpu", help="where to measure (default: cpu)")
+    names = dict.fromkeys(case.name for cases in ALL_CASES.values() for case in cases)
+    parser.add_argument("--case", action="append", choices=list(names), help="only these cases")
     parser.add_argument("--quick", action="store_true", help="fewer steps: a rough look")
     parser.add_argument("--imports", action="store_true", help="measure import, build and first-step times instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     given = parser.parse_args(words)
     if given.peers is None:
-        given.peers = QUICK_PEERS if given.quick else ",".join(PEERS)
+        given.peers = QUICK_PEERS if given.quick else DEFAULT_PEERS[given.device]
     for name in ("classes", "peers"):
         items = [item.strip() for item in getattr(given, name).split(",") if item.strip()]
         setattr(given, name, [] if items == ["none"] else items)
     wrong = [peer for peer in given.peers if peer not in PEERS]
     if wrong:
         parser.error(f"--peers: {wrong[0]} is none of {', '.join(PEERS)}, none")
+    here = [case.name for case in ALL_CASES[given.device]]
+    elsewhere = [name for name in given.case or () if name not in here]
+    if elsewhere:
+        parser.error(f"--case: on {given.device} {elsewhere[0]} is none of {', '.join(here)}")
+    if given.device == "cuda":
+        if given.imports:
+            parser.error("--imports is measured on the cpu; leave --device out")
+        reason = bench_cuda.why_no_gpu()
+        if reason:
+            parser.error(reason)
     return given
 
 
@@ -233,8 +304,9 @@ def main(words: Sequence[str] | None = None) -> int:
     find_packages()
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     progress = Console(stderr=True, highlight=False)
-    about = machine()
-    console.print(f"{about['processor']}, {about['threads']} threads, torch {about['torch']}")
+    about = bench_cuda.machine() if given.device == "cuda" else machine()
+    threads = f", {about['threads']} threads" if "threads" in about else ""
+    console.print(f"{about['processor']}{threads}, torch {about['torch']}")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 0.5:
         console.print(f"note: other programs are running (load {load:.1f}); every figure will be worse and less sure")
@@ -256,27 +328,35 @@ def run_cases(given: argparse.Namespace, console: Console, progress: Console) ->
     found, absent = contenders(given.classes, given.peers)
     for name, reason in absent.items():
         console.print(f"absent: {name} ({reason})", markup=False)
-    bandwidth = Bandwidth()
+    cuda = given.device == "cuda"
+    bandwidth: Meter = bench_cuda.CopyBandwidth() if cuda else Bandwidth()
+    device, clock = torch.device(given.device), bench_cuda.event_seconds if cuda else wall_seconds
     results: list[CaseResult] = []
     budget = QUICK if given.quick else DEFAULT
-    cases = [case for case in CASES if not given.case or case.name in given.case]
+    hosts: list[bench_cuda.HostResult] = []
+    cases = [case for case in ALL_CASES[given.device] if not given.case or case.name in given.case]
     begun = time.perf_counter()
     for number, case in enumerate(cases):
         start = time.perf_counter()
         own = budget.for_case(start - begun, len(cases) - number)
         with progress.status(case.name) as status:
-            result = measure_case(case, found, bandwidth, own, status.update)
+            result = measure_case(case, found, bandwidth, own, status.update, device, clock)
+            if cuda and len(case.shapes) > 1:
+                hosts += [bench_cuda.measure_host(case, one) for one in found]
         count = "1 tensor" if len(case.shapes) == 1 else f"{len(case.shapes)} tensors"
         title = (
-            f"{case.name}: {count}, {case.numel / 1e6:.1f} M parameters; update bandwidth "
+            f"{case.name}: {count}, {case.numel / 1e6:.1f} M {case.dtype} parameters; bandwidth "
             f"{result.bandwidth / 1e9:.1f} GB/s ({bandwidth.how}); took {time.perf_counter() - start:.0f} s"
         )
         console.print(table(title, CASE_COLUMNS, case_rows(result), 2))
         results.append(result)
-    records = target_records(results)
+    if hosts:
+        console.print(table("The host's part", bench_cuda.HOST_COLUMNS, bench_cuda.host_rows(hosts), 3))
+    records = target_records(results, CUDA_TARGETS if cuda else TARGETS, hosts)
     columns = ("case", "ours", "against", "target", "measured", "met", "best steps")
     console.print(table("Targets", columns, target_rows(records), 4))
-    return {"cases": [case_record(result) for result in results], "targets": records, "absent": absent}
+    record = {"cases": [case_record(result) for result in results], "targets": records, "absent": absent}
+    return {**record, "host": [asdict(one) for one in hosts]}
 
 
 if __name__ == "__main__":

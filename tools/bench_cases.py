@@ -10,7 +10,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,22 @@ ROOT = Path(__file__).resolve().parent.parent
 SETTINGS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-2}
 EXTRA_SETTINGS: dict[str, dict[str, Any]] = {"LARS": {"momentum": 0.9}}
 DEFAULT_CLASSES = ("AdamW32bit", "AdamW8bit", "LAMB", "LAMB8bit", "LARS", "LARS8bit")
-FUSED, FOREACH = "torch AdamW fused", "torch AdamW foreach"
+FUSED, FOREACH, COMPILED = "torch AdamW fused", "torch AdamW foreach", "torch AdamW compiled"
 BNB8, BNB32 = "bitsandbytes AdamW8bit", "bitsandbytes AdamW32bit"
 TORCHAO8 = "torchao AdamW8bit"
-PEERS = {"torch": (FUSED, FOREACH), "bitsandbytes": (BNB8, BNB32), "torchao": (TORCHAO8,)}
+PEERS = {"torch": (FUSED, FOREACH), "compile": (COMPILED,), "bitsandbytes": (BNB8, BNB32), "torchao": (TORCHAO8,)}
 MIN_8BIT_SIZE = 4096
-# Bytes a step must move per parameter: parameter read and written, gradient read, states read and written.
-TRAFFIC_FP32, TRAFFIC_8BIT = 28.0, 12 + 4 + 16 / 256
+STATES_8BIT = 4 + 16 / 256  # bytes per parameter that two 8-bit states move, scales read and written
 
 
 @dataclass(frozen=True)
 class Case:
-    """A set of fp32 parameters; `gradient_sets` is how many sets of gradients take turns."""
+    """A set of parameters; `gradient_sets` is how many sets of gradients take turns."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
     gradient_sets: int
+    dtype: str = "float32"
 
     @property
     def numel(self) -> int:
@@ -45,19 +45,26 @@ class Case:
 
 @dataclass(frozen=True)
 class Contender:
-    """An optimizer to measure. `make` builds it; `traffic` gives bytes per parameter for a tensor of that many."""
+    """An optimizer to measure.
+
+    Attributes:
+        make: Builds it.
+        traffic: Bytes per parameter that a step must move for a tensor of that many elements of a dtype.
+        capturable: Builds one whose steps a CUDA graph can record, if there is one.
+    """
 
     name: str
     make: Callable[[list[Tensor]], torch.optim.Optimizer]
-    traffic: Callable[[int], float | None]
+    traffic: Callable[[int, str], float | None]
     ours: bool = False
+    capturable: Callable[[list[Tensor]], torch.optim.Optimizer] | None = None
 
     def bytes_moved(self, case: Case) -> float | None:
         """Return the bytes that one step of `case` must move, or None if that is not known."""
         total = 0.0
         for shape in case.shapes:
             numel = math.prod(shape)
-            each = self.traffic(numel)
+            each = self.traffic(numel, case.dtype)
             if each is None:
                 return None
             total += each * numel
@@ -81,15 +88,20 @@ CASES = (
 )
 
 
-def plan_traffic() -> dict[str, float]:
-    """Return each stock class's bytes per parameter and step, from its plan; empty if the compiler is missing."""
+def plan_traffic() -> dict[tuple[str, str], float]:
+    """Return bytes per parameter and step, from plans, by class and dtype; empty if the compiler is missing."""
     try:
         compiler = importlib.import_module("optgen.compiler")
         specs = importlib.import_module("optgen.paths").specs_dir()
         package = compiler.compile_specs([specs], "optgen_optim")
     except ImportError:
         return {}
-    return {info.name: float(info.traffic) for info in package.classes}
+    traffic = importlib.import_module("optgen.schedule.traffic").traffic
+    return {
+        (info.name, dtype): float(traffic(info.plans["step"], replace(info.setting, param=dtype, grad=dtype)))
+        for info in package.classes
+        for dtype in ("float32", "bfloat16")
+    }
 
 
 def contenders(classes: Sequence[str], peers: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
@@ -118,27 +130,48 @@ def contenders(classes: Sequence[str], peers: Sequence[str]) -> tuple[list[Conte
     return ours + found, absent
 
 
-def our_contender(name: str, made: Callable[..., torch.optim.Optimizer], traffic: dict[str, float]) -> Contender:
+def our_contender(
+    name: str, made: Callable[..., torch.optim.Optimizer], traffic: dict[tuple[str, str], float]
+) -> Contender:
     """Describe a generated class; below `min_8bit_size` elements an 8-bit class moves what its 32-bit sibling does."""
     family = name.removesuffix("32bit").removesuffix("8bit")
     settings = {**SETTINGS, **EXTRA_SETTINGS.get(family, {})}
-    own = traffic.get(name)
-    small = traffic.get(f"{family}32bit", traffic.get(family)) if name.endswith("8bit") else own
+
+    def moved(numel: int, dtype: str) -> float | None:
+        if name.endswith("8bit") and numel < MIN_8BIT_SIZE:
+            return traffic.get((f"{family}32bit", dtype), traffic.get((family, dtype)))
+        return traffic.get((name, dtype))
+
     return Contender(
         name,
         lambda params: made(params, **settings),
-        lambda numel: own if numel >= MIN_8BIT_SIZE else small,
+        moved,
         ours=True,
+        capturable=lambda params: made(params, **settings, capturable=True),
     )
 
 
 def torch_peers() -> list[Contender]:
     """Return torch's own AdamW, as one native call and as lists of operations."""
 
+    def fused(params: list[Tensor], **more: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(params, **SETTINGS, fused=True, **more)
+
     return [
-        Contender(FUSED, lambda params: torch.optim.AdamW(params, **SETTINGS, fused=True), lambda _: TRAFFIC_FP32),
-        Contender(FOREACH, lambda params: torch.optim.AdamW(params, **SETTINGS, foreach=True), lambda _: TRAFFIC_FP32),
+        Contender(FUSED, fused, traffic_own, capturable=lambda params: fused(params, capturable=True)),
+        Contender(FOREACH, lambda params: torch.optim.AdamW(params, **SETTINGS, foreach=True), traffic_own),
     ]
+
+
+def compiled_peers() -> list[Contender]:
+    """Return torch's AdamW as torch.compile makes it; it compiles at its first step."""
+
+    def compiled(params: list[Tensor]) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW(params, **SETTINGS, foreach=True, capturable=params[0].is_cuda)
+        optimizer.step = torch.compile(optimizer.step, fullgraph=False)  # type: ignore[method-assign]
+        return optimizer
+
+    return [Contender(COMPILED, compiled, traffic_own)]
 
 
 def bitsandbytes_peers() -> list[Contender]:
@@ -147,7 +180,7 @@ def bitsandbytes_peers() -> list[Contender]:
         optim: Any = importlib.import_module("bitsandbytes.optim")
     return [
         Contender(BNB8, lambda params: optim.AdamW8bit(params, **SETTINGS), traffic_8bit),
-        Contender(BNB32, lambda params: optim.AdamW32bit(params, **SETTINGS), lambda _: TRAFFIC_FP32),
+        Contender(BNB32, lambda params: optim.AdamW32bit(params, **SETTINGS), traffic_32bit),
     ]
 
 
@@ -160,14 +193,30 @@ def torchao_peers() -> list[Contender]:
 
 PEER_MAKERS: dict[str, Callable[[], list[Contender]]] = {
     "torch": torch_peers,
+    "compile": compiled_peers,
     "bitsandbytes": bitsandbytes_peers,
     "torchao": torchao_peers,
 }
 
 
-def traffic_8bit(numel: int) -> float:
+def weight_traffic(dtype: str) -> float:
+    """Return the bytes of a parameter read and written and of its gradient read."""
+    return 3.0 * getattr(torch, dtype).itemsize
+
+
+def traffic_own(_: int, dtype: str) -> float:
+    """Return the bytes per parameter of AdamW with two states of the parameter's dtype."""
+    return weight_traffic(dtype) / 3 * 7
+
+
+def traffic_32bit(_: int, dtype: str) -> float:
+    """Return the bytes per parameter of AdamW with two 32-bit states."""
+    return weight_traffic(dtype) + 16
+
+
+def traffic_8bit(numel: int, dtype: str) -> float:
     """Return the bytes per parameter of AdamW with two 8-bit states in blocks of 256."""
-    return TRAFFIC_8BIT if numel >= MIN_8BIT_SIZE else TRAFFIC_FP32
+    return weight_traffic(dtype) + STATES_8BIT if numel >= MIN_8BIT_SIZE else traffic_32bit(numel, dtype)
 
 
 @contextlib.contextmanager

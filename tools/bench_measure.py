@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
+from typing import Protocol
 
 import torch
 from bench_cases import Case, Contender, quiet
@@ -68,17 +69,30 @@ class Measured:
 
 @dataclass
 class CaseResult:
-    """All that was measured of one case, and the seconds of each in-place update of `bandwidth_numel` elements."""
+    """All that was measured of one case, and the seconds of each pass over `bandwidth_bytes` that stood between."""
 
     case: Case
     measured: list[Measured]
     bandwidth_samples: list[float]
-    bandwidth_numel: int
+    bandwidth_bytes: int
 
     @property
     def bandwidth(self) -> float:
-        """Bytes per second of a += s * b on all threads."""
-        return BANDWIDTH_BYTES * self.bandwidth_numel / median(self.bandwidth_samples)
+        """Bytes per second."""
+        return self.bandwidth_bytes / median(self.bandwidth_samples)
+
+
+class Meter(Protocol):
+    """What runs between steps: it empties the caches, and its own time tells the memory's bandwidth."""
+
+    bytes: int
+
+    @property
+    def how(self) -> str:
+        """What runs."""
+
+    def seconds(self) -> float:
+        """Run it once; return how long it took."""
 
 
 class Bandwidth:
@@ -86,6 +100,7 @@ class Bandwidth:
 
     def __init__(self) -> None:
         self.numel = max(16 * 2**20, last_level_cache() // 2)
+        self.bytes = BANDWIDTH_BYTES * self.numel
         self.a, self.b = torch.rand(self.numel), torch.rand(self.numel)
         self.kernel = triad_kernel()
 
@@ -138,12 +153,16 @@ def last_level_cache() -> int:
 class Tensors:
     """The parameters of a case and the gradients that take turns. Contenders share both, so that all fit in memory."""
 
-    def __init__(self, case: Case) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.values = [torch.randn(shape, generator=generator) * 0.1 for shape in case.shapes]
-        self.gradients = [
-            [torch.randn(shape, generator=generator) * 0.01 for shape in case.shapes] for _ in range(case.gradient_sets)
-        ]
+    def __init__(self, case: Case, device: torch.device | None = None) -> None:
+        device = device or torch.device("cpu")
+        generator = torch.Generator(device).manual_seed(0)
+
+        def drawn(scale: float) -> list[Tensor]:
+            made = (torch.randn(shape, generator=generator, device=device) for shape in case.shapes)
+            return [(value * scale).to(getattr(torch, case.dtype)) for value in made]
+
+        self.values = drawn(0.1)
+        self.gradients = [drawn(0.01) for _ in range(case.gradient_sets)]
         self.turn = 0
 
     def params(self) -> list[Tensor]:
@@ -157,10 +176,21 @@ class Tensors:
             param.grad = gradient.view_as(gradient)
 
 
+Clock = Callable[[Callable[[], object]], float]
+
+
+def wall_seconds(run: Callable[[], object]) -> float:
+    """The seconds that a call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 class Runner:
     """One contender at work on one case."""
 
-    def __init__(self, contender: Contender, tensors: Tensors) -> None:
+    def __init__(self, contender: Contender, tensors: Tensors, clock: Clock) -> None:
+        self.clock = clock
         self.result = Measured(contender)
         self.tensors = tensors
         self.params = tensors.params()
@@ -188,10 +218,7 @@ class Runner:
         """Take one timed step."""
         assert self.optimizer is not None
         self.tensors.give_gradients(self.params)
-        step = self.optimizer.step
-        start = time.perf_counter()
-        step()
-        seconds = time.perf_counter() - start
+        seconds = self.clock(self.optimizer.step)
         self.result.samples.append(seconds)
         self.used += seconds
 
@@ -211,11 +238,17 @@ class Runner:
 
 
 def measure_case(
-    case: Case, contenders: Sequence[Contender], bandwidth: Bandwidth, budget: Budget, say: Callable[[str], None]
+    case: Case,
+    contenders: Sequence[Contender],
+    bandwidth: Meter,
+    budget: Budget,
+    say: Callable[[str], None],
+    device: torch.device | None = None,
+    clock: Clock = wall_seconds,
 ) -> CaseResult:
     """Measure all contenders on one case, in rounds, so that noise of the machine meets all alike."""
-    tensors = Tensors(case)
-    runners = [Runner(contender, tensors) for contender in contenders]
+    tensors = Tensors(case, device)
+    runners = [Runner(contender, tensors, clock) for contender in contenders]
     for runner in runners:
         say(f"{case.name}: first steps of {runner.result.contender.name}")
         runner.grow_old(budget)
@@ -243,4 +276,4 @@ def measure_case(
                 runner.time_a_step()
     finally:
         gc.enable()
-    return CaseResult(case, [runner.finish() for runner in runners], samples or [bandwidth.seconds()], bandwidth.numel)
+    return CaseResult(case, [runner.finish() for runner in runners], samples or [bandwidth.seconds()], bandwidth.bytes)

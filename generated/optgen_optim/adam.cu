@@ -80,12 +80,12 @@ using step_reduce_0_shared = Shared<KernelBooks, 1>;
 __device__ __forceinline__ void step_reduce_0_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_0_scalars& s, [[maybe_unused]] step_reduce_0_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
-  Tile<GradCodec, RUN> grad_tile;
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   double squares_grad_6 = 0.0;
-  for (int64_t at = first_tile(c); at < c.end; at += STRIDE) {
-    const Place<RUN> place = place_at<RUN>(at, c);
-    auto* const grad_at = grad_tile.open(t.grad, nullptr, place, shared.books);
+  for_each_tile<RUN>(c, are_aligned(t.grad), [&](const auto& place) {
+    auto* const grad_at = grad_tile.open(place, shared.books);
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float grad = load(grad_at[i]);
@@ -100,7 +100,8 @@ __device__ __forceinline__ void step_reduce_0_chunk(
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
       if (place.inside(i)) squares_grad_6 += double(grad_6) * double(grad_6);
     }
-  }
+    grad_tile.advance(STRIDE);
+  });
   shared.partial.add(0, squares_grad_6);
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -165,6 +166,7 @@ using step_reduce_1_shared = Shared<KernelBooks, 5>;
 __device__ __forceinline__ void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_1_scalars& s, [[maybe_unused]] step_reduce_1_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
   const float beta1 = s.beta1;
   const float beta2 = s.beta2;
   const float eps = s.eps;
@@ -175,30 +177,28 @@ __device__ __forceinline__ void step_reduce_1_chunk(
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
-  Tile<ParamCodec, RUN> param_tile;
-  Tile<GradCodec, RUN> grad_tile;
-  Tile<ExpAvgCodec, RUN> exp_avg_tile;
-  Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile;
-  Tile<MaxExpAvgSqCodec, RUN> max_exp_avg_sq_tile;
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), first);
+  Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), first);
+  Tile<MaxExpAvgSqCodec,
+      RUN> max_exp_avg_sq_tile(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), first);
   double squares_grad_6 = 0.0;
   double squares_param = 0.0;
   double squares_update_1 = 0.0;
   uint32_t exp_avg_largest = 0;
   uint32_t exp_avg_sq_largest = 0;
-  for (int64_t at = first_tile(c); at < c.end; at += STRIDE) {
-    const Place<RUN> place = place_at<RUN>(at, c);
+  for_each_tile<RUN>(c, are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ)), [&](const auto& place) {
     auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb
         || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise)
-        ? param_tile.open(t.pointer(PARAM), nullptr, place, shared.books) : nullptr;
-    auto* const grad_at = grad_tile.open(t.grad, nullptr, place, shared.books);
+        ? param_tile.open(place, shared.books) : nullptr;
+    auto* const grad_at = grad_tile.open(place, shared.books);
     auto* const exp_avg_at = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
-        ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), place, shared.books) : nullptr;
+        ? exp_avg_tile.open(place, shared.books) : nullptr;
     auto* const exp_avg_sq_at = exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
-        ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), place, shared.books)
-        : nullptr;
+        ? exp_avg_sq_tile.open(place, shared.books) : nullptr;
     auto* const max_exp_avg_sq_at = amsgrad && (max_unorm_above_0 || trust_ratio_is_lamb)
-        ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), place,
-        shared.books) : nullptr;
+        ? max_exp_avg_sq_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float param = max_unorm_above_0 || trust_ratio_is_lamb || (!decoupled_weight_decay && exp_avg_sq_tensorwise)
@@ -260,7 +260,12 @@ __device__ __forceinline__ void step_reduce_1_chunk(
       if (exp_avg_sq_tensorwise && place.inside(i) && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest)
         exp_avg_sq_largest = magnitude_bits(exp_avg_sq_magnitude);
     }
-  }
+    param_tile.advance(STRIDE);
+    grad_tile.advance(STRIDE);
+    exp_avg_tile.advance(STRIDE);
+    exp_avg_sq_tile.advance(STRIDE);
+    max_exp_avg_sq_tile.advance(STRIDE);
+  });
   if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
     shared.partial.add(0, squares_grad_6);
   if (max_unorm_above_0 || trust_ratio_is_lamb) shared.partial.add(1, squares_param);
@@ -375,6 +380,7 @@ using step_apply_shared = Shared<KernelBooks, 0>;
 __device__ __forceinline__ void step_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_apply_scalars& s, [[maybe_unused]] step_apply_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
   const float lr = s.lr;
   const float beta1 = s.beta1;
   const float beta2 = s.beta2;
@@ -391,22 +397,18 @@ __device__ __forceinline__ void step_apply_chunk(
   const float one_minus_lr_times_weight_decay = s.one_minus_lr_times_weight_decay;
   const float exp_avg_absmax_new = s.exp_avg_absmax_new;
   const float exp_avg_sq_absmax_new = s.exp_avg_sq_absmax_new;
-  Tile<ParamCodec, RUN> param_tile;
-  Tile<GradCodec, RUN> grad_tile;
-  Tile<ExpAvgCodec, RUN> exp_avg_tile;
-  Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile;
-  Tile<MaxExpAvgSqCodec, RUN> max_exp_avg_sq_tile;
-  for (int64_t at = first_tile(c); at < c.end; at += STRIDE) {
-    const Place<RUN> place = place_at<RUN>(at, c);
-    auto* const param_at = param_tile.open(t.pointer(PARAM), nullptr, place, shared.books);
-    auto* const grad_at = grad_tile.open(t.grad, nullptr, place, shared.books);
-    auto* const exp_avg_at =
-        exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), place, shared.books);
-    auto* const exp_avg_sq_at =
-        exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), place, shared.books);
-    auto* const max_exp_avg_sq_at = amsgrad
-        ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), place,
-        shared.books) : nullptr;
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), first);
+  Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), first);
+  Tile<MaxExpAvgSqCodec,
+      RUN> max_exp_avg_sq_tile(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), first);
+  for_each_tile<RUN>(c, are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ)), [&](const auto& place) {
+    auto* const param_at = param_tile.open(place, shared.books);
+    auto* const grad_at = grad_tile.open(place, shared.books);
+    auto* const exp_avg_at = exp_avg_tile.open(place, shared.books);
+    auto* const exp_avg_sq_at = exp_avg_sq_tile.open(place, shared.books);
+    auto* const max_exp_avg_sq_at = amsgrad ? max_exp_avg_sq_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float param = load(param_at[i]);
@@ -477,7 +479,12 @@ __device__ __forceinline__ void step_apply_chunk(
     exp_avg_tile.close(exp_avg_absmax_new, place, shared.books);
     exp_avg_sq_tile.close(exp_avg_sq_absmax_new, place, shared.books);
     if (amsgrad) max_exp_avg_sq_tile.close(0.0f, place, shared.books);
-  }
+    param_tile.advance(STRIDE);
+    grad_tile.advance(STRIDE);
+    exp_avg_tile.advance(STRIDE);
+    exp_avg_sq_tile.advance(STRIDE);
+    max_exp_avg_sq_tile.advance(STRIDE);
+  });
 }
 
 __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
@@ -513,12 +520,12 @@ extern "C" __global__ void __launch_bounds__(WARP) step_reduce_0_prepare(const C
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_0(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, MaxExpAvgSqCodec>) step_reduce_0(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_reduce_0_shared shared;
   shared.books.fill();
-  for (int64_t i = blockIdx.x; i < call.chunks; i += gridDim.x) {
-    const Chunk c = chunk_of(call, call.first + i);
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
     const auto& s = reinterpret_cast<const step_reduce_0_scalars*>(call.scratch)[c.tensor];
     step_reduce_0_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
   }
@@ -539,12 +546,12 @@ extern "C" __global__ void __launch_bounds__(WARP) step_reduce_1_prepare(const C
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_1(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, MaxExpAvgSqCodec>) step_reduce_1(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_reduce_1_shared shared;
   shared.books.fill();
-  for (int64_t i = blockIdx.x; i < call.chunks; i += gridDim.x) {
-    const Chunk c = chunk_of(call, call.first + i);
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
     const auto& s = reinterpret_cast<const step_reduce_1_scalars*>(call.scratch)[c.tensor];
     step_reduce_1_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
   }
@@ -565,12 +572,12 @@ extern "C" __global__ void __launch_bounds__(WARP) step_apply_prepare(const Call
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_apply(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, MaxExpAvgSqCodec>) step_apply(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_apply_shared shared;
   shared.books.fill();
-  for (int64_t i = blockIdx.x; i < call.chunks; i += gridDim.x) {
-    const Chunk c = chunk_of(call, call.first + i);
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
     const auto& s = reinterpret_cast<const step_apply_scalars*>(call.scratch)[c.tensor];
     step_apply_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
   }

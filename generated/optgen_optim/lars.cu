@@ -74,12 +74,12 @@ using step_reduce_0_shared = Shared<KernelBooks, 1>;
 __device__ __forceinline__ void step_reduce_0_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_0_scalars& s, [[maybe_unused]] step_reduce_0_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
-  Tile<GradCodec, RUN> grad_tile;
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   double squares_grad_6 = 0.0;
-  for (int64_t at = first_tile(c); at < c.end; at += STRIDE) {
-    const Place<RUN> place = place_at<RUN>(at, c);
-    auto* const grad_at = grad_tile.open(t.grad, nullptr, place, shared.books);
+  for_each_tile<RUN>(c, are_aligned(t.grad), [&](const auto& place) {
+    auto* const grad_at = grad_tile.open(place, shared.books);
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float grad = load(grad_at[i]);
@@ -94,7 +94,8 @@ __device__ __forceinline__ void step_reduce_0_chunk(
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
       if (place.inside(i)) squares_grad_6 += double(grad_6) * double(grad_6);
     }
-  }
+    grad_tile.advance(STRIDE);
+  });
   shared.partial.add(0, squares_grad_6);
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -140,18 +141,18 @@ using step_reduce_1_shared = Shared<KernelBooks, 3>;
 __device__ __forceinline__ void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_1_scalars& s, [[maybe_unused]] step_reduce_1_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float grad_7_factor = s.grad_7_factor;
-  Tile<ParamCodec, RUN> param_tile;
-  Tile<GradCodec, RUN> grad_tile;
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   double squares_grad_6 = 0.0;
   double squares_param = 0.0;
   double squares_grad_8 = 0.0;
-  for (int64_t at = first_tile(c); at < c.end; at += STRIDE) {
-    const Place<RUN> place = place_at<RUN>(at, c);
+  for_each_tile<RUN>(c, are_aligned(t.pointer(PARAM), t.grad), [&](const auto& place) {
     auto* const param_at = momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
-        ? param_tile.open(t.pointer(PARAM), nullptr, place, shared.books) : nullptr;
-    auto* const grad_at = grad_tile.open(t.grad, nullptr, place, shared.books);
+        ? param_tile.open(place, shared.books) : nullptr;
+    auto* const grad_at = grad_tile.open(place, shared.books);
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float param =
@@ -176,7 +177,9 @@ __device__ __forceinline__ void step_reduce_1_chunk(
       if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars && place.inside(i))
         squares_grad_8 += double(grad_8) * double(grad_8);
     }
-  }
+    param_tile.advance(STRIDE);
+    grad_tile.advance(STRIDE);
+  });
   if (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars) shared.partial.add(0, squares_grad_6);
   if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars) shared.partial.add(1, squares_param);
   if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars) shared.partial.add(2, squares_grad_8);
@@ -256,6 +259,7 @@ using step_reduce_2_shared = Shared<KernelBooks, 5>;
 __device__ __forceinline__ void step_reduce_2_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_2_scalars& s, [[maybe_unused]] step_reduce_2_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
   const float momentum = s.momentum;
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
@@ -263,23 +267,22 @@ __device__ __forceinline__ void step_reduce_2_chunk(
   const float grad_9_factor = s.grad_9_factor;
   const bool above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
-  Tile<ParamCodec, RUN> param_tile;
-  Tile<GradCodec, RUN> grad_tile;
-  Tile<MomentumBufferCodec, RUN> momentum_buffer_tile;
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  Tile<MomentumBufferCodec,
+      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), first);
   double squares_grad_6 = 0.0;
   double squares_param = 0.0;
   double squares_grad_8 = 0.0;
   double squares_update_5 = 0.0;
   uint32_t momentum_buffer_largest = 0;
-  for (int64_t at = first_tile(c); at < c.end; at += STRIDE) {
-    const Place<RUN> place = place_at<RUN>(at, c);
+  for_each_tile<RUN>(c, are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER)), [&](const auto& place) {
     auto* const param_at = max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0)
-        ? param_tile.open(t.pointer(PARAM), nullptr, place, shared.books) : nullptr;
-    auto* const grad_at = grad_tile.open(t.grad, nullptr, place, shared.books);
+        ? param_tile.open(place, shared.books) : nullptr;
+    auto* const grad_at = grad_tile.open(place, shared.books);
     auto* const momentum_buffer_at = momentum_not_0
         && (momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars))
-        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), place,
-        shared.books) : nullptr;
+        ? momentum_buffer_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float param = max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0)
@@ -337,7 +340,10 @@ __device__ __forceinline__ void step_reduce_2_chunk(
           && magnitude_bits(momentum_buffer_magnitude) > momentum_buffer_largest)
         momentum_buffer_largest = magnitude_bits(momentum_buffer_magnitude);
     }
-  }
+    param_tile.advance(STRIDE);
+    grad_tile.advance(STRIDE);
+    momentum_buffer_tile.advance(STRIDE);
+  });
   if (!max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
     shared.partial.add(0, squares_grad_6);
   if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && trust_ratio_is_lars)
@@ -446,6 +452,7 @@ using step_apply_shared = Shared<KernelBooks, 0>;
 __device__ __forceinline__ void step_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_apply_scalars& s, [[maybe_unused]] step_apply_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
   const float lr = s.lr;
   const float momentum = s.momentum;
   const float weight_decay = s.weight_decay;
@@ -456,16 +463,14 @@ __device__ __forceinline__ void step_apply_chunk(
   const float one_minus_dampening = s.one_minus_dampening;
   const float update_6_factor = s.update_6_factor;
   const float momentum_buffer_absmax_new = s.momentum_buffer_absmax_new;
-  Tile<ParamCodec, RUN> param_tile;
-  Tile<GradCodec, RUN> grad_tile;
-  Tile<MomentumBufferCodec, RUN> momentum_buffer_tile;
-  for (int64_t at = first_tile(c); at < c.end; at += STRIDE) {
-    const Place<RUN> place = place_at<RUN>(at, c);
-    auto* const param_at = param_tile.open(t.pointer(PARAM), nullptr, place, shared.books);
-    auto* const grad_at = grad_tile.open(t.grad, nullptr, place, shared.books);
-    auto* const momentum_buffer_at = momentum_not_0
-        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), place,
-        shared.books) : nullptr;
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  Tile<MomentumBufferCodec,
+      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), first);
+  for_each_tile<RUN>(c, are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER)), [&](const auto& place) {
+    auto* const param_at = param_tile.open(place, shared.books);
+    auto* const grad_at = grad_tile.open(place, shared.books);
+    auto* const momentum_buffer_at = momentum_not_0 ? momentum_buffer_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float param = load(param_at[i]);
@@ -516,7 +521,10 @@ __device__ __forceinline__ void step_apply_chunk(
     if (momentum_not_0) momentum_buffer_tile.measure(place);
     param_tile.close(0.0f, place, shared.books);
     if (momentum_not_0) momentum_buffer_tile.close(momentum_buffer_absmax_new, place, shared.books);
-  }
+    param_tile.advance(STRIDE);
+    grad_tile.advance(STRIDE);
+    momentum_buffer_tile.advance(STRIDE);
+  });
 }
 
 __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
@@ -550,12 +558,12 @@ extern "C" __global__ void __launch_bounds__(WARP) step_reduce_0_prepare(const C
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_0(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, MomentumBufferCodec>) step_reduce_0(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_reduce_0_shared shared;
   shared.books.fill();
-  for (int64_t i = blockIdx.x; i < call.chunks; i += gridDim.x) {
-    const Chunk c = chunk_of(call, call.first + i);
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
     const auto& s = reinterpret_cast<const step_reduce_0_scalars*>(call.scratch)[c.tensor];
     step_reduce_0_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
   }
@@ -576,12 +584,12 @@ extern "C" __global__ void __launch_bounds__(WARP) step_reduce_1_prepare(const C
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_1(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, MomentumBufferCodec>) step_reduce_1(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_reduce_1_shared shared;
   shared.books.fill();
-  for (int64_t i = blockIdx.x; i < call.chunks; i += gridDim.x) {
-    const Chunk c = chunk_of(call, call.first + i);
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
     const auto& s = reinterpret_cast<const step_reduce_1_scalars*>(call.scratch)[c.tensor];
     step_reduce_1_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
   }
@@ -602,12 +610,12 @@ extern "C" __global__ void __launch_bounds__(WARP) step_reduce_2_prepare(const C
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_2(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, MomentumBufferCodec>) step_reduce_2(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_reduce_2_shared shared;
   shared.books.fill();
-  for (int64_t i = blockIdx.x; i < call.chunks; i += gridDim.x) {
-    const Chunk c = chunk_of(call, call.first + i);
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
     const auto& s = reinterpret_cast<const step_reduce_2_scalars*>(call.scratch)[c.tensor];
     step_reduce_2_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
   }
@@ -628,12 +636,12 @@ extern "C" __global__ void __launch_bounds__(WARP) step_apply_prepare(const Call
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_apply(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, MomentumBufferCodec>) step_apply(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_apply_shared shared;
   shared.books.fill();
-  for (int64_t i = blockIdx.x; i < call.chunks; i += gridDim.x) {
-    const Chunk c = chunk_of(call, call.first + i);
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
     const auto& s = reinterpret_cast<const step_apply_scalars*>(call.scratch)[c.tensor];
     step_apply_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
   }

@@ -27,6 +27,7 @@ class KernelText:
     title: str
     bands: bool
     shared: str
+    aligned: str
     fields: tuple[str, ...]
     prepare: tuple[str, ...]
     locals: tuple[str, ...]
@@ -53,6 +54,7 @@ class CudaBackend:
         context = {
             **source_context(family, plans, text),
             "books": c_lines([_books(codecs)], 0),
+            "blocks": f"BLOCKS<{', '.join(['ParamCodec', 'GradCodec', *codecs])}>",
             "passes": passes,
         }
         return Rendering(f"{family.name}.cu", "cuda/kernel.cu.j2", context)
@@ -84,6 +86,7 @@ class _CudaPass(PassRenderer):
             title=self._title(),
             bands=bands,
             shared=self._shared(bands),
+            aligned=f"are_aligned({', '.join(self._data(item) for item in self._stored())})",
             fields=tuple(f"{self._type(name)} {c_name(name)};" for name in fields),
             prepare=tuple(c_lines(prepare, 2)),
             locals=tuple(c_lines(self._locals(fields, bands), 2)),
@@ -112,7 +115,10 @@ class _CudaPass(PassRenderer):
     def _locals(self, fields: list[str], bands: bool) -> list[str]:
         result = [f"const {self._type(name)} {c_name(name)} = s.{c_name(name)};" for name in fields]
         if not bands:
-            result += [f"Tile<{self._codec(item)}, RUN> {item.name}_tile;" for item in self._stored()]
+            result += [
+                f"Tile<{self._codec(item)}, RUN> {item.name}_tile({self._data(item)}, {self._scale(item)}, first);"
+                for item in self._stored()
+            ]
         for r in self._tensor_sums():
             start = "uint32_t {} = 0;" if r.reduce.op == "max" else "double {} = 0.0;"
             result.append(start.format(c_name(r.name)))
@@ -124,9 +130,9 @@ class _CudaPass(PassRenderer):
         reads = {a.input.name: a.live for a in self.item.reads}
         result = []
         for item in self._stored():
-            how = "open" if item.name in reads else "open_new"
+            how = "open(place, shared.books)" if item.name in reads else "open_new()"
             live = c_formula(reads.get(item.name, item.exists))
-            call = f"{item.name}_tile.{how}({self._data(item)}, {self._scale(item)}, place, shared.books)"
+            call = f"{item.name}_tile.{how}"
             result.append(f"auto* const {item.name}_at = {call if live == 'true' else f'{live} ? {call} : nullptr'};")
         return result
 
@@ -149,7 +155,7 @@ class _CudaPass(PassRenderer):
         if not arrays:
             return []
         place = {Kind.ROW: "line.row", Kind.COL: "line.col", Kind.MATRIX: "line.matrix"}
-        lines = [] if bands else ["const Line line = line_at(t, place.at + place.position(i));"]
+        lines = [] if bands else ["const Line line = line_at(t, place.first + place.position(i));"]
         for name, formula in arrays.items():
             live, value = c_formula(formula), f"{self._array_pointer(name)}[{place[self.kinds[name]]}]"
             # A tile's last elements may lie beyond the tensor.
@@ -182,7 +188,7 @@ class _CudaPass(PassRenderer):
             scale = c_name(scales[0]) if scales else "0.0f"
             statement = f"{write.input.name}_tile.close({scale}, place, shared.books);"
             result.append(self._where(write.live, statement))
-        return result
+        return result + [f"{item.name}_tile.advance(STRIDE);" for item in self._stored()]
 
     # Rows and columns of a band
 

@@ -10,20 +10,34 @@ from torch import Tensor
 
 from optgen.codecs import CODECS
 from optgen.runtime.capture import adopted_lr
+from optgen.runtime.paging import Pager, wait_for_host
 from optgen.runtime.rule import Rule, always
-from optgen.runtime.states import scale_key, stored_shape
+from optgen.runtime.states import room_for, scale_key, stored_shape
 
 
-def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter's state as saved, copied to the parameter's device without a change of dtype."""
+def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> dict[str, Any]:
+    """A parameter's state as saved, copied to the parameter's device, or to paged memory, without a change of dtype.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: naming the state that there is no room for.
+
+    Args:
+        pager: Where element states go, if they are paged.
+    """
+    elements = {state.name for state in rule.element_states}
+    wait_for_host(saved.values())
     result: dict[str, Any] = {}
     for key, value in saved.items():
         if key == "step":
-            result[key] = torch.tensor(float(value), dtype=torch.float32)
+            result[key] = torch.tensor(float(value), dtype=torch.float32, device="cpu")
         elif isinstance(value, Tensor):
             known = key in rule.states and value.is_floating_point()
             dtype = torch.float32 if known or value.dtype is torch.float64 else value.dtype
-            result[key] = value.detach().to(device=param.device, dtype=dtype, copy=True).contiguous()
+            with room_for(key, param):
+                if pager is not None and key in elements:
+                    result[key] = pager.copy(value.detach().to(dtype).contiguous())
+                else:
+                    result[key] = value.detach().to(device=param.device, dtype=dtype, copy=True).contiguous()
         else:
             result[key] = value
     return result

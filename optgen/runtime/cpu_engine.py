@@ -42,10 +42,10 @@ class CpuEngine(KernelEngine):
                 function.argtypes, function.restype = [ctypes.c_void_p], None
                 self.functions[item.function] = function
         count = len(self.members)
-        self.lines = torch.empty(max(self.chunks.lines, 1), dtype=torch.float64)
-        self.reduced = torch.zeros(max(count * self.width, 1), dtype=torch.float64)
-        self.partials = torch.empty(max(len(self.chunks) * self.width, 1), dtype=torch.float64)
-        self.scratch = torch.empty(count * self._scratch_bytes(), dtype=torch.uint8)
+        self.lines = torch.empty(max(self.chunks.lines, 1), dtype=torch.float64, device="cpu")
+        self.reduced = torch.zeros(max(count * self.width, 1), dtype=torch.float64, device="cpu")
+        self.partials = torch.empty(max(len(self.chunks) * self.width, 1), dtype=torch.float64, device="cpu")
+        self.scratch = torch.empty(count * self._scratch_bytes(), dtype=torch.uint8, device="cpu")
         self.call = Call(
             tensors=count,
             chunks=len(self.chunks),

@@ -21,7 +21,6 @@ from optgen.runtime.call import FIELDS
 OLDEST = (7, 5)  # compute capability
 WARP = 32
 THREADS = 256  # of a block, as templates/include/optgen/cuda.h has it
-BLOCKS = 3  # of a multiprocessor, likewise
 
 
 class CudaDevice:
@@ -43,6 +42,7 @@ class CudaDevice:
         self._functions: dict[tuple[bytes, str], Any] = {}
         self._lock = threading.Lock()
         self._companions: dict[int, tuple[Any, Any]] = {}
+        self._copy_streams: tuple[Any, Any] | None = None
 
     @cached_property
     def capability(self) -> tuple[int, int]:
@@ -61,10 +61,13 @@ class CudaDevice:
         """The number of multiprocessors."""
         return int(self.device.get_attribute(self.driver.device_attribute.MULTIPROCESSOR_COUNT))
 
-    @property
-    def blocks(self) -> int:
-        """Blocks of a grid that stays."""
-        return self.processors * BLOCKS
+    def blocks(self, tensors: int) -> int:
+        """Blocks of a grid that stays: as many as run at a time.
+
+        Args:
+            tensors: What a kernel reads or writes element by element; cuda.h has the same rule.
+        """
+        return self.processors * (2 if tensors > 4 else 3)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -98,13 +101,16 @@ class CudaDevice:
     # Streams, as torch has them
 
     @contextmanager
-    def stream(self) -> Iterator[Any]:
+    def stream(self, *, apart: bool = False) -> Iterator[Any]:
         """What kernels are launched on so that they run in the order of torch's current stream.
 
         That is the default stream itself; next to any other, PyCUDA's own stream, which waits for it and is waited for.
+
+        Args:
+            apart: Yield PyCUDA's own in any case: one that can wait for events.
         """
         current = torch.cuda.current_stream(self.index)
-        if current.cuda_stream == 0:
+        if current.cuda_stream == 0 and not apart:
             with self.entered():
                 yield None
             return
@@ -129,6 +135,20 @@ class CudaDevice:
                 self._companions[handle] = own, ours
             return self._companions[handle]
 
+    @property
+    def copy_streams(self) -> tuple[Any, Any]:
+        """The streams on which paged states come and go, the same for all threads; they wait for events alone."""
+        with self._lock:
+            if self._copy_streams is None:
+                with self.entered():
+                    self._copy_streams = self.driver.Stream(1), self.driver.Stream(1)
+            return self._copy_streams
+
+    def wait(self) -> None:
+        """Wait until the device has done all that it was given."""
+        with self.entered():
+            self.driver.Context.synchronize()
+
     def is_capturing(self) -> bool:
         """Whether torch's current stream is recording a graph."""
         return torch.cuda.is_current_stream_capturing()
@@ -147,7 +167,35 @@ class CudaDevice:
 
     def pinned(self, count: int) -> Tensor:
         """Memory of the host that a copy can read while the host goes on: `count` numbers of 8 bytes."""
-        return torch.empty(count, dtype=torch.int64, pin_memory=True)
+        return torch.empty(count, dtype=torch.int64, device="cpu", pin_memory=True)
+
+    def has_concurrent_managed_access(self) -> bool:
+        """Whether the host and the device can use managed memory at the same time."""
+        return bool(self.device.get_attribute(self.driver.device_attribute.CONCURRENT_MANAGED_ACCESS))
+
+    def tensor_over(self, array: Any) -> Tensor:
+        """Managed memory, an array of bytes that numpy has, as a tensor of this device, which keeps it alive.
+
+        Raises:
+            RuntimeError: if torch has made a copy of it.
+        """
+        tensor = torch.as_tensor(_Exported(array), device=torch.device("cuda", self.index))
+        if tensor.data_ptr() != array.ctypes.data:
+            raise RuntimeError(f"torch {torch.__version__} copies managed memory instead of sharing it")
+        return tensor
+
+
+class _Exported:
+    """An array of bytes as memory of a device."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": "|u1",
+            "data": (array.ctypes.data, False),
+            "version": 2,
+        }
 
 
 _devices: dict[torch.device, CudaDevice] = {}

@@ -52,6 +52,7 @@ class CudaEngine(KernelEngine):
         self.built_on = gpu.current_stream()
         self.image = cubin(rule.cuda_source, defines(rule, bucket), gpu.arch, nvcc)
         self.functions: dict[str, Any] = {}
+        self.blocks = gpu.blocks(2 + sum(state.exists(bucket.flags) for state in rule.element_states))
         count, chunks = len(self.members), len(self.chunks) + len(self.band_table)
         self.chunk_table = self._on_device(self.chunks.numbers + self.band_table.numbers)
         self.lines = self._empty(self.band_table.lines, torch.float64)
@@ -134,7 +135,7 @@ class CudaEngine(KernelEngine):
                 self.gpu.copy(to, tensor, stream)
             self._launch(f"{item.function}_prepare", tensors, WARP, stream, numbers)
             if self.paged is None:
-                self._launch(item.function, min(self.call.chunks, self.gpu.blocks), THREADS, stream, numbers)
+                self._launch(item.function, min(self.call.chunks, self.blocks), THREADS, stream, numbers)
             else:
                 self._launch_portions(self.paged, item.function, bands, index == len(block.passes) - 1, stream)
             self._launch(f"{item.function}_finish", tensors, THREADS, stream, numbers)
@@ -143,7 +144,7 @@ class CudaEngine(KernelEngine):
         call = Call.from_buffer_copy(self.call)
         for launch in paged.walk(bands, writes, stream):
             call.first, call.chunks, call.table = launch.first, launch.chunks, launch.table
-            self._launch(name, min(launch.chunks, self.gpu.blocks), THREADS, stream, call.numbers())
+            self._launch(name, min(launch.chunks, self.blocks), THREADS, stream, call.numbers())
 
     def _launch(self, name: str, blocks: int, threads: int, stream: Any, numbers: tuple[int, ...]) -> None:
         if blocks == 0:

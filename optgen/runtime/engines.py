@@ -13,6 +13,7 @@ from torch import Tensor
 from optgen.runtime.capture import check_warm
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
+from optgen.runtime.paging import asks_for_paging
 from optgen.runtime.parameters import Bucket, Member, check_gradient, flags_of
 from optgen.runtime.rule import Block, Pass, Rule, Settings
 from optgen.runtime.settings import on_device
@@ -75,6 +76,7 @@ class Prepared:
         elements: Elements of all parameters.
         seen: The parameters and the dtypes of their gradients.
         entries: Identities of the groups and of all entries of `optimizer.state`.
+        replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
     """
 
     members: list[Member]
@@ -85,6 +87,7 @@ class Prepared:
     elements: float
     seen: Seen
     entries: list[int]
+    replaced: bool = False
 
     def settings(self, inputs: Mapping[str, Any] | None = None) -> list[Settings]:
         """The settings of every row, as they are now, and the inputs of the step."""
@@ -128,7 +131,7 @@ def prepare(
     grads: list[Any] = []
     if block == "step":
         grads = [p.grad for p in params]
-        if None in map(_missing, grads):
+        if type(None) in set(map(type, grads)):
             params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
             grads = [grad for grad in grads if grad is not None]
     else:
@@ -156,10 +159,6 @@ def _check_skipped(block: Block, inputs: Inputs, targets: Iterable[str], starts:
 
 def _entries(optimizer: Optimizer) -> list[int]:
     return [*map(id, optimizer.param_groups), *map(id, optimizer.state.values())]
-
-
-def _missing(grad: Tensor | None) -> bool | None:
-    return None if grad is None else True
 
 
 _dtype = operator.attrgetter("dtype")
@@ -238,6 +237,7 @@ class _Preparer:
             _check_skipped(block, self.inputs, (bucket.target for bucket in buckets.values()), starts)
         engines: list[Engine] = [make_engine(self.name, self.rule, bucket) for bucket in buckets.values()]
         settled = [self._settled(engine, member) for engine in engines for member in engine.bucket.members]
+        replaced = any(key in member.entry for member, new in settled for key in (*new.made, *new.dropped))
         for member, new in settled:  # only now, when nothing can fail any more
             new.store(member.entry)
             self.optimizer.state[member.param] = member.entry
@@ -250,6 +250,7 @@ class _Preparer:
             elements=float(sum(p.numel() for p in self.params)),
             seen=self.seen,
             entries=_entries(self.optimizer),
+            replaced=replaced,
         )
 
     def _settled(self, engine: Engine, member: Member) -> tuple[Member, Settled]:
@@ -299,6 +300,11 @@ class _Preparer:
             raise RuntimeError(
                 f"{self.name}: capturable=True is not for rules with states of a group, which the host keeps: leave it "
                 "out"
+            )
+        if member.settings.get("capturable") and asks_for_paging(member.settings, param.numel()):
+            raise RuntimeError(
+                f"{self.name}: capturable=True is not for paged states, which a CUDA graph cannot bring to the GPU: "
+                f"leave one out, or override(param, is_paged=False) for this parameter of {param.numel()} elements"
             )
         key = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs)
         if key not in buckets:

@@ -82,6 +82,7 @@ class KernelEngine:
         self.members = bucket.members
         self.params = [m.param for m in self.members]
         self.forms = _forms(self.params)
+        self.devices = list(map(_device, self.params))
         self.entries = [m.entry for m in self.members]
         self.pointers: list[int] = []
         self.state_pointers: list[int] = []
@@ -208,6 +209,8 @@ class KernelEngine:
         if self.forms != _forms(self.params):
             raise StaleError
         pointers = list(map(Tensor.data_ptr, self.params))
+        if pointers != self.pointers and self.devices != list(map(_device, self.params)):
+            raise StaleError
         for index in self.staged:
             self.staging[index].copy_(self.params[index].detach())
             pointers[index] = self.staging[index].data_ptr()
@@ -246,12 +249,14 @@ class KernelEngine:
         self.grads = ()
 
 
-_form = operator.attrgetter("dtype", "device", "shape")
+_dtype = operator.attrgetter("dtype")
+_device = operator.attrgetter("device")
+_shape = operator.attrgetter("shape")
 
 
-def _forms(params: list[Tensor]) -> tuple[list[Any], list[bool]]:
+def _forms(params: list[Tensor]) -> tuple[list[Any], list[Any], list[bool]]:
     """What tables and kernels are made for; looked at in every step, since `param.data` can be anything by then."""
-    return list(map(_form, params)), list(map(Tensor.is_contiguous, params))
+    return list(map(_dtype, params)), list(map(_shape, params)), list(map(Tensor.is_contiguous, params))
 
 
 def _mark_changed(params: list[Tensor]) -> None:

@@ -14,10 +14,12 @@ from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, missha
 from optgen.runtime.engines import Prepared, prepare
 from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
+from optgen.runtime.paging import wait_for_host
 from optgen.runtime.parameters import StaleError, check_parameter, check_twice
 from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import check_fixed, checked, lock_bits, read_args, refuse_unknown
-from optgen.runtime.states import entry_bytes
+from optgen.runtime.states import entry_bytes, paged_bytes
+from optgen.runtime.targets import find_pager
 
 # What param groups may hold beside settings: torch's own keys and those of its learning rate schedulers.
 GROUP_KEYS = ("params", "param_names", "name", "overrides", "initial_lr", "base_momentum", "max_momentum", "swa_lr")
@@ -254,7 +256,9 @@ class Optimizer(torch.optim.Optimizer):
         """
         prepared, grads = prepare(self, block, self._kept, inputs)
         if not self._kept or prepared is not self._kept[0]:
-            self._kept = (prepared, *(other for other in self._kept if other is not prepared))[:KEPT_STEPS]
+            others = () if prepared.replaced else (other for other in self._kept if other is not prepared)
+            prepared.replaced = False
+            self._kept = (prepared, *others)[:KEPT_STEPS]
         settings = prepared.settings(inputs.values)
         for engine in prepared.engines:
             members = engine.bucket.members
@@ -296,7 +300,23 @@ class Optimizer(torch.optim.Optimizer):
         """Bytes of all states, their scales and counters included."""
         return sum(entry_bytes(entry) for entry in self.state.values())
 
+    def paged_bytes(self) -> int:
+        """Bytes of the states among them that lie in memory which a GPU borrows from the host."""
+        return sum(paged_bytes(entry) for entry in self.state.values())
+
     # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch has it. Where paged states lie in pinned memory, this waits until the host can read them."""
+        self._wait_for_host()
+        return super().state_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._wait_for_host()
+        return super().__getstate__()
+
+    def _wait_for_host(self) -> None:
+        wait_for_host(value for entry in self.state.values() for value in entry.values())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint of this rule, also one with states in another precision.
@@ -355,11 +375,13 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = self._loading
         if loading is not None:
-            params = [p for group in self.param_groups for p in group["params"]]
-            keys = [key for group in loading["param_groups"] for key in group["params"]]
-            for key, param in zip(keys, params, strict=True):
-                if key in loading["state"]:
-                    state["state"][param] = adopt_entry(self.rule, param, loading["state"][key])
+            for own, group in zip(self.param_groups, loading["param_groups"], strict=True):
+                overrides = group.get("overrides", {})
+                for index, (param, key) in enumerate(zip(own["params"], group["params"], strict=True)):
+                    if key in loading["state"]:
+                        settings = {**group, **overrides.get(index, {})}
+                        pager = find_pager(type(self).__name__, param, settings)
+                        state["state"][param] = adopt_entry(self.rule, param, loading["state"][key], pager)
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds it, which would make it a setting
         for group in self.param_groups:

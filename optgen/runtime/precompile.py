@@ -65,7 +65,8 @@ def specializations(
 def _settings(optimizer_class: Callable[..., Optimizer], target: str) -> Iterator[Settings]:
     """The default settings of a class, with and without what a run adds to them."""
     arguments = inspect.signature(optimizer_class).parameters
-    given = {name: value for name, value in STARTS.items() if name in arguments}
+    untold = (inspect.Parameter.empty, 0.0)
+    given = {name: value for name, value in STARTS.items() if name in arguments and arguments[name].default in untold}
     optimizer = optimizer_class([torch.zeros(1, requires_grad=True)], **given)
     base: Settings = optimizer.defaults
     runs: list[dict[str, Any]] = []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optgen.codecs import CODECS, plain_codec
+from optgen.runtime.paging import Pager, is_paged, wait_for_host
 from optgen.runtime.rule import Flags, Rule, Settings, State
 from optgen.runtime.torch_codecs import decode, encode, zeros
 
@@ -57,7 +59,7 @@ def stored_shape(state: State, shape: torch.Size) -> tuple[int, ...]:
     return line_shape(state.kind, shape) if state.window is None else (state.window,)
 
 
-def _check_stored(rule: Rule, param: Tensor, entry: Mapping[str, Any]) -> None:
+def _check_stored(rule: Rule, param: Tensor, entry: Mapping[str, Any], placement: Placement) -> None:
     """Raise for a state that was replaced by what does not fit.
 
     Raises:
@@ -72,7 +74,7 @@ def _check_stored(rule: Rule, param: Tensor, entry: Mapping[str, Any]) -> None:
         wanted = stored_shape(state, param.shape)
         if tuple(value.shape) != wanted:
             raise ValueError(f"state {state.name!r} has shape {tuple(value.shape)}, not {wanted}")
-        if value.device != param.device:
+        if not placement.takes(state, value):
             raise ValueError(f"state {state.name!r} is on {value.device}, its parameter on {param.device}")
         if state.kind != "element" and value.dtype is not torch.float32:
             raise ValueError(f"state {state.name!r} is {value.dtype}, not torch.float32")
@@ -93,16 +95,6 @@ def stored_codec(state: State, entry: Mapping[str, Tensor], wanted: str) -> str:
 
 def _scales_shown(scales: Tensor | None) -> str:
     return "no scales" if scales is None else f"{scales.numel()} scales"
-
-
-class Pager(Protocol):
-    """Memory that a GPU borrows from the host."""
-
-    def holds(self, codes: Tensor) -> bool:
-        """Whether a state lies there."""
-
-    def copy(self, codes: Tensor) -> Tensor:
-        """A state's codes, brought there; `codes` may lie on the host or on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +118,28 @@ class Placement:
 
     def fits(self, codes: Tensor) -> bool:
         """Whether codes lie where they belong."""
-        return self.pager is None or self.pager.holds(codes)
+        if self.pager is not None:
+            return self.pager.holds(codes)
+        return codes.device == self.device and not is_paged(codes)
 
     def place(self, codes: Tensor) -> Tensor:
-        """Codes where they belong."""
-        return codes if self.pager is None else self.pager.copy(codes)
+        """Codes where they belong: themselves, or a copy.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: if there is no room.
+        """
+        if self.fits(codes):
+            return codes
+        wait_for_host((codes,))
+        if self.pager is not None:
+            return self.pager.copy(codes)
+        return torch.empty_like(codes, device=self.device).copy_(codes)
+
+    def takes(self, state: State, value: Tensor) -> bool:
+        """Whether a state can be brought from where it lies: from another device it cannot."""
+        if value.device == self.device or is_paged(value):
+            return True
+        return self.pager is not None and state.kind == "element" and value.device.type == "cpu"
 
 
 @dataclass(frozen=True)
@@ -160,6 +169,7 @@ def settle_states(
 
     Raises:
         TypeError, ValueError: for a stored state that does not fit the parameter.
+        torch.cuda.OutOfMemoryError: naming the state that there is no room for.
 
     Args:
         entry: `optimizer.state[param]`.
@@ -169,30 +179,52 @@ def settle_states(
     dropped: list[str] = []
     step = entry.get("step", 0.0)
     if not isinstance(step, Tensor) or step.dim() or step.dtype is not torch.float32 or step.device != placement.step:
-        made["step"] = torch.as_tensor(step).detach().reshape(()).to(placement.step, torch.float32, copy=True)
-    _check_stored(rule, param, entry)
+        count = step if isinstance(step, Tensor) else torch.tensor(float(step), device=placement.step)
+        made["step"] = count.detach().reshape(()).to(placement.step, torch.float32, copy=True)
+    _check_stored(rule, param, entry, placement)
     for state, codec in zip(rule.element_states, codecs, strict=True):
         if not state.exists(flags):
             continue
-        if state.name not in entry:
-            codes, scales = _initial(state, codec, param, view, placement.start)
-        else:
-            present = stored_codec(state, entry, codec)
-            if present == codec:
-                if not placement.fits(entry[state.name]):
-                    made[state.name] = placement.place(entry[state.name])
-                continue
-            values = decode(present, entry[state.name], entry.get(scale_key(state.name)), state.signed, param.shape)
-            codes, scales = encode(codec, values, state.signed)
-        made[state.name] = placement.place(codes)
-        if scales is not None:
-            made[scale_key(state.name)] = scales.to(placement.device)
-        elif scale_key(state.name) in entry:
+        present = stored_codec(state, entry, codec) if state.name in entry else None
+        if present == codec and placement.fits(entry[state.name]):
+            continue
+        with room_for(state.name, param):
+            if present is None:
+                codes, scales = _initial(state, codec, param, view, placement.start)
+            elif present == codec:
+                codes, scales = entry[state.name], entry.get(scale_key(state.name))
+            else:
+                codes, scales = encode(codec, _values(present, state, param, entry), state.signed)
+            made[state.name] = placement.place(codes)
+            if scales is not None:
+                made[scale_key(state.name)] = scales.to(placement.device)
+        if scales is None and scale_key(state.name) in entry:
             dropped.append(scale_key(state.name))
     for state in rule.tensor_states:
         if state.exists(flags) and state.name not in entry:
             made[state.name] = _initial_line(state, param, view)
     return Settled(made, dropped)
+
+
+def _values(present: str, state: State, param: Tensor, entry: Mapping[str, Tensor]) -> Tensor:
+    """A stored state as float32, where its codes lie."""
+    codes, scales = entry[state.name], entry.get(scale_key(state.name))
+    wait_for_host((codes,))
+    return decode(present, codes, None if scales is None else scales.to(codes.device), state.signed, param.shape)
+
+
+@contextmanager
+def room_for(name: str, param: Tensor) -> Iterator[None]:
+    """Say which state there is no room for.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: in place of whatever says that memory is short.
+    """
+    try:
+        yield
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        message = f"out of memory for state {name!r} of a parameter of shape {tuple(param.shape)}: {error}"
+        raise torch.cuda.OutOfMemoryError(message) from error
 
 
 def _initial(state: State, codec: str, param: Tensor, view: Any, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -214,3 +246,8 @@ def _initial_line(state: State, param: Tensor, view: Any) -> Tensor:
 def entry_bytes(entry: Mapping[str, Any]) -> int:
     """Bytes of all tensors of a parameter's state."""
     return sum(v.numel() * v.element_size() for v in entry.values() if isinstance(v, Tensor))
+
+
+def paged_bytes(entry: Mapping[str, Any]) -> int:
+    """Bytes of the tensors among them that lie in memory which a GPU borrows from the host."""
+    return entry_bytes({key: value for key, value in entry.items() if is_paged(value)})

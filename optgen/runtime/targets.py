@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from optgen.runtime.cache import CompileError
 from optgen.runtime.compilers import find_compiler, why_no_compiler
@@ -13,6 +16,7 @@ from optgen.runtime.cuda_device import OLDEST, cuda_device, serves
 from optgen.runtime.cuda_engine import CudaEngine
 from optgen.runtime.nvcc import find_nvcc
 from optgen.runtime.nvidia import why_no_pycuda
+from optgen.runtime.paging import Pager, asks_for_paging, pager_of
 from optgen.runtime.parameters import Bucket
 from optgen.runtime.rule import Rule
 from optgen.runtime.torch_engine import TorchEngine
@@ -56,6 +60,17 @@ def _choose_cuda(name: str, device: torch.device, wanted: str | None) -> str:
         raise RuntimeError(f"{name}: target='cuda' cannot serve: {reason}")
     say_once(f"{reason}; so the torch target serves, which is slower and takes more memory")
     return "torch"
+
+
+def find_pager(name: str, param: Tensor, settings: Mapping[str, Any]) -> Pager | None:
+    """Where the element states of a parameter go when they are loaded, if they are paged."""
+    if not asks_for_paging(settings, param.numel()):
+        return None
+    try:
+        target = choose_target(name, param.device, settings.get("target"))
+    except RuntimeError:
+        return None  # the step will say it
+    return pager_of(cuda_device(param.device)) if target == "cuda" else None
 
 
 def why_no_cuda(device: torch.device) -> str:

@@ -63,7 +63,9 @@ class View:
         scale = self.settings.get("grad_scale")
         if scale is None:
             return self.grad
-        return self.grad * torch.as_tensor(scale, dtype=torch.float64).reciprocal().float().to(self.grad.device)
+        if not isinstance(scale, Tensor):
+            scale = torch.tensor(scale, dtype=torch.float64, device="cpu")
+        return self.grad * scale.double().reciprocal().float().to(self.grad.device)
 
     def state(self, name: str) -> Tensor:
         """A state: elements in the parameter's shape, rows as (..., rows, 1), columns as (..., 1, cols)."""

@@ -69,3 +69,9 @@ def state_bytes(plan: Plan, setting: Setting) -> float:
     """Bytes per parameter of the states of a parameter."""
     states = [i for i in plan.program.inputs.values() if i.name in setting.codecs and i.exists.holds(setting.guards)]
     return sum(CODECS[setting.codecs[i.name]].bytes_per_element for i in states)
+
+
+def pageable_bytes(plan: Plan, setting: Setting) -> float:
+    """Bytes per parameter of element states without their scales, which stay on the device."""
+    states = [i for i in plan.program.inputs.values() if i.name in setting.codecs and i.exists.holds(setting.guards)]
+    return sum(element_bytes(i, setting) for i in states)

@@ -252,6 +252,22 @@ def test_explain_shows_equations_plan_and_files(here: Path) -> None:
     assert "apply" in text
     assert "a step moves 26" in text
     assert "lamb.cpp" in text
+    assert "paging: none; is_paged=True pages 2 bytes a parameter, on a GPU and from 100000 elements on\n" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "record"),
+    [
+        ("AdamW", "paging: none; is_paged=True pages 8 bytes a parameter, on a GPU", (0, 8)),
+        ("PagedAdamW", "paging: 8 bytes a parameter, on a GPU and from 100000 elements on\n", (8, 8)),
+        ("PagedAdamW8bit", "paging: 2 bytes a parameter, on a GPU and from 100000 elements on\n", (2, 2)),
+    ],
+)
+def test_explain_says_how_much_is_paged(name, shown, record, here: Path) -> None:
+    assert shown in optgen_command("explain", name).stdout
+    found = json.loads(optgen_command("explain", name, "--json").stdout)
+    assert (found["paged_bytes_per_parameter"], found["pageable_bytes_per_parameter"]) == record
+    assert found["paged_from_elements"] == 100_000
 
 
 def test_explain_as_json(here: Path) -> None:

@@ -16,10 +16,10 @@ pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 
 import standin
 from gpu import StandinDevice, install_standin
-from optgen.runtime import cuda_device
-from optgen.runtime.cuda_device import CudaDevice
 from optgen_optim import LAMB, AdamW
 
+from optgen.runtime import cuda_device
+from optgen.runtime.cuda_device import CudaDevice
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 

@@ -69,7 +69,7 @@ def assert_codes(codes: torch.Tensor, absmax: torch.Tensor, expected: Quantized,
     assert codes.dtype == torch.uint8, f"{what}: dtype {codes.dtype}"
     assert absmax.dtype == torch.float32, f"{what}: scales of dtype {absmax.dtype}"
     assert_within(absmax.reshape(-1), expected.absmax, f"{what}: scales")
-    actual = codes.reshape(-1).numpy().astype(np.int64)
+    actual = codes.cpu().reshape(-1).numpy().astype(np.int64)
     wrong = (actual < expected.lowest) | (actual > expected.highest)
     if wrong.any():
         at = int(np.argmax(wrong))

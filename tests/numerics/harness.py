@@ -52,12 +52,15 @@ def make_grads(params: Sequence[torch.Tensor], t: int, dtype: torch.dtype, nonfi
 
 
 def set_grads(params: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]) -> None:
-    """Fresh gradients, as after `zero_grad(set_to_none=True)`, of their own dtype where it is not the parameter's."""
+    """Fresh gradients, as after `zero_grad(set_to_none=True)`, of their own dtype where it is not the parameter's.
+
+    They are brought to where the parameter lies.
+    """
     for param, grad in zip(params, grads, strict=True):
         param.grad = None
         if grad is not None:
             param.grad_dtype = grad.dtype
-            param.grad = grad.clone()
+            param.grad = grad.to(param.device, copy=True)
 
 
 def targeted(cls: Callable[..., torch.optim.Optimizer], params: Any, target: str, **settings: Any) -> Any:
@@ -75,7 +78,8 @@ def read_state(state: dict[str, Any], oracle: Oracle) -> dict[str, np.ndarray]:
         if name == "step" or name.endswith("_absmax"):
             continue
         if value.dtype == torch.uint8:
-            values[name] = decode(value.numpy(), state[f"{name}_absmax"].numpy(), name not in oracle.unsigned)
+            codes, scales = value.cpu().numpy(), state[f"{name}_absmax"].cpu().numpy()
+            values[name] = decode(codes, scales, name not in oracle.unsigned)
         else:
             values[name] = array(value)
     return values

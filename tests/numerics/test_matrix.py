@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from catalogue import rows
-from machine import require_compiler
 from oracles.storage import DTYPES
 from pairs import Case
+from targets import GPU, ready
 
 from numerics.cases import paired, product, settings_of, swept
 from numerics.harness import NAMES, STEPS, duel, make_grads
@@ -22,19 +25,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             # The full product is thousands of cases: made only where they are asked for.
             skip = name == "anything" and "full" not in (metafunc.config.getoption("markexpr") or "")
             found = {} if skip else cases()
-            metafunc.parametrize(name, found.values(), ids=found.keys())
+            metafunc.parametrize(name, [param for key, case in found.items() for param in params_of(key, case)])
+
+
+def params_of(key: str, case: Case) -> Iterator[ParameterSet]:
+    """A case; one of the cuda target twice, on the stand-in and on a GPU."""
+    yield pytest.param(case, id=key)
+    if case["target"] == "cuda":
+        yield pytest.param(case | {"target": GPU}, id=key.replace("-cuda-", "-gpu-", 1), marks=pytest.mark.gpu)
 
 
 def run(case: Case) -> None:
     """Ten steps, each judged alone (numerics/bounds.py)."""
-    if case["target"] == "cpu":
-        require_compiler()
     dtype = DTYPES[case["dtype"]]
     grad_dtype = DTYPES[case["dtype"] if case["grad_dtype"] == "same" else case["grad_dtype"]]
-    it = duel(case["class"], case["target"], dtype, **settings_of(case))
-    for t in range(1, STEPS + 1):
-        it.step(make_grads(it.params, t, grad_dtype, nonfinite=case["nonfinite"] == "skip"))
-    assert it.opt.engines() == {case["target"]: len(NAMES)}
+    with ready(case["target"]) as target:
+        it = duel(case["class"], target, dtype, **settings_of(case))
+        for t in range(1, STEPS + 1):
+            it.step(make_grads(it.params, t, grad_dtype, nonfinite=case["nonfinite"] == "skip"))
+        assert it.opt.engines() == {target: len(NAMES)}
 
 
 def test_every_axis(swept: Case) -> None:

@@ -206,3 +206,23 @@ def test_states_are_float32_whatever_the_dtypes(dtype, grad_dtype, target) -> No
     assert param.dtype == dtype
     assert opt.state[param]["exp_avg"].dtype == torch.float32
     assert opt.state[param]["step"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_default_device_of_torchs_is_not_followed(name, storage, target) -> None:
+    """Whatever a step makes lies with its parameter, or on the CPU: on "meta" nothing has a value."""
+    device = torch.empty(()).device
+    results = []
+    for default in (device, torch.device("meta")):
+        torch.manual_seed(3)
+        params = [torch.nn.Parameter(torch.randn(shape)) for shape in ((300,), (40, 30), ())]
+        opt = targeted(optimizer_class(name), params, target, **CLASSES[name], **storage)
+        for step in range(3):
+            set_grads(params, [torch.randn(param.shape) for param in params])
+            if step == 2:
+                opt.load_state_dict(opt.state_dict())
+                opt.grad_scale, opt.found_inf = torch.tensor(3.0), 0.0
+            with default:
+                opt.step()
+        results.append([tensor for param in params for tensor in (param.detach(), *opt.state[param].values())])
+    assert all(map(torch.equal, *results))

@@ -1,11 +1,15 @@
-"""The cpu target against the torch target, step by step from the same values."""
+"""The compiled targets against the torch target and against each other, step by step from the same values."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from catalogue import make_oracle, optimizer_class, rows
 from machine import require_compiler
+from targets import GPU, require_standin
 
 from numerics.bounds import assert_few_ulps
 from numerics.harness import NAMES, STEPS, Duel, make_grads, make_params, set_grads, targeted
@@ -29,21 +33,39 @@ STORAGE = {
     "8-tensorwise": {"optim_bits": 8, "min_8bit_size": 0, "block_wise": False},
 }
 ELEMENTWISE = {"AdamW", "Adam"}
+COMPILED = ["cpu", "cuda", pytest.param(GPU, marks=pytest.mark.gpu)]
+CUDA = COMPILED[1:]
 
 
-def twin(name: str, dtype: torch.dtype, settings: dict, targets: tuple[str, str] = ("torch", "cpu")) -> list[Duel]:
-    """The same parameters twice, one optimizer each, beside oracles."""
+def require(target: str) -> None:
+    """Skip where a target cannot run. What lies on a GPU is put there by `twin`."""
+    if target == "cpu":
+        require_compiler()
+    elif target == "cuda":
+        require_standin()
+
+
+def twin(name: str, dtype: torch.dtype, settings: dict[str, Any], targets: tuple[str, str]) -> list[Duel]:
+    """The same parameters twice, one optimizer each, beside oracles; on a GPU for the target "gpu"."""
     start = make_params(dtype)
     duels = []
     for target in targets:
-        params = [torch.nn.Parameter(param.detach().clone()) for param in start]
-        opt = targeted(optimizer_class(name), params, target, **settings)
+        device = "cuda" if target == GPU else "cpu"
+        params = [torch.nn.Parameter(param.detach().to(device, copy=True)) for param in start]
+        opt = targeted(optimizer_class(name), params, "cuda" if target == GPU else target, **settings)
         duels.append(Duel(params, opt, make_oracle(name, params, settings), NAMES))
     return duels
 
 
 def tensors_of(duel: Duel, param: torch.nn.Parameter) -> dict[str, torch.Tensor]:
     return {"param": param.detach(), **duel.opt.state.get(param, {})}
+
+
+def copies_of(duel: Duel) -> list[dict[str, torch.Tensor]]:
+    """All that a step changes, on the CPU."""
+    return [
+        {key: value.to("cpu", copy=True) for key, value in tensors_of(duel, param).items()} for param in duel.params
+    ]
 
 
 def copy_values(source: Duel, sink: Duel) -> None:
@@ -54,10 +76,9 @@ def copy_values(source: Duel, sink: Duel) -> None:
             theirs[key].copy_(value)
 
 
-def compare(first: Duel, second: Duel, before: list[dict[str, torch.Tensor]], rate: float | None) -> None:
+def compare(first: Duel, second: Duel, before: Sequence[dict[str, torch.Tensor]], rate: float | None) -> None:
     """8-bit codes agree but where a midpoint is near; with a `rate` (elementwise rules), float32 to few ulps."""
-    for i, (name, a, b) in enumerate(zip(NAMES, first.params, second.params, strict=True)):
-        ours, theirs = tensors_of(first, a), tensors_of(second, b)
+    for i, (name, ours, theirs) in enumerate(zip(NAMES, copies_of(first), copies_of(second), strict=True)):
         assert ours.keys() == theirs.keys(), name
         for key, value in ours.items():
             other = theirs[key]
@@ -77,24 +98,94 @@ def compare(first: Duel, second: Duel, before: list[dict[str, torch.Tensor]], ra
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("storage", STORAGE.values(), ids=STORAGE)
 @pytest.mark.parametrize("name", CLASSES)
-def test_targets_agree(name, storage, options) -> None:
-    require_compiler()
+@pytest.mark.parametrize("target", COMPILED)
+def test_targets_agree(name, storage, options, target) -> None:
+    require(target)
     settings = CLASSES[name] | storage | options
     if storage:
         settings.pop("amsgrad", None)
     # Where norms enter, the oracle's bounds (checked by both duels) are the measure.
     rate = settings["lr"] if name in ELEMENTWISE and "percentile_clipping" not in options else None
-    by_torch, by_cpu = twin(name, torch.float32, settings)
+    by_torch, compiled = twin(name, torch.float32, settings, ("torch", target))
     for t in range(1, STEPS + 1):
         if t > 1:
-            copy_values(by_torch, by_cpu)
+            copy_values(by_torch, compiled)
         grads = make_grads(by_torch.params, t, torch.float32, nonfinite=bool(options.get("nonfinite")))
-        before = [{k: v.clone() for k, v in tensors_of(by_torch, param).items()} for param in by_torch.params]
+        before = copies_of(by_torch)
         by_torch.step(grads)
-        by_cpu.step(grads)
-        compare(by_torch, by_cpu, before, rate)
+        compiled.step(grads)
+        compare(by_torch, compiled, before, rate)
     assert by_torch.opt.engines() == {"torch": len(NAMES)}
-    assert by_cpu.opt.engines() == {"cpu": len(NAMES)}
+    assert compiled.opt.engines() == {"cuda" if target == GPU else target: len(NAMES)}
+
+
+# The same bits from cuda and cpu
+
+
+def elementwise(name: str) -> dict[str, Any]:
+    """Settings of a class with which no norm enters."""
+    settings = {"weight_decay": 0.1, "lr": 0.01}
+    match rows()[name].family:
+        case "lamb":
+            return settings | {"trust_ratio": "none", "max_unorm": 0.0}
+        case "lars":
+            return settings | {"momentum": 0.9, "max_unorm": 0.0}
+    return settings
+
+
+def assert_same(first: Duel, second: Duel, before: Sequence[dict[str, torch.Tensor]], rate: float) -> None:
+    """Bit for bit, NaN where NaN is (its payload is the processor's own); with a `rate`, parameters to a few ulps.
+
+    A GPU differs from a CPU in nothing but `pow` in double, by an ulp or two of a double: where Adam's bias corrections
+    lie that near to the middle of two float32 numbers, they are rounded to different ones. That is an ulp of float32 in
+    either of two factors of the step, which is within `assert_few_ulps`; and next to each other in 16 bits.
+    """
+    for name, ours, theirs, old in zip(NAMES, copies_of(first), copies_of(second), before, strict=True):
+        assert ours.keys() == theirs.keys(), name
+        for key, value in ours.items():
+            other, where = theirs[key], f"{name}: {key}"
+            assert (value.dtype, value.shape) == (other.dtype, other.shape), where
+            if key != "param" or rate == 0.0:
+                assert torch.equal(torch.nan_to_num(value), torch.nan_to_num(other)), where
+                assert torch.equal(torch.isnan(value), torch.isnan(other)), where
+            elif value.dtype == torch.float32:
+                assert_few_ulps(value, other, old[key], rate, where)
+            else:
+                spacing = torch.finfo(value.dtype).eps * value.abs().float()
+                room = spacing + torch.finfo(value.dtype).smallest_normal
+                assert ((value.float() - other.float()).abs() <= room)[~torch.isnan(value)].all(), where
+
+
+def stored() -> Iterator[Any]:
+    """Every class in every storage that it has."""
+    for name, row in sorted(rows().items()):
+        for storage, settings in STORAGE.items():
+            bits = 8 if settings else 32
+            if row.torch_only or row.bits not in (None, bits) or (row.paged and storage == "8-tensorwise"):
+                continue
+            own = {key: value for key, value in settings.items() if key != "optim_bits" or row.bits is None}
+            yield pytest.param(name, elementwise(name) | own, id=f"{name}-{storage}")
+
+
+@pytest.mark.parametrize(("name", "settings"), list(stored()))
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "float32"), ("float16", "bfloat16")], ids=str)
+@pytest.mark.parametrize("target", CUDA)
+def test_cuda_equals_cpu(name, settings, dtypes, target) -> None:
+    for each in ("cpu", target):
+        require(each)
+    dtype, grad_dtype = (getattr(torch, each) for each in dtypes)
+    by_cpu, by_cuda = twin(name, dtype, settings, ("cpu", target))
+    rate = settings["lr"] if target == GPU and rows()[name].family != "lars" else 0.0
+    for t in range(1, 5):
+        if t > 1 and rate:
+            copy_values(by_cpu, by_cuda)
+        before = copies_of(by_cpu)
+        grads = make_grads(by_cpu.params, t, grad_dtype, nonfinite=t == 3)
+        for it in (by_cpu, by_cuda):
+            set_grads(it.params, grads)
+            it.opt.step()
+        assert_same(by_cpu, by_cuda, before, rate)
+    assert by_cuda.opt.engines() == {"cuda": len(NAMES)}
 
 
 @pytest.mark.parametrize("storage", STORAGE.values(), ids=STORAGE)

@@ -23,7 +23,7 @@ WINDOW = 100
 def array(tensor: Any) -> Array:
     """A tensor's (or array's) values in float64."""
     if isinstance(tensor, torch.Tensor):
-        return tensor.detach().to(torch.float64).numpy().copy()
+        return tensor.detach().cpu().to(torch.float64).numpy().copy()
     return np.array(tensor, dtype=np.float64)
 
 

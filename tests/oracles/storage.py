@@ -35,7 +35,7 @@ def code_book(signed: bool) -> Array:
     values = [0.0, 1.0]
     for decade in range(7):
         steps = 2**decade if signed else 2 ** (decade + 1)
-        ends = torch.linspace(0.1, 1, steps + 1)
+        ends = torch.linspace(0.1, 1, steps + 1, device="cpu")
         middles = (ends[:-1] + ends[1:]) / 2 * 10.0 ** (decade - 6)
         values += [*middles.tolist(), *((-middles).tolist() if signed else [])]
     return np.sort(np.array(values))

@@ -31,7 +31,10 @@ class DriverError(RuntimeError):
 
 @dataclass(frozen=True)
 class Order:
-    """In which order the threads of a block, or the blocks of a grid, begin."""
+    """In which order the threads of a block, or the blocks of a grid, begin.
+
+    Backwards, a warp also runs ahead of the others as far as it can; otherwise warps take turns at every collective.
+    """
 
     kind: int
     seed: int = 0

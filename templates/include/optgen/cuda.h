@@ -17,17 +17,35 @@ namespace optgen {
 
 constexpr int THREADS = 256;  // of a block, mirrored in optgen/runtime/cuda_device.py
 constexpr int WARPS = THREADS / WARP;
-constexpr int BLOCKS = 3;  // of a multiprocessor, which their registers must leave room for; mirrored likewise
+
+// Blocks of a multiprocessor, which their registers must leave room for: a lane keeps eight elements of each tensor.
+// Mirrored likewise.
+template <class Codec> constexpr int is_stored = 1;
+template <> constexpr int is_stored<Absent> = 0;
+template <class... Codecs> constexpr int BLOCKS = (is_stored<Codecs> + ...) > 4 ? 2 : 3;
 
 // A step that is skipped leaves everything as it was.
 __device__ inline bool is_skipped(const Call& call) { return call.found_inf != nullptr && *call.found_inf != 0.0f; }
 
-// The tile that a warp begins a chunk with; the block moves on by STRIDE.
+// A warp walks every WARPS-th tile of a chunk.
 constexpr int STRIDE = WARPS * TILE;
-__device__ inline int64_t first_tile(const Chunk& c) { return c.begin + threadIdx.x / WARP * TILE; }
 
-template <int run> __device__ inline Place<run> place_at(int64_t at, const Chunk& c) {
-  return {at, int(c.end - at < TILE ? c.end - at : TILE), int(threadIdx.x % WARP)};
+// The first element of a lane.
+template <int run> __device__ inline int64_t first_element(const Chunk& c) {
+  return c.begin + threadIdx.x / WARP * TILE + threadIdx.x % WARP * run;
+}
+
+// Calls `body` for each of a warp's tiles: in the whole ones no element needs a look at whether it is inside.
+template <int run, class Body>
+__device__ __forceinline__ void for_each_tile(const Chunk& c, bool aligned, const Body& body) {
+  int left = int(c.end - c.begin) - int(threadIdx.x / WARP * TILE);
+  int64_t first = first_element<run>(c);
+  if (aligned) {
+    for (; left >= TILE; left -= STRIDE, first += STRIDE) body(Place<run, true>{first, TILE});
+  }
+  for (; left > 0; left -= STRIDE, first += STRIDE) {
+    body(Place<run, false>{first, left - int(threadIdx.x % WARP * run)});
+  }
 }
 
 // Sums over a block, in a fixed order: lanes as a tree, then warps one by one. Every thread of the block takes part.

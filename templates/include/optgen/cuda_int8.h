@@ -7,38 +7,58 @@
 
 #include <optgen/dtypes.h>
 #include <optgen/int8_books.h>
+#include <math.h>
 #include <stdint.h>
 
 namespace optgen {
 
 constexpr float smallest_absmax = 0x1p-126f;
 
-// The bits of a magnitude, which order as the magnitudes do; 0 for what is not finite.
-OPTGEN_FUNCTION uint32_t finite_magnitude(float x) {
-  const uint32_t bits = float_bits(x) & 0x7fffffffu;
-  return bits < 0x7f800000u ? bits : 0u;
-}
-
 constexpr int BINADES = 32;
 constexpr uint32_t FIRST_BINADE = 0x30000000u;  // the bits of 2^-31, below every midpoint
+
+// What has the code of zero becomes zero.
+OPTGEN_FUNCTION float finite_or_zero(float x) { return fabsf(x) < HUGE_VALF ? x : 0.0f; }
+
+// A finite x, at most 1: a reciprocal rounded up can give a little more.
+OPTGEN_FUNCTION float scaled_magnitude(float x, float reciprocal) {
+#if defined(__CUDA_ARCH__)
+  return __saturatef(fabsf(x) * reciprocal);  // one instruction
+#else
+  const float y = fabsf(x) * reciprocal;
+  return y < 1.0f ? y : 1.0f;
+#endif
+}
+
+// x without its fraction, for 0 <= x < 2^22.
+OPTGEN_FUNCTION int whole_part(float x) {
+#if defined(__CUDA_ARCH__)
+  return int(float_bits(__fadd_rd(x, 0x1p23f)) - 0x4b000000u);  // an addition is quicker than a conversion
+#else
+  return int(x);
+#endif
+}
+
+struct alignas(8) BinadeLine {
+  float slope, offset;
+};
 
 template <bool is_signed> struct Book {
   float values[256];
   float midpoints[is_signed ? 128 : 256];
-  float slope[BINADES], offset[BINADES];  // a line for each binade
+  BinadeLine lines[BINADES];
 
-  // The code nearest to value * reciprocal.
+  // The code nearest to value * reciprocal, for a finite value.
   OPTGEN_METHOD uint32_t encode(float value, float reciprocal) const {
-    float y = bits_float(finite_magnitude(value)) * reciprocal;
-    y = y < 1.0f ? y : 1.0f;  // a reciprocal rounded up can give a little more
+    const float y = scaled_magnitude(value, reciprocal);
     const uint32_t bits = float_bits(y);
-    const uint32_t binade = (bits > FIRST_BINADE ? bits : FIRST_BINADE) >> 23 & (BINADES - 1);
+    const BinadeLine line = lines[(bits > FIRST_BINADE ? bits : FIRST_BINADE) >> 23 & (BINADES - 1)];
     constexpr float shared_slope = Int8Tables<is_signed>::slope[Int8Tables<is_signed>::shared_line];
     constexpr float shared_offset = Int8Tables<is_signed>::offset[Int8Tables<is_signed>::shared_line];
-    const float own = fmaf(y, slope[binade], offset[binade]);
+    const float own = fmaf(y, line.slope, line.offset);
     const float shared = fmaf(y, shared_slope, shared_offset);
-    int k = int(own < shared ? own : shared);
-    k += y > midpoints[k] ? 1 : 0;
+    int k = whole_part(fminf(own, shared));
+    k += int(float_bits(midpoints[k] - y) >> 31);  // 1 if y is above it
     const bool negative = int32_t(float_bits(value)) < 0;
     if (is_signed) return negative ? 127 - (k < 127 ? k : 127) : 127 + k;
     return negative ? 0 : k;
@@ -51,8 +71,7 @@ template <bool is_signed> constexpr Book<is_signed> book_of() {
   Book<is_signed> book = {};
   for (int i = 0; i < 256; ++i) book.values[i] = Tables::book[i];
   for (int i = 0; i < (is_signed ? 128 : 256); ++i) book.midpoints[i] = Tables::midpoints[i];
-  for (int i = 0; i < BINADES; ++i) book.slope[i] = Tables::binade_slope[i];
-  for (int i = 0; i < BINADES; ++i) book.offset[i] = Tables::binade_offset[i];
+  for (int i = 0; i < BINADES; ++i) book.lines[i] = {Tables::binade_slope[i], Tables::binade_offset[i]};
   return book;
 }
 

@@ -5,7 +5,7 @@
 // of tensors that are aligned for it are moved run by run, all others number by number.
 //
 // `Tile<Codec, run>` gives a pointer to the lane's values as float32, which stay in registers: `open` reads them,
-// `measure` finds the scale, `close` rounds and writes. Nothing is written twice.
+// `measure` finds the scale, `close` rounds and writes, `advance` goes to the next tile. Nothing is written twice.
 #pragma once
 
 #include <optgen/cuda_int8.h>
@@ -38,17 +38,28 @@ template <class Codec> constexpr int run_of = 4;
 template <> constexpr int run_of<Plain<bf16>> = 8;
 template <> constexpr int run_of<Plain<fp16>> = 8;
 
-// A tile of a tensor as one lane sees it.
-template <int run> struct Place {
-  int64_t at;  // the tile's first element
-  int n;       // its elements
-  int lane;
+// A lane's place in a tile. `whole`: the tile is full, and all that is read or written is aligned.
+template <int run, bool whole> struct Place {
+  int64_t first;  // the lane's first element, counted in the tensor
+  int left;       // elements from there to the end of the chunk; nobody asks in a whole tile
 
-  // Where the lane's element number i lies in the tile.
-  __device__ int position(int i) const { return i / run * (WARP * run) + lane * run + i % run; }
-  __device__ bool inside(int i) const { return position(i) < n; }
-  __device__ bool full() const { return n == TILE; }
+  // Where the lane's element number i lies, counted from its first.
+  static __device__ constexpr int position(int i) { return i / run * (WARP * run) + i % run; }
+  __device__ bool inside(int i) const { return whole || position(i) < left; }
 };
+
+// Whether memory can be moved 16 bytes at once from all of these addresses on; null counts as well.
+template <class... Data> __device__ inline bool are_aligned(const Data*... data) {
+  return (reinterpret_cast<uint64_t>(data) | ... | 0) % 16 == 0;
+}
+
+// An address in a GPU's own memory: access to it takes no look at which kind of memory it is.
+template <class T> __device__ inline T* global_memory(T* address) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(address));
+#endif
+  return address;
+}
 
 // 4, 8 or a multiple of 16 bytes, moved at once; `address` must be aligned to them, up to 16.
 template <int count> __device__ inline void read_words(const void* address, uint32_t (&words)[count]) {
@@ -131,20 +142,20 @@ template <int size, int run> struct Run {
     const uint32_t word = words[i / per_word] >> (i % per_word * bits);
     return size == 4 ? word : word & ((1u << (bits % 32)) - 1u);
   }
-  __device__ void add(int i, uint32_t value) { words[i / per_word] |= value << (i % per_word * bits); }
-  __device__ static bool is_aligned(const void* address) {
-    constexpr int bytes = size * run < 16 ? size * run : 16;
-    return reinterpret_cast<uint64_t>(address) % bytes == 0;
-  }
+  // A sum, where shifting and adding is one instruction.
+  __device__ void add(int i, uint32_t value) { words[i / per_word] += value << (i % per_word * bits); }
 };
 
+// A tensor as a lane walks through its tiles, from the lane's first element of a chunk on.
 template <class Codec, int run> struct Tile;
 
 template <int run> struct Tile<Absent, run> {
-  template <class Books> __device__ float* open(void*, float*, const Place<run>&, const Books&) { return nullptr; }
-  template <class Books> __device__ float* open_new(void*, float*, const Place<run>&, const Books&) { return nullptr; }
-  __device__ void measure(const Place<run>&) {}
-  template <class Books> __device__ void close(float, const Place<run>&, const Books&) {}
+  __device__ Tile(void*, float*, int64_t) {}
+  template <bool whole, class Books> __device__ float* open(Place<run, whole>, const Books&) { return nullptr; }
+  __device__ float* open_new() { return nullptr; }
+  template <bool whole> __device__ void measure(Place<run, whole>) {}
+  template <bool whole, class Books> __device__ void close(float, Place<run, whole>, const Books&) {}
+  __device__ void advance(int) {}
 };
 
 template <class T, int run> struct Tile<Plain<T>, run> {
@@ -152,9 +163,10 @@ template <class T, int run> struct Tile<Plain<T>, run> {
   float values[LANE];
   T* data;
 
-  template <class Books> __device__ float* open(void* base, float*, const Place<run>& place, const Books& books) {
-    open_new(base, nullptr, place, books);
-    if (place.full() && Numbers::is_aligned(data)) {
+  __device__ Tile(void* base, float*, int64_t first) : data(global_memory(static_cast<T*>(base)) + first) {}
+
+  template <bool whole, class Books> __device__ float* open(Place<run, whole> place, const Books&) {
+    if constexpr (whole) {
 #pragma unroll
       for (int i = 0; i < LANE; i += run) {
         Numbers numbers;
@@ -168,13 +180,10 @@ template <class T, int run> struct Tile<Plain<T>, run> {
     }
     return values;
   }
-  template <class Books> __device__ float* open_new(void* base, float*, const Place<run>& place, const Books&) {
-    data = static_cast<T*>(base) + place.at;
-    return values;
-  }
-  __device__ void measure(const Place<run>&) {}
-  template <class Books> __device__ void close(float, const Place<run>& place, const Books&) {
-    if (place.full() && Numbers::is_aligned(data)) {
+  __device__ float* open_new() { return values; }
+  template <bool whole> __device__ void measure(Place<run, whole>) {}
+  template <bool whole, class Books> __device__ void close(float, Place<run, whole> place, const Books&) {
+    if constexpr (whole) {
 #pragma unroll
       for (int i = 0; i < LANE; i += run) {
         Numbers numbers;
@@ -189,6 +198,7 @@ template <class T, int run> struct Tile<Plain<T>, run> {
       }
     }
   }
+  __device__ void advance(int elements) { data += elements; }
 };
 
 // The codes of both 8-bit codecs.
@@ -197,11 +207,12 @@ template <bool is_signed, int run> struct Codes {
   float values[LANE];
   uint8_t* codes;
 
-  __device__ void begin(void* data, const Place<run>& place) { codes = static_cast<uint8_t*>(data) + place.at; }
+  __device__ Codes(void* base, int64_t first) : codes(global_memory(static_cast<uint8_t*>(base)) + first) {}
 
-  template <class Books> __device__ void decode(float absmax, const Place<run>& place, const Books& books) {
+  template <bool whole, class Books>
+  __device__ float* decode(float absmax, Place<run, whole> place, const Books& books) {
     const auto& book = books.template of<is_signed>();
-    if (place.full() && Numbers::is_aligned(codes)) {
+    if constexpr (whole) {
 #pragma unroll
       for (int i = 0; i < LANE; i += run) {
         Numbers numbers;
@@ -215,12 +226,16 @@ template <bool is_signed, int run> struct Codes {
         values[i] = place.inside(i) ? book.values[codes[place.position(i)]] * absmax : 0.0f;
       }
     }
+    return values;
   }
+  __device__ float* open_new() { return values; }
 
-  template <class Books> __device__ void encode(float absmax, const Place<run>& place, const Books& books) {
+  // The values are finite.
+  template <bool whole, class Books> __device__ void encode(float absmax, Place<run, whole> place, const Books& books) {
     const auto& book = books.template of<is_signed>();
-    const float reciprocal = absmax >= smallest_absmax ? 1.0f / absmax : 0.0f;
-    if (place.full() && Numbers::is_aligned(codes)) {
+    const float exact = 1.0f / (absmax >= smallest_absmax ? absmax : 1.0f);
+    const float reciprocal = absmax >= smallest_absmax ? exact : 0.0f;
+    if constexpr (whole) {
 #pragma unroll
       for (int i = 0; i < LANE; i += run) {
         Numbers numbers;
@@ -231,7 +246,8 @@ template <bool is_signed, int run> struct Codes {
     } else {
 #pragma unroll
       for (int i = 0; i < LANE; ++i) {
-        if (place.inside(i)) codes[place.position(i)] = uint8_t(book.encode(values[i], reciprocal));
+        const uint32_t code = book.encode(values[i], reciprocal);
+        if (place.inside(i)) codes[place.position(i)] = uint8_t(code);
       }
     }
   }
@@ -241,47 +257,51 @@ template <bool is_signed, int run> struct Tile<Int8<is_signed>, run> : Codes<is_
   float* scale;
   float absmax;
 
-  template <class Books> __device__ float* open(void* data, float* scales, const Place<run>& place, const Books& books) {
-    open_new(data, scales, place, books);
-    this->decode(*scale, place, books);
-    return this->values;
-  }
-  template <class Books> __device__ float* open_new(void* data, float* scales, const Place<run>& place, const Books&) {
-    this->begin(data, place);
-    scale = scales + place.at / TILE;
-    return this->values;
+  __device__ Tile(void* base, float* scales, int64_t first)
+      : Codes<is_signed, run>(base, first), scale(global_memory(scales) + first / TILE) {}
+
+  template <bool whole, class Books> __device__ float* open(Place<run, whole> place, const Books& books) {
+    return this->decode(*scale, place, books);
   }
   // Apart from `close`, so that the searches of several states overlap.
-  __device__ void measure(const Place<run>& place) {
-    uint32_t largest = 0;
+  template <bool whole> __device__ void measure(Place<run, whole> place) {
+    float largest = 0.0f;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
-      const uint32_t bits = place.inside(i) ? finite_magnitude(this->values[i]) : 0u;
-      largest = bits > largest ? bits : largest;
+      float& value = this->values[i];
+      value = place.inside(i) ? finite_or_zero(value) : 0.0f;
+      largest = fmaxf(largest, fabsf(value));
     }
-    absmax = bits_float(warp_max(largest));
+    absmax = bits_float(warp_max(float_bits(largest)));  // magnitudes order as their bits do
     absmax = absmax < smallest_absmax ? 0.0f : absmax;
-    if (place.lane == 0) *scale = absmax;
+    if (threadIdx.x % WARP == 0) *scale = absmax;
   }
-  template <class Books> __device__ void close(float, const Place<run>& place, const Books& books) {
+  template <bool whole, class Books> __device__ void close(float, Place<run, whole> place, const Books& books) {
     this->encode(absmax, place, books);
+  }
+  __device__ void advance(int elements) {
+    this->codes += elements;
+    scale += elements / TILE;
   }
 };
 
 template <bool is_signed, int run> struct Tile<Int8Tensor<is_signed>, run> : Codes<is_signed, run> {
-  template <class Books> __device__ float* open(void* data, float* scale, const Place<run>& place, const Books& books) {
-    open_new(data, scale, place, books);
-    this->decode(*scale, place, books);
-    return this->values;
+  float scale;
+
+  __device__ Tile(void* base, float* scales, int64_t first) : Codes<is_signed, run>(base, first), scale(*scales) {}
+
+  template <bool whole, class Books> __device__ float* open(Place<run, whole> place, const Books& books) {
+    return this->decode(scale, place, books);
   }
-  template <class Books> __device__ float* open_new(void* data, float*, const Place<run>& place, const Books&) {
-    this->begin(data, place);
-    return this->values;
+  template <bool whole> __device__ void measure(Place<run, whole>) {
+#pragma unroll
+    for (int i = 0; i < LANE; ++i) this->values[i] = finite_or_zero(this->values[i]);
   }
-  __device__ void measure(const Place<run>&) {}
-  template <class Books> __device__ void close(float new_scale, const Place<run>& place, const Books& books) {
+  template <bool whole, class Books>
+  __device__ void close(float new_scale, Place<run, whole> place, const Books& books) {
     this->encode(new_scale, place, books);
   }
+  __device__ void advance(int elements) { this->codes += elements; }
 };
 
 }  // namespace optgen

@@ -30,6 +30,7 @@ class ReadyQueue {
   void clear() { first_ = last_ = 0; }
   bool empty() const { return first_ == last_; }
   void push(Worker* worker) { workers_[last_++ % MAX_THREADS] = worker; }
+  void push_first(Worker* worker) { workers_[--first_ % MAX_THREADS] = worker; }
   Worker* pop() { return workers_[first_++ % MAX_THREADS]; }
 
  private:
@@ -196,7 +197,9 @@ void release(Warp& warp, Collective& collective) {
   collective.arrived = 0;
   ++collective.round;
   warp.waiting -= static_cast<unsigned>(collective.waiting.size());
-  for (Worker* worker : collective.waiting) ready.push(worker);
+  // In one of the orders a warp runs ahead of the others as far as it can, up to the next barrier.
+  const bool ahead = order.kind == OrderKind::BACKWARD;
+  for (Worker* worker : collective.waiting) ahead ? ready.push_first(worker) : ready.push(worker);
   collective.waiting.clear();
 }
 

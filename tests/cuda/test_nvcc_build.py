@@ -1,0 +1,260 @@
+"""The real nvcc compiles every kernel for the architectures from Turing to Blackwell: no warning, no spilled register.
+
+ptxas says of every kernel how many registers it takes and how many bytes of local memory: a stack frame or a spill
+would put traffic on the memory that a step is bound by.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optgen_optim
+import pytest
+import torch
+
+import optgen
+from optgen.runtime.entries import words
+from optgen.runtime.kernel_engine import defines
+from optgen.runtime.nvcc import FLAGS, Nvcc, find_nvcc, why_no_nvcc
+from optgen.runtime.parameters import DTYPES, Bucket
+from optgen.runtime.precompile import STARTS, Specialization, specializations
+from optgen.runtime.rule import Rule
+from optgen.runtime.states import choose_codecs, tensorwise
+
+ARCHS = ("75", "80", "90", "100")
+STRICT = ("-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills,-warn-lmem-usage")
+REGISTERS = {3: 80, 2: 128}  # what 256 threads leave for each, by the blocks that a multiprocessor is to hold
+SPECS = Path(__file__).parents[1] / "specs"
+TESTED = sorted(path.stem for path in SPECS.glob("*.yaml"))
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+
+EIGHT_BITS: dict[str, Any] = {"optim_bits": 8, "min_8bit_size": 0}
+SCALED = {"grad_scale": 1.0}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A class with settings that its defaults do not reach; `full` cases are left to `make test-all`."""
+
+    name: str
+    settings: Mapping[str, Any]
+    dtype: torch.dtype = FP32
+    grad_dtype: torch.dtype | None = None
+    inputs: Mapping[str, float] | None = None
+    full: bool = False
+
+    def __str__(self) -> str:
+        told = [f"{key}={value}" for key, value in {**self.settings, **(self.inputs or {})}.items()]
+        dtypes = [str(dtype).removeprefix("torch.") for dtype in (self.dtype, self.grad_dtype) if dtype is not None]
+        return "-".join([self.name, *told, *dtypes])
+
+
+HEAVY = {"percentile_clipping": 5, "max_unorm": 0.1, "nonfinite": "skip", "skip_zeros": True, "maximize": True}
+CASES = [
+    Case("AdamW", {"amsgrad": True, **HEAVY}, inputs=SCALED),
+    Case("AdamW8bit", {**HEAVY, "min_8bit_size": 0}, inputs=SCALED),
+    Case("AdamW8bit", {**HEAVY, "min_8bit_size": 0}, BF16, FP32, SCALED),
+    Case("AdamW8bit", {**HEAVY, "min_8bit_size": 0, "block_wise": False}, BF16, inputs=SCALED),
+    Case("AdamW8bit", {"min_8bit_size": 0, "block_wise": False}),
+    Case("Adam", {"weight_decay": 0.1, "trust_ratio": "lamb", "percentile_clipping": 5}),
+    Case("AdamW", {}, BF16, FP32),
+    Case("AdamW", {"max_unorm": 0.1}, FP32, BF16),
+    Case("LAMB8bit", {**HEAVY, "max_unorm": 0.5, "min_8bit_size": 0, "block_wise": False}, inputs=SCALED),
+    Case("LAMB8bit", {"percentile_clipping": 5, "min_8bit_size": 0}, BF16, FP32),
+    Case("LARS8bit", {"nesterov": True, "weight_decay": 0.1, "percentile_clipping": 5, "min_8bit_size": 0}, FP16),
+    Case("LARS8bit", {"nesterov": True, "weight_decay": 0.1, "min_8bit_size": 0, "block_wise": False}, inputs=SCALED),
+    Case("LARS", {"weight_decay": 0.1, "nonfinite": "skip"}, FP32, BF16),
+    *(Case("AdamW", {option: value}, full=True) for option, value in {"amsgrad": True, **HEAVY}.items()),
+    *(Case("AdamW8bit", {option: value, "min_8bit_size": 0}, full=True) for option, value in HEAVY.items()),
+    *(Case("AdamW8bit", {**HEAVY, "min_8bit_size": 0}, dtype, full=True) for dtype in (BF16, FP16)),
+    *(Case("LARS8bit", {"nesterov": True, "min_8bit_size": 0}, dtype, FP32, full=True) for dtype in (BF16, FP16)),
+    *(Case("LAMB8bit", {"max_unorm": 0.5, "min_8bit_size": 0}, dtype, FP32, full=True) for dtype in (BF16, FP16)),
+]
+
+
+@functools.cache
+def real_nvcc() -> Nvcc:
+    """The machine's own nvcc, whatever stands in for it in other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OPTGEN_NVCC", raising=False)
+        found = find_nvcc()
+        if found is None:
+            pytest.skip(f"no nvcc that builds: {why_no_nvcc()}")
+        return found
+
+
+@pytest.fixture(scope="module")
+def nvcc() -> Nvcc:
+    found = real_nvcc()
+    missing = {f"sm_{arch}" for arch in ARCHS} - set(found.archs)
+    if missing:
+        pytest.skip(f"{found.path} of CUDA {found.release} does not build for {', '.join(sorted(missing))}")
+    return found
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What ptxas says of a function: bytes of local memory, and registers of a kernel."""
+
+    function: str
+    arch: str
+    frame: int
+    stores: int
+    loads: int
+    registers: int | None
+
+
+def usages(said: str) -> Iterator[Usage]:
+    """Read `ptxas -v`: every function's local memory, and a kernel's registers, by architecture."""
+    arch = ""
+    local = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+    lines = said.splitlines()
+    for number, line in enumerate(lines):
+        entry = re.search(r"Compiling entry function '\w+' for '(sm_\w+)'", line)
+        arch = entry[1] if entry else arch
+        properties = re.search(r"Function properties for (\S+)", line)
+        if properties:
+            numbers = local.search(lines[number + 1])
+            assert numbers is not None, f"ptxas says something else: {lines[number + 1]}"
+            used = re.search(r"Used (\d+) registers", lines[number + 2]) if number + 2 < len(lines) else None
+            registers = int(used[1]) if used else None
+            yield Usage(properties[1], arch, int(numbers[1]), int(numbers[2]), int(numbers[3]), registers)
+
+
+def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path) -> None:
+    """Compile for all architectures in one run; nothing is warned of, and no function touches local memory."""
+    codes = [word for arch in ARCHS for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
+    flags = [*(flag for flag in FLAGS if flag != "--cubin"), *nvcc.flags, *STRICT, *codes]
+    command = [*nvcc.command, *flags, *words(macros), str(source), "--fatbin", "-o", str(folder / "kernel.fatbin")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    wrong = [line for line in (done.stdout + done.stderr).splitlines() if re.search(r"(?i)error|warning", line)]
+    assert (done.returncode, wrong) == (0, []), f"{source.name} with {dict(macros)}: {chr(10).join(wrong)}"
+    kernels = set(re.findall(r'extern "C" __global__ void .*?(\w+)\(const Call', source.read_text(encoding="utf-8")))
+    found = list(usages(done.stderr))
+    assert {(use.function, use.arch) for use in found if use.registers is not None} == {
+        (kernel, f"sm_{arch}") for kernel in kernels for arch in ARCHS
+    }
+    assert [use for use in found if use.frame or use.stores or use.loads] == []
+    tensors = sum(name.endswith("_CODEC") and codec != "Absent" for name, codec in macros.items())
+    assert [use for use in found if (use.registers or 0) > REGISTERS[2 if tensors > 4 else 3]] == []
+
+
+@functools.cache
+def stock(dtypes: tuple[torch.dtype, ...]) -> list[Specialization]:
+    return specializations(optgen_optim.CLASSES, "cuda", dtypes)
+
+
+def ahead(dtypes: tuple[torch.dtype, ...]) -> list[Any]:
+    """What `optgen build --arch` compiles, named by family, parameter and states."""
+    return [
+        pytest.param(item, id=f"{item.rule.name}-{number}")
+        for number, item in enumerate(stock(dtypes))
+        if dtypes == (FP32,) or item not in stock((FP32,))
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("item", ahead((FP32,)))
+def test_kernels_of_the_stock_package(item: Specialization, nvcc: Nvcc, tmp_path: Path) -> None:
+    check(nvcc, item.rule.cuda_source, item.defines, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("item", ahead(DTYPES))
+def test_kernels_of_the_stock_package_for_16_bit_parameters(item: Specialization, nvcc: Nvcc, tmp_path: Path) -> None:
+    check(nvcc, item.rule.cuda_source, item.defines, tmp_path)
+
+
+def classes_of_spec(name: str) -> dict[str, Any]:
+    package = optgen.load(SPECS / f"{name}.yaml")
+    found: dict[str, Any] = package.CLASSES
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TESTED)
+def test_kernels_of_other_specs(name: str, nvcc: Nvcc, tmp_path: Path) -> None:
+    found = specializations(classes_of_spec(name), "cuda", (FP32,))
+    assert found
+    for item in found:
+        check(nvcc, item.rule.cuda_source, item.defines, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", TESTED)
+def test_kernels_of_other_specs_in_8_bits_and_16_bits(name: str, nvcc: Nvcc, tmp_path: Path) -> None:
+    for optimizer_class in classes_of_spec(name).values():
+        takes_bits = any(len(state.codecs) > 1 for state in optimizer_class.rule.element_states)
+        settings = [{}, EIGHT_BITS, {**EIGHT_BITS, "block_wise": False}] if takes_bits else [{}]
+        for shape, chosen, dtype in ((s, c, d) for s in ((64, 64), (4096,)) for c in settings for d in DTYPES):
+            made = optimizer_class([torch.zeros(1, requires_grad=True)], **chosen)
+            check(nvcc, *kernel(made.rule, made.defaults, shape, dtype, dtype), tmp_path)
+
+
+def kernel(
+    rule: Rule, settings: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype, grad_dtype: torch.dtype
+) -> tuple[Path, dict[str, str]]:
+    """The source and the macros of what serves a parameter under these settings."""
+    numel = torch.Size(shape).numel()
+    codecs = choose_codecs(rule, settings, numel)
+    flags = rule.flags(settings, len(shape), numel, 0, tensorwise(rule, codecs))
+    return rule.cuda_source, defines(rule, Bucket("cuda", dtype, grad_dtype, torch.device("cpu"), flags, codecs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=str(case), marks=[pytest.mark.full] if case.full else []) for case in CASES]
+)
+def test_kernels_with_options(case: Case, nvcc: Nvcc, tmp_path: Path) -> None:
+    given = dict(case.settings)
+    if case.name.startswith("LARS"):
+        given = {**STARTS, **given}
+    made = optgen_optim.CLASSES[case.name]([torch.zeros(1, requires_grad=True)], **given)
+    settings = {**made.defaults, **(case.inputs or {})}
+    source, macros = kernel(made.rule, settings, (64, 64), case.dtype, case.grad_dtype or case.dtype)
+    assert macros["OPTGEN_GRAD_SCALE_GIVEN"] == str(int(case.inputs is not None))
+    check(nvcc, source, macros, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["AdamW32bit", "AdamW8bit"])
+def test_full_tiles_are_moved_16_bytes_at_once(name: str, dtype: torch.dtype, nvcc: Nvcc, tmp_path: Path) -> None:
+    """By its PTX: what a lane reads and writes of a tile's tensors, in instructions of the widest kind that fits."""
+    made = optgen_optim.CLASSES[name]([torch.zeros(1, requires_grad=True)], min_8bit_size=0)
+    source, macros = kernel(made.rule, made.defaults, (4096,), dtype, dtype)
+    flags = [*(flag for flag in FLAGS if flag != "--cubin"), *nvcc.flags, "--ptx", "-arch=sm_90"]
+    output = tmp_path / "kernel.ptx"
+    subprocess.run([*nvcc.command, *flags, *words(macros), str(source), "-o", str(output)], check=True, cwd=tmp_path)
+    text = output.read_text(encoding="utf-8")
+    body = text[text.index(".entry step_apply(") :].partition("\n}\n")[0]
+    wide = {kind: len(re.findall(rf"{kind}\.global\.v4\.\w32", body)) for kind in ("ld", "st")}
+    codes = {kind: len(re.findall(rf"{kind}\.global(?:\.v2)?\.\w32", body)) for kind in ("ld", "st")}
+    own = 1 if dtype is BF16 else 2  # of the eight elements of a lane, by 16 bytes
+    states = 2 * 2 if name == "AdamW32bit" else 0
+    assert wide == {"ld": 2 * own + states, "st": own + states}
+    if name == "AdamW8bit":
+        assert codes["ld"] >= 2 * own
+        assert codes["st"] >= 2 * own
+    # No access goes by way of an address that could be of shared or local memory.
+    assert not re.search(r"\b(ld|st)(\.v[24])?\.[bfus]\d+", body)
+
+
+def test_spills_and_stack_frames_are_seen(nvcc: Nvcc, tmp_path: Path) -> None:
+    """What is asserted of the kernels is not so of a kernel that needs local memory."""
+    source = tmp_path / "spills.cu"
+    source.write_text(
+        "struct Call { float* x; };\n"
+        'extern "C" __global__ void spills(const Call call) {\n'
+        "  float local[100];\n"
+        "  for (int i = 0; i < 100; ++i) local[i] = call.x[i];\n"
+        "  call.x[0] = local[int(call.x[1])];\n"
+        "}\n"
+    )
+    with pytest.raises(AssertionError, match=r"[Ll]ocal memory"):
+        check(nvcc, source, {}, tmp_path)

@@ -1,0 +1,46 @@
+"""The targets that tests run on: what each needs here, and where its tensors lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from gpu import StandinDevice, install_standin
+from machine import require_compiler, why_no_gpu
+
+from optgen.runtime import nvidia
+
+GPU = "gpu"  # the cuda target on a real device, where tests call the one on the stand-in "cuda"
+
+
+def require_standin() -> StandinDevice:
+    """Let the stand-in, as it is at first, serve CPU tensors with target="cuda" until the test ends; or skip it."""
+    pytest.importorskip("pycuda", reason="PyCUDA is not installed, which the stand-in for the CUDA driver needs")
+    import standin
+
+    require_compiler()
+    if not why_no_gpu():
+        pytest.skip("the stand-in cannot be loaded beside a real driver: `pytest -m gpu` runs this on the GPU")
+    device = install_standin()
+    nvidia.why_no_pycuda.cache_clear()  # what was found out before there was a driver
+    standin.load().reset()
+    return device
+
+
+@contextmanager
+def ready(target: str) -> Iterator[str]:
+    """All that a test of a target needs, or a skip; yields what the setting `target` is to be.
+
+    For "gpu" whatever tensor the test makes meanwhile lies on the GPU.
+    """
+    if target == GPU:
+        with torch.device("cuda"):
+            yield "cuda"
+        return
+    if target == "cuda":
+        require_standin()
+    elif target == "cpu":
+        require_compiler()
+    yield target

@@ -255,7 +255,7 @@ def cache(ctx: typer.Context) -> None:
 def cache_size() -> None:
     """Print where the cache is and how large."""
     from optgen.doctor import readable_size
-    from optgen.runtime import cache as kernels
+    from optgen.runtime.building import cache as kernels
 
     files, size = kernels.cache_size()
     print(f"{kernels.cache_dir()}: {_count(files, 'file')}, {readable_size(size)}")
@@ -265,7 +265,7 @@ def cache_size() -> None:
 def cache_clear() -> None:
     """Remove all compiled kernels; they are compiled again when they are used."""
     from optgen.doctor import readable_size
-    from optgen.runtime import cache as kernels
+    from optgen.runtime.building import cache as kernels
 
     files, size = kernels.clear_cache()
     print(f"{kernels.cache_dir()}: {_count(files, 'file')} removed, {readable_size(size)}")

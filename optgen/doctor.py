@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optgen.package_name import STOCK_PACKAGE
-from optgen.runtime.nvidia import Driver, ask_driver
+from optgen.runtime.building.nvidia import Driver, ask_driver
 
 Status = Literal["ok", "missing", "problem"]
 
@@ -94,7 +94,7 @@ def _torch() -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
-    from optgen.runtime.cache import compiler_candidates
+    from optgen.runtime.building.cache import compiler_candidates
 
     advice = INSTALL_COMPILER.get(sys.platform, "install g++ or clang with OpenMP")
     rejected = []
@@ -159,7 +159,7 @@ def _torch_cuda() -> Iterator[Finding]:
 
 
 def _pycuda() -> Iterator[Finding]:
-    from optgen.runtime.nvidia import INSTALL_PYCUDA, why_no_pycuda
+    from optgen.runtime.building.nvidia import INSTALL_PYCUDA, why_no_pycuda
 
     name = "PyCUDA"
     reason = why_no_pycuda()
@@ -177,7 +177,7 @@ def _pycuda() -> Iterator[Finding]:
 
 
 def _nvcc() -> Iterator[Finding]:
-    from optgen.runtime.nvcc import INSTALL, nvcc_candidates
+    from optgen.runtime.building.nvcc import INSTALL, nvcc_candidates
 
     name = "nvcc"
     rejected = []
@@ -205,7 +205,7 @@ def _nvcc() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from optgen.runtime.cache import cache_dir, cache_size
+    from optgen.runtime.building.cache import cache_dir, cache_size
 
     advice = "set OPTGEN_CACHE_DIR to a folder of yours that can be written"
     try:

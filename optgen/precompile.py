@@ -29,12 +29,12 @@ def precompile(package: str, directory: Path) -> int:
     Raises:
         PrecompileError: see above.
     """
-    from optgen.runtime.cache import CompileError, find_compiler, why_no_compiler
+    from optgen.runtime.building.cache import CompileError, find_compiler, why_no_compiler
 
     compiler = find_compiler()
     if compiler is None:
         raise PrecompileError(f"nothing was compiled: {why_no_compiler()}")
-    from optgen.runtime.precompile import compile_libraries
+    from optgen.runtime.building.precompile import compile_libraries
 
     try:
         return compile_libraries(package, directory, compiler)
@@ -49,7 +49,7 @@ def checked_archs(given: Sequence[str]) -> tuple[str, ...]:
         ArchError: for what is none, and for what the nvcc here does not build for.
         PrecompileError: where there is no nvcc.
     """
-    from optgen.runtime.nvcc import INSTALL, find_nvcc, why_no_nvcc
+    from optgen.runtime.building.nvcc import INSTALL, find_nvcc, why_no_nvcc
 
     names = list(dict.fromkeys(name.strip() for item in given for name in item.split(",")))
     nvcc = find_nvcc()
@@ -76,13 +76,13 @@ def precompile_cubins(package: str, directory: Path, archs: Sequence[str]) -> in
     Raises:
         PrecompileError: see above.
     """
-    from optgen.runtime.cache import CompileError
-    from optgen.runtime.nvcc import find_nvcc, why_no_nvcc
+    from optgen.runtime.building.cache import CompileError
+    from optgen.runtime.building.nvcc import find_nvcc, why_no_nvcc
 
     nvcc = find_nvcc()
     if nvcc is None:
         raise PrecompileError(f"nothing was compiled: {why_no_nvcc()}")
-    from optgen.runtime.precompile import compile_cubins
+    from optgen.runtime.building.precompile import compile_cubins
 
     try:
         return compile_cubins(package, directory, archs, nvcc)
@@ -92,7 +92,7 @@ def precompile_cubins(package: str, directory: Path, archs: Sequence[str]) -> in
 
 def count_cubins(directory: Path) -> int:
     """How many cubins a package holds."""
-    from optgen.runtime.cubins import stored_cubins
+    from optgen.runtime.building.cubins import stored_cubins
 
     return len(stored_cubins(directory))
 
@@ -103,8 +103,8 @@ def drop_stale_cubins(directory: Path) -> int:
     Raises:
         PrecompileError: when a source cannot be read.
     """
-    from optgen.runtime.cache import CompileError
-    from optgen.runtime.cubins import drop_stale_cubins as drop
+    from optgen.runtime.building.cache import CompileError
+    from optgen.runtime.building.cubins import drop_stale_cubins as drop
 
     try:
         return drop(directory)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optgen.runtime.nvcc import Nvcc, find_nvcc, why_no_nvcc
+from optgen.runtime.building.nvcc import Nvcc, find_nvcc, why_no_nvcc
 
 FAKE_ARCHS = "sm_75 sm_80 sm_86 sm_87 sm_90"
 

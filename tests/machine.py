@@ -11,7 +11,7 @@ import torch
 
 def require_compiler() -> None:
     """Skip where no C++ compiler is found."""
-    cache = pytest.importorskip("optgen.runtime.cache")
+    cache = pytest.importorskip("optgen.runtime.building.cache")
     if cache.find_compiler() is None:
         pytest.skip("no C++ compiler on this machine")
 
@@ -19,7 +19,7 @@ def require_compiler() -> None:
 @functools.cache
 def why_no_gpu() -> str:
     """Say why tests marked `gpu` cannot run here; "" if they can."""
-    from optgen.runtime import nvcc, nvidia
+    from optgen.runtime.building import nvcc, nvidia
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of drivers that it cannot use

@@ -10,7 +10,7 @@ import torch
 from gpu import StandinDevice, install_standin
 from machine import require_compiler, why_no_gpu
 
-from optgen.runtime import nvidia
+from optgen.runtime.building import nvidia
 
 GPU = "gpu"  # the cuda target on a real device, where tests call the one on the stand-in "cuda"
 

@@ -35,7 +35,7 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 GOOD = {
     "optgen/__init__.py": "__version__ = '1'\n",
     "optgen/cli.py": (
-        "import rich\nfrom optgen import compiler, __version__\nfrom optgen.runtime import cache\n"
+        "import rich\nfrom optgen import compiler, __version__\nfrom optgen.runtime.building import cache\n"
         "def doctor():\n    import torch\n"
     ),
     "optgen/compiler.py": "import optgen.spec.model\nfrom .ir import nodes\nfrom optgen import __version__\n",
@@ -47,7 +47,7 @@ GOOD = {
     "optgen/codecs.py": "from optgen.dtypes import x\n",
     "optgen/dtypes.py": "",
     "optgen/runtime/base.py": "import torch\nfrom optgen.codecs import x\nfrom .cache import y\n",
-    "optgen/runtime/cache.py": "",
+    "optgen/runtime/building/cache.py": "",
     "tools/bench.py": "import torch\n",
 }
 

@@ -121,7 +121,7 @@ class Bandwidth:
 def triad_kernel() -> Callable[..., None] | None:
     """Return the compiled kernel, or None where there is no compiler."""
     try:
-        from optgen.runtime.cache import CompileError, find_compiler, shared_library
+        from optgen.runtime.building.cache import CompileError, find_compiler, shared_library
     except ImportError:
         return None
     compiler = find_compiler()

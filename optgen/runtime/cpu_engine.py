@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from optgen.runtime.cache import shared_library
+from optgen.runtime.building.cache import shared_library
+from optgen.runtime.building.compilers import Compiler
 from optgen.runtime.call import Call
-from optgen.runtime.compilers import Compiler
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
 from optgen.runtime.kernel_engine import KernelEngine, address, defines
@@ -74,10 +74,13 @@ class CpuEngine(KernelEngine):
         self.call.grads = address(self.grad_table)
         self.call.threads = torch.get_num_threads()
 
-    def run(self, block: Block, index: int, values: HostValues) -> None:
-        """Run one pass."""
+    def take(self, values: HostValues) -> None:
+        """Take the values that passes read."""
         self.values = array("d", chain.from_iterable(values.computed))
         self.call.values = address(self.values)
+
+    def run(self, block: Block, index: int) -> None:
+        """Run one pass."""
         self.functions[block.passes[index].function](self.reference)
 
     def reduction(self, block: Block, name: str) -> list[float]:

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from optgen.runtime.building.cubins import cubin
+from optgen.runtime.building.nvcc import Nvcc
 from optgen.runtime.call import Call
-from optgen.runtime.cubins import cubin
 from optgen.runtime.cuda_device import THREADS, WARP, CudaDevice
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
 from optgen.runtime.kernel_engine import KernelEngine, defines
-from optgen.runtime.nvcc import Nvcc
 from optgen.runtime.paging import asks_for_paging, pager_of
 from optgen.runtime.parameters import Bucket, Member
 from optgen.runtime.portions import PagedStates
@@ -66,7 +66,7 @@ class CudaEngine(KernelEngine):
         self.spares: list[Tensor] = []  # memory of the host for copies that graphs will record
         self.recorded: list[Tensor] = []  # what graphs have recorded: every replay reads it
         self.sent = array("q")
-        self.sent_values: HostValues | None = None
+        self.copies: list[tuple[int, Tensor]] = []  # addresses of settings that lie on a device, and their tensors
         self.call = Call(
             tensors=count,
             chunk_table=self.chunk_table.data_ptr(),
@@ -109,7 +109,6 @@ class CudaEngine(KernelEngine):
     def begin(self, name: str, block: Block, grads: Sequence[Tensor], inputs: Inputs) -> None:
         """Start a step: take the gradients' addresses, and everything else's if it moved."""
         self.addresses = self._take_addresses(grads)
-        self.sent_values = None
         stream = self.gpu.current_stream()
         if stream != self.built_on:
             arrays = self.arrays.values()
@@ -121,13 +120,28 @@ class CudaEngine(KernelEngine):
             self.found_inf = inputs.found_inf.to(self.bucket.device, torch.float32, non_blocking=True)
         self.call.found_inf = 0 if self.found_inf is None else self.found_inf.data_ptr()
 
-    def run(self, block: Block, index: int, values: HostValues) -> None:
+    def take(self, values: HostValues) -> None:
+        """Bring the gradients' addresses and the settings to the device, if they are not there already."""
+        flat = list(chain.from_iterable(values.inputs))
+        numbers = array("q", self.addresses)
+        numbers.frombytes(array("d", [0.0 if isinstance(x, Tensor) else x for x in flat]).tobytes())
+        table = self._recorded_table(numbers) if self.gpu.is_capturing() else self._current_table(numbers)
+        self.call.grads = table.data_ptr()
+        self.call.values = self.call.grads + 8 * len(self.addresses)
+        device = self.bucket.device
+        self.copies = [
+            (self.call.values + 8 * i, x.detach().to(device, torch.float64, non_blocking=True))
+            for i, x in enumerate(flat)
+            if isinstance(x, Tensor)
+        ]
+
+    def run(self, block: Block, index: int) -> None:
         """Run one pass."""
         item = block.passes[index]
         bands = self.walks_bands(item)
         self.call.first = len(self.chunks) if bands else 0
         self.call.chunks = len(self.band_table) if bands else len(self.chunks)
-        copies = self._send(values)
+        copies, self.copies = self.copies, []
         numbers = self.call.numbers()
         tensors = len(self.members)
         with self.gpu.stream(apart=self.paged is not None) as stream:
@@ -153,28 +167,6 @@ class CudaEngine(KernelEngine):
         if function is None:
             function = self.functions[name] = self.gpu.function(self.image, name)
         function.prepared_async_call((blocks, 1), (threads, 1, 1), stream, *numbers)
-
-    def _send(self, values: HostValues) -> list[tuple[int, Tensor]]:
-        """Bring the gradients' addresses and the settings to the device, if they are not there already.
-
-        Returns:
-            What is left to copy: addresses of settings that lie on a device, and their tensors.
-        """
-        if values is self.sent_values:
-            return []
-        self.sent_values = values
-        flat = list(chain.from_iterable(values.inputs))
-        numbers = array("q", self.addresses)
-        numbers.frombytes(array("d", [0.0 if isinstance(x, Tensor) else x for x in flat]).tobytes())
-        table = self._recorded_table(numbers) if self.gpu.is_capturing() else self._current_table(numbers)
-        self.call.grads = table.data_ptr()
-        self.call.values = self.call.grads + 8 * len(self.addresses)
-        device = self.bucket.device
-        return [
-            (self.call.values + 8 * i, x.detach().to(device, torch.float64, non_blocking=True))
-            for i, x in enumerate(flat)
-            if isinstance(x, Tensor)
-        ]
 
     def _current_table(self, numbers: array[int]) -> Tensor:
         """The step's table on the device; what changed is copied without waiting for it."""

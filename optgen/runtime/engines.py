@@ -45,7 +45,10 @@ class Engine(Protocol):
             inputs: What is set for this step. The host has read `found_inf` unless all engines are of the cuda target.
         """
 
-    def run(self, block: Block, index: int, values: HostValues) -> None:
+    def take(self, values: HostValues) -> None:
+        """Take what is the same for groups, for the passes from now on; nothing fails for lack of memory after it."""
+
+    def run(self, block: Block, index: int) -> None:
         """Run one pass."""
 
     def reduction(self, block: Block, name: str) -> list[float] | Tensor:

@@ -235,14 +235,18 @@ class Optimizer(torch.optim.Optimizer):
             self._captured = (*self._captured, prepared)
         sums: Sums = {}
         values = HostValues(declared, settings, sums, prepared.elements)
+        for engine in prepared.engines:
+            engine.take(values)
         for index, item in enumerate(declared.passes):
             running = [engine for engine in prepared.engines if item.live(engine.bucket.flags)]
             for engine in running:
-                engine.run(declared, index, values)
+                engine.run(declared, index)
             new = prepared.sums(declared, item, running)
             if new:
                 sums = {**sums, **new}
                 values = HostValues(declared, settings, sums, prepared.elements)
+                for engine in prepared.engines:
+                    engine.take(values)
         for engine in prepared.engines:
             engine.finish(block)
         if declared.commit is not None:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import PAGED_NUMEL
+from optgen.runtime.building.nvidia import LIBRARY
 from optgen.runtime.cuda_device import CudaDevice
-from optgen.runtime.nvidia import LIBRARY
 
 ON_DEVICE, ON_HOST = 1, 2  # CUmemLocationType
 PREFERRED_LOCATION, ACCESSED_BY = 3, 5  # CUmem_advise

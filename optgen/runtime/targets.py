@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.runtime.cache import CompileError
-from optgen.runtime.compilers import find_compiler, why_no_compiler
+from optgen.runtime.building.cache import CompileError
+from optgen.runtime.building.compilers import find_compiler, why_no_compiler
+from optgen.runtime.building.nvcc import find_nvcc
+from optgen.runtime.building.nvidia import why_no_pycuda
 from optgen.runtime.cpu_engine import CpuEngine
 from optgen.runtime.cuda_device import OLDEST, cuda_device, serves
 from optgen.runtime.cuda_engine import CudaEngine
-from optgen.runtime.nvcc import find_nvcc
-from optgen.runtime.nvidia import why_no_pycuda
 from optgen.runtime.paging import Pager, asks_for_paging, pager_of
 from optgen.runtime.parameters import Bucket
 from optgen.runtime.rule import Rule

@@ -133,12 +133,16 @@ class TorchEngine:
         ahead = 1.0 if name == "step" else 0.0
         self.views = [View(self.rule, m, float(m.entry["step"]) + ahead) for m in self.bucket.members]
 
-    def run(self, block: Block, index: int, values: HostValues) -> None:
+    def take(self, values: HostValues) -> None:
+        """Take the values that passes read."""
+        self.values = values
+
+    def run(self, block: Block, index: int) -> None:
         """Run one pass."""
         function = getattr(self.rule.torch_functions, block.passes[index].function)
         last = index == len(block.passes) - 1
         for view in self.views:
-            view.values = dict(zip(block.names, values.computed[view.member.row], strict=True))
+            view.values = dict(zip(block.names, self.values.computed[view.member.row], strict=True))
             results: Results = function(view)
             if not last:
                 view.reduced.update(results)

@@ -13,8 +13,8 @@ from fake_programs import fake_nvcc, no_nvcc
 
 from optgen import doctor
 from optgen.doctor import Finding, examine, is_usable, readable_size
-from optgen.runtime import nvidia
-from optgen.runtime.nvidia import Driver, Gpu
+from optgen.runtime.building import nvidia
+from optgen.runtime.building.nvidia import Driver, Gpu
 
 
 def named(findings: tuple[Finding, ...], name: str) -> Finding:
@@ -31,7 +31,7 @@ def test_a_missing_torch_is_said_and_makes_the_machine_unusable(monkeypatch: pyt
 
 
 def test_a_missing_compiler_is_advice_not_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    from optgen.runtime import cache
+    from optgen.runtime.building import cache
 
     rejected = cache.Candidate("g++", "the search path", None, "is not installed")
     monkeypatch.setattr(cache, "compiler_candidates", lambda: iter([rejected]))

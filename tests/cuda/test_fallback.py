@@ -17,7 +17,7 @@ from gpu import install_standin
 from optgen_optim import AdamW8bit
 
 from optgen.runtime import targets
-from optgen.runtime.cache import CompileError
+from optgen.runtime.building.cache import CompileError
 from optgen.runtime.targets import choose_target
 
 GPU = torch.device("cuda:0")
@@ -88,7 +88,7 @@ def test_a_kernel_that_cannot_be_built_leaves_the_step_to_torch_unless_captured(
         return "cuda"
 
     monkeypatch.setattr("optgen.runtime.engines.choose_target", choose)
-    param, opt = make()
+    _, opt = make()
     with pytest.warns(RuntimeWarning, match="could not be compiled, so the torch target serves: nvcc says no"):
         opt.step()
     assert opt.engines() == {"torch": 1}

@@ -19,11 +19,11 @@ import pytest
 import torch
 
 import optgen
-from optgen.runtime.entries import words
+from optgen.runtime.building.entries import words
+from optgen.runtime.building.nvcc import FLAGS, Nvcc, find_nvcc, why_no_nvcc
+from optgen.runtime.building.precompile import STARTS, Specialization, specializations
 from optgen.runtime.kernel_engine import defines
-from optgen.runtime.nvcc import FLAGS, Nvcc, find_nvcc, why_no_nvcc
 from optgen.runtime.parameters import DTYPES, Bucket
-from optgen.runtime.precompile import STARTS, Specialization, specializations
 from optgen.runtime.rule import Rule
 from optgen.runtime.states import choose_codecs, tensorwise
 

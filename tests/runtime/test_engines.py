@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import require_compiler
+from machine import require_compiler
 from optgen_optim import LAMB, AdamW, AdamW8bit, PytorchLARS
 from torch import nn
 
 from optgen.runtime import targets
-from optgen.runtime.cache import CompileError
+from optgen.runtime.building.cache import CompileError
 from runtime.training import SMALL, make_params, same, saved, set_grads, snapshot, train
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import standin
-from optgen.runtime.nvcc import find_nvcc, why_no_nvcc
+from optgen.runtime.building.nvcc import find_nvcc, why_no_nvcc
 from standin.build import NVCC
 from standin.texts import nvcc
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from fake_programs import script
 
-from optgen.runtime import cache, compilers, private_dir
-from optgen.runtime.compilers import Compiler
+from optgen.runtime.building import cache, compilers, private_dir
+from optgen.runtime.building.compilers import Compiler
 
 GXX = shutil.which("g++")
 needs_compiler = pytest.mark.skipif(GXX is None, reason="no g++ on this machine")

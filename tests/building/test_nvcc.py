@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_programs import fake_nvcc, real_nvcc, runs, script
 
-from optgen.runtime import archs, nvcc, private_dir
+from optgen.runtime.building import archs, nvcc, private_dir
 
 
 @pytest.fixture

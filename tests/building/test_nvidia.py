@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from optgen.runtime import nvidia
-from optgen.runtime.nvidia import Driver, Gpu, ask_driver, why_no_pycuda
+from optgen.runtime.building import nvidia
+from optgen.runtime.building.nvidia import Driver, Gpu, ask_driver, why_no_pycuda
 
 GCC = shutil.which("gcc")
 needs_gcc = pytest.mark.skipif(GCC is None or sys.platform != "linux", reason="builds a stand-in with gcc on Linux")
@@ -174,10 +174,12 @@ def test_the_real_pycuda_is_asked_without_starting_cuda(tmp_path: Path) -> None:
     library = tmp_path / "libcuda.so.1"
     soname = "-Wl,-soname,libcuda.so.1"
     subprocess.run([str(GCC), "-shared", "-fPIC", str(source), soname, "-o", str(library)], check=True)
-    script = (
-        "import sys; from optgen.runtime.nvidia import why_no_pycuda; print([why_no_pycuda()], 'torch' in sys.modules)"
-    )
-    root = Path(nvidia.__file__).resolve().parents[2]
+    script = """
+import sys
+from optgen.runtime.building.nvidia import why_no_pycuda
+print([why_no_pycuda()], 'torch' in sys.modules)
+"""
+    root = Path(nvidia.__file__).resolve().parents[3]
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": f"{root}:{Path(spec.origin).parents[1]}"},

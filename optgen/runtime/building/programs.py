@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from optgen.runtime.private_dir import fall_back, is_fallback, locked, publish, read_own, scratch
+from optgen.runtime.building.private_dir import fall_back, is_fallback, locked, publish, read_own, scratch
 
 FORMAT_VERSION = 1
 PROBE_TIMEOUT_SECONDS = 120.0

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optgen.runtime.archs import in_order, is_arch
-from optgen.runtime.private_dir import cache_dir
-from optgen.runtime.programs import (
+from optgen.runtime.building.archs import in_order, is_arch
+from optgen.runtime.building.private_dir import cache_dir
+from optgen.runtime.building.programs import (
     COMPILE_TIMEOUT_SECONDS,
     PROBE_TIMEOUT_SECONDS,
     Candidate,

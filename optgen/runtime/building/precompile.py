@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from optgen.runtime.cache import shared_library
-from optgen.runtime.compilers import Compiler
-from optgen.runtime.cubins import build_cubin, store_cubin
+from optgen.runtime.building.cache import shared_library
+from optgen.runtime.building.compilers import Compiler
+from optgen.runtime.building.cubins import build_cubin, store_cubin
+from optgen.runtime.building.nvcc import Nvcc
 from optgen.runtime.kernel_engine import defines
-from optgen.runtime.nvcc import Nvcc
 from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.parameters import DTYPES, Bucket
 from optgen.runtime.rule import Rule, Settings

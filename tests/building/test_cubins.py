@@ -13,10 +13,10 @@ import pytest
 from fake_programs import fake_nvcc, no_nvcc, real_nvcc, runs, script
 
 from optgen import paths
-from optgen.runtime import cubins, entries, nvcc, private_dir
-from optgen.runtime.cache import CompileError, cache_size, clear_cache
-from optgen.runtime.cubins import build_cubin, cubin, drop_stale_cubins, store_cubin, stored_cubins
-from optgen.runtime.nvcc import Nvcc
+from optgen.runtime.building import cubins, entries, nvcc, private_dir
+from optgen.runtime.building.cache import CompileError, cache_size, clear_cache
+from optgen.runtime.building.cubins import build_cubin, cubin, drop_stale_cubins, store_cubin, stored_cubins
+from optgen.runtime.building.nvcc import Nvcc
 
 ROOT = Path(paths.__file__).resolve().parent.parent
 
@@ -249,8 +249,8 @@ def test_four_processes_compile_once(folder: Path, kernel: Path, fake: Nvcc, log
     fake_nvcc(Path(fake.path), log=log, build="/bin/sleep 0.2 2>/dev/null || /usr/bin/sleep 0.2")
     code = f"""
         from pathlib import Path
-        from optgen.runtime.cubins import cubin
-        from optgen.runtime.nvcc import find_nvcc
+        from optgen.runtime.building.cubins import cubin
+        from optgen.runtime.building.nvcc import find_nvcc
         print(len(cubin(Path({str(kernel)!r}), {{}}, "sm_90", find_nvcc())) > 0)
     """
     processes = [
@@ -389,7 +389,7 @@ def test_those_of_a_source_that_is_gone_are_dropped_with_their_folder(packaged: 
 def test_importing_cubins_is_light() -> None:
     code = """
         import sys
-        from optgen.runtime import cubins
+        from optgen.runtime.building import cubins
         print(sorted({"torch", "platformdirs", "filelock", "yaml", "pydantic", "jinja2", "numpy"} & set(sys.modules)))
     """
     done = subprocess.run(

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from optgen.runtime.archs import best, capability, is_arch
-from optgen.runtime.entries import (
+from optgen.runtime.building.archs import best, capability, is_arch
+from optgen.runtime.building.entries import (
     CompileError,
     Hash,
     Kernel,
@@ -24,9 +24,9 @@ from optgen.runtime.entries import (
     without_footer,
     words,
 )
-from optgen.runtime.nvcc import FLAGS, INSTALL, Nvcc, compile_cubin, why_no_nvcc
-from optgen.runtime.private_dir import cache_dir, publish, read_own
-from optgen.runtime.programs import FORMAT_VERSION
+from optgen.runtime.building.nvcc import FLAGS, INSTALL, Nvcc, compile_cubin, why_no_nvcc
+from optgen.runtime.building.private_dir import cache_dir, publish, read_own
+from optgen.runtime.building.programs import FORMAT_VERSION
 
 FOLDER = "cubins"
 HASH_LENGTH = 16

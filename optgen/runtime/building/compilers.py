@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from optgen.runtime.private_dir import cache_dir
-from optgen.runtime.programs import (
+from optgen.runtime.building.private_dir import cache_dir
+from optgen.runtime.building.programs import (
     COMPILE_TIMEOUT_SECONDS,
     PROBE_TIMEOUT_SECONDS,
     Candidate,

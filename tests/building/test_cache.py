@@ -17,8 +17,8 @@ import pytest
 from fake_programs import script
 
 from optgen import paths
-from optgen.runtime import cache, compilers, entries, private_dir
-from optgen.runtime.compilers import Compiler
+from optgen.runtime.building import cache, compilers, entries, private_dir
+from optgen.runtime.building.compilers import Compiler
 
 ROOT = Path(paths.__file__).resolve().parent.parent
 GXX = shutil.which("g++")
@@ -189,7 +189,7 @@ def test_four_processes_compile_once(folder: Path, kernel: Path, tmp_path: Path)
     counting, log = counting_compiler(tmp_path)
     code = f"""
         from pathlib import Path
-        from optgen.runtime import cache
+        from optgen.runtime.building import cache
         print(cache.shared_library(Path({str(kernel)!r}), {{}}, cache.find_compiler()).answer())
     """
     processes = [
@@ -225,7 +225,7 @@ def test_one_openmp_serves_torch_and_the_kernels(folder: Path, kernel: Path) -> 
     done = run_python(f"""
         import torch
         from pathlib import Path
-        from optgen.runtime import cache
+        from optgen.runtime.building import cache
         assert cache.shared_library(Path({str(kernel)!r}), {{}}, cache.find_compiler()).answer() == 7
         print(*{{line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line or "libomp" in line}})
     """)
@@ -248,7 +248,7 @@ def test_an_openmp_with_a_name_of_its_own_is_shared_too(folder: Path, kernel: Pa
         import ctypes
         from pathlib import Path
         ctypes.CDLL({str(renamed)!r})
-        from optgen.runtime import cache
+        from optgen.runtime.building import cache
         assert cache.shared_library(Path({str(kernel)!r}), {{}}, cache.find_compiler()).answer() == 7
         print(*{{line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line}})
     """)
@@ -266,7 +266,7 @@ def test_a_damaged_entry_is_rebuilt_silently(
 ) -> None:
     code = f"""
         from pathlib import Path
-        from optgen.runtime import cache
+        from optgen.runtime.building import cache
         print(cache.shared_library(Path({str(kernel)!r}), {{}}, cache.find_compiler()).answer())
     """
     assert run_python(code).stdout.strip() == "7"
@@ -309,8 +309,8 @@ def test_a_kill_while_compiling_leaves_nothing_but_a_temporary_folder(
     slow = script(tmp_path / "slow-g++", f"touch {started}\nsleep 60")
     code = f"""
         from pathlib import Path
-        from optgen.runtime import cache
-        from optgen.runtime.compilers import Compiler
+        from optgen.runtime.building import cache
+        from optgen.runtime.building.compilers import Compiler
         cache.shared_library(Path({str(kernel)!r}), {{}}, Compiler({str(slow)!r}, "1", "gcc"))
     """
     child = subprocess.Popen(
@@ -415,7 +415,8 @@ def test_a_folder_that_cannot_be_made_falls_back_with_one_warning(
 def test_the_temporary_folder_goes_with_its_process(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = run_python(
-        "from optgen.runtime import cache; print(cache.cache_dir())", OPTGEN_CACHE_DIR=str(tmp_path / "file" / "cache")
+        "from optgen.runtime.building import cache; print(cache.cache_dir())",
+        OPTGEN_CACHE_DIR=str(tmp_path / "file" / "cache"),
     )
     assert "RuntimeWarning" in done.stderr
     assert not Path(done.stdout.strip()).exists()
@@ -483,7 +484,7 @@ def test_a_missing_source_and_a_missing_compiler(folder: Path, kernel: Path, tmp
 def test_importing_the_cache_is_light() -> None:
     done = run_python("""
         import sys
-        from optgen.runtime import cache
+        from optgen.runtime.building import cache
         heavy = {"torch", "platformdirs", "filelock", "yaml", "pydantic", "jinja2", "numpy"} & set(sys.modules)
         print(sorted(heavy))
     """)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from optgen.paths import include_dir
-from optgen.runtime.private_dir import (
+from optgen.runtime.building.private_dir import (
     ENTRY_NAME,
     LOCK_PREFIX,
     TEMPORARY_PREFIX,
@@ -30,7 +30,7 @@ from optgen.runtime.private_dir import (
     remove_stale,
     scratch,
 )
-from optgen.runtime.programs import Output, first_line
+from optgen.runtime.building.programs import Output, first_line
 
 MESSAGE_LINES = 12
 FOOTER = struct.Struct("<Q32s8s")

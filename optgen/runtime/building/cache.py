@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from optgen.runtime.compilers import (
+from optgen.runtime.building.compilers import (
     Compiler,
     compile_library,
     compiler_candidates,
@@ -20,9 +20,9 @@ from optgen.runtime.compilers import (
     processor,
     why_no_compiler,
 )
-from optgen.runtime.entries import CompileError, Hash, Kernel, Loader, cache_size, clear_cache, words
-from optgen.runtime.private_dir import cache_dir
-from optgen.runtime.programs import FORMAT_VERSION, Candidate
+from optgen.runtime.building.entries import CompileError, Hash, Kernel, Loader, cache_size, clear_cache, words
+from optgen.runtime.building.private_dir import cache_dir
+from optgen.runtime.building.programs import FORMAT_VERSION, Candidate
 
 __all__ = [
     "Candidate",

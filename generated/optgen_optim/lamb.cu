@@ -53,6 +53,7 @@ constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> 
 using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<ExpAvgSqCodec,
     true> || needs_book<MaxExpAvgSqCodec, true>, needs_book<ExpAvgCodec, false> || needs_book<ExpAvgSqCodec,
     false> || needs_book<MaxExpAvgSqCodec, false>>;
+constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, MaxExpAvgSqCodec>;
 
 enum Column : int {
   AFTER_BASE = BASE_COLUMNS - 1,
@@ -88,8 +89,9 @@ __device__ __forceinline__ void step_reduce_0_chunk(
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  const bool aligned = are_aligned(t.grad);
   double squares_grad_6 = 0.0;
-  for_each_tile<RUN>(c, are_aligned(t.grad), [&](const auto& place) {
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const grad_at = grad_tile.open(place, shared.books);
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
@@ -188,12 +190,14 @@ __device__ __forceinline__ void step_reduce_1_chunk(
   Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), first);
   Tile<MaxExpAvgSqCodec,
       RUN> max_exp_avg_sq_tile(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), first);
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ),
+      t.pointer(AT_MAX_EXP_AVG_SQ));
   double squares_grad_6 = 0.0;
   double squares_param = 0.0;
   double squares_update_5 = 0.0;
   uint32_t exp_avg_largest = 0;
   uint32_t exp_avg_sq_largest = 0;
-  for_each_tile<RUN>(c, are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ)), [&](const auto& place) {
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb || (!adam_w_mode && exp_avg_sq_tensorwise)
         || (!adam_w_mode && exp_avg_tensorwise) ? param_tile.open(place, shared.books) : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
@@ -412,7 +416,9 @@ __device__ __forceinline__ void step_apply_chunk(
   Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), first);
   Tile<MaxExpAvgSqCodec,
       RUN> max_exp_avg_sq_tile(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), first);
-  for_each_tile<RUN>(c, are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ)), [&](const auto& place) {
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ),
+      t.pointer(AT_MAX_EXP_AVG_SQ));
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = param_tile.open(place, shared.books);
     auto* const grad_at = grad_tile.open(place, shared.books);
     auto* const exp_avg_at = exp_avg_tile.open(place, shared.books);
@@ -534,7 +540,7 @@ extern "C" __global__ void __launch_bounds__(WARP) step_reduce_0_prepare(const C
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, MaxExpAvgSqCodec>) step_reduce_0(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_0(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_reduce_0_shared shared;
   shared.books.fill();
@@ -560,7 +566,7 @@ extern "C" __global__ void __launch_bounds__(WARP) step_reduce_1_prepare(const C
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, MaxExpAvgSqCodec>) step_reduce_1(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_1(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_reduce_1_shared shared;
   shared.books.fill();
@@ -586,7 +592,7 @@ extern "C" __global__ void __launch_bounds__(WARP) step_apply_prepare(const Call
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, MaxExpAvgSqCodec>) step_apply(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_apply(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_apply_shared shared;
   shared.books.fill();

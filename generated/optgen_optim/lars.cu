@@ -46,6 +46,7 @@ using MomentumBufferCodec = OPTGEN_MOMENTUM_BUFFER_CODEC;
 constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
 using KernelBooks = Books<needs_book<MomentumBufferCodec, true>, needs_book<MomentumBufferCodec, false>>;
+constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, MomentumBufferCodec>;
 
 enum Column : int {
   AFTER_BASE = BASE_COLUMNS - 1,
@@ -77,8 +78,9 @@ __device__ __forceinline__ void step_reduce_0_chunk(
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  const bool aligned = are_aligned(t.grad);
   double squares_grad_6 = 0.0;
-  for_each_tile<RUN>(c, are_aligned(t.grad), [&](const auto& place) {
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const grad_at = grad_tile.open(place, shared.books);
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
@@ -146,10 +148,11 @@ __device__ __forceinline__ void step_reduce_1_chunk(
   const float grad_7_factor = s.grad_7_factor;
   Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad);
   double squares_grad_6 = 0.0;
   double squares_param = 0.0;
   double squares_grad_8 = 0.0;
-  for_each_tile<RUN>(c, are_aligned(t.pointer(PARAM), t.grad), [&](const auto& place) {
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
         ? param_tile.open(place, shared.books) : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
@@ -271,12 +274,13 @@ __device__ __forceinline__ void step_reduce_2_chunk(
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<MomentumBufferCodec,
       RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), first);
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER));
   double squares_grad_6 = 0.0;
   double squares_param = 0.0;
   double squares_grad_8 = 0.0;
   double squares_update_5 = 0.0;
   uint32_t momentum_buffer_largest = 0;
-  for_each_tile<RUN>(c, are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER)), [&](const auto& place) {
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0)
         ? param_tile.open(place, shared.books) : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
@@ -467,7 +471,8 @@ __device__ __forceinline__ void step_apply_chunk(
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<MomentumBufferCodec,
       RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), first);
-  for_each_tile<RUN>(c, are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER)), [&](const auto& place) {
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER));
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = param_tile.open(place, shared.books);
     auto* const grad_at = grad_tile.open(place, shared.books);
     auto* const momentum_buffer_at = momentum_not_0 ? momentum_buffer_tile.open(place, shared.books) : nullptr;
@@ -558,7 +563,7 @@ extern "C" __global__ void __launch_bounds__(WARP) step_reduce_0_prepare(const C
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, MomentumBufferCodec>) step_reduce_0(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_0(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_reduce_0_shared shared;
   shared.books.fill();
@@ -584,7 +589,7 @@ extern "C" __global__ void __launch_bounds__(WARP) step_reduce_1_prepare(const C
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, MomentumBufferCodec>) step_reduce_1(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_1(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_reduce_1_shared shared;
   shared.books.fill();
@@ -610,7 +615,7 @@ extern "C" __global__ void __launch_bounds__(WARP) step_reduce_2_prepare(const C
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, MomentumBufferCodec>) step_reduce_2(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_2(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_reduce_2_shared shared;
   shared.books.fill();
@@ -636,7 +641,7 @@ extern "C" __global__ void __launch_bounds__(WARP) step_apply_prepare(const Call
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<ParamCodec, GradCodec, MomentumBufferCodec>) step_apply(const Call call) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_apply(const Call call) {
   if (is_skipped(call)) return;
   __shared__ step_apply_shared shared;
   shared.books.fill();

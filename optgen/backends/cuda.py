@@ -27,7 +27,6 @@ class KernelText:
     title: str
     bands: bool
     shared: str
-    aligned: str
     fields: tuple[str, ...]
     prepare: tuple[str, ...]
     locals: tuple[str, ...]
@@ -53,8 +52,7 @@ class CudaBackend:
         codecs = [codec_type(name) for name in element_states(family)]
         context = {
             **source_context(family, plans, text),
-            "books": c_lines([_books(codecs)], 0),
-            "blocks": f"BLOCKS<{', '.join(['ParamCodec', 'GradCodec', *codecs])}>",
+            "facts": c_lines([_books(codecs), _blocks(codecs)], 0),
             "passes": passes,
         }
         return Rendering(f"{family.name}.cu", "cuda/kernel.cu.j2", context)
@@ -72,6 +70,10 @@ def _guarded(live: str, value: str) -> str:
     return value if live == "true" else f"{live} ? {value} : 0.0f"
 
 
+def _blocks(codecs: Iterable[str]) -> str:
+    return f"constexpr int BLOCKS = blocks_with<{', '.join(['ParamCodec', 'GradCodec', *codecs])}>;"
+
+
 class _CudaPass(PassRenderer):
     def render(self) -> KernelText:
         fields = self.fields()
@@ -86,7 +88,6 @@ class _CudaPass(PassRenderer):
             title=self._title(),
             bands=bands,
             shared=self._shared(bands),
-            aligned=f"are_aligned({', '.join(self._data(item) for item in self._stored())})",
             fields=tuple(f"{self._type(name)} {c_name(name)};" for name in fields),
             prepare=tuple(c_lines(prepare, 2)),
             locals=tuple(c_lines(self._locals(fields, bands), 2)),
@@ -119,6 +120,9 @@ class _CudaPass(PassRenderer):
                 f"Tile<{self._codec(item)}, RUN> {item.name}_tile({self._data(item)}, {self._scale(item)}, first);"
                 for item in self._stored()
             ]
+            result.append(
+                f"const bool aligned = are_aligned({', '.join(self._data(item) for item in self._stored())});"
+            )
         for r in self._tensor_sums():
             start = "uint32_t {} = 0;" if r.reduce.op == "max" else "double {} = 0.0;"
             result.append(start.format(c_name(r.name)))

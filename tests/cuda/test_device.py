@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ import torch
 
 pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 
-import standin
 from gpu import StandinDevice, install_standin
 from optgen_optim import LAMB, AdamW
 
@@ -22,15 +20,6 @@ from optgen.runtime import cuda_device
 from optgen.runtime.cuda_device import CudaDevice
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-
-
-@pytest.fixture
-def driver() -> Iterator[standin.Driver]:
-    install_standin()
-    driver = standin.load()
-    driver.reset()
-    yield driver
-    driver.reset()
 
 
 def make(count: int = 3, **settings: Any) -> tuple[list[torch.Tensor], AdamW]:

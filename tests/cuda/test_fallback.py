@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 
 import standin
-from gpu import install_standin
 from optgen_optim import AdamW8bit
 
 from optgen.runtime import targets
@@ -24,12 +22,8 @@ GPU = torch.device("cuda:0")
 
 
 @pytest.fixture(autouse=True)
-def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    install_standin()
-    standin.load().reset()
+def _nothing_said_yet(driver: standin.Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "_said", set())
-    yield
-    standin.load().reset()
 
 
 def make(**settings: Any) -> tuple[torch.Tensor, AdamW8bit]:

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 
-from gpu import install_standin
+import standin
 from optgen_optim import AdamW, AdamW8bit, LAMB8bit
 
 from optgen.codecs import CODECS
@@ -36,8 +36,9 @@ def train(cls: Any, dtype: torch.dtype, **settings: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cls", [AdamW, AdamW8bit, LAMB8bit])
-def test_far_elements_are_the_right_ones(cls: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_standin()
+def test_far_elements_are_the_right_ones(
+    cls: Any, dtype: torch.dtype, driver: standin.Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     near = train(cls, dtype)
     cut, table, take = KernelEngine._cut_chunks, KernelEngine._table, KernelEngine._take_addresses
 

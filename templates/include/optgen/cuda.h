@@ -22,7 +22,7 @@ constexpr int WARPS = THREADS / WARP;
 // Mirrored likewise.
 template <class Codec> constexpr int is_stored = 1;
 template <> constexpr int is_stored<Absent> = 0;
-template <class... Codecs> constexpr int BLOCKS = (is_stored<Codecs> + ...) > 4 ? 2 : 3;
+template <class... Codecs> constexpr int blocks_with = (is_stored<Codecs> + ...) > 4 ? 2 : 3;
 
 // A step that is skipped leaves everything as it was.
 __device__ inline bool is_skipped(const Call& call) { return call.found_inf != nullptr && *call.found_inf != 0.0f; }

@@ -6,6 +6,7 @@ PyCUDA is imported when the first GPU is asked for, never before.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator
@@ -16,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optgen.runtime.building.nvidia import LIBRARY
 from optgen.runtime.call import FIELDS
 
 OLDEST = (7, 5)  # compute capability
 WARP = 32
+RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 THREADS = 256  # of a block, as templates/include/optgen/cuda.h has it
 
 
@@ -129,7 +132,7 @@ class CudaDevice:
         """
         with self._lock:
             if handle not in self._companions:
-                with self.entered():
+                with self.entered(), _allowed_in_captures():
                     own = self.driver.Stream(1)  # does not wait for the default stream
                 ours = torch.cuda.ExternalStream(own.handle, device=self.index)  # type: ignore[no-untyped-call]
                 self._companions[handle] = own, ours
@@ -151,7 +154,8 @@ class CudaDevice:
 
     def is_capturing(self) -> bool:
         """Whether torch's current stream is recording a graph."""
-        return torch.cuda.is_current_stream_capturing()
+        with torch.cuda.device(self.index):
+            return torch.cuda.is_current_stream_capturing()
 
     def keep_for_stream(self, tensors: Iterable[Tensor]) -> None:
         """Keep the memory of tensors until torch's current stream is done with it, even if they are dropped before."""
@@ -183,6 +187,21 @@ class CudaDevice:
         if tensor.data_ptr() != array.ctypes.data:
             raise RuntimeError(f"torch {torch.__version__} copies managed memory instead of sharing it")
         return tensor
+
+
+@contextmanager
+def _allowed_in_captures() -> Iterator[None]:
+    """Let this thread do meanwhile what a recording stream forbids by default, although it is not recorded."""
+    exchange = getattr(ctypes.CDLL(LIBRARY), "cuThreadExchangeStreamCaptureMode", None)
+    mode = ctypes.c_int(RELAXED)
+    if exchange is None:
+        yield
+        return
+    exchange(ctypes.byref(mode))
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(mode))
 
 
 class _Exported:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from optgen.runtime.building.cubins import cubin
+from optgen.runtime.building.entries import CompileError
 from optgen.runtime.building.nvcc import Nvcc
 from optgen.runtime.call import Call
 from optgen.runtime.cuda_device import THREADS, WARP, CudaDevice
@@ -50,8 +51,9 @@ class CudaEngine(KernelEngine):
         super().__init__(rule, bucket)
         self.gpu = gpu
         self.built_on = gpu.current_stream()
+        self.all_on_one_stream = True
         self.image = cubin(rule.cuda_source, defines(rule, bucket), gpu.arch, nvcc)
-        self.functions: dict[str, Any] = {}
+        self.functions = self._load()
         self.blocks = gpu.blocks(2 + sum(state.exists(bucket.flags) for state in rule.element_states))
         count, chunks = len(self.members), len(self.chunks) + len(self.band_table)
         self.chunk_table = self._on_device(self.chunks.numbers + self.band_table.numbers)
@@ -76,6 +78,22 @@ class CudaEngine(KernelEngine):
             scratch=self.scratch.data_ptr(),
         )
 
+    def _load(self) -> dict[str, Any]:
+        """All kernels, before anything is computed.
+
+        Raises:
+            CompileError: if the driver does not take them.
+        """
+        passes = [item.function for block in self.rule.blocks.values() for item in block.passes]
+        names = [f"{name}{part}" for name in passes for part in ("_prepare", "", "_finish")]
+        try:
+            return {name: self.gpu.function(self.image, name) for name in names}
+        except self.gpu.driver.Error as error:
+            raise CompileError(
+                f"the driver does not take the kernels of {self.rule.cuda_source} for {self.gpu.arch}: {error}\n"
+                "An nvcc that is newer than the driver makes such; `optgen doctor` shows both."
+            ) from error
+
     def _empty(self, count: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(max(count, 1), dtype=dtype, device=self.bucket.device)
 
@@ -86,6 +104,7 @@ class CudaEngine(KernelEngine):
         if self.gpu.is_capturing():
             raise RuntimeError(NOT_WARM)
         self.table = self._on_device(table)
+        self.all_on_one_stream = self.all_on_one_stream and self.gpu.current_stream() == self.built_on
         self.call.table = self.table.data_ptr()
         if self.paged is not None:
             self.paged.take_table(table, self.call.table)
@@ -109,8 +128,7 @@ class CudaEngine(KernelEngine):
     def begin(self, name: str, block: Block, grads: Sequence[Tensor], inputs: Inputs) -> None:
         """Start a step: take the gradients' addresses, and everything else's if it moved."""
         self.addresses = self._take_addresses(grads)
-        stream = self.gpu.current_stream()
-        if stream != self.built_on:
+        if not self.all_on_one_stream or self.gpu.current_stream() != self.built_on:
             arrays = self.arrays.values()
             tables = (self.chunk_table, self.lines, self.partials, self.reduced, self.scratch, self.table, *arrays)
             more = self.paged.tensors if self.paged is not None else ()
@@ -118,6 +136,8 @@ class CudaEngine(KernelEngine):
         self.found_inf = None
         if inputs.found_inf is not None:
             self.found_inf = inputs.found_inf.to(self.bucket.device, torch.float32, non_blocking=True)
+            if self.gpu.is_capturing():
+                self.recorded += (inputs.found_inf, self.found_inf)
         self.call.found_inf = 0 if self.found_inf is None else self.found_inf.data_ptr()
 
     def take(self, values: HostValues) -> None:
@@ -134,6 +154,9 @@ class CudaEngine(KernelEngine):
             for i, x in enumerate(flat)
             if isinstance(x, Tensor)
         ]
+        if self.gpu.is_capturing():
+            self.recorded += [x for x in flat if isinstance(x, Tensor)]
+            self.recorded += [x for _, x in self.copies]
 
     def run(self, block: Block, index: int) -> None:
         """Run one pass."""
@@ -163,16 +186,14 @@ class CudaEngine(KernelEngine):
     def _launch(self, name: str, blocks: int, threads: int, stream: Any, numbers: tuple[int, ...]) -> None:
         if blocks == 0:
             return
-        function = self.functions.get(name)
-        if function is None:
-            function = self.functions[name] = self.gpu.function(self.image, name)
-        function.prepared_async_call((blocks, 1), (threads, 1, 1), stream, *numbers)
+        self.functions[name].prepared_async_call((blocks, 1), (threads, 1, 1), stream, *numbers)
 
     def _current_table(self, numbers: array[int]) -> Tensor:
         """The step's table on the device; what changed is copied without waiting for it."""
         if numbers != self.sent:
             if len(numbers) != len(self.sent):
                 self.step_table = self._empty(len(numbers), torch.int64)
+                self.all_on_one_stream = self.all_on_one_stream and self.gpu.current_stream() == self.built_on
             _copy(numbers, self.gpu.pinned(len(numbers)), self.step_table)
             self.sent = numbers
         while self.capturable and len(self.spares) < SPARES:

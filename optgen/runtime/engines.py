@@ -234,11 +234,11 @@ class _Preparer:
         buckets: dict[tuple[Any, ...], Bucket] = {}
         for member in members:
             self._bucket(buckets, member)
-        if self.inputs.found_inf is not None and members:
-            starts = any(callable(state.init) for state in self.rule.states.values())
-            block = self.rule.blocks[self.block]
-            _check_skipped(block, self.inputs, (bucket.target for bucket in buckets.values()), starts)
         engines: list[Engine] = [make_engine(self.name, self.rule, bucket) for bucket in buckets.values()]
+        if self.inputs.found_inf is not None and members:
+            # Asked of the engines: another target than was chosen may serve, which must not run a skipped step.
+            starts = any(callable(state.init) for state in self.rule.states.values())
+            _check_skipped(self.rule.blocks[self.block], self.inputs, (e.target for e in engines), starts)
         settled = [self._settled(engine, member) for engine in engines for member in engine.bucket.members]
         replaced = any(key in member.entry for member, new in settled for key in (*new.made, *new.dropped))
         for member, new in settled:  # only now, when nothing can fail any more

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import shutil
@@ -132,7 +131,7 @@ class TestPyCuda:
     def test_not_installed(self, pycuda: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
         real = importlib.util.find_spec
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pycuda" else real(name))
-        assert why_no_pycuda() == "PyCUDA is not installed: pip install optgen[cuda]"
+        assert why_no_pycuda() == "PyCUDA is not installed: pip install 'optgen[cuda]'"
 
     def test_without_a_driver(self, pycuda: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
         pycuda("raise AssertionError('must not be imported')")
@@ -146,7 +145,7 @@ class TestPyCuda:
     def test_that_does_not_import(self, pycuda: Callable[[str], None]) -> None:
         pycuda("import a_module_that_nobody_has")
         assert "ModuleNotFoundError: No module named 'a_module_that_nobody_has'" in why_no_pycuda()
-        assert "pip install optgen[cuda]" in why_no_pycuda()
+        assert "pip install 'optgen[cuda]'" in why_no_pycuda()
 
     def test_that_works_is_imported_once(self, pycuda: Callable[[str], None], tmp_path: Path) -> None:
         pycuda(f"with open({str(tmp_path / 'log')!r}, 'a') as log: log.write('imported ')")
@@ -192,10 +191,7 @@ print([why_no_pycuda()], 'torch' in sys.modules)
 
 
 def test_this_machine_is_asked_without_harm() -> None:
-    found = ask_driver()
-    try:
-        ctypes.CDLL(nvidia.LIBRARY)
-    except OSError:
-        assert not found.installed
-    else:
-        assert found.installed
+    """Compared with a process of its own: in this one a stand-in may be loaded."""
+    load = f"import ctypes; ctypes.CDLL({nvidia.LIBRARY!r})"
+    loads = subprocess.run([sys.executable, "-c", load], capture_output=True).returncode == 0
+    assert ask_driver().installed == loads

@@ -65,7 +65,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Driver], tuple[Finding, 
 def test_a_machine_without_a_gpu_is_fine(
     asked: Callable[[Driver], tuple[Finding, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(nvidia, "why_no_pycuda", lambda: "PyCUDA is not installed: pip install optgen[cuda]")
+    monkeypatch.setattr(nvidia, "why_no_pycuda", lambda: "PyCUDA is not installed: pip install 'optgen[cuda]'")
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pycuda" else real(name))
     no_nvcc(monkeypatch, tmp_path)
@@ -74,7 +74,7 @@ def test_a_machine_without_a_gpu_is_fine(
     for name in ("NVIDIA driver", "PyCUDA", "nvcc"):
         assert named(findings, name).status == "missing"
         assert named(findings, name).advice.startswith("nothing to do on a machine without an NVIDIA GPU; with one: ")
-    assert named(findings, "PyCUDA").advice.endswith("pip install optgen[cuda]")
+    assert named(findings, "PyCUDA").advice.endswith("pip install 'optgen[cuda]'")
     assert "pip install nvidia-cuda-nvcc" in named(findings, "nvcc").advice
     assert "absent-nvcc: not found" in named(findings, "nvcc").found
 

@@ -14,7 +14,7 @@ pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 import standin
 from optgen_optim import AdamW8bit
 
-from optgen.runtime import targets
+from optgen.runtime import cuda_device, targets
 from optgen.runtime.building.cache import CompileError
 from optgen.runtime.targets import choose_target
 
@@ -90,4 +90,49 @@ def test_a_kernel_that_cannot_be_built_leaves_the_step_to_torch_unless_captured(
     _, opt = make(capturable=True)
     with pytest.raises(CompileError, match="nvcc says no"):
         opt.step()
+    assert not opt.state
+
+
+def test_a_skipped_first_step_is_skipped_by_torch_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target is chosen before it is known that its kernels cannot be built."""
+
+    def fails(*_: Any) -> Any:
+        raise CompileError("nvcc says no")
+
+    monkeypatch.setattr(targets, "CudaEngine", fails)
+    monkeypatch.setattr("optgen.runtime.engines.choose_target", lambda *_: "cuda")
+    param, opt = make()
+    assert param.grad is not None
+    param.grad.fill_(torch.inf)
+    before = param.detach().clone()
+    opt.found_inf, opt.grad_scale = torch.tensor(1.0), torch.tensor(65536.0)
+    with pytest.warns(RuntimeWarning, match="nvcc says no"):
+        opt.step()
+    assert torch.equal(param, before)
+    assert not opt.state
+
+
+def test_a_driver_that_refuses_kernels_leaves_nothing_half_done(
+    driver: standin.Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All kernels are loaded before the first one runs: here those of the second bucket cannot be."""
+    gpu = cuda_device.cuda_device(torch.device("cpu"))
+    load = gpu.function
+
+    def refuse(image: bytes, name: str) -> Any:
+        loaded = load(image, name)
+        if len({image, *seen}) > 1:
+            raise gpu.driver.LogicError("device kernel image is invalid")
+        seen.add(image)
+        return loaded
+
+    seen: set[bytes] = set()
+    monkeypatch.setattr(gpu, "function", refuse)
+    params = [torch.ones(300, dtype=dtype, requires_grad=True) for dtype in (torch.float32, torch.bfloat16)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    opt = AdamW8bit(params, target="cuda")
+    with pytest.raises(CompileError, match=r"(?s)the driver does not take the kernels of .*adam\.cu for sm_90.*doctor"):
+        opt.step()
+    assert all(bool((param == 1).all()) for param in params)
     assert not opt.state

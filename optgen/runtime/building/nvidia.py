@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIBRARY = "libcuda.so.1"
-INSTALL_PYCUDA = "pip install optgen[cuda]"
+INSTALL_PYCUDA = "pip install 'optgen[cuda]'"
 DRIVER_TIMEOUT_SECONDS = 30.0
 
 _ASK_DRIVER = Path(__file__).with_name("ask_driver.py")

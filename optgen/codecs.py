@@ -1,10 +1,18 @@
-"""How an optimizer state is stored: the table of codecs and the code books of the 8-bit ones.
+"""How optimizer states and parameters are stored: the tables of codecs, and the code books of the dynamic ones.
 
-The 8-bit books are the dynamic maps of 8-bit optimizers (Dettmers et al. 2022, "8-bit Optimizers via Block-wise
-Quantization") and equal those of bitsandbytes bit for bit, so that checkpoints can be exchanged. They are piecewise
-linear, one piece a decade from 1e-7 to 1: decade `l` (0 to 6) holds the middles of n equal cells between
-0.1 * 10**(l - 6) and 10**(l - 6), with n = 2**l for signed books (each value also negated) and 2**(l + 1) for
-unsigned ones; 0 and 1.0 are added. There is no -1.0: the smallest value of the signed book is about -0.993.
+Quantized states are cut into blocks that share one scale, the largest magnitude among them (absmax); a code stands for
+a number y in [-1, 1], and the state's value is y * absmax. The codecs differ in which numbers their codes stand for:
+
+- `int8` and signed `int4`: dynamic maps (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization"), dense
+  near 0. They equal those of bitsandbytes (8 bits) and torchao (both) bit for bit, so that checkpoints can be exchanged.
+  They are piecewise linear, one piece a decade up to 1: decade `l` holds the middles of n equal cells between
+  0.1 * 10**(l - last) and 10**(l - last), with n = 2**l for signed books (each value also negated) and 2**(l + 1) for
+  unsigned ones; 0 and 1.0 are added. 8 bits have seven decades, from 1e-7 on, 4 bits three. There is no -1.0: the
+  smallest value of the signed 8-bit book is about -0.993.
+- unsigned `int4`: 1/16, 2/16 ... 16/16, as in torchao (Li et al. 2023, "Memory Efficient Optimizers with 4-bit
+  States": without a zero, since a denominator of zero is worse than one that is too large).
+- `fp8`: the 8-bit floats e4m3fn, over 448, their largest.
+- `companded8`: even steps of 2y / (1 + |y|) (signed) or sqrt(y) (unsigned): finer where numbers are small.
 
 Free of torch and numpy: the compiler, which never imports torch, uses this module too.
 """
@@ -13,7 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from types import MappingProxyType
@@ -21,13 +29,13 @@ from typing import Final
 
 from optgen.dtypes import DTYPES, Dtype
 
-BLOCK: Final = 256  # elements that share one scale in the block-wise 8-bit codec
+BLOCK_SIZES: Final = (32, 64, 128, 256)  # elements that can share one scale: what a tile of 256 divides into
 PAGED_NUMEL: Final = 100_000  # elements from which on the states of a parameter are paged, where that is asked for
 WHOLE_TENSOR: Final = -1  # as Codec.block: one scale for the tensor
-ZERO_CODE: Final[Mapping[bool, int]] = MappingProxyType({True: 127, False: 0})  # signed? -> code whose value is 0
 SMALLEST_ABSMAX: Final = 2.0**-126  # float32's smallest normal number: below it a block's scale is stored as 0
+FP8_LARGEST: Final = 448.0
 
-_DECADES: Final = 7
+_DECADES: Final = {8: 7, 4: 3}  # bits of a dynamic map -> its decades
 
 
 @dataclass(frozen=True)
@@ -38,18 +46,40 @@ class Codec:
     bits: of one element, without scales.
     storage: name of the dtype of what is stored (see optgen.dtypes).
     block: elements that share one scale; 0: no scales, WHOLE_TENSOR: one for the tensor.
-    cpp: the type that renders it in C++, a format over `dtype` and `signed` (see templates/include/optgen/tile.h).
+    book: the C++ type of the codes of a quantized state, a format over `signed` (see templates/include/optgen/tile.h).
+    zero: what is stored for a state that is 0 everywhere, without and with a sign.
     """
 
     name: str
     bits: int
     storage: str
     block: int = 0
-    cpp: str = "Plain<{dtype}>"
+    book: str = ""
+    zero: tuple[int, int] = (0, 0)
+
+    def __str__(self) -> str:
+        match self.block:
+            case 0:
+                return self.name
+            case -1:
+                return f"{self.name} with one scale for the tensor"
+            case block:
+                return f"{self.name} in blocks of {block}"
+
+    def with_block(self, block: int) -> Codec:
+        """The same codes with another number of elements a scale."""
+        return replace(self, block=block) if self.scaled else self
 
     def cpp_type(self, signed: bool) -> str:
         """The C++ type for a state that can or cannot be negative."""
-        return self.cpp.format(dtype=self.dtype.cpp, signed=str(signed).lower())
+        book = self.book.format(signed=str(signed).lower())
+        match self.block:
+            case 0:
+                return f"Plain<{self.dtype.cpp}>"
+            case -1:
+                return f"Tensorwise<{book}>"
+            case block:
+                return f"Blocked<{book}, {block}>"
 
     @property
     def scaled(self) -> bool:
@@ -60,6 +90,24 @@ class Codec:
     def dtype(self) -> Dtype:
         """The dtype of what is stored."""
         return DTYPES[self.storage]
+
+    @property
+    def packed(self) -> int:
+        """How many elements one stored number holds."""
+        return 8 * self.dtype.bytes // self.bits
+
+    def takes(self, numel: int) -> bool:
+        """Whether a tensor of so many elements can be stored: fewer than a byte holds cannot."""
+        return numel >= self.packed
+
+    def codes_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the codes of a state: its own, or flat where several elements share a byte."""
+        if self.packed == 1:
+            return tuple(shape)
+        numel = 1
+        for size in shape:
+            numel *= size
+        return (-(-numel // self.packed),)
 
     def scales(self, numel: int) -> int:
         """How many float32 scales a tensor of `numel` elements has."""
@@ -73,12 +121,12 @@ class Codec:
 
     def state_bytes(self, numel: int) -> int:
         """All bytes that a state of `numel` elements takes, scales included."""
-        return numel * self.dtype.bytes + 4 * self.scales(numel)
+        return -(-numel // self.packed) * self.dtype.bytes + 4 * self.scales(numel)
 
     @property
     def bytes_per_element(self) -> float:
         """Bytes of one element of a large tensor, its share of the scales included: 1.015625 for int8."""
-        return self.dtype.bytes + (4 / self.block if self.block > 0 else 0.0)
+        return self.bits / 8 + (4 / self.block if self.block > 0 else 0.0)
 
 
 CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
@@ -88,16 +136,32 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
             Codec("fp32", 32, "float32"),
             Codec("bf16", 16, "bfloat16"),
             Codec("fp16", 16, "float16"),
-            Codec("int8", 8, "uint8", block=BLOCK, cpp="Int8<{signed}>"),
-            Codec("int8_tensor", 8, "uint8", block=WHOLE_TENSOR, cpp="Int8Tensor<{signed}>"),
+            Codec("int8", 8, "uint8", 256, "Int8<{signed}>", zero=(0, 127)),
+            Codec("int4", 4, "uint8", 128, "Int4<{signed}>", zero=(0x00, 0x77)),
+            Codec("fp8", 8, "float8_e4m3fn", 256, "Fp8<{signed}>"),
+            Codec("companded8", 8, "int8", 32, "Companded8<{signed}>", zero=(-128, 0)),
         )
     }
 )
+OF_BITS: Final[Mapping[int, str]] = MappingProxyType({32: "fp32", 16: "bf16", 8: "int8", 4: "int4"})
 
 
 def plain_codec(names: Sequence[str]) -> str:
     """How a state that can take these codecs is stored where it is not quantized: the first one without scales."""
     return next(name for name in names if not CODECS[name].scaled)
+
+
+def chosen_codec(bits: int, name: str, block_wise: bool, block_size: int) -> Codec:
+    """The codec that the settings of an optimizer ask for.
+
+    bits: 32, 16, 8 or 4.
+    name: a codec, or "auto" for the one of these bits.
+    block_size: elements that share a scale; 0 for the codec's own.
+    """
+    codec = CODECS[OF_BITS[bits] if name == "auto" else name]
+    if not codec.scaled:
+        return codec
+    return codec.with_block((block_size or codec.block) if block_wise else WHOLE_TENSOR)
 
 
 @dataclass(frozen=True)
@@ -106,19 +170,42 @@ class ParameterCodec:
 
     name: of the rounding.
     cpp: the type that renders it in C++, a format over `dtype`.
+    compensation: the dtype of what is kept beside the parameter; "same": its own; "": nothing.
+    dtypes: the parameters that it is for; others are rounded to nearest.
     """
 
     name: str
     cpp: str
+    compensation: str = ""
+    dtypes: tuple[str, ...] = ("bfloat16", "float16")
 
     def cpp_type(self, dtype: str) -> str:
         """The C++ type for a parameter of this dtype, or for a gradient, which is only decoded."""
         return self.cpp.format(dtype=DTYPES[dtype].cpp)
 
+    def compensation_dtype(self, dtype: str) -> str:
+        """The dtype of what is kept beside a parameter of this dtype; "" for nothing."""
+        return dtype if self.compensation == "same" else self.compensation
+
 
 PARAMETER_CODECS: Final[Mapping[str, ParameterCodec]] = MappingProxyType(
-    {codec.name: codec for codec in (ParameterCodec("nearest", "Plain<{dtype}>"),)}
+    {
+        codec.name: codec
+        for codec in (
+            ParameterCodec("nearest", "Plain<{dtype}>", dtypes=("float32", "bfloat16", "float16")),
+            ParameterCodec("stochastic", "Stochastic<{dtype}>"),
+            ParameterCodec("kahan", "Kahan<{dtype}>", "same"),
+            ParameterCodec("split8", "Split<int8_t>", "int8", ("bfloat16",)),
+            ParameterCodec("split16", "Split<int16_t>", "int16", ("bfloat16",)),
+        )
+    }
 )
+
+
+def parameter_codec(rounding: str, dtype: str) -> ParameterCodec:
+    """How a parameter of this dtype is stored where this rounding is asked for."""
+    codec = PARAMETER_CODECS[rounding]
+    return codec if dtype in codec.dtypes else PARAMETER_CODECS["nearest"]
 
 
 def codec(name: str) -> Codec:
@@ -136,12 +223,15 @@ def float32(value: float) -> float:
 
 
 @cache
-def code_book(signed: bool) -> tuple[float, ...]:
-    """The 256 values of the 8-bit codes, ascending, each exactly a float32."""
+def code_book(signed: bool, bits: int = 8) -> tuple[float, ...]:
+    """The values of the codes of `int8` or `int4`, ascending, each exactly a float32."""
+    if bits == 4 and not signed:
+        return tuple((code + 1) / 16 for code in range(16))
+    decades = _DECADES[bits]
     values = [0.0, 1.0]
-    for decade in range(_DECADES):
+    for decade in range(decades):
         cells = 2 ** (decade if signed else decade + 1)
-        scale = float32(10.0 ** (decade - _DECADES + 1))
+        scale = float32(10.0 ** (decade - decades + 1))
         edges = _cell_edges(cells)
         for low, high in pairwise(edges):
             # Sums and products of two float32 are exact in float64 here, so that each rounds once, as float32 would.
@@ -151,12 +241,12 @@ def code_book(signed: bool) -> tuple[float, ...]:
 
 
 @cache
-def midpoints(signed: bool) -> tuple[float, ...]:
+def midpoints(signed: bool, bits: int = 8) -> tuple[float, ...]:
     """The float32 thresholds between neighbouring magnitudes: magnitude number k is nearest where exactly k lie below.
 
-    128 of them for the signed book (129 magnitudes, 0 and 1.0 included), 255 for the unsigned one.
+    Of 8 bits 128 for the signed book (129 magnitudes, 0 and 1.0 included), 255 for the unsigned one; of 4 bits 8 and 15.
     """
-    magnitudes = [value for value in code_book(signed) if value >= 0.0]
+    magnitudes = [value for value in code_book(signed, bits) if value >= 0.0]
     return tuple(float32((a + b) / 2) for a, b in pairwise(magnitudes))
 
 

@@ -25,11 +25,16 @@ class Dtype:
 FLOAT32: Final = Dtype("float32", 4, "float")
 BFLOAT16: Final = Dtype("bfloat16", 2, "optgen::bf16")
 FLOAT16: Final = Dtype("float16", 2, "optgen::fp16")
+FLOAT8: Final = Dtype("float8_e4m3fn", 1, "uint8_t")
 UINT8: Final = Dtype("uint8", 1, "uint8_t")
+INT8: Final = Dtype("int8", 1, "int8_t")
+INT16: Final = Dtype("int16", 2, "int16_t")
 
-DTYPES: Final[Mapping[str, Dtype]] = MappingProxyType({d.name: d for d in (FLOAT32, BFLOAT16, FLOAT16, UINT8)})
+DTYPES: Final[Mapping[str, Dtype]] = MappingProxyType(
+    {d.name: d for d in (FLOAT32, BFLOAT16, FLOAT16, FLOAT8, UINT8, INT8, INT16)}
+)
 
-# What parameters and gradients may be stored in; codes (uint8) are for states only.
+# What parameters and gradients may be stored in; the others are for states and for what is kept beside a parameter.
 PARAM_DTYPES: Final = (FLOAT32, BFLOAT16, FLOAT16)
 
 

@@ -1,32 +1,33 @@
-"""The codecs in plain torch operations, on any device: the reference for every other target.
+"""The codecs of states in plain torch operations, on any device: the reference for every other target.
 
-The exact rule of the 8-bit codecs, which all targets follow bit for bit:
+The exact rule of the quantized codecs, which all targets follow bit for bit, every operation rounded to float32:
 
 - the scale of a block is the largest magnitude of its finite elements, or 0 if that is below float32's smallest normal;
-- y = |x| * (1 / absmax) in float32, the reciprocal rounded first;
-- the code is that of the nearest magnitude: k = how many midpoints are below y (ties go toward zero); code k of an
-  unsigned book; 127 + k of the signed one, 127 - min(k, 127) where x is negative (its last value is about -0.993);
-- elements that are not finite, and negative elements of an unsigned book, get the code of zero;
-- decoding: the book's value times absmax, in float32.
+- y = |x| * (1 / absmax), the reciprocal rounded first, at most 1; y = 0 for elements that are not finite and for
+  negative elements of a state without a sign;
+- the code is that of y with the sign of x, as told at each of the codings below; zero has no sign;
+- decoding: the number that the code stands for, times absmax.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from optgen.codecs import SMALLEST_ABSMAX, ZERO_CODE, Codec, code_book, midpoints
+from optgen.codecs import FP8_LARGEST, SMALLEST_ABSMAX, Codec, code_book, float32, midpoints
 from optgen.codecs import codec as codec_named
 
 
 def encode(codec: Codec | str, x: Tensor, signed: bool) -> tuple[Tensor, Tensor | None]:
-    """What is stored for `x`: (codes of x's shape, absmax) with absmax None for codecs without scales.
+    """What is stored for `x`: (codes, absmax) with absmax None for codecs without scales.
 
     x: a floating-point tensor of any shape; read in row-major order, computed in float32.
-    signed: whether elements can be negative (chooses the book of 8-bit codecs).
+    signed: whether elements can be negative (chooses the book of the codec).
+    codes: of shape codec.codes_shape(x.shape).
     absmax: float32 of shape (codec.scales(numel),).
     """
     codec = codec_named(codec) if isinstance(codec, str) else codec
@@ -38,39 +39,127 @@ def encode(codec: Codec | str, x: Tensor, signed: bool) -> tuple[Tensor, Tensor 
     absmax = magnitude.amax(dim=1) if blocks.shape[1] else magnitude.new_zeros(blocks.shape[0])
     absmax = torch.where(absmax < SMALLEST_ABSMAX, 0.0, absmax)
     reciprocal = torch.where(absmax > 0.0, absmax.reciprocal(), 0.0)
-    k = torch.bucketize(magnitude * reciprocal[:, None], _midpoints(signed, x.device), out_int32=True)
+    y = (magnitude * reciprocal[:, None]).clamp(max=1.0)
     negative = blocks < 0.0
-    codes = torch.where(negative, 127 - k.clamp(max=127), 127 + k) if signed else torch.where(negative, 0, k)
-    return codes.to(torch.uint8).reshape(-1)[: x.numel()].reshape(x.shape), absmax
+    if not signed:
+        y = torch.where(negative, 0.0, y)
+    codes = _CODINGS[codec.name].encode(y, negative, signed).reshape(-1)[: x.numel()]
+    return codes.reshape(codec.codes_shape(x.shape)) if codec.packed == 1 else _packed(codes), absmax
 
 
 def decode(codec: Codec | str, codes: Tensor, absmax: Tensor | None, signed: bool, shape: Sequence[int]) -> Tensor:
     """The float32 tensor of shape `shape` that `codes` and `absmax` (as `encode` returns them) stand for."""
     codec = codec_named(codec) if isinstance(codec, str) else codec
+    shape = tuple(shape)
     if not codec.scaled:
-        return codes.to(torch.float32, copy=True, memory_format=torch.contiguous_format).reshape(tuple(shape))
+        return codes.to(torch.float32, copy=True, memory_format=torch.contiguous_format).reshape(shape)
     if absmax is None:
         raise ValueError(f"codec {codec.name!r} needs the absmax that belongs to the codes")
-    values = _book(signed, codes.device)[codes.reshape(-1).to(torch.int64)]
-    blocks = _blocks(codec, values) * absmax.reshape(-1, 1)
-    return blocks.reshape(-1)[: codes.numel()].reshape(tuple(shape))
+    flat = codes.reshape(-1)
+    if codec.packed > 1:
+        flat = _unpacked(flat)[: torch.Size(shape).numel()]
+    blocks = _blocks(codec, _CODINGS[codec.name].decode(flat, signed)) * absmax.reshape(-1, 1)
+    return blocks.reshape(-1)[: flat.numel()].reshape(shape)
 
 
 def zeros(
     codec: Codec | str, shape: Sequence[int], signed: bool, device: torch.device | str | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """(codes, absmax) of a state of shape `shape` that is zero everywhere, as `encode` would return them."""
+    """(codes, absmax) of a state of shape `shape` that is zero everywhere: all blocks have the scale 0."""
     codec = codec_named(codec) if isinstance(codec, str) else codec
-    shape = tuple(shape)
     if not codec.scaled:
-        return torch.zeros(shape, dtype=_storage(codec), device=device), None
-    codes = torch.full(shape, ZERO_CODE[signed], dtype=torch.uint8, device=device)
-    return codes, torch.zeros(codec.scales(codes.numel()), dtype=torch.float32, device=device)
+        return torch.zeros(tuple(shape), dtype=_storage(codec), device=device), None
+    codes = torch.full(codec.codes_shape(shape), codec.zero[signed], dtype=_bytes(codec), device=device)
+    scales = torch.zeros(codec.scales(torch.Size(shape).numel()), dtype=torch.float32, device=device)
+    return codes.view(_storage(codec)), scales
+
+
+class Coding(Protocol):
+    """What the codes of a codec stand for."""
+
+    def encode(self, y: Tensor, negative: Tensor, signed: bool) -> Tensor:
+        """The codes of magnitudes 0 <= y <= 1, as they are stored (several to a byte: one each)."""
+
+    def decode(self, codes: Tensor, signed: bool) -> Tensor:
+        """The numbers from -1 to 1 that codes stand for, in float32."""
+
+
+class _Book:
+    """The nearest entry of a code book.
+
+    Code k of an unsigned book, where k midpoints are below y (ties go toward zero); zero + k of a signed one, and
+    zero - k, but at least 0, where x is negative: its largest magnitude, 1.0, has no negative.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self.bits, self.zero = bits, 2 ** (bits - 1) - 1
+
+    def encode(self, y: Tensor, negative: Tensor, signed: bool) -> Tensor:
+        k = torch.bucketize(y, _midpoints(signed, self.bits, y.device), out_int32=True)
+        if signed:
+            k = torch.where(negative, self.zero - k.clamp(max=self.zero), self.zero + k)
+        return k.to(torch.uint8)
+
+    def decode(self, codes: Tensor, signed: bool) -> Tensor:
+        return _book(signed, self.bits, codes.device)[codes.to(torch.int64)]
+
+
+class _Fp8:
+    """y * 448 as an 8-bit float e4m3fn, to nearest, ties to even; decoded, that float times float32's 1/448."""
+
+    def encode(self, y: Tensor, negative: Tensor, signed: bool) -> Tensor:
+        codes = (y * FP8_LARGEST).to(torch.float8_e4m3fn).view(torch.uint8)
+        codes = torch.where(negative & (codes > 0), codes | 0x80, codes)
+        return codes.view(torch.float8_e4m3fn)
+
+    def decode(self, codes: Tensor, signed: bool) -> Tensor:
+        return codes.to(torch.float32) * float32(1.0 / FP8_LARGEST)
+
+
+class _Companded:
+    """The whole part of 127 * (y + y) / (1 + y) + 0.5 with the sign of x, or of 255 * sqrt(y) + 0.5, less 128.
+
+    Decoded: v = code * (1/127), v / (2 - |v|); or the square of (code + 128) * (1/255).
+    """
+
+    def encode(self, y: Tensor, negative: Tensor, signed: bool) -> Tensor:
+        if signed:
+            q = ((y + y) / (1.0 + y) * 127.0 + 0.5).floor()
+            return torch.where(negative, -q, q).to(torch.int8)
+        # torch's float32 root is not correctly rounded everywhere; that of float64 is exact enough to round once more.
+        root = y.double().sqrt().float()
+        return ((root * 255.0 + 0.5).floor() - 128.0).to(torch.int8)
+
+    def decode(self, codes: Tensor, signed: bool) -> Tensor:
+        if signed:
+            v = codes.to(torch.float32) * float32(1.0 / 127.0)
+            return v / (2.0 - v.abs())
+        root = (codes.to(torch.float32) + 128.0) * float32(1.0 / 255.0)
+        return root * root
+
+
+_CODINGS: dict[str, Coding] = {"int8": _Book(8), "int4": _Book(4), "fp8": _Fp8(), "companded8": _Companded()}
+
+
+def _packed(codes: Tensor) -> Tensor:
+    """Two codes of 4 bits to a byte, the first in the upper half; one that is missing is 0."""
+    if codes.numel() % 2:
+        codes = torch.nn.functional.pad(codes, (0, 1))
+    return codes[0::2] << 4 | codes[1::2]
+
+
+def _unpacked(codes: Tensor) -> Tensor:
+    return torch.stack((codes >> 4, codes & 15), dim=-1).reshape(-1)
 
 
 def _storage(codec: Codec) -> torch.dtype:
     dtype: torch.dtype = getattr(torch, codec.storage)
     return dtype
+
+
+def _bytes(codec: Codec) -> torch.dtype:
+    """The dtype of whole numbers that a codec's codes can be filled in with."""
+    return torch.uint8 if codec.storage == "float8_e4m3fn" else _storage(codec)
 
 
 def _blocks(codec: Codec, flat: Tensor) -> Tensor:
@@ -84,10 +173,10 @@ def _blocks(codec: Codec, flat: Tensor) -> Tensor:
 
 
 @cache
-def _book(signed: bool, device: torch.device) -> Tensor:
-    return torch.tensor(code_book(signed), dtype=torch.float32, device=device)
+def _book(signed: bool, bits: int, device: torch.device) -> Tensor:
+    return torch.tensor(code_book(signed, bits), dtype=torch.float32, device=device)
 
 
 @cache
-def _midpoints(signed: bool, device: torch.device) -> Tensor:
-    return torch.tensor(midpoints(signed), dtype=torch.float32, device=device)
+def _midpoints(signed: bool, bits: int, device: torch.device) -> Tensor:
+    return torch.tensor(midpoints(signed, bits), dtype=torch.float32, device=device)

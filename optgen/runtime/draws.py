@@ -1,0 +1,60 @@
+"""Random numbers that follow from where they are used: Philox4x32-10 (Salmon et al. 2011, "Parallel Random Numbers:
+As Easy as 1, 2, 3", section 3.3), a function of a key and a counter.
+
+The key is the seed; the counter is (element // 8, position of the parameter, number of the step). Its 128 bits are
+eight numbers of 16 bits, the lower half of each word first, for eight neighbouring elements. So a draw is the same on
+every target, for any number of threads, and whichever part of a tensor is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+WORD = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Where the draws of a parameter in a step come from.
+
+    Attributes:
+        seed: 0 to 2^53.
+        position: The parameter's among all parameters of the optimizer.
+        step: The number of the step, from 1.
+    """
+
+    seed: int = 0
+    position: int = 0
+    step: int = 0
+
+    def bits16(self, numel: int, device: torch.device | str) -> Tensor:
+        """16 random bits for each of the first `numel` elements, as int32."""
+        blocks = torch.arange(-(-numel // 8), dtype=torch.int64, device=device)
+        words = philox(blocks & WORD, blocks >> 32, self.position, self.step, self.seed)
+        halves = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], dim=-1)
+        return halves.reshape(-1)[:numel].to(torch.int32)
+
+
+def philox(low: Tensor, high: Tensor, third: int, fourth: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four words of a counter's block; counters as int64 tensors of 32-bit words."""
+    a, b = low, high
+    c, d = torch.full_like(low, third & WORD), torch.full_like(low, fourth & WORD)
+    key0, key1 = seed & WORD, seed >> 32
+    for _ in range(ROUNDS):
+        high0, low0 = _product(a, MULTIPLIERS[0])
+        high1, low1 = _product(c, MULTIPLIERS[1])
+        a, b, c, d = high1 ^ b ^ key0, low1, high0 ^ d ^ key1, low0
+        key0, key1 = key0 + WEYL[0] & WORD, key1 + WEYL[1] & WORD
+    return a, b, c, d
+
+
+def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
+    """The upper and lower word of a product of 64 bits, which wraps in int64 without losing any."""
+    product = word * multiplier
+    return product >> 32 & WORD, product & WORD

@@ -19,6 +19,7 @@ from optgen.runtime.parameters import StaleError, check_parameter, check_twice
 from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import check_fixed, checked, lock_bits, read_args, refuse_unknown
 from optgen.runtime.states import entry_bytes, paged_bytes
+from optgen.runtime.storage import check_rounding, check_storage, settle_bits
 from optgen.runtime.targets import find_pager
 
 # What param groups may hold beside settings: torch's own keys and those of its learning rate schedulers.
@@ -72,11 +73,15 @@ class Optimizer(torch.optim.Optimizer):
         if self.bits is not None:
             settings = lock_bits(name, self.bits, args, settings)
         settings = checked(name, self.rule, {**read_args(name, args, settings), **self.fixed})
+        settings = settle_bits(name, settings, self.bits)
         self._refuse(settings)
+        check_storage(name, self.rule, settings)
         params = _as_list(name, params)
         super().__init__(params, settings)
-        if not any(group["params"] for group in self.param_groups):
+        members = [param for group in self.param_groups for param in group["params"]]
+        if not members:
             raise ValueError(f"{name}: params holds no tensor; pass model.parameters()")
+        check_rounding(name, settings, members, first=True)
 
     @classmethod
     def _refuse(cls, settings: Mapping[str, Any]) -> None:
@@ -114,6 +119,7 @@ class Optimizer(torch.optim.Optimizer):
         known = {key: value for key, value in group.items() if key in self.defaults}
         group.update(self._checked_part(known, "group"))
         self._refuse({**self.defaults, **group})
+        check_rounding(name, {**self.defaults, **group}, members, first=False)
         if "overrides" in group:
             group["overrides"] = self._checked_overrides(group["overrides"], group, len(members))
         for state in self.rule.shared_states:
@@ -131,7 +137,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         name = type(self).__name__
         check_fixed(name, self.rule, self.fixed, settings, part)
-        return checked(name, self.rule, settings)
+        return settle_bits(name, checked(name, self.rule, settings))
 
     def _checked_overrides(self, overrides: Any, group: Mapping[str, Any], count: int) -> dict[int, dict[str, Any]]:
         name = type(self).__name__
@@ -281,6 +287,9 @@ class Optimizer(torch.optim.Optimizer):
         checked(name, self.rule, {key: settings[key] for key in self.defaults if key in settings})
         changed = {key: settings[key] for key in self.fixed if key not in self.rule.storage}
         check_fixed(name, self.rule, self.fixed, changed, "group")
+        asked = {key: settings[key] for key in ("codec", "optim_bits") if key in settings}
+        if asked.get("codec", "auto") != "auto" and settle_bits(name, asked) != asked:
+            raise ValueError(f"{name}: codec={asked['codec']!r} does not have optim_bits={asked['optim_bits']} bits")
         self._refuse(settings)
 
     def _commit(

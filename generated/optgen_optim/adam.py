@@ -99,8 +99,8 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
-    if o["amsgrad"] and o["optim_bits"] == 8:
-        message = "{name} does not support amsgrad=True with 8-bit states"
+    if o["amsgrad"] and o["optim_bits"] < 16:
+        message = "{name} does not support amsgrad=True with {optim_bits}-bit states"
         raise ValueError(message.format_map({**o, "name": name}))
 
 
@@ -158,7 +158,7 @@ RULE = Rule(
             name="max_exp_avg_sq",
             kind="element",
             signed=False,
-            codecs=("fp32",),
+            codecs=("fp32", "bf16", "fp16"),
             exists=lambda f: f.amsgrad,
         ),
         "gnorm_vec": State(

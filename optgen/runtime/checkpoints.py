@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optgen.runtime.capture import adopted_lr
 from optgen.runtime.paging import Pager, wait_for_host
-from optgen.runtime.rule import Rule, State, always
+from optgen.runtime.rule import Rule, Settings, State, always
 from optgen.runtime.states import (
     COMPENSATION,
     check_compensation,
@@ -20,7 +20,7 @@ from optgen.runtime.states import (
     stored_shape,
     stored_shapes,
 )
-from optgen.runtime.storage import dtype_name
+from optgen.runtime.storage import choose_codecs, dtype_name
 
 
 def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> dict[str, Any]:
@@ -101,6 +101,19 @@ def _misstored(state: State, label: str, param: Tensor, value: Tensor, scales: A
     except ValueError as error:
         return [f"{label}: {error}"]
     return []
+
+
+def stored_anew(rule: Rule, settings: Settings, param: Tensor, saved: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """How states are stored, and will be, where that loses something: (before, after)."""
+    found = set()
+    for state, asked in zip(rule.element_states, choose_codecs(rule, settings, param.numel()), strict=True):
+        value = saved.get(state.name)
+        if value is None or value.dtype is torch.float64:
+            continue
+        present = stored_codec(state, value, saved.get(scale_key(state.name)), param.shape, asked)
+        if present != asked and (present.scaled or asked.bits < present.bits):
+            found.add((str(present), str(asked)))
+    return found
 
 
 def _counts(step: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optgen.runtime.capture import check_capture, is_capturing, place_lr
-from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen
+from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen, stored_anew
 from optgen.runtime.engines import Prepared, prepare
 from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
@@ -383,7 +384,23 @@ class Optimizer(torch.optim.Optimizer):
             if "overrides" in group:
                 group["overrides"] = self._checked_overrides(group["overrides"], group, len(group["params"]))
             groups.append(group)
+        self._say_stored_anew(groups, saved)
         return {"state": saved["state"], "param_groups": groups}
+
+    def _say_stored_anew(self, groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> None:
+        """Warn that a checkpoint's states are in another form than this optimizer's, if that loses something."""
+        found: set[tuple[str, str]] = set()
+        for own, group, theirs in zip(self.param_groups, groups, saved["param_groups"], strict=True):
+            overrides = group.get("overrides", {})
+            for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
+                settings = {**self.defaults, **group, **overrides.get(index, {})}
+                found |= stored_anew(self.rule, settings, param, saved["state"].get(key, {}))
+        for before, after in sorted(found):
+            warnings.warn(
+                f"{type(self).__name__}: this checkpoint stores states as {before}; from the next step on they are "
+                f"stored as {after}",
+                stacklevel=4,
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = self._loading

@@ -136,5 +136,5 @@ def check_rounding(name: str, settings: Settings, params: Sequence[Tensor], firs
         )
     if first and not any(dtype in allowed for dtype in dtypes):
         raise ValueError(
-            f"{name}: rounding={rounding!r} is for {' and '.join(allowed)} parameters, and all are float32; leave it out"
+            f"{name}: rounding={rounding!r} is for {' and '.join(allowed)} parameters, and all here are float32"
         )

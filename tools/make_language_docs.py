@@ -57,8 +57,10 @@ MEANINGS: dict[str, dict[str, str]] = {
         "init": "A number, or an expression over `param`, `grad` and the hyperparameters.",
         "when": "The condition under which it exists.",
         "window": "Keeps this many past values, one a step (`shape: tensor`).",
-        "codecs": "How it may be stored: `fp32`, `bf16`, `fp16`, `int8`; the first that is not `int8` is the default. "
+        "codecs": "How it may be stored: `fp32`, `bf16`, `fp16`, `int8`, `int4`, `fp8`, `companded8`; the first of the "
+        "first three is the default. "
         "All of them for `param`, else `fp32`.",
+        "stored_as": "The option that says so, in place of `optim_bits` and `codec`; its choices are names of dtypes.",
         "doc": "What it is.",
     },
     "Blocks": {

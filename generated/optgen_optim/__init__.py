@@ -22,6 +22,7 @@ from .adam import (
     PagedAdamW8bit,
     PagedAdamW32bit,
 )
+from .anyprecision_adamw import AnyPrecisionAdamW
 from .lamb import LAMB, LAMB8bit, LAMB32bit
 from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
 
@@ -38,6 +39,7 @@ CLASSES: dict[str, type[Optimizer]] = {
     "PagedAdamW": PagedAdamW,
     "PagedAdamW8bit": PagedAdamW8bit,
     "PagedAdamW32bit": PagedAdamW32bit,
+    "AnyPrecisionAdamW": AnyPrecisionAdamW,
     "LAMB": LAMB,
     "LAMB8bit": LAMB8bit,
     "LAMB32bit": LAMB32bit,
@@ -74,6 +76,7 @@ __all__ = [
     "AdamW",
     "AdamW8bit",
     "AdamW32bit",
+    "AnyPrecisionAdamW",
     "LAMB8bit",
     "LAMB32bit",
     "LARS8bit",

@@ -248,6 +248,8 @@ def _state(family: Family, name: str, state: State) -> str:
         parts.append("signed=False")
     if item.kind is Kind.ELEMENT:
         parts.append(f"codecs={_tuple(item.codecs)}")
+        if state.stored_as is not None:
+            parts.append(f'stored_as="{state.stored_as}"')
     if item.window is not None:
         parts.append(f"window={item.window}")
     if not item.exists.is_true:

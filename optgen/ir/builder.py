@@ -353,6 +353,10 @@ class Builder:
                 return ERROR
             return Call("where", (condition, then, other))
         numbers = [self._number(arg, env, path) for arg in args]
+        if name == "rounded" and kind_of(numbers[0], self.kinds) is not Kind.ELEMENT and ERROR not in numbers:
+            message = "`rounded` takes elements: it rounds as a parameter is stored"
+            self.reporter.error("kind", message, node_location(self.text, args[0]), "leave it out")
+            return ERROR
         result: Expr = Call(name, tuple(numbers[:wanted]))
         for extra in numbers[wanted:]:
             result = Call(name, (result, extra))

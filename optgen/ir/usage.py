@@ -39,7 +39,7 @@ def _used_names(family: Family, shared: LoadedShared) -> set[str]:
     texts += [str(state.init) for state in family.states.values()]
     texts += [state.when for state in family.states.values() if state.when is not None]
     texts += [rule.when for rule in family.spec.rules]
-    return _names_in(*texts)
+    return _names_in(*texts) | {state.stored_as for state in family.states.values() if state.stored_as is not None}
 
 
 def _names_in(*texts: str) -> set[str]:

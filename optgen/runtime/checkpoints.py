@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optgen.codecs import COMPENSATION
 from optgen.runtime.capture import adopted_lr
 from optgen.runtime.paging import Pager, wait_for_host
 from optgen.runtime.rule import Rule, Settings, State, always
 from optgen.runtime.states import (
-    COMPENSATION,
     check_compensation,
     room_for,
     scale_key,

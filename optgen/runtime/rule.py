@@ -65,6 +65,7 @@ class State:
 
     Attributes:
         kind: element, row, col, matrix, tensor, group or global.
+        stored_as: The option that says in which dtype, if one does.
         exists: Under which flags.
         init: A number, or a function of a view of the parameter.
     """
@@ -73,6 +74,7 @@ class State:
     kind: str
     signed: bool = True
     codecs: tuple[str, ...] = ("fp32",)
+    stored_as: str | None = None
     window: int | None = None
     exists: Live = always
     init: float | Callable[[Any], Any] = 0.0

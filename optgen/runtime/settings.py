@@ -95,6 +95,8 @@ def _plain(value: Any) -> Any:
 
 
 def _checked_option(name: str, option: Option, value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        value = str(value).removeprefix("torch.")
     if option.choices is None:
         if isinstance(value, bool):
             return value

@@ -14,6 +14,7 @@ from torch import Tensor
 from optgen.codecs import (
     BLOCK_SIZES,
     CODECS,
+    COMPENSATION,
     PARAMETER_CODECS,
     WHOLE_TENSOR,
     Codec,
@@ -23,8 +24,6 @@ from optgen.runtime.rule import Flags, Rule, State
 from optgen.runtime.storage import dtype_name
 from optgen.runtime.torch_codecs import decode, encode, zeros
 from optgen.runtime.torch_rounding import compensation_of, decode_parameter
-
-COMPENSATION = "compensation"  # the key of what is kept beside a parameter in `optimizer.state[p]`
 
 
 def scale_key(name: str) -> str:

@@ -16,6 +16,7 @@ from optgen.codecs import (
     chosen_codec,
     parameter_codec,
     plain_codec,
+    plain_codec_of,
 )
 from optgen.runtime.rule import Rule, Settings, State
 
@@ -37,7 +38,11 @@ def choose_codecs(rule: Rule, settings: Settings, numel: int) -> tuple[Codec, ..
     asked = asked_codec(settings)
     large = not asked.scaled or (numel >= settings["min_8bit_size"] and asked.takes(numel))
     return tuple(
-        asked if large and asked.name in state.codecs else CODECS[plain_codec(state.codecs)]
+        plain_codec_of(settings[state.stored_as])
+        if state.stored_as is not None
+        else asked
+        if large and asked.name in state.codecs
+        else CODECS[plain_codec(state.codecs)]
         for state in rule.element_states
     )
 

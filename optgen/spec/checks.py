@@ -7,7 +7,7 @@ import math
 import string
 from collections.abc import Iterable, Sequence
 
-from optgen.codecs import CODECS
+from optgen.codecs import CODECS, COMPENSATION
 from optgen.diagnostics import Reporter, suggest
 from optgen.spec.model import Hyperparameter, Input, Option, Rule, Shared, Spec, State
 from optgen.spec.nodes import Document, Key
@@ -17,8 +17,8 @@ FACTS = (
     "param", "grad", "update", "step", "active", "ndim", "numel", "index", "rows", "cols", "matrices", "total_numel",
 )  # fmt: skip
 FUNCTIONS = (
-    "sqrt", "rsqrt", "exp", "log", "abs", "min", "max", "sign", "floor", "tanh", "isfinite", "where", "sum", "mean",
-    "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean", "push", "percentile",
+    "sqrt", "rsqrt", "exp", "log", "abs", "min", "max", "sign", "floor", "tanh", "isfinite", "rounded", "where", "sum",
+    "mean", "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean", "push", "percentile",
 )  # fmt: skip
 ARGUMENTS = ("self", "params", "args", "target", "name", "inf", "over", "all", "matrix")
 RESERVED = frozenset((*FACTS, *FUNCTIONS, *ARGUMENTS))
@@ -156,6 +156,11 @@ class _Checker:
         for name, state in states.items():
             self.declare(name, ("states", name), ("states", name))
             self.state(name, state, ("states", name))
+            if state.stored_as is not None:
+                self.stored_as(name, state, options)
+            if name == COMPENSATION:
+                message = f"`{name}` is where what is beside a parameter is kept"
+                self.error("reserved-name", message, ("states", name), "use another name")
         for name in states:
             if name.endswith("_absmax") and name.removesuffix("_absmax") in states:
                 other = name.removesuffix("_absmax")
@@ -255,6 +260,21 @@ class _Checker:
         if state.codecs is not None and "fp32" not in state.codecs and state.shape == "param":
             message = f"`{name}` cannot be kept in fp32"
             self.value("codec", message, (*path, "codecs"), "add fp32: small parameters keep 32-bit states")
+
+    def stored_as(self, name: str, state: State, options: dict[str, Option]) -> None:
+        """The option that says how a state is stored: its choices are dtypes that the state takes."""
+        path = ("states", name)
+        if state.shape != "param":
+            message = f"`{name}` is kept in fp32, since its shape is {state.shape}"
+            self.value("codec", message, (*path, "stored_as"), "remove `stored_as`")
+            return
+        option = options.get(state.stored_as or "")
+        codecs = [CODECS[codec] for codec in state.codecs or CODECS if codec in CODECS]
+        taken = [codec.storage for codec in codecs if not codec.scaled]
+        if option is None or not option.choices or not set(option.choices) <= set(taken):
+            message = f"`{state.stored_as}` does not say how `{name}` can be stored"
+            help_text = f"name an option whose choices are among {', '.join(taken)}"
+            self.value("codec", message, (*path, "stored_as"), help_text)
 
     def overrides(self, spec: Spec, shared: Shared) -> None:
         """A rule may declare a shared hyperparameter or option anew, as the same kind of thing."""

@@ -74,6 +74,7 @@ class State(SpecModel):
     when: Text | None = None
     window: Annotated[int, Field(gt=0, le=100_000)] | None = None
     codecs: list[Text] | None = None
+    stored_as: Name | None = None
     doc: Text = ""
 
 

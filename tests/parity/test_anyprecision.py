@@ -11,7 +11,7 @@ optim = pytest.importorskip("optgen_optim")
 
 STEPS = 50
 SETTINGS: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
-LAST_PLACE = 2.0**-9  # of bfloat16: half of it, over the number
+LAST_PLACE = 2.0**-8  # of bfloat16: half of it, over the number, at most
 
 
 def gradients(shape: tuple[int, ...]) -> list[torch.Tensor]:

@@ -41,13 +41,15 @@ MEANINGS: dict[str, dict[str, str]] = {
         "label": "What messages call it.",
         "integer": "Only whole numbers.",
         "scope": "`global`: the same for all param groups.",
-        "needs": "Offered only to rules with an `update` stage (for `shared.yaml`).",
+        "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
+        "(`codec`), or that can be quantized (for `shared.yaml`).",
         "doc": "What it does.",
     },
     "Option": {
         "default": "`true` or `false`, or one of `choices`.",
         "choices": "The values of an enumeration.",
-        "needs": "Offered only to rules with an `update` stage (for `shared.yaml`).",
+        "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
+        "(`codec`), or that can be quantized (for `shared.yaml`).",
         "doc": "What it does.",
     },
     "Input": {"doc": "What it is, and what sets it."},

@@ -98,12 +98,6 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
-    if o["optim_bits"] != 32:
-        message = (
-            "{name} stores its states in momentum_dtype and variance_dtype; optim_bits={optim_bits} is for other "
-            "classes"
-        )
-        raise ValueError(message.format_map({**o, "name": name}))
     if o["use_kahan_summation"] and o["rounding"] != "nearest":
         message = "{name} does with use_kahan_summation=True what rounding={rounding!r} is for; leave one of them out"
         raise ValueError(message.format_map({**o, "name": name}))
@@ -142,11 +136,6 @@ RULE = Rule(
         "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb")),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
-        "codec": Option(name="codec", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
-        "block_size": Option(name="block_size", choices=(0, 32, 64, 128, 256)),
-        "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
-        "block_wise": Option(name="block_wise"),
         "rounding": Option(name="rounding", choices=("nearest", "stochastic", "kahan", "split8", "split16")),
         "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
@@ -189,11 +178,6 @@ RULE = Rule(
         "nonfinite",
         "trust_ratio",
         "max_unorm",
-        "optim_bits",
-        "codec",
-        "block_size",
-        "min_8bit_size",
-        "block_wise",
         "rounding",
         "seed",
         "is_paged",
@@ -282,7 +266,7 @@ RULE = Rule(
 
 
 class AnyPrecisionAdamW(Optimizer):
-    """AnyPrecision AdamW, states in chosen dtypes and Kahan summation: states in `optim_bits` bits.
+    """AnyPrecision AdamW, states in chosen dtypes and Kahan summation: states in 32 bits.
 
     AdamW for parameters of 16 bits. One deliberate difference: the decay is part of what Kahan summation keeps, so
     that one smaller than the parameter's last place is not lost.
@@ -312,17 +296,6 @@ class AnyPrecisionAdamW(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
-            that cannot be stored so stay in float32. Default: 32.
-        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
-            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
-            "auto".
-        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
-            of companded8 32. Default: 0.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
-            Default: 4096.
-        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
-            tensor. Default: True.
         rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
             up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
             16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
@@ -370,11 +343,6 @@ class AnyPrecisionAdamW(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        optim_bits: int = 32,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
-        block_size: int = 0,
-        min_8bit_size: int = 4096,
-        block_wise: bool = True,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         is_paged: bool = False,
@@ -396,11 +364,6 @@ class AnyPrecisionAdamW(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
-            "optim_bits": optim_bits,
-            "codec": codec,
-            "block_size": block_size,
-            "min_8bit_size": min_8bit_size,
-            "block_wise": block_wise,
             "rounding": rounding,
             "seed": seed,
             "is_paged": is_paged,

@@ -8,6 +8,8 @@ from typing import Any
 from optgen.runtime.create import create_optimizer
 from optgen.runtime.optimizer import Optimizer
 
+from .adabelief import AdaBelief, AdaBelief8bit
+from .adafactor import Adafactor
 from .adam import (
     Adam,
     Adam8bit,
@@ -22,10 +24,23 @@ from .adam import (
     PagedAdamW8bit,
     PagedAdamW32bit,
 )
+from .adan import Adan, Adan8bit
+from .adopt import ADOPT, ADOPT8bit
+from .grokadamw import GrokAdamW, GrokAdamW8bit
 from .lamb import LAMB, LAMB8bit, LAMB32bit
 from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
+from .mars import MARS, MARS8bit
+from .prodigy import Prodigy
+from .schedule_free_adamw import AdamWScheduleFree
+from .schedule_free_radam import RAdamScheduleFree
+from .schedule_free_sgd import SGDScheduleFree
+from .sophia_g import SophiaG, SophiaG8bit
+from .stable_adamw import StableAdamW, StableAdamW8bit
 
 CLASSES: dict[str, type[Optimizer]] = {
+    "AdaBelief": AdaBelief,
+    "AdaBelief8bit": AdaBelief8bit,
+    "Adafactor": Adafactor,
     "Adam": Adam,
     "Adam8bit": Adam8bit,
     "Adam32bit": Adam32bit,
@@ -38,6 +53,12 @@ CLASSES: dict[str, type[Optimizer]] = {
     "PagedAdamW": PagedAdamW,
     "PagedAdamW8bit": PagedAdamW8bit,
     "PagedAdamW32bit": PagedAdamW32bit,
+    "Adan": Adan,
+    "Adan8bit": Adan8bit,
+    "ADOPT": ADOPT,
+    "ADOPT8bit": ADOPT8bit,
+    "GrokAdamW": GrokAdamW,
+    "GrokAdamW8bit": GrokAdamW8bit,
     "LAMB": LAMB,
     "LAMB8bit": LAMB8bit,
     "LAMB32bit": LAMB32bit,
@@ -45,6 +66,16 @@ CLASSES: dict[str, type[Optimizer]] = {
     "LARS8bit": LARS8bit,
     "LARS32bit": LARS32bit,
     "PytorchLARS": PytorchLARS,
+    "MARS": MARS,
+    "MARS8bit": MARS8bit,
+    "Prodigy": Prodigy,
+    "AdamWScheduleFree": AdamWScheduleFree,
+    "RAdamScheduleFree": RAdamScheduleFree,
+    "SGDScheduleFree": SGDScheduleFree,
+    "SophiaG": SophiaG,
+    "SophiaG8bit": SophiaG8bit,
+    "StableAdamW": StableAdamW,
+    "StableAdamW8bit": StableAdamW8bit,
 }
 
 
@@ -65,25 +96,44 @@ def create(name: str, params: Any, *, bits: int | None = None, paged: bool = Fal
 
 
 __all__ = [
+    "ADOPT",
     "CLASSES",
     "LAMB",
     "LARS",
+    "MARS",
+    "ADOPT8bit",
+    "AdaBelief",
+    "AdaBelief8bit",
+    "Adafactor",
     "Adam",
     "Adam8bit",
     "Adam32bit",
     "AdamW",
     "AdamW8bit",
     "AdamW32bit",
+    "AdamWScheduleFree",
+    "Adan",
+    "Adan8bit",
+    "GrokAdamW",
+    "GrokAdamW8bit",
     "LAMB8bit",
     "LAMB32bit",
     "LARS8bit",
     "LARS32bit",
+    "MARS8bit",
     "PagedAdam",
     "PagedAdam8bit",
     "PagedAdam32bit",
     "PagedAdamW",
     "PagedAdamW8bit",
     "PagedAdamW32bit",
+    "Prodigy",
     "PytorchLARS",
+    "RAdamScheduleFree",
+    "SGDScheduleFree",
+    "SophiaG",
+    "SophiaG8bit",
+    "StableAdamW",
+    "StableAdamW8bit",
     "create",
 ]

@@ -8,7 +8,9 @@ from typing import Any
 from optgen.runtime.create import create_optimizer
 from optgen.runtime.optimizer import Optimizer
 
+from .adabelief import AdaBelief, AdaBelief8bit
 from .adadelta import Adadelta
+from .adafactor import Adafactor
 from .adagrad import Adagrad, Adagrad8bit, Adagrad32bit
 from .adam import (
     Adam,
@@ -25,20 +27,33 @@ from .adam import (
     PagedAdamW32bit,
 )
 from .adamax import Adamax
+from .adan import Adan, Adan8bit
 from .ademamix import AdEMAMix, AdEMAMix8bit, AdEMAMix32bit, PagedAdEMAMix, PagedAdEMAMix8bit, PagedAdEMAMix32bit
+from .adopt import ADOPT, ADOPT8bit
 from .anyprecision_adamw import AnyPrecisionAdamW
 from .asgd import ASGD
+from .grokadamw import GrokAdamW, GrokAdamW8bit
 from .lamb import LAMB, LAMB8bit, LAMB32bit
 from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
 from .lion import Lion, Lion8bit, Lion32bit, PagedLion, PagedLion8bit, PagedLion32bit
+from .mars import MARS, MARS8bit
 from .nadam import NAdam
+from .prodigy import Prodigy
 from .radam import RAdam
 from .rmsprop import RMSprop, RMSprop8bit, RMSprop32bit
 from .rprop import Rprop
+from .schedule_free_adamw import AdamWScheduleFree
+from .schedule_free_radam import RAdamScheduleFree
+from .schedule_free_sgd import SGDScheduleFree
 from .sgd import SGD, SGD8bit, SGD32bit
+from .sophia_g import SophiaG, SophiaG8bit
+from .stable_adamw import StableAdamW, StableAdamW8bit
 
 CLASSES: dict[str, type[Optimizer]] = {
+    "AdaBelief": AdaBelief,
+    "AdaBelief8bit": AdaBelief8bit,
     "Adadelta": Adadelta,
+    "Adafactor": Adafactor,
     "Adagrad": Adagrad,
     "Adagrad8bit": Adagrad8bit,
     "Adagrad32bit": Adagrad32bit,
@@ -55,14 +70,20 @@ CLASSES: dict[str, type[Optimizer]] = {
     "PagedAdamW8bit": PagedAdamW8bit,
     "PagedAdamW32bit": PagedAdamW32bit,
     "Adamax": Adamax,
+    "Adan": Adan,
+    "Adan8bit": Adan8bit,
     "AdEMAMix": AdEMAMix,
     "AdEMAMix8bit": AdEMAMix8bit,
     "AdEMAMix32bit": AdEMAMix32bit,
     "PagedAdEMAMix": PagedAdEMAMix,
     "PagedAdEMAMix8bit": PagedAdEMAMix8bit,
     "PagedAdEMAMix32bit": PagedAdEMAMix32bit,
+    "ADOPT": ADOPT,
+    "ADOPT8bit": ADOPT8bit,
     "AnyPrecisionAdamW": AnyPrecisionAdamW,
     "ASGD": ASGD,
+    "GrokAdamW": GrokAdamW,
+    "GrokAdamW8bit": GrokAdamW8bit,
     "LAMB": LAMB,
     "LAMB8bit": LAMB8bit,
     "LAMB32bit": LAMB32bit,
@@ -76,15 +97,25 @@ CLASSES: dict[str, type[Optimizer]] = {
     "PagedLion": PagedLion,
     "PagedLion8bit": PagedLion8bit,
     "PagedLion32bit": PagedLion32bit,
+    "MARS": MARS,
+    "MARS8bit": MARS8bit,
     "NAdam": NAdam,
+    "Prodigy": Prodigy,
     "RAdam": RAdam,
     "RMSprop": RMSprop,
     "RMSprop8bit": RMSprop8bit,
     "RMSprop32bit": RMSprop32bit,
     "Rprop": Rprop,
+    "AdamWScheduleFree": AdamWScheduleFree,
+    "RAdamScheduleFree": RAdamScheduleFree,
+    "SGDScheduleFree": SGDScheduleFree,
     "SGD": SGD,
     "SGD8bit": SGD8bit,
     "SGD32bit": SGD32bit,
+    "SophiaG": SophiaG,
+    "SophiaG8bit": SophiaG8bit,
+    "StableAdamW": StableAdamW,
+    "StableAdamW8bit": StableAdamW8bit,
 }
 
 
@@ -105,15 +136,21 @@ def create(name: str, params: Any, *, bits: int | None = None, paged: bool = Fal
 
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "CLASSES",
     "LAMB",
     "LARS",
+    "MARS",
     "SGD",
+    "ADOPT8bit",
     "AdEMAMix",
     "AdEMAMix8bit",
     "AdEMAMix32bit",
+    "AdaBelief",
+    "AdaBelief8bit",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adagrad8bit",
     "Adagrad32bit",
@@ -123,8 +160,13 @@ __all__ = [
     "AdamW",
     "AdamW8bit",
     "AdamW32bit",
+    "AdamWScheduleFree",
     "Adamax",
+    "Adan",
+    "Adan8bit",
     "AnyPrecisionAdamW",
+    "GrokAdamW",
+    "GrokAdamW8bit",
     "LAMB8bit",
     "LAMB32bit",
     "LARS8bit",
@@ -132,6 +174,7 @@ __all__ = [
     "Lion",
     "Lion8bit",
     "Lion32bit",
+    "MARS8bit",
     "NAdam",
     "PagedAdEMAMix",
     "PagedAdEMAMix8bit",
@@ -145,13 +188,20 @@ __all__ = [
     "PagedLion",
     "PagedLion8bit",
     "PagedLion32bit",
+    "Prodigy",
     "PytorchLARS",
     "RAdam",
+    "RAdamScheduleFree",
     "RMSprop",
     "RMSprop8bit",
     "RMSprop32bit",
     "Rprop",
     "SGD8bit",
     "SGD32bit",
+    "SGDScheduleFree",
+    "SophiaG",
+    "SophiaG8bit",
+    "StableAdamW",
+    "StableAdamW8bit",
     "create",
 ]

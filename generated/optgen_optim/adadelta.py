@@ -217,6 +217,7 @@ RULE = Rule(
                 "square_avg_largest",
                 "acc_delta_largest",
             ),
+            grads=True,
         ),
     },
 )

@@ -260,6 +260,7 @@ RULE = Rule(
                 "exp_avg_sq_largest",
                 "compensation_largest",
             ),
+            grads=True,
         ),
     },
 )

@@ -96,10 +96,10 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
-    if o["centered"] and o["optim_bits"] == 8:
+    if o["centered"] and o["optim_bits"] < 32:
         message = (
-            "{name} does not support centered=True with 8-bit states: the difference of two quantized averages is no "
-            "variance"
+            "{name} does not support centered=True with {optim_bits}-bit states: the difference of two rounded averages"
+            " is no variance"
         )
         raise ValueError(message.format_map({**o, "name": name}))
 
@@ -248,6 +248,7 @@ RULE = Rule(
                 "momentum_buffer_largest",
                 "grad_avg_largest",
             ),
+            grads=True,
         ),
     },
 )

@@ -3,49 +3,55 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optgen.runtime.create import create_optimizer
-from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.classes import Classes
 
-from .adam import (
-    Adam,
-    Adam8bit,
-    Adam32bit,
-    AdamW,
-    AdamW8bit,
-    AdamW32bit,
-    PagedAdam,
-    PagedAdam8bit,
-    PagedAdam32bit,
-    PagedAdamW,
-    PagedAdamW8bit,
-    PagedAdamW32bit,
+if TYPE_CHECKING:
+    from optgen.runtime.optimizer import Optimizer
+
+    from .adam import (
+        Adam,
+        Adam8bit,
+        Adam32bit,
+        AdamW,
+        AdamW8bit,
+        AdamW32bit,
+        PagedAdam,
+        PagedAdam8bit,
+        PagedAdam32bit,
+        PagedAdamW,
+        PagedAdamW8bit,
+        PagedAdamW32bit,
+    )
+    from .lamb import LAMB, LAMB8bit, LAMB32bit
+    from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
+
+# Every class with its module, which is imported when the class is asked for.
+CLASSES = Classes(
+    __name__,
+    {
+        "Adam": "adam",
+        "Adam8bit": "adam",
+        "Adam32bit": "adam",
+        "AdamW": "adam",
+        "AdamW8bit": "adam",
+        "AdamW32bit": "adam",
+        "PagedAdam": "adam",
+        "PagedAdam8bit": "adam",
+        "PagedAdam32bit": "adam",
+        "PagedAdamW": "adam",
+        "PagedAdamW8bit": "adam",
+        "PagedAdamW32bit": "adam",
+        "LAMB": "lamb",
+        "LAMB8bit": "lamb",
+        "LAMB32bit": "lamb",
+        "LARS": "lars",
+        "LARS8bit": "lars",
+        "LARS32bit": "lars",
+        "PytorchLARS": "lars",
+    },
 )
-from .lamb import LAMB, LAMB8bit, LAMB32bit
-from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
-
-CLASSES: dict[str, type[Optimizer]] = {
-    "Adam": Adam,
-    "Adam8bit": Adam8bit,
-    "Adam32bit": Adam32bit,
-    "AdamW": AdamW,
-    "AdamW8bit": AdamW8bit,
-    "AdamW32bit": AdamW32bit,
-    "PagedAdam": PagedAdam,
-    "PagedAdam8bit": PagedAdam8bit,
-    "PagedAdam32bit": PagedAdam32bit,
-    "PagedAdamW": PagedAdamW,
-    "PagedAdamW8bit": PagedAdamW8bit,
-    "PagedAdamW32bit": PagedAdamW32bit,
-    "LAMB": LAMB,
-    "LAMB8bit": LAMB8bit,
-    "LAMB32bit": LAMB32bit,
-    "LARS": LARS,
-    "LARS8bit": LARS8bit,
-    "LARS32bit": LARS32bit,
-    "PytorchLARS": PytorchLARS,
-}
 
 
 def create(name: str, params: Any, *, bits: int | None = None, paged: bool = False, **settings: Any) -> Optimizer:
@@ -61,7 +67,18 @@ def create(name: str, params: Any, *, bits: int | None = None, paged: bool = Fal
     Raises:
         ValueError: when there is no such class, or it does not store its states so.
     """
-    return create_optimizer(CLASSES, name, params, bits, paged, settings)
+    return CLASSES.create(name, params, bits, paged, settings)
+
+
+if not TYPE_CHECKING:  # a type checker knows the names from the imports above
+
+    def __getattr__(name: str) -> Any:
+        globals()[name] = value = CLASSES.attribute(name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from optgen.codecs import CODECS
 from optgen.runtime.capture import adopted_lr
-from optgen.runtime.paging import Pager, wait_for_host
+from optgen.runtime.loans import wait_for_host
 from optgen.runtime.rule import Rule, always
 from optgen.runtime.states import room_for, scale_key, stored_shape
+
+if TYPE_CHECKING:
+    from optgen.runtime.paging import Pager
 
 
 def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from optgen.codecs import CODECS
 from optgen.dtypes import DTYPES
 from optgen.runtime.cuda_device import CudaDevice
 from optgen.runtime.kernel_engine import ChunkTable
-from optgen.runtime.paging import Pager, loan_of
+from optgen.runtime.loans import loan_of
+from optgen.runtime.paging import Pager
 from optgen.runtime.parameters import Bucket
 from optgen.runtime.rule import Rule
 

@@ -6,15 +6,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from optgen.codecs import CODECS, plain_codec
-from optgen.runtime.paging import Pager, is_paged, wait_for_host
+from optgen.runtime.loans import is_paged, wait_for_host
 from optgen.runtime.rule import Flags, Rule, Settings, State
 from optgen.runtime.torch_codecs import decode, encode, zeros
+
+if TYPE_CHECKING:
+    from optgen.runtime.paging import Pager
 
 
 def scale_key(name: str) -> str:

@@ -41,13 +41,15 @@ MEANINGS: dict[str, dict[str, str]] = {
         "label": "What messages call it.",
         "integer": "Only whole numbers.",
         "scope": "`global`: the same for all param groups.",
-        "needs": "Offered only to rules with an `update` stage (for `shared.yaml`).",
+        "needs": "Offered only to rules with an `update` stage, or to those whose options have a choice as well, as "
+        "`{trust_ratio: lamb}` (for `shared.yaml`).",
         "doc": "What it does.",
     },
     "Option": {
         "default": "`true` or `false`, or one of `choices`.",
         "choices": "The values of an enumeration.",
-        "needs": "Offered only to rules with an `update` stage (for `shared.yaml`).",
+        "needs": "Offered only to rules with an `update` stage, or to those whose options have a choice as well (for "
+        "`shared.yaml`).",
         "doc": "What it does.",
     },
     "Input": {"doc": "What it is, and what sets it."},

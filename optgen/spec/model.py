@@ -13,6 +13,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_
 Text = Annotated[str, StringConstraints(max_length=65536)]
 Number = int | float
 Shape = Literal["param", "row", "col", "matrix", "tensor", "group", "global"]
+Needs = Literal["update"] | dict[Name, int | str]
 Raised = Literal["ValueError", "TypeError", "NotImplementedError", "RuntimeError"]
 
 
@@ -31,7 +32,7 @@ class Hyperparameter(SpecModel):
     label: Text | None = None
     integer: bool = False
     scope: Literal["group", "global"] = "group"
-    needs: Literal["update"] | None = None
+    needs: Needs | None = None
     doc: Text = ""
 
     @property
@@ -48,7 +49,7 @@ class Option(SpecModel):
 
     default: bool | int | str
     choices: list[int | str] | None = None
-    needs: Literal["update"] | None = None
+    needs: Needs | None = None
     doc: Text = ""
 
 
@@ -155,6 +156,7 @@ class Shared(SpecModel):
     inputs: dict[Name, Input] = {}
     storage: dict[Name, Option | Hyperparameter] = {}
     states: dict[Name, State] = {}
+    rules: list[Rule] = []
     blocks: SharedBlocks = SharedBlocks()
 
 

@@ -16,7 +16,7 @@ from optgen.runtime.inputs import Inputs, SkippedStepError
 from optgen.runtime.loans import asks_for_paging
 from optgen.runtime.parameters import Bucket, Member, check_gradient, flags_of
 from optgen.runtime.rule import Block, Pass, Rule, Settings
-from optgen.runtime.settings import on_device
+from optgen.runtime.settings import check_alike, on_device
 from optgen.runtime.states import Placement, Settled, choose_codecs, settle_states, tensorwise
 from optgen.runtime.targets import choose_target, make_engine
 from optgen.runtime.torch_engine import View
@@ -173,6 +173,7 @@ def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:
     raw = [_raw(optimizer, row) for row in settings]
     if raw == prepared.raw:
         return True
+    check_alike(type(optimizer).__name__, optimizer.rule, optimizer.param_groups)
     for row, before, now in zip(settings, prepared.raw, raw, strict=True):
         if before != now:
             optimizer.check_row(row)
@@ -230,6 +231,7 @@ class _Preparer:
             for param in self.params:
                 assert param.grad is not None
                 check_gradient(self.name, param.grad, param)
+        check_alike(self.name, self.rule, self.optimizer.param_groups)
         members = self._members()
         buckets: dict[tuple[Any, ...], Bucket] = {}
         for member in members:

@@ -48,6 +48,23 @@ def check_fixed(name: str, rule: Rule, fixed: Mapping[str, Any], settings: Mappi
             raise ValueError(f"{name} fixes {key}={fixed[key]!r}: a {part} cannot have {key}={value!r}")
 
 
+def check_alike(name: str, rule: Rule, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise where a group was given its own value of what is one number for the optimizer.
+
+    Raises:
+        ValueError: naming the setting and two values of it. A tensor on a device is not read.
+    """
+    for key in (key for key, hyper in rule.hypers.items() if hyper.scope == "global"):
+        values = [group[key] for group in groups if key in group and not on_device(group[key])]
+        plain = [float(value) if isinstance(value, Tensor) else value for value in values]
+        for value in plain:
+            if value != plain[0]:
+                raise ValueError(
+                    f"{name}: {key} is one number for the optimizer, and its param groups have {plain[0]!r} and "
+                    f"{value!r}; set it in all of them"
+                )
+
+
 def read_args(name: str, args: object, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with the attributes of `args` in place of their own.
 

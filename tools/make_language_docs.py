@@ -42,14 +42,15 @@ MEANINGS: dict[str, dict[str, str]] = {
         "integer": "Only whole numbers.",
         "scope": "`global`: one number for the optimizer; param groups may only repeat it.",
         "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
-        "(`codec`), or that can be quantized (for `shared.yaml`).",
+        "(`codec`), that can be `quantized`, or whose options have a choice, as `{trust_ratio: lamb}` (for "
+        "`shared.yaml`).",
         "doc": "What it does.",
     },
     "Option": {
         "default": "`true` or `false`, or one of `choices`.",
         "choices": "The values of an enumeration.",
         "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
-        "(`codec`), or that can be quantized (for `shared.yaml`).",
+        "(`codec`), that can be `quantized`, or whose options have a choice (for `shared.yaml`).",
         "doc": "What it does.",
     },
     "Input": {"doc": "What it is, and what sets it."},

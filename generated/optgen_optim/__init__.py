@@ -3,120 +3,55 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optgen.runtime.create import create_optimizer
-from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.classes import Classes
 
-from .adabelief import AdaBelief, AdaBelief8bit
-from .adadelta import Adadelta
-from .adafactor import Adafactor
-from .adagrad import Adagrad, Adagrad8bit, Adagrad32bit
-from .adam import (
-    Adam,
-    Adam8bit,
-    Adam32bit,
-    AdamW,
-    AdamW8bit,
-    AdamW32bit,
-    PagedAdam,
-    PagedAdam8bit,
-    PagedAdam32bit,
-    PagedAdamW,
-    PagedAdamW8bit,
-    PagedAdamW32bit,
+if TYPE_CHECKING:
+    from optgen.runtime.optimizer import Optimizer
+
+    from .adam import (
+        Adam,
+        Adam8bit,
+        Adam32bit,
+        AdamW,
+        AdamW8bit,
+        AdamW32bit,
+        PagedAdam,
+        PagedAdam8bit,
+        PagedAdam32bit,
+        PagedAdamW,
+        PagedAdamW8bit,
+        PagedAdamW32bit,
+    )
+    from .lamb import LAMB, LAMB8bit, LAMB32bit
+    from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
+
+# Every class with its module, which is imported when the class is asked for.
+CLASSES = Classes(
+    __name__,
+    {
+        "Adam": "adam",
+        "Adam8bit": "adam",
+        "Adam32bit": "adam",
+        "AdamW": "adam",
+        "AdamW8bit": "adam",
+        "AdamW32bit": "adam",
+        "PagedAdam": "adam",
+        "PagedAdam8bit": "adam",
+        "PagedAdam32bit": "adam",
+        "PagedAdamW": "adam",
+        "PagedAdamW8bit": "adam",
+        "PagedAdamW32bit": "adam",
+        "LAMB": "lamb",
+        "LAMB8bit": "lamb",
+        "LAMB32bit": "lamb",
+        "LARS": "lars",
+        "LARS8bit": "lars",
+        "LARS32bit": "lars",
+        "PytorchLARS": "lars",
+    },
 )
-from .adamax import Adamax
-from .adan import Adan, Adan8bit
-from .ademamix import AdEMAMix, AdEMAMix8bit, AdEMAMix32bit, PagedAdEMAMix, PagedAdEMAMix8bit, PagedAdEMAMix32bit
-from .adopt import ADOPT, ADOPT8bit
-from .anyprecision_adamw import AnyPrecisionAdamW
-from .asgd import ASGD
-from .grokadamw import GrokAdamW, GrokAdamW8bit
-from .lamb import LAMB, LAMB8bit, LAMB32bit
-from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
-from .lion import Lion, Lion8bit, Lion32bit, PagedLion, PagedLion8bit, PagedLion32bit
-from .mars import MARS, MARS8bit
-from .nadam import NAdam
-from .prodigy import Prodigy
-from .radam import RAdam
-from .rmsprop import RMSprop, RMSprop8bit, RMSprop32bit
-from .rprop import Rprop
-from .schedule_free_adamw import AdamWScheduleFree
-from .schedule_free_radam import RAdamScheduleFree
-from .schedule_free_sgd import SGDScheduleFree
-from .sgd import SGD, SGD8bit, SGD32bit
-from .sophia_g import SophiaG, SophiaG8bit
-from .stable_adamw import StableAdamW, StableAdamW8bit
-
-CLASSES: dict[str, type[Optimizer]] = {
-    "AdaBelief": AdaBelief,
-    "AdaBelief8bit": AdaBelief8bit,
-    "Adadelta": Adadelta,
-    "Adafactor": Adafactor,
-    "Adagrad": Adagrad,
-    "Adagrad8bit": Adagrad8bit,
-    "Adagrad32bit": Adagrad32bit,
-    "Adam": Adam,
-    "Adam8bit": Adam8bit,
-    "Adam32bit": Adam32bit,
-    "AdamW": AdamW,
-    "AdamW8bit": AdamW8bit,
-    "AdamW32bit": AdamW32bit,
-    "PagedAdam": PagedAdam,
-    "PagedAdam8bit": PagedAdam8bit,
-    "PagedAdam32bit": PagedAdam32bit,
-    "PagedAdamW": PagedAdamW,
-    "PagedAdamW8bit": PagedAdamW8bit,
-    "PagedAdamW32bit": PagedAdamW32bit,
-    "Adamax": Adamax,
-    "Adan": Adan,
-    "Adan8bit": Adan8bit,
-    "AdEMAMix": AdEMAMix,
-    "AdEMAMix8bit": AdEMAMix8bit,
-    "AdEMAMix32bit": AdEMAMix32bit,
-    "PagedAdEMAMix": PagedAdEMAMix,
-    "PagedAdEMAMix8bit": PagedAdEMAMix8bit,
-    "PagedAdEMAMix32bit": PagedAdEMAMix32bit,
-    "ADOPT": ADOPT,
-    "ADOPT8bit": ADOPT8bit,
-    "AnyPrecisionAdamW": AnyPrecisionAdamW,
-    "ASGD": ASGD,
-    "GrokAdamW": GrokAdamW,
-    "GrokAdamW8bit": GrokAdamW8bit,
-    "LAMB": LAMB,
-    "LAMB8bit": LAMB8bit,
-    "LAMB32bit": LAMB32bit,
-    "LARS": LARS,
-    "LARS8bit": LARS8bit,
-    "LARS32bit": LARS32bit,
-    "PytorchLARS": PytorchLARS,
-    "Lion": Lion,
-    "Lion8bit": Lion8bit,
-    "Lion32bit": Lion32bit,
-    "PagedLion": PagedLion,
-    "PagedLion8bit": PagedLion8bit,
-    "PagedLion32bit": PagedLion32bit,
-    "MARS": MARS,
-    "MARS8bit": MARS8bit,
-    "NAdam": NAdam,
-    "Prodigy": Prodigy,
-    "RAdam": RAdam,
-    "RMSprop": RMSprop,
-    "RMSprop8bit": RMSprop8bit,
-    "RMSprop32bit": RMSprop32bit,
-    "Rprop": Rprop,
-    "AdamWScheduleFree": AdamWScheduleFree,
-    "RAdamScheduleFree": RAdamScheduleFree,
-    "SGDScheduleFree": SGDScheduleFree,
-    "SGD": SGD,
-    "SGD8bit": SGD8bit,
-    "SGD32bit": SGD32bit,
-    "SophiaG": SophiaG,
-    "SophiaG8bit": SophiaG8bit,
-    "StableAdamW": StableAdamW,
-    "StableAdamW8bit": StableAdamW8bit,
-}
 
 
 def create(name: str, params: Any, *, bits: int | None = None, paged: bool = False, **settings: Any) -> Optimizer:
@@ -132,76 +67,40 @@ def create(name: str, params: Any, *, bits: int | None = None, paged: bool = Fal
     Raises:
         ValueError: when there is no such class, or it does not store its states so.
     """
-    return create_optimizer(CLASSES, name, params, bits, paged, settings)
+    return CLASSES.create(name, params, bits, paged, settings)
+
+
+if not TYPE_CHECKING:  # a type checker knows the names from the imports above
+
+    def __getattr__(name: str) -> Any:
+        globals()[name] = value = CLASSES.attribute(name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [
-    "ADOPT",
-    "ASGD",
     "CLASSES",
     "LAMB",
     "LARS",
-    "MARS",
-    "SGD",
-    "ADOPT8bit",
-    "AdEMAMix",
-    "AdEMAMix8bit",
-    "AdEMAMix32bit",
-    "AdaBelief",
-    "AdaBelief8bit",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adagrad8bit",
-    "Adagrad32bit",
     "Adam",
     "Adam8bit",
     "Adam32bit",
     "AdamW",
     "AdamW8bit",
     "AdamW32bit",
-    "AdamWScheduleFree",
-    "Adamax",
-    "Adan",
-    "Adan8bit",
-    "AnyPrecisionAdamW",
-    "GrokAdamW",
-    "GrokAdamW8bit",
     "LAMB8bit",
     "LAMB32bit",
     "LARS8bit",
     "LARS32bit",
-    "Lion",
-    "Lion8bit",
-    "Lion32bit",
-    "MARS8bit",
-    "NAdam",
-    "PagedAdEMAMix",
-    "PagedAdEMAMix8bit",
-    "PagedAdEMAMix32bit",
     "PagedAdam",
     "PagedAdam8bit",
     "PagedAdam32bit",
     "PagedAdamW",
     "PagedAdamW8bit",
     "PagedAdamW32bit",
-    "PagedLion",
-    "PagedLion8bit",
-    "PagedLion32bit",
-    "Prodigy",
     "PytorchLARS",
-    "RAdam",
-    "RAdamScheduleFree",
-    "RMSprop",
-    "RMSprop8bit",
-    "RMSprop32bit",
-    "Rprop",
-    "SGD8bit",
-    "SGD32bit",
-    "SGDScheduleFree",
-    "SophiaG",
-    "SophiaG8bit",
-    "StableAdamW",
-    "StableAdamW8bit",
     "create",
 ]

@@ -28,9 +28,13 @@ class LambFlags(NamedTuple):
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
+    max_grad_norm_above_0: bool
     adam_w_mode: bool
     bias_correction: bool
     trust_ratio_is_lamb: bool
+    cautious: bool
+    min_trust_ratio_above_0: bool
+    max_trust_ratio_above_0: bool
     max_unorm_above_0: bool
     exp_avg_tensorwise: bool
     exp_avg_sq_tensorwise: bool
@@ -44,9 +48,13 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
+        max_grad_norm_above_0=m.number(o["max_grad_norm"]) > 0,
         adam_w_mode=o["adam_w_mode"],
         bias_correction=o["bias_correction"],
         trust_ratio_is_lamb=o["trust_ratio"] == "lamb",
+        cautious=o["cautious"],
+        min_trust_ratio_above_0=m.number(o["min_trust_ratio"]) > 0,
+        max_trust_ratio_above_0=m.number(o["max_trust_ratio"]) > 0,
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
         exp_avg_tensorwise="exp_avg" in tensorwise,
         exp_avg_sq_tensorwise="exp_avg_sq" in tensorwise,
@@ -61,9 +69,17 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     eps = m.number(o["eps"])
     weight_decay = m.number(o["weight_decay"])
     max_unorm = m.number(o["max_unorm"])
+    max_grad_norm = m.number(o["max_grad_norm"])
     percentile_clipping = m.number(o["percentile_clipping"])
+    min_trust_ratio = m.number(o["min_trust_ratio"])
+    max_trust_ratio = m.number(o["max_trust_ratio"])
     grad_scale = m.number(o.get("grad_scale"))
+    global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
     inverse_grad_scale = m.divide(1.0, grad_scale)
+    min_one_max_grad_norm_over_sqrt_global_s = m.minimum(
+        1.0,
+        m.divide(max_grad_norm, m.sqrt(global_sum_tensor_1) + 1e-06),
+    )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     min_one_max_unorm = m.minimum(1.0, max_unorm)
@@ -76,7 +92,10 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         weight_decay,
         max_unorm,
         percentile_clipping,
+        min_trust_ratio,
+        max_trust_ratio,
         inverse_grad_scale,
+        min_one_max_grad_norm_over_sqrt_global_s,
         one_minus_beta1,
         one_minus_beta2,
         min_one_max_unorm,
@@ -93,15 +112,28 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         m.unread(o["eps"]),
         m.unread(o["weight_decay"]),
         m.unread(o["max_unorm"]),
+        m.unread(o["max_grad_norm"]),
         m.unread(o["percentile_clipping"]),
+        m.unread(o["min_trust_ratio"]),
+        m.unread(o["max_trust_ratio"]),
         m.unread(o.get("grad_scale")),
+        sums.get("global_sum_tensor_1", m.NAN),
     )
 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
-    if o["amsgrad"] and o["optim_bits"] < 16:
-        message = "{name} does not support amsgrad=True with {optim_bits}-bit states"
+    if o["amsgrad"] and o["optim_bits"] == 8:
+        message = "{name} does not support amsgrad=True with 8-bit states"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["min_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: min_trust_ratio={min_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: max_trust_ratio={max_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
+        message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
         raise ValueError(message.format_map({**o, "name": name}))
 
 
@@ -122,7 +154,10 @@ RULE = Rule(
         "eps": Hyperparameter(name="eps", low=0.0, high=m.INF, high_open=True, label="epsilon value"),
         "weight_decay": Hyperparameter(name="weight_decay", low=0.0, high=m.INF, high_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
+        "max_grad_norm": Hyperparameter(name="max_grad_norm", low=0.0, high=m.INF, high_open=True, scope="global"),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
+        "min_trust_ratio": Hyperparameter(name="min_trust_ratio", low=0.0, high=m.INF, high_open=True),
+        "max_trust_ratio": Hyperparameter(name="max_trust_ratio", low=0.0, high=m.INF, high_open=True),
     },
     options={
         "bias_correction": Option(name="bias_correction"),
@@ -132,35 +167,28 @@ RULE = Rule(
         "maximize": Option(name="maximize"),
         "skip_zeros": Option(name="skip_zeros"),
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
+        "cautious": Option(name="cautious"),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
-        "codec": Option(name="codec", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
-        "block_size": Option(name="block_size", choices=(0, 32, 64, 128, 256)),
+        "optim_bits": Option(name="optim_bits", choices=(32, 8)),
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
-        "rounding": Option(name="rounding", choices=("nearest", "stochastic", "kahan", "split8", "split16")),
-        "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
     },
     states={
-        "exp_avg": State(
-            name="exp_avg",
-            kind="element",
-            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
-        ),
+        "exp_avg": State(name="exp_avg", kind="element", codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor")),
         "exp_avg_sq": State(
             name="exp_avg_sq",
             kind="element",
             signed=False,
-            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
+            codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor"),
         ),
         "max_exp_avg_sq": State(
             name="max_exp_avg_sq",
             kind="element",
             signed=False,
-            codecs=("fp32", "bf16", "fp16"),
+            codecs=("fp32",),
             exists=lambda f: f.amsgrad,
         ),
         "gnorm_vec": State(
@@ -177,17 +205,17 @@ RULE = Rule(
         "maximize",
         "skip_zeros",
         "nonfinite",
+        "max_grad_norm",
         "adam_w_mode",
         "bias_correction",
         "trust_ratio",
+        "cautious",
+        "min_trust_ratio",
+        "max_trust_ratio",
         "max_unorm",
         "optim_bits",
-        "codec",
-        "block_size",
         "min_8bit_size",
         "block_wise",
-        "rounding",
-        "seed",
         "is_paged",
         "capturable",
         "target",
@@ -198,39 +226,52 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass(
-                    "step_reduce_0",
-                    lambda f: (
-                        f.percentile_clipping_below_100
-                        and (
-                            f.exp_avg_sq_tensorwise
-                            or f.exp_avg_tensorwise
-                            or f.max_unorm_above_0
-                            or f.trust_ratio_is_lamb
-                        )
-                    ),
-                    reductions=("squares_grad_6",),
-                    scalars=1,
-                ),
+                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
-                        f.exp_avg_sq_tensorwise
+                        f.cautious
+                        and f.percentile_clipping_below_100
+                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8",),
+                    scalars=2,
+                ),
+                Pass(
+                    "step_reduce_2",
+                    lambda f: (
+                        (f.cautious and f.max_unorm_above_0)
+                        or (f.cautious and f.percentile_clipping_below_100)
+                        or (f.cautious and f.trust_ratio_is_lamb)
+                        or (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100)
+                        or (f.exp_avg_tensorwise and f.percentile_clipping_below_100)
+                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8", "sum_reduced_1"),
+                    scalars=11,
+                ),
+                Pass(
+                    "step_reduce_3",
+                    lambda f: (
+                        f.cautious
+                        or f.exp_avg_sq_tensorwise
                         or f.exp_avg_tensorwise
                         or f.max_unorm_above_0
                         or f.percentile_clipping_below_100
                         or f.trust_ratio_is_lamb
                     ),
                     reductions=(
-                        "squares_grad_6",
+                        "squares_grad_8",
+                        "sum_reduced_1",
                         "squares_param",
-                        "squares_update_5",
+                        "squares_update_7",
                         "exp_avg_largest",
                         "exp_avg_sq_largest",
                     ),
-                    scalars=10,
+                    scalars=12,
                 ),
-                Pass("step_apply", always, scalars=16),
+                Pass("step_apply", always, scalars=18),
             ),
             values=_step_values,
             inputs=_step_inputs,
@@ -242,14 +283,25 @@ RULE = Rule(
                 "weight_decay",
                 "max_unorm",
                 "percentile_clipping",
+                "min_trust_ratio",
+                "max_trust_ratio",
                 "inverse_grad_scale",
+                "min_one_max_grad_norm_over_sqrt_global_s",
                 "one_minus_beta1",
                 "one_minus_beta2",
                 "min_one_max_unorm",
                 "one_minus_lr_times_weight_decay",
             ),
-            reductions=("squares_grad_6", "squares_param", "squares_update_5", "exp_avg_largest", "exp_avg_sq_largest"),
-            grads=True,
+            reductions=(
+                "tensor_1",
+                "squares_grad_8",
+                "sum_reduced_1",
+                "squares_param",
+                "squares_update_7",
+                "exp_avg_largest",
+                "exp_avg_sq_largest",
+            ),
+            sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
         ),
     },
 )
@@ -273,19 +325,26 @@ class LAMB(Optimizer):
         amsgrad: Divide by the root of the largest average so far. Default: False.
         adam_w_mode: Add the decay to the update (decoupled from the averages) instead of to the gradient. Default:
             True.
-        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
-            that cannot be stored so stay in float32. Default: 32.
+        optim_bits: Bits of each element of the states. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
-            Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
-            tensor. Default: False.
+        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
+            Default: False.
         max_unorm: The trust ratio is multiplied by min(1, max_unorm), so that 1 or more never binds; 0 is off. With
             trust_ratio="none" the update is scaled down to max_unorm times the norm of the parameter. In [0, inf).
             Default: 1.0.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         trust_ratio: "lamb" is the paper's rule; "none" is Adam whose update is clipped by max_unorm, its decay
             decoupled. Default: "lamb".
         maximize: Ascend instead of descend. Default: False.
@@ -293,17 +352,10 @@ class LAMB(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
-        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
-            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
-            "auto".
-        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
-            of companded8 32. Default: 0.
-        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
-            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
-            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
-            float of 24 or 32 bits. Default: "nearest".
-        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
-            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -344,14 +396,14 @@ class LAMB(Optimizer):
         block_wise: bool = False,
         max_unorm: float = 1.0,
         *,
+        max_grad_norm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         trust_ratio: Literal["lamb", "none"] = "lamb",
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
-        block_size: int = 0,
-        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0,
+        cautious: bool = False,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -369,14 +421,14 @@ class LAMB(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "max_unorm": max_unorm,
+            "max_grad_norm": max_grad_norm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "trust_ratio": trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
-            "codec": codec,
-            "block_size": block_size,
-            "rounding": rounding,
-            "seed": seed,
+            "cautious": cautious,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,
@@ -404,15 +456,23 @@ class LAMB8bit(Optimizer):
             True.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
-            Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
-            tensor. Default: False.
+        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
+            Default: False.
         max_unorm: The trust ratio is multiplied by min(1, max_unorm), so that 1 or more never binds; 0 is off. With
             trust_ratio="none" the update is scaled down to max_unorm times the norm of the parameter. In [0, inf).
             Default: 1.0.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         trust_ratio: "lamb" is the paper's rule; "none" is Adam whose update is clipped by max_unorm, its decay
             decoupled. Default: "lamb".
         maximize: Ascend instead of descend. Default: False.
@@ -420,17 +480,10 @@ class LAMB8bit(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
-        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
-            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
-            "auto".
-        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
-            of companded8 32. Default: 0.
-        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
-            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
-            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
-            float of 24 or 32 bits. Default: "nearest".
-        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
-            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -470,14 +523,14 @@ class LAMB8bit(Optimizer):
         block_wise: bool = False,
         max_unorm: float = 1.0,
         *,
+        max_grad_norm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         trust_ratio: Literal["lamb", "none"] = "lamb",
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
-        block_size: int = 0,
-        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0,
+        cautious: bool = False,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -494,14 +547,14 @@ class LAMB8bit(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "max_unorm": max_unorm,
+            "max_grad_norm": max_grad_norm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "trust_ratio": trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
-            "codec": codec,
-            "block_size": block_size,
-            "rounding": rounding,
-            "seed": seed,
+            "cautious": cautious,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,
@@ -537,15 +590,23 @@ class LAMB32bit(Optimizer):
             True.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
-            Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
-            tensor. Default: False.
+        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
+            Default: False.
         max_unorm: The trust ratio is multiplied by min(1, max_unorm), so that 1 or more never binds; 0 is off. With
             trust_ratio="none" the update is scaled down to max_unorm times the norm of the parameter. In [0, inf).
             Default: 1.0.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         trust_ratio: "lamb" is the paper's rule; "none" is Adam whose update is clipped by max_unorm, its decay
             decoupled. Default: "lamb".
         maximize: Ascend instead of descend. Default: False.
@@ -553,17 +614,10 @@ class LAMB32bit(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
-        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
-            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
-            "auto".
-        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
-            of companded8 32. Default: 0.
-        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
-            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
-            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
-            float of 24 or 32 bits. Default: "nearest".
-        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
-            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -603,14 +657,14 @@ class LAMB32bit(Optimizer):
         block_wise: bool = False,
         max_unorm: float = 1.0,
         *,
+        max_grad_norm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         trust_ratio: Literal["lamb", "none"] = "lamb",
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
-        block_size: int = 0,
-        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0,
+        cautious: bool = False,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -627,14 +681,14 @@ class LAMB32bit(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "max_unorm": max_unorm,
+            "max_grad_norm": max_grad_norm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "trust_ratio": trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
-            "codec": codec,
-            "block_size": block_size,
-            "rounding": rounding,
-            "seed": seed,
+            "cautious": cautious,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,

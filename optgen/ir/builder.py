@@ -41,7 +41,12 @@ ERROR = Const(float("nan"))
 
 @dataclass(frozen=True)
 class Stage:
-    """A block's text and whether it may name choices that this rule does not have (shared stages)."""
+    """A block's text.
+
+    Attributes:
+        shared: Whether it may name choices that this rule does not have (shared stages). `grad` is, in a shared stage
+            after the first, what the first one left; it cannot be assigned there.
+    """
 
     text: SourceText
     shared: bool = False
@@ -71,18 +76,28 @@ class Builder:
         self.writable: tuple[str, ...] = ()
         self.visible: frozenset[str] = frozenset()
         self.final: Mapping[str, Value] = {}
+        self.keeps_grad = False
 
     def build(self, stages: Sequence[Stage], writable: Sequence[str]) -> Program:
         """The program of these stages; `writable` names the inputs that they may assign."""
         env = self._given()
         env["active"] = Value(Const(True))
+        grads: Value | None = None
         for stage in stages:
             self.text, self.shared = stage.text, stage.shared
+            own = env.get("grad")
+            if stage.shared and grads is not None:
+                env["grad"] = grads
+            self.keeps_grad = stage.shared and grads is not None
             self.visible = self.scope.common | COMMON if stage.shared else frozenset(self._names())
             self.writable = tuple(name for name in writable if name in self.visible)
             seen = {name: value for name, value in env.items() if not stage.shared or name in self.visible}
             after = self._statements(parse_block(stage.text, self.reporter), seen, TRUE)
             env |= {name: value for name, value in after.items() if not stage.shared or name in self.visible}
+            if self.keeps_grad and own is not None:
+                env["grad"] = own
+            elif stage.shared:
+                grads = env.get("grad")
         outputs = {name: env[name].expr for name in writable if env[name].expr != Ref(name)}
         self.final = env
         return Program(dict(self.scope.inputs), tuple(self.lets), outputs)
@@ -186,6 +201,10 @@ class Builder:
 
     def _may_assign(self, name: str, node: ast.Name) -> bool:
         inputs = self.scope.inputs
+        if name == "grad" and self.keeps_grad:
+            message, help_text = "`grad` cannot be assigned after the `step` block", "use another name for the value"
+            self.reporter.error("not-assignable", message, node_location(self.text, node), help_text)
+            return False
         if name in self.writable or name in ("grad", "active"):
             if name == "grad" and "grad" not in inputs:
                 message = "there is no gradient in this block"

@@ -20,8 +20,9 @@ from optgen.ir.nodes import Const, Expr, Input, Kind, Program
 from optgen.ir.parser import node_location, parse_block, parse_expression
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import FACTS, Scope
+from optgen.spec.checks import is_offered
 from optgen.spec.loader import LoadedShared, LoadedSpec
-from optgen.spec.model import Hyperparameter, Method, Option, Spec, State
+from optgen.spec.model import Hyperparameter, Method, Option, Rule, Spec, State
 from optgen.spec.model import Input as GivenInput
 from optgen.spec.source import SourceText
 
@@ -123,16 +124,28 @@ class _FamilyBuilder:
         return frozenset((*common.hyperparameters, *common.options, *common.inputs, *common.states))
 
     def _offered(self, common: Mapping[str, Setting], own: Mapping[str, object]) -> dict[str, Setting]:
-        return {n: x for n, x in common.items() if n not in own and self.spec.meets(x.needs)}
+        return {n: x for n, x in common.items() if n not in own and is_offered(x, self.spec, self.shared.shared)}
 
     def _refused(self) -> Iterator[tuple[ast.expr, SourceText]]:
         """The conditions under which the rule's settings are refused."""
-        for index, rule in enumerate(self.spec.rules):
+        rules = [(rule, self.loaded.text("rules", i, "when")) for i, rule in enumerate(self.spec.rules)]
+        rules += [(rule, text) for rule, text, _ in self._shared_rules()]
+        for rule, text in rules:
             if rule.on == "construct":
-                text = self.loaded.text("rules", index, "when")
                 node = parse_expression(text, Reporter())
                 if node is not None:
                     yield node, text
+
+    def _shared_rules(self) -> Iterator[tuple[Rule, SourceText, Location]]:
+        """The combinations that all rules refuse, but for those with settings that this rule is not offered."""
+        common = self.shared.shared
+        withheld = {*common.hyperparameters, *common.options} - {*self.hypers, *self.options}
+        for index, rule in enumerate(common.rules):
+            text = self.shared.text("rules", index, "when")
+            node = parse_expression(text, Reporter())
+            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node is not None else set()
+            if not names & withheld:
+                yield rule, text, self.shared.locate("rules", index)
 
     def build(self) -> Family:
         before = len(self.reporter.diagnostics)
@@ -280,6 +293,11 @@ class _FamilyBuilder:
                 if rule.on != "step" and rule.on not in self.spec.methods:
                     continue
             refusal = build_refusal(rule, self.loaded.text("rules", index, "when"), where, known, self.reporter)
+            if refusal is not None:
+                found.append(refusal)
+        known = readers(self.hypers, self.options, self.shared.shared.storage)
+        for rule, text, where in self._shared_rules():
+            refusal = build_refusal(rule, text, where, known, self.reporter)
             if refusal is not None:
                 found.append(refusal)
         return tuple(found)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from optgen.codecs import COMPENSATION
 from optgen.runtime.capture import adopted_lr
-from optgen.runtime.paging import Pager, wait_for_host
+from optgen.runtime.loans import wait_for_host
 from optgen.runtime.rule import Rule, Settings, State, always
 from optgen.runtime.states import (
     check_compensation,
@@ -21,6 +21,9 @@ from optgen.runtime.states import (
     stored_shapes,
 )
 from optgen.runtime.storage import choose_codecs, dtype_name
+
+if TYPE_CHECKING:
+    from optgen.runtime.paging import Pager
 
 
 def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> dict[str, Any]:

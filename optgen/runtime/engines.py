@@ -13,7 +13,7 @@ from torch import Tensor
 from optgen.runtime.capture import check_warm
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
-from optgen.runtime.paging import asks_for_paging
+from optgen.runtime.loans import asks_for_paging
 from optgen.runtime.parameters import Bucket, Member, check_gradient, flags_of
 from optgen.runtime.rule import Block, Pass, Rule, Settings
 from optgen.runtime.settings import check_agreement, on_device

@@ -15,7 +15,7 @@ from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, missha
 from optgen.runtime.engines import Prepared, prepare
 from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
-from optgen.runtime.paging import wait_for_host
+from optgen.runtime.loans import wait_for_host
 from optgen.runtime.parameters import StaleError, check_parameter, check_twice
 from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import check_agreement, check_fixed, checked, lock_bits, read_args, refuse_unknown

@@ -15,7 +15,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_
 Text = Annotated[str, StringConstraints(max_length=65536)]
 Number = int | float
 Shape = Literal["param", "row", "col", "matrix", "tensor", "group", "global"]
-Needs = Literal["update", "codec", "quantized"]
+Needs = Literal["update", "codec", "quantized"] | dict[Name, int | str]
 Raised = Literal["ValueError", "TypeError", "NotImplementedError", "RuntimeError"]
 
 
@@ -181,6 +181,7 @@ class Shared(SpecModel):
     inputs: dict[Name, Input] = {}
     storage: dict[Name, Option | Hyperparameter] = {}
     states: dict[Name, State] = {}
+    rules: list[Rule] = []
     blocks: SharedBlocks = SharedBlocks()
 
 

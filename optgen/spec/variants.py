@@ -204,7 +204,8 @@ class VariantChecker:
             return f"write `{row.parts[name]}`, of which it is a part"
         shared = {**self.shared.hyperparameters, **self.shared.options, **self.shared.storage}
         if name in shared:
-            return _NEEDS.get(shared[name].needs or "", "")
+            needs = shared[name].needs
+            return _NEEDS["update"] + _choices(needs) if isinstance(needs, dict) else _NEEDS.get(needs or "", "")
         if name in FACTS or name in row.spec.states:
             return "a constructor takes hyperparameters, options and storage"
         return suggest(name, [*row.settings, ARGS]) or f"it has {', '.join(row.settings)}"
@@ -216,3 +217,8 @@ def _unknown(name: str, row: _Row) -> str:
 
 def _is_required(name: str, hyper: Hyperparameter, variant: Variant) -> bool:
     return name in variant.required or (hyper.required and name not in variant.defaults)
+
+
+def _choices(needs: Mapping[str, object]) -> str:
+    """What else a setting needs that belongs to choices of options."""
+    return ", and " + " and ".join(f"the choice `{choice}` of `{name}`" for name, choice in needs.items())

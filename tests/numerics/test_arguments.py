@@ -34,6 +34,10 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "dampening": (0.0, 0.5),
     "nesterov": (False, True),
     "trust_coefficient": (1e-3, 1e-2),
+    "max_grad_norm": (0.0, 0.5),
+    "min_trust_ratio": (0.0, 50.0),
+    "max_trust_ratio": (0.0, 0.01),
+    "cautious": (False, True),
     "maximize": (False, True),
     "skip_zeros": (False, True),
     "nonfinite": ("propagate", "skip"),
@@ -61,6 +65,8 @@ def context(name: str, argument: str) -> dict[str, Any]:
     usual = {key: values_of(name, key)[0] for key in known if key not in NO_EFFECT_ON_CPU}
     if argument == "trust_coefficient":
         usual["trust_ratio"] = "lars"
+    if argument in ("min_trust_ratio", "max_trust_ratio"):
+        usual["trust_ratio"] = "lamb"
     if rows()[name].bits == 32 and not rows()[name].torch_only:
         usual["min_8bit_size"] = VALUES["min_8bit_size"][0]
     return usual

@@ -23,7 +23,11 @@ constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
 constexpr bool maximize = OPTGEN_MAXIMIZE;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
+constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
+constexpr bool cautious = OPTGEN_CAUTIOUS;
 constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
+constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
+constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
@@ -42,7 +46,7 @@ enum Column : int {
   COLUMNS,
 };
 
-// step, pass 1 of 3: reduces
+// step, pass 1 of 5: reduces
 
 struct step_reduce_0_scalars {
   float inverse_grad_scale;
@@ -50,8 +54,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 9;
-  const double inverse_grad_scale = value[6];
+  const double* const value = call.values + t.at(GROUP) * 12;
+  const double inverse_grad_scale = value[8];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -60,13 +64,13 @@ void step_reduce_0_chunk(
     [[maybe_unused]] const step_reduce_0_scalars& s) {
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec> grad_tile;
-  double squares_grad_6 = 0.0;
+  double tensor_1 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : squares_grad_6)
+#pragma omp simd reduction(+ : tensor_1)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
         // grad = grad / grad_scale
@@ -78,97 +82,279 @@ void step_reduce_0_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-        squares_grad_6 += double(grad_6) * double(grad_6);
+        tensor_1 += double(grad_6) * double(grad_6);
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = squares_grad_6;
+  call.partials[c.index * 7 + 0] = tensor_1;
 }
 
 void step_reduce_0_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  put(call.reduced[t.index * 5 + 0], finished_sum(call, t, 5, 0));
+  put(call.reduced[t.index * 7 + 0], finished_sum(call, t, 7, 0));
 }
 
-// step, pass 2 of 3: reduces
+// step, pass 2 of 5: reduces
 
 struct step_reduce_1_scalars {
-  float rho;
-  float eps;
-  float weight_decay;
   float inverse_grad_scale;
-  float grad_7_factor;
-  float one_minus_rho;
+  float min_one_max_grad_norm_over_sqrt_global_s;
 };
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 9;
-  const double rho = value[1];
-  const double eps = value[2];
-  const double weight_decay = value[3];
-  const double percentile_clipping = value[4];
-  const double inverse_grad_scale = value[6];
-  const double one_minus_rho = value[7];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
-  // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
-  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && (acc_delta_tensorwise || max_unorm_above_0 || square_avg_tensorwise || trust_ratio_is_lamb)
-      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
-  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
-  return step_reduce_1_scalars{float(rho), float(eps), float(weight_decay), float(inverse_grad_scale),
-      float(grad_7_factor), float(one_minus_rho)};
+  const double* const value = call.values + t.at(GROUP) * 12;
+  const double inverse_grad_scale = value[8];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
+  return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
 void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_1_scalars& s) {
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  Tile<GradCodec> grad_tile;
+  double squares_grad_8 = 0.0;
+  for (int64_t at = c.begin; at < c.end; at += TILE) {
+    const int n = int(c.end - at < TILE ? c.end - at : TILE);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    for (int begin = 0; begin < n;) {
+      const Segment segment = segment_at<false>(t, at, begin, n);
+#pragma omp simd reduction(+ : squares_grad_8)
+      for (int i = segment.begin; i < segment.end; ++i) {
+        const float grad = load(grad_at[i]);
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
+        // grad = -grad
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
+        // grad = where(isfinite(grad), grad, 0)
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+        squares_grad_8 += double(grad_8) * double(grad_8);
+      }
+      begin = segment.end;
+    }
+  }
+  call.partials[c.index * 7 + 1] = squares_grad_8;
+}
+
+void step_reduce_1_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  put(call.reduced[t.index * 7 + 1], finished_sum(call, t, 7, 1));
+}
+
+// step, pass 3 of 5: reduces
+
+struct step_reduce_2_scalars {
+  float rho;
+  float eps;
+  float weight_decay;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  float one_minus_rho;
+};
+
+[[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 12;
+  const double rho = value[1];
+  const double eps = value[2];
+  const double weight_decay = value[3];
+  const double percentile_clipping = value[4];
+  const double inverse_grad_scale = value[8];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
+  const double one_minus_rho = value[10];
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = cautious && percentile_clipping_below_100
+      && (max_unorm_above_0 || trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  return step_reduce_2_scalars{float(rho), float(eps), float(weight_decay), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(one_minus_rho)};
+}
+
+void step_reduce_2_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_2_scalars& s) {
   const float rho = s.rho;
   const float eps = s.eps;
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const float one_minus_rho = s.one_minus_rho;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<SquareAvgCodec> square_avg_tile;
   Tile<AccDeltaCodec> acc_delta_tile;
-  double squares_grad_6 = 0.0;
+  double squares_grad_8 = 0.0;
+  double sum_reduced_1 = 0.0;
+  for (int64_t at = c.begin; at < c.end; at += TILE) {
+    const int n = int(c.end - at < TILE ? c.end - at : TILE);
+    auto* const param_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
+        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    auto* const square_avg_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
+        ? square_avg_tile.open(t.pointer(AT_SQUARE_AVG), t.pointer(AT_SQUARE_AVG_ABSMAX), at, n) : nullptr;
+    auto* const acc_delta_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
+        ? acc_delta_tile.open(t.pointer(AT_ACC_DELTA), t.pointer(AT_ACC_DELTA_ABSMAX), at, n) : nullptr;
+    for (int begin = 0; begin < n;) {
+      const Segment segment = segment_at<false>(t, at, begin, n);
+#pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1)
+      for (int i = segment.begin; i < segment.end; ++i) {
+        const float param = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(param_at[i]) : 0.0f;
+        const float grad = load(grad_at[i]);
+        const float square_avg = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(square_avg_at[i]) : 0.0f;
+        const float acc_delta = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(acc_delta_at[i]) : 0.0f;
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
+        // grad = -grad
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
+        // grad = where(isfinite(grad), grad, 0)
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+        // grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
+        // grad = grad + weight_decay * param
+        const float grad_11 = grad_10 + weight_decay * param;
+        // square_avg = rho * square_avg + (1 - rho) * grad * grad
+        const float square_avg_1 = rho * square_avg + one_minus_rho * grad_11 * grad_11;
+        // update = sqrt(acc_delta + eps) / sqrt(square_avg + eps) * grad
+        const float update_1 = optgen::sqrt(acc_delta + eps) / optgen::sqrt(square_avg_1 + eps) * grad_11;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        // where(agrees, 1, 0)
+        const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+        squares_grad_8 += !cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) ? double(grad_8) * double(grad_8)
+            : 0.0;
+        sum_reduced_1 += cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? double(reduced_1) : 0.0;
+      }
+      begin = segment.end;
+    }
+  }
+  call.partials[c.index * 7 + 1] = squares_grad_8;
+  call.partials[c.index * 7 + 2] = sum_reduced_1;
+}
+
+void step_reduce_2_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, 7, 1));
+  if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
+    put(call.reduced[t.index * 7 + 2], finished_sum(call, t, 7, 2));
+}
+
+// step, pass 4 of 5: reduces
+
+struct step_reduce_3_scalars {
+  float rho;
+  float eps;
+  float weight_decay;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  float one_minus_rho;
+  float inverse_share_1;
+};
+
+[[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 12;
+  const double rho = value[1];
+  const double eps = value[2];
+  const double weight_decay = value[3];
+  const double percentile_clipping = value[4];
+  const double inverse_grad_scale = value[8];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
+  const double one_minus_rho = value[10];
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double sum_reduced_1 = call.reduced[t.index * 7 + 2];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && (acc_delta_tensorwise || cautious || max_unorm_above_0 || square_avg_tensorwise || trust_ratio_is_lamb)
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
+  return step_reduce_3_scalars{float(rho), float(eps), float(weight_decay), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(one_minus_rho),
+      float(inverse_share_1)};
+}
+
+void step_reduce_3_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_3_scalars& s) {
+  const float rho = s.rho;
+  const float eps = s.eps;
+  const float weight_decay = s.weight_decay;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
+  const float one_minus_rho = s.one_minus_rho;
+  const float inverse_share_1 = s.inverse_share_1;
+  Tile<ParamCodec> param_tile;
+  Tile<GradCodec> grad_tile;
+  Tile<SquareAvgCodec> square_avg_tile;
+  Tile<AccDeltaCodec> acc_delta_tile;
+  double squares_grad_8 = 0.0;
+  double sum_reduced_1 = 0.0;
   double squares_param = 0.0;
-  double squares_update_1 = 0.0;
+  double squares_update_3 = 0.0;
   uint32_t square_avg_largest = 0;
   uint32_t acc_delta_largest = 0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = acc_delta_tensorwise || max_unorm_above_0 || square_avg_tensorwise || trust_ratio_is_lamb
-        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
+    auto* const param_at = acc_delta_tensorwise || cautious || max_unorm_above_0 || square_avg_tensorwise
+        || trust_ratio_is_lamb ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
-    auto* const square_avg_at = acc_delta_tensorwise || max_unorm_above_0 || square_avg_tensorwise
+    auto* const square_avg_at = acc_delta_tensorwise || cautious || max_unorm_above_0 || square_avg_tensorwise
         || trust_ratio_is_lamb ? square_avg_tile.open(t.pointer(AT_SQUARE_AVG), t.pointer(AT_SQUARE_AVG_ABSMAX), at, n)
         : nullptr;
-    auto* const acc_delta_at = acc_delta_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+    auto* const acc_delta_at = acc_delta_tensorwise || cautious || max_unorm_above_0 || trust_ratio_is_lamb
         ? acc_delta_tile.open(t.pointer(AT_ACC_DELTA), t.pointer(AT_ACC_DELTA_ABSMAX), at, n) : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \
-    reduction(+ : squares_grad_6, squares_param, squares_update_1) \
+    reduction(+ : squares_grad_8, sum_reduced_1, squares_param, squares_update_3) \
     reduction(max : square_avg_largest, acc_delta_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float param = acc_delta_tensorwise || max_unorm_above_0 || square_avg_tensorwise || trust_ratio_is_lamb
-            ? load(param_at[i]) : 0.0f;
+        const float param = acc_delta_tensorwise || cautious || max_unorm_above_0 || square_avg_tensorwise
+            || trust_ratio_is_lamb ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
-        const float square_avg = acc_delta_tensorwise || max_unorm_above_0 || square_avg_tensorwise
+        const float square_avg = acc_delta_tensorwise || cautious || max_unorm_above_0 || square_avg_tensorwise
             || trust_ratio_is_lamb ? load(square_avg_at[i]) : 0.0f;
-        const float acc_delta =
-            acc_delta_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(acc_delta_at[i]) : 0.0f;
+        const float acc_delta = acc_delta_tensorwise || cautious || max_unorm_above_0 || trust_ratio_is_lamb
+            ? load(acc_delta_at[i]) : 0.0f;
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
         const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -184,17 +370,27 @@ void step_reduce_1_chunk(
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // grad = grad + weight_decay * param
-        const float grad_9 = grad_8 + weight_decay * param;
+        const float grad_11 = grad_10 + weight_decay * param;
         // square_avg = rho * square_avg + (1 - rho) * grad * grad
-        const float square_avg_1 = rho * square_avg + one_minus_rho * grad_9 * grad_9;
+        const float square_avg_1 = rho * square_avg + one_minus_rho * grad_11 * grad_11;
         // update = sqrt(acc_delta + eps) / sqrt(square_avg + eps) * grad
-        const float update_1 = optgen::sqrt(acc_delta + eps) / optgen::sqrt(square_avg_1 + eps) * grad_9;
+        const float update_1 = optgen::sqrt(acc_delta + eps) / optgen::sqrt(square_avg_1 + eps) * grad_11;
         // acc_delta = rho * acc_delta + (1 - rho) * update * update
         const float acc_delta_1 = rho * acc_delta + one_minus_rho * update_1 * update_1;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        // where(agrees, 1, 0)
+        const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+        // update = update * where(agrees, 1 / share, 0)
+        const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
+        const float update_3 = cautious ? update_2 : update_1;
         // square_avg where active
         const float square_avg_kept = active_4 ? square_avg_1 : square_avg;
         // acc_delta where active
@@ -203,10 +399,11 @@ void step_reduce_1_chunk(
         const float square_avg_magnitude = optgen::isfinite(square_avg_kept) ? optgen::abs(square_avg_kept) : 0.0f;
         // largest magnitude of acc_delta
         const float acc_delta_magnitude = optgen::isfinite(acc_delta_kept) ? optgen::abs(acc_delta_kept) : 0.0f;
-        squares_grad_6 += !acc_delta_tensorwise && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb
-            ? double(grad_6) * double(grad_6) : 0.0;
+        squares_grad_8 += !acc_delta_tensorwise && !cautious && !max_unorm_above_0 && !square_avg_tensorwise
+            && !trust_ratio_is_lamb ? double(grad_8) * double(grad_8) : 0.0;
+        sum_reduced_1 += cautious && !max_unorm_above_0 && !trust_ratio_is_lamb ? double(reduced_1) : 0.0;
         squares_param += max_unorm_above_0 || trust_ratio_is_lamb ? double(param) * double(param) : 0.0;
-        squares_update_1 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_1) * double(update_1) : 0.0;
+        squares_update_3 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_3) * double(update_3) : 0.0;
         square_avg_largest = square_avg_tensorwise && magnitude_bits(square_avg_magnitude) > square_avg_largest
             ? magnitude_bits(square_avg_magnitude) : square_avg_largest;
         acc_delta_largest = acc_delta_tensorwise && magnitude_bits(acc_delta_magnitude) > acc_delta_largest
@@ -215,24 +412,27 @@ void step_reduce_1_chunk(
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = squares_grad_6;
-  call.partials[c.index * 5 + 1] = squares_param;
-  call.partials[c.index * 5 + 2] = squares_update_1;
-  call.partials[c.index * 5 + 3] = from_bits(square_avg_largest);
-  call.partials[c.index * 5 + 4] = from_bits(acc_delta_largest);
+  call.partials[c.index * 7 + 1] = squares_grad_8;
+  call.partials[c.index * 7 + 2] = sum_reduced_1;
+  call.partials[c.index * 7 + 3] = squares_param;
+  call.partials[c.index * 7 + 4] = squares_update_3;
+  call.partials[c.index * 7 + 5] = from_bits(square_avg_largest);
+  call.partials[c.index * 7 + 6] = from_bits(acc_delta_largest);
 }
 
-void step_reduce_1_finish(
+void step_reduce_3_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if (!acc_delta_tensorwise && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb)
-    put(call.reduced[t.index * 5 + 0], finished_sum(call, t, 5, 0));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 5 + 1], finished_sum(call, t, 5, 1));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 5 + 2], finished_sum(call, t, 5, 2));
-  if (square_avg_tensorwise) put(call.reduced[t.index * 5 + 3], finished_max(call, t, 5, 3));
-  if (acc_delta_tensorwise) put(call.reduced[t.index * 5 + 4], finished_max(call, t, 5, 4));
+  if (!acc_delta_tensorwise && !cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb)
+    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, 7, 1));
+  if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
+    put(call.reduced[t.index * 7 + 2], finished_sum(call, t, 7, 2));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 7 + 3], finished_sum(call, t, 7, 3));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 7 + 4], finished_sum(call, t, 7, 4));
+  if (square_avg_tensorwise) put(call.reduced[t.index * 7 + 5], finished_max(call, t, 7, 5));
+  if (acc_delta_tensorwise) put(call.reduced[t.index * 7 + 6], finished_max(call, t, 7, 6));
 }
 
-// step, pass 3 of 3: writes param, square_avg, acc_delta
+// step, pass 5 of 5: writes param, square_avg, acc_delta
 
 struct step_apply_scalars {
   float lr;
@@ -240,64 +440,83 @@ struct step_apply_scalars {
   float eps;
   float weight_decay;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
   float one_minus_rho;
-  float ratio_3;
-  float update_3_factor;
+  float inverse_share_1;
+  float ratio_8;
+  float update_5_factor;
   float square_avg_absmax_new;
   float acc_delta_absmax_new;
 };
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 9;
+  const double* const value = call.values + t.at(GROUP) * 12;
   const double lr = value[0];
   const double rho = value[1];
   const double eps = value[2];
   const double weight_decay = value[3];
   const double percentile_clipping = value[4];
   const double max_unorm = value[5];
-  const double inverse_grad_scale = value[6];
-  const double one_minus_rho = value[7];
-  const double min_one_max_unorm = value[8];
+  const double min_trust_ratio = value[6];
+  const double max_trust_ratio = value[7];
+  const double inverse_grad_scale = value[8];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
+  const double one_minus_rho = value[10];
+  const double min_one_max_unorm = value[11];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
-  const double squares_param = call.reduced[t.index * 5 + 1];
-  const double squares_update_1 = call.reduced[t.index * 5 + 2];
-  const double square_avg_largest = call.reduced[t.index * 5 + 3];
-  const double acc_delta_largest = call.reduced[t.index * 5 + 4];
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double sum_reduced_1 = call.reduced[t.index * 7 + 2];
+  const double squares_param = call.reduced[t.index * 7 + 3];
+  const double squares_update_3 = call.reduced[t.index * 7 + 4];
+  const double square_avg_largest = call.reduced[t.index * 7 + 5];
+  const double acc_delta_largest = call.reduced[t.index * 7 + 6];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
   // param_norm = norm(param)
   const double param_norm_1 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_1 = optgen::sqrt(squares_update_1);
-  // ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
-  const double ratio_1 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? param_norm_1 / update_norm_1 : 1.0;
+  const double update_norm_1 = optgen::sqrt(squares_update_3);
+  // ratio = param_norm / update_norm
+  const double ratio_1 = param_norm_1 / update_norm_1;
+  // ratio = max(ratio, min_trust_ratio)
+  const double ratio_2 = optgen::maximum(ratio_1, min_trust_ratio);
+  const double ratio_3 = min_trust_ratio_above_0 ? ratio_2 : ratio_1;
+  // ratio = min(ratio, max_trust_ratio)
+  const double ratio_4 = optgen::minimum(ratio_3, max_trust_ratio);
+  const double ratio_5 = max_trust_ratio_above_0 ? ratio_4 : ratio_3;
+  // ratio = where(param_norm > 0 and update_norm > 0, ratio, 1)
+  const double ratio_6 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? ratio_5 : 1.0;
   // ratio = ratio * min(1, max_unorm)
-  const double ratio_2 = ratio_1 * min_one_max_unorm;
-  const double ratio_3 = max_unorm_above_0 ? ratio_2 : ratio_1;
+  const double ratio_7 = ratio_6 * min_one_max_unorm;
+  const double ratio_8 = max_unorm_above_0 ? ratio_7 : ratio_6;
   // param_norm = norm(param)
   const double param_norm_2 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_2 = optgen::sqrt(squares_update_1);
+  const double update_norm_2 = optgen::sqrt(squares_update_3);
   // limit = max_unorm * param_norm
   const double limit_1 = max_unorm * param_norm_2;
-  const double update_3_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
+  const double update_5_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
   // scale of square_avg
   const double square_avg_absmax_new = square_avg_largest >= 1.1754943508222875e-38 ? square_avg_largest : 0.0;
   // scale of acc_delta
   const double acc_delta_absmax_new = acc_delta_largest >= 1.1754943508222875e-38 ? acc_delta_largest : 0.0;
   return step_apply_scalars{float(lr), float(rho), float(eps), float(weight_decay), float(inverse_grad_scale),
-      float(grad_7_factor), float(one_minus_rho), float(ratio_3), float(update_3_factor), float(square_avg_absmax_new),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(one_minus_rho),
+      float(inverse_share_1), float(ratio_8), float(update_5_factor), float(square_avg_absmax_new),
       float(acc_delta_absmax_new)};
 }
 
@@ -309,10 +528,12 @@ void step_apply_chunk(
   const float eps = s.eps;
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const float one_minus_rho = s.one_minus_rho;
-  const float ratio_3 = s.ratio_3;
-  const float update_3_factor = s.update_3_factor;
+  const float inverse_share_1 = s.inverse_share_1;
+  const float ratio_8 = s.ratio_8;
+  const float update_5_factor = s.update_5_factor;
   const float square_avg_absmax_new = s.square_avg_absmax_new;
   const float acc_delta_absmax_new = s.acc_delta_absmax_new;
   Tile<ParamCodec> param_tile;
@@ -349,25 +570,33 @@ void step_apply_chunk(
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // grad = grad + weight_decay * param
-        const float grad_9 = grad_8 + weight_decay * param;
+        const float grad_11 = grad_10 + weight_decay * param;
         // square_avg = rho * square_avg + (1 - rho) * grad * grad
-        const float square_avg_1 = rho * square_avg + one_minus_rho * grad_9 * grad_9;
+        const float square_avg_1 = rho * square_avg + one_minus_rho * grad_11 * grad_11;
         // update = sqrt(acc_delta + eps) / sqrt(square_avg + eps) * grad
-        const float update_1 = optgen::sqrt(acc_delta + eps) / optgen::sqrt(square_avg_1 + eps) * grad_9;
+        const float update_1 = optgen::sqrt(acc_delta + eps) / optgen::sqrt(square_avg_1 + eps) * grad_11;
         // acc_delta = rho * acc_delta + (1 - rho) * update * update
         const float acc_delta_1 = rho * acc_delta + one_minus_rho * update_1 * update_1;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        // update = update * where(agrees, 1 / share, 0)
+        const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
+        const float update_3 = cautious ? update_2 : update_1;
         // update = ratio * update
-        const float update_2 = ratio_3 * update_1;
+        const float update_4 = ratio_8 * update_3;
         // update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-        const float update_3 = update_3_factor * update_1;
-        const float update_4 = max_unorm_above_0 ? update_3 : update_1;
-        const float update_5 = trust_ratio_is_lamb ? update_2 : update_4;
+        const float update_5 = update_5_factor * update_3;
+        const float update_6 = max_unorm_above_0 ? update_5 : update_3;
+        const float update_7 = trust_ratio_is_lamb ? update_4 : update_6;
         // param = param - lr * update
-        const float param_1 = param - lr * update_5;
+        const float param_1 = param - lr * update_7;
         // param where active
         const float param_kept = active_4 ? param_1 : param;
         // square_avg where active
@@ -393,11 +622,11 @@ void step_apply_finish(
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
-  const double square_avg_largest = call.reduced[t.index * 5 + 3];
-  const double acc_delta_largest = call.reduced[t.index * 5 + 4];
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double square_avg_largest = call.reduced[t.index * 7 + 5];
+  const double acc_delta_largest = call.reduced[t.index * 7 + 6];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -421,6 +650,16 @@ OPTGEN_EXPORT void step_reduce_0(const Call* call) {
 OPTGEN_EXPORT void step_reduce_1(const Call* call) {
   run_pass<COLUMNS, step_reduce_1_scalars>(
       *call, step_reduce_1_prepare, step_reduce_1_chunk, step_reduce_1_finish);
+}
+
+OPTGEN_EXPORT void step_reduce_2(const Call* call) {
+  run_pass<COLUMNS, step_reduce_2_scalars>(
+      *call, step_reduce_2_prepare, step_reduce_2_chunk, step_reduce_2_finish);
+}
+
+OPTGEN_EXPORT void step_reduce_3(const Call* call) {
+  run_pass<COLUMNS, step_reduce_3_scalars>(
+      *call, step_reduce_3_prepare, step_reduce_3_chunk, step_reduce_3_finish);
 }
 
 OPTGEN_EXPORT void step_apply(const Call* call) {

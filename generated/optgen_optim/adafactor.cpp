@@ -50,9 +50,11 @@ constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
 constexpr bool maximize = OPTGEN_MAXIMIZE;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
+constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
 constexpr bool relative_step = OPTGEN_RELATIVE_STEP;
 constexpr bool warmup_init = OPTGEN_WARMUP_INIT;
 constexpr bool scale_parameter = OPTGEN_SCALE_PARAMETER;
+constexpr bool cautious = OPTGEN_CAUTIOUS;
 constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
@@ -81,7 +83,7 @@ enum Column : int {
   COLUMNS,
 };
 
-// step, pass 1 of 5: reduces
+// step, pass 1 of 7: reduces
 
 struct step_reduce_0_scalars {
   float inverse_grad_scale;
@@ -89,7 +91,7 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 11;
+  const double* const value = call.values + t.at(GROUP) * 12;
   const double inverse_grad_scale = value[9];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
@@ -99,13 +101,13 @@ void step_reduce_0_chunk(
     [[maybe_unused]] const step_reduce_0_scalars& s) {
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec> grad_tile;
-  double squares_grad_6 = 0.0;
+  double tensor_1 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : squares_grad_6)
+#pragma omp simd reduction(+ : tensor_1)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
         // grad = grad / grad_scale
@@ -117,69 +119,47 @@ void step_reduce_0_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-        squares_grad_6 += double(grad_6) * double(grad_6);
+        tensor_1 += double(grad_6) * double(grad_6);
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 6 + 0] = squares_grad_6;
+  call.partials[c.index * 8 + 0] = tensor_1;
 }
 
 void step_reduce_0_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  put(call.reduced[t.index * 6 + 0], finished_sum(call, t, 6, 0));
+  put(call.reduced[t.index * 8 + 0], finished_sum(call, t, 8, 0));
 }
 
-// step, pass 2 of 5: reduces
+// step, pass 2 of 7: reduces
 
 struct step_reduce_1_scalars {
-  float eps1;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
 };
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 11;
-  const double eps1 = value[1];
-  const double percentile_clipping = value[7];
+  const double* const value = call.values + t.at(GROUP) * 12;
   const double inverse_grad_scale = value[9];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 6 + 0];
-  // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
-  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = ndim_from_2 && percentile_clipping_below_100
-      && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise)) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step)
-      : Window<100>{};
-  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
-  return step_reduce_1_scalars{float(eps1), float(inverse_grad_scale), float(grad_7_factor)};
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
 void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_1_scalars& s) {
-  const float eps1 = s.eps1;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   Tile<GradCodec> grad_tile;
-  double squares_grad_6 = 0.0;
-  const Lines lines = lines_of(call, t, c, 1);
-  for (int64_t k = 0; k < lines.size(1); ++k) lines.base[k] = 0.0;
+  double squares_grad_8 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     for (int begin = 0; begin < n;) {
-      const Segment segment =
-          segment_at<ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))>(t, at, begin, n);
-      double row_sum_squared_1 = 0.0;
-      double* const col_sum_squared_1_at =
-          lines.col(0) + (segment.matrix - lines.first_matrix) * lines.cols + segment.col - segment.begin;
-#pragma omp simd reduction(+ : squares_grad_6, row_sum_squared_1)
+      const Segment segment = segment_at<false>(t, at, begin, n);
+#pragma omp simd reduction(+ : squares_grad_8)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
         // grad = grad / grad_scale
@@ -191,107 +171,52 @@ void step_reduce_1_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-        // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
-        // squared = grad * grad + eps1
-        const float squared_1 = grad_8 * grad_8 + eps1;
-        squares_grad_6 += !ndim_from_2 || (!beta1_given && !max_unorm_above_0)
-            || (!exp_avg_tensorwise && !max_unorm_above_0) ? double(grad_6) * double(grad_6) : 0.0;
-        row_sum_squared_1 += ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-            ? double(squared_1) : 0.0;
-        if (ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise)))
-          col_sum_squared_1_at[i] += double(squared_1);
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+        squares_grad_8 += double(grad_8) * double(grad_8);
       }
-      if (ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise)))
-        lines.row(0)[segment.row - lines.first_row] += row_sum_squared_1;
       begin = segment.end;
     }
   }
-  call.partials[c.index * 6 + 0] = squares_grad_6;
+  call.partials[c.index * 8 + 1] = squares_grad_8;
 }
 
 void step_reduce_1_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if (!ndim_from_2 || (!beta1_given && !max_unorm_above_0) || (!exp_avg_tensorwise && !max_unorm_above_0))
-    put(call.reduced[t.index * 6 + 0], finished_sum(call, t, 6, 0));
-  if (ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise)))
-    finish_rows(call, t, 1, 0, t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1));
-  if (ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise)))
-    finish_cols(call, t, 1, 0, t.pointer<float>(AT_STEP_COL_SUM_SQUARED_1));
+  put(call.reduced[t.index * 8 + 1], finished_sum(call, t, 8, 1));
 }
 
-// step, pass 3 of 5: reduces
+// step, pass 3 of 7: reduces
 
 struct step_reduce_2_scalars {
   float eps1;
   float inverse_grad_scale;
-  float grad_7_factor;
-  float decay_1;
-  float one_minus_decay_1;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
 };
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 11;
+  const double* const value = call.values + t.at(GROUP) * 12;
   const double eps1 = value[1];
-  const double decay_rate = value[4];
   const double percentile_clipping = value[7];
   const double inverse_grad_scale = value[9];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const double rows = double(t.at(ROWS));
-  const double cols = double(t.at(COLS));
-  const float* const exp_avg_sq_row = t.pointer<float>(AT_EXP_AVG_SQ_ROW);
-  const float* const exp_avg_sq_col = t.pointer<float>(AT_EXP_AVG_SQ_COL);
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 6 + 0];
-  const float* const row_sum_squared_1 = t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1);
-  const float* const col_sum_squared_1 = t.pointer<float>(AT_STEP_COL_SUM_SQUARED_1);
+  const double squares_grad_8 = call.reduced[t.index * 8 + 1];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && (max_unorm_above_0 || ndim_from_2 || (beta1_given && exp_avg_tensorwise))
+  const Window<100> gnorm_vec_1 = cautious && max_unorm_above_0 && ndim_from_2 && percentile_clipping_below_100
       ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
-  // decay = 1 - step ** decay_rate
-  const double decay_1 = 1.0 - optgen::power(step, decay_rate);
-  const double one_minus_decay_1 = 1.0 - decay_1;
-  const double inverse_cols = 1.0 / cols;
-  // exp_avg_sq_row = decay * exp_avg_sq_row + (1 - decay) * row_mean(squared)
-  float* const exp_avg_sq_row_1 = t.pointer<float>(AT_STEP_EXP_AVG_SQ_ROW_1);
-  for (int64_t k = 0; ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-      && k < t.count(true, false); ++k) exp_avg_sq_row_1[k] = float(decay_1) * exp_avg_sq_row[k]
-      + float(one_minus_decay_1) * (row_sum_squared_1[k] * float(inverse_cols));
-  const double inverse_rows = 1.0 / rows;
-  // exp_avg_sq_col = decay * exp_avg_sq_col + (1 - decay) * col_mean(squared)
-  float* const exp_avg_sq_col_1 = t.pointer<float>(AT_STEP_EXP_AVG_SQ_COL_1);
-  for (int64_t k = 0; ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-      && k < t.count(false, true); ++k) exp_avg_sq_col_1[k] = float(decay_1) * exp_avg_sq_col[k]
-      + float(one_minus_decay_1) * (col_sum_squared_1[k] * float(inverse_rows));
-  float* const matrix_sum_exp_avg_sq_row_1 = t.pointer<float>(AT_STEP_MATRIX_SUM_EXP_AVG_SQ_ROW_1);
-  for (int64_t k = 0; ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-      && k < t.count(false, false); ++k) matrix_sum_exp_avg_sq_row_1[k] =
-      float(line_sum(exp_avg_sq_row_1 + k * t.at(ROWS), t.at(ROWS)));
-  float* const matrix_sum_exp_avg_sq_row_1_times_invers =
-      t.pointer<float>(AT_STEP_MATRIX_SUM_EXP_AVG_SQ_ROW_1_TIMES_INVERS);
-  for (int64_t k = 0; ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-      && k < t.count(false, false); ++k) matrix_sum_exp_avg_sq_row_1_times_invers[k] = matrix_sum_exp_avg_sq_row_1[k]
-      * float(inverse_rows);
-  // row_factor = rsqrt(exp_avg_sq_row / mean(exp_avg_sq_row, over=matrix))
-  float* const row_factor_1 = t.pointer<float>(AT_STEP_ROW_FACTOR_1);
-  for (int64_t k = 0; ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-      && k < t.count(true, false); ++k) row_factor_1[k] =
-      optgen::rsqrt(exp_avg_sq_row_1[k] / matrix_sum_exp_avg_sq_row_1_times_invers[k / t.at(ROWS)]);
-  // col_factor = rsqrt(exp_avg_sq_col)
-  float* const col_factor_1 = t.pointer<float>(AT_STEP_COL_FACTOR_1);
-  for (int64_t k = 0; ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-      && k < t.count(false, true); ++k) col_factor_1[k] = optgen::rsqrt(exp_avg_sq_col_1[k]);
-  return step_reduce_2_scalars{float(eps1), float(inverse_grad_scale), float(grad_7_factor), float(decay_1),
-      float(one_minus_decay_1)};
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  return step_reduce_2_scalars{float(eps1), float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s),
+      float(grad_9_factor)};
 }
 
 void step_reduce_2_chunk(
@@ -299,43 +224,23 @@ void step_reduce_2_chunk(
     [[maybe_unused]] const step_reduce_2_scalars& s) {
   const float eps1 = s.eps1;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
-  const float decay_1 = s.decay_1;
-  const float one_minus_decay_1 = s.one_minus_decay_1;
-  Tile<ParamCodec> param_tile;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   Tile<GradCodec> grad_tile;
-  Tile<ExpAvgSqCodec> exp_avg_sq_tile;
-  double squares_grad_6 = 0.0;
-  double squares_param = 0.0;
-  double squares_direction_3 = 0.0;
+  double squares_grad_8 = 0.0;
   const Lines lines = lines_of(call, t, c, 1);
   for (int64_t k = 0; k < lines.size(1); ++k) lines.base[k] = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = scale_parameter && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
-    auto* const exp_avg_sq_at = !ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-        ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     for (int begin = 0; begin < n;) {
-      const Segment segment = segment_at<ndim_from_2>(t, at, begin, n);
-      const float row_factor_1 = ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-          ? t.pointer<float>(AT_STEP_ROW_FACTOR_1)[segment.row] : 0.0f;
-      const float* const col_factor_1_at = ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-          ? t.pointer<float>(AT_STEP_COL_FACTOR_1) + segment.matrix * t.at(COLS) + segment.col - segment.begin
-          : nullptr;
+      const Segment segment = segment_at<cautious && max_unorm_above_0 && ndim_from_2>(t, at, begin, n);
       double row_sum_squared_1 = 0.0;
       double* const col_sum_squared_1_at =
           lines.col(0) + (segment.matrix - lines.first_matrix) * lines.cols + segment.col - segment.begin;
-#pragma omp simd reduction(+ : squares_grad_6, squares_param, row_sum_squared_1, squares_direction_3)
+#pragma omp simd reduction(+ : squares_grad_8, row_sum_squared_1)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float param =
-            scale_parameter && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise)) ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
-        const float exp_avg_sq =
-            !ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise)) ? load(exp_avg_sq_at[i]) : 0.0f;
-        const float col_factor_1 =
-            ndim_from_2 && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise)) ? col_factor_1_at[i] : 0.0f;
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
         const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -345,60 +250,221 @@ void step_reduce_2_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // squared = grad * grad + eps1
-        const float squared_1 = grad_8 * grad_8 + eps1;
-        // direction = grad * row_factor * col_factor
-        const float direction_1 = grad_8 * row_factor_1 * col_factor_1;
-        // exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
-        const float exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1;
-        // direction = grad * rsqrt(exp_avg_sq)
-        const float direction_2 = grad_8 * optgen::rsqrt(exp_avg_sq_1);
-        const float direction_3 = ndim_from_2 ? direction_1 : direction_2;
-        squares_grad_6 += !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)
-            ? double(grad_6) * double(grad_6) : 0.0;
-        squares_param += scale_parameter && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-            ? double(param) * double(param) : 0.0;
-        row_sum_squared_1 += !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)
-            ? double(squared_1) : 0.0;
-        if (!max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
-          col_sum_squared_1_at[i] += double(squared_1);
-        squares_direction_3 += max_unorm_above_0 || (beta1_given && exp_avg_tensorwise)
-            ? double(direction_3) * double(direction_3) : 0.0;
+        const float squared_1 = grad_10 * grad_10 + eps1;
+        squares_grad_8 += !cautious || !max_unorm_above_0 || !ndim_from_2 ? double(grad_8) * double(grad_8) : 0.0;
+        row_sum_squared_1 += cautious && max_unorm_above_0 && ndim_from_2 ? double(squared_1) : 0.0;
+        if (cautious && max_unorm_above_0 && ndim_from_2) col_sum_squared_1_at[i] += double(squared_1);
       }
-      if (!max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+      if (cautious && max_unorm_above_0 && ndim_from_2)
         lines.row(0)[segment.row - lines.first_row] += row_sum_squared_1;
       begin = segment.end;
     }
   }
-  call.partials[c.index * 6 + 0] = squares_grad_6;
-  call.partials[c.index * 6 + 1] = squares_param;
-  call.partials[c.index * 6 + 2] = squares_direction_3;
+  call.partials[c.index * 8 + 1] = squares_grad_8;
 }
 
 void step_reduce_2_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if (!max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
-    put(call.reduced[t.index * 6 + 0], finished_sum(call, t, 6, 0));
-  if (scale_parameter && (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise)))
-    put(call.reduced[t.index * 6 + 1], finished_sum(call, t, 6, 1));
-  if (max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
-    put(call.reduced[t.index * 6 + 2], finished_sum(call, t, 6, 2));
-  if (!max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+  if (!cautious || !max_unorm_above_0 || !ndim_from_2) put(call.reduced[t.index * 8 + 1], finished_sum(call, t, 8, 1));
+  if (cautious && max_unorm_above_0 && ndim_from_2)
     finish_rows(call, t, 1, 0, t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1));
-  if (!max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+  if (cautious && max_unorm_above_0 && ndim_from_2)
     finish_cols(call, t, 1, 0, t.pointer<float>(AT_STEP_COL_SUM_SQUARED_1));
 }
 
-// step, pass 4 of 5: reduces
+// step, pass 4 of 7: reduces
 
 struct step_reduce_3_scalars {
   float eps1;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  float decay_1;
+  float one_minus_decay_1;
+};
+
+[[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 12;
+  const double eps1 = value[1];
+  const double decay_rate = value[4];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[9];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double rows = double(t.at(ROWS));
+  const double cols = double(t.at(COLS));
+  const float* const exp_avg_sq_row = t.pointer<float>(AT_EXP_AVG_SQ_ROW);
+  const float* const exp_avg_sq_col = t.pointer<float>(AT_EXP_AVG_SQ_COL);
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 8 + 1];
+  const float* const row_sum_squared_1 = t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1);
+  const float* const col_sum_squared_1 = t.pointer<float>(AT_STEP_COL_SUM_SQUARED_1);
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && ((cautious && max_unorm_above_0) || (cautious && ndim_from_2) || (max_unorm_above_0 && ndim_from_2)
+      || (beta1_given && exp_avg_tensorwise && ndim_from_2)) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step)
+      : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  // decay = 1 - step ** decay_rate
+  const double decay_1 = 1.0 - optgen::power(step, decay_rate);
+  const double one_minus_decay_1 = 1.0 - decay_1;
+  const double inverse_cols = 1.0 / cols;
+  // exp_avg_sq_row = decay * exp_avg_sq_row + (1 - decay) * row_mean(squared)
+  float* const exp_avg_sq_row_1 = t.pointer<float>(AT_STEP_EXP_AVG_SQ_ROW_1);
+  for (int64_t k = 0; cautious && max_unorm_above_0 && ndim_from_2
+      && k < t.count(true, false); ++k) exp_avg_sq_row_1[k] = float(decay_1) * exp_avg_sq_row[k]
+      + float(one_minus_decay_1) * (row_sum_squared_1[k] * float(inverse_cols));
+  const double inverse_rows = 1.0 / rows;
+  // exp_avg_sq_col = decay * exp_avg_sq_col + (1 - decay) * col_mean(squared)
+  float* const exp_avg_sq_col_1 = t.pointer<float>(AT_STEP_EXP_AVG_SQ_COL_1);
+  for (int64_t k = 0; cautious && max_unorm_above_0 && ndim_from_2
+      && k < t.count(false, true); ++k) exp_avg_sq_col_1[k] = float(decay_1) * exp_avg_sq_col[k]
+      + float(one_minus_decay_1) * (col_sum_squared_1[k] * float(inverse_rows));
+  float* const matrix_sum_exp_avg_sq_row_1 = t.pointer<float>(AT_STEP_MATRIX_SUM_EXP_AVG_SQ_ROW_1);
+  for (int64_t k = 0; cautious && max_unorm_above_0 && ndim_from_2
+      && k < t.count(false, false); ++k) matrix_sum_exp_avg_sq_row_1[k] =
+      float(line_sum(exp_avg_sq_row_1 + k * t.at(ROWS), t.at(ROWS)));
+  float* const matrix_sum_exp_avg_sq_row_1_times_invers =
+      t.pointer<float>(AT_STEP_MATRIX_SUM_EXP_AVG_SQ_ROW_1_TIMES_INVERS);
+  for (int64_t k = 0; cautious && max_unorm_above_0 && ndim_from_2
+      && k < t.count(false, false); ++k) matrix_sum_exp_avg_sq_row_1_times_invers[k] = matrix_sum_exp_avg_sq_row_1[k]
+      * float(inverse_rows);
+  // row_factor = rsqrt(exp_avg_sq_row / mean(exp_avg_sq_row, over=matrix))
+  float* const row_factor_1 = t.pointer<float>(AT_STEP_ROW_FACTOR_1);
+  for (int64_t k = 0; cautious && max_unorm_above_0 && ndim_from_2 && k < t.count(true, false); ++k) row_factor_1[k] =
+      optgen::rsqrt(exp_avg_sq_row_1[k] / matrix_sum_exp_avg_sq_row_1_times_invers[k / t.at(ROWS)]);
+  // col_factor = rsqrt(exp_avg_sq_col)
+  float* const col_factor_1 = t.pointer<float>(AT_STEP_COL_FACTOR_1);
+  for (int64_t k = 0; cautious && max_unorm_above_0 && ndim_from_2 && k < t.count(false, true); ++k) col_factor_1[k] =
+      optgen::rsqrt(exp_avg_sq_col_1[k]);
+  return step_reduce_3_scalars{float(eps1), float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s),
+      float(grad_9_factor), float(decay_1), float(one_minus_decay_1)};
+}
+
+void step_reduce_3_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_3_scalars& s) {
+  const float eps1 = s.eps1;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
+  const float decay_1 = s.decay_1;
+  const float one_minus_decay_1 = s.one_minus_decay_1;
+  Tile<ParamCodec> param_tile;
+  Tile<GradCodec> grad_tile;
+  Tile<ExpAvgSqCodec> exp_avg_sq_tile;
+  double squares_grad_8 = 0.0;
+  double squares_param = 0.0;
+  double squares_direction_3 = 0.0;
+  const Lines lines = lines_of(call, t, c, 1);
+  for (int64_t k = 0; k < lines.size(1); ++k) lines.base[k] = 0.0;
+  for (int64_t at = c.begin; at < c.end; at += TILE) {
+    const int n = int(c.end - at < TILE ? c.end - at : TILE);
+    auto* const param_at = cautious && max_unorm_above_0 && scale_parameter
+        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    auto* const exp_avg_sq_at = cautious && max_unorm_above_0 && !ndim_from_2
+        ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+    for (int begin = 0; begin < n;) {
+      const Segment segment = segment_at<ndim_from_2
+          && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))>(t, at, begin, n);
+      const float row_factor_1 =
+          cautious && max_unorm_above_0 && ndim_from_2 ? t.pointer<float>(AT_STEP_ROW_FACTOR_1)[segment.row] : 0.0f;
+      const float* const col_factor_1_at = cautious && max_unorm_above_0 && ndim_from_2
+          ? t.pointer<float>(AT_STEP_COL_FACTOR_1) + segment.matrix * t.at(COLS) + segment.col - segment.begin
+          : nullptr;
+      double row_sum_squared_1 = 0.0;
+      double* const col_sum_squared_1_at =
+          lines.col(0) + (segment.matrix - lines.first_matrix) * lines.cols + segment.col - segment.begin;
+#pragma omp simd reduction(+ : squares_grad_8, squares_param, row_sum_squared_1, squares_direction_3)
+      for (int i = segment.begin; i < segment.end; ++i) {
+        const float param = cautious && max_unorm_above_0 && scale_parameter ? load(param_at[i]) : 0.0f;
+        const float grad = load(grad_at[i]);
+        const float exp_avg_sq = cautious && max_unorm_above_0 && !ndim_from_2 ? load(exp_avg_sq_at[i]) : 0.0f;
+        const float col_factor_1 = cautious && max_unorm_above_0 && ndim_from_2 ? col_factor_1_at[i] : 0.0f;
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
+        // grad = -grad
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
+        // grad = where(isfinite(grad), grad, 0)
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+        // grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
+        // squared = grad * grad + eps1
+        const float squared_1 = grad_10 * grad_10 + eps1;
+        // direction = grad * row_factor * col_factor
+        const float direction_1 = grad_10 * row_factor_1 * col_factor_1;
+        // exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
+        const float exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1;
+        // direction = grad * rsqrt(exp_avg_sq)
+        const float direction_2 = grad_10 * optgen::rsqrt(exp_avg_sq_1);
+        const float direction_3 = ndim_from_2 ? direction_1 : direction_2;
+        squares_grad_8 += (!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
+            || (!beta1_given && !cautious && !max_unorm_above_0)
+            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0) ? double(grad_8) * double(grad_8) : 0.0;
+        squares_param += cautious && max_unorm_above_0 && scale_parameter ? double(param) * double(param) : 0.0;
+        row_sum_squared_1 += ndim_from_2
+            && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)) ? double(squared_1) : 0.0;
+        if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+          col_sum_squared_1_at[i] += double(squared_1);
+        squares_direction_3 += cautious && max_unorm_above_0 ? double(direction_3) * double(direction_3) : 0.0;
+      }
+      if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+          || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+        lines.row(0)[segment.row - lines.first_row] += row_sum_squared_1;
+      begin = segment.end;
+    }
+  }
+  call.partials[c.index * 8 + 1] = squares_grad_8;
+  call.partials[c.index * 8 + 2] = squares_param;
+  call.partials[c.index * 8 + 3] = squares_direction_3;
+}
+
+void step_reduce_3_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if ((!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
+      || (!beta1_given && !cautious && !max_unorm_above_0) || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0))
+    put(call.reduced[t.index * 8 + 1], finished_sum(call, t, 8, 1));
+  if (cautious && max_unorm_above_0 && scale_parameter) put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));
+  if (cautious && max_unorm_above_0) put(call.reduced[t.index * 8 + 3], finished_sum(call, t, 8, 3));
+  if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+    finish_rows(call, t, 1, 0, t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1));
+  if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+    finish_cols(call, t, 1, 0, t.pointer<float>(AT_STEP_COL_SUM_SQUARED_1));
+}
+
+// step, pass 5 of 7: reduces
+
+struct step_reduce_4_scalars {
+  float eps1;
   float beta1;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
   float rate_3;
   float decay_1;
   float one_minus_decay_1;
@@ -406,9 +472,9 @@ struct step_reduce_3_scalars {
   float one_minus_beta1;
 };
 
-[[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
+[[maybe_unused]] step_reduce_4_scalars step_reduce_4_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 11;
+  const double* const value = call.values + t.at(GROUP) * 12;
   const double lr = value[0];
   const double eps1 = value[1];
   const double eps2 = value[2];
@@ -417,7 +483,8 @@ struct step_reduce_3_scalars {
   const double beta1 = value[5];
   const double percentile_clipping = value[7];
   const double inverse_grad_scale = value[9];
-  const double one_minus_beta1 = value[10];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  const double one_minus_beta1 = value[11];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double rows = double(t.at(ROWS));
@@ -426,19 +493,253 @@ struct step_reduce_3_scalars {
   const float* const exp_avg_sq_col = t.pointer<float>(AT_EXP_AVG_SQ_COL);
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 6 + 0];
-  const double squares_param = call.reduced[t.index * 6 + 1];
-  const double squares_direction_3 = call.reduced[t.index * 6 + 2];
+  const double squares_grad_8 = call.reduced[t.index * 8 + 1];
+  const double squares_param = call.reduced[t.index * 8 + 2];
+  const double squares_direction_3 = call.reduced[t.index * 8 + 3];
   const float* const row_sum_squared_1 = t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1);
   const float* const col_sum_squared_1 = t.pointer<float>(AT_STEP_COL_SUM_SQUARED_1);
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && (cautious || max_unorm_above_0 || ndim_from_2 || (beta1_given && exp_avg_tensorwise))
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  // base = min(1e-06 * step, 1 / sqrt(step))
+  const double base_2 = optgen::minimum(1e-06 * step, 1.0 / optgen::sqrt(step));
+  // base = min(0.01, 1 / sqrt(step))
+  const double base_3 = optgen::minimum(0.01, 1.0 / optgen::sqrt(step));
+  const double base_4 = warmup_init ? base_2 : base_3;
+  const double base_5 = !relative_step ? lr : base_4;
+  // rate = base * max(eps2, rms(param))
+  const double rate_1 = base_5 * optgen::maximum(eps2, optgen::sqrt(squares_param / numel));
+  const double rate_3 = scale_parameter ? rate_1 : base_5;
+  // decay = 1 - step ** decay_rate
+  const double decay_1 = 1.0 - optgen::power(step, decay_rate);
+  const double one_minus_decay_1 = 1.0 - decay_1;
+  const double inverse_cols = 1.0 / cols;
+  // exp_avg_sq_row = decay * exp_avg_sq_row + (1 - decay) * row_mean(squared)
+  float* const exp_avg_sq_row_1 = t.pointer<float>(AT_STEP_EXP_AVG_SQ_ROW_1);
+  for (int64_t k = 0; ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
+      && k < t.count(true, false); ++k) exp_avg_sq_row_1[k] = float(decay_1) * exp_avg_sq_row[k]
+      + float(one_minus_decay_1) * (row_sum_squared_1[k] * float(inverse_cols));
+  const double inverse_rows = 1.0 / rows;
+  // exp_avg_sq_col = decay * exp_avg_sq_col + (1 - decay) * col_mean(squared)
+  float* const exp_avg_sq_col_1 = t.pointer<float>(AT_STEP_EXP_AVG_SQ_COL_1);
+  for (int64_t k = 0; ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
+      && k < t.count(false, true); ++k) exp_avg_sq_col_1[k] = float(decay_1) * exp_avg_sq_col[k]
+      + float(one_minus_decay_1) * (col_sum_squared_1[k] * float(inverse_rows));
+  float* const matrix_sum_exp_avg_sq_row_1 = t.pointer<float>(AT_STEP_MATRIX_SUM_EXP_AVG_SQ_ROW_1);
+  for (int64_t k = 0; ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
+      && k < t.count(false, false); ++k) matrix_sum_exp_avg_sq_row_1[k] =
+      float(line_sum(exp_avg_sq_row_1 + k * t.at(ROWS), t.at(ROWS)));
+  float* const matrix_sum_exp_avg_sq_row_1_times_invers =
+      t.pointer<float>(AT_STEP_MATRIX_SUM_EXP_AVG_SQ_ROW_1_TIMES_INVERS);
+  for (int64_t k = 0; ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
+      && k < t.count(false, false); ++k) matrix_sum_exp_avg_sq_row_1_times_invers[k] = matrix_sum_exp_avg_sq_row_1[k]
+      * float(inverse_rows);
+  // row_factor = rsqrt(exp_avg_sq_row / mean(exp_avg_sq_row, over=matrix))
+  float* const row_factor_1 = t.pointer<float>(AT_STEP_ROW_FACTOR_1);
+  for (int64_t k = 0; ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
+      && k < t.count(true, false); ++k) row_factor_1[k] =
+      optgen::rsqrt(exp_avg_sq_row_1[k] / matrix_sum_exp_avg_sq_row_1_times_invers[k / t.at(ROWS)]);
+  // col_factor = rsqrt(exp_avg_sq_col)
+  float* const col_factor_1 = t.pointer<float>(AT_STEP_COL_FACTOR_1);
+  for (int64_t k = 0; ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
+      && k < t.count(false, true); ++k) col_factor_1[k] = optgen::rsqrt(exp_avg_sq_col_1[k]);
+  const double inverse_max_one_sqrt_squares_direction_3 =
+      1.0 / optgen::maximum(1.0, optgen::sqrt(squares_direction_3 / numel) / clip_threshold);
+  return step_reduce_4_scalars{float(eps1), float(beta1), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(rate_3), float(decay_1),
+      float(one_minus_decay_1), float(inverse_max_one_sqrt_squares_direction_3), float(one_minus_beta1)};
+}
+
+void step_reduce_4_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_4_scalars& s) {
+  const float eps1 = s.eps1;
+  const float beta1 = s.beta1;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
+  const float rate_3 = s.rate_3;
+  const float decay_1 = s.decay_1;
+  const float one_minus_decay_1 = s.one_minus_decay_1;
+  const float inverse_max_one_sqrt_squares_direction_3 = s.inverse_max_one_sqrt_squares_direction_3;
+  const float one_minus_beta1 = s.one_minus_beta1;
+  Tile<ParamCodec> param_tile;
+  Tile<GradCodec> grad_tile;
+  Tile<ExpAvgSqCodec> exp_avg_sq_tile;
+  Tile<ExpAvgCodec> exp_avg_tile;
+  double squares_grad_8 = 0.0;
+  double squares_param = 0.0;
+  double squares_direction_3 = 0.0;
+  double sum_reduced_1 = 0.0;
+  const Lines lines = lines_of(call, t, c, 1);
+  for (int64_t k = 0; k < lines.size(1); ++k) lines.base[k] = 0.0;
+  for (int64_t at = c.begin; at < c.end; at += TILE) {
+    const int n = int(c.end - at < TILE ? c.end - at : TILE);
+    auto* const param_at = scale_parameter
+        && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+        || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
+        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    auto* const exp_avg_sq_at = !ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
+        ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+    auto* const exp_avg_at = beta1_given && cautious && max_unorm_above_0
+        ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
+    for (int begin = 0; begin < n;) {
+      const Segment segment = segment_at<ndim_from_2>(t, at, begin, n);
+      const float row_factor_1 = ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
+          ? t.pointer<float>(AT_STEP_ROW_FACTOR_1)[segment.row] : 0.0f;
+      const float* const col_factor_1_at = ndim_from_2
+          && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
+          ? t.pointer<float>(AT_STEP_COL_FACTOR_1) + segment.matrix * t.at(COLS) + segment.col - segment.begin
+          : nullptr;
+      double row_sum_squared_1 = 0.0;
+      double* const col_sum_squared_1_at =
+          lines.col(0) + (segment.matrix - lines.first_matrix) * lines.cols + segment.col - segment.begin;
+#pragma omp simd reduction(+ : squares_grad_8, squares_param, row_sum_squared_1, squares_direction_3, sum_reduced_1)
+      for (int i = segment.begin; i < segment.end; ++i) {
+        const float param = scale_parameter
+            && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)) ? load(param_at[i]) : 0.0f;
+        const float grad = load(grad_at[i]);
+        const float exp_avg_sq = !ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
+            ? load(exp_avg_sq_at[i]) : 0.0f;
+        const float exp_avg = beta1_given && cautious && max_unorm_above_0 ? load(exp_avg_at[i]) : 0.0f;
+        const float col_factor_1 = ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
+            ? col_factor_1_at[i] : 0.0f;
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
+        // grad = -grad
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
+        // grad = where(isfinite(grad), grad, 0)
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+        // grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
+        // squared = grad * grad + eps1
+        const float squared_1 = grad_10 * grad_10 + eps1;
+        // direction = grad * row_factor * col_factor
+        const float direction_1 = grad_10 * row_factor_1 * col_factor_1;
+        // exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
+        const float exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1;
+        // direction = grad * rsqrt(exp_avg_sq)
+        const float direction_2 = grad_10 * optgen::rsqrt(exp_avg_sq_1);
+        const float direction_3 = ndim_from_2 ? direction_1 : direction_2;
+        // direction = direction / max(1, rms(direction) / clip_threshold)
+        const float direction_4 = direction_3 * inverse_max_one_sqrt_squares_direction_3;
+        // change = rate * direction
+        const float change_1 = rate_3 * direction_4;
+        // exp_avg = beta1 * exp_avg + (1 - beta1) * change
+        const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * change_1;
+        const float change_3 = beta1_given ? exp_avg_1 : change_1;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = change_3 > 0.0f && grad_10 > 0.0f || change_3 < 0.0f && grad_10 < 0.0f;
+        // where(agrees, 1, 0)
+        const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+        squares_grad_8 += !cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)
+            ? double(grad_8) * double(grad_8) : 0.0;
+        squares_param += scale_parameter
+            && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)) ? double(param) * double(param) : 0.0;
+        row_sum_squared_1 += !cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)
+            ? double(squared_1) : 0.0;
+        if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+          col_sum_squared_1_at[i] += double(squared_1);
+        squares_direction_3 += (!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0) ? double(direction_3) * double(direction_3)
+            : 0.0;
+        sum_reduced_1 += cautious && max_unorm_above_0 ? double(reduced_1) : 0.0;
+      }
+      if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+        lines.row(0)[segment.row - lines.first_row] += row_sum_squared_1;
+      begin = segment.end;
+    }
+  }
+  call.partials[c.index * 8 + 1] = squares_grad_8;
+  call.partials[c.index * 8 + 2] = squares_param;
+  call.partials[c.index * 8 + 3] = squares_direction_3;
+  call.partials[c.index * 8 + 4] = sum_reduced_1;
+}
+
+void step_reduce_4_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+    put(call.reduced[t.index * 8 + 1], finished_sum(call, t, 8, 1));
+  if (scale_parameter && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+    put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));
+  if ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
+    put(call.reduced[t.index * 8 + 3], finished_sum(call, t, 8, 3));
+  if (cautious && max_unorm_above_0) put(call.reduced[t.index * 8 + 4], finished_sum(call, t, 8, 4));
+  if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+    finish_rows(call, t, 1, 0, t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1));
+  if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+    finish_cols(call, t, 1, 0, t.pointer<float>(AT_STEP_COL_SUM_SQUARED_1));
+}
+
+// step, pass 6 of 7: reduces
+
+struct step_reduce_5_scalars {
+  float eps1;
+  float beta1;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  float rate_3;
+  float decay_1;
+  float one_minus_decay_1;
+  float inverse_max_one_sqrt_squares_direction_3;
+  float one_minus_beta1;
+  float inverse_share_1;
+};
+
+[[maybe_unused]] step_reduce_5_scalars step_reduce_5_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 12;
+  const double lr = value[0];
+  const double eps1 = value[1];
+  const double eps2 = value[2];
+  const double clip_threshold = value[3];
+  const double decay_rate = value[4];
+  const double beta1 = value[5];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[9];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  const double one_minus_beta1 = value[11];
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
+  const double rows = double(t.at(ROWS));
+  const double cols = double(t.at(COLS));
+  const float* const exp_avg_sq_row = t.pointer<float>(AT_EXP_AVG_SQ_ROW);
+  const float* const exp_avg_sq_col = t.pointer<float>(AT_EXP_AVG_SQ_COL);
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 8 + 1];
+  const double squares_param = call.reduced[t.index * 8 + 2];
+  const double squares_direction_3 = call.reduced[t.index * 8 + 3];
+  const double sum_reduced_1 = call.reduced[t.index * 8 + 4];
+  const float* const row_sum_squared_1 = t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1);
+  const float* const col_sum_squared_1 = t.pointer<float>(AT_STEP_COL_SUM_SQUARED_1);
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   // base = min(1e-06 * step, 1 / sqrt(step))
   const double base_2 = optgen::minimum(1e-06 * step, 1.0 / optgen::sqrt(step));
   // base = min(0.01, 1 / sqrt(step))
@@ -478,42 +779,49 @@ struct step_reduce_3_scalars {
       0; ndim_from_2 && k < t.count(false, true); ++k) col_factor_1[k] = optgen::rsqrt(exp_avg_sq_col_1[k]);
   const double inverse_max_one_sqrt_squares_direction_3 =
       1.0 / optgen::maximum(1.0, optgen::sqrt(squares_direction_3 / numel) / clip_threshold);
-  return step_reduce_3_scalars{float(eps1), float(beta1), float(inverse_grad_scale), float(grad_7_factor),
-      float(rate_3), float(decay_1), float(one_minus_decay_1), float(inverse_max_one_sqrt_squares_direction_3),
-      float(one_minus_beta1)};
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
+  return step_reduce_5_scalars{float(eps1), float(beta1), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(rate_3), float(decay_1),
+      float(one_minus_decay_1), float(inverse_max_one_sqrt_squares_direction_3), float(one_minus_beta1),
+      float(inverse_share_1)};
 }
 
-void step_reduce_3_chunk(
+void step_reduce_5_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_3_scalars& s) {
+    [[maybe_unused]] const step_reduce_5_scalars& s) {
   const float eps1 = s.eps1;
   const float beta1 = s.beta1;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const float rate_3 = s.rate_3;
   const float decay_1 = s.decay_1;
   const float one_minus_decay_1 = s.one_minus_decay_1;
   const float inverse_max_one_sqrt_squares_direction_3 = s.inverse_max_one_sqrt_squares_direction_3;
   const float one_minus_beta1 = s.one_minus_beta1;
+  const float inverse_share_1 = s.inverse_share_1;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<ExpAvgCodec> exp_avg_tile;
   double squares_param = 0.0;
   double squares_direction_3 = 0.0;
-  double squares_change_3 = 0.0;
+  double sum_reduced_1 = 0.0;
+  double squares_update_3 = 0.0;
   uint32_t exp_avg_sq_largest = 0;
   uint32_t exp_avg_largest = 0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = (max_unorm_above_0 && !scale_parameter)
-        || (!beta1_given && !max_unorm_above_0 && scale_parameter)
-        || (!exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter)
+        || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
+        || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter)
         ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const exp_avg_sq_at = !ndim_from_2
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
-    auto* const exp_avg_at = beta1_given && (exp_avg_tensorwise || max_unorm_above_0)
+    auto* const exp_avg_at = beta1_given && (cautious || exp_avg_tensorwise || max_unorm_above_0)
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<ndim_from_2>(t, at, begin, n);
@@ -522,15 +830,16 @@ void step_reduce_3_chunk(
           ? t.pointer<float>(AT_STEP_COL_FACTOR_1) + segment.matrix * t.at(COLS) + segment.col - segment.begin
           : nullptr;
 #pragma omp simd \
-    reduction(+ : squares_param, squares_direction_3, squares_change_3) \
+    reduction(+ : squares_param, squares_direction_3, sum_reduced_1, squares_update_3) \
     reduction(max : exp_avg_sq_largest, exp_avg_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param = (max_unorm_above_0 && !scale_parameter)
-            || (!beta1_given && !max_unorm_above_0 && scale_parameter)
-            || (!exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter) ? load(param_at[i]) : 0.0f;
+            || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
+            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter) ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
         const float exp_avg_sq = !ndim_from_2 ? load(exp_avg_sq_at[i]) : 0.0f;
-        const float exp_avg = beta1_given && (exp_avg_tensorwise || max_unorm_above_0) ? load(exp_avg_at[i]) : 0.0f;
+        const float exp_avg =
+            beta1_given && (cautious || exp_avg_tensorwise || max_unorm_above_0) ? load(exp_avg_at[i]) : 0.0f;
         const float col_factor_1 = ndim_from_2 ? col_factor_1_at[i] : 0.0f;
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
@@ -547,17 +856,20 @@ void step_reduce_3_chunk(
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // squared = grad * grad + eps1
-        const float squared_1 = grad_8 * grad_8 + eps1;
+        const float squared_1 = grad_10 * grad_10 + eps1;
         // direction = grad * row_factor * col_factor
-        const float direction_1 = grad_8 * row_factor_1 * col_factor_1;
+        const float direction_1 = grad_10 * row_factor_1 * col_factor_1;
         // exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
         const float exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1;
         // direction = grad * rsqrt(exp_avg_sq)
-        const float direction_2 = grad_8 * optgen::rsqrt(exp_avg_sq_1);
+        const float direction_2 = grad_10 * optgen::rsqrt(exp_avg_sq_1);
         const float direction_3 = ndim_from_2 ? direction_1 : direction_2;
         // direction = direction / max(1, rms(direction) / clip_threshold)
         const float direction_4 = direction_3 * inverse_max_one_sqrt_squares_direction_3;
@@ -566,6 +878,13 @@ void step_reduce_3_chunk(
         // exp_avg = beta1 * exp_avg + (1 - beta1) * change
         const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * change_1;
         const float change_3 = beta1_given ? exp_avg_1 : change_1;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = change_3 > 0.0f && grad_10 > 0.0f || change_3 < 0.0f && grad_10 < 0.0f;
+        // where(agrees, 1, 0)
+        const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+        // update = update * where(agrees, 1 / share, 0)
+        const float update_2 = change_3 * (agrees_1 ? inverse_share_1 : 0.0f);
+        const float update_3 = cautious ? update_2 : change_3;
         // exp_avg_sq where active
         const float exp_avg_sq_kept = active_4 ? exp_avg_sq_1 : exp_avg_sq;
         // exp_avg where active
@@ -575,11 +894,13 @@ void step_reduce_3_chunk(
         // largest magnitude of exp_avg
         const float exp_avg_magnitude = optgen::isfinite(exp_avg_kept) ? optgen::abs(exp_avg_kept) : 0.0f;
         squares_param += (max_unorm_above_0 && !scale_parameter)
-            || (!beta1_given && !max_unorm_above_0 && scale_parameter)
-            || (!exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter) ? double(param) * double(param) : 0.0;
-        squares_direction_3 += !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise)
+            || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
+            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter)
+            ? double(param) * double(param) : 0.0;
+        squares_direction_3 += !cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise)
             ? double(direction_3) * double(direction_3) : 0.0;
-        squares_change_3 += max_unorm_above_0 ? double(change_3) * double(change_3) : 0.0;
+        sum_reduced_1 += cautious && !max_unorm_above_0 ? double(reduced_1) : 0.0;
+        squares_update_3 += max_unorm_above_0 ? double(update_3) * double(update_3) : 0.0;
         exp_avg_sq_largest = exp_avg_sq_tensorwise && !ndim_from_2
             && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest ? magnitude_bits(exp_avg_sq_magnitude)
             : exp_avg_sq_largest;
@@ -589,38 +910,42 @@ void step_reduce_3_chunk(
       begin = segment.end;
     }
   }
-  call.partials[c.index * 6 + 1] = squares_param;
-  call.partials[c.index * 6 + 2] = squares_direction_3;
-  call.partials[c.index * 6 + 3] = squares_change_3;
-  call.partials[c.index * 6 + 4] = from_bits(exp_avg_sq_largest);
-  call.partials[c.index * 6 + 5] = from_bits(exp_avg_largest);
+  call.partials[c.index * 8 + 2] = squares_param;
+  call.partials[c.index * 8 + 3] = squares_direction_3;
+  call.partials[c.index * 8 + 4] = sum_reduced_1;
+  call.partials[c.index * 8 + 5] = squares_update_3;
+  call.partials[c.index * 8 + 6] = from_bits(exp_avg_sq_largest);
+  call.partials[c.index * 8 + 7] = from_bits(exp_avg_largest);
 }
 
-void step_reduce_3_finish(
+void step_reduce_5_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((max_unorm_above_0 && !scale_parameter) || (!beta1_given && !max_unorm_above_0 && scale_parameter)
-      || (!exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter))
-    put(call.reduced[t.index * 6 + 1], finished_sum(call, t, 6, 1));
-  if (!max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise))
-    put(call.reduced[t.index * 6 + 2], finished_sum(call, t, 6, 2));
-  if (max_unorm_above_0) put(call.reduced[t.index * 6 + 3], finished_sum(call, t, 6, 3));
-  if (exp_avg_sq_tensorwise && !ndim_from_2) put(call.reduced[t.index * 6 + 4], finished_max(call, t, 6, 4));
-  if (beta1_given && exp_avg_tensorwise) put(call.reduced[t.index * 6 + 5], finished_max(call, t, 6, 5));
+  if ((max_unorm_above_0 && !scale_parameter) || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
+      || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter))
+    put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));
+  if (!cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise))
+    put(call.reduced[t.index * 8 + 3], finished_sum(call, t, 8, 3));
+  if (cautious && !max_unorm_above_0) put(call.reduced[t.index * 8 + 4], finished_sum(call, t, 8, 4));
+  if (max_unorm_above_0) put(call.reduced[t.index * 8 + 5], finished_sum(call, t, 8, 5));
+  if (exp_avg_sq_tensorwise && !ndim_from_2) put(call.reduced[t.index * 8 + 6], finished_max(call, t, 8, 6));
+  if (beta1_given && exp_avg_tensorwise) put(call.reduced[t.index * 8 + 7], finished_max(call, t, 8, 7));
 }
 
-// step, pass 5 of 5: writes param, exp_avg_sq, exp_avg
+// step, pass 7 of 7: writes param, exp_avg_sq, exp_avg
 
 struct step_apply_scalars {
   float eps1;
   float beta1;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
   float rate_3;
   float decay_1;
   float one_minus_decay_1;
   float inverse_max_one_sqrt_squares_direction_3;
   float one_minus_beta1;
-  float update_2_factor;
+  float inverse_share_1;
+  float update_4_factor;
   float weight_decay_times_rate_3;
   float exp_avg_sq_absmax_new;
   float exp_avg_absmax_new;
@@ -628,7 +953,7 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 11;
+  const double* const value = call.values + t.at(GROUP) * 12;
   const double lr = value[0];
   const double eps1 = value[1];
   const double eps2 = value[2];
@@ -639,7 +964,8 @@ struct step_apply_scalars {
   const double percentile_clipping = value[7];
   const double max_unorm = value[8];
   const double inverse_grad_scale = value[9];
-  const double one_minus_beta1 = value[10];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  const double one_minus_beta1 = value[11];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double rows = double(t.at(ROWS));
@@ -648,22 +974,23 @@ struct step_apply_scalars {
   const float* const exp_avg_sq_col = t.pointer<float>(AT_EXP_AVG_SQ_COL);
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 6 + 0];
-  const double squares_param = call.reduced[t.index * 6 + 1];
-  const double squares_direction_3 = call.reduced[t.index * 6 + 2];
-  const double squares_change_3 = call.reduced[t.index * 6 + 3];
-  const double exp_avg_sq_largest = call.reduced[t.index * 6 + 4];
-  const double exp_avg_largest = call.reduced[t.index * 6 + 5];
+  const double squares_grad_8 = call.reduced[t.index * 8 + 1];
+  const double squares_param = call.reduced[t.index * 8 + 2];
+  const double squares_direction_3 = call.reduced[t.index * 8 + 3];
+  const double sum_reduced_1 = call.reduced[t.index * 8 + 4];
+  const double squares_update_3 = call.reduced[t.index * 8 + 5];
+  const double exp_avg_sq_largest = call.reduced[t.index * 8 + 6];
+  const double exp_avg_largest = call.reduced[t.index * 8 + 7];
   const float* const row_sum_squared_1 = t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1);
   const float* const col_sum_squared_1 = t.pointer<float>(AT_STEP_COL_SUM_SQUARED_1);
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   // base = min(1e-06 * step, 1 / sqrt(step))
   const double base_2 = optgen::minimum(1e-06 * step, 1.0 / optgen::sqrt(step));
   // base = min(0.01, 1 / sqrt(step))
@@ -703,21 +1030,25 @@ struct step_apply_scalars {
       0; ndim_from_2 && k < t.count(false, true); ++k) col_factor_1[k] = optgen::rsqrt(exp_avg_sq_col_1[k]);
   const double inverse_max_one_sqrt_squares_direction_3 =
       1.0 / optgen::maximum(1.0, optgen::sqrt(squares_direction_3 / numel) / clip_threshold);
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
   // param_norm = norm(param)
   const double param_norm_1 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_1 = optgen::sqrt(squares_change_3);
+  const double update_norm_1 = optgen::sqrt(squares_update_3);
   // limit = max_unorm * param_norm
   const double limit_1 = max_unorm * param_norm_1;
-  const double update_2_factor = limit_1 > 0.0 && update_norm_1 > limit_1 ? limit_1 / update_norm_1 : 1.0;
+  const double update_4_factor = limit_1 > 0.0 && update_norm_1 > limit_1 ? limit_1 / update_norm_1 : 1.0;
   const double weight_decay_times_rate_3 = weight_decay * rate_3;
   // scale of exp_avg_sq
   const double exp_avg_sq_absmax_new = exp_avg_sq_largest >= 1.1754943508222875e-38 ? exp_avg_sq_largest : 0.0;
   // scale of exp_avg
   const double exp_avg_absmax_new = exp_avg_largest >= 1.1754943508222875e-38 ? exp_avg_largest : 0.0;
-  return step_apply_scalars{float(eps1), float(beta1), float(inverse_grad_scale), float(grad_7_factor), float(rate_3),
-      float(decay_1), float(one_minus_decay_1), float(inverse_max_one_sqrt_squares_direction_3), float(one_minus_beta1),
-      float(update_2_factor), float(weight_decay_times_rate_3), float(exp_avg_sq_absmax_new),
+  return step_apply_scalars{float(eps1), float(beta1), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(rate_3), float(decay_1),
+      float(one_minus_decay_1), float(inverse_max_one_sqrt_squares_direction_3), float(one_minus_beta1),
+      float(inverse_share_1), float(update_4_factor), float(weight_decay_times_rate_3), float(exp_avg_sq_absmax_new),
       float(exp_avg_absmax_new)};
 }
 
@@ -727,13 +1058,15 @@ void step_apply_chunk(
   const float eps1 = s.eps1;
   const float beta1 = s.beta1;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const float rate_3 = s.rate_3;
   const float decay_1 = s.decay_1;
   const float one_minus_decay_1 = s.one_minus_decay_1;
   const float inverse_max_one_sqrt_squares_direction_3 = s.inverse_max_one_sqrt_squares_direction_3;
   const float one_minus_beta1 = s.one_minus_beta1;
-  const float update_2_factor = s.update_2_factor;
+  const float inverse_share_1 = s.inverse_share_1;
+  const float update_4_factor = s.update_4_factor;
   const float weight_decay_times_rate_3 = s.weight_decay_times_rate_3;
   const float exp_avg_sq_absmax_new = s.exp_avg_sq_absmax_new;
   const float exp_avg_absmax_new = s.exp_avg_absmax_new;
@@ -778,17 +1111,20 @@ void step_apply_chunk(
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // squared = grad * grad + eps1
-        const float squared_1 = grad_8 * grad_8 + eps1;
+        const float squared_1 = grad_10 * grad_10 + eps1;
         // direction = grad * row_factor * col_factor
-        const float direction_1 = grad_8 * row_factor_1 * col_factor_1;
+        const float direction_1 = grad_10 * row_factor_1 * col_factor_1;
         // exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
         const float exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1;
         // direction = grad * rsqrt(exp_avg_sq)
-        const float direction_2 = grad_8 * optgen::rsqrt(exp_avg_sq_1);
+        const float direction_2 = grad_10 * optgen::rsqrt(exp_avg_sq_1);
         const float direction_3 = ndim_from_2 ? direction_1 : direction_2;
         // direction = direction / max(1, rms(direction) / clip_threshold)
         const float direction_4 = direction_3 * inverse_max_one_sqrt_squares_direction_3;
@@ -797,13 +1133,18 @@ void step_apply_chunk(
         // exp_avg = beta1 * exp_avg + (1 - beta1) * change
         const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * change_1;
         const float change_3 = beta1_given ? exp_avg_1 : change_1;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = change_3 > 0.0f && grad_10 > 0.0f || change_3 < 0.0f && grad_10 < 0.0f;
+        // update = update * where(agrees, 1 / share, 0)
+        const float update_2 = change_3 * (agrees_1 ? inverse_share_1 : 0.0f);
+        const float update_3 = cautious ? update_2 : change_3;
         // update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-        const float update_2 = update_2_factor * change_3;
-        const float update_3 = max_unorm_above_0 ? update_2 : change_3;
+        const float update_4 = update_4_factor * update_3;
+        const float update_5 = max_unorm_above_0 ? update_4 : update_3;
         // param = param - weight_decay * rate * param
         const float param_1 = param - weight_decay_times_rate_3 * param;
         // param = param - update
-        const float param_2 = param_1 - update_3;
+        const float param_2 = param_1 - update_5;
         // param where active
         const float param_kept = active_4 ? param_2 : param;
         // exp_avg_sq where active
@@ -829,13 +1170,13 @@ void step_apply_finish(
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 6 + 0];
-  const double exp_avg_sq_largest = call.reduced[t.index * 6 + 4];
-  const double exp_avg_largest = call.reduced[t.index * 6 + 5];
+  const double squares_grad_8 = call.reduced[t.index * 8 + 1];
+  const double exp_avg_sq_largest = call.reduced[t.index * 8 + 6];
+  const double exp_avg_largest = call.reduced[t.index * 8 + 7];
   const float* const exp_avg_sq_row_1 = t.pointer<float>(AT_STEP_EXP_AVG_SQ_ROW_1);
   const float* const exp_avg_sq_col_1 = t.pointer<float>(AT_STEP_EXP_AVG_SQ_COL_1);
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -873,6 +1214,16 @@ OPTGEN_EXPORT void step_reduce_2(const Call* call) {
 OPTGEN_EXPORT void step_reduce_3(const Call* call) {
   run_pass<COLUMNS, step_reduce_3_scalars>(
       *call, step_reduce_3_prepare, step_reduce_3_chunk, step_reduce_3_finish);
+}
+
+OPTGEN_EXPORT void step_reduce_4(const Call* call) {
+  run_pass<COLUMNS, step_reduce_4_scalars>(
+      *call, step_reduce_4_prepare, step_reduce_4_chunk, step_reduce_4_finish);
+}
+
+OPTGEN_EXPORT void step_reduce_5(const Call* call) {
+  run_pass<COLUMNS, step_reduce_5_scalars>(
+      *call, step_reduce_5_prepare, step_reduce_5_chunk, step_reduce_5_finish);
 }
 
 OPTGEN_EXPORT void step_apply(const Call* call) {

@@ -31,9 +31,11 @@ class AdafactorFlags(NamedTuple):
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
+    max_grad_norm_above_0: bool
     relative_step: bool
     warmup_init: bool
     scale_parameter: bool
+    cautious: bool
     max_unorm_above_0: bool
     exp_avg_sq_tensorwise: bool
     exp_avg_tensorwise: bool
@@ -49,9 +51,11 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
+        max_grad_norm_above_0=m.number(o["max_grad_norm"]) > 0,
         relative_step=o["relative_step"],
         warmup_init=o["warmup_init"],
         scale_parameter=o["scale_parameter"],
+        cautious=o["cautious"],
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
         exp_avg_sq_tensorwise="exp_avg_sq" in tensorwise,
         exp_avg_tensorwise="exp_avg" in tensorwise,
@@ -67,10 +71,16 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     decay_rate = m.number(o["decay_rate"])
     beta1 = m.number(o["beta1"])
     weight_decay = m.number(o["weight_decay"])
+    max_grad_norm = m.number(o["max_grad_norm"])
     percentile_clipping = m.number(o["percentile_clipping"])
     max_unorm = m.number(o["max_unorm"])
     grad_scale = m.number(o.get("grad_scale"))
+    global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
     inverse_grad_scale = m.divide(1.0, grad_scale)
+    min_one_max_grad_norm_over_sqrt_global_s = m.minimum(
+        1.0,
+        m.divide(max_grad_norm, m.sqrt(global_sum_tensor_1) + 1e-06),
+    )
     one_minus_beta1 = 1.0 - beta1
     return (
         lr,
@@ -83,6 +93,7 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         percentile_clipping,
         max_unorm,
         inverse_grad_scale,
+        min_one_max_grad_norm_over_sqrt_global_s,
         one_minus_beta1,
     )
 
@@ -97,9 +108,11 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         m.unread(o["decay_rate"]),
         m.unread(o["beta1"]),
         m.unread(o["weight_decay"]),
+        m.unread(o["max_grad_norm"]),
         m.unread(o["percentile_clipping"]),
         m.unread(o["max_unorm"]),
         m.unread(o.get("grad_scale")),
+        sums.get("global_sum_tensor_1", m.NAN),
     )
 
 
@@ -140,6 +153,7 @@ RULE = Rule(
         "decay_rate": Hyperparameter(name="decay_rate", low=-m.INF, high=0.0, low_open=True),
         "beta1": Hyperparameter(name="beta1", low=0.0, high=1.0, high_open=True, label="beta parameter", optional=True),
         "weight_decay": Hyperparameter(name="weight_decay", low=0.0, high=m.INF, high_open=True),
+        "max_grad_norm": Hyperparameter(name="max_grad_norm", low=0.0, high=m.INF, high_open=True, scope="global"),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
     },
@@ -151,6 +165,7 @@ RULE = Rule(
         "maximize": Option(name="maximize"),
         "skip_zeros": Option(name="skip_zeros"),
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
+        "cautious": Option(name="cautious"),
     },
     storage={
         "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
@@ -194,9 +209,11 @@ RULE = Rule(
         "maximize",
         "skip_zeros",
         "nonfinite",
+        "max_grad_norm",
         "relative_step",
         "warmup_init",
         "scale_parameter",
+        "cautious",
         "max_unorm",
         "optim_bits",
         "codec",
@@ -215,56 +232,74 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass(
-                    "step_reduce_0",
-                    lambda f: (
-                        f.ndim_from_2
-                        and f.percentile_clipping_below_100
-                        and (f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise))
-                    ),
-                    reductions=("squares_grad_6",),
-                    scalars=1,
-                ),
+                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
                 Pass(
                     "step_reduce_1",
+                    lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2 and f.percentile_clipping_below_100,
+                    reductions=("squares_grad_8",),
+                    scalars=2,
+                ),
+                Pass(
+                    "step_reduce_2",
                     lambda f: (
-                        (f.max_unorm_above_0 and f.ndim_from_2)
+                        (f.cautious and f.max_unorm_above_0 and f.ndim_from_2)
+                        or (f.cautious and f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.cautious and f.ndim_from_2 and f.percentile_clipping_below_100)
+                        or (f.max_unorm_above_0 and f.ndim_from_2 and f.percentile_clipping_below_100)
+                        or (
+                            f.beta1_given and f.exp_avg_tensorwise and f.ndim_from_2 and f.percentile_clipping_below_100
+                        )
+                    ),
+                    reductions=("squares_grad_8",),
+                    rows=1,
+                    cols=1,
+                    scalars=4,
+                ),
+                Pass(
+                    "step_reduce_3",
+                    lambda f: (
+                        (f.cautious and f.max_unorm_above_0)
+                        or (f.cautious and f.ndim_from_2)
+                        or (f.cautious and f.percentile_clipping_below_100)
+                        or (f.max_unorm_above_0 and f.ndim_from_2)
                         or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
                         or (f.ndim_from_2 and f.percentile_clipping_below_100)
                         or (f.beta1_given and f.exp_avg_tensorwise and f.ndim_from_2)
                         or (f.beta1_given and f.exp_avg_tensorwise and f.percentile_clipping_below_100)
                     ),
-                    reductions=("squares_grad_6",),
+                    reductions=("squares_grad_8", "squares_param", "squares_direction_3"),
                     rows=1,
                     cols=1,
-                    scalars=3,
+                    scalars=6,
                 ),
                 Pass(
-                    "step_reduce_2",
+                    "step_reduce_4",
                     lambda f: (
-                        f.max_unorm_above_0
+                        f.cautious
+                        or f.max_unorm_above_0
                         or f.ndim_from_2
                         or f.percentile_clipping_below_100
                         or (f.beta1_given and f.exp_avg_tensorwise)
                     ),
-                    reductions=("squares_grad_6", "squares_param", "squares_direction_3"),
+                    reductions=("squares_grad_8", "squares_param", "squares_direction_3", "sum_reduced_1"),
                     rows=1,
                     cols=1,
-                    scalars=5,
+                    scalars=10,
                 ),
                 Pass(
-                    "step_reduce_3",
+                    "step_reduce_5",
                     always,
                     reductions=(
                         "squares_param",
                         "squares_direction_3",
-                        "squares_change_3",
+                        "sum_reduced_1",
+                        "squares_update_3",
                         "exp_avg_sq_largest",
                         "exp_avg_largest",
                     ),
-                    scalars=9,
+                    scalars=11,
                 ),
-                Pass("step_apply", always, scalars=13),
+                Pass("step_apply", always, scalars=15),
             ),
             values=_step_values,
             inputs=_step_inputs,
@@ -279,16 +314,20 @@ RULE = Rule(
                 "percentile_clipping",
                 "max_unorm",
                 "inverse_grad_scale",
+                "min_one_max_grad_norm_over_sqrt_global_s",
                 "one_minus_beta1",
             ),
             reductions=(
-                "squares_grad_6",
+                "tensor_1",
+                "squares_grad_8",
                 "squares_param",
                 "squares_direction_3",
-                "squares_change_3",
+                "sum_reduced_1",
+                "squares_update_3",
                 "exp_avg_sq_largest",
                 "exp_avg_largest",
             ),
+            sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
             arrays=(
                 Array("row_factor_1", "row", lambda f: f.ndim_from_2),
                 Array("col_factor_1", "col", lambda f: f.ndim_from_2),
@@ -326,6 +365,11 @@ class Adafactor(Optimizer):
         scale_parameter: Scale the rate by the parameter's root mean square. Default: True.
         relative_step: A rate that falls with the root of the step, in place of lr. Default: True.
         warmup_init: Let a relative step begin at 1e-6. Default: False.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
@@ -336,6 +380,10 @@ class Adafactor(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
             that cannot be stored so stay in float32. Default: 32.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
@@ -389,12 +437,14 @@ class Adafactor(Optimizer):
         relative_step: bool = True,
         warmup_init: bool = False,
         *,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
         trust_ratio: Literal["none"] = "none",
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        cautious: bool = False,
         optim_bits: int = 32,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
@@ -416,12 +466,14 @@ class Adafactor(Optimizer):
             "scale_parameter": scale_parameter,
             "relative_step": relative_step,
             "warmup_init": warmup_init,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
             "trust_ratio": trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "cautious": cautious,
             "optim_bits": optim_bits,
             "codec": codec,
             "block_size": block_size,

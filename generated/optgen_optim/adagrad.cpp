@@ -22,7 +22,11 @@ constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
 constexpr bool maximize = OPTGEN_MAXIMIZE;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
+constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
+constexpr bool cautious = OPTGEN_CAUTIOUS;
 constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
+constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
+constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
@@ -37,7 +41,7 @@ enum Column : int {
   COLUMNS,
 };
 
-// step, pass 1 of 3: reduces
+// step, pass 1 of 5: reduces
 
 struct step_reduce_0_scalars {
   float inverse_grad_scale;
@@ -45,8 +49,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 8;
-  const double inverse_grad_scale = value[6];
+  const double* const value = call.values + t.at(GROUP) * 11;
+  const double inverse_grad_scale = value[8];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -55,13 +59,13 @@ void step_reduce_0_chunk(
     [[maybe_unused]] const step_reduce_0_scalars& s) {
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec> grad_tile;
-  double squares_grad_6 = 0.0;
+  double tensor_1 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : squares_grad_6)
+#pragma omp simd reduction(+ : tensor_1)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
         // grad = grad / grad_scale
@@ -73,79 +77,255 @@ void step_reduce_0_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-        squares_grad_6 += double(grad_6) * double(grad_6);
+        tensor_1 += double(grad_6) * double(grad_6);
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 4 + 0] = squares_grad_6;
+  call.partials[c.index * 6 + 0] = tensor_1;
 }
 
 void step_reduce_0_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  put(call.reduced[t.index * 4 + 0], finished_sum(call, t, 4, 0));
+  put(call.reduced[t.index * 6 + 0], finished_sum(call, t, 6, 0));
 }
 
-// step, pass 2 of 3: reduces
+// step, pass 2 of 5: reduces
 
 struct step_reduce_1_scalars {
-  float weight_decay;
-  float eps;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
 };
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 8;
-  const double weight_decay = value[2];
-  const double eps = value[3];
-  const double percentile_clipping = value[4];
-  const double inverse_grad_scale = value[6];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 4 + 0];
-  // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
-  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && (max_unorm_above_0 || sum_tensorwise || trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step)
-      : Window<100>{};
-  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
-  return step_reduce_1_scalars{float(weight_decay), float(eps), float(inverse_grad_scale), float(grad_7_factor)};
+  const double* const value = call.values + t.at(GROUP) * 11;
+  const double inverse_grad_scale = value[8];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
+  return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
 void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_1_scalars& s) {
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  Tile<GradCodec> grad_tile;
+  double squares_grad_8 = 0.0;
+  for (int64_t at = c.begin; at < c.end; at += TILE) {
+    const int n = int(c.end - at < TILE ? c.end - at : TILE);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    for (int begin = 0; begin < n;) {
+      const Segment segment = segment_at<false>(t, at, begin, n);
+#pragma omp simd reduction(+ : squares_grad_8)
+      for (int i = segment.begin; i < segment.end; ++i) {
+        const float grad = load(grad_at[i]);
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
+        // grad = -grad
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
+        // grad = where(isfinite(grad), grad, 0)
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+        squares_grad_8 += double(grad_8) * double(grad_8);
+      }
+      begin = segment.end;
+    }
+  }
+  call.partials[c.index * 6 + 1] = squares_grad_8;
+}
+
+void step_reduce_1_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  put(call.reduced[t.index * 6 + 1], finished_sum(call, t, 6, 1));
+}
+
+// step, pass 3 of 5: reduces
+
+struct step_reduce_2_scalars {
+  float weight_decay;
+  float eps;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+};
+
+[[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 11;
+  const double weight_decay = value[2];
+  const double eps = value[3];
+  const double percentile_clipping = value[4];
+  const double inverse_grad_scale = value[8];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 6 + 1];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = cautious && percentile_clipping_below_100
+      && (max_unorm_above_0 || trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  return step_reduce_2_scalars{float(weight_decay), float(eps), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor)};
+}
+
+void step_reduce_2_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_2_scalars& s) {
   const float weight_decay = s.weight_decay;
   const float eps = s.eps;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<SumCodec> sum_tile;
-  double squares_grad_6 = 0.0;
-  double squares_param = 0.0;
-  double squares_update_1 = 0.0;
-  uint32_t sum_largest = 0;
+  double squares_grad_8 = 0.0;
+  double sum_reduced_1 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = max_unorm_above_0 || sum_tensorwise || trust_ratio_is_lamb
+    auto* const param_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
-    auto* const sum_at = max_unorm_above_0 || sum_tensorwise || trust_ratio_is_lamb
+    auto* const sum_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? sum_tile.open(t.pointer(AT_SUM), t.pointer(AT_SUM_ABSMAX), at, n) : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : squares_grad_6, squares_param, squares_update_1) reduction(max : sum_largest)
+#pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float param = max_unorm_above_0 || sum_tensorwise || trust_ratio_is_lamb ? load(param_at[i]) : 0.0f;
+        const float param = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
-        const float sum = max_unorm_above_0 || sum_tensorwise || trust_ratio_is_lamb ? load(sum_at[i]) : 0.0f;
+        const float sum = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(sum_at[i]) : 0.0f;
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
+        // grad = -grad
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
+        // grad = where(isfinite(grad), grad, 0)
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+        // grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
+        // grad = grad + weight_decay * param
+        const float grad_11 = grad_10 + weight_decay * param;
+        // sum = sum + grad * grad
+        const float sum_1 = sum + grad_11 * grad_11;
+        // update = grad / (sqrt(sum) + eps)
+        const float update_1 = grad_11 / (optgen::sqrt(sum_1) + eps);
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        // where(agrees, 1, 0)
+        const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+        squares_grad_8 += !cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) ? double(grad_8) * double(grad_8)
+            : 0.0;
+        sum_reduced_1 += cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? double(reduced_1) : 0.0;
+      }
+      begin = segment.end;
+    }
+  }
+  call.partials[c.index * 6 + 1] = squares_grad_8;
+  call.partials[c.index * 6 + 2] = sum_reduced_1;
+}
+
+void step_reduce_2_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+    put(call.reduced[t.index * 6 + 1], finished_sum(call, t, 6, 1));
+  if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
+    put(call.reduced[t.index * 6 + 2], finished_sum(call, t, 6, 2));
+}
+
+// step, pass 4 of 5: reduces
+
+struct step_reduce_3_scalars {
+  float weight_decay;
+  float eps;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  float inverse_share_1;
+};
+
+[[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 11;
+  const double weight_decay = value[2];
+  const double eps = value[3];
+  const double percentile_clipping = value[4];
+  const double inverse_grad_scale = value[8];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 6 + 1];
+  const double sum_reduced_1 = call.reduced[t.index * 6 + 2];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && (cautious || max_unorm_above_0 || sum_tensorwise || trust_ratio_is_lamb)
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
+  return step_reduce_3_scalars{float(weight_decay), float(eps), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(inverse_share_1)};
+}
+
+void step_reduce_3_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_3_scalars& s) {
+  const float weight_decay = s.weight_decay;
+  const float eps = s.eps;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
+  const float inverse_share_1 = s.inverse_share_1;
+  Tile<ParamCodec> param_tile;
+  Tile<GradCodec> grad_tile;
+  Tile<SumCodec> sum_tile;
+  double squares_grad_8 = 0.0;
+  double sum_reduced_1 = 0.0;
+  double squares_param = 0.0;
+  double squares_update_3 = 0.0;
+  uint32_t sum_largest = 0;
+  for (int64_t at = c.begin; at < c.end; at += TILE) {
+    const int n = int(c.end - at < TILE ? c.end - at : TILE);
+    auto* const param_at = cautious || max_unorm_above_0 || sum_tensorwise || trust_ratio_is_lamb
+        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    auto* const sum_at = cautious || max_unorm_above_0 || sum_tensorwise || trust_ratio_is_lamb
+        ? sum_tile.open(t.pointer(AT_SUM), t.pointer(AT_SUM_ABSMAX), at, n) : nullptr;
+    for (int begin = 0; begin < n;) {
+      const Segment segment = segment_at<false>(t, at, begin, n);
+#pragma omp simd \
+    reduction(+ : squares_grad_8, sum_reduced_1, squares_param, squares_update_3) \
+    reduction(max : sum_largest)
+      for (int i = segment.begin; i < segment.end; ++i) {
+        const float param =
+            cautious || max_unorm_above_0 || sum_tensorwise || trust_ratio_is_lamb ? load(param_at[i]) : 0.0f;
+        const float grad = load(grad_at[i]);
+        const float sum =
+            cautious || max_unorm_above_0 || sum_tensorwise || trust_ratio_is_lamb ? load(sum_at[i]) : 0.0f;
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
         const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -161,104 +341,137 @@ void step_reduce_1_chunk(
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // grad = grad + weight_decay * param
-        const float grad_9 = grad_8 + weight_decay * param;
+        const float grad_11 = grad_10 + weight_decay * param;
         // sum = sum + grad * grad
-        const float sum_1 = sum + grad_9 * grad_9;
+        const float sum_1 = sum + grad_11 * grad_11;
         // update = grad / (sqrt(sum) + eps)
-        const float update_1 = grad_9 / (optgen::sqrt(sum_1) + eps);
+        const float update_1 = grad_11 / (optgen::sqrt(sum_1) + eps);
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        // where(agrees, 1, 0)
+        const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+        // update = update * where(agrees, 1 / share, 0)
+        const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
+        const float update_3 = cautious ? update_2 : update_1;
         // sum where active
         const float sum_kept = active_4 ? sum_1 : sum;
         // largest magnitude of sum
         const float sum_magnitude = optgen::isfinite(sum_kept) ? optgen::abs(sum_kept) : 0.0f;
-        squares_grad_6 += !max_unorm_above_0 && !sum_tensorwise && !trust_ratio_is_lamb
-            ? double(grad_6) * double(grad_6) : 0.0;
+        squares_grad_8 += !cautious && !max_unorm_above_0 && !sum_tensorwise && !trust_ratio_is_lamb
+            ? double(grad_8) * double(grad_8) : 0.0;
+        sum_reduced_1 += cautious && !max_unorm_above_0 && !trust_ratio_is_lamb ? double(reduced_1) : 0.0;
         squares_param += max_unorm_above_0 || trust_ratio_is_lamb ? double(param) * double(param) : 0.0;
-        squares_update_1 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_1) * double(update_1) : 0.0;
+        squares_update_3 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_3) * double(update_3) : 0.0;
         sum_largest = sum_tensorwise && magnitude_bits(sum_magnitude) > sum_largest ? magnitude_bits(sum_magnitude)
             : sum_largest;
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 4 + 0] = squares_grad_6;
-  call.partials[c.index * 4 + 1] = squares_param;
-  call.partials[c.index * 4 + 2] = squares_update_1;
-  call.partials[c.index * 4 + 3] = from_bits(sum_largest);
+  call.partials[c.index * 6 + 1] = squares_grad_8;
+  call.partials[c.index * 6 + 2] = sum_reduced_1;
+  call.partials[c.index * 6 + 3] = squares_param;
+  call.partials[c.index * 6 + 4] = squares_update_3;
+  call.partials[c.index * 6 + 5] = from_bits(sum_largest);
 }
 
-void step_reduce_1_finish(
+void step_reduce_3_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if (!max_unorm_above_0 && !sum_tensorwise && !trust_ratio_is_lamb)
-    put(call.reduced[t.index * 4 + 0], finished_sum(call, t, 4, 0));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 4 + 1], finished_sum(call, t, 4, 1));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 4 + 2], finished_sum(call, t, 4, 2));
-  if (sum_tensorwise) put(call.reduced[t.index * 4 + 3], finished_max(call, t, 4, 3));
+  if (!cautious && !max_unorm_above_0 && !sum_tensorwise && !trust_ratio_is_lamb)
+    put(call.reduced[t.index * 6 + 1], finished_sum(call, t, 6, 1));
+  if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
+    put(call.reduced[t.index * 6 + 2], finished_sum(call, t, 6, 2));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 6 + 3], finished_sum(call, t, 6, 3));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 6 + 4], finished_sum(call, t, 6, 4));
+  if (sum_tensorwise) put(call.reduced[t.index * 6 + 5], finished_max(call, t, 6, 5));
 }
 
-// step, pass 3 of 3: writes param, sum
+// step, pass 5 of 5: writes param, sum
 
 struct step_apply_scalars {
   float weight_decay;
   float eps;
   float inverse_grad_scale;
-  float grad_7_factor;
-  float ratio_3;
-  float update_3_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  float inverse_share_1;
+  float ratio_8;
+  float update_5_factor;
   float lr_over_one_plus_step_minus_one_times_lr;
   float sum_absmax_new;
 };
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 8;
+  const double* const value = call.values + t.at(GROUP) * 11;
   const double lr = value[0];
   const double lr_decay = value[1];
   const double weight_decay = value[2];
   const double eps = value[3];
   const double percentile_clipping = value[4];
   const double max_unorm = value[5];
-  const double inverse_grad_scale = value[6];
-  const double min_one_max_unorm = value[7];
+  const double min_trust_ratio = value[6];
+  const double max_trust_ratio = value[7];
+  const double inverse_grad_scale = value[8];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
+  const double min_one_max_unorm = value[10];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 4 + 0];
-  const double squares_param = call.reduced[t.index * 4 + 1];
-  const double squares_update_1 = call.reduced[t.index * 4 + 2];
-  const double sum_largest = call.reduced[t.index * 4 + 3];
+  const double squares_grad_8 = call.reduced[t.index * 6 + 1];
+  const double sum_reduced_1 = call.reduced[t.index * 6 + 2];
+  const double squares_param = call.reduced[t.index * 6 + 3];
+  const double squares_update_3 = call.reduced[t.index * 6 + 4];
+  const double sum_largest = call.reduced[t.index * 6 + 5];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
   // param_norm = norm(param)
   const double param_norm_1 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_1 = optgen::sqrt(squares_update_1);
-  // ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
-  const double ratio_1 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? param_norm_1 / update_norm_1 : 1.0;
+  const double update_norm_1 = optgen::sqrt(squares_update_3);
+  // ratio = param_norm / update_norm
+  const double ratio_1 = param_norm_1 / update_norm_1;
+  // ratio = max(ratio, min_trust_ratio)
+  const double ratio_2 = optgen::maximum(ratio_1, min_trust_ratio);
+  const double ratio_3 = min_trust_ratio_above_0 ? ratio_2 : ratio_1;
+  // ratio = min(ratio, max_trust_ratio)
+  const double ratio_4 = optgen::minimum(ratio_3, max_trust_ratio);
+  const double ratio_5 = max_trust_ratio_above_0 ? ratio_4 : ratio_3;
+  // ratio = where(param_norm > 0 and update_norm > 0, ratio, 1)
+  const double ratio_6 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? ratio_5 : 1.0;
   // ratio = ratio * min(1, max_unorm)
-  const double ratio_2 = ratio_1 * min_one_max_unorm;
-  const double ratio_3 = max_unorm_above_0 ? ratio_2 : ratio_1;
+  const double ratio_7 = ratio_6 * min_one_max_unorm;
+  const double ratio_8 = max_unorm_above_0 ? ratio_7 : ratio_6;
   // param_norm = norm(param)
   const double param_norm_2 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_2 = optgen::sqrt(squares_update_1);
+  const double update_norm_2 = optgen::sqrt(squares_update_3);
   // limit = max_unorm * param_norm
   const double limit_1 = max_unorm * param_norm_2;
-  const double update_3_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
+  const double update_5_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
   const double lr_over_one_plus_step_minus_one_times_lr = lr / (1.0 + (step - 1.0) * lr_decay);
   // scale of sum
   const double sum_absmax_new = sum_largest >= 1.1754943508222875e-38 ? sum_largest : 0.0;
-  return step_apply_scalars{float(weight_decay), float(eps), float(inverse_grad_scale), float(grad_7_factor),
-      float(ratio_3), float(update_3_factor), float(lr_over_one_plus_step_minus_one_times_lr), float(sum_absmax_new)};
+  return step_apply_scalars{float(weight_decay), float(eps), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(inverse_share_1), float(ratio_8),
+      float(update_5_factor), float(lr_over_one_plus_step_minus_one_times_lr), float(sum_absmax_new)};
 }
 
 void step_apply_chunk(
@@ -267,9 +480,11 @@ void step_apply_chunk(
   const float weight_decay = s.weight_decay;
   const float eps = s.eps;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
-  const float ratio_3 = s.ratio_3;
-  const float update_3_factor = s.update_3_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
+  const float inverse_share_1 = s.inverse_share_1;
+  const float ratio_8 = s.ratio_8;
+  const float update_5_factor = s.update_5_factor;
   const float lr_over_one_plus_step_minus_one_times_lr = s.lr_over_one_plus_step_minus_one_times_lr;
   const float sum_absmax_new = s.sum_absmax_new;
   Tile<ParamCodec> param_tile;
@@ -303,23 +518,31 @@ void step_apply_chunk(
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // grad = grad + weight_decay * param
-        const float grad_9 = grad_8 + weight_decay * param;
+        const float grad_11 = grad_10 + weight_decay * param;
         // sum = sum + grad * grad
-        const float sum_1 = sum + grad_9 * grad_9;
+        const float sum_1 = sum + grad_11 * grad_11;
         // update = grad / (sqrt(sum) + eps)
-        const float update_1 = grad_9 / (optgen::sqrt(sum_1) + eps);
+        const float update_1 = grad_11 / (optgen::sqrt(sum_1) + eps);
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        // update = update * where(agrees, 1 / share, 0)
+        const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
+        const float update_3 = cautious ? update_2 : update_1;
         // update = ratio * update
-        const float update_2 = ratio_3 * update_1;
+        const float update_4 = ratio_8 * update_3;
         // update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-        const float update_3 = update_3_factor * update_1;
-        const float update_4 = max_unorm_above_0 ? update_3 : update_1;
-        const float update_5 = trust_ratio_is_lamb ? update_2 : update_4;
+        const float update_5 = update_5_factor * update_3;
+        const float update_6 = max_unorm_above_0 ? update_5 : update_3;
+        const float update_7 = trust_ratio_is_lamb ? update_4 : update_6;
         // param = param - lr / (1 + (step - 1) * lr_decay) * update
-        const float param_1 = param - lr_over_one_plus_step_minus_one_times_lr * update_5;
+        const float param_1 = param - lr_over_one_plus_step_minus_one_times_lr * update_7;
         // param where active
         const float param_kept = active_4 ? param_1 : param;
         // sum where active
@@ -340,10 +563,10 @@ void step_apply_finish(
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 4 + 0];
-  const double sum_largest = call.reduced[t.index * 4 + 3];
+  const double squares_grad_8 = call.reduced[t.index * 6 + 1];
+  const double sum_largest = call.reduced[t.index * 6 + 5];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -364,6 +587,16 @@ OPTGEN_EXPORT void step_reduce_0(const Call* call) {
 OPTGEN_EXPORT void step_reduce_1(const Call* call) {
   run_pass<COLUMNS, step_reduce_1_scalars>(
       *call, step_reduce_1_prepare, step_reduce_1_chunk, step_reduce_1_finish);
+}
+
+OPTGEN_EXPORT void step_reduce_2(const Call* call) {
+  run_pass<COLUMNS, step_reduce_2_scalars>(
+      *call, step_reduce_2_prepare, step_reduce_2_chunk, step_reduce_2_finish);
+}
+
+OPTGEN_EXPORT void step_reduce_3(const Call* call) {
+  run_pass<COLUMNS, step_reduce_3_scalars>(
+      *call, step_reduce_3_prepare, step_reduce_3_chunk, step_reduce_3_finish);
 }
 
 OPTGEN_EXPORT void step_apply(const Call* call) {

@@ -122,8 +122,8 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
-    if o["amsgrad"] and o["optim_bits"] == 8:
-        message = "{name} does not support amsgrad=True with 8-bit states"
+    if o["amsgrad"] and o["optim_bits"] < 16:
+        message = "{name} does not support amsgrad=True with {optim_bits}-bit states"
         raise ValueError(message.format_map({**o, "name": name}))
     if o["min_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
         message = "{name}: min_trust_ratio={min_trust_ratio} has no effect without trust_ratio='lamb'"
@@ -168,25 +168,33 @@ RULE = Rule(
         "cautious": Option(name="cautious"),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 8)),
+        "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
+        "codec": Option(name="codec", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
+        "block_size": Option(name="block_size", choices=(0, 32, 64, 128, 256)),
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
+        "rounding": Option(name="rounding", choices=("nearest", "stochastic", "kahan", "split8", "split16")),
+        "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
     },
     states={
-        "exp_avg": State(name="exp_avg", kind="element", codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor")),
+        "exp_avg": State(
+            name="exp_avg",
+            kind="element",
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
+        ),
         "exp_avg_sq": State(
             name="exp_avg_sq",
             kind="element",
             signed=False,
-            codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor"),
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
         ),
         "max_exp_avg_sq": State(
             name="max_exp_avg_sq",
             kind="element",
             signed=False,
-            codecs=("fp32",),
+            codecs=("fp32", "bf16", "fp16"),
             exists=lambda f: f.amsgrad,
         ),
         "gnorm_vec": State(
@@ -211,8 +219,12 @@ RULE = Rule(
         "max_trust_ratio",
         "max_unorm",
         "optim_bits",
+        "codec",
+        "block_size",
         "min_8bit_size",
         "block_wise",
+        "rounding",
+        "seed",
         "is_paged",
         "capturable",
         "target",
@@ -299,6 +311,7 @@ RULE = Rule(
                 "exp_avg_sq_largest",
             ),
             sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
+            grads=True,
         ),
     },
 )
@@ -323,14 +336,16 @@ class AdamW(Optimizer):
         eps: Added to the denominator, after bias correction. In [0, inf). Default: 1e-08.
         weight_decay: Weight decay. In [0, inf). Default: 0.01.
         amsgrad: Divide by the root of the largest average so far. Default: False.
-        optim_bits: Bits of each element of the states. Default: 32.
+        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
+            that cannot be stored so stay in float32. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
@@ -356,6 +371,17 @@ class AdamW(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -401,6 +427,10 @@ class AdamW(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -424,6 +454,10 @@ class AdamW(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -452,11 +486,12 @@ class AdamW8bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 8 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
@@ -482,6 +517,17 @@ class AdamW8bit(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -527,6 +573,10 @@ class AdamW8bit(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -550,6 +600,10 @@ class AdamW8bit(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -586,11 +640,12 @@ class AdamW32bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 32 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
@@ -616,6 +671,17 @@ class AdamW32bit(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -661,6 +727,10 @@ class AdamW32bit(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -684,6 +754,10 @@ class AdamW32bit(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -709,14 +783,16 @@ class PagedAdamW(Optimizer):
         eps: Added to the denominator, after bias correction. In [0, inf). Default: 1e-08.
         weight_decay: Weight decay. In [0, inf). Default: 0.01.
         amsgrad: Divide by the root of the largest average so far. Default: False.
-        optim_bits: Bits of each element of the states. Default: 32.
+        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
+            that cannot be stored so stay in float32. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
             being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
             of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
@@ -740,6 +816,17 @@ class PagedAdamW(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -784,6 +871,10 @@ class PagedAdamW(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -806,6 +897,10 @@ class PagedAdamW(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -834,11 +929,12 @@ class PagedAdamW8bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 8 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
             being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
             of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
@@ -862,6 +958,17 @@ class PagedAdamW8bit(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -906,6 +1013,10 @@ class PagedAdamW8bit(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -928,6 +1039,10 @@ class PagedAdamW8bit(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -964,11 +1079,12 @@ class PagedAdamW32bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 32 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
             being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
             of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
@@ -992,6 +1108,17 @@ class PagedAdamW32bit(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1036,6 +1163,10 @@ class PagedAdamW32bit(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1058,6 +1189,10 @@ class PagedAdamW32bit(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -1083,14 +1218,16 @@ class Adam(Optimizer):
         eps: Added to the denominator, after bias correction. In [0, inf). Default: 1e-08.
         weight_decay: Weight decay. In [0, inf). Default: 0.0.
         amsgrad: Divide by the root of the largest average so far. Default: False.
-        optim_bits: Bits of each element of the states. Default: 32.
+        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
+            that cannot be stored so stay in float32. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
@@ -1116,6 +1253,17 @@ class Adam(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1161,6 +1309,10 @@ class Adam(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1184,6 +1336,10 @@ class Adam(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -1212,11 +1368,12 @@ class Adam8bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 8 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
@@ -1242,6 +1399,17 @@ class Adam8bit(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1287,6 +1455,10 @@ class Adam8bit(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1310,6 +1482,10 @@ class Adam8bit(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -1346,11 +1522,12 @@ class Adam32bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 32 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
@@ -1376,6 +1553,17 @@ class Adam32bit(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1421,6 +1609,10 @@ class Adam32bit(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1444,6 +1636,10 @@ class Adam32bit(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -1469,14 +1665,16 @@ class PagedAdam(Optimizer):
         eps: Added to the denominator, after bias correction. In [0, inf). Default: 1e-08.
         weight_decay: Weight decay. In [0, inf). Default: 0.0.
         amsgrad: Divide by the root of the largest average so far. Default: False.
-        optim_bits: Bits of each element of the states. Default: 32.
+        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
+            that cannot be stored so stay in float32. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
             being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
             of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
@@ -1500,6 +1698,17 @@ class PagedAdam(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1544,6 +1753,10 @@ class PagedAdam(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1566,6 +1779,10 @@ class PagedAdam(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -1594,11 +1811,12 @@ class PagedAdam8bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 8 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
             being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
             of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
@@ -1622,6 +1840,17 @@ class PagedAdam8bit(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1666,6 +1895,10 @@ class PagedAdam8bit(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1688,6 +1921,10 @@ class PagedAdam8bit(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -1724,11 +1961,12 @@ class PagedAdam32bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 32 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
             being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
             of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
@@ -1752,6 +1990,17 @@ class PagedAdam32bit(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1796,6 +2045,10 @@ class PagedAdam32bit(Optimizer):
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1818,6 +2071,10 @@ class PagedAdam32bit(Optimizer):
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }

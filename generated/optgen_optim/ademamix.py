@@ -29,7 +29,11 @@ class AdemamixFlags(NamedTuple):
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
+    max_grad_norm_above_0: bool
+    cautious: bool
     trust_ratio_is_lamb: bool
+    min_trust_ratio_above_0: bool
+    max_trust_ratio_above_0: bool
     max_unorm_above_0: bool
     exp_avg_tensorwise: bool
     exp_avg_slow_tensorwise: bool
@@ -45,7 +49,11 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
+        max_grad_norm_above_0=m.number(o["max_grad_norm"]) > 0,
+        cautious=o["cautious"],
         trust_ratio_is_lamb=o["trust_ratio"] == "lamb",
+        min_trust_ratio_above_0=m.number(o["min_trust_ratio"]) > 0,
+        max_trust_ratio_above_0=m.number(o["max_trust_ratio"]) > 0,
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
         exp_avg_tensorwise="exp_avg" in tensorwise,
         exp_avg_slow_tensorwise="exp_avg_slow" in tensorwise,
@@ -64,10 +72,18 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     t_beta3 = m.number(o["t_beta3"])
     eps = m.number(o["eps"])
     weight_decay = m.number(o["weight_decay"])
+    max_grad_norm = m.number(o["max_grad_norm"])
     percentile_clipping = m.number(o["percentile_clipping"])
     max_unorm = m.number(o["max_unorm"])
+    min_trust_ratio = m.number(o["min_trust_ratio"])
+    max_trust_ratio = m.number(o["max_trust_ratio"])
     grad_scale = m.number(o.get("grad_scale"))
+    global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
     inverse_grad_scale = m.divide(1.0, grad_scale)
+    min_one_max_grad_norm_over_sqrt_global_s = m.minimum(
+        1.0,
+        m.divide(max_grad_norm, m.sqrt(global_sum_tensor_1) + 1e-06),
+    )
     log_beta1 = m.log(beta1)
     log_beta3 = m.log(beta3)
     one_minus_beta1 = 1.0 - beta1
@@ -85,7 +101,10 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         eps,
         percentile_clipping,
         max_unorm,
+        min_trust_ratio,
+        max_trust_ratio,
         inverse_grad_scale,
+        min_one_max_grad_norm_over_sqrt_global_s,
         log_beta1,
         log_beta3,
         one_minus_beta1,
@@ -107,14 +126,27 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         m.unread(o["t_beta3"]),
         m.unread(o["eps"]),
         m.unread(o["weight_decay"]),
+        m.unread(o["max_grad_norm"]),
         m.unread(o["percentile_clipping"]),
         m.unread(o["max_unorm"]),
+        m.unread(o["min_trust_ratio"]),
+        m.unread(o["max_trust_ratio"]),
         m.unread(o.get("grad_scale")),
+        sums.get("global_sum_tensor_1", m.NAN),
     )
 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
+    if o["min_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: min_trust_ratio={min_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: max_trust_ratio={max_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
+        message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
+        raise ValueError(message.format_map({**o, "name": name}))
 
 
 RULE = Rule(
@@ -136,14 +168,18 @@ RULE = Rule(
         "t_beta3": Hyperparameter(name="t_beta3", low=1.0, high=m.INF, high_open=True, optional=True),
         "eps": Hyperparameter(name="eps", low=0.0, high=m.INF, high_open=True, label="epsilon value"),
         "weight_decay": Hyperparameter(name="weight_decay", low=0.0, high=m.INF, high_open=True),
+        "max_grad_norm": Hyperparameter(name="max_grad_norm", low=0.0, high=m.INF, high_open=True, scope="global"),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
+        "min_trust_ratio": Hyperparameter(name="min_trust_ratio", low=0.0, high=m.INF, high_open=True),
+        "max_trust_ratio": Hyperparameter(name="max_trust_ratio", low=0.0, high=m.INF, high_open=True),
     },
     options={
         "maximize": Option(name="maximize"),
         "skip_zeros": Option(name="skip_zeros"),
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
         "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb")),
+        "cautious": Option(name="cautious"),
     },
     storage={
         "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
@@ -188,7 +224,11 @@ RULE = Rule(
         "maximize",
         "skip_zeros",
         "nonfinite",
+        "max_grad_norm",
+        "cautious",
         "trust_ratio",
+        "min_trust_ratio",
+        "max_trust_ratio",
         "max_unorm",
         "optim_bits",
         "codec",
@@ -207,25 +247,37 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass(
-                    "step_reduce_0",
-                    lambda f: (
-                        f.percentile_clipping_below_100
-                        and (
-                            f.exp_avg_slow_tensorwise
-                            or f.exp_avg_sq_tensorwise
-                            or f.exp_avg_tensorwise
-                            or f.max_unorm_above_0
-                            or f.trust_ratio_is_lamb
-                        )
-                    ),
-                    reductions=("squares_grad_6",),
-                    scalars=1,
-                ),
+                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
-                        f.exp_avg_slow_tensorwise
+                        f.cautious
+                        and f.percentile_clipping_below_100
+                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8",),
+                    scalars=2,
+                ),
+                Pass(
+                    "step_reduce_2",
+                    lambda f: (
+                        (f.cautious and f.max_unorm_above_0)
+                        or (f.cautious and f.percentile_clipping_below_100)
+                        or (f.cautious and f.trust_ratio_is_lamb)
+                        or (f.exp_avg_slow_tensorwise and f.percentile_clipping_below_100)
+                        or (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100)
+                        or (f.exp_avg_tensorwise and f.percentile_clipping_below_100)
+                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8", "sum_reduced_1"),
+                    scalars=13,
+                ),
+                Pass(
+                    "step_reduce_3",
+                    lambda f: (
+                        f.cautious
+                        or f.exp_avg_slow_tensorwise
                         or f.exp_avg_sq_tensorwise
                         or f.exp_avg_tensorwise
                         or f.max_unorm_above_0
@@ -233,16 +285,17 @@ RULE = Rule(
                         or f.trust_ratio_is_lamb
                     ),
                     reductions=(
-                        "squares_grad_6",
+                        "squares_grad_8",
+                        "sum_reduced_1",
                         "squares_param",
-                        "squares_update_1",
+                        "squares_update_3",
                         "exp_avg_largest",
                         "exp_avg_slow_largest",
                         "exp_avg_sq_largest",
                     ),
-                    scalars=12,
+                    scalars=14,
                 ),
-                Pass("step_apply", always, scalars=19),
+                Pass("step_apply", always, scalars=21),
             ),
             values=_step_values,
             inputs=_step_inputs,
@@ -257,7 +310,10 @@ RULE = Rule(
                 "eps",
                 "percentile_clipping",
                 "max_unorm",
+                "min_trust_ratio",
+                "max_trust_ratio",
                 "inverse_grad_scale",
+                "min_one_max_grad_norm_over_sqrt_global_s",
                 "log_beta1",
                 "log_beta3",
                 "one_minus_beta1",
@@ -266,13 +322,16 @@ RULE = Rule(
                 "one_minus_lr_times_weight_decay",
             ),
             reductions=(
-                "squares_grad_6",
+                "tensor_1",
+                "squares_grad_8",
+                "sum_reduced_1",
                 "squares_param",
-                "squares_update_1",
+                "squares_update_3",
                 "exp_avg_largest",
                 "exp_avg_slow_largest",
                 "exp_avg_sq_largest",
             ),
+            sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
             grads=True,
         ),
     },
@@ -304,17 +363,31 @@ class AdEMAMix(Optimizer):
             Default: 4096.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -363,12 +436,16 @@ class AdEMAMix(Optimizer):
         min_8bit_size: int = 4096,
         is_paged: bool = False,
         *,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         block_wise: bool = True,
@@ -388,12 +465,16 @@ class AdEMAMix(Optimizer):
             "optim_bits": optim_bits,
             "min_8bit_size": min_8bit_size,
             "is_paged": is_paged,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "block_wise": block_wise,
@@ -428,17 +509,31 @@ class AdEMAMix8bit(Optimizer):
             Default: 4096.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -486,12 +581,16 @@ class AdEMAMix8bit(Optimizer):
         min_8bit_size: int = 4096,
         is_paged: bool = False,
         *,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         block_wise: bool = True,
@@ -510,12 +609,16 @@ class AdEMAMix8bit(Optimizer):
             "weight_decay": weight_decay,
             "min_8bit_size": min_8bit_size,
             "is_paged": is_paged,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "block_wise": block_wise,
@@ -550,17 +653,31 @@ class AdEMAMix32bit(Optimizer):
             Default: 4096.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -608,12 +725,16 @@ class AdEMAMix32bit(Optimizer):
         min_8bit_size: int = 4096,
         is_paged: bool = False,
         *,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         block_wise: bool = True,
@@ -632,12 +753,16 @@ class AdEMAMix32bit(Optimizer):
             "weight_decay": weight_decay,
             "min_8bit_size": min_8bit_size,
             "is_paged": is_paged,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "block_wise": block_wise,
@@ -672,17 +797,31 @@ class PagedAdEMAMix(Optimizer):
             that cannot be stored so stay in float32. Default: 32.
         min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
             Default: 4096.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -730,12 +869,16 @@ class PagedAdEMAMix(Optimizer):
         optim_bits: int = 32,
         min_8bit_size: int = 4096,
         *,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         block_wise: bool = True,
@@ -754,12 +897,16 @@ class PagedAdEMAMix(Optimizer):
             "weight_decay": weight_decay,
             "optim_bits": optim_bits,
             "min_8bit_size": min_8bit_size,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "block_wise": block_wise,
@@ -792,17 +939,31 @@ class PagedAdEMAMix8bit(Optimizer):
         weight_decay: Decoupled weight decay, before the update. In [0, inf). Default: 0.01.
         min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
             Default: 4096.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -849,12 +1010,16 @@ class PagedAdEMAMix8bit(Optimizer):
         weight_decay: float = 0.01,
         min_8bit_size: int = 4096,
         *,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         block_wise: bool = True,
@@ -872,12 +1037,16 @@ class PagedAdEMAMix8bit(Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "min_8bit_size": min_8bit_size,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "block_wise": block_wise,
@@ -910,17 +1079,31 @@ class PagedAdEMAMix32bit(Optimizer):
         weight_decay: Decoupled weight decay, before the update. In [0, inf). Default: 0.01.
         min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
             Default: 4096.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -967,12 +1150,16 @@ class PagedAdEMAMix32bit(Optimizer):
         weight_decay: float = 0.01,
         min_8bit_size: int = 4096,
         *,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         block_wise: bool = True,
@@ -990,12 +1177,16 @@ class PagedAdEMAMix32bit(Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "min_8bit_size": min_8bit_size,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "block_wise": block_wise,

@@ -38,8 +38,12 @@ constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
 constexpr bool maximize = OPTGEN_MAXIMIZE;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
+constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
 constexpr bool gradient_clipping_above_0 = OPTGEN_GRADIENT_CLIPPING_ABOVE_0;
+constexpr bool cautious = OPTGEN_CAUTIOUS;
 constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
+constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
+constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
@@ -66,7 +70,7 @@ enum Column : int {
   COLUMNS,
 };
 
-// step, pass 1 of 4: reduces
+// step, pass 1 of 6: reduces
 
 struct step_reduce_0_scalars {
   float inverse_grad_scale;
@@ -74,8 +78,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] __device__ step_reduce_0_scalars step_reduce_0_values(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 16;
-  const double grad_scale = value[15];
+  const double* const value = call.values + t.at(GROUP) * 20;
+  const double grad_scale = value[18];
   const double inverse_grad_scale = 1.0 / grad_scale;
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
@@ -89,7 +93,7 @@ __device__ __forceinline__ void step_reduce_0_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   const bool aligned = are_aligned(t.grad);
-  double squares_grad_6 = 0.0;
+  double tensor_1 = 0.0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const grad_at = grad_tile.open(place, shared.books);
 #pragma unroll
@@ -104,62 +108,51 @@ __device__ __forceinline__ void step_reduce_0_chunk(
       // grad = where(isfinite(grad), grad, 0)
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-      if (place.inside(i)) squares_grad_6 += double(grad_6) * double(grad_6);
+      if (place.inside(i)) tensor_1 += double(grad_6) * double(grad_6);
     }
     grad_tile.advance(STRIDE);
   });
-  shared.partial.add(0, squares_grad_6);
+  shared.partial.add(0, tensor_1);
   __syncthreads();
   if (threadIdx.x == 0) {
-    call.partials[c.index * 7 + 0] = shared.partial.sum(0);
+    call.partials[c.index * 9 + 0] = shared.partial.sum(0);
   }
   __syncthreads();
 }
 
 __device__ void step_reduce_0_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  put(call.reduced[t.index * 7 + 0], finished_sum(call, t, false, 7, 0));
+  put(call.reduced[t.index * 9 + 0], finished_sum(call, t, false, 9, 0));
 }
 
-// step, pass 2 of 4: reduces
+// step, pass 2 of 6: reduces
 
 struct step_reduce_1_scalars {
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
 };
 
 [[maybe_unused]] __device__ step_reduce_1_scalars step_reduce_1_values(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 16;
-  const double percentile_clipping = value[13];
-  const double grad_scale = value[15];
+  const double* const value = call.values + t.at(GROUP) * 20;
+  const double max_grad_norm = value[13];
+  const double grad_scale = value[18];
+  const double global_sum_tensor_1 = value[19];
   const double inverse_grad_scale = 1.0 / grad_scale;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 7 + 0];
-  // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
-  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = gradient_clipping_above_0 && percentile_clipping_below_100
-      && (exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise || max_unorm_above_0
-      || trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
-  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
-  return step_reduce_1_scalars{float(inverse_grad_scale), float(grad_7_factor)};
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
+  return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
-using step_reduce_1_shared = Shared<KernelBooks, 2>;
+using step_reduce_1_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_1_scalars& s, [[maybe_unused]] step_reduce_1_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   const bool aligned = are_aligned(t.grad);
-  double squares_grad_6 = 0.0;
   double squares_grad_8 = 0.0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const grad_at = grad_tile.open(place, shared.books);
@@ -175,61 +168,129 @@ __device__ __forceinline__ void step_reduce_1_chunk(
       // grad = where(isfinite(grad), grad, 0)
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-      // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-      const float grad_7 = grad_6 * grad_7_factor;
-      const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
-      if ((!gradient_clipping_above_0
-          || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
-          && !trust_ratio_is_lamb)) && place.inside(i))
-        squares_grad_6 += double(grad_6) * double(grad_6);
-      if ((gradient_clipping_above_0
-          && (exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise || max_unorm_above_0
-          || trust_ratio_is_lamb)) && place.inside(i))
-        squares_grad_8 += double(grad_8) * double(grad_8);
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+      if (place.inside(i)) squares_grad_8 += double(grad_8) * double(grad_8);
     }
     grad_tile.advance(STRIDE);
   });
-  if (!gradient_clipping_above_0
-      || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
-      && !trust_ratio_is_lamb))
-    shared.partial.add(0, squares_grad_6);
-  if (gradient_clipping_above_0
-      && (exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise || max_unorm_above_0
-      || trust_ratio_is_lamb))
-    shared.partial.add(1, squares_grad_8);
+  shared.partial.add(0, squares_grad_8);
   __syncthreads();
   if (threadIdx.x == 0) {
-    if (!gradient_clipping_above_0
-        || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
-        && !trust_ratio_is_lamb))
-      call.partials[c.index * 7 + 0] = shared.partial.sum(0);
-    if (gradient_clipping_above_0
-        && (exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise || max_unorm_above_0
-        || trust_ratio_is_lamb))
-      call.partials[c.index * 7 + 1] = shared.partial.sum(1);
+    call.partials[c.index * 9 + 1] = shared.partial.sum(0);
   }
   __syncthreads();
 }
 
 __device__ void step_reduce_1_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if (!gradient_clipping_above_0
-      || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
-      && !trust_ratio_is_lamb))
-    put(call.reduced[t.index * 7 + 0], finished_sum(call, t, false, 7, 0));
-  if (gradient_clipping_above_0
-      && (exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise || max_unorm_above_0
-      || trust_ratio_is_lamb))
-    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, false, 7, 1));
+  put(call.reduced[t.index * 9 + 1], finished_sum(call, t, false, 9, 1));
 }
 
-// step, pass 3 of 4: reduces
+// step, pass 3 of 6: reduces
 
 struct step_reduce_2_scalars {
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+};
+
+[[maybe_unused]] __device__ step_reduce_2_scalars step_reduce_2_values(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 20;
+  const double max_grad_norm = value[13];
+  const double percentile_clipping = value[14];
+  const double grad_scale = value[18];
+  const double global_sum_tensor_1 = value[19];
+  const double inverse_grad_scale = 1.0 / grad_scale;
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 9 + 1];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = cautious && gradient_clipping_above_0 && percentile_clipping_below_100
+      && (max_unorm_above_0 || trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  return step_reduce_2_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s),
+      float(grad_9_factor)};
+}
+
+using step_reduce_2_shared = Shared<KernelBooks, 2>;
+
+__device__ __forceinline__ void step_reduce_2_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_2_scalars& s, [[maybe_unused]] step_reduce_2_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  const bool aligned = are_aligned(t.grad);
+  double squares_grad_8 = 0.0;
+  double squares_grad_10 = 0.0;
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
+    auto* const grad_at = grad_tile.open(place, shared.books);
+#pragma unroll
+    for (int i = 0; i < LANE; ++i) {
+      const float grad = load(grad_at[i]);
+      // grad = grad / grad_scale
+      const float grad_1 = grad * inverse_grad_scale;
+      const float grad_2 = grad_scale_given ? grad_1 : grad;
+      // grad = -grad
+      const float grad_3 = -grad_2;
+      const float grad_4 = maximize ? grad_3 : grad_2;
+      // grad = where(isfinite(grad), grad, 0)
+      const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+      const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+      // grad = grad * where(gnorm > clip, clip / gnorm, 1)
+      const float grad_9 = grad_8 * grad_9_factor;
+      const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
+      if ((!cautious || !gradient_clipping_above_0 || (!max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
+        squares_grad_8 += double(grad_8) * double(grad_8);
+      if ((cautious && gradient_clipping_above_0 && (max_unorm_above_0 || trust_ratio_is_lamb)) && place.inside(i))
+        squares_grad_10 += double(grad_10) * double(grad_10);
+    }
+    grad_tile.advance(STRIDE);
+  });
+  if (!cautious || !gradient_clipping_above_0 || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+    shared.partial.add(0, squares_grad_8);
+  if (cautious && gradient_clipping_above_0 && (max_unorm_above_0 || trust_ratio_is_lamb))
+    shared.partial.add(1, squares_grad_10);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    if (!cautious || !gradient_clipping_above_0 || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+      call.partials[c.index * 9 + 1] = shared.partial.sum(0);
+    if (cautious && gradient_clipping_above_0 && (max_unorm_above_0 || trust_ratio_is_lamb))
+      call.partials[c.index * 9 + 2] = shared.partial.sum(1);
+  }
+  __syncthreads();
+}
+
+__device__ void step_reduce_2_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!cautious || !gradient_clipping_above_0 || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+    put(call.reduced[t.index * 9 + 1], finished_sum(call, t, false, 9, 1));
+  if (cautious && gradient_clipping_above_0 && (max_unorm_above_0 || trust_ratio_is_lamb))
+    put(call.reduced[t.index * 9 + 2], finished_sum(call, t, false, 9, 2));
+}
+
+// step, pass 4 of 6: reduces
+
+struct step_reduce_3_scalars {
   float beta2;
   float eps;
   float lamb;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
   float min_one_gradient_clipping_over_sqrt_squa;
   float alpha_1;
   float one_minus_alpha_1;
@@ -239,9 +300,9 @@ struct step_reduce_2_scalars {
   float sqrt_one_minus_beta2_power_step_over_one;
 };
 
-[[maybe_unused]] __device__ step_reduce_2_scalars step_reduce_2_values(
+[[maybe_unused]] __device__ step_reduce_3_scalars step_reduce_3_values(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 16;
+  const double* const value = call.values + t.at(GROUP) * 20;
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
@@ -253,9 +314,13 @@ struct step_reduce_2_scalars {
   const double train_loss = value[10];
   const double eval_loss = value[11];
   const double grokking_signal = value[12];
-  const double percentile_clipping = value[13];
-  const double grad_scale = value[15];
+  const double max_grad_norm = value[13];
+  const double percentile_clipping = value[14];
+  const double grad_scale = value[18];
+  const double global_sum_tensor_1 = value[19];
   const double inverse_grad_scale = 1.0 / grad_scale;
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   // larger = max(train_loss, eval_loss)
   const double larger_1 = optgen::maximum(train_loss, eval_loss);
   // signal = where(larger > 0, max(0, eval_loss - train_loss) / larger, 0)
@@ -271,40 +336,45 @@ struct step_reduce_2_scalars {
   const double index = double(t.at(INDEX));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 7 + 0];
-  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double squares_grad_8 = call.reduced[t.index * 9 + 1];
+  const double squares_grad_10 = call.reduced[t.index * 9 + 2];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && (exp_avg_sq_tensorwise || exp_avg_tensorwise || gradient_clipping_above_0 || grok_ema_tensorwise
-      || max_unorm_above_0 || trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+      && ((cautious && gradient_clipping_above_0) || (cautious && max_unorm_above_0)
+      || (cautious && trust_ratio_is_lamb) || (exp_avg_sq_tensorwise && gradient_clipping_above_0)
+      || (exp_avg_tensorwise && gradient_clipping_above_0) || (gradient_clipping_above_0 && grok_ema_tensorwise)
+      || (gradient_clipping_above_0 && max_unorm_above_0) || (gradient_clipping_above_0 && trust_ratio_is_lamb))
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   const double min_one_gradient_clipping_over_sqrt_squa =
-      optgen::minimum(1.0, gradient_clipping / (optgen::sqrt(squares_grad_8) + 1e-06));
+      optgen::minimum(1.0, gradient_clipping / (optgen::sqrt(squares_grad_10) + 1e-06));
   // decay = beta1 * (1 - gamma) ** index
   const double decay_1 = beta1 * optgen::power(one_minus_gamma, index);
   const double one_minus_decay_1 = 1.0 - decay_1;
   const double sqrt_one_minus_beta2_power_step_over_one =
       optgen::sqrt(1.0 - optgen::power(beta2, step)) / (1.0 - optgen::power(beta1, step));
-  return step_reduce_2_scalars{float(beta2), float(eps), float(lamb), float(inverse_grad_scale), float(grad_7_factor),
+  return step_reduce_3_scalars{float(beta2), float(eps), float(lamb), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor),
       float(min_one_gradient_clipping_over_sqrt_squa), float(alpha_1), float(one_minus_alpha_1), float(decay_1),
       float(one_minus_decay_1), float(one_minus_beta2), float(sqrt_one_minus_beta2_power_step_over_one)};
 }
 
-using step_reduce_2_shared = Shared<KernelBooks, 7>;
+using step_reduce_3_shared = Shared<KernelBooks, 3>;
 
-__device__ __forceinline__ void step_reduce_2_chunk(
+__device__ __forceinline__ void step_reduce_3_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_2_scalars& s, [[maybe_unused]] step_reduce_2_shared& shared) {
+    [[maybe_unused]] const step_reduce_3_scalars& s, [[maybe_unused]] step_reduce_3_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float beta2 = s.beta2;
   const float eps = s.eps;
   const float lamb = s.lamb;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const float min_one_gradient_clipping_over_sqrt_squa = s.min_one_gradient_clipping_over_sqrt_squa;
   const float alpha_1 = s.alpha_1;
   const float one_minus_alpha_1 = s.one_minus_alpha_1;
@@ -312,6 +382,235 @@ __device__ __forceinline__ void step_reduce_2_chunk(
   const float one_minus_decay_1 = s.one_minus_decay_1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float sqrt_one_minus_beta2_power_step_over_one = s.sqrt_one_minus_beta2_power_step_over_one;
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), first);
+  Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), first);
+  Tile<GrokEmaCodec, RUN> grok_ema_tile(t.pointer(AT_GROK_EMA), t.pointer(AT_GROK_EMA_ABSMAX), first);
+  const bool aligned = are_aligned(t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_GROK_EMA));
+  double squares_grad_8 = 0.0;
+  double squares_grad_10 = 0.0;
+  double sum_reduced_1 = 0.0;
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
+    auto* const grad_at = grad_tile.open(place, shared.books);
+    auto* const exp_avg_at =
+        cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? exp_avg_tile.open(place, shared.books) : nullptr;
+    auto* const exp_avg_sq_at =
+        cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? exp_avg_sq_tile.open(place, shared.books) : nullptr;
+    auto* const grok_ema_at =
+        cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? grok_ema_tile.open(place, shared.books) : nullptr;
+#pragma unroll
+    for (int i = 0; i < LANE; ++i) {
+      const float grad = load(grad_at[i]);
+      const float exp_avg = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_at[i]) : 0.0f;
+      const float exp_avg_sq = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_sq_at[i]) : 0.0f;
+      const float grok_ema = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(grok_ema_at[i]) : 0.0f;
+      // grad = grad / grad_scale
+      const float grad_1 = grad * inverse_grad_scale;
+      const float grad_2 = grad_scale_given ? grad_1 : grad;
+      // grad = -grad
+      const float grad_3 = -grad_2;
+      const float grad_4 = maximize ? grad_3 : grad_2;
+      // grad = where(isfinite(grad), grad, 0)
+      const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+      const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+      // grad = grad * where(gnorm > clip, clip / gnorm, 1)
+      const float grad_9 = grad_8 * grad_9_factor;
+      const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
+      // grad = grad * min(1, gradient_clipping / (norm(grad) + 1e-06))
+      const float grad_11 = grad_10 * min_one_gradient_clipping_over_sqrt_squa;
+      const float grad_12 = gradient_clipping_above_0 ? grad_11 : grad_10;
+      // grok_ema = alpha * grok_ema + (1 - alpha) * grad
+      const float grok_ema_1 = alpha_1 * grok_ema + one_minus_alpha_1 * grad_12;
+      // amplified = grad + lamb * grok_ema
+      const float amplified_1 = grad_12 + lamb * grok_ema_1;
+      // exp_avg = decay * exp_avg + (1 - decay) * amplified
+      const float exp_avg_1 = decay_1 * exp_avg + one_minus_decay_1 * amplified_1;
+      // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * amplified * amplified
+      const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * amplified_1 * amplified_1;
+      // update = sqrt(1 - beta2 ** step) / (1 - beta1 ** step) * (exp_avg / (sqrt(exp_avg_sq) + eps))
+      const float update_1 =
+          sqrt_one_minus_beta2_power_step_over_one * (exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + eps));
+      // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      // where(agrees, 1, 0)
+      const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+      if (((!cautious && !gradient_clipping_above_0)
+          || (!gradient_clipping_above_0 && !max_unorm_above_0 && !trust_ratio_is_lamb)
+          || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
+          && !trust_ratio_is_lamb)) && place.inside(i))
+        squares_grad_8 += double(grad_8) * double(grad_8);
+      if ((gradient_clipping_above_0
+          && ((!cautious && max_unorm_above_0) || (!cautious && trust_ratio_is_lamb)
+          || (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
+          || (exp_avg_sq_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+          || (exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+          || (grok_ema_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))) && place.inside(i))
+        squares_grad_10 += double(grad_10) * double(grad_10);
+      if ((cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) && place.inside(i))
+        sum_reduced_1 += double(reduced_1);
+    }
+    grad_tile.advance(STRIDE);
+    exp_avg_tile.advance(STRIDE);
+    exp_avg_sq_tile.advance(STRIDE);
+    grok_ema_tile.advance(STRIDE);
+  });
+  if ((!cautious && !gradient_clipping_above_0)
+      || (!gradient_clipping_above_0 && !max_unorm_above_0 && !trust_ratio_is_lamb)
+      || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
+      && !trust_ratio_is_lamb))
+    shared.partial.add(0, squares_grad_8);
+  if (gradient_clipping_above_0
+      && ((!cautious && max_unorm_above_0) || (!cautious && trust_ratio_is_lamb)
+      || (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
+      || (exp_avg_sq_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+      || (exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+      || (grok_ema_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)))
+    shared.partial.add(1, squares_grad_10);
+  if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) shared.partial.add(2, sum_reduced_1);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    if ((!cautious && !gradient_clipping_above_0)
+        || (!gradient_clipping_above_0 && !max_unorm_above_0 && !trust_ratio_is_lamb)
+        || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
+        && !trust_ratio_is_lamb))
+      call.partials[c.index * 9 + 1] = shared.partial.sum(0);
+    if (gradient_clipping_above_0
+        && ((!cautious && max_unorm_above_0) || (!cautious && trust_ratio_is_lamb)
+        || (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
+        || (exp_avg_sq_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+        || (exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+        || (grok_ema_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)))
+      call.partials[c.index * 9 + 2] = shared.partial.sum(1);
+    if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) call.partials[c.index * 9 + 3] = shared.partial.sum(2);
+  }
+  __syncthreads();
+}
+
+__device__ void step_reduce_3_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if ((!cautious && !gradient_clipping_above_0)
+      || (!gradient_clipping_above_0 && !max_unorm_above_0 && !trust_ratio_is_lamb)
+      || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
+      && !trust_ratio_is_lamb))
+    put(call.reduced[t.index * 9 + 1], finished_sum(call, t, false, 9, 1));
+  if (gradient_clipping_above_0
+      && ((!cautious && max_unorm_above_0) || (!cautious && trust_ratio_is_lamb)
+      || (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
+      || (exp_avg_sq_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+      || (exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+      || (grok_ema_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)))
+    put(call.reduced[t.index * 9 + 2], finished_sum(call, t, false, 9, 2));
+  if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
+    put(call.reduced[t.index * 9 + 3], finished_sum(call, t, false, 9, 3));
+}
+
+// step, pass 5 of 6: reduces
+
+struct step_reduce_4_scalars {
+  float beta2;
+  float eps;
+  float lamb;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  float min_one_gradient_clipping_over_sqrt_squa;
+  float alpha_1;
+  float one_minus_alpha_1;
+  float decay_1;
+  float one_minus_decay_1;
+  float one_minus_beta2;
+  float sqrt_one_minus_beta2_power_step_over_one;
+  float inverse_share_1;
+};
+
+[[maybe_unused]] __device__ step_reduce_4_scalars step_reduce_4_values(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 20;
+  const double beta1 = value[1];
+  const double beta2 = value[2];
+  const double eps = value[3];
+  const double alpha_init = value[5];
+  const double lamb = value[6];
+  const double gamma = value[7];
+  const double grokking_signal_decay_rate = value[8];
+  const double gradient_clipping = value[9];
+  const double train_loss = value[10];
+  const double eval_loss = value[11];
+  const double grokking_signal = value[12];
+  const double max_grad_norm = value[13];
+  const double percentile_clipping = value[14];
+  const double grad_scale = value[18];
+  const double global_sum_tensor_1 = value[19];
+  const double inverse_grad_scale = 1.0 / grad_scale;
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
+  // larger = max(train_loss, eval_loss)
+  const double larger_1 = optgen::maximum(train_loss, eval_loss);
+  // signal = where(larger > 0, max(0, eval_loss - train_loss) / larger, 0)
+  const double signal_2 = larger_1 > 0.0 ? optgen::maximum(0.0, eval_loss - train_loss) / larger_1 : 0.0;
+  const double signal_3 = eval_loss_given && train_loss_given ? signal_2 : 0.0;
+  const double signal_4 = grokking_signal_given ? grokking_signal : signal_3;
+  // alpha = alpha_init * exp(-grokking_signal_decay_rate * signal)
+  const double alpha_1 = alpha_init * optgen::exp(-grokking_signal_decay_rate * signal_4);
+  const double one_minus_alpha_1 = 1.0 - alpha_1;
+  const double one_minus_gamma = 1.0 - gamma;
+  const double one_minus_beta2 = 1.0 - beta2;
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
+  const double index = double(t.at(INDEX));
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 9 + 1];
+  const double squares_grad_10 = call.reduced[t.index * 9 + 2];
+  const double sum_reduced_1 = call.reduced[t.index * 9 + 3];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || gradient_clipping_above_0 || grok_ema_tensorwise
+      || max_unorm_above_0 || trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double min_one_gradient_clipping_over_sqrt_squa =
+      optgen::minimum(1.0, gradient_clipping / (optgen::sqrt(squares_grad_10) + 1e-06));
+  // decay = beta1 * (1 - gamma) ** index
+  const double decay_1 = beta1 * optgen::power(one_minus_gamma, index);
+  const double one_minus_decay_1 = 1.0 - decay_1;
+  const double sqrt_one_minus_beta2_power_step_over_one =
+      optgen::sqrt(1.0 - optgen::power(beta2, step)) / (1.0 - optgen::power(beta1, step));
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
+  return step_reduce_4_scalars{float(beta2), float(eps), float(lamb), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor),
+      float(min_one_gradient_clipping_over_sqrt_squa), float(alpha_1), float(one_minus_alpha_1), float(decay_1),
+      float(one_minus_decay_1), float(one_minus_beta2), float(sqrt_one_minus_beta2_power_step_over_one),
+      float(inverse_share_1)};
+}
+
+using step_reduce_4_shared = Shared<KernelBooks, 8>;
+
+__device__ __forceinline__ void step_reduce_4_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_4_scalars& s, [[maybe_unused]] step_reduce_4_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
+  const float beta2 = s.beta2;
+  const float eps = s.eps;
+  const float lamb = s.lamb;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
+  const float min_one_gradient_clipping_over_sqrt_squa = s.min_one_gradient_clipping_over_sqrt_squa;
+  const float alpha_1 = s.alpha_1;
+  const float one_minus_alpha_1 = s.one_minus_alpha_1;
+  const float decay_1 = s.decay_1;
+  const float one_minus_decay_1 = s.one_minus_decay_1;
+  const float one_minus_beta2 = s.one_minus_beta2;
+  const float sqrt_one_minus_beta2_power_step_over_one = s.sqrt_one_minus_beta2_power_step_over_one;
+  const float inverse_share_1 = s.inverse_share_1;
   Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), first);
@@ -319,31 +618,33 @@ __device__ __forceinline__ void step_reduce_2_chunk(
   Tile<GrokEmaCodec, RUN> grok_ema_tile(t.pointer(AT_GROK_EMA), t.pointer(AT_GROK_EMA_ABSMAX), first);
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ),
       t.pointer(AT_GROK_EMA), t.pointer(COMPENSATION));
-  double squares_grad_6 = 0.0;
   double squares_grad_8 = 0.0;
+  double squares_grad_10 = 0.0;
+  double sum_reduced_1 = 0.0;
   double squares_param = 0.0;
-  double squares_update_1 = 0.0;
+  double squares_update_3 = 0.0;
   uint32_t exp_avg_largest = 0;
   uint32_t exp_avg_sq_largest = 0;
   uint32_t grok_ema_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb ? param_tile.open(place, shared.books) : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
-    auto* const exp_avg_at = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+    auto* const exp_avg_at = cautious || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
         ? exp_avg_tile.open(place, shared.books) : nullptr;
-    auto* const exp_avg_sq_at = exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+    auto* const exp_avg_sq_at = cautious || exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
         ? exp_avg_sq_tile.open(place, shared.books) : nullptr;
-    auto* const grok_ema_at = exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise || max_unorm_above_0
-        || trust_ratio_is_lamb ? grok_ema_tile.open(place, shared.books) : nullptr;
+    auto* const grok_ema_at = cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise
+        || max_unorm_above_0 || trust_ratio_is_lamb ? grok_ema_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float param = max_unorm_above_0 || trust_ratio_is_lamb ? load(param_at[i]) : 0.0f;
       const float grad = load(grad_at[i]);
-      const float exp_avg = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_at[i]) : 0.0f;
-      const float exp_avg_sq =
-          exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_sq_at[i]) : 0.0f;
-      const float grok_ema = exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise || max_unorm_above_0
-          || trust_ratio_is_lamb ? load(grok_ema_at[i]) : 0.0f;
+      const float exp_avg =
+          cautious || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_at[i]) : 0.0f;
+      const float exp_avg_sq = cautious || exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+          ? load(exp_avg_sq_at[i]) : 0.0f;
+      const float grok_ema = cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise
+          || max_unorm_above_0 || trust_ratio_is_lamb ? load(grok_ema_at[i]) : 0.0f;
       // grad = grad / grad_scale
       const float grad_1 = grad * inverse_grad_scale;
       const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -359,16 +660,19 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
       const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
       // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-      const float grad_7 = grad_6 * grad_7_factor;
-      const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+      const float grad_9 = grad_8 * grad_9_factor;
+      const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
       // grad = grad * min(1, gradient_clipping / (norm(grad) + 1e-06))
-      const float grad_9 = grad_8 * min_one_gradient_clipping_over_sqrt_squa;
-      const float grad_10 = gradient_clipping_above_0 ? grad_9 : grad_8;
+      const float grad_11 = grad_10 * min_one_gradient_clipping_over_sqrt_squa;
+      const float grad_12 = gradient_clipping_above_0 ? grad_11 : grad_10;
       // grok_ema = alpha * grok_ema + (1 - alpha) * grad
-      const float grok_ema_1 = alpha_1 * grok_ema + one_minus_alpha_1 * grad_10;
+      const float grok_ema_1 = alpha_1 * grok_ema + one_minus_alpha_1 * grad_12;
       // amplified = grad + lamb * grok_ema
-      const float amplified_1 = grad_10 + lamb * grok_ema_1;
+      const float amplified_1 = grad_12 + lamb * grok_ema_1;
       // exp_avg = decay * exp_avg + (1 - decay) * amplified
       const float exp_avg_1 = decay_1 * exp_avg + one_minus_decay_1 * amplified_1;
       // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * amplified * amplified
@@ -376,6 +680,13 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       // update = sqrt(1 - beta2 ** step) / (1 - beta1 ** step) * (exp_avg / (sqrt(exp_avg_sq) + eps))
       const float update_1 =
           sqrt_one_minus_beta2_power_step_over_one * (exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + eps));
+      // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      // where(agrees, 1, 0)
+      const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+      // update = update * where(agrees, 1 / share, 0)
+      const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
+      const float update_3 = cautious ? update_2 : update_1;
       // exp_avg where active
       const float exp_avg_kept = active_4 ? exp_avg_1 : exp_avg;
       // exp_avg_sq where active
@@ -388,15 +699,16 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       const float exp_avg_sq_magnitude = optgen::isfinite(exp_avg_sq_kept) ? optgen::abs(exp_avg_sq_kept) : 0.0f;
       // largest magnitude of grok_ema
       const float grok_ema_magnitude = optgen::isfinite(grok_ema_kept) ? optgen::abs(grok_ema_kept) : 0.0f;
-      if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !gradient_clipping_above_0 && !grok_ema_tensorwise
-          && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i))
-        squares_grad_6 += double(grad_6) * double(grad_6);
-      if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && gradient_clipping_above_0 && !grok_ema_tensorwise
-          && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i))
+      if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !gradient_clipping_above_0
+          && !grok_ema_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i))
         squares_grad_8 += double(grad_8) * double(grad_8);
+      if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && gradient_clipping_above_0
+          && !grok_ema_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i))
+        squares_grad_10 += double(grad_10) * double(grad_10);
+      if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i)) sum_reduced_1 += double(reduced_1);
       if ((max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i)) squares_param += double(param) * double(param);
       if ((max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i))
-        squares_update_1 += double(update_1) * double(update_1);
+        squares_update_3 += double(update_3) * double(update_3);
       if (exp_avg_tensorwise && place.inside(i) && magnitude_bits(exp_avg_magnitude) > exp_avg_largest)
         exp_avg_largest = magnitude_bits(exp_avg_magnitude);
       if (exp_avg_sq_tensorwise && place.inside(i) && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest)
@@ -410,49 +722,53 @@ __device__ __forceinline__ void step_reduce_2_chunk(
     exp_avg_sq_tile.advance(STRIDE);
     grok_ema_tile.advance(STRIDE);
   });
-  if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !gradient_clipping_above_0 && !grok_ema_tensorwise
+  if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !gradient_clipping_above_0 && !grok_ema_tensorwise
       && !max_unorm_above_0 && !trust_ratio_is_lamb)
-    shared.partial.add(0, squares_grad_6);
-  if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && gradient_clipping_above_0 && !grok_ema_tensorwise
+    shared.partial.add(0, squares_grad_8);
+  if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && gradient_clipping_above_0 && !grok_ema_tensorwise
       && !max_unorm_above_0 && !trust_ratio_is_lamb)
-    shared.partial.add(1, squares_grad_8);
-  if (max_unorm_above_0 || trust_ratio_is_lamb) shared.partial.add(2, squares_param);
-  if (max_unorm_above_0 || trust_ratio_is_lamb) shared.partial.add(3, squares_update_1);
-  if (exp_avg_tensorwise) shared.partial.add_max(4, exp_avg_largest);
-  if (exp_avg_sq_tensorwise) shared.partial.add_max(5, exp_avg_sq_largest);
-  if (grok_ema_tensorwise) shared.partial.add_max(6, grok_ema_largest);
+    shared.partial.add(1, squares_grad_10);
+  if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) shared.partial.add(2, sum_reduced_1);
+  if (max_unorm_above_0 || trust_ratio_is_lamb) shared.partial.add(3, squares_param);
+  if (max_unorm_above_0 || trust_ratio_is_lamb) shared.partial.add(4, squares_update_3);
+  if (exp_avg_tensorwise) shared.partial.add_max(5, exp_avg_largest);
+  if (exp_avg_sq_tensorwise) shared.partial.add_max(6, exp_avg_sq_largest);
+  if (grok_ema_tensorwise) shared.partial.add_max(7, grok_ema_largest);
   __syncthreads();
   if (threadIdx.x == 0) {
-    if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !gradient_clipping_above_0 && !grok_ema_tensorwise
+    if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !gradient_clipping_above_0 && !grok_ema_tensorwise
         && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      call.partials[c.index * 7 + 0] = shared.partial.sum(0);
-    if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && gradient_clipping_above_0 && !grok_ema_tensorwise
+      call.partials[c.index * 9 + 1] = shared.partial.sum(0);
+    if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && gradient_clipping_above_0 && !grok_ema_tensorwise
         && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      call.partials[c.index * 7 + 1] = shared.partial.sum(1);
-    if (max_unorm_above_0 || trust_ratio_is_lamb) call.partials[c.index * 7 + 2] = shared.partial.sum(2);
-    if (max_unorm_above_0 || trust_ratio_is_lamb) call.partials[c.index * 7 + 3] = shared.partial.sum(3);
-    if (exp_avg_tensorwise) call.partials[c.index * 7 + 4] = shared.partial.largest(4);
-    if (exp_avg_sq_tensorwise) call.partials[c.index * 7 + 5] = shared.partial.largest(5);
-    if (grok_ema_tensorwise) call.partials[c.index * 7 + 6] = shared.partial.largest(6);
+      call.partials[c.index * 9 + 2] = shared.partial.sum(1);
+    if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) call.partials[c.index * 9 + 3] = shared.partial.sum(2);
+    if (max_unorm_above_0 || trust_ratio_is_lamb) call.partials[c.index * 9 + 4] = shared.partial.sum(3);
+    if (max_unorm_above_0 || trust_ratio_is_lamb) call.partials[c.index * 9 + 5] = shared.partial.sum(4);
+    if (exp_avg_tensorwise) call.partials[c.index * 9 + 6] = shared.partial.largest(5);
+    if (exp_avg_sq_tensorwise) call.partials[c.index * 9 + 7] = shared.partial.largest(6);
+    if (grok_ema_tensorwise) call.partials[c.index * 9 + 8] = shared.partial.largest(7);
   }
   __syncthreads();
 }
 
-__device__ void step_reduce_2_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !gradient_clipping_above_0 && !grok_ema_tensorwise
+__device__ void step_reduce_4_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !gradient_clipping_above_0 && !grok_ema_tensorwise
       && !max_unorm_above_0 && !trust_ratio_is_lamb)
-    put(call.reduced[t.index * 7 + 0], finished_sum(call, t, false, 7, 0));
-  if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && gradient_clipping_above_0 && !grok_ema_tensorwise
+    put(call.reduced[t.index * 9 + 1], finished_sum(call, t, false, 9, 1));
+  if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && gradient_clipping_above_0 && !grok_ema_tensorwise
       && !max_unorm_above_0 && !trust_ratio_is_lamb)
-    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, false, 7, 1));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 7 + 2], finished_sum(call, t, false, 7, 2));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 7 + 3], finished_sum(call, t, false, 7, 3));
-  if (exp_avg_tensorwise) put(call.reduced[t.index * 7 + 4], finished_max(call, t, false, 7, 4));
-  if (exp_avg_sq_tensorwise) put(call.reduced[t.index * 7 + 5], finished_max(call, t, false, 7, 5));
-  if (grok_ema_tensorwise) put(call.reduced[t.index * 7 + 6], finished_max(call, t, false, 7, 6));
+    put(call.reduced[t.index * 9 + 2], finished_sum(call, t, false, 9, 2));
+  if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
+    put(call.reduced[t.index * 9 + 3], finished_sum(call, t, false, 9, 3));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 9 + 4], finished_sum(call, t, false, 9, 4));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 9 + 5], finished_sum(call, t, false, 9, 5));
+  if (exp_avg_tensorwise) put(call.reduced[t.index * 9 + 6], finished_max(call, t, false, 9, 6));
+  if (exp_avg_sq_tensorwise) put(call.reduced[t.index * 9 + 7], finished_max(call, t, false, 9, 7));
+  if (grok_ema_tensorwise) put(call.reduced[t.index * 9 + 8], finished_max(call, t, false, 9, 8));
 }
 
-// step, pass 4 of 4: writes param, exp_avg, exp_avg_sq, grok_ema
+// step, pass 6 of 6: writes param, exp_avg, exp_avg_sq, grok_ema
 
 struct step_apply_scalars {
   float lr;
@@ -460,7 +776,8 @@ struct step_apply_scalars {
   float eps;
   float lamb;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
   float min_one_gradient_clipping_over_sqrt_squa;
   float alpha_1;
   float one_minus_alpha_1;
@@ -468,8 +785,9 @@ struct step_apply_scalars {
   float one_minus_decay_1;
   float one_minus_beta2;
   float sqrt_one_minus_beta2_power_step_over_one;
-  float ratio_3;
-  float update_3_factor;
+  float inverse_share_1;
+  float ratio_8;
+  float update_5_factor;
   float one_minus_lr_times_weight_decay;
   float exp_avg_absmax_new;
   float exp_avg_sq_absmax_new;
@@ -478,7 +796,7 @@ struct step_apply_scalars {
 
 [[maybe_unused]] __device__ step_apply_scalars step_apply_values(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 16;
+  const double* const value = call.values + t.at(GROUP) * 20;
   const double lr = value[0];
   const double beta1 = value[1];
   const double beta2 = value[2];
@@ -492,10 +810,16 @@ struct step_apply_scalars {
   const double train_loss = value[10];
   const double eval_loss = value[11];
   const double grokking_signal = value[12];
-  const double percentile_clipping = value[13];
-  const double max_unorm = value[14];
-  const double grad_scale = value[15];
+  const double max_grad_norm = value[13];
+  const double percentile_clipping = value[14];
+  const double max_unorm = value[15];
+  const double min_trust_ratio = value[16];
+  const double max_trust_ratio = value[17];
+  const double grad_scale = value[18];
+  const double global_sum_tensor_1 = value[19];
   const double inverse_grad_scale = 1.0 / grad_scale;
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   // larger = max(train_loss, eval_loss)
   const double larger_1 = optgen::maximum(train_loss, eval_loss);
   // signal = where(larger > 0, max(0, eval_loss - train_loss) / larger, 0)
@@ -510,47 +834,60 @@ struct step_apply_scalars {
   const double min_one_max_unorm = optgen::minimum(1.0, max_unorm);
   const double one_minus_lr_times_weight_decay = 1.0 - lr * weight_decay;
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
   const double index = double(t.at(INDEX));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 7 + 0];
-  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
-  const double squares_param = call.reduced[t.index * 7 + 2];
-  const double squares_update_1 = call.reduced[t.index * 7 + 3];
-  const double exp_avg_largest = call.reduced[t.index * 7 + 4];
-  const double exp_avg_sq_largest = call.reduced[t.index * 7 + 5];
-  const double grok_ema_largest = call.reduced[t.index * 7 + 6];
+  const double squares_grad_8 = call.reduced[t.index * 9 + 1];
+  const double squares_grad_10 = call.reduced[t.index * 9 + 2];
+  const double sum_reduced_1 = call.reduced[t.index * 9 + 3];
+  const double squares_param = call.reduced[t.index * 9 + 4];
+  const double squares_update_3 = call.reduced[t.index * 9 + 5];
+  const double exp_avg_largest = call.reduced[t.index * 9 + 6];
+  const double exp_avg_sq_largest = call.reduced[t.index * 9 + 7];
+  const double grok_ema_largest = call.reduced[t.index * 9 + 8];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   const double min_one_gradient_clipping_over_sqrt_squa =
-      optgen::minimum(1.0, gradient_clipping / (optgen::sqrt(squares_grad_8) + 1e-06));
+      optgen::minimum(1.0, gradient_clipping / (optgen::sqrt(squares_grad_10) + 1e-06));
   // decay = beta1 * (1 - gamma) ** index
   const double decay_1 = beta1 * optgen::power(one_minus_gamma, index);
   const double one_minus_decay_1 = 1.0 - decay_1;
   const double sqrt_one_minus_beta2_power_step_over_one =
       optgen::sqrt(1.0 - optgen::power(beta2, step)) / (1.0 - optgen::power(beta1, step));
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
   // param_norm = norm(param)
   const double param_norm_1 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_1 = optgen::sqrt(squares_update_1);
-  // ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
-  const double ratio_1 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? param_norm_1 / update_norm_1 : 1.0;
+  const double update_norm_1 = optgen::sqrt(squares_update_3);
+  // ratio = param_norm / update_norm
+  const double ratio_1 = param_norm_1 / update_norm_1;
+  // ratio = max(ratio, min_trust_ratio)
+  const double ratio_2 = optgen::maximum(ratio_1, min_trust_ratio);
+  const double ratio_3 = min_trust_ratio_above_0 ? ratio_2 : ratio_1;
+  // ratio = min(ratio, max_trust_ratio)
+  const double ratio_4 = optgen::minimum(ratio_3, max_trust_ratio);
+  const double ratio_5 = max_trust_ratio_above_0 ? ratio_4 : ratio_3;
+  // ratio = where(param_norm > 0 and update_norm > 0, ratio, 1)
+  const double ratio_6 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? ratio_5 : 1.0;
   // ratio = ratio * min(1, max_unorm)
-  const double ratio_2 = ratio_1 * min_one_max_unorm;
-  const double ratio_3 = max_unorm_above_0 ? ratio_2 : ratio_1;
+  const double ratio_7 = ratio_6 * min_one_max_unorm;
+  const double ratio_8 = max_unorm_above_0 ? ratio_7 : ratio_6;
   // param_norm = norm(param)
   const double param_norm_2 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_2 = optgen::sqrt(squares_update_1);
+  const double update_norm_2 = optgen::sqrt(squares_update_3);
   // limit = max_unorm * param_norm
   const double limit_1 = max_unorm * param_norm_2;
-  const double update_3_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
+  const double update_5_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
   // scale of exp_avg
   const double exp_avg_absmax_new = exp_avg_largest >= 1.1754943508222875e-38 ? exp_avg_largest : 0.0;
   // scale of exp_avg_sq
@@ -558,10 +895,11 @@ struct step_apply_scalars {
   // scale of grok_ema
   const double grok_ema_absmax_new = grok_ema_largest >= 1.1754943508222875e-38 ? grok_ema_largest : 0.0;
   return step_apply_scalars{float(lr), float(beta2), float(eps), float(lamb), float(inverse_grad_scale),
-      float(grad_7_factor), float(min_one_gradient_clipping_over_sqrt_squa), float(alpha_1), float(one_minus_alpha_1),
-      float(decay_1), float(one_minus_decay_1), float(one_minus_beta2), float(sqrt_one_minus_beta2_power_step_over_one),
-      float(ratio_3), float(update_3_factor), float(one_minus_lr_times_weight_decay), float(exp_avg_absmax_new),
-      float(exp_avg_sq_absmax_new), float(grok_ema_absmax_new)};
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor),
+      float(min_one_gradient_clipping_over_sqrt_squa), float(alpha_1), float(one_minus_alpha_1), float(decay_1),
+      float(one_minus_decay_1), float(one_minus_beta2), float(sqrt_one_minus_beta2_power_step_over_one),
+      float(inverse_share_1), float(ratio_8), float(update_5_factor), float(one_minus_lr_times_weight_decay),
+      float(exp_avg_absmax_new), float(exp_avg_sq_absmax_new), float(grok_ema_absmax_new)};
 }
 
 using step_apply_shared = Shared<KernelBooks, 0>;
@@ -575,7 +913,8 @@ __device__ __forceinline__ void step_apply_chunk(
   const float eps = s.eps;
   const float lamb = s.lamb;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const float min_one_gradient_clipping_over_sqrt_squa = s.min_one_gradient_clipping_over_sqrt_squa;
   const float alpha_1 = s.alpha_1;
   const float one_minus_alpha_1 = s.one_minus_alpha_1;
@@ -583,8 +922,9 @@ __device__ __forceinline__ void step_apply_chunk(
   const float one_minus_decay_1 = s.one_minus_decay_1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float sqrt_one_minus_beta2_power_step_over_one = s.sqrt_one_minus_beta2_power_step_over_one;
-  const float ratio_3 = s.ratio_3;
-  const float update_3_factor = s.update_3_factor;
+  const float inverse_share_1 = s.inverse_share_1;
+  const float ratio_8 = s.ratio_8;
+  const float update_5_factor = s.update_5_factor;
   const float one_minus_lr_times_weight_decay = s.one_minus_lr_times_weight_decay;
   const float exp_avg_absmax_new = s.exp_avg_absmax_new;
   const float exp_avg_sq_absmax_new = s.exp_avg_sq_absmax_new;
@@ -625,16 +965,19 @@ __device__ __forceinline__ void step_apply_chunk(
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
       const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
       // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-      const float grad_7 = grad_6 * grad_7_factor;
-      const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+      const float grad_9 = grad_8 * grad_9_factor;
+      const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
       // grad = grad * min(1, gradient_clipping / (norm(grad) + 1e-06))
-      const float grad_9 = grad_8 * min_one_gradient_clipping_over_sqrt_squa;
-      const float grad_10 = gradient_clipping_above_0 ? grad_9 : grad_8;
+      const float grad_11 = grad_10 * min_one_gradient_clipping_over_sqrt_squa;
+      const float grad_12 = gradient_clipping_above_0 ? grad_11 : grad_10;
       // grok_ema = alpha * grok_ema + (1 - alpha) * grad
-      const float grok_ema_1 = alpha_1 * grok_ema + one_minus_alpha_1 * grad_10;
+      const float grok_ema_1 = alpha_1 * grok_ema + one_minus_alpha_1 * grad_12;
       // amplified = grad + lamb * grok_ema
-      const float amplified_1 = grad_10 + lamb * grok_ema_1;
+      const float amplified_1 = grad_12 + lamb * grok_ema_1;
       // exp_avg = decay * exp_avg + (1 - decay) * amplified
       const float exp_avg_1 = decay_1 * exp_avg + one_minus_decay_1 * amplified_1;
       // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * amplified * amplified
@@ -642,14 +985,19 @@ __device__ __forceinline__ void step_apply_chunk(
       // update = sqrt(1 - beta2 ** step) / (1 - beta1 ** step) * (exp_avg / (sqrt(exp_avg_sq) + eps))
       const float update_1 =
           sqrt_one_minus_beta2_power_step_over_one * (exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + eps));
+      // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      // update = update * where(agrees, 1 / share, 0)
+      const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
+      const float update_3 = cautious ? update_2 : update_1;
       // update = ratio * update
-      const float update_2 = ratio_3 * update_1;
+      const float update_4 = ratio_8 * update_3;
       // update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-      const float update_3 = update_3_factor * update_1;
-      const float update_4 = max_unorm_above_0 ? update_3 : update_1;
-      const float update_5 = trust_ratio_is_lamb ? update_2 : update_4;
+      const float update_5 = update_5_factor * update_3;
+      const float update_6 = max_unorm_above_0 ? update_5 : update_3;
+      const float update_7 = trust_ratio_is_lamb ? update_4 : update_6;
       // param = param * (1 - lr * weight_decay) - lr * update
-      const float param_1 = param * one_minus_lr_times_weight_decay - lr * update_5;
+      const float param_1 = param * one_minus_lr_times_weight_decay - lr * update_7;
       // param where active
       const float param_kept = active_4 ? param_1 : param;
       // exp_avg where active
@@ -682,12 +1030,12 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 7 + 0];
-  const double exp_avg_largest = call.reduced[t.index * 7 + 4];
-  const double exp_avg_sq_largest = call.reduced[t.index * 7 + 5];
-  const double grok_ema_largest = call.reduced[t.index * 7 + 6];
+  const double squares_grad_8 = call.reduced[t.index * 9 + 1];
+  const double exp_avg_largest = call.reduced[t.index * 9 + 6];
+  const double exp_avg_sq_largest = call.reduced[t.index * 9 + 7];
+  const double grok_ema_largest = call.reduced[t.index * 9 + 8];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -782,6 +1130,58 @@ extern "C" __global__ void __launch_bounds__(THREADS) step_reduce_2_finish(const
   if (is_skipped(call)) return;
   for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
     step_reduce_2_end(call, tensor_of<COLUMNS>(call, i));
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(WARP) step_reduce_3_prepare(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    const step_reduce_3_scalars s = step_reduce_3_values(call, tensor_of<COLUMNS>(call, i));
+    if (threadIdx.x == 0) reinterpret_cast<step_reduce_3_scalars*>(call.scratch)[i] = s;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_3(const Call call) {
+  if (is_skipped(call)) return;
+  __shared__ step_reduce_3_shared shared;
+  shared.books.fill();
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
+    const auto& s = reinterpret_cast<const step_reduce_3_scalars*>(call.scratch)[c.tensor];
+    step_reduce_3_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) step_reduce_3_finish(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    step_reduce_3_end(call, tensor_of<COLUMNS>(call, i));
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(WARP) step_reduce_4_prepare(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    const step_reduce_4_scalars s = step_reduce_4_values(call, tensor_of<COLUMNS>(call, i));
+    if (threadIdx.x == 0) reinterpret_cast<step_reduce_4_scalars*>(call.scratch)[i] = s;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_4(const Call call) {
+  if (is_skipped(call)) return;
+  __shared__ step_reduce_4_shared shared;
+  shared.books.fill();
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
+    const auto& s = reinterpret_cast<const step_reduce_4_scalars*>(call.scratch)[c.tensor];
+    step_reduce_4_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) step_reduce_4_finish(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    step_reduce_4_end(call, tensor_of<COLUMNS>(call, i));
   }
 }
 

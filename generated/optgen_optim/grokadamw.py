@@ -30,8 +30,12 @@ class GrokadamwFlags(NamedTuple):
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
+    max_grad_norm_above_0: bool
     gradient_clipping_above_0: bool
+    cautious: bool
     trust_ratio_is_lamb: bool
+    min_trust_ratio_above_0: bool
+    max_trust_ratio_above_0: bool
     max_unorm_above_0: bool
     exp_avg_tensorwise: bool
     exp_avg_sq_tensorwise: bool
@@ -48,8 +52,12 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
+        max_grad_norm_above_0=m.number(o["max_grad_norm"]) > 0,
         gradient_clipping_above_0=m.number(o["gradient_clipping"]) > 0,
+        cautious=o["cautious"],
         trust_ratio_is_lamb=o["trust_ratio"] == "lamb",
+        min_trust_ratio_above_0=m.number(o["min_trust_ratio"]) > 0,
+        max_trust_ratio_above_0=m.number(o["max_trust_ratio"]) > 0,
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
         exp_avg_tensorwise="exp_avg" in tensorwise,
         exp_avg_sq_tensorwise="exp_avg_sq" in tensorwise,
@@ -73,10 +81,18 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     train_loss = m.number(o["train_loss"])
     eval_loss = m.number(o["eval_loss"])
     grokking_signal = m.number(o["grokking_signal"])
+    max_grad_norm = m.number(o["max_grad_norm"])
     percentile_clipping = m.number(o["percentile_clipping"])
     max_unorm = m.number(o["max_unorm"])
+    min_trust_ratio = m.number(o["min_trust_ratio"])
+    max_trust_ratio = m.number(o["max_trust_ratio"])
     grad_scale = m.number(o.get("grad_scale"))
+    global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
     inverse_grad_scale = m.divide(1.0, grad_scale)
+    min_one_max_grad_norm_over_sqrt_global_s = m.minimum(
+        1.0,
+        m.divide(max_grad_norm, m.sqrt(global_sum_tensor_1) + 1e-06),
+    )
     # larger = max(train_loss, eval_loss)
     larger_1 = m.maximum(train_loss, eval_loss)
     # signal = where(larger > 0, max(0, eval_loss - train_loss) / larger, 0)
@@ -99,7 +115,10 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         gradient_clipping,
         percentile_clipping,
         max_unorm,
+        min_trust_ratio,
+        max_trust_ratio,
         inverse_grad_scale,
+        min_one_max_grad_norm_over_sqrt_global_s,
         alpha_1,
         one_minus_alpha_1,
         one_minus_gamma,
@@ -125,9 +144,13 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         m.unread(o["train_loss"]),
         m.unread(o["eval_loss"]),
         m.unread(o["grokking_signal"]),
+        m.unread(o["max_grad_norm"]),
         m.unread(o["percentile_clipping"]),
         m.unread(o["max_unorm"]),
+        m.unread(o["min_trust_ratio"]),
+        m.unread(o["max_trust_ratio"]),
         m.unread(o.get("grad_scale")),
+        sums.get("global_sum_tensor_1", m.NAN),
     )
 
 
@@ -141,6 +164,15 @@ def _refuse(name: str, o: Settings) -> None:
         raise ValueError(message.format_map({**o, "name": name}))
     if o["grokking_signal"] is not None and o["train_loss"] is not None:
         message = "{name}: grokking_signal takes the place of the losses: set it, or train_loss and eval_loss"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["min_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: min_trust_ratio={min_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: max_trust_ratio={max_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
+        message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
         raise ValueError(message.format_map({**o, "name": name}))
 
 
@@ -194,14 +226,18 @@ RULE = Rule(
             high_open=True,
             optional=True,
         ),
+        "max_grad_norm": Hyperparameter(name="max_grad_norm", low=0.0, high=m.INF, high_open=True, scope="global"),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
+        "min_trust_ratio": Hyperparameter(name="min_trust_ratio", low=0.0, high=m.INF, high_open=True),
+        "max_trust_ratio": Hyperparameter(name="max_trust_ratio", low=0.0, high=m.INF, high_open=True),
     },
     options={
         "maximize": Option(name="maximize"),
         "skip_zeros": Option(name="skip_zeros"),
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
         "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb")),
+        "cautious": Option(name="cautious"),
     },
     storage={
         "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
@@ -247,8 +283,12 @@ RULE = Rule(
         "maximize",
         "skip_zeros",
         "nonfinite",
+        "max_grad_norm",
         "gradient_clipping",
+        "cautious",
         "trust_ratio",
+        "min_trust_ratio",
+        "max_trust_ratio",
         "max_unorm",
         "optim_bits",
         "codec",
@@ -267,26 +307,43 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass(
-                    "step_reduce_0",
-                    lambda f: (
-                        f.gradient_clipping_above_0
-                        and f.percentile_clipping_below_100
-                        and (
-                            f.exp_avg_sq_tensorwise
-                            or f.exp_avg_tensorwise
-                            or f.grok_ema_tensorwise
-                            or f.max_unorm_above_0
-                            or f.trust_ratio_is_lamb
-                        )
-                    ),
-                    reductions=("squares_grad_6",),
-                    scalars=1,
-                ),
+                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
-                        (f.exp_avg_sq_tensorwise and f.gradient_clipping_above_0)
+                        f.cautious
+                        and f.gradient_clipping_above_0
+                        and f.percentile_clipping_below_100
+                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8",),
+                    scalars=2,
+                ),
+                Pass(
+                    "step_reduce_2",
+                    lambda f: (
+                        (f.cautious and f.gradient_clipping_above_0 and f.max_unorm_above_0)
+                        or (f.cautious and f.gradient_clipping_above_0 and f.percentile_clipping_below_100)
+                        or (f.cautious and f.gradient_clipping_above_0 and f.trust_ratio_is_lamb)
+                        or (f.cautious and f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.cautious and f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                        or (f.exp_avg_sq_tensorwise and f.gradient_clipping_above_0 and f.percentile_clipping_below_100)
+                        or (f.exp_avg_tensorwise and f.gradient_clipping_above_0 and f.percentile_clipping_below_100)
+                        or (f.gradient_clipping_above_0 and f.grok_ema_tensorwise and f.percentile_clipping_below_100)
+                        or (f.gradient_clipping_above_0 and f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.gradient_clipping_above_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8", "squares_grad_10"),
+                    scalars=3,
+                ),
+                Pass(
+                    "step_reduce_3",
+                    lambda f: (
+                        (f.cautious and f.gradient_clipping_above_0)
+                        or (f.cautious and f.max_unorm_above_0)
+                        or (f.cautious and f.percentile_clipping_below_100)
+                        or (f.cautious and f.trust_ratio_is_lamb)
+                        or (f.exp_avg_sq_tensorwise and f.gradient_clipping_above_0)
                         or (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100)
                         or (f.exp_avg_tensorwise and f.gradient_clipping_above_0)
                         or (f.exp_avg_tensorwise and f.percentile_clipping_below_100)
@@ -298,13 +355,14 @@ RULE = Rule(
                         or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
                         or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
                     ),
-                    reductions=("squares_grad_6", "squares_grad_8"),
-                    scalars=2,
+                    reductions=("squares_grad_8", "squares_grad_10", "sum_reduced_1"),
+                    scalars=13,
                 ),
                 Pass(
-                    "step_reduce_2",
+                    "step_reduce_4",
                     lambda f: (
-                        f.exp_avg_sq_tensorwise
+                        f.cautious
+                        or f.exp_avg_sq_tensorwise
                         or f.exp_avg_tensorwise
                         or f.gradient_clipping_above_0
                         or f.grok_ema_tensorwise
@@ -313,17 +371,18 @@ RULE = Rule(
                         or f.trust_ratio_is_lamb
                     ),
                     reductions=(
-                        "squares_grad_6",
                         "squares_grad_8",
+                        "squares_grad_10",
+                        "sum_reduced_1",
                         "squares_param",
-                        "squares_update_1",
+                        "squares_update_3",
                         "exp_avg_largest",
                         "exp_avg_sq_largest",
                         "grok_ema_largest",
                     ),
-                    scalars=12,
+                    scalars=14,
                 ),
-                Pass("step_apply", always, scalars=19),
+                Pass("step_apply", always, scalars=21),
             ),
             values=_step_values,
             inputs=_step_inputs,
@@ -336,7 +395,10 @@ RULE = Rule(
                 "gradient_clipping",
                 "percentile_clipping",
                 "max_unorm",
+                "min_trust_ratio",
+                "max_trust_ratio",
                 "inverse_grad_scale",
+                "min_one_max_grad_norm_over_sqrt_global_s",
                 "alpha_1",
                 "one_minus_alpha_1",
                 "one_minus_gamma",
@@ -345,14 +407,17 @@ RULE = Rule(
                 "one_minus_lr_times_weight_decay",
             ),
             reductions=(
-                "squares_grad_6",
+                "tensor_1",
                 "squares_grad_8",
+                "squares_grad_10",
+                "sum_reduced_1",
                 "squares_param",
-                "squares_update_1",
+                "squares_update_3",
                 "exp_avg_largest",
                 "exp_avg_sq_largest",
                 "grok_ema_largest",
             ),
+            sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
             grads=True,
         ),
     },
@@ -385,17 +450,31 @@ class GrokAdamW(Optimizer):
         eval_loss: The last evaluation loss. In (-inf, inf). Default: None.
         grokking_signal: A signal of one's own, in place of (eval_loss - train_loss) / eval_loss. In (-inf, inf).
             Default: None.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
             that cannot be stored so stay in float32. Default: 32.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
@@ -452,12 +531,16 @@ class GrokAdamW(Optimizer):
         train_loss: float | None = None,
         eval_loss: float | None = None,
         grokking_signal: float | None = None,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         optim_bits: int = 32,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
@@ -482,12 +565,16 @@ class GrokAdamW(Optimizer):
             "train_loss": train_loss,
             "eval_loss": eval_loss,
             "grokking_signal": grokking_signal,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "optim_bits": optim_bits,
             "codec": codec,
             "block_size": block_size,
@@ -528,17 +615,31 @@ class GrokAdamW8bit(Optimizer):
         eval_loss: The last evaluation loss. In (-inf, inf). Default: None.
         grokking_signal: A signal of one's own, in place of (eval_loss - train_loss) / eval_loss. In (-inf, inf).
             Default: None.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -593,12 +694,16 @@ class GrokAdamW8bit(Optimizer):
         train_loss: float | None = None,
         eval_loss: float | None = None,
         grokking_signal: float | None = None,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         min_8bit_size: int = 4096,
@@ -622,12 +727,16 @@ class GrokAdamW8bit(Optimizer):
             "train_loss": train_loss,
             "eval_loss": eval_loss,
             "grokking_signal": grokking_signal,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "min_8bit_size": min_8bit_size,

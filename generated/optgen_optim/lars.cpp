@@ -221,10 +221,10 @@ void step_reduce_3_chunk(
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lars)
         || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars)
-        ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
+        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const momentum_buffer_at = cautious && max_unorm_above_0 && momentum_not_0 && !trust_ratio_is_lars
-        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
+        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
@@ -376,11 +376,12 @@ void step_reduce_4_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = cautious || max_unorm_above_0 || trust_ratio_is_lars
-        || (momentum_buffer_tensorwise && momentum_not_0) ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
+        || (momentum_buffer_tensorwise && momentum_not_0)
+        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const momentum_buffer_at = momentum_not_0
         && (cautious || momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars))
-        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
+        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
@@ -569,12 +570,13 @@ void step_apply_chunk(
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<MomentumBufferCodec> momentum_buffer_tile;
+  param_tile.draws(draw_of(t));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = param_tile.open(t.pointer(PARAM), nullptr, at, n);
+    auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const momentum_buffer_at = momentum_not_0
-        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
+        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);

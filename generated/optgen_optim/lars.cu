@@ -234,11 +234,11 @@ __device__ __forceinline__ void step_reduce_3_chunk(
   const float grad_9_factor = s.grad_9_factor;
   const bool above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
-  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<MomentumBufferCodec,
-      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), first);
-  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER));
+      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), first);
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER), t.pointer(COMPENSATION));
   double squares_grad_8 = 0.0;
   double squares_param = 0.0;
   double squares_grad_10 = 0.0;
@@ -410,11 +410,11 @@ __device__ __forceinline__ void step_reduce_4_chunk(
   const bool above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
   const float inverse_share_1 = s.inverse_share_1;
-  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<MomentumBufferCodec,
-      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), first);
-  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER));
+      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), first);
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER), t.pointer(COMPENSATION));
   double squares_grad_8 = 0.0;
   double squares_param = 0.0;
   double squares_grad_10 = 0.0;
@@ -639,11 +639,12 @@ __device__ __forceinline__ void step_apply_chunk(
   const float inverse_share_1 = s.inverse_share_1;
   const float update_8_factor = s.update_8_factor;
   const float momentum_buffer_absmax_new = s.momentum_buffer_absmax_new;
-  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<MomentumBufferCodec,
-      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), first);
-  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER));
+      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), first);
+  param_tile.draws(draw_of(t));
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER), t.pointer(COMPENSATION));
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = param_tile.open(place, shared.books);
     auto* const grad_at = grad_tile.open(place, shared.books);

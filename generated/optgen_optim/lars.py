@@ -141,9 +141,13 @@ RULE = Rule(
         "cautious": Option(name="cautious"),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 8)),
+        "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
+        "codec": Option(name="codec", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
+        "block_size": Option(name="block_size", choices=(0, 32, 64, 128, 256)),
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
+        "rounding": Option(name="rounding", choices=("nearest", "stochastic", "kahan", "split8", "split16")),
+        "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
     },
@@ -151,7 +155,7 @@ RULE = Rule(
         "momentum_buffer": State(
             name="momentum_buffer",
             kind="element",
-            codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor"),
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
             exists=lambda f: f.momentum_not_0,
         ),
         "gnorm_vec": State(
@@ -176,14 +180,19 @@ RULE = Rule(
         "dampening",
         "trust_coefficient",
         "optim_bits",
+        "codec",
+        "block_size",
         "min_8bit_size",
         "block_wise",
+        "rounding",
+        "seed",
         "is_paged",
         "capturable",
         "target",
     ),
     inputs=("grad_scale",),
     constants=("momentum_buffer_tensorwise",),
+    first_step_only=True,
     refuse=_refuse,
     blocks={
         "step": Block(
@@ -260,6 +269,7 @@ RULE = Rule(
                 "momentum_buffer_largest",
             ),
             sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
+            grads=True,
         ),
     },
 )
@@ -282,10 +292,12 @@ class LARS(Optimizer):
             Default: 0.0.
         weight_decay: Weight decay, added to the gradient. In [0, inf). Default: 0.0.
         nesterov: Nesterov momentum. Default: False.
-        optim_bits: Bits of each element of the states. Default: 32.
+        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
+            that cannot be stored so stay in float32. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. In [0, inf).
@@ -307,8 +319,19 @@ class LARS(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: False.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -353,7 +376,11 @@ class LARS(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
         block_wise: bool = False,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -375,7 +402,11 @@ class LARS(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
             "block_wise": block_wise,
+            "rounding": rounding,
+            "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,
@@ -410,7 +441,8 @@ class LARS8bit(Optimizer):
         nesterov: Nesterov momentum. Default: False.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. In [0, inf).
@@ -432,8 +464,19 @@ class LARS8bit(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: False.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -477,7 +520,11 @@ class LARS8bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
         block_wise: bool = False,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -498,7 +545,11 @@ class LARS8bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
             "block_wise": block_wise,
+            "rounding": rounding,
+            "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,
@@ -533,7 +584,8 @@ class LARS32bit(Optimizer):
         nesterov: Nesterov momentum. Default: False.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. In [0, inf).
@@ -555,8 +607,19 @@ class LARS32bit(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: False.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -600,7 +663,11 @@ class LARS32bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
         block_wise: bool = False,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -621,7 +688,11 @@ class LARS32bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
             "block_wise": block_wise,
+            "rounding": rounding,
+            "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,
@@ -675,9 +746,21 @@ class PytorchLARS(Optimizer):
             their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
             https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
             trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: False.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -717,8 +800,12 @@ class PytorchLARS(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         cautious: bool = False,
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
         min_8bit_size: int = 4096,
         block_wise: bool = False,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
     ) -> None:
@@ -737,8 +824,12 @@ class PytorchLARS(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "cautious": cautious,
+            "codec": codec,
+            "block_size": block_size,
             "min_8bit_size": min_8bit_size,
             "block_wise": block_wise,
+            "rounding": rounding,
+            "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
         }

@@ -43,7 +43,11 @@ constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
 constexpr bool maximize = OPTGEN_MAXIMIZE;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
+constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
+constexpr bool cautious = OPTGEN_CAUTIOUS;
 constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
+constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
+constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
@@ -66,7 +70,7 @@ enum Column : int {
   COLUMNS,
 };
 
-// step, pass 1 of 4: reduces
+// step, pass 1 of 6: reduces
 
 struct step_reduce_0_scalars {
   float inverse_grad_scale;
@@ -74,8 +78,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 18;
-  const double inverse_grad_scale = value[9];
+  const double* const value = call.values + t.at(GROUP) * 21;
+  const double inverse_grad_scale = value[11];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -84,13 +88,13 @@ void step_reduce_0_chunk(
     [[maybe_unused]] const step_reduce_0_scalars& s) {
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec> grad_tile;
-  double squares_grad_6 = 0.0;
+  double tensor_1 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : squares_grad_6)
+#pragma omp simd reduction(+ : tensor_1)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
         // grad = grad / grad_scale
@@ -102,83 +106,137 @@ void step_reduce_0_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-        squares_grad_6 += double(grad_6) * double(grad_6);
+        tensor_1 += double(grad_6) * double(grad_6);
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 7 + 0] = squares_grad_6;
+  call.partials[c.index * 9 + 0] = tensor_1;
 }
 
 void step_reduce_0_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  put(call.reduced[t.index * 7 + 0], finished_sum(call, t, 7, 0));
+  put(call.reduced[t.index * 9 + 0], finished_sum(call, t, 9, 0));
 }
 
-// step, pass 2 of 4: reduces
+// step, pass 2 of 6: reduces
 
 struct step_reduce_1_scalars {
   float inverse_grad_scale;
-  float grad_7_factor;
-  bool above_step_one;
-  float gamma_times_beta1_over_one_minus_beta1;
+  float min_one_max_grad_norm_over_sqrt_global_s;
 };
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 18;
-  const double percentile_clipping = value[7];
-  const double inverse_grad_scale = value[9];
-  const double gamma_times_beta1_over_one_minus_beta1 = value[10];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 7 + 0];
-  // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
-  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && ((exp_avg_sq_tensorwise && ndim_from_2) || (exp_avg_sq_tensorwise && optimize_1d)
-      || (exp_avg_tensorwise && ndim_from_2) || (exp_avg_tensorwise && optimize_1d)
-      || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
-      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
-  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
-  const bool above_step_one = step > 1.0;
-  return step_reduce_1_scalars{float(inverse_grad_scale), float(grad_7_factor), above_step_one,
-      float(gamma_times_beta1_over_one_minus_beta1)};
+  const double* const value = call.values + t.at(GROUP) * 21;
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
 void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_1_scalars& s) {
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  Tile<GradCodec> grad_tile;
+  double squares_grad_8 = 0.0;
+  for (int64_t at = c.begin; at < c.end; at += TILE) {
+    const int n = int(c.end - at < TILE ? c.end - at : TILE);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    for (int begin = 0; begin < n;) {
+      const Segment segment = segment_at<false>(t, at, begin, n);
+#pragma omp simd reduction(+ : squares_grad_8)
+      for (int i = segment.begin; i < segment.end; ++i) {
+        const float grad = load(grad_at[i]);
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
+        // grad = -grad
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
+        // grad = where(isfinite(grad), grad, 0)
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+        squares_grad_8 += double(grad_8) * double(grad_8);
+      }
+      begin = segment.end;
+    }
+  }
+  call.partials[c.index * 9 + 1] = squares_grad_8;
+}
+
+void step_reduce_1_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  put(call.reduced[t.index * 9 + 1], finished_sum(call, t, 9, 1));
+}
+
+// step, pass 3 of 6: reduces
+
+struct step_reduce_2_scalars {
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  bool above_step_one;
+  float gamma_times_beta1_over_one_minus_beta1;
+};
+
+[[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 21;
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  const double gamma_times_beta1_over_one_minus_beta1 = value[13];
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 9 + 1];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = cautious && percentile_clipping_below_100
+      && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
+      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const bool above_step_one = step > 1.0;
+  return step_reduce_2_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s),
+      float(grad_9_factor), above_step_one, float(gamma_times_beta1_over_one_minus_beta1)};
+}
+
+void step_reduce_2_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_2_scalars& s) {
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const bool above_step_one = s.above_step_one;
   const float gamma_times_beta1_over_one_minus_beta1 = s.gamma_times_beta1_over_one_minus_beta1;
   Tile<GradCodec> grad_tile;
   Tile<LastGradCodec> last_grad_tile;
-  double squares_grad_6 = 0.0;
+  double squares_grad_8 = 0.0;
   double squares_corrected_1 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
-    auto* const last_grad_at = (exp_avg_sq_tensorwise && ndim_from_2) || (exp_avg_sq_tensorwise && optimize_1d)
-        || (exp_avg_tensorwise && ndim_from_2) || (exp_avg_tensorwise && optimize_1d)
-        || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-        || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)
+    auto* const last_grad_at = cautious
+        && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
+        || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
         ? last_grad_tile.open(t.pointer(AT_LAST_GRAD), t.pointer(AT_LAST_GRAD_ABSMAX), at, n) : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : squares_grad_6, squares_corrected_1)
+#pragma omp simd reduction(+ : squares_grad_8, squares_corrected_1)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
-        const float last_grad = (exp_avg_sq_tensorwise && ndim_from_2) || (exp_avg_sq_tensorwise && optimize_1d)
-            || (exp_avg_tensorwise && ndim_from_2) || (exp_avg_tensorwise && optimize_1d)
-            || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-            || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb) ? load(last_grad_at[i])
+        const float last_grad = cautious
+            && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
+            || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)) ? load(last_grad_at[i])
             : 0.0f;
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
@@ -189,51 +247,50 @@ void step_reduce_1_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // change = where(step > 1, grad - last_grad, 0)
-        const float change_1 = above_step_one ? grad_8 - last_grad : 0.0f;
+        const float change_1 = above_step_one ? grad_10 - last_grad : 0.0f;
         // corrected = grad + gamma * (beta1 / (1 - beta1)) * change
-        const float corrected_1 = grad_8 + gamma_times_beta1_over_one_minus_beta1 * change_1;
-        squares_grad_6 += (!ndim_from_2 && !optimize_1d)
-            || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-            ? double(grad_6) * double(grad_6) : 0.0;
-        squares_corrected_1 += (exp_avg_sq_tensorwise && ndim_from_2) || (exp_avg_sq_tensorwise && optimize_1d)
-            || (exp_avg_tensorwise && ndim_from_2) || (exp_avg_tensorwise && optimize_1d)
-            || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-            || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)
+        const float corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1;
+        squares_grad_8 += !cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d)
+            ? double(grad_8) * double(grad_8) : 0.0;
+        squares_corrected_1 += cautious
+            && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
+            || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
             ? double(corrected_1) * double(corrected_1) : 0.0;
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 7 + 0] = squares_grad_6;
-  call.partials[c.index * 7 + 1] = squares_corrected_1;
+  call.partials[c.index * 9 + 1] = squares_grad_8;
+  call.partials[c.index * 9 + 2] = squares_corrected_1;
 }
 
-void step_reduce_1_finish(
+void step_reduce_2_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((!ndim_from_2 && !optimize_1d)
-      || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))
-    put(call.reduced[t.index * 7 + 0], finished_sum(call, t, 7, 0));
-  if ((exp_avg_sq_tensorwise && ndim_from_2) || (exp_avg_sq_tensorwise && optimize_1d)
-      || (exp_avg_tensorwise && ndim_from_2) || (exp_avg_tensorwise && optimize_1d)
-      || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
-    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, 7, 1));
+  if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d))
+    put(call.reduced[t.index * 9 + 1], finished_sum(call, t, 9, 1));
+  if (cautious && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
+      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)))
+    put(call.reduced[t.index * 9 + 2], finished_sum(call, t, 9, 2));
 }
 
-// step, pass 3 of 4: reduces
+// step, pass 4 of 6: reduces
 
-struct step_reduce_2_scalars {
+struct step_reduce_3_scalars {
   float beta1;
   float beta2;
   float eps;
   float beta1_1d;
   float beta2_1d;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
   bool above_step_one;
   float gamma_times_beta1_over_one_minus_beta1;
   float inverse_max_one_sqrt_squares_corrected_1;
@@ -247,59 +304,65 @@ struct step_reduce_2_scalars {
   float inverse_sqrt_one_minus_beta2_1d_power_st;
 };
 
-[[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
+[[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 18;
+  const double* const value = call.values + t.at(GROUP) * 21;
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
   const double beta1_1d = value[5];
   const double beta2_1d = value[6];
   const double percentile_clipping = value[7];
-  const double inverse_grad_scale = value[9];
-  const double gamma_times_beta1_over_one_minus_beta1 = value[10];
-  const double one_minus_beta1 = value[11];
-  const double one_minus_beta2 = value[12];
-  const double one_minus_beta1_1d = value[13];
-  const double one_minus_beta2_1d = value[14];
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  const double gamma_times_beta1_over_one_minus_beta1 = value[13];
+  const double one_minus_beta1 = value[14];
+  const double one_minus_beta2 = value[15];
+  const double one_minus_beta1_1d = value[16];
+  const double one_minus_beta2_1d = value[17];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 7 + 0];
-  const double squares_corrected_1 = call.reduced[t.index * 7 + 1];
+  const double squares_grad_8 = call.reduced[t.index * 9 + 1];
+  const double squares_corrected_1 = call.reduced[t.index * 9 + 2];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && (exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || ndim_from_2 || optimize_1d
-      || trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+      && ((cautious && max_unorm_above_0) || (cautious && ndim_from_2) || (cautious && optimize_1d)
+      || (cautious && trust_ratio_is_lamb) || (exp_avg_sq_tensorwise && ndim_from_2)
+      || (exp_avg_sq_tensorwise && optimize_1d) || (exp_avg_tensorwise && ndim_from_2)
+      || (exp_avg_tensorwise && optimize_1d) || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
+      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   const bool above_step_one = step > 1.0;
   const double inverse_max_one_sqrt_squares_corrected_1 = 1.0 / optgen::maximum(1.0, optgen::sqrt(squares_corrected_1));
   const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
   const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
   const double inverse_one_minus_beta1_1d_power_step = 1.0 / (1.0 - optgen::power(beta1_1d, step));
   const double inverse_sqrt_one_minus_beta2_1d_power_st = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2_1d, step));
-  return step_reduce_2_scalars{float(beta1), float(beta2), float(eps), float(beta1_1d), float(beta2_1d),
-      float(inverse_grad_scale), float(grad_7_factor), above_step_one, float(gamma_times_beta1_over_one_minus_beta1),
-      float(inverse_max_one_sqrt_squares_corrected_1), float(one_minus_beta1), float(one_minus_beta2),
-      float(inverse_one_minus_beta1_power_step), float(inverse_sqrt_one_minus_beta2_power_step),
-      float(one_minus_beta1_1d), float(one_minus_beta2_1d), float(inverse_one_minus_beta1_1d_power_step),
-      float(inverse_sqrt_one_minus_beta2_1d_power_st)};
+  return step_reduce_3_scalars{float(beta1), float(beta2), float(eps), float(beta1_1d), float(beta2_1d),
+      float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), above_step_one,
+      float(gamma_times_beta1_over_one_minus_beta1), float(inverse_max_one_sqrt_squares_corrected_1),
+      float(one_minus_beta1), float(one_minus_beta2), float(inverse_one_minus_beta1_power_step),
+      float(inverse_sqrt_one_minus_beta2_power_step), float(one_minus_beta1_1d), float(one_minus_beta2_1d),
+      float(inverse_one_minus_beta1_1d_power_step), float(inverse_sqrt_one_minus_beta2_1d_power_st)};
 }
 
-void step_reduce_2_chunk(
+void step_reduce_3_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_2_scalars& s) {
+    [[maybe_unused]] const step_reduce_3_scalars& s) {
   const float beta1 = s.beta1;
   const float beta2 = s.beta2;
   const float eps = s.eps;
   const float beta1_1d = s.beta1_1d;
   const float beta2_1d = s.beta2_1d;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const bool above_step_one = s.above_step_one;
   const float gamma_times_beta1_over_one_minus_beta1 = s.gamma_times_beta1_over_one_minus_beta1;
   const float inverse_max_one_sqrt_squares_corrected_1 = s.inverse_max_one_sqrt_squares_corrected_1;
@@ -311,15 +374,230 @@ void step_reduce_2_chunk(
   const float one_minus_beta2_1d = s.one_minus_beta2_1d;
   const float inverse_one_minus_beta1_1d_power_step = s.inverse_one_minus_beta1_1d_power_step;
   const float inverse_sqrt_one_minus_beta2_1d_power_st = s.inverse_sqrt_one_minus_beta2_1d_power_st;
+  Tile<GradCodec> grad_tile;
+  Tile<ExpAvgCodec> exp_avg_tile;
+  Tile<ExpAvgSqCodec> exp_avg_sq_tile;
+  Tile<LastGradCodec> last_grad_tile;
+  double squares_grad_8 = 0.0;
+  double squares_corrected_1 = 0.0;
+  double sum_reduced_1 = 0.0;
+  for (int64_t at = c.begin; at < c.end; at += TILE) {
+    const int n = int(c.end - at < TILE ? c.end - at : TILE);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    auto* const exp_avg_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
+        ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
+    auto* const exp_avg_sq_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
+        ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+    auto* const last_grad_at = (cautious && ndim_from_2) || (cautious && optimize_1d)
+        || (exp_avg_sq_tensorwise && ndim_from_2) || (exp_avg_sq_tensorwise && optimize_1d)
+        || (exp_avg_tensorwise && ndim_from_2) || (exp_avg_tensorwise && optimize_1d)
+        || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
+        || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)
+        ? last_grad_tile.open(t.pointer(AT_LAST_GRAD), t.pointer(AT_LAST_GRAD_ABSMAX), at, n) : nullptr;
+    for (int begin = 0; begin < n;) {
+      const Segment segment = segment_at<false>(t, at, begin, n);
+#pragma omp simd reduction(+ : squares_grad_8, squares_corrected_1, sum_reduced_1)
+      for (int i = segment.begin; i < segment.end; ++i) {
+        const float grad = load(grad_at[i]);
+        const float exp_avg = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_at[i]) : 0.0f;
+        const float exp_avg_sq = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_sq_at[i]) : 0.0f;
+        const float last_grad = (cautious && ndim_from_2) || (cautious && optimize_1d)
+            || (exp_avg_sq_tensorwise && ndim_from_2) || (exp_avg_sq_tensorwise && optimize_1d)
+            || (exp_avg_tensorwise && ndim_from_2) || (exp_avg_tensorwise && optimize_1d)
+            || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
+            || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb) ? load(last_grad_at[i])
+            : 0.0f;
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
+        // grad = -grad
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
+        // grad = where(isfinite(grad), grad, 0)
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+        // grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
+        // change = where(step > 1, grad - last_grad, 0)
+        const float change_1 = above_step_one ? grad_10 - last_grad : 0.0f;
+        // corrected = grad + gamma * (beta1 / (1 - beta1)) * change
+        const float corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1;
+        // corrected = corrected / max(1, norm(corrected))
+        const float corrected_2 = corrected_1 * inverse_max_one_sqrt_squares_corrected_1;
+        // exp_avg = beta1 * exp_avg + (1 - beta1) * corrected
+        const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * corrected_2;
+        // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * corrected * corrected
+        const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * corrected_2 * corrected_2;
+        // update = exp_avg / (1 - beta1 ** step) / (sqrt(exp_avg_sq) / sqrt(1 - beta2 ** step) + eps)
+        const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step
+            / (optgen::sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_step + eps);
+        // exp_avg = beta1_1d * exp_avg + (1 - beta1_1d) * grad
+        const float exp_avg_2 = beta1_1d * exp_avg + one_minus_beta1_1d * grad_10;
+        // exp_avg_sq = beta2_1d * exp_avg_sq + (1 - beta2_1d) * grad * grad
+        const float exp_avg_sq_2 = beta2_1d * exp_avg_sq + one_minus_beta2_1d * grad_10 * grad_10;
+        // update = exp_avg / (1 - beta1_1d ** step) / (sqrt(exp_avg_sq) / sqrt(1 - beta2_1d ** step) + eps)
+        const float update_2 = exp_avg_2 * inverse_one_minus_beta1_1d_power_step
+            / (optgen::sqrt(exp_avg_sq_2) * inverse_sqrt_one_minus_beta2_1d_power_st + eps);
+        const float update_3 = ndim_from_2 || optimize_1d ? update_1 : update_2;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_3 > 0.0f && grad_10 > 0.0f || update_3 < 0.0f && grad_10 < 0.0f;
+        // where(agrees, 1, 0)
+        const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+        squares_grad_8 += (!cautious && !ndim_from_2 && !optimize_1d)
+            || (!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
+            || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0
+            && !trust_ratio_is_lamb) ? double(grad_8) * double(grad_8) : 0.0;
+        squares_corrected_1 += (!cautious && max_unorm_above_0 && ndim_from_2)
+            || (!cautious && max_unorm_above_0 && optimize_1d) || (!cautious && ndim_from_2 && trust_ratio_is_lamb)
+            || (!cautious && optimize_1d && trust_ratio_is_lamb)
+            || (cautious && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
+            || (cautious && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
+            || (exp_avg_sq_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
+            || (exp_avg_sq_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
+            || (exp_avg_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
+            || (exp_avg_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
+            ? double(corrected_1) * double(corrected_1) : 0.0;
+        sum_reduced_1 += cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? double(reduced_1) : 0.0;
+      }
+      begin = segment.end;
+    }
+  }
+  call.partials[c.index * 9 + 1] = squares_grad_8;
+  call.partials[c.index * 9 + 2] = squares_corrected_1;
+  call.partials[c.index * 9 + 3] = sum_reduced_1;
+}
+
+void step_reduce_3_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if ((!cautious && !ndim_from_2 && !optimize_1d)
+      || (!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
+      || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))
+    put(call.reduced[t.index * 9 + 1], finished_sum(call, t, 9, 1));
+  if ((!cautious && max_unorm_above_0 && ndim_from_2) || (!cautious && max_unorm_above_0 && optimize_1d)
+      || (!cautious && ndim_from_2 && trust_ratio_is_lamb) || (!cautious && optimize_1d && trust_ratio_is_lamb)
+      || (cautious && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
+      || (cautious && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
+      || (exp_avg_sq_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
+      || (exp_avg_sq_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
+      || (exp_avg_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
+      || (exp_avg_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb))
+    put(call.reduced[t.index * 9 + 2], finished_sum(call, t, 9, 2));
+  if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
+    put(call.reduced[t.index * 9 + 3], finished_sum(call, t, 9, 3));
+}
+
+// step, pass 5 of 6: reduces
+
+struct step_reduce_4_scalars {
+  float beta1;
+  float beta2;
+  float eps;
+  float beta1_1d;
+  float beta2_1d;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  bool above_step_one;
+  float gamma_times_beta1_over_one_minus_beta1;
+  float inverse_max_one_sqrt_squares_corrected_1;
+  float one_minus_beta1;
+  float one_minus_beta2;
+  float inverse_one_minus_beta1_power_step;
+  float inverse_sqrt_one_minus_beta2_power_step;
+  float one_minus_beta1_1d;
+  float one_minus_beta2_1d;
+  float inverse_one_minus_beta1_1d_power_step;
+  float inverse_sqrt_one_minus_beta2_1d_power_st;
+  float inverse_share_1;
+};
+
+[[maybe_unused]] step_reduce_4_scalars step_reduce_4_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 21;
+  const double beta1 = value[1];
+  const double beta2 = value[2];
+  const double eps = value[3];
+  const double beta1_1d = value[5];
+  const double beta2_1d = value[6];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  const double gamma_times_beta1_over_one_minus_beta1 = value[13];
+  const double one_minus_beta1 = value[14];
+  const double one_minus_beta2 = value[15];
+  const double one_minus_beta1_1d = value[16];
+  const double one_minus_beta2_1d = value[17];
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 9 + 1];
+  const double squares_corrected_1 = call.reduced[t.index * 9 + 2];
+  const double sum_reduced_1 = call.reduced[t.index * 9 + 3];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || ndim_from_2 || optimize_1d
+      || trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const bool above_step_one = step > 1.0;
+  const double inverse_max_one_sqrt_squares_corrected_1 = 1.0 / optgen::maximum(1.0, optgen::sqrt(squares_corrected_1));
+  const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
+  const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
+  const double inverse_one_minus_beta1_1d_power_step = 1.0 / (1.0 - optgen::power(beta1_1d, step));
+  const double inverse_sqrt_one_minus_beta2_1d_power_st = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2_1d, step));
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
+  return step_reduce_4_scalars{float(beta1), float(beta2), float(eps), float(beta1_1d), float(beta2_1d),
+      float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), above_step_one,
+      float(gamma_times_beta1_over_one_minus_beta1), float(inverse_max_one_sqrt_squares_corrected_1),
+      float(one_minus_beta1), float(one_minus_beta2), float(inverse_one_minus_beta1_power_step),
+      float(inverse_sqrt_one_minus_beta2_power_step), float(one_minus_beta1_1d), float(one_minus_beta2_1d),
+      float(inverse_one_minus_beta1_1d_power_step), float(inverse_sqrt_one_minus_beta2_1d_power_st),
+      float(inverse_share_1)};
+}
+
+void step_reduce_4_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_4_scalars& s) {
+  const float beta1 = s.beta1;
+  const float beta2 = s.beta2;
+  const float eps = s.eps;
+  const float beta1_1d = s.beta1_1d;
+  const float beta2_1d = s.beta2_1d;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
+  const bool above_step_one = s.above_step_one;
+  const float gamma_times_beta1_over_one_minus_beta1 = s.gamma_times_beta1_over_one_minus_beta1;
+  const float inverse_max_one_sqrt_squares_corrected_1 = s.inverse_max_one_sqrt_squares_corrected_1;
+  const float one_minus_beta1 = s.one_minus_beta1;
+  const float one_minus_beta2 = s.one_minus_beta2;
+  const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
+  const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
+  const float one_minus_beta1_1d = s.one_minus_beta1_1d;
+  const float one_minus_beta2_1d = s.one_minus_beta2_1d;
+  const float inverse_one_minus_beta1_1d_power_step = s.inverse_one_minus_beta1_1d_power_step;
+  const float inverse_sqrt_one_minus_beta2_1d_power_st = s.inverse_sqrt_one_minus_beta2_1d_power_st;
+  const float inverse_share_1 = s.inverse_share_1;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<ExpAvgCodec> exp_avg_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<LastGradCodec> last_grad_tile;
-  double squares_grad_6 = 0.0;
+  double squares_grad_8 = 0.0;
   double squares_corrected_1 = 0.0;
+  double sum_reduced_1 = 0.0;
   double squares_param = 0.0;
-  double squares_update_3 = 0.0;
+  double squares_update_5 = 0.0;
   uint32_t exp_avg_largest = 0;
   uint32_t exp_avg_sq_largest = 0;
   uint32_t last_grad_largest = 0;
@@ -328,24 +606,24 @@ void step_reduce_2_chunk(
     auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb
         ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
-    auto* const exp_avg_at = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+    auto* const exp_avg_at = cautious || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
-    auto* const exp_avg_sq_at = exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+    auto* const exp_avg_sq_at = cautious || exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     auto* const last_grad_at = ndim_from_2 || optimize_1d
         ? last_grad_tile.open(t.pointer(AT_LAST_GRAD), t.pointer(AT_LAST_GRAD_ABSMAX), at, n) : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \
-    reduction(+ : squares_grad_6, squares_corrected_1, squares_param, squares_update_3) \
+    reduction(+ : squares_grad_8, squares_corrected_1, sum_reduced_1, squares_param, squares_update_5) \
     reduction(max : exp_avg_largest, exp_avg_sq_largest, last_grad_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param = max_unorm_above_0 || trust_ratio_is_lamb ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
         const float exp_avg =
-            exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_at[i]) : 0.0f;
-        const float exp_avg_sq =
-            exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_sq_at[i]) : 0.0f;
+            cautious || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_at[i]) : 0.0f;
+        const float exp_avg_sq = cautious || exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+            ? load(exp_avg_sq_at[i]) : 0.0f;
         const float last_grad = ndim_from_2 || optimize_1d ? load(last_grad_at[i]) : 0.0f;
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
@@ -362,13 +640,16 @@ void step_reduce_2_chunk(
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // change = where(step > 1, grad - last_grad, 0)
-        const float change_1 = above_step_one ? grad_8 - last_grad : 0.0f;
+        const float change_1 = above_step_one ? grad_10 - last_grad : 0.0f;
         // corrected = grad + gamma * (beta1 / (1 - beta1)) * change
-        const float corrected_1 = grad_8 + gamma_times_beta1_over_one_minus_beta1 * change_1;
+        const float corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1;
         // corrected = corrected / max(1, norm(corrected))
         const float corrected_2 = corrected_1 * inverse_max_one_sqrt_squares_corrected_1;
         // exp_avg = beta1 * exp_avg + (1 - beta1) * corrected
@@ -379,33 +660,41 @@ void step_reduce_2_chunk(
         const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step
             / (optgen::sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_step + eps);
         // exp_avg = beta1_1d * exp_avg + (1 - beta1_1d) * grad
-        const float exp_avg_2 = beta1_1d * exp_avg + one_minus_beta1_1d * grad_8;
+        const float exp_avg_2 = beta1_1d * exp_avg + one_minus_beta1_1d * grad_10;
         // exp_avg_sq = beta2_1d * exp_avg_sq + (1 - beta2_1d) * grad * grad
-        const float exp_avg_sq_2 = beta2_1d * exp_avg_sq + one_minus_beta2_1d * grad_8 * grad_8;
+        const float exp_avg_sq_2 = beta2_1d * exp_avg_sq + one_minus_beta2_1d * grad_10 * grad_10;
         // update = exp_avg / (1 - beta1_1d ** step) / (sqrt(exp_avg_sq) / sqrt(1 - beta2_1d ** step) + eps)
         const float update_2 = exp_avg_2 * inverse_one_minus_beta1_1d_power_step
             / (optgen::sqrt(exp_avg_sq_2) * inverse_sqrt_one_minus_beta2_1d_power_st + eps);
         const float exp_avg_3 = ndim_from_2 || optimize_1d ? exp_avg_1 : exp_avg_2;
         const float exp_avg_sq_3 = ndim_from_2 || optimize_1d ? exp_avg_sq_1 : exp_avg_sq_2;
         const float update_3 = ndim_from_2 || optimize_1d ? update_1 : update_2;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_3 > 0.0f && grad_10 > 0.0f || update_3 < 0.0f && grad_10 < 0.0f;
+        // where(agrees, 1, 0)
+        const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+        // update = update * where(agrees, 1 / share, 0)
+        const float update_4 = update_3 * (agrees_1 ? inverse_share_1 : 0.0f);
+        const float update_5 = cautious ? update_4 : update_3;
         // exp_avg where active
         const float exp_avg_kept = active_4 ? exp_avg_3 : exp_avg;
         // exp_avg_sq where active
         const float exp_avg_sq_kept = active_4 ? exp_avg_sq_3 : exp_avg_sq;
         // last_grad where active
-        const float last_grad_kept = active_4 ? grad_8 : last_grad;
+        const float last_grad_kept = active_4 ? grad_10 : last_grad;
         // largest magnitude of exp_avg
         const float exp_avg_magnitude = optgen::isfinite(exp_avg_kept) ? optgen::abs(exp_avg_kept) : 0.0f;
         // largest magnitude of exp_avg_sq
         const float exp_avg_sq_magnitude = optgen::isfinite(exp_avg_sq_kept) ? optgen::abs(exp_avg_sq_kept) : 0.0f;
         // largest magnitude of last_grad
         const float last_grad_magnitude = optgen::isfinite(last_grad_kept) ? optgen::abs(last_grad_kept) : 0.0f;
-        squares_grad_6 += !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !ndim_from_2
-            && !optimize_1d && !trust_ratio_is_lamb ? double(grad_6) * double(grad_6) : 0.0;
-        squares_corrected_1 += !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0
+        squares_grad_8 += !cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0
+            && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb ? double(grad_8) * double(grad_8) : 0.0;
+        squares_corrected_1 += !cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0
             && !trust_ratio_is_lamb && (ndim_from_2 || optimize_1d) ? double(corrected_1) * double(corrected_1) : 0.0;
+        sum_reduced_1 += cautious && !max_unorm_above_0 && !trust_ratio_is_lamb ? double(reduced_1) : 0.0;
         squares_param += max_unorm_above_0 || trust_ratio_is_lamb ? double(param) * double(param) : 0.0;
-        squares_update_3 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_3) * double(update_3) : 0.0;
+        squares_update_5 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_5) * double(update_5) : 0.0;
         exp_avg_largest = exp_avg_tensorwise && magnitude_bits(exp_avg_magnitude) > exp_avg_largest
             ? magnitude_bits(exp_avg_magnitude) : exp_avg_largest;
         exp_avg_sq_largest = exp_avg_sq_tensorwise && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest
@@ -417,32 +706,35 @@ void step_reduce_2_chunk(
       begin = segment.end;
     }
   }
-  call.partials[c.index * 7 + 0] = squares_grad_6;
-  call.partials[c.index * 7 + 1] = squares_corrected_1;
-  call.partials[c.index * 7 + 2] = squares_param;
-  call.partials[c.index * 7 + 3] = squares_update_3;
-  call.partials[c.index * 7 + 4] = from_bits(exp_avg_largest);
-  call.partials[c.index * 7 + 5] = from_bits(exp_avg_sq_largest);
-  call.partials[c.index * 7 + 6] = from_bits(last_grad_largest);
+  call.partials[c.index * 9 + 1] = squares_grad_8;
+  call.partials[c.index * 9 + 2] = squares_corrected_1;
+  call.partials[c.index * 9 + 3] = sum_reduced_1;
+  call.partials[c.index * 9 + 4] = squares_param;
+  call.partials[c.index * 9 + 5] = squares_update_5;
+  call.partials[c.index * 9 + 6] = from_bits(exp_avg_largest);
+  call.partials[c.index * 9 + 7] = from_bits(exp_avg_sq_largest);
+  call.partials[c.index * 9 + 8] = from_bits(last_grad_largest);
 }
 
-void step_reduce_2_finish(
+void step_reduce_4_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !ndim_from_2 && !optimize_1d
+  if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !ndim_from_2 && !optimize_1d
       && !trust_ratio_is_lamb)
-    put(call.reduced[t.index * 7 + 0], finished_sum(call, t, 7, 0));
-  if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
+    put(call.reduced[t.index * 9 + 1], finished_sum(call, t, 9, 1));
+  if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
       && (ndim_from_2 || optimize_1d))
-    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, 7, 1));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 7 + 2], finished_sum(call, t, 7, 2));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 7 + 3], finished_sum(call, t, 7, 3));
-  if (exp_avg_tensorwise) put(call.reduced[t.index * 7 + 4], finished_max(call, t, 7, 4));
-  if (exp_avg_sq_tensorwise) put(call.reduced[t.index * 7 + 5], finished_max(call, t, 7, 5));
+    put(call.reduced[t.index * 9 + 2], finished_sum(call, t, 9, 2));
+  if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
+    put(call.reduced[t.index * 9 + 3], finished_sum(call, t, 9, 3));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 9 + 4], finished_sum(call, t, 9, 4));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 9 + 5], finished_sum(call, t, 9, 5));
+  if (exp_avg_tensorwise) put(call.reduced[t.index * 9 + 6], finished_max(call, t, 9, 6));
+  if (exp_avg_sq_tensorwise) put(call.reduced[t.index * 9 + 7], finished_max(call, t, 9, 7));
   if (last_grad_tensorwise && (ndim_from_2 || optimize_1d))
-    put(call.reduced[t.index * 7 + 6], finished_max(call, t, 7, 6));
+    put(call.reduced[t.index * 9 + 8], finished_max(call, t, 9, 8));
 }
 
-// step, pass 4 of 4: writes param, exp_avg, exp_avg_sq, last_grad
+// step, pass 6 of 6: writes param, exp_avg, exp_avg_sq, last_grad
 
 struct step_apply_scalars {
   float beta1;
@@ -451,7 +743,8 @@ struct step_apply_scalars {
   float beta1_1d;
   float beta2_1d;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
   bool above_step_one;
   float gamma_times_beta1_over_one_minus_beta1;
   float inverse_max_one_sqrt_squares_corrected_1;
@@ -463,8 +756,9 @@ struct step_apply_scalars {
   float one_minus_beta2_1d;
   float inverse_one_minus_beta1_1d_power_step;
   float inverse_sqrt_one_minus_beta2_1d_power_st;
-  float ratio_3;
-  float update_5_factor;
+  float inverse_share_1;
+  float ratio_8;
+  float update_7_factor;
   float rate_5;
   float one_minus_rate_5_times_decay_5;
   float exp_avg_absmax_new;
@@ -474,7 +768,7 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 18;
+  const double* const value = call.values + t.at(GROUP) * 21;
   const double lr = value[0];
   const double beta1 = value[1];
   const double beta2 = value[2];
@@ -484,55 +778,71 @@ struct step_apply_scalars {
   const double beta2_1d = value[6];
   const double percentile_clipping = value[7];
   const double max_unorm = value[8];
-  const double inverse_grad_scale = value[9];
-  const double gamma_times_beta1_over_one_minus_beta1 = value[10];
-  const double one_minus_beta1 = value[11];
-  const double one_minus_beta2 = value[12];
-  const double one_minus_beta1_1d = value[13];
-  const double one_minus_beta2_1d = value[14];
-  const double min_one_max_unorm = value[15];
-  const double rate_4 = value[16];
-  const double decay_4 = value[17];
+  const double min_trust_ratio = value[9];
+  const double max_trust_ratio = value[10];
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  const double gamma_times_beta1_over_one_minus_beta1 = value[13];
+  const double one_minus_beta1 = value[14];
+  const double one_minus_beta2 = value[15];
+  const double one_minus_beta1_1d = value[16];
+  const double one_minus_beta2_1d = value[17];
+  const double min_one_max_unorm = value[18];
+  const double rate_4 = value[19];
+  const double decay_4 = value[20];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 7 + 0];
-  const double squares_corrected_1 = call.reduced[t.index * 7 + 1];
-  const double squares_param = call.reduced[t.index * 7 + 2];
-  const double squares_update_3 = call.reduced[t.index * 7 + 3];
-  const double exp_avg_largest = call.reduced[t.index * 7 + 4];
-  const double exp_avg_sq_largest = call.reduced[t.index * 7 + 5];
-  const double last_grad_largest = call.reduced[t.index * 7 + 6];
+  const double squares_grad_8 = call.reduced[t.index * 9 + 1];
+  const double squares_corrected_1 = call.reduced[t.index * 9 + 2];
+  const double sum_reduced_1 = call.reduced[t.index * 9 + 3];
+  const double squares_param = call.reduced[t.index * 9 + 4];
+  const double squares_update_5 = call.reduced[t.index * 9 + 5];
+  const double exp_avg_largest = call.reduced[t.index * 9 + 6];
+  const double exp_avg_sq_largest = call.reduced[t.index * 9 + 7];
+  const double last_grad_largest = call.reduced[t.index * 9 + 8];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   const bool above_step_one = step > 1.0;
   const double inverse_max_one_sqrt_squares_corrected_1 = 1.0 / optgen::maximum(1.0, optgen::sqrt(squares_corrected_1));
   const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
   const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
   const double inverse_one_minus_beta1_1d_power_step = 1.0 / (1.0 - optgen::power(beta1_1d, step));
   const double inverse_sqrt_one_minus_beta2_1d_power_st = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2_1d, step));
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
   // param_norm = norm(param)
   const double param_norm_1 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_1 = optgen::sqrt(squares_update_3);
-  // ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
-  const double ratio_1 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? param_norm_1 / update_norm_1 : 1.0;
+  const double update_norm_1 = optgen::sqrt(squares_update_5);
+  // ratio = param_norm / update_norm
+  const double ratio_1 = param_norm_1 / update_norm_1;
+  // ratio = max(ratio, min_trust_ratio)
+  const double ratio_2 = optgen::maximum(ratio_1, min_trust_ratio);
+  const double ratio_3 = min_trust_ratio_above_0 ? ratio_2 : ratio_1;
+  // ratio = min(ratio, max_trust_ratio)
+  const double ratio_4 = optgen::minimum(ratio_3, max_trust_ratio);
+  const double ratio_5 = max_trust_ratio_above_0 ? ratio_4 : ratio_3;
+  // ratio = where(param_norm > 0 and update_norm > 0, ratio, 1)
+  const double ratio_6 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? ratio_5 : 1.0;
   // ratio = ratio * min(1, max_unorm)
-  const double ratio_2 = ratio_1 * min_one_max_unorm;
-  const double ratio_3 = max_unorm_above_0 ? ratio_2 : ratio_1;
+  const double ratio_7 = ratio_6 * min_one_max_unorm;
+  const double ratio_8 = max_unorm_above_0 ? ratio_7 : ratio_6;
   // param_norm = norm(param)
   const double param_norm_2 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_2 = optgen::sqrt(squares_update_3);
+  const double update_norm_2 = optgen::sqrt(squares_update_5);
   // limit = max_unorm * param_norm
   const double limit_1 = max_unorm * param_norm_2;
-  const double update_5_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
+  const double update_7_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
   const double rate_5 = ndim_from_2 || optimize_1d ? lr : rate_4;
   const double decay_5 = ndim_from_2 || optimize_1d ? weight_decay : decay_4;
   const double one_minus_rate_5_times_decay_5 = 1.0 - rate_5 * decay_5;
@@ -543,11 +853,12 @@ struct step_apply_scalars {
   // scale of last_grad
   const double last_grad_absmax_new = last_grad_largest >= 1.1754943508222875e-38 ? last_grad_largest : 0.0;
   return step_apply_scalars{float(beta1), float(beta2), float(eps), float(beta1_1d), float(beta2_1d),
-      float(inverse_grad_scale), float(grad_7_factor), above_step_one, float(gamma_times_beta1_over_one_minus_beta1),
-      float(inverse_max_one_sqrt_squares_corrected_1), float(one_minus_beta1), float(one_minus_beta2),
-      float(inverse_one_minus_beta1_power_step), float(inverse_sqrt_one_minus_beta2_power_step),
-      float(one_minus_beta1_1d), float(one_minus_beta2_1d), float(inverse_one_minus_beta1_1d_power_step),
-      float(inverse_sqrt_one_minus_beta2_1d_power_st), float(ratio_3), float(update_5_factor), float(rate_5),
+      float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), above_step_one,
+      float(gamma_times_beta1_over_one_minus_beta1), float(inverse_max_one_sqrt_squares_corrected_1),
+      float(one_minus_beta1), float(one_minus_beta2), float(inverse_one_minus_beta1_power_step),
+      float(inverse_sqrt_one_minus_beta2_power_step), float(one_minus_beta1_1d), float(one_minus_beta2_1d),
+      float(inverse_one_minus_beta1_1d_power_step), float(inverse_sqrt_one_minus_beta2_1d_power_st),
+      float(inverse_share_1), float(ratio_8), float(update_7_factor), float(rate_5),
       float(one_minus_rate_5_times_decay_5), float(exp_avg_absmax_new), float(exp_avg_sq_absmax_new),
       float(last_grad_absmax_new)};
 }
@@ -561,7 +872,8 @@ void step_apply_chunk(
   const float beta1_1d = s.beta1_1d;
   const float beta2_1d = s.beta2_1d;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const bool above_step_one = s.above_step_one;
   const float gamma_times_beta1_over_one_minus_beta1 = s.gamma_times_beta1_over_one_minus_beta1;
   const float inverse_max_one_sqrt_squares_corrected_1 = s.inverse_max_one_sqrt_squares_corrected_1;
@@ -573,8 +885,9 @@ void step_apply_chunk(
   const float one_minus_beta2_1d = s.one_minus_beta2_1d;
   const float inverse_one_minus_beta1_1d_power_step = s.inverse_one_minus_beta1_1d_power_step;
   const float inverse_sqrt_one_minus_beta2_1d_power_st = s.inverse_sqrt_one_minus_beta2_1d_power_st;
-  const float ratio_3 = s.ratio_3;
-  const float update_5_factor = s.update_5_factor;
+  const float inverse_share_1 = s.inverse_share_1;
+  const float ratio_8 = s.ratio_8;
+  const float update_7_factor = s.update_7_factor;
   const float rate_5 = s.rate_5;
   const float one_minus_rate_5_times_decay_5 = s.one_minus_rate_5_times_decay_5;
   const float exp_avg_absmax_new = s.exp_avg_absmax_new;
@@ -618,13 +931,16 @@ void step_apply_chunk(
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // change = where(step > 1, grad - last_grad, 0)
-        const float change_1 = above_step_one ? grad_8 - last_grad : 0.0f;
+        const float change_1 = above_step_one ? grad_10 - last_grad : 0.0f;
         // corrected = grad + gamma * (beta1 / (1 - beta1)) * change
-        const float corrected_1 = grad_8 + gamma_times_beta1_over_one_minus_beta1 * change_1;
+        const float corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1;
         // corrected = corrected / max(1, norm(corrected))
         const float corrected_2 = corrected_1 * inverse_max_one_sqrt_squares_corrected_1;
         // exp_avg = beta1 * exp_avg + (1 - beta1) * corrected
@@ -635,23 +951,28 @@ void step_apply_chunk(
         const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step
             / (optgen::sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_step + eps);
         // exp_avg = beta1_1d * exp_avg + (1 - beta1_1d) * grad
-        const float exp_avg_2 = beta1_1d * exp_avg + one_minus_beta1_1d * grad_8;
+        const float exp_avg_2 = beta1_1d * exp_avg + one_minus_beta1_1d * grad_10;
         // exp_avg_sq = beta2_1d * exp_avg_sq + (1 - beta2_1d) * grad * grad
-        const float exp_avg_sq_2 = beta2_1d * exp_avg_sq + one_minus_beta2_1d * grad_8 * grad_8;
+        const float exp_avg_sq_2 = beta2_1d * exp_avg_sq + one_minus_beta2_1d * grad_10 * grad_10;
         // update = exp_avg / (1 - beta1_1d ** step) / (sqrt(exp_avg_sq) / sqrt(1 - beta2_1d ** step) + eps)
         const float update_2 = exp_avg_2 * inverse_one_minus_beta1_1d_power_step
             / (optgen::sqrt(exp_avg_sq_2) * inverse_sqrt_one_minus_beta2_1d_power_st + eps);
         const float exp_avg_3 = ndim_from_2 || optimize_1d ? exp_avg_1 : exp_avg_2;
         const float exp_avg_sq_3 = ndim_from_2 || optimize_1d ? exp_avg_sq_1 : exp_avg_sq_2;
         const float update_3 = ndim_from_2 || optimize_1d ? update_1 : update_2;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_3 > 0.0f && grad_10 > 0.0f || update_3 < 0.0f && grad_10 < 0.0f;
+        // update = update * where(agrees, 1 / share, 0)
+        const float update_4 = update_3 * (agrees_1 ? inverse_share_1 : 0.0f);
+        const float update_5 = cautious ? update_4 : update_3;
         // update = ratio * update
-        const float update_4 = ratio_3 * update_3;
+        const float update_6 = ratio_8 * update_5;
         // update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-        const float update_5 = update_5_factor * update_3;
-        const float update_6 = max_unorm_above_0 ? update_5 : update_3;
-        const float update_7 = trust_ratio_is_lamb ? update_4 : update_6;
+        const float update_7 = update_7_factor * update_5;
+        const float update_8 = max_unorm_above_0 ? update_7 : update_5;
+        const float update_9 = trust_ratio_is_lamb ? update_6 : update_8;
         // param = param * (1 - rate * decay) - rate * update
-        const float param_1 = param * one_minus_rate_5_times_decay_5 - rate_5 * update_7;
+        const float param_1 = param * one_minus_rate_5_times_decay_5 - rate_5 * update_9;
         // param where active
         const float param_kept = active_4 ? param_1 : param;
         // exp_avg where active
@@ -659,7 +980,7 @@ void step_apply_chunk(
         // exp_avg_sq where active
         const float exp_avg_sq_kept = active_4 ? exp_avg_sq_3 : exp_avg_sq;
         // last_grad where active
-        const float last_grad_kept = active_4 ? grad_8 : last_grad;
+        const float last_grad_kept = active_4 ? grad_10 : last_grad;
         store(param_at[i], param_kept);
         store(exp_avg_at[i], exp_avg_kept);
         store(exp_avg_sq_at[i], exp_avg_sq_kept);
@@ -682,12 +1003,12 @@ void step_apply_finish(
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 7 + 0];
-  const double exp_avg_largest = call.reduced[t.index * 7 + 4];
-  const double exp_avg_sq_largest = call.reduced[t.index * 7 + 5];
-  const double last_grad_largest = call.reduced[t.index * 7 + 6];
+  const double squares_grad_8 = call.reduced[t.index * 9 + 1];
+  const double exp_avg_largest = call.reduced[t.index * 9 + 6];
+  const double exp_avg_sq_largest = call.reduced[t.index * 9 + 7];
+  const double last_grad_largest = call.reduced[t.index * 9 + 8];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -720,6 +1041,16 @@ OPTGEN_EXPORT void step_reduce_1(const Call* call) {
 OPTGEN_EXPORT void step_reduce_2(const Call* call) {
   run_pass<COLUMNS, step_reduce_2_scalars>(
       *call, step_reduce_2_prepare, step_reduce_2_chunk, step_reduce_2_finish);
+}
+
+OPTGEN_EXPORT void step_reduce_3(const Call* call) {
+  run_pass<COLUMNS, step_reduce_3_scalars>(
+      *call, step_reduce_3_prepare, step_reduce_3_chunk, step_reduce_3_finish);
+}
+
+OPTGEN_EXPORT void step_reduce_4(const Call* call) {
+  run_pass<COLUMNS, step_reduce_4_scalars>(
+      *call, step_reduce_4_prepare, step_reduce_4_chunk, step_reduce_4_finish);
 }
 
 OPTGEN_EXPORT void step_apply(const Call* call) {

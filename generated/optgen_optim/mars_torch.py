@@ -38,7 +38,7 @@ from optgen.runtime.torch_engine import Results, View
 
 
 def step_reduce_0(t: View) -> Results:
-    """step, pass 1 of 4: reduces."""
+    """step, pass 1 of 6: reduces."""
     f = t.flags
     inverse_grad_scale = t.values["inverse_grad_scale"]
     grad = t.grad
@@ -55,41 +55,16 @@ def step_reduce_0(t: View) -> Results:
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     return {
-        "squares_grad_6": m.total_squares(grad_6),
+        "tensor_1": m.total_squares(grad_6),
     }
 
 
 def step_reduce_1(t: View) -> Results:
-    """step, pass 2 of 4: reduces."""
+    """step, pass 2 of 6: reduces."""
     f = t.flags
-    percentile_clipping = t.values["percentile_clipping"]
     inverse_grad_scale = t.values["inverse_grad_scale"]
-    gamma_times_beta1_over_one_minus_beta1 = t.values["gamma_times_beta1_over_one_minus_beta1"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
     grad = t.grad
-    step = t.step
-    if (
-        (f.exp_avg_sq_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
-        or (f.exp_avg_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_tensorwise and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
-    ):
-        last_grad = t.state("last_grad")
-    if f.percentile_clipping_below_100 and (
-        (f.exp_avg_sq_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
-        or (f.exp_avg_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_tensorwise and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
-    ):
-        gnorm_vec = t.state("gnorm_vec")
-        squares_grad_6 = t.reduced["squares_grad_6"]
     if f.grad_scale_given:
         # grad = grad / grad_scale
         grad_1 = grad * inverse_grad_scale
@@ -102,55 +77,99 @@ def step_reduce_1(t: View) -> Results:
         # grad = where(isfinite(grad), grad, 0)
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if f.percentile_clipping_below_100 and (
-        (f.exp_avg_sq_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
-        or (f.exp_avg_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_tensorwise and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
+    if f.max_grad_norm_above_0:
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
+    return {
+        "squares_grad_8": m.total_squares(grad_8),
+    }
+
+
+def step_reduce_2(t: View) -> Results:
+    """step, pass 3 of 6: reduces."""
+    f = t.flags
+    percentile_clipping = t.values["percentile_clipping"]
+    inverse_grad_scale = t.values["inverse_grad_scale"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
+    gamma_times_beta1_over_one_minus_beta1 = t.values["gamma_times_beta1_over_one_minus_beta1"]
+    grad = t.grad
+    step = t.step
+    if f.cautious and (
+        (f.max_unorm_above_0 and f.ndim_from_2)
         or (f.max_unorm_above_0 and f.optimize_1d)
         or (f.ndim_from_2 and f.trust_ratio_is_lamb)
         or (f.optimize_1d and f.trust_ratio_is_lamb)
     ):
+        last_grad = t.state("last_grad")
+    if (
+        f.cautious
+        and f.percentile_clipping_below_100
+        and (
+            (f.max_unorm_above_0 and f.ndim_from_2)
+            or (f.max_unorm_above_0 and f.optimize_1d)
+            or (f.ndim_from_2 and f.trust_ratio_is_lamb)
+            or (f.optimize_1d and f.trust_ratio_is_lamb)
+        )
+    ):
+        gnorm_vec = t.state("gnorm_vec")
+        squares_grad_8 = t.reduced["squares_grad_8"]
+    if f.grad_scale_given:
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    grad_2 = grad_1 if f.grad_scale_given else grad
+    if f.maximize:
+        # grad = -grad
+        grad_3 = -grad_2
+    grad_4 = grad_3 if f.maximize else grad_2
+    if f.nonfinite_is_skip:
+        # grad = where(isfinite(grad), grad, 0)
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
+    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
+    if f.max_grad_norm_above_0:
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
+    if (
+        f.cautious
+        and f.percentile_clipping_below_100
+        and (
+            (f.max_unorm_above_0 and f.ndim_from_2)
+            or (f.max_unorm_above_0 and f.optimize_1d)
+            or (f.ndim_from_2 and f.trust_ratio_is_lamb)
+            or (f.optimize_1d and f.trust_ratio_is_lamb)
+        )
+    ):
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_6)
+        gnorm_1 = m.sqrt(squares_grad_8)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_7 = grad_6 * grad_7_factor
-    if (
-        (f.exp_avg_sq_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
-        or (f.exp_avg_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_tensorwise and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
+        grad_9 = grad_8 * grad_9_factor
+    if f.cautious and (
+        (f.max_unorm_above_0 and f.ndim_from_2)
         or (f.max_unorm_above_0 and f.optimize_1d)
         or (f.ndim_from_2 and f.trust_ratio_is_lamb)
         or (f.optimize_1d and f.trust_ratio_is_lamb)
     ):
-        grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
+        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
         above_step_one = step > 1.0
         # change = where(step > 1, grad - last_grad, 0)
-        change_1 = m.where(above_step_one, grad_8 - last_grad, 0.0)
+        change_1 = m.where(above_step_one, grad_10 - last_grad, 0.0)
         # corrected = grad + gamma * (beta1 / (1 - beta1)) * change
-        corrected_1 = grad_8 + gamma_times_beta1_over_one_minus_beta1 * change_1
+        corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1
     results: Results = {}
-    if (not f.ndim_from_2 and not f.optimize_1d) or (
-        not f.exp_avg_sq_tensorwise
-        and not f.exp_avg_tensorwise
-        and not f.max_unorm_above_0
-        and not f.trust_ratio_is_lamb
-    ):
-        results["squares_grad_6"] = m.total_squares(grad_6)
     if (
-        (f.exp_avg_sq_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
-        or (f.exp_avg_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_tensorwise and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
+        not f.cautious
+        or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+        or (not f.ndim_from_2 and not f.optimize_1d)
+    ):
+        results["squares_grad_8"] = m.total_squares(grad_8)
+    if f.cautious and (
+        (f.max_unorm_above_0 and f.ndim_from_2)
         or (f.max_unorm_above_0 and f.optimize_1d)
         or (f.ndim_from_2 and f.trust_ratio_is_lamb)
         or (f.optimize_1d and f.trust_ratio_is_lamb)
@@ -159,8 +178,8 @@ def step_reduce_1(t: View) -> Results:
     return results
 
 
-def step_reduce_2(t: View) -> Results:
-    """step, pass 3 of 4: reduces."""
+def step_reduce_3(t: View) -> Results:
+    """step, pass 4 of 6: reduces."""
     f = t.flags
     beta1 = t.values["beta1"]
     beta2 = t.values["beta2"]
@@ -169,98 +188,125 @@ def step_reduce_2(t: View) -> Results:
     beta2_1d = t.values["beta2_1d"]
     percentile_clipping = t.values["percentile_clipping"]
     inverse_grad_scale = t.values["inverse_grad_scale"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
     gamma_times_beta1_over_one_minus_beta1 = t.values["gamma_times_beta1_over_one_minus_beta1"]
     one_minus_beta1 = t.values["one_minus_beta1"]
     one_minus_beta2 = t.values["one_minus_beta2"]
     one_minus_beta1_1d = t.values["one_minus_beta1_1d"]
     one_minus_beta2_1d = t.values["one_minus_beta2_1d"]
-    param = t.param
     grad = t.grad
     step = t.step
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         exp_avg = t.state("exp_avg")
         exp_avg_sq = t.state("exp_avg_sq")
     if (
-        (f.max_unorm_above_0 and f.ndim_from_2)
+        (f.cautious and f.ndim_from_2)
+        or (f.cautious and f.optimize_1d)
+        or (f.exp_avg_sq_tensorwise and f.ndim_from_2)
+        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
+        or (f.exp_avg_tensorwise and f.ndim_from_2)
+        or (f.exp_avg_tensorwise and f.optimize_1d)
+        or (f.max_unorm_above_0 and f.ndim_from_2)
         or (f.max_unorm_above_0 and f.optimize_1d)
         or (f.ndim_from_2 and f.trust_ratio_is_lamb)
         or (f.optimize_1d and f.trust_ratio_is_lamb)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
     ):
         last_grad = t.state("last_grad")
     if f.percentile_clipping_below_100 and (
-        f.max_unorm_above_0
-        or f.trust_ratio_is_lamb
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+        (f.cautious and f.max_unorm_above_0)
+        or (f.cautious and f.ndim_from_2)
+        or (f.cautious and f.optimize_1d)
+        or (f.cautious and f.trust_ratio_is_lamb)
+        or (f.exp_avg_sq_tensorwise and f.ndim_from_2)
+        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
+        or (f.exp_avg_tensorwise and f.ndim_from_2)
+        or (f.exp_avg_tensorwise and f.optimize_1d)
+        or (f.max_unorm_above_0 and f.ndim_from_2)
+        or (f.max_unorm_above_0 and f.optimize_1d)
+        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
+        or (f.optimize_1d and f.trust_ratio_is_lamb)
     ):
         gnorm_vec = t.state("gnorm_vec")
-        squares_grad_6 = t.reduced["squares_grad_6"]
-    if (
+        squares_grad_8 = t.reduced["squares_grad_8"]
+    if f.cautious and (
         (f.max_unorm_above_0 and f.ndim_from_2)
         or (f.max_unorm_above_0 and f.optimize_1d)
         or (f.ndim_from_2 and f.trust_ratio_is_lamb)
         or (f.optimize_1d and f.trust_ratio_is_lamb)
     ):
         squares_corrected_1 = t.reduced["squares_corrected_1"]
-    if f.grad_scale_given and (
-        f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
-    ):
+    if f.grad_scale_given:
         # grad = grad / grad_scale
         grad_1 = grad * inverse_grad_scale
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise):
-        grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize and (
-        f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
-    ):
+    grad_2 = grad_1 if f.grad_scale_given else grad
+    if f.maximize:
         # grad = -grad
         grad_3 = -grad_2
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise):
-        grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip and (
-        f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
-    ):
+    grad_4 = grad_3 if f.maximize else grad_2
+    if f.nonfinite_is_skip:
         # grad = where(isfinite(grad), grad, 0)
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise):
-        grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
+    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
+    if f.max_grad_norm_above_0:
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
     if f.percentile_clipping_below_100 and (
-        f.max_unorm_above_0
-        or f.trust_ratio_is_lamb
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+        (f.cautious and f.max_unorm_above_0)
+        or (f.cautious and f.ndim_from_2)
+        or (f.cautious and f.optimize_1d)
+        or (f.cautious and f.trust_ratio_is_lamb)
+        or (f.exp_avg_sq_tensorwise and f.ndim_from_2)
+        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
+        or (f.exp_avg_tensorwise and f.ndim_from_2)
+        or (f.exp_avg_tensorwise and f.optimize_1d)
+        or (f.max_unorm_above_0 and f.ndim_from_2)
+        or (f.max_unorm_above_0 and f.optimize_1d)
+        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
+        or (f.optimize_1d and f.trust_ratio_is_lamb)
     ):
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_6)
+        gnorm_1 = m.sqrt(squares_grad_8)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_7 = grad_6 * grad_7_factor
+        grad_9 = grad_8 * grad_9_factor
     if (
-        f.max_unorm_above_0
-        or f.trust_ratio_is_lamb
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
-    ):
-        grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
-    if (
-        (f.max_unorm_above_0 and f.ndim_from_2)
+        (f.cautious and f.max_unorm_above_0)
+        or (f.cautious and f.ndim_from_2)
+        or (f.cautious and f.optimize_1d)
+        or (f.cautious and f.trust_ratio_is_lamb)
+        or (f.exp_avg_sq_tensorwise and f.ndim_from_2)
+        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
+        or (f.exp_avg_tensorwise and f.ndim_from_2)
+        or (f.exp_avg_tensorwise and f.optimize_1d)
+        or (f.max_unorm_above_0 and f.ndim_from_2)
         or (f.max_unorm_above_0 and f.optimize_1d)
         or (f.ndim_from_2 and f.trust_ratio_is_lamb)
         or (f.optimize_1d and f.trust_ratio_is_lamb)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+    ):
+        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
+    if (
+        (f.cautious and f.ndim_from_2)
+        or (f.cautious and f.optimize_1d)
+        or (f.exp_avg_sq_tensorwise and f.ndim_from_2)
+        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
+        or (f.exp_avg_tensorwise and f.ndim_from_2)
+        or (f.exp_avg_tensorwise and f.optimize_1d)
+        or (f.max_unorm_above_0 and f.ndim_from_2)
+        or (f.max_unorm_above_0 and f.optimize_1d)
+        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
+        or (f.optimize_1d and f.trust_ratio_is_lamb)
     ):
         above_step_one = step > 1.0
         # change = where(step > 1, grad - last_grad, 0)
-        change_1 = m.where(above_step_one, grad_8 - last_grad, 0.0)
+        change_1 = m.where(above_step_one, grad_10 - last_grad, 0.0)
         # corrected = grad + gamma * (beta1 / (1 - beta1)) * change
-        corrected_1 = grad_8 + gamma_times_beta1_over_one_minus_beta1 * change_1
-    if (
+        corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1
+    if f.cautious and (
         (f.max_unorm_above_0 and f.ndim_from_2)
         or (f.max_unorm_above_0 and f.optimize_1d)
         or (f.ndim_from_2 and f.trust_ratio_is_lamb)
@@ -281,11 +327,11 @@ def step_reduce_2(t: View) -> Results:
             * inverse_one_minus_beta1_power_step
             / (m.sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_step + eps)
         )
-    if not f.ndim_from_2 and not f.optimize_1d and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+    if f.cautious and not f.ndim_from_2 and not f.optimize_1d and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         # exp_avg = beta1_1d * exp_avg + (1 - beta1_1d) * grad
-        exp_avg_2 = beta1_1d * exp_avg + one_minus_beta1_1d * grad_8
+        exp_avg_2 = beta1_1d * exp_avg + one_minus_beta1_1d * grad_10
         # exp_avg_sq = beta2_1d * exp_avg_sq + (1 - beta2_1d) * grad * grad
-        exp_avg_sq_2 = beta2_1d * exp_avg_sq + one_minus_beta2_1d * grad_8 * grad_8
+        exp_avg_sq_2 = beta2_1d * exp_avg_sq + one_minus_beta2_1d * grad_10 * grad_10
         inverse_one_minus_beta1_1d_power_step = m.divide(1.0, 1.0 - m.power(beta1_1d, step))
         inverse_sqrt_one_minus_beta2_1d_power_st = m.divide(1.0, m.sqrt(1.0 - m.power(beta2_1d, step)))
         # update = exp_avg / (1 - beta1_1d ** step) / (sqrt(exp_avg_sq) / sqrt(1 - beta2_1d ** step) + eps)
@@ -294,34 +340,278 @@ def step_reduce_2(t: View) -> Results:
             * inverse_one_minus_beta1_1d_power_step
             / (m.sqrt(exp_avg_sq_2) * inverse_sqrt_one_minus_beta2_1d_power_st + eps)
         )
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         update_3 = update_1 if f.ndim_from_2 or f.optimize_1d else update_2
+        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        agrees_1 = m.either(m.both(update_3 > 0.0, grad_10 > 0.0), m.both(update_3 < 0.0, grad_10 < 0.0))
+        # where(agrees, 1, 0)
+        reduced_1 = m.where(agrees_1, 1.0, 0.0)
     results: Results = {}
     if (
-        not f.exp_avg_sq_tensorwise
+        (not f.cautious and not f.ndim_from_2 and not f.optimize_1d)
+        or (not f.max_unorm_above_0 and not f.ndim_from_2 and not f.optimize_1d and not f.trust_ratio_is_lamb)
+        or (
+            not f.cautious
+            and not f.exp_avg_sq_tensorwise
+            and not f.exp_avg_tensorwise
+            and not f.max_unorm_above_0
+            and not f.trust_ratio_is_lamb
+        )
+    ):
+        results["squares_grad_8"] = m.total_squares(grad_8)
+    if (
+        (not f.cautious and f.max_unorm_above_0 and f.ndim_from_2)
+        or (not f.cautious and f.max_unorm_above_0 and f.optimize_1d)
+        or (not f.cautious and f.ndim_from_2 and f.trust_ratio_is_lamb)
+        or (not f.cautious and f.optimize_1d and f.trust_ratio_is_lamb)
+        or (f.cautious and not f.max_unorm_above_0 and f.ndim_from_2 and not f.trust_ratio_is_lamb)
+        or (f.cautious and not f.max_unorm_above_0 and f.optimize_1d and not f.trust_ratio_is_lamb)
+        or (f.exp_avg_sq_tensorwise and not f.max_unorm_above_0 and f.ndim_from_2 and not f.trust_ratio_is_lamb)
+        or (f.exp_avg_sq_tensorwise and not f.max_unorm_above_0 and f.optimize_1d and not f.trust_ratio_is_lamb)
+        or (f.exp_avg_tensorwise and not f.max_unorm_above_0 and f.ndim_from_2 and not f.trust_ratio_is_lamb)
+        or (f.exp_avg_tensorwise and not f.max_unorm_above_0 and f.optimize_1d and not f.trust_ratio_is_lamb)
+    ):
+        results["squares_corrected_1"] = m.total_squares(corrected_1)
+    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        results["sum_reduced_1"] = m.total(reduced_1)
+    return results
+
+
+def step_reduce_4(t: View) -> Results:
+    """step, pass 5 of 6: reduces."""
+    f = t.flags
+    beta1 = t.values["beta1"]
+    beta2 = t.values["beta2"]
+    eps = t.values["eps"]
+    beta1_1d = t.values["beta1_1d"]
+    beta2_1d = t.values["beta2_1d"]
+    percentile_clipping = t.values["percentile_clipping"]
+    inverse_grad_scale = t.values["inverse_grad_scale"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
+    gamma_times_beta1_over_one_minus_beta1 = t.values["gamma_times_beta1_over_one_minus_beta1"]
+    one_minus_beta1 = t.values["one_minus_beta1"]
+    one_minus_beta2 = t.values["one_minus_beta2"]
+    one_minus_beta1_1d = t.values["one_minus_beta1_1d"]
+    one_minus_beta2_1d = t.values["one_minus_beta2_1d"]
+    param = t.param
+    grad = t.grad
+    step = t.step
+    numel = t.numel
+    if f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        exp_avg = t.state("exp_avg")
+        exp_avg_sq = t.state("exp_avg_sq")
+    if (
+        (f.cautious and f.ndim_from_2)
+        or (f.cautious and f.optimize_1d)
+        or (f.max_unorm_above_0 and f.ndim_from_2)
+        or (f.max_unorm_above_0 and f.optimize_1d)
+        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
+        or (f.optimize_1d and f.trust_ratio_is_lamb)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+    ):
+        last_grad = t.state("last_grad")
+    if f.percentile_clipping_below_100 and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+    ):
+        gnorm_vec = t.state("gnorm_vec")
+        squares_grad_8 = t.reduced["squares_grad_8"]
+    if (
+        (f.cautious and f.ndim_from_2)
+        or (f.cautious and f.optimize_1d)
+        or (f.max_unorm_above_0 and f.ndim_from_2)
+        or (f.max_unorm_above_0 and f.optimize_1d)
+        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
+        or (f.optimize_1d and f.trust_ratio_is_lamb)
+    ):
+        squares_corrected_1 = t.reduced["squares_corrected_1"]
+    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        sum_reduced_1 = t.reduced["sum_reduced_1"]
+    if f.grad_scale_given and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+    ):
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    if (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+    ):
+        grad_2 = grad_1 if f.grad_scale_given else grad
+    if f.maximize and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+    ):
+        # grad = -grad
+        grad_3 = -grad_2
+    if (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+    ):
+        grad_4 = grad_3 if f.maximize else grad_2
+    if f.nonfinite_is_skip and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+    ):
+        # grad = where(isfinite(grad), grad, 0)
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
+    if (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+    ):
+        grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
+    if f.max_grad_norm_above_0 and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+    ):
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    if (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+    ):
+        grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
+    if f.percentile_clipping_below_100 and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+    ):
+        # gnorm = norm(grad)
+        gnorm_1 = m.sqrt(squares_grad_8)
+        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
+        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
+        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        grad_9 = grad_8 * grad_9_factor
+    if (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+    ):
+        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
+    if (
+        (f.cautious and f.ndim_from_2)
+        or (f.cautious and f.optimize_1d)
+        or (f.max_unorm_above_0 and f.ndim_from_2)
+        or (f.max_unorm_above_0 and f.optimize_1d)
+        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
+        or (f.optimize_1d and f.trust_ratio_is_lamb)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+    ):
+        above_step_one = step > 1.0
+        # change = where(step > 1, grad - last_grad, 0)
+        change_1 = m.where(above_step_one, grad_10 - last_grad, 0.0)
+        # corrected = grad + gamma * (beta1 / (1 - beta1)) * change
+        corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1
+    if (
+        (f.cautious and f.ndim_from_2)
+        or (f.cautious and f.optimize_1d)
+        or (f.max_unorm_above_0 and f.ndim_from_2)
+        or (f.max_unorm_above_0 and f.optimize_1d)
+        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
+        or (f.optimize_1d and f.trust_ratio_is_lamb)
+    ):
+        inverse_max_one_sqrt_squares_corrected_1 = 1.0 / m.maximum(1.0, m.sqrt(squares_corrected_1))
+        # corrected = corrected / max(1, norm(corrected))
+        corrected_2 = corrected_1 * inverse_max_one_sqrt_squares_corrected_1
+        # exp_avg = beta1 * exp_avg + (1 - beta1) * corrected
+        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * corrected_2
+        # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * corrected * corrected
+        exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * corrected_2 * corrected_2
+        inverse_one_minus_beta1_power_step = m.divide(1.0, 1.0 - m.power(beta1, step))
+        inverse_sqrt_one_minus_beta2_power_step = m.divide(1.0, m.sqrt(1.0 - m.power(beta2, step)))
+        # update = exp_avg / (1 - beta1 ** step) / (sqrt(exp_avg_sq) / sqrt(1 - beta2 ** step) + eps)
+        update_1 = (
+            exp_avg_1
+            * inverse_one_minus_beta1_power_step
+            / (m.sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_step + eps)
+        )
+    if not f.ndim_from_2 and not f.optimize_1d and (f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        # exp_avg = beta1_1d * exp_avg + (1 - beta1_1d) * grad
+        exp_avg_2 = beta1_1d * exp_avg + one_minus_beta1_1d * grad_10
+        # exp_avg_sq = beta2_1d * exp_avg_sq + (1 - beta2_1d) * grad * grad
+        exp_avg_sq_2 = beta2_1d * exp_avg_sq + one_minus_beta2_1d * grad_10 * grad_10
+        inverse_one_minus_beta1_1d_power_step = m.divide(1.0, 1.0 - m.power(beta1_1d, step))
+        inverse_sqrt_one_minus_beta2_1d_power_st = m.divide(1.0, m.sqrt(1.0 - m.power(beta2_1d, step)))
+        # update = exp_avg / (1 - beta1_1d ** step) / (sqrt(exp_avg_sq) / sqrt(1 - beta2_1d ** step) + eps)
+        update_2 = (
+            exp_avg_2
+            * inverse_one_minus_beta1_1d_power_step
+            / (m.sqrt(exp_avg_sq_2) * inverse_sqrt_one_minus_beta2_1d_power_st + eps)
+        )
+    if f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        update_3 = update_1 if f.ndim_from_2 or f.optimize_1d else update_2
+    if f.cautious:
+        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        agrees_1 = m.either(m.both(update_3 > 0.0, grad_10 > 0.0), m.both(update_3 < 0.0, grad_10 < 0.0))
+    if f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb:
+        # where(agrees, 1, 0)
+        reduced_1 = m.where(agrees_1, 1.0, 0.0)
+    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        # share = max(mean(where(agrees, 1, 0)), 0.001)
+        share_1 = m.maximum(sum_reduced_1 / numel, 0.001)
+        inverse_share_1 = 1.0 / share_1
+        # update = update * where(agrees, 1 / share, 0)
+        update_4 = update_3 * m.where(agrees_1, inverse_share_1, 0.0)
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        update_5 = update_4 if f.cautious else update_3
+    results: Results = {}
+    if (
+        not f.cautious
+        and not f.exp_avg_sq_tensorwise
         and not f.exp_avg_tensorwise
         and not f.max_unorm_above_0
         and not f.ndim_from_2
         and not f.optimize_1d
         and not f.trust_ratio_is_lamb
     ):
-        results["squares_grad_6"] = m.total_squares(grad_6)
+        results["squares_grad_8"] = m.total_squares(grad_8)
     if (
-        not f.exp_avg_sq_tensorwise
+        not f.cautious
+        and not f.exp_avg_sq_tensorwise
         and not f.exp_avg_tensorwise
         and not f.max_unorm_above_0
         and not f.trust_ratio_is_lamb
         and (f.ndim_from_2 or f.optimize_1d)
     ):
         results["squares_corrected_1"] = m.total_squares(corrected_1)
+    if f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb:
+        results["sum_reduced_1"] = m.total(reduced_1)
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
         results["squares_param"] = m.total_squares(param)
-        results["squares_update_3"] = m.total_squares(update_3)
+        results["squares_update_5"] = m.total_squares(update_5)
     return results
 
 
 def step_apply(t: View) -> Results:
-    """step, pass 4 of 4: writes param, exp_avg, exp_avg_sq, last_grad."""
+    """step, pass 6 of 6: writes param, exp_avg, exp_avg_sq, last_grad."""
     f = t.flags
     lr = t.values["lr"]
     beta1 = t.values["beta1"]
@@ -332,7 +622,10 @@ def step_apply(t: View) -> Results:
     beta2_1d = t.values["beta2_1d"]
     percentile_clipping = t.values["percentile_clipping"]
     max_unorm = t.values["max_unorm"]
+    min_trust_ratio = t.values["min_trust_ratio"]
+    max_trust_ratio = t.values["max_trust_ratio"]
     inverse_grad_scale = t.values["inverse_grad_scale"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
     gamma_times_beta1_over_one_minus_beta1 = t.values["gamma_times_beta1_over_one_minus_beta1"]
     one_minus_beta1 = t.values["one_minus_beta1"]
     one_minus_beta2 = t.values["one_minus_beta2"]
@@ -344,18 +637,21 @@ def step_apply(t: View) -> Results:
     param = t.param
     grad = t.grad
     step = t.step
+    numel = t.numel
     exp_avg = t.state("exp_avg")
     exp_avg_sq = t.state("exp_avg_sq")
     if f.ndim_from_2 or f.optimize_1d:
         last_grad = t.state("last_grad")
     if f.percentile_clipping_below_100:
         gnorm_vec = t.state("gnorm_vec")
-        squares_grad_6 = t.reduced["squares_grad_6"]
+        squares_grad_8 = t.reduced["squares_grad_8"]
     if f.ndim_from_2 or f.optimize_1d:
         squares_corrected_1 = t.reduced["squares_corrected_1"]
+    if f.cautious:
+        sum_reduced_1 = t.reduced["sum_reduced_1"]
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
         squares_param = t.reduced["squares_param"]
-        squares_update_3 = t.reduced["squares_update_3"]
+        squares_update_5 = t.reduced["squares_update_5"]
     if f.grad_scale_given:
         # grad = grad / grad_scale
         grad_1 = grad * inverse_grad_scale
@@ -375,23 +671,27 @@ def step_apply(t: View) -> Results:
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     active_4 = active_3 if f.nonfinite_is_skip else active_2
+    if f.max_grad_norm_above_0:
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
     if f.percentile_clipping_below_100:
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_6)
+        gnorm_1 = m.sqrt(squares_grad_8)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_7 = grad_6 * grad_7_factor
-    grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
+        grad_9 = grad_8 * grad_9_factor
+    grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
     if f.ndim_from_2 or f.optimize_1d:
         above_step_one = step > 1.0
         # change = where(step > 1, grad - last_grad, 0)
-        change_1 = m.where(above_step_one, grad_8 - last_grad, 0.0)
+        change_1 = m.where(above_step_one, grad_10 - last_grad, 0.0)
         # corrected = grad + gamma * (beta1 / (1 - beta1)) * change
-        corrected_1 = grad_8 + gamma_times_beta1_over_one_minus_beta1 * change_1
+        corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1
         inverse_max_one_sqrt_squares_corrected_1 = 1.0 / m.maximum(1.0, m.sqrt(squares_corrected_1))
         # corrected = corrected / max(1, norm(corrected))
         corrected_2 = corrected_1 * inverse_max_one_sqrt_squares_corrected_1
@@ -409,9 +709,9 @@ def step_apply(t: View) -> Results:
         )
     if not f.ndim_from_2 and not f.optimize_1d:
         # exp_avg = beta1_1d * exp_avg + (1 - beta1_1d) * grad
-        exp_avg_2 = beta1_1d * exp_avg + one_minus_beta1_1d * grad_8
+        exp_avg_2 = beta1_1d * exp_avg + one_minus_beta1_1d * grad_10
         # exp_avg_sq = beta2_1d * exp_avg_sq + (1 - beta2_1d) * grad * grad
-        exp_avg_sq_2 = beta2_1d * exp_avg_sq + one_minus_beta2_1d * grad_8 * grad_8
+        exp_avg_sq_2 = beta2_1d * exp_avg_sq + one_minus_beta2_1d * grad_10 * grad_10
         inverse_one_minus_beta1_1d_power_step = m.divide(1.0, 1.0 - m.power(beta1_1d, step))
         inverse_sqrt_one_minus_beta2_1d_power_st = m.divide(1.0, m.sqrt(1.0 - m.power(beta2_1d, step)))
         # update = exp_avg / (1 - beta1_1d ** step) / (sqrt(exp_avg_sq) / sqrt(1 - beta2_1d ** step) + eps)
@@ -423,38 +723,59 @@ def step_apply(t: View) -> Results:
     exp_avg_3 = exp_avg_1 if f.ndim_from_2 or f.optimize_1d else exp_avg_2
     exp_avg_sq_3 = exp_avg_sq_1 if f.ndim_from_2 or f.optimize_1d else exp_avg_sq_2
     update_3 = update_1 if f.ndim_from_2 or f.optimize_1d else update_2
+    if f.cautious:
+        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        agrees_1 = m.either(m.both(update_3 > 0.0, grad_10 > 0.0), m.both(update_3 < 0.0, grad_10 < 0.0))
+        # share = max(mean(where(agrees, 1, 0)), 0.001)
+        share_1 = m.maximum(sum_reduced_1 / numel, 0.001)
+        inverse_share_1 = 1.0 / share_1
+        # update = update * where(agrees, 1 / share, 0)
+        update_4 = update_3 * m.where(agrees_1, inverse_share_1, 0.0)
+    update_5 = update_4 if f.cautious else update_3
     if f.trust_ratio_is_lamb:
         # param_norm = norm(param)
         param_norm_1 = m.sqrt(squares_param)
         # update_norm = norm(update)
-        update_norm_1 = m.sqrt(squares_update_3)
-        # ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
-        ratio_1 = m.where(m.both(param_norm_1 > 0.0, update_norm_1 > 0.0), param_norm_1 / update_norm_1, 1.0)
+        update_norm_1 = m.sqrt(squares_update_5)
+        # ratio = param_norm / update_norm
+        ratio_1 = param_norm_1 / update_norm_1
+    if f.min_trust_ratio_above_0 and f.trust_ratio_is_lamb:
+        # ratio = max(ratio, min_trust_ratio)
+        ratio_2 = m.maximum(ratio_1, min_trust_ratio)
+    if f.trust_ratio_is_lamb:
+        ratio_3 = ratio_2 if f.min_trust_ratio_above_0 else ratio_1
+    if f.max_trust_ratio_above_0 and f.trust_ratio_is_lamb:
+        # ratio = min(ratio, max_trust_ratio)
+        ratio_4 = m.minimum(ratio_3, max_trust_ratio)
+    if f.trust_ratio_is_lamb:
+        ratio_5 = ratio_4 if f.max_trust_ratio_above_0 else ratio_3
+        # ratio = where(param_norm > 0 and update_norm > 0, ratio, 1)
+        ratio_6 = m.where(m.both(param_norm_1 > 0.0, update_norm_1 > 0.0), ratio_5, 1.0)
     if f.max_unorm_above_0 and f.trust_ratio_is_lamb:
         # ratio = ratio * min(1, max_unorm)
-        ratio_2 = ratio_1 * min_one_max_unorm
+        ratio_7 = ratio_6 * min_one_max_unorm
     if f.trust_ratio_is_lamb:
-        ratio_3 = ratio_2 if f.max_unorm_above_0 else ratio_1
+        ratio_8 = ratio_7 if f.max_unorm_above_0 else ratio_6
         # update = ratio * update
-        update_4 = ratio_3 * update_3
+        update_6 = ratio_8 * update_5
     if f.max_unorm_above_0 and not f.trust_ratio_is_lamb:
         # param_norm = norm(param)
         param_norm_2 = m.sqrt(squares_param)
         # update_norm = norm(update)
-        update_norm_2 = m.sqrt(squares_update_3)
+        update_norm_2 = m.sqrt(squares_update_5)
         # limit = max_unorm * param_norm
         limit_1 = max_unorm * param_norm_2
-        update_5_factor = m.where(m.both(limit_1 > 0.0, update_norm_2 > limit_1), limit_1 / update_norm_2, 1.0)
+        update_7_factor = m.where(m.both(limit_1 > 0.0, update_norm_2 > limit_1), limit_1 / update_norm_2, 1.0)
         # update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-        update_5 = update_5_factor * update_3
+        update_7 = update_7_factor * update_5
     if not f.trust_ratio_is_lamb:
-        update_6 = update_5 if f.max_unorm_above_0 else update_3
-    update_7 = update_4 if f.trust_ratio_is_lamb else update_6
+        update_8 = update_7 if f.max_unorm_above_0 else update_5
+    update_9 = update_6 if f.trust_ratio_is_lamb else update_8
     rate_5 = lr if f.ndim_from_2 or f.optimize_1d else rate_4
     decay_5 = weight_decay if f.ndim_from_2 or f.optimize_1d else decay_4
     one_minus_rate_5_times_decay_5 = 1.0 - rate_5 * decay_5
     # param = param * (1 - rate * decay) - rate * update
-    param_1 = param * one_minus_rate_5_times_decay_5 - rate_5 * update_7
+    param_1 = param * one_minus_rate_5_times_decay_5 - rate_5 * update_9
     # param where active
     param_kept = m.where(active_4, param_1, param)
     # exp_avg where active
@@ -463,7 +784,7 @@ def step_apply(t: View) -> Results:
     exp_avg_sq_kept = m.where(active_4, exp_avg_sq_3, exp_avg_sq)
     if f.ndim_from_2 or f.optimize_1d:
         # last_grad where active
-        last_grad_kept = m.where(active_4, grad_8, last_grad)
+        last_grad_kept = m.where(active_4, grad_10, last_grad)
     results: Results = {
         "param": param_kept,
         "exp_avg": exp_avg_kept,

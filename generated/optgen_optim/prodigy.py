@@ -29,10 +29,14 @@ class ProdigyFlags(NamedTuple):
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
+    max_grad_norm_above_0: bool
     decouple: bool
     use_bias_correction: bool
     safeguard_warmup: bool
+    cautious: bool
     trust_ratio_is_lamb: bool
+    min_trust_ratio_above_0: bool
+    max_trust_ratio_above_0: bool
     max_unorm_above_0: bool
     exp_avg_tensorwise: bool
     exp_avg_sq_tensorwise: bool
@@ -47,10 +51,14 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
+        max_grad_norm_above_0=m.number(o["max_grad_norm"]) > 0,
         decouple=o["decouple"],
         use_bias_correction=o["use_bias_correction"],
         safeguard_warmup=o["safeguard_warmup"],
+        cautious=o["cautious"],
         trust_ratio_is_lamb=o["trust_ratio"] == "lamb",
+        min_trust_ratio_above_0=m.number(o["min_trust_ratio"]) > 0,
+        max_trust_ratio_above_0=m.number(o["max_trust_ratio"]) > 0,
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
         exp_avg_tensorwise="exp_avg" in tensorwise,
         exp_avg_sq_tensorwise="exp_avg_sq" in tensorwise,
@@ -69,16 +77,24 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     d0 = m.number(o["d0"])
     d_coef = m.number(o["d_coef"])
     growth_rate = m.number(o["growth_rate"])
+    max_grad_norm = m.number(o["max_grad_norm"])
     percentile_clipping = m.number(o["percentile_clipping"])
     max_unorm = m.number(o["max_unorm"])
+    min_trust_ratio = m.number(o["min_trust_ratio"])
+    max_trust_ratio = m.number(o["max_trust_ratio"])
     grad_scale = m.number(o.get("grad_scale"))
     d = m.number(o["d"])
     d_max = m.number(o["d_max"])
     d_numerator = m.number(o["d_numerator"])
     k = m.number(o["k"])
     global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
+    global_sum_tensor_2 = sums.get("global_sum_tensor_2", m.NAN)
     denominator_1 = sums.get("denominator_1", m.NAN)
     inverse_grad_scale = m.divide(1.0, grad_scale)
+    min_one_max_grad_norm_over_sqrt_global_s = m.minimum(
+        1.0,
+        m.divide(max_grad_norm, m.sqrt(global_sum_tensor_1) + 1e-06),
+    )
     # rate = d * lr * sqrt(1 - beta2 ** (k + 1)) / (1 - beta1 ** (k + 1))
     rate_1 = m.divide(d * lr * m.sqrt(1.0 - m.power(beta2, k + 1.0)), 1.0 - m.power(beta1, k + 1.0))
     # rate = d * lr
@@ -95,7 +111,7 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     d_over_d0_times_pull_3 = d_over_d0 * pull_3
     d_over_d0_times_rate_3 = d_over_d0 * rate_3
     # numerator = decay * d_numerator + sum(d / d0 * rate * grad * (p0 - param), over=all)
-    numerator_1 = decay_3 * d_numerator + global_sum_tensor_1
+    numerator_1 = decay_3 * d_numerator + global_sum_tensor_2
     # moved = denominator > 0 and lr > 0
     moved_1 = m.both(denominator_1 > 0.0, lr > 0.0)
     # estimate = d_coef * numerator / denominator
@@ -118,7 +134,10 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         weight_decay,
         percentile_clipping,
         max_unorm,
+        min_trust_ratio,
+        max_trust_ratio,
         inverse_grad_scale,
+        min_one_max_grad_norm_over_sqrt_global_s,
         rate_3,
         decay_3,
         above_lr_c0,
@@ -145,14 +164,18 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         m.unread(o["d0"]),
         m.unread(o["d_coef"]),
         m.unread(o["growth_rate"]),
+        m.unread(o["max_grad_norm"]),
         m.unread(o["percentile_clipping"]),
         m.unread(o["max_unorm"]),
+        m.unread(o["min_trust_ratio"]),
+        m.unread(o["max_trust_ratio"]),
         m.unread(o.get("grad_scale")),
         m.number(o["d"]),
         m.number(o["d_max"]),
         m.number(o["d_numerator"]),
         m.number(o["k"]),
         sums.get("global_sum_tensor_1", m.NAN),
+        sums.get("global_sum_tensor_2", m.NAN),
         sums.get("denominator_1", m.NAN),
     )
 
@@ -170,13 +193,13 @@ def _step_commit(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     d_max = m.number(o["d_max"])
     d_numerator = m.number(o["d_numerator"])
     k = m.number(o["k"])
-    global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
+    global_sum_tensor_2 = sums.get("global_sum_tensor_2", m.NAN)
     denominator_1 = sums.get("denominator_1", m.NAN)
     # decay = sqrt(beta2)
     decay_2 = m.sqrt(beta2)
     decay_3 = beta3 if f.beta3_given else decay_2
     # numerator = decay * d_numerator + sum(d / d0 * rate * grad * (p0 - param), over=all)
-    numerator_1 = decay_3 * d_numerator + global_sum_tensor_1
+    numerator_1 = decay_3 * d_numerator + global_sum_tensor_2
     # moved = denominator > 0 and lr > 0
     moved_1 = m.both(denominator_1 > 0.0, lr > 0.0)
     # estimate = d_coef * numerator / denominator
@@ -211,6 +234,15 @@ def _start_d_max(t: Any) -> Any:
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
+    if o["min_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: min_trust_ratio={min_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: max_trust_ratio={max_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
+        message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
+        raise ValueError(message.format_map({**o, "name": name}))
 
 
 RULE = Rule(
@@ -249,8 +281,11 @@ RULE = Rule(
             optional=True,
             scope="global",
         ),
+        "max_grad_norm": Hyperparameter(name="max_grad_norm", low=0.0, high=m.INF, high_open=True, scope="global"),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
+        "min_trust_ratio": Hyperparameter(name="min_trust_ratio", low=0.0, high=m.INF, high_open=True),
+        "max_trust_ratio": Hyperparameter(name="max_trust_ratio", low=0.0, high=m.INF, high_open=True),
     },
     options={
         "decouple": Option(name="decouple"),
@@ -260,6 +295,7 @@ RULE = Rule(
         "skip_zeros": Option(name="skip_zeros"),
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
         "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb")),
+        "cautious": Option(name="cautious"),
     },
     storage={
         "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
@@ -305,10 +341,14 @@ RULE = Rule(
         "maximize",
         "skip_zeros",
         "nonfinite",
+        "max_grad_norm",
         "decouple",
         "use_bias_correction",
         "safeguard_warmup",
+        "cautious",
         "trust_ratio",
+        "min_trust_ratio",
+        "max_trust_ratio",
         "max_unorm",
         "optim_bits",
         "codec",
@@ -328,22 +368,39 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
+                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
                 Pass(
-                    "step_reduce_0",
+                    "step_reduce_1",
                     lambda f: f.percentile_clipping_below_100,
-                    reductions=("squares_grad_6",),
-                    scalars=1,
+                    reductions=("squares_grad_8",),
+                    scalars=2,
                 ),
-                Pass("step_reduce_1", always, reductions=("tensor_1", "tensor_2"), scalars=6),
+                Pass("step_reduce_2", always, reductions=("tensor_2", "tensor_3"), scalars=7),
                 Pass(
-                    "step_reduce_2",
-                    lambda f: (
-                        f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb
-                    ),
-                    reductions=("squares_param", "squares_update_1", "exp_avg_largest", "exp_avg_sq_largest"),
+                    "step_reduce_3",
+                    lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+                    reductions=("sum_reduced_3",),
                     scalars=10,
                 ),
-                Pass("step_apply", always, scalars=18),
+                Pass(
+                    "step_reduce_4",
+                    lambda f: (
+                        f.cautious
+                        or f.exp_avg_sq_tensorwise
+                        or f.exp_avg_tensorwise
+                        or f.max_unorm_above_0
+                        or f.trust_ratio_is_lamb
+                    ),
+                    reductions=(
+                        "sum_reduced_3",
+                        "squares_param",
+                        "squares_update_3",
+                        "exp_avg_largest",
+                        "exp_avg_sq_largest",
+                    ),
+                    scalars=12,
+                ),
+                Pass("step_apply", always, scalars=20),
             ),
             values=_step_values,
             inputs=_step_inputs,
@@ -353,7 +410,10 @@ RULE = Rule(
                 "weight_decay",
                 "percentile_clipping",
                 "max_unorm",
+                "min_trust_ratio",
+                "max_trust_ratio",
                 "inverse_grad_scale",
+                "min_one_max_grad_norm_over_sqrt_global_s",
                 "rate_3",
                 "decay_3",
                 "above_lr_c0",
@@ -368,15 +428,21 @@ RULE = Rule(
             ),
             commit=_step_commit,
             reductions=(
-                "squares_grad_6",
                 "tensor_1",
+                "squares_grad_8",
                 "tensor_2",
+                "tensor_3",
+                "sum_reduced_3",
                 "squares_param",
-                "squares_update_1",
+                "squares_update_3",
                 "exp_avg_largest",
                 "exp_avg_sq_largest",
             ),
-            sums=(("global_sum_tensor_1", "sum", "tensor_1"), ("denominator_1", "sum", "tensor_2")),
+            sums=(
+                ("global_sum_tensor_1", "sum", "tensor_1"),
+                ("global_sum_tensor_2", "sum", "tensor_2"),
+                ("denominator_1", "sum", "tensor_3"),
+            ),
             grads=True,
         ),
     },
@@ -404,17 +470,31 @@ class Prodigy(Optimizer):
         d0: First estimate of d. In (0, inf). Default: 1e-06.
         d_coef: Factor of each estimate of d. In (0, inf). Default: 1.0.
         growth_rate: The most d may grow by in a step; none is no limit. In [1, inf). Default: None.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
             that cannot be stored so stay in float32. Default: 32.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
@@ -470,12 +550,16 @@ class Prodigy(Optimizer):
         d_coef: float = 1.0,
         growth_rate: float | None = None,
         *,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         optim_bits: int = 32,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
@@ -499,12 +583,16 @@ class Prodigy(Optimizer):
             "d0": d0,
             "d_coef": d_coef,
             "growth_rate": growth_rate,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "optim_bits": optim_bits,
             "codec": codec,
             "block_size": block_size,

@@ -28,7 +28,11 @@ class RpropFlags(NamedTuple):
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
+    max_grad_norm_above_0: bool
+    cautious: bool
     trust_ratio_is_lamb: bool
+    min_trust_ratio_above_0: bool
+    max_trust_ratio_above_0: bool
     max_unorm_above_0: bool
 
 
@@ -39,7 +43,11 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
+        max_grad_norm_above_0=m.number(o["max_grad_norm"]) > 0,
+        cautious=o["cautious"],
         trust_ratio_is_lamb=o["trust_ratio"] == "lamb",
+        min_trust_ratio_above_0=m.number(o["min_trust_ratio"]) > 0,
+        max_trust_ratio_above_0=m.number(o["max_trust_ratio"]) > 0,
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
     )
 
@@ -50,10 +58,18 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     etaplus = m.number(o["etas"][1])
     step_size_min = m.number(o["step_sizes"][0])
     step_size_max = m.number(o["step_sizes"][1])
+    max_grad_norm = m.number(o["max_grad_norm"])
     percentile_clipping = m.number(o["percentile_clipping"])
     max_unorm = m.number(o["max_unorm"])
+    min_trust_ratio = m.number(o["min_trust_ratio"])
+    max_trust_ratio = m.number(o["max_trust_ratio"])
     grad_scale = m.number(o.get("grad_scale"))
+    global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
     inverse_grad_scale = m.divide(1.0, grad_scale)
+    min_one_max_grad_norm_over_sqrt_global_s = m.minimum(
+        1.0,
+        m.divide(max_grad_norm, m.sqrt(global_sum_tensor_1) + 1e-06),
+    )
     min_one_max_unorm = m.minimum(1.0, max_unorm)
     return (
         etaminus,
@@ -62,7 +78,10 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         step_size_max,
         percentile_clipping,
         max_unorm,
+        min_trust_ratio,
+        max_trust_ratio,
         inverse_grad_scale,
+        min_one_max_grad_norm_over_sqrt_global_s,
         min_one_max_unorm,
     )
 
@@ -74,9 +93,13 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         m.unread(o["etas"][1]),
         m.unread(o["step_sizes"][0]),
         m.unread(o["step_sizes"][1]),
+        m.unread(o["max_grad_norm"]),
         m.unread(o["percentile_clipping"]),
         m.unread(o["max_unorm"]),
+        m.unread(o["min_trust_ratio"]),
+        m.unread(o["max_trust_ratio"]),
         m.unread(o.get("grad_scale")),
+        sums.get("global_sum_tensor_1", m.NAN),
     )
 
 
@@ -91,6 +114,15 @@ def _refuse(name: str, o: Settings) -> None:
         raise ValueError(message.format_map({**o, "name": name}))
     if o["step_sizes"][0] > o["step_sizes"][1]:
         message = "{name}: step_sizes={step_sizes} must be the smallest step and the largest"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["min_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: min_trust_ratio={min_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: max_trust_ratio={max_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
+        message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
         raise ValueError(message.format_map({**o, "name": name}))
 
 
@@ -115,14 +147,18 @@ RULE = Rule(
             high_open=True,
             parts=("step_size_min", "step_size_max"),
         ),
+        "max_grad_norm": Hyperparameter(name="max_grad_norm", low=0.0, high=m.INF, high_open=True, scope="global"),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
+        "min_trust_ratio": Hyperparameter(name="min_trust_ratio", low=0.0, high=m.INF, high_open=True),
+        "max_trust_ratio": Hyperparameter(name="max_trust_ratio", low=0.0, high=m.INF, high_open=True),
     },
     options={
         "maximize": Option(name="maximize"),
         "skip_zeros": Option(name="skip_zeros"),
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
         "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb")),
+        "cautious": Option(name="cautious"),
     },
     storage={
         "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
@@ -154,7 +190,11 @@ RULE = Rule(
         "maximize",
         "skip_zeros",
         "nonfinite",
+        "max_grad_norm",
+        "cautious",
         "trust_ratio",
+        "min_trust_ratio",
+        "max_trust_ratio",
         "max_unorm",
         "etas",
         "step_sizes",
@@ -173,19 +213,38 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass(
-                    "step_reduce_0",
-                    lambda f: f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                    reductions=("squares_grad_6",),
-                    scalars=1,
-                ),
+                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
                 Pass(
                     "step_reduce_1",
-                    lambda f: f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb,
-                    reductions=("squares_grad_6", "squares_param", "squares_update_1"),
-                    scalars=6,
+                    lambda f: (
+                        f.cautious
+                        and f.percentile_clipping_below_100
+                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8",),
+                    scalars=2,
                 ),
-                Pass("step_apply", always, scalars=8),
+                Pass(
+                    "step_reduce_2",
+                    lambda f: (
+                        (f.cautious and f.max_unorm_above_0)
+                        or (f.cautious and f.percentile_clipping_below_100)
+                        or (f.cautious and f.trust_ratio_is_lamb)
+                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8", "sum_reduced_1"),
+                    scalars=7,
+                ),
+                Pass(
+                    "step_reduce_3",
+                    lambda f: (
+                        f.cautious or f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb
+                    ),
+                    reductions=("squares_grad_8", "sum_reduced_1", "squares_param", "squares_update_3"),
+                    scalars=8,
+                ),
+                Pass("step_apply", always, scalars=10),
             ),
             values=_step_values,
             inputs=_step_inputs,
@@ -196,10 +255,14 @@ RULE = Rule(
                 "step_size_max",
                 "percentile_clipping",
                 "max_unorm",
+                "min_trust_ratio",
+                "max_trust_ratio",
                 "inverse_grad_scale",
+                "min_one_max_grad_norm_over_sqrt_global_s",
                 "min_one_max_unorm",
             ),
-            reductions=("squares_grad_6", "squares_param", "squares_update_1"),
+            reductions=("tensor_1", "squares_grad_8", "sum_reduced_1", "squares_param", "squares_update_3"),
+            sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
             grads=True,
         ),
     },
@@ -221,17 +284,31 @@ class Rprop(Optimizer):
         etas: What a step is multiplied by after a change of sign, below 1, and otherwise, above 1. In (0, inf).
             Default: (0.5, 1.2).
         step_sizes: Smallest and largest step. In [0, inf). Default: (1e-06, 50).
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
             that cannot be stored so stay in float32. Default: 32.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
@@ -273,12 +350,16 @@ class Rprop(Optimizer):
         etas: tuple[float, float] | str = (0.5, 1.2),
         step_sizes: tuple[float, float] | str = (1e-06, 50),
         *,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         optim_bits: int = 32,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -291,12 +372,16 @@ class Rprop(Optimizer):
             "lr": lr,
             "etas": etas,
             "step_sizes": step_sizes,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "optim_bits": optim_bits,
             "codec": codec,
             "rounding": rounding,

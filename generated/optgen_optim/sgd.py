@@ -28,9 +28,13 @@ class SgdFlags(NamedTuple):
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
+    max_grad_norm_above_0: bool
     decoupled_weight_decay: bool
     nesterov: bool
+    cautious: bool
     trust_ratio_is_lamb: bool
+    min_trust_ratio_above_0: bool
+    max_trust_ratio_above_0: bool
     max_unorm_above_0: bool
     momentum_buffer_tensorwise: bool
 
@@ -43,9 +47,13 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
+        max_grad_norm_above_0=m.number(o["max_grad_norm"]) > 0,
         decoupled_weight_decay=o["decoupled_weight_decay"],
         nesterov=o["nesterov"],
+        cautious=o["cautious"],
         trust_ratio_is_lamb=o["trust_ratio"] == "lamb",
+        min_trust_ratio_above_0=m.number(o["min_trust_ratio"]) > 0,
+        max_trust_ratio_above_0=m.number(o["max_trust_ratio"]) > 0,
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
         momentum_buffer_tensorwise="momentum_buffer" in tensorwise,
     )
@@ -57,10 +65,18 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     momentum = m.number(o["momentum"])
     dampening = m.number(o["dampening"])
     weight_decay = m.number(o["weight_decay"])
+    max_grad_norm = m.number(o["max_grad_norm"])
     percentile_clipping = m.number(o["percentile_clipping"])
     max_unorm = m.number(o["max_unorm"])
+    min_trust_ratio = m.number(o["min_trust_ratio"])
+    max_trust_ratio = m.number(o["max_trust_ratio"])
     grad_scale = m.number(o.get("grad_scale"))
+    global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
     inverse_grad_scale = m.divide(1.0, grad_scale)
+    min_one_max_grad_norm_over_sqrt_global_s = m.minimum(
+        1.0,
+        m.divide(max_grad_norm, m.sqrt(global_sum_tensor_1) + 1e-06),
+    )
     one_minus_dampening = 1.0 - dampening
     min_one_max_unorm = m.minimum(1.0, max_unorm)
     one_minus_lr_times_weight_decay = 1.0 - lr * weight_decay
@@ -70,7 +86,10 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         weight_decay,
         percentile_clipping,
         max_unorm,
+        min_trust_ratio,
+        max_trust_ratio,
         inverse_grad_scale,
+        min_one_max_grad_norm_over_sqrt_global_s,
         one_minus_dampening,
         min_one_max_unorm,
         one_minus_lr_times_weight_decay,
@@ -84,9 +103,13 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         m.unread(o["momentum"]),
         m.unread(o["dampening"]),
         m.unread(o["weight_decay"]),
+        m.unread(o["max_grad_norm"]),
         m.unread(o["percentile_clipping"]),
         m.unread(o["max_unorm"]),
+        m.unread(o["min_trust_ratio"]),
+        m.unread(o["max_trust_ratio"]),
         m.unread(o.get("grad_scale")),
+        sums.get("global_sum_tensor_1", m.NAN),
     )
 
 
@@ -97,6 +120,15 @@ def _refuse(name: str, o: Settings) -> None:
         raise ValueError(message.format_map({**o, "name": name}))
     if o["momentum"] == 0 and o["dampening"] != 0:
         message = "{name}: dampening={dampening} has no effect without momentum"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["min_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: min_trust_ratio={min_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: max_trust_ratio={max_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
+        message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
         raise ValueError(message.format_map({**o, "name": name}))
 
 
@@ -109,8 +141,11 @@ RULE = Rule(
         "momentum": Hyperparameter(name="momentum", low=0.0, high=m.INF, high_open=True),
         "dampening": Hyperparameter(name="dampening", low=-m.INF, high=m.INF, low_open=True, high_open=True),
         "weight_decay": Hyperparameter(name="weight_decay", low=0.0, high=m.INF, high_open=True),
+        "max_grad_norm": Hyperparameter(name="max_grad_norm", low=0.0, high=m.INF, high_open=True, scope="global"),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
+        "min_trust_ratio": Hyperparameter(name="min_trust_ratio", low=0.0, high=m.INF, high_open=True),
+        "max_trust_ratio": Hyperparameter(name="max_trust_ratio", low=0.0, high=m.INF, high_open=True),
     },
     options={
         "nesterov": Option(name="nesterov"),
@@ -119,6 +154,7 @@ RULE = Rule(
         "skip_zeros": Option(name="skip_zeros"),
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
         "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb")),
+        "cautious": Option(name="cautious"),
     },
     storage={
         "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
@@ -152,9 +188,13 @@ RULE = Rule(
         "maximize",
         "skip_zeros",
         "nonfinite",
+        "max_grad_norm",
         "decoupled_weight_decay",
         "nesterov",
+        "cautious",
         "trust_ratio",
+        "min_trust_ratio",
+        "max_trust_ratio",
         "max_unorm",
         "dampening",
         "optim_bits",
@@ -175,31 +215,49 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass(
-                    "step_reduce_0",
-                    lambda f: (
-                        f.percentile_clipping_below_100
-                        and (
-                            f.max_unorm_above_0
-                            or f.trust_ratio_is_lamb
-                            or (f.momentum_buffer_tensorwise and f.momentum_not_0)
-                        )
-                    ),
-                    reductions=("squares_grad_6",),
-                    scalars=1,
-                ),
+                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
-                        f.max_unorm_above_0
+                        f.cautious
+                        and f.percentile_clipping_below_100
+                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8",),
+                    scalars=2,
+                ),
+                Pass(
+                    "step_reduce_2",
+                    lambda f: (
+                        (f.cautious and f.max_unorm_above_0)
+                        or (f.cautious and f.percentile_clipping_below_100)
+                        or (f.cautious and f.trust_ratio_is_lamb)
+                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                        or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100)
+                    ),
+                    reductions=("squares_grad_8", "sum_reduced_1"),
+                    scalars=7,
+                ),
+                Pass(
+                    "step_reduce_3",
+                    lambda f: (
+                        f.cautious
+                        or f.max_unorm_above_0
                         or f.percentile_clipping_below_100
                         or f.trust_ratio_is_lamb
                         or (f.momentum_buffer_tensorwise and f.momentum_not_0)
                     ),
-                    reductions=("squares_grad_6", "squares_param", "squares_update_5", "momentum_buffer_largest"),
-                    scalars=6,
+                    reductions=(
+                        "squares_grad_8",
+                        "sum_reduced_1",
+                        "squares_param",
+                        "squares_update_7",
+                        "momentum_buffer_largest",
+                    ),
+                    scalars=8,
                 ),
-                Pass("step_apply", always, scalars=11),
+                Pass("step_apply", always, scalars=13),
             ),
             values=_step_values,
             inputs=_step_inputs,
@@ -209,12 +267,23 @@ RULE = Rule(
                 "weight_decay",
                 "percentile_clipping",
                 "max_unorm",
+                "min_trust_ratio",
+                "max_trust_ratio",
                 "inverse_grad_scale",
+                "min_one_max_grad_norm_over_sqrt_global_s",
                 "one_minus_dampening",
                 "min_one_max_unorm",
                 "one_minus_lr_times_weight_decay",
             ),
-            reductions=("squares_grad_6", "squares_param", "squares_update_5", "momentum_buffer_largest"),
+            reductions=(
+                "tensor_1",
+                "squares_grad_8",
+                "sum_reduced_1",
+                "squares_param",
+                "squares_update_7",
+                "momentum_buffer_largest",
+            ),
+            sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
             grads=True,
         ),
     },
@@ -248,8 +317,17 @@ class SGD(Optimizer):
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
             tensor. Default: True.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         decoupled_weight_decay: Decay the parameter itself instead of adding the decay to the gradient. Default:
             False.
         maximize: Ascend instead of descend. Default: False.
@@ -258,7 +336,12 @@ class SGD(Optimizer):
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -307,12 +390,16 @@ class SGD(Optimizer):
         percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -331,12 +418,16 @@ class SGD(Optimizer):
             "min_8bit_size": min_8bit_size,
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -373,8 +464,17 @@ class SGD8bit(Optimizer):
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
             tensor. Default: True.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         decoupled_weight_decay: Decay the parameter itself instead of adding the decay to the gradient. Default:
             False.
         maximize: Ascend instead of descend. Default: False.
@@ -383,7 +483,12 @@ class SGD8bit(Optimizer):
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -431,12 +536,16 @@ class SGD8bit(Optimizer):
         percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -454,12 +563,16 @@ class SGD8bit(Optimizer):
             "min_8bit_size": min_8bit_size,
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -496,8 +609,17 @@ class SGD32bit(Optimizer):
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
             tensor. Default: True.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         decoupled_weight_decay: Decay the parameter itself instead of adding the decay to the gradient. Default:
             False.
         maximize: Ascend instead of descend. Default: False.
@@ -506,7 +628,12 @@ class SGD32bit(Optimizer):
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -554,12 +681,16 @@ class SGD32bit(Optimizer):
         percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -577,12 +708,16 @@ class SGD32bit(Optimizer):
             "min_8bit_size": min_8bit_size,
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "decoupled_weight_decay": decoupled_weight_decay,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.diagnostics import Reporter, suggest
-from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.kinds import is_boolean, kind_of
+from optgen.ir.formula import FALSE, TRUE, Formula, describe
+from optgen.ir.kinds import is_boolean, kind_of, unit_of
 from optgen.ir.nodes import (
     FUNCTIONS,
     REDUCTIONS,
@@ -187,7 +187,7 @@ class Builder:
             kind = kind_of(expr, self.kinds)
             self.reporter.error(
                 "kind",
-                f"`{name}` is one number per {_unit(state.kind)}, but this is one per {_unit(kind)}",
+                f"`{name}` is one number per {_unit(state.kind)}, but this is one per {unit_of(kind)}",
                 node_location(self.text, value),
                 "reduce it, with `sum`, `mean`, `norm` ..., or give the state that shape",
             )
@@ -431,7 +431,7 @@ class Builder:
             or (over > Kind.GLOBAL and kind <= over)
             or (over in (Kind.ROW, Kind.COL) and kind != Kind.ELEMENT)
         ):
-            message = f"`{name}` has nothing to reduce: this is one number per {_unit(kind)}"
+            message = f"`{name}` has nothing to reduce: this is one number per {unit_of(kind)}"
             self.reporter.error("kind", message, node_location(self.text, args[0]))
             return ERROR
         if over is Kind.GLOBAL and (kind is not Kind.ELEMENT or name in ("mean", "rms")):
@@ -482,20 +482,3 @@ def _also(active: Expr, expr: Expr) -> Expr:
         case Call(op="and", args=(first, _)) if first == active:
             return expr
     return Call("and", (active, expr))
-
-
-def _unit(kind: Kind) -> str:
-    return {
-        Kind.CONST: "optimizer",
-        Kind.GLOBAL: "optimizer",
-        Kind.GROUP: "param group",
-        Kind.STEP: "parameter and step",
-        Kind.TENSOR: "tensor",
-        Kind.COL: "column",
-    }.get(kind, kind.name.lower())
-
-
-def describe(formula: Formula) -> str:
-    """A formula in words, for messages."""
-    terms = [" and ".join(name if value else f"not {name}" for name, value in term) for term in formula.ordered()]
-    return " or ".join(term or "always" for term in terms)

@@ -63,21 +63,24 @@ def seen(target: str, grads: list[Any], groups: int = 1, **settings: Any) -> lis
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
-def test_max_grad_norm_is_that_of_torch(size, groups, target) -> None:
-    """The norm is that of all groups together. Squares and the product are rounded to float32, the scale once."""
+@pytest.mark.parametrize(("size", "limit"), [(1e-3, LIMIT), (1.0, LIMIT), (1e4, LIMIT), (1e-5, 1e-4)])
+def test_max_grad_norm_is_that_of_torch(size, limit, groups, target) -> None:
+    """The norm is that of all groups together. Squares and the product are rounded to float32, the scale once.
+
+    In the last case the 1e-6 that torch adds to the norm is a thousandth of it.
+    """
     grads = grads_of(1, size)
     twins = [torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64, device="cpu")) for shape in SHAPES]
     for twin, grad in zip(twins, grads, strict=True):
         twin.grad = grad.double()
-    whole = float(torch.nn.utils.clip_grad_norm_(twins, LIMIT))
-    assert (whole > LIMIT) == (size > 1e-3)
-    for found, twin, grad in zip(seen(target, grads, groups, max_grad_norm=LIMIT), twins, grads, strict=True):
+    whole = float(torch.nn.utils.clip_grad_norm_(twins, limit))
+    assert (whole > limit) == (size != 1e-3)
+    for found, twin, grad in zip(seen(target, grads, groups, max_grad_norm=limit), twins, grads, strict=True):
         wanted = array(twin.grad)
         # ULP / 2 each for the root of a sum of rounded squares, the rounded scale, the product; nothing if it is 1.
         radius = np.abs(wanted) * (1.5 * ULP * (1 + ULP) + 10_000 * HOST) + 2.0**-149
-        assert_within(found, Ball(wanted, radius if whole > LIMIT else 0.0), "gradient")
-        assert torch.equal(found.cpu(), grad) == (whole <= LIMIT)
+        assert_within(found, Ball(wanted, radius if whole > limit else 0.0), "gradient")
+        assert torch.equal(found.cpu(), grad) == (whole <= limit)
 
 
 @pytest.mark.parametrize("name", CLIPPED)

@@ -187,7 +187,7 @@ class Builder:
             kind = kind_of(expr, self.kinds)
             self.reporter.error(
                 "kind",
-                f"`{name}` is one number per {_unit(state.kind)}, but this is one per {unit_of(kind)}",
+                f"`{name}` is one number per {unit_of(state.kind)}, but this is one per {unit_of(kind)}",
                 node_location(self.text, value),
                 "reduce it, with `sum`, `mean`, `norm` ..., or give the state that shape",
             )

@@ -175,11 +175,16 @@ def _simplified(terms: frozenset[Term]) -> Formula:
     changed = True
     while changed:
         changed = False
+        having: dict[Literal, list[Term]] = {}
+        for term in current:
+            for literal in term:
+                having.setdefault(literal, []).append(term)
         for term in sorted(current, key=sorted):
             for name, value in sorted(term):
-                flipped = term - {(name, value)} | {(name, not value)}
-                if any((name, not value) in other and other <= flipped for other in current):
-                    current = _least(current - {term} | {term - {(name, value)}})
+                opposite = (name, not value)
+                rest = term - {(name, value)}
+                if any(other - {opposite} <= rest for other in having.get(opposite, ())):
+                    current = _least(current - {term} | {rest})
                     changed = True
                     break
             if changed:

@@ -13,9 +13,6 @@ namespace optgen {
 // The columns that every table begins with; states and scratch arrays follow.
 enum BaseColumn {
   PARAM,
-  COMPENSATION,
-  SEED,
-  POSITION,
   STEP,
   NUMEL,
   NDIM,

@@ -4,7 +4,7 @@ Quantized states are cut into blocks that share one scale, the largest magnitude
 a number y in [-1, 1], and the state's value is y * absmax. The codecs differ in which numbers their codes stand for:
 
 - `int8` and signed `int4`: dynamic maps (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization"), dense
-  near 0. They equal those of bitsandbytes (8 bits) and torchao (both) bit for bit, so that checkpoints can be exchanged.
+  near 0. They equal those of bitsandbytes (8 bits) and torchao (both) bit for bit: checkpoints can be exchanged.
   They are piecewise linear, one piece a decade up to 1: decade `l` holds the middles of n equal cells between
   0.1 * 10**(l - last) and 10**(l - last), with n = 2**l for signed books (each value also negated) and 2**(l + 1) for
   unsigned ones; 0 and 1.0 are added. 8 bits have seven decades, from 1e-7 on, 4 bits three. There is no -1.0: the
@@ -244,7 +244,8 @@ def code_book(signed: bool, bits: int = 8) -> tuple[float, ...]:
 def midpoints(signed: bool, bits: int = 8) -> tuple[float, ...]:
     """The float32 thresholds between neighbouring magnitudes: magnitude number k is nearest where exactly k lie below.
 
-    Of 8 bits 128 for the signed book (129 magnitudes, 0 and 1.0 included), 255 for the unsigned one; of 4 bits 8 and 15.
+    Of 8 bits 128 for the signed book (129 magnitudes, 0 and 1.0 included), 255 for the unsigned one; of 4 bits 8
+    and 15.
     """
     magnitudes = [value for value in code_book(signed, bits) if value >= 0.0]
     return tuple(float32((a + b) / 2) for a, b in pairwise(magnitudes))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optgen.backends.python import ClassSpec
-from optgen.codecs import CODECS, PAGED_NUMEL, plain_codec
+from optgen.codecs import CODECS, PAGED_NUMEL, WHOLE_TENSOR, Codec, chosen_codec, plain_codec
 from optgen.ir.dump import text
 from optgen.ir.family import Family
 from optgen.ir.guards import Guard
@@ -77,12 +77,15 @@ class ClassInfo:
     @cached_property
     def setting(self) -> Setting:
         """Guards and codecs under the class's default settings."""
-        block_wise = self._default("block_wise")
+        return self.stored(self.bits)
+
+    def stored(self, bits: int) -> Setting:
+        """Guards and codecs under the class's default settings, with states of so many bits."""
+        asked = chosen_codec(bits, "auto", bool(self._default("block_wise")), 0)
         codecs = {}
         for name, item in self.family_rule.inputs.items():
             if item.role == "state" and item.kind is Kind.ELEMENT:
-                quantized = self.bits == 8 and "int8" in item.codecs
-                codecs[name] = ("int8" if block_wise else "int8_tensor") if quantized else plain_codec(item.codecs)
+                codecs[name] = asked if asked.name in item.codecs else CODECS[plain_codec(item.codecs)]
         guards = {name: self._holds(guard, codecs) for name, guard in self.family_rule.guards.guards.items()}
         return Setting(guards, codecs)
 
@@ -153,7 +156,7 @@ class ClassInfo:
         declared = family.hypers.get(name) or family.options.get(name) or family.storage.get(name)
         return declared.default if declared is not None else None
 
-    def _holds(self, guard: Guard, codecs: Mapping[str, str]) -> bool:
+    def _holds(self, guard: Guard, codecs: Mapping[str, Codec]) -> bool:
         match guard.about:
             case "option":
                 value = self._default(guard.subject)
@@ -168,7 +171,7 @@ class ClassInfo:
             case "input":
                 return False
             case "codec":
-                return CODECS[codecs[guard.subject]].block == -1
+                return codecs[guard.subject].block == WHOLE_TENSOR
 
     def _number(self, name: str) -> object:
         """A hyperparameter's default. One that the user must give is taken as 1, and momentum as in use."""

@@ -179,14 +179,14 @@ __device__ __forceinline__ void step_reduce_1_chunk(
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
-  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
-  Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), first);
-  Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), first);
+  Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), first);
+  Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), first);
   Tile<MaxExpAvgSqCodec,
-      RUN> max_exp_avg_sq_tile(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), first);
+      RUN> max_exp_avg_sq_tile(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ_ABSMAX), first);
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ),
-      t.pointer(AT_MAX_EXP_AVG_SQ));
+      t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(COMPENSATION));
   double squares_grad_6 = 0.0;
   double squares_param = 0.0;
   double squares_update_1 = 0.0;
@@ -401,14 +401,15 @@ __device__ __forceinline__ void step_apply_chunk(
   const float one_minus_lr_times_weight_decay = s.one_minus_lr_times_weight_decay;
   const float exp_avg_absmax_new = s.exp_avg_absmax_new;
   const float exp_avg_sq_absmax_new = s.exp_avg_sq_absmax_new;
-  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
-  Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), first);
-  Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), first);
+  Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), first);
+  Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), first);
   Tile<MaxExpAvgSqCodec,
-      RUN> max_exp_avg_sq_tile(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), first);
+      RUN> max_exp_avg_sq_tile(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ_ABSMAX), first);
+  param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ),
-      t.pointer(AT_MAX_EXP_AVG_SQ));
+      t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(COMPENSATION));
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = param_tile.open(place, shared.books);
     auto* const grad_at = grad_tile.open(place, shared.books);

@@ -99,8 +99,8 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
-    if o["amsgrad"] and o["optim_bits"] == 8:
-        message = "{name} does not support amsgrad=True with 8-bit states"
+    if o["amsgrad"] and o["optim_bits"] < 16:
+        message = "{name} does not support amsgrad=True with {optim_bits}-bit states"
         raise ValueError(message.format_map({**o, "name": name}))
 
 
@@ -132,25 +132,33 @@ RULE = Rule(
         "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb")),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 8)),
+        "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
+        "codec": Option(name="codec", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
+        "block_size": Option(name="block_size", choices=(0, 32, 64, 128, 256)),
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
+        "rounding": Option(name="rounding", choices=("nearest", "stochastic", "kahan", "split8", "split16")),
+        "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
     },
     states={
-        "exp_avg": State(name="exp_avg", kind="element", codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor")),
+        "exp_avg": State(
+            name="exp_avg",
+            kind="element",
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
+        ),
         "exp_avg_sq": State(
             name="exp_avg_sq",
             kind="element",
             signed=False,
-            codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor"),
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
         ),
         "max_exp_avg_sq": State(
             name="max_exp_avg_sq",
             kind="element",
             signed=False,
-            codecs=("fp32",),
+            codecs=("fp32", "bf16", "fp16"),
             exists=lambda f: f.amsgrad,
         ),
         "gnorm_vec": State(
@@ -171,8 +179,12 @@ RULE = Rule(
         "trust_ratio",
         "max_unorm",
         "optim_bits",
+        "codec",
+        "block_size",
         "min_8bit_size",
         "block_wise",
+        "rounding",
+        "seed",
         "is_paged",
         "capturable",
         "target",
@@ -258,14 +270,16 @@ class AdamW(Optimizer):
         eps: Added to the denominator, after bias correction. In [0, inf). Default: 1e-08.
         weight_decay: Weight decay. In [0, inf). Default: 0.01.
         amsgrad: Divide by the root of the largest average so far. Default: False.
-        optim_bits: Bits of each element of the states. Default: 32.
+        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
+            that cannot be stored so stay in float32. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
@@ -277,6 +291,17 @@ class AdamW(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -318,6 +343,10 @@ class AdamW(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -337,6 +366,10 @@ class AdamW(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -365,11 +398,12 @@ class AdamW8bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 8 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
@@ -381,6 +415,17 @@ class AdamW8bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -422,6 +467,10 @@ class AdamW8bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -441,6 +490,10 @@ class AdamW8bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -477,11 +530,12 @@ class AdamW32bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 32 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
@@ -493,6 +547,17 @@ class AdamW32bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -534,6 +599,10 @@ class AdamW32bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -553,6 +622,10 @@ class AdamW32bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -578,14 +651,16 @@ class PagedAdamW(Optimizer):
         eps: Added to the denominator, after bias correction. In [0, inf). Default: 1e-08.
         weight_decay: Weight decay. In [0, inf). Default: 0.01.
         amsgrad: Divide by the root of the largest average so far. Default: False.
-        optim_bits: Bits of each element of the states. Default: 32.
+        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
+            that cannot be stored so stay in float32. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
@@ -595,6 +670,17 @@ class PagedAdamW(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -635,6 +721,10 @@ class PagedAdamW(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -653,6 +743,10 @@ class PagedAdamW(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -681,11 +775,12 @@ class PagedAdamW8bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 8 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
@@ -695,6 +790,17 @@ class PagedAdamW8bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -735,6 +841,10 @@ class PagedAdamW8bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -753,6 +863,10 @@ class PagedAdamW8bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -789,11 +903,12 @@ class PagedAdamW32bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 32 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
@@ -803,6 +918,17 @@ class PagedAdamW32bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -843,6 +969,10 @@ class PagedAdamW32bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -861,6 +991,10 @@ class PagedAdamW32bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -886,14 +1020,16 @@ class Adam(Optimizer):
         eps: Added to the denominator, after bias correction. In [0, inf). Default: 1e-08.
         weight_decay: Weight decay. In [0, inf). Default: 0.0.
         amsgrad: Divide by the root of the largest average so far. Default: False.
-        optim_bits: Bits of each element of the states. Default: 32.
+        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
+            that cannot be stored so stay in float32. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
@@ -905,6 +1041,17 @@ class Adam(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -946,6 +1093,10 @@ class Adam(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -965,6 +1116,10 @@ class Adam(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -993,11 +1148,12 @@ class Adam8bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 8 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
@@ -1009,6 +1165,17 @@ class Adam8bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1050,6 +1217,10 @@ class Adam8bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1069,6 +1240,10 @@ class Adam8bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -1105,11 +1280,12 @@ class Adam32bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 32 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
@@ -1121,6 +1297,17 @@ class Adam32bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1162,6 +1349,10 @@ class Adam32bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1181,6 +1372,10 @@ class Adam32bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -1206,14 +1401,16 @@ class PagedAdam(Optimizer):
         eps: Added to the denominator, after bias correction. In [0, inf). Default: 1e-08.
         weight_decay: Weight decay. In [0, inf). Default: 0.0.
         amsgrad: Divide by the root of the largest average so far. Default: False.
-        optim_bits: Bits of each element of the states. Default: 32.
+        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
+            that cannot be stored so stay in float32. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
@@ -1223,6 +1420,17 @@ class PagedAdam(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1263,6 +1471,10 @@ class PagedAdam(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1281,6 +1493,10 @@ class PagedAdam(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -1309,11 +1525,12 @@ class PagedAdam8bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 8 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
@@ -1323,6 +1540,17 @@ class PagedAdam8bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1363,6 +1591,10 @@ class PagedAdam8bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1381,6 +1613,10 @@ class PagedAdam8bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }
@@ -1417,11 +1653,12 @@ class PagedAdam32bit(Optimizer):
         optim_bits: Taken for compatibility; the states of this class have 32 bits. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: True.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
@@ -1431,6 +1668,17 @@ class PagedAdam32bit(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
@@ -1471,6 +1719,10 @@ class PagedAdam32bit(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
@@ -1489,6 +1741,10 @@ class PagedAdam32bit(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "capturable": capturable,
             "target": target,
         }

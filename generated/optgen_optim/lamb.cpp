@@ -183,15 +183,15 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb || (!adam_w_mode && exp_avg_sq_tensorwise)
-        || (!adam_w_mode && exp_avg_tensorwise) ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
+        || (!adam_w_mode && exp_avg_tensorwise) ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n)
+        : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const exp_avg_at = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
-        ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
+        ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
     auto* const exp_avg_sq_at = exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
-        ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+        ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     auto* const max_exp_avg_sq_at = amsgrad && (max_unorm_above_0 || trust_ratio_is_lamb)
-        ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), at, n)
-        : nullptr;
+        ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \
@@ -386,16 +386,15 @@ void step_apply_chunk(
   Tile<ExpAvgCodec> exp_avg_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<MaxExpAvgSqCodec> max_exp_avg_sq_tile;
+  param_tile.draws(draw_of(t));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = param_tile.open(t.pointer(PARAM), nullptr, at, n);
+    auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
-    auto* const exp_avg_at = exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer<float>(AT_EXP_AVG_ABSMAX), at, n);
-    auto* const exp_avg_sq_at =
-        exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), at, n);
+    auto* const exp_avg_at = exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n);
+    auto* const exp_avg_sq_at = exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n);
     auto* const max_exp_avg_sq_at = amsgrad
-        ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer<float>(AT_MAX_EXP_AVG_SQ_ABSMAX), at, n)
-        : nullptr;
+        ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd

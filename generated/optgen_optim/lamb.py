@@ -100,8 +100,8 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
-    if o["amsgrad"] and o["optim_bits"] == 8:
-        message = "{name} does not support amsgrad=True with 8-bit states"
+    if o["amsgrad"] and o["optim_bits"] < 16:
+        message = "{name} does not support amsgrad=True with {optim_bits}-bit states"
         raise ValueError(message.format_map({**o, "name": name}))
 
 
@@ -134,25 +134,33 @@ RULE = Rule(
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 8)),
+        "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
+        "codec": Option(name="codec", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
+        "block_size": Option(name="block_size", choices=(0, 32, 64, 128, 256)),
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
+        "rounding": Option(name="rounding", choices=("nearest", "stochastic", "kahan", "split8", "split16")),
+        "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
     },
     states={
-        "exp_avg": State(name="exp_avg", kind="element", codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor")),
+        "exp_avg": State(
+            name="exp_avg",
+            kind="element",
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
+        ),
         "exp_avg_sq": State(
             name="exp_avg_sq",
             kind="element",
             signed=False,
-            codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor"),
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
         ),
         "max_exp_avg_sq": State(
             name="max_exp_avg_sq",
             kind="element",
             signed=False,
-            codecs=("fp32",),
+            codecs=("fp32", "bf16", "fp16"),
             exists=lambda f: f.amsgrad,
         ),
         "gnorm_vec": State(
@@ -174,8 +182,12 @@ RULE = Rule(
         "trust_ratio",
         "max_unorm",
         "optim_bits",
+        "codec",
+        "block_size",
         "min_8bit_size",
         "block_wise",
+        "rounding",
+        "seed",
         "is_paged",
         "capturable",
         "target",
@@ -260,14 +272,16 @@ class LAMB(Optimizer):
         amsgrad: Divide by the root of the largest average so far. Default: False.
         adam_w_mode: Add the decay to the update (decoupled from the averages) instead of to the gradient. Default:
             True.
-        optim_bits: Bits of each element of the states. Default: 32.
+        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
+            that cannot be stored so stay in float32. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: False.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: False.
         max_unorm: The trust ratio is multiplied by min(1, max_unorm), so that 1 or more never binds; 0 is off. With
             trust_ratio="none" the update is scaled down to max_unorm times the norm of the parameter. In [0, inf).
             Default: 1.0.
@@ -278,6 +292,17 @@ class LAMB(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -322,6 +347,10 @@ class LAMB(Optimizer):
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -343,6 +372,10 @@ class LAMB(Optimizer):
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,
@@ -370,11 +403,12 @@ class LAMB8bit(Optimizer):
             True.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: False.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: False.
         max_unorm: The trust ratio is multiplied by min(1, max_unorm), so that 1 or more never binds; 0 is off. With
             trust_ratio="none" the update is scaled down to max_unorm times the norm of the parameter. In [0, inf).
             Default: 1.0.
@@ -385,6 +419,17 @@ class LAMB8bit(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -428,6 +473,10 @@ class LAMB8bit(Optimizer):
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -448,6 +497,10 @@ class LAMB8bit(Optimizer):
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,
@@ -483,11 +536,12 @@ class LAMB32bit(Optimizer):
             True.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: False.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: False.
         max_unorm: The trust ratio is multiplied by min(1, max_unorm), so that 1 or more never binds; 0 is off. With
             trust_ratio="none" the update is scaled down to max_unorm times the norm of the parameter. In [0, inf).
             Default: 1.0.
@@ -498,6 +552,17 @@ class LAMB32bit(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -541,6 +606,10 @@ class LAMB32bit(Optimizer):
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -561,6 +630,10 @@ class LAMB32bit(Optimizer):
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "codec": codec,
+            "block_size": block_size,
+            "rounding": rounding,
+            "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,

@@ -142,7 +142,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
-        ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
+        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
@@ -257,11 +257,11 @@ void step_reduce_2_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0)
-        ? param_tile.open(t.pointer(PARAM), nullptr, at, n) : nullptr;
+        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const momentum_buffer_at = momentum_not_0
         && (momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars))
-        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
+        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
@@ -426,12 +426,13 @@ void step_apply_chunk(
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<MomentumBufferCodec> momentum_buffer_tile;
+  param_tile.draws(draw_of(t));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = param_tile.open(t.pointer(PARAM), nullptr, at, n);
+    auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const momentum_buffer_at = momentum_not_0
-        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
+        ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);

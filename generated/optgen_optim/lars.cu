@@ -146,9 +146,9 @@ __device__ __forceinline__ void step_reduce_1_chunk(
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float grad_7_factor = s.grad_7_factor;
-  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
-  const bool aligned = are_aligned(t.pointer(PARAM), t.grad);
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(COMPENSATION));
   double squares_grad_6 = 0.0;
   double squares_param = 0.0;
   double squares_grad_8 = 0.0;
@@ -270,11 +270,11 @@ __device__ __forceinline__ void step_reduce_2_chunk(
   const float grad_9_factor = s.grad_9_factor;
   const bool above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
-  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<MomentumBufferCodec,
-      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), first);
-  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER));
+      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), first);
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER), t.pointer(COMPENSATION));
   double squares_grad_6 = 0.0;
   double squares_param = 0.0;
   double squares_grad_8 = 0.0;
@@ -467,11 +467,12 @@ __device__ __forceinline__ void step_apply_chunk(
   const float one_minus_dampening = s.one_minus_dampening;
   const float update_6_factor = s.update_6_factor;
   const float momentum_buffer_absmax_new = s.momentum_buffer_absmax_new;
-  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), nullptr, first);
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<MomentumBufferCodec,
-      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), first);
-  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER));
+      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), first);
+  param_tile.draws(draw_of(t));
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER), t.pointer(COMPENSATION));
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = param_tile.open(place, shared.books);
     auto* const grad_at = grad_tile.open(place, shared.books);

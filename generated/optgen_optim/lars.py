@@ -126,9 +126,13 @@ RULE = Rule(
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 8)),
+        "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
+        "codec": Option(name="codec", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
+        "block_size": Option(name="block_size", choices=(0, 32, 64, 128, 256)),
         "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
         "block_wise": Option(name="block_wise"),
+        "rounding": Option(name="rounding", choices=("nearest", "stochastic", "kahan", "split8", "split16")),
+        "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
     },
@@ -136,7 +140,7 @@ RULE = Rule(
         "momentum_buffer": State(
             name="momentum_buffer",
             kind="element",
-            codecs=("fp32", "bf16", "fp16", "int8", "int8_tensor"),
+            codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
             exists=lambda f: f.momentum_not_0,
         ),
         "gnorm_vec": State(
@@ -159,8 +163,12 @@ RULE = Rule(
         "dampening",
         "trust_coefficient",
         "optim_bits",
+        "codec",
+        "block_size",
         "min_8bit_size",
         "block_wise",
+        "rounding",
+        "seed",
         "is_paged",
         "capturable",
         "target",
@@ -253,10 +261,12 @@ class LARS(Optimizer):
             Default: 0.0.
         weight_decay: Weight decay, added to the gradient. In [0, inf). Default: 0.0.
         nesterov: Nesterov momentum. Default: False.
-        optim_bits: Bits of each element of the states. Default: 32.
+        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
+            that cannot be stored so stay in float32. Default: 32.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. In [0, inf).
@@ -269,8 +279,19 @@ class LARS(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: False.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -313,7 +334,11 @@ class LARS(Optimizer):
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
         block_wise: bool = False,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -333,7 +358,11 @@ class LARS(Optimizer):
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "codec": codec,
+            "block_size": block_size,
             "block_wise": block_wise,
+            "rounding": rounding,
+            "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,
@@ -368,7 +397,8 @@ class LARS8bit(Optimizer):
         nesterov: Nesterov momentum. Default: False.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. In [0, inf).
@@ -381,8 +411,19 @@ class LARS8bit(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: False.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -424,7 +465,11 @@ class LARS8bit(Optimizer):
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
         block_wise: bool = False,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -443,7 +488,11 @@ class LARS8bit(Optimizer):
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "codec": codec,
+            "block_size": block_size,
             "block_wise": block_wise,
+            "rounding": rounding,
+            "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,
@@ -478,7 +527,8 @@ class LARS32bit(Optimizer):
         nesterov: Nesterov momentum. Default: False.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
             skip_zeros take the place of those arguments. Default: None.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. In [0, inf).
@@ -491,8 +541,19 @@ class LARS32bit(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: False.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -534,7 +595,11 @@ class LARS32bit(Optimizer):
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
         block_wise: bool = False,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -553,7 +618,11 @@ class LARS32bit(Optimizer):
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "codec": codec,
+            "block_size": block_size,
             "block_wise": block_wise,
+            "rounding": rounding,
+            "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,
@@ -598,9 +667,21 @@ class PytorchLARS(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: False.
+        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
+            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
+            "auto".
+        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
+            of companded8 32. Default: 0.
+        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
+            Default: 4096.
+        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
+            tensor. Default: False.
+        rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
+            up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
+            16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
+            float of 24 or 32 bits. Default: "nearest".
+        seed: Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the
+            element, and are the same on every target. In [0, 9007199254740992]. Default: 0.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -638,8 +719,12 @@ class PytorchLARS(Optimizer):
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
+        block_size: int = 0,
         min_8bit_size: int = 4096,
         block_wise: bool = False,
+        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
     ) -> None:
@@ -656,8 +741,12 @@ class PytorchLARS(Optimizer):
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "codec": codec,
+            "block_size": block_size,
             "min_8bit_size": min_8bit_size,
             "block_wise": block_wise,
+            "rounding": rounding,
+            "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
         }

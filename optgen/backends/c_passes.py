@@ -265,9 +265,16 @@ class PassRenderer:
         """The address of an element input."""
         return {"param": "t.pointer(PARAM)", "grad": "t.grad"}.get(item.role, f"t.pointer({column(item.name)})")
 
-    def _scale(self, item: Input) -> str:
-        """The address of a state's scales."""
-        return f"t.pointer<float>({column(scale_name(item.name))})" if item.role == "state" else "nullptr"
+    def _aside(self, item: Input) -> str:
+        """The address of what is stored beside an element input: a state's scales, a parameter's compensation."""
+        return {"param": "t.pointer(COMPENSATION)", "grad": "nullptr"}.get(
+            item.role, f"t.pointer({column(scale_name(item.name))})"
+        )
+
+    def _draws(self) -> list[str]:
+        """Where the random numbers of a parameter that is written come from."""
+        written = any(write.input.role == "param" for write in self.item.writes)
+        return ["param_tile.draws(draw_of(t));"] if written else []
 
     def _statements(self) -> list[str]:
         """The pass's bindings, each under the equation that it comes from."""

@@ -75,6 +75,7 @@ class _CpuPass(PassRenderer):
         result = [f"const {self._type(name)} {c_name(name)} = s.{c_name(name)};" for name in fields]
         for item in self._stored():
             result.append(f"Tile<{self._codec(item)}> {item.name}_tile;")
+        result += self._draws()
         for r in self.item.reductions:
             if r.reduce.over is Kind.TENSOR:
                 start = "uint32_t {} = 0;" if r.reduce.op == "max" else "double {} = 0.0;"
@@ -90,7 +91,7 @@ class _CpuPass(PassRenderer):
         for item in self._stored():
             how = "open" if item.name in reads else "open_new"
             live = c_formula(reads.get(item.name, item.exists))
-            call = f"{item.name}_tile.{how}({self._data(item)}, {self._scale(item)}, at, n)"
+            call = f"{item.name}_tile.{how}({self._data(item)}, {self._aside(item)}, at, n)"
             result.append(f"auto* const {item.name}_at = {call if live == 'true' else f'{live} ? {call} : nullptr'};")
         return result
 

@@ -117,12 +117,13 @@ class _CudaPass(PassRenderer):
         result = [f"const {self._type(name)} {c_name(name)} = s.{c_name(name)};" for name in fields]
         if not bands:
             result += [
-                f"Tile<{self._codec(item)}, RUN> {item.name}_tile({self._data(item)}, {self._scale(item)}, first);"
+                f"Tile<{self._codec(item)}, RUN> {item.name}_tile({self._data(item)}, {self._aside(item)}, first);"
                 for item in self._stored()
             ]
-            result.append(
-                f"const bool aligned = are_aligned({', '.join(self._data(item) for item in self._stored())});"
-            )
+            result += self._draws()
+            moved = [self._data(item) for item in self._stored()]
+            moved += [self._aside(item) for item in self._stored() if item.role == "param"]
+            result.append(f"const bool aligned = are_aligned({', '.join(moved)});")
         for r in self._tensor_sums():
             start = "uint32_t {} = 0;" if r.reduce.op == "max" else "double {} = 0.0;"
             result.append(start.format(c_name(r.name)))
@@ -146,7 +147,7 @@ class _CudaPass(PassRenderer):
             item = access.input
             value = f"load({item.name}_at[i])"
             if bands:
-                value = f"read<{self._codec(item)}>({self._data(item)}, {self._scale(item)}, at, shared.books)"
+                value = f"read<{self._codec(item)}>({self._data(item)}, {self._aside(item)}, at, shared.books)"
             lines.append(f"const float {c_name(item.name)} = {_guarded(c_formula(access.live), value)};")
         lines += self._array_reads(bands)
         lines += self._statements()

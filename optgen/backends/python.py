@@ -404,7 +404,7 @@ def _literal(value: object) -> str:
 
 def _class_doc(family: Family, spec: ClassSpec, arguments: Sequence[Argument]) -> list[str]:
     variant = spec.variant
-    kept = {32: "states in 32 bits", 8: "states in 8 bits", None: "states in `optim_bits` bits"}[variant.bits]
+    kept = f"states in {'`optim_bits`' if variant.bits is None else variant.bits} bits"
     paged = ", paged" if variant.paged else ""
     lines = [f"{family.title}: {kept}{paged}.", ""]
     for text in (variant.doc, family.spec.doc, f"Source: {family.spec.reference}" if family.spec.reference else ""):

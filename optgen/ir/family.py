@@ -205,8 +205,6 @@ class _FamilyBuilder:
         codecs: tuple[str, ...] = ("fp32",)
         if kind is Kind.ELEMENT:  # what is no codec was reported when the file was checked
             codecs = tuple(codec for codec in state.codecs or CODECS if codec in CODECS) or codecs
-        if "int8" in codecs and "int8_tensor" not in codecs:
-            codecs = (*codecs, "int8_tensor")
         if kind.is_host and state.when is not None:
             where = loaded.locate("states", name, "when")
             self.reporter.error("kind", f"a state of shape `{state.shape}` always exists", where, "leave `when` out")

@@ -26,7 +26,7 @@ def scale_tensorwise(program: Program, guards: GuardTable) -> Program:
     for name, item in program.inputs.items():
         if item.role != "state" or item.kind is not Kind.ELEMENT:
             continue
-        if not any(CODECS[codec].block == -1 for codec in item.codecs):
+        if not any(CODECS[codec].scaled for codec in item.codecs):
             continue
         tensorwise = guards.formula("codec", name, "tensorwise") & item.exists
         scale = scale_name(name)

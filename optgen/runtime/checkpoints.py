@@ -8,11 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.codecs import CODECS
 from optgen.runtime.capture import adopted_lr
 from optgen.runtime.paging import Pager, wait_for_host
-from optgen.runtime.rule import Rule, always
-from optgen.runtime.states import room_for, scale_key, stored_shape
+from optgen.runtime.rule import Rule, Settings, State, always
+from optgen.runtime.states import (
+    COMPENSATION,
+    check_compensation,
+    room_for,
+    scale_key,
+    stored_codec,
+    stored_shape,
+    stored_shapes,
+)
+from optgen.runtime.storage import choose_codecs, dtype_name
 
 
 def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> dict[str, Any]:
@@ -31,8 +39,8 @@ def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Page
         if key == "step":
             result[key] = torch.tensor(float(value), dtype=torch.float32, device="cpu")
         elif isinstance(value, Tensor):
-            known = key in rule.states and value.is_floating_point()
-            dtype = torch.float32 if known or value.dtype is torch.float64 else value.dtype
+            line = key in rule.states and key not in elements and value.is_floating_point()
+            dtype = torch.float32 if line or value.dtype is torch.float64 else value.dtype
             with room_for(key, param):
                 if pager is not None and key in elements:
                     result[key] = pager.copy(value.detach().to(dtype).contiguous())
@@ -71,17 +79,40 @@ def misfits(rule: Rule, label: str, param: Tensor, saved: Mapping[str, Any]) -> 
         if not isinstance(value, Tensor):
             found.append(f"{label}: {state.name} is a {type(value).__name__}, not a tensor")
             continue
-        wanted = stored_shape(state, param.shape)
-        codes = state.kind == "element" and value.dtype is torch.uint8
-        if tuple(value.shape) != wanted:
-            found.append(f"{label}: {state.name} has shape {tuple(value.shape)}, not {wanted}")
-        elif not codes and not value.is_floating_point():
-            found.append(f"{label}: {state.name} has dtype {str(value.dtype).removeprefix('torch.')}")
-        elif codes:
-            scales = saved.get(scale_key(state.name))
-            count = CODECS["int8"].scales(value.numel())
-            if not isinstance(scales, Tensor) or scales.numel() not in (1, count) or not scales.is_floating_point():
-                found.append(f"{label}: {state.name} is in 8 bits, but {scale_key(state.name)} does not belong to it")
+        found += _misstored(state, label, param, value, saved.get(scale_key(state.name)))
+    if saved.get(COMPENSATION) is not None:
+        try:
+            check_compensation(saved[COMPENSATION], param)
+        except (TypeError, ValueError) as error:
+            found.append(f"{label}: {error}")
+    return found
+
+
+def _misstored(state: State, label: str, param: Tensor, value: Tensor, scales: Any) -> list[str]:
+    """What of a saved state's codes, and of their scales, does not fit, in words."""
+    if tuple(value.shape) not in stored_shapes(state, param.shape):
+        return [f"{label}: {state.name} has shape {tuple(value.shape)}, not {stored_shape(state, param.shape)}"]
+    if state.kind != "element" or value.dtype is torch.float64:
+        return [] if value.is_floating_point() else [f"{label}: {state.name} has dtype {dtype_name(value.dtype)}"]
+    if scales is not None and not (isinstance(scales, Tensor) and scales.dtype is torch.float32):
+        return [f"{label}: {scale_key(state.name)} is no float32 tensor"]
+    try:
+        stored_codec(state, value, scales, param.shape)
+    except ValueError as error:
+        return [f"{label}: {error}"]
+    return []
+
+
+def stored_anew(rule: Rule, settings: Settings, param: Tensor, saved: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """How states are stored, and will be, where that loses something: (before, after)."""
+    found = set()
+    for state, asked in zip(rule.element_states, choose_codecs(rule, settings, param.numel()), strict=True):
+        value = saved.get(state.name)
+        if value is None or value.dtype is torch.float64:
+            continue
+        present = stored_codec(state, value, saved.get(scale_key(state.name)), param.shape, asked)
+        if present != asked and (present.scaled or asked.bits < present.bits):
+            found.add((str(present), str(asked)))
     return found
 
 

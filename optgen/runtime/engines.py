@@ -17,7 +17,8 @@ from optgen.runtime.paging import asks_for_paging
 from optgen.runtime.parameters import Bucket, Member, check_gradient, flags_of
 from optgen.runtime.rule import Block, Pass, Rule, Settings
 from optgen.runtime.settings import on_device
-from optgen.runtime.states import Placement, Settled, choose_codecs, settle_states, tensorwise
+from optgen.runtime.states import Placement, Settled, settle_states
+from optgen.runtime.storage import choose_codecs, choose_rounding, tensorwise
 from optgen.runtime.targets import choose_target, make_engine
 from optgen.runtime.torch_engine import View
 
@@ -259,12 +260,14 @@ class _Preparer:
     def _settled(self, engine: Engine, member: Member) -> tuple[Member, Settled]:
         view = View(self.rule, member, 0.0)
         placement = engine.placement(member)
-        flags, codecs = member.flags, member.codecs
-        return member, settle_states(self.rule, member.param, member.entry, flags, codecs, view, placement)
+        return member, settle_states(
+            self.rule, member.param, member.entry, member.flags, member.codecs, member.rounding, view, placement
+        )
 
     def _members(self) -> list[Member]:
         active = {id(param): position for position, param in enumerate(self.params)}
-        result = []
+        result: list[Member] = []
+        before = 0
         for number, group in enumerate(self.optimizer.param_groups):
             overrides = group.get("overrides", {})
             for index, param in enumerate(group["params"]):
@@ -276,7 +279,12 @@ class _Preparer:
                 flags = flags_of(self.rule, settings, param, index, tensorwise(self.rule, codecs))
                 entry = self.optimizer.state.get(param, {})
                 row = self._row(number, group, override)
-                result.append(Member(param, active[id(param)], index, row, settings, entry, flags, codecs))
+                rounding = choose_rounding(settings, param)
+                place = active[id(param)]
+                result.append(
+                    Member(param, place, index, row, settings, entry, flags, codecs, before + index, rounding)
+                )
+            before += len(group["params"])
         return result
 
     def _row(self, number: int, group: dict[str, Any], override: Mapping[str, Any]) -> int:
@@ -309,9 +317,9 @@ class _Preparer:
                 f"{self.name}: capturable=True is not for paged states, which a CUDA graph cannot bring to the GPU: "
                 f"leave one out, or override(param, is_paged=False) for this parameter of {param.numel()} elements"
             )
-        key = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs)
+        key = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs, member.rounding)
         if key not in buckets:
-            buckets[key] = Bucket(target, param.dtype, grad_dtype, param.device, member.flags, member.codecs)
+            buckets[key] = Bucket(*key)
         buckets[key].members.append(member)
 
     def _target(self, param: Tensor, wanted: str | None) -> str:

@@ -16,30 +16,25 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from optgen.codecs import CODECS, PARAMETER_CODECS
+from optgen.codecs import PARAMETER_CODECS
 from optgen.runtime.parameters import Bucket, Member, StaleError, matrix_shape
 from optgen.runtime.rule import Pass, Rule
-from optgen.runtime.states import scale_key
+from optgen.runtime.states import COMPENSATION, scale_key
+from optgen.runtime.storage import dtype_name
 
 TILE = 256
 BAND_ROWS = 32  # mirrored in templates/include/optgen/cuda_band.h
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a dtype in the tables that are free of torch."""
-    return str(dtype).removeprefix("torch.")
-
-
 def defines(rule: Rule, bucket: Bucket) -> dict[str, str]:
     """The macros that specialize a rule's kernels for a bucket."""
-    nearest = PARAMETER_CODECS["nearest"]
     result = {
-        "OPTGEN_PARAM_CODEC": nearest.cpp_type(dtype_name(bucket.dtype)),
-        "OPTGEN_GRAD_CODEC": nearest.cpp_type(dtype_name(bucket.grad_dtype)),
+        "OPTGEN_PARAM_CODEC": PARAMETER_CODECS[bucket.rounding].cpp_type(dtype_name(bucket.dtype)),
+        "OPTGEN_GRAD_CODEC": PARAMETER_CODECS["nearest"].cpp_type(dtype_name(bucket.grad_dtype)),
     }
     for state, codec in zip(rule.element_states, bucket.codecs, strict=True):
         there = state.exists(bucket.flags)
-        result[f"OPTGEN_{state.name.upper()}_CODEC"] = CODECS[codec].cpp_type(state.signed) if there else "Absent"
+        result[f"OPTGEN_{state.name.upper()}_CODEC"] = codec.cpp_type(state.signed) if there else "Absent"
     for name, value in bucket.flags._asdict().items():
         if name not in rule.constants:
             result[f"OPTGEN_{name.upper()}"] = str(int(value))
@@ -167,7 +162,9 @@ class KernelEngine:
             param = member.param
             matrices, rows, cols = matrix_shape(param.shape)
             step = self._kept(member.entry["step"])
-            table.extend((self.pointers[index], step.data_ptr(), param.numel(), param.dim(), member.index))
+            seed = int(member.settings.get("seed", 0))
+            table.extend((self.pointers[index], self._state_address(member, COMPENSATION), seed, member.number))
+            table.extend((step.data_ptr(), param.numel(), param.dim(), member.index))
             table.extend((rows, cols, matrices, member.row, self.chunks.first[index], self.chunks.count[index]))
             table.extend((self.band_table.first[index], self.band_table.count[index]) if self.band_table else (0, 0))
             for state in self.rule.states.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optgen.runtime.capture import check_capture, is_capturing, place_lr
-from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen
+from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen, stored_anew
 from optgen.runtime.engines import Prepared, prepare
 from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
@@ -19,6 +20,7 @@ from optgen.runtime.parameters import StaleError, check_parameter, check_twice
 from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import check_fixed, checked, lock_bits, read_args, refuse_unknown
 from optgen.runtime.states import entry_bytes, paged_bytes
+from optgen.runtime.storage import check_rounding, check_storage, settle_bits
 from optgen.runtime.targets import find_pager
 
 # What param groups may hold beside settings: torch's own keys and those of its learning rate schedulers.
@@ -72,11 +74,15 @@ class Optimizer(torch.optim.Optimizer):
         if self.bits is not None:
             settings = lock_bits(name, self.bits, args, settings)
         settings = checked(name, self.rule, {**read_args(name, args, settings), **self.fixed})
+        settings = settle_bits(name, settings, self.bits)
         self._refuse(settings)
+        check_storage(name, self.rule, settings)
         params = _as_list(name, params)
         super().__init__(params, settings)
-        if not any(group["params"] for group in self.param_groups):
+        members = [param for group in self.param_groups for param in group["params"]]
+        if not members:
             raise ValueError(f"{name}: params holds no tensor; pass model.parameters()")
+        check_rounding(name, settings, members, first=True)
 
     @classmethod
     def _refuse(cls, settings: Mapping[str, Any]) -> None:
@@ -114,6 +120,7 @@ class Optimizer(torch.optim.Optimizer):
         known = {key: value for key, value in group.items() if key in self.defaults}
         group.update(self._checked_part(known, "group"))
         self._refuse({**self.defaults, **group})
+        check_rounding(name, {**self.defaults, **group}, members, first=False)
         if "overrides" in group:
             group["overrides"] = self._checked_overrides(group["overrides"], group, len(members))
         for state in self.rule.shared_states:
@@ -131,7 +138,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         name = type(self).__name__
         check_fixed(name, self.rule, self.fixed, settings, part)
-        return checked(name, self.rule, settings)
+        return settle_bits(name, checked(name, self.rule, settings))
 
     def _checked_overrides(self, overrides: Any, group: Mapping[str, Any], count: int) -> dict[int, dict[str, Any]]:
         name = type(self).__name__
@@ -281,6 +288,9 @@ class Optimizer(torch.optim.Optimizer):
         checked(name, self.rule, {key: settings[key] for key in self.defaults if key in settings})
         changed = {key: settings[key] for key in self.fixed if key not in self.rule.storage}
         check_fixed(name, self.rule, self.fixed, changed, "group")
+        asked = {key: settings[key] for key in ("codec", "optim_bits") if key in settings}
+        if asked.get("codec", "auto") != "auto" and settle_bits(name, asked) != asked:
+            raise ValueError(f"{name}: codec={asked['codec']!r} does not have optim_bits={asked['optim_bits']} bits")
         self._refuse(settings)
 
     def _commit(
@@ -374,7 +384,23 @@ class Optimizer(torch.optim.Optimizer):
             if "overrides" in group:
                 group["overrides"] = self._checked_overrides(group["overrides"], group, len(group["params"]))
             groups.append(group)
+        self._say_stored_anew(groups, saved)
         return {"state": saved["state"], "param_groups": groups}
+
+    def _say_stored_anew(self, groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> None:
+        """Warn that a checkpoint's states are in another form than this optimizer's, if that loses something."""
+        found: set[tuple[str, str]] = set()
+        for own, group, theirs in zip(self.param_groups, groups, saved["param_groups"], strict=True):
+            overrides = group.get("overrides", {})
+            for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
+                settings = {**self.defaults, **group, **overrides.get(index, {})}
+                found |= stored_anew(self.rule, settings, param, saved["state"].get(key, {}))
+        for before, after in sorted(found):
+            warnings.warn(
+                f"{type(self).__name__}: this checkpoint stores states as {before}; from the next step on they are "
+                f"stored as {after}",
+                stacklevel=4,
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = self._loading

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optgen.codecs import Codec
 from optgen.dtypes import PARAM_DTYPES
 from optgen.runtime.rule import Flags, Rule, Settings
 
@@ -24,6 +25,9 @@ class Member:
         index: Its position in its group.
         row: Its row among the settings of the step.
         entry: `optimizer.state[param]`.
+        codecs: Of every element state.
+        number: Its position among all parameters of the optimizer.
+        rounding: How it is rounded, a name of PARAMETER_CODECS.
     """
 
     param: Tensor
@@ -33,19 +37,22 @@ class Member:
     settings: Settings
     entry: dict[str, Any]
     flags: Flags
-    codecs: tuple[str, ...]
+    codecs: tuple[Codec, ...]
+    number: int = 0
+    rounding: str = "nearest"
 
 
 @dataclass(eq=False)
 class Bucket:
-    """Parameters that one kernel serves: same target, dtypes, flags and codecs."""
+    """Parameters that one kernel serves: same target, dtypes, flags, codecs and rounding."""
 
     target: str
     dtype: torch.dtype
     grad_dtype: torch.dtype
     device: torch.device
     flags: Flags
-    codecs: tuple[str, ...]
+    codecs: tuple[Codec, ...]
+    rounding: str = "nearest"
     members: list[Member] = field(default_factory=list)
 
 

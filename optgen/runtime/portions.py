@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from array import array
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.codecs import CODECS
-from optgen.dtypes import DTYPES
 from optgen.runtime.cuda_device import CudaDevice
 from optgen.runtime.kernel_engine import ChunkTable
 from optgen.runtime.paging import Pager, loan_of
@@ -70,7 +69,7 @@ class Launch:
     table: int
 
 
-def cut_portions(table: ChunkTable, start: int, widths: Sequence[int], limit: int) -> list[Portion]:
+def cut_portions(table: ChunkTable, start: int, widths: Sequence[float], limit: int) -> list[Portion]:
     """Cut a table between chunks, so that the paged states of a portion take at most `limit` bytes, or one chunk.
 
     Args:
@@ -78,20 +77,20 @@ def cut_portions(table: ChunkTable, start: int, widths: Sequence[int], limit: in
         widths: Of each parameter, the bytes that its paged states have for an element; 0 if it is not paged.
     """
     numbers = table.numbers
-    cuts, taken = [0], 0
+    cuts, taken = [0], 0.0
     for chunk in range(len(table)):
         tensor, begin, end = numbers[4 * chunk : 4 * chunk + 3]
         size = (end - begin) * widths[tensor]
         if taken and taken + size > limit:
             cuts.append(chunk)
-            taken = 0
+            taken = 0.0
         taken += size
     if len(table):
         cuts.append(len(table))
     return [_portion(numbers, start, first, end, widths) for first, end in pairwise(cuts)]
 
 
-def _portion(numbers: array[int], start: int, first: int, end: int, widths: Sequence[int]) -> Portion:
+def _portion(numbers: array[int], start: int, first: int, end: int, widths: Sequence[float]) -> Portion:
     parts: list[Part] = []
     for chunk in range(first, end):
         tensor, low, high = numbers[4 * chunk : 4 * chunk + 3]
@@ -129,7 +128,7 @@ class PagedStates:
     ) -> None:
         self.rule, self.bucket, self.gpu, self.pager, self.paged = rule, bucket, gpu, pager, paged
         self.sizes = {
-            state.name: DTYPES[CODECS[codec].storage].bytes
+            state.name: codec.bits / 8
             for state, codec in zip(rule.element_states, bucket.codecs, strict=True)
             if state.exists(bucket.flags)
         }
@@ -158,7 +157,7 @@ class PagedStates:
         self.into, self.out = gpu.copy_streams
 
     def _slot_bytes(self, portion: Portion) -> int:
-        return sum(_aligned((p.end - p.begin) * size) for p in portion.parts for size in self.sizes.values())
+        return sum(_aligned(_byte_count(p.begin, p.end, size)) for p in portion.parts for size in self.sizes.values())
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -215,7 +214,8 @@ class PagedStates:
             for name, size in self.sizes.items():
                 loan = loan_of(entry[name])
                 assert loan is not None, "states are placed before their addresses are taken"
-                begin, end = part.begin * size, part.end * size
+                begin = math.floor(part.begin * size)
+                end = begin + _byte_count(part.begin, part.end, size)
                 moves.append(Move(part.tensor, name, loan.array(), begin, end, at))
                 at += _aligned(end - begin)
         return moves
@@ -262,6 +262,11 @@ class PagedStates:
         for move in moves:
             self.pager.bring(move.array, move.begin, move.end, move.slot, self.into)
         filled[slot].record(self.into)
+
+
+def _byte_count(begin: int, end: int, size: float) -> int:
+    """The bytes that hold elements of a size, which may be half a byte."""
+    return math.ceil(end * size) - math.floor(begin * size)
 
 
 def _aligned(size: int) -> int:

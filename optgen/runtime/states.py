@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,32 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.codecs import CODECS, plain_codec
+from optgen.codecs import (
+    BLOCK_SIZES,
+    CODECS,
+    PARAMETER_CODECS,
+    WHOLE_TENSOR,
+    Codec,
+)
 from optgen.runtime.paging import Pager, is_paged, wait_for_host
-from optgen.runtime.rule import Flags, Rule, Settings, State
+from optgen.runtime.rule import Flags, Rule, State
+from optgen.runtime.storage import dtype_name
 from optgen.runtime.torch_codecs import decode, encode, zeros
+from optgen.runtime.torch_rounding import compensation_of, decode_parameter
+
+COMPENSATION = "compensation"  # the key of what is kept beside a parameter in `optimizer.state[p]`
 
 
 def scale_key(name: str) -> str:
     """The key of a state's scales in `optimizer.state[p]`."""
     return f"{name}_absmax"
-
-
-def choose_codec(state: State, settings: Settings, numel: int) -> str:
-    """How a state of a parameter is stored under these settings."""
-    if settings["optim_bits"] == 8 and "int8" in state.codecs and numel >= settings["min_8bit_size"]:
-        return "int8" if settings["block_wise"] else "int8_tensor"
-    return plain_codec(state.codecs)
-
-
-def choose_codecs(rule: Rule, settings: Settings, numel: int) -> tuple[str, ...]:
-    """The codec of every element state, in their order."""
-    return tuple(choose_codec(state, settings, numel) for state in rule.element_states)
-
-
-def tensorwise(rule: Rule, codecs: Iterable[str]) -> frozenset[str]:
-    """The element states that have one scale for the whole tensor."""
-    return frozenset(s.name for s, codec in zip(rule.element_states, codecs, strict=True) if CODECS[codec].block == -1)
 
 
 def line_shape(kind: str, shape: torch.Size) -> tuple[int, ...]:
@@ -72,24 +65,79 @@ def _check_stored(rule: Rule, param: Tensor, entry: Mapping[str, Any], placement
         if not isinstance(value, Tensor):
             raise TypeError(f"state {state.name!r} is a {type(value).__name__}, not a tensor")
         wanted = stored_shape(state, param.shape)
-        if tuple(value.shape) != wanted:
+        if tuple(value.shape) not in stored_shapes(state, param.shape):
             raise ValueError(f"state {state.name!r} has shape {tuple(value.shape)}, not {wanted}")
         if not placement.takes(state, value):
             raise ValueError(f"state {state.name!r} is on {value.device}, its parameter on {param.device}")
         if state.kind != "element" and value.dtype is not torch.float32:
             raise ValueError(f"state {state.name!r} is {value.dtype}, not torch.float32")
+    kept = entry.get(COMPENSATION)
+    if kept is not None:
+        check_compensation(kept, param)
+        if kept.device != param.device:
+            raise ValueError(f"state {COMPENSATION!r} is on {kept.device}, its parameter on {param.device}")
 
 
-def stored_codec(state: State, entry: Mapping[str, Tensor], wanted: str) -> str:
-    """The codec that a state has at present; one block and one scale for the tensor are the same thing."""
-    codes, scales = entry[state.name], entry.get(scale_key(state.name))
-    for name, codec in CODECS.items():
-        if str(codes.dtype).removeprefix("torch.") != codec.storage:
+def check_compensation(kept: Any, param: Tensor) -> None:
+    """Raise for what no parameter keeps beside it.
+
+    Raises:
+        TypeError, ValueError: naming what is wrong.
+    """
+    if not isinstance(kept, Tensor):
+        raise TypeError(f"state {COMPENSATION!r} is a {type(kept).__name__}, not a tensor")
+    if kept.shape != param.shape:
+        raise ValueError(f"state {COMPENSATION!r} has shape {tuple(kept.shape)}, not {tuple(param.shape)}")
+    if kept.dtype not in _KEPT:
+        allowed = ", ".join(sorted(map(dtype_name, _KEPT)))
+        raise ValueError(f"state {COMPENSATION!r} is {kept.dtype}, not one of {allowed}")
+
+
+_KEPT = {torch.bfloat16: "kahan", torch.float16: "kahan", torch.int8: "split8", torch.int16: "split16"}
+
+
+def settled_compensation(param: Tensor, entry: Mapping[str, Any], rounding: str) -> Tensor | None:
+    """What is to be kept beside a parameter: nothing, what there is, or that in another form."""
+    codec = PARAMETER_CODECS[rounding]
+    wanted = codec.compensation_dtype(dtype_name(param.dtype))
+    if not wanted:
+        return None
+    kept, dtype = entry.get(COMPENSATION), getattr(torch, wanted)
+    if kept is None:
+        return torch.zeros(param.shape, dtype=dtype, device=param.device)
+    if kept.dtype is dtype:
+        return kept  # type: ignore[no-any-return]
+    value = decode_parameter(PARAMETER_CODECS[_KEPT[kept.dtype]], param.detach(), kept)
+    return compensation_of(codec, value, param.detach())
+
+
+def stored_shapes(state: State, shape: torch.Size) -> set[tuple[int, ...]]:
+    """The shapes that what is stored of a state can have."""
+    own = stored_shape(state, shape)
+    return {own} if state.kind != "element" else {own, *(CODECS[name].codes_shape(shape) for name in state.codecs)}
+
+
+def stored_codec(
+    state: State, codes: Tensor, scales: Tensor | None, shape: torch.Size, wanted: Codec | None = None
+) -> Codec:
+    """The codec that a state has at present: dtypes and shapes tell it.
+
+    Args:
+        wanted: Where it is the same as another one (one block, and one scale for the tensor), this one.
+
+    Raises:
+        ValueError: if no codec stores such tensors.
+    """
+    numel, count = shape.numel(), 0 if scales is None else scales.numel()
+    for codec in CODECS.values():
+        if dtype_name(codes.dtype) != codec.storage or tuple(codes.shape) != codec.codes_shape(shape):
             continue
-        if codec.scales(codes.numel()) == (0 if scales is None else scales.numel()):
-            asked = CODECS[wanted]
-            alike = asked.storage == codec.storage and asked.scales(codes.numel()) == codec.scales(codes.numel())
-            return wanted if alike else name
+        blocks = [codec.block, *BLOCK_SIZES, WHOLE_TENSOR] if codec.scaled else [0]
+        forms = map(codec.with_block, blocks)
+        found = next((form for form in forms if form.scales(numel) == count), None)
+        if found is not None and codec.takes(numel):
+            alike = wanted is not None and wanted.name == codec.name and wanted.scales(numel) == count
+            return wanted if alike and wanted is not None else found
     raise ValueError(f"state {state.name!r} is {codes.dtype} with {_scales_shown(scales)}, which no codec stores")
 
 
@@ -161,7 +209,8 @@ def settle_states(
     param: Tensor,
     entry: Mapping[str, Any],
     flags: Flags,
-    codecs: tuple[str, ...],
+    codecs: tuple[Codec, ...],
+    rounding: str,
     view: Any,
     placement: Placement,
 ) -> Settled:
@@ -185,7 +234,9 @@ def settle_states(
     for state, codec in zip(rule.element_states, codecs, strict=True):
         if not state.exists(flags):
             continue
-        present = stored_codec(state, entry, codec) if state.name in entry else None
+        present = None
+        if state.name in entry:
+            present = stored_codec(state, entry[state.name], entry.get(scale_key(state.name)), param.shape, codec)
         if present == codec and placement.fits(entry[state.name]):
             continue
         with room_for(state.name, param):
@@ -203,10 +254,15 @@ def settle_states(
     for state in rule.tensor_states:
         if state.exists(flags) and state.name not in entry:
             made[state.name] = _initial_line(state, param, view)
+    kept = settled_compensation(param, entry, rounding)
+    if kept is None and COMPENSATION in entry:
+        dropped.append(COMPENSATION)
+    elif kept is not None and kept is not entry.get(COMPENSATION):
+        made[COMPENSATION] = kept
     return Settled(made, dropped)
 
 
-def _values(present: str, state: State, param: Tensor, entry: Mapping[str, Tensor]) -> Tensor:
+def _values(present: Codec, state: State, param: Tensor, entry: Mapping[str, Tensor]) -> Tensor:
     """A stored state as float32, where its codes lie."""
     codes, scales = entry[state.name], entry.get(scale_key(state.name))
     wait_for_host((codes,))
@@ -227,7 +283,9 @@ def room_for(name: str, param: Tensor) -> Iterator[None]:
         raise torch.cuda.OutOfMemoryError(message) from error
 
 
-def _initial(state: State, codec: str, param: Tensor, view: Any, device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _initial(
+    state: State, codec: Codec, param: Tensor, view: Any, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
     if isinstance(state.init, float) and state.init == 0.0:
         return zeros(codec, param.shape, state.signed, device)
     value = state.init(view) if callable(state.init) else state.init

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.codecs import CODECS
+from optgen.codecs import PARAMETER_CODECS
+from optgen.runtime.draws import Draw
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
 from optgen.runtime.parameters import Bucket, Member, StaleError, matrix_shape
 from optgen.runtime.rule import Block, Rule
-from optgen.runtime.states import Placement, line_shape, scale_key
+from optgen.runtime.states import COMPENSATION, Placement, line_shape, scale_key
 from optgen.runtime.torch_codecs import decode, encode
+from optgen.runtime.torch_rounding import decode_parameter, encode_parameter
 
 Results = dict[str, Any]
 
@@ -49,7 +51,9 @@ class View:
     @property
     def param(self) -> Tensor:
         """The parameter in float32; one without dimensions has one here."""
-        return _float(self.member.param.detach())
+        member = self.member
+        codec = PARAMETER_CODECS[member.rounding]
+        return _float(decode_parameter(codec, member.param.detach(), member.entry.get(COMPENSATION)))
 
     @property
     def grad(self) -> Tensor:
@@ -79,7 +83,7 @@ class View:
         match state.kind:
             case "element":
                 codec = self.member.codecs[self.rule.element_states.index(state)]
-                return _float(decode(codec, stored, entry.get(scale_key(name)), state.signed, stored.shape))
+                return _float(decode(codec, stored, entry.get(scale_key(name)), state.signed, self.member.param.shape))
             case "row":
                 return stored.unsqueeze(-1)  # type: ignore[no-any-return]
             case "col":
@@ -166,7 +170,7 @@ class TorchEngine:
         param, entry = view.member.param.detach(), view.member.entry
         for name, value in results.items():
             if name == "param":
-                stored.append((param, _full(value, param).to(param.dtype)))
+                stored += self._rounded(view, _full(value, param))
                 continue
             state = self.rule.states.get(name)
             if value is None or state is None or not state.exists(view.flags):
@@ -176,7 +180,7 @@ class TorchEngine:
                 codec = view.member.codecs[self.rule.element_states.index(state)]
                 codes, scales = encode(codec, _full(value, param), state.signed)
                 stored.append((target, codes))
-                if CODECS[codec].scaled and scales is not None:
+                if scales is not None:
                     stored.append((entry[scale_key(name)], scales))
             elif state.window is not None:
                 stored.append((target, value))
@@ -186,6 +190,14 @@ class TorchEngine:
                 stored.append((target, full.reshape(shape) if full.numel() == target.numel() else full.expand(shape)))
         for target, value in stored:
             target.copy_(value)
+
+    def _rounded(self, view: View, value: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """A new parameter, and what is kept beside it."""
+        member = view.member
+        param = member.param.detach()
+        draw = Draw(int(member.settings.get("seed", 0)), member.number, int(member.entry["step"]) + 1)
+        rounded, rest = encode_parameter(PARAMETER_CODECS[member.rounding], value, param.dtype, draw)
+        return [(param, rounded)] + ([] if rest is None else [(member.entry[COMPENSATION], rest)])
 
 
 def _full(value: Any, param: Tensor) -> Tensor:

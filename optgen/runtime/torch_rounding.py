@@ -62,7 +62,7 @@ def compensation_of(codec: ParameterCodec, value: Tensor, param: Tensor) -> Tens
         return torch.where(exact, value - stored, 0.0).to(param.dtype)
     dtype: torch.dtype = getattr(torch, codec.compensation)
     largest = torch.iinfo(dtype)
-    difference = torch.where(exact, _bits(value) - _bits(stored), 0) >> 16 - BITS[dtype]
+    difference = torch.where(exact, _bits(_cut(value, 16 - BITS[dtype])) - _bits(stored), 0) >> 16 - BITS[dtype]
     return difference.clamp(largest.min, largest.max).to(dtype)
 
 

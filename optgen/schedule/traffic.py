@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optgen.codecs import CODECS
+from optgen.codecs import PARAMETER_CODECS, Codec
 from optgen.dtypes import DTYPES
 from optgen.ir.nodes import Input
 from optgen.schedule.plan import PassPlan, Plan
@@ -24,30 +24,33 @@ class Setting:
         codecs: The codec of each element state.
         param: dtype of parameters.
         grad: dtype of gradients.
+        rounding: How parameters are stored.
     """
 
     guards: Mapping[str, bool]
-    codecs: Mapping[str, str]
+    codecs: Mapping[str, Codec]
     param: str = "float32"
     grad: str = "float32"
+    rounding: str = "nearest"
 
 
 def element_bytes(item: Input, setting: Setting) -> float:
     """Bytes of one element of an input, without its scale."""
     match item.role:
         case "param":
-            return DTYPES[setting.param].bytes
+            kept = PARAMETER_CODECS[setting.rounding].compensation_dtype(setting.param)
+            return DTYPES[setting.param].bytes + (DTYPES[kept].bytes if kept else 0)
         case "grad":
             return DTYPES[setting.grad].bytes
         case _:
-            return CODECS[setting.codecs[item.name]].bits / 8
+            return setting.codecs[item.name].bits / 8
 
 
 def scale_bytes(item: Input, setting: Setting) -> float:
     """Bytes of a state's block scales per element."""
     if item.role != "state":
         return 0.0
-    codec = CODECS[setting.codecs[item.name]]
+    codec = setting.codecs[item.name]
     return 4 / codec.block if codec.block > 0 else 0.0
 
 
@@ -68,7 +71,7 @@ def traffic(plan: Plan, setting: Setting) -> float:
 def state_bytes(plan: Plan, setting: Setting) -> float:
     """Bytes per parameter of the states of a parameter."""
     states = [i for i in plan.program.inputs.values() if i.name in setting.codecs and i.exists.holds(setting.guards)]
-    return sum(CODECS[setting.codecs[i.name]].bytes_per_element for i in states)
+    return sum(setting.codecs[i.name].bytes_per_element for i in states)
 
 
 def pageable_bytes(plan: Plan, setting: Setting) -> float:

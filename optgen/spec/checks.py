@@ -7,12 +7,12 @@ import math
 import string
 from collections.abc import Iterable, Sequence
 
+from optgen.codecs import CODECS
 from optgen.diagnostics import Reporter, suggest
 from optgen.spec.model import Hyperparameter, Input, Option, Rule, Shared, Spec, State
 from optgen.spec.nodes import Document, Key
 from optgen.spec.ranges import Range, parse_range
 
-CODECS = ("fp32", "bf16", "fp16", "int8")
 FACTS = (
     "param", "grad", "update", "step", "active", "ndim", "numel", "index", "rows", "cols", "matrices", "total_numel",
 )  # fmt: skip

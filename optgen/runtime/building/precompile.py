@@ -23,7 +23,7 @@ from optgen.runtime.kernel_engine import defines
 from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.parameters import DTYPES, Bucket
 from optgen.runtime.rule import Rule, Settings
-from optgen.runtime.states import choose_codecs, tensorwise
+from optgen.runtime.storage import choose_codecs, tensorwise
 
 DIMENSIONS = range(5)  # of a parameter: rules treat a matrix, say, otherwise than a vector
 STARTS = {"lr": 1e-3, "momentum": 0.9}  # for classes that must be told

@@ -13,6 +13,9 @@ namespace optgen {
 // The columns that every table begins with; states and scratch arrays follow.
 enum BaseColumn {
   PARAM,
+  COMPENSATION,  // what is kept beside the parameter
+  SEED,          // of random numbers
+  POSITION,      // the parameter's among all of the optimizer
   STEP,
   NUMEL,
   NDIM,

@@ -20,7 +20,7 @@ import torch
 
 import optgen
 from optgen.runtime.building.entries import words
-from optgen.runtime.building.nvcc import FLAGS, Nvcc, find_nvcc, why_no_nvcc
+from optgen.runtime.building.nvcc import FLAGS, Nvcc, escaped, find_nvcc, why_no_nvcc
 from optgen.runtime.building.precompile import STARTS, Specialization, specializations
 from optgen.runtime.kernel_engine import defines
 from optgen.runtime.parameters import DTYPES, Bucket
@@ -131,7 +131,7 @@ def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path) -> 
     """Compile for all architectures in one run; nothing is warned of, and no function touches local memory."""
     codes = [word for arch in ARCHS for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
     flags = [*(flag for flag in FLAGS if flag != "--cubin"), *nvcc.flags, *STRICT, *codes]
-    command = [*nvcc.command, *flags, *words(macros), str(source), "--fatbin", "-o", str(folder / "kernel.fatbin")]
+    command = [*nvcc.command, *flags, *escaped(words(macros)), str(source), "--fatbin", "-o", str(folder / "kernel.fatbin")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     wrong = [line for line in (done.stdout + done.stderr).splitlines() if re.search(r"(?i)error|warning", line)]
     assert (done.returncode, wrong) == (0, []), f"{source.name} with {dict(macros)}: {chr(10).join(wrong)}"
@@ -230,7 +230,7 @@ def test_full_tiles_are_moved_16_bytes_at_once(name: str, dtype: torch.dtype, nv
     source, macros = kernel(made.rule, made.defaults, (4096,), dtype, dtype)
     flags = [*(flag for flag in FLAGS if flag != "--cubin"), *nvcc.flags, "--ptx", "-arch=sm_90"]
     output = tmp_path / "kernel.ptx"
-    subprocess.run([*nvcc.command, *flags, *words(macros), str(source), "-o", str(output)], check=True, cwd=tmp_path)
+    subprocess.run([*nvcc.command, *flags, *escaped(words(macros)), str(source), "-o", str(output)], check=True, cwd=tmp_path)
     text = output.read_text(encoding="utf-8")
     body = text[text.index(".entry step_apply(") :].partition("\n}\n")[0]
     wide = {kind: len(re.findall(rf"{kind}\.global\.v4\.\w32", body)) for kind in ("ld", "st")}

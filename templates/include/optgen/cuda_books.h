@@ -8,16 +8,16 @@
 
 namespace optgen {
 
-template <class Code, bool needed> struct SharedBook {
+template <class Book, bool needed> struct SharedBook {
   __device__ void fill() {}
 };
-template <class Code> struct SharedBook<Code, true> {
-  Book<Code> book;
+template <class Book> struct SharedBook<Book, true> {
+  Table<Book> table;
 
   __device__ void fill() {
-    const auto* from = reinterpret_cast<const uint32_t*>(&stored_book<Code>);
-    auto* to = reinterpret_cast<uint32_t*>(&book);
-    for (unsigned i = threadIdx.x; i < sizeof book / 4; i += blockDim.x) to[i] = from[i];
+    const auto* from = reinterpret_cast<const uint32_t*>(&stored(Book()));
+    auto* to = reinterpret_cast<uint32_t*>(&table);
+    for (unsigned i = threadIdx.x; i < sizeof table / 4; i += blockDim.x) to[i] = from[i];
   }
 };
 
@@ -26,7 +26,7 @@ template <class... Codecs>
 struct Books : SharedBook<Int8<true>, (has_codes<Codecs, Int8<true>> || ... || false)>,
                SharedBook<Int8<false>, (has_codes<Codecs, Int8<false>> || ... || false)>,
                SharedBook<Int4<true>, (has_codes<Codecs, Int4<true>> || ... || false)> {
-  template <class Code> static constexpr bool needs = (has_codes<Codecs, Code> || ... || false);
+  template <class Book> static constexpr bool needs = (has_codes<Codecs, Book> || ... || false);
 
   // To be called by all threads of a block, before anything is read.
   __device__ void fill() {
@@ -35,7 +35,7 @@ struct Books : SharedBook<Int8<true>, (has_codes<Codecs, Int8<true>> || ... || f
     SharedBook<Int4<true>, needs<Int4<true>>>::fill();
     if (needs<Int8<true>> || needs<Int8<false>> || needs<Int4<true>>) __syncthreads();
   }
-  template <class Code> __device__ const Book<Code>& of() const { return SharedBook<Code, true>::book; }
+  template <class Book> __device__ const Table<Book>& of() const { return SharedBook<Book, true>::table; }
 };
 
 }  // namespace optgen

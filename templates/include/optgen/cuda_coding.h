@@ -15,9 +15,8 @@ constexpr float smallest_absmax = 0x1p-126f;
 // Codes of so many bits: decode(codes, absmax, values, books), encode(values, reciprocal, codes, books).
 template <class Book> struct Coding;
 
-// What a coding looks up in shared memory, and the same in the GPU's memory.
-template <class Book> struct Book;
-template <class Book> __device__ const Book stored_book;
+// What a coding looks up in shared memory; `stored(Book())` is the same in the GPU's memory.
+template <class Book> struct Table;
 
 // What has the code of zero becomes zero.
 OPTGEN_FUNCTION float finite_or_zero(float x) { return fabsf(x) < HUGE_VALF ? x : 0.0f; }

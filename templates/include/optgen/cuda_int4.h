@@ -6,16 +6,17 @@
 namespace optgen {
 
 // As in optgen/codecs.py. The midpoints lie between magnitudes.
-template <> struct Book<Int4<true>> {
+template <> struct Table<Int4<true>> {
   float values[16];
   float midpoints[8];
 };
-template <>
-inline __device__ const Book<Int4<true>> stored_book<Int4<true>> = {
+template <bool is_signed>
+__device__ const Table<Int4<is_signed>> stored_int4 = {
     {-0.887499988f, -0.662500024f, -0.4375f, -0.212499991f, -0.0775000006f, -0.0325000025f, -0.00549999997f, 0.0f,
      0.00549999997f, 0.0325000025f, 0.0775000006f, 0.212499991f, 0.4375f, 0.662500024f, 0.887499988f, 1.0f},
     {0.00274999999f, 0.0190000013f, 0.0549999997f, 0.144999996f, 0.324999988f, 0.550000012f, 0.774999976f,
      0.943750024f}};
+__device__ inline const Table<Int4<true>>& stored(Int4<true>) { return stored_int4<true>; }
 
 template <> struct Coding<Int4<true>> {
   static constexpr int bits = 4;

@@ -17,7 +17,7 @@ struct alignas(8) BinadeLine {
   float slope, offset;
 };
 
-template <bool is_signed> struct Book<Int8<is_signed>> {
+template <bool is_signed> struct Table<Int8<is_signed>> {
   float values[256];
   float midpoints[is_signed ? 128 : 256];
   BinadeLine lines[BINADES];
@@ -39,17 +39,20 @@ template <bool is_signed> struct Book<Int8<is_signed>> {
   }
 };
 
-// A book as the compiler computes it.
-template <bool is_signed> constexpr Book<Int8<is_signed>> int8_book() {
+// The table as the compiler computes it.
+template <bool is_signed> constexpr Table<Int8<is_signed>> int8_table() {
   using Tables = Int8Tables<is_signed>;
-  Book<Int8<is_signed>> book = {};
+  Table<Int8<is_signed>> book = {};
   for (int i = 0; i < 256; ++i) book.values[i] = Tables::book[i];
   for (int i = 0; i < (is_signed ? 128 : 256); ++i) book.midpoints[i] = Tables::midpoints[i];
   for (int i = 0; i < BINADES; ++i) book.lines[i] = {Tables::binade_slope[i], Tables::binade_offset[i]};
   return book;
 }
 
-template <bool is_signed> __device__ const Book<Int8<is_signed>> stored_book<Int8<is_signed>> = int8_book<is_signed>();
+template <bool is_signed> __device__ const Table<Int8<is_signed>> stored_int8 = int8_table<is_signed>();
+template <bool is_signed> __device__ inline const Table<Int8<is_signed>>& stored(Int8<is_signed>) {
+  return stored_int8<is_signed>;
+}
 
 template <bool is_signed> struct Coding<Int8<is_signed>> {
   static constexpr int bits = 8;

@@ -7,6 +7,8 @@
 
 namespace optgen {
 
+constexpr int MOST_WARPS = 1024 / WARP;  // of a block
+
 OPTGEN_FUNCTION bool is_finite(float x) { return fabsf(x) < HUGE_VALF; }
 
 // Rounded up in magnitude where 16 random bits are below the fraction of the last place, in 2^-16.
@@ -33,16 +35,25 @@ template <> struct AtRandom<fp16> {
 };
 
 template <class T, int run> struct Tile<Stochastic<T>, run> : Tile<Plain<T>, run> {
-  Draw draw;
-
   __device__ Tile(void* base, void* aside, int64_t first) : Tile<Plain<T>, run>(base, aside, first) {}
-  __device__ void draws(const Draw& from) { draw = from; }
+
+  // A warp's own, in shared memory: it is looked at once a tile, and registers are few.
+  static __device__ Draw& draw() {
+    __shared__ Draw of_warp[MOST_WARPS];
+    return of_warp[threadIdx.x / WARP];
+  }
+  // All lanes of a warp call it together.
+  __device__ void draws(const Draw& from) {
+    __syncwarp();  // of the draw before, all have read
+    if (threadIdx.x % WARP == 0) draw() = from;
+    __syncwarp();
+  }
 
   template <bool whole, class Books> __device__ void close(float, Place<run, whole> place, const Books&) {
 #pragma unroll
     for (int i = 0; i < LANE; i += run) {
       const int64_t at = place.first + place.position(i);
-      const Words words = draw_words(draw, uint64_t(at) / 8);
+      const Words words = draw_words(draw(), uint64_t(at) / 8);
       typename Tile<Plain<T>, run>::Numbers numbers;
 #pragma unroll
       for (int j = 0; j < run; ++j) {

@@ -12,7 +12,7 @@
 namespace optgen {
 
 // Where the draws of a parameter in a step come from.
-struct Draw {
+struct alignas(16) Draw {
   uint64_t seed;
   uint32_t position;  // the parameter's among all of the optimizer
   uint32_t step;      // from 1

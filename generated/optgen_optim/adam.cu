@@ -49,9 +49,7 @@ using MaxExpAvgSqCodec = OPTGEN_MAX_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<ExpAvgSqCodec,
-    true> || needs_book<MaxExpAvgSqCodec, true>, needs_book<ExpAvgCodec, false> || needs_book<ExpAvgSqCodec,
-    false> || needs_book<MaxExpAvgSqCodec, false>>;
+using KernelBooks = Books<ExpAvgCodec, ExpAvgSqCodec, MaxExpAvgSqCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, MaxExpAvgSqCodec>;
 
 enum Column : int {

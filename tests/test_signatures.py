@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from catalogue import accepted, optimizer_class, required, rows
+from package_signatures import SIGNATURES
 
 pytest.importorskip("optgen_optim")
 
@@ -145,7 +146,7 @@ def without(signature: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def expected_signatures() -> dict[str, dict[str, Any]]:
     adam = ADAMW | {"weight_decay": 0}
-    table = {"PytorchLARS": PYTORCH_LARS, "LAMB": LAMB, "LARS": LARS}
+    table = SIGNATURES | {"PytorchLARS": PYTORCH_LARS, "LAMB": LAMB, "LARS": LARS}
     for suffix in ("", "8bit", "32bit"):
         table |= {f"AdamW{suffix}": ADAMW, f"Adam{suffix}": adam}
         table |= {f"Paged{name}{suffix}": without(of, "is_paged") for name, of in (("AdamW", ADAMW), ("Adam", adam))}
@@ -223,7 +224,7 @@ REFUSED: list[Refusal] = [
     *[
         (name, {"amsgrad": True}, ValueError, f"{name} does not support amsgrad=True")
         for name in EIGHT
-        if rows()[name].family in ("adam", "lamb")
+        if rows()[name].family in ("adam", "lamb", "adabelief")
     ],
     *[(name, {"optim_bits": 8}, ValueError, COMPATIBILITY.format(name)) for name in EIGHT_ADAM],
     ("AdamW", {"amsgrad": True, "optim_bits": 8}, ValueError, "AdamW does not support amsgrad=True with 8-bit states"),
@@ -310,7 +311,7 @@ NOT_IN_8_BITS = ("ASGD", "Rprop")
 
 
 @pytest.mark.parametrize("name", NOT_IN_8_BITS)
-@pytest.mark.parametrize("argument", ["optim_bits", "min_8bit_size", "block_wise"])
+@pytest.mark.parametrize("argument", ["min_8bit_size", "block_size", "block_wise"])
 def test_without_8_bit_states_there_are_no_arguments_of_them(name, argument) -> None:
     with pytest.raises(TypeError, match=argument):
         make(name, **{argument: 8})

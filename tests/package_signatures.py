@@ -1,0 +1,111 @@
+"""Positional arguments of the classes that packages other than torch and bitsandbytes have, as in those packages.
+
+What a package takes for its own implementation (foreach, triton, fused) is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+STABLE_ADAMW: dict[str, Any] = {  # torch-optimi 0.3.3, whose lr has no default
+    "lr": 1e-3,
+    "betas": (0.9, 0.99),
+    "weight_decay": 1e-2,
+    "eps": 1e-6,
+    "decouple_lr": False,
+    "max_lr": None,
+}
+ADAFACTOR: dict[str, Any] = {  # transformers 5.23.0
+    "lr": None,
+    "eps": (1e-30, 1e-3),
+    "clip_threshold": 1.0,
+    "decay_rate": -0.8,
+    "beta1": None,
+    "weight_decay": 0.0,
+    "scale_parameter": True,
+    "relative_step": True,
+    "warmup_init": False,
+}
+AVERAGE: dict[str, Any] = {"r": 0.0, "weight_lr_power": 2.0}
+ADAMW_FREE: dict[str, Any] = {"lr": 2.5e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+SGD_FREE: dict[str, Any] = {"lr": 1.0, "momentum": 0.9, "weight_decay": 0.0}
+WARMUP: dict[str, Any] = {"warmup_steps": 0}
+GROKADAMW: dict[str, Any] = {  # grokadamw 0.1.2, up to its functions
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 1e-2,
+    "alpha_init": 0.98,
+    "lamb": 2.0,
+    "gamma": 0.1,
+}
+ADOPT: dict[str, Any] = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.9999),
+    "eps": 1e-6,
+    "weight_decay": 0.0,
+    "decouple": False,
+}
+ADAN: dict[str, Any] = {  # timm 1.0.31
+    "lr": 1e-3,
+    "betas": (0.98, 0.92, 0.99),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "no_prox": False,
+}
+SOPHIA_G: dict[str, Any] = {"lr": 1e-4, "betas": (0.965, 0.99), "rho": 0.04, "weight_decay": 0.1}
+MARS: dict[str, Any] = {
+    "lr": 3e-3,
+    "betas": (0.95, 0.99),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "gamma": 0.025,
+    "optimize_1d": False,
+    "lr_1d_factor": 1.0,
+    "betas_1d": (0.9, 0.95),
+}
+ADABELIEF: dict[str, Any] = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-16,
+    "weight_decay": 0.0,
+    "amsgrad": False,
+}
+PRODIGY: dict[str, Any] = {  # prodigyopt 1.1.2, whose growth_rate is infinite instead of None
+    "lr": 1.0,
+    "betas": (0.9, 0.999),
+    "beta3": None,
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "decouple": True,
+    "use_bias_correction": False,
+    "safeguard_warmup": False,
+    "d0": 1e-6,
+    "d_coef": 1.0,
+    "growth_rate": None,
+}
+ANYPRECISION: dict[str, Any] = {  # torchdistx 0.2
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "use_kahan_summation": False,
+    "momentum_dtype": "float32",
+    "variance_dtype": "bfloat16",
+    "compensation_buffer_dtype": "bfloat16",
+}
+SIGNATURES: dict[str, dict[str, Any]] = {
+    "Adafactor": ADAFACTOR,
+    "AnyPrecisionAdamW": ANYPRECISION,
+    "AdamWScheduleFree": ADAMW_FREE | WARMUP | AVERAGE,
+    "SGDScheduleFree": SGD_FREE | WARMUP | AVERAGE,
+    "RAdamScheduleFree": ADAMW_FREE | AVERAGE,
+    "Prodigy": PRODIGY,
+    **{f"StableAdamW{suffix}": STABLE_ADAMW for suffix in ("", "8bit")},
+    **{f"GrokAdamW{suffix}": GROKADAMW for suffix in ("", "8bit")},
+    **{f"ADOPT{suffix}": ADOPT for suffix in ("", "8bit")},
+    **{f"Adan{suffix}": ADAN for suffix in ("", "8bit")},
+    **{f"SophiaG{suffix}": SOPHIA_G for suffix in ("", "8bit")},
+    **{f"MARS{suffix}": MARS for suffix in ("", "8bit")},
+    **{f"AdaBelief{suffix}": ADABELIEF for suffix in ("", "8bit")},
+}

@@ -55,7 +55,7 @@ def assert_within(actual: torch.Tensor | np.ndarray | float, expected: Ball, wha
     same = (values == expected.mid) | (np.isnan(values) & np.isnan(expected.mid))
     with np.errstate(invalid="ignore"):
         error = np.abs(values - expected.mid)
-    wrong = ~(same | (error <= expected.rad))
+    wrong = ~(same | (error <= expected.rad) | np.isinf(expected.rad))
     if wrong.any():
         worst = np.unravel_index(np.argmax(np.where(wrong, np.nan_to_num(error, nan=np.inf), -1)), values.shape)
         raise AssertionError(
@@ -66,10 +66,11 @@ def assert_within(actual: torch.Tensor | np.ndarray | float, expected: Ball, wha
 
 def assert_codes(codes: torch.Tensor, absmax: torch.Tensor, expected: Quantized, what: str) -> None:
     """Every code lies between those of the two ends of its ball, every scale within its own."""
-    assert codes.dtype == torch.uint8, f"{what}: dtype {codes.dtype}"
+    assert codes.dtype == expected.codec.dtype(expected.signed), f"{what}: dtype {codes.dtype}"
     assert absmax.dtype == torch.float32, f"{what}: scales of dtype {absmax.dtype}"
     assert_within(absmax.reshape(-1), expected.absmax, f"{what}: scales")
-    actual = codes.cpu().reshape(-1).numpy().astype(np.int64)
+    actual = expected.codec.unpack(codes, expected.codes.size)
+    assert actual.shape == expected.codes.shape, f"{what}: {actual.size} codes for {expected.codes.size} elements"
     wrong = (actual < expected.lowest) | (actual > expected.highest)
     if wrong.any():
         at = int(np.argmax(wrong))

@@ -82,10 +82,10 @@ class Oracle:
         return [{name: ball.mid for name, ball in states.items()} for states in self.state_balls]
 
     def adopt(self, index: int, param: Any, states: Mapping[str, Any]) -> None:
-        """Go on from exactly these values; states not named stay as they are."""
+        """Go on from exactly these values (or balls); states not named stay as they are."""
         self.balls[index] = Ball(array(param))
         for name, value in states.items():
-            self.state_balls[index][name] = Ball(array(value))
+            self.state_balls[index][name] = value if isinstance(value, Ball) else Ball(array(value))
 
     # what a rule writes
 
@@ -198,7 +198,8 @@ class Oracle:
 
     def stored_state(self, index: int, name: str, value: Ball) -> Ball:
         if self.in_8bit(name, value):
-            codes = Quantized(value, name not in self.unsigned, block_wise=self.codec == "int8")
+            assert self.codec is not None
+            codes = Quantized(value, name not in self.unsigned, self.codec)
             self.codes[index][name] = codes
             return codes.decoded()
         return value if self.codec is None else store(value, torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
@@ -59,6 +60,53 @@ def _complete(start: Case, axes: Axes, missing: Sequence[Case], valid: Valid) ->
     for choice in choices:
         if valid(choice) and (case := _complete(choice, axes, missing, valid)) is not None:
             return case
+    return None
+
+
+class Pairs:
+    """How often pairs of values have met, over axes of the same name in several tables."""
+
+    def __init__(self) -> None:
+        self._met: Counter[tuple[str, Any, str, Any]] = Counter()
+
+    def add(self, case: Case) -> None:
+        self._met.update((a, x, b, y) for (a, x), (b, y) in combinations(sorted(case.items()), 2))
+
+    def familiar(self, case: Case, name: str) -> tuple[int, int]:
+        """Of the pairs with the value of `name`: how many have met, and how often all together."""
+        mine = case[name]
+        sides = [(name, mine, b, y) if name < b else (b, y, name, mine) for b, y in case.items() if b != name]
+        counts = [self._met[side] for side in sides]
+        return sum(count > 0 for count in counts), sum(counts)
+
+
+def each_value(axes: Axes, valid: Valid, met: Pairs) -> list[Case]:
+    """Few cases in which every value of every axis is once, of values that make most new pairs; `met` goes on."""
+    missing = {(name, value) for name, values in axes.items() for value in values}
+    order = sorted(axes, key=lambda name: -len(axes[name]))
+    cases: list[Case] = []
+    while missing:
+        start = next((name, value) for name in order for value in axes[name] if (name, value) in missing)
+        case = _fill(dict([start]), order, axes, missing, valid, met)
+        missing.discard(start)
+        if case is not None:
+            met.add(case)
+            missing -= set(case.items())
+            cases.append({name: case[name] for name in axes})
+    return cases
+
+
+def _fill(case: Case, order: Sequence[str], axes: Axes, missing: Any, valid: Valid, met: Pairs) -> Case | None:
+    """`case` with a value for every other axis: one that is missing, then one that makes most new pairs."""
+    open_axes = [name for name in order if name not in case]
+    if not open_axes:
+        return case
+    name = open_axes[0]
+    choices = [case | {name: value} for value in axes[name]]
+    choices.sort(key=lambda choice: (-((name, choice[name]) in missing), met.familiar(choice, name)))
+    for choice in choices:
+        if valid(choice) and (found := _fill(choice, order, axes, missing, valid, met)) is not None:
+            return found
     return None
 
 

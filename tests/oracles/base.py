@@ -189,6 +189,10 @@ class Oracle:
         """States with an entry per element, which an inactive element keeps."""
         return self.quantized
 
+    def storage_of(self, index: int, name: str) -> tuple[str, int | None]:
+        """How a state is stored, and the size of its blocks if that is not the codec's own."""
+        return (self.codec or "fp32") if self.in_8bit(name, self.balls[index]) else "fp32", None
+
     def in_8bit(self, name: str, param: Ball) -> bool:
         quantizing = self.codec in ("int8", "int8_tensor")
         return quantizing and name in self.quantized and param.mid.size >= self.min_8bit_size

@@ -86,7 +86,6 @@ class SpecOracle:
         balls: Parameters.
         state_balls: States by name, as they read back from storage.
         codes: Those that are stored in codes.
-        codecs: How each is stored.
         group: Group and global states.
         inputs: What is set on the optimizer for a step.
     """
@@ -103,7 +102,6 @@ class SpecOracle:
         self.balls = [Ball(array(param)) for param in params]
         self.state_balls: list[dict[str, Ball]] = [{} for _ in params]
         self.codes: list[dict[str, Quantized]] = [{} for _ in params]
-        self.codecs: list[dict[str, str]] = [{} for _ in params]
         self.steps = [0] * len(params)
         self.inputs: dict[str, float] = {}
         self.hypers = self._hypers()
@@ -289,14 +287,18 @@ class SpecOracle:
             return state.plain
         return wanted
 
+    def storage_of(self, index: int, name: str) -> tuple[str, int | None]:
+        """How a state is stored, and the size of its blocks if that is not the codec's own."""
+        codec = self.codec(self.family.states[name], self.balls[index].mid.size)
+        return codec, self.settings.get("block_size") if codec in CODECS else None
+
     def _stored(self, index: int, state: State, value: Ball) -> Ball:
         """A new value as it reads back."""
-        codec = self.codec(state, self.balls[index].mid.size)
-        self.codecs[index][state.name] = codec
+        codec, block = self.storage_of(index, state.name)
         if codec not in CODECS:
             self.codes[index].pop(state.name, None)
             return value if self.param_dtype is None else store(value, DTYPES[codec])
-        codes = Quantized(value, state.signed, codec, self.settings.get("block_size"))
+        codes = Quantized(value, state.signed, codec, block)
         self.codes[index][state.name] = codes
         return codes.decoded()
 

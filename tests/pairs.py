@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -31,12 +31,14 @@ def one_at_a_time(axes: Axes, valid: Valid = _anything) -> list[Case]:
     return [case for case in varied if valid(case)]
 
 
-def all_pairs(axes: Axes, valid: Valid = _anything) -> list[Case]:
+def all_pairs(axes: Axes, valid: Valid = _anything, apart: Collection[str] = ()) -> list[Case]:
     """A greedy cover: each case takes, axis by axis, the value that meets most pairs which no case has met yet.
 
-    `valid` is asked of partial cases too (axes not named are still open). Pairs that are in no valid case are left out.
+    `valid` is asked of partial cases too (axes not named are still open). Pairs that are in no valid case are left out,
+    and so are those of two axes that are both among `apart`.
     """
-    pairs = [{a: x, b: y} for (a, xs), (b, ys) in combinations(axes.items(), 2) for x, y in product(xs, ys)]
+    both = [(a, b) for a, b in combinations(axes, 2) if not (a in apart and b in apart)]
+    pairs = [{a: x, b: y} for a, b in both for x, y in product(axes[a], axes[b])]
     missing = [pair for pair in pairs if valid(pair)]
     cases = []
     while missing:

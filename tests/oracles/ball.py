@@ -10,6 +10,7 @@ NaN and Inf have no radius: they are expected as they are. An infinite radius sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,8 @@ class Ball:
 
     def __init__(self, mid: Any, rad: Any = 0.0) -> None:
         self.mid: Array = np.asarray(mid, dtype=np.float64)
-        self.rad: Array = np.broadcast_to(np.asarray(rad, dtype=np.float64), self.mid.shape)
+        radius = np.asarray(rad, dtype=np.float64)
+        self.rad: Array = radius if radius.shape == self.mid.shape else np.broadcast_to(radius, self.mid.shape)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,6 +47,10 @@ class Ball:
     @property
     def high(self) -> Array:
         return self.mid + self.rad
+
+    def is_finite(self) -> bool:
+        """Whether no number is NaN, Inf or anything (a sum may overflow, which is said to be not finite)."""
+        return math.isfinite(self.mid.sum() + self.rad.sum())
 
     def __repr__(self) -> str:
         return f"Ball({self.mid!r}, {self.rad!r})"
@@ -93,6 +99,8 @@ def ball(x: Any) -> Ball:
 
 def spread(mid: Any, rad: Any, *operands: Ball) -> Ball:
     """A result with the radius that its operands give it: exact where they are NaN or Inf, anything where they are."""
+    if math.isfinite(mid.sum() + rad.sum()) and all(operand.is_finite() for operand in operands):
+        return Ball(mid, rad)
     special, anything = np.False_, np.False_
     for operand in operands:
         special = special | ~np.isfinite(operand.mid)
@@ -152,9 +160,9 @@ def monotone(function: Callable[[Array], Array], x: Ball) -> Ball:
 
 def rounded(x: Ball, charge: float = ULP, tiny: float = TINY) -> Ball:
     """The result of an operation: its propagated radius and its own rounding. NaN and Inf have no radius."""
-    nonzero = (x.mid != 0) | (x.rad > 0)  # an exact 0 stays one
-    rad = x.rad + charge * (np.abs(x.mid) + x.rad) + tiny * nonzero
-    return Ball(x.mid, np.where(np.isfinite(x.mid), rad, 0))
+    size = np.abs(x.mid) + x.rad
+    rad = x.rad + charge * size + tiny * (size > 0)  # an exact 0 stays one
+    return Ball(x.mid, rad if math.isfinite(rad.sum()) else np.where(np.isfinite(x.mid), rad, 0))
 
 
 def sqrt(x: Ball) -> Ball:

@@ -27,6 +27,8 @@ Codes = np.ndarray
 
 def to_dtype(values: Array, dtype: torch.dtype) -> Array:
     """Rounded to float32, then to `dtype`, each to nearest, ties to even."""
+    if dtype is torch.float32:
+        return np.asarray(values, dtype=np.float64).astype(np.float32).astype(np.float64)
     tensor = torch.from_numpy(np.array(values, dtype=np.float64, copy=True))  # from_numpy keeps 0-dim arrays
     return tensor.to(torch.float32).to(dtype).to(torch.float64).numpy()
 

@@ -8,6 +8,8 @@ from typing import Any
 from optgen.runtime.create import create_optimizer
 from optgen.runtime.optimizer import Optimizer
 
+from .adadelta import Adadelta
+from .adagrad import Adagrad, Adagrad8bit, Adagrad32bit
 from .adam import (
     Adam,
     Adam8bit,
@@ -22,10 +24,23 @@ from .adam import (
     PagedAdamW8bit,
     PagedAdamW32bit,
 )
+from .adamax import Adamax
+from .ademamix import AdEMAMix, AdEMAMix8bit, AdEMAMix32bit, PagedAdEMAMix, PagedAdEMAMix8bit, PagedAdEMAMix32bit
+from .asgd import ASGD
 from .lamb import LAMB, LAMB8bit, LAMB32bit
 from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
+from .lion import Lion, Lion8bit, Lion32bit, PagedLion, PagedLion8bit, PagedLion32bit
+from .nadam import NAdam
+from .radam import RAdam
+from .rmsprop import RMSprop, RMSprop8bit, RMSprop32bit
+from .rprop import Rprop
+from .sgd import SGD, SGD8bit, SGD32bit
 
 CLASSES: dict[str, type[Optimizer]] = {
+    "Adadelta": Adadelta,
+    "Adagrad": Adagrad,
+    "Adagrad8bit": Adagrad8bit,
+    "Adagrad32bit": Adagrad32bit,
     "Adam": Adam,
     "Adam8bit": Adam8bit,
     "Adam32bit": Adam32bit,
@@ -38,6 +53,14 @@ CLASSES: dict[str, type[Optimizer]] = {
     "PagedAdamW": PagedAdamW,
     "PagedAdamW8bit": PagedAdamW8bit,
     "PagedAdamW32bit": PagedAdamW32bit,
+    "Adamax": Adamax,
+    "AdEMAMix": AdEMAMix,
+    "AdEMAMix8bit": AdEMAMix8bit,
+    "AdEMAMix32bit": AdEMAMix32bit,
+    "PagedAdEMAMix": PagedAdEMAMix,
+    "PagedAdEMAMix8bit": PagedAdEMAMix8bit,
+    "PagedAdEMAMix32bit": PagedAdEMAMix32bit,
+    "ASGD": ASGD,
     "LAMB": LAMB,
     "LAMB8bit": LAMB8bit,
     "LAMB32bit": LAMB32bit,
@@ -45,6 +68,21 @@ CLASSES: dict[str, type[Optimizer]] = {
     "LARS8bit": LARS8bit,
     "LARS32bit": LARS32bit,
     "PytorchLARS": PytorchLARS,
+    "Lion": Lion,
+    "Lion8bit": Lion8bit,
+    "Lion32bit": Lion32bit,
+    "PagedLion": PagedLion,
+    "PagedLion8bit": PagedLion8bit,
+    "PagedLion32bit": PagedLion32bit,
+    "NAdam": NAdam,
+    "RAdam": RAdam,
+    "RMSprop": RMSprop,
+    "RMSprop8bit": RMSprop8bit,
+    "RMSprop32bit": RMSprop32bit,
+    "Rprop": Rprop,
+    "SGD": SGD,
+    "SGD8bit": SGD8bit,
+    "SGD32bit": SGD32bit,
 }
 
 
@@ -65,25 +103,52 @@ def create(name: str, params: Any, *, bits: int | None = None, paged: bool = Fal
 
 
 __all__ = [
+    "ASGD",
     "CLASSES",
     "LAMB",
     "LARS",
+    "SGD",
+    "AdEMAMix",
+    "AdEMAMix8bit",
+    "AdEMAMix32bit",
+    "Adadelta",
+    "Adagrad",
+    "Adagrad8bit",
+    "Adagrad32bit",
     "Adam",
     "Adam8bit",
     "Adam32bit",
     "AdamW",
     "AdamW8bit",
     "AdamW32bit",
+    "Adamax",
     "LAMB8bit",
     "LAMB32bit",
     "LARS8bit",
     "LARS32bit",
+    "Lion",
+    "Lion8bit",
+    "Lion32bit",
+    "NAdam",
+    "PagedAdEMAMix",
+    "PagedAdEMAMix8bit",
+    "PagedAdEMAMix32bit",
     "PagedAdam",
     "PagedAdam8bit",
     "PagedAdam32bit",
     "PagedAdamW",
     "PagedAdamW8bit",
     "PagedAdamW32bit",
+    "PagedLion",
+    "PagedLion8bit",
+    "PagedLion32bit",
     "PytorchLARS",
+    "RAdam",
+    "RMSprop",
+    "RMSprop8bit",
+    "RMSprop32bit",
+    "Rprop",
+    "SGD8bit",
+    "SGD32bit",
     "create",
 ]

@@ -167,6 +167,7 @@ RULE = Rule(
     ),
     inputs=("grad_scale",),
     constants=("momentum_buffer_tensorwise",),
+    first_step_only=True,
     refuse=_refuse,
     blocks={
         "step": Block(

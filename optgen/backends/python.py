@@ -19,6 +19,7 @@ from optgen.ir.formula import Formula
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Const, Kind
 from optgen.ir.refusals import Refusal
+from optgen.ir.usage import asks_first_step_only
 from optgen.schedule.plan import PassPlan, Plan
 from optgen.spec.model import Hyperparameter, Option, State, Variant
 from optgen.spec.ranges import parse_range
@@ -63,6 +64,7 @@ class ClassText:
     doc: tuple[str, ...]
     fixed: str
     bits: str
+    given_bits: str
     positional: tuple[str, ...]
     keyword: tuple[str, ...]
     settings: tuple[str, ...]
@@ -168,7 +170,10 @@ def _facts(family: Family, classes: Sequence[ClassSpec]) -> list[str]:
     """Fields of the rule that name settings, inputs and flags."""
     constants = [name for name, guard in family.guards.guards.items() if guard.about == "codec"]
     facts = {"fixed_by": _fixed_by(family, classes), "inputs": list(family.given), "constants": constants}
-    return python_lines([f"{name}={_tuple(items)}," for name, items in facts.items()], 4)
+    lines = [f"{name}={_tuple(items)}," for name, items in facts.items()]
+    if all(asks_first_step_only(block.program) for block in family.blocks.values()):
+        lines.append("first_step_only=True,")
+    return python_lines(lines, 4)
 
 
 # What the runtime must know
@@ -329,6 +334,7 @@ def _class(family: Family, spec: ClassSpec) -> ClassText:
         doc=tuple(docstring(line) for line in _class_doc(family, spec, [*positional, *keyword])),
         fixed="{" + ", ".join(f'"{k}": {_literal(v)}' for k, v in fixed.items()) + "}",
         bits=str(variant.bits),
+        given_bits=_literal(variant.defaults["optim_bits"]) if "optim_bits" in variant.defaults else "",
         positional=tuple(a.text for a in positional),
         keyword=tuple(a.text for a in keyword),
         settings=tuple(a.name for a in (*positional, *keyword) if a.name != "args"),
@@ -404,7 +410,8 @@ def _literal(value: object) -> str:
 
 def _class_doc(family: Family, spec: ClassSpec, arguments: Sequence[Argument]) -> list[str]:
     variant = spec.variant
-    kept = {32: "states in 32 bits", 8: "states in 8 bits", None: "states in `optim_bits` bits"}[variant.bits]
+    bits = 32 if "optim_bits" not in family.storage else variant.bits
+    kept = {32: "states in 32 bits", 8: "states in 8 bits", None: "states in `optim_bits` bits"}[bits]
     paged = ", paged" if variant.paged else ""
     lines = [f"{family.title}: {kept}{paged}.", ""]
     for text in (variant.doc, family.spec.doc, f"Source: {family.spec.reference}" if family.spec.reference else ""):

@@ -34,7 +34,7 @@ SHAPES = {
     "group": Kind.GROUP,
     "global": Kind.GLOBAL,
 }
-Setting = TypeVar("Setting", Hyperparameter, Option)
+Setting = TypeVar("Setting", Hyperparameter, Option, Hyperparameter | Option)
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class _FamilyBuilder:
         self.hypers = {**self.spec.hyperparameters, **self._offered(common.hyperparameters, self.spec.hyperparameters)}
         self.options = {**self.spec.options, **self._offered(common.options, self.spec.options)}
         self.given = {**self.spec.inputs, **common.inputs}
+        self.storage = self._offered(common.storage, {})
         self.states = {**self.spec.states, **common.states}
         self.scope = Scope(
             rule=self.spec.name,
@@ -118,7 +119,7 @@ class _FamilyBuilder:
         return frozenset((*common.hyperparameters, *common.options, *common.inputs, *common.states))
 
     def _offered(self, common: Mapping[str, Setting], own: Mapping[str, object]) -> dict[str, Setting]:
-        return {n: x for n, x in common.items() if n not in own and (x.needs is None or self.has_update)}
+        return {n: x for n, x in common.items() if n not in own and self.spec.meets(x.needs)}
 
     def _refused(self) -> Iterator[tuple[ast.expr, SourceText]]:
         """The conditions under which the rule's settings are refused."""
@@ -148,7 +149,7 @@ class _FamilyBuilder:
             path=self.path,
             hypers=self.hypers,
             options=self.options,
-            storage=self.shared.shared.storage,
+            storage=self.storage,
             given=self.given,
             states=self.states,
             inputs=dict(self.scope.inputs),
@@ -257,7 +258,7 @@ class _FamilyBuilder:
     def _refusals(self) -> tuple[Refusal, ...]:
         found = []
         for index, rule in enumerate(self.spec.rules):
-            known = readers(self.hypers, self.options, self.shared.shared.storage)
+            known = readers(self.hypers, self.options, self.storage)
             where = self.loaded.locate("rules", index)
             if rule.on != "construct":
                 known |= {n: f'o["{n}"]' for n, s in self.states.items() if s.shape in ("group", "global")}

@@ -42,7 +42,10 @@ def create_optimizer(
             raise ValueError(f"{found.__name__} stores its states in {found.bits} bits, not {bits}")
         if "optim_bits" in settings:
             raise TypeError("bits and optim_bits mean the same; give one of them")
-        if found.bits is None:
+        if "optim_bits" not in found.rule.storage:
+            if bits != 32:
+                raise ValueError(f"{found.__name__} stores its states in 32 bits alone, not {bits}")
+        elif found.bits is None:
             settings = {**settings, "optim_bits": bits}
     if not isinstance(paged, bool):
         raise TypeError(f"paged must be True or False, not {paged!r}")

@@ -40,11 +40,13 @@ class Optimizer(torch.optim.Optimizer):
         rule: The rule, as its module declares it.
         fixed: Settings that the class fixes.
         bits: Bits that the class stores its states in, or None if the user says.
+        given_bits: The `optim_bits` that a class with `bits` of its own takes, which is its default.
     """
 
     rule: ClassVar[Rule]
     fixed: ClassVar[Mapping[str, Any]] = {}
     bits: ClassVar[int | None] = None
+    given_bits: ClassVar[int] = 32
     _step_supports_amp_scaling: ClassVar[bool] = False  # torch.amp.GradScaler asks for it
     _kept: tuple[Prepared, ...] = ()  # the last steps' engines, newest first
     _captured: tuple[Prepared, ...] = ()  # engines of steps that graphs have recorded: replays need their memory
@@ -70,7 +72,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         name = type(self).__name__
         if self.bits is not None:
-            settings = lock_bits(name, self.bits, args, settings)
+            settings = lock_bits(name, self.bits, args, settings, self.given_bits)
         settings = checked(name, self.rule, {**read_args(name, args, settings), **self.fixed})
         self._refuse(settings)
         params = _as_list(name, params)

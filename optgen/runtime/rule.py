@@ -145,6 +145,7 @@ class Rule:
         fixed_by: Settings that the flags, the storage and what is refused depend on: the host must know them.
         inputs: Names of what may be set on the optimizer for a step, such as `grad_scale`.
         constants: Flags that the codecs decide, which no kernel is given.
+        first_step_only: Whether blocks ask of the count of steps no more than whether this is the first.
         refuse: Raises for combinations that the rule rejects: (class name, settings).
     """
 
@@ -160,6 +161,7 @@ class Rule:
     blocks: Mapping[str, Block]
     inputs: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
+    first_step_only: bool = False
     refuse: Callable[[str, Settings], None] | None = None
 
     @property

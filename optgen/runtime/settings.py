@@ -17,14 +17,14 @@ TARGETS = (None, "cuda", "cpu", "torch")
 SETTINGS_OF_ARGS = ("optim_bits", "min_8bit_size", "percentile_clipping", "block_wise", "max_unorm", "skip_zeros")
 
 
-def lock_bits(name: str, bits: int, args: object, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a class that fixes the bits: it takes `optim_bits` for compatibility only.
+def lock_bits(name: str, bits: int, args: object, settings: Mapping[str, Any], given: int = 32) -> dict[str, Any]:
+    """Settings of a class that fixes the bits: it takes `optim_bits` for compatibility only, and only as `given`.
 
     Raises:
         ValueError: for other bits than the class has, given or asked for by `args`.
     """
-    message = f"{name} only supports optim_bits=32 (default value for compatibility)"
-    if settings.get("optim_bits", 32) != 32:
+    message = f"{name} only supports optim_bits={given} (default value for compatibility)"
+    if settings.get("optim_bits", given) != given:
         raise ValueError(message)
     asked = getattr(args, "optim_bits", bits)
     if asked != bits:

@@ -24,7 +24,7 @@ def scale_key(name: str) -> str:
 
 def choose_codec(state: State, settings: Settings, numel: int) -> str:
     """How a state of a parameter is stored under these settings."""
-    if settings["optim_bits"] == 8 and "int8" in state.codecs and numel >= settings["min_8bit_size"]:
+    if settings.get("optim_bits") == 8 and "int8" in state.codecs and numel >= settings["min_8bit_size"]:
         return "int8" if settings["block_wise"] else "int8_tensor"
     return plain_codec(state.codecs)
 

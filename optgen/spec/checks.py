@@ -67,12 +67,12 @@ def check_family(spec: Spec, shared: Shared, document: Document, reporter: Repor
 def settings_of(spec: Spec, shared: Shared) -> dict[str, Setting]:
     """All that a constructor of the rule may take, by name: its own first, which override what is shared.
 
-    What needs an `update` stage is left out for a rule that has none.
+    What needs something that the rule has not, as an `update` stage, is left out.
     """
     common: dict[str, Setting] = {**shared.hyperparameters, **shared.options, **shared.storage}
     settings: dict[str, Setting] = {**spec.hyperparameters, **spec.options}
     for name, setting in common.items():
-        if setting.needs is None or spec.blocks.apply is not None:
+        if spec.meets(setting.needs):
             settings.setdefault(name, setting)
     return settings
 
@@ -154,7 +154,7 @@ class _Checker:
                 else:
                     self.hyperparameter(name, setting, path)
         for name, state in states.items():
-            self.declare(name, ("states", name), ("states", name))
+            self.declare(name, ("states", name), ("states", name), RESERVED - {*FUNCTIONS})
             self.state(name, state, ("states", name))
         for name in states:
             if name.endswith("_absmax") and name.removesuffix("_absmax") in states:
@@ -162,11 +162,13 @@ class _Checker:
                 message = f"`{name}` is where the scales of `{other}` are kept"
                 self.error("reserved-name", message, ("states", name), "use another name")
 
-    def declare(self, name: str, path: tuple[Key, ...], owner: tuple[Key, ...]) -> None:
+    def declare(
+        self, name: str, path: tuple[Key, ...], owner: tuple[Key, ...], reserved: frozenset[str] = RESERVED
+    ) -> None:
         """Takes a name for what is declared at `path`."""
         if keyword.iskeyword(name):
             self.error("reserved-name", f"`{name}` is a keyword of Python", path, f"use another name, as `{name}_`")
-        elif name in RESERVED:
+        elif name in reserved:
             self.error("reserved-name", f"`{name}` has a meaning of its own", path, "use another name")
         elif name in self.taken:
             first = self.document.locate_key(*self.taken[name])

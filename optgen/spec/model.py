@@ -13,6 +13,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_
 Text = Annotated[str, StringConstraints(max_length=65536)]
 Number = int | float
 Shape = Literal["param", "row", "col", "matrix", "tensor", "group", "global"]
+Needs = Literal["update", "int8"]
 Raised = Literal["ValueError", "TypeError", "NotImplementedError", "RuntimeError"]
 
 
@@ -31,7 +32,7 @@ class Hyperparameter(SpecModel):
     label: Text | None = None
     integer: bool = False
     scope: Literal["group", "global"] = "group"
-    needs: Literal["update"] | None = None
+    needs: Needs | None = None
     doc: Text = ""
 
     @property
@@ -48,7 +49,7 @@ class Option(SpecModel):
 
     default: bool | int | str
     choices: list[int | str] | None = None
-    needs: Literal["update"] | None = None
+    needs: Needs | None = None
     doc: Text = ""
 
 
@@ -75,6 +76,11 @@ class State(SpecModel):
     window: Annotated[int, Field(gt=0, le=100_000)] | None = None
     codecs: list[Text] | None = None
     doc: Text = ""
+
+    @property
+    def quantizable(self) -> bool:
+        """Whether it may be stored in 8 bits."""
+        return self.shape == "param" and (self.codecs is None or "int8" in self.codecs)
 
 
 class Rule(SpecModel):
@@ -128,6 +134,15 @@ class Spec(SpecModel):
     blocks: Blocks
     methods: dict[Name, Method] = {}
     variants: dict[Name, Variant] = {}
+
+    def meets(self, needs: Needs | None) -> bool:
+        """Whether the rule has what a shared setting needs: an update stage, or a state that can be kept in 8 bits."""
+        match needs:
+            case "update":
+                return self.blocks.apply is not None
+            case "int8":
+                return any(state.quantizable for state in self.states.values())
+        return True
 
 
 class Blocks(SpecModel):

@@ -105,7 +105,7 @@ variants:
   Four: {family: a, signature: plian}
   A: {family: a}
 """
-    rule = RULE.format(name="a") + "hyperparameters:\n  lr: {default: 1}\nvariants:\n  One: {}\n"
+    rule = RULE.format(name="a") + "hyperparameters: {lr: {default: 1}}\nstates: {m: {}}\nvariants:\n  One: {}\n"
     folder = _write(tmp_path, {"variants.yaml": table, "a.yaml": rule})
     said = [line.removeprefix(f"{folder.as_posix()}/") for line in _errors(folder)]
     assert said == [

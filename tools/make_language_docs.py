@@ -40,8 +40,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "names": "The names of a tuple's parts; equations use these.",
         "label": "What messages call it.",
         "integer": "Only whole numbers.",
-        "scope": "`global`: the same for all param groups.",
         "needs": "Offered only to rules with an `update` stage, or a state that takes `int8` (for `shared.yaml`).",
+        "scope": "`global`: one number for the optimizer; param groups may only repeat it.",
         "doc": "What it does.",
     },
     "Option": {
@@ -65,7 +65,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "step": "Updates the states and names the direction `update`, or changes `param` itself.",
         "apply": "Changes `param` by `update`.",
     },
-    "Method": {"block": "The equations.", "doc": "The method's documentation."},
+    "Method": {
+        "block": "The equations.",
+        "grad": "Whether it reads gradients.",
+        "doc": "The method's documentation.",
+    },
     "Rule": {
         "when": "The condition over settings that is refused.",
         "raise": "The exception.",

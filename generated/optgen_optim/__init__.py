@@ -8,8 +8,13 @@ from typing import Any
 from optgen.runtime.create import create_optimizer
 from optgen.runtime.optimizer import Optimizer
 
+<<<<<<< HEAD
 from .adadelta import Adadelta
 from .adagrad import Adagrad, Adagrad8bit, Adagrad32bit
+=======
+from .adabelief import AdaBelief, AdaBelief8bit
+from .adafactor import Adafactor
+>>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
 from .adam import (
     Adam,
     Adam8bit,
@@ -24,6 +29,7 @@ from .adam import (
     PagedAdamW8bit,
     PagedAdamW32bit,
 )
+<<<<<<< HEAD
 from .adamax import Adamax
 from .ademamix import AdEMAMix, AdEMAMix8bit, AdEMAMix32bit, PagedAdEMAMix, PagedAdEMAMix8bit, PagedAdEMAMix32bit
 from .asgd import ASGD
@@ -41,6 +47,25 @@ CLASSES: dict[str, type[Optimizer]] = {
     "Adagrad": Adagrad,
     "Adagrad8bit": Adagrad8bit,
     "Adagrad32bit": Adagrad32bit,
+=======
+from .adan import Adan, Adan8bit
+from .adopt import ADOPT, ADOPT8bit
+from .grokadamw import GrokAdamW, GrokAdamW8bit
+from .lamb import LAMB, LAMB8bit, LAMB32bit
+from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
+from .mars import MARS, MARS8bit
+from .prodigy import Prodigy
+from .schedule_free_adamw import AdamWScheduleFree
+from .schedule_free_radam import RAdamScheduleFree
+from .schedule_free_sgd import SGDScheduleFree
+from .sophia_g import SophiaG, SophiaG8bit
+from .stable_adamw import StableAdamW, StableAdamW8bit
+
+CLASSES: dict[str, type[Optimizer]] = {
+    "AdaBelief": AdaBelief,
+    "AdaBelief8bit": AdaBelief8bit,
+    "Adafactor": Adafactor,
+>>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
     "Adam": Adam,
     "Adam8bit": Adam8bit,
     "Adam32bit": Adam32bit,
@@ -53,6 +78,7 @@ CLASSES: dict[str, type[Optimizer]] = {
     "PagedAdamW": PagedAdamW,
     "PagedAdamW8bit": PagedAdamW8bit,
     "PagedAdamW32bit": PagedAdamW32bit,
+<<<<<<< HEAD
     "Adamax": Adamax,
     "AdEMAMix": AdEMAMix,
     "AdEMAMix8bit": AdEMAMix8bit,
@@ -61,6 +87,14 @@ CLASSES: dict[str, type[Optimizer]] = {
     "PagedAdEMAMix8bit": PagedAdEMAMix8bit,
     "PagedAdEMAMix32bit": PagedAdEMAMix32bit,
     "ASGD": ASGD,
+=======
+    "Adan": Adan,
+    "Adan8bit": Adan8bit,
+    "ADOPT": ADOPT,
+    "ADOPT8bit": ADOPT8bit,
+    "GrokAdamW": GrokAdamW,
+    "GrokAdamW8bit": GrokAdamW8bit,
+>>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
     "LAMB": LAMB,
     "LAMB8bit": LAMB8bit,
     "LAMB32bit": LAMB32bit,
@@ -68,6 +102,7 @@ CLASSES: dict[str, type[Optimizer]] = {
     "LARS8bit": LARS8bit,
     "LARS32bit": LARS32bit,
     "PytorchLARS": PytorchLARS,
+<<<<<<< HEAD
     "Lion": Lion,
     "Lion8bit": Lion8bit,
     "Lion32bit": Lion32bit,
@@ -83,6 +118,18 @@ CLASSES: dict[str, type[Optimizer]] = {
     "SGD": SGD,
     "SGD8bit": SGD8bit,
     "SGD32bit": SGD32bit,
+=======
+    "MARS": MARS,
+    "MARS8bit": MARS8bit,
+    "Prodigy": Prodigy,
+    "AdamWScheduleFree": AdamWScheduleFree,
+    "RAdamScheduleFree": RAdamScheduleFree,
+    "SGDScheduleFree": SGDScheduleFree,
+    "SophiaG": SophiaG,
+    "SophiaG8bit": SophiaG8bit,
+    "StableAdamW": StableAdamW,
+    "StableAdamW8bit": StableAdamW8bit,
+>>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
 }
 
 
@@ -103,6 +150,7 @@ def create(name: str, params: Any, *, bits: int | None = None, paged: bool = Fal
 
 
 __all__ = [
+<<<<<<< HEAD
     "ASGD",
     "CLASSES",
     "LAMB",
@@ -115,17 +163,37 @@ __all__ = [
     "Adagrad",
     "Adagrad8bit",
     "Adagrad32bit",
+=======
+    "ADOPT",
+    "CLASSES",
+    "LAMB",
+    "LARS",
+    "MARS",
+    "ADOPT8bit",
+    "AdaBelief",
+    "AdaBelief8bit",
+    "Adafactor",
+>>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
     "Adam",
     "Adam8bit",
     "Adam32bit",
     "AdamW",
     "AdamW8bit",
     "AdamW32bit",
+<<<<<<< HEAD
     "Adamax",
+=======
+    "AdamWScheduleFree",
+    "Adan",
+    "Adan8bit",
+    "GrokAdamW",
+    "GrokAdamW8bit",
+>>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
     "LAMB8bit",
     "LAMB32bit",
     "LARS8bit",
     "LARS32bit",
+<<<<<<< HEAD
     "Lion",
     "Lion8bit",
     "Lion32bit",
@@ -133,12 +201,16 @@ __all__ = [
     "PagedAdEMAMix",
     "PagedAdEMAMix8bit",
     "PagedAdEMAMix32bit",
+=======
+    "MARS8bit",
+>>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
     "PagedAdam",
     "PagedAdam8bit",
     "PagedAdam32bit",
     "PagedAdamW",
     "PagedAdamW8bit",
     "PagedAdamW32bit",
+<<<<<<< HEAD
     "PagedLion",
     "PagedLion8bit",
     "PagedLion32bit",
@@ -150,5 +222,15 @@ __all__ = [
     "Rprop",
     "SGD8bit",
     "SGD32bit",
+=======
+    "Prodigy",
+    "PytorchLARS",
+    "RAdamScheduleFree",
+    "SGDScheduleFree",
+    "SophiaG",
+    "SophiaG8bit",
+    "StableAdamW",
+    "StableAdamW8bit",
+>>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
     "create",
 ]

@@ -237,6 +237,7 @@ RULE = Rule(
                 "one_minus_lr_times_weight_decay",
             ),
             reductions=("squares_grad_6", "squares_param", "squares_update_5", "exp_avg_largest", "exp_avg_sq_largest"),
+            grads=True,
         ),
     },
 )

@@ -232,6 +232,7 @@ RULE = Rule(
                 "squares_update_5",
                 "momentum_buffer_largest",
             ),
+            grads=True,
         ),
     },
 )

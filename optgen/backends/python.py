@@ -290,6 +290,7 @@ def _block(name: str, plan: Plan, family: Family) -> dict[str, object]:
         "sums": tuple_text(sums) if sums else "",
         "arrays": tuple_text(arrays) if arrays else "",
         "refuse": f"_refuse_{name}" if name in _refused_blocks(family) else "",
+        "grads": "True" if family.reads_gradients(name) else "",
     }
     fields_text = [f"{field}={text}," for field, text in fields.items() if text]
     return {"name": name, "fields": python_lines(fields_text, 12)}

@@ -21,7 +21,7 @@ from optgen.ir.parser import node_location, parse_block, parse_expression
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import FACTS, Scope
 from optgen.spec.loader import LoadedShared, LoadedSpec
-from optgen.spec.model import Hyperparameter, Option, Spec, State
+from optgen.spec.model import Hyperparameter, Method, Option, Spec, State
 from optgen.spec.model import Input as GivenInput
 from optgen.spec.source import SourceText
 
@@ -80,6 +80,10 @@ class Family:
     def name(self) -> str:
         return self.spec.name
 
+    def reads_gradients(self, block: str) -> bool:
+        """Whether a block runs over parameters that have a gradient."""
+        return block == "step" or self.spec.methods[block].grad
+
     @property
     def title(self) -> str:
         return self.spec.title or self.spec.name
@@ -135,9 +139,8 @@ class _FamilyBuilder:
         self._check_case()
         self._inputs()
         blocks = {"step": self._step()}
-        for name in self.spec.methods:
-            inputs = {n: i for n, i in self.scope.inputs.items() if i.role not in ("grad", "input")}
-            blocks[name] = self._block([Stage(self.loaded.text("methods", name, "block"))], inputs)
+        for name, method in self.spec.methods.items():
+            blocks[name] = self._method(name, method)
         if len(self.reporter.diagnostics) == before:
             self._check_effect(blocks["step"].program)
         equations = {"step": self.spec.blocks.step}
@@ -233,6 +236,17 @@ class _FamilyBuilder:
                 Stage(self.loaded.text("blocks", "apply")),
             ]
         return self._block(stages, dict(self.scope.inputs))
+
+    def _method(self, name: str, method: Method) -> Block:
+        """A method's block; what the shared stage before it would keep for later steps is not kept."""
+        own = Stage(self.loaded.text("methods", name, "block"))
+        if not method.grad:
+            inputs = {n: i for n, i in self.scope.inputs.items() if i.role not in ("grad", "input")}
+            return self._block([own], inputs)
+        stages = [Stage(self.shared.text("blocks", "grad"), shared=True), own]
+        block = self._block(stages, dict(self.scope.inputs))
+        outputs = {n: x for n, x in block.program.outputs.items() if n not in self.shared.shared.states}
+        return replace(block, program=replace(block.program, outputs=outputs))
 
     def _block(self, stages: list[Stage], inputs: dict[str, Input]) -> Block:
         scope = replace(self.scope, inputs=inputs, given=self.scope.given & inputs.keys())

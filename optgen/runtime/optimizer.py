@@ -17,7 +17,7 @@ from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inpu
 from optgen.runtime.paging import wait_for_host
 from optgen.runtime.parameters import StaleError, check_parameter, check_twice
 from optgen.runtime.rule import Rule, Settings, State
-from optgen.runtime.settings import check_fixed, checked, lock_bits, read_args, refuse_unknown
+from optgen.runtime.settings import check_agreement, check_fixed, checked, lock_bits, read_args, refuse_unknown
 from optgen.runtime.states import entry_bytes, paged_bytes
 from optgen.runtime.targets import find_pager
 
@@ -116,6 +116,7 @@ class Optimizer(torch.optim.Optimizer):
         known = {key: value for key, value in group.items() if key in self.defaults}
         group.update(self._checked_part(known, "group"))
         self._refuse({**self.defaults, **group})
+        check_agreement(name, self.rule, [*self.param_groups[:1], {**self.defaults, **group}])
         if "overrides" in group:
             group["overrides"] = self._checked_overrides(group["overrides"], group, len(members))
         for state in self.rule.shared_states:
@@ -223,7 +224,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if group.get("capturable"):
                 place_lr(name, group)
-        inputs = read_inputs(self, self.rule.inputs) if block == "step" else NO_INPUTS
+        inputs = read_inputs(self, self.rule.inputs) if declared.grads else NO_INPUTS
         try:
             prepared, settings = self._begin(block, inputs)
         except StaleError:
@@ -231,7 +232,7 @@ class Optimizer(torch.optim.Optimizer):
             prepared, settings = self._begin(block, inputs)
         except SkippedStepError:
             return
-        if not prepared.members and block == "step":
+        if not prepared.members and declared.grads:
             return
         if is_capturing():
             self._captured = (*self._captured, prepared)

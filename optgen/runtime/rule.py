@@ -120,6 +120,7 @@ class Block:
         reductions: Every reduction to one number per tensor, in the order of their results.
         sums: Sums over all parameters: (name, operator, reduction).
         refuse: Raises where the block may not run: (class name, settings).
+        grads: Whether the block runs over parameters that have a gradient, rather than over those that have states.
     """
 
     passes: tuple[Pass, ...]
@@ -131,6 +132,7 @@ class Block:
     sums: tuple[tuple[str, str, str], ...] = ()
     arrays: tuple[Array, ...] = ()
     refuse: Callable[[str, Settings], None] | None = None
+    grads: bool = False
 
 
 @dataclass(frozen=True)

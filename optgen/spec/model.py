@@ -97,9 +97,13 @@ class Rule(SpecModel):
 
 
 class Method(SpecModel):
-    """A further block that becomes a method of the optimizer."""
+    """A further block that becomes a method of the optimizer.
+
+    With `grad` it reads gradients, which pass through the shared `grad` stage before it, as in a step.
+    """
 
     block: Text
+    grad: bool = False
     doc: Text = ""
 
 

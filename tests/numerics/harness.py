@@ -109,12 +109,13 @@ class Duel:
         self.opt.step()
         self.check(before)
 
-    def call(self, method: str) -> None:
+    def call(self, method: str, grads: Sequence[torch.Tensor]) -> None:
         """A method of both from the optimizer's own values, and the comparison."""
         assert isinstance(self.oracle, SpecOracle)
         self.adopt()
         before = [param.detach().clone() for param in self.params]
-        self.oracle.call(method)
+        set_grads(self.params, grads)
+        self.oracle.call(method, grads)
         getattr(self.opt, method)()
         self.check(before)
 

@@ -72,7 +72,9 @@ def run(case: Case) -> None:
             it.check_group()
         assert it.opt.engines() == {target: len(NAMES)}
         for method in oracle.family.methods:
-            it.call(method)
+            for name, value in oracle.inputs.items():
+                setattr(it.opt, name, value)
+            it.call(method, make_grads(it.params, STEPS + 1, grad_dtype, nonfinite=False))
             it.check_group()
     assert len(it.vague) <= (1 - MEANINGFUL) * STEPS * len(NAMES), it.vague[0]
 

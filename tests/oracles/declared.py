@@ -9,7 +9,7 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -209,6 +209,14 @@ class Stage:
     shared: bool = False
 
 
+@dataclass(frozen=True)
+class Method:
+    """A method of the optimizer."""
+
+    stage: Stage
+    reads_grad: bool
+
+
 def _stage(text: str, shared: bool = False) -> Stage:
     return Stage(ast.parse(text).body, shared)
 
@@ -225,7 +233,7 @@ class Family:
     states: Mapping[str, State]
     rules: tuple[Refusal, ...]
     stages: tuple[Stage, ...]
-    methods: Mapping[str, Stage]
+    methods: Mapping[str, Method]
     common: frozenset[str]
     own: frozenset[str]
     rows: Mapping[str, Row] = field(default_factory=dict)
@@ -236,11 +244,20 @@ class Family:
         return {**self.hypers, **self.options, **self.storage}
 
 
-def _offered(declared: Mapping[str, Any] | None, own: Mapping[str, Any], update: bool) -> dict[str, Any]:
-    """Shared settings that a rule takes: it may declare them anew, and some need an update stage."""
+def _offered(declared: Mapping[str, Any] | None, own: Mapping[str, Any], has: Collection[str]) -> dict[str, Any]:
+    """Shared settings that a rule takes: it may declare them anew, and some need what it may not have."""
     return {
-        name: data for name, data in (declared or {}).items() if name not in own and (update or "needs" not in data)
+        name: data
+        for name, data in (declared or {}).items()
+        if name not in own and (data.get("needs") is None or data["needs"] in has)
     }
+
+
+def _codecs(state: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a state may be stored as; every codec where it does not say."""
+    if state.get("shape", "param") != "param":
+        return ("fp32",)
+    return tuple(state.get("codecs") or ("fp32", "bf16", "fp16", "int8"))
 
 
 def family_of(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> Family:
@@ -248,8 +265,10 @@ def family_of(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> Family:
     blocks, common = spec["blocks"], shared.get("blocks") or {}
     update = "apply" in blocks
     hypers, options = spec.get("hyperparameters") or {}, spec.get("options") or {}
-    every_hyper = {**hypers, **_offered(shared.get("hyperparameters"), hypers, update)}
-    every_option = {**options, **_offered(shared.get("options"), options, update)}
+    has = {codec for state in (spec.get("states") or {}).values() for codec in _codecs(state or {})}
+    has |= {"update"} if update else set()
+    every_hyper = {**hypers, **_offered(shared.get("hyperparameters"), hypers, has)}
+    every_option = {**options, **_offered(shared.get("options"), options, has)}
     states = {**(spec.get("states") or {}), **(shared.get("states") or {})}
     stages = [_stage(common.get("grad") or "", shared=True), _stage(blocks["step"])]
     if update:
@@ -259,12 +278,15 @@ def family_of(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> Family:
         name=spec["name"],
         hypers={name: _hyper(name, data) for name, data in every_hyper.items()},
         options={name: _choice(name, data) for name, data in every_option.items()},
-        storage={name: _setting(name, data) for name, data in (shared.get("storage") or {}).items()},
+        storage={name: _setting(name, data) for name, data in _offered(shared.get("storage"), {}, has).items()},
         inputs=(*(spec.get("inputs") or {}), *(shared.get("inputs") or {})),
         states={name: _state(name, data) for name, data in states.items()},
         rules=tuple(_refusal(rule) for rule in (*(shared.get("rules") or ()), *(spec.get("rules") or ()))),
         stages=tuple(stages),
-        methods={name: _stage(data["block"]) for name, data in (spec.get("methods") or {}).items()},
+        methods={
+            name: Method(_stage(data["block"]), data.get("grad", False))
+            for name, data in (spec.get("methods") or {}).items()
+        },
         common=frozenset(name for section in sections for name in (shared.get(section) or {})),
         own=frozenset((*hypers, *options)),
     )

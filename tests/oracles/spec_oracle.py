@@ -199,12 +199,23 @@ class SpecOracle:
                 self._settle(i, grad)
             self._run(self.family.stages, {i: {"grad": grad} for i, grad in given.items()})
 
-    def call(self, method: str) -> None:
-        """Run a method: on parameters that have states, and on the group."""
+    def call(self, name: str, grads: Sequence[Any] = ()) -> None:
+        """Run a method: on parameters that have states, and on the group; or on those with a gradient that it reads."""
+        method = self.family.methods[name]
         with np.errstate(all="ignore"):
-            self._run([self.family.methods[method]], {i: {} for i, states in enumerate(self.state_balls) if states})
+            if not method.reads_grad:
+                self._run([method.stage], {i: {} for i, states in enumerate(self.state_balls) if states})
+                return
+            given = {i: Number(Ball(array(grad)), Kind.ELEMENT) for i, grad in enumerate(grads) if grad is not None}
+            for i, grad in given.items():
+                self._settle(i, grad)
+            if given:
+                stages = [self.family.stages[0], method.stage]
+                self._run(stages, {i: {"grad": grad} for i, grad in given.items()}, keep_windows=True)
 
-    def _run(self, stages: Sequence[Stage], given: Mapping[int, Mapping[str, Value]]) -> None:
+    def _run(
+        self, stages: Sequence[Stage], given: Mapping[int, Mapping[str, Value]], keep_windows: bool = False
+    ) -> None:
         total = sum(self.balls[i].mid.size for i in given)
         names = {i: {**self._names(i, total), **more} for i, more in given.items()}
         known: dict[int, Ball] = {}
@@ -222,6 +233,10 @@ class SpecOracle:
                 known[id(node)] = _combined([part for part in missing.values() if part.node is node])
                 found = {}
         for i, after in found.items():
+            if keep_windows:  # what the shared stage keeps is of steps alone
+                after |= {
+                    name: names[i][name] for name in self.family.common & self.family.states.keys() & names[i].keys()
+                }
             self._commit(i, names[i], after)
         if found or self.group:
             self._commit_group(next(iter(found.values()), None) or self._without_parameters(stages))

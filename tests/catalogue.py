@@ -84,7 +84,7 @@ def _required(name: str) -> tuple[tuple[str, Any], ...]:
             return tuple(settings.items())
         changes = [
             (key, value)
-            for key in sorted(rule.names() & row.accepted.keys())
+            for key in sorted(rule.names & row.accepted.keys())
             for value in values_of(row, row.accepted[key])
         ]
         # A change that settles it; else the first, which the next rule may complete.

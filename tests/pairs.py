@@ -38,27 +38,32 @@ def all_pairs(axes: Axes, valid: Valid = _anything, apart: Collection[str] = ())
     and so are those of two axes that are both among `apart`.
     """
     both = [(a, b) for a, b in combinations(axes, 2) if not (a in apart and b in apart)]
-    pairs = [{a: x, b: y} for a, b in both for x, y in product(axes[a], axes[b])]
-    missing = [pair for pair in pairs if valid(pair)]
+    pairs = [(a, x, b, y) for a, b in both for x, y in product(axes[a], axes[b])]
+    missing = {pair: None for pair in pairs if valid({pair[0]: pair[1], pair[2]: pair[3]})}  # in order
     cases = []
     while missing:
-        case = _complete(missing[0], axes, missing, valid)
+        a, x, b, y = next(iter(missing))
+        case = _complete({a: x, b: y}, axes, missing, valid)
         if case is None:  # the pair itself is valid, but no case that holds it
-            missing.pop(0)
+            del missing[a, x, b, y]
             continue
         cases.append(case)
-        missing = [pair for pair in missing if not _within(pair, case)]
+        for (a, x), (b, y) in combinations(case.items(), 2):
+            missing.pop((a, x, b, y), None)
     return cases
 
 
-def _complete(start: Case, axes: Axes, missing: Sequence[Case], valid: Valid) -> Case | None:
+Pair = tuple[str, Any, str, Any]
+
+
+def _complete(start: Case, axes: Axes, missing: Collection[Pair], valid: Valid) -> Case | None:
     """`start` with a value for every other axis, or None if there is no valid one."""
     open_axes = [name for name in axes if name not in start]
     if not open_axes:
         return {name: start[name] for name in axes}
     name = open_axes[0]
     choices = [start | {name: value} for value in axes[name]]
-    choices.sort(key=lambda case: -sum(_within(pair, case) for pair in missing if name in pair))
+    choices.sort(key=lambda case: -sum(pair in missing for pair in _pairs_with(name, case, axes)))
     for choice in choices:
         if valid(choice) and (case := _complete(choice, axes, missing, valid)) is not None:
             return case
@@ -112,8 +117,14 @@ def _fill(case: Case, order: Sequence[str], axes: Axes, missing: Any, valid: Val
     return None
 
 
-def _within(pair: Case, case: Case) -> bool:
-    return all(name in case and case[name] == value for name, value in pair.items())
+def _pairs_with(name: str, case: Case, axes: Axes) -> Iterator[Pair]:
+    """The pairs of a case with one of its values, each in the order of the axes."""
+    after = False
+    for other in axes:
+        if other == name:
+            after = True
+        elif other in case:
+            yield (name, case[name], other, case[other]) if after else (other, case[other], name, case[name])
 
 
 def label(case: Case, base: Case | None = None) -> str:

@@ -8,13 +8,10 @@ from typing import Any
 from optgen.runtime.create import create_optimizer
 from optgen.runtime.optimizer import Optimizer
 
-<<<<<<< HEAD
-from .adadelta import Adadelta
-from .adagrad import Adagrad, Adagrad8bit, Adagrad32bit
-=======
 from .adabelief import AdaBelief, AdaBelief8bit
+from .adadelta import Adadelta
 from .adafactor import Adafactor
->>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
+from .adagrad import Adagrad, Adagrad8bit, Adagrad32bit
 from .adam import (
     Adam,
     Adam8bit,
@@ -29,43 +26,36 @@ from .adam import (
     PagedAdamW8bit,
     PagedAdamW32bit,
 )
-<<<<<<< HEAD
 from .adamax import Adamax
-from .ademamix import AdEMAMix, AdEMAMix8bit, AdEMAMix32bit, PagedAdEMAMix, PagedAdEMAMix8bit, PagedAdEMAMix32bit
-from .asgd import ASGD
-from .lamb import LAMB, LAMB8bit, LAMB32bit
-from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
-from .lion import Lion, Lion8bit, Lion32bit, PagedLion, PagedLion8bit, PagedLion32bit
-from .nadam import NAdam
-from .radam import RAdam
-from .rmsprop import RMSprop, RMSprop8bit, RMSprop32bit
-from .rprop import Rprop
-from .sgd import SGD, SGD8bit, SGD32bit
-
-CLASSES: dict[str, type[Optimizer]] = {
-    "Adadelta": Adadelta,
-    "Adagrad": Adagrad,
-    "Adagrad8bit": Adagrad8bit,
-    "Adagrad32bit": Adagrad32bit,
-=======
 from .adan import Adan, Adan8bit
+from .ademamix import AdEMAMix, AdEMAMix8bit, AdEMAMix32bit, PagedAdEMAMix, PagedAdEMAMix8bit, PagedAdEMAMix32bit
 from .adopt import ADOPT, ADOPT8bit
+from .asgd import ASGD
 from .grokadamw import GrokAdamW, GrokAdamW8bit
 from .lamb import LAMB, LAMB8bit, LAMB32bit
 from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
+from .lion import Lion, Lion8bit, Lion32bit, PagedLion, PagedLion8bit, PagedLion32bit
 from .mars import MARS, MARS8bit
+from .nadam import NAdam
 from .prodigy import Prodigy
+from .radam import RAdam
+from .rmsprop import RMSprop, RMSprop8bit, RMSprop32bit
+from .rprop import Rprop
 from .schedule_free_adamw import AdamWScheduleFree
 from .schedule_free_radam import RAdamScheduleFree
 from .schedule_free_sgd import SGDScheduleFree
+from .sgd import SGD, SGD8bit, SGD32bit
 from .sophia_g import SophiaG, SophiaG8bit
 from .stable_adamw import StableAdamW, StableAdamW8bit
 
 CLASSES: dict[str, type[Optimizer]] = {
     "AdaBelief": AdaBelief,
     "AdaBelief8bit": AdaBelief8bit,
+    "Adadelta": Adadelta,
     "Adafactor": Adafactor,
->>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
+    "Adagrad": Adagrad,
+    "Adagrad8bit": Adagrad8bit,
+    "Adagrad32bit": Adagrad32bit,
     "Adam": Adam,
     "Adam8bit": Adam8bit,
     "Adam32bit": Adam32bit,
@@ -78,23 +68,20 @@ CLASSES: dict[str, type[Optimizer]] = {
     "PagedAdamW": PagedAdamW,
     "PagedAdamW8bit": PagedAdamW8bit,
     "PagedAdamW32bit": PagedAdamW32bit,
-<<<<<<< HEAD
     "Adamax": Adamax,
+    "Adan": Adan,
+    "Adan8bit": Adan8bit,
     "AdEMAMix": AdEMAMix,
     "AdEMAMix8bit": AdEMAMix8bit,
     "AdEMAMix32bit": AdEMAMix32bit,
     "PagedAdEMAMix": PagedAdEMAMix,
     "PagedAdEMAMix8bit": PagedAdEMAMix8bit,
     "PagedAdEMAMix32bit": PagedAdEMAMix32bit,
-    "ASGD": ASGD,
-=======
-    "Adan": Adan,
-    "Adan8bit": Adan8bit,
     "ADOPT": ADOPT,
     "ADOPT8bit": ADOPT8bit,
+    "ASGD": ASGD,
     "GrokAdamW": GrokAdamW,
     "GrokAdamW8bit": GrokAdamW8bit,
->>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
     "LAMB": LAMB,
     "LAMB8bit": LAMB8bit,
     "LAMB32bit": LAMB32bit,
@@ -102,34 +89,31 @@ CLASSES: dict[str, type[Optimizer]] = {
     "LARS8bit": LARS8bit,
     "LARS32bit": LARS32bit,
     "PytorchLARS": PytorchLARS,
-<<<<<<< HEAD
     "Lion": Lion,
     "Lion8bit": Lion8bit,
     "Lion32bit": Lion32bit,
     "PagedLion": PagedLion,
     "PagedLion8bit": PagedLion8bit,
     "PagedLion32bit": PagedLion32bit,
+    "MARS": MARS,
+    "MARS8bit": MARS8bit,
     "NAdam": NAdam,
+    "Prodigy": Prodigy,
     "RAdam": RAdam,
     "RMSprop": RMSprop,
     "RMSprop8bit": RMSprop8bit,
     "RMSprop32bit": RMSprop32bit,
     "Rprop": Rprop,
-    "SGD": SGD,
-    "SGD8bit": SGD8bit,
-    "SGD32bit": SGD32bit,
-=======
-    "MARS": MARS,
-    "MARS8bit": MARS8bit,
-    "Prodigy": Prodigy,
     "AdamWScheduleFree": AdamWScheduleFree,
     "RAdamScheduleFree": RAdamScheduleFree,
     "SGDScheduleFree": SGDScheduleFree,
+    "SGD": SGD,
+    "SGD8bit": SGD8bit,
+    "SGD32bit": SGD32bit,
     "SophiaG": SophiaG,
     "SophiaG8bit": SophiaG8bit,
     "StableAdamW": StableAdamW,
     "StableAdamW8bit": StableAdamW8bit,
->>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
 }
 
 
@@ -150,87 +134,71 @@ def create(name: str, params: Any, *, bits: int | None = None, paged: bool = Fal
 
 
 __all__ = [
-<<<<<<< HEAD
+    "ADOPT",
     "ASGD",
     "CLASSES",
     "LAMB",
     "LARS",
+    "MARS",
     "SGD",
+    "ADOPT8bit",
     "AdEMAMix",
     "AdEMAMix8bit",
     "AdEMAMix32bit",
+    "AdaBelief",
+    "AdaBelief8bit",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adagrad8bit",
     "Adagrad32bit",
-=======
-    "ADOPT",
-    "CLASSES",
-    "LAMB",
-    "LARS",
-    "MARS",
-    "ADOPT8bit",
-    "AdaBelief",
-    "AdaBelief8bit",
-    "Adafactor",
->>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
     "Adam",
     "Adam8bit",
     "Adam32bit",
     "AdamW",
     "AdamW8bit",
     "AdamW32bit",
-<<<<<<< HEAD
-    "Adamax",
-=======
     "AdamWScheduleFree",
+    "Adamax",
     "Adan",
     "Adan8bit",
     "GrokAdamW",
     "GrokAdamW8bit",
->>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
     "LAMB8bit",
     "LAMB32bit",
     "LARS8bit",
     "LARS32bit",
-<<<<<<< HEAD
     "Lion",
     "Lion8bit",
     "Lion32bit",
+    "MARS8bit",
     "NAdam",
     "PagedAdEMAMix",
     "PagedAdEMAMix8bit",
     "PagedAdEMAMix32bit",
-=======
-    "MARS8bit",
->>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
     "PagedAdam",
     "PagedAdam8bit",
     "PagedAdam32bit",
     "PagedAdamW",
     "PagedAdamW8bit",
     "PagedAdamW32bit",
-<<<<<<< HEAD
     "PagedLion",
     "PagedLion8bit",
     "PagedLion32bit",
+    "Prodigy",
     "PytorchLARS",
     "RAdam",
+    "RAdamScheduleFree",
     "RMSprop",
     "RMSprop8bit",
     "RMSprop32bit",
     "Rprop",
     "SGD8bit",
     "SGD32bit",
-=======
-    "Prodigy",
-    "PytorchLARS",
-    "RAdamScheduleFree",
     "SGDScheduleFree",
     "SophiaG",
     "SophiaG8bit",
     "StableAdamW",
     "StableAdamW8bit",
->>>>>>> ca5b5a978cb6d037edd662e5c4571691a8cb56d2
     "create",
 ]

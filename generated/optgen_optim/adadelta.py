@@ -209,6 +209,7 @@ RULE = Rule(
                 "square_avg_largest",
                 "acc_delta_largest",
             ),
+            grads=True,
         ),
     },
 )

@@ -181,6 +181,7 @@ RULE = Rule(
                 "min_one_max_unorm",
             ),
             reductions=("squares_grad_6", "squares_param", "squares_update_1", "sum_largest"),
+            grads=True,
         ),
     },
 )

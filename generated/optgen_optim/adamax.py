@@ -205,6 +205,7 @@ RULE = Rule(
                 "min_one_max_unorm",
             ),
             reductions=("squares_grad_6", "squares_param", "squares_update_1", "exp_avg_largest", "exp_inf_largest"),
+            grads=True,
         ),
     },
 )

@@ -261,6 +261,7 @@ RULE = Rule(
                 "exp_avg_slow_largest",
                 "exp_avg_sq_largest",
             ),
+            grads=True,
         ),
     },
 )

@@ -173,6 +173,7 @@ RULE = Rule(
                 "lambd_times_lr",
             ),
             reductions=("squares_grad_6", "squares_param", "squares_update_1"),
+            grads=True,
         ),
     },
 )

@@ -188,6 +188,7 @@ RULE = Rule(
                 "one_minus_lr_times_weight_decay",
             ),
             reductions=("squares_grad_6", "squares_param", "squares_update_1", "exp_avg_largest"),
+            grads=True,
         ),
     },
 )

@@ -240,6 +240,7 @@ RULE = Rule(
                 "momentum_buffer_largest",
                 "grad_avg_largest",
             ),
+            grads=True,
         ),
     },
 )

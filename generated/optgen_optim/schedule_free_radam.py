@@ -294,6 +294,7 @@ RULE = Rule(
     ),
     inputs=("grad_scale",),
     constants=("exp_avg_sq_tensorwise",),
+    first_step_only=True,
     refuse=_refuse,
     blocks={
         "step": Block(

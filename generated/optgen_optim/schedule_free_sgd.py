@@ -209,9 +209,6 @@ RULE = Rule(
         "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb")),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 8)),
-        "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
-        "block_wise": Option(name="block_wise"),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
     },
@@ -237,15 +234,13 @@ RULE = Rule(
         "warmup_steps",
         "trust_ratio",
         "max_unorm",
-        "optim_bits",
-        "min_8bit_size",
-        "block_wise",
         "is_paged",
         "capturable",
         "target",
     ),
     inputs=("grad_scale",),
     constants=(),
+    first_step_only=True,
     refuse=_refuse,
     blocks={
         "step": Block(
@@ -301,7 +296,7 @@ RULE = Rule(
 
 
 class SGDScheduleFree(Optimizer):
-    """Schedule-free SGD: states in `optim_bits` bits.
+    """Schedule-free SGD: states in 32 bits.
 
     No schedule to choose: gradients are taken at y, between the iterates z and their average x. The parameters hold
     y in training and x otherwise; train() and eval() move between them.
@@ -327,10 +322,6 @@ class SGDScheduleFree(Optimizer):
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
             https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        optim_bits: Bits of each element of the states. Default: 32.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states. In [0, inf). Default: 4096.
-        block_wise: One scale for every 256 elements of an 8-bit state; False takes one scale for the tensor.
-            Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
@@ -370,9 +361,6 @@ class SGDScheduleFree(Optimizer):
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        optim_bits: int = 32,
-        min_8bit_size: int = 4096,
-        block_wise: bool = True,
         is_paged: bool = False,
         capturable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
@@ -390,9 +378,6 @@ class SGDScheduleFree(Optimizer):
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
-            "optim_bits": optim_bits,
-            "min_8bit_size": min_8bit_size,
-            "block_wise": block_wise,
             "is_paged": is_paged,
             "capturable": capturable,
             "target": target,

@@ -207,6 +207,7 @@ RULE = Rule(
                 "one_minus_lr_times_weight_decay",
             ),
             reductions=("squares_grad_6", "squares_param", "squares_update_5", "momentum_buffer_largest"),
+            grads=True,
         ),
     },
 )

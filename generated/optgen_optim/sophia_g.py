@@ -179,6 +179,7 @@ RULE = Rule(
     ),
     inputs=("grad_scale",),
     constants=("exp_avg_tensorwise", "hessian_tensorwise"),
+    first_step_only=True,
     refuse=_refuse,
     blocks={
         "step": Block(

@@ -24,7 +24,7 @@ another value in turn; and all pairs of all values on the compiled targets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from itertools import cycle, product
 from typing import Any
@@ -102,7 +102,7 @@ def _usual_first(row: Row, whole: dict[str, tuple[Any, ...]], needed: Mapping[st
         rule = row.refusal(_settings(row, usual))
         if rule is None:
             return whole
-        for name in sorted(rule.names() & whole.keys()):
+        for name in sorted(rule.names & whole.keys()):
             for value in whole[name]:
                 if row.refusal(_settings(row, usual | {name: value})) is not rule:
                     whole[name] = (value, *(other for other in whole[name] if other != value))
@@ -135,17 +135,19 @@ def valid(case: Case) -> bool:
                 return False
         elif name in case and case[name] != _only(row, name):
             return False  # the class has no such argument: one value stands for it
-    return not any(
-        rule.on == "construct" and _decided(rule.names(), row, case) and rule.holds(row.complete(settings))
-        for rule in (*row.rejects, *row.family.rules)
-    )
+    rules = [rule for rule in (*row.rejects, *row.family.rules) if rule.on == "construct"]
+    decided = [rule for rule in rules if _decided(rule.names, row, case)]
+    if not decided:
+        return True
+    names = row.complete(settings)
+    return not any(rule.holds(names) for rule in decided)
 
 
 def _only(row: Row, name: str) -> Any:
     return values_of(row, row.family.settings[name])[0]
 
 
-def _decided(names: set[str], row: Row, case: Case) -> bool:
+def _decided(names: Collection[str], row: Row, case: Case) -> bool:
     """Whether a case says all that a rule asks for."""
     parts = {part: name for name, hyper in row.family.hypers.items() for part in hyper.parts}
     wanted = {parts.get(name, name) for name in names} - row.fixed.keys()

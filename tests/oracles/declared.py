@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +183,10 @@ class Refusal:
     def holds(self, names: Mapping[str, Any]) -> bool:
         return bool(holds(self.condition, names))
 
-    def names(self) -> set[str]:
-        return {part.id for part in ast.walk(self.condition) if isinstance(part, ast.Name)}
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """What its condition asks for."""
+        return frozenset(part.id for part in ast.walk(self.condition) if isinstance(part, ast.Name))
 
 
 EXCEPTIONS: dict[str, type[Exception]] = {
@@ -238,7 +240,7 @@ class Family:
     own: frozenset[str]
     rows: Mapping[str, Row] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Hyper | Choice]:
         """All that a constructor may take, `args` and `target` aside."""
         return {**self.hypers, **self.options, **self.storage}
@@ -309,7 +311,7 @@ class Row:
     required: frozenset[str]
     rejects: tuple[Refusal, ...]
 
-    @property
+    @cached_property
     def fixed(self) -> dict[str, Any]:
         """Settings that the class fixes."""
         stored = {key: getattr(self, attribute) for attribute, key in FIXES.items()}

@@ -66,10 +66,10 @@ def assert_within(actual: torch.Tensor | np.ndarray | float, expected: Ball, wha
 
 def assert_codes(codes: torch.Tensor, absmax: torch.Tensor, expected: Quantized, what: str) -> None:
     """Every code lies between those of the two ends of its ball, every scale within its own."""
-    assert codes.dtype == expected.codec.dtype(expected.signed), f"{what}: dtype {codes.dtype}"
+    assert codes.dtype == expected.codec.dtype, f"{what}: dtype {codes.dtype}"
     assert absmax.dtype == torch.float32, f"{what}: scales of dtype {absmax.dtype}"
     assert_within(absmax.reshape(-1), expected.absmax, f"{what}: scales")
-    actual = expected.codec.unpack(codes, expected.codes.size)
+    actual = expected.codec.unpack(codes, expected.codes.size, expected.signed)
     assert actual.shape == expected.codes.shape, f"{what}: {actual.size} codes for {expected.codes.size} elements"
     wrong = (actual < expected.lowest) | (actual > expected.highest)
     if wrong.any():

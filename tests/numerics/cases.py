@@ -24,27 +24,33 @@ another value in turn; and all pairs of all values on the compiled targets.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from itertools import cycle, product
 from typing import Any
 
 from catalogue import all_rows, families, required, rows, values_of
-from oracles.declared import Hyper, Row, is_off
-from oracles.spec_oracle import wanted_codec
-from oracles.storage import CODECS
+from oracles.declared import Hyper, Row, State, holds, is_off
+from oracles.spec_oracle import wanted_storage
+from oracles.storage import BITS, CODECS, ROUNDINGS
 from pairs import Axes, Case, Pairs, all_pairs, each_value, full_product, label, one_at_a_time
 
 DTYPES = ("fp32", "bf16", "fp16")
 COMPILED = ("cpu", "cuda")
 FIXED = ("class", "target", "dtype", "grad_dtype", "storage")
-DECIDE_STORAGE = ("optim_bits", "block_wise", "codec")  # settings of shared.yaml that say how states are stored
+DECIDE_STORAGE = (
+    "optim_bits",
+    "codec",
+    "block_wise",
+    "block_size",
+)  # settings of shared.yaml that say how states are stored
+BLOCKS = {name: codec.block for name, codec in CODECS.items()}
 OTHER_BLOCK = 64  # a block size that is no codec's own
 
 # Settings of shared.yaml that the matrix leaves alone, and why.
 ELSEWHERE = {
     "capturable": "acts on recorded steps of a GPU alone: tests/runtime/test_capturable.py, tests/cuda/test_gpu.py",
-    "block_size": "is part of `storage`",
     "seed": "is of roundings that draw numbers",
 }
 # Tests have small parameters, so that the usual least size is none.
@@ -56,17 +62,18 @@ Usual = Mapping[str, Any]
 @cache
 def storages() -> dict[str, dict[str, Any]]:
     """Settings for each way of storing states, by what it is called: the plainest settings that ask for it."""
-    declared = next(iter(rows().values())).family.storage
-    deciding = {
-        name: values_of(next(iter(rows().values())), declared[name]) for name in DECIDE_STORAGE if name in declared
-    }
-    found: dict[str, dict[str, Any]] = {}
-    for values in product(*deciding.values()):
-        settings = dict(zip(deciding, values, strict=True))
-        found.setdefault(wanted_codec(settings), settings)
+    row = next(iter(rows().values()))
+    declared = {name: values_of(row, row.family.storage[name]) for name in DECIDE_STORAGE if name in row.family.storage}
     if "block_size" in declared:
-        for name in [name for name in found if name in CODECS and CODECS[name].block]:
-            found[f"{name}/{OTHER_BLOCK}"] = found[name] | {"block_size": OTHER_BLOCK}
+        declared["block_size"] = (declared["block_size"][0], OTHER_BLOCK)
+    plain = {name: values[0] for name, values in declared.items()}
+    found: dict[str, dict[str, Any]] = {}
+    tried = [dict(zip(declared, values, strict=True)) for values in product(*declared.values())]
+    for settings in sorted(tried, key=lambda each: sum(each[name] != plain[name] for name in plain)):
+        name, block = wanted_storage(settings)
+        label = name if block is None else f"{name}/{block or 'tensor'}"
+        if block is None or block != BLOCKS.get(name):
+            found.setdefault(label, settings)
     return found
 
 
@@ -86,6 +93,8 @@ def axes(names: list[str], targets: tuple[str, ...]) -> dict[str, tuple[Any, ...
         if name in (*DECIDE_STORAGE, *ELSEWHERE):
             continue
         values = SMALL.get(name) or values_of(row, setting)
+        if name == "rounding":
+            values = tuple(value for value in values if value in ROUNDINGS)
         if name in family.own and isinstance(setting, Hyper) and is_off(setting, values[0]):
             values = values[::-1]
         result[name] = values
@@ -129,11 +138,10 @@ def valid(case: Case) -> bool:
     if row.torch_only and case.get("target", "torch") != "torch":
         return False
     settings = _settings(row, case)
-    for name, value in row.fixed.items():
-        if name in DECIDE_STORAGE:
-            if "storage" in case and settings.get(name, value) != value:
-                return False
-        elif name in case and case[name] != _only(row, name):
+    if "storage" in case and not _stores(row, case, settings):
+        return False
+    for name in row.fixed.keys() - DECIDE_STORAGE:
+        if name in case and case[name] != _only(row, name):
             return False  # the class has no such argument: one value stands for it
     rules = [rule for rule in (*row.rejects, *row.family.rules) if rule.on == "construct"]
     decided = [rule for rule in rules if _decided(rule.names, row, case)]
@@ -141,6 +149,35 @@ def valid(case: Case) -> bool:
         return True
     names = row.complete(settings)
     return not any(rule.holds(names) for rule in decided)
+
+
+def _stores(row: Row, case: Case, settings: Mapping[str, Any]) -> bool:
+    """Whether a class stores states in this way: in its own bits, and some state of the rule can be."""
+    name, _ = wanted_storage(storages()[case["storage"]])
+    if row.bits is not None and BITS[name] != row.bits:
+        return False
+    if any(
+        key not in row.family.storage for key, value in storages()[case["storage"]].items() if value != _plainest(key)
+    ):
+        return False
+    states = [state for state in row.family.states.values() if state.takes(name)]
+    return name == "fp32" or any(_may_exist(state, row, case, settings) for state in states)
+
+
+def _plainest(name: str) -> Any:
+    return next(iter(storages().values()))[name]
+
+
+def _may_exist(state: State, row: Row, case: Case, settings: Mapping[str, Any]) -> bool:
+    """Whether a state may exist of a large matrix, as far as a case says."""
+    if state.when is None:
+        return True
+    condition = ast.parse(state.when, mode="eval").body
+    names = {part.id for part in ast.walk(condition) if isinstance(part, ast.Name)} - set(MATRIX)
+    return not _decided(names, row, case) or bool(holds(condition, {**row.complete(settings), **MATRIX}))
+
+
+MATRIX = {"ndim": 2, "numel": 2**20, "index": 0}
 
 
 def _only(row: Row, name: str) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from oracles.ball import Array, Ball, minimum, norm, ordered, positive, sqrt, where
-from oracles.storage import Quantized, store
+from oracles.storage import WHOLE, Quantized, store
 
 WINDOW = 100
 
@@ -191,7 +191,9 @@ class Oracle:
 
     def storage_of(self, index: int, name: str) -> tuple[str, int | None]:
         """How a state is stored, and the size of its blocks if that is not the codec's own."""
-        return (self.codec or "fp32") if self.in_8bit(name, self.balls[index]) else "fp32", None
+        if not self.in_8bit(name, self.balls[index]):
+            return "fp32", None
+        return "int8", WHOLE if self.codec == "int8_tensor" else None
 
     def in_8bit(self, name: str, param: Ball) -> bool:
         quantizing = self.codec in ("int8", "int8_tensor")
@@ -203,7 +205,7 @@ class Oracle:
     def stored_state(self, index: int, name: str, value: Ball) -> Ball:
         if self.in_8bit(name, value):
             assert self.codec is not None
-            codes = Quantized(value, name not in self.unsigned, self.codec)
+            codes = Quantized(value, name not in self.unsigned, *self.storage_of(index, name))
             self.codes[index][name] = codes
             return codes.decoded()
         return value if self.codec is None else store(value, torch.float32)

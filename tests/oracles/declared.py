@@ -9,13 +9,15 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from oracles.storage import BITS, CODECS, DTYPES
 
 SPECS = Path(__file__).parents[2] / "specs"
 Settings = Mapping[str, Any]
@@ -117,12 +119,15 @@ class State:
     when: str | None
     window: int | None
     codecs: tuple[str, ...] | None
+    stored_as: str | None = None
+
+    def takes(self, codec: str) -> bool:
+        """Whether it can be stored so."""
+        return self.shape == "param" and self.stored_as is None and (self.codecs is None or codec in self.codecs)
 
     @property
     def plain(self) -> str:
         """How it is stored where it is not quantized."""
-        from oracles.storage import DTYPES
-
         return next(name for name in self.codecs or ("fp32",) if name in DTYPES)
 
 
@@ -136,6 +141,7 @@ def _state(name: str, data: Mapping[str, Any] | None) -> State:
         when=data.get("when"),
         window=data.get("window"),
         codecs=tuple(data["codecs"]) if data.get("codecs") else None,
+        stored_as=data.get("stored_as"),
     )
 
 
@@ -248,18 +254,30 @@ class Family:
 
 def _offered(declared: Mapping[str, Any] | None, own: Mapping[str, Any], has: Collection[str]) -> dict[str, Any]:
     """Shared settings that a rule takes: it may declare them anew, and some need what it may not have."""
-    return {
-        name: data
-        for name, data in (declared or {}).items()
-        if name not in own and (data.get("needs") is None or data["needs"] in has)
-    }
+    return {name: data for name, data in (declared or {}).items() if name not in own and _met(data.get("needs"), has)}
+
+
+def _met(needs: Any, has: Collection[str]) -> bool:
+    """Whether a rule has what a shared setting needs: a stage, a way of storing, a choice of an option."""
+    if isinstance(needs, Mapping):
+        return all(f"{option}={choice}" in has for option, choice in needs.items())
+    return needs is None or needs in has
 
 
 def _codecs(state: Mapping[str, Any]) -> tuple[str, ...]:
     """What a state may be stored as; every codec where it does not say."""
     if state.get("shape", "param") != "param":
         return ("fp32",)
-    return tuple(state.get("codecs") or ("fp32", "bf16", "fp16", "int8"))
+    return tuple(state.get("codecs") or BITS)
+
+
+def _shared_rules(shared: Mapping[str, Any], *settings: Mapping[str, Any]) -> Iterator[Refusal]:
+    """Those of shared.yaml that ask for what a rule has."""
+    known = {name for each in (*settings, shared.get("storage") or {}) for name in each}
+    for data in shared.get("rules") or ():
+        rule = _refusal(data)
+        if rule.names <= known:
+            yield rule
 
 
 def family_of(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> Family:
@@ -268,9 +286,15 @@ def family_of(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> Family:
     update = "apply" in blocks
     hypers, options = spec.get("hyperparameters") or {}, spec.get("options") or {}
     has = {codec for state in (spec.get("states") or {}).values() for codec in _codecs(state or {})}
+    ways = [
+        set(_codecs(state or {})) for state in (spec.get("states") or {}).values() if not (state or {}).get("stored_as")
+    ]
     has |= {"update"} if update else set()
-    every_hyper = {**hypers, **_offered(shared.get("hyperparameters"), hypers, has)}
+    has |= {"codec"} if any(len(way) > 1 for way in ways) else set()
+    has |= {"quantized"} if any(way & CODECS.keys() for way in ways) else set()
     every_option = {**options, **_offered(shared.get("options"), options, has)}
+    has |= {f"{name}={choice}" for name, data in every_option.items() for choice in data.get("choices") or ()}
+    every_hyper = {**hypers, **_offered(shared.get("hyperparameters"), hypers, has)}
     states = {**(spec.get("states") or {}), **(shared.get("states") or {})}
     stages = [_stage(common.get("grad") or "", shared=True), _stage(blocks["step"])]
     if update:
@@ -283,7 +307,10 @@ def family_of(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> Family:
         storage={name: _setting(name, data) for name, data in _offered(shared.get("storage"), {}, has).items()},
         inputs=(*(spec.get("inputs") or {}), *(shared.get("inputs") or {})),
         states={name: _state(name, data) for name, data in states.items()},
-        rules=tuple(_refusal(rule) for rule in (*(shared.get("rules") or ()), *(spec.get("rules") or ()))),
+        rules=(
+            *(_refusal(rule) for rule in spec.get("rules") or ()),
+            *_shared_rules(shared, every_hyper, every_option),
+        ),
         stages=tuple(stages),
         methods={
             name: Method(_stage(data["block"]), data.get("grad", False))
@@ -336,6 +363,8 @@ class Row:
         """Every setting by name, tuples' parts too, as conditions read them."""
         result = {name: settings.get(name, self.default(name)) for name in self.family.settings}
         result |= self.fixed
+        if result.get("codec") not in (None, "auto"):
+            result["optim_bits"] = BITS[result["codec"]]
         for name, hyper in self.family.hypers.items():
             if hyper.parts and result[name] is not None:
                 result |= dict(zip(hyper.parts, result[name], strict=True))

@@ -253,8 +253,10 @@ def reduce(x: Number, name: str, over: Kind) -> Number:
 class Evaluator:
     """Values of expressions, given those of names."""
 
-    def __init__(self, names: Mapping[str, Value], step: int, everywhere: Everywhere) -> None:
-        self.names, self.step, self.everywhere = names, step, everywhere
+    def __init__(
+        self, names: Mapping[str, Value], step: int, everywhere: Everywhere, dtype: torch.dtype | None = None
+    ) -> None:
+        self.names, self.step, self.everywhere, self.dtype = names, step, everywhere, dtype
 
     def value(self, node: ast.expr) -> Value:
         match node:
@@ -309,6 +311,9 @@ class Evaluator:
                 return push(self._window(args[0]), self.number(args[1]), self.step)
             case "percentile":
                 return percentile(self._window(args[0]), self.number(args[1]))
+            case "rounded":
+                x = self.number(args[0])
+                return x if self.dtype is None else Number(store(single(x, Kind.ELEMENT), self.dtype), x.kind)
             case "isfinite":
                 x = self.number(args[0])
                 return Truth(np.isfinite(x.ball.mid), np.isinf(x.ball.rad), x.kind)

@@ -22,7 +22,7 @@ from oracles.ball import HOST, HOST_TINY, Array, Ball, rounded, where
 from oracles.base import array
 from oracles.declared import Row, Stage, State, holds
 from oracles.expressions import KINDS, Evaluator, Kind, Number, Truth, Value, Window, both, const, single
-from oracles.storage import CODECS, DTYPES, ROUNDINGS, Quantized, store
+from oracles.storage import CODECS, DTYPES, OF_BITS, ROUNDINGS, WHOLE, Quantized, store
 
 FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
 STEP_NAMES = frozenset(("param", "grad", "step", "active", "update", *FACTS))  # what all stages of a step share
@@ -62,7 +62,7 @@ class _Block:
         for statement in body:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=node):
-                    value = Evaluator(names, self.step, everywhere).value(node)
+                    value = Evaluator(names, self.step, everywhere, self.oracle.param_dtype).value(node)
                     if name == "active":
                         active = names["active"]
                         assert isinstance(active, Truth)
@@ -292,20 +292,16 @@ class SpecOracle:
                 return shape[:-2]
         return () if state.window is None else (state.window,)
 
-    def codec(self, state: State, numel: int) -> str:
-        """How a state of a parameter of this size is stored."""
-        if state.shape != "param":
-            return "fp32"
-        wanted = wanted_codec(self.settings)
-        allowed = state.codecs is None or wanted in state.codecs or (wanted == "int8_tensor" and "int8" in state.codecs)
-        if not allowed or (wanted in CODECS and numel < self.settings.get("min_8bit_size", 0)):
-            return state.plain
-        return wanted
-
     def storage_of(self, index: int, name: str) -> tuple[str, int | None]:
-        """How a state is stored, and the size of its blocks if that is not the codec's own."""
-        codec = self.codec(self.family.states[name], self.balls[index].mid.size)
-        return codec, self.settings.get("block_size") if codec in CODECS else None
+        """How a state is stored, and the elements of its blocks if that is not the codec's own number."""
+        state, numel = self.family.states[name], self.balls[index].mid.size
+        if state.shape != "param":
+            return "fp32", None
+        if state.stored_as is not None:
+            return DTYPE_NAMES[self.settings[state.stored_as]], None
+        wanted, block = wanted_storage(self.settings)
+        small = wanted in CODECS and numel < max(self.settings.get("min_8bit_size", 0), CODECS[wanted].least)
+        return (wanted, block) if state.takes(wanted) and not small else (state.plain, None)
 
     def _stored(self, index: int, state: State, value: Ball) -> Ball:
         """A new value as it reads back."""
@@ -353,19 +349,16 @@ class SpecOracle:
             self.group[name] = value.ball  # Python floats are float64
 
 
-def wanted_codec(settings: Mapping[str, Any]) -> str:
-    """What the settings ask states to be stored as, where a state can be."""
+DTYPE_NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
+
+
+def wanted_storage(settings: Mapping[str, Any]) -> tuple[str, int | None]:
+    """What settings ask states to be stored as, where a state can be, and in which blocks."""
     named = settings.get("codec")
-    if named is not None:
-        return str(named)
-    match settings.get("optim_bits", 32):
-        case 16:
-            return "bf16"
-        case 8:
-            return "int8" if settings.get("block_wise", True) else "int8_tensor"
-        case 4:
-            return "int4"
-    return "fp32"
+    name = OF_BITS[settings.get("optim_bits", 32)] if named in (None, "auto") else str(named)
+    if name not in CODECS:
+        return name, None
+    return name, (settings.get("block_size") or None) if settings.get("block_wise", True) else WHOLE
 
 
 def _nowhere(node: ast.Call, operator: str, part: Ball) -> Ball:

@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from oracles.ball import ULP, Array, Ball, ball, divided, monotone, multiplied, root, rounded
+from oracles.ball import ULP, Array, Ball, monotone, multiplied, root, rounded
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NORMAL = 2.0**-126  # a scale below float32's normal numbers counts as 0
@@ -100,8 +100,10 @@ def _four_bit(ratio: Array, signed: bool, way: int) -> Array:
 
 
 def _e4m3(ratio: Array, signed: bool, way: int) -> Array:
-    """The nearest float8 of four exponent and three mantissa bits, ties to even, 448 where it is more."""
-    clipped = torch.from_numpy(np.clip(ratio, -448.0, 448.0))
+    """The nearest float8 of four exponent and three mantissa bits to 448 times the ratio, which is one more product; ties
+    to even, 448 where it is more."""
+    product = 448 * ratio
+    clipped = torch.from_numpy(np.clip(product + way * 2 * UNIT * np.abs(product), -448.0, 448.0))
     return clipped.to(torch.float32).to(torch.float8_e4m3fn).to(torch.float64).numpy()
 
 
@@ -131,21 +133,26 @@ def _expanded(level: Array, signed: bool) -> Array:
 
 # Levels as they lie in memory.
 
-Unpack = Callable[[torch.Tensor, int], Array]
+Unpack = Callable[[torch.Tensor, int, bool], Array]
 
 
-def _plain_codes(codes: torch.Tensor, numel: int) -> Array:
+def _plain_codes(codes: torch.Tensor, numel: int, signed: bool) -> Array:
     return codes.detach().cpu().reshape(-1).to(torch.float64).numpy()
 
 
-def _nibbles(codes: torch.Tensor, numel: int) -> Array:
+def _nibbles(codes: torch.Tensor, numel: int, signed: bool) -> Array:
     """Two codes a byte, the first of each pair in the high half."""
     packed = codes.detach().cpu().reshape(-1).numpy().astype(np.int64)
     return np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)[:numel].astype(np.float64)
 
 
-def _float8(codes: torch.Tensor, numel: int) -> Array:
+def _float8(codes: torch.Tensor, numel: int, signed: bool) -> Array:
     return codes.detach().cpu().reshape(-1).view(torch.float8_e4m3fn).to(torch.float64).numpy()
+
+
+def _offset(codes: torch.Tensor, numel: int, signed: bool) -> Array:
+    """Bytes with a sign; levels without one, 0 to 255, begin at -128."""
+    return _plain_codes(codes, numel, signed) + (0 if signed else 128)
 
 
 @dataclass(frozen=True)
@@ -153,59 +160,60 @@ class Codec:
     """How values are stored over scales.
 
     Attributes:
-        dtypes: Of the codes, for signed and for unsigned states.
-        block: Elements that share a scale, where nothing else is asked for; 0 is the whole tensor.
+        dtype: Of the codes.
+        block: Elements that share a scale, where nothing else is asked for.
         level, worth, unpack: See above.
-        top: The level that a block's largest magnitude gets: its scale is that magnitude over it.
+        least: Elements that a parameter must have.
         squares: Whether unsigned values are stored by their roots.
         decoding: Float32 roundings between a code and its value, beside the one of the last product.
     """
 
-    dtypes: tuple[torch.dtype, torch.dtype]
+    dtype: torch.dtype
     block: int
     level: Level
     worth: Worth
     unpack: Unpack = _plain_codes
-    top: float = 1.0
+    least: int = 1
     squares: bool = False
     decoding: int = 0
-
-    def dtype(self, signed: bool) -> torch.dtype:
-        return self.dtypes[0 if signed else 1]
 
     def rooted(self, signed: bool) -> bool:
         return self.squares and not signed
 
 
-BYTES = (torch.uint8, torch.uint8)
 CODECS: Mapping[str, Codec] = {
-    "int8": Codec(BYTES, 256, _dynamic, lambda level, signed: code_book(signed)[level.astype(np.int64)]),
-    "int8_tensor": Codec(BYTES, 0, _dynamic, lambda level, signed: code_book(signed)[level.astype(np.int64)]),
+    "int8": Codec(torch.uint8, 256, _dynamic, lambda level, signed: code_book(signed)[level.astype(np.int64)]),
     "int4": Codec(
-        BYTES, 128, _four_bit, lambda level, signed: four_bit_book(signed)[level.astype(np.int64)], unpack=_nibbles
+        torch.uint8,
+        128,
+        _four_bit,
+        lambda level, signed: four_bit_book(signed)[level.astype(np.int64)],
+        unpack=_nibbles,
+        least=2,
     ),
-    "fp8": Codec(
-        (torch.float8_e4m3fn, torch.float8_e4m3fn), 256, _e4m3, lambda level, signed: level, unpack=_float8, top=448.0
-    ),
+    # decoded: float32's 1 / 448, and the product with it
+    "fp8": Codec(torch.float8_e4m3fn, 256, _e4m3, lambda level, signed: level / 448, unpack=_float8, decoding=2),
     # decoded: level / 127, 2 - |y|, the quotient; or level / 255 and the square
-    "companded8": Codec((torch.int8, torch.uint8), 32, _companded, _expanded, squares=True, decoding=4),
+    "companded8": Codec(torch.int8, 32, _companded, _expanded, unpack=_offset, squares=True, decoding=4),
 }
+BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4, "fp8": 8, "companded8": 8}
+OF_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
+WHOLE = 0  # as a block: the whole tensor
 
 
-def block_of(codec: str, block_size: int | None, numel: int) -> int:
-    """Elements that share a scale."""
-    own = CODECS[codec].block
-    return max(numel, 1) if own == 0 else block_size or own
+def block_of(codec: str, block: int | None, numel: int) -> int:
+    """Elements that share a scale: the codec's own number, another one, or all of the tensor."""
+    return max(numel, 1) if block == WHOLE else block or CODECS[codec].block
 
 
 class Quantized:
     """A state in codes: `codes` are the levels as float64 would choose them, between the `lowest` and the `highest`
     that float32 may choose; and the scales."""
 
-    def __init__(self, x: Ball, signed: bool, codec: str = "int8", block_size: int | None = None) -> None:
+    def __init__(self, x: Ball, signed: bool, codec: str = "int8", block: int | None = None) -> None:
         self.signed, self.shape, self.name = signed, x.shape, codec
         self.codec = CODECS[codec]
-        self.block = block_of(codec, block_size, x.mid.size)
+        self.block = block_of(codec, block, x.mid.size)
         values = Ball(x.mid.reshape(-1), x.rad.reshape(-1))
         if self.codec.rooted(signed):
             values = rounded(root(values))
@@ -236,8 +244,6 @@ class Quantized:
             spread = np.maximum((magnitude + radius).max(axis=1) - top, top - (magnitude - radius).max(axis=1))
         vanishing = (top < NORMAL) & np.isfinite(spread)
         largest_ = Ball(np.where(vanishing, 0, top), np.where(vanishing, 0, spread))
-        if self.codec.top != 1.0:
-            largest_ = rounded(divided(largest_, ball(self.codec.top)))
         return store(largest_, torch.float32)
 
     def decoded(self) -> Ball:
@@ -272,16 +278,14 @@ def decode(
     scales: torch.Tensor,
     signed: bool,
     codec: str = "int8",
-    block_size: int | None = None,
+    block: int | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> Ball:
     """What an optimizer's own codes and scales stand for."""
     shape = tuple(codes.shape) if shape is None else shape
     numel = int(np.prod(shape))
     held = Ball(scales.detach().cpu().reshape(-1).to(torch.float64).numpy())
-    if held.mid.size == 1 and numel > 0:
-        codec = "int8_tensor" if codec == "int8" else codec
-    block = block_of(codec, block_size, numel)
-    levels = CODECS[codec].unpack(codes, numel)
-    found = decode_levels(CODECS[codec], levels, spread_scales(held, block, numel), signed)
+    levels = CODECS[codec].unpack(codes, numel, signed)
+    size = block_of(codec, WHOLE if held.mid.size == 1 else block, numel)
+    found = decode_levels(CODECS[codec], levels, spread_scales(held, size, numel), signed)
     return Ball(found.mid.reshape(shape), found.rad.reshape(shape))

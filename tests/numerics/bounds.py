@@ -11,7 +11,7 @@ with |ε| <= u, |η| <= 2^-150 (gradual underflow):
     a · b      |error| <= |a| rb + |b| ra + ra rb
     a / b      |error| <= (ra + |a/b| rb) / (|b| - rb)
     sqrt a     |error| <= min(ra / (sqrt a + sqrt(a - ra)), sqrt ra)
-    max(a, b)  |error| <= max(ra, rb), no rounding
+    max(a, b)  between max(a - ra, b - rb) and max(a + ra, b + rb), no rounding
 
 plus the rounding of the result. Each operation is charged ULP = 2^-23 = 2u of its result (|value| + radius), that is
 two roundings, and one step of the subnormals, because a float32 evaluation may round twice where the formula has one

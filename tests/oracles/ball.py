@@ -175,7 +175,8 @@ def rsqrt(x: Ball) -> Ball:
 
 def maximum(a: Any, b: Any) -> Ball:
     a, b = ball(a), ball(b)
-    return spread(np.maximum(a.mid, b.mid), np.maximum(a.rad, b.rad), a, b)
+    mid, low, high = np.maximum(a.mid, b.mid), np.maximum(a.low, b.low), np.maximum(a.high, b.high)
+    return spread(mid, np.maximum(high - mid, mid - low), a, b)  # monotone in both: a limit that holds is exact
 
 
 def minimum(a: Any, b: Any) -> Ball:

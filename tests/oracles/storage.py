@@ -100,7 +100,7 @@ def _four_bit(ratio: Array, signed: bool, way: int) -> Array:
 
 
 def _e4m3(ratio: Array, signed: bool, way: int) -> Array:
-    """The nearest float8 of four exponent and three mantissa bits to 448 times the ratio, which is one more product; ties
+    """The nearest float8 of four exponent and three mantissa bits to 448 times the ratio, one more product; ties
     to even, 448 where it is more."""
     product = 448 * ratio
     clipped = torch.from_numpy(np.clip(product + way * 2 * UNIT * np.abs(product), -448.0, 448.0))

@@ -1,66 +1,57 @@
-"""The public classes as the tests see them: the table of specs/variants.yaml, signatures, and which oracle each has."""
+"""The classes as the tests see them: what specs/ declares, read without the package, and which oracle each has.
+
+Beside the public classes there are those of tests/specs, rules that the catalogue lacks, by the names `own.CLASS`: they
+are compiled when they are asked for.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from oracles import AdamOracle, LambOracle, LarsOracle, Oracle
+from oracles.declared import Choice, Hyper, Row, another, load_catalogue, load_spec
+from oracles.spec_oracle import SpecOracle
 
-SPECS = Path(__file__).parents[1] / "specs"
-FULL_AXES = ("AdamW", "LAMB", "LARS")  # one class of each family, tested axis by axis in full
-
-# What a settings dictionary may hold that is no rule's: oracles take these as codec, or not at all.
-STORAGE = {"optim_bits", "block_wise", "min_8bit_size", "is_paged", "args"}
+OWN_SPECS = Path(__file__).parent / "specs"
+OWN = "own."  # the prefix of classes of tests/specs
 
 
-@dataclass(frozen=True)
-class Row:
-    """A class: its family, what it fixes."""
-
-    name: str
-    family: str
-    bits: int | None
-    paged: bool
-    decoupled: bool
-    block_wise: bool
-    torch_only: bool
-
-    def effective_bits(self, settings: Mapping[str, Any]) -> int:
-        return self.bits or int(settings.get("optim_bits", 32))
-
-    def codec(self, settings: Mapping[str, Any]) -> str:
-        if self.effective_bits(settings) == 32:
-            return "fp32"
-        return "int8" if settings.get("block_wise", self.block_wise) else "int8_tensor"
+def rows() -> dict[str, Row]:
+    """Every public class."""
+    return load_catalogue()
 
 
 @cache
-def rows() -> dict[str, Row]:
-    """Every class of the catalogue, from the table alone."""
-    table = yaml.safe_load((SPECS / "variants.yaml").read_text())["variants"]
-    return {
-        name: Row(
-            name=name,
-            family=row["family"],
-            bits=row.get("bits"),
-            paged=row.get("paged", False),
-            decoupled=row.get("set", {}).get("decoupled_weight_decay", True),
-            block_wise=row.get("block_wise", True),
-            torch_only=row.get("target") == "torch",
-        )
-        for name, row in table.items()
-    }
+def own_rows() -> dict[str, Row]:
+    """The classes of tests/specs whose rule is not in the catalogue too."""
+    known = {row.family.name for row in rows().values()}
+    files = [path for path in sorted(OWN_SPECS.glob("*.yaml")) if path.stem not in known]
+    return {f"{OWN}{name}": row for path in files for name, row in load_spec(path).items()}
+
+
+@cache
+def all_rows() -> dict[str, Row]:
+    return rows() | own_rows()
+
+
+def families(table: Mapping[str, Row]) -> dict[str, list[str]]:
+    """Class names by family, in their order."""
+    result: dict[str, list[str]] = {}
+    for name, row in table.items():
+        result.setdefault(row.family.name, []).append(name)
+    return result
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
+    if name.startswith(OWN):
+        optgen = importlib.import_module("optgen")
+        module = optgen.load(OWN_SPECS / f"{own_rows()[name].family.name}.yaml")
+        return getattr(module, name.removeprefix(OWN))  # type: ignore[no-any-return]
     return getattr(importlib.import_module("optgen_optim"), name)  # type: ignore[no-any-return]
 
 
@@ -71,29 +62,42 @@ def accepted(name: str) -> dict[str, inspect.Parameter]:
     return parameters
 
 
+def values_of(row: Row, setting: Hyper | Choice) -> tuple[Any, ...]:
+    """The values that a setting is tested with: its default, and all others of an option, one other of a number."""
+    if isinstance(setting, Choice):
+        return setting.choices
+    default = setting.default
+    if setting.required:
+        return (another(setting, None), another(setting, another(setting, None)))
+    if setting.parts and default is not None:
+        default = tuple(default)
+    return (default, another(setting, default))
+
+
+@cache
+def _required(name: str) -> tuple[tuple[str, Any], ...]:
+    row = all_rows()[name]
+    settings = {key: values_of(row, row.family.settings[key])[0] for key in row.family.hypers if row.needed(key)}
+    for _ in range(4):
+        rule = row.refusal(settings)
+        if rule is None:
+            return tuple(settings.items())
+        changes = [
+            (key, value)
+            for key in sorted(rule.names & row.accepted.keys())
+            for value in values_of(row, row.accepted[key])
+        ]
+        # A change that settles it; else the first, which the next rule may complete.
+        good = [change for change in changes if row.refusal(settings | dict([change])) is not rule]
+        settings |= dict(good[:1])
+    raise AssertionError(f"{name}: no settings found that are not refused")
+
+
 def required(name: str) -> dict[str, Any]:
     """Arguments without which a class cannot be made."""
-    needed = {key: 0.01 for key, argument in accepted(name).items() if argument.default is inspect.Parameter.empty}
-    if rows()[name].family == "lars" and not rows()[name].torch_only:
-        needed["momentum"] = 0.9
-    return needed
+    return dict(_required(name))
 
 
-def make_oracle(name: str, params: list[torch.Tensor], settings: Mapping[str, Any]) -> Oracle:
+def make_oracle(name: str, params: list[torch.Tensor], settings: Mapping[str, Any]) -> SpecOracle:
     """The oracle of a class with these (and its default) settings."""
-    row = rows()[name]
-    rule = {key: value for key, value in settings.items() if key not in STORAGE}
-    common = {
-        "param_dtype": params[0].dtype,
-        "codec": row.codec(settings),
-        "min_8bit_size": settings.get("min_8bit_size", 4096),
-    }
-    match row.family:
-        case "adam":
-            decay = {"weight_decay": 1e-2 if row.decoupled else 0.0, "decoupled": row.decoupled}
-            return AdamOracle(params, **common, **{**decay, **rule})
-        case "lamb":
-            return LambOracle(params, **common, **rule)
-        case "lars":
-            return LarsOracle(params, **common, **rule)
-    raise ValueError(f"no oracle for family {row.family}")
+    return SpecOracle(all_rows()[name], params, settings, params[0].dtype)

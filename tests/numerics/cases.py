@@ -1,158 +1,269 @@
-"""The matrix of the catalogue: which classes, dtypes, targets and options meet."""
+"""The matrix of the catalogue: which classes, types, targets, storage and settings meet.
+
+All of it is made from what specs/ declares; no rule is named here. A case gives every axis a value:
+
+- `class`, `target`, `dtype`, `grad_dtype` ("same" as the parameter, or one of its own);
+- `storage`: each way in which states can be stored, once, from the choices of shared.yaml (`storages`);
+- every other setting that the rule or shared.yaml declares: an option's choices; a number's default and one other value
+  (oracles/declared.py: `another`). A number of the rule's own that is off by default is usually on here, since off it
+  hides what it does;
+- every input of a step: not given, or 3.
+
+Cases that a class refuses are not among them; tests/numerics/test_refusals.py makes those and looks at what is raised.
+
+What CI holds, of each family (a kernel is one C++ compilation of a second or so, plain torch has none):
+
+- `swept`, target torch, the family's first class: every value of every axis once;
+- `paired`, target torch, all classes: all pairs of a setting's value with any other axis's;
+- `compiled`, targets cpu and cuda (on the stand-in): each value of every axis at least once in every family, chosen so
+  that over all families as many pairs meet as can (`each_value`).
+
+What `-m full` holds besides (`full`): the product of class, target, dtype and storage, each with one further axis at
+another value in turn; and all pairs of all values on the compiled targets.
+"""
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from itertools import cycle, product
 from typing import Any
 
-from catalogue import FULL_AXES, rows
-from pairs import Case, all_pairs, full_product, label, one_at_a_time
+from catalogue import all_rows, families, required, rows, values_of
+from oracles.declared import Hyper, Row, State, holds, is_off
+from oracles.spec_oracle import wanted_storage
+from oracles.storage import BITS, CODECS, ROUNDINGS
+from pairs import Axes, Case, Pairs, all_pairs, each_value, full_product, label, one_at_a_time
 
 DTYPES = ("fp32", "bf16", "fp16")
-NO_MOMENTUM = (0.0, 0.5)
-TARGETS = ("cpu", "torch", "cuda")
+COMPILED = ("cpu", "cuda")
+FIXED = ("class", "target", "dtype", "grad_dtype", "storage")
+DECIDE_STORAGE = (
+    "optim_bits",
+    "codec",
+    "block_wise",
+    "block_size",
+)  # settings of shared.yaml that say how states are stored
+BLOCKS = {name: codec.block for name, codec in CODECS.items()}
+OTHER_BLOCK = 64  # a block size that is no codec's own
 
-SHARED = {
-    "percentile_clipping": (100, 50),
-    "maximize": (False, True),
-    "skip_zeros": (False, True),
-    "nonfinite": ("propagate", "skip"),
-    "weight_decay": (0.1, 0.0),
+# Settings of shared.yaml that the matrix leaves alone, and why.
+ELSEWHERE = {
+    "capturable": "acts on recorded steps of a GPU alone: tests/runtime/test_capturable.py, tests/cuda/test_gpu.py",
+    "seed": "is of roundings that draw numbers",
 }
-STORED = {"optim_bits": (32, 8), "block_wise": (True, False), "min_8bit_size": (0, 4096)}
-OWN = {
-    "adam": {
-        "amsgrad": (False, True),
-        "trust_ratio": ("none", "lamb"),
-        "max_unorm": (0.0, 0.5),
-        "is_paged": (False, True),
-        "betas": ((0.9, 0.999), NO_MOMENTUM),
-        "eps": (1e-8, 1e-3),
-    },
-    "lamb": {
-        "amsgrad": (False, True),
-        "bias_correction": (True, False),
-        "adam_w_mode": (True, False),
-        "trust_ratio": ("lamb", "none"),
-        "max_unorm": (1.0, 0.5, 0.0),
-        "betas": ((0.9, 0.999), NO_MOMENTUM),
-        "eps": (1e-8, 1e-3),
-    },
-    "lars": {
-        "momentum": (0.9, 0.0),
-        "dampening": (0.0, 0.3),
-        "nesterov": (False, True),
-        "trust_ratio": ("none", "lars"),
-        "max_unorm": (0.02, 0.0),
-    },
-}
-RATES = {"adam": 0.01, "lamb": 0.01, "lars": 0.1}
+# Tests have small parameters, so that the usual least size is none.
+SMALL = {"min_8bit_size": (0, 4096)}
+
+Usual = Mapping[str, Any]
 
 
-def axes(family: str, classes: list[str]) -> dict[str, tuple[Any, ...]]:
+@cache
+def storages() -> dict[str, dict[str, Any]]:
+    """Settings for each way of storing states, by what it is called: the plainest settings that ask for it."""
+    row = next(iter(rows().values()))
+    declared = {name: values_of(row, row.family.storage[name]) for name in DECIDE_STORAGE if name in row.family.storage}
+    if "block_size" in declared:
+        declared["block_size"] = (declared["block_size"][0], OTHER_BLOCK)
+    plain = {name: values[0] for name, values in declared.items()}
+    found: dict[str, dict[str, Any]] = {}
+    tried = [dict(zip(declared, values, strict=True)) for values in product(*declared.values())]
+    for settings in sorted(tried, key=lambda each: sum(each[name] != plain[name] for name in plain)):
+        name, block = wanted_storage(settings)
+        label = name if block is None else f"{name}/{block or 'tensor'}"
+        if block is None or block != BLOCKS.get(name):
+            found.setdefault(label, settings)
+    return found
+
+
+def axes(names: list[str], targets: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
     """All that varies within a family, the usual value of each first."""
-    return {
-        "class": tuple(classes),
-        "target": TARGETS,
+    table = all_rows()
+    row = table[names[0]]
+    family = row.family
+    result: dict[str, tuple[Any, ...]] = {
+        "class": tuple(names),
+        "target": targets,
         "dtype": DTYPES,
         "grad_dtype": ("same", *DTYPES),
-        **SHARED,
-        **STORED,
-        **OWN[family],
+        "storage": tuple(storages()),
     }
+    for name, setting in family.settings.items():
+        if name in (*DECIDE_STORAGE, *ELSEWHERE):
+            continue
+        values = SMALL.get(name) or values_of(row, setting)
+        if name == "rounding":
+            values = tuple(value for value in values if value in ROUNDINGS)
+        if name in family.own and isinstance(setting, Hyper) and is_off(setting, values[0]):
+            values = values[::-1]
+        result[name] = values
+    result |= dict.fromkeys(family.inputs, (None, 3.0))
+    return _usual_first(row, result, required(names[0]))
+
+
+def _usual_first(row: Row, whole: dict[str, tuple[Any, ...]], needed: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Axes whose first values are a case that the first class takes."""
+    for name, value in needed.items():
+        whole[name] = (value, *(other for other in whole[name] if other != value))
+    for _ in range(8):
+        usual = {name: values[0] for name, values in whole.items()}
+        rule = row.refusal(_settings(row, usual))
+        if rule is None:
+            return whole
+        for name in sorted(rule.names & whole.keys()):
+            for value in whole[name]:
+                if row.refusal(_settings(row, usual | {name: value})) is not rule:
+                    whole[name] = (value, *(other for other in whole[name] if other != value))
+                    break
+            else:
+                continue
+            break
+    raise AssertionError(f"{row.name}: no usual case found")
+
+
+def _settings(row: Row, case: Case) -> dict[str, Any]:
+    """A case's settings, those of its storage among them."""
+    stored = storages().get(case.get("storage", ""), {})
+    return {key: value for key, value in {**case, **stored}.items() if key in row.family.settings}
 
 
 def valid(case: Case) -> bool:
     """Whether a (perhaps partial) case is one that its class accepts, and no copy of another."""
-    row = rows().get(case.get("class", ""))
-    if row is not None:
-        if row.bits and case.get("optim_bits", 32) != 32:
-            return False  # the class says how many bits
-        if row.effective_bits(case) == 8 and case.get("amsgrad"):
-            return False
-        if case.get("is_paged") and row.paged:
-            return False  # has no such argument
-        if row.torch_only and (case.get("target", "torch") != "torch" or case.get("optim_bits") == 8):
-            return False
-        if row.family == "lars" and case.get("momentum") == 0 and not row.torch_only:
-            return False
-    if case.get("nesterov") and (case.get("dampening") or case.get("momentum") == 0):
+    if case.get("grad_dtype") == case.get("dtype") and "dtype" in case:
         return False
-    if case.get("dampening") and case.get("momentum") == 0:
+    row = all_rows().get(case.get("class", ""))
+    if row is None:
+        return True
+    if row.torch_only and case.get("target", "torch") != "torch":
         return False
-    if case.get("trust_ratio") == "lars" and case.get("max_unorm") == 0:
-        return False  # max_unorm is not looked at
-    coupled = case.get("weight_decay") and case.get("adam_w_mode") is False
-    if coupled and case.get("betas") == NO_MOMENTUM and case.get("eps") == 1e-8:
-        return False  # an element whose gradient the decay cancels goes anywhere: the update's norm has no bound
-    return case.get("grad_dtype") != case.get("dtype") or "dtype" not in case
+    settings = _settings(row, case)
+    if "storage" in case and not _stores(row, case, settings):
+        return False
+    for name in row.fixed.keys() - DECIDE_STORAGE:
+        if name in case and case[name] != _only(row, name):
+            return False  # the class has no such argument: one value stands for it
+    rules = [rule for rule in (*row.rejects, *row.family.rules) if rule.on == "construct"]
+    decided = [rule for rule in rules if _decided(rule.names, row, case)]
+    if not decided:
+        return True
+    names = row.complete(settings)
+    return not any(rule.holds(names) for rule in decided)
 
 
-def families() -> dict[str, list[str]]:
-    """Class names by family."""
-    result: dict[str, list[str]] = {}
-    for row in rows().values():
-        result.setdefault(row.family, []).append(row.name)
+def _stores(row: Row, case: Case, settings: Mapping[str, Any]) -> bool:
+    """Whether a class stores states in this way: in its own bits, and some state of the rule can be."""
+    name, _ = wanted_storage(storages()[case["storage"]])
+    if row.bits is not None and BITS[name] != row.bits:
+        return False
+    if any(
+        key not in row.family.storage for key, value in storages()[case["storage"]].items() if value != _plainest(key)
+    ):
+        return False
+    states = [state for state in row.family.states.values() if state.takes(name)]
+    return name == "fp32" or any(_may_exist(state, row, case, settings) for state in states)
+
+
+def _plainest(name: str) -> Any:
+    return next(iter(storages().values()))[name]
+
+
+def _may_exist(state: State, row: Row, case: Case, settings: Mapping[str, Any]) -> bool:
+    """Whether a state may exist of a large matrix, as far as a case says."""
+    if state.when is None:
+        return True
+    condition = ast.parse(state.when, mode="eval").body
+    names = {part.id for part in ast.walk(condition) if isinstance(part, ast.Name)} - set(MATRIX)
+    return not _decided(names, row, case) or bool(holds(condition, {**row.complete(settings), **MATRIX}))
+
+
+MATRIX = {"ndim": 2, "numel": 2**20, "index": 0}
+
+
+def _only(row: Row, name: str) -> Any:
+    return values_of(row, row.family.settings[name])[0]
+
+
+def _decided(names: Collection[str], row: Row, case: Case) -> bool:
+    """Whether a case says all that a rule asks for."""
+    parts = {part: name for name, hyper in row.family.hypers.items() for part in hyper.parts}
+    wanted = {parts.get(name, name) for name in names} - row.fixed.keys()
+    return all(name in case or (name in (*DECIDE_STORAGE, *ELSEWHERE) and "storage" in case) for name in wanted)
+
+
+def settings_of(case: Case) -> dict[str, Any]:
+    """The arguments that a case gives to its class: those that are not its defaults."""
+    row = all_rows()[case["class"]]
+    accepted = row.accepted
+    return {
+        key: value
+        for key, value in _settings(row, case).items()
+        if key in accepted and (row.needed(key) or value != _default(row, key))
+    }
+
+
+def _default(row: Row, name: str) -> Any:
+    default = row.default(name)
+    return tuple(default) if isinstance(default, list) else default
+
+
+def named(found: list[Case] | Iterator[Case], whole: Axes) -> dict[str, Case]:
+    """Cases by their ids: what is unusual about each, besides its class and target."""
+    usual = {name: values[0] for name, values in whole.items()}
+    result = {}
+    for case in found:
+        other = {name: value for name, value in case.items() if name not in ("class", "target")}
+        result[f"{case['class']}-{case['target']}-{label(other, usual)}"] = case
     return result
 
 
-def differences(case: Case, usual: Case) -> str:
-    """What is unusual about a case, besides its class and target."""
-    return label({name: value for name, value in case.items() if name not in ("class", "target")}, usual)
-
-
 def swept() -> dict[str, Case]:
-    """Every axis in full, one at a time, for one class of each family, around 32 and around 8 bits."""
+    """Every axis in full, one at a time, for the first class of each family."""
     cases = {}
-    for family, classes in families().items():
-        (name,) = set(classes) & set(FULL_AXES)
-        whole = axes(family, [name])
-        for bits in (32, 8):
-            for target in TARGETS:
-                if (bits, target) == (8, "cpu") and name != "AdamW":
-                    continue  # a kernel each: all pairs hold them
-                around = {**whole, "target": (target,), "optim_bits": (bits,)}
-                found = one_at_a_time(around, valid)
-                cases.update({f"{name}-{target}-{bits}-{differences(case, found[0])}": case for case in found})
+    for names in families(all_rows()).values():
+        whole = axes(names[:1], ("torch",))
+        cases.update(named(one_at_a_time(whole, valid), whole))
     return cases
 
 
 def paired() -> dict[str, Case]:
-    """All pairs of everything, over all classes of each family."""
+    """All pairs of settings with everything, over all classes of each family, on the torch target."""
     cases = {}
-    for family, classes in families().items():
-        whole = axes(family, classes)
-        usual = {name: values[0] for name, values in whole.items()}
-        for case in all_pairs(whole, valid):
-            cases[f"{case['class']}-{case['target']}-{differences(case, usual)}"] = case
+    for names in families(all_rows()).values():
+        whole = axes(names, ("torch",))
+        cases.update(named(all_pairs(whole, valid, FIXED), whole))
     return cases
 
 
-def product() -> dict[str, Case]:
-    """Every class, target, pair of dtypes and way of storage in full, times every value of every option."""
+def compiled() -> dict[str, Case]:
+    """Each value of each axis in every family, on the targets that compile kernels."""
     cases = {}
-    for family, classes in families().items():
-        whole = axes(family, classes)
+    met = Pairs()
+    for names in families(all_rows()).values():
+        whole = axes([name for name in names if not all_rows()[name].torch_only], COMPILED)
+        cases.update(named(each_value(whole, valid, met), whole))
+    return cases
+
+
+def full() -> dict[str, Case]:
+    """The product of class, target, dtype and storage, each with one more axis in turn; pairs of all on kernels."""
+    cases = {}
+    for names in families(all_rows()).values():
+        whole = axes(names, ("torch", *COMPILED))
         usual = {name: values[0] for name, values in whole.items()}
-        fixed = ("class", "target", "dtype", "grad_dtype", "optim_bits", "block_wise")
-        outer = {name: whole[name] for name in fixed}
-        inner = {name: values for name, values in whole.items() if name not in fixed}
-        for storage in full_product(outer, valid):
-            for options in one_at_a_time(inner):
-                case = storage | options
+        inner = {name: values for name, values in whole.items() if name not in FIXED}
+        others = [{}, *({name: value} for name, values in inner.items() for value in values[1:])]
+        others += [{"grad_dtype": dtype} for dtype in DTYPES]
+        outer = {name: values for name, values in whole.items() if name in FIXED and name != "grad_dtype"}
+        turn = cycle(others)
+        found = []
+        for storage in full_product(outer):
+            for _ in others:
+                case = usual | storage | next(turn)
                 if valid(case):
-                    cases[f"{case['class']}-{case['target']}-{differences(case, usual)}"] = case
+                    found.append(case)
+                    break
+        cases.update(named(found, whole))
+        kernels = axes([name for name in names if not all_rows()[name].torch_only], COMPILED)
+        cases.update(named(all_pairs(kernels, valid), whole))
     return cases
-
-
-def settings_of(case: Case) -> dict[str, Any]:
-    """The arguments that a case gives to its class."""
-    row = rows()[case["class"]]
-    chosen = {key: value for key, value in case.items() if key not in ("class", "target", "dtype", "grad_dtype")}
-    if row.bits:
-        del chosen["optim_bits"]
-    if row.paged or row.family != "adam":
-        chosen.pop("is_paged", None)
-    if row.torch_only:
-        for key in STORED:
-            chosen.pop(key, None)
-    return {"lr": RATES[row.family]} | chosen

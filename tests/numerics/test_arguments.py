@@ -63,7 +63,7 @@ NO_EFFECT_ON_CPU = {"is_paged"}  # documented: all memory of a CPU is ordinary
 
 
 def values_of(name: str, argument: str) -> tuple[Any, Any]:
-    family = rows()[name].family
+    family = rows()[name].family.name
     if argument == "trust_ratio":
         return TRUST_RATIO.get(family, ("none", "lamb"))
     if argument == "betas" and family == "ademamix":

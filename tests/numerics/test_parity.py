@@ -140,7 +140,7 @@ def follow(our_state: dict, their_state: dict, ours: torch.Tensor, theirs: torch
 
 def read_bnb(state: dict) -> dict[str, np.ndarray]:
     return {
-        name: decode(state[key].cpu().numpy(), state[f"absmax{key[-1]}"].cpu().numpy(), signed)
+        name: decode(state[key], state[f"absmax{key[-1]}"], signed).mid
         for key, (name, signed) in BNB_STATES.items()
         if key in state
     }

@@ -125,7 +125,7 @@ def test_targets_agree(name, storage, options, target) -> None:
 def elementwise(name: str) -> dict[str, Any]:
     """Settings of a class with which no norm enters."""
     settings = {"weight_decay": 0.1, "lr": 0.01}
-    match rows()[name].family:
+    match rows()[name].family.name:
         case "lamb":
             return settings | {"trust_ratio": "none", "max_unorm": 0.0}
         case "lars":
@@ -175,7 +175,7 @@ def test_cuda_equals_cpu(name, settings, dtypes, target) -> None:
         require(each)
     dtype, grad_dtype = (getattr(torch, each) for each in dtypes)
     by_cpu, by_cuda = twin(name, dtype, settings, ("cpu", target))
-    rate = settings["lr"] if target == GPU and rows()[name].family != "lars" else 0.0
+    rate = settings["lr"] if target == GPU and rows()[name].family.name != "lars" else 0.0
     for t in range(1, 5):
         if t > 1 and rate:
             copy_values(by_cpu, by_cuda)

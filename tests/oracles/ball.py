@@ -3,10 +3,14 @@
 A `Ball` is a float64 value `mid` and a radius `rad`: whatever float32 evaluation of the same formula gave lies within
 `rad` of `mid`. Every operation passes on the radii of what it reads and adds its own rounding; the rules are derived
 in numerics/bounds.py. Plain Python floats are host scalars, exact here.
+
+NaN and Inf have no radius: they are expected as they are. An infinite radius says that nothing is known of a number
+(a quotient whose divisor may be 0): it may be anything, NaN and Inf included.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +22,7 @@ Array = npt.NDArray[np.float64]
 ULP = 2.0**-23  # what one float32 operation is charged: two unit roundoffs (numerics/bounds.py says why two)
 TINY = 2.0**-149  # float32's smallest step near zero
 HOST = 2.0**-50  # a float64 operation of the host, and each term of a float64 sum: charged generously
+HOST_TINY = 2.0**-1074
 
 
 class Ball:
@@ -28,7 +33,8 @@ class Ball:
 
     def __init__(self, mid: Any, rad: Any = 0.0) -> None:
         self.mid: Array = np.asarray(mid, dtype=np.float64)
-        self.rad: Array = np.broadcast_to(np.asarray(rad, dtype=np.float64), self.mid.shape)
+        radius = np.asarray(rad, dtype=np.float64)
+        self.rad: Array = radius if radius.shape == self.mid.shape else np.broadcast_to(radius, self.mid.shape)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,6 +48,10 @@ class Ball:
     def high(self) -> Array:
         return self.mid + self.rad
 
+    def is_finite(self) -> bool:
+        """Whether no number is NaN, Inf or anything (a sum may overflow, which is said to be not finite)."""
+        return math.isfinite(self.mid.sum() + self.rad.sum())
+
     def __repr__(self) -> str:
         return f"Ball({self.mid!r}, {self.rad!r})"
 
@@ -49,24 +59,16 @@ class Ball:
         return Ball(self.mid[key], self.rad[key])
 
     def __add__(self, other: Any) -> Ball:
-        other = ball(other)
-        return rounded(self.mid + other.mid, self.rad + other.rad)
+        return rounded(added(self, ball(other)))
 
     def __sub__(self, other: Any) -> Ball:
         return self + -ball(other)
 
     def __mul__(self, other: Any) -> Ball:
-        other = ball(other)
-        rad = np.abs(self.mid) * other.rad + np.abs(other.mid) * self.rad + self.rad * other.rad
-        return rounded(self.mid * other.mid, rad)
+        return rounded(multiplied(self, ball(other)))
 
     def __truediv__(self, other: Any) -> Ball:
-        other = ball(other)
-        mid = self.mid / other.mid
-        room = np.abs(other.mid) - other.rad
-        rad = np.where(room > 0, (self.rad + np.abs(mid) * other.rad) / np.where(room > 0, room, 1), np.inf)
-        exact_zero = (self.mid == 0) & (self.rad == 0) & (other.mid != 0)
-        return rounded(mid, np.where(exact_zero, 0, rad))
+        return rounded(divided(self, ball(other)))
 
     def __radd__(self, other: Any) -> Ball:
         return ball(other) + self
@@ -92,21 +94,79 @@ def ball(x: Any) -> Ball:
     return x if isinstance(x, Ball) else Ball(x)
 
 
-def rounded(mid: Any, rad: Any, charge: float = ULP) -> Ball:
-    """The result of an operation: its propagated radius and its own rounding. NaN and Inf have no radius."""
-    mid = np.asarray(mid, dtype=np.float64)
-    nonzero = (mid != 0) | (rad > 0)  # an exact 0 stays one
-    rad = rad + charge * (np.abs(mid) + rad) + TINY * nonzero
-    return Ball(mid, np.where(np.isfinite(mid), rad, 0))
+# Results before they are rounded: what the radii of the operands make of the exact result.
 
 
-def sqrt(x: Ball) -> Ball:
+def spread(mid: Any, rad: Any, *operands: Ball) -> Ball:
+    """A result with the radius that its operands give it: exact where they are NaN or Inf, anything where they are."""
+    if math.isfinite(mid.sum() + rad.sum()) and all(operand.is_finite() for operand in operands):
+        return Ball(mid, rad)
+    special, anything = np.False_, np.False_
+    for operand in operands:
+        special = special | ~np.isfinite(operand.mid)
+        anything = anything | np.isinf(operand.rad)
+    rad = np.where(special, 0, rad)
+    unknown = np.isnan(rad) | np.isinf(rad) | anything
+    mid = np.where(unknown & ~np.isfinite(mid), 0, mid)
+    return Ball(mid, np.where(unknown, np.inf, rad))
+
+
+def added(a: Ball, b: Ball) -> Ball:
+    return spread(a.mid + b.mid, a.rad + b.rad, a, b)
+
+
+def multiplied(a: Ball, b: Ball) -> Ball:
+    return spread(a.mid * b.mid, np.abs(a.mid) * b.rad + np.abs(b.mid) * a.rad + a.rad * b.rad, a, b)
+
+
+def divided(a: Ball, b: Ball) -> Ball:
+    mid = a.mid / b.mid
+    room = np.abs(b.mid) - b.rad
+    rad = np.where(room > 0, (a.rad + np.abs(mid) * b.rad) / np.where(room > 0, room, 1), np.inf)
+    exact_zero = (a.mid == 0) & (a.rad == 0) & (b.mid != 0)
+    exact = (a.rad == 0) & (b.rad == 0) & (b.mid == 0)  # x / 0 is Inf, 0 / 0 is NaN
+    return spread(mid, np.where(exact_zero | exact, 0, rad), a, b)
+
+
+def power(a: Ball, b: Ball) -> Ball:
+    """a ** b: monotone in both for a > 0; a base that may be negative needs a whole exponent."""
+    mid = np.power(a.mid, b.mid)
+    whole = (b.rad == 0) & (b.mid == np.floor(b.mid))
+    corners = [np.power(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
+    corners.append(np.where((a.low < 0) & (a.high > 0) & (b.mid > 0), 0, mid))
+    highest, lowest = np.max(corners, axis=0), np.min(corners, axis=0)
+    unsafe = ((a.low < 0) & ~whole) | ((a.low <= 0) & (a.high >= 0) & (b.low < 0))
+    exact = (a.rad == 0) & (b.rad == 0)
+    rad = np.where(unsafe, np.inf, np.maximum(highest - mid, mid - lowest))
+    return spread(mid, np.where(exact, 0, rad), a, b)
+
+
+def root(x: Ball) -> Ball:
     mid = np.sqrt(x.mid)
     # |sqrt(a) - sqrt(b)| = |a - b| / (sqrt(a) + sqrt(b)), worst at the ball's lower end (cut off at 0), and it is never
     # more than sqrt(|a - b|).
     both = mid + np.sqrt(np.maximum(x.low, 0))
-    rad = np.minimum(x.rad / np.where(both > 0, both, 1), np.sqrt(x.rad))
-    return rounded(mid, np.where(both > 0, rad, np.sqrt(x.rad)))
+    rad = np.where(both > 0, np.minimum(x.rad / np.where(both > 0, both, 1), np.sqrt(x.rad)), np.sqrt(x.rad))
+    rad = np.where((x.mid < 0) & (x.rad == 0), 0, np.where(x.mid < 0, np.inf, rad))
+    return spread(mid, rad, x)
+
+
+def monotone(function: Callable[[Array], Array], x: Ball) -> Ball:
+    """A monotone exact function (a rounding to storage) of a ball: what lies between its two ends."""
+    low, mid, high = function(x.low), function(x.mid), function(x.high)
+    same = (low == high) | (x.rad == 0)
+    return spread(mid, np.where(same, 0, np.maximum(high - mid, mid - low)), x)
+
+
+def rounded(x: Ball, charge: float = ULP, tiny: float = TINY) -> Ball:
+    """The result of an operation: its propagated radius and its own rounding. NaN and Inf have no radius."""
+    size = np.abs(x.mid) + x.rad
+    rad = x.rad + charge * size + tiny * (size > 0)  # an exact 0 stays one
+    return Ball(x.mid, rad if math.isfinite(rad.sum()) else np.where(np.isfinite(x.mid), rad, 0))
+
+
+def sqrt(x: Ball) -> Ball:
+    return rounded(root(x))
 
 
 def rsqrt(x: Ball) -> Ball:
@@ -115,11 +175,19 @@ def rsqrt(x: Ball) -> Ball:
 
 def maximum(a: Any, b: Any) -> Ball:
     a, b = ball(a), ball(b)
-    return Ball(np.maximum(a.mid, b.mid), np.maximum(a.rad, b.rad))
+    mid, low, high = np.maximum(a.mid, b.mid), np.maximum(a.low, b.low), np.maximum(a.high, b.high)
+    return spread(mid, np.maximum(high - mid, mid - low), a, b)  # monotone in both: a limit that holds is exact
 
 
 def minimum(a: Any, b: Any) -> Ball:
     return -maximum(-ball(a), -ball(b))
+
+
+def sign(x: Ball) -> Ball:
+    """-1, 0 or 1; 0 for NaN."""
+    mid = np.nan_to_num(np.sign(x.mid))
+    rad = np.maximum(np.sign(x.high) - mid, mid - np.sign(x.low))
+    return Ball(mid, np.where(x.rad > 0, np.nan_to_num(rad), 0))
 
 
 def positive(x: Ball) -> tuple[Array, Array]:
@@ -133,20 +201,36 @@ def where(condition: Any, a: Any, b: Any, unsure: Any = False) -> Ball:
     mid = np.where(condition, a.mid, b.mid)
     rad = np.where(condition, a.rad, b.rad)
     other_mid, other_rad = np.where(condition, b.mid, a.mid), np.where(condition, b.rad, a.rad)
-    return Ball(mid, np.where(unsure, np.maximum(rad, np.abs(other_mid - mid) + other_rad), rad))
+    either = np.maximum(rad, np.abs(other_mid - mid) + other_rad)
+    either = np.where((mid == other_mid) | (np.isnan(mid) & np.isnan(other_mid)), np.maximum(rad, other_rad), either)
+    unknown = unsure & ~np.isfinite(either)  # one of them NaN or Inf: nothing is known
+    rad = np.where(unsure, np.where(unknown, np.inf, either), rad)
+    return Ball(np.where(unknown & ~np.isfinite(mid), 0, mid), rad)
 
 
-def total(x: Ball, axis: int | None = None, keepdims: bool = False) -> Ball:
+def total(x: Ball, axis: Any = None, keepdims: bool = False) -> Ball:
     """Sum in float64: nothing but the radii of the terms, and float64's own rounding."""
-    size = x.mid.size if axis is None else x.shape[axis]
+    size = x.mid.size if axis is None else np.prod([x.shape[i] for i in np.atleast_1d(axis)])
+    mid = x.mid.sum(axis=axis, keepdims=keepdims)
     magnitude = np.abs(x.mid).sum(axis=axis, keepdims=keepdims)
     rad = x.rad.sum(axis=axis, keepdims=keepdims) + size * HOST * magnitude
-    return Ball(x.mid.sum(axis=axis, keepdims=keepdims), rad)
+    special = (~np.isfinite(x.mid)).any(axis=axis, keepdims=keepdims)
+    anything = np.isinf(x.rad).any(axis=axis, keepdims=keepdims)
+    return Ball(mid, np.where(anything, np.inf, np.where(special, 0, rad)))
 
 
 def mean(x: Ball, axis: int | None = None, keepdims: bool = False) -> Ball:
     size = x.mid.size if axis is None else x.shape[axis]
     return total(x, axis, keepdims) / float(size)
+
+
+def largest(x: Ball) -> Ball:
+    """The largest of numbers that are not negative; 0 of none."""
+    if not x.mid.size:
+        return Ball(0.0)
+    top = x.mid.max()
+    rad = max(x.high.max() - top, top - x.low.max())
+    return spread(top, np.inf if np.isinf(x.rad).any() else rad, Ball(top))
 
 
 def norm(x: Ball) -> Ball:
@@ -162,10 +246,3 @@ def ordered(x: Ball, index: int) -> Ball:
     """The `index`-th smallest: an order statistic is monotone in every entry."""
     low, mid, high = (np.sort(part)[index] for part in (x.low, x.mid, x.high))
     return Ball(mid, max(high - mid, mid - low))
-
-
-def monotone(function: Callable[[Array], Array], x: Ball) -> Ball:
-    """A monotone exact function (a rounding to storage) of a ball: what lies between its two ends."""
-    mid = function(x.mid)
-    rad = np.maximum(function(x.high) - mid, mid - function(x.low))
-    return Ball(mid, np.where(np.isfinite(mid), rad, 0))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from oracles.ball import Array, Ball, minimum, norm, ordered, positive, sqrt, where
-from oracles.storage import Quantized, store
+from oracles.storage import WHOLE, Quantized, store
 
 WINDOW = 100
 
@@ -82,10 +82,10 @@ class Oracle:
         return [{name: ball.mid for name, ball in states.items()} for states in self.state_balls]
 
     def adopt(self, index: int, param: Any, states: Mapping[str, Any]) -> None:
-        """Go on from exactly these values; states not named stay as they are."""
+        """Go on from exactly these values (or balls); states not named stay as they are."""
         self.balls[index] = Ball(array(param))
         for name, value in states.items():
-            self.state_balls[index][name] = Ball(array(value))
+            self.state_balls[index][name] = value if isinstance(value, Ball) else Ball(array(value))
 
     # what a rule writes
 
@@ -189,6 +189,12 @@ class Oracle:
         """States with an entry per element, which an inactive element keeps."""
         return self.quantized
 
+    def storage_of(self, index: int, name: str) -> tuple[str, int | None]:
+        """How a state is stored, and the size of its blocks if that is not the codec's own."""
+        if not self.in_8bit(name, self.balls[index]):
+            return "fp32", None
+        return "int8", WHOLE if self.codec == "int8_tensor" else None
+
     def in_8bit(self, name: str, param: Ball) -> bool:
         quantizing = self.codec in ("int8", "int8_tensor")
         return quantizing and name in self.quantized and param.mid.size >= self.min_8bit_size
@@ -198,7 +204,8 @@ class Oracle:
 
     def stored_state(self, index: int, name: str, value: Ball) -> Ball:
         if self.in_8bit(name, value):
-            codes = Quantized(value, name not in self.unsigned, block_wise=self.codec == "int8")
+            assert self.codec is not None
+            codes = Quantized(value, name not in self.unsigned, *self.storage_of(index, name))
             self.codes[index][name] = codes
             return codes.decoded()
         return value if self.codec is None else store(value, torch.float32)

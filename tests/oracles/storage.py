@@ -1,25 +1,34 @@
-"""How values are stored, once more and by other means than the package's: dtypes and 8-bit dynamic maps.
+"""How values are stored, once more and by other means than the package's: dtypes, and codes with scales.
 
-The code books are written from the maps' definition (a decade's midpoints, scaled by powers of ten, in float32 as
-published, since codes are compared bit for bit); codes are found by searching all midpoints in float64.
+A codec with scales stores each value over the scale of its block as one of a few levels. All are monotone in the value,
+so that what is stored for a ball lies between the levels of its two ends (`Quantized`). Code books are written from
+their definitions (a decade's midpoints, scaled by powers of ten, in float32 as published, since codes are compared bit
+for bit); levels are found by searching all midpoints in float64, or by the codec's formula.
+
+A further codec is a row of CODECS; a further way of rounding parameters a row of ROUNDINGS.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
 
-from oracles.ball import Array, Ball, monotone
+from oracles.ball import ULP, Array, Ball, monotone, multiplied, root, rounded
 
-BLOCK = 256
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NORMAL = 2.0**-126  # a scale below float32's normal numbers counts as 0
+UNIT = 2.0**-24  # float32's unit roundoff
+Codes = np.ndarray
 
 
 def to_dtype(values: Array, dtype: torch.dtype) -> Array:
     """Rounded to float32, then to `dtype`, each to nearest, ties to even."""
+    if dtype is torch.float32:
+        return np.asarray(values, dtype=np.float64).astype(np.float32).astype(np.float64)
     tensor = torch.from_numpy(np.array(values, dtype=np.float64, copy=True))  # from_numpy keeps 0-dim arrays
     return tensor.to(torch.float32).to(dtype).to(torch.float64).numpy()
 
@@ -29,82 +38,254 @@ def store(x: Ball, dtype: torch.dtype) -> Ball:
     return monotone(lambda values: to_dtype(values, dtype), x)
 
 
+# How a parameter is rounded: by the name of `rounding`, a function of the new value and the parameter's dtype.
+ROUNDINGS: dict[str, Callable[[Ball, torch.dtype], Ball]] = {"nearest": store}
+
+
+# Levels: what a value over its scale is stored as; `way` -1 and 1 are the least and the greatest that rounding allows.
+
+Level = Callable[[Array, bool, int], Array]
+
+
 @cache
-def code_book(signed: bool) -> Array:
-    """The 256 values of a dynamic map, ascending: seven decades below 1 with 2^i (signed) or 2^(i+1) steps each."""
+def code_book(signed: bool, decades: int = 7) -> Array:
+    """The values of a dynamic map, ascending: decades below 1 with 2^i (signed) or 2^(i+1) steps each."""
     values = [0.0, 1.0]
-    for decade in range(7):
+    for decade in range(decades):
         steps = 2**decade if signed else 2 ** (decade + 1)
         ends = torch.linspace(0.1, 1, steps + 1, device="cpu")
-        middles = (ends[:-1] + ends[1:]) / 2 * 10.0 ** (decade - 6)
+        middles = (ends[:-1] + ends[1:]) / 2 * 10.0 ** (decade - decades + 1)
         values += [*middles.tolist(), *((-middles).tolist() if signed else [])]
     return np.sort(np.array(values))
 
 
 @cache
-def thresholds(signed: bool) -> Array:
+def four_bit_book(signed: bool) -> Array:
+    """16 values: a dynamic map of three decades, or the sixteenths from 1/16 to 1."""
+    return code_book(True, 3) if signed else np.arange(1, 17) / 16
+
+
+def thresholds(book: Array) -> Array:
     """Midpoints between neighbouring magnitudes."""
-    magnitudes = code_book(signed)[127 if signed else 0 :]
+    magnitudes = book[book >= 0]
     return ((magnitudes[:-1] + magnitudes[1:]) / 2).astype(np.float32).astype(np.float64)
 
 
-def encode(values: Array, absmax: Array, signed: bool) -> np.ndarray:
-    """Codes of the nearest entries for `values` over `absmax`; ties toward zero; not finite is 0."""
-    ratio = np.where(absmax > 0, values / np.where(absmax > 0, absmax, 1), 0)
-    ratio = np.where(np.isfinite(ratio), ratio, 0)
-    steps = np.searchsorted(thresholds(signed), np.abs(ratio), side="left")
+def nearest(ratio: Array, book: Array) -> Codes:
+    """Codes of the nearest entries, ties to the smaller magnitude."""
+    signed = bool(book[0] < 0)
+    zero = int((book < 0).sum())
+    steps = np.searchsorted(thresholds(book), np.abs(ratio), side="left")
     if not signed:
         return np.where(ratio > 0, steps, 0)
-    return np.where(ratio < 0, 127 - np.minimum(steps, 127), 127 + steps)
+    return np.where(ratio < 0, zero - np.minimum(steps, zero), zero + steps)
+
+
+def encode(values: Array, absmax: Array, signed: bool, book: Callable[[bool], Array] = code_book) -> Codes:
+    """Codes of the nearest entries for `values` over `absmax`; not finite is 0."""
+    return nearest(_ratio(values, absmax), book(signed))
+
+
+def _ratio(values: Array, scale: Array) -> Array:
+    ratio = np.where(scale > 0, values / np.where(scale > 0, scale, 1), 0)
+    return np.where(np.isfinite(ratio), ratio, 0)
+
+
+def _dynamic(ratio: Array, signed: bool, way: int) -> Array:
+    return nearest(ratio, code_book(signed)).astype(np.float64)
+
+
+def _four_bit(ratio: Array, signed: bool, way: int) -> Array:
+    return nearest(ratio, four_bit_book(signed)).astype(np.float64)
+
+
+def _e4m3(ratio: Array, signed: bool, way: int) -> Array:
+    """The nearest float8 of four exponent and three mantissa bits to 448 times the ratio, one more product; ties
+    to even, 448 where it is more."""
+    product = 448 * ratio
+    clipped = torch.from_numpy(np.clip(product + way * 2 * UNIT * np.abs(product), -448.0, 448.0))
+    return clipped.to(torch.float32).to(torch.float8_e4m3fn).to(torch.float64).numpy()
+
+
+def _companded(ratio: Array, signed: bool, way: int) -> Array:
+    """floor(127 y + 1/2) with y = 2n / (1 + |n|), or floor(255 r + 1/2) of a root.
+
+    Between the ratio and the floor stand four float32 roundings at most: 1 + |n|, the quotient, the product, the sum;
+    each is off by UNIT of a number that is no larger than the product and one half.
+    """
+    product = 127 * (2 * ratio / (1 + np.abs(ratio))) if signed else 255 * ratio
+    slack = way * 4 * UNIT * (np.abs(product) + 0.5)
+    top = 127 if signed else 255
+    return np.clip(np.floor(product + 0.5 + slack), -top if signed else 0, top)
+
+
+# What a level is worth, times the scale.
+
+Worth = Callable[[Array, bool], Array]
+
+
+def _expanded(level: Array, signed: bool) -> Array:
+    if not signed:
+        return level / 255
+    y = level / 127
+    return y / (2 - np.abs(y))
+
+
+# Levels as they lie in memory.
+
+Unpack = Callable[[torch.Tensor, int, bool], Array]
+
+
+def _plain_codes(codes: torch.Tensor, numel: int, signed: bool) -> Array:
+    return codes.detach().cpu().reshape(-1).to(torch.float64).numpy()
+
+
+def _nibbles(codes: torch.Tensor, numel: int, signed: bool) -> Array:
+    """Two codes a byte, the first of each pair in the high half."""
+    packed = codes.detach().cpu().reshape(-1).numpy().astype(np.int64)
+    return np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)[:numel].astype(np.float64)
+
+
+def _float8(codes: torch.Tensor, numel: int, signed: bool) -> Array:
+    return codes.detach().cpu().reshape(-1).view(torch.float8_e4m3fn).to(torch.float64).numpy()
+
+
+def _offset(codes: torch.Tensor, numel: int, signed: bool) -> Array:
+    """Bytes with a sign; levels without one, 0 to 255, begin at -128."""
+    return _plain_codes(codes, numel, signed) + (0 if signed else 128)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How values are stored over scales.
+
+    Attributes:
+        dtype: Of the codes.
+        block: Elements that share a scale, where nothing else is asked for.
+        level, worth, unpack: See above.
+        least: Elements that a parameter must have.
+        squares: Whether unsigned values are stored by their roots.
+        decoding: Float32 roundings between a code and its value, beside the one of the last product.
+    """
+
+    dtype: torch.dtype
+    block: int
+    level: Level
+    worth: Worth
+    unpack: Unpack = _plain_codes
+    least: int = 1
+    squares: bool = False
+    decoding: int = 0
+
+    def rooted(self, signed: bool) -> bool:
+        return self.squares and not signed
+
+
+CODECS: Mapping[str, Codec] = {
+    "int8": Codec(torch.uint8, 256, _dynamic, lambda level, signed: code_book(signed)[level.astype(np.int64)]),
+    "int4": Codec(
+        torch.uint8,
+        128,
+        _four_bit,
+        lambda level, signed: four_bit_book(signed)[level.astype(np.int64)],
+        unpack=_nibbles,
+        least=2,
+    ),
+    # decoded: float32's 1 / 448, and the product with it
+    "fp8": Codec(torch.float8_e4m3fn, 256, _e4m3, lambda level, signed: level / 448, unpack=_float8, decoding=2),
+    # decoded: level / 127, 2 - |y|, the quotient; or level / 255 and the square
+    "companded8": Codec(torch.int8, 32, _companded, _expanded, unpack=_offset, squares=True, decoding=4),
+}
+BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4, "fp8": 8, "companded8": 8}
+OF_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
+WHOLE = 0  # as a block: the whole tensor
+
+
+def block_of(codec: str, block: int | None, numel: int) -> int:
+    """Elements that share a scale: the codec's own number, another one, or all of the tensor."""
+    return max(numel, 1) if block == WHOLE else block or CODECS[codec].block
 
 
 class Quantized:
-    """A state in 8 bits: `codes` as float64 would choose them, the `lowest` and `highest` that float32 may choose,
-    and the scales. Block-wise, or one block for the whole tensor."""
+    """A state in codes: `codes` are the levels as float64 would choose them, between the `lowest` and the `highest`
+    that float32 may choose; and the scales."""
 
-    def __init__(self, x: Ball, signed: bool, block_wise: bool) -> None:
-        self.signed, self.shape = signed, x.shape
-        self.block = BLOCK if block_wise else max(x.mid.size, 1)
-        mid, rad = x.mid.reshape(-1), x.rad.reshape(-1)
-        self.absmax = self._scales(mid, rad)
-        scale = self._spread(self.absmax)
-        # Two roundings between a value and the ratio that is compared: the scale's reciprocal, and the product.
-        ratio_error = 2.0**-22
+    def __init__(self, x: Ball, signed: bool, codec: str = "int8", block: int | None = None) -> None:
+        self.signed, self.shape, self.name = signed, x.shape, codec
+        self.codec = CODECS[codec]
+        self.block = block_of(codec, block, x.mid.size)
+        values = Ball(x.mid.reshape(-1), x.rad.reshape(-1))
+        if self.codec.rooted(signed):
+            values = rounded(root(values))
+        self.absmax = self._scales(values)
+        scale = spread_scales(self.absmax, self.block, values.mid.size)
+        # Two roundings between a value and its ratio: the scale's reciprocal, and the product.
+        ratio_error = 4 * UNIT
         low_scale, high_scale = scale.low * (1 - ratio_error), scale.high * (1 + ratio_error)
-        low, high = mid - rad, mid + rad
-        self.codes = encode(mid, scale.mid, signed)
-        self.lowest = encode(low, np.where(low < 0, low_scale, high_scale), signed)
-        self.highest = encode(high, np.where(high < 0, high_scale, low_scale), signed)
+        with np.errstate(invalid="ignore"):
+            low, high = values.low, values.high
+        self.codes = self._levels(values.mid, scale.mid, 0)
+        self.lowest = self._levels(low, np.where(low < 0, low_scale, high_scale), -1)
+        self.highest = self._levels(high, np.where(high < 0, high_scale, low_scale), 1)
+        anything = np.isinf(values.rad) | np.isinf(scale.rad)
+        self.lowest = np.where(anything, -np.inf, self.lowest)
+        self.highest = np.where(anything, np.inf, self.highest)
 
-    def _scales(self, mid: Array, rad: Array) -> Ball:
-        pad = -mid.size % self.block
-        finite = np.isfinite(mid)
-        magnitude = np.pad(np.where(finite, np.abs(mid), 0), (0, pad)).reshape(-1, self.block)
-        radius = np.pad(np.where(finite, rad, 0), (0, pad)).reshape(-1, self.block)
+    def _levels(self, values: Array, scale: Array, way: int) -> Array:
+        return self.codec.level(_ratio(values, scale), self.signed, way)
+
+    def _scales(self, x: Ball) -> Ball:
+        pad = -x.mid.size % self.block
+        finite = np.isfinite(x.mid)
+        magnitude = np.pad(np.where(finite, np.abs(x.mid), 0), (0, pad)).reshape(-1, self.block)
+        radius = np.pad(np.where(finite, x.rad, 0), (0, pad)).reshape(-1, self.block)
         top = magnitude.max(axis=1)
-        spread = np.maximum((magnitude + radius).max(axis=1) - top, top - (magnitude - radius).max(axis=1))
-        vanishing = top < NORMAL
-        return store(Ball(np.where(vanishing, 0, top), np.where(vanishing, 0, spread)), torch.float32)
-
-    def _spread(self, scales: Ball) -> Ball:
-        size = int(np.prod(self.shape))
-        return Ball(*(np.repeat(part, self.block)[:size] for part in (scales.mid, scales.rad)))
+        with np.errstate(invalid="ignore"):
+            spread = np.maximum((magnitude + radius).max(axis=1) - top, top - (magnitude - radius).max(axis=1))
+        vanishing = (top < NORMAL) & np.isfinite(spread)
+        largest_ = Ball(np.where(vanishing, 0, top), np.where(vanishing, 0, spread))
+        return store(largest_, torch.float32)
 
     def decoded(self) -> Ball:
-        """The values as the next step reads them: one float32 product each."""
-        scale = self._spread(self.absmax)
-        book = code_book(self.signed)
-        mid, low, high = (to_dtype(book[codes] * scale.mid, torch.float32) for codes in self._codes())
-        rad = np.maximum(high - mid, mid - low) + np.abs(book[self.codes]) * scale.rad
-        return Ball(mid.reshape(self.shape), rad.reshape(self.shape))
+        """The values as the next step reads them."""
+        scale = spread_scales(self.absmax, self.block, self.codes.size)
+        mid = decode_levels(self.codec, self.codes, scale, self.signed)
+        ends = [
+            decode_levels(self.codec, np.where(np.isinf(level), self.codes, level), scale, self.signed)
+            for level in (self.lowest, self.highest)
+        ]
+        rad = np.maximum(ends[1].high - mid.mid, mid.mid - ends[0].low)
+        anything = np.isinf(self.lowest)
+        return Ball(mid.mid.reshape(self.shape), np.where(anything, np.inf, rad).reshape(self.shape))
 
-    def _codes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.codes, self.lowest, self.highest
+
+def spread_scales(scales: Ball, block: int, numel: int) -> Ball:
+    """A scale for each element."""
+    return Ball(*(np.repeat(part.reshape(-1), block)[:numel] for part in (scales.mid, scales.rad)))
 
 
-def decode(codes: np.ndarray, absmax: np.ndarray, signed: bool) -> Array:
+def decode_levels(codec: Codec, levels: Array, scale: Ball, signed: bool) -> Ball:
+    """What levels stand for: one float32 product each, which is exact here, and what the codec rounds before it."""
+    worth = Ball(codec.worth(levels, signed))
+    if not codec.decoding:
+        return store(multiplied(worth, scale), torch.float32)
+    value = rounded(multiplied(worth, scale), codec.decoding * UNIT)
+    return rounded(multiplied(value, value), ULP) if codec.rooted(signed) else rounded(value, UNIT)
+
+
+def decode(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    signed: bool,
+    codec: str = "int8",
+    block: int | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> Ball:
     """What an optimizer's own codes and scales stand for."""
-    flat = codes.reshape(-1).astype(np.int64)
-    block = BLOCK if absmax.size > 1 or flat.size <= BLOCK else flat.size
-    scale = np.repeat(absmax.reshape(-1).astype(np.float64), block)[: flat.size]
-    return to_dtype(code_book(signed)[flat] * scale, torch.float32).reshape(codes.shape)
+    shape = tuple(codes.shape) if shape is None else shape
+    numel = int(np.prod(shape))
+    held = Ball(scales.detach().cpu().reshape(-1).to(torch.float64).numpy())
+    levels = CODECS[codec].unpack(codes, numel, signed)
+    size = block_of(codec, WHOLE if held.mid.size == 1 else block, numel)
+    found = decode_levels(CODECS[codec], levels, spread_scales(held, size, numel), signed)
+    return Ball(found.mid.reshape(shape), found.rad.reshape(shape))

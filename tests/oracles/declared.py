@@ -1,0 +1,477 @@
+"""What specs/*.yaml declare, read by PyYAML alone: nothing of the package is asked.
+
+A `Family` is a rule with what shared.yaml adds to it; a `Row` is one of its classes.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from oracles.storage import BITS, CODECS, DTYPES
+
+SPECS = Path(__file__).parents[2] / "specs"
+Settings = Mapping[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as specs are written: `1e-3` is a number, and only `true` and `false` are truth values."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(path: Path) -> Any:
+    return yaml.load(path.read_text(), _Loader)
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A number that the user sets, or a tuple of numbers."""
+
+    name: str
+    default: Any
+    low: float
+    high: float
+    low_open: bool
+    high_open: bool
+    parts: tuple[str, ...]
+    required: bool
+    integer: bool
+    is_global: bool
+
+    @property
+    def optional(self) -> bool:
+        return not self.required and self.default is None
+
+    def value(self, given: Any) -> Any:
+        """A setting as its equations read it: a float, a tuple of floats, or None."""
+        if given is None:
+            return None
+        return tuple(map(float, given)) if self.parts else float(given)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A flag, or one of several choices."""
+
+    name: str
+    default: Any
+    choices: tuple[Any, ...]
+
+
+def _hyper(name: str, data: Mapping[str, Any]) -> Hyper:
+    text = data.get("range", "(-inf, inf)")
+    low, high = (float(part) for part in text[1:-1].split(","))
+    return Hyper(
+        name=name,
+        default=data.get("default"),
+        low=low,
+        high=high,
+        low_open=text[0] == "(",
+        high_open=text[-1] == ")",
+        parts=tuple(data.get("names", ())),
+        required="default" not in data,
+        integer=data.get("integer", False),
+        is_global=data.get("scope") == "global",
+    )
+
+
+def _choice(name: str, data: Mapping[str, Any]) -> Choice:
+    default = data["default"]
+    choices = data.get("choices")
+    if choices is None:
+        return Choice(name, default, (default, not default))
+    return Choice(name, default, (default, *(choice for choice in choices if choice != default)))
+
+
+def _setting(name: str, data: Mapping[str, Any]) -> Hyper | Choice:
+    is_choice = "choices" in data or isinstance(data.get("default"), bool)
+    return _choice(name, data) if is_choice else _hyper(name, data)
+
+
+@dataclass(frozen=True)
+class State:
+    """Something kept between steps."""
+
+    name: str
+    shape: str
+    signed: bool
+    init: float | str
+    when: str | None
+    window: int | None
+    codecs: tuple[str, ...] | None
+    stored_as: str | None = None
+
+    def takes(self, codec: str) -> bool:
+        """Whether it can be stored so."""
+        return self.shape == "param" and self.stored_as is None and (self.codecs is None or codec in self.codecs)
+
+    @property
+    def plain(self) -> str:
+        """How it is stored where it is not quantized."""
+        return next(name for name in self.codecs or ("fp32",) if name in DTYPES)
+
+
+def _state(name: str, data: Mapping[str, Any] | None) -> State:
+    data = data or {}
+    return State(
+        name=name,
+        shape=data.get("shape", "param"),
+        signed=data.get("range", "signed") == "signed",
+        init=data.get("init", 0.0),
+        when=data.get("when"),
+        window=data.get("window"),
+        codecs=tuple(data["codecs"]) if data.get("codecs") else None,
+        stored_as=data.get("stored_as"),
+    )
+
+
+COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+}
+
+
+def holds(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """The value of a condition over settings and facts: plain Python numbers, texts and truth values."""
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            return names[name]
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return not holds(operand, names)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -holds(operand, names)
+        case ast.BoolOp(op=ast.And(), values=values):
+            return all(holds(value, names) for value in values)
+        case ast.BoolOp(op=ast.Or(), values=values):
+            return any(holds(value, names) for value in values)
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            return COMPARE[type(op)](holds(left, names), holds(right, names))
+    raise ValueError(f"no condition: {ast.unparse(node)}")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A combination of settings that is refused, and how."""
+
+    condition: ast.expr
+    exception: type[Exception]
+    message: str
+    on: str
+
+    def holds(self, names: Mapping[str, Any]) -> bool:
+        return bool(holds(self.condition, names))
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """What its condition asks for."""
+        return frozenset(part.id for part in ast.walk(self.condition) if isinstance(part, ast.Name))
+
+
+EXCEPTIONS: dict[str, type[Exception]] = {
+    each.__name__: each for each in (ValueError, TypeError, NotImplementedError, RuntimeError)
+}
+
+
+def _refusal(data: Mapping[str, Any]) -> Refusal:
+    return Refusal(
+        ast.parse(data["when"], mode="eval").body,
+        EXCEPTIONS[data.get("raise", "ValueError")],
+        data["message"],
+        data.get("on", "construct"),
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A block's statements; those of shared.yaml see only what it declares."""
+
+    body: Sequence[ast.stmt]
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the optimizer."""
+
+    stage: Stage
+    reads_grad: bool
+
+
+def _stage(text: str, shared: bool = False) -> Stage:
+    return Stage(ast.parse(text).body, shared)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A rule with what shared.yaml adds to it."""
+
+    name: str
+    hypers: Mapping[str, Hyper]
+    options: Mapping[str, Choice]
+    storage: Mapping[str, Hyper | Choice]
+    inputs: tuple[str, ...]
+    states: Mapping[str, State]
+    rules: tuple[Refusal, ...]
+    stages: tuple[Stage, ...]
+    methods: Mapping[str, Method]
+    common: frozenset[str]
+    own: frozenset[str]
+    rows: Mapping[str, Row] = field(default_factory=dict)
+
+    @cached_property
+    def settings(self) -> dict[str, Hyper | Choice]:
+        """All that a constructor may take, `args` and `target` aside."""
+        return {**self.hypers, **self.options, **self.storage}
+
+
+def _offered(declared: Mapping[str, Any] | None, own: Mapping[str, Any], has: Collection[str]) -> dict[str, Any]:
+    """Shared settings that a rule takes: it may declare them anew, and some need what it may not have."""
+    return {name: data for name, data in (declared or {}).items() if name not in own and _met(data.get("needs"), has)}
+
+
+def _met(needs: Any, has: Collection[str]) -> bool:
+    """Whether a rule has what a shared setting needs: a stage, a way of storing, a choice of an option."""
+    if isinstance(needs, Mapping):
+        return all(f"{option}={choice}" in has for option, choice in needs.items())
+    return needs is None or needs in has
+
+
+def _codecs(state: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a state may be stored as; every codec where it does not say."""
+    if state.get("shape", "param") != "param":
+        return ("fp32",)
+    return tuple(state.get("codecs") or BITS)
+
+
+def _shared_rules(shared: Mapping[str, Any], *settings: Mapping[str, Any]) -> Iterator[Refusal]:
+    """Those of shared.yaml that ask for what a rule has."""
+    known = {name for each in (*settings, shared.get("storage") or {}) for name in each}
+    for data in shared.get("rules") or ():
+        rule = _refusal(data)
+        if rule.names <= known:
+            yield rule
+
+
+def family_of(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> Family:
+    """A rule as its file and shared.yaml declare it."""
+    blocks, common = spec["blocks"], shared.get("blocks") or {}
+    update = "apply" in blocks
+    hypers, options = spec.get("hyperparameters") or {}, spec.get("options") or {}
+    has = {codec for state in (spec.get("states") or {}).values() for codec in _codecs(state or {})}
+    ways = [
+        set(_codecs(state or {})) for state in (spec.get("states") or {}).values() if not (state or {}).get("stored_as")
+    ]
+    has |= {"update"} if update else set()
+    has |= {"codec"} if any(len(way) > 1 for way in ways) else set()
+    has |= {"quantized"} if any(way & CODECS.keys() for way in ways) else set()
+    every_option = {**options, **_offered(shared.get("options"), options, has)}
+    has |= {f"{name}={choice}" for name, data in every_option.items() for choice in data.get("choices") or ()}
+    every_hyper = {**hypers, **_offered(shared.get("hyperparameters"), hypers, has)}
+    states = {**(spec.get("states") or {}), **(shared.get("states") or {})}
+    stages = [_stage(common.get("grad") or "", shared=True), _stage(blocks["step"])]
+    if update:
+        stages += [_stage(common.get("update") or "", shared=True), _stage(blocks["apply"])]
+    sections = ("hyperparameters", "options", "inputs", "states")
+    return Family(
+        name=spec["name"],
+        hypers={name: _hyper(name, data) for name, data in every_hyper.items()},
+        options={name: _choice(name, data) for name, data in every_option.items()},
+        storage={name: _setting(name, data) for name, data in _offered(shared.get("storage"), {}, has).items()},
+        inputs=(*(spec.get("inputs") or {}), *(shared.get("inputs") or {})),
+        states={name: _state(name, data) for name, data in states.items()},
+        rules=(
+            *(_refusal(rule) for rule in spec.get("rules") or ()),
+            *_shared_rules(shared, every_hyper, every_option),
+        ),
+        stages=tuple(stages),
+        methods={
+            name: Method(_stage(data["block"]), data.get("grad", False))
+            for name, data in (spec.get("methods") or {}).items()
+        },
+        common=frozenset(name for section in sections for name in (shared.get(section) or {})),
+        own=frozenset((*hypers, *options)),
+    )
+
+
+FIXES = {"bits": "optim_bits", "paged": "is_paged"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A class: what it fixes, what it changes."""
+
+    name: str
+    family: Family
+    bits: int | None
+    paged: bool | None
+    torch_only: bool
+    set: Mapping[str, Any]
+    changed: Mapping[str, Any]
+    required: frozenset[str]
+    rejects: tuple[Refusal, ...]
+
+    @cached_property
+    def fixed(self) -> dict[str, Any]:
+        """Settings that the class fixes."""
+        stored = {key: getattr(self, attribute) for attribute, key in FIXES.items()}
+        return {**self.set, **{key: value for key, value in stored.items() if value is not None}}
+
+    @property
+    def accepted(self) -> dict[str, Hyper | Choice]:
+        """What its constructor takes, `args` and `target` aside, with the class's own defaults."""
+        fixed = self.fixed
+        return {name: setting for name, setting in self.family.settings.items() if name not in fixed}
+
+    def default(self, name: str) -> Any:
+        """The default of a setting, fixed or not."""
+        return {name: self.family.settings[name].default, **self.changed, **self.fixed}[name]
+
+    def needed(self, name: str) -> bool:
+        """Whether the user must give a hyperparameter."""
+        setting = self.family.settings[name]
+        return name in self.required or (isinstance(setting, Hyper) and setting.required and name not in self.changed)
+
+    def complete(self, settings: Settings) -> dict[str, Any]:
+        """Every setting by name, tuples' parts too, as conditions read them."""
+        result = {name: settings.get(name, self.default(name)) for name in self.family.settings}
+        result |= self.fixed
+        if result.get("codec") not in (None, "auto"):
+            result["optim_bits"] = BITS[result["codec"]]
+        for name, hyper in self.family.hypers.items():
+            if hyper.parts and result[name] is not None:
+                result |= dict(zip(hyper.parts, result[name], strict=True))
+        return result
+
+    def refusal(self, settings: Settings, on: str = "construct", values: Settings | None = None) -> Refusal | None:
+        """The first rule that these settings meet: the class's own are looked at first."""
+        names = {**self.complete(settings), **(values or {})}
+        for rule in (*self.rejects, *self.family.rules):
+            if rule.on == on and rule.holds(names):
+                return rule
+        return None
+
+    def message(self, refusal: Refusal, settings: Settings) -> str:
+        return refusal.message.format_map({**self.complete(settings), "name": self.name})
+
+
+def _row(name: str, family: Family, data: Mapping[str, Any], rejects: Mapping[str, Any]) -> Row:
+    changed = dict(data.get("defaults") or {})
+    if data.get("block_wise") is not None:
+        changed["block_wise"] = data["block_wise"]
+    own = [rejects[entry] if isinstance(entry, str) else entry for entry in data.get("rejects") or ()]
+    return Row(
+        name=name,
+        family=family,
+        bits=data.get("bits"),
+        paged=data.get("paged"),
+        torch_only=data.get("target") == "torch",
+        set=data.get("set") or {},
+        changed=changed,
+        required=frozenset(data.get("required") or ()),
+        rejects=tuple(_refusal(rule) for rule in own),
+    )
+
+
+def load_spec(path: Path, shared: Path = SPECS / "shared.yaml") -> dict[str, Row]:
+    """The classes of one rule's own file: without any there is one, named after the rule."""
+    spec = read_yaml(path)
+    family = family_of(spec, read_yaml(shared))
+    classes = spec.get("variants") or {"".join(part.capitalize() for part in spec["name"].split("_")): {}}
+    return {name: _row(name, family, data or {}, {}) for name, data in classes.items()}
+
+
+@cache
+def load_catalogue(folder: Path = SPECS) -> dict[str, Row]:
+    """Every class of a folder: of variants.yaml, and of the rules' own files."""
+    shared = read_yaml(folder / "shared.yaml")
+    table = read_yaml(folder / "variants.yaml") if (folder / "variants.yaml").exists() else {}
+    rows: dict[str, Row] = {}
+    families, own = {}, {}
+    for path in sorted(folder.glob("*.yaml")):
+        if path.stem not in ("shared", "variants"):
+            spec = read_yaml(path)
+            families[spec["name"]] = family_of(spec, shared)
+            own[spec["name"]] = spec.get("variants") or {}
+    for name, data in (table.get("variants") or {}).items():
+        rows[name] = _row(name, families[data["family"]], data, table.get("rejects") or {})
+    for family, classes in own.items():
+        for name, data in classes.items():
+            rows[name] = _row(name, families[family], data or {}, table.get("rejects") or {})
+    for family, declared in families.items():
+        if not any(row.family is declared for row in rows.values()):
+            name = "".join(part.capitalize() for part in family.split("_"))
+            rows[name] = _row(name, declared, {}, {})
+    return rows
+
+
+def is_off(hyper: Hyper, value: Any) -> bool:
+    """Whether a number is at the closed end of its range, where terms drop out of the equations."""
+    return not hyper.parts and value is not None and not hyper.low_open and value == hyper.low
+
+
+def another(hyper: Hyper, default: Any) -> Any:
+    """One further value of a hyperparameter, found from its range and its default.
+
+    - none given: the middle of the range, or one half above its lower end;
+    - at the lower end (a term is off): the middle, or 0.1 above it;
+    - both ends finite: halfway between the lower end and the default (0.9 -> 0.45, 100 percent -> 50);
+    - else the root of the default, orders of magnitude for small ones (1e-8 -> 1e-4); half of 1.
+    A tuple's first part goes to the lower end where that is allowed, which is how momentum is left out. A whole number
+    goes 4 up from the lower end.
+    """
+    if hyper.parts:
+        values = [_another(hyper, part) for part in default]
+        ordered = [not hyper.low_open and math.isfinite(hyper.high), *[False] * (len(values) - 1)]
+        return tuple(hyper.low if lowest else value for value, lowest in zip(values, ordered, strict=True))
+    return _another(hyper, default)
+
+
+def _another(hyper: Hyper, default: float | None) -> float | int:
+    low, high = hyper.low, hyper.high
+    bounded = math.isfinite(low) and math.isfinite(high)
+    if hyper.integer:
+        return int(low if math.isfinite(low) else 0) + 4
+    if default is None:
+        return (low + high) / 2 if bounded else (low if math.isfinite(low) else 0.0) + 0.5
+    if default == low:
+        return (low + high) / 2 if bounded else low + 0.1
+    if bounded:
+        return (low + default) / 2
+    if default == 0:
+        return 0.3
+    scaled = math.copysign(math.sqrt(abs(default)), default)
+    for candidate in (scaled, default / 2, default + 1):
+        inside = (candidate > low or (candidate == low and not hyper.low_open)) and (
+            candidate < high or (candidate == high and not hyper.high_open)
+        )
+        if inside and candidate != default:
+            return candidate
+    raise ValueError(f"no further value for {hyper.name}={default}")

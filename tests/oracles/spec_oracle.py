@@ -1,0 +1,386 @@
+"""An oracle for every rule: it interprets the equations of specs/*.yaml over float64 balls.
+
+Nothing of the compiler is asked: files are read by oracles/declared.py, equations are parsed by Python and evaluated by
+oracles/expressions.py as docs/language.md says. It serves one param group.
+
+A reduction over all parameters is known only when every parameter has given its part: a parameter that comes to one
+stops, and all are evaluated anew with it until none stops.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from oracles import ball as balls
+from oracles.ball import HOST, HOST_TINY, Array, Ball, rounded, where
+from oracles.base import array
+from oracles.declared import Row, Stage, State, holds
+from oracles.expressions import KINDS, Evaluator, Kind, Number, Truth, Value, Window, both, const, single
+from oracles.storage import CODECS, DTYPES, OF_BITS, ROUNDINGS, WHOLE, Quantized, store
+
+FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
+STEP_NAMES = frozenset(("param", "grad", "step", "active", "update", *FACTS))  # what all stages of a step share
+EVERYWHERE = Truth(np.array(True), np.array(False), Kind.CONST)
+
+
+class _PartMissing(Exception):
+    """A reduction over all parameters that is not known yet, and what this parameter adds to it."""
+
+    def __init__(self, node: ast.Call, operator: str, part: Ball) -> None:
+        super().__init__(ast.unparse(node))
+        self.node, self.operator, self.part = node, operator, part
+
+
+class _Block:
+    """A block of one parameter: names, statements, what they leave."""
+
+    def __init__(self, oracle: SpecOracle, names: Mapping[str, Value], facts: Mapping[str, Any], step: int) -> None:
+        self.oracle, self.names, self.facts, self.step = oracle, dict(names), facts, step
+
+    def run(self, stages: Iterable[Stage], known: Mapping[int, Ball]) -> dict[str, Value]:
+        """The names after these stages."""
+
+        def everywhere(node: ast.Call, operator: str, part: Ball) -> Ball:
+            if id(node) not in known:
+                raise _PartMissing(node, operator, part)
+            return known[id(node)]
+
+        for stage in stages:
+            common = self.oracle.family.common | STEP_NAMES
+            seen = {name: value for name, value in self.names.items() if not stage.shared or name in common}
+            self._statements(stage.body, seen, everywhere)
+            self.names |= {name: value for name, value in seen.items() if not stage.shared or name in common}
+        return self.names
+
+    def _statements(self, body: Sequence[ast.stmt], names: dict[str, Value], everywhere: Any) -> None:
+        for statement in body:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=node):
+                    value = Evaluator(names, self.step, everywhere, self.oracle.param_dtype).value(node)
+                    if name == "active":
+                        active = names["active"]
+                        assert isinstance(active, Truth)
+                        assert isinstance(value, Truth)
+                        value = both(active, value)
+                    names[name] = value
+                case ast.If(test=test, body=then, orelse=other):
+                    self._statements(then if holds(test, self.facts) else other, names, everywhere)
+                case ast.Pass() | ast.Expr():
+                    pass
+                case _:
+                    raise ValueError(f"not in the language: {ast.unparse(statement)}")
+
+
+class SpecOracle:
+    """The float64 rule of a class. `adopt` takes over what an optimizer holds, so that one step can be judged alone.
+
+    Without a `param_dtype` parameters and states that are not quantized are kept in float64.
+
+    Attributes:
+        balls: Parameters.
+        state_balls: States by name, as they read back from storage.
+        codes: Those that are stored in codes.
+        group: Group and global states.
+        inputs: What is set on the optimizer for a step.
+    """
+
+    def __init__(
+        self,
+        row: Row,
+        params: Sequence[Any],
+        settings: Mapping[str, Any],
+        param_dtype: torch.dtype | None = None,
+    ) -> None:
+        self.row, self.family, self.settings = row, row.family, row.complete(settings)
+        self.param_dtype = param_dtype
+        self.balls = [Ball(array(param)) for param in params]
+        self.state_balls: list[dict[str, Ball]] = [{} for _ in params]
+        self.codes: list[dict[str, Quantized]] = [{} for _ in params]
+        self.steps = [0] * len(params)
+        self.inputs: dict[str, float] = {}
+        self.hypers = self._hypers()
+        self.group = {
+            name: self._initial_of_group(state)
+            for name, state in self.family.states.items()
+            if state.shape in ("group", "global")
+        }
+
+    @property
+    def params(self) -> list[Array]:
+        return [ball.mid for ball in self.balls]
+
+    @property
+    def unsigned(self) -> frozenset[str]:
+        return frozenset(name for name, state in self.family.states.items() if not state.signed)
+
+    def adopt(self, index: int, param: Any, states: Mapping[str, Any]) -> None:
+        """Go on from exactly these values (or balls); states not named stay as they are."""
+        self.balls[index] = Ball(array(param))
+        for name, value in states.items():
+            self.state_balls[index][name] = value if isinstance(value, Ball) else Ball(array(value))
+
+    # What equations may name
+
+    def _hypers(self) -> dict[str, Number]:
+        result = {}
+        for name, hyper in self.family.hypers.items():
+            value = hyper.value(self.settings[name])
+            if value is not None:
+                kind = Kind.GLOBAL if hyper.is_global else Kind.GROUP
+                parts = zip(hyper.parts, value, strict=True) if hyper.parts else [(name, value)]
+                result |= {part: const(number, kind) for part, number in parts}
+        return result
+
+    def _facts(self, index: int) -> dict[str, int]:
+        shape = self.balls[index].shape
+        rows, cols = shape[-2:] if len(shape) > 1 else (1, max(math.prod(shape), 1))
+        return {
+            "ndim": len(shape),
+            "numel": math.prod(shape),
+            "index": index,
+            "rows": rows,
+            "cols": cols,
+            "matrices": math.prod(shape[:-2]) if len(shape) > 1 else 1,
+        }
+
+    def _conditions(self, index: int) -> dict[str, Any]:
+        """What `if` and `when` may ask for."""
+        given = {name: self.inputs.get(name) for name in self.family.inputs}
+        return {**self.settings, **given, **self._facts(index)}
+
+    def exists(self, index: int, state: State) -> bool:
+        return state.when is None or bool(holds(ast.parse(state.when, mode="eval").body, self._conditions(index)))
+
+    def _names(self, index: int, total: int) -> dict[str, Value]:
+        """What a block may read: settings, facts, the parameter, its states."""
+        names: dict[str, Value] = dict(self.hypers)
+        names |= {name: const(value, Kind.STEP) for name, value in self._facts(index).items()}
+        names |= {name: const(value, Kind.GLOBAL) for name, value in self.inputs.items()}
+        names["total_numel"] = const(total, Kind.GLOBAL)
+        names["step"] = const(self.steps[index], Kind.STEP)
+        names["param"] = Number(self.balls[index], Kind.ELEMENT)
+        names["active"] = EVERYWHERE
+        for name, state in self.family.states.items():
+            if name in self.group:
+                names[name] = Number(self.group[name], KINDS[state.shape])
+            elif name in self.state_balls[index] and self.exists(index, state):
+                names[name] = self._read(state, self.state_balls[index][name])
+        return names
+
+    @staticmethod
+    def _read(state: State, value: Ball) -> Value:
+        if state.window is not None:
+            return Window(value)
+        match state.shape:
+            case "row":
+                value = value[..., None]
+            case "col":
+                value = value[..., None, :]
+            case "matrix":
+                value = value[..., None, None]
+        return Number(value, KINDS[state.shape])
+
+    # Steps and methods
+
+    def step(self, grads: Sequence[Any]) -> None:
+        """One step with these gradients; None leaves a parameter out."""
+        with np.errstate(all="ignore"):
+            given = {i: Number(Ball(array(grad)), Kind.ELEMENT) for i, grad in enumerate(grads) if grad is not None}
+            if not given:
+                return
+            for i, grad in given.items():
+                self.steps[i] += 1
+                self._settle(i, grad)
+            self._run(self.family.stages, {i: {"grad": grad} for i, grad in given.items()})
+
+    def call(self, name: str, grads: Sequence[Any] = ()) -> None:
+        """Run a method: on parameters that have states, and on the group; or on those with a gradient that it reads."""
+        method = self.family.methods[name]
+        with np.errstate(all="ignore"):
+            if not method.reads_grad:
+                self._run([method.stage], {i: {} for i, states in enumerate(self.state_balls) if states})
+                return
+            given = {i: Number(Ball(array(grad)), Kind.ELEMENT) for i, grad in enumerate(grads) if grad is not None}
+            for i, grad in given.items():
+                self._settle(i, grad)
+            if given:
+                stages = [self.family.stages[0], method.stage]
+                self._run(stages, {i: {"grad": grad} for i, grad in given.items()}, keep_windows=True)
+
+    def _run(
+        self, stages: Sequence[Stage], given: Mapping[int, Mapping[str, Value]], keep_windows: bool = False
+    ) -> None:
+        total = sum(self.balls[i].mid.size for i in given)
+        names = {i: {**self._names(i, total), **more} for i, more in given.items()}
+        known: dict[int, Ball] = {}
+        found: dict[int, dict[str, Value]] = {}
+        while len(found) < len(given):
+            missing: dict[int, _PartMissing] = {}
+            for i, own in names.items():
+                try:
+                    found[i] = _Block(self, own, self._conditions(i), self.steps[i]).run(stages, known)
+                except _PartMissing as part:
+                    missing[i] = part
+            if missing:
+                # Several may wait for different sums, where `if ndim` parts them: those of the first are combined.
+                node = next(iter(missing.values())).node
+                known[id(node)] = _combined([part for part in missing.values() if part.node is node])
+                found = {}
+        for i, after in found.items():
+            if keep_windows:  # what the shared stage keeps is of steps alone
+                after |= {
+                    name: names[i][name] for name in self.family.common & self.family.states.keys() & names[i].keys()
+                }
+            self._commit(i, names[i], after)
+        if found or self.group:
+            self._commit_group(next(iter(found.values()), None) or self._without_parameters(stages))
+
+    def _without_parameters(self, stages: Sequence[Stage]) -> Mapping[str, Value]:
+        """What a method leaves in the group where no parameter has states: no number depends on one."""
+        nothing = Number(Ball(np.zeros(1)), Kind.ELEMENT)
+        names: dict[str, Value] = {**self.hypers, "param": nothing, "active": EVERYWHERE}
+        names |= {
+            name: Number(self.group.get(name, nothing.ball), KINDS[state.shape])
+            for name, state in self.family.states.items()
+        }
+        return _Block(self, names, {**self.settings, "ndim": 1, "numel": 1, "index": 0}, 0).run(stages, {})
+
+    # Storage
+
+    def _settle(self, index: int, grad: Number) -> None:
+        """States that do not exist yet; `grad` in initial values is unscaled."""
+        held = self.state_balls[index]
+        for name, state in self.family.states.items():
+            if name in self.group or name in held or not self.exists(index, state):
+                continue
+            shape = self._shape(index, state)
+            if state.window is not None:
+                held[name] = Ball(np.full(shape, np.inf))
+                continue
+            names: dict[str, Value] = {**self.hypers, "param": Number(self.balls[index], Kind.ELEMENT), "grad": grad}
+            if "grad_scale" in self.inputs:
+                scale = const(self.inputs["grad_scale"], Kind.GLOBAL)
+                names["grad"] = Evaluator({"g": grad, "s": scale}, 0, _nowhere).value(ast.parse("g / s").body[0].value)  # type: ignore[attr-defined]
+            value = self._initial(state, names)
+            held[name] = self._stored(index, state, _filled(value, shape))
+
+    def _initial(self, state: State, names: Mapping[str, Value]) -> Ball:
+        if isinstance(state.init, int | float):
+            return Ball(float(state.init))
+        number = Evaluator(names, 0, _nowhere).number(ast.parse(state.init, mode="eval").body)
+        return single(number, KINDS[state.shape])
+
+    def _initial_of_group(self, state: State) -> Ball:
+        return self._initial(state, self.hypers)
+
+    def _shape(self, index: int, state: State) -> tuple[int, ...]:
+        shape = self.balls[index].shape
+        match state.shape:
+            case "param":
+                return shape
+            case "row":
+                return shape[:-1]
+            case "col":
+                return (*shape[:-2], shape[-1])
+            case "matrix":
+                return shape[:-2]
+        return () if state.window is None else (state.window,)
+
+    def storage_of(self, index: int, name: str) -> tuple[str, int | None]:
+        """How a state is stored, and the elements of its blocks if that is not the codec's own number."""
+        state, numel = self.family.states[name], self.balls[index].mid.size
+        if state.shape != "param":
+            return "fp32", None
+        if state.stored_as is not None:
+            return DTYPE_NAMES[self.settings[state.stored_as]], None
+        wanted, block = wanted_storage(self.settings)
+        small = wanted in CODECS and numel < max(self.settings.get("min_8bit_size", 0), CODECS[wanted].least)
+        return (wanted, block) if state.takes(wanted) and not small else (state.plain, None)
+
+    def _stored(self, index: int, state: State, value: Ball) -> Ball:
+        """A new value as it reads back."""
+        codec, block = self.storage_of(index, state.name)
+        if codec not in CODECS:
+            self.codes[index].pop(state.name, None)
+            return value if self.param_dtype is None else store(value, DTYPES[codec])
+        codes = Quantized(value, state.signed, codec, block)
+        self.codes[index][state.name] = codes
+        return codes.decoded()
+
+    def _commit(self, index: int, before: Mapping[str, Value], after: Mapping[str, Value]) -> None:
+        """Store what a block left; where elements are inactive, they stay as they were."""
+        active = after["active"]
+        assert isinstance(active, Truth)
+        new = self._kept(before["param"], after["param"], active)
+        shape = self.balls[index].shape
+        if self.param_dtype is None:
+            self.balls[index] = _filled(new, shape)
+        elif after["param"] is not before["param"]:
+            rounding = ROUNDINGS[self.settings.get("rounding", "nearest")]
+            self.balls[index] = rounding(_filled(new, shape), self.param_dtype)
+        for name, state in self.family.states.items():
+            value = after.get(name)
+            if name in self.group or name not in before or value is before[name]:
+                continue
+            if isinstance(value, Window):
+                self.state_balls[index][name] = value.ball
+                continue
+            assert isinstance(value, Number)
+            kept = self._kept(before[name], value, active) if state.shape == "param" else value.ball
+            self.state_balls[index][name] = self._stored(index, state, _filled(kept, self._shape(index, state)))
+
+    @staticmethod
+    def _kept(old: Value, new: Value, active: Truth) -> Ball:
+        assert isinstance(old, Number)
+        assert isinstance(new, Number)
+        value = single(new, Kind.ELEMENT)
+        return value if active is EVERYWHERE else where(active.holds, value, old.ball, active.unsure)
+
+    def _commit_group(self, after: Mapping[str, Value]) -> None:
+        for name in self.group:
+            value = after[name]
+            assert isinstance(value, Number)
+            self.group[name] = value.ball  # Python floats are float64
+
+
+DTYPE_NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
+
+
+def wanted_storage(settings: Mapping[str, Any]) -> tuple[str, int | None]:
+    """What settings ask states to be stored as, where a state can be, and in which blocks."""
+    named = settings.get("codec")
+    name = OF_BITS[settings.get("optim_bits", 32)] if named in (None, "auto") else str(named)
+    if name not in CODECS:
+        return name, None
+    return name, (settings.get("block_size") or None) if settings.get("block_wise", True) else WHOLE
+
+
+def _nowhere(node: ast.Call, operator: str, part: Ball) -> Ball:
+    raise ValueError("an initial value has no reduction over all parameters")
+
+
+def _combined(parts: Sequence[_PartMissing]) -> Ball:
+    result = parts[0].part
+    for part in parts[1:]:
+        if part.operator == "max":
+            result = balls.maximum(result, part.part)
+        else:
+            result = rounded(balls.added(result, part.part), HOST, HOST_TINY)
+    return result
+
+
+def _filled(value: Ball, shape: tuple[int, ...]) -> Ball:
+    """A value in a state's own shape: lower kinds are one number for several entries."""
+    mid, rad = value.mid, value.rad
+    if mid.size == math.prod(shape):
+        return Ball(mid.reshape(shape), rad.reshape(shape))
+    while mid.ndim > len(shape) and 1 in mid.shape:
+        axis = max(i for i, size in enumerate(mid.shape) if size == 1)
+        mid, rad = mid.squeeze(axis), rad.squeeze(axis)
+    return Ball(np.broadcast_to(mid, shape).copy(), np.broadcast_to(rad, shape).copy())

@@ -40,6 +40,7 @@ SAVED_FIXED = 8192
 
 # Pages, tables of the step and partial sums; nothing that grows with a parameter.
 RESIDENT_SLACK = 2 * 2**20
+ROWS_OF_A_CHUNK = 16  # rules that reduce columns keep each chunk's sums of them, in float64
 
 
 def stepped(name: str, bits: int) -> tuple[Any, int]:
@@ -62,6 +63,12 @@ def lesser_bytes(info: ClassInfo) -> int:
     kept = [i for i in info.family_rule.inputs.values() if i.role == "state" and i.exists.holds(guards)]
     scales = sum(4 for item in kept if item.kind is Kind.ELEMENT and CODECS[info.setting.codecs[item.name]].block == -1)
     return COUNTER + scales + sum(4 * (item.window or sizes[item.kind]) for item in kept if item.kind in sizes)
+
+
+def reduces_columns(info: ClassInfo) -> bool:
+    """Whether a pass makes sums of columns."""
+    live = info.plans["step"].live_passes(info.setting.guards)
+    return any(reduction.reduce.over is Kind.COL for item in live for reduction in item.reductions)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -112,5 +119,6 @@ def test_a_step_makes_its_states_resident_and_nothing_else() -> None:
     numel = LARGE[0] * LARGE[1]
     for (name, bits), found in zip(measured, json.loads(done.stdout), strict=True):
         states = CLASSES[name].stored_in(bits).state_bytes * numel
-        assert states - RESIDENT_SLACK <= found["more"] <= states + RESIDENT_SLACK, (name, bits, found, states)
-        assert found["most"] <= states + RESIDENT_SLACK, (name, bits, found, states)
+        most = states + RESIDENT_SLACK + (8 * numel / ROWS_OF_A_CHUNK if reduces_columns(CLASSES[name]) else 0)
+        assert states - RESIDENT_SLACK <= found["more"] <= most, (name, bits, found, states)
+        assert found["most"] <= most, (name, bits, found, states)

@@ -1,0 +1,43 @@
+"""The learning rates that `make converge` trains with: one line a rule, found with `--rates` for 32-bit states.
+
+A rule without a line of its own has DEFAULT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a rule is trained.
+
+    Attributes:
+        lr: By task; None leaves the class's own default.
+        settings: Other arguments, given to classes that take them.
+        decayed: Whether the rate warms up and then falls. A rule that sets its own rate, or has none, goes without.
+    """
+
+    lr: Mapping[str, float | None]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    decayed: bool = True
+
+
+def _both(text: float | None, digits: float | None, *, decayed: bool = True, **settings: Any) -> Training:
+    return Training({"text": text, "digits": digits}, settings, decayed)
+
+
+DEFAULT = _both(2e-3, 1e-3)
+RATES: Mapping[str, Training] = {
+    "adam": _both(2e-3, 1e-3),
+    # One scale for a tensor, the default of these classes, is too coarse for second moments: block_wise.
+    "lamb": _both(2e-2, 1e-2, block_wise=True),
+    "lars": _both(1.0, 0.5, momentum=0.9, block_wise=True),
+}
+
+
+def training(family: str) -> Training:
+    """How a rule is trained."""
+    return RATES.get(family, DEFAULT)

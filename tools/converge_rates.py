@@ -32,8 +32,10 @@ def _both(text: float | None, digits: float | None, *, decayed: bool = True, **s
 DEFAULT = _both(2e-3, 1e-3)
 RATES: Mapping[str, Training] = {
     "adam": _both(2e-3, 1e-3),
-    # One scale for a tensor, the default of these classes, is too coarse for second moments: block_wise.
-    "lamb": _both(2e-2, 1e-2, block_wise=True),
+    # One scale for a tensor, the default of these classes, is too coarse for second moments: block_wise. With their
+    # eps of 1e-8 the few elements whose second moment is rounded to 0 make up the norm of LAMB's update; 1e-6 is the
+    # value of the paper's own experiments.
+    "lamb": _both(2e-2, 1e-2, block_wise=True, eps=1e-6),
     "lars": _both(1.0, 0.5, momentum=0.9, block_wise=True),
 }
 

@@ -27,11 +27,14 @@ EVALUATED_TEXTS = 128
 
 
 class Data(Protocol):
-    """Batches to learn from, and what the loss is measured on."""
+    """What is learnt from."""
 
-    held_out: Pair
+    @property
+    def held_out(self) -> Pair:
+        """What the loss is measured on."""
 
-    def batch(self, generator: torch.Generator) -> Pair: ...
+    def batch(self, generator: torch.Generator) -> Pair:
+        """Inputs and labels of a step."""
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,35 @@ def _both(text: float | None, digits: float | None, *, decayed: bool = True, **s
 
 DEFAULT = _both(2e-3, 1e-3)
 RATES: Mapping[str, Training] = {
+    "adabelief": _both(2e-3, 1e-3, eps=1e-8),
+    "adadelta": _both(1.0, 1.0),
+    "adafactor": _both(None, None, decayed=False),
+    "adagrad": _both(2e-2, 1e-2),
     "adam": _both(2e-3, 1e-3),
+    "adamax": _both(4e-3, 2e-3),
+    "adan": _both(4e-3, 2e-3),
+    "ademamix": _both(2e-3, 1e-3),
+    "adopt": _both(2e-3, 1e-3),
+    "asgd": _both(0.5, 0.1),
+    "grokadamw": _both(2e-3, 1e-3),
     # One scale for a tensor, the default of these classes, is too coarse for second moments: block_wise. With their
     # eps of 1e-8 the few elements whose second moment is rounded to 0 make up the norm of LAMB's update; 1e-6 is the
     # value of the paper's own experiments.
     "lamb": _both(2e-2, 1e-2, block_wise=True, eps=1e-6),
     "lars": _both(1.0, 0.5, momentum=0.9, block_wise=True),
+    "lion": _both(5e-4, 3e-4),
+    "mars": _both(3e-3, 1e-3),
+    "nadam": _both(2e-3, 1e-3),
+    "prodigy": _both(1.0, 1.0, decayed=False),
+    "radam": _both(3e-3, 2e-3),
+    "rmsprop": _both(1e-3, 5e-4),
+    "rprop": _both(1e-3, 1e-3, decayed=False),
+    "schedule_free_adamw": _both(5e-3, 2e-3, decayed=False, warmup_steps=20),
+    "schedule_free_radam": _both(5e-3, 2e-3, decayed=False),
+    "schedule_free_sgd": _both(1.0, 0.5, decayed=False, warmup_steps=20),
+    "sgd": _both(0.1, 0.02, momentum=0.9),
+    "sophia_g": _both(1e-3, 5e-4, bs=512),
+    "stable_adamw": _both(2e-3, 1e-3),
 }
 
 

@@ -13,12 +13,17 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from optgen.codecs import CODECS
+from optgen.codecs import CODECS, WHOLE_TENSOR, Codec
 from optgen.ir.nodes import Const, Expr, Kind, Let, Program, Reduce, Ref, Select, children
 
 MOST_CHOICES = 500_000
 MORE_PASSES = 2  # a schedule that is longer than it must be can move less, if what is shared then falls together
 WEIGHT_BYTES = 4.0
+
+
+def codec_of(kept: str | Codec) -> Codec:
+    """How a state is stored, where a setting may say it by name."""
+    return CODECS[kept] if isinstance(kept, str) else kept
 
 
 @dataclass
@@ -36,8 +41,11 @@ class Use:
 class Equations:
     """A block under one setting of its guards."""
 
-    def __init__(self, program: Program, active: Expr, truth: Mapping[str, bool], codecs: Mapping[str, str]) -> None:
-        self.program, self.truth, self.codecs = program, truth, codecs
+    def __init__(
+        self, program: Program, active: Expr, truth: Mapping[str, bool], codecs: Mapping[str, str | Codec]
+    ) -> None:
+        self.program, self.truth = program, truth
+        self.codecs = {name: codec_of(kept) for name, kept in codecs.items()}
         self.lets: dict[str, Let] = {let.name: let for let in program.lets}
         self.reductions: dict[str, Use] = {}
         self.stored = Use()
@@ -58,7 +66,7 @@ class Equations:
                 use.add(self.use(active))
                 use.inputs.add(name)
             self.stored.add(use)
-            if name in codecs and CODECS[codecs[name]].block == -1:
+            if name in codecs and self.codecs[name].block == WHOLE_TENSOR:
                 self.reductions[f"scale of {name}"] = use
                 self.stored.after.add(f"scale of {name}")
 
@@ -121,11 +129,11 @@ class Equations:
 
     def element(self, name: str) -> float:
         """Bytes of one element of an input, in float32 parameters and gradients."""
-        return CODECS[self.codecs[name]].bits / 8 if name in self.codecs else WEIGHT_BYTES
+        return self.codecs[name].bits / 8 if name in self.codecs else WEIGHT_BYTES
 
     def scale(self, name: str) -> float:
         """Bytes of its block scales."""
-        block = CODECS[self.codecs[name]].block if name in self.codecs else 0
+        block = self.codecs[name].block if name in self.codecs else 0
         return 4 / block if block > 0 else 0.0
 
     def moved(self, passes: Sequence[set[str]]) -> float:
@@ -135,7 +143,7 @@ class Equations:
         return total + sum(self.scale(name) for name in self.written if name not in passes[-1])
 
 
-def least_bytes(program: Program, active: Expr, truth: Mapping[str, bool], codecs: Mapping[str, str]) -> float:
+def least_bytes(program: Program, active: Expr, truth: Mapping[str, bool], codecs: Mapping[str, str | Codec]) -> float:
     """The least bytes per parameter that a step moves."""
     it = Equations(program, active, truth, codecs)
     needed = _needed(it)

@@ -14,9 +14,10 @@ import optgen_optim
 import pytest
 import torch
 from compiling import ROOT
+from least import codec_of
 from machine import require_compiler
 
-from optgen.codecs import CODECS
+from optgen.codecs import WHOLE_TENSOR
 from optgen.compiler import compile_specs
 from optgen.explanation import ClassInfo
 from optgen.ir.nodes import Kind
@@ -61,7 +62,8 @@ def lesser_bytes(info: ClassInfo) -> int:
     sizes = {Kind.ROW: rows, Kind.COL: cols, Kind.MATRIX: 1, Kind.TENSOR: 1}
     guards = info.setting.guards
     kept = [i for i in info.family_rule.inputs.values() if i.role == "state" and i.exists.holds(guards)]
-    scales = sum(4 for item in kept if item.kind is Kind.ELEMENT and CODECS[info.setting.codecs[item.name]].block == -1)
+    stored = [codec_of(info.setting.codecs[item.name]) for item in kept if item.kind is Kind.ELEMENT]
+    scales = sum(4 for codec in stored if codec.block == WHOLE_TENSOR)
     return COUNTER + scales + sum(4 * (item.window or sizes[item.kind]) for item in kept if item.kind in sizes)
 
 

@@ -6,17 +6,16 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from compiling import ROOT, TESTED, compiled, stock_units
 from least import least_bytes
 from plan_settings import settings
 
-from optgen.codecs import plain_codec
 from optgen.compiler import Unit, compile_specs
 from optgen.explanation import ClassInfo
-from optgen.ir.nodes import Kind
-from optgen.schedule.traffic import Setting, traffic
+from optgen.schedule.traffic import traffic
 
 CLASSES: dict[str, ClassInfo] = {
     info.name: info for paths in ([ROOT / "specs"], TESTED) for info in compile_specs(paths, "rules").classes
@@ -51,7 +50,7 @@ BY_HAND = {
 }
 
 
-def bound(unit: Unit, truth: Mapping[str, bool], codecs: Mapping[str, str]) -> float:
+def bound(unit: Unit, truth: Mapping[str, bool], codecs: Mapping[str, Any]) -> float:
     step = unit.family.blocks["step"]
     return least_bytes(step.program, step.active, truth, codecs)
 
@@ -73,12 +72,11 @@ def test_a_rule_moves_the_least_under_other_settings(name: str) -> None:
     unit = UNITS[name]
     scales = [name for name, guard in unit.family.guards.guards.items() if guard.about == "codec"]
     rows = [truth for truth in settings(unit) if not any(truth[scale] for scale in scales)]
-    states = {n: i for n, i in unit.family.inputs.items() if i.role == "state" and i.kind is Kind.ELEMENT}
+    usual = next(info for info in CLASSES.values() if info.family == name).stored_in(32).setting
     assert rows
     for truth in random.Random(3).sample(rows, min(SAMPLE, len(rows))):
-        codecs = {name: plain_codec(item.codecs) for name, item in states.items()}
-        moved = traffic(unit.plans["step"], Setting(truth, codecs))
-        assert moved == pytest.approx(bound(unit, truth, codecs), abs=1e-9), truth
+        moved = traffic(unit.plans["step"], replace(usual, guards=truth))
+        assert moved == pytest.approx(bound(unit, truth, usual.codecs), abs=1e-9), truth
 
 
 @pytest.mark.parametrize("step", BY_HAND)

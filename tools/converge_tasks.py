@@ -133,7 +133,7 @@ def small_convolutions() -> nn.Module:
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
-        Task("text", 400, lambda: Transformer(TEXT_SIZE), load_texts),
+        Task("text", 600, lambda: Transformer(TEXT_SIZE), load_texts),
         Task("digits", 150, small_convolutions, load_digits),
     )
 }

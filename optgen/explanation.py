@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from optgen.backends.python import ClassSpec
-from optgen.codecs import CODECS, PAGED_NUMEL, WHOLE_TENSOR, Codec, chosen_codec, plain_codec, plain_codec_of
+from optgen.backends.python import Argument, ClassSpec, class_arguments
+from optgen.codecs import CODECS, OF_BITS, PAGED_NUMEL, WHOLE_TENSOR, Codec, chosen_codec, plain_codec, plain_codec_of
 from optgen.ir.dump import text
 from optgen.ir.family import Family
 from optgen.ir.guards import Guard
@@ -15,6 +15,7 @@ from optgen.ir.nodes import Kind
 from optgen.ir.scope import COMPARISON
 from optgen.schedule.plan import Plan
 from optgen.schedule.traffic import Setting, pageable_bytes, pass_bytes, state_bytes, traffic
+from optgen.spec.model import Option
 
 LARGE_MATRIX = {"ndim": 2, "numel": 2**24, "index": 0}
 
@@ -74,14 +75,39 @@ class ClassInfo:
         default = self._default("optim_bits")
         return default if isinstance(default, int) else 32
 
+    @property
+    def bits_choices(self) -> tuple[int, ...]:
+        """Bits that the class can store its states in, all else at its defaults."""
+        declared = self.family_rule.storage.get("optim_bits")
+        if self.spec.variant.bits is not None or not isinstance(declared, Option) or declared.choices is None:
+            return (self.bits,)
+        usual = self._refusals(self.bits)
+        choices = (b for b in declared.choices if isinstance(b, int) and self._refusals(b) <= usual)
+        return tuple(bits for bits in choices if bits == 32 or self._takes(OF_BITS[bits]))
+
+    def _takes(self, codec: str) -> bool:
+        """Whether a state of a matrix can be stored so, as the constructor asks."""
+        states = [item for item in self.family_rule.inputs.values() if item.role == "state"]
+        return any(
+            item.kind is Kind.ELEMENT and codec in item.codecs and item.exists.holds(self.setting.guards)
+            for item in states
+            if item.name in self.family_rule.states and self.family_rule.states[item.name].stored_as is None
+        )
+
+    def stored_in(self, bits: int) -> ClassInfo:
+        """The class with its states in so many bits, as `optim_bits` would have them."""
+        variant = self.spec.variant.model_copy(update={"bits": bits})
+        return replace(self, spec=replace(self.spec, variant=variant))
+
+    @property
+    def arguments(self) -> Mapping[str, Argument]:
+        """What the constructor takes beside `params`, by name."""
+        return class_arguments(self.family_rule, self.spec.variant)
+
     @cached_property
     def setting(self) -> Setting:
         """Guards and codecs under the class's default settings."""
-        return self.stored(self.bits)
-
-    def stored(self, bits: int) -> Setting:
-        """Guards and codecs under the class's default settings, with states of so many bits."""
-        asked = chosen_codec(bits, "auto", bool(self._default("block_wise")), 0)
+        asked = chosen_codec(self.bits, "auto", bool(self._default("block_wise")), 0)
         codecs = {}
         for name, item in self.family_rule.inputs.items():
             if item.role == "state" and item.kind is Kind.ELEMENT:
@@ -148,6 +174,17 @@ class ClassInfo:
         for name, block in self.family_rule.equations.items():
             equations += [f"{name}:", *(f"    {line}" for line in block.rstrip().split("\n"))]
         return Explanation(tuple(equations), kinds, passes, self.rendered)
+
+    def _refusals(self, bits: int) -> set[str]:
+        """The conditions under which the class refuses these bits, all else at its defaults."""
+        family = self.family_rule
+        names = (*family.hypers, *family.options, *family.storage)
+        settings = {name: self._default(name) for name in names}
+        settings |= {name: 1.0 for name, h in family.hypers.items() if h.required or name in self.spec.variant.required}
+        settings |= {"optim_bits": bits, "target": self.spec.variant.target, "is_paged": self.is_paged}
+        conditions = [r.condition for r in (*family.refusals, *self.spec.refusals) if r.on == "construct"]
+        # A condition is made of comparisons of settings alone (ir/refusals.py), as the generated class holds it.
+        return {c for c in conditions if eval(c, {"__builtins__": {}, "o": settings})}
 
     def _default(self, name: str) -> object:
         variant, family = self.spec.variant, self.family_rule

@@ -3,6 +3,7 @@
     python tools/bench.py                      all cases, all peers, under four minutes
     python tools/bench.py --quick              a rough look
     python tools/bench.py --case gpt2 --peers torch --classes AdamW32bit,AdamW8bit
+    python tools/bench.py --all                every class on 10^7 parameters, as a share of its plan's roofline
     python tools/bench.py --imports            import, build and first-step times
     python tools/bench.py --device cuda        on an NVIDIA GPU, with the host's part of a step and CUDA graphs
 
@@ -25,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import bench_all
 import bench_cuda
 import torch
 from bench_cases import (
@@ -43,6 +45,7 @@ from bench_measure import (
     QUICK,
     STATES_AGE,
     Bandwidth,
+    Budget,
     CaseResult,
     Measured,
     Meter,
@@ -86,6 +89,8 @@ class Target:
         return ours / other, ours / other <= self.at_most
 
 
+ALL = Budget(run_seconds=600.0, case_seconds=14.0, aging_seconds=4.0, least=5, most=30)
+ALL_QUICK = Budget(run_seconds=200.0, case_seconds=4.0, aging_seconds=1.0, least=3, most=8)
 COPY, HOST = "copy bandwidth", "time of the host"
 # torchao and torch.compile compile for a minute.
 QUICK_PEERS = "torch,bitsandbytes"
@@ -262,8 +267,8 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--classes",
-        default=",".join(DEFAULT_CLASSES),
-        help='generated classes, with commas between, or "none" (default: %(default)s)',
+        help=f'generated classes, with commas between, or "none" (default: {",".join(DEFAULT_CLASSES)}; '
+        "with --all every class)",
     )
     parser.add_argument(
         "--peers",
@@ -273,10 +278,18 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=list(ALL_CASES), default="cpu", help="where to measure (default: cpu)")
     names = dict.fromkeys(case.name for cases in ALL_CASES.values() for case in cases)
     parser.add_argument("--case", action="append", choices=list(names), help="only these cases")
+    parser.add_argument("--all", action="store_true", help="measure every class instead, each against its roofline")
     parser.add_argument("--quick", action="store_true", help="fewer steps: a rough look")
     parser.add_argument("--imports", action="store_true", help="measure import, build and first-step times instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     given = parser.parse_args(words)
+    if given.all:
+        others = {"--peers": given.peers, "--case": given.case, "--imports": given.imports}
+        refused = [name for name, value in others.items() if value]
+        if refused or given.device != "cpu":
+            parser.error(f"--all is one case of its own, on the cpu; leave {(refused or ['--device'])[0]} out")
+    if given.classes is None:
+        given.classes = "none" if given.all else ",".join(DEFAULT_CLASSES)
     if given.peers is None:
         given.peers = QUICK_PEERS if given.quick else DEFAULT_PEERS[given.device]
     for name in ("classes", "peers"):
@@ -311,7 +324,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if load > 0.5:
         console.print(f"note: other programs are running (load {load:.1f}); every figure will be worse and less sure")
     record: dict[str, Any] = {"machine": {**about, "load": load}}
-    if given.imports:
+    if given.all:
+        record |= run_all(given, console, progress)
+    elif given.imports:
         classes = [name for name in given.classes if name in ("AdamW32bit", "AdamW8bit")] or given.classes[:1]
         figures = startup_figures(tuple(classes), given.quick)
         record["startup"] = [asdict(figure) for figure in figures]
@@ -321,6 +336,29 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.json is not None:
         given.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def run_all(given: argparse.Namespace, console: Console, progress: Console) -> dict[str, Any]:
+    """Measure every class, print the table and what does not reach what it should."""
+    found = bench_all.entries(given.classes)
+    unknown = set(given.classes) - {name for entry in found for name in (entry.name, *entry.alike)}
+    for name in sorted(unknown):
+        console.print(f"absent: {name} (no spec makes such a class)", markup=False)
+    bandwidth = Bandwidth()
+    start = time.perf_counter()
+    with progress.status("every class") as status:
+        figures, rounds = bench_all.measure(found, bandwidth, ALL_QUICK if given.quick else ALL, status.update)
+    speeds = sorted(one["bandwidth"] / 1e9 for one in rounds) or [0.0]
+    title = (
+        f"{len(figures)} steps on {bench_all.CASE.numel / 1e6:.0f} M float32 parameters; bandwidth {speeds[0]:.1f} to "
+        f"{speeds[-1]:.1f} GB/s ({bandwidth.how}); took {time.perf_counter() - start:.0f} s"
+    )
+    console.print(table(title, bench_all.COLUMNS, bench_all.rows(figures), 3))
+    for line in bench_all.alike(figures):
+        console.print(line, markup=False)
+    missed = sum(bool(one.flag) for one in figures)
+    console.print(f"{missed} of {len(figures)} miss what they should reach")
+    return {"all": bench_all.records(figures), "rounds": rounds}
 
 
 def run_cases(given: argparse.Namespace, console: Console, progress: Console) -> dict[str, Any]:

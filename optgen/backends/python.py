@@ -157,7 +157,7 @@ def _imports(family: Family, plans: Mapping[str, Plan], classes: Sequence[ClassS
     settings = [*family.hypers.values(), *family.options.values(), *family.storage.values()]
     rule += [kind.__name__ for kind in (Hyperparameter, Option) if any(isinstance(x, kind) for x in settings)]
     rule += ["State"] if family.states else []
-    arguments = [a.annotation for spec in classes for a in _arguments(family, spec.variant).values()]
+    arguments = [a.annotation for spec in classes for a in class_arguments(family, spec.variant).values()]
     typing = ["Any", "ClassVar", "NamedTuple"] + (["Literal"] if any("Literal" in text for text in arguments) else [])
     return {
         "typing": sorted(typing),
@@ -323,7 +323,7 @@ def _pass(block: str, item: PassPlan, scalars: int) -> str:
 
 def _class(family: Family, spec: ClassSpec) -> ClassText:
     variant = spec.variant
-    arguments = _arguments(family, variant)
+    arguments = class_arguments(family, variant)
     signature = list(variant.signature or [])
     positional = [arguments[name] for name in signature]
     keyword = [a for name, a in arguments.items() if name not in signature and name != "args"]
@@ -346,7 +346,7 @@ def _class(family: Family, spec: ClassSpec) -> ClassText:
     )
 
 
-def _arguments(family: Family, variant: Variant) -> dict[str, Argument]:
+def class_arguments(family: Family, variant: Variant) -> dict[str, Argument]:
     """All arguments of a class by name, those it fixes left out."""
     fixed = set(variant.set) | ({"is_paged"} if variant.paged is not None else set())
     signature = list(variant.signature or [])

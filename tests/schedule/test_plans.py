@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
 from compiling import ROOT, TESTED, stock_units
+from plan_settings import settings
 
-from optgen.compiler import Unit, compile_specs
+from optgen.compiler import compile_specs
 from optgen.explanation import ClassInfo
-from optgen.ir.formula import TRUE, atom
-from optgen.ir.guards import feasible
+from optgen.ir.formula import TRUE
 from optgen.ir.nodes import Expr, Kind, Program, Reduce, Ref, Select, children, refs
 from optgen.passes.drop_unused import drop_unused
 from optgen.schedule.plan import Plan
@@ -24,7 +22,6 @@ CLASSES: dict[str, ClassInfo] = {
     info.name: info for paths in ([ROOT / "specs"], TESTED) for info in compile_specs(paths, "rules").classes
 }
 UNITS = stock_units()
-MOST = 2000
 
 # class: passes, bytes of states, bytes a step
 FIGURES = {
@@ -113,23 +110,6 @@ def test_a_tensorwise_scale_takes_a_pass_that_others_share() -> None:
 def test_methods_are_one_pass() -> None:
     plans = CLASSES["ScheduleFreeAdamW"].plans
     assert [len(plans[name].passes) for name in ("train", "eval")] == [1, 1]
-
-
-def settings(unit: Unit) -> Iterator[dict[str, bool]]:
-    """Every feasible setting of a family's guards, or a sample of them."""
-    guards = unit.family.guards.guards
-    choices = {name: option.choices for name, option in unit.family.options.items() if option.choices is not None}
-    rows: Iterator[tuple[bool, ...]] = itertools.product((False, True), repeat=len(guards))
-    if 2 ** len(guards) > MOST:
-        source = random.Random(5)
-        rows = iter({tuple(source.random() < 0.5 for _ in guards) for _ in range(MOST)})
-    for row in rows:
-        truth = dict(zip(guards, row, strict=True))
-        term = TRUE
-        for name, value in truth.items():
-            term = term & (atom(name) if value else ~atom(name))
-        if feasible(term, guards, choices):
-            yield truth
 
 
 def specialised(program: Program, truth: Mapping[str, bool]) -> Program:

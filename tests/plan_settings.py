@@ -1,0 +1,30 @@
+"""The settings under which a family's plans are looked at."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+from optgen.compiler import Unit
+from optgen.ir.formula import TRUE, atom
+from optgen.ir.guards import feasible
+
+MOST = 2000
+
+
+def settings(unit: Unit) -> Iterator[dict[str, bool]]:
+    """Every feasible setting of a family's guards, or a sample of them."""
+    guards = unit.family.guards.guards
+    choices = {name: option.choices for name, option in unit.family.options.items() if option.choices is not None}
+    rows: Iterator[tuple[bool, ...]] = itertools.product((False, True), repeat=len(guards))
+    if 2 ** len(guards) > MOST:
+        source = random.Random(5)
+        rows = iter({tuple(source.random() < 0.5 for _ in guards) for _ in range(MOST)})
+    for row in rows:
+        truth = dict(zip(guards, row, strict=True))
+        term = TRUE
+        for name, value in truth.items():
+            term = term & (atom(name) if value else ~atom(name))
+        if feasible(term, guards, choices):
+            yield truth

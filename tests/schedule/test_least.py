@@ -1,0 +1,95 @@
+"""No plan moves more bytes than its rule needs: those of `least.py`, which knows neither planner nor passes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compiling import ROOT, TESTED, compiled, stock_units
+from least import least_bytes
+from plan_settings import settings
+
+from optgen.compiler import Unit, compile_specs
+from optgen.explanation import ClassInfo
+from optgen.schedule.traffic import traffic
+
+CLASSES: dict[str, ClassInfo] = {
+    info.name: info for paths in ([ROOT / "specs"], TESTED) for info in compile_specs(paths, "rules").classes
+}
+STORED = [(name, bits) for name, info in CLASSES.items() for bits in info.bits_choices]
+UNITS = stock_units()
+SAMPLE = 100  # settings of each family
+
+RULE = """\
+name: rule
+hyperparameters:
+  lr: {default: 0.1, range: "[0, inf)"}
+{states}blocks:
+  step: |
+"""
+# What stands in a step, and its bytes worked out by hand: a float32 read or write is 4.
+BY_HAND = {
+    "param = param - lr * grad": 12,
+    "first = first + grad\nparam = param - lr * first": 20,
+    "first = first + grad\nparam = param - lr * grad": 20,
+    "param = param - lr * sign(grad)": 12,
+    # Both norms in one pass over grad, then 12.
+    "param = param - lr * grad / (norm(grad) + absmax(grad))": 16,
+    # A norm of what another norm scales: two passes over grad, then 12.
+    "scaled = grad / norm(grad)\nparam = param - lr * scaled / absmax(scaled)": 20,
+    # Neither norm waits for the other, though one needs param alone.
+    "param = param - lr * norm(param) * grad / norm(grad)": 20,
+    # Three norms in two passes, of which the first reads grad and the second param; the third norm needs both in one.
+    "a = norm(grad)\nb = norm(param * a)\nparam = param - lr * b * norm(grad * param) * grad": 24,
+    # Written without being read.
+    "first = grad\nparam = param - lr * grad": 16,
+}
+
+
+def bound(unit: Unit, truth: Mapping[str, bool], codecs: Mapping[str, Any]) -> float:
+    step = unit.family.blocks["step"]
+    return least_bytes(step.program, step.active, truth, codecs)
+
+
+@pytest.mark.parametrize(("name", "bits"), STORED)
+def test_a_class_moves_the_least(name: str, bits: int) -> None:
+    info = CLASSES[name].stored_in(bits)
+    step = info.family_rule.blocks["step"]
+    needed = least_bytes(step.program, step.active, info.setting.guards, info.setting.codecs)
+    assert info.traffic == pytest.approx(needed, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_rule_moves_the_least_under_other_settings(name: str) -> None:
+    """States with one scale for the tensor left out, whose largest value the planner takes as late as it can.
+
+    That is the least for every class as it is, but not where such a state is read for nothing else than its scale.
+    """
+    unit = UNITS[name]
+    scales = [name for name, guard in unit.family.guards.guards.items() if guard.about == "codec"]
+    rows = [truth for truth in settings(unit) if not any(truth[scale] for scale in scales)]
+    usual = next(info for info in CLASSES.values() if info.family == name).stored_in(32).setting
+    assert rows
+    for truth in random.Random(3).sample(rows, min(SAMPLE, len(rows))):
+        moved = traffic(unit.plans["step"], replace(usual, guards=truth))
+        assert moved == pytest.approx(bound(unit, truth, usual.codecs), abs=1e-9), truth
+
+
+@pytest.mark.parametrize("step", BY_HAND)
+def test_the_least_is_what_one_finds_by_hand(step: str, tmp_path: Path) -> None:
+    rule = RULE.replace("{states}", "states:\n  first: {}\n" if "first" in step else "")
+    unit = compiled(tmp_path, rule + "".join(f"    {line}\n" for line in step.split("\n")))
+    truth = dict.fromkeys(unit.family.guards.guards, False)
+    assert bound(unit, truth, {"first": "fp32"}) == BY_HAND[step]
+
+
+def test_a_pass_too_many_is_noticed() -> None:
+    info = CLASSES["LAMB"]
+    step = info.plans["step"]
+    longer = replace(step, passes=(step.passes[-2], *step.passes))
+    more = traffic(longer, info.setting)
+    assert more > bound(UNITS["lamb"], info.setting.guards, info.setting.codecs)

@@ -1,0 +1,98 @@
+"""`bench.py --all`: what is measured, what is flagged, and one round of it on a small tensor."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import optgen_optim
+import pytest
+import torch
+from machine import require_compiler
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+import bench
+import bench_all
+import bench_cases
+import bench_measure
+
+ENTRY = bench_all.Entry("adam", "AdamW", 32, ("AdamW32bit",), states=2, passes=1, bytes=28.0)
+CASE = bench_cases.Case("small", ((64, 80),), 2)
+
+
+def test_every_class_is_measured_once() -> None:
+    found = bench_all.entries()
+    named = [name for entry in found for name in (entry.name, *(other.split(" ")[0] for other in entry.alike))]
+    assert set(named) == set(optgen_optim.CLASSES)
+    steps = [(entry.name, entry.bits) for entry in found]
+    assert len(set(steps)) == len(steps)
+    fixed = [name for name, made in optgen_optim.CLASSES.items() if made.bits is not None]
+    assert all(named.count(name) == 1 for name in fixed)
+
+
+def test_classes_of_one_step_are_told_apart_from_others() -> None:
+    entries = {(e.name, e.bits): e for e in bench_all.entries(["AdamW", "AdamW32bit", "AdamW8bit", "Adam"], [32, 8])}
+    assert entries["AdamW", 32].alike == ("AdamW32bit",)
+    assert entries["AdamW", 8].alike == ("AdamW8bit",)
+    assert ("Adam", 32) in entries
+    assert (entries["AdamW", 8].states, entries["AdamW", 8].passes) == (2, 1)
+
+
+def measured(entry: bench_all.Entry, seconds: float, fused: float | None) -> bench_all.Figure:
+    one = bench_measure.Measured(bench_all.contender(entry, optgen_optim.CLASSES), [seconds, seconds / 2, 2 * seconds])
+    return bench_all.figure(entry, one, bandwidth=28.0 * bench_all.CASE.numel, fused=fused)
+
+
+def test_what_is_flagged() -> None:
+    assert measured(ENTRY, 1.0, 1.0).roofline == pytest.approx(1.0)
+    assert measured(ENTRY, 1.6, 1.0).flag == ""
+    assert measured(ENTRY, 1.7, 1.0).flag == "60 % of the roofline"
+    assert measured(replace(ENTRY, own_target=True), 1.7, 1.0).flag == ""
+    small = replace(ENTRY, bits=8, bytes=16.0)
+    assert measured(small, 1.45, 1.0).flag == ""
+    assert measured(small, 1.55, 1.0).flag == "1.5x of fused"
+    assert measured(replace(small, bits=4), 1.55, 1.0).flag == "1.5x of fused"
+    for other in (replace(small, passes=2), replace(small, states=3), replace(small, bits=16)):
+        assert measured(other, 9.0, 1.0).flag == ""
+    assert bench_all.Figure(ENTRY, failure="no").flag == "not measured"
+    assert bench_all.rows([measured(ENTRY, 1.7, 1.0)])[0][:3] == ("AdamW +1", "adam", "60 % of the roofline")
+    assert bench_all.alike([measured(ENTRY, 1.7, 1.0)]) == ["AdamW in 32 bits, and so AdamW32bit"]
+
+
+def test_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_compiler()
+    monkeypatch.setattr(bench_measure, "last_level_cache", lambda: 0)
+    budget = replace(bench_measure.QUICK, case_seconds=0.01)
+    found = bench_all.entries(["AdamW", "PagedAdamW8bit", "LAMB32bit"], [32, 8])
+    figures, rounds = bench_all.measure(found, bench_measure.Bandwidth(), budget, lambda _: None, CASE)
+    assert [one.failure for one in figures] == [""] * len(figures)
+    assert {(one.entry.name, one.entry.bits) for one in figures} == {("AdamW", 32), ("AdamW", 8), ("LAMB32bit", 32)}
+    assert [one["family"] for one in rounds] == ["adam", "lamb"]
+    assert all(one.samples and one.roofline and one.against_fused for one in figures)
+    assert all(len(row) == len(bench_all.COLUMNS) for row in bench_all.rows(figures))
+    assert len(bench_all.records(figures)) == len(figures)
+
+
+def test_a_class_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(params: list[torch.Tensor], optim_bits: int = 32) -> torch.optim.Optimizer:
+        raise ValueError("not today")
+
+    broken.bits, broken.rule = None, optgen_optim.AdamW.rule  # type: ignore[attr-defined]
+    monkeypatch.setitem(optgen_optim.CLASSES, "AdamW", broken)  # type: ignore[arg-type]
+    monkeypatch.setattr(bench_measure, "last_level_cache", lambda: 0)
+    budget = replace(bench_measure.QUICK, case_seconds=0.01)
+    figures, _ = bench_all.measure([ENTRY], bench_measure.Bandwidth(), budget, lambda _: None, CASE)
+    assert "not today" in figures[0].failure
+    assert "not measured" in bench_all.rows(figures)[0][2]
+
+
+@pytest.mark.parametrize("words", [["--case", "gpt2"], ["--imports"], ["--peers", "torch"]])
+def test_all_goes_alone(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench.arguments(["--all", *words])
+    assert ended.value.code == 2
+    assert f"leave {words[0]} out" in capsys.readouterr().err
+    assert bench.arguments(["--all"]).classes == []
+    assert bench.arguments([]).classes == list(bench_cases.DEFAULT_CLASSES)

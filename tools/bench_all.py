@@ -1,0 +1,206 @@
+"""`tools/bench.py --all`: every class on one tensor of 10^7 float32 parameters, as a share of its plan's roofline.
+
+Classes whose step is the same kernel over the same states are measured once, and said to be the same: what decides is
+the rule, what its guards are by default, and how its states are stored. The classes of one rule take turns with torch's
+fused AdamW and with the in-place update that measures the memory, so that both of a row's figures come from the same
+minute. The bytes are those of the plan, which tests/schedule/test_least.py shows to be the least that a rule needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from bench_cases import FUSED, Case, Contender, torch_peers
+from bench_measure import Budget, Measured, Meter, measure_case
+from driving import arguments, begin_training, starting_settings
+
+BITS = (32, 8, 4)
+CASE = Case("1e7", ((2500, 4000),), 2)
+LEAST_ROOFLINE = 0.6  # of every class with 32-bit states
+MOST_AGAINST_FUSED = 1.5  # the time of rules of one pass and at most MOST_STATES states, in fewer bits
+MOST_STATES = 2
+TARGET = "cpu"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A step to measure.
+
+    Attributes:
+        alike: Other classes whose step it is too.
+        bytes: Bytes per parameter, from the plan.
+        own_target: Whether the class runs on a target of its own, which nothing is asked of here.
+    """
+
+    family: str
+    name: str
+    bits: int
+    alike: tuple[str, ...]
+    states: int
+    passes: int
+    bytes: float
+    own_target: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} in {self.bits} bits"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured of an entry; without seconds, why not."""
+
+    entry: Entry
+    seconds: float | None = None
+    best: float | None = None
+    samples: int = 0
+    roofline: float | None = None
+    against_fused: float | None = None
+    failure: str = ""
+
+    @property
+    def flag(self) -> str:
+        """What it misses, "" if that is nothing."""
+        entry = self.entry
+        if entry.own_target:
+            return ""
+        if self.seconds is None:
+            return "not measured"
+        if entry.bits == 32 and self.roofline is not None and self.roofline < LEAST_ROOFLINE:
+            return f"{100 * LEAST_ROOFLINE:.0f} % of the roofline"
+        small = entry.bits < 16 and entry.passes == 1 and entry.states <= MOST_STATES
+        if small and self.against_fused is not None and self.against_fused > MOST_AGAINST_FUSED:
+            return f"{MOST_AGAINST_FUSED:g}x of fused"
+        return ""
+
+
+def entries(only: Sequence[str] = (), bits: Sequence[int] = BITS) -> list[Entry]:
+    """What there is to measure, classes of the same step together.
+
+    Args:
+        only: Classes; none for all.
+    """
+    compiler = importlib.import_module("optgen.compiler")
+    package = compiler.compile_specs([importlib.import_module("optgen.paths").specs_dir()], "optgen_optim")
+    groups: dict[Any, list[tuple[Any, int]]] = {}
+    for info in package.classes:
+        if only and info.name not in only:
+            continue
+        for choice in info.bits_choices:
+            if choice in bits:
+                groups.setdefault(step_of(info.stored_in(choice)), []).append((info, choice))
+    found = []
+    for members in groups.values():
+        info, choice = members[0]
+        stored = info.stored_in(choice)
+        inputs = stored.family_rule.inputs
+        kept = [n for n in stored.setting.codecs if inputs[n].exists.holds(stored.setting.guards)]
+        alike = [other.name + ("" if c == other.bits else f" in {c} bits") for other, c in members[1:]]
+        own_target = info.spec.variant.target is not None
+        figures = (len(kept), stored.passes, stored.traffic, own_target)
+        found.append(Entry(info.family, info.name, choice, tuple(alike), *figures))
+    return found
+
+
+def step_of(info: Any) -> tuple[object, ...]:
+    """What decides which kernel a class runs, and over what."""
+    setting = info.setting
+    return (
+        info.family,
+        tuple(sorted(setting.guards.items())),
+        tuple(sorted((name, str(codec)) for name, codec in setting.codecs.items())),
+        info.spec.variant.target,
+    )
+
+
+def contender(entry: Entry, classes: Mapping[str, Any]) -> Contender:
+    """An entry as something to measure."""
+    made = classes[entry.name]
+
+    def make(params: list[torch.Tensor]) -> torch.optim.Optimizer:
+        target = {"target": TARGET} if "target" in arguments(made) else {}
+        optimizer: torch.optim.Optimizer = made(params, **starting_settings(made, entry.bits), **target)
+        begin_training(optimizer)
+        return optimizer
+
+    return Contender(entry.label, make, lambda *_: entry.bytes, ours=True)
+
+
+def measure(
+    found: Iterable[Entry], bandwidth: Meter, budget: Budget, say: Callable[[str], None], case: Case = CASE
+) -> tuple[list[Figure], list[dict[str, Any]]]:
+    """Measure entries, one rule after another; return their figures, and what each rule was compared with."""
+    package = importlib.import_module("optgen_optim")
+    families: dict[str, list[Entry]] = {}
+    for entry in found:
+        families.setdefault(entry.family, []).append(entry)
+    fused = [peer for peer in torch_peers() if peer.name == FUSED]
+    figures: list[Figure] = []
+    rounds: list[dict[str, Any]] = []
+    began = time.perf_counter()
+    for number, (family, members) in enumerate(families.items()):
+        own = budget.for_case(time.perf_counter() - began, len(families) - number)
+        contenders = [*(contender(entry, package.CLASSES) for entry in members), *fused]
+        result = measure_case(case, contenders, bandwidth, own, say)
+        by_name = {one.contender.name: one for one in result.measured}
+        other = by_name[FUSED]
+        seconds = other.seconds if other.samples else None
+        figures += [figure(entry, by_name[entry.label], result.bandwidth, seconds, case) for entry in members]
+        rounds.append({"family": family, "bandwidth": result.bandwidth, "fused": seconds})
+    return figures, rounds
+
+
+def figure(entry: Entry, one: Measured, bandwidth: float, fused: float | None, case: Case = CASE) -> Figure:
+    """The figures of an entry."""
+    if not one.samples:
+        return Figure(entry, failure=one.failure)
+    return Figure(
+        entry,
+        seconds=one.seconds,
+        best=min(one.samples),
+        samples=len(one.samples),
+        roofline=entry.bytes * case.numel / one.seconds / bandwidth,
+        against_fused=None if fused is None else one.seconds / fused,
+    )
+
+
+COLUMNS = ("class", "rule", "misses", "bits", "states", "passes", "B/param", "ms", "roofline", "vs fused")
+
+
+def rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
+    """One row a figure, by rule, the most bits first."""
+    made: list[tuple[str, ...]] = []
+    for one in sorted(figures, key=lambda one: (one.entry.family, -one.entry.bits, one.entry.name)):
+        entry = one.entry
+        note = "; ".join(part for part in (one.flag, one.failure) if part)
+        more = f" +{len(entry.alike)}" if entry.alike else ""
+        head = (
+            entry.name + more,
+            entry.family,
+            note,
+            str(entry.bits),
+            str(entry.states),
+            str(entry.passes),
+            f"{entry.bytes:.2f}",
+        )
+        if one.seconds is None or one.roofline is None:
+            made.append((*head, "-", "-", "-"))
+            continue
+        ratio = "-" if one.against_fused is None else f"{one.against_fused:.2f}x"
+        made.append((*head, f"{1e3 * one.seconds:.2f}", f"{100 * one.roofline:.0f} %", ratio))
+    return made
+
+
+def alike(figures: Sequence[Figure]) -> list[str]:
+    """What the classes marked with + stand for, a line each."""
+    return [f"{one.entry.label}, and so {', '.join(one.entry.alike)}" for one in figures if one.entry.alike]
+
+
+def records(figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    """The figures for JSON."""
+    return [asdict(one) | {"flag": one.flag} for one in figures]

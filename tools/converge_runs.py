@@ -1,0 +1,182 @@
+"""One training run of `make converge`, and what is kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import math
+import time
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from converge_rates import training
+from converge_tasks import TASKS, loss, sampled
+from driving import arguments, begin_evaluation, begin_training, starting_settings, wants_hessian
+
+EVALUATIONS = 8
+LAST_SHARE = 0.2
+WARM_UP_SHARE = 0.05
+LAST_RATE = 0.1
+HESSIAN_EVERY = 10
+SOURCES = ("converge_rates", "converge_runs", "converge_tasks", "driving")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run to be made.
+
+    Attributes:
+        lr: In place of the rule's own line in converge_rates.py.
+    """
+
+    task: str
+    family: str
+    name: str
+    bits: int
+    seed: int
+    steps: int
+    lr: float | None = None
+    package: str = "optgen_optim"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run.
+
+    Attributes:
+        start: The held-out loss of the untrained model.
+        final: The mean of the held-out losses at EVALUATIONS steps, evenly spaced over the last LAST_SHARE of the
+            run, the last step among them; NaN if training failed.
+        losses: All held-out losses, by step.
+        quantized: Share of the parameters whose states are stored in fewer than 32 bits each.
+        key: What the run depends on; a run of another key is not this one.
+    """
+
+    wanted: Wanted
+    start: float
+    final: float
+    losses: dict[int, float]
+    quantized: float
+    seconds: float
+    key: str
+
+    def record(self) -> dict[str, Any]:
+        """As JSON; `read` is the way back."""
+        return asdict(self)
+
+
+def read(record: dict[str, Any]) -> Run:
+    """A run from its record."""
+    named = {field.name: record[field.name] for field in fields(Run)}
+    named["wanted"] = Wanted(**record["wanted"])
+    named["losses"] = {int(step): value for step, value in record["losses"].items()}
+    return Run(**named)
+
+
+@cache
+def code_of(family: str, package: str) -> str:
+    """A digest of the sources that decide a run: the rule's generated files, the runtime, this tool."""
+    digest = hashlib.sha256()
+    module = Path(inspect.getfile(importlib.import_module(f"{package}.{family}")))
+    runtime = Path(inspect.getfile(importlib.import_module("optgen.runtime")))
+    files = [
+        *module.parent.glob(f"{family}.*"),
+        *module.parent.glob(f"{family}_torch.py"),
+        *runtime.parent.rglob("*.py"),
+    ]
+    files += [Path(__file__).with_name(f"{name}.py") for name in SOURCES]
+    for path in sorted(files):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def key_of(wanted: Wanted) -> str:
+    """What identifies a run that need not be made again."""
+    return f"{wanted} {code_of(wanted.family, wanted.package)} torch {torch.__version__}"
+
+
+def evaluated_steps(steps: int) -> list[int]:
+    """The steps after which the loss counts."""
+    first = steps * (1 - LAST_SHARE)
+    return sorted({round(first + (steps - first) * i / (EVALUATIONS - 1)) for i in range(EVALUATIONS)})
+
+
+def rate_at(step: int, steps: int) -> float:
+    """The share of the learning rate at a step, 0 the first: a linear warm-up, then a line down to LAST_RATE."""
+    warm_up = max(1, round(steps * WARM_UP_SHARE))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 1 - (1 - LAST_RATE) * (step - warm_up) / max(1, steps - warm_up)
+
+
+def train(wanted: Wanted) -> Run:
+    """Make a run, on one thread."""
+    began = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _train(wanted, began)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(wanted: Wanted, began: float) -> Run:
+    task, rule = TASKS[wanted.task], training(wanted.family)
+    data = task.data()
+    torch.manual_seed(wanted.seed)
+    model = task.model()
+    made = getattr(importlib.import_module(wanted.package), wanted.name)
+    lr = rule.lr.get(wanted.task) if wanted.lr is None else wanted.lr
+    settings = {name: value for name, value in rule.settings.items() if name in arguments(made)}
+    settings |= {} if lr is None else {"lr": lr}
+    optimizer = made(model.parameters(), **starting_settings(made, wanted.bits, **settings))
+    # Each purpose draws from numbers of its own, so that one rule's draws do not move another's batches.
+    batches = torch.Generator().manual_seed(wanted.seed)
+    labels = torch.Generator().manual_seed(wanted.seed + 1)
+    falling = rule.decayed and all(group.get("lr") is not None for group in optimizer.param_groups)
+    schedule = (
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, wanted.steps)) if falling else None
+    )
+
+    def held_out() -> float:
+        begin_evaluation(optimizer)
+        with torch.no_grad():
+            value = loss(model, data.held_out).item()
+        begin_training(optimizer)
+        return value
+
+    begin_training(optimizer)
+    losses = {0: held_out()}
+    counted = evaluated_steps(wanted.steps)
+    shown = {*counted, *(round(wanted.steps * i / 10) for i in range(1, 11))}
+    for step in range(1, wanted.steps + 1):
+        pair = data.batch(batches)
+        if wants_hessian(optimizer) and step % HESSIAN_EVERY == 1:
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss(model, sampled(model, pair, labels)))
+            optimizer.update_hessian()
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss(model, pair))
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        if step in shown:
+            losses[step] = held_out()
+            if not math.isfinite(losses[step]):
+                break
+    final = math.nan if any(s not in losses for s in counted) else sum(losses[s] for s in counted) / len(counted)
+    return Run(wanted, losses[0], final, losses, _quantized(optimizer), time.perf_counter() - began, key_of(wanted))
+
+
+def _quantized(optimizer: Any) -> float:
+    """The share of elements with a state that takes less than four bytes an element."""
+    elements = small = 0
+    for param, entry in optimizer.state.items():
+        kept = [v for v in entry.values() if isinstance(v, torch.Tensor) and v.numel() * 2 >= param.numel() > 1]
+        elements += param.numel()
+        small += param.numel() * any(v.element_size() < 4 for v in kept)
+    return small / elements if elements else 0.0

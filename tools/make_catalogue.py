@@ -1,0 +1,315 @@
+"""Writes docs/catalogue.md: every rule and class of specs/, from what the compiler knows of them.
+
+    python tools/make_catalogue.py [--check]
+
+With --check nothing is written; the exit status is 1 if the file is not what the specs say.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from catalogue_equations import resolved  # noqa: E402
+
+from optgen.backends.python import Argument  # noqa: E402
+from optgen.compiler import compile_specs  # noqa: E402
+from optgen.diagnostics import Reporter  # noqa: E402
+from optgen.explanation import ClassInfo  # noqa: E402
+from optgen.ir.family import Family  # noqa: E402
+from optgen.spec.loader import load_specs  # noqa: E402
+from optgen.spec.model import Hyperparameter, Option, Shared  # noqa: E402
+from optgen.spec.ranges import parse_range  # noqa: E402
+
+SPECS = ROOT / "specs"
+DOCUMENT = ROOT / "docs" / "catalogue.md"
+NONE = "-"
+
+HEAD = """\
+# Catalogue
+
+<!-- Written by tools/make_catalogue.py from specs/; do not edit. -->
+
+Every rule of `specs/` and the classes that it makes. Bytes are for each parameter (one element) of a large float32
+matrix under a class's defaults: states are what the class keeps, scales included; traffic is what a step reads and
+writes in its passes over memory. `optgen explain CLASS` shows more of one class, [language.md](language.md) says how
+rules are written.
+"""
+ARGUMENTS_HEAD = """\
+Taken by every class beside what its rule names, by keyword where its positional arguments do not name them. A rule
+without an `update` stage takes none of those that are marked so.
+"""
+TARGET_RANGE = '`"cuda"`, `"cpu"`, `"torch"`, `None`'
+
+
+def document(specs: Path = SPECS) -> str:
+    """The whole page."""
+    classes = compile_specs([specs], "optgen_optim").classes
+    shared = load_specs([specs], Reporter()).shared.shared
+    families: dict[str, list[ClassInfo]] = {}
+    for info in classes:
+        families.setdefault(info.family, []).append(info)
+    order = sorted(families, key=lambda name: families[name][0].family_rule.title.lower())
+    bits = sorted({b for info in classes for b in info.bits_choices}, reverse=True)
+    parts = [HEAD, *_contents(order, families), "## Classes\n", overview(classes, bits)]
+    parts += ["## Arguments of every class\n", ARGUMENTS_HEAD, shared_arguments(classes, shared), *_stages(shared)]
+    for name in order:
+        parts += family_section(families[name], shared, bits)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _contents(order: Sequence[str], families: Mapping[str, Sequence[ClassInfo]]) -> list[str]:
+    lines = ["## Contents\n", "- [Classes](#classes)", "- [Arguments of every class](#arguments-of-every-class)"]
+    lines.append("- [Stages that rules share](#stages-that-rules-share)")
+    for name in order:
+        rule = families[name][0].family_rule
+        lines.append(f"- [{rule.title}](#{anchor(rule.title)}): {', '.join(info.name for info in families[name])}")
+    return [*lines, ""]
+
+
+def anchor(title: str) -> str:
+    """What a heading is linked by."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+# Tables
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; bars and line breaks in cells are made harmless."""
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def overview(classes: Sequence[ClassInfo], bits: Sequence[int]) -> str:
+    """One row a class."""
+    columns = ["class", "rule", "states", "passes", "traffic", *(f"states in {b} bits" for b in bits)]
+    rows = []
+    for info in sorted(classes, key=lambda info: info.name.lower()):
+        rule = info.family_rule
+        row = [f"`{info.name}`", f"[{rule.name}](#{anchor(rule.title)})", ", ".join(info.states) or NONE]
+        rows.append([*row, str(info.passes), number(info.traffic), *state_cells(info, bits)])
+    return table(columns, rows)
+
+
+def state_cells(info: ClassInfo, bits: Sequence[int]) -> list[str]:
+    """Bytes of states in each of the bits, in bold those of the class's default."""
+    cells = []
+    for choice in bits:
+        if choice not in info.bits_choices:
+            cells.append(NONE)
+            continue
+        shown = number(info.stored_in(choice).state_bytes)
+        cells.append(f"**{shown}**" if choice == info.bits else shown)
+    return cells
+
+
+def number(value: float) -> str:
+    """Bytes with at most three digits behind the point."""
+    return f"{value:.3f}".rstrip("0").rstrip(".")
+
+
+def literal(value: object) -> str:
+    """A value as Python has it, in code."""
+    if isinstance(value, list):
+        value = tuple(value)
+    return f"`{value!r}`".replace("'", '"')
+
+
+def allowed(item: Hyperparameter | Option) -> str:
+    """What a setting may be."""
+    if isinstance(item, Option):
+        return ", ".join(literal(choice) for choice in item.choices) if item.choices else "`True`, `False`"
+    text = f"`{parse_range(item.range)}`"
+    if item.integer:
+        text += ", whole"
+    if item.names:
+        text += f", each of {', '.join(f'`{name}`' for name in item.names)}"
+    return text + (", or `None`" if item.optional else "")
+
+
+def default(item: Hyperparameter | Option) -> str:
+    """A setting's default."""
+    return "required" if isinstance(item, Hyperparameter) and item.required else literal(item.default)
+
+
+def settings_table(settings: Mapping[str, Hyperparameter | Option]) -> str:
+    """Arguments with default, range and meaning."""
+    rows = []
+    for name, item in settings.items():
+        doc = item.doc
+        if isinstance(item, Hyperparameter) and item.scope == "global":
+            doc += " The same for all param groups."
+        if item.needs == "update":
+            doc += " (`update` stage)"
+        rows.append((f"`{name}`", default(item), allowed(item), doc))
+    return table(("argument", "default", "values", "meaning"), rows)
+
+
+def shared_arguments(classes: Sequence[ClassInfo], shared: Shared) -> str:
+    """What every class takes: settings of shared.yaml, and what generated classes take beside them."""
+    text = settings_table({**shared.hyperparameters, **shared.options, **shared.storage}).rstrip("\n")
+    extra: dict[str, Argument] = {}
+    for info in classes:
+        extra |= {n: a for n, a in info.arguments.items() if n in ("args", "target")}
+    for name, argument in extra.items():
+        values = TARGET_RANGE if name == "target" else "any object"
+        doc = argument.doc + (" Only where a class's positional arguments name it." if name == "args" else "")
+        text += f"\n| `{name}` | `{argument.default}` | {values} | {_cell(doc)} |"
+    return text + "\n"
+
+
+def _stages(shared: Shared) -> list[str]:
+    """The equations around a rule's own."""
+    parts = ["## Stages that rules share\n"]
+    parts.append("A step is `grad`, the rule's `step`, `update` (if the rule has an `apply`), the rule's `apply`.\n")
+    blocks = {"grad": shared.blocks.grad, "update": shared.blocks.update}
+    parts.append(equations({name: block for name, block in blocks.items() if block}, {}))
+    if shared.inputs:
+        parts.append("Set on the optimizer for one step, as attributes:\n")
+        parts.append(table(("attribute", "meaning"), [(f"`{n}`", item.doc) for n, item in shared.inputs.items()]))
+    return parts
+
+
+# A rule
+
+
+def family_section(classes: Sequence[ClassInfo], shared: Shared, bits: Sequence[int]) -> Iterator[str]:
+    """A rule: what it is, its equations, states, arguments and classes."""
+    family = classes[0].family_rule
+    yield f"## {family.title}\n"
+    if family.spec.doc:
+        yield f"{family.spec.doc.strip()}\n"
+    if family.spec.reference:
+        yield f"Reference: {family.spec.reference.strip()}\n"
+    yield from _equations_by_class(family, classes)
+    yield passes_table(classes)
+    if family.spec.states:
+        yield states_table(family)
+    own: dict[str, Hyperparameter | Option] = {**family.spec.hyperparameters, **family.spec.options}
+    if own:
+        yield settings_table(own)
+    for name, item in family.spec.inputs.items():
+        yield f"Attribute `{name}`, set for one step: {item.doc}\n"
+    for name, method in family.spec.methods.items():
+        yield f"Method `{name}()`: {method.doc}\n"
+    refused = [*family.spec.rules]
+    if refused:
+        rows = [(f"`{r.when}`", f"`{r.on}`", f"`{r.raises}`: {r.message}") for r in refused]
+        yield table(("refused", "at", "with"), rows)
+    yield class_table(classes, bits)
+    yield positional(classes)
+
+
+def _equations_by_class(family: Family, classes: Sequence[ClassInfo]) -> Iterator[str]:
+    """The blocks, once for each set of options that classes fix."""
+    kinds: dict[str, tuple[Mapping[str, object], list[str]]] = {}
+    for info in classes:
+        fixed: Mapping[str, object] = info.spec.variant.set
+        kinds.setdefault(repr(sorted(fixed.items())), (fixed, []))[1].append(info.name)
+    for fixed, names in kinds.values():
+        if len(kinds) > 1:
+            yield f"{', '.join(f'`{name}`' for name in names)}:\n"
+        yield equations(family.equations, fixed)
+
+
+def equations(blocks: Mapping[str, str], fixed: Mapping[str, object]) -> str:
+    """Blocks as code, without what fixed options rule out."""
+    lines = []
+    for name, block in blocks.items():
+        body = resolved(block, fixed)
+        if body:
+            lines += [f"{name}:", *(f"    {line}" for line in body)]
+    return "\n".join(["```text", *lines, "```\n"])
+
+
+def passes_table(classes: Sequence[ClassInfo]) -> str:
+    """What the passes of a step move, once for the classes of the same passes."""
+    kinds: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    for info in classes:
+        passes = tuple(
+            (p.name, ", ".join(p.reads), ", ".join(p.reduces), ", ".join(p.writes), number(p.bytes))
+            for p in info.explain().passes
+        )
+        kinds.setdefault(passes, []).append(info.name)
+    rows = [(", ".join(names), *row) for passes, names in kinds.items() for row in passes]
+    return table(("classes", "pass", "reads", "reduces", "writes", "bytes"), rows)
+
+
+def states_table(family: Family) -> str:
+    """The rule's own states."""
+    rows = []
+    for name, state in family.spec.states.items():
+        item = family.inputs[name]
+        codecs = ", ".join(item.codecs) if state.shape == "param" else "fp32"
+        shape = state.shape + (f", last {state.window}" if state.window else "")
+        when = f"`{state.when}`" if state.when else "always"
+        rows.append((f"`{name}`", shape, state.range, when, f"`{state.init}`", codecs, state.doc))
+    return table(("state", "shape", "range", "exists", "starts at", "stored as", "meaning"), rows)
+
+
+def class_table(classes: Sequence[ClassInfo], bits: Sequence[int]) -> str:
+    """The rule's classes: how each differs, and what it costs."""
+    columns = ("class", "differs", "passes", "traffic", *(f"states in {b} bits" for b in bits))
+    rows = []
+    for info in classes:
+        row = (f"`{info.name}`", differences(info), str(info.passes), number(info.traffic))
+        rows.append((*row, *state_cells(info, bits)))
+    return table(columns, rows)
+
+
+def positional(classes: Sequence[ClassInfo]) -> str:
+    """The arguments taken by position, once for the classes that take the same."""
+    kinds: dict[str, list[str]] = {}
+    for info in classes:
+        kinds.setdefault(", ".join(info.spec.variant.signature or []), []).append(f"`{info.name}`")
+    lines = [f"- {', '.join(names)}: {f'`{signature}`' if signature else 'none'}" for signature, names in kinds.items()]
+    return "\n".join(["Positional arguments after `params`:\n", *lines, ""])
+
+
+def differences(info: ClassInfo) -> str:
+    """What a class fixes, changes and refuses."""
+    variant, parts = info.spec.variant, []
+    if variant.doc:
+        parts.append(variant.doc.rstrip("."))
+    parts += [f"fixes `{name}`: {literal(value)}" for name, value in variant.set.items()]
+    if variant.bits is not None:
+        parts.append(f"states in {variant.bits} bits")
+    if variant.paged is not None:
+        parts.append("paged" if variant.paged else "never paged")
+    if variant.target is not None:
+        parts.append(f"target {variant.target} alone")
+    changed = dict(variant.defaults)
+    if variant.block_wise is not None:
+        changed["block_wise"] = variant.block_wise
+    parts += [f"default `{name}`: {literal(v)}" for name, v in changed.items()]
+    parts += [f"`{name}` is required" for name in variant.required]
+    parts += [f"{r.exception}: {r.message.replace('{name}', info.name)}" for r in info.spec.refusals]
+    return "; ".join(parts) or NONE
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or check it."""
+    before = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
+    after = document()
+    if "--check" in arguments:
+        if before != after:
+            print("docs/catalogue.md is not what the specs say; run `python tools/make_catalogue.py`")
+        return int(before != after)
+    if before != after:
+        DOCUMENT.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

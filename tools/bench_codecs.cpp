@@ -38,12 +38,17 @@ template <class Work> double best_time(Work work) {
   return best;
 }
 
-template <class Codec> void measure(const char* name, Tile<Codec> tile = {}, float new_scale = 8.0f) {
+template <class T> auto set_draw(T& tile, int) -> decltype(tile.draws(Draw{})) { tile.draws(Draw{1, 2, 3}); }
+template <class T> void set_draw(T&, long) {}  // of a state
+
+template <class Codec> void measure(const char* name) {
+  Tile<Codec> tile;
+  set_draw(tile, 0);
   for (int at = 0; at < count; at += TILE) {
     auto* const to = tile.open_new(data, aside, at, TILE);
     for (int i = 0; i < TILE; ++i) store(to[i], values[at + i]);
     tile.measure();
-    tile.close(new_scale);
+    tile.close(8.0f);
   }
   const double read = best_time([&](int at) {
     tile.open(data, aside, at, TILE);
@@ -53,7 +58,7 @@ template <class Codec> void measure(const char* name, Tile<Codec> tile = {}, flo
     tile.open(data, aside, at, TILE);
     touch();
     tile.measure();
-    tile.close(new_scale);
+    tile.close(8.0f);
   });
   printf("%-26s %8.1f %8.1f\n", name, read, both);
 }
@@ -73,10 +78,8 @@ template <bool is_signed> void measure_states(const char* sign) {
 }
 
 template <class Codec> void measure_parameter(const char* name) {
-  Tile<Codec> tile{};
-  tile.draws(Draw{1, 2, 3});
   for (char& byte : aside) byte = 0;
-  measure<Codec>(name, tile);
+  measure<Codec>(name);
 }
 
 }  // namespace

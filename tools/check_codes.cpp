@@ -25,7 +25,7 @@ struct Four {
   static constexpr int bits = 4;
   template <bool is_signed> using Book = Int4<is_signed>;
   template <bool is_signed> static float midpoint(int k) {
-    return is_signed ? Int4Tables::midpoints[k] : (float(k) + 1.5f) / 16.0f;
+    return is_signed ? Int4Tables<true>::midpoints[k] : (float(k) + 1.5f) / 16.0f;
   }
 };
 

@@ -29,7 +29,11 @@ class AnyprecisionAdamwFlags(NamedTuple):
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
+    max_grad_norm_above_0: bool
+    cautious: bool
     trust_ratio_is_lamb: bool
+    min_trust_ratio_above_0: bool
+    max_trust_ratio_above_0: bool
     max_unorm_above_0: bool
     exp_avg_tensorwise: bool
     exp_avg_sq_tensorwise: bool
@@ -44,7 +48,11 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
+        max_grad_norm_above_0=m.number(o["max_grad_norm"]) > 0,
+        cautious=o["cautious"],
         trust_ratio_is_lamb=o["trust_ratio"] == "lamb",
+        min_trust_ratio_above_0=m.number(o["min_trust_ratio"]) > 0,
+        max_trust_ratio_above_0=m.number(o["max_trust_ratio"]) > 0,
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
         exp_avg_tensorwise="exp_avg" in tensorwise,
         exp_avg_sq_tensorwise="exp_avg_sq" in tensorwise,
@@ -59,10 +67,18 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     beta2 = m.number(o["betas"][1])
     eps = m.number(o["eps"])
     weight_decay = m.number(o["weight_decay"])
+    max_grad_norm = m.number(o["max_grad_norm"])
     percentile_clipping = m.number(o["percentile_clipping"])
     max_unorm = m.number(o["max_unorm"])
+    min_trust_ratio = m.number(o["min_trust_ratio"])
+    max_trust_ratio = m.number(o["max_trust_ratio"])
     grad_scale = m.number(o.get("grad_scale"))
+    global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
     inverse_grad_scale = m.divide(1.0, grad_scale)
+    min_one_max_grad_norm_over_sqrt_global_s = m.minimum(
+        1.0,
+        m.divide(max_grad_norm, m.sqrt(global_sum_tensor_1) + 1e-06),
+    )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     min_one_max_unorm = m.minimum(1.0, max_unorm)
@@ -74,7 +90,10 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         eps,
         percentile_clipping,
         max_unorm,
+        min_trust_ratio,
+        max_trust_ratio,
         inverse_grad_scale,
+        min_one_max_grad_norm_over_sqrt_global_s,
         one_minus_beta1,
         one_minus_beta2,
         min_one_max_unorm,
@@ -90,22 +109,29 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         m.unread(o["betas"][1]),
         m.unread(o["eps"]),
         m.unread(o["weight_decay"]),
+        m.unread(o["max_grad_norm"]),
         m.unread(o["percentile_clipping"]),
         m.unread(o["max_unorm"]),
+        m.unread(o["min_trust_ratio"]),
+        m.unread(o["max_trust_ratio"]),
         m.unread(o.get("grad_scale")),
+        sums.get("global_sum_tensor_1", m.NAN),
     )
 
 
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
-    if o["optim_bits"] != 32:
-        message = (
-            "{name} stores its states in momentum_dtype and variance_dtype; optim_bits={optim_bits} is for other "
-            "classes"
-        )
-        raise ValueError(message.format_map({**o, "name": name}))
     if o["use_kahan_summation"] and o["rounding"] != "nearest":
         message = "{name} does with use_kahan_summation=True what rounding={rounding!r} is for; leave one of them out"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["min_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: min_trust_ratio={min_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: max_trust_ratio={max_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
+        message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
         raise ValueError(message.format_map({**o, "name": name}))
 
 
@@ -125,8 +151,11 @@ RULE = Rule(
         ),
         "eps": Hyperparameter(name="eps", low=0.0, high=m.INF, high_open=True, label="epsilon value"),
         "weight_decay": Hyperparameter(name="weight_decay", low=0.0, high=m.INF, high_open=True),
+        "max_grad_norm": Hyperparameter(name="max_grad_norm", low=0.0, high=m.INF, high_open=True, scope="global"),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
+        "min_trust_ratio": Hyperparameter(name="min_trust_ratio", low=0.0, high=m.INF, high_open=True),
+        "max_trust_ratio": Hyperparameter(name="max_trust_ratio", low=0.0, high=m.INF, high_open=True),
     },
     options={
         "use_kahan_summation": Option(name="use_kahan_summation"),
@@ -140,13 +169,9 @@ RULE = Rule(
         "skip_zeros": Option(name="skip_zeros"),
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
         "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb")),
+        "cautious": Option(name="cautious"),
     },
     storage={
-        "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
-        "codec": Option(name="codec", choices=("auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")),
-        "block_size": Option(name="block_size", choices=(0, 32, 64, 128, 256)),
-        "min_8bit_size": Hyperparameter(name="min_8bit_size", low=0.0, high=m.INF, high_open=True, integer=True),
-        "block_wise": Option(name="block_wise"),
         "rounding": Option(name="rounding", choices=("nearest", "stochastic", "kahan", "split8", "split16")),
         "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
@@ -187,13 +212,12 @@ RULE = Rule(
         "maximize",
         "skip_zeros",
         "nonfinite",
+        "max_grad_norm",
+        "cautious",
         "trust_ratio",
+        "min_trust_ratio",
+        "max_trust_ratio",
         "max_unorm",
-        "optim_bits",
-        "codec",
-        "block_size",
-        "min_8bit_size",
-        "block_wise",
         "rounding",
         "seed",
         "is_paged",
@@ -206,35 +230,73 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
+                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
                 Pass(
-                    "step_reduce_0",
+                    "step_reduce_1",
                     lambda f: (
-                        f.compensation_tensorwise
+                        f.cautious
+                        and f.compensation_tensorwise
                         and f.percentile_clipping_below_100
                         and f.use_kahan_summation
                         and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
                     ),
-                    reductions=("squares_grad_6",),
-                    scalars=1,
-                ),
-                Pass(
-                    "step_reduce_1",
-                    lambda f: (
-                        (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100)
-                        or (f.exp_avg_tensorwise and f.percentile_clipping_below_100)
-                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
-                        or (f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
-                        or (f.compensation_tensorwise and f.percentile_clipping_below_100 and f.use_kahan_summation)
-                        or (f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation)
-                    ),
-                    reductions=("squares_grad_6", "squares_param", "squares_update_1"),
-                    scalars=9,
+                    reductions=("squares_grad_8",),
+                    scalars=2,
                 ),
                 Pass(
                     "step_reduce_2",
                     lambda f: (
-                        f.exp_avg_sq_tensorwise
+                        (f.cautious and f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.cautious and f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                        or (f.cautious and f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
+                        or (
+                            f.cautious
+                            and f.compensation_tensorwise
+                            and f.percentile_clipping_below_100
+                            and f.use_kahan_summation
+                        )
+                        or (
+                            f.cautious and f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation
+                        )
+                        or (
+                            f.compensation_tensorwise
+                            and f.max_unorm_above_0
+                            and f.percentile_clipping_below_100
+                            and f.use_kahan_summation
+                        )
+                        or (
+                            f.compensation_tensorwise
+                            and f.percentile_clipping_below_100
+                            and f.trust_ratio_is_lamb
+                            and f.use_kahan_summation
+                        )
+                    ),
+                    reductions=("squares_grad_8", "sum_reduced_1"),
+                    scalars=10,
+                ),
+                Pass(
+                    "step_reduce_3",
+                    lambda f: (
+                        (f.cautious and f.max_unorm_above_0)
+                        or (f.cautious and f.percentile_clipping_below_100)
+                        or (f.cautious and f.trust_ratio_is_lamb)
+                        or (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100)
+                        or (f.exp_avg_tensorwise and f.percentile_clipping_below_100)
+                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                        or (f.cautious and f.compensation_tensorwise and f.use_kahan_summation)
+                        or (f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
+                        or (f.compensation_tensorwise and f.percentile_clipping_below_100 and f.use_kahan_summation)
+                        or (f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation)
+                    ),
+                    reductions=("squares_grad_8", "sum_reduced_1", "squares_param", "squares_update_3"),
+                    scalars=11,
+                ),
+                Pass(
+                    "step_reduce_4",
+                    lambda f: (
+                        f.cautious
+                        or f.exp_avg_sq_tensorwise
                         or f.exp_avg_tensorwise
                         or f.max_unorm_above_0
                         or f.percentile_clipping_below_100
@@ -242,16 +304,17 @@ RULE = Rule(
                         or (f.compensation_tensorwise and f.use_kahan_summation)
                     ),
                     reductions=(
-                        "squares_grad_6",
+                        "squares_grad_8",
+                        "sum_reduced_1",
                         "squares_param",
-                        "squares_update_1",
+                        "squares_update_3",
                         "exp_avg_largest",
                         "exp_avg_sq_largest",
                         "compensation_largest",
                     ),
-                    scalars=13,
+                    scalars=15,
                 ),
-                Pass("step_apply", always, scalars=16),
+                Pass("step_apply", always, scalars=18),
             ),
             values=_step_values,
             inputs=_step_inputs,
@@ -262,27 +325,34 @@ RULE = Rule(
                 "eps",
                 "percentile_clipping",
                 "max_unorm",
+                "min_trust_ratio",
+                "max_trust_ratio",
                 "inverse_grad_scale",
+                "min_one_max_grad_norm_over_sqrt_global_s",
                 "one_minus_beta1",
                 "one_minus_beta2",
                 "min_one_max_unorm",
                 "lr_times_weight_decay",
             ),
             reductions=(
-                "squares_grad_6",
+                "tensor_1",
+                "squares_grad_8",
+                "sum_reduced_1",
                 "squares_param",
-                "squares_update_1",
+                "squares_update_3",
                 "exp_avg_largest",
                 "exp_avg_sq_largest",
                 "compensation_largest",
             ),
+            sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
+            grads=True,
         ),
     },
 )
 
 
 class AnyPrecisionAdamW(Optimizer):
-    """AnyPrecision AdamW, states in chosen dtypes and Kahan summation: states in `optim_bits` bits.
+    """AnyPrecision AdamW, states in chosen dtypes and Kahan summation: states in 32 bits.
 
     AdamW for parameters of 16 bits. One deliberate difference: the decay is part of what Kahan summation keeps, so
     that one smaller than the parameter's last place is not lost.
@@ -301,28 +371,31 @@ class AnyPrecisionAdamW(Optimizer):
         momentum_dtype: How exp_avg is stored. Default: "float32".
         variance_dtype: How exp_avg_sq is stored. Default: "bfloat16".
         compensation_buffer_dtype: How what Kahan summation keeps is stored. Default: "bfloat16".
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
-        optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
-            that cannot be stored so stay in float32. Default: 32.
-        codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
-            "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
-            "auto".
-        block_size: Elements that share one scale in a state of 8 or 4 bits; 0 is the codec's own: 256, of int4 128,
-            of companded8 32. Default: 0.
-        min_8bit_size: Parameters with fewer elements keep 32-bit states instead of quantized ones. In [0, inf).
-            Default: 4096.
-        block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
-            tensor. Default: True.
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         rounding: How bfloat16 and float16 parameters are stored; float32 ones are as they are. "stochastic" rounds
             up or down at random, so that small updates act on average; "kahan" keeps what rounding loses in a
             16-bit state; "split8" and "split16" keep it in 8 or 16 bits beside a bfloat16 parameter: together a
@@ -364,17 +437,16 @@ class AnyPrecisionAdamW(Optimizer):
         variance_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
         compensation_buffer_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
         *,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
-        optim_bits: int = 32,
-        codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
-        block_size: int = 0,
-        min_8bit_size: int = 4096,
-        block_wise: bool = True,
+        cautious: bool = False,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         is_paged: bool = False,
@@ -390,17 +462,16 @@ class AnyPrecisionAdamW(Optimizer):
             "momentum_dtype": momentum_dtype,
             "variance_dtype": variance_dtype,
             "compensation_buffer_dtype": compensation_buffer_dtype,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
-            "optim_bits": optim_bits,
-            "codec": codec,
-            "block_size": block_size,
-            "min_8bit_size": min_8bit_size,
-            "block_wise": block_wise,
+            "cautious": cautious,
             "rounding": rounding,
             "seed": seed,
             "is_paged": is_paged,

@@ -28,7 +28,7 @@ from optgen.runtime.torch_engine import Results, View
 
 
 def step_reduce_0(t: View) -> Results:
-    """step, pass 1 of 4: reduces."""
+    """step, pass 1 of 6: reduces."""
     f = t.flags
     inverse_grad_scale = t.values["inverse_grad_scale"]
     grad = t.grad
@@ -45,34 +45,16 @@ def step_reduce_0(t: View) -> Results:
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     return {
-        "squares_grad_6": m.total_squares(grad_6),
+        "tensor_1": m.total_squares(grad_6),
     }
 
 
 def step_reduce_1(t: View) -> Results:
-    """step, pass 2 of 4: reduces."""
+    """step, pass 2 of 6: reduces."""
     f = t.flags
-    beta1 = t.values["beta1"]
-    beta2 = t.values["beta2"]
-    eps = t.values["eps"]
-    percentile_clipping = t.values["percentile_clipping"]
     inverse_grad_scale = t.values["inverse_grad_scale"]
-    one_minus_beta1 = t.values["one_minus_beta1"]
-    one_minus_beta2 = t.values["one_minus_beta2"]
-    param = t.param
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
     grad = t.grad
-    step = t.step
-    if f.compensation_tensorwise and f.use_kahan_summation and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        exp_avg = t.state("exp_avg")
-        exp_avg_sq = t.state("exp_avg_sq")
-    if (
-        f.compensation_tensorwise
-        and f.percentile_clipping_below_100
-        and f.use_kahan_summation
-        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
-    ):
-        gnorm_vec = t.state("gnorm_vec")
-        squares_grad_6 = t.reduced["squares_grad_6"]
     if f.grad_scale_given:
         # grad = grad / grad_scale
         grad_1 = grad * inverse_grad_scale
@@ -85,61 +67,285 @@ def step_reduce_1(t: View) -> Results:
         # grad = where(isfinite(grad), grad, 0)
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if (
-        f.compensation_tensorwise
-        and f.percentile_clipping_below_100
-        and f.use_kahan_summation
-        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
-    ):
-        # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_6)
-        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
-        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
-        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_7 = grad_6 * grad_7_factor
-    if f.compensation_tensorwise and f.use_kahan_summation and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
-        # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_8
-        # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-        exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_8 * grad_8
-        inverse_sqrt_one_minus_beta2_power_step = m.divide(1.0, m.sqrt(1.0 - m.power(beta2, step)))
-        # denom = sqrt(exp_avg_sq) / sqrt(1 - beta2 ** step) + eps
-        denom_1 = m.sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_step + eps
-        inverse_one_minus_beta1_power_step = m.divide(1.0, 1.0 - m.power(beta1, step))
-        # update = exp_avg / (1 - beta1 ** step) / denom
-        update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / denom_1
-    results: Results = {}
-    if (
-        not f.compensation_tensorwise
-        or not f.use_kahan_summation
-        or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
-    ):
-        results["squares_grad_6"] = m.total_squares(grad_6)
-    if f.compensation_tensorwise and f.use_kahan_summation and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        results["squares_param"] = m.total_squares(param)
-        results["squares_update_1"] = m.total_squares(update_1)
-    return results
+    if f.max_grad_norm_above_0:
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
+    return {
+        "squares_grad_8": m.total_squares(grad_8),
+    }
 
 
 def step_reduce_2(t: View) -> Results:
-    """step, pass 3 of 4: reduces."""
+    """step, pass 3 of 6: reduces."""
     f = t.flags
     beta1 = t.values["beta1"]
     beta2 = t.values["beta2"]
     eps = t.values["eps"]
     percentile_clipping = t.values["percentile_clipping"]
     inverse_grad_scale = t.values["inverse_grad_scale"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
+    one_minus_beta1 = t.values["one_minus_beta1"]
+    one_minus_beta2 = t.values["one_minus_beta2"]
+    grad = t.grad
+    step = t.step
+    if (
+        f.cautious
+        and f.compensation_tensorwise
+        and f.use_kahan_summation
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+    ):
+        exp_avg = t.state("exp_avg")
+        exp_avg_sq = t.state("exp_avg_sq")
+    if (
+        f.cautious
+        and f.compensation_tensorwise
+        and f.percentile_clipping_below_100
+        and f.use_kahan_summation
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+    ):
+        gnorm_vec = t.state("gnorm_vec")
+        squares_grad_8 = t.reduced["squares_grad_8"]
+    if f.grad_scale_given:
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    grad_2 = grad_1 if f.grad_scale_given else grad
+    if f.maximize:
+        # grad = -grad
+        grad_3 = -grad_2
+    grad_4 = grad_3 if f.maximize else grad_2
+    if f.nonfinite_is_skip:
+        # grad = where(isfinite(grad), grad, 0)
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
+    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
+    if f.max_grad_norm_above_0:
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
+    if (
+        f.cautious
+        and f.compensation_tensorwise
+        and f.percentile_clipping_below_100
+        and f.use_kahan_summation
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+    ):
+        # gnorm = norm(grad)
+        gnorm_1 = m.sqrt(squares_grad_8)
+        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
+        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
+        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        grad_9 = grad_8 * grad_9_factor
+    if (
+        f.cautious
+        and f.compensation_tensorwise
+        and f.use_kahan_summation
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+    ):
+        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
+        # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
+        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10
+        # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
+        exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10
+        inverse_sqrt_one_minus_beta2_power_step = m.divide(1.0, m.sqrt(1.0 - m.power(beta2, step)))
+        # denom = sqrt(exp_avg_sq) / sqrt(1 - beta2 ** step) + eps
+        denom_1 = m.sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_step + eps
+        inverse_one_minus_beta1_power_step = m.divide(1.0, 1.0 - m.power(beta1, step))
+        # update = exp_avg / (1 - beta1 ** step) / denom
+        update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / denom_1
+        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        agrees_1 = m.either(m.both(update_1 > 0.0, grad_10 > 0.0), m.both(update_1 < 0.0, grad_10 < 0.0))
+        # where(agrees, 1, 0)
+        reduced_1 = m.where(agrees_1, 1.0, 0.0)
+    results: Results = {}
+    if (
+        not f.cautious
+        or not f.compensation_tensorwise
+        or not f.use_kahan_summation
+        or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+    ):
+        results["squares_grad_8"] = m.total_squares(grad_8)
+    if (
+        f.cautious
+        and f.compensation_tensorwise
+        and f.use_kahan_summation
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+    ):
+        results["sum_reduced_1"] = m.total(reduced_1)
+    return results
+
+
+def step_reduce_3(t: View) -> Results:
+    """step, pass 4 of 6: reduces."""
+    f = t.flags
+    beta1 = t.values["beta1"]
+    beta2 = t.values["beta2"]
+    eps = t.values["eps"]
+    percentile_clipping = t.values["percentile_clipping"]
+    inverse_grad_scale = t.values["inverse_grad_scale"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
     one_minus_beta1 = t.values["one_minus_beta1"]
     one_minus_beta2 = t.values["one_minus_beta2"]
     param = t.param
     grad = t.grad
     step = t.step
+    numel = t.numel
     if (
+        (f.cautious and f.max_unorm_above_0)
+        or (f.cautious and f.trust_ratio_is_lamb)
+        or (f.cautious and f.compensation_tensorwise and f.use_kahan_summation)
+        or (f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
+        or (f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation)
+    ):
+        exp_avg = t.state("exp_avg")
+        exp_avg_sq = t.state("exp_avg_sq")
+    if f.percentile_clipping_below_100 and (
+        (f.cautious and f.max_unorm_above_0)
+        or (f.cautious and f.trust_ratio_is_lamb)
+        or (f.cautious and f.compensation_tensorwise and f.use_kahan_summation)
+        or (f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
+        or (f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation)
+    ):
+        gnorm_vec = t.state("gnorm_vec")
+        squares_grad_8 = t.reduced["squares_grad_8"]
+    if (
+        f.cautious
+        and f.compensation_tensorwise
+        and f.use_kahan_summation
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+    ):
+        sum_reduced_1 = t.reduced["sum_reduced_1"]
+    if f.grad_scale_given:
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    grad_2 = grad_1 if f.grad_scale_given else grad
+    if f.maximize:
+        # grad = -grad
+        grad_3 = -grad_2
+    grad_4 = grad_3 if f.maximize else grad_2
+    if f.nonfinite_is_skip:
+        # grad = where(isfinite(grad), grad, 0)
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
+    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
+    if f.max_grad_norm_above_0:
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
+    if f.percentile_clipping_below_100 and (
+        (f.cautious and f.max_unorm_above_0)
+        or (f.cautious and f.trust_ratio_is_lamb)
+        or (f.cautious and f.compensation_tensorwise and f.use_kahan_summation)
+        or (f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
+        or (f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation)
+    ):
+        # gnorm = norm(grad)
+        gnorm_1 = m.sqrt(squares_grad_8)
+        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
+        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
+        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        grad_9 = grad_8 * grad_9_factor
+    if (
+        (f.cautious and f.max_unorm_above_0)
+        or (f.cautious and f.trust_ratio_is_lamb)
+        or (f.cautious and f.compensation_tensorwise and f.use_kahan_summation)
+        or (f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
+        or (f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation)
+    ):
+        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
+        # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
+        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10
+        # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
+        exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10
+        inverse_sqrt_one_minus_beta2_power_step = m.divide(1.0, m.sqrt(1.0 - m.power(beta2, step)))
+        # denom = sqrt(exp_avg_sq) / sqrt(1 - beta2 ** step) + eps
+        denom_1 = m.sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_step + eps
+        inverse_one_minus_beta1_power_step = m.divide(1.0, 1.0 - m.power(beta1, step))
+        # update = exp_avg / (1 - beta1 ** step) / denom
+        update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / denom_1
+    if f.cautious and (
+        f.max_unorm_above_0 or f.trust_ratio_is_lamb or (f.compensation_tensorwise and f.use_kahan_summation)
+    ):
+        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        agrees_1 = m.either(m.both(update_1 > 0.0, grad_10 > 0.0), m.both(update_1 < 0.0, grad_10 < 0.0))
+    if f.cautious and (
         (not f.compensation_tensorwise and f.max_unorm_above_0)
+        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
+        or (f.max_unorm_above_0 and not f.use_kahan_summation)
+        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+        or (
+            f.compensation_tensorwise
+            and not f.max_unorm_above_0
+            and not f.trust_ratio_is_lamb
+            and f.use_kahan_summation
+        )
+    ):
+        # where(agrees, 1, 0)
+        reduced_1 = m.where(agrees_1, 1.0, 0.0)
+    if (
+        f.cautious
+        and f.compensation_tensorwise
+        and f.use_kahan_summation
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+    ):
+        # share = max(mean(where(agrees, 1, 0)), 0.001)
+        share_1 = m.maximum(sum_reduced_1 / numel, 0.001)
+        inverse_share_1 = 1.0 / share_1
+        # update = update * where(agrees, 1 / share, 0)
+        update_2 = update_1 * m.where(agrees_1, inverse_share_1, 0.0)
+    if f.compensation_tensorwise and f.use_kahan_summation and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        update_3 = update_2 if f.cautious else update_1
+    results: Results = {}
+    if (
+        (not f.cautious and not f.compensation_tensorwise)
+        or (not f.cautious and not f.use_kahan_summation)
+        or (not f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+        or (not f.compensation_tensorwise and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+        or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb and not f.use_kahan_summation)
+    ):
+        results["squares_grad_8"] = m.total_squares(grad_8)
+    if f.cautious and (
+        (not f.compensation_tensorwise and f.max_unorm_above_0)
+        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
+        or (f.max_unorm_above_0 and not f.use_kahan_summation)
+        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+        or (
+            f.compensation_tensorwise
+            and not f.max_unorm_above_0
+            and not f.trust_ratio_is_lamb
+            and f.use_kahan_summation
+        )
+    ):
+        results["sum_reduced_1"] = m.total(reduced_1)
+    if f.compensation_tensorwise and f.use_kahan_summation and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
+        results["squares_param"] = m.total_squares(param)
+        results["squares_update_3"] = m.total_squares(update_3)
+    return results
+
+
+def step_reduce_4(t: View) -> Results:
+    """step, pass 5 of 6: reduces."""
+    f = t.flags
+    beta1 = t.values["beta1"]
+    beta2 = t.values["beta2"]
+    eps = t.values["eps"]
+    percentile_clipping = t.values["percentile_clipping"]
+    inverse_grad_scale = t.values["inverse_grad_scale"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
+    one_minus_beta1 = t.values["one_minus_beta1"]
+    one_minus_beta2 = t.values["one_minus_beta2"]
+    param = t.param
+    grad = t.grad
+    step = t.step
+    numel = t.numel
+    if (
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
         or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
         or (f.max_unorm_above_0 and not f.use_kahan_summation)
         or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
@@ -147,15 +353,26 @@ def step_reduce_2(t: View) -> Results:
         exp_avg = t.state("exp_avg")
         exp_avg_sq = t.state("exp_avg_sq")
     if f.percentile_clipping_below_100 and (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
         or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
         or (f.max_unorm_above_0 and not f.use_kahan_summation)
         or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
     ):
         gnorm_vec = t.state("gnorm_vec")
-        squares_grad_6 = t.reduced["squares_grad_6"]
-    if f.grad_scale_given and (
+        squares_grad_8 = t.reduced["squares_grad_8"]
+    if f.cautious and (
         (not f.compensation_tensorwise and f.max_unorm_above_0)
+        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
+        or (f.max_unorm_above_0 and not f.use_kahan_summation)
+        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+    ):
+        sum_reduced_1 = t.reduced["sum_reduced_1"]
+    if f.grad_scale_given and (
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
         or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
         or (f.max_unorm_above_0 and not f.use_kahan_summation)
         or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
@@ -165,7 +382,9 @@ def step_reduce_2(t: View) -> Results:
         # grad = grad / grad_scale
         grad_1 = grad * inverse_grad_scale
     if (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
         or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
         or (f.max_unorm_above_0 and not f.use_kahan_summation)
         or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
@@ -174,7 +393,9 @@ def step_reduce_2(t: View) -> Results:
     ):
         grad_2 = grad_1 if f.grad_scale_given else grad
     if f.maximize and (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
         or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
         or (f.max_unorm_above_0 and not f.use_kahan_summation)
         or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
@@ -184,7 +405,9 @@ def step_reduce_2(t: View) -> Results:
         # grad = -grad
         grad_3 = -grad_2
     if (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
         or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
         or (f.max_unorm_above_0 and not f.use_kahan_summation)
         or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
@@ -193,7 +416,9 @@ def step_reduce_2(t: View) -> Results:
     ):
         grad_4 = grad_3 if f.maximize else grad_2
     if f.nonfinite_is_skip and (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
         or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
         or (f.max_unorm_above_0 and not f.use_kahan_summation)
         or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
@@ -203,7 +428,9 @@ def step_reduce_2(t: View) -> Results:
         # grad = where(isfinite(grad), grad, 0)
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     if (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
         or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
         or (f.max_unorm_above_0 and not f.use_kahan_summation)
         or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
@@ -211,47 +438,111 @@ def step_reduce_2(t: View) -> Results:
         or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.use_kahan_summation)
     ):
         grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
+    if f.max_grad_norm_above_0 and (
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
+        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
+        or (f.max_unorm_above_0 and not f.use_kahan_summation)
+        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.use_kahan_summation)
+    ):
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    if (
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
+        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
+        or (f.max_unorm_above_0 and not f.use_kahan_summation)
+        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.use_kahan_summation)
+    ):
+        grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
     if f.percentile_clipping_below_100 and (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
         or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
         or (f.max_unorm_above_0 and not f.use_kahan_summation)
         or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
     ):
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_6)
+        gnorm_1 = m.sqrt(squares_grad_8)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_7 = grad_6 * grad_7_factor
+        grad_9 = grad_8 * grad_9_factor
     if (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
+        (f.cautious and not f.compensation_tensorwise)
+        or (f.cautious and not f.use_kahan_summation)
+        or (not f.compensation_tensorwise and f.max_unorm_above_0)
         or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
         or (f.max_unorm_above_0 and not f.use_kahan_summation)
         or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
     ):
-        grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
+        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
         # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_8
+        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10
         # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-        exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_8 * grad_8
+        exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10
         inverse_sqrt_one_minus_beta2_power_step = m.divide(1.0, m.sqrt(1.0 - m.power(beta2, step)))
         # denom = sqrt(exp_avg_sq) / sqrt(1 - beta2 ** step) + eps
         denom_1 = m.sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_step + eps
         inverse_one_minus_beta1_power_step = m.divide(1.0, 1.0 - m.power(beta1, step))
         # update = exp_avg / (1 - beta1 ** step) / denom
         update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / denom_1
+    if f.cautious and (not f.compensation_tensorwise or not f.use_kahan_summation):
+        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        agrees_1 = m.either(m.both(update_1 > 0.0, grad_10 > 0.0), m.both(update_1 < 0.0, grad_10 < 0.0))
+    if (
+        f.cautious
+        and not f.max_unorm_above_0
+        and not f.trust_ratio_is_lamb
+        and (not f.compensation_tensorwise or not f.use_kahan_summation)
+    ):
+        # where(agrees, 1, 0)
+        reduced_1 = m.where(agrees_1, 1.0, 0.0)
+    if f.cautious and (
+        (not f.compensation_tensorwise and f.max_unorm_above_0)
+        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
+        or (f.max_unorm_above_0 and not f.use_kahan_summation)
+        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+    ):
+        # share = max(mean(where(agrees, 1, 0)), 0.001)
+        share_1 = m.maximum(sum_reduced_1 / numel, 0.001)
+        inverse_share_1 = 1.0 / share_1
+        # update = update * where(agrees, 1 / share, 0)
+        update_2 = update_1 * m.where(agrees_1, inverse_share_1, 0.0)
+    if (
+        (not f.compensation_tensorwise and f.max_unorm_above_0)
+        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
+        or (f.max_unorm_above_0 and not f.use_kahan_summation)
+        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+    ):
+        update_3 = update_2 if f.cautious else update_1
     results: Results = {}
     if (
-        not f.exp_avg_sq_tensorwise
+        not f.cautious
+        and not f.exp_avg_sq_tensorwise
         and not f.exp_avg_tensorwise
         and not f.max_unorm_above_0
         and not f.trust_ratio_is_lamb
         and (not f.compensation_tensorwise or not f.use_kahan_summation)
     ):
-        results["squares_grad_6"] = m.total_squares(grad_6)
+        results["squares_grad_8"] = m.total_squares(grad_8)
+    if (
+        f.cautious
+        and not f.max_unorm_above_0
+        and not f.trust_ratio_is_lamb
+        and (not f.compensation_tensorwise or not f.use_kahan_summation)
+    ):
+        results["sum_reduced_1"] = m.total(reduced_1)
     if (
         (not f.compensation_tensorwise and f.max_unorm_above_0)
         or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
@@ -259,12 +550,12 @@ def step_reduce_2(t: View) -> Results:
         or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
     ):
         results["squares_param"] = m.total_squares(param)
-        results["squares_update_1"] = m.total_squares(update_1)
+        results["squares_update_3"] = m.total_squares(update_3)
     return results
 
 
 def step_apply(t: View) -> Results:
-    """step, pass 4 of 4: writes param, exp_avg, exp_avg_sq, compensation."""
+    """step, pass 6 of 6: writes param, exp_avg, exp_avg_sq, compensation."""
     f = t.flags
     lr = t.values["lr"]
     beta1 = t.values["beta1"]
@@ -272,7 +563,10 @@ def step_apply(t: View) -> Results:
     eps = t.values["eps"]
     percentile_clipping = t.values["percentile_clipping"]
     max_unorm = t.values["max_unorm"]
+    min_trust_ratio = t.values["min_trust_ratio"]
+    max_trust_ratio = t.values["max_trust_ratio"]
     inverse_grad_scale = t.values["inverse_grad_scale"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
     one_minus_beta1 = t.values["one_minus_beta1"]
     one_minus_beta2 = t.values["one_minus_beta2"]
     min_one_max_unorm = t.values["min_one_max_unorm"]
@@ -280,16 +574,19 @@ def step_apply(t: View) -> Results:
     param = t.param
     grad = t.grad
     step = t.step
+    numel = t.numel
     exp_avg = t.state("exp_avg")
     exp_avg_sq = t.state("exp_avg_sq")
     if f.use_kahan_summation:
         compensation = t.state("compensation")
     if f.percentile_clipping_below_100:
         gnorm_vec = t.state("gnorm_vec")
-        squares_grad_6 = t.reduced["squares_grad_6"]
+        squares_grad_8 = t.reduced["squares_grad_8"]
+    if f.cautious:
+        sum_reduced_1 = t.reduced["sum_reduced_1"]
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
         squares_param = t.reduced["squares_param"]
-        squares_update_1 = t.reduced["squares_update_1"]
+        squares_update_3 = t.reduced["squares_update_3"]
     if f.grad_scale_given:
         # grad = grad / grad_scale
         grad_1 = grad * inverse_grad_scale
@@ -309,56 +606,81 @@ def step_apply(t: View) -> Results:
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     active_4 = active_3 if f.nonfinite_is_skip else active_2
+    if f.max_grad_norm_above_0:
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
     if f.percentile_clipping_below_100:
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_6)
+        gnorm_1 = m.sqrt(squares_grad_8)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_7 = grad_6 * grad_7_factor
-    grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
+        grad_9 = grad_8 * grad_9_factor
+    grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
     # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-    exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_8
+    exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10
     # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-    exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_8 * grad_8
+    exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10
     inverse_sqrt_one_minus_beta2_power_step = m.divide(1.0, m.sqrt(1.0 - m.power(beta2, step)))
     # denom = sqrt(exp_avg_sq) / sqrt(1 - beta2 ** step) + eps
     denom_1 = m.sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_step + eps
     inverse_one_minus_beta1_power_step = m.divide(1.0, 1.0 - m.power(beta1, step))
     # update = exp_avg / (1 - beta1 ** step) / denom
     update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / denom_1
+    if f.cautious:
+        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        agrees_1 = m.either(m.both(update_1 > 0.0, grad_10 > 0.0), m.both(update_1 < 0.0, grad_10 < 0.0))
+        # share = max(mean(where(agrees, 1, 0)), 0.001)
+        share_1 = m.maximum(sum_reduced_1 / numel, 0.001)
+        inverse_share_1 = 1.0 / share_1
+        # update = update * where(agrees, 1 / share, 0)
+        update_2 = update_1 * m.where(agrees_1, inverse_share_1, 0.0)
+    update_3 = update_2 if f.cautious else update_1
     if f.trust_ratio_is_lamb:
         # param_norm = norm(param)
         param_norm_1 = m.sqrt(squares_param)
         # update_norm = norm(update)
-        update_norm_1 = m.sqrt(squares_update_1)
-        # ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
-        ratio_1 = m.where(m.both(param_norm_1 > 0.0, update_norm_1 > 0.0), param_norm_1 / update_norm_1, 1.0)
+        update_norm_1 = m.sqrt(squares_update_3)
+        # ratio = param_norm / update_norm
+        ratio_1 = param_norm_1 / update_norm_1
+    if f.min_trust_ratio_above_0 and f.trust_ratio_is_lamb:
+        # ratio = max(ratio, min_trust_ratio)
+        ratio_2 = m.maximum(ratio_1, min_trust_ratio)
+    if f.trust_ratio_is_lamb:
+        ratio_3 = ratio_2 if f.min_trust_ratio_above_0 else ratio_1
+    if f.max_trust_ratio_above_0 and f.trust_ratio_is_lamb:
+        # ratio = min(ratio, max_trust_ratio)
+        ratio_4 = m.minimum(ratio_3, max_trust_ratio)
+    if f.trust_ratio_is_lamb:
+        ratio_5 = ratio_4 if f.max_trust_ratio_above_0 else ratio_3
+        # ratio = where(param_norm > 0 and update_norm > 0, ratio, 1)
+        ratio_6 = m.where(m.both(param_norm_1 > 0.0, update_norm_1 > 0.0), ratio_5, 1.0)
     if f.max_unorm_above_0 and f.trust_ratio_is_lamb:
         # ratio = ratio * min(1, max_unorm)
-        ratio_2 = ratio_1 * min_one_max_unorm
+        ratio_7 = ratio_6 * min_one_max_unorm
     if f.trust_ratio_is_lamb:
-        ratio_3 = ratio_2 if f.max_unorm_above_0 else ratio_1
+        ratio_8 = ratio_7 if f.max_unorm_above_0 else ratio_6
         # update = ratio * update
-        update_2 = ratio_3 * update_1
+        update_4 = ratio_8 * update_3
     if f.max_unorm_above_0 and not f.trust_ratio_is_lamb:
         # param_norm = norm(param)
         param_norm_2 = m.sqrt(squares_param)
         # update_norm = norm(update)
-        update_norm_2 = m.sqrt(squares_update_1)
+        update_norm_2 = m.sqrt(squares_update_3)
         # limit = max_unorm * param_norm
         limit_1 = max_unorm * param_norm_2
-        update_3_factor = m.where(m.both(limit_1 > 0.0, update_norm_2 > limit_1), limit_1 / update_norm_2, 1.0)
+        update_5_factor = m.where(m.both(limit_1 > 0.0, update_norm_2 > limit_1), limit_1 / update_norm_2, 1.0)
         # update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-        update_3 = update_3_factor * update_1
+        update_5 = update_5_factor * update_3
     if not f.trust_ratio_is_lamb:
-        update_4 = update_3 if f.max_unorm_above_0 else update_1
-    update_5 = update_2 if f.trust_ratio_is_lamb else update_4
+        update_6 = update_5 if f.max_unorm_above_0 else update_3
+    update_7 = update_4 if f.trust_ratio_is_lamb else update_6
     # change = lr * update + lr * weight_decay * param
-    change_1 = lr * update_5 + lr_times_weight_decay * param
+    change_1 = lr * update_7 + lr_times_weight_decay * param
     if f.use_kahan_summation:
         # exact = compensation - change
         exact_1 = compensation - change_1

@@ -59,10 +59,7 @@ class CudaBackend:
 
 
 def _books(codecs: Iterable[str]) -> str:
-    needs = [
-        " || ".join(f"needs_book<{codec}, {signed}>" for codec in codecs) or "false" for signed in ("true", "false")
-    ]
-    return f"using KernelBooks = Books<{', '.join(needs)}>;"
+    return f"using KernelBooks = Books<{', '.join(codecs)}>;"
 
 
 def _guarded(live: str, value: str) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,11 +19,14 @@ from optgen.codecs import (
     WHOLE_TENSOR,
     Codec,
 )
-from optgen.runtime.paging import Pager, is_paged, wait_for_host
+from optgen.runtime.loans import is_paged, wait_for_host
 from optgen.runtime.rule import Flags, Rule, State
 from optgen.runtime.storage import dtype_name
 from optgen.runtime.torch_codecs import decode, encode, zeros
 from optgen.runtime.torch_rounding import compensation_of, decode_parameter
+
+if TYPE_CHECKING:
+    from optgen.runtime.paging import Pager
 
 
 def scale_key(name: str) -> str:

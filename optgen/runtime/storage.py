@@ -26,7 +26,7 @@ LARGE = (2, 2**20, 0, frozenset[str]())  # a matrix, as rules' flags ask for it:
 def asked_codec(settings: Settings) -> Codec:
     """The codec that settings ask for."""
     return chosen_codec(
-        settings["optim_bits"],
+        settings.get("optim_bits", 32),
         settings.get("codec", "auto"),
         settings.get("block_wise", True),
         settings.get("block_size", 0),
@@ -36,7 +36,7 @@ def asked_codec(settings: Settings) -> Codec:
 def choose_codecs(rule: Rule, settings: Settings, numel: int) -> tuple[Codec, ...]:
     """The codec of every element state of a parameter, in their order: what is asked for, where the state takes it."""
     asked = asked_codec(settings)
-    large = not asked.scaled or (numel >= settings["min_8bit_size"] and asked.takes(numel))
+    large = not asked.scaled or (numel >= settings.get("min_8bit_size", 0) and asked.takes(numel))
     return tuple(
         plain_codec_of(settings[state.stored_as])
         if state.stored_as is not None

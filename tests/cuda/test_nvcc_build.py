@@ -19,13 +19,14 @@ import pytest
 import torch
 
 import optgen
+from optgen.codecs import parameter_codec
 from optgen.runtime.building.entries import words
-from optgen.runtime.building.nvcc import FLAGS, Nvcc, find_nvcc, why_no_nvcc
+from optgen.runtime.building.nvcc import FLAGS, Nvcc, escaped, find_nvcc, why_no_nvcc
 from optgen.runtime.building.precompile import STARTS, Specialization, specializations
 from optgen.runtime.kernel_engine import defines
 from optgen.runtime.parameters import DTYPES, Bucket
 from optgen.runtime.rule import Rule
-from optgen.runtime.states import choose_codecs, tensorwise
+from optgen.runtime.storage import choose_codecs, dtype_name, tensorwise
 
 ARCHS = ("75", "80", "90", "100")
 STRICT = ("-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills,-warn-lmem-usage")
@@ -55,6 +56,8 @@ class Case:
         return "-".join([self.name, *told, *dtypes])
 
 
+QUANTIZED = {"min_8bit_size": 0}
+ROUNDINGS = ("stochastic", "kahan", "split8", "split16")
 HEAVY = {"percentile_clipping": 5, "max_unorm": 0.1, "nonfinite": "skip", "skip_zeros": True, "maximize": True}
 CASES = [
     Case("AdamW", {"amsgrad": True, **HEAVY}, inputs=SCALED),
@@ -70,6 +73,24 @@ CASES = [
     Case("LARS8bit", {"nesterov": True, "weight_decay": 0.1, "percentile_clipping": 5, "min_8bit_size": 0}, FP16),
     Case("LARS8bit", {"nesterov": True, "weight_decay": 0.1, "min_8bit_size": 0, "block_wise": False}, inputs=SCALED),
     Case("LARS", {"weight_decay": 0.1, "nonfinite": "skip"}, FP32, BF16),
+    Case("AdamW", {"optim_bits": 4, **QUANTIZED}),
+    Case("AdamW", {"codec": "fp8", "block_size": 32, "rounding": "stochastic", **QUANTIZED}, BF16),
+    Case("AdamW", {"codec": "companded8", "rounding": "kahan", **QUANTIZED}, BF16),
+    *(
+        Case("AdamW", {"codec": codec, "block_size": block, "rounding": rounding, **QUANTIZED}, dtype, full=True)
+        for codec, block in (("int8", 64), ("int4", 0), ("int4", 32), ("fp8", 0), ("companded8", 0), ("companded8", 256))
+        for rounding, dtype in (("nearest", FP32), ("nearest", FP16), *((rounding, BF16) for rounding in ROUNDINGS))
+    ),
+    *(
+        Case("AdamW", {"codec": codec, "block_wise": False, "rounding": "stochastic", **QUANTIZED}, FP16, full=True)
+        for codec in ("int8", "int4", "fp8", "companded8")
+    ),
+    *(
+        Case(name, {"codec": codec, **HEAVY, "rounding": rounding, **QUANTIZED}, dtype, inputs=SCALED, full=True)
+        for name in ("AdamW", "LAMB", "LARS")
+        for codec in ("int4", "fp8", "companded8")
+        for dtype, rounding in ((FP32, "nearest"), (BF16, "stochastic"), (BF16, "split16"))
+    ),
     *(Case("AdamW", {option: value}, full=True) for option, value in {"amsgrad": True, **HEAVY}.items()),
     *(Case("AdamW8bit", {option: value, "min_8bit_size": 0}, full=True) for option, value in HEAVY.items()),
     *(Case("AdamW8bit", {**HEAVY, "min_8bit_size": 0}, dtype, full=True) for dtype in (BF16, FP16)),
@@ -131,7 +152,7 @@ def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path) -> 
     """Compile for all architectures in one run; nothing is warned of, and no function touches local memory."""
     codes = [word for arch in ARCHS for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
     flags = [*(flag for flag in FLAGS if flag != "--cubin"), *nvcc.flags, *STRICT, *codes]
-    command = [*nvcc.command, *flags, *words(macros), str(source), "--fatbin", "-o", str(folder / "kernel.fatbin")]
+    command = [*nvcc.command, *flags, *escaped(words(macros)), str(source), "--fatbin", "-o", str(folder / "kernel.fatbin")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     wrong = [line for line in (done.stdout + done.stderr).splitlines() if re.search(r"(?i)error|warning", line)]
     assert (done.returncode, wrong) == (0, []), f"{source.name} with {dict(macros)}: {chr(10).join(wrong)}"
@@ -204,7 +225,9 @@ def kernel(
     numel = torch.Size(shape).numel()
     codecs = choose_codecs(rule, settings, numel)
     flags = rule.flags(settings, len(shape), numel, 0, tensorwise(rule, codecs))
-    return rule.cuda_source, defines(rule, Bucket("cuda", dtype, grad_dtype, torch.device("cpu"), flags, codecs))
+    rounding = parameter_codec(settings.get("rounding", "nearest"), dtype_name(dtype)).name
+    bucket = Bucket("cuda", dtype, grad_dtype, torch.device("cpu"), flags, codecs, rounding)
+    return rule.cuda_source, defines(rule, bucket)
 
 
 @pytest.mark.slow
@@ -215,7 +238,7 @@ def test_kernels_with_options(case: Case, nvcc: Nvcc, tmp_path: Path) -> None:
     given = dict(case.settings)
     if case.name.startswith("LARS"):
         given = {**STARTS, **given}
-    made = optgen_optim.CLASSES[case.name]([torch.zeros(1, requires_grad=True)], **given)
+    made = optgen_optim.CLASSES[case.name]([torch.zeros(1, dtype=case.dtype, requires_grad=True)], **given)
     settings = {**made.defaults, **(case.inputs or {})}
     source, macros = kernel(made.rule, settings, (64, 64), case.dtype, case.grad_dtype or case.dtype)
     assert macros["OPTGEN_GRAD_SCALE_GIVEN"] == str(int(case.inputs is not None))
@@ -223,22 +246,24 @@ def test_kernels_with_options(case: Case, nvcc: Nvcc, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["AdamW32bit", "AdamW8bit"])
-def test_full_tiles_are_moved_16_bytes_at_once(name: str, dtype: torch.dtype, nvcc: Nvcc, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [32, 8, 4])
+def test_full_tiles_are_moved_16_bytes_at_once(bits: int, dtype: torch.dtype, nvcc: Nvcc, tmp_path: Path) -> None:
     """By its PTX: what a lane reads and writes of a tile's tensors, in instructions of the widest kind that fits."""
-    made = optgen_optim.CLASSES[name]([torch.zeros(1, requires_grad=True)], min_8bit_size=0)
+    made = optgen_optim.AdamW([torch.zeros(1, requires_grad=True)], optim_bits=bits, min_8bit_size=0)
     source, macros = kernel(made.rule, made.defaults, (4096,), dtype, dtype)
     flags = [*(flag for flag in FLAGS if flag != "--cubin"), *nvcc.flags, "--ptx", "-arch=sm_90"]
     output = tmp_path / "kernel.ptx"
-    subprocess.run([*nvcc.command, *flags, *words(macros), str(source), "-o", str(output)], check=True, cwd=tmp_path)
+    command = [*nvcc.command, *flags, *escaped(words(macros)), str(source), "-o", str(output)]
+    subprocess.run(command, check=True, cwd=tmp_path)
     text = output.read_text(encoding="utf-8")
     body = text[text.index(".entry step_apply(") :].partition("\n}\n")[0]
     wide = {kind: len(re.findall(rf"{kind}\.global\.v4\.\w32", body)) for kind in ("ld", "st")}
-    codes = {kind: len(re.findall(rf"{kind}\.global(?:\.v2)?\.\w32", body)) for kind in ("ld", "st")}
     own = 1 if dtype is BF16 else 2  # of the eight elements of a lane, by 16 bytes
-    states = 2 * 2 if name == "AdamW32bit" else 0
+    states = 2 * 2 if bits == 32 else 0
     assert wide == {"ld": 2 * own + states, "st": own + states}
-    if name == "AdamW8bit":
+    if bits < 32:  # a run's codes, of two states; what is moved one by one are bytes
+        width = {(8, FP32): r"\w32", (8, BF16): r"v2\.\w32", (4, FP32): r"\w16", (4, BF16): r"\w32"}[bits, dtype]
+        codes = {kind: len(re.findall(rf"{kind}\.global\.{width}\s", body)) for kind in ("ld", "st")}
         assert codes["ld"] >= 2 * own
         assert codes["st"] >= 2 * own
     # No access goes by way of an address that could be of shared or local memory.

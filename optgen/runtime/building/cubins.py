@@ -24,7 +24,7 @@ from optgen.runtime.building.entries import (
     without_footer,
     words,
 )
-from optgen.runtime.building.nvcc import FLAGS, INSTALL, Nvcc, compile_cubin, why_no_nvcc
+from optgen.runtime.building.nvcc import FLAGS, INSTALL, Nvcc, compile_cubin, escaped, why_no_nvcc
 from optgen.runtime.building.private_dir import cache_dir, publish, read_own
 from optgen.runtime.building.programs import FORMAT_VERSION
 
@@ -112,7 +112,7 @@ def build_cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc)
             raise OSError(f"{entry} is no machine code of a GPU")
         return content
 
-    arguments = [*words(defines), str(source.absolute())]
+    arguments = [*escaped(words(defines)), str(source.absolute())]
     return _cubins.get(
         Kernel(
             source=source,

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,11 @@ COMPANIONS = {
     "include/crt/host_config.h": "nvidia-cuda-crt",
     "include/cuda_runtime.h": "nvidia-cuda-runtime",
 }
+
+
+def escaped(words: Iterable[str]) -> tuple[str, ...]:
+    """Arguments as nvcc takes them: a bare comma in an option's value would end it."""
+    return tuple(word.replace(",", "\\,") if word.startswith("-") else word for word in words)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@
 
 #include <optgen/call.h>
 #include <optgen/cuda_band.h>
+#include <optgen/cuda_param.h>
 #include <optgen/cuda_tile.h>
 #include <optgen/cuda_window.h>
 #include <optgen/math.h>

@@ -6,7 +6,7 @@
 #pragma once
 
 #include <optgen/call.h>
-#include <optgen/cuda_tile.h>
+#include <optgen/cuda_param.h>
 
 namespace optgen {
 
@@ -22,32 +22,56 @@ __device__ inline Line line_at(const Tensor& t, int64_t index) {
   return {row, matrix * cols + (index - row * cols), matrix};
 }
 
-// One element of a stored tensor.
+// One element of a stored tensor; `aside` is what lies beside its numbers.
 template <class Codec> struct Element;
 template <> struct Element<Absent> {
-  template <class Books> static __device__ float read(const void*, const float*, int64_t, const Books&) { return 0.0f; }
+  template <class Books> static __device__ float read(const void*, const void*, int64_t, const Books&) { return 0.0f; }
 };
 template <class T> struct Element<Plain<T>> {
-  template <class Books> static __device__ float read(const void* data, const float*, int64_t at, const Books&) {
+  template <class Books> static __device__ float read(const void* data, const void*, int64_t at, const Books&) {
     return load(static_cast<const T*>(data)[at]);
   }
 };
-template <bool is_signed> struct Element<Int8<is_signed>> {
-  template <class Books>
-  static __device__ float read(const void* data, const float* scales, int64_t at, const Books& books) {
-    return books.template of<is_signed>().values[static_cast<const uint8_t*>(data)[at]] * scales[at / TILE];
+template <class T> struct Element<Stochastic<T>> : Element<Plain<T>> {};
+template <class T> struct Element<Kahan<T>> {
+  template <class Books> static __device__ float read(const void* data, const void* aside, int64_t at, const Books&) {
+    return KahanPairing<T>::join(static_cast<const T*>(data)[at].bits, static_cast<const T*>(aside)[at].bits);
   }
 };
-template <bool is_signed> struct Element<Int8Tensor<is_signed>> {
+template <class B> struct Element<Split<B>> {
+  template <class Books> static __device__ float read(const void* data, const void* aside, int64_t at, const Books&) {
+    const B rest = static_cast<const B*>(aside)[at];
+    return SplitPairing<8 * sizeof(B)>::join(static_cast<const bf16*>(data)[at].bits, uint32_t(rest));
+  }
+};
+
+template <class Book, class Books>
+__device__ inline float decoded(const void* data, float absmax, int64_t at, const Books& books) {
+  constexpr int bits = Coding<Book>::bits;
+  const uint32_t byte = static_cast<const uint8_t*>(data)[at * bits / 8];
+  Packed<bits, 4> codes;  // of which the first is looked at
+  codes.words[0] = bits == 4 && at % 2 ? byte << 4 : byte;
+  float values[4];
+  Coding<Book>::decode(codes, absmax, values, books);
+  return values[0];
+}
+
+template <class Book, int block> struct Element<Blocked<Book, block>> {
   template <class Books>
-  static __device__ float read(const void* data, const float* scale, int64_t at, const Books& books) {
-    return books.template of<is_signed>().values[static_cast<const uint8_t*>(data)[at]] * *scale;
+  static __device__ float read(const void* data, const void* scales, int64_t at, const Books& books) {
+    return decoded<Book>(data, static_cast<const float*>(scales)[at / block], at, books);
+  }
+};
+template <class Book> struct Element<Tensorwise<Book>> {
+  template <class Books>
+  static __device__ float read(const void* data, const void* scale, int64_t at, const Books& books) {
+    return decoded<Book>(data, *static_cast<const float*>(scale), at, books);
   }
 };
 
 template <class Codec, class Books>
-__device__ inline float read(const void* data, const float* scales, int64_t at, const Books& books) {
-  return Element<Codec>::read(data, scales, at, books);
+__device__ inline float read(const void* data, const void* aside, int64_t at, const Books& books) {
+  return Element<Codec>::read(data, aside, at, books);
 }
 
 // The sums of a band's rows, as each warp of the block has them.

@@ -8,22 +8,15 @@
 // plain one.
 #pragma once
 
+#include <optgen/int4_books.h>
 #include <optgen/plain_loops.h>
 
-namespace optgen {
+#if !defined(OPTGEN_GENERIC) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define OPTGEN_INT4_AVX512 1
+#include <optgen/int4_avx512.h>
+#endif
 
-// Numbers as in optgen/codecs.py.
-struct Int4Tables {
-  alignas(64) static constexpr float signed_book[16] = {
-      -0.887499988f, -0.662500024f, -0.4375f,        -0.212499991f, -0.0775000006f, -0.0325000025f,
-      -0.00549999997f, 0.0f,        0.00549999997f,  0.0325000025f, 0.0775000006f,  0.212499991f,
-      0.4375f,       0.662500024f,  0.887499988f,    1.0f};
-  alignas(64) static constexpr float unsigned_book[16] = {0.0625f, 0.125f,  0.1875f, 0.25f,  0.3125f, 0.375f,
-                                                          0.4375f, 0.5f,    0.5625f, 0.625f, 0.6875f, 0.75f,
-                                                          0.8125f, 0.875f,  0.9375f, 1.0f};
-  static constexpr float midpoints[8] = {0.00274999999f, 0.0190000013f, 0.0549999997f, 0.144999996f,
-                                         0.324999988f,   0.550000012f,  0.774999976f,  0.943750024f};
-};
+namespace optgen {
 
 namespace int4_plain {
 
@@ -33,7 +26,7 @@ template <bool is_signed> struct Codes {
 
   // The bits of magnitude m where k is m, else 0.
   template <int m> static uint32_t only(int32_t k) {
-    return -uint32_t(k == m) & float_bits(Int4Tables::signed_book[7 + m]);
+    return -uint32_t(k == m) & float_bits(Int4Tables<true>::book[7 + m]);
   }
 
   // Comparisons, since compilers make slow gathers of a table.
@@ -52,7 +45,7 @@ template <bool is_signed> struct Codes {
       return whole + (above > float(whole) ? 1 : 0);
     }
     int32_t k = 0;
-    for (const float midpoint : Int4Tables::midpoints) k += y > midpoint ? 1 : 0;
+    for (int j = 0; j < 8; ++j) k += y > Int4Tables<true>::midpoints[j] ? 1 : 0;
     return negative ? 7 - (k < 7 ? k : 7) : 7 + k;
   }
 };
@@ -83,10 +76,18 @@ template <bool is_signed> struct Int4 {
   static constexpr int packed = 2;
 
   template <int block> static void decode(const Code* codes, const float* scales, float* out, int n) {
+#if defined(OPTGEN_INT4_AVX512)
+    int4_avx512::decode<is_signed, block>(codes, scales, out, n);
+#else
     int4_plain::decode<is_signed, block>(codes, scales, out, n);
+#endif
   }
   template <int block> static void encode(const float* values, const float* scales, Code* codes, int n) {
+#if defined(OPTGEN_INT4_AVX512)
+    int4_avx512::encode<is_signed, block>(values, scales, codes, n);
+#else
     int4_plain::encode<is_signed, block>(values, scales, codes, n);
+#endif
   }
 };
 

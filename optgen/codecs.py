@@ -30,6 +30,7 @@ from typing import Final
 from optgen.dtypes import DTYPES, Dtype
 
 BLOCK_SIZES: Final = (32, 64, 128, 256)  # elements that can share one scale: what a tile of 256 divides into
+COMPENSATION: Final = "param_compensation"  # the key of what is kept beside a parameter, among its states
 PAGED_NUMEL: Final = 100_000  # elements from which on the states of a parameter are paged, where that is asked for
 WHOLE_TENSOR: Final = -1  # as Codec.block: one scale for the tensor
 SMALLEST_ABSMAX: Final = 2.0**-126  # float32's smallest normal number: below it a block's scale is stored as 0
@@ -149,6 +150,11 @@ OF_BITS: Final[Mapping[int, str]] = MappingProxyType({32: "fp32", 16: "bf16", 8:
 def plain_codec(names: Sequence[str]) -> str:
     """How a state that can take these codecs is stored where it is not quantized: the first one without scales."""
     return next(name for name in names if not CODECS[name].scaled)
+
+
+def plain_codec_of(dtype: str) -> Codec:
+    """The codec without scales that stores numbers of a dtype."""
+    return next(codec for codec in CODECS.values() if codec.storage == dtype and not codec.scaled)
 
 
 def chosen_codec(bits: int, name: str, block_wise: bool, block_size: int) -> Codec:

@@ -144,14 +144,14 @@ def _package_module(package: str, units: Sequence[Unit]) -> str:
     modules = sorted(
         (unit.family.name, sorted((spec.name for spec in unit.classes), key=import_order)) for unit in units
     )
-    classes = [name for _, names in modules for name in names]
+    classes = [(name, module) for module, names in modules for name in names]
     text = render(
         "python/package.py.j2",
         {
             "title": f"Optimizers of {package}: one class a rule and precision.",
-            "imports": [line for module, names in modules for line in import_lines(f".{module}", names)],
+            "imports": [line for module, names in modules for line in import_lines(f".{module}", names, 4)],
             "classes": classes,
-            "exports": sorted([*classes, "CLASSES", "create"], key=import_order),
+            "exports": sorted([*dict(classes), "CLASSES", "create"], key=import_order),
         },
     )
     return f"# {MARK}; change the specs and run `optgen build`.\n{text}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optgen.backends.python import ClassSpec
-from optgen.codecs import CODECS, PAGED_NUMEL, WHOLE_TENSOR, Codec, chosen_codec, plain_codec
+from optgen.codecs import CODECS, PAGED_NUMEL, WHOLE_TENSOR, Codec, chosen_codec, plain_codec, plain_codec_of
 from optgen.ir.dump import text
 from optgen.ir.family import Family
 from optgen.ir.guards import Guard
@@ -85,7 +85,11 @@ class ClassInfo:
         codecs = {}
         for name, item in self.family_rule.inputs.items():
             if item.role == "state" and item.kind is Kind.ELEMENT:
-                codecs[name] = asked if asked.name in item.codecs else CODECS[plain_codec(item.codecs)]
+                stored_as = self.family_rule.states[name].stored_as
+                if stored_as is not None:
+                    codecs[name] = plain_codec_of(str(self._default(stored_as)))
+                else:
+                    codecs[name] = asked if asked.name in item.codecs else CODECS[plain_codec(item.codecs)]
         guards = {name: self._holds(guard, codecs) for name, guard in self.family_rule.guards.guards.items()}
         return Setting(guards, codecs)
 

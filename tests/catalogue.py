@@ -73,9 +73,10 @@ def accepted(name: str) -> dict[str, inspect.Parameter]:
 
 def required(name: str) -> dict[str, Any]:
     """Arguments without which a class cannot be made."""
-    if rows()[name].family != "lars":
-        return {}
-    return {"lr": 0.01} if rows()[name].torch_only else {"lr": 0.01, "momentum": 0.9}
+    needed = {key: 0.01 for key, argument in accepted(name).items() if argument.default is inspect.Parameter.empty}
+    if rows()[name].family == "lars" and not rows()[name].torch_only:
+        needed["momentum"] = 0.9
+    return needed
 
 
 def make_oracle(name: str, params: list[torch.Tensor], settings: Mapping[str, Any]) -> Oracle:

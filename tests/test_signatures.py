@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import optimizer_class, required, rows
+from catalogue import accepted, optimizer_class, required, rows
 
 pytest.importorskip("optgen_optim")
 
@@ -61,6 +61,82 @@ PYTORCH_LARS: dict[str, Any] = {
     "nesterov": False,
     "max_unorm": 0.02,
 }
+SGD: dict[str, Any] = {
+    "lr": NEEDED,
+    "momentum": 0,
+    "dampening": 0,
+    "weight_decay": 0,
+    "nesterov": False,
+    "optim_bits": 32,
+    "args": None,
+    "min_8bit_size": 4096,
+    "percentile_clipping": 100,
+    "block_wise": True,
+}
+ADAGRAD: dict[str, Any] = {
+    "lr": 1e-2,
+    "lr_decay": 0,
+    "weight_decay": 0,
+    "initial_accumulator_value": 0,
+    "eps": 1e-10,
+    "optim_bits": 32,
+    "args": None,
+    "min_8bit_size": 4096,
+    "percentile_clipping": 100,
+    "block_wise": True,
+}
+RMSPROP: dict[str, Any] = {
+    "lr": 1e-2,
+    "alpha": 0.99,
+    "eps": 1e-8,
+    "weight_decay": 0,
+    "momentum": 0,
+    "centered": False,
+    "optim_bits": 32,
+    "args": None,
+    "min_8bit_size": 4096,
+    "percentile_clipping": 100,
+    "block_wise": True,
+}
+LION: dict[str, Any] = {
+    "lr": 1e-4,
+    "betas": (0.9, 0.99),
+    "weight_decay": 0,
+    "optim_bits": 32,
+    "args": None,
+    "min_8bit_size": 4096,
+    "percentile_clipping": 100,
+    "block_wise": True,
+    "is_paged": False,
+}
+ADEMAMIX: dict[str, Any] = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999, 0.9999),
+    "alpha": 5.0,
+    "t_alpha": None,
+    "t_beta3": None,
+    "eps": 1e-8,
+    "weight_decay": 1e-2,
+    "optim_bits": 32,
+    "min_8bit_size": 4096,
+    "is_paged": False,
+}
+# torch.optim's, of the arguments that choose no implementation.
+TORCH: dict[str, dict[str, Any]] = {
+    "NAdam": {
+        "lr": 2e-3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0,
+        "momentum_decay": 4e-3,
+        "decoupled_weight_decay": False,
+    },
+    "RAdam": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "decoupled_weight_decay": False},
+    "Adamax": {"lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0},
+    "Adadelta": {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0},
+    "Rprop": {"lr": 1e-2, "etas": (0.5, 1.2), "step_sizes": (1e-6, 50)},
+    "ASGD": {"lr": 1e-2, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6, "weight_decay": 0},
+}
 
 
 def without(signature: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -75,7 +151,20 @@ def expected_signatures() -> dict[str, dict[str, Any]]:
         table |= {f"Paged{name}{suffix}": without(of, "is_paged") for name, of in (("AdamW", ADAMW), ("Adam", adam))}
         if suffix:
             table |= {f"LAMB{suffix}": without(LAMB, "optim_bits"), f"LARS{suffix}": without(LARS, "optim_bits")}
-    return table
+        own = ("optim_bits",) if suffix else ()
+        for name, of in (("SGD", SGD), ("RMSprop", RMSPROP), ("Lion", LION), ("AdEMAMix", ADEMAMIX)):
+            table[f"{name}{suffix}"] = without(of, *own)
+            if "is_paged" in of:
+                table[f"Paged{name}{suffix}"] = without(of, "is_paged", *own)
+        table[f"Adagrad{suffix}"] = ADAGRAD | ({"optim_bits": 8} if suffix == "8bit" else {})
+    return table | TORCH
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_torchs_signature_is_as_torch_has_it(name) -> None:
+    theirs = inspect.signature(getattr(torch.optim, name)).parameters
+    positional = {key: theirs[key].default for key in theirs if key in TORCH[name]}
+    assert list(positional.items()) == list(TORCH[name].items())
 
 
 def make(name: str, /, **settings: Any) -> torch.optim.Optimizer:
@@ -134,7 +223,7 @@ REFUSED: list[Refusal] = [
     *[
         (name, {"amsgrad": True}, ValueError, f"{name} does not support amsgrad=True")
         for name in EIGHT
-        if rows()[name].family != "lars"
+        if rows()[name].family in ("adam", "lamb")
     ],
     *[(name, {"optim_bits": 8}, ValueError, COMPATIBILITY.format(name)) for name in EIGHT_ADAM],
     ("AdamW", {"amsgrad": True, "optim_bits": 8}, ValueError, "AdamW does not support amsgrad=True with 8-bit states"),
@@ -158,6 +247,49 @@ REFUSED: list[Refusal] = [
         "Nesterov momentum requires a momentum and zero dampening",
     ),
     ("PytorchLARS", {"nesterov": True}, ValueError, "Nesterov momentum requires a momentum and zero dampening"),
+    ("SGD", {"lr": 0.1, "nesterov": True}, ValueError, "Nesterov momentum requires a momentum and zero dampening"),
+    (
+        "SGD8bit",
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.1, "nesterov": True},
+        ValueError,
+        "Nesterov momentum requires a momentum and zero dampening",
+    ),
+    (
+        "SGD32bit",
+        {"lr": 0.1, "dampening": 0.1},
+        ValueError,
+        "SGD32bit: dampening=0.1 has no effect without momentum",
+    ),
+    ("SGD", {"lr": 0.1, "momentum": -1}, ValueError, "Invalid momentum value: -1"),
+    (
+        "RMSprop8bit",
+        {"centered": True},
+        ValueError,
+        "RMSprop8bit does not support centered=True with 8-bit states: the difference of two quantized averages is no",
+    ),
+    (
+        "RMSprop",
+        {"centered": True, "optim_bits": 8},
+        ValueError,
+        "RMSprop does not support centered=True with 8-bit states: the difference of two quantized averages is no",
+    ),
+    ("RMSprop", {"alpha": 1.0}, ValueError, "Invalid alpha value: 1.0"),
+    ("Adagrad", {"initial_accumulator_value": -1}, ValueError, "Invalid initial_accumulator_value value: -1"),
+    ("Adagrad", {"lr_decay": -1}, ValueError, "Invalid lr_decay value: -1"),
+    (
+        "Adagrad8bit",
+        {"optim_bits": 32},
+        ValueError,
+        "Adagrad8bit only supports optim_bits=8 (default value for compatibility)",
+    ),
+    ("Lion", {"betas": (0.9, 1.0)}, ValueError, "Invalid beta parameter at index 1: 1.0"),
+    ("AdEMAMix", {"t_alpha": 0}, ValueError, "Invalid t_alpha value: 0"),
+    ("AdEMAMix8bit", {"betas": (0.9, 0.999)}, TypeError, "AdEMAMix8bit: betas must be 3 numbers in [0, 1)"),
+    ("Adadelta", {"rho": 1.5}, ValueError, "Invalid rho value: 1.5"),
+    ("NAdam", {"momentum_decay": -1}, ValueError, "Invalid momentum_decay value: -1"),
+    ("Rprop", {"etas": (1.5, 1.2)}, ValueError, "Invalid eta values: (1.5, 1.2)"),
+    ("Rprop", {"step_sizes": (2.0, 1.0)}, ValueError, "Rprop: step_sizes=(2.0, 1.0) must be the smallest step and"),
+    ("ASGD", {"weight_decay": -1}, ValueError, "Invalid weight_decay value: -1"),
 ]
 
 
@@ -174,7 +306,50 @@ def test_messages_that_others_test_for(name, settings, error, message) -> None:
     assert str(raised.value).startswith(message)
 
 
-LOCKED = [name for name, row in rows().items() if row.bits and not row.torch_only]
+NOT_IN_8_BITS = ("ASGD", "Rprop")
+
+
+@pytest.mark.parametrize("name", NOT_IN_8_BITS)
+@pytest.mark.parametrize("argument", ["optim_bits", "min_8bit_size", "block_wise"])
+def test_without_8_bit_states_there_are_no_arguments_of_them(name, argument) -> None:
+    with pytest.raises(TypeError, match=argument):
+        make(name, **{argument: 8})
+
+
+@pytest.mark.parametrize("name", ["SGD", "SGD8bit"])
+def test_without_momentum_there_is_no_state(name, target) -> None:
+    param = torch.nn.Parameter(torch.ones(5000))
+    opt = optimizer_class(name)([param], 0.5, target=target)
+    param.grad = torch.full((5000,), 3.0)
+    opt.step()
+    assert (param == -0.5).all()
+    assert set(opt.state[param]) == {"step"}
+
+
+def test_decoupled_decay_of_sgd(target) -> None:
+    param = torch.nn.Parameter(torch.full((4,), 2.0))
+    opt = optimizer_class("SGD")([param], 0.5, 0.5, weight_decay=0.5, decoupled_weight_decay=True, target=target)
+    for expected in (2.0 * 0.75 - 0.5, 1.0 * 0.75 - 0.75):
+        param.grad = torch.ones(4)
+        opt.step()
+        assert param.tolist() == [expected] * 4
+    assert opt.state[param]["momentum_buffer"].tolist() == [1.5] * 4
+
+
+def test_ademamix_without_a_fast_average(target) -> None:
+    """With beta1 = 0, the schedule's half-life begins at that of no memory: where the original is NaN."""
+    param = torch.nn.Parameter(torch.zeros(4))
+    opt = optimizer_class("AdEMAMix")([param], betas=(0.0, 0.999, 0.81), t_beta3=2, target=target)
+    for slow in (0.81**2, 0.81):  # the logarithm of beta3 over the share of t_beta3 that is gone
+        before = float(opt.state[param]["exp_avg_slow"][0]) if opt.state[param] else 0.0
+        param.grad = torch.ones(4)
+        opt.step()
+        found = float(opt.state[param]["exp_avg_slow"][0])
+        assert found == pytest.approx(slow * before + 1 - slow, rel=2.0**-20)
+        assert torch.isfinite(param).all()
+
+
+LOCKED = [name for name, row in rows().items() if row.bits and not row.torch_only and "args" in accepted(name)]
 
 
 @pytest.mark.parametrize("name", LOCKED)

@@ -14,7 +14,7 @@ from statistics import median
 
 from bench_cases import ROOT
 
-IMPORT = "import torch, time; t = time.perf_counter(); import {package}; print(time.perf_counter() - t)"
+IMPORT = "import torch, time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
 # torch's first optimizer of a process, whichever it is, imports torch._dynamo for about a second: not ours to count.
 FIRST_STEP = """
 import time, torch
@@ -47,14 +47,17 @@ def startup_figures(classes: tuple[str, ...], quick: bool) -> list[Startup]:
     """Measure all figures in fresh processes."""
     runs = 3 if quick else 7
     figures = [
-        repeated(
-            "import optgen_optim, after torch", 0.050, runs, lambda: timed_python(IMPORT.format(package="optgen_optim"))
-        ),
+        *(imports(statement, runs) for statement in ("import optgen_optim", "from optgen_optim import AdamW")),
         repeated("optgen build specs/", 2.0, 3, build_seconds),
     ]
     for name in classes:
         figures += first_steps(name, runs)
     return figures
+
+
+def imports(statement: str, runs: int) -> Startup:
+    """Measure an import in a process that has torch already."""
+    return repeated(f"{statement}, after torch", 0.050, runs, lambda: timed_python(IMPORT.format(statement=statement)))
 
 
 def first_steps(name: str, runs: int) -> list[Startup]:
@@ -79,6 +82,7 @@ def run(command: list[str], cache: str | None = None) -> str:
     """Run a program on this checkout; return what it printed. Raises RuntimeError with its last line if it fails."""
     found = os.pathsep.join(path for path in (str(ROOT / "generated"), str(ROOT), os.environ.get("PYTHONPATH")) if path)
     environment = {**os.environ, "PYTHONPATH": found}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as users have it: modules are compiled once
     if cache is not None:
         environment["OPTGEN_CACHE_DIR"] = cache
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -40,14 +40,17 @@ MEANINGS: dict[str, dict[str, str]] = {
         "names": "The names of a tuple's parts; equations use these.",
         "label": "What messages call it.",
         "integer": "Only whole numbers.",
-        "scope": "`global`: the same for all param groups.",
-        "needs": "Offered only to rules with an `update` stage (for `shared.yaml`).",
+        "scope": "`global`: one number for the optimizer; param groups may only repeat it.",
+        "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
+        "(`codec`), that can be `quantized`, or whose options have a choice, as `{trust_ratio: lamb}` (for "
+        "`shared.yaml`).",
         "doc": "What it does.",
     },
     "Option": {
         "default": "`true` or `false`, or one of `choices`.",
         "choices": "The values of an enumeration.",
-        "needs": "Offered only to rules with an `update` stage (for `shared.yaml`).",
+        "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
+        "(`codec`), that can be `quantized`, or whose options have a choice (for `shared.yaml`).",
         "doc": "What it does.",
     },
     "Input": {"doc": "What it is, and what sets it."},
@@ -57,15 +60,21 @@ MEANINGS: dict[str, dict[str, str]] = {
         "init": "A number, or an expression over `param`, `grad` and the hyperparameters.",
         "when": "The condition under which it exists.",
         "window": "Keeps this many past values, one a step (`shape: tensor`).",
-        "codecs": "How it may be stored: `fp32`, `bf16`, `fp16`, `int8`; the first that is not `int8` is the default. "
+        "codecs": "How it may be stored: `fp32`, `bf16`, `fp16`, `int8`, `int4`, `fp8`, `companded8`; the first of the "
+        "first three is the default. "
         "All of them for `param`, else `fp32`.",
+        "stored_as": "The option that says so, in place of `optim_bits` and `codec`; its choices are names of dtypes.",
         "doc": "What it is.",
     },
     "Blocks": {
         "step": "Updates the states and names the direction `update`, or changes `param` itself.",
         "apply": "Changes `param` by `update`.",
     },
-    "Method": {"block": "The equations.", "doc": "The method's documentation."},
+    "Method": {
+        "block": "The equations.",
+        "grad": "Whether it reads gradients.",
+        "doc": "The method's documentation.",
+    },
     "Rule": {
         "when": "The condition over settings that is refused.",
         "raise": "The exception.",

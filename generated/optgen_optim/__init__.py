@@ -3,49 +3,126 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optgen.runtime.create import create_optimizer
-from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.classes import Classes
 
-from .adam import (
-    Adam,
-    Adam8bit,
-    Adam32bit,
-    AdamW,
-    AdamW8bit,
-    AdamW32bit,
-    PagedAdam,
-    PagedAdam8bit,
-    PagedAdam32bit,
-    PagedAdamW,
-    PagedAdamW8bit,
-    PagedAdamW32bit,
+if TYPE_CHECKING:
+    from optgen.runtime.optimizer import Optimizer
+
+    from .adabelief import AdaBelief, AdaBelief8bit
+    from .adadelta import Adadelta
+    from .adafactor import Adafactor
+    from .adagrad import Adagrad, Adagrad8bit, Adagrad32bit
+    from .adam import (
+        Adam,
+        Adam8bit,
+        Adam32bit,
+        AdamW,
+        AdamW8bit,
+        AdamW32bit,
+        PagedAdam,
+        PagedAdam8bit,
+        PagedAdam32bit,
+        PagedAdamW,
+        PagedAdamW8bit,
+        PagedAdamW32bit,
+    )
+    from .adamax import Adamax
+    from .adan import Adan, Adan8bit
+    from .ademamix import AdEMAMix, AdEMAMix8bit, AdEMAMix32bit, PagedAdEMAMix, PagedAdEMAMix8bit, PagedAdEMAMix32bit
+    from .adopt import ADOPT, ADOPT8bit
+    from .anyprecision_adamw import AnyPrecisionAdamW
+    from .asgd import ASGD
+    from .grokadamw import GrokAdamW, GrokAdamW8bit
+    from .lamb import LAMB, LAMB8bit, LAMB32bit
+    from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
+    from .lion import Lion, Lion8bit, Lion32bit, PagedLion, PagedLion8bit, PagedLion32bit
+    from .mars import MARS, MARS8bit
+    from .nadam import NAdam
+    from .prodigy import Prodigy
+    from .radam import RAdam
+    from .rmsprop import RMSprop, RMSprop8bit, RMSprop32bit
+    from .rprop import Rprop
+    from .schedule_free_adamw import AdamWScheduleFree
+    from .schedule_free_radam import RAdamScheduleFree
+    from .schedule_free_sgd import SGDScheduleFree
+    from .sgd import SGD, SGD8bit, SGD32bit
+    from .sophia_g import SophiaG, SophiaG8bit
+    from .stable_adamw import StableAdamW, StableAdamW8bit
+
+# Every class with its module, which is imported when the class is asked for.
+CLASSES = Classes(
+    __name__,
+    {
+        "AdaBelief": "adabelief",
+        "AdaBelief8bit": "adabelief",
+        "Adadelta": "adadelta",
+        "Adafactor": "adafactor",
+        "Adagrad": "adagrad",
+        "Adagrad8bit": "adagrad",
+        "Adagrad32bit": "adagrad",
+        "Adam": "adam",
+        "Adam8bit": "adam",
+        "Adam32bit": "adam",
+        "AdamW": "adam",
+        "AdamW8bit": "adam",
+        "AdamW32bit": "adam",
+        "PagedAdam": "adam",
+        "PagedAdam8bit": "adam",
+        "PagedAdam32bit": "adam",
+        "PagedAdamW": "adam",
+        "PagedAdamW8bit": "adam",
+        "PagedAdamW32bit": "adam",
+        "Adamax": "adamax",
+        "Adan": "adan",
+        "Adan8bit": "adan",
+        "AdEMAMix": "ademamix",
+        "AdEMAMix8bit": "ademamix",
+        "AdEMAMix32bit": "ademamix",
+        "PagedAdEMAMix": "ademamix",
+        "PagedAdEMAMix8bit": "ademamix",
+        "PagedAdEMAMix32bit": "ademamix",
+        "ADOPT": "adopt",
+        "ADOPT8bit": "adopt",
+        "AnyPrecisionAdamW": "anyprecision_adamw",
+        "ASGD": "asgd",
+        "GrokAdamW": "grokadamw",
+        "GrokAdamW8bit": "grokadamw",
+        "LAMB": "lamb",
+        "LAMB8bit": "lamb",
+        "LAMB32bit": "lamb",
+        "LARS": "lars",
+        "LARS8bit": "lars",
+        "LARS32bit": "lars",
+        "PytorchLARS": "lars",
+        "Lion": "lion",
+        "Lion8bit": "lion",
+        "Lion32bit": "lion",
+        "PagedLion": "lion",
+        "PagedLion8bit": "lion",
+        "PagedLion32bit": "lion",
+        "MARS": "mars",
+        "MARS8bit": "mars",
+        "NAdam": "nadam",
+        "Prodigy": "prodigy",
+        "RAdam": "radam",
+        "RMSprop": "rmsprop",
+        "RMSprop8bit": "rmsprop",
+        "RMSprop32bit": "rmsprop",
+        "Rprop": "rprop",
+        "AdamWScheduleFree": "schedule_free_adamw",
+        "RAdamScheduleFree": "schedule_free_radam",
+        "SGDScheduleFree": "schedule_free_sgd",
+        "SGD": "sgd",
+        "SGD8bit": "sgd",
+        "SGD32bit": "sgd",
+        "SophiaG": "sophia_g",
+        "SophiaG8bit": "sophia_g",
+        "StableAdamW": "stable_adamw",
+        "StableAdamW8bit": "stable_adamw",
+    },
 )
-from .lamb import LAMB, LAMB8bit, LAMB32bit
-from .lars import LARS, LARS8bit, LARS32bit, PytorchLARS
-
-CLASSES: dict[str, type[Optimizer]] = {
-    "Adam": Adam,
-    "Adam8bit": Adam8bit,
-    "Adam32bit": Adam32bit,
-    "AdamW": AdamW,
-    "AdamW8bit": AdamW8bit,
-    "AdamW32bit": AdamW32bit,
-    "PagedAdam": PagedAdam,
-    "PagedAdam8bit": PagedAdam8bit,
-    "PagedAdam32bit": PagedAdam32bit,
-    "PagedAdamW": PagedAdamW,
-    "PagedAdamW8bit": PagedAdamW8bit,
-    "PagedAdamW32bit": PagedAdamW32bit,
-    "LAMB": LAMB,
-    "LAMB8bit": LAMB8bit,
-    "LAMB32bit": LAMB32bit,
-    "LARS": LARS,
-    "LARS8bit": LARS8bit,
-    "LARS32bit": LARS32bit,
-    "PytorchLARS": PytorchLARS,
-}
 
 
 def create(name: str, params: Any, *, bits: int | None = None, paged: bool = False, **settings: Any) -> Optimizer:
@@ -61,29 +138,87 @@ def create(name: str, params: Any, *, bits: int | None = None, paged: bool = Fal
     Raises:
         ValueError: when there is no such class, or it does not store its states so.
     """
-    return create_optimizer(CLASSES, name, params, bits, paged, settings)
+    return CLASSES.create(name, params, bits, paged, settings)
+
+
+if not TYPE_CHECKING:  # a type checker knows the names from the imports above
+
+    def __getattr__(name: str) -> Any:
+        globals()[name] = value = CLASSES.attribute(name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [
+    "ADOPT",
+    "ASGD",
     "CLASSES",
     "LAMB",
     "LARS",
+    "MARS",
+    "SGD",
+    "ADOPT8bit",
+    "AdEMAMix",
+    "AdEMAMix8bit",
+    "AdEMAMix32bit",
+    "AdaBelief",
+    "AdaBelief8bit",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adagrad8bit",
+    "Adagrad32bit",
     "Adam",
     "Adam8bit",
     "Adam32bit",
     "AdamW",
     "AdamW8bit",
     "AdamW32bit",
+    "AdamWScheduleFree",
+    "Adamax",
+    "Adan",
+    "Adan8bit",
+    "AnyPrecisionAdamW",
+    "GrokAdamW",
+    "GrokAdamW8bit",
     "LAMB8bit",
     "LAMB32bit",
     "LARS8bit",
     "LARS32bit",
+    "Lion",
+    "Lion8bit",
+    "Lion32bit",
+    "MARS8bit",
+    "NAdam",
+    "PagedAdEMAMix",
+    "PagedAdEMAMix8bit",
+    "PagedAdEMAMix32bit",
     "PagedAdam",
     "PagedAdam8bit",
     "PagedAdam32bit",
     "PagedAdamW",
     "PagedAdamW8bit",
     "PagedAdamW32bit",
+    "PagedLion",
+    "PagedLion8bit",
+    "PagedLion32bit",
+    "Prodigy",
     "PytorchLARS",
+    "RAdam",
+    "RAdamScheduleFree",
+    "RMSprop",
+    "RMSprop8bit",
+    "RMSprop32bit",
+    "Rprop",
+    "SGD8bit",
+    "SGD32bit",
+    "SGDScheduleFree",
+    "SophiaG",
+    "SophiaG8bit",
+    "StableAdamW",
+    "StableAdamW8bit",
     "create",
 ]

@@ -34,8 +34,12 @@ constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
 constexpr bool maximize = OPTGEN_MAXIMIZE;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
+constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
 constexpr bool decoupled_weight_decay = OPTGEN_DECOUPLED_WEIGHT_DECAY;
+constexpr bool cautious = OPTGEN_CAUTIOUS;
 constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
+constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
+constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
@@ -60,7 +64,7 @@ enum Column : int {
   COLUMNS,
 };
 
-// step, pass 1 of 3: reduces
+// step, pass 1 of 5: reduces
 
 struct step_reduce_0_scalars {
   float inverse_grad_scale;
@@ -68,8 +72,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] __device__ step_reduce_0_scalars step_reduce_0_values(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 8;
-  const double grad_scale = value[7];
+  const double* const value = call.values + t.at(GROUP) * 12;
+  const double grad_scale = value[10];
   const double inverse_grad_scale = 1.0 / grad_scale;
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
@@ -83,7 +87,7 @@ __device__ __forceinline__ void step_reduce_0_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   const bool aligned = are_aligned(t.grad);
-  double squares_grad_6 = 0.0;
+  double tensor_1 = 0.0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const grad_at = grad_tile.open(place, shared.books);
 #pragma unroll
@@ -98,81 +102,150 @@ __device__ __forceinline__ void step_reduce_0_chunk(
       // grad = where(isfinite(grad), grad, 0)
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-      if (place.inside(i)) squares_grad_6 += double(grad_6) * double(grad_6);
+      if (place.inside(i)) tensor_1 += double(grad_6) * double(grad_6);
     }
     grad_tile.advance(STRIDE);
   });
-  shared.partial.add(0, squares_grad_6);
+  shared.partial.add(0, tensor_1);
   __syncthreads();
   if (threadIdx.x == 0) {
-    call.partials[c.index * 5 + 0] = shared.partial.sum(0);
+    call.partials[c.index * 7 + 0] = shared.partial.sum(0);
   }
   __syncthreads();
 }
 
 __device__ void step_reduce_0_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  put(call.reduced[t.index * 5 + 0], finished_sum(call, t, false, 5, 0));
+  put(call.reduced[t.index * 7 + 0], finished_sum(call, t, false, 7, 0));
 }
 
-// step, pass 2 of 3: reduces
+// step, pass 2 of 5: reduces
 
 struct step_reduce_1_scalars {
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+};
+
+[[maybe_unused]] __device__ step_reduce_1_scalars step_reduce_1_values(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 12;
+  const double max_grad_norm = value[5];
+  const double grad_scale = value[10];
+  const double global_sum_tensor_1 = value[11];
+  const double inverse_grad_scale = 1.0 / grad_scale;
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
+  return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
+}
+
+using step_reduce_1_shared = Shared<KernelBooks, 1>;
+
+__device__ __forceinline__ void step_reduce_1_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_1_scalars& s, [[maybe_unused]] step_reduce_1_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  const bool aligned = are_aligned(t.grad);
+  double squares_grad_8 = 0.0;
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
+    auto* const grad_at = grad_tile.open(place, shared.books);
+#pragma unroll
+    for (int i = 0; i < LANE; ++i) {
+      const float grad = load(grad_at[i]);
+      // grad = grad / grad_scale
+      const float grad_1 = grad * inverse_grad_scale;
+      const float grad_2 = grad_scale_given ? grad_1 : grad;
+      // grad = -grad
+      const float grad_3 = -grad_2;
+      const float grad_4 = maximize ? grad_3 : grad_2;
+      // grad = where(isfinite(grad), grad, 0)
+      const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+      const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+      if (place.inside(i)) squares_grad_8 += double(grad_8) * double(grad_8);
+    }
+    grad_tile.advance(STRIDE);
+  });
+  shared.partial.add(0, squares_grad_8);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    call.partials[c.index * 7 + 1] = shared.partial.sum(0);
+  }
+  __syncthreads();
+}
+
+__device__ void step_reduce_1_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  put(call.reduced[t.index * 7 + 1], finished_sum(call, t, false, 7, 1));
+}
+
+// step, pass 3 of 5: reduces
+
+struct step_reduce_2_scalars {
   float beta1;
   float beta2;
   float eps;
   float weight_decay;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
   float one_minus_beta1;
   float one_minus_beta2;
   float inverse_sqrt_one_minus_beta2_power_step;
   float inverse_one_minus_beta1_power_step;
 };
 
-[[maybe_unused]] __device__ step_reduce_1_scalars step_reduce_1_values(
+[[maybe_unused]] __device__ step_reduce_2_scalars step_reduce_2_values(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 8;
+  const double* const value = call.values + t.at(GROUP) * 12;
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
   const double weight_decay = value[4];
-  const double percentile_clipping = value[5];
-  const double grad_scale = value[7];
+  const double max_grad_norm = value[5];
+  const double percentile_clipping = value[6];
+  const double grad_scale = value[10];
+  const double global_sum_tensor_1 = value[11];
   const double inverse_grad_scale = 1.0 / grad_scale;
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   const double one_minus_beta1 = 1.0 - beta1;
   const double one_minus_beta2 = 1.0 - beta2;
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && (exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
-      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  const Window<100> gnorm_vec_1 = cautious && percentile_clipping_below_100
+      && (max_unorm_above_0 || trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
   const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
-  return step_reduce_1_scalars{float(beta1), float(beta2), float(eps), float(weight_decay), float(inverse_grad_scale),
-      float(grad_7_factor), float(one_minus_beta1), float(one_minus_beta2),
-      float(inverse_sqrt_one_minus_beta2_power_step), float(inverse_one_minus_beta1_power_step)};
+  return step_reduce_2_scalars{float(beta1), float(beta2), float(eps), float(weight_decay), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(one_minus_beta1),
+      float(one_minus_beta2), float(inverse_sqrt_one_minus_beta2_power_step),
+      float(inverse_one_minus_beta1_power_step)};
 }
 
-using step_reduce_1_shared = Shared<KernelBooks, 5>;
+using step_reduce_2_shared = Shared<KernelBooks, 2>;
 
-__device__ __forceinline__ void step_reduce_1_chunk(
+__device__ __forceinline__ void step_reduce_2_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_1_scalars& s, [[maybe_unused]] step_reduce_1_shared& shared) {
+    [[maybe_unused]] const step_reduce_2_scalars& s, [[maybe_unused]] step_reduce_2_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float beta1 = s.beta1;
   const float beta2 = s.beta2;
   const float eps = s.eps;
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const float one_minus_beta1 = s.one_minus_beta1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
@@ -185,32 +258,203 @@ __device__ __forceinline__ void step_reduce_1_chunk(
       RUN> max_exp_avg_sq_tile(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ_ABSMAX), first);
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ),
       t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(COMPENSATION));
-  double squares_grad_6 = 0.0;
-  double squares_param = 0.0;
-  double squares_update_1 = 0.0;
-  uint32_t exp_avg_largest = 0;
-  uint32_t exp_avg_sq_largest = 0;
+  double squares_grad_8 = 0.0;
+  double sum_reduced_1 = 0.0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
-    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb
-        || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise)
+    auto* const param_at = cautious && !decoupled_weight_decay && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? param_tile.open(place, shared.books) : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
-    auto* const exp_avg_at = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
-        ? exp_avg_tile.open(place, shared.books) : nullptr;
-    auto* const exp_avg_sq_at = exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
-        ? exp_avg_sq_tile.open(place, shared.books) : nullptr;
-    auto* const max_exp_avg_sq_at = amsgrad && (max_unorm_above_0 || trust_ratio_is_lamb)
+    auto* const exp_avg_at =
+        cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? exp_avg_tile.open(place, shared.books) : nullptr;
+    auto* const exp_avg_sq_at =
+        cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? exp_avg_sq_tile.open(place, shared.books) : nullptr;
+    auto* const max_exp_avg_sq_at = amsgrad && cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? max_exp_avg_sq_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
-      const float param = max_unorm_above_0 || trust_ratio_is_lamb || (!decoupled_weight_decay && exp_avg_sq_tensorwise)
-          || (!decoupled_weight_decay && exp_avg_tensorwise) ? load(param_at[i]) : 0.0f;
+      const float param =
+          cautious && !decoupled_weight_decay && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(param_at[i]) : 0.0f;
       const float grad = load(grad_at[i]);
-      const float exp_avg = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_at[i]) : 0.0f;
-      const float exp_avg_sq =
-          exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_sq_at[i]) : 0.0f;
+      const float exp_avg = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_at[i]) : 0.0f;
+      const float exp_avg_sq = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_sq_at[i]) : 0.0f;
       const float max_exp_avg_sq =
-          amsgrad && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(max_exp_avg_sq_at[i]) : 0.0f;
+          amsgrad && cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(max_exp_avg_sq_at[i]) : 0.0f;
+      // grad = grad / grad_scale
+      const float grad_1 = grad * inverse_grad_scale;
+      const float grad_2 = grad_scale_given ? grad_1 : grad;
+      // grad = -grad
+      const float grad_3 = -grad_2;
+      const float grad_4 = maximize ? grad_3 : grad_2;
+      // grad = where(isfinite(grad), grad, 0)
+      const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+      const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+      // grad = grad * where(gnorm > clip, clip / gnorm, 1)
+      const float grad_9 = grad_8 * grad_9_factor;
+      const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
+      // grad = grad + weight_decay * param
+      const float grad_11 = grad_10 + weight_decay * param;
+      const float grad_12 = !decoupled_weight_decay ? grad_11 : grad_10;
+      // exp_avg = beta1 * exp_avg + (1 - beta1) * grad
+      const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_12;
+      // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
+      const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12;
+      // max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
+      const float max_exp_avg_sq_1 = optgen::maximum(max_exp_avg_sq, exp_avg_sq_1);
+      const float second_3 = amsgrad ? max_exp_avg_sq_1 : exp_avg_sq_1;
+      // denom = sqrt(second) / sqrt(1 - beta2 ** step) + eps
+      const float denom_1 = optgen::sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps;
+      // update = exp_avg / (1 - beta1 ** step) / denom
+      const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / denom_1;
+      // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      // where(agrees, 1, 0)
+      const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+      if ((!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
+        squares_grad_8 += double(grad_8) * double(grad_8);
+      if ((cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) && place.inside(i))
+        sum_reduced_1 += double(reduced_1);
+    }
+    param_tile.advance(STRIDE);
+    grad_tile.advance(STRIDE);
+    exp_avg_tile.advance(STRIDE);
+    exp_avg_sq_tile.advance(STRIDE);
+    max_exp_avg_sq_tile.advance(STRIDE);
+  });
+  if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) shared.partial.add(0, squares_grad_8);
+  if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) shared.partial.add(1, sum_reduced_1);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+      call.partials[c.index * 7 + 1] = shared.partial.sum(0);
+    if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) call.partials[c.index * 7 + 2] = shared.partial.sum(1);
+  }
+  __syncthreads();
+}
+
+__device__ void step_reduce_2_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, false, 7, 1));
+  if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
+    put(call.reduced[t.index * 7 + 2], finished_sum(call, t, false, 7, 2));
+}
+
+// step, pass 4 of 5: reduces
+
+struct step_reduce_3_scalars {
+  float beta1;
+  float beta2;
+  float eps;
+  float weight_decay;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  float one_minus_beta1;
+  float one_minus_beta2;
+  float inverse_sqrt_one_minus_beta2_power_step;
+  float inverse_one_minus_beta1_power_step;
+  float inverse_share_1;
+};
+
+[[maybe_unused]] __device__ step_reduce_3_scalars step_reduce_3_values(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 12;
+  const double beta1 = value[1];
+  const double beta2 = value[2];
+  const double eps = value[3];
+  const double weight_decay = value[4];
+  const double max_grad_norm = value[5];
+  const double percentile_clipping = value[6];
+  const double grad_scale = value[10];
+  const double global_sum_tensor_1 = value[11];
+  const double inverse_grad_scale = 1.0 / grad_scale;
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
+  const double one_minus_beta1 = 1.0 - beta1;
+  const double one_minus_beta2 = 1.0 - beta2;
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double sum_reduced_1 = call.reduced[t.index * 7 + 2];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
+  const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
+  return step_reduce_3_scalars{float(beta1), float(beta2), float(eps), float(weight_decay), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(one_minus_beta1),
+      float(one_minus_beta2), float(inverse_sqrt_one_minus_beta2_power_step), float(inverse_one_minus_beta1_power_step),
+      float(inverse_share_1)};
+}
+
+using step_reduce_3_shared = Shared<KernelBooks, 6>;
+
+__device__ __forceinline__ void step_reduce_3_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_3_scalars& s, [[maybe_unused]] step_reduce_3_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
+  const float beta1 = s.beta1;
+  const float beta2 = s.beta2;
+  const float eps = s.eps;
+  const float weight_decay = s.weight_decay;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
+  const float one_minus_beta1 = s.one_minus_beta1;
+  const float one_minus_beta2 = s.one_minus_beta2;
+  const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
+  const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
+  const float inverse_share_1 = s.inverse_share_1;
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), first);
+  Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), first);
+  Tile<MaxExpAvgSqCodec,
+      RUN> max_exp_avg_sq_tile(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ_ABSMAX), first);
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ),
+      t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(COMPENSATION));
+  double squares_grad_8 = 0.0;
+  double sum_reduced_1 = 0.0;
+  double squares_param = 0.0;
+  double squares_update_3 = 0.0;
+  uint32_t exp_avg_largest = 0;
+  uint32_t exp_avg_sq_largest = 0;
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
+    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb || (cautious && !decoupled_weight_decay)
+        || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise)
+        ? param_tile.open(place, shared.books) : nullptr;
+    auto* const grad_at = grad_tile.open(place, shared.books);
+    auto* const exp_avg_at = cautious || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+        ? exp_avg_tile.open(place, shared.books) : nullptr;
+    auto* const exp_avg_sq_at = cautious || exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+        ? exp_avg_sq_tile.open(place, shared.books) : nullptr;
+    auto* const max_exp_avg_sq_at = amsgrad && (cautious || max_unorm_above_0 || trust_ratio_is_lamb)
+        ? max_exp_avg_sq_tile.open(place, shared.books) : nullptr;
+#pragma unroll
+    for (int i = 0; i < LANE; ++i) {
+      const float param = max_unorm_above_0 || trust_ratio_is_lamb || (cautious && !decoupled_weight_decay)
+          || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise)
+          ? load(param_at[i]) : 0.0f;
+      const float grad = load(grad_at[i]);
+      const float exp_avg =
+          cautious || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_at[i]) : 0.0f;
+      const float exp_avg_sq = cautious || exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+          ? load(exp_avg_sq_at[i]) : 0.0f;
+      const float max_exp_avg_sq =
+          amsgrad && (cautious || max_unorm_above_0 || trust_ratio_is_lamb) ? load(max_exp_avg_sq_at[i]) : 0.0f;
       // grad = grad / grad_scale
       const float grad_1 = grad * inverse_grad_scale;
       const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -226,16 +470,19 @@ __device__ __forceinline__ void step_reduce_1_chunk(
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
       const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
       // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-      const float grad_7 = grad_6 * grad_7_factor;
-      const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+      const float grad_9 = grad_8 * grad_9_factor;
+      const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
       // grad = grad + weight_decay * param
-      const float grad_9 = grad_8 + weight_decay * param;
-      const float grad_10 = !decoupled_weight_decay ? grad_9 : grad_8;
+      const float grad_11 = grad_10 + weight_decay * param;
+      const float grad_12 = !decoupled_weight_decay ? grad_11 : grad_10;
       // exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-      const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10;
+      const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_12;
       // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-      const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10;
+      const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12;
       // max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
       const float max_exp_avg_sq_1 = optgen::maximum(max_exp_avg_sq, exp_avg_sq_1);
       const float second_3 = amsgrad ? max_exp_avg_sq_1 : exp_avg_sq_1;
@@ -243,6 +490,13 @@ __device__ __forceinline__ void step_reduce_1_chunk(
       const float denom_1 = optgen::sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps;
       // update = exp_avg / (1 - beta1 ** step) / denom
       const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / denom_1;
+      // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      // where(agrees, 1, 0)
+      const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+      // update = update * where(agrees, 1 / share, 0)
+      const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
+      const float update_3 = cautious ? update_2 : update_1;
       // exp_avg where active
       const float exp_avg_kept = active_4 ? exp_avg_1 : exp_avg;
       // exp_avg_sq where active
@@ -251,12 +505,13 @@ __device__ __forceinline__ void step_reduce_1_chunk(
       const float exp_avg_magnitude = optgen::isfinite(exp_avg_kept) ? optgen::abs(exp_avg_kept) : 0.0f;
       // largest magnitude of exp_avg_sq
       const float exp_avg_sq_magnitude = optgen::isfinite(exp_avg_sq_kept) ? optgen::abs(exp_avg_sq_kept) : 0.0f;
-      if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
+      if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
           && place.inside(i))
-        squares_grad_6 += double(grad_6) * double(grad_6);
+        squares_grad_8 += double(grad_8) * double(grad_8);
+      if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i)) sum_reduced_1 += double(reduced_1);
       if ((max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i)) squares_param += double(param) * double(param);
       if ((max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i))
-        squares_update_1 += double(update_1) * double(update_1);
+        squares_update_3 += double(update_3) * double(update_3);
       if (exp_avg_tensorwise && place.inside(i) && magnitude_bits(exp_avg_magnitude) > exp_avg_largest)
         exp_avg_largest = magnitude_bits(exp_avg_magnitude);
       if (exp_avg_sq_tensorwise && place.inside(i) && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest)
@@ -268,34 +523,38 @@ __device__ __forceinline__ void step_reduce_1_chunk(
     exp_avg_sq_tile.advance(STRIDE);
     max_exp_avg_sq_tile.advance(STRIDE);
   });
-  if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-    shared.partial.add(0, squares_grad_6);
-  if (max_unorm_above_0 || trust_ratio_is_lamb) shared.partial.add(1, squares_param);
-  if (max_unorm_above_0 || trust_ratio_is_lamb) shared.partial.add(2, squares_update_1);
-  if (exp_avg_tensorwise) shared.partial.add_max(3, exp_avg_largest);
-  if (exp_avg_sq_tensorwise) shared.partial.add_max(4, exp_avg_sq_largest);
+  if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+    shared.partial.add(0, squares_grad_8);
+  if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) shared.partial.add(1, sum_reduced_1);
+  if (max_unorm_above_0 || trust_ratio_is_lamb) shared.partial.add(2, squares_param);
+  if (max_unorm_above_0 || trust_ratio_is_lamb) shared.partial.add(3, squares_update_3);
+  if (exp_avg_tensorwise) shared.partial.add_max(4, exp_avg_largest);
+  if (exp_avg_sq_tensorwise) shared.partial.add_max(5, exp_avg_sq_largest);
   __syncthreads();
   if (threadIdx.x == 0) {
-    if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      call.partials[c.index * 5 + 0] = shared.partial.sum(0);
-    if (max_unorm_above_0 || trust_ratio_is_lamb) call.partials[c.index * 5 + 1] = shared.partial.sum(1);
-    if (max_unorm_above_0 || trust_ratio_is_lamb) call.partials[c.index * 5 + 2] = shared.partial.sum(2);
-    if (exp_avg_tensorwise) call.partials[c.index * 5 + 3] = shared.partial.largest(3);
-    if (exp_avg_sq_tensorwise) call.partials[c.index * 5 + 4] = shared.partial.largest(4);
+    if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+      call.partials[c.index * 7 + 1] = shared.partial.sum(0);
+    if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) call.partials[c.index * 7 + 2] = shared.partial.sum(1);
+    if (max_unorm_above_0 || trust_ratio_is_lamb) call.partials[c.index * 7 + 3] = shared.partial.sum(2);
+    if (max_unorm_above_0 || trust_ratio_is_lamb) call.partials[c.index * 7 + 4] = shared.partial.sum(3);
+    if (exp_avg_tensorwise) call.partials[c.index * 7 + 5] = shared.partial.largest(4);
+    if (exp_avg_sq_tensorwise) call.partials[c.index * 7 + 6] = shared.partial.largest(5);
   }
   __syncthreads();
 }
 
-__device__ void step_reduce_1_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-    put(call.reduced[t.index * 5 + 0], finished_sum(call, t, false, 5, 0));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 5 + 1], finished_sum(call, t, false, 5, 1));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 5 + 2], finished_sum(call, t, false, 5, 2));
-  if (exp_avg_tensorwise) put(call.reduced[t.index * 5 + 3], finished_max(call, t, false, 5, 3));
-  if (exp_avg_sq_tensorwise) put(call.reduced[t.index * 5 + 4], finished_max(call, t, false, 5, 4));
+__device__ void step_reduce_3_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, false, 7, 1));
+  if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
+    put(call.reduced[t.index * 7 + 2], finished_sum(call, t, false, 7, 2));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 7 + 3], finished_sum(call, t, false, 7, 3));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 7 + 4], finished_sum(call, t, false, 7, 4));
+  if (exp_avg_tensorwise) put(call.reduced[t.index * 7 + 5], finished_max(call, t, false, 7, 5));
+  if (exp_avg_sq_tensorwise) put(call.reduced[t.index * 7 + 6], finished_max(call, t, false, 7, 6));
 }
 
-// step, pass 3 of 3: writes param, exp_avg, exp_avg_sq, max_exp_avg_sq
+// step, pass 5 of 5: writes param, exp_avg, exp_avg_sq, max_exp_avg_sq
 
 struct step_apply_scalars {
   float lr;
@@ -304,13 +563,15 @@ struct step_apply_scalars {
   float eps;
   float weight_decay;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
   float one_minus_beta1;
   float one_minus_beta2;
   float inverse_sqrt_one_minus_beta2_power_step;
   float inverse_one_minus_beta1_power_step;
-  float ratio_3;
-  float update_3_factor;
+  float inverse_share_1;
+  float ratio_8;
+  float update_5_factor;
   float one_minus_lr_times_weight_decay;
   float exp_avg_absmax_new;
   float exp_avg_sq_absmax_new;
@@ -318,63 +579,82 @@ struct step_apply_scalars {
 
 [[maybe_unused]] __device__ step_apply_scalars step_apply_values(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 8;
+  const double* const value = call.values + t.at(GROUP) * 12;
   const double lr = value[0];
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
   const double weight_decay = value[4];
-  const double percentile_clipping = value[5];
-  const double max_unorm = value[6];
-  const double grad_scale = value[7];
+  const double max_grad_norm = value[5];
+  const double percentile_clipping = value[6];
+  const double max_unorm = value[7];
+  const double min_trust_ratio = value[8];
+  const double max_trust_ratio = value[9];
+  const double grad_scale = value[10];
+  const double global_sum_tensor_1 = value[11];
   const double inverse_grad_scale = 1.0 / grad_scale;
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   const double one_minus_beta1 = 1.0 - beta1;
   const double one_minus_beta2 = 1.0 - beta2;
   const double min_one_max_unorm = optgen::minimum(1.0, max_unorm);
   const double one_minus_lr_times_weight_decay = 1.0 - lr * weight_decay;
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
-  const double squares_param = call.reduced[t.index * 5 + 1];
-  const double squares_update_1 = call.reduced[t.index * 5 + 2];
-  const double exp_avg_largest = call.reduced[t.index * 5 + 3];
-  const double exp_avg_sq_largest = call.reduced[t.index * 5 + 4];
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double sum_reduced_1 = call.reduced[t.index * 7 + 2];
+  const double squares_param = call.reduced[t.index * 7 + 3];
+  const double squares_update_3 = call.reduced[t.index * 7 + 4];
+  const double exp_avg_largest = call.reduced[t.index * 7 + 5];
+  const double exp_avg_sq_largest = call.reduced[t.index * 7 + 6];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
   const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
   // param_norm = norm(param)
   const double param_norm_1 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_1 = optgen::sqrt(squares_update_1);
-  // ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
-  const double ratio_1 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? param_norm_1 / update_norm_1 : 1.0;
+  const double update_norm_1 = optgen::sqrt(squares_update_3);
+  // ratio = param_norm / update_norm
+  const double ratio_1 = param_norm_1 / update_norm_1;
+  // ratio = max(ratio, min_trust_ratio)
+  const double ratio_2 = optgen::maximum(ratio_1, min_trust_ratio);
+  const double ratio_3 = min_trust_ratio_above_0 ? ratio_2 : ratio_1;
+  // ratio = min(ratio, max_trust_ratio)
+  const double ratio_4 = optgen::minimum(ratio_3, max_trust_ratio);
+  const double ratio_5 = max_trust_ratio_above_0 ? ratio_4 : ratio_3;
+  // ratio = where(param_norm > 0 and update_norm > 0, ratio, 1)
+  const double ratio_6 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? ratio_5 : 1.0;
   // ratio = ratio * min(1, max_unorm)
-  const double ratio_2 = ratio_1 * min_one_max_unorm;
-  const double ratio_3 = max_unorm_above_0 ? ratio_2 : ratio_1;
+  const double ratio_7 = ratio_6 * min_one_max_unorm;
+  const double ratio_8 = max_unorm_above_0 ? ratio_7 : ratio_6;
   // param_norm = norm(param)
   const double param_norm_2 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_2 = optgen::sqrt(squares_update_1);
+  const double update_norm_2 = optgen::sqrt(squares_update_3);
   // limit = max_unorm * param_norm
   const double limit_1 = max_unorm * param_norm_2;
-  const double update_3_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
+  const double update_5_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
   // scale of exp_avg
   const double exp_avg_absmax_new = exp_avg_largest >= 1.1754943508222875e-38 ? exp_avg_largest : 0.0;
   // scale of exp_avg_sq
   const double exp_avg_sq_absmax_new = exp_avg_sq_largest >= 1.1754943508222875e-38 ? exp_avg_sq_largest : 0.0;
   return step_apply_scalars{float(lr), float(beta1), float(beta2), float(eps), float(weight_decay),
-      float(inverse_grad_scale), float(grad_7_factor), float(one_minus_beta1), float(one_minus_beta2),
-      float(inverse_sqrt_one_minus_beta2_power_step), float(inverse_one_minus_beta1_power_step), float(ratio_3),
-      float(update_3_factor), float(one_minus_lr_times_weight_decay), float(exp_avg_absmax_new),
-      float(exp_avg_sq_absmax_new)};
+      float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor),
+      float(one_minus_beta1), float(one_minus_beta2), float(inverse_sqrt_one_minus_beta2_power_step),
+      float(inverse_one_minus_beta1_power_step), float(inverse_share_1), float(ratio_8), float(update_5_factor),
+      float(one_minus_lr_times_weight_decay), float(exp_avg_absmax_new), float(exp_avg_sq_absmax_new)};
 }
 
 using step_apply_shared = Shared<KernelBooks, 0>;
@@ -389,13 +669,15 @@ __device__ __forceinline__ void step_apply_chunk(
   const float eps = s.eps;
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const float one_minus_beta1 = s.one_minus_beta1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
-  const float ratio_3 = s.ratio_3;
-  const float update_3_factor = s.update_3_factor;
+  const float inverse_share_1 = s.inverse_share_1;
+  const float ratio_8 = s.ratio_8;
+  const float update_5_factor = s.update_5_factor;
   const float one_minus_lr_times_weight_decay = s.one_minus_lr_times_weight_decay;
   const float exp_avg_absmax_new = s.exp_avg_absmax_new;
   const float exp_avg_sq_absmax_new = s.exp_avg_sq_absmax_new;
@@ -436,16 +718,19 @@ __device__ __forceinline__ void step_apply_chunk(
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
       const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
       // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-      const float grad_7 = grad_6 * grad_7_factor;
-      const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+      const float grad_9 = grad_8 * grad_9_factor;
+      const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
       // grad = grad + weight_decay * param
-      const float grad_9 = grad_8 + weight_decay * param;
-      const float grad_10 = !decoupled_weight_decay ? grad_9 : grad_8;
+      const float grad_11 = grad_10 + weight_decay * param;
+      const float grad_12 = !decoupled_weight_decay ? grad_11 : grad_10;
       // exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-      const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10;
+      const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_12;
       // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-      const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10;
+      const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12;
       // max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
       const float max_exp_avg_sq_1 = optgen::maximum(max_exp_avg_sq, exp_avg_sq_1);
       const float second_3 = amsgrad ? max_exp_avg_sq_1 : exp_avg_sq_1;
@@ -453,17 +738,22 @@ __device__ __forceinline__ void step_apply_chunk(
       const float denom_1 = optgen::sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps;
       // update = exp_avg / (1 - beta1 ** step) / denom
       const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / denom_1;
+      // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      // update = update * where(agrees, 1 / share, 0)
+      const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
+      const float update_3 = cautious ? update_2 : update_1;
       // update = ratio * update
-      const float update_2 = ratio_3 * update_1;
+      const float update_4 = ratio_8 * update_3;
       // update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-      const float update_3 = update_3_factor * update_1;
-      const float update_4 = max_unorm_above_0 ? update_3 : update_1;
-      const float update_5 = trust_ratio_is_lamb ? update_2 : update_4;
+      const float update_5 = update_5_factor * update_3;
+      const float update_6 = max_unorm_above_0 ? update_5 : update_3;
+      const float update_7 = trust_ratio_is_lamb ? update_4 : update_6;
       // param = param * (1 - lr * weight_decay)
       const float param_1 = param * one_minus_lr_times_weight_decay;
       const float param_2 = decoupled_weight_decay ? param_1 : param;
       // param = param - lr * update
-      const float param_3 = param_2 - lr * update_5;
+      const float param_3 = param_2 - lr * update_7;
       // param where active
       const float param_kept = active_4 ? param_3 : param;
       // exp_avg where active
@@ -496,11 +786,11 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
-  const double exp_avg_largest = call.reduced[t.index * 5 + 3];
-  const double exp_avg_sq_largest = call.reduced[t.index * 5 + 4];
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double exp_avg_largest = call.reduced[t.index * 7 + 5];
+  const double exp_avg_sq_largest = call.reduced[t.index * 7 + 6];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -566,6 +856,58 @@ extern "C" __global__ void __launch_bounds__(THREADS) step_reduce_1_finish(const
   if (is_skipped(call)) return;
   for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
     step_reduce_1_end(call, tensor_of<COLUMNS>(call, i));
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(WARP) step_reduce_2_prepare(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    const step_reduce_2_scalars s = step_reduce_2_values(call, tensor_of<COLUMNS>(call, i));
+    if (threadIdx.x == 0) reinterpret_cast<step_reduce_2_scalars*>(call.scratch)[i] = s;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_2(const Call call) {
+  if (is_skipped(call)) return;
+  __shared__ step_reduce_2_shared shared;
+  shared.books.fill();
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
+    const auto& s = reinterpret_cast<const step_reduce_2_scalars*>(call.scratch)[c.tensor];
+    step_reduce_2_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) step_reduce_2_finish(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    step_reduce_2_end(call, tensor_of<COLUMNS>(call, i));
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(WARP) step_reduce_3_prepare(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    const step_reduce_3_scalars s = step_reduce_3_values(call, tensor_of<COLUMNS>(call, i));
+    if (threadIdx.x == 0) reinterpret_cast<step_reduce_3_scalars*>(call.scratch)[i] = s;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_3(const Call call) {
+  if (is_skipped(call)) return;
+  __shared__ step_reduce_3_shared shared;
+  shared.books.fill();
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
+    const auto& s = reinterpret_cast<const step_reduce_3_scalars*>(call.scratch)[c.tensor];
+    step_reduce_3_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) step_reduce_3_finish(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    step_reduce_3_end(call, tensor_of<COLUMNS>(call, i));
   }
 }
 

@@ -29,8 +29,12 @@ class AdamFlags(NamedTuple):
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
+    max_grad_norm_above_0: bool
     decoupled_weight_decay: bool
+    cautious: bool
     trust_ratio_is_lamb: bool
+    min_trust_ratio_above_0: bool
+    max_trust_ratio_above_0: bool
     max_unorm_above_0: bool
     exp_avg_tensorwise: bool
     exp_avg_sq_tensorwise: bool
@@ -44,8 +48,12 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
+        max_grad_norm_above_0=m.number(o["max_grad_norm"]) > 0,
         decoupled_weight_decay=o["decoupled_weight_decay"],
+        cautious=o["cautious"],
         trust_ratio_is_lamb=o["trust_ratio"] == "lamb",
+        min_trust_ratio_above_0=m.number(o["min_trust_ratio"]) > 0,
+        max_trust_ratio_above_0=m.number(o["max_trust_ratio"]) > 0,
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
         exp_avg_tensorwise="exp_avg" in tensorwise,
         exp_avg_sq_tensorwise="exp_avg_sq" in tensorwise,
@@ -59,10 +67,18 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     beta2 = m.number(o["betas"][1])
     eps = m.number(o["eps"])
     weight_decay = m.number(o["weight_decay"])
+    max_grad_norm = m.number(o["max_grad_norm"])
     percentile_clipping = m.number(o["percentile_clipping"])
     max_unorm = m.number(o["max_unorm"])
+    min_trust_ratio = m.number(o["min_trust_ratio"])
+    max_trust_ratio = m.number(o["max_trust_ratio"])
     grad_scale = m.number(o.get("grad_scale"))
+    global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
     inverse_grad_scale = m.divide(1.0, grad_scale)
+    min_one_max_grad_norm_over_sqrt_global_s = m.minimum(
+        1.0,
+        m.divide(max_grad_norm, m.sqrt(global_sum_tensor_1) + 1e-06),
+    )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     min_one_max_unorm = m.minimum(1.0, max_unorm)
@@ -75,7 +91,10 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         weight_decay,
         percentile_clipping,
         max_unorm,
+        min_trust_ratio,
+        max_trust_ratio,
         inverse_grad_scale,
+        min_one_max_grad_norm_over_sqrt_global_s,
         one_minus_beta1,
         one_minus_beta2,
         min_one_max_unorm,
@@ -91,9 +110,13 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         m.unread(o["betas"][1]),
         m.unread(o["eps"]),
         m.unread(o["weight_decay"]),
+        m.unread(o["max_grad_norm"]),
         m.unread(o["percentile_clipping"]),
         m.unread(o["max_unorm"]),
+        m.unread(o["min_trust_ratio"]),
+        m.unread(o["max_trust_ratio"]),
         m.unread(o.get("grad_scale")),
+        sums.get("global_sum_tensor_1", m.NAN),
     )
 
 
@@ -101,6 +124,15 @@ def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
     if o["amsgrad"] and o["optim_bits"] < 16:
         message = "{name} does not support amsgrad=True with {optim_bits}-bit states"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["min_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: min_trust_ratio={min_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: max_trust_ratio={max_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
+        message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
         raise ValueError(message.format_map({**o, "name": name}))
 
 
@@ -120,8 +152,11 @@ RULE = Rule(
         ),
         "eps": Hyperparameter(name="eps", low=0.0, high=m.INF, high_open=True, label="epsilon value"),
         "weight_decay": Hyperparameter(name="weight_decay", low=0.0, high=m.INF, high_open=True),
+        "max_grad_norm": Hyperparameter(name="max_grad_norm", low=0.0, high=m.INF, high_open=True, scope="global"),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
+        "min_trust_ratio": Hyperparameter(name="min_trust_ratio", low=0.0, high=m.INF, high_open=True),
+        "max_trust_ratio": Hyperparameter(name="max_trust_ratio", low=0.0, high=m.INF, high_open=True),
     },
     options={
         "amsgrad": Option(name="amsgrad"),
@@ -130,6 +165,7 @@ RULE = Rule(
         "skip_zeros": Option(name="skip_zeros"),
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
         "trust_ratio": Option(name="trust_ratio", choices=("none", "lamb")),
+        "cautious": Option(name="cautious"),
     },
     storage={
         "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
@@ -175,8 +211,12 @@ RULE = Rule(
         "maximize",
         "skip_zeros",
         "nonfinite",
+        "max_grad_norm",
         "decoupled_weight_decay",
+        "cautious",
         "trust_ratio",
+        "min_trust_ratio",
+        "max_trust_ratio",
         "max_unorm",
         "optim_bits",
         "codec",
@@ -195,39 +235,52 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass(
-                    "step_reduce_0",
-                    lambda f: (
-                        f.percentile_clipping_below_100
-                        and (
-                            f.exp_avg_sq_tensorwise
-                            or f.exp_avg_tensorwise
-                            or f.max_unorm_above_0
-                            or f.trust_ratio_is_lamb
-                        )
-                    ),
-                    reductions=("squares_grad_6",),
-                    scalars=1,
-                ),
+                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
-                        f.exp_avg_sq_tensorwise
+                        f.cautious
+                        and f.percentile_clipping_below_100
+                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8",),
+                    scalars=2,
+                ),
+                Pass(
+                    "step_reduce_2",
+                    lambda f: (
+                        (f.cautious and f.max_unorm_above_0)
+                        or (f.cautious and f.percentile_clipping_below_100)
+                        or (f.cautious and f.trust_ratio_is_lamb)
+                        or (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100)
+                        or (f.exp_avg_tensorwise and f.percentile_clipping_below_100)
+                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8", "sum_reduced_1"),
+                    scalars=11,
+                ),
+                Pass(
+                    "step_reduce_3",
+                    lambda f: (
+                        f.cautious
+                        or f.exp_avg_sq_tensorwise
                         or f.exp_avg_tensorwise
                         or f.max_unorm_above_0
                         or f.percentile_clipping_below_100
                         or f.trust_ratio_is_lamb
                     ),
                     reductions=(
-                        "squares_grad_6",
+                        "squares_grad_8",
+                        "sum_reduced_1",
                         "squares_param",
-                        "squares_update_1",
+                        "squares_update_3",
                         "exp_avg_largest",
                         "exp_avg_sq_largest",
                     ),
-                    scalars=10,
+                    scalars=12,
                 ),
-                Pass("step_apply", always, scalars=16),
+                Pass("step_apply", always, scalars=18),
             ),
             values=_step_values,
             inputs=_step_inputs,
@@ -239,13 +292,26 @@ RULE = Rule(
                 "weight_decay",
                 "percentile_clipping",
                 "max_unorm",
+                "min_trust_ratio",
+                "max_trust_ratio",
                 "inverse_grad_scale",
+                "min_one_max_grad_norm_over_sqrt_global_s",
                 "one_minus_beta1",
                 "one_minus_beta2",
                 "min_one_max_unorm",
                 "one_minus_lr_times_weight_decay",
             ),
-            reductions=("squares_grad_6", "squares_param", "squares_update_1", "exp_avg_largest", "exp_avg_sq_largest"),
+            reductions=(
+                "tensor_1",
+                "squares_grad_8",
+                "sum_reduced_1",
+                "squares_param",
+                "squares_update_3",
+                "exp_avg_largest",
+                "exp_avg_sq_largest",
+            ),
+            sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
+            grads=True,
         ),
     },
 )
@@ -282,15 +348,29 @@ class AdamW(Optimizer):
             tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -338,11 +418,15 @@ class AdamW(Optimizer):
         block_wise: bool = True,
         is_paged: bool = False,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -361,11 +445,15 @@ class AdamW(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "is_paged": is_paged,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -406,15 +494,29 @@ class AdamW8bit(Optimizer):
             tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -462,11 +564,15 @@ class AdamW8bit(Optimizer):
         block_wise: bool = True,
         is_paged: bool = False,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -485,11 +591,15 @@ class AdamW8bit(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "is_paged": is_paged,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -538,15 +648,29 @@ class AdamW32bit(Optimizer):
             tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -594,11 +718,15 @@ class AdamW32bit(Optimizer):
         block_wise: bool = True,
         is_paged: bool = False,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -617,11 +745,15 @@ class AdamW32bit(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "is_paged": is_paged,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -661,15 +793,29 @@ class PagedAdamW(Optimizer):
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
             tensor. Default: True.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -716,11 +862,15 @@ class PagedAdamW(Optimizer):
         percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -738,11 +888,15 @@ class PagedAdamW(Optimizer):
             "min_8bit_size": min_8bit_size,
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -781,15 +935,29 @@ class PagedAdamW8bit(Optimizer):
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
             tensor. Default: True.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -836,11 +1004,15 @@ class PagedAdamW8bit(Optimizer):
         percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -858,11 +1030,15 @@ class PagedAdamW8bit(Optimizer):
             "min_8bit_size": min_8bit_size,
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -909,15 +1085,29 @@ class PagedAdamW32bit(Optimizer):
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
             tensor. Default: True.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -964,11 +1154,15 @@ class PagedAdamW32bit(Optimizer):
         percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -986,11 +1180,15 @@ class PagedAdamW32bit(Optimizer):
             "min_8bit_size": min_8bit_size,
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -1032,15 +1230,29 @@ class Adam(Optimizer):
             tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -1088,11 +1300,15 @@ class Adam(Optimizer):
         block_wise: bool = True,
         is_paged: bool = False,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -1111,11 +1327,15 @@ class Adam(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "is_paged": is_paged,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -1156,15 +1376,29 @@ class Adam8bit(Optimizer):
             tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -1212,11 +1446,15 @@ class Adam8bit(Optimizer):
         block_wise: bool = True,
         is_paged: bool = False,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -1235,11 +1473,15 @@ class Adam8bit(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "is_paged": is_paged,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -1288,15 +1530,29 @@ class Adam32bit(Optimizer):
             tensor. Default: True.
         is_paged: Keep large states in pageable memory, which a GPU borrows from the host. On a CPU all memory is
             ordinary memory, and this changes nothing. Default: False.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -1344,11 +1600,15 @@ class Adam32bit(Optimizer):
         block_wise: bool = True,
         is_paged: bool = False,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -1367,11 +1627,15 @@ class Adam32bit(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "is_paged": is_paged,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -1411,15 +1675,29 @@ class PagedAdam(Optimizer):
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
             tensor. Default: True.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -1466,11 +1744,15 @@ class PagedAdam(Optimizer):
         percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -1488,11 +1770,15 @@ class PagedAdam(Optimizer):
             "min_8bit_size": min_8bit_size,
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -1531,15 +1817,29 @@ class PagedAdam8bit(Optimizer):
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
             tensor. Default: True.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -1586,11 +1886,15 @@ class PagedAdam8bit(Optimizer):
         percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -1608,11 +1912,15 @@ class PagedAdam8bit(Optimizer):
             "min_8bit_size": min_8bit_size,
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -1659,15 +1967,29 @@ class PagedAdam32bit(Optimizer):
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         block_wise: One scale for every `block_size` elements of a quantized state; False takes one scale for the
             tensor. Default: True.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. The scale is 1
             where either norm is 0, so that tensors initialised with zeros train. In [0, inf). Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         maximize: Ascend instead of descend. Default: False.
         skip_zeros: Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
         trust_ratio: "lamb" scales the update to the norm of the parameter (You et al. 2020,
-            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. Default: "none".
+            https://arxiv.org/abs/1904.00962); the scale is 1 where either norm is 0. It acts with and without
+            weight decay. max_unorm then multiplies it by min(1, max_unorm). Default: "none".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -1714,11 +2036,15 @@ class PagedAdam32bit(Optimizer):
         percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
+        max_grad_norm: float = 0.0,
         max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
         trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -1736,11 +2062,15 @@ class PagedAdam32bit(Optimizer):
             "min_8bit_size": min_8bit_size,
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
+            "max_grad_norm": max_grad_norm,
             "max_unorm": max_unorm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
             "trust_ratio": trust_ratio,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,

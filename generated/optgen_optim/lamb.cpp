@@ -38,9 +38,13 @@ constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
 constexpr bool maximize = OPTGEN_MAXIMIZE;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
+constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
 constexpr bool adam_w_mode = OPTGEN_ADAM_W_MODE;
 constexpr bool bias_correction = OPTGEN_BIAS_CORRECTION;
 constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
+constexpr bool cautious = OPTGEN_CAUTIOUS;
+constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
+constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
@@ -62,7 +66,7 @@ enum Column : int {
   COLUMNS,
 };
 
-// step, pass 1 of 3: reduces
+// step, pass 1 of 5: reduces
 
 struct step_reduce_0_scalars {
   float inverse_grad_scale;
@@ -70,8 +74,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double inverse_grad_scale = value[7];
+  const double* const value = call.values + t.at(GROUP) * 15;
+  const double inverse_grad_scale = value[9];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -80,13 +84,13 @@ void step_reduce_0_chunk(
     [[maybe_unused]] const step_reduce_0_scalars& s) {
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec> grad_tile;
-  double squares_grad_6 = 0.0;
+  double tensor_1 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
-#pragma omp simd reduction(+ : squares_grad_6)
+#pragma omp simd reduction(+ : tensor_1)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
         // grad = grad / grad_scale
@@ -98,74 +102,132 @@ void step_reduce_0_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-        squares_grad_6 += double(grad_6) * double(grad_6);
+        tensor_1 += double(grad_6) * double(grad_6);
       }
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = squares_grad_6;
+  call.partials[c.index * 7 + 0] = tensor_1;
 }
 
 void step_reduce_0_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  put(call.reduced[t.index * 5 + 0], finished_sum(call, t, 5, 0));
+  put(call.reduced[t.index * 7 + 0], finished_sum(call, t, 7, 0));
 }
 
-// step, pass 2 of 3: reduces
+// step, pass 2 of 5: reduces
 
 struct step_reduce_1_scalars {
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+};
+
+[[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 15;
+  const double inverse_grad_scale = value[9];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
+}
+
+void step_reduce_1_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_1_scalars& s) {
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  Tile<GradCodec> grad_tile;
+  double squares_grad_8 = 0.0;
+  for (int64_t at = c.begin; at < c.end; at += TILE) {
+    const int n = int(c.end - at < TILE ? c.end - at : TILE);
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    for (int begin = 0; begin < n;) {
+      const Segment segment = segment_at<false>(t, at, begin, n);
+#pragma omp simd reduction(+ : squares_grad_8)
+      for (int i = segment.begin; i < segment.end; ++i) {
+        const float grad = load(grad_at[i]);
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
+        // grad = -grad
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
+        // grad = where(isfinite(grad), grad, 0)
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+        squares_grad_8 += double(grad_8) * double(grad_8);
+      }
+      begin = segment.end;
+    }
+  }
+  call.partials[c.index * 7 + 1] = squares_grad_8;
+}
+
+void step_reduce_1_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  put(call.reduced[t.index * 7 + 1], finished_sum(call, t, 7, 1));
+}
+
+// step, pass 3 of 5: reduces
+
+struct step_reduce_2_scalars {
   float beta1;
   float beta2;
   float eps;
   float weight_decay;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
   float one_minus_beta1;
   float one_minus_beta2;
   float inverse_one_minus_beta1_power_step;
   float inverse_sqrt_one_minus_beta2_power_step;
 };
 
-[[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
+[[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 15;
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
   const double weight_decay = value[4];
   const double percentile_clipping = value[6];
-  const double inverse_grad_scale = value[7];
-  const double one_minus_beta1 = value[8];
-  const double one_minus_beta2 = value[9];
+  const double inverse_grad_scale = value[9];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  const double one_minus_beta1 = value[11];
+  const double one_minus_beta2 = value[12];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && (exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
-      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  const Window<100> gnorm_vec_1 = cautious && percentile_clipping_below_100
+      && (max_unorm_above_0 || trust_ratio_is_lamb) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
   const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
-  return step_reduce_1_scalars{float(beta1), float(beta2), float(eps), float(weight_decay), float(inverse_grad_scale),
-      float(grad_7_factor), float(one_minus_beta1), float(one_minus_beta2), float(inverse_one_minus_beta1_power_step),
+  return step_reduce_2_scalars{float(beta1), float(beta2), float(eps), float(weight_decay), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(one_minus_beta1),
+      float(one_minus_beta2), float(inverse_one_minus_beta1_power_step),
       float(inverse_sqrt_one_minus_beta2_power_step)};
 }
 
-void step_reduce_1_chunk(
+void step_reduce_2_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_1_scalars& s) {
+    [[maybe_unused]] const step_reduce_2_scalars& s) {
   const float beta1 = s.beta1;
   const float beta2 = s.beta2;
   const float eps = s.eps;
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const float one_minus_beta1 = s.one_minus_beta1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
@@ -175,38 +237,196 @@ void step_reduce_1_chunk(
   Tile<ExpAvgCodec> exp_avg_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<MaxExpAvgSqCodec> max_exp_avg_sq_tile;
-  double squares_grad_6 = 0.0;
+  double squares_grad_8 = 0.0;
+  double sum_reduced_1 = 0.0;
+  for (int64_t at = c.begin; at < c.end; at += TILE) {
+    const int n = int(c.end - at < TILE ? c.end - at : TILE);
+    auto* const param_at = cautious && (trust_ratio_is_lamb || (!adam_w_mode && max_unorm_above_0))
+        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
+    auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    auto* const exp_avg_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
+        ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
+    auto* const exp_avg_sq_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
+        ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+    auto* const max_exp_avg_sq_at = amsgrad && cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
+        ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+    for (int begin = 0; begin < n;) {
+      const Segment segment = segment_at<false>(t, at, begin, n);
+#pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1)
+      for (int i = segment.begin; i < segment.end; ++i) {
+        const float param =
+            cautious && (trust_ratio_is_lamb || (!adam_w_mode && max_unorm_above_0)) ? load(param_at[i]) : 0.0f;
+        const float grad = load(grad_at[i]);
+        const float exp_avg = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_at[i]) : 0.0f;
+        const float exp_avg_sq = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_sq_at[i]) : 0.0f;
+        const float max_exp_avg_sq =
+            amsgrad && cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(max_exp_avg_sq_at[i]) : 0.0f;
+        // grad = grad / grad_scale
+        const float grad_1 = grad * inverse_grad_scale;
+        const float grad_2 = grad_scale_given ? grad_1 : grad;
+        // grad = -grad
+        const float grad_3 = -grad_2;
+        const float grad_4 = maximize ? grad_3 : grad_2;
+        // grad = where(isfinite(grad), grad, 0)
+        const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+        const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+        // grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
+        // grad = grad + weight_decay * param
+        const float grad_11 = grad_10 + weight_decay * param;
+        const float grad_12 = !adam_w_mode ? grad_11 : grad_10;
+        // exp_avg = beta1 * exp_avg + (1 - beta1) * grad
+        const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_12;
+        // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
+        const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12;
+        // max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
+        const float max_exp_avg_sq_1 = optgen::maximum(max_exp_avg_sq, exp_avg_sq_1);
+        const float second_3 = amsgrad ? max_exp_avg_sq_1 : exp_avg_sq_1;
+        // update = exp_avg / (1 - beta1 ** step) / (sqrt(second) / sqrt(1 - beta2 ** step) + eps)
+        const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step
+            / (optgen::sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps);
+        // update = exp_avg / (sqrt(second) + eps)
+        const float update_2 = exp_avg_1 / (optgen::sqrt(second_3) + eps);
+        const float update_3 = bias_correction ? update_1 : update_2;
+        // update = update + weight_decay * param
+        const float update_4 = update_3 + weight_decay * param;
+        const float update_5 = adam_w_mode && trust_ratio_is_lamb ? update_4 : update_3;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+        // where(agrees, 1, 0)
+        const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+        squares_grad_8 += !cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) ? double(grad_8) * double(grad_8)
+            : 0.0;
+        sum_reduced_1 += cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? double(reduced_1) : 0.0;
+      }
+      begin = segment.end;
+    }
+  }
+  call.partials[c.index * 7 + 1] = squares_grad_8;
+  call.partials[c.index * 7 + 2] = sum_reduced_1;
+}
+
+void step_reduce_2_finish(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, 7, 1));
+  if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
+    put(call.reduced[t.index * 7 + 2], finished_sum(call, t, 7, 2));
+}
+
+// step, pass 4 of 5: reduces
+
+struct step_reduce_3_scalars {
+  float beta1;
+  float beta2;
+  float eps;
+  float weight_decay;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  float one_minus_beta1;
+  float one_minus_beta2;
+  float inverse_one_minus_beta1_power_step;
+  float inverse_sqrt_one_minus_beta2_power_step;
+  float inverse_share_1;
+};
+
+[[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 15;
+  const double beta1 = value[1];
+  const double beta2 = value[2];
+  const double eps = value[3];
+  const double weight_decay = value[4];
+  const double percentile_clipping = value[6];
+  const double inverse_grad_scale = value[9];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  const double one_minus_beta1 = value[11];
+  const double one_minus_beta2 = value[12];
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double sum_reduced_1 = call.reduced[t.index * 7 + 2];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
+  const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
+  return step_reduce_3_scalars{float(beta1), float(beta2), float(eps), float(weight_decay), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(one_minus_beta1),
+      float(one_minus_beta2), float(inverse_one_minus_beta1_power_step), float(inverse_sqrt_one_minus_beta2_power_step),
+      float(inverse_share_1)};
+}
+
+void step_reduce_3_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_3_scalars& s) {
+  const float beta1 = s.beta1;
+  const float beta2 = s.beta2;
+  const float eps = s.eps;
+  const float weight_decay = s.weight_decay;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
+  const float one_minus_beta1 = s.one_minus_beta1;
+  const float one_minus_beta2 = s.one_minus_beta2;
+  const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
+  const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
+  const float inverse_share_1 = s.inverse_share_1;
+  Tile<ParamCodec> param_tile;
+  Tile<GradCodec> grad_tile;
+  Tile<ExpAvgCodec> exp_avg_tile;
+  Tile<ExpAvgSqCodec> exp_avg_sq_tile;
+  Tile<MaxExpAvgSqCodec> max_exp_avg_sq_tile;
+  double squares_grad_8 = 0.0;
+  double sum_reduced_1 = 0.0;
   double squares_param = 0.0;
-  double squares_update_5 = 0.0;
+  double squares_update_7 = 0.0;
   uint32_t exp_avg_largest = 0;
   uint32_t exp_avg_sq_largest = 0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb || (!adam_w_mode && exp_avg_sq_tensorwise)
-        || (!adam_w_mode && exp_avg_tensorwise) ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n)
-        : nullptr;
+    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb || (!adam_w_mode && cautious)
+        || (!adam_w_mode && exp_avg_sq_tensorwise) || (!adam_w_mode && exp_avg_tensorwise)
+        ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
-    auto* const exp_avg_at = exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+    auto* const exp_avg_at = cautious || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
-    auto* const exp_avg_sq_at = exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+    auto* const exp_avg_sq_at = cautious || exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
-    auto* const max_exp_avg_sq_at = amsgrad && (max_unorm_above_0 || trust_ratio_is_lamb)
+    auto* const max_exp_avg_sq_at = amsgrad && (cautious || max_unorm_above_0 || trust_ratio_is_lamb)
         ? max_exp_avg_sq_tile.open(t.pointer(AT_MAX_EXP_AVG_SQ), t.pointer(AT_MAX_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \
-    reduction(+ : squares_grad_6, squares_param, squares_update_5) \
+    reduction(+ : squares_grad_8, sum_reduced_1, squares_param, squares_update_7) \
     reduction(max : exp_avg_largest, exp_avg_sq_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float param = max_unorm_above_0 || trust_ratio_is_lamb || (!adam_w_mode && exp_avg_sq_tensorwise)
-            || (!adam_w_mode && exp_avg_tensorwise) ? load(param_at[i]) : 0.0f;
+        const float param = max_unorm_above_0 || trust_ratio_is_lamb || (!adam_w_mode && cautious)
+            || (!adam_w_mode && exp_avg_sq_tensorwise) || (!adam_w_mode && exp_avg_tensorwise) ? load(param_at[i])
+            : 0.0f;
         const float grad = load(grad_at[i]);
         const float exp_avg =
-            exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_at[i]) : 0.0f;
-        const float exp_avg_sq =
-            exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_sq_at[i]) : 0.0f;
+            cautious || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_at[i]) : 0.0f;
+        const float exp_avg_sq = cautious || exp_avg_sq_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
+            ? load(exp_avg_sq_at[i]) : 0.0f;
         const float max_exp_avg_sq =
-            amsgrad && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(max_exp_avg_sq_at[i]) : 0.0f;
+            amsgrad && (cautious || max_unorm_above_0 || trust_ratio_is_lamb) ? load(max_exp_avg_sq_at[i]) : 0.0f;
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
         const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -222,16 +442,19 @@ void step_reduce_1_chunk(
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // grad = grad + weight_decay * param
-        const float grad_9 = grad_8 + weight_decay * param;
-        const float grad_10 = !adam_w_mode ? grad_9 : grad_8;
+        const float grad_11 = grad_10 + weight_decay * param;
+        const float grad_12 = !adam_w_mode ? grad_11 : grad_10;
         // exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-        const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10;
+        const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_12;
         // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-        const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10;
+        const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12;
         // max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
         const float max_exp_avg_sq_1 = optgen::maximum(max_exp_avg_sq, exp_avg_sq_1);
         const float second_3 = amsgrad ? max_exp_avg_sq_1 : exp_avg_sq_1;
@@ -244,6 +467,13 @@ void step_reduce_1_chunk(
         // update = update + weight_decay * param
         const float update_4 = update_3 + weight_decay * param;
         const float update_5 = adam_w_mode && trust_ratio_is_lamb ? update_4 : update_3;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+        // where(agrees, 1, 0)
+        const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+        // update = update * where(agrees, 1 / share, 0)
+        const float update_6 = update_5 * (agrees_1 ? inverse_share_1 : 0.0f);
+        const float update_7 = cautious ? update_6 : update_5;
         // exp_avg where active
         const float exp_avg_kept = active_4 ? exp_avg_1 : exp_avg;
         // exp_avg_sq where active
@@ -252,10 +482,11 @@ void step_reduce_1_chunk(
         const float exp_avg_magnitude = optgen::isfinite(exp_avg_kept) ? optgen::abs(exp_avg_kept) : 0.0f;
         // largest magnitude of exp_avg_sq
         const float exp_avg_sq_magnitude = optgen::isfinite(exp_avg_sq_kept) ? optgen::abs(exp_avg_sq_kept) : 0.0f;
-        squares_grad_6 += !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
-            ? double(grad_6) * double(grad_6) : 0.0;
+        squares_grad_8 += !cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0
+            && !trust_ratio_is_lamb ? double(grad_8) * double(grad_8) : 0.0;
+        sum_reduced_1 += cautious && !max_unorm_above_0 && !trust_ratio_is_lamb ? double(reduced_1) : 0.0;
         squares_param += max_unorm_above_0 || trust_ratio_is_lamb ? double(param) * double(param) : 0.0;
-        squares_update_5 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_5) * double(update_5) : 0.0;
+        squares_update_7 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_7) * double(update_7) : 0.0;
         exp_avg_largest = exp_avg_tensorwise && magnitude_bits(exp_avg_magnitude) > exp_avg_largest
             ? magnitude_bits(exp_avg_magnitude) : exp_avg_largest;
         exp_avg_sq_largest = exp_avg_sq_tensorwise && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest
@@ -264,24 +495,27 @@ void step_reduce_1_chunk(
       begin = segment.end;
     }
   }
-  call.partials[c.index * 5 + 0] = squares_grad_6;
-  call.partials[c.index * 5 + 1] = squares_param;
-  call.partials[c.index * 5 + 2] = squares_update_5;
-  call.partials[c.index * 5 + 3] = from_bits(exp_avg_largest);
-  call.partials[c.index * 5 + 4] = from_bits(exp_avg_sq_largest);
+  call.partials[c.index * 7 + 1] = squares_grad_8;
+  call.partials[c.index * 7 + 2] = sum_reduced_1;
+  call.partials[c.index * 7 + 3] = squares_param;
+  call.partials[c.index * 7 + 4] = squares_update_7;
+  call.partials[c.index * 7 + 5] = from_bits(exp_avg_largest);
+  call.partials[c.index * 7 + 6] = from_bits(exp_avg_sq_largest);
 }
 
-void step_reduce_1_finish(
+void step_reduce_3_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-    put(call.reduced[t.index * 5 + 0], finished_sum(call, t, 5, 0));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 5 + 1], finished_sum(call, t, 5, 1));
-  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 5 + 2], finished_sum(call, t, 5, 2));
-  if (exp_avg_tensorwise) put(call.reduced[t.index * 5 + 3], finished_max(call, t, 5, 3));
-  if (exp_avg_sq_tensorwise) put(call.reduced[t.index * 5 + 4], finished_max(call, t, 5, 4));
+  if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, 7, 1));
+  if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
+    put(call.reduced[t.index * 7 + 2], finished_sum(call, t, 7, 2));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 7 + 3], finished_sum(call, t, 7, 3));
+  if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 7 + 4], finished_sum(call, t, 7, 4));
+  if (exp_avg_tensorwise) put(call.reduced[t.index * 7 + 5], finished_max(call, t, 7, 5));
+  if (exp_avg_sq_tensorwise) put(call.reduced[t.index * 7 + 6], finished_max(call, t, 7, 6));
 }
 
-// step, pass 3 of 3: writes param, exp_avg, exp_avg_sq, max_exp_avg_sq
+// step, pass 5 of 5: writes param, exp_avg, exp_avg_sq, max_exp_avg_sq
 
 struct step_apply_scalars {
   float lr;
@@ -290,13 +524,15 @@ struct step_apply_scalars {
   float eps;
   float weight_decay;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
   float one_minus_beta1;
   float one_minus_beta2;
   float inverse_one_minus_beta1_power_step;
   float inverse_sqrt_one_minus_beta2_power_step;
-  float ratio_3;
-  float update_7_factor;
+  float inverse_share_1;
+  float ratio_8;
+  float update_9_factor;
   float one_minus_lr_times_weight_decay;
   float exp_avg_absmax_new;
   float exp_avg_sq_absmax_new;
@@ -304,7 +540,7 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 15;
   const double lr = value[0];
   const double beta1 = value[1];
   const double beta2 = value[2];
@@ -312,54 +548,70 @@ struct step_apply_scalars {
   const double weight_decay = value[4];
   const double max_unorm = value[5];
   const double percentile_clipping = value[6];
-  const double inverse_grad_scale = value[7];
-  const double one_minus_beta1 = value[8];
-  const double one_minus_beta2 = value[9];
-  const double min_one_max_unorm = value[10];
-  const double one_minus_lr_times_weight_decay = value[11];
+  const double min_trust_ratio = value[7];
+  const double max_trust_ratio = value[8];
+  const double inverse_grad_scale = value[9];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  const double one_minus_beta1 = value[11];
+  const double one_minus_beta2 = value[12];
+  const double min_one_max_unorm = value[13];
+  const double one_minus_lr_times_weight_decay = value[14];
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
-  const double squares_param = call.reduced[t.index * 5 + 1];
-  const double squares_update_5 = call.reduced[t.index * 5 + 2];
-  const double exp_avg_largest = call.reduced[t.index * 5 + 3];
-  const double exp_avg_sq_largest = call.reduced[t.index * 5 + 4];
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double sum_reduced_1 = call.reduced[t.index * 7 + 2];
+  const double squares_param = call.reduced[t.index * 7 + 3];
+  const double squares_update_7 = call.reduced[t.index * 7 + 4];
+  const double exp_avg_largest = call.reduced[t.index * 7 + 5];
+  const double exp_avg_sq_largest = call.reduced[t.index * 7 + 6];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   const double inverse_one_minus_beta1_power_step = 1.0 / (1.0 - optgen::power(beta1, step));
   const double inverse_sqrt_one_minus_beta2_power_step = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, step));
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
   // param_norm = norm(param)
   const double param_norm_1 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_1 = optgen::sqrt(squares_update_5);
-  // ratio = where(param_norm > 0 and update_norm > 0, param_norm / update_norm, 1)
-  const double ratio_1 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? param_norm_1 / update_norm_1 : 1.0;
+  const double update_norm_1 = optgen::sqrt(squares_update_7);
+  // ratio = param_norm / update_norm
+  const double ratio_1 = param_norm_1 / update_norm_1;
+  // ratio = max(ratio, min_trust_ratio)
+  const double ratio_2 = optgen::maximum(ratio_1, min_trust_ratio);
+  const double ratio_3 = min_trust_ratio_above_0 ? ratio_2 : ratio_1;
+  // ratio = min(ratio, max_trust_ratio)
+  const double ratio_4 = optgen::minimum(ratio_3, max_trust_ratio);
+  const double ratio_5 = max_trust_ratio_above_0 ? ratio_4 : ratio_3;
+  // ratio = where(param_norm > 0 and update_norm > 0, ratio, 1)
+  const double ratio_6 = param_norm_1 > 0.0 && update_norm_1 > 0.0 ? ratio_5 : 1.0;
   // ratio = ratio * min(1, max_unorm)
-  const double ratio_2 = ratio_1 * min_one_max_unorm;
-  const double ratio_3 = max_unorm_above_0 ? ratio_2 : ratio_1;
+  const double ratio_7 = ratio_6 * min_one_max_unorm;
+  const double ratio_8 = max_unorm_above_0 ? ratio_7 : ratio_6;
   // param_norm = norm(param)
   const double param_norm_2 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_2 = optgen::sqrt(squares_update_5);
+  const double update_norm_2 = optgen::sqrt(squares_update_7);
   // limit = max_unorm * param_norm
   const double limit_1 = max_unorm * param_norm_2;
-  const double update_7_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
+  const double update_9_factor = limit_1 > 0.0 && update_norm_2 > limit_1 ? limit_1 / update_norm_2 : 1.0;
   // scale of exp_avg
   const double exp_avg_absmax_new = exp_avg_largest >= 1.1754943508222875e-38 ? exp_avg_largest : 0.0;
   // scale of exp_avg_sq
   const double exp_avg_sq_absmax_new = exp_avg_sq_largest >= 1.1754943508222875e-38 ? exp_avg_sq_largest : 0.0;
   return step_apply_scalars{float(lr), float(beta1), float(beta2), float(eps), float(weight_decay),
-      float(inverse_grad_scale), float(grad_7_factor), float(one_minus_beta1), float(one_minus_beta2),
-      float(inverse_one_minus_beta1_power_step), float(inverse_sqrt_one_minus_beta2_power_step), float(ratio_3),
-      float(update_7_factor), float(one_minus_lr_times_weight_decay), float(exp_avg_absmax_new),
-      float(exp_avg_sq_absmax_new)};
+      float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor),
+      float(one_minus_beta1), float(one_minus_beta2), float(inverse_one_minus_beta1_power_step),
+      float(inverse_sqrt_one_minus_beta2_power_step), float(inverse_share_1), float(ratio_8), float(update_9_factor),
+      float(one_minus_lr_times_weight_decay), float(exp_avg_absmax_new), float(exp_avg_sq_absmax_new)};
 }
 
 void step_apply_chunk(
@@ -371,13 +623,15 @@ void step_apply_chunk(
   const float eps = s.eps;
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
   const float one_minus_beta1 = s.one_minus_beta1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
   const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
-  const float ratio_3 = s.ratio_3;
-  const float update_7_factor = s.update_7_factor;
+  const float inverse_share_1 = s.inverse_share_1;
+  const float ratio_8 = s.ratio_8;
+  const float update_9_factor = s.update_9_factor;
   const float one_minus_lr_times_weight_decay = s.one_minus_lr_times_weight_decay;
   const float exp_avg_absmax_new = s.exp_avg_absmax_new;
   const float exp_avg_sq_absmax_new = s.exp_avg_sq_absmax_new;
@@ -419,16 +673,19 @@ void step_apply_chunk(
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
         const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+        // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+        const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
         // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        const float grad_7 = grad_6 * grad_7_factor;
-        const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+        const float grad_9 = grad_8 * grad_9_factor;
+        const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // grad = grad + weight_decay * param
-        const float grad_9 = grad_8 + weight_decay * param;
-        const float grad_10 = !adam_w_mode ? grad_9 : grad_8;
+        const float grad_11 = grad_10 + weight_decay * param;
+        const float grad_12 = !adam_w_mode ? grad_11 : grad_10;
         // exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-        const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_10;
+        const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * grad_12;
         // exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-        const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10;
+        const float exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12;
         // max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
         const float max_exp_avg_sq_1 = optgen::maximum(max_exp_avg_sq, exp_avg_sq_1);
         const float second_3 = amsgrad ? max_exp_avg_sq_1 : exp_avg_sq_1;
@@ -441,17 +698,22 @@ void step_apply_chunk(
         // update = update + weight_decay * param
         const float update_4 = update_3 + weight_decay * param;
         const float update_5 = adam_w_mode && trust_ratio_is_lamb ? update_4 : update_3;
+        // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+        // update = update * where(agrees, 1 / share, 0)
+        const float update_6 = update_5 * (agrees_1 ? inverse_share_1 : 0.0f);
+        const float update_7 = cautious ? update_6 : update_5;
         // update = ratio * update
-        const float update_6 = ratio_3 * update_5;
+        const float update_8 = ratio_8 * update_7;
         // update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-        const float update_7 = update_7_factor * update_5;
-        const float update_8 = max_unorm_above_0 ? update_7 : update_5;
-        const float update_9 = trust_ratio_is_lamb ? update_6 : update_8;
+        const float update_9 = update_9_factor * update_7;
+        const float update_10 = max_unorm_above_0 ? update_9 : update_7;
+        const float update_11 = trust_ratio_is_lamb ? update_8 : update_10;
         // param = param * (1 - lr * weight_decay)
         const float param_1 = param * one_minus_lr_times_weight_decay;
         const float param_2 = adam_w_mode && !trust_ratio_is_lamb ? param_1 : param;
         // param = param - lr * update
-        const float param_3 = param_2 - lr * update_9;
+        const float param_3 = param_2 - lr * update_11;
         // param where active
         const float param_kept = active_4 ? param_3 : param;
         // exp_avg where active
@@ -482,11 +744,11 @@ void step_apply_finish(
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
-  const double exp_avg_largest = call.reduced[t.index * 5 + 3];
-  const double exp_avg_sq_largest = call.reduced[t.index * 5 + 4];
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double exp_avg_largest = call.reduced[t.index * 7 + 5];
+  const double exp_avg_sq_largest = call.reduced[t.index * 7 + 6];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -510,6 +772,16 @@ OPTGEN_EXPORT void step_reduce_0(const Call* call) {
 OPTGEN_EXPORT void step_reduce_1(const Call* call) {
   run_pass<COLUMNS, step_reduce_1_scalars>(
       *call, step_reduce_1_prepare, step_reduce_1_chunk, step_reduce_1_finish);
+}
+
+OPTGEN_EXPORT void step_reduce_2(const Call* call) {
+  run_pass<COLUMNS, step_reduce_2_scalars>(
+      *call, step_reduce_2_prepare, step_reduce_2_chunk, step_reduce_2_finish);
+}
+
+OPTGEN_EXPORT void step_reduce_3(const Call* call) {
+  run_pass<COLUMNS, step_reduce_3_scalars>(
+      *call, step_reduce_3_prepare, step_reduce_3_chunk, step_reduce_3_finish);
 }
 
 OPTGEN_EXPORT void step_apply(const Call* call) {

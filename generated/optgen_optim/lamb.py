@@ -28,9 +28,13 @@ class LambFlags(NamedTuple):
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
+    max_grad_norm_above_0: bool
     adam_w_mode: bool
     bias_correction: bool
     trust_ratio_is_lamb: bool
+    cautious: bool
+    min_trust_ratio_above_0: bool
+    max_trust_ratio_above_0: bool
     max_unorm_above_0: bool
     exp_avg_tensorwise: bool
     exp_avg_sq_tensorwise: bool
@@ -44,9 +48,13 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
+        max_grad_norm_above_0=m.number(o["max_grad_norm"]) > 0,
         adam_w_mode=o["adam_w_mode"],
         bias_correction=o["bias_correction"],
         trust_ratio_is_lamb=o["trust_ratio"] == "lamb",
+        cautious=o["cautious"],
+        min_trust_ratio_above_0=m.number(o["min_trust_ratio"]) > 0,
+        max_trust_ratio_above_0=m.number(o["max_trust_ratio"]) > 0,
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
         exp_avg_tensorwise="exp_avg" in tensorwise,
         exp_avg_sq_tensorwise="exp_avg_sq" in tensorwise,
@@ -61,9 +69,17 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     eps = m.number(o["eps"])
     weight_decay = m.number(o["weight_decay"])
     max_unorm = m.number(o["max_unorm"])
+    max_grad_norm = m.number(o["max_grad_norm"])
     percentile_clipping = m.number(o["percentile_clipping"])
+    min_trust_ratio = m.number(o["min_trust_ratio"])
+    max_trust_ratio = m.number(o["max_trust_ratio"])
     grad_scale = m.number(o.get("grad_scale"))
+    global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
     inverse_grad_scale = m.divide(1.0, grad_scale)
+    min_one_max_grad_norm_over_sqrt_global_s = m.minimum(
+        1.0,
+        m.divide(max_grad_norm, m.sqrt(global_sum_tensor_1) + 1e-06),
+    )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     min_one_max_unorm = m.minimum(1.0, max_unorm)
@@ -76,7 +92,10 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         weight_decay,
         max_unorm,
         percentile_clipping,
+        min_trust_ratio,
+        max_trust_ratio,
         inverse_grad_scale,
+        min_one_max_grad_norm_over_sqrt_global_s,
         one_minus_beta1,
         one_minus_beta2,
         min_one_max_unorm,
@@ -93,8 +112,12 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         m.unread(o["eps"]),
         m.unread(o["weight_decay"]),
         m.unread(o["max_unorm"]),
+        m.unread(o["max_grad_norm"]),
         m.unread(o["percentile_clipping"]),
+        m.unread(o["min_trust_ratio"]),
+        m.unread(o["max_trust_ratio"]),
         m.unread(o.get("grad_scale")),
+        sums.get("global_sum_tensor_1", m.NAN),
     )
 
 
@@ -102,6 +125,15 @@ def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
     if o["amsgrad"] and o["optim_bits"] < 16:
         message = "{name} does not support amsgrad=True with {optim_bits}-bit states"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["min_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: min_trust_ratio={min_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["trust_ratio"] != "lamb":
+        message = "{name}: max_trust_ratio={max_trust_ratio} has no effect without trust_ratio='lamb'"
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
+        message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
         raise ValueError(message.format_map({**o, "name": name}))
 
 
@@ -122,7 +154,10 @@ RULE = Rule(
         "eps": Hyperparameter(name="eps", low=0.0, high=m.INF, high_open=True, label="epsilon value"),
         "weight_decay": Hyperparameter(name="weight_decay", low=0.0, high=m.INF, high_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
+        "max_grad_norm": Hyperparameter(name="max_grad_norm", low=0.0, high=m.INF, high_open=True, scope="global"),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
+        "min_trust_ratio": Hyperparameter(name="min_trust_ratio", low=0.0, high=m.INF, high_open=True),
+        "max_trust_ratio": Hyperparameter(name="max_trust_ratio", low=0.0, high=m.INF, high_open=True),
     },
     options={
         "bias_correction": Option(name="bias_correction"),
@@ -132,6 +167,7 @@ RULE = Rule(
         "maximize": Option(name="maximize"),
         "skip_zeros": Option(name="skip_zeros"),
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
+        "cautious": Option(name="cautious"),
     },
     storage={
         "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
@@ -177,9 +213,13 @@ RULE = Rule(
         "maximize",
         "skip_zeros",
         "nonfinite",
+        "max_grad_norm",
         "adam_w_mode",
         "bias_correction",
         "trust_ratio",
+        "cautious",
+        "min_trust_ratio",
+        "max_trust_ratio",
         "max_unorm",
         "optim_bits",
         "codec",
@@ -198,39 +238,52 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass(
-                    "step_reduce_0",
-                    lambda f: (
-                        f.percentile_clipping_below_100
-                        and (
-                            f.exp_avg_sq_tensorwise
-                            or f.exp_avg_tensorwise
-                            or f.max_unorm_above_0
-                            or f.trust_ratio_is_lamb
-                        )
-                    ),
-                    reductions=("squares_grad_6",),
-                    scalars=1,
-                ),
+                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
-                        f.exp_avg_sq_tensorwise
+                        f.cautious
+                        and f.percentile_clipping_below_100
+                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8",),
+                    scalars=2,
+                ),
+                Pass(
+                    "step_reduce_2",
+                    lambda f: (
+                        (f.cautious and f.max_unorm_above_0)
+                        or (f.cautious and f.percentile_clipping_below_100)
+                        or (f.cautious and f.trust_ratio_is_lamb)
+                        or (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100)
+                        or (f.exp_avg_tensorwise and f.percentile_clipping_below_100)
+                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                    ),
+                    reductions=("squares_grad_8", "sum_reduced_1"),
+                    scalars=11,
+                ),
+                Pass(
+                    "step_reduce_3",
+                    lambda f: (
+                        f.cautious
+                        or f.exp_avg_sq_tensorwise
                         or f.exp_avg_tensorwise
                         or f.max_unorm_above_0
                         or f.percentile_clipping_below_100
                         or f.trust_ratio_is_lamb
                     ),
                     reductions=(
-                        "squares_grad_6",
+                        "squares_grad_8",
+                        "sum_reduced_1",
                         "squares_param",
-                        "squares_update_5",
+                        "squares_update_7",
                         "exp_avg_largest",
                         "exp_avg_sq_largest",
                     ),
-                    scalars=10,
+                    scalars=12,
                 ),
-                Pass("step_apply", always, scalars=16),
+                Pass("step_apply", always, scalars=18),
             ),
             values=_step_values,
             inputs=_step_inputs,
@@ -242,13 +295,26 @@ RULE = Rule(
                 "weight_decay",
                 "max_unorm",
                 "percentile_clipping",
+                "min_trust_ratio",
+                "max_trust_ratio",
                 "inverse_grad_scale",
+                "min_one_max_grad_norm_over_sqrt_global_s",
                 "one_minus_beta1",
                 "one_minus_beta2",
                 "min_one_max_unorm",
                 "one_minus_lr_times_weight_decay",
             ),
-            reductions=("squares_grad_6", "squares_param", "squares_update_5", "exp_avg_largest", "exp_avg_sq_largest"),
+            reductions=(
+                "tensor_1",
+                "squares_grad_8",
+                "sum_reduced_1",
+                "squares_param",
+                "squares_update_7",
+                "exp_avg_largest",
+                "exp_avg_sq_largest",
+            ),
+            sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
+            grads=True,
         ),
     },
 )
@@ -285,6 +351,15 @@ class LAMB(Optimizer):
         max_unorm: The trust ratio is multiplied by min(1, max_unorm), so that 1 or more never binds; 0 is off. With
             trust_ratio="none" the update is scaled down to max_unorm times the norm of the parameter. In [0, inf).
             Default: 1.0.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         trust_ratio: "lamb" is the paper's rule; "none" is Adam whose update is clipped by max_unorm, its decay
             decoupled. Default: "lamb".
         maximize: Ascend instead of descend. Default: False.
@@ -292,6 +367,10 @@ class LAMB(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -343,10 +422,14 @@ class LAMB(Optimizer):
         block_wise: bool = False,
         max_unorm: float = 1.0,
         *,
+        max_grad_norm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         trust_ratio: Literal["lamb", "none"] = "lamb",
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -368,10 +451,14 @@ class LAMB(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "max_unorm": max_unorm,
+            "max_grad_norm": max_grad_norm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "trust_ratio": trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -412,6 +499,15 @@ class LAMB8bit(Optimizer):
         max_unorm: The trust ratio is multiplied by min(1, max_unorm), so that 1 or more never binds; 0 is off. With
             trust_ratio="none" the update is scaled down to max_unorm times the norm of the parameter. In [0, inf).
             Default: 1.0.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         trust_ratio: "lamb" is the paper's rule; "none" is Adam whose update is clipped by max_unorm, its decay
             decoupled. Default: "lamb".
         maximize: Ascend instead of descend. Default: False.
@@ -419,6 +515,10 @@ class LAMB8bit(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -469,10 +569,14 @@ class LAMB8bit(Optimizer):
         block_wise: bool = False,
         max_unorm: float = 1.0,
         *,
+        max_grad_norm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         trust_ratio: Literal["lamb", "none"] = "lamb",
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -493,10 +597,14 @@ class LAMB8bit(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "max_unorm": max_unorm,
+            "max_grad_norm": max_grad_norm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "trust_ratio": trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,
@@ -545,6 +653,15 @@ class LAMB32bit(Optimizer):
         max_unorm: The trust ratio is multiplied by min(1, max_unorm), so that 1 or more never binds; 0 is off. With
             trust_ratio="none" the update is scaled down to max_unorm times the norm of the parameter. In [0, inf).
             Default: 1.0.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
+        min_trust_ratio: The least that trust_ratio="lamb" scales by, where neither norm is 0; 0 is off. In [0,
+            inf). Default: 0.0.
+        max_trust_ratio: The most that trust_ratio="lamb" scales by, before max_unorm acts; 0 is off. In [0, inf).
+            Default: 0.0.
         trust_ratio: "lamb" is the paper's rule; "none" is Adam whose update is clipped by max_unorm, its decay
             decoupled. Default: "lamb".
         maximize: Ascend instead of descend. Default: False.
@@ -552,6 +669,10 @@ class LAMB32bit(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -602,10 +723,14 @@ class LAMB32bit(Optimizer):
         block_wise: bool = False,
         max_unorm: float = 1.0,
         *,
+        max_grad_norm: float = 0.0,
+        min_trust_ratio: float = 0.0,
+        max_trust_ratio: float = 0.0,
         trust_ratio: Literal["lamb", "none"] = "lamb",
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
@@ -626,10 +751,14 @@ class LAMB32bit(Optimizer):
             "percentile_clipping": percentile_clipping,
             "block_wise": block_wise,
             "max_unorm": max_unorm,
+            "max_grad_norm": max_grad_norm,
+            "min_trust_ratio": min_trust_ratio,
+            "max_trust_ratio": max_trust_ratio,
             "trust_ratio": trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "rounding": rounding,

@@ -37,8 +37,10 @@ constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
 constexpr bool maximize = OPTGEN_MAXIMIZE;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
+constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
 constexpr bool trust_ratio_is_lars = OPTGEN_TRUST_RATIO_IS_LARS;
 constexpr bool nesterov = OPTGEN_NESTEROV;
+constexpr bool cautious = OPTGEN_CAUTIOUS;
 constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
@@ -56,110 +58,34 @@ enum Column : int {
   COLUMNS,
 };
 
-// step, pass 1 of 4: reduces
-
-struct step_reduce_0_scalars {
-  float inverse_grad_scale;
-};
-
-[[maybe_unused]] __device__ step_reduce_0_scalars step_reduce_0_values(
-    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 8;
-  const double grad_scale = value[7];
-  const double inverse_grad_scale = 1.0 / grad_scale;
-  return step_reduce_0_scalars{float(inverse_grad_scale)};
-}
-
-using step_reduce_0_shared = Shared<KernelBooks, 1>;
-
-__device__ __forceinline__ void step_reduce_0_chunk(
-    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_0_scalars& s, [[maybe_unused]] step_reduce_0_shared& shared) {
-  const int64_t first = first_element<RUN>(c);
-  const float inverse_grad_scale = s.inverse_grad_scale;
-  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
-  const bool aligned = are_aligned(t.grad);
-  double squares_grad_6 = 0.0;
-  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
-    auto* const grad_at = grad_tile.open(place, shared.books);
-#pragma unroll
-    for (int i = 0; i < LANE; ++i) {
-      const float grad = load(grad_at[i]);
-      // grad = grad / grad_scale
-      const float grad_1 = grad * inverse_grad_scale;
-      const float grad_2 = grad_scale_given ? grad_1 : grad;
-      // grad = -grad
-      const float grad_3 = -grad_2;
-      const float grad_4 = maximize ? grad_3 : grad_2;
-      // grad = where(isfinite(grad), grad, 0)
-      const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
-      const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-      if (place.inside(i)) squares_grad_6 += double(grad_6) * double(grad_6);
-    }
-    grad_tile.advance(STRIDE);
-  });
-  shared.partial.add(0, squares_grad_6);
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    call.partials[c.index * 5 + 0] = shared.partial.sum(0);
-  }
-  __syncthreads();
-}
-
-__device__ void step_reduce_0_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  put(call.reduced[t.index * 5 + 0], finished_sum(call, t, false, 5, 0));
-}
-
-// step, pass 2 of 4: reduces
+// step, pass 1 of 5: reduces
 
 struct step_reduce_1_scalars {
   float inverse_grad_scale;
-  float grad_7_factor;
 };
 
 [[maybe_unused]] __device__ step_reduce_1_scalars step_reduce_1_values(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 8;
-  const double percentile_clipping = value[6];
-  const double grad_scale = value[7];
+  const double* const value = call.values + t.at(GROUP) * 10;
+  const double grad_scale = value[8];
   const double inverse_grad_scale = 1.0 / grad_scale;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
-  // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
-  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = momentum_buffer_tensorwise && momentum_not_0 && percentile_clipping_below_100
-      && trust_ratio_is_lars ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
-  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
-  return step_reduce_1_scalars{float(inverse_grad_scale), float(grad_7_factor)};
+  return step_reduce_1_scalars{float(inverse_grad_scale)};
 }
 
-using step_reduce_1_shared = Shared<KernelBooks, 3>;
+using step_reduce_1_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_1_scalars& s, [[maybe_unused]] step_reduce_1_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
-  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
-  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(COMPENSATION));
-  double squares_grad_6 = 0.0;
-  double squares_param = 0.0;
-  double squares_grad_8 = 0.0;
+  const bool aligned = are_aligned(t.grad);
+  double tensor_1 = 0.0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
-    auto* const param_at = momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars
-        ? param_tile.open(place, shared.books) : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
-      const float param =
-          momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars ? load(param_at[i]) : 0.0f;
       const float grad = load(grad_at[i]);
       // grad = grad / grad_scale
       const float grad_1 = grad * inverse_grad_scale;
@@ -170,103 +96,141 @@ __device__ __forceinline__ void step_reduce_1_chunk(
       // grad = where(isfinite(grad), grad, 0)
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-      // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-      const float grad_7 = grad_6 * grad_7_factor;
-      const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
-      if ((!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars) && place.inside(i))
-        squares_grad_6 += double(grad_6) * double(grad_6);
-      if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars && place.inside(i))
-        squares_param += double(param) * double(param);
-      if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars && place.inside(i))
-        squares_grad_8 += double(grad_8) * double(grad_8);
+      if (place.inside(i)) tensor_1 += double(grad_6) * double(grad_6);
     }
-    param_tile.advance(STRIDE);
     grad_tile.advance(STRIDE);
   });
-  if (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars) shared.partial.add(0, squares_grad_6);
-  if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars) shared.partial.add(1, squares_param);
-  if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars) shared.partial.add(2, squares_grad_8);
+  shared.partial.add(0, tensor_1);
   __syncthreads();
   if (threadIdx.x == 0) {
-    if (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars)
-      call.partials[c.index * 5 + 0] = shared.partial.sum(0);
-    if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars)
-      call.partials[c.index * 5 + 1] = shared.partial.sum(1);
-    if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars)
-      call.partials[c.index * 5 + 2] = shared.partial.sum(2);
+    call.partials[c.index * 7 + 0] = shared.partial.sum(0);
   }
   __syncthreads();
 }
 
 __device__ void step_reduce_1_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars)
-    put(call.reduced[t.index * 5 + 0], finished_sum(call, t, false, 5, 0));
-  if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars)
-    put(call.reduced[t.index * 5 + 1], finished_sum(call, t, false, 5, 1));
-  if (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars)
-    put(call.reduced[t.index * 5 + 2], finished_sum(call, t, false, 5, 2));
+  put(call.reduced[t.index * 7 + 0], finished_sum(call, t, false, 7, 0));
 }
 
-// step, pass 3 of 4: reduces
+// step, pass 2 of 5: reduces
 
 struct step_reduce_2_scalars {
-  float momentum;
-  float weight_decay;
   float inverse_grad_scale;
-  float grad_7_factor;
-  float grad_9_factor;
-  bool above_step_one;
-  float one_minus_dampening;
+  float min_one_max_grad_norm_over_sqrt_global_s;
 };
 
 [[maybe_unused]] __device__ step_reduce_2_scalars step_reduce_2_values(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 8;
-  const double momentum = value[1];
-  const double dampening = value[2];
-  const double weight_decay = value[3];
-  const double trust_coefficient = value[5];
-  const double percentile_clipping = value[6];
-  const double grad_scale = value[7];
+  const double* const value = call.values + t.at(GROUP) * 10;
+  const double max_grad_norm = value[6];
+  const double grad_scale = value[8];
+  const double global_sum_tensor_1 = value[9];
   const double inverse_grad_scale = 1.0 / grad_scale;
-  const double one_minus_dampening = 1.0 - dampening;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
-  const double squares_param = call.reduced[t.index * 5 + 1];
-  const double squares_grad_8 = call.reduced[t.index * 5 + 2];
-  // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
-  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && (max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0))
-      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
-  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
-  // param_norm = norm(param)
-  const double param_norm_1 = optgen::sqrt(squares_param);
-  // grad_norm = norm(grad)
-  const double grad_norm_1 = optgen::sqrt(squares_grad_8);
-  // rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
-  const double rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1);
-  const double grad_9_factor = param_norm_1 > 0.0 && grad_norm_1 > 0.0 ? rate_1 : 1.0;
-  const bool above_step_one = step > 1.0;
-  return step_reduce_2_scalars{float(momentum), float(weight_decay), float(inverse_grad_scale), float(grad_7_factor),
-      float(grad_9_factor), above_step_one, float(one_minus_dampening)};
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
+  return step_reduce_2_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
-using step_reduce_2_shared = Shared<KernelBooks, 5>;
+using step_reduce_2_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_2_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const step_reduce_2_scalars& s, [[maybe_unused]] step_reduce_2_shared& shared) {
   const int64_t first = first_element<RUN>(c);
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  const bool aligned = are_aligned(t.grad);
+  double squares_grad_8 = 0.0;
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
+    auto* const grad_at = grad_tile.open(place, shared.books);
+#pragma unroll
+    for (int i = 0; i < LANE; ++i) {
+      const float grad = load(grad_at[i]);
+      // grad = grad / grad_scale
+      const float grad_1 = grad * inverse_grad_scale;
+      const float grad_2 = grad_scale_given ? grad_1 : grad;
+      // grad = -grad
+      const float grad_3 = -grad_2;
+      const float grad_4 = maximize ? grad_3 : grad_2;
+      // grad = where(isfinite(grad), grad, 0)
+      const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+      const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+      if (place.inside(i)) squares_grad_8 += double(grad_8) * double(grad_8);
+    }
+    grad_tile.advance(STRIDE);
+  });
+  shared.partial.add(0, squares_grad_8);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    call.partials[c.index * 7 + 1] = shared.partial.sum(0);
+  }
+  __syncthreads();
+}
+
+__device__ void step_reduce_2_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  put(call.reduced[t.index * 7 + 1], finished_sum(call, t, false, 7, 1));
+}
+
+// step, pass 3 of 5: reduces
+
+struct step_reduce_3_scalars {
+  float momentum;
+  float weight_decay;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  bool above_step_one;
+  float one_minus_dampening;
+};
+
+[[maybe_unused]] __device__ step_reduce_3_scalars step_reduce_3_values(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 10;
+  const double momentum = value[1];
+  const double dampening = value[2];
+  const double weight_decay = value[3];
+  const double max_grad_norm = value[6];
+  const double percentile_clipping = value[7];
+  const double grad_scale = value[8];
+  const double global_sum_tensor_1 = value[9];
+  const double inverse_grad_scale = 1.0 / grad_scale;
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
+  const double one_minus_dampening = 1.0 - dampening;
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && ((cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lars)
+      || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars))
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const bool above_step_one = step > 1.0;
+  return step_reduce_3_scalars{float(momentum), float(weight_decay), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), above_step_one,
+      float(one_minus_dampening)};
+}
+
+using step_reduce_3_shared = Shared<KernelBooks, 4>;
+
+__device__ __forceinline__ void step_reduce_3_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_3_scalars& s, [[maybe_unused]] step_reduce_3_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
   const float momentum = s.momentum;
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
   const bool above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
@@ -275,26 +239,203 @@ __device__ __forceinline__ void step_reduce_2_chunk(
   Tile<MomentumBufferCodec,
       RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), first);
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER), t.pointer(COMPENSATION));
-  double squares_grad_6 = 0.0;
-  double squares_param = 0.0;
   double squares_grad_8 = 0.0;
-  double squares_update_5 = 0.0;
-  uint32_t momentum_buffer_largest = 0;
+  double squares_param = 0.0;
+  double squares_grad_10 = 0.0;
+  double sum_reduced_1 = 0.0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
-    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0)
-        ? param_tile.open(place, shared.books) : nullptr;
+    auto* const param_at = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lars)
+        || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars) ? param_tile.open(place, shared.books)
+        : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
-    auto* const momentum_buffer_at = momentum_not_0
-        && (momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars))
+    auto* const momentum_buffer_at = cautious && max_unorm_above_0 && momentum_not_0 && !trust_ratio_is_lars
         ? momentum_buffer_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
-      const float param = max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0)
-          ? load(param_at[i]) : 0.0f;
+      const float param = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lars)
+          || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars) ? load(param_at[i]) : 0.0f;
+      const float grad = load(grad_at[i]);
+      const float momentum_buffer =
+          cautious && max_unorm_above_0 && momentum_not_0 && !trust_ratio_is_lars ? load(momentum_buffer_at[i]) : 0.0f;
+      // grad = grad / grad_scale
+      const float grad_1 = grad * inverse_grad_scale;
+      const float grad_2 = grad_scale_given ? grad_1 : grad;
+      // grad = -grad
+      const float grad_3 = -grad_2;
+      const float grad_4 = maximize ? grad_3 : grad_2;
+      // grad = where(isfinite(grad), grad, 0)
+      const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
+      const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
+      // grad = grad * where(gnorm > clip, clip / gnorm, 1)
+      const float grad_9 = grad_8 * grad_9_factor;
+      const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
+      // grad = grad + weight_decay * param
+      const float grad_12 = grad_10 + weight_decay * param;
+      const float grad_13 = grad_12;
+      // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
+      const float momentum_buffer_1 =
+          above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_13 : grad_13;
+      // update = grad + momentum * momentum_buffer
+      const float update_1 = grad_13 + momentum * momentum_buffer_1;
+      const float update_3 = nesterov ? update_1 : momentum_buffer_1;
+      const float update_5 = momentum_not_0 ? update_3 : grad_13;
+      // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+      const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+      // where(agrees, 1, 0)
+      const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+      if (((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
+          || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars)) && place.inside(i))
+        squares_grad_8 += double(grad_8) * double(grad_8);
+      if ((trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0))) && place.inside(i))
+        squares_param += double(param) * double(param);
+      if ((trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0))) && place.inside(i))
+        squares_grad_10 += double(grad_10) * double(grad_10);
+      if (cautious && max_unorm_above_0 && !trust_ratio_is_lars && place.inside(i)) sum_reduced_1 += double(reduced_1);
+    }
+    param_tile.advance(STRIDE);
+    grad_tile.advance(STRIDE);
+    momentum_buffer_tile.advance(STRIDE);
+  });
+  if ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
+      || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars))
+    shared.partial.add(0, squares_grad_8);
+  if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
+    shared.partial.add(1, squares_param);
+  if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
+    shared.partial.add(2, squares_grad_10);
+  if (cautious && max_unorm_above_0 && !trust_ratio_is_lars) shared.partial.add(3, sum_reduced_1);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    if ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
+        || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars))
+      call.partials[c.index * 7 + 1] = shared.partial.sum(0);
+    if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
+      call.partials[c.index * 7 + 2] = shared.partial.sum(1);
+    if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
+      call.partials[c.index * 7 + 3] = shared.partial.sum(2);
+    if (cautious && max_unorm_above_0 && !trust_ratio_is_lars) call.partials[c.index * 7 + 4] = shared.partial.sum(3);
+  }
+  __syncthreads();
+}
+
+__device__ void step_reduce_3_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
+      || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars))
+    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, false, 7, 1));
+  if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
+    put(call.reduced[t.index * 7 + 2], finished_sum(call, t, false, 7, 2));
+  if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
+    put(call.reduced[t.index * 7 + 3], finished_sum(call, t, false, 7, 3));
+  if (cautious && max_unorm_above_0 && !trust_ratio_is_lars)
+    put(call.reduced[t.index * 7 + 4], finished_sum(call, t, false, 7, 4));
+}
+
+// step, pass 4 of 5: reduces
+
+struct step_reduce_4_scalars {
+  float momentum;
+  float weight_decay;
+  float inverse_grad_scale;
+  float min_one_max_grad_norm_over_sqrt_global_s;
+  float grad_9_factor;
+  float grad_11_factor;
+  bool above_step_one;
+  float one_minus_dampening;
+  float inverse_share_1;
+};
+
+[[maybe_unused]] __device__ step_reduce_4_scalars step_reduce_4_values(
+    [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  const double* const value = call.values + t.at(GROUP) * 10;
+  const double momentum = value[1];
+  const double dampening = value[2];
+  const double weight_decay = value[3];
+  const double trust_coefficient = value[5];
+  const double max_grad_norm = value[6];
+  const double percentile_clipping = value[7];
+  const double grad_scale = value[8];
+  const double global_sum_tensor_1 = value[9];
+  const double inverse_grad_scale = 1.0 / grad_scale;
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
+  const double one_minus_dampening = 1.0 - dampening;
+  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double squares_param = call.reduced[t.index * 7 + 2];
+  const double squares_grad_10 = call.reduced[t.index * 7 + 3];
+  const double sum_reduced_1 = call.reduced[t.index * 7 + 4];
+  // gnorm = norm(grad)
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
+  // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+  const Window<100> gnorm_vec_1 = percentile_clipping_below_100
+      && (cautious || max_unorm_above_0 || trust_ratio_is_lars || (momentum_buffer_tensorwise && momentum_not_0))
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+  // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+  const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  // param_norm = norm(param)
+  const double param_norm_1 = optgen::sqrt(squares_param);
+  // grad_norm = norm(grad)
+  const double grad_norm_1 = optgen::sqrt(squares_grad_10);
+  // rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
+  const double rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1);
+  const double grad_11_factor = param_norm_1 > 0.0 && grad_norm_1 > 0.0 ? rate_1 : 1.0;
+  const bool above_step_one = step > 1.0;
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
+  return step_reduce_4_scalars{float(momentum), float(weight_decay), float(inverse_grad_scale),
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(grad_11_factor), above_step_one,
+      float(one_minus_dampening), float(inverse_share_1)};
+}
+
+using step_reduce_4_shared = Shared<KernelBooks, 6>;
+
+__device__ __forceinline__ void step_reduce_4_chunk(
+    [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
+    [[maybe_unused]] const step_reduce_4_scalars& s, [[maybe_unused]] step_reduce_4_shared& shared) {
+  const int64_t first = first_element<RUN>(c);
+  const float momentum = s.momentum;
+  const float weight_decay = s.weight_decay;
+  const float inverse_grad_scale = s.inverse_grad_scale;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
+  const float grad_9_factor = s.grad_9_factor;
+  const float grad_11_factor = s.grad_11_factor;
+  const bool above_step_one = s.above_step_one;
+  const float one_minus_dampening = s.one_minus_dampening;
+  const float inverse_share_1 = s.inverse_share_1;
+  Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
+  Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
+  Tile<MomentumBufferCodec,
+      RUN> momentum_buffer_tile(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), first);
+  const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_MOMENTUM_BUFFER), t.pointer(COMPENSATION));
+  double squares_grad_8 = 0.0;
+  double squares_param = 0.0;
+  double squares_grad_10 = 0.0;
+  double sum_reduced_1 = 0.0;
+  double squares_update_7 = 0.0;
+  uint32_t momentum_buffer_largest = 0;
+  for_each_tile<RUN>(c, aligned, [&](const auto& place) {
+    auto* const param_at = cautious || max_unorm_above_0 || trust_ratio_is_lars
+        || (momentum_buffer_tensorwise && momentum_not_0) ? param_tile.open(place, shared.books) : nullptr;
+    auto* const grad_at = grad_tile.open(place, shared.books);
+    auto* const momentum_buffer_at = momentum_not_0
+        && (cautious || momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars))
+        ? momentum_buffer_tile.open(place, shared.books) : nullptr;
+#pragma unroll
+    for (int i = 0; i < LANE; ++i) {
+      const float param = cautious || max_unorm_above_0 || trust_ratio_is_lars
+          || (momentum_buffer_tensorwise && momentum_not_0) ? load(param_at[i]) : 0.0f;
       const float grad = load(grad_at[i]);
       const float momentum_buffer = momentum_not_0
-          && (momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars)) ? load(momentum_buffer_at[i])
-          : 0.0f;
+          && (cautious || momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars))
+          ? load(momentum_buffer_at[i]) : 0.0f;
       // grad = grad / grad_scale
       const float grad_1 = grad * inverse_grad_scale;
       const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -310,36 +451,49 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
       const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
       // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-      const float grad_7 = grad_6 * grad_7_factor;
-      const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+      const float grad_9 = grad_8 * grad_9_factor;
+      const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
       // grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
-      const float grad_9 = grad_9_factor * (grad_8 + weight_decay * param);
+      const float grad_11 = grad_11_factor * (grad_10 + weight_decay * param);
       // grad = grad + weight_decay * param
-      const float grad_10 = grad_8 + weight_decay * param;
-      const float grad_11 = trust_ratio_is_lars ? grad_9 : grad_10;
+      const float grad_12 = grad_10 + weight_decay * param;
+      const float grad_13 = trust_ratio_is_lars ? grad_11 : grad_12;
       // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
       const float momentum_buffer_1 =
-          above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_11 : grad_11;
+          above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_13 : grad_13;
       // update = grad + momentum * momentum_buffer
-      const float update_1 = grad_11 + momentum * momentum_buffer_1;
+      const float update_1 = grad_13 + momentum * momentum_buffer_1;
       const float update_3 = nesterov ? update_1 : momentum_buffer_1;
-      const float update_5 = momentum_not_0 ? update_3 : grad_11;
+      const float update_5 = momentum_not_0 ? update_3 : grad_13;
+      // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+      const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+      // where(agrees, 1, 0)
+      const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
+      // update = update * where(agrees, 1 / share, 0)
+      const float update_6 = update_5 * (agrees_1 ? inverse_share_1 : 0.0f);
+      const float update_7 = cautious ? update_6 : update_5;
       // momentum_buffer where active
       const float momentum_buffer_kept = active_4 ? momentum_buffer_1 : momentum_buffer;
       // largest magnitude of momentum_buffer
       const float momentum_buffer_magnitude =
           optgen::isfinite(momentum_buffer_kept) ? optgen::abs(momentum_buffer_kept) : 0.0f;
-      if ((!max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
+      if ((!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
           && place.inside(i))
-        squares_grad_6 += double(grad_6) * double(grad_6);
-      if (((max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && trust_ratio_is_lars)
-          || (!momentum_not_0 && trust_ratio_is_lars)) && place.inside(i))
-        squares_param += double(param) * double(param);
-      if ((trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)) && place.inside(i))
         squares_grad_8 += double(grad_8) * double(grad_8);
+      if (((max_unorm_above_0 && !trust_ratio_is_lars)
+          || (!cautious && !momentum_buffer_tensorwise && trust_ratio_is_lars)
+          || (!cautious && !momentum_not_0 && trust_ratio_is_lars)) && place.inside(i))
+        squares_param += double(param) * double(param);
+      if ((!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)) && place.inside(i))
+        squares_grad_10 += double(grad_10) * double(grad_10);
+      if ((cautious && (!max_unorm_above_0 || trust_ratio_is_lars)) && place.inside(i))
+        sum_reduced_1 += double(reduced_1);
       if (max_unorm_above_0 && !trust_ratio_is_lars && place.inside(i))
-        squares_update_5 += double(update_5) * double(update_5);
+        squares_update_7 += double(update_7) * double(update_7);
       if (momentum_buffer_tensorwise && momentum_not_0 && place.inside(i)
           && magnitude_bits(momentum_buffer_magnitude) > momentum_buffer_largest)
         momentum_buffer_largest = magnitude_bits(momentum_buffer_magnitude);
@@ -348,107 +502,123 @@ __device__ __forceinline__ void step_reduce_2_chunk(
     grad_tile.advance(STRIDE);
     momentum_buffer_tile.advance(STRIDE);
   });
-  if (!max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
-    shared.partial.add(0, squares_grad_6);
-  if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && trust_ratio_is_lars)
-      || (!momentum_not_0 && trust_ratio_is_lars))
+  if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
+    shared.partial.add(0, squares_grad_8);
+  if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!cautious && !momentum_buffer_tensorwise && trust_ratio_is_lars)
+      || (!cautious && !momentum_not_0 && trust_ratio_is_lars))
     shared.partial.add(1, squares_param);
-  if (trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)) shared.partial.add(2, squares_grad_8);
-  if (max_unorm_above_0 && !trust_ratio_is_lars) shared.partial.add(3, squares_update_5);
-  if (momentum_buffer_tensorwise && momentum_not_0) shared.partial.add_max(4, momentum_buffer_largest);
+  if (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
+    shared.partial.add(2, squares_grad_10);
+  if (cautious && (!max_unorm_above_0 || trust_ratio_is_lars)) shared.partial.add(3, sum_reduced_1);
+  if (max_unorm_above_0 && !trust_ratio_is_lars) shared.partial.add(4, squares_update_7);
+  if (momentum_buffer_tensorwise && momentum_not_0) shared.partial.add_max(5, momentum_buffer_largest);
   __syncthreads();
   if (threadIdx.x == 0) {
-    if (!max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
-      call.partials[c.index * 5 + 0] = shared.partial.sum(0);
-    if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && trust_ratio_is_lars)
-        || (!momentum_not_0 && trust_ratio_is_lars))
-      call.partials[c.index * 5 + 1] = shared.partial.sum(1);
-    if (trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
-      call.partials[c.index * 5 + 2] = shared.partial.sum(2);
-    if (max_unorm_above_0 && !trust_ratio_is_lars) call.partials[c.index * 5 + 3] = shared.partial.sum(3);
-    if (momentum_buffer_tensorwise && momentum_not_0) call.partials[c.index * 5 + 4] = shared.partial.largest(4);
+    if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
+      call.partials[c.index * 7 + 1] = shared.partial.sum(0);
+    if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!cautious && !momentum_buffer_tensorwise && trust_ratio_is_lars)
+        || (!cautious && !momentum_not_0 && trust_ratio_is_lars))
+      call.partials[c.index * 7 + 2] = shared.partial.sum(1);
+    if (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
+      call.partials[c.index * 7 + 3] = shared.partial.sum(2);
+    if (cautious && (!max_unorm_above_0 || trust_ratio_is_lars)) call.partials[c.index * 7 + 4] = shared.partial.sum(3);
+    if (max_unorm_above_0 && !trust_ratio_is_lars) call.partials[c.index * 7 + 5] = shared.partial.sum(4);
+    if (momentum_buffer_tensorwise && momentum_not_0) call.partials[c.index * 7 + 6] = shared.partial.largest(5);
   }
   __syncthreads();
 }
 
-__device__ void step_reduce_2_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if (!max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
-    put(call.reduced[t.index * 5 + 0], finished_sum(call, t, false, 5, 0));
-  if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!momentum_buffer_tensorwise && trust_ratio_is_lars)
-      || (!momentum_not_0 && trust_ratio_is_lars))
-    put(call.reduced[t.index * 5 + 1], finished_sum(call, t, false, 5, 1));
-  if (trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
-    put(call.reduced[t.index * 5 + 2], finished_sum(call, t, false, 5, 2));
-  if (max_unorm_above_0 && !trust_ratio_is_lars) put(call.reduced[t.index * 5 + 3], finished_sum(call, t, false, 5, 3));
+__device__ void step_reduce_4_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
+  if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
+    put(call.reduced[t.index * 7 + 1], finished_sum(call, t, false, 7, 1));
+  if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!cautious && !momentum_buffer_tensorwise && trust_ratio_is_lars)
+      || (!cautious && !momentum_not_0 && trust_ratio_is_lars))
+    put(call.reduced[t.index * 7 + 2], finished_sum(call, t, false, 7, 2));
+  if (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
+    put(call.reduced[t.index * 7 + 3], finished_sum(call, t, false, 7, 3));
+  if (cautious && (!max_unorm_above_0 || trust_ratio_is_lars))
+    put(call.reduced[t.index * 7 + 4], finished_sum(call, t, false, 7, 4));
+  if (max_unorm_above_0 && !trust_ratio_is_lars) put(call.reduced[t.index * 7 + 5], finished_sum(call, t, false, 7, 5));
   if (momentum_buffer_tensorwise && momentum_not_0)
-    put(call.reduced[t.index * 5 + 4], finished_max(call, t, false, 5, 4));
+    put(call.reduced[t.index * 7 + 6], finished_max(call, t, false, 7, 6));
 }
 
-// step, pass 4 of 4: writes param, momentum_buffer
+// step, pass 5 of 5: writes param, momentum_buffer
 
 struct step_apply_scalars {
   float lr;
   float momentum;
   float weight_decay;
   float inverse_grad_scale;
-  float grad_7_factor;
+  float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
+  float grad_11_factor;
   bool above_step_one;
   float one_minus_dampening;
-  float update_6_factor;
+  float inverse_share_1;
+  float update_8_factor;
   float momentum_buffer_absmax_new;
 };
 
 [[maybe_unused]] __device__ step_apply_scalars step_apply_values(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 8;
+  const double* const value = call.values + t.at(GROUP) * 10;
   const double lr = value[0];
   const double momentum = value[1];
   const double dampening = value[2];
   const double weight_decay = value[3];
   const double max_unorm = value[4];
   const double trust_coefficient = value[5];
-  const double percentile_clipping = value[6];
-  const double grad_scale = value[7];
+  const double max_grad_norm = value[6];
+  const double percentile_clipping = value[7];
+  const double grad_scale = value[8];
+  const double global_sum_tensor_1 = value[9];
   const double inverse_grad_scale = 1.0 / grad_scale;
+  const double min_one_max_grad_norm_over_sqrt_global_s =
+      optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   const double one_minus_dampening = 1.0 - dampening;
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
-  const double squares_param = call.reduced[t.index * 5 + 1];
-  const double squares_grad_8 = call.reduced[t.index * 5 + 2];
-  const double squares_update_5 = call.reduced[t.index * 5 + 3];
-  const double momentum_buffer_largest = call.reduced[t.index * 5 + 4];
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double squares_param = call.reduced[t.index * 7 + 2];
+  const double squares_grad_10 = call.reduced[t.index * 7 + 3];
+  const double sum_reduced_1 = call.reduced[t.index * 7 + 4];
+  const double squares_update_7 = call.reduced[t.index * 7 + 5];
+  const double momentum_buffer_largest = call.reduced[t.index * 7 + 6];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
-  const double grad_7_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
+  const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
   // param_norm = norm(param)
   const double param_norm_1 = optgen::sqrt(squares_param);
   // grad_norm = norm(grad)
-  const double grad_norm_1 = optgen::sqrt(squares_grad_8);
+  const double grad_norm_1 = optgen::sqrt(squares_grad_10);
   // rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
   const double rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1);
-  const double grad_9_factor = param_norm_1 > 0.0 && grad_norm_1 > 0.0 ? rate_1 : 1.0;
+  const double grad_11_factor = param_norm_1 > 0.0 && grad_norm_1 > 0.0 ? rate_1 : 1.0;
   const bool above_step_one = step > 1.0;
+  // share = max(mean(where(agrees, 1, 0)), 0.001)
+  const double share_1 = optgen::maximum(sum_reduced_1 / numel, 0.001);
+  const double inverse_share_1 = 1.0 / share_1;
   // param_norm = norm(param)
   const double param_norm_2 = optgen::sqrt(squares_param);
   // update_norm = norm(update)
-  const double update_norm_1 = optgen::sqrt(squares_update_5);
+  const double update_norm_1 = optgen::sqrt(squares_update_7);
   // limit = max_unorm * param_norm
   const double limit_1 = max_unorm * param_norm_2;
-  const double update_6_factor = limit_1 > 0.0 && update_norm_1 > limit_1 ? limit_1 / update_norm_1 : 1.0;
+  const double update_8_factor = limit_1 > 0.0 && update_norm_1 > limit_1 ? limit_1 / update_norm_1 : 1.0;
   // scale of momentum_buffer
   const double momentum_buffer_absmax_new =
       momentum_buffer_largest >= 1.1754943508222875e-38 ? momentum_buffer_largest : 0.0;
   return step_apply_scalars{float(lr), float(momentum), float(weight_decay), float(inverse_grad_scale),
-      float(grad_7_factor), float(grad_9_factor), above_step_one, float(one_minus_dampening), float(update_6_factor),
-      float(momentum_buffer_absmax_new)};
+      float(min_one_max_grad_norm_over_sqrt_global_s), float(grad_9_factor), float(grad_11_factor), above_step_one,
+      float(one_minus_dampening), float(inverse_share_1), float(update_8_factor), float(momentum_buffer_absmax_new)};
 }
 
 using step_apply_shared = Shared<KernelBooks, 0>;
@@ -461,11 +631,13 @@ __device__ __forceinline__ void step_apply_chunk(
   const float momentum = s.momentum;
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
-  const float grad_7_factor = s.grad_7_factor;
+  const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
+  const float grad_11_factor = s.grad_11_factor;
   const bool above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
-  const float update_6_factor = s.update_6_factor;
+  const float inverse_share_1 = s.inverse_share_1;
+  const float update_8_factor = s.update_8_factor;
   const float momentum_buffer_absmax_new = s.momentum_buffer_absmax_new;
   Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
@@ -497,26 +669,34 @@ __device__ __forceinline__ void step_apply_chunk(
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
       const bool active_4 = nonfinite_is_skip ? active_3 : active_2;
+      // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+      const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
+      const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
       // grad = grad * where(gnorm > clip, clip / gnorm, 1)
-      const float grad_7 = grad_6 * grad_7_factor;
-      const float grad_8 = percentile_clipping_below_100 ? grad_7 : grad_6;
+      const float grad_9 = grad_8 * grad_9_factor;
+      const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
       // grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
-      const float grad_9 = grad_9_factor * (grad_8 + weight_decay * param);
+      const float grad_11 = grad_11_factor * (grad_10 + weight_decay * param);
       // grad = grad + weight_decay * param
-      const float grad_10 = grad_8 + weight_decay * param;
-      const float grad_11 = trust_ratio_is_lars ? grad_9 : grad_10;
+      const float grad_12 = grad_10 + weight_decay * param;
+      const float grad_13 = trust_ratio_is_lars ? grad_11 : grad_12;
       // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
       const float momentum_buffer_1 =
-          above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_11 : grad_11;
+          above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_13 : grad_13;
       // update = grad + momentum * momentum_buffer
-      const float update_1 = grad_11 + momentum * momentum_buffer_1;
+      const float update_1 = grad_13 + momentum * momentum_buffer_1;
       const float update_3 = nesterov ? update_1 : momentum_buffer_1;
-      const float update_5 = momentum_not_0 ? update_3 : grad_11;
+      const float update_5 = momentum_not_0 ? update_3 : grad_13;
+      // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+      const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+      // update = update * where(agrees, 1 / share, 0)
+      const float update_6 = update_5 * (agrees_1 ? inverse_share_1 : 0.0f);
+      const float update_7 = cautious ? update_6 : update_5;
       // update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-      const float update_6 = update_6_factor * update_5;
-      const float update_7 = max_unorm_above_0 && !trust_ratio_is_lars ? update_6 : update_5;
+      const float update_8 = update_8_factor * update_7;
+      const float update_9 = max_unorm_above_0 && !trust_ratio_is_lars ? update_8 : update_7;
       // param = param - lr * update
-      const float param_1 = param - lr * update_7;
+      const float param_1 = param - lr * update_9;
       // param where active
       const float param_kept = active_4 ? param_1 : param;
       // momentum_buffer where active
@@ -537,10 +717,10 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   const double step = double(*t.pointer<float>(STEP)) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
-  const double squares_grad_6 = call.reduced[t.index * 5 + 0];
-  const double momentum_buffer_largest = call.reduced[t.index * 5 + 4];
+  const double squares_grad_8 = call.reduced[t.index * 7 + 1];
+  const double momentum_buffer_largest = call.reduced[t.index * 7 + 6];
   // gnorm = norm(grad)
-  const double gnorm_1 = optgen::sqrt(squares_grad_6);
+  const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
@@ -555,32 +735,6 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
 }
 
 }  // namespace
-
-extern "C" __global__ void __launch_bounds__(WARP) step_reduce_0_prepare(const Call call) {
-  if (is_skipped(call)) return;
-  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
-    const step_reduce_0_scalars s = step_reduce_0_values(call, tensor_of<COLUMNS>(call, i));
-    if (threadIdx.x == 0) reinterpret_cast<step_reduce_0_scalars*>(call.scratch)[i] = s;
-  }
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_0(const Call call) {
-  if (is_skipped(call)) return;
-  __shared__ step_reduce_0_shared shared;
-  shared.books.fill();
-  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
-    const Chunk c = chunk_of(call, i);
-    const auto& s = reinterpret_cast<const step_reduce_0_scalars*>(call.scratch)[c.tensor];
-    step_reduce_0_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
-  }
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS) step_reduce_0_finish(const Call call) {
-  if (is_skipped(call)) return;
-  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
-    step_reduce_0_end(call, tensor_of<COLUMNS>(call, i));
-  }
-}
 
 extern "C" __global__ void __launch_bounds__(WARP) step_reduce_1_prepare(const Call call) {
   if (is_skipped(call)) return;
@@ -631,6 +785,58 @@ extern "C" __global__ void __launch_bounds__(THREADS) step_reduce_2_finish(const
   if (is_skipped(call)) return;
   for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
     step_reduce_2_end(call, tensor_of<COLUMNS>(call, i));
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(WARP) step_reduce_3_prepare(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    const step_reduce_3_scalars s = step_reduce_3_values(call, tensor_of<COLUMNS>(call, i));
+    if (threadIdx.x == 0) reinterpret_cast<step_reduce_3_scalars*>(call.scratch)[i] = s;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_3(const Call call) {
+  if (is_skipped(call)) return;
+  __shared__ step_reduce_3_shared shared;
+  shared.books.fill();
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
+    const auto& s = reinterpret_cast<const step_reduce_3_scalars*>(call.scratch)[c.tensor];
+    step_reduce_3_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) step_reduce_3_finish(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    step_reduce_3_end(call, tensor_of<COLUMNS>(call, i));
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(WARP) step_reduce_4_prepare(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    const step_reduce_4_scalars s = step_reduce_4_values(call, tensor_of<COLUMNS>(call, i));
+    if (threadIdx.x == 0) reinterpret_cast<step_reduce_4_scalars*>(call.scratch)[i] = s;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) step_reduce_4(const Call call) {
+  if (is_skipped(call)) return;
+  __shared__ step_reduce_4_shared shared;
+  shared.books.fill();
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
+    const auto& s = reinterpret_cast<const step_reduce_4_scalars*>(call.scratch)[c.tensor];
+    step_reduce_4_chunk(call, tensor_of<COLUMNS>(call, c.tensor), c, s, shared);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) step_reduce_4_finish(const Call call) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    step_reduce_4_end(call, tensor_of<COLUMNS>(call, i));
   }
 }
 

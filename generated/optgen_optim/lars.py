@@ -28,8 +28,10 @@ class LarsFlags(NamedTuple):
     maximize: bool
     skip_zeros: bool
     nonfinite_is_skip: bool
+    max_grad_norm_above_0: bool
     trust_ratio_is_lars: bool
     nesterov: bool
+    cautious: bool
     max_unorm_above_0: bool
     momentum_buffer_tensorwise: bool
 
@@ -42,8 +44,10 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
         maximize=o["maximize"],
         skip_zeros=o["skip_zeros"],
         nonfinite_is_skip=o["nonfinite"] == "skip",
+        max_grad_norm_above_0=m.number(o["max_grad_norm"]) > 0,
         trust_ratio_is_lars=o["trust_ratio"] == "lars",
         nesterov=o["nesterov"],
+        cautious=o["cautious"],
         max_unorm_above_0=m.number(o["max_unorm"]) > 0,
         momentum_buffer_tensorwise="momentum_buffer" in tensorwise,
     )
@@ -57,9 +61,15 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
     weight_decay = m.number(o["weight_decay"])
     max_unorm = m.number(o["max_unorm"])
     trust_coefficient = m.number(o["trust_coefficient"])
+    max_grad_norm = m.number(o["max_grad_norm"])
     percentile_clipping = m.number(o["percentile_clipping"])
     grad_scale = m.number(o.get("grad_scale"))
+    global_sum_tensor_1 = sums.get("global_sum_tensor_1", m.NAN)
     inverse_grad_scale = m.divide(1.0, grad_scale)
+    min_one_max_grad_norm_over_sqrt_global_s = m.minimum(
+        1.0,
+        m.divide(max_grad_norm, m.sqrt(global_sum_tensor_1) + 1e-06),
+    )
     one_minus_dampening = 1.0 - dampening
     return (
         lr,
@@ -69,6 +79,7 @@ def _step_values(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         trust_coefficient,
         percentile_clipping,
         inverse_grad_scale,
+        min_one_max_grad_norm_over_sqrt_global_s,
         one_minus_dampening,
     )
 
@@ -82,8 +93,10 @@ def _step_inputs(o: Settings, sums: Mapping[str, float], total_numel: float) -> 
         m.unread(o["weight_decay"]),
         m.unread(o["max_unorm"]),
         m.unread(o["trust_coefficient"]),
+        m.unread(o["max_grad_norm"]),
         m.unread(o["percentile_clipping"]),
         m.unread(o.get("grad_scale")),
+        sums.get("global_sum_tensor_1", m.NAN),
     )
 
 
@@ -116,6 +129,7 @@ RULE = Rule(
         "weight_decay": Hyperparameter(name="weight_decay", low=0.0, high=m.INF, high_open=True),
         "max_unorm": Hyperparameter(name="max_unorm", low=0.0, high=m.INF, high_open=True),
         "trust_coefficient": Hyperparameter(name="trust_coefficient", low=0.0, high=m.INF, high_open=True),
+        "max_grad_norm": Hyperparameter(name="max_grad_norm", low=0.0, high=m.INF, high_open=True, scope="global"),
         "percentile_clipping": Hyperparameter(name="percentile_clipping", low=0.0, high=100.0, low_open=True),
     },
     options={
@@ -124,6 +138,7 @@ RULE = Rule(
         "maximize": Option(name="maximize"),
         "skip_zeros": Option(name="skip_zeros"),
         "nonfinite": Option(name="nonfinite", choices=("propagate", "skip")),
+        "cautious": Option(name="cautious"),
     },
     storage={
         "optim_bits": Option(name="optim_bits", choices=(32, 16, 8, 4)),
@@ -157,8 +172,10 @@ RULE = Rule(
         "maximize",
         "skip_zeros",
         "nonfinite",
+        "max_grad_norm",
         "trust_ratio",
         "nesterov",
+        "cautious",
         "max_unorm",
         "dampening",
         "trust_coefficient",
@@ -175,50 +192,59 @@ RULE = Rule(
     ),
     inputs=("grad_scale",),
     constants=("momentum_buffer_tensorwise",),
+    first_step_only=True,
     refuse=_refuse,
     blocks={
         "step": Block(
             passes=(
+                Pass("step_reduce_1", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
                 Pass(
-                    "step_reduce_0",
+                    "step_reduce_2",
                     lambda f: (
-                        f.momentum_buffer_tensorwise
-                        and f.momentum_not_0
-                        and f.percentile_clipping_below_100
-                        and f.trust_ratio_is_lars
+                        f.percentile_clipping_below_100
+                        and (
+                            (f.cautious and f.max_unorm_above_0)
+                            or (f.cautious and f.trust_ratio_is_lars)
+                            or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
+                        )
                     ),
-                    reductions=("squares_grad_6",),
-                    scalars=1,
+                    reductions=("squares_grad_8",),
+                    scalars=2,
                 ),
                 Pass(
-                    "step_reduce_1",
+                    "step_reduce_3",
                     lambda f: (
-                        (f.max_unorm_above_0 and f.percentile_clipping_below_100)
+                        (f.cautious and f.max_unorm_above_0)
+                        or (f.cautious and f.percentile_clipping_below_100)
+                        or (f.cautious and f.trust_ratio_is_lars)
+                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
                         or (f.percentile_clipping_below_100 and f.trust_ratio_is_lars)
                         or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100)
                         or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
                     ),
-                    reductions=("squares_grad_6", "squares_param", "squares_grad_8"),
-                    scalars=2,
+                    reductions=("squares_grad_8", "squares_param", "squares_grad_10", "sum_reduced_1"),
+                    scalars=7,
                 ),
                 Pass(
-                    "step_reduce_2",
+                    "step_reduce_4",
                     lambda f: (
-                        f.max_unorm_above_0
+                        f.cautious
+                        or f.max_unorm_above_0
                         or f.percentile_clipping_below_100
                         or f.trust_ratio_is_lars
                         or (f.momentum_buffer_tensorwise and f.momentum_not_0)
                     ),
                     reductions=(
-                        "squares_grad_6",
-                        "squares_param",
                         "squares_grad_8",
-                        "squares_update_5",
+                        "squares_param",
+                        "squares_grad_10",
+                        "sum_reduced_1",
+                        "squares_update_7",
                         "momentum_buffer_largest",
                     ),
-                    scalars=7,
+                    scalars=9,
                 ),
-                Pass("step_apply", always, scalars=10),
+                Pass("step_apply", always, scalars=12),
             ),
             values=_step_values,
             inputs=_step_inputs,
@@ -230,15 +256,20 @@ RULE = Rule(
                 "trust_coefficient",
                 "percentile_clipping",
                 "inverse_grad_scale",
+                "min_one_max_grad_norm_over_sqrt_global_s",
                 "one_minus_dampening",
             ),
             reductions=(
-                "squares_grad_6",
-                "squares_param",
+                "tensor_1",
                 "squares_grad_8",
-                "squares_update_5",
+                "squares_param",
+                "squares_grad_10",
+                "sum_reduced_1",
+                "squares_update_7",
                 "momentum_buffer_largest",
             ),
+            sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
+            grads=True,
         ),
     },
 )
@@ -272,6 +303,11 @@ class LARS(Optimizer):
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. In [0, inf).
             Default: 0.02.
         trust_coefficient: The paper's coefficient, for trust_ratio="lars". In [0, inf). Default: 0.001.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         trust_ratio: "lars" scales gradient and decay by trust_coefficient * ||param|| / (||grad|| + weight_decay *
             ||param||) before the momentum, as in the paper, in place of max_unorm. Default: "none".
         maximize: Ascend instead of descend. Default: False.
@@ -279,6 +315,10 @@ class LARS(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -330,10 +370,12 @@ class LARS(Optimizer):
         max_unorm: float = 0.02,
         *,
         trust_coefficient: float = 0.001,
+        max_grad_norm: float = 0.0,
         trust_ratio: Literal["none", "lars"] = "none",
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         block_wise: bool = False,
@@ -354,10 +396,12 @@ class LARS(Optimizer):
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
             "trust_coefficient": trust_coefficient,
+            "max_grad_norm": max_grad_norm,
             "trust_ratio": trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "block_wise": block_wise,
@@ -404,6 +448,11 @@ class LARS8bit(Optimizer):
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. In [0, inf).
             Default: 0.02.
         trust_coefficient: The paper's coefficient, for trust_ratio="lars". In [0, inf). Default: 0.001.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         trust_ratio: "lars" scales gradient and decay by trust_coefficient * ||param|| / (||grad|| + weight_decay *
             ||param||) before the momentum, as in the paper, in place of max_unorm. Default: "none".
         maximize: Ascend instead of descend. Default: False.
@@ -411,6 +460,10 @@ class LARS8bit(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -461,10 +514,12 @@ class LARS8bit(Optimizer):
         max_unorm: float = 0.02,
         *,
         trust_coefficient: float = 0.001,
+        max_grad_norm: float = 0.0,
         trust_ratio: Literal["none", "lars"] = "none",
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         block_wise: bool = False,
@@ -484,10 +539,12 @@ class LARS8bit(Optimizer):
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
             "trust_coefficient": trust_coefficient,
+            "max_grad_norm": max_grad_norm,
             "trust_ratio": trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "block_wise": block_wise,
@@ -534,6 +591,11 @@ class LARS32bit(Optimizer):
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. In [0, inf).
             Default: 0.02.
         trust_coefficient: The paper's coefficient, for trust_ratio="lars". In [0, inf). Default: 0.001.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         trust_ratio: "lars" scales gradient and decay by trust_coefficient * ||param|| / (||grad|| + weight_decay *
             ||param||) before the momentum, as in the paper, in place of max_unorm. Default: "none".
         maximize: Ascend instead of descend. Default: False.
@@ -541,6 +603,10 @@ class LARS32bit(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -591,10 +657,12 @@ class LARS32bit(Optimizer):
         max_unorm: float = 0.02,
         *,
         trust_coefficient: float = 0.001,
+        max_grad_norm: float = 0.0,
         trust_ratio: Literal["none", "lars"] = "none",
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         block_wise: bool = False,
@@ -614,10 +682,12 @@ class LARS32bit(Optimizer):
             "percentile_clipping": percentile_clipping,
             "max_unorm": max_unorm,
             "trust_coefficient": trust_coefficient,
+            "max_grad_norm": max_grad_norm,
             "trust_ratio": trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "block_wise": block_wise,
@@ -658,6 +728,11 @@ class PytorchLARS(Optimizer):
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. In [0, inf).
             Default: 0.02.
         trust_coefficient: The paper's coefficient, for trust_ratio="lars". In [0, inf). Default: 0.001.
+        max_grad_norm: All gradients of a step are multiplied by min(1, max_grad_norm / (norm + 1e-6)), the norm
+            being that of all of them together, as torch.nn.utils.clip_grad_norm_ does; 0 is off. The norm is that
+            of unscaled gradients. One that is not finite is handed on: an infinite one makes finite gradients 0, a
+            NaN makes all of them NaN; with nonfinite="skip" it is the norm of the finite ones. In [0, inf).
+            Default: 0.0.
         percentile_clipping: The gradient is scaled down to this percentile of the tensor's last 100 gradient norms;
             100 is off. A norm that is not finite never enters the window. In (0, 100]. Default: 100.
         trust_ratio: "lars" scales gradient and decay by trust_coefficient * ||param|| / (||grad|| + weight_decay *
@@ -667,6 +742,10 @@ class PytorchLARS(Optimizer):
             its block's scale). Default: False.
         nonfinite: What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element's
             parameter and states as they were. Default: "propagate".
+        cautious: Elements of the update whose sign is not that of the gradient are 0, the others are divided by
+            their share of the tensor's elements, which counts as 1e-3 at least (Liang et al. 2024,
+            https://arxiv.org/abs/2411.16085). The gradient is that before the rule adds a decay to it; the norms of
+            trust_ratio="lamb" and max_unorm are those of the masked update. Default: False.
         codec: How states are stored: "auto" by `optim_bits`; "int8" and "int4" with dynamic maps, "fp8" as e4m3,
             "companded8" in even steps of 2y / (1 + |y|), or of the root where a state is never negative. Default:
             "auto".
@@ -714,11 +793,13 @@ class PytorchLARS(Optimizer):
         max_unorm: float = 0.02,
         *,
         trust_coefficient: float = 0.001,
+        max_grad_norm: float = 0.0,
         percentile_clipping: float = 100,
         trust_ratio: Literal["none", "lars"] = "none",
         maximize: bool = False,
         skip_zeros: bool = False,
         nonfinite: Literal["propagate", "skip"] = "propagate",
+        cautious: bool = False,
         codec: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"] = "auto",
         block_size: int = 0,
         min_8bit_size: int = 4096,
@@ -736,11 +817,13 @@ class PytorchLARS(Optimizer):
             "nesterov": nesterov,
             "max_unorm": max_unorm,
             "trust_coefficient": trust_coefficient,
+            "max_grad_norm": max_grad_norm,
             "percentile_clipping": percentile_clipping,
             "trust_ratio": trust_ratio,
             "maximize": maximize,
             "skip_zeros": skip_zeros,
             "nonfinite": nonfinite,
+            "cautious": cautious,
             "codec": codec,
             "block_size": block_size,
             "min_8bit_size": min_8bit_size,

@@ -32,8 +32,8 @@ from optgen.runtime import torch_math as m
 from optgen.runtime.torch_engine import Results, View
 
 
-def step_reduce_0(t: View) -> Results:
-    """step, pass 1 of 4: reduces."""
+def step_reduce_1(t: View) -> Results:
+    """step, pass 1 of 5: reduces."""
     f = t.flags
     inverse_grad_scale = t.values["inverse_grad_scale"]
     grad = t.grad
@@ -50,21 +50,16 @@ def step_reduce_0(t: View) -> Results:
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     return {
-        "squares_grad_6": m.total_squares(grad_6),
+        "tensor_1": m.total_squares(grad_6),
     }
 
 
-def step_reduce_1(t: View) -> Results:
-    """step, pass 2 of 4: reduces."""
+def step_reduce_2(t: View) -> Results:
+    """step, pass 2 of 5: reduces."""
     f = t.flags
-    percentile_clipping = t.values["percentile_clipping"]
     inverse_grad_scale = t.values["inverse_grad_scale"]
-    param = t.param
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
     grad = t.grad
-    step = t.step
-    if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars:
-        gnorm_vec = t.state("gnorm_vec")
-        squares_grad_6 = t.reduced["squares_grad_6"]
     if f.grad_scale_given:
         # grad = grad / grad_scale
         grad_1 = grad * inverse_grad_scale
@@ -77,125 +72,283 @@ def step_reduce_1(t: View) -> Results:
         # grad = where(isfinite(grad), grad, 0)
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lars:
-        # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_6)
-        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
-        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
-        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_7 = grad_6 * grad_7_factor
-    if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars:
-        grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
-    results: Results = {}
-    if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or not f.trust_ratio_is_lars:
-        results["squares_grad_6"] = m.total_squares(grad_6)
-    if f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars:
-        results["squares_param"] = m.total_squares(param)
-        results["squares_grad_8"] = m.total_squares(grad_8)
-    return results
+    if f.max_grad_norm_above_0:
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
+    return {
+        "squares_grad_8": m.total_squares(grad_8),
+    }
 
 
-def step_reduce_2(t: View) -> Results:
-    """step, pass 3 of 4: reduces."""
+def step_reduce_3(t: View) -> Results:
+    """step, pass 3 of 5: reduces."""
     f = t.flags
     momentum = t.values["momentum"]
     weight_decay = t.values["weight_decay"]
     percentile_clipping = t.values["percentile_clipping"]
     inverse_grad_scale = t.values["inverse_grad_scale"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
     one_minus_dampening = t.values["one_minus_dampening"]
     param = t.param
     grad = t.grad
     step = t.step
-    if f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
+    if f.cautious and f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
         momentum_buffer = t.state("momentum_buffer")
     if f.percentile_clipping_below_100 and (
-        (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
-        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+        (f.cautious and f.max_unorm_above_0)
+        or (f.cautious and f.trust_ratio_is_lars)
+        or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
         gnorm_vec = t.state("gnorm_vec")
-        squares_grad_6 = t.reduced["squares_grad_6"]
-    if f.grad_scale_given and (
-        not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-    ):
+        squares_grad_8 = t.reduced["squares_grad_8"]
+    if f.grad_scale_given:
         # grad = grad / grad_scale
         grad_1 = grad * inverse_grad_scale
-    if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars):
-        grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize and (
-        not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-    ):
+    grad_2 = grad_1 if f.grad_scale_given else grad
+    if f.maximize:
         # grad = -grad
         grad_3 = -grad_2
-    if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars):
-        grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip and (
-        not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-    ):
+    grad_4 = grad_3 if f.maximize else grad_2
+    if f.nonfinite_is_skip:
         # grad = where(isfinite(grad), grad, 0)
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    if not f.momentum_buffer_tensorwise or not f.momentum_not_0 or (f.max_unorm_above_0 and not f.trust_ratio_is_lars):
-        grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
+    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
+    if f.max_grad_norm_above_0:
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
     if f.percentile_clipping_below_100 and (
-        (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
-        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+        (f.cautious and f.max_unorm_above_0)
+        or (f.cautious and f.trust_ratio_is_lars)
+        or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_6)
+        gnorm_1 = m.sqrt(squares_grad_8)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_7 = grad_6 * grad_7_factor
+        grad_9 = grad_8 * grad_9_factor
     if (
-        (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+        (f.cautious and f.max_unorm_above_0)
+        or (f.cautious and f.trust_ratio_is_lars)
+        or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
+    ):
+        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
+    if f.cautious and f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        # grad = grad + weight_decay * param
+        grad_12 = grad_10 + weight_decay * param
+        grad_13 = grad_12
+    if f.cautious and f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
+        above_step_one = step > 1.0
+        # momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
+        momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_13, grad_13)
+    if f.cautious and f.max_unorm_above_0 and f.momentum_not_0 and f.nesterov and not f.trust_ratio_is_lars:
+        # update = grad + momentum * momentum_buffer
+        update_1 = grad_13 + momentum * momentum_buffer_1
+    if f.cautious and f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
+        update_3 = update_1 if f.nesterov else momentum_buffer_1
+    if f.cautious and f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        update_5 = update_3 if f.momentum_not_0 else grad_13
+        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        agrees_1 = m.either(m.both(update_5 > 0.0, grad_10 > 0.0), m.both(update_5 < 0.0, grad_10 < 0.0))
+        # where(agrees, 1, 0)
+        reduced_1 = m.where(agrees_1, 1.0, 0.0)
+    results: Results = {}
+    if (
+        (not f.cautious and not f.momentum_buffer_tensorwise)
+        or (not f.cautious and not f.momentum_not_0)
+        or (not f.cautious and not f.trust_ratio_is_lars)
+        or (not f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        results["squares_grad_8"] = m.total_squares(grad_8)
+    if f.trust_ratio_is_lars and (f.cautious or (f.momentum_buffer_tensorwise and f.momentum_not_0)):
+        results["squares_param"] = m.total_squares(param)
+        results["squares_grad_10"] = m.total_squares(grad_10)
+    if f.cautious and f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        results["sum_reduced_1"] = m.total(reduced_1)
+    return results
+
+
+def step_reduce_4(t: View) -> Results:
+    """step, pass 4 of 5: reduces."""
+    f = t.flags
+    momentum = t.values["momentum"]
+    weight_decay = t.values["weight_decay"]
+    trust_coefficient = t.values["trust_coefficient"]
+    percentile_clipping = t.values["percentile_clipping"]
+    inverse_grad_scale = t.values["inverse_grad_scale"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
+    one_minus_dampening = t.values["one_minus_dampening"]
+    param = t.param
+    grad = t.grad
+    step = t.step
+    numel = t.numel
+    if f.momentum_not_0 and (f.cautious or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)):
+        momentum_buffer = t.state("momentum_buffer")
+    if f.percentile_clipping_below_100 and (
+        f.cautious
+        or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
         or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
         or (not f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
-        grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
-    if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        gnorm_vec = t.state("gnorm_vec")
+        squares_grad_8 = t.reduced["squares_grad_8"]
+    if f.cautious and f.trust_ratio_is_lars:
+        squares_param = t.reduced["squares_param"]
+        squares_grad_10 = t.reduced["squares_grad_10"]
+    if f.cautious and f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        sum_reduced_1 = t.reduced["sum_reduced_1"]
+    if f.grad_scale_given and (
+        f.cautious
+        or not f.momentum_buffer_tensorwise
+        or not f.momentum_not_0
+        or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        # grad = grad / grad_scale
+        grad_1 = grad * inverse_grad_scale
+    if (
+        f.cautious
+        or not f.momentum_buffer_tensorwise
+        or not f.momentum_not_0
+        or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        grad_2 = grad_1 if f.grad_scale_given else grad
+    if f.maximize and (
+        f.cautious
+        or not f.momentum_buffer_tensorwise
+        or not f.momentum_not_0
+        or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        # grad = -grad
+        grad_3 = -grad_2
+    if (
+        f.cautious
+        or not f.momentum_buffer_tensorwise
+        or not f.momentum_not_0
+        or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        grad_4 = grad_3 if f.maximize else grad_2
+    if f.nonfinite_is_skip and (
+        f.cautious
+        or not f.momentum_buffer_tensorwise
+        or not f.momentum_not_0
+        or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        # grad = where(isfinite(grad), grad, 0)
+        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
+    if (
+        f.cautious
+        or not f.momentum_buffer_tensorwise
+        or not f.momentum_not_0
+        or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
+    if f.max_grad_norm_above_0 and (
+        f.cautious
+        or not f.momentum_buffer_tensorwise
+        or not f.momentum_not_0
+        or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    if (
+        f.cautious
+        or not f.momentum_buffer_tensorwise
+        or not f.momentum_not_0
+        or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    ):
+        grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
+    if f.percentile_clipping_below_100 and (
+        f.cautious
+        or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
+        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+    ):
+        # gnorm = norm(grad)
+        gnorm_1 = m.sqrt(squares_grad_8)
+        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
+        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
+        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
+        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
+        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
+        grad_9 = grad_8 * grad_9_factor
+    if (
+        f.cautious
+        or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
+        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+    ):
+        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
+    if f.cautious and f.trust_ratio_is_lars:
+        # param_norm = norm(param)
+        param_norm_1 = m.sqrt(squares_param)
+        # grad_norm = norm(grad)
+        grad_norm_1 = m.sqrt(squares_grad_10)
+        # rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
+        rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1)
+        grad_11_factor = m.where(m.both(param_norm_1 > 0.0, grad_norm_1 > 0.0), rate_1, 1.0)
+        # grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
+        grad_11 = grad_11_factor * (grad_10 + weight_decay * param)
+    if not f.trust_ratio_is_lars and (f.cautious or f.max_unorm_above_0):
         # grad = grad + weight_decay * param
-        grad_10 = grad_8 + weight_decay * param
-        grad_11 = grad_10
-    if f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
+        grad_12 = grad_10 + weight_decay * param
+    if f.cautious or (f.max_unorm_above_0 and not f.trust_ratio_is_lars):
+        grad_13 = grad_11 if f.trust_ratio_is_lars else grad_12
+    if f.momentum_not_0 and (f.cautious or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)):
         above_step_one = step > 1.0
         # momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
-        momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_11, grad_11)
-    if f.max_unorm_above_0 and f.momentum_not_0 and f.nesterov and not f.trust_ratio_is_lars:
+        momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_13, grad_13)
+    if f.momentum_not_0 and f.nesterov and (f.cautious or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)):
         # update = grad + momentum * momentum_buffer
-        update_1 = grad_11 + momentum * momentum_buffer_1
-    if f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
+        update_1 = grad_13 + momentum * momentum_buffer_1
+    if f.momentum_not_0 and (f.cautious or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)):
         update_3 = update_1 if f.nesterov else momentum_buffer_1
+    if f.cautious or (f.max_unorm_above_0 and not f.trust_ratio_is_lars):
+        update_5 = update_3 if f.momentum_not_0 else grad_13
+    if f.cautious:
+        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        agrees_1 = m.either(m.both(update_5 > 0.0, grad_10 > 0.0), m.both(update_5 < 0.0, grad_10 < 0.0))
+    if f.cautious and (not f.max_unorm_above_0 or f.trust_ratio_is_lars):
+        # where(agrees, 1, 0)
+        reduced_1 = m.where(agrees_1, 1.0, 0.0)
+    if f.cautious and f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        # share = max(mean(where(agrees, 1, 0)), 0.001)
+        share_1 = m.maximum(sum_reduced_1 / numel, 0.001)
+        inverse_share_1 = 1.0 / share_1
+        # update = update * where(agrees, 1 / share, 0)
+        update_6 = update_5 * m.where(agrees_1, inverse_share_1, 0.0)
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
-        update_5 = update_3 if f.momentum_not_0 else grad_11
+        update_7 = update_6 if f.cautious else update_5
     results: Results = {}
     if (
-        not f.max_unorm_above_0
+        not f.cautious
+        and not f.max_unorm_above_0
         and not f.trust_ratio_is_lars
         and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
     ):
-        results["squares_grad_6"] = m.total_squares(grad_6)
+        results["squares_grad_8"] = m.total_squares(grad_8)
     if (
         (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
-        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+        or (not f.cautious and not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
+        or (not f.cautious and not f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
         results["squares_param"] = m.total_squares(param)
-    if f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0):
-        results["squares_grad_8"] = m.total_squares(grad_8)
+    if not f.cautious and f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0):
+        results["squares_grad_10"] = m.total_squares(grad_10)
+    if f.cautious and (not f.max_unorm_above_0 or f.trust_ratio_is_lars):
+        results["sum_reduced_1"] = m.total(reduced_1)
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
-        results["squares_update_5"] = m.total_squares(update_5)
+        results["squares_update_7"] = m.total_squares(update_7)
     return results
 
 
 def step_apply(t: View) -> Results:
-    """step, pass 4 of 4: writes param, momentum_buffer."""
+    """step, pass 5 of 5: writes param, momentum_buffer."""
     f = t.flags
     lr = t.values["lr"]
     momentum = t.values["momentum"]
@@ -204,21 +357,25 @@ def step_apply(t: View) -> Results:
     trust_coefficient = t.values["trust_coefficient"]
     percentile_clipping = t.values["percentile_clipping"]
     inverse_grad_scale = t.values["inverse_grad_scale"]
+    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
     one_minus_dampening = t.values["one_minus_dampening"]
     param = t.param
     grad = t.grad
     step = t.step
+    numel = t.numel
     if f.momentum_not_0:
         momentum_buffer = t.state("momentum_buffer")
     if f.percentile_clipping_below_100:
         gnorm_vec = t.state("gnorm_vec")
-        squares_grad_6 = t.reduced["squares_grad_6"]
+        squares_grad_8 = t.reduced["squares_grad_8"]
     if f.max_unorm_above_0 or f.trust_ratio_is_lars:
         squares_param = t.reduced["squares_param"]
     if f.trust_ratio_is_lars:
-        squares_grad_8 = t.reduced["squares_grad_8"]
+        squares_grad_10 = t.reduced["squares_grad_10"]
+    if f.cautious:
+        sum_reduced_1 = t.reduced["sum_reduced_1"]
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
-        squares_update_5 = t.reduced["squares_update_5"]
+        squares_update_7 = t.reduced["squares_update_7"]
     if f.grad_scale_given:
         # grad = grad / grad_scale
         grad_1 = grad * inverse_grad_scale
@@ -238,54 +395,67 @@ def step_apply(t: View) -> Results:
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
     grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     active_4 = active_3 if f.nonfinite_is_skip else active_2
+    if f.max_grad_norm_above_0:
+        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
+    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
     if f.percentile_clipping_below_100:
         # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_6)
+        gnorm_1 = m.sqrt(squares_grad_8)
         # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
         gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
         # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
         clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_7_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
+        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_7 = grad_6 * grad_7_factor
-    grad_8 = grad_7 if f.percentile_clipping_below_100 else grad_6
+        grad_9 = grad_8 * grad_9_factor
+    grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
     if f.trust_ratio_is_lars:
         # param_norm = norm(param)
         param_norm_1 = m.sqrt(squares_param)
         # grad_norm = norm(grad)
-        grad_norm_1 = m.sqrt(squares_grad_8)
+        grad_norm_1 = m.sqrt(squares_grad_10)
         # rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
         rate_1 = trust_coefficient * param_norm_1 / (grad_norm_1 + weight_decay * param_norm_1)
-        grad_9_factor = m.where(m.both(param_norm_1 > 0.0, grad_norm_1 > 0.0), rate_1, 1.0)
+        grad_11_factor = m.where(m.both(param_norm_1 > 0.0, grad_norm_1 > 0.0), rate_1, 1.0)
         # grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
-        grad_9 = grad_9_factor * (grad_8 + weight_decay * param)
+        grad_11 = grad_11_factor * (grad_10 + weight_decay * param)
     if not f.trust_ratio_is_lars:
         # grad = grad + weight_decay * param
-        grad_10 = grad_8 + weight_decay * param
-    grad_11 = grad_9 if f.trust_ratio_is_lars else grad_10
+        grad_12 = grad_10 + weight_decay * param
+    grad_13 = grad_11 if f.trust_ratio_is_lars else grad_12
     if f.momentum_not_0:
         above_step_one = step > 1.0
         # momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
-        momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_11, grad_11)
+        momentum_buffer_1 = m.where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_13, grad_13)
     if f.momentum_not_0 and f.nesterov:
         # update = grad + momentum * momentum_buffer
-        update_1 = grad_11 + momentum * momentum_buffer_1
+        update_1 = grad_13 + momentum * momentum_buffer_1
     if f.momentum_not_0:
         update_3 = update_1 if f.nesterov else momentum_buffer_1
-    update_5 = update_3 if f.momentum_not_0 else grad_11
+    update_5 = update_3 if f.momentum_not_0 else grad_13
+    if f.cautious:
+        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
+        agrees_1 = m.either(m.both(update_5 > 0.0, grad_10 > 0.0), m.both(update_5 < 0.0, grad_10 < 0.0))
+        # share = max(mean(where(agrees, 1, 0)), 0.001)
+        share_1 = m.maximum(sum_reduced_1 / numel, 0.001)
+        inverse_share_1 = 1.0 / share_1
+        # update = update * where(agrees, 1 / share, 0)
+        update_6 = update_5 * m.where(agrees_1, inverse_share_1, 0.0)
+    update_7 = update_6 if f.cautious else update_5
     if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
         # param_norm = norm(param)
         param_norm_2 = m.sqrt(squares_param)
         # update_norm = norm(update)
-        update_norm_1 = m.sqrt(squares_update_5)
+        update_norm_1 = m.sqrt(squares_update_7)
         # limit = max_unorm * param_norm
         limit_1 = max_unorm * param_norm_2
-        update_6_factor = m.where(m.both(limit_1 > 0.0, update_norm_1 > limit_1), limit_1 / update_norm_1, 1.0)
+        update_8_factor = m.where(m.both(limit_1 > 0.0, update_norm_1 > limit_1), limit_1 / update_norm_1, 1.0)
         # update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-        update_6 = update_6_factor * update_5
-    update_7 = update_6 if f.max_unorm_above_0 and not f.trust_ratio_is_lars else update_5
+        update_8 = update_8_factor * update_7
+    update_9 = update_8 if f.max_unorm_above_0 and not f.trust_ratio_is_lars else update_7
     # param = param - lr * update
-    param_1 = param - lr * update_7
+    param_1 = param - lr * update_9
     # param where active
     param_kept = m.where(active_4, param_1, param)
     if f.momentum_not_0:

@@ -85,6 +85,8 @@ class CPrinter:
                 level = PRECEDENCE[op]
                 text = f"{self._print(a, level)} {SYMBOL.get(op, op)} {self._print(b, level + 1)}"
                 return _wrap(text, level, outer)
+            case Call(op="rounded", args=(x,)):
+                return f"optgen::rounded<ParamCodec>({self._print(x, TERNARY)})"
             case Call(op=op, args=args):
                 inner = ", ".join(self._print(arg, TERNARY) for arg in args)
                 return f"optgen::{FUNCTION.get(op, op)}({inner})"

@@ -25,10 +25,10 @@ def c_lines(lines: Iterable[str], indent: int) -> list[str]:
     return [short for line in lines for short in _c(line, indent)]
 
 
-def import_lines(module: str, names: Iterable[str]) -> list[str]:
-    """An import, a name a line where they do not fit in one."""
+def import_lines(module: str, names: Iterable[str], indent: int = 0) -> list[str]:
+    """An import, a name a line where they do not fit in one after `indent` spaces."""
     line = f"from {module} import {', '.join(names)}"
-    if len(line) <= WIDTH:
+    if indent + len(line) <= WIDTH:
         return [line]
     return [f"from {module} import (", *(f"    {name}," for name in names), ")"]
 
@@ -184,6 +184,8 @@ def _break(text: str, width: int) -> int | None:
     best: tuple[int, int, int] | None = None
     place = None
     for at, depth in _depths(text):
+        if text[at] not in ", ":
+            continue
         for rank, operators in enumerate(((", ",), *C_OPERATORS, (" = ",))):
             operator = next((o for o in operators if text.startswith(o, at)), None)
             if operator is None:

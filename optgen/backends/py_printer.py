@@ -107,6 +107,8 @@ class PyPrinter:
                 level = PRECEDENCE[op]
                 text = f"{self._print(a, level)} {op} {self._print(b, level + 1)}"
                 return self._wrap(text, level, outer)
+            case Call(op="rounded", args=(x,)):
+                return f"t.rounded({self.print(x)})"
             case Call(op=op, args=args):
                 return f"m.{FUNCTION.get(op, op)}({', '.join(self.print(arg) for arg in args)})"
             case Reduce(op=op, over=over, x=x):

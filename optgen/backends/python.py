@@ -19,6 +19,7 @@ from optgen.ir.formula import Formula
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Const, Kind
 from optgen.ir.refusals import Refusal
+from optgen.ir.usage import asks_first_step_only
 from optgen.schedule.plan import PassPlan, Plan
 from optgen.spec.model import Hyperparameter, Option, State, Variant
 from optgen.spec.ranges import parse_range
@@ -63,6 +64,7 @@ class ClassText:
     doc: tuple[str, ...]
     fixed: str
     bits: str
+    given_bits: str
     positional: tuple[str, ...]
     keyword: tuple[str, ...]
     settings: tuple[str, ...]
@@ -168,7 +170,10 @@ def _facts(family: Family, classes: Sequence[ClassSpec]) -> list[str]:
     """Fields of the rule that name settings, inputs and flags."""
     constants = [name for name, guard in family.guards.guards.items() if guard.about == "codec"]
     facts = {"fixed_by": _fixed_by(family, classes), "inputs": list(family.given), "constants": constants}
-    return python_lines([f"{name}={_tuple(items)}," for name, items in facts.items()], 4)
+    lines = [f"{name}={_tuple(items)}," for name, items in facts.items()]
+    if all(asks_first_step_only(block.program) for block in family.blocks.values()):
+        lines.append("first_step_only=True,")
+    return python_lines(lines, 4)
 
 
 # What the runtime must know
@@ -248,6 +253,8 @@ def _state(family: Family, name: str, state: State) -> str:
         parts.append("signed=False")
     if item.kind is Kind.ELEMENT:
         parts.append(f"codecs={_tuple(item.codecs)}")
+        if state.stored_as is not None:
+            parts.append(f'stored_as="{state.stored_as}"')
     if item.window is not None:
         parts.append(f"window={item.window}")
     if not item.exists.is_true:
@@ -285,6 +292,7 @@ def _block(name: str, plan: Plan, family: Family) -> dict[str, object]:
         "sums": tuple_text(sums) if sums else "",
         "arrays": tuple_text(arrays) if arrays else "",
         "refuse": f"_refuse_{name}" if name in _refused_blocks(family) else "",
+        "grads": "True" if family.reads_gradients(name) else "",
     }
     fields_text = [f"{field}={text}," for field, text in fields.items() if text]
     return {"name": name, "fields": python_lines(fields_text, 12)}
@@ -329,6 +337,7 @@ def _class(family: Family, spec: ClassSpec) -> ClassText:
         doc=tuple(docstring(line) for line in _class_doc(family, spec, [*positional, *keyword])),
         fixed="{" + ", ".join(f'"{k}": {_literal(v)}' for k, v in fixed.items()) + "}",
         bits=str(variant.bits),
+        given_bits=_literal(variant.defaults["optim_bits"]) if "optim_bits" in variant.defaults else "",
         positional=tuple(a.text for a in positional),
         keyword=tuple(a.text for a in keyword),
         settings=tuple(a.name for a in (*positional, *keyword) if a.name != "args"),
@@ -404,7 +413,8 @@ def _literal(value: object) -> str:
 
 def _class_doc(family: Family, spec: ClassSpec, arguments: Sequence[Argument]) -> list[str]:
     variant = spec.variant
-    kept = f"states in {'`optim_bits`' if variant.bits is None else variant.bits} bits"
+    bits = 32 if "optim_bits" not in family.storage else variant.bits
+    kept = f"states in {'`optim_bits`' if bits is None else bits} bits"
     paged = ", paged" if variant.paged else ""
     lines = [f"{family.title}: {kept}{paged}.", ""]
     for text in (variant.doc, family.spec.doc, f"Source: {family.spec.reference}" if family.spec.reference else ""):

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.diagnostics import Reporter, suggest
-from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.kinds import is_boolean, kind_of
+from optgen.ir.formula import FALSE, TRUE, Formula, describe
+from optgen.ir.kinds import is_boolean, kind_of, unit_of
 from optgen.ir.nodes import (
     FUNCTIONS,
     REDUCTIONS,
@@ -41,7 +41,12 @@ ERROR = Const(float("nan"))
 
 @dataclass(frozen=True)
 class Stage:
-    """A block's text and whether it may name choices that this rule does not have (shared stages)."""
+    """A block's text.
+
+    Attributes:
+        shared: Whether it may name choices that this rule does not have (shared stages). `grad` is, in a shared stage
+            after the first, what the first one left; it cannot be assigned there.
+    """
 
     text: SourceText
     shared: bool = False
@@ -71,18 +76,28 @@ class Builder:
         self.writable: tuple[str, ...] = ()
         self.visible: frozenset[str] = frozenset()
         self.final: Mapping[str, Value] = {}
+        self.keeps_grad = False
 
     def build(self, stages: Sequence[Stage], writable: Sequence[str]) -> Program:
         """The program of these stages; `writable` names the inputs that they may assign."""
         env = self._given()
         env["active"] = Value(Const(True))
+        grads: Value | None = None
         for stage in stages:
             self.text, self.shared = stage.text, stage.shared
+            own = env.get("grad")
+            if stage.shared and grads is not None:
+                env["grad"] = grads
+            self.keeps_grad = stage.shared and grads is not None
             self.visible = self.scope.common | COMMON if stage.shared else frozenset(self._names())
             self.writable = tuple(name for name in writable if name in self.visible)
             seen = {name: value for name, value in env.items() if not stage.shared or name in self.visible}
             after = self._statements(parse_block(stage.text, self.reporter), seen, TRUE)
             env |= {name: value for name, value in after.items() if not stage.shared or name in self.visible}
+            if self.keeps_grad and own is not None:
+                env["grad"] = own
+            elif stage.shared:
+                grads = env.get("grad")
         outputs = {name: env[name].expr for name in writable if env[name].expr != Ref(name)}
         self.final = env
         return Program(dict(self.scope.inputs), tuple(self.lets), outputs)
@@ -172,7 +187,7 @@ class Builder:
             kind = kind_of(expr, self.kinds)
             self.reporter.error(
                 "kind",
-                f"`{name}` is one number per {_unit(state.kind)}, but this is one per {_unit(kind)}",
+                f"`{name}` is one number per {unit_of(state.kind)}, but this is one per {unit_of(kind)}",
                 node_location(self.text, value),
                 "reduce it, with `sum`, `mean`, `norm` ..., or give the state that shape",
             )
@@ -186,6 +201,10 @@ class Builder:
 
     def _may_assign(self, name: str, node: ast.Name) -> bool:
         inputs = self.scope.inputs
+        if name == "grad" and self.keeps_grad:
+            message, help_text = "`grad` cannot be assigned after the `step` block", "use another name for the value"
+            self.reporter.error("not-assignable", message, node_location(self.text, node), help_text)
+            return False
         if name in self.writable or name in ("grad", "active"):
             if name == "grad" and "grad" not in inputs:
                 message = "there is no gradient in this block"
@@ -353,6 +372,10 @@ class Builder:
                 return ERROR
             return Call("where", (condition, then, other))
         numbers = [self._number(arg, env, path) for arg in args]
+        if name == "rounded" and kind_of(numbers[0], self.kinds) is not Kind.ELEMENT and ERROR not in numbers:
+            message = "`rounded` takes elements: it rounds as a parameter is stored"
+            self.reporter.error("kind", message, node_location(self.text, args[0]), "leave it out")
+            return ERROR
         result: Expr = Call(name, tuple(numbers[:wanted]))
         for extra in numbers[wanted:]:
             result = Call(name, (result, extra))
@@ -408,7 +431,7 @@ class Builder:
             or (over > Kind.GLOBAL and kind <= over)
             or (over in (Kind.ROW, Kind.COL) and kind != Kind.ELEMENT)
         ):
-            message = f"`{name}` has nothing to reduce: this is one number per {_unit(kind)}"
+            message = f"`{name}` has nothing to reduce: this is one number per {unit_of(kind)}"
             self.reporter.error("kind", message, node_location(self.text, args[0]))
             return ERROR
         if over is Kind.GLOBAL and (kind is not Kind.ELEMENT or name in ("mean", "rms")):
@@ -459,20 +482,3 @@ def _also(active: Expr, expr: Expr) -> Expr:
         case Call(op="and", args=(first, _)) if first == active:
             return expr
     return Call("and", (active, expr))
-
-
-def _unit(kind: Kind) -> str:
-    return {
-        Kind.CONST: "optimizer",
-        Kind.GLOBAL: "optimizer",
-        Kind.GROUP: "param group",
-        Kind.STEP: "parameter and step",
-        Kind.TENSOR: "tensor",
-        Kind.COL: "column",
-    }.get(kind, kind.name.lower())
-
-
-def describe(formula: Formula) -> str:
-    """A formula in words, for messages."""
-    terms = [" and ".join(name if value else f"not {name}" for name, value in term) for term in formula.ordered()]
-    return " or ".join(term or "always" for term in terms)

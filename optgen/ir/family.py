@@ -20,8 +20,9 @@ from optgen.ir.nodes import Const, Expr, Input, Kind, Program
 from optgen.ir.parser import node_location, parse_block, parse_expression
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import FACTS, Scope
+from optgen.spec.checks import is_offered
 from optgen.spec.loader import LoadedShared, LoadedSpec
-from optgen.spec.model import Hyperparameter, Option, Spec, State
+from optgen.spec.model import Hyperparameter, Method, Option, Rule, Spec, State
 from optgen.spec.model import Input as GivenInput
 from optgen.spec.source import SourceText
 
@@ -34,7 +35,7 @@ SHAPES = {
     "group": Kind.GROUP,
     "global": Kind.GLOBAL,
 }
-Setting = TypeVar("Setting", Hyperparameter, Option)
+Setting = TypeVar("Setting", Hyperparameter, Option, Hyperparameter | Option)
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ class Family:
     def name(self) -> str:
         return self.spec.name
 
+    def reads_gradients(self, block: str) -> bool:
+        """Whether a block runs over parameters that have a gradient."""
+        return block == "step" or self.spec.methods[block].grad
+
     @property
     def title(self) -> str:
         return self.spec.title or self.spec.name
@@ -101,6 +106,7 @@ class _FamilyBuilder:
         self.hypers = {**self.spec.hyperparameters, **self._offered(common.hyperparameters, self.spec.hyperparameters)}
         self.options = {**self.spec.options, **self._offered(common.options, self.spec.options)}
         self.given = {**self.spec.inputs, **common.inputs}
+        self.storage = self._offered(common.storage, {})
         self.states = {**self.spec.states, **common.states}
         self.scope = Scope(
             rule=self.spec.name,
@@ -118,25 +124,36 @@ class _FamilyBuilder:
         return frozenset((*common.hyperparameters, *common.options, *common.inputs, *common.states))
 
     def _offered(self, common: Mapping[str, Setting], own: Mapping[str, object]) -> dict[str, Setting]:
-        return {n: x for n, x in common.items() if n not in own and (x.needs is None or self.has_update)}
+        return {n: x for n, x in common.items() if n not in own and is_offered(x, self.spec, self.shared.shared)}
 
     def _refused(self) -> Iterator[tuple[ast.expr, SourceText]]:
         """The conditions under which the rule's settings are refused."""
-        for index, rule in enumerate(self.spec.rules):
+        rules = [(rule, self.loaded.text("rules", i, "when")) for i, rule in enumerate(self.spec.rules)]
+        rules += [(rule, text) for rule, text, _ in self._shared_rules()]
+        for rule, text in rules:
             if rule.on == "construct":
-                text = self.loaded.text("rules", index, "when")
                 node = parse_expression(text, Reporter())
                 if node is not None:
                     yield node, text
+
+    def _shared_rules(self) -> Iterator[tuple[Rule, SourceText, Location]]:
+        """The combinations that all rules refuse, but for those with settings that this rule is not offered."""
+        common = self.shared.shared
+        withheld = {*common.hyperparameters, *common.options} - {*self.hypers, *self.options}
+        for index, rule in enumerate(common.rules):
+            text = self.shared.text("rules", index, "when")
+            node = parse_expression(text, Reporter())
+            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node is not None else set()
+            if not names & withheld:
+                yield rule, text, self.shared.locate("rules", index)
 
     def build(self) -> Family:
         before = len(self.reporter.diagnostics)
         self._check_case()
         self._inputs()
         blocks = {"step": self._step()}
-        for name in self.spec.methods:
-            inputs = {n: i for n, i in self.scope.inputs.items() if i.role not in ("grad", "input")}
-            blocks[name] = self._block([Stage(self.loaded.text("methods", name, "block"))], inputs)
+        for name, method in self.spec.methods.items():
+            blocks[name] = self._method(name, method)
         if len(self.reporter.diagnostics) == before:
             self._check_effect(blocks["step"].program)
         equations = {"step": self.spec.blocks.step}
@@ -148,7 +165,7 @@ class _FamilyBuilder:
             path=self.path,
             hypers=self.hypers,
             options=self.options,
-            storage=self.shared.shared.storage,
+            storage=self.storage,
             given=self.given,
             states=self.states,
             inputs=dict(self.scope.inputs),
@@ -231,6 +248,17 @@ class _FamilyBuilder:
             ]
         return self._block(stages, dict(self.scope.inputs))
 
+    def _method(self, name: str, method: Method) -> Block:
+        """A method's block; what the shared stage before it would keep for later steps is not kept."""
+        own = Stage(self.loaded.text("methods", name, "block"))
+        if not method.grad:
+            inputs = {n: i for n, i in self.scope.inputs.items() if i.role not in ("grad", "input")}
+            return self._block([own], inputs)
+        stages = [Stage(self.shared.text("blocks", "grad"), shared=True), own]
+        block = self._block(stages, dict(self.scope.inputs))
+        outputs = {n: x for n, x in block.program.outputs.items() if n not in self.shared.shared.states}
+        return replace(block, program=replace(block.program, outputs=outputs))
+
     def _block(self, stages: list[Stage], inputs: dict[str, Input]) -> Block:
         scope = replace(self.scope, inputs=inputs, given=self.scope.given & inputs.keys())
         builder = Builder(scope, self.reporter)
@@ -255,7 +283,7 @@ class _FamilyBuilder:
     def _refusals(self) -> tuple[Refusal, ...]:
         found = []
         for index, rule in enumerate(self.spec.rules):
-            known = readers(self.hypers, self.options, self.shared.shared.storage)
+            known = readers(self.hypers, self.options, self.storage)
             where = self.loaded.locate("rules", index)
             if rule.on != "construct":
                 known |= {n: f'o["{n}"]' for n, s in self.states.items() if s.shape in ("group", "global")}
@@ -265,6 +293,11 @@ class _FamilyBuilder:
                 if rule.on != "step" and rule.on not in self.spec.methods:
                     continue
             refusal = build_refusal(rule, self.loaded.text("rules", index, "when"), where, known, self.reporter)
+            if refusal is not None:
+                found.append(refusal)
+        known = readers(self.hypers, self.options, self.shared.shared.storage)
+        for rule, text, where in self._shared_rules():
+            refusal = build_refusal(rule, text, where, known, self.reporter)
             if refusal is not None:
                 found.append(refusal)
         return tuple(found)

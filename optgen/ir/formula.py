@@ -6,7 +6,7 @@ under which guards a value is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +15,7 @@ Term = frozenset[Literal]
 
 
 MAX_TERMS = 256
+MAX_PRODUCTS = 4096  # of the terms of two formulas, most of which fall together
 
 
 class FormulaTooLargeError(ValueError):
@@ -36,22 +37,25 @@ class Formula:
         return not self.terms
 
     def __and__(self, other: Formula) -> Formula:
-        if len(self.terms) * len(other.terms) > MAX_TERMS:
-            raise FormulaTooLargeError
-        products = (a | b for a in self.terms for b in other.terms)
-        return _simplified(frozenset(t for t in products if not _contradicts(t)))
+        if self.is_true or other.is_false or self == other:
+            return other
+        if other.is_true or self.is_false:
+            return self
+        return _both(self, other)
 
     def __or__(self, other: Formula) -> Formula:
-        if len(self.terms) + len(other.terms) > MAX_TERMS:
-            raise FormulaTooLargeError
-        return _simplified(self.terms | other.terms)
+        if self.is_false or other.is_true or self == other:
+            return other
+        if other.is_false or self.is_true:
+            return self
+        return _either(self, other)
 
     def __invert__(self) -> Formula:
         return _negated(self)
 
     def implies(self, other: Formula) -> bool:
         """Whether the other formula holds wherever this one does."""
-        return self == other or (self & ~other).is_false
+        return self == other or all(_covers(other.terms, term) for term in self.terms)
 
     def given(self, known: Formula) -> Formula:
         """The formula with everything left out that need not be asked where `known` holds.
@@ -90,6 +94,12 @@ class Formula:
         return both.join([*parts, f"({whole})"]) if parts else whole
 
 
+def describe(formula: Formula) -> str:
+    """A formula in words, for messages."""
+    terms = [" and ".join(name if value else f"not {name}" for name, value in term) for term in formula.ordered()]
+    return " or ".join(term or "always" for term in terms)
+
+
 TRUE = Formula(frozenset([frozenset()]))
 FALSE = Formula(frozenset())
 
@@ -97,6 +107,24 @@ FALSE = Formula(frozenset())
 def atom(name: str) -> Formula:
     """The formula that holds when the guard does."""
     return Formula(frozenset([frozenset([(name, True)])]))
+
+
+@lru_cache(maxsize=65536)
+def _both(first: Formula, second: Formula) -> Formula:
+    if len(first.terms) * len(second.terms) > MAX_PRODUCTS:
+        raise FormulaTooLargeError
+    products = (a | b for a in first.terms for b in second.terms)
+    result = _simplified(frozenset(t for t in products if not _contradicts(t)))
+    if len(result.terms) > MAX_TERMS:
+        raise FormulaTooLargeError
+    return result
+
+
+@lru_cache(maxsize=65536)
+def _either(first: Formula, second: Formula) -> Formula:
+    if len(first.terms) + len(second.terms) > MAX_TERMS:
+        raise FormulaTooLargeError
+    return _simplified(first.terms | second.terms)
 
 
 @lru_cache(maxsize=4096)
@@ -125,25 +153,49 @@ def _given(formula: Formula, known: Formula) -> Formula:
     return _simplified(frozenset(terms))
 
 
+@lru_cache(maxsize=65536)
+def _covers(terms: frozenset[Term], known: Term) -> bool:
+    """Whether at least one of some terms holds wherever all of `known` does: guard by guard, both ways."""
+    left = frozenset(term - known for term in terms if not any((name, not value) in known for name, value in term))
+    if not left or frozenset() in left:
+        return bool(left)
+    name = min(min(term)[0] for term in left)
+    return all(_covers(left, frozenset([(name, value)])) for value in (True, False))
+
+
 def _contradicts(term: Term) -> bool:
     return any((name, not value) in term for name, value in term)
 
 
 def _simplified(terms: frozenset[Term]) -> Formula:
     """Merge `a & b | a & !b` to `a`, `a | !a & b` to `a | b`, and drop terms that another term covers."""
-    current = set(terms)
+    if len(terms) == 1:
+        return Formula(terms)
+    current = _least(terms)
     changed = True
     while changed:
         changed = False
+        having: dict[Literal, list[Term]] = {}
+        for term in current:
+            for literal in term:
+                having.setdefault(literal, []).append(term)
         for term in sorted(current, key=sorted):
             for name, value in sorted(term):
+                opposite = (name, not value)
                 rest = term - {(name, value)}
-                flipped = rest | {(name, not value)}
-                if any(other <= flipped and (name, not value) in other for other in current):
-                    current.discard(term)
-                    current.add(rest)
+                if any(other - {opposite} <= rest for other in having.get(opposite, ())):
+                    current = _least(current - {term} | {rest})
                     changed = True
                     break
             if changed:
                 break
-    return Formula(frozenset(t for t in current if not any(other < t for other in current)))
+    return Formula(frozenset(current))
+
+
+def _least(terms: Iterable[Term]) -> set[Term]:
+    """Terms that no shorter term covers."""
+    kept: set[Term] = set()
+    for term in sorted(set(terms), key=len):
+        if not any(other <= term for other in kept):
+            kept.add(term)
+    return kept

@@ -46,3 +46,15 @@ def boolean_names(program: Program) -> set[str]:
     """The bindings of a program that are truth values."""
     lets = {let.name: let for let in program.lets}
     return {name for name, let in lets.items() if is_boolean(let.expr, lets)}
+
+
+def unit_of(kind: Kind) -> str:
+    """What there is one number of this kind for, in words."""
+    return {
+        Kind.CONST: "optimizer",
+        Kind.GLOBAL: "optimizer",
+        Kind.GROUP: "param group",
+        Kind.STEP: "parameter and step",
+        Kind.TENSOR: "tensor",
+        Kind.COL: "column",
+    }.get(kind, kind.name.lower())

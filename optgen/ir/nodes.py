@@ -67,6 +67,7 @@ FUNCTIONS = {
     "floor": 1,
     "tanh": 1,
     "isfinite": 1,
+    "rounded": 1,
     "where": 3,
     "min": 2,
     "max": 2,

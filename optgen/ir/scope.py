@@ -65,10 +65,13 @@ class Scope:
         """
         match node:
             case ast.BoolOp(op=op, values=values):
-                parts = [self.condition(value, text, reporter, lenient) for value in values]
-                result = parts[0]
-                for part in parts[1:]:
-                    result = result & part if isinstance(op, ast.And) else result | part
+                both = isinstance(op, ast.And)
+                result = TRUE if both else FALSE
+                for value in values:
+                    part = self.condition(value, text, reporter, lenient)
+                    result = result & part if both else result | part
+                    if lenient and result == (FALSE if both else TRUE):
+                        break  # after a choice that this rule does not have, settings may follow that need it
                 return result
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return ~self.condition(operand, text, reporter, lenient)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from optgen.codecs import COMPENSATION
 from optgen.runtime.capture import adopted_lr
-from optgen.runtime.paging import Pager, wait_for_host
+from optgen.runtime.loans import wait_for_host
 from optgen.runtime.rule import Rule, Settings, State, always
 from optgen.runtime.states import (
-    COMPENSATION,
     check_compensation,
     room_for,
     scale_key,
@@ -22,9 +22,14 @@ from optgen.runtime.states import (
 )
 from optgen.runtime.storage import choose_codecs, dtype_name
 
+if TYPE_CHECKING:
+    from optgen.runtime.paging import Pager
+
 
 def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> dict[str, Any]:
-    """A parameter's state as saved, copied to the parameter's device, or to paged memory, without a change of dtype.
+    """A parameter's state as saved, on the parameter's device or in paged memory, without a change of dtype.
+
+    What is None is left out, and where no count of steps was saved, it is 1.
 
     Raises:
         torch.cuda.OutOfMemoryError: naming the state that there is no room for.
@@ -32,6 +37,9 @@ def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Page
     Args:
         pager: Where element states go, if they are paged.
     """
+    saved = {key: value for key, value in saved.items() if value is not None}
+    if _lacks_count(rule, saved):
+        saved["step"] = 1.0
     elements = {state.name for state in rule.element_states}
     wait_for_host(saved.values())
     result: dict[str, Any] = {}
@@ -70,6 +78,8 @@ def misfits(rule: Rule, label: str, param: Tensor, saved: Mapping[str, Any]) -> 
     missing = [name for name in required if saved and name not in saved]
     if missing:
         found.append(f"{label}: {', '.join(missing)} missing, there is {', '.join(map(str, saved))}")
+    if _lacks_count(rule, saved) and not rule.first_step_only:
+        found.append(f"{label}: step missing, there is {', '.join(map(str, saved))}")
     if not _counts(saved.get("step", 0.0)):
         found.append(f"{label}: step is no number")
     for state in (*rule.element_states, *rule.tensor_states):
@@ -114,6 +124,11 @@ def stored_anew(rule: Rule, settings: Settings, param: Tensor, saved: Mapping[st
         if present != asked and (present.scaled or asked.bits < present.bits):
             found.add((str(present), str(asked)))
     return found
+
+
+def _lacks_count(rule: Rule, saved: Mapping[str, Any]) -> bool:
+    """Whether states were saved without a count of steps, as torch.optim.SGD has it: the first step is then over."""
+    return "step" not in saved and any(saved.get(name) is not None for name in rule.states)
 
 
 def _counts(step: Any) -> bool:

@@ -22,7 +22,8 @@ from optgen.runtime.cuda_device import THREADS, WARP, CudaDevice
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
 from optgen.runtime.kernel_engine import KernelEngine, defines
-from optgen.runtime.paging import asks_for_paging, pager_of
+from optgen.runtime.loans import asks_for_paging
+from optgen.runtime.paging import pager_of
 from optgen.runtime.parameters import Bucket, Member
 from optgen.runtime.portions import PagedStates
 from optgen.runtime.rule import Block, Rule

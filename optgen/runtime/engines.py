@@ -13,10 +13,10 @@ from torch import Tensor
 from optgen.runtime.capture import check_warm
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
-from optgen.runtime.paging import asks_for_paging
+from optgen.runtime.loans import asks_for_paging
 from optgen.runtime.parameters import Bucket, Member, check_gradient, flags_of
 from optgen.runtime.rule import Block, Pass, Rule, Settings
-from optgen.runtime.settings import on_device
+from optgen.runtime.settings import check_agreement, on_device
 from optgen.runtime.states import Placement, Settled, settle_states
 from optgen.runtime.storage import choose_codecs, choose_rounding, tensorwise
 from optgen.runtime.targets import choose_target, make_engine
@@ -133,7 +133,7 @@ def prepare(
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
     grads: list[Any] = []
-    if block == "step":
+    if optimizer.rule.blocks[block].grads:
         grads = [p.grad for p in params]
         if type(None) in set(map(type, grads)):
             params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
@@ -177,6 +177,7 @@ def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:
     for row, before, now in zip(settings, prepared.raw, raw, strict=True):
         if before != now:
             optimizer.check_row(row)
+    check_agreement(type(optimizer).__name__, optimizer.rule, optimizer.param_groups)
     if prepared.fixed != [_fixed(optimizer.rule, row) for row in settings]:
         return False
     prepared.raw = raw
@@ -220,6 +221,7 @@ class _Preparer:
         inputs: Inputs,
     ) -> None:
         self.optimizer, self.rule, self.block = optimizer, optimizer.rule, seen.block
+        self.with_grads = self.rule.blocks[self.block].grads
         self.name = type(optimizer).__name__
         self.params, self.seen, self.inputs = params, seen, inputs
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
@@ -227,10 +229,11 @@ class _Preparer:
         self.targets: dict[tuple[torch.device, str | None], str] = {}
 
     def run(self) -> Prepared:
-        if self.block == "step":
+        if self.with_grads:
             for param in self.params:
                 assert param.grad is not None
                 check_gradient(self.name, param.grad, param)
+        check_agreement(self.name, self.rule, self.optimizer.param_groups)
         members = self._members()
         buckets: dict[tuple[Any, ...], Bucket] = {}
         for member in members:
@@ -297,7 +300,7 @@ class _Preparer:
 
     def _bucket(self, buckets: dict[tuple[Any, ...], Bucket], member: Member) -> None:
         param = member.param
-        grad_dtype = param.grad.dtype if self.block == "step" and param.grad is not None else param.dtype
+        grad_dtype = param.grad.dtype if self.with_grads and param.grad is not None else param.dtype
         target = self._target(param, member.settings["target"])
         if member.settings.get("capturable") and target != "cuda":
             gpu = param.device.type == "cuda"

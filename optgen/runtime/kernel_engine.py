@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from optgen.codecs import PARAMETER_CODECS
+from optgen.codecs import COMPENSATION, PARAMETER_CODECS
 from optgen.runtime.parameters import Bucket, Member, StaleError, matrix_shape
 from optgen.runtime.rule import Pass, Rule
-from optgen.runtime.states import COMPENSATION, scale_key
+from optgen.runtime.states import scale_key
 from optgen.runtime.storage import dtype_name
 
 TILE = 256

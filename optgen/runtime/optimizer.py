@@ -15,10 +15,10 @@ from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, missha
 from optgen.runtime.engines import Prepared, prepare
 from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
-from optgen.runtime.paging import wait_for_host
+from optgen.runtime.loans import wait_for_host
 from optgen.runtime.parameters import StaleError, check_parameter, check_twice
 from optgen.runtime.rule import Rule, Settings, State
-from optgen.runtime.settings import check_fixed, checked, lock_bits, read_args, refuse_unknown
+from optgen.runtime.settings import check_agreement, check_fixed, checked, lock_bits, read_args, refuse_unknown
 from optgen.runtime.states import entry_bytes, paged_bytes
 from optgen.runtime.storage import check_rounding, check_storage, settle_bits
 from optgen.runtime.targets import find_pager
@@ -42,11 +42,13 @@ class Optimizer(torch.optim.Optimizer):
         rule: The rule, as its module declares it.
         fixed: Settings that the class fixes.
         bits: Bits that the class stores its states in, or None if the user says.
+        given_bits: The `optim_bits` that a class with `bits` of its own takes, which is its default.
     """
 
     rule: ClassVar[Rule]
     fixed: ClassVar[Mapping[str, Any]] = {}
     bits: ClassVar[int | None] = None
+    given_bits: ClassVar[int] = 32
     _step_supports_amp_scaling: ClassVar[bool] = False  # torch.amp.GradScaler asks for it
     _kept: tuple[Prepared, ...] = ()  # the last steps' engines, newest first
     _captured: tuple[Prepared, ...] = ()  # engines of steps that graphs have recorded: replays need their memory
@@ -72,7 +74,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         name = type(self).__name__
         if self.bits is not None:
-            settings = lock_bits(name, self.bits, args, settings)
+            settings = lock_bits(name, self.bits, args, settings, self.given_bits)
         settings = checked(name, self.rule, {**read_args(name, args, settings), **self.fixed})
         settings = settle_bits(name, settings, self.bits)
         self._refuse(settings)
@@ -121,6 +123,7 @@ class Optimizer(torch.optim.Optimizer):
         group.update(self._checked_part(known, "group"))
         self._refuse({**self.defaults, **group})
         check_rounding(name, {**self.defaults, **group}, members, first=False)
+        check_agreement(name, self.rule, [*self.param_groups[:1], {**self.defaults, **group}])
         if "overrides" in group:
             group["overrides"] = self._checked_overrides(group["overrides"], group, len(members))
         for state in self.rule.shared_states:
@@ -228,7 +231,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if group.get("capturable"):
                 place_lr(name, group)
-        inputs = read_inputs(self, self.rule.inputs) if block == "step" else NO_INPUTS
+        inputs = read_inputs(self, self.rule.inputs) if declared.grads else NO_INPUTS
         try:
             prepared, settings = self._begin(block, inputs)
         except StaleError:
@@ -236,7 +239,7 @@ class Optimizer(torch.optim.Optimizer):
             prepared, settings = self._begin(block, inputs)
         except SkippedStepError:
             return
-        if not prepared.members and block == "step":
+        if not prepared.members and declared.grads:
             return
         if is_capturing():
             self._captured = (*self._captured, prepared)

@@ -11,7 +11,6 @@ import ctypes
 import functools
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,54 +18,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from optgen.codecs import PAGED_NUMEL
 from optgen.runtime.building.nvidia import LIBRARY
 from optgen.runtime.cuda_device import CudaDevice
+from optgen.runtime.loans import LOANS, Loan, loan_of
 
 ON_DEVICE, ON_HOST = 1, 2  # CUmemLocationType
 PREFERRED_LOCATION, ACCESSED_BY = 3, 5  # CUmem_advise
 CPU = -1  # the host as a CUdevice, for drivers that have no locations
-
-
-def asks_for_paging(settings: Mapping[str, Any], numel: int) -> bool:
-    """Whether the element states of a parameter are to be paged on a GPU."""
-    return bool(settings.get("is_paged")) and numel >= PAGED_NUMEL
-
-
-@dataclass(frozen=True)
-class Loan:
-    """Memory of the host that is lent to a GPU, as long as a tensor over it lives.
-
-    Attributes:
-        managed: Whether the driver moves it; else it is pinned.
-        array: Its bytes, an array of numpy.
-    """
-
-    gpu: CudaDevice
-    managed: bool
-    array: weakref.ref[Any]
-
-
-_loans: dict[int, Loan] = {}  # by address
-
-
-def loan_of(codes: Tensor) -> Loan | None:
-    """The lent memory that a tensor begins; None for ordinary memory."""
-    if codes.layout is not torch.strided or not codes.numel():
-        return None
-    return _loans.get(codes.data_ptr())
-
-
-def is_paged(value: object) -> bool:
-    """Whether something is a tensor in memory that a GPU borrows."""
-    return isinstance(value, Tensor) and loan_of(value) is not None
-
-
-def wait_for_host(values: Iterable[object]) -> None:
-    """Wait until the host can read these states: what a step computed may still be on its way to pinned memory."""
-    loans = [loan_of(value) for value in values if isinstance(value, Tensor)]
-    for gpu in {id(loan.gpu): loan.gpu for loan in loans if loan is not None and not loan.managed}.values():
-        gpu.wait()
 
 
 def _lend(gpu: CudaDevice, size: int, managed: bool) -> Any:
@@ -88,14 +46,14 @@ def _lend(gpu: CudaDevice, size: int, managed: bool) -> Any:
         kind = "managed" if managed else "pinned"
         raise torch.cuda.OutOfMemoryError(f"{size} bytes of {kind} memory of the host cannot be had: {error}") from None
     address = array.ctypes.data
-    _loans[address] = Loan(gpu, managed, weakref.ref(array))
+    LOANS[address] = Loan(gpu, managed, weakref.ref(array))
     weakref.finalize(array, _take_back, gpu, address, array.base).atexit = False
     return array
 
 
 def _take_back(gpu: CudaDevice, address: int, allocation: Any) -> None:
     """Free lent memory, in whatever thread the last tensor over it has died, once the GPU is done with it."""
-    del _loans[address]
+    del LOANS[address]
     with suppress(gpu.driver.Error), gpu.entered():
         gpu.driver.Context.synchronize()
         allocation.free()

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from optgen.runtime.cuda_device import CudaDevice
 from optgen.runtime.kernel_engine import ChunkTable
-from optgen.runtime.paging import Pager, loan_of
+from optgen.runtime.loans import loan_of
+from optgen.runtime.paging import Pager
 from optgen.runtime.parameters import Bucket
 from optgen.runtime.rule import Rule
 

@@ -65,6 +65,7 @@ class State:
 
     Attributes:
         kind: element, row, col, matrix, tensor, group or global.
+        stored_as: The option that says in which dtype, if one does.
         exists: Under which flags.
         init: A number, or a function of a view of the parameter.
     """
@@ -73,6 +74,7 @@ class State:
     kind: str
     signed: bool = True
     codecs: tuple[str, ...] = ("fp32",)
+    stored_as: str | None = None
     window: int | None = None
     exists: Live = always
     init: float | Callable[[Any], Any] = 0.0
@@ -120,6 +122,7 @@ class Block:
         reductions: Every reduction to one number per tensor, in the order of their results.
         sums: Sums over all parameters: (name, operator, reduction).
         refuse: Raises where the block may not run: (class name, settings).
+        grads: Whether the block runs over parameters that have a gradient, rather than over those that have states.
     """
 
     passes: tuple[Pass, ...]
@@ -131,6 +134,7 @@ class Block:
     sums: tuple[tuple[str, str, str], ...] = ()
     arrays: tuple[Array, ...] = ()
     refuse: Callable[[str, Settings], None] | None = None
+    grads: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,7 @@ class Rule:
         fixed_by: Settings that the flags, the storage and what is refused depend on: the host must know them.
         inputs: Names of what may be set on the optimizer for a step, such as `grad_scale`.
         constants: Flags that the codecs decide, which no kernel is given.
+        first_step_only: Whether blocks ask of the count of steps no more than whether this is the first.
         refuse: Raises for combinations that the rule rejects: (class name, settings).
     """
 
@@ -160,6 +165,7 @@ class Rule:
     blocks: Mapping[str, Block]
     inputs: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
+    first_step_only: bool = False
     refuse: Callable[[str, Settings], None] | None = None
 
     @property

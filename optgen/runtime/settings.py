@@ -17,14 +17,14 @@ TARGETS = (None, "cuda", "cpu", "torch")
 SETTINGS_OF_ARGS = ("optim_bits", "min_8bit_size", "percentile_clipping", "block_wise", "max_unorm", "skip_zeros")
 
 
-def lock_bits(name: str, bits: int, args: object, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a class that fixes the bits: it takes `optim_bits` for compatibility only.
+def lock_bits(name: str, bits: int, args: object, settings: Mapping[str, Any], given: int = 32) -> dict[str, Any]:
+    """Settings of a class that fixes the bits: it takes `optim_bits` for compatibility only, and only as `given`.
 
     Raises:
         ValueError: for other bits than the class has, given or asked for by `args`.
     """
-    message = f"{name} only supports optim_bits=32 (default value for compatibility)"
-    if settings.get("optim_bits", 32) != 32:
+    message = f"{name} only supports optim_bits={given} (default value for compatibility)"
+    if settings.get("optim_bits", given) != given:
         raise ValueError(message)
     asked = getattr(args, "optim_bits", bits)
     if asked != bits:
@@ -35,17 +35,49 @@ def lock_bits(name: str, bits: int, args: object, settings: Mapping[str, Any]) -
 def check_fixed(name: str, rule: Rule, fixed: Mapping[str, Any], settings: Mapping[str, Any], part: str) -> None:
     """Raise for settings that a group or a parameter (`part`) cannot have of its own.
 
-    How states are stored can differ by parameter in every class.
+    How states are stored can differ by parameter in every class. What is one number for the optimizer may be said of
+    every group, if all say the same: `check_agreement`.
 
     Raises:
         ValueError: for what the class fixes to another value, and for what is one number for the optimizer.
     """
     for key, value in settings.items():
         hyper = rule.hypers.get(key)
-        if hyper is not None and hyper.scope == "global":
+        if hyper is not None and hyper.scope == "global" and part != "group":
             raise ValueError(f"{name}: {key} is one number for the optimizer and cannot differ by {part}")
         if key in fixed and key not in rule.storage and value != fixed[key]:
             raise ValueError(f"{name} fixes {key}={fixed[key]!r}: a {part} cannot have {key}={value!r}")
+
+
+def check_agreement(name: str, rule: Rule, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise where groups differ in what is one number for the optimizer; tensors on a device stay unread.
+
+    Raises:
+        ValueError: naming the setting and the values.
+    """
+    for hyper in rule.hypers.values():
+        if hyper.scope != "global":
+            continue
+        first, *others = (_numbers(group.get(hyper.name)) for group in groups)
+        for other in others:
+            if other != first and None not in (first, other):
+                values = " and ".join(_joined(part) for part in (first, other) if part is not None)
+                raise ValueError(
+                    f"{name}: {hyper.name} is one number for the optimizer and cannot differ by group, and groups have "
+                    f"{values}; give all of them the same {hyper.name}"
+                )
+
+
+def _numbers(value: Any) -> tuple[float | None, ...] | None:
+    """A setting's numbers, or None if one of them lies on a device."""
+    parts = value if isinstance(value, tuple | list) else (value,)
+    if any(on_device(part) for part in parts):
+        return None
+    return tuple(None if part is None else float(part) for part in parts)
+
+
+def _joined(parts: tuple[float | None, ...]) -> str:
+    return str(parts[0]) if len(parts) == 1 else str(parts)
 
 
 def read_args(name: str, args: object, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +127,8 @@ def _plain(value: Any) -> Any:
 
 
 def _checked_option(name: str, option: Option, value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        value = str(value).removeprefix("torch.")
     if option.choices is None:
         if isinstance(value, bool):
             return value

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,17 +14,19 @@ from torch import Tensor
 from optgen.codecs import (
     BLOCK_SIZES,
     CODECS,
+    COMPENSATION,
     PARAMETER_CODECS,
     WHOLE_TENSOR,
     Codec,
 )
-from optgen.runtime.paging import Pager, is_paged, wait_for_host
+from optgen.runtime.loans import is_paged, wait_for_host
 from optgen.runtime.rule import Flags, Rule, State
 from optgen.runtime.storage import dtype_name
 from optgen.runtime.torch_codecs import decode, encode, zeros
 from optgen.runtime.torch_rounding import compensation_of, decode_parameter
 
-COMPENSATION = "compensation"  # the key of what is kept beside a parameter in `optimizer.state[p]`
+if TYPE_CHECKING:
+    from optgen.runtime.paging import Pager
 
 
 def scale_key(name: str) -> str:

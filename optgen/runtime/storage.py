@@ -16,6 +16,7 @@ from optgen.codecs import (
     chosen_codec,
     parameter_codec,
     plain_codec,
+    plain_codec_of,
 )
 from optgen.runtime.rule import Rule, Settings, State
 
@@ -25,7 +26,7 @@ LARGE = (2, 2**20, 0, frozenset[str]())  # a matrix, as rules' flags ask for it:
 def asked_codec(settings: Settings) -> Codec:
     """The codec that settings ask for."""
     return chosen_codec(
-        settings["optim_bits"],
+        settings.get("optim_bits", 32),
         settings.get("codec", "auto"),
         settings.get("block_wise", True),
         settings.get("block_size", 0),
@@ -35,9 +36,13 @@ def asked_codec(settings: Settings) -> Codec:
 def choose_codecs(rule: Rule, settings: Settings, numel: int) -> tuple[Codec, ...]:
     """The codec of every element state of a parameter, in their order: what is asked for, where the state takes it."""
     asked = asked_codec(settings)
-    large = not asked.scaled or (numel >= settings["min_8bit_size"] and asked.takes(numel))
+    large = not asked.scaled or (numel >= settings.get("min_8bit_size", 0) and asked.takes(numel))
     return tuple(
-        asked if large and asked.name in state.codecs else CODECS[plain_codec(state.codecs)]
+        plain_codec_of(settings[state.stored_as])
+        if state.stored_as is not None
+        else asked
+        if large and asked.name in state.codecs
+        else CODECS[plain_codec(state.codecs)]
         for state in rule.element_states
     )
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from optgen.runtime.building.cache import CompileError
-from optgen.runtime.building.compilers import find_compiler, why_no_compiler
-from optgen.runtime.building.nvcc import find_nvcc
-from optgen.runtime.building.nvidia import why_no_pycuda
-from optgen.runtime.cpu_engine import CpuEngine
-from optgen.runtime.cuda_device import OLDEST, cuda_device, serves
-from optgen.runtime.cuda_engine import CudaEngine
-from optgen.runtime.paging import Pager, asks_for_paging, pager_of
+from optgen.runtime.loans import asks_for_paging
 from optgen.runtime.parameters import Bucket
 from optgen.runtime.rule import Rule
 from optgen.runtime.torch_engine import TorchEngine
 
-Engine = CpuEngine | CudaEngine | TorchEngine
+if TYPE_CHECKING:
+    from optgen.runtime.cpu_engine import CpuEngine
+    from optgen.runtime.cuda_engine import CudaEngine
+    from optgen.runtime.paging import Pager
+
+Engine: TypeAlias = "CpuEngine | CudaEngine | TorchEngine"
 
 
 def choose_target(name: str, device: torch.device, wanted: str | None) -> str:
@@ -42,6 +40,8 @@ def choose_target(name: str, device: torch.device, wanted: str | None) -> str:
         if wanted == "cpu":
             raise RuntimeError(f"{name}: target='cpu' cannot serve a parameter on {device}; leave target out")
         return "torch"
+    from optgen.runtime.building.compilers import find_compiler, why_no_compiler
+
     if find_compiler() is not None:
         return "cpu"
     if wanted == "cpu":
@@ -51,6 +51,8 @@ def choose_target(name: str, device: torch.device, wanted: str | None) -> str:
 
 
 def _choose_cuda(name: str, device: torch.device, wanted: str | None) -> str:
+    from optgen.runtime.cuda_target import serves, why_no_cuda
+
     if not serves(device):
         raise RuntimeError(f"{name}: target='cuda' cannot serve a parameter on {device}; leave target out")
     reason = why_no_cuda(device)
@@ -70,19 +72,11 @@ def find_pager(name: str, param: Tensor, settings: Mapping[str, Any]) -> Pager |
         target = choose_target(name, param.device, settings.get("target"))
     except RuntimeError:
         return None  # the step will say it
-    return pager_of(cuda_device(param.device)) if target == "cuda" else None
+    if target != "cuda":
+        return None
+    from optgen.runtime.cuda_target import pager_on
 
-
-def why_no_cuda(device: torch.device) -> str:
-    """Why kernels cannot run on a GPU, with what mends it; "" if they can."""
-    reason = why_no_pycuda()
-    if reason:
-        return reason
-    capability = cuda_device(device).capability
-    if capability < OLDEST:
-        have, need = (".".join(map(str, version)) for version in (capability, OLDEST))
-        return f"{device} has compute capability {have}, and optgen's kernels need {need} or newer"
-    return ""
+    return pager_on(param.device)
 
 
 def make_engine(name: str, rule: Rule, bucket: Bucket) -> Engine:
@@ -92,13 +86,12 @@ def make_engine(name: str, rule: Rule, bucket: Bucket) -> Engine:
         CompileError: if its kernel cannot be built and the target was asked for by name, or its steps are to be
             captured.
     """
+    if bucket.target == "torch":
+        return TorchEngine(rule, bucket)
+    from optgen.runtime.building.entries import CompileError
+
     try:
-        match bucket.target:
-            case "cpu":
-                compiler = find_compiler()
-                return TorchEngine(rule, bucket) if compiler is None else CpuEngine(rule, bucket, compiler)
-            case "cuda":
-                return CudaEngine(rule, bucket, cuda_device(bucket.device), find_nvcc())
+        return _make_kernel_engine(rule, bucket)
     except CompileError as error:
         settings = [member.settings for member in bucket.members]
         if any(own["target"] == bucket.target or own.get("capturable") for own in settings):
@@ -106,6 +99,18 @@ def make_engine(name: str, rule: Rule, bucket: Bucket) -> Engine:
         say_once(f"a kernel of {name} could not be compiled, so the torch target serves: {error}")
         bucket.target = "torch"
     return TorchEngine(rule, bucket)
+
+
+def _make_kernel_engine(rule: Rule, bucket: Bucket) -> Engine:
+    if bucket.target == "cuda":
+        from optgen.runtime.cuda_target import make_cuda_engine
+
+        return make_cuda_engine(rule, bucket)
+    from optgen.runtime.building.compilers import find_compiler
+    from optgen.runtime.cpu_engine import CpuEngine
+
+    compiler = find_compiler()
+    return TorchEngine(rule, bucket) if compiler is None else CpuEngine(rule, bucket, compiler)
 
 
 _said: set[str] = set()

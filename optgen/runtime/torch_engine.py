@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.codecs import PARAMETER_CODECS
+from optgen.codecs import COMPENSATION, PARAMETER_CODECS
 from optgen.runtime.draws import Draw
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
 from optgen.runtime.parameters import Bucket, Member, StaleError, matrix_shape
 from optgen.runtime.rule import Block, Rule
-from optgen.runtime.states import COMPENSATION, Placement, line_shape, scale_key
+from optgen.runtime.states import Placement, line_shape, scale_key
 from optgen.runtime.torch_codecs import decode, encode
 from optgen.runtime.torch_rounding import decode_parameter, encode_parameter
 
@@ -54,6 +54,10 @@ class View:
         member = self.member
         codec = PARAMETER_CODECS[member.rounding]
         return _float(decode_parameter(codec, member.param.detach(), member.entry.get(COMPENSATION)))
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Elements rounded to nearest as the parameter's dtype holds them, in float32."""
+        return x.to(self.member.param.dtype).to(torch.float32)
 
     @property
     def grad(self) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import string
 from collections.abc import Iterable, Sequence
 
-from optgen.codecs import CODECS
+from optgen.codecs import CODECS, COMPENSATION
 from optgen.diagnostics import Reporter, suggest
 from optgen.spec.model import Hyperparameter, Input, Option, Rule, Shared, Spec, State
 from optgen.spec.nodes import Document, Key
@@ -17,8 +17,8 @@ FACTS = (
     "param", "grad", "update", "step", "active", "ndim", "numel", "index", "rows", "cols", "matrices", "total_numel",
 )  # fmt: skip
 FUNCTIONS = (
-    "sqrt", "rsqrt", "exp", "log", "abs", "min", "max", "sign", "floor", "tanh", "isfinite", "where", "sum", "mean",
-    "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean", "push", "percentile",
+    "sqrt", "rsqrt", "exp", "log", "abs", "min", "max", "sign", "floor", "tanh", "isfinite", "rounded", "where", "sum",
+    "mean", "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean", "push", "percentile",
 )  # fmt: skip
 ARGUMENTS = ("self", "params", "args", "target", "name", "inf", "over", "all", "matrix")
 RESERVED = frozenset((*FACTS, *FUNCTIONS, *ARGUMENTS))
@@ -42,6 +42,13 @@ def check_shared(shared: Shared, document: Document, reporter: Reporter) -> None
     checker = _Checker(document, reporter)
     checker.declarations(shared.hyperparameters, shared.options, shared.storage, shared.states)
     checker.inputs(shared.inputs)
+    parts = {part for hyper in shared.hyperparameters.values() for part in hyper.names}
+    names = {*shared.hyperparameters, *shared.options, *shared.storage, *shared.states, *parts}
+    for index, rule in enumerate(shared.rules):
+        checker.rule(rule, ("rules", index), names, {"construct"})
+    for section, settings in (("hyperparameters", shared.hyperparameters), ("options", shared.options)):
+        for name, setting in settings.items():
+            checker.needs(setting, shared, (section, name, "needs"))
 
 
 def check_family(spec: Spec, shared: Shared, document: Document, reporter: Reporter) -> None:
@@ -67,14 +74,24 @@ def check_family(spec: Spec, shared: Shared, document: Document, reporter: Repor
 def settings_of(spec: Spec, shared: Shared) -> dict[str, Setting]:
     """All that a constructor of the rule may take, by name: its own first, which override what is shared.
 
-    What needs an `update` stage is left out for a rule that has none.
+    What needs something that the rule has not, as an `update` stage, is left out.
     """
     common: dict[str, Setting] = {**shared.hyperparameters, **shared.options, **shared.storage}
     settings: dict[str, Setting] = {**spec.hyperparameters, **spec.options}
     for name, setting in common.items():
-        if setting.needs is None or spec.blocks.apply is not None:
+        if is_offered(setting, spec, shared):
             settings.setdefault(name, setting)
     return settings
+
+
+def is_offered(setting: Setting, spec: Spec, shared: Shared) -> bool:
+    """Whether a shared setting is a rule's too: it may need an `update` stage, and a choice of options besides."""
+    if not isinstance(setting.needs, dict):
+        return spec.meets(setting.needs)
+    if not spec.meets("update"):
+        return False
+    options = {**shared.options, **spec.options}
+    return all(name in options and choice in (options[name].choices or ()) for name, choice in setting.needs.items())
 
 
 def parts_of(spec: Spec, shared: Shared) -> dict[str, str]:
@@ -154,19 +171,26 @@ class _Checker:
                 else:
                     self.hyperparameter(name, setting, path)
         for name, state in states.items():
-            self.declare(name, ("states", name), ("states", name))
+            self.declare(name, ("states", name), ("states", name), RESERVED - {*FUNCTIONS})
             self.state(name, state, ("states", name))
+            if state.stored_as is not None:
+                self.stored_as(name, state, options)
+            if name == COMPENSATION:
+                message = f"`{name}` is where what is beside a parameter is kept"
+                self.error("reserved-name", message, ("states", name), "use another name")
         for name in states:
             if name.endswith("_absmax") and name.removesuffix("_absmax") in states:
                 other = name.removesuffix("_absmax")
                 message = f"`{name}` is where the scales of `{other}` are kept"
                 self.error("reserved-name", message, ("states", name), "use another name")
 
-    def declare(self, name: str, path: tuple[Key, ...], owner: tuple[Key, ...]) -> None:
+    def declare(
+        self, name: str, path: tuple[Key, ...], owner: tuple[Key, ...], reserved: frozenset[str] = RESERVED
+    ) -> None:
         """Takes a name for what is declared at `path`."""
         if keyword.iskeyword(name):
             self.error("reserved-name", f"`{name}` is a keyword of Python", path, f"use another name, as `{name}_`")
-        elif name in RESERVED:
+        elif name in reserved:
             self.error("reserved-name", f"`{name}` has a meaning of its own", path, "use another name")
         elif name in self.taken:
             first = self.document.locate_key(*self.taken[name])
@@ -256,6 +280,21 @@ class _Checker:
             message = f"`{name}` cannot be kept in fp32"
             self.value("codec", message, (*path, "codecs"), "add fp32: small parameters keep 32-bit states")
 
+    def stored_as(self, name: str, state: State, options: dict[str, Option]) -> None:
+        """The option that says how a state is stored: its choices are dtypes that the state takes."""
+        path = ("states", name)
+        if state.shape != "param":
+            message = f"`{name}` is kept in fp32, since its shape is {state.shape}"
+            self.value("codec", message, (*path, "stored_as"), "remove `stored_as`")
+            return
+        option = options.get(state.stored_as or "")
+        codecs = [CODECS[codec] for codec in state.codecs or CODECS if codec in CODECS]
+        taken = [codec.storage for codec in codecs if not codec.scaled]
+        if option is None or not option.choices or not set(option.choices) <= set(taken):
+            message = f"`{state.stored_as}` does not say how `{name}` can be stored"
+            help_text = f"name an option whose choices are among {', '.join(taken)}"
+            self.value("codec", message, (*path, "stored_as"), help_text)
+
     def overrides(self, spec: Spec, shared: Shared) -> None:
         """A rule may declare a shared hyperparameter or option anew, as the same kind of thing."""
         common: dict[str, str] = {}
@@ -270,6 +309,20 @@ class _Checker:
                 continue
             message = f"the name `{name}` is taken by the {group} that all rules share"
             self.error("duplicate-name", message, path, "use another name")
+
+    def needs(self, setting: Setting, shared: Shared, path: tuple[Key, ...]) -> None:
+        """What a shared setting needs: options that all rules share, and choices that they have."""
+        if not isinstance(setting.needs, dict):
+            return
+        for name, choice in setting.needs.items():
+            option = shared.options.get(name)
+            if option is None or option.choices is None:
+                known = [key for key, other in shared.options.items() if other.choices is not None]
+                message = f"`{name}` is no enumeration that all rules share"
+                self.value("undefined-name", message, (*path, name), suggest(name, known) or f"one of {known}")
+            elif value_error(option, choice):
+                message = f"`{choice}` is no choice of `{name}`"
+                self.value("unknown-choice", message, (*path, name), value_error(option, choice))
 
     def rule(self, rule: Rule, path: tuple[Key, ...], names: Iterable[str], places: set[str]) -> None:
         """A rejected combination: where it is looked at, and what its message shows."""

@@ -9,10 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from optgen.codecs import CODECS
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
 Text = Annotated[str, StringConstraints(max_length=65536)]
 Number = int | float
 Shape = Literal["param", "row", "col", "matrix", "tensor", "group", "global"]
+Needs = Literal["update", "codec", "quantized"] | dict[Name, int | str]
 Raised = Literal["ValueError", "TypeError", "NotImplementedError", "RuntimeError"]
 
 
@@ -31,7 +34,7 @@ class Hyperparameter(SpecModel):
     label: Text | None = None
     integer: bool = False
     scope: Literal["group", "global"] = "group"
-    needs: Literal["update"] | None = None
+    needs: Needs | None = None
     doc: Text = ""
 
     @property
@@ -48,7 +51,7 @@ class Option(SpecModel):
 
     default: bool | int | str
     choices: list[int | str] | None = None
-    needs: Literal["update"] | None = None
+    needs: Needs | None = None
     doc: Text = ""
 
 
@@ -74,7 +77,15 @@ class State(SpecModel):
     when: Text | None = None
     window: Annotated[int, Field(gt=0, le=100_000)] | None = None
     codecs: list[Text] | None = None
+    stored_as: Name | None = None
     doc: Text = ""
+
+    @property
+    def choice(self) -> frozenset[str]:
+        """The codecs among which a user's settings choose."""
+        if self.shape != "param" or self.stored_as is not None:
+            return frozenset({"fp32"})
+        return frozenset(self.codecs or CODECS)
 
 
 class Rule(SpecModel):
@@ -91,9 +102,13 @@ class Rule(SpecModel):
 
 
 class Method(SpecModel):
-    """A further block that becomes a method of the optimizer."""
+    """A further block that becomes a method of the optimizer.
+
+    With `grad` it reads gradients, which pass through the shared `grad` stage before it, as in a step.
+    """
 
     block: Text
+    grad: bool = False
     doc: Text = ""
 
 
@@ -129,6 +144,17 @@ class Spec(SpecModel):
     methods: dict[Name, Method] = {}
     variants: dict[Name, Variant] = {}
 
+    def meets(self, needs: Needs | None) -> bool:
+        """Whether the rule has what a shared setting needs: an update stage, or a state with a choice of codecs."""
+        match needs:
+            case "update":
+                return self.blocks.apply is not None
+            case "codec":
+                return any(state.choice > {"fp32"} for state in self.states.values())
+            case "quantized":
+                return any(CODECS[name].scaled for s in self.states.values() for name in s.choice if name in CODECS)
+        return True
+
 
 class Blocks(SpecModel):
     """The statements of a step: `step` names the direction `update`, `apply` changes the parameter with it.
@@ -155,6 +181,7 @@ class Shared(SpecModel):
     inputs: dict[Name, Input] = {}
     storage: dict[Name, Option | Hyperparameter] = {}
     states: dict[Name, State] = {}
+    rules: list[Rule] = []
     blocks: SharedBlocks = SharedBlocks()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optgen.diagnostics import Reporter, suggest
@@ -12,6 +12,11 @@ from optgen.spec.model import Hyperparameter, Option, Rule, Shared, Spec, Varian
 from optgen.spec.nodes import Document, Key
 
 ARGS = "args"
+_NEEDS = {
+    "update": "it needs an `update` stage: a rule whose `step` names `update`, and an `apply` block",
+    "codec": "it needs a state that can be stored otherwise than in fp32",
+    "quantized": "it needs a state that can be quantized: one whose `codecs` name int8 or another such",
+}
 _FIXES = {"bits": "optim_bits", "paged": "is_paged", "block_wise": "block_wise"}
 
 
@@ -147,7 +152,10 @@ class VariantChecker:
             setting = self.shared.storage.get(setting_name)
             if value is None:
                 continue
-            if setting is None:
+            if setting is not None and setting_name not in row.settings:
+                message, help_text = _unknown(setting_name, row), self._help(setting_name, row)
+                self.reporter.error("undefined-name", message, row.document.locate_key(*row.path, key), help_text)
+            elif setting is None:
                 message = f"`{key}` of `{name}` fixes `{setting_name}`, which shared.yaml does not declare"
                 self.reporter.error("undefined-name", message, row.document.locate_key(*row.path, key))
             else:
@@ -194,9 +202,10 @@ class VariantChecker:
     def _help(self, name: str, row: _Row) -> str:
         if name in row.parts:
             return f"write `{row.parts[name]}`, of which it is a part"
-        shared: Iterable[str] = (*self.shared.hyperparameters, *self.shared.options)
+        shared = {**self.shared.hyperparameters, **self.shared.options, **self.shared.storage}
         if name in shared:
-            return "it needs an `update` stage: a rule whose `step` names `update`, and an `apply` block"
+            needs = shared[name].needs
+            return _NEEDS["update"] + _choices(needs) if isinstance(needs, dict) else _NEEDS.get(needs or "", "")
         if name in FACTS or name in row.spec.states:
             return "a constructor takes hyperparameters, options and storage"
         return suggest(name, [*row.settings, ARGS]) or f"it has {', '.join(row.settings)}"
@@ -208,3 +217,8 @@ def _unknown(name: str, row: _Row) -> str:
 
 def _is_required(name: str, hyper: Hyperparameter, variant: Variant) -> bool:
     return name in variant.required or (hyper.required and name not in variant.defaults)
+
+
+def _choices(needs: Mapping[str, object]) -> str:
+    """What else a setting needs that belongs to choices of options."""
+    return ", and " + " and ".join(f"the choice `{choice}` of `{name}`" for name, choice in needs.items())

@@ -21,7 +21,7 @@ from paged import LARGE, MANAGED, SHAPES, held, live, make_params, snapshot_of, 
 from runtime.training import same, snapshot, train
 
 from optgen.codecs import PAGED_NUMEL
-from optgen.runtime import paging
+from optgen.runtime import loans
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
@@ -39,7 +39,7 @@ class TestFreedMemory:
         assert torch.equal(kept, values)
         del kept
         assert live(driver) == []
-        assert not {allocation.pointer for allocation in live(driver)} & paging._loans.keys()
+        assert not {allocation.pointer for allocation in live(driver)} & loans.LOANS.keys()
 
     def test_another_thread_can_free_it(self, kind, driver, recwarn) -> None:
         holder = [trained(PagedAdamW, 1)]
@@ -96,7 +96,7 @@ class TestCheckpoints:
         torch.save(opt.state_dict(), file)
         loaded = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
         states = [value for entry in loaded["state"].values() for value in entry.values()]
-        assert not any(map(paging.is_paged, states))
+        assert not any(map(loans.is_paged, states))
         assert all(value.untyped_storage().nbytes() == value.nbytes for value in states), (
             "nothing else is dragged along"
         )

@@ -410,3 +410,44 @@ def test_a_killed_process_resumes(tmp_path: Path, target) -> None:
             assert done.returncode == 9, done.stderr
     results = [torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt")]
     assert same(*results)
+
+
+def test_without_a_count_of_steps(target) -> None:
+    """Where a rule only asks whether a step is its first, as torch.optim.SGD does, which saves no count."""
+    params = make_params(torch.float32)
+    opt = LARS(params, lr=0.1, momentum=0.9, target=target)
+    train(opt, params, 1, 4)
+    checkpoint, values = saved(opt), [p.detach().clone() for p in params]
+    train(opt, params, 5, 8)
+    for entry in checkpoint["state"].values():
+        del entry["step"]
+    others = make_params(torch.float32)
+    with torch.no_grad():
+        for param, value in zip(others, values, strict=True):
+            param.copy_(value)
+    other = LARS(others, lr=0.1, momentum=0.9, target=target)
+    other.load_state_dict(checkpoint)
+    train(other, others, 5, 8)
+    for a, b in zip(params, others, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(opt.state[a]["momentum_buffer"], other.state[b]["momentum_buffer"])
+        assert float(other.state[b]["step"]) == 5.0
+
+
+def test_without_a_count_that_the_rule_needs() -> None:
+    params = make_params(torch.float32)
+    opt = AdamW(params)
+    train(opt, params, 1, 2)
+    checkpoint = saved(opt)
+    del checkpoint["state"][1]["step"]
+    refused(opt, params, checkpoint, "parameter 1: step missing, there is exp_avg, exp_avg_sq")
+
+
+def test_a_state_that_is_none_was_not_saved(target) -> None:
+    params = make_params(torch.float32)
+    opt = LARS(params, lr=0.1, momentum=0.9, target=target)
+    checkpoint = saved(opt)
+    checkpoint["state"] = {index: {"momentum_buffer": None} for index in range(len(params))}
+    opt.load_state_dict(checkpoint)
+    train(opt, params, 1, 1)
+    assert all(torch.equal(opt.state[p]["momentum_buffer"], p.grad) for p in params)

@@ -332,7 +332,7 @@ def test_a_kernel_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None
     def fails(*_: Any) -> Any:
         raise CompileError("g++ says no")
 
-    monkeypatch.setattr(targets, "CpuEngine", fails)
+    monkeypatch.setattr("optgen.runtime.cpu_engine.CpuEngine", fails)
     monkeypatch.setattr(targets, "_said", set())
     params = make_params()
     opt = AdamW(params)

@@ -161,7 +161,16 @@ def test_a_state_of_the_optimizer_is_saved(target) -> None:
 def test_settings_of_the_optimizer_cannot_differ_by_group() -> None:
     params = make_params(shapes=SHAPES)
     with pytest.raises(ValueError, match="Prodigy: d0 is one number for the optimizer and cannot differ by group"):
-        prodigy([{"params": params, "d0": 1e-3}])
+        prodigy([{"params": params[:1], "d0": 1e-3}, {"params": params[1:]}])
+    agreed = prodigy([{"params": params[:1], "d0": 1e-3}, {"params": params[1:], "d0": 1e-3}])
+    assert [group["d"] for group in agreed.param_groups] == [1e-3, 1e-3]
+    agreed.param_groups[1]["d0"] = 1e-2
+    for param in params:
+        param.grad = torch.ones_like(param)
+    before = snapshot(agreed, params)
+    with pytest.raises(ValueError, match=r"groups have 0\.001 and 0\.01; give all of them the same d0"):
+        agreed.step()
+    assert same(before, snapshot(agreed, params))
     opt = prodigy(params, d0=1e-3, target="torch")
     assert opt.param_groups[0]["d"] == 1e-3
     with pytest.raises(ValueError, match="cannot differ by parameter"):

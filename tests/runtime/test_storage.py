@@ -97,8 +97,8 @@ def test_float32_parameters_beside_others_are_as_they_are(target: str) -> None:
     params = [make(), make(torch.bfloat16)]
     opt = optim.AdamW(params, rounding="kahan", target=target)
     train(opt)
-    assert "compensation" not in opt.state[params[0]]
-    assert opt.state[params[1]]["compensation"].dtype is torch.bfloat16
+    assert "param_compensation" not in opt.state[params[0]]
+    assert opt.state[params[1]]["param_compensation"].dtype is torch.bfloat16
 
 
 def test_a_parameter_of_its_own_bits() -> None:
@@ -203,12 +203,12 @@ def test_another_rounding_takes_over_what_was_kept(before: str, after: str) -> N
     param = make(torch.bfloat16)
     opt = optim.AdamW([param], rounding=before, lr=1e-5, target="torch")
     train(opt)
-    value = decode_parameter(PARAMETER_CODECS[before], param.detach(), opt.state[param]["compensation"])
+    value = decode_parameter(PARAMETER_CODECS[before], param.detach(), opt.state[param]["param_compensation"])
     opt.param_groups[0]["rounding"] = after
     opt.param_groups[0]["lr"] = 0.0
     opt.param_groups[0]["weight_decay"] = 0.0
     train(opt, 1)
-    kept = opt.state[param].get("compensation")
+    kept = opt.state[param].get("param_compensation")
     assert (kept is None) == (after == "nearest")
     now = decode_parameter(PARAMETER_CODECS[after], param.detach(), kept)
     places = {"kahan": 2.0**-17, "split8": 2.0**-16, "split16": 2.0**-16, "nearest": 2.0**-8}

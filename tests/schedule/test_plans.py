@@ -18,6 +18,7 @@ from optgen.ir.nodes import Expr, Kind, Program, Reduce, Ref, Select, children, 
 from optgen.passes.drop_unused import drop_unused
 from optgen.schedule.plan import Plan
 from optgen.schedule.planner import plan
+from optgen.schedule.traffic import traffic
 
 CLASSES: dict[str, ClassInfo] = {
     info.name: info for paths in ([ROOT / "specs"], TESTED) for info in compile_specs(paths, "rules").classes
@@ -67,6 +68,39 @@ def test_percentile_clipping_takes_a_pass_of_its_own() -> None:
     assert live("AdamW", percentile_clipping_below_100=True) == 2
     assert live("LAMB", percentile_clipping_below_100=True) == 3
     assert live("LAMB8bit", percentile_clipping_below_100=True) == 3
+
+
+def moved(name: str, **guards: bool) -> float:
+    """Bytes a parameter that a step moves under a setting."""
+    info = CLASSES[name]
+    assert set(guards) <= set(info.setting.guards)
+    setting = replace(info.setting, guards={**info.setting.guards, **guards})
+    return traffic(info.plans["step"], setting)
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "Prodigy"])
+def test_a_norm_of_all_gradients_is_a_pass_over_them_alone(name: str) -> None:
+    """Nothing but gradients is read once more, whatever else a rule reduces; all that follows waits for the norm."""
+    passes, _, bytes_moved = FIGURES[name]
+    assert live(name, max_grad_norm_above_0=True) == passes + 1
+    assert bytes_moved is not None
+    assert moved(name, max_grad_norm_above_0=True) == bytes_moved + 4
+
+
+def test_a_cautious_update_is_a_pass_over_what_it_follows_from() -> None:
+    """The share of elements that agree: the gradient and states are read once more; norms wait for it."""
+    for name, parts in {"AdamW": 4 + 8, "Adam": 4 + 4 + 8, "LAMB": 4 + 4 + 8, "LARS": 4 + 4 + 4}.items():
+        passes, _, bytes_moved = FIGURES[name]
+        own = {"decoupled_weight_decay": False} if name == "Adam" else {}
+        assert live(name, cautious=True, **own) == passes + 1
+        assert bytes_moved is not None
+        assert moved(name, cautious=True, **own) == bytes_moved + parts
+
+
+def test_clamps_of_the_trust_ratio_cost_nothing() -> None:
+    clamps = {"min_trust_ratio_above_0": True, "max_trust_ratio_above_0": True}
+    assert live("LAMB", **clamps) == 2
+    assert moved("LAMB", **clamps) == moved("LAMB")
 
 
 def test_a_tensorwise_scale_takes_a_pass_that_others_share() -> None:

@@ -105,13 +105,13 @@ variants:
   Four: {family: a, signature: plian}
   A: {family: a}
 """
-    rule = RULE.format(name="a") + "hyperparameters:\n  lr: {default: 1}\nvariants:\n  One: {}\n"
+    rule = RULE.format(name="a") + "hyperparameters: {lr: {default: 1}}\nstates: {m: {}}\nvariants:\n  One: {}\n"
     folder = _write(tmp_path, {"variants.yaml": table, "a.yaml": rule})
     said = [line.removeprefix(f"{folder.as_posix()}/") for line in _errors(folder)]
     assert said == [
         f"a.yaml:7:3 duplicate-class: the class `One` is declared twice; also in {folder.as_posix()}/variants.yaml:7:3;"
         " rename one",
-        "variants.yaml:2:27 undefined-name: `mu` is not a hyperparameter or option of `a`; it has lr, "
+        "variants.yaml:2:27 undefined-name: `mu` is not a hyperparameter or option of `a`; it has lr, max_grad_norm, "
         "percentile_clipping, maximize, skip_zeros, nonfinite, optim_bits, min_8bit_size, block_wise, is_paged, "
         "capturable",
         "variants.yaml:3:12 undefined-name: no rule has `lrr`; did you mean `lr`?",

@@ -112,8 +112,7 @@ def classes_of(package: str, directory: Path) -> dict[str, type[Optimizer]]:
     sys.modules[package] = module
     try:
         spec.loader.exec_module(module)
-        classes: dict[str, type[Optimizer]] = module.CLASSES
-        return classes
+        return dict(module.CLASSES)  # imports all, while the package has this name
     finally:
         # Whoever has imported another package of this name keeps it.
         for name in [name for name in sys.modules if name.partition(".")[0] == package]:

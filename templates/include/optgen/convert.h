@@ -48,4 +48,15 @@ inline void float_to_fp16(const float* from, fp16* to, int n) {
   for (; i < n; ++i) store(to[i], from[i]);
 }
 
+// Either 16-bit format.
+inline void to_floats(const fp16* from, float* to, int n) { fp16_to_float(from, to, n); }
+inline void from_floats(const float* from, fp16* to, int n) { float_to_fp16(from, to, n); }
+
+inline void to_floats(const bf16* from, float* to, int n) {
+  for (int i = 0; i < n; ++i) to[i] = load(from[i]);
+}
+inline void from_floats(const float* from, bf16* to, int n) {
+  for (int i = 0; i < n; ++i) store(to[i], from[i]);
+}
+
 }  // namespace optgen

@@ -1,4 +1,4 @@
-// The 8-bit codecs: up to 256 elements that share one scale (absmax), from codes to floats and back.
+// The 8-bit codes of dynamic maps: the nearest number of a book.
 //
 // The rule, bit for bit the same on every target: y = |x| * (1 / absmax), the reciprocal rounded first; the code counts
 // the midpoints below y (ties go toward zero), 127 + k or 127 - min(k, 127) in the signed book, k in the unsigned one,
@@ -16,6 +16,7 @@
 
 #include "dtypes.h"
 #include "int8_books.h"
+#include "plain_loops.h"
 
 #if !defined(OPTGEN_GENERIC) && defined(__AVX512VBMI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
     defined(__AVX512VL__)
@@ -24,36 +25,16 @@
 #endif
 
 namespace optgen {
+namespace int8_plain {
 
-constexpr int int8_block = 256;
-constexpr float smallest_absmax = 0x1p-126f;
-
-// The largest magnitude among the n finite values; 0 if there is none or if it is below the smallest normal float,
-// whose reciprocal would be infinite.
-inline float finite_absmax(const float* values, int n) {
-  constexpr int32_t infinity = 0x7f800000;
-  int32_t largest = 0;
-  for (int i = 0; i < n; ++i) {
-    const int32_t bits = int32_t(float_bits(values[i]) & 0x7fffffffu);  // magnitudes are ordered as their bits are
-    largest = bits > largest ? bits : largest;
+template <bool is_signed, int block>
+inline void decode(const uint8_t* codes, const float* scales, float* out, int n) {
+  const PerBlock<block> scale(scales, n);
+  for (int from = 0; from < n; from += block) {
+    const int end = from + block < n ? from + block : n;
+    const float absmax = scale.at(from);
+    for (int i = from; i < end; ++i) out[i] = Int8Tables<is_signed>::book[codes[i]] * absmax;
   }
-  if (largest >= infinity) {  // rare: look again, without the values that are not finite
-    largest = 0;
-    for (int i = 0; i < n; ++i) {
-      const int32_t bits = int32_t(float_bits(values[i]) & 0x7fffffffu);
-      const int32_t finite = bits < infinity ? bits : 0;
-      largest = finite > largest ? finite : largest;
-    }
-  }
-  const float absmax = bits_float(uint32_t(largest));
-  return absmax < smallest_absmax ? 0.0f : absmax;
-}
-
-namespace int8_generic {
-
-template <bool is_signed>
-inline void decode(const uint8_t* codes, float absmax, float* out, int n) {
-  for (int i = 0; i < n; ++i) out[i] = Int8Tables<is_signed>::book[codes[i]] * absmax;
 }
 
 // Fused where the processor does that fast: the lines' last bits do not matter.
@@ -66,22 +47,25 @@ inline float line(float y, float slope, float offset) {
 }
 
 // Two loops, since one has more constants than a processor has registers.
-template <bool is_signed>
-inline void encode(const float* values, float reciprocal, uint8_t* codes, int n) {
+template <bool is_signed, int block>
+inline void encode(const float* values, const float* scales, uint8_t* codes, int n) {
   using Tables = Int8Tables<is_signed>;
-  alignas(64) float scaled[int8_block];
-  alignas(64) int32_t guesses[int8_block];
-  for (int i = 0; i < n; ++i) {
-    const uint32_t magnitude = float_bits(values[i]) & 0x7fffffffu;
-    float y = bits_float(magnitude < 0x7f800000u ? magnitude : 0u) * reciprocal;
-    y = y < 1.0f ? y : 1.0f;  // a reciprocal rounded up can give a little more
-    float guess = line(y, Tables::slope[0], Tables::offset[0]);
-    for (int l = 1; l < 7; ++l) {
-      const float next = line(y, Tables::slope[l], Tables::offset[l]);
-      guess = next < guess ? next : guess;
+  alignas(64) float scaled[TILE];
+  alignas(64) int32_t guesses[TILE];
+  const Reciprocals<block> reciprocals(scales, n);
+  for (int from = 0; from < n; from += block) {
+    const int end = from + block < n ? from + block : n;
+    const float reciprocal = reciprocals.at(from);
+    for (int i = from; i < end; ++i) {
+      const float y = scaled_magnitude<true>(values[i], reciprocal);
+      float guess = line(y, Tables::slope[0], Tables::offset[0]);
+      for (int l = 1; l < 7; ++l) {
+        const float next = line(y, Tables::slope[l], Tables::offset[l]);
+        guess = next < guess ? next : guess;
+      }
+      scaled[i] = y;
+      guesses[i] = int32_t(guess);
     }
-    scaled[i] = y;
-    guesses[i] = int32_t(guess);
   }
   for (int i = 0; i < n; ++i) {
     const int32_t k = guesses[i] + (scaled[i] > Tables::midpoints[guesses[i]] ? 1 : 0);
@@ -91,28 +75,30 @@ inline void encode(const float* values, float reciprocal, uint8_t* codes, int n)
   }
 }
 
-}  // namespace int8_generic
+}  // namespace int8_plain
 
-// out[i] = the value of codes[i] times absmax, for n <= 256 elements.
-template <bool is_signed>
-inline void int8_decode(const uint8_t* codes, float absmax, float* out, int n) {
-#if defined(OPTGEN_INT8_AVX512)
-  int8_avx512::decode<is_signed>(codes, absmax, out, n);
-#else
-  int8_generic::decode<is_signed>(codes, absmax, out, n);
-#endif
-}
+template <bool is_signed> struct Int8 {
+  using Code = uint8_t;
+  static constexpr int packed = 1;
 
-// codes[i] = the code nearest to values[i] / absmax, for n <= 256 elements. absmax must be at least the largest finite
-// magnitude among the values, as finite_absmax gives it for them or for more.
-template <bool is_signed>
-inline void int8_encode(const float* values, float absmax, uint8_t* codes, int n) {
-  const float reciprocal = absmax >= smallest_absmax ? 1.0f / absmax : 0.0f;
+  // out[i] = the number of codes[i] times its block's scale, for n <= TILE elements.
+  template <int block> static void decode(const Code* codes, const float* scales, float* out, int n) {
 #if defined(OPTGEN_INT8_AVX512)
-  int8_avx512::encode<is_signed>(values, reciprocal, codes, n);
+    int8_avx512::decode<is_signed, block>(codes, scales, out, n);
 #else
-  int8_generic::encode<is_signed>(values, reciprocal, codes, n);
+    int8_plain::decode<is_signed, block>(codes, scales, out, n);
 #endif
-}
+  }
+
+  // codes[i] = the code nearest to values[i] over its block's scale, which must be at least the largest finite magnitude
+  // in the block, as finite_absmax gives it for those elements or for more.
+  template <int block> static void encode(const float* values, const float* scales, Code* codes, int n) {
+#if defined(OPTGEN_INT8_AVX512)
+    int8_avx512::encode<is_signed, block>(values, scales, codes, n);
+#else
+    int8_plain::encode<is_signed, block>(values, scales, codes, n);
+#endif
+  }
+};
 
 }  // namespace optgen

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "int8_books.h"
+#include "scales.h"
 
 // g++ 12 takes its own intrinsics' undefined pass-through operand, which their full mask never reads, for a mistake.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -128,27 +129,32 @@ struct Decoder<true> {
   }
 };
 
-template <bool is_signed>
-inline void decode(const uint8_t* codes, float absmax, float* out, int n) {
+template <bool is_signed, int block>
+inline void decode(const uint8_t* codes, const float* scales, float* out, int n) {
   const Decoder<is_signed> decoder;
-  const __m512 scale = _mm512_set1_ps(absmax);
+  const PerBlock<block> scale(scales, n);
   __m512 values[4];
   int i = 0;
   for (; i + chunk <= n; i += chunk) {
     decoder(_mm512_permutexvar_epi32(lane_order(), _mm512_loadu_si512(codes + i)), values);
-    for (int v = 0; v < 4; ++v) _mm512_storeu_ps(out + i + 16 * v, _mm512_mul_ps(values[v], scale));
+    for (int v = 0; v < 4; ++v) {
+      const __m512 absmax = _mm512_set1_ps(scale.at(i + 16 * v));
+      _mm512_storeu_ps(out + i + 16 * v, _mm512_mul_ps(values[v], absmax));
+    }
   }
   if (i < n) {
     const __mmask64 rest = (__mmask64(1) << (n - i)) - 1;
     decoder(_mm512_permutexvar_epi32(lane_order(), _mm512_maskz_loadu_epi8(rest, codes + i)), values);
-    for (int v = 0; v < 4; ++v)
-      _mm512_mask_storeu_ps(out + i + 16 * v, first(n - i - 16 * v), _mm512_mul_ps(values[v], scale));
+    for (int v = 0; v < 4; ++v) {
+      const __m512 absmax = _mm512_set1_ps(scale.at(i + 16 * v));
+      _mm512_mask_storeu_ps(out + i + 16 * v, first(n - i - 16 * v), _mm512_mul_ps(values[v], absmax));
+    }
   }
 }
 
 // Magnitudes are positive floats, which are ordered as their bits are: integer instructions compare them, since those
 // are cheaper than the ones for floats.
-template <bool is_signed>
+template <bool is_signed, int block>
 struct Encoder {
   using Tables = Int8Tables<is_signed>;
   static constexpr float shift = 0x1p15f;
@@ -160,17 +166,19 @@ struct Encoder {
                       _mm512_add_ps(_mm512_load_ps(Tables::binade_offset + 16), _mm512_set1_ps(shift))};
   __m512 shared_slope = _mm512_set1_ps(Tables::slope[Tables::shared_line]);
   __m512 shared_offset = _mm512_set1_ps(Tables::offset[Tables::shared_line] + shift);
-  __m512 reciprocal;
+  const Reciprocals<block> reciprocals;
 
-  explicit Encoder(float r) : reciprocal(_mm512_set1_ps(r)) {}
+  Encoder(const float* scales, int n) : reciprocals(scales, n) {}
 
-  // First half: the guesses for 64 values, as bytes in lane order; their magnitudes over absmax go to y[0..63].
-  __m512i guess(const __m512 (&x)[4], float* y) const {
+  // First half: the guesses for the 64 values from number `at` on, as bytes in lane order; their magnitudes over absmax
+  // go to y[0..63].
+  __m512i guess(const __m512 (&x)[4], int at, float* y) const {
     constexpr int nan_or_infinite = 0x99;
     const __m512i tiny = _mm512_castps_si512(_mm512_set1_ps(0x1p-31f));  // below every midpoint, and the first binade
     __m512i guesses[4];
     for (int v = 0; v < 4; ++v) {
       const __mmask16 finite = __mmask16(~_mm512_fpclass_ps_mask(x[v], nan_or_infinite));
+      const __m512 reciprocal = _mm512_set1_ps(reciprocals.at(at + 16 * v));
       const __m512i scaled = _mm512_castps_si512(_mm512_maskz_mul_ps(finite, x[v], reciprocal));
       // Negative floats are negative integers: smaller than `tiny`.
       const __m512i bits =
@@ -214,9 +222,9 @@ struct Encoder {
 };
 
 // Two loops instead of one: within each, the processor finds more work that does not wait for other work.
-template <bool is_signed>
-inline void encode(const float* values, float reciprocal, uint8_t* codes, int n) {
-  const Encoder<is_signed> encoder(reciprocal);
+template <bool is_signed, int block>
+inline void encode(const float* values, const float* scales, uint8_t* codes, int n) {
+  const Encoder<is_signed, block> encoder(scales, n);
   alignas(64) float y[256];
   __m512i guesses[4];
   __m512 x[4];
@@ -224,7 +232,7 @@ inline void encode(const float* values, float reciprocal, uint8_t* codes, int n)
   const int whole = n - rest;
   for (int i = 0; i < whole; i += chunk) {
     for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_ps(values + i + 16 * v);
-    guesses[i / chunk] = encoder.guess(x, y + i);
+    guesses[i / chunk] = encoder.guess(x, i, y + i);
   }
   for (int i = 0; i < whole; i += chunk) {
     for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_ps(values + i + 16 * v);
@@ -232,7 +240,7 @@ inline void encode(const float* values, float reciprocal, uint8_t* codes, int n)
   }
   if (rest) {
     for (int v = 0; v < 4; ++v) x[v] = _mm512_maskz_loadu_ps(first(rest - 16 * v), values + whole + 16 * v);
-    _mm512_mask_storeu_epi8(codes + whole, (__mmask64(1) << rest) - 1, encoder.codes(x, encoder.guess(x, y), y));
+    _mm512_mask_storeu_epi8(codes + whole, (__mmask64(1) << rest) - 1, encoder.codes(x, encoder.guess(x, whole, y), y));
   }
 }
 

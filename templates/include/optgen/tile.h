@@ -1,39 +1,51 @@
 // How a stored tensor is read and written, a tile of up to 256 elements at a time.
 //
 // A codec is a type. `Tile<Codec>` gives a pointer to the tile's values, which `load` and `store` read and write as
-// float32: for plain storage the memory itself, else a buffer on the stack that `open` fills and `close` writes back
-// with the scale that `measure` found.
+// float32: for plain storage the memory itself, else a buffer on the stack that `open` fills and `close` writes back,
+// with the scales that `measure` found. Beside the data lie a state's scales or what a parameter keeps (`aside`).
 #pragma once
 
+#include <optgen/companded8.h>
 #include <optgen/convert.h>
 #include <optgen/dtypes.h>
+#include <optgen/fp8.h>
+#include <optgen/int4.h>
 #include <optgen/int8.h>
+#include <optgen/philox_tile.h>
+#include <optgen/rounding.h>
+#include <optgen/scales.h>
 
 namespace optgen {
 
-constexpr int TILE = 256;
+struct Absent {};                    // a state that this kernel does not have
+template <class T> struct Plain {};  // fp32, bf16, fp16
 
-struct Absent {};                              // a state that this kernel does not have
-template <class T> struct Plain {};            // fp32, bf16, fp16
-template <bool is_signed> struct Int8 {};      // one scale for every 256 elements
-template <bool is_signed> struct Int8Tensor {};  // one scale for the tensor
+// States as codes: of a book (Int8, Int4, Fp8, Companded8), with one scale for every `block` elements or for the tensor.
+template <class Book, int block> struct Blocked {};
+template <class Book> struct Tensorwise {};
+
+// Parameters that are rounded at random, or have something kept beside them.
+template <class T> struct Stochastic {};
+template <class T> struct Kahan {};
+template <class Beside> struct Split {};  // bf16, with an integer beside it
 
 // Whether a state has one scale for the whole tensor.
 template <class Codec> constexpr bool is_tensorwise = false;
-template <bool is_signed> constexpr bool is_tensorwise<Int8Tensor<is_signed>> = true;
+template <class Book> constexpr bool is_tensorwise<Tensorwise<Book>> = true;
 
 template <class Codec> struct Tile;
 
 template <> struct Tile<Absent> {
-  float* open(void*, float*, int64_t, int) { return nullptr; }
-  float* open_new(void*, float*, int64_t, int) { return nullptr; }
+  float* open(void*, void*, int64_t, int) { return nullptr; }
+  float* open_new(void*, void*, int64_t, int) { return nullptr; }
   void measure() {}
   void close(float) {}
 };
 
 template <class T> struct Tile<Plain<T>> {
-  T* open(void* data, float*, int64_t at, int) { return static_cast<T*>(data) + at; }
-  T* open_new(void* data, float*, int64_t at, int) { return static_cast<T*>(data) + at; }
+  T* open(void* data, void*, int64_t at, int) { return static_cast<T*>(data) + at; }
+  T* open_new(void* data, void*, int64_t at, int) { return static_cast<T*>(data) + at; }
+  void draws(const Draw&) {}
   void measure() {}
   void close(float) {}
 };
@@ -42,57 +54,125 @@ template <> struct Tile<Plain<fp16>> {
   alignas(64) float values[TILE];
   fp16* data;
   int count;
-  float* open(void* base, float*, int64_t at, int n) {
+  float* open(void* base, void*, int64_t at, int n) {
     open_new(base, nullptr, at, n);
-    fp16_to_float(data, values, n);
+    to_floats(data, values, n);
     return values;
   }
-  float* open_new(void* base, float*, int64_t at, int n) {
+  float* open_new(void* base, void*, int64_t at, int n) {
     data = static_cast<fp16*>(base) + at;
     count = n;
     return values;
   }
+  void draws(const Draw&) {}
   void measure() {}
-  void close(float) { float_to_fp16(values, data, count); }
+  void close(float) { from_floats(values, data, count); }
 };
 
-template <bool is_signed> struct Tile<Int8<is_signed>> {
+template <class Book, int block> struct Tile<Blocked<Book, block>> {
   alignas(64) float values[TILE];
-  uint8_t* codes;
-  float* absmax;
+  typename Book::Code* codes;
+  float* scales;
   int count;
-  float* open(void* data, float* scales, int64_t at, int n) {
-    open_new(data, scales, at, n);
-    int8_decode<is_signed>(codes, *absmax, values, n);
+  float* open(void* data, void* aside, int64_t at, int n) {
+    open_new(data, aside, at, n);
+    Book::template decode<block>(codes, scales, values, n);
     return values;
   }
-  float* open_new(void* data, float* scales, int64_t at, int n) {
-    codes = static_cast<uint8_t*>(data) + at;
-    absmax = scales + at / TILE;
+  float* open_new(void* data, void* aside, int64_t at, int n) {
+    codes = static_cast<typename Book::Code*>(data) + at / Book::packed;
+    scales = static_cast<float*>(aside) + at / block;
     count = n;
     return values;
   }
   // Apart from `close`, so that the searches of several states overlap.
-  void measure() { *absmax = finite_absmax(values, count); }
-  void close(float) { int8_encode<is_signed>(values, *absmax, codes, count); }
+  void measure() { measure_blocks<block>(values, scales, count); }
+  void close(float) { Book::template encode<block>(values, scales, codes, count); }
 };
 
-template <bool is_signed> struct Tile<Int8Tensor<is_signed>> {
+template <class Book> struct Tile<Tensorwise<Book>> {
   alignas(64) float values[TILE];
-  uint8_t* codes;
+  typename Book::Code* codes;
   int count;
-  float* open(void* data, float* scale, int64_t at, int n) {
-    open_new(data, scale, at, n);
-    int8_decode<is_signed>(codes, *scale, values, n);
+  float* open(void* data, void* aside, int64_t at, int n) {
+    open_new(data, aside, at, n);
+    Book::template decode<TILE>(codes, static_cast<const float*>(aside), values, n);
     return values;
   }
-  float* open_new(void* data, float*, int64_t at, int n) {
-    codes = static_cast<uint8_t*>(data) + at;
+  float* open_new(void* data, void*, int64_t at, int n) {
+    codes = static_cast<typename Book::Code*>(data) + at / Book::packed;
     count = n;
     return values;
   }
   void measure() {}
-  void close(float new_scale) { int8_encode<is_signed>(values, new_scale, codes, count); }
+  void close(float new_scale) { Book::template encode<TILE>(values, &new_scale, codes, count); }
+};
+
+template <class T> struct Tile<Stochastic<T>> {
+  alignas(64) float values[TILE];
+  Draw draw{};
+  T* data;
+  int64_t first;
+  int count;
+  float* open(void* base, void*, int64_t at, int n) {
+    open_new(base, nullptr, at, n);
+    to_floats(data, values, n);
+    return values;
+  }
+  float* open_new(void* base, void*, int64_t at, int n) {
+    data = static_cast<T*>(base) + at;
+    first = at;
+    count = n;
+    return values;
+  }
+  void draws(const Draw& d) { draw = d; }
+  void measure() {}
+  void close(float) {
+    alignas(64) uint16_t random[TILE];
+    draw_tile(draw, first, random);
+    round_at_random(values, random, data, count);
+  }
+};
+
+template <class T> struct Tile<Kahan<T>> {
+  alignas(64) float values[TILE];
+  T *data, *rest;
+  int count;
+  float* open(void* base, void* aside, int64_t at, int n) {
+    open_new(base, aside, at, n);
+    join_kahan(data, rest, values, n);
+    return values;
+  }
+  float* open_new(void* base, void* aside, int64_t at, int n) {
+    data = static_cast<T*>(base) + at;
+    rest = static_cast<T*>(aside) + at;
+    count = n;
+    return values;
+  }
+  void draws(const Draw&) {}
+  void measure() {}
+  void close(float) { split_kahan(values, data, rest, count); }
+};
+
+template <class Beside> struct Tile<Split<Beside>> {
+  alignas(64) float values[TILE];
+  bf16* data;
+  Beside* beside;
+  int count;
+  float* open(void* base, void* aside, int64_t at, int n) {
+    open_new(base, aside, at, n);
+    join_split(data, beside, values, n);
+    return values;
+  }
+  float* open_new(void* base, void* aside, int64_t at, int n) {
+    data = static_cast<bf16*>(base) + at;
+    beside = static_cast<Beside*>(aside) + at;
+    count = n;
+    return values;
+  }
+  void draws(const Draw&) {}
+  void measure() {}
+  void close(float) { split(values, data, beside, count); }
 };
 
 }  // namespace optgen

@@ -1,0 +1,42 @@
+// Codes that are 8-bit floats e4m3fn: y * 448, their largest, rounded to the nearest, ties to even.
+//
+// Arithmetic on bits and with normal floats only: the caller may have set the processor to flush subnormal ones.
+#pragma once
+
+#include <optgen/plain_loops.h>
+
+namespace optgen {
+
+template <bool is_signed> struct Fp8 {
+  using Code = uint8_t;
+  static constexpr int packed = 1;
+  static constexpr bool has_sign = is_signed;
+
+  static float value(uint8_t code) {
+    const uint32_t magnitude = code & 0x7fu, sign = uint32_t(code & 0x80u) << 24;
+    // Exponents are 120 apart; below 8 are multiples of 2^-9.
+    const uint32_t normal = (magnitude << 20) + (120u << 23);
+    const uint32_t subnormal = float_bits(float(int32_t(magnitude)) * 0x1p-9f);
+    const uint32_t number = magnitude < 8u ? subnormal : normal;
+    return bits_float((magnitude == 0x7fu ? 0x7fc00000u : number) | sign) * (1.0f / 448.0f);
+  }
+
+  static int32_t code(float y, bool negative) {
+    const float x = y * 448.0f;
+    const uint32_t bits = float_bits(x);
+    const uint32_t normal = (bits + 0x7ffffu + (bits >> 20 & 1u) - (120u << 23)) >> 20;
+    const uint32_t subnormal = float_bits(x + 0x1p14f) - float_bits(0x1p14f);  // the sum rounds to multiples of 2^-9
+    const int32_t code = int32_t(x < 0x1p-6f ? subnormal : normal);
+    const int32_t sign = is_signed && negative ? 0x80 : 0;
+    return code + (code > 0 ? sign : 0);  // zero has no sign
+  }
+
+  template <int block> static void decode(const Code* codes, const float* scales, float* out, int n) {
+    decode_each<Fp8, block>(codes, scales, out, n);
+  }
+  template <int block> static void encode(const float* values, const float* scales, Code* codes, int n) {
+    encode_each<Fp8, block>(values, scales, codes, n);
+  }
+};
+
+}  // namespace optgen

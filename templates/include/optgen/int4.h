@@ -1,0 +1,93 @@
+// The 4-bit codes, two to a byte, the first in the upper half: the nearest number of a book.
+//
+// Signed: a dynamic map, the code 7 + k or 7 - min(k, 7) where k of its 8 midpoints are below y. Unsigned: code k stands
+// for (k + 1) / 16, so that the midpoints are j + 1.5 sixteenths, and as many are below y as 16 y - 1.5 has when it is
+// rounded up. That is exact: 16 y is, and so is the difference from 1.5 on; before, it is negative.
+//
+// Two implementations: AVX-512 (int4_avx512.h), and plain loops that any compiler vectorises. OPTGEN_GENERIC forces the
+// plain one.
+#pragma once
+
+#include <optgen/plain_loops.h>
+
+namespace optgen {
+
+// Numbers as in optgen/codecs.py.
+struct Int4Tables {
+  alignas(64) static constexpr float signed_book[16] = {
+      -0.887499988f, -0.662500024f, -0.4375f,        -0.212499991f, -0.0775000006f, -0.0325000025f,
+      -0.00549999997f, 0.0f,        0.00549999997f,  0.0325000025f, 0.0775000006f,  0.212499991f,
+      0.4375f,       0.662500024f,  0.887499988f,    1.0f};
+  alignas(64) static constexpr float unsigned_book[16] = {0.0625f, 0.125f,  0.1875f, 0.25f,  0.3125f, 0.375f,
+                                                          0.4375f, 0.5f,    0.5625f, 0.625f, 0.6875f, 0.75f,
+                                                          0.8125f, 0.875f,  0.9375f, 1.0f};
+  static constexpr float midpoints[8] = {0.00274999999f, 0.0190000013f, 0.0549999997f, 0.144999996f,
+                                         0.324999988f,   0.550000012f,  0.774999976f,  0.943750024f};
+};
+
+namespace int4_plain {
+
+// One code at a time, as plain_loops.h has it.
+template <bool is_signed> struct Codes {
+  static constexpr bool has_sign = is_signed;
+
+  // The bits of magnitude m where k is m, else 0.
+  template <int m> static uint32_t only(int32_t k) {
+    return -uint32_t(k == m) & float_bits(Int4Tables::signed_book[7 + m]);
+  }
+
+  // Comparisons, since compilers make slow gathers of a table.
+  static float value(uint8_t code) {
+    if (!is_signed) return float(int32_t(code) + 1) * 0.0625f;
+    const int32_t above = int32_t(code) - 7, k = above < 0 ? -above : above;
+    const uint32_t bits = only<1>(k) | only<2>(k) | only<3>(k) | only<4>(k) | only<5>(k) | only<6>(k) | only<7>(k) |
+                          only<8>(k);
+    return bits_float(bits | (uint32_t(above) & 0x80000000u));
+  }
+
+  static int32_t code(float y, bool negative) {
+    if (!is_signed) {
+      const float above = y * 16.0f - 1.5f > 0.0f ? y * 16.0f - 1.5f : 0.0f;
+      const int32_t whole = int32_t(above);
+      return whole + (above > float(whole) ? 1 : 0);
+    }
+    int32_t k = 0;
+    for (const float midpoint : Int4Tables::midpoints) k += y > midpoint ? 1 : 0;
+    return negative ? 7 - (k < 7 ? k : 7) : 7 + k;
+  }
+};
+
+template <bool is_signed, int block>
+inline void decode(const uint8_t* bytes, const float* scales, float* out, int n) {
+  alignas(64) uint8_t codes[TILE];
+  for (int i = 0; i < n / 2; ++i) {
+    codes[2 * i] = uint8_t(bytes[i] >> 4);
+    codes[2 * i + 1] = bytes[i] & 15;
+  }
+  if (n % 2) codes[n - 1] = uint8_t(bytes[n / 2] >> 4);
+  decode_each<Codes<is_signed>, block>(codes, scales, out, n);
+}
+
+template <bool is_signed, int block>
+inline void encode(const float* values, const float* scales, uint8_t* bytes, int n) {
+  alignas(64) uint8_t codes[TILE];
+  encode_each<Codes<is_signed>, block>(values, scales, codes, n);
+  for (int i = 0; i < n / 2; ++i) bytes[i] = uint8_t(codes[2 * i] << 4 | codes[2 * i + 1]);
+  if (n % 2) bytes[n / 2] = uint8_t(codes[n - 1] << 4);
+}
+
+}  // namespace int4_plain
+
+template <bool is_signed> struct Int4 {
+  using Code = uint8_t;
+  static constexpr int packed = 2;
+
+  template <int block> static void decode(const Code* codes, const float* scales, float* out, int n) {
+    int4_plain::decode<is_signed, block>(codes, scales, out, n);
+  }
+  template <int block> static void encode(const float* values, const float* scales, Code* codes, int n) {
+    int4_plain::encode<is_signed, block>(values, scales, codes, n);
+  }
+};
+
+}  // namespace optgen

@@ -1,0 +1,49 @@
+"""Methods that read gradients: the shared stage before them, inputs, and what they do not keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compiling import compiled, refusal
+
+SPEC = """\
+name: probe
+hyperparameters:
+  lr: {default: 0.1}
+states:
+  square: {range: unsigned}
+blocks:
+  step: |
+    param = param - lr * grad / (1 + square)
+methods:
+  measure:
+    grad: true
+    block: |
+      square = grad * grad
+"""
+
+
+def test_the_shared_stage_comes_first(tmp_path: Path) -> None:
+    unit = compiled(tmp_path, SPEC)
+    plan = unit.plans["measure"]
+    assert plan.program.inputs["grad"].role == "grad"
+    assert plan.program.inputs["grad_scale"].role == "input"
+    assert {"grad_scale_given", "maximize", "skip_zeros"} <= set(unit.family.guards.guards)
+    assert unit.family.reads_gradients("measure")
+    assert unit.family.reads_gradients("step")
+
+
+def test_what_the_shared_stage_keeps_is_for_steps(tmp_path: Path) -> None:
+    unit = compiled(tmp_path, SPEC)
+    assert "gnorm_vec" not in unit.plans["measure"].program.outputs
+    assert "gnorm_vec" in unit.plans["step"].program.outputs
+
+
+def test_other_methods_have_no_gradient(tmp_path: Path) -> None:
+    message = refusal(tmp_path, SPEC.replace("    grad: true\n", ""))
+    assert "undefined-name" in message
+    assert "`grad`" in message
+
+
+def test_grad_is_true_or_false(tmp_path: Path) -> None:
+    assert "true or false" in refusal(tmp_path, SPEC.replace("grad: true", "grad: 1"))

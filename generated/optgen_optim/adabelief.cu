@@ -57,9 +57,7 @@ using MaxExpAvgVarCodec = OPTGEN_MAX_EXP_AVG_VAR_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_var_tensorwise = is_tensorwise<ExpAvgVarCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<ExpAvgVarCodec,
-    true> || needs_book<MaxExpAvgVarCodec, true>, needs_book<ExpAvgCodec, false> || needs_book<ExpAvgVarCodec,
-    false> || needs_book<MaxExpAvgVarCodec, false>>;
+using KernelBooks = Books<ExpAvgCodec, ExpAvgVarCodec, MaxExpAvgVarCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgVarCodec, MaxExpAvgVarCodec>;
 
 enum Column : int {

@@ -36,8 +36,7 @@ using AccDeltaCodec = OPTGEN_ACC_DELTA_CODEC;
 constexpr bool square_avg_tensorwise = is_tensorwise<SquareAvgCodec>;
 constexpr bool acc_delta_tensorwise = is_tensorwise<AccDeltaCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<SquareAvgCodec, true> || needs_book<AccDeltaCodec, true>,
-    needs_book<SquareAvgCodec, false> || needs_book<AccDeltaCodec, false>>;
+using KernelBooks = Books<SquareAvgCodec, AccDeltaCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, SquareAvgCodec, AccDeltaCodec>;
 
 enum Column : int {

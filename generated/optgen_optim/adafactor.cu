@@ -63,8 +63,7 @@ using ExpAvgCodec = OPTGEN_EXP_AVG_CODEC;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgSqCodec, true> || needs_book<ExpAvgCodec, true>, needs_book<ExpAvgSqCodec,
-    false> || needs_book<ExpAvgCodec, false>>;
+using KernelBooks = Books<ExpAvgSqCodec, ExpAvgCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgSqCodec, ExpAvgCodec>;
 
 enum Column : int {

@@ -33,7 +33,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using SumCodec = OPTGEN_SUM_CODEC;
 constexpr bool sum_tensorwise = is_tensorwise<SumCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<SumCodec, true>, needs_book<SumCodec, false>>;
+using KernelBooks = Books<SumCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, SumCodec>;
 
 enum Column : int {

@@ -36,8 +36,7 @@ using ExpInfCodec = OPTGEN_EXP_INF_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_inf_tensorwise = is_tensorwise<ExpInfCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<ExpInfCodec, true>, needs_book<ExpAvgCodec,
-    false> || needs_book<ExpInfCodec, false>>;
+using KernelBooks = Books<ExpAvgCodec, ExpInfCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpInfCodec>;
 
 enum Column : int {

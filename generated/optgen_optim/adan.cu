@@ -49,10 +49,7 @@ constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool exp_avg_diff_tensorwise = is_tensorwise<ExpAvgDiffCodec>;
 constexpr bool previous_grad_tensorwise = is_tensorwise<PreviousGradCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<ExpAvgSqCodec,
-    true> || needs_book<ExpAvgDiffCodec, true> || needs_book<PreviousGradCodec, true>, needs_book<ExpAvgCodec,
-    false> || needs_book<ExpAvgSqCodec, false> || needs_book<ExpAvgDiffCodec, false> || needs_book<PreviousGradCodec,
-    false>>;
+using KernelBooks = Books<ExpAvgCodec, ExpAvgSqCodec, ExpAvgDiffCodec, PreviousGradCodec>;
 constexpr int BLOCKS =
     blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, ExpAvgDiffCodec, PreviousGradCodec>;
 

@@ -51,9 +51,7 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_slow_tensorwise = is_tensorwise<ExpAvgSlowCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<ExpAvgSlowCodec,
-    true> || needs_book<ExpAvgSqCodec, true>, needs_book<ExpAvgCodec, false> || needs_book<ExpAvgSlowCodec,
-    false> || needs_book<ExpAvgSqCodec, false>>;
+using KernelBooks = Books<ExpAvgCodec, ExpAvgSlowCodec, ExpAvgSqCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSlowCodec, ExpAvgSqCodec>;
 
 enum Column : int {

@@ -47,9 +47,7 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool compensation_tensorwise = is_tensorwise<CompensationCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<ExpAvgSqCodec,
-    true> || needs_book<CompensationCodec, true>, needs_book<ExpAvgCodec, false> || needs_book<ExpAvgSqCodec,
-    false> || needs_book<CompensationCodec, false>>;
+using KernelBooks = Books<ExpAvgCodec, ExpAvgSqCodec, CompensationCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, CompensationCodec>;
 
 enum Column : int {

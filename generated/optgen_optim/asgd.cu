@@ -34,7 +34,7 @@ using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
 using AxCodec = OPTGEN_AX_CODEC;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<AxCodec, true>, needs_book<AxCodec, false>>;
+using KernelBooks = Books<AxCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, AxCodec>;
 
 enum Column : int {

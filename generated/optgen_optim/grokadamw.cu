@@ -54,8 +54,7 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool grok_ema_tensorwise = is_tensorwise<GrokEmaCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<ExpAvgSqCodec, true> || needs_book<GrokEmaCodec,
-    true>, needs_book<ExpAvgCodec, false> || needs_book<ExpAvgSqCodec, false> || needs_book<GrokEmaCodec, false>>;
+using KernelBooks = Books<ExpAvgCodec, ExpAvgSqCodec, GrokEmaCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, GrokEmaCodec>;
 
 enum Column : int {

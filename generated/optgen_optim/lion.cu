@@ -33,7 +33,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using ExpAvgCodec = OPTGEN_EXP_AVG_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true>, needs_book<ExpAvgCodec, false>>;
+using KernelBooks = Books<ExpAvgCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec>;
 
 enum Column : int {

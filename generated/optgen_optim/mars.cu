@@ -59,8 +59,7 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool last_grad_tensorwise = is_tensorwise<LastGradCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<ExpAvgSqCodec, true> || needs_book<LastGradCodec,
-    true>, needs_book<ExpAvgCodec, false> || needs_book<ExpAvgSqCodec, false> || needs_book<LastGradCodec, false>>;
+using KernelBooks = Books<ExpAvgCodec, ExpAvgSqCodec, LastGradCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, LastGradCodec>;
 
 enum Column : int {

@@ -72,9 +72,7 @@ using P0Codec = OPTGEN_P0_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<ExpAvgSqCodec, true> || needs_book<SCodec,
-    true> || needs_book<P0Codec, true>, needs_book<ExpAvgCodec, false> || needs_book<ExpAvgSqCodec,
-    false> || needs_book<SCodec, false> || needs_book<P0Codec, false>>;
+using KernelBooks = Books<ExpAvgCodec, ExpAvgSqCodec, SCodec, P0Codec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, SCodec, P0Codec>;
 
 enum Column : int {

@@ -45,8 +45,7 @@ using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<ExpAvgSqCodec, true>, needs_book<ExpAvgCodec,
-    false> || needs_book<ExpAvgSqCodec, false>>;
+using KernelBooks = Books<ExpAvgCodec, ExpAvgSqCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec>;
 
 enum Column : int {

@@ -50,9 +50,7 @@ constexpr bool square_avg_tensorwise = is_tensorwise<SquareAvgCodec>;
 constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 constexpr bool grad_avg_tensorwise = is_tensorwise<GradAvgCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<SquareAvgCodec, true> || needs_book<MomentumBufferCodec,
-    true> || needs_book<GradAvgCodec, true>, needs_book<SquareAvgCodec, false> || needs_book<MomentumBufferCodec,
-    false> || needs_book<GradAvgCodec, false>>;
+using KernelBooks = Books<SquareAvgCodec, MomentumBufferCodec, GradAvgCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, SquareAvgCodec, MomentumBufferCodec, GradAvgCodec>;
 
 enum Column : int {

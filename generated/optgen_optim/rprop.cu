@@ -36,8 +36,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using PrevCodec = OPTGEN_PREV_CODEC;
 using StepSizeCodec = OPTGEN_STEP_SIZE_CODEC;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<PrevCodec, true> || needs_book<StepSizeCodec, true>, needs_book<PrevCodec,
-    false> || needs_book<StepSizeCodec, false>>;
+using KernelBooks = Books<PrevCodec, StepSizeCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, PrevCodec, StepSizeCodec>;
 
 enum Column : int {

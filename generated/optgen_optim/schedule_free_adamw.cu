@@ -52,8 +52,7 @@ using ZCodec = OPTGEN_Z_CODEC;
 using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ZCodec, true> || needs_book<ExpAvgSqCodec, true>, needs_book<ZCodec,
-    false> || needs_book<ExpAvgSqCodec, false>>;
+using KernelBooks = Books<ZCodec, ExpAvgSqCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ZCodec, ExpAvgSqCodec>;
 
 enum Column : int {

@@ -49,7 +49,7 @@ using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
 using ZCodec = OPTGEN_Z_CODEC;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ZCodec, true>, needs_book<ZCodec, false>>;
+using KernelBooks = Books<ZCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ZCodec>;
 
 enum Column : int {

@@ -46,7 +46,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using MomentumBufferCodec = OPTGEN_MOMENTUM_BUFFER_CODEC;
 constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<MomentumBufferCodec, true>, needs_book<MomentumBufferCodec, false>>;
+using KernelBooks = Books<MomentumBufferCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, MomentumBufferCodec>;
 
 enum Column : int {

@@ -38,8 +38,7 @@ using HessianCodec = OPTGEN_HESSIAN_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool hessian_tensorwise = is_tensorwise<HessianCodec>;
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
-using KernelBooks = Books<needs_book<ExpAvgCodec, true> || needs_book<HessianCodec, true>, needs_book<ExpAvgCodec,
-    false> || needs_book<HessianCodec, false>>;
+using KernelBooks = Books<ExpAvgCodec, HessianCodec>;
 constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, HessianCodec>;
 
 enum Column : int {

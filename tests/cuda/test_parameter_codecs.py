@@ -48,7 +48,7 @@ def numbers() -> Tensor:
 
 
 def where_one_bit_decides(draw: Draw, first: int) -> Tensor:
-    """Numbers from element `first` on that are just rounded up, or just not: whose fraction is the draw's, or one off."""
+    """Numbers from element `first` on whose fraction is what the draw decides at, or one off."""
     random = draw.bits16(first + 2000, "cpu")[first:]
     off = torch.arange(2000) % 3 - 1
     subnormal = (torch.arange(2000) % 200 + (random + off) / 2.0**16).float() * 2.0**-24

@@ -131,7 +131,9 @@ template <class T> __device__ inline uint32_t store_alone(float value) {
 
 // To nearest, and the rest to nearest.
 template <class T> struct KahanPairing {
-  static __device__ float join(uint32_t number, uint32_t rest) { return Stored<T>::load(number) + Stored<T>::load(rest); }
+  static __device__ float join(uint32_t number, uint32_t rest) {
+    return Stored<T>::load(number) + Stored<T>::load(rest);
+  }
   static __device__ void split(float value, uint32_t& number, uint32_t& rest) {
     number = store_alone<T>(value);
     const float stored = Stored<T>::load(number);

@@ -1,9 +1,9 @@
 """The companded codes on a GPU: of every number the right one, however the GPU's approximations err.
 
-The kernels take quotients and roots from approximations that NVIDIA documents: `rcp.approx.ftz.f32` is within one unit in
-the last place, `rsqrt.approx.ftz.f32` within a relative error of 2^-22.9. Both are within three units: all of those are
-tried here. What is computed of them is off by less than 2^-20, so that only numbers next to a step from one code to the
-next can have a wrong one.
+The kernels take quotients and roots from approximations that NVIDIA documents: `rcp.approx.ftz.f32` is within one unit
+in the last place, `rsqrt.approx.ftz.f32` within a relative error of 2^-22.9. Both are within three units: all of those
+are tried here. What is computed of them is off by less than 2^-20, so that only numbers next to a step from one code to
+the next can have a wrong one.
 """
 
 from __future__ import annotations

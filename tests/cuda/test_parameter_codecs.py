@@ -47,6 +47,17 @@ def numbers() -> Tensor:
     return torch.cat([bits.view(torch.float32), ties.view(torch.float32), halves, last, large, quiet])
 
 
+def where_one_bit_decides(draw: Draw, first: int) -> Tensor:
+    """Numbers from element `first` on whose fraction is what the draw decides at, or one off."""
+    random = draw.bits16(first + 2000, "cpu")[first:]
+    off = torch.arange(2000) % 3 - 1
+    subnormal = (torch.arange(2000) % 200 + (random + off) / 2.0**16).float() * 2.0**-24
+    of_bf16 = (0x3F800000 + (0x10000 - random + off)).to(torch.int32).view(torch.float32)
+    of_fp16 = (0x3F800000 + (0x2000 - (random >> 3) + off)).to(torch.int32).view(torch.float32)
+    place = torch.arange(2000) % 7
+    return torch.where(place < 2, subnormal, torch.where(place < 4, of_bf16, of_fp16))
+
+
 def jobs(numel: int, **fields: Any) -> list[Job]:
     return [Job(begin=begin, end=min(begin + CHUNK, numel), **fields) for begin in range(0, numel, CHUNK)]
 
@@ -64,9 +75,10 @@ def stored(param: Tensor, kept: Tensor | None, offset: int = 0) -> tuple[Guarded
 
 @pytest.mark.parametrize(("codec", "dtype"), CASES)
 def test_every_rounding(codec: Any, dtype: str, kernels: Kernels) -> None:
-    values = numbers()
     for number, seed in enumerate(SEEDS if codec.name == "stochastic" else SEEDS[:1]):
         draw = Draw(seed, 3 + number, 2**24 + number)
+        values = numbers()
+        values = torch.cat([values, where_one_bit_decides(draw, values.numel())])
         param, kept = encode_parameter(codec, values, DTYPES[dtype], draw)
         expected = decode_parameter(codec, param, kept)
         for run in RUNS:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import standin
-from optgen.runtime.building.nvcc import find_nvcc, why_no_nvcc
+from optgen.runtime.building.nvcc import escaped, find_nvcc, why_no_nvcc
 from standin.build import NVCC
 from standin.texts import nvcc
 
@@ -81,6 +81,12 @@ def test_options_that_are_taken(tmp_path: Path) -> None:
     source = write(tmp_path, f"#if A != 3 || B != 4 || defined(C)\n#error defines\n#endif\n{KERNEL}")
     options = ["-DA=3", "-D", "B=4", "-DC", "-UC", "-I", str(tmp_path), "-Xptxas", "-v", "-lineinfo", "-w", "-G"]
     assert nvcc(source, *options).returncode == 0
+
+
+def test_a_comma_ends_a_value_unless_it_is_escaped(tmp_path: Path) -> None:
+    source = write(tmp_path, "template <class T, int n> struct A {};\nusing B = TYPE;\n" + KERNEL)
+    assert nvcc(source, *escaped(["-DTYPE=A<int, 3>"])).returncode == 0
+    assert nvcc(source, "-DTYPE=A<int, 3>").returncode != 0
 
 
 def test_a_text_without_kernels_is_refused(tmp_path: Path) -> None:

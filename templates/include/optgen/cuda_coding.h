@@ -1,7 +1,7 @@
 // What the codings of quantized states share on a GPU.
 //
-// The rule of torch_codecs.py, bit for bit: y = |x| * (1 / absmax), the reciprocal rounded first, at most 1; x is finite,
-// what is not having been set to zero. A `Coding` turns a run of numbers into codes and back.
+// The rule of torch_codecs.py, bit for bit: y = |x| * (1 / absmax), the reciprocal rounded first, at most 1; x is
+// finite, what is not having been set to zero. A `Coding` turns a run of numbers into codes and back.
 #pragma once
 
 #include <math.h>

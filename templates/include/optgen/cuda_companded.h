@@ -1,9 +1,9 @@
 // Companded 8-bit codes on a GPU: the whole part of 127 * (y + y) / (1 + y) + 0.5 with the sign of x, or of
 // 255 * sqrt(y) + 0.5, less 128.
 //
-// Quotients and roots are one step of Newton's from the GPU's approximations. They are not always rounded right, but the
-// codes are those of the right ones for every y, however the approximations err within their bounds, and so are the
-// numbers of all codes: tests/cuda/test_companded.py shows it.
+// Quotients and roots are one step of Newton's from the GPU's approximations. They are not always rounded right, but
+// the codes are those of the right ones for every y, however the approximations err within their bounds, and so are
+// the numbers of all codes: tests/cuda/test_companded.py shows it.
 #pragma once
 
 #include <optgen/cuda_coding.h>

@@ -1,4 +1,5 @@
-// The 4-bit codes on a GPU: the signed dynamic book, whose few numbers a warp looks up without a conflict, and sixteenths.
+// The 4-bit codes on a GPU: the signed dynamic book, whose few numbers a warp looks up without a conflict, and
+// sixteenths.
 #pragma once
 
 #include <optgen/cuda_coding.h>

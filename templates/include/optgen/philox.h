@@ -1,8 +1,9 @@
 // Random numbers that follow from where they are used: Philox4x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As
 // Easy as 1, 2, 3", section 3.3), a function of a key and a counter.
 //
-// The key is the seed, the counter (element / 8, position of the parameter, number of the step): its four words are eight
-// numbers of 16 bits, the lower half of each word first, for eight neighbouring elements. As optgen/runtime/draws.py.
+// The key is the seed, the counter (element / 8, position of the parameter, number of the step): the four words are
+// eight numbers of 16 bits, the lower half of each word first, for eight neighbouring elements. As in
+// optgen/runtime/draws.py.
 #pragma once
 
 #include <optgen/call.h>
@@ -44,11 +45,6 @@ OPTGEN_FUNCTION Words philox(Words counter, uint64_t key) {
 // The words of eight neighbouring elements, `block` being any of theirs over 8.
 OPTGEN_FUNCTION Words draw_words(const Draw& draw, uint64_t block) {
   return philox({{uint32_t(block), uint32_t(block >> 32), draw.position, draw.step}}, draw.seed);
-}
-
-// The 16 bits of number i of those eight.
-OPTGEN_FUNCTION uint32_t draw_bits(const Words& words, int i) {
-  return i % 2 ? words.word[i / 2] >> 16 : words.word[i / 2] & 0xffffu;
 }
 
 }  // namespace optgen

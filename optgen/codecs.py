@@ -99,7 +99,7 @@ class Codec:
 
     def takes(self, numel: int) -> bool:
         """Whether a tensor of so many elements can be stored: fewer than a byte holds cannot."""
-        return numel >= self.packed
+        return self.packed == 1 or numel >= self.packed
 
     def codes_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the codes of a state: its own, or flat where several elements share a byte."""

@@ -81,9 +81,9 @@ template <class Codec, int run> __device__ void read_back(const Job& job) {
   }
 """
 OF_STATES = TEXT.replace("SET_DRAWS", "").replace("BESIDE_IS_ALIGNED", "true")
-OF_PARAMETERS = TEXT.replace(
-    "SET_DRAWS", "to_tile.draws(Draw{uint64_t(job.seed), job.position, job.step});"
-).replace("BESIDE_IS_ALIGNED", "are_aligned(job.aside)")
+OF_PARAMETERS = TEXT.replace("SET_DRAWS", "to_tile.draws(Draw{uint64_t(job.seed), job.position, job.step});").replace(
+    "BESIDE_IS_ALIGNED", "are_aligned(job.aside)"
+)
 
 
 class Job(ctypes.Structure):

@@ -32,6 +32,7 @@ def name_of(codec: Codec, signed: bool) -> str:
 @pytest.fixture
 def kernels(driver: standin.Driver, tmp_path: Path) -> Iterator[Callable[[str, bool], Kernels]]:
     """The kernels of a coding, in all blocks and runs."""
+
     def of(book: str, signed: bool) -> Kernels:
         codecs = [CODECS[book].with_block(block) for block in BLOCKS]
         return load(tmp_path, OF_STATES, {name_of(codec, signed): codec.cpp_type(signed) for codec in codecs})

@@ -78,7 +78,14 @@ CASES = [
     Case("AdamW", {"codec": "companded8", "rounding": "kahan", **QUANTIZED}, BF16),
     *(
         Case("AdamW", {"codec": codec, "block_size": block, "rounding": rounding, **QUANTIZED}, dtype, full=True)
-        for codec, block in (("int8", 64), ("int4", 0), ("int4", 32), ("fp8", 0), ("companded8", 0), ("companded8", 256))
+        for codec, block in (
+            ("int8", 64),
+            ("int4", 0),
+            ("int4", 32),
+            ("fp8", 0),
+            ("companded8", 0),
+            ("companded8", 256),
+        )
         for rounding, dtype in (("nearest", FP32), ("nearest", FP16), *((rounding, BF16) for rounding in ROUNDINGS))
     ),
     *(
@@ -152,7 +159,15 @@ def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path) -> 
     """Compile for all architectures in one run; nothing is warned of, and no function touches local memory."""
     codes = [word for arch in ARCHS for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
     flags = [*(flag for flag in FLAGS if flag != "--cubin"), *nvcc.flags, *STRICT, *codes]
-    command = [*nvcc.command, *flags, *escaped(words(macros)), str(source), "--fatbin", "-o", str(folder / "kernel.fatbin")]
+    command = [
+        *nvcc.command,
+        *flags,
+        *escaped(words(macros)),
+        str(source),
+        "--fatbin",
+        "-o",
+        str(folder / "kernel.fatbin"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     wrong = [line for line in (done.stdout + done.stderr).splitlines() if re.search(r"(?i)error|warning", line)]
     assert (done.returncode, wrong) == (0, []), f"{source.name} with {dict(macros)}: {chr(10).join(wrong)}"

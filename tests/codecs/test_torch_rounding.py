@@ -186,7 +186,7 @@ def test_small_updates_are_not_lost(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["kahan", "split8", "split16"])
 def test_compensation_of_any_parameter(name: str) -> None:
-    """What a checkpoint's float32 numbers add to a given bf16 parameter, if it is theirs; nothing wraps if it is not."""
+    """What float32 numbers add to a given bf16 parameter, if it is theirs; nothing wraps if it is not."""
     codec = PARAMETER_CODECS[name]
     x = torch.randn(10_000)
     param, beside = encode_parameter(codec, x, torch.bfloat16, Draw())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optgen.codecs import CODECS, code_book, codec, float32, midpoints
+from optgen.codecs import CODECS, WHOLE_TENSOR, code_book, codec, float32, midpoints
 from optgen.dtypes import DTYPES, dtype
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,18 @@ def test_midpoints_lie_between_magnitudes(signed: bool) -> None:
         assert threshold == float32((low + high) / 2)
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_4_bit_header_has_the_book(signed: bool) -> None:
+    text = (ROOT / "templates" / "include" / "optgen" / "int4_books.h").read_text(encoding="utf-8")
+    table = text[text.index(f"struct Int4Tables<{str(signed).lower()}> {{") :]
+    numbers = [
+        [float32(float(number)) for number in re.findall(r"(-?[\d.e+-]+)f\b", part)] for part in table.split("= {")
+    ]
+    assert numbers[1] == list(code_book(signed, 4))
+    if signed:
+        assert numbers[2] == list(midpoints(signed, 4))
+
+
 def test_header_is_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools" / "make_books.py"), "--check"], capture_output=True, text=True, check=False
@@ -97,18 +110,32 @@ def test_modules_are_free_of_torch_and_numpy() -> None:
 
 
 def test_codec_table() -> None:
-    assert list(CODECS) == ["fp32", "bf16", "fp16", "int8", "int8_tensor"]
-    assert [c.bits for c in CODECS.values()] == [32, 16, 16, 8, 8]
-    assert all(c.bits == 8 * c.dtype.bytes for c in CODECS.values())
-    assert [c.scales(1000) for c in CODECS.values()] == [0, 0, 0, 4, 1]
-    assert [c.scales(0) for c in CODECS.values()] == [0, 0, 0, 0, 1]
-    assert [c.state_bytes(1000) for c in CODECS.values()] == [4000, 2000, 2000, 1016, 1004]
+    assert list(CODECS) == ["fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"]
+    assert [c.bits for c in CODECS.values()] == [32, 16, 16, 8, 4, 8, 8]
+    assert [c.packed for c in CODECS.values()] == [1, 1, 1, 1, 2, 1, 1]
+    assert [c.scales(1000) for c in CODECS.values()] == [0, 0, 0, 4, 8, 4, 32]
+    assert [c.scales(0) for c in CODECS.values()] == [0] * 7
+    assert [c.with_block(WHOLE_TENSOR).scales(0) for c in CODECS.values()] == [0, 0, 0, 1, 1, 1, 1]
+    assert [c.state_bytes(1000) for c in CODECS.values()] == [4000, 2000, 2000, 1016, 532, 1016, 1128]
+    assert codec("int8").with_block(WHOLE_TENSOR).state_bytes(1000) == 1004
     assert codec("int8").bytes_per_element == 1.015625
+    assert codec("int4").with_block(32).bytes_per_element == 0.625
     assert all(hasattr(torch, name) and getattr(torch, name).itemsize == d.bytes for name, d in DTYPES.items())
 
 
+def test_cpp_types() -> None:
+    assert codec("fp16").cpp_type(True) == "Plain<optgen::fp16>"
+    assert codec("int4").cpp_type(False) == "Blocked<Int4<false>, 128>"
+    assert codec("companded8").with_block(WHOLE_TENSOR).cpp_type(True) == "Tensorwise<Companded8<true>>"
+
+
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="unknown codec 'int9': expected one of fp32, bf16, fp16, int8, int8_tensor"):
+    with pytest.raises(
+        ValueError, match="unknown codec 'int9': expected one of fp32, bf16, fp16, int8, int4, fp8, companded8"
+    ):
         codec("int9")
-    with pytest.raises(ValueError, match="unknown dtype 'float64': expected one of float32, bfloat16, float16, uint8"):
+    with pytest.raises(
+        ValueError,
+        match="unknown dtype 'float64': expected one of float32, bfloat16, float16, float8_e4m3fn, uint8, int8, int16",
+    ):
         dtype("float64")

@@ -35,9 +35,7 @@ def assert_same(headers: Headers, item: Codec, x: Tensor, signed: bool) -> None:
     assert_same_numbers(headers, item, expected_codes, absmax, signed, len(x))
 
 
-def assert_same_numbers(
-    headers: Headers, item: Codec, codes: Tensor, absmax: Tensor, signed: bool, numel: int
-) -> None:
+def assert_same_numbers(headers: Headers, item: Codec, codes: Tensor, absmax: Tensor, signed: bool, numel: int) -> None:
     ours = headers.decode(item, codes, absmax, signed, numel)
     expected = decode(item, codes, absmax, signed, (numel,))
     nan = expected.isnan()

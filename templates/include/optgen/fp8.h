@@ -1,9 +1,17 @@
 // Codes that are 8-bit floats e4m3fn: y * 448, their largest, rounded to the nearest, ties to even.
 //
 // Arithmetic on bits and with normal floats only: the caller may have set the processor to flush subnormal ones.
+//
+// Two implementations: AVX-512 (fp8_avx512.h), and plain loops that any compiler vectorises. OPTGEN_GENERIC forces the
+// plain one.
 #pragma once
 
 #include <optgen/plain_loops.h>
+
+#if !defined(OPTGEN_GENERIC) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define OPTGEN_FP8_AVX512 1
+#include <optgen/fp8_avx512.h>
+#endif
 
 namespace optgen {
 
@@ -32,10 +40,18 @@ template <bool is_signed> struct Fp8 {
   }
 
   template <int block> static void decode(const Code* codes, const float* scales, float* out, int n) {
+#if defined(OPTGEN_FP8_AVX512)
+    fp8_avx512::decode<block>(codes, scales, out, n);
+#else
     decode_each<Fp8, block>(codes, scales, out, n);
+#endif
   }
   template <int block> static void encode(const float* values, const float* scales, Code* codes, int n) {
+#if defined(OPTGEN_FP8_AVX512)
+    fp8_avx512::encode<is_signed, block>(values, scales, codes, n);
+#else
     encode_each<Fp8, block>(values, scales, codes, n);
+#endif
   }
 };
 

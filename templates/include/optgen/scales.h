@@ -4,6 +4,11 @@
 #include <optgen/dtypes.h>
 #include <stdint.h>
 
+#if !defined(OPTGEN_GENERIC) && defined(__AVX512F__)
+#define OPTGEN_SCALES_AVX512 1
+#include <optgen/scales_avx512.h>
+#endif
+
 namespace optgen {
 
 constexpr int TILE = 256;  // elements that are read and written at once: a multiple of every block
@@ -32,6 +37,9 @@ inline float finite_absmax(const float* values, int n) {
 
 // The scales of n <= TILE values.
 template <int block> inline void measure_blocks(const float* values, float* scales, int n) {
+#if defined(OPTGEN_SCALES_AVX512)
+  if (block == 32 && n == TILE && scales_avx512::measure_blocks_of_32(values, scales)) return;
+#endif
   int whole = 0;
   for (; (whole + 1) * block <= n; ++whole) scales[whole] = finite_absmax(values + whole * block, block);
   if (whole * block < n) scales[whole] = finite_absmax(values + whole * block, n - whole * block);

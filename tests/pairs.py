@@ -31,6 +31,21 @@ def one_at_a_time(axes: Axes, valid: Valid = _anything) -> list[Case]:
     return [case for case in varied if valid(case)]
 
 
+def near(start: Case, axes: Axes, valid: Valid) -> Case | None:
+    """The usual case with the values of `start`, and as few others as it takes to be valid; None if two are too few."""
+    case = {name: values[0] for name, values in axes.items()} | start
+    if not valid(start):
+        return None
+    others = [{name: value} for name in axes if name not in start for value in axes[name] if value != case[name]]
+    for change in [{}, *others]:
+        if valid(case | change):
+            return case | change
+    for one, other in combinations(others, 2):
+        if valid(case | one | other):
+            return case | one | other
+    return None
+
+
 def all_pairs(axes: Axes, valid: Valid = _anything, apart: Collection[str] = ()) -> list[Case]:
     """A greedy cover: each case takes, axis by axis, the value that meets most pairs which no case has met yet.
 
@@ -39,14 +54,19 @@ def all_pairs(axes: Axes, valid: Valid = _anything, apart: Collection[str] = ())
     """
     both = [(a, b) for a, b in combinations(axes, 2) if not (a in apart and b in apart)]
     pairs = [(a, x, b, y) for a, b in both for x, y in product(axes[a], axes[b])]
-    missing = {pair: None for pair in pairs if valid({pair[0]: pair[1], pair[2]: pair[3]})}  # in order
+    missing = dict.fromkeys(pairs)  # in order
     cases = []
     while missing:
         a, x, b, y = next(iter(missing))
-        case = _complete({a: x, b: y}, axes, missing, valid)
-        if case is None:  # the pair itself is valid, but no case that holds it
+        case = near({a: x, b: y}, axes, valid)
+        if case is None:
             del missing[a, x, b, y]
             continue
+        for name in axes:
+            if name not in (a, b):
+                choices = [case | {name: value} for value in axes[name]]
+                choices.sort(key=lambda choice: -sum(pair in missing for pair in _pairs_with(name, choice, axes)))
+                case = next(choice for choice in choices if valid(choice))
         cases.append(case)
         for (a, x), (b, y) in combinations(case.items(), 2):
             missing.pop((a, x, b, y), None)
@@ -54,20 +74,6 @@ def all_pairs(axes: Axes, valid: Valid = _anything, apart: Collection[str] = ())
 
 
 Pair = tuple[str, Any, str, Any]
-
-
-def _complete(start: Case, axes: Axes, missing: Collection[Pair], valid: Valid) -> Case | None:
-    """`start` with a value for every other axis, or None if there is no valid one."""
-    open_axes = [name for name in axes if name not in start]
-    if not open_axes:
-        return {name: start[name] for name in axes}
-    name = open_axes[0]
-    choices = [start | {name: value} for value in axes[name]]
-    choices.sort(key=lambda case: -sum(pair in missing for pair in _pairs_with(name, case, axes)))
-    for choice in choices:
-        if valid(choice) and (case := _complete(choice, axes, missing, valid)) is not None:
-            return case
-    return None
 
 
 class Pairs:
@@ -87,34 +93,21 @@ class Pairs:
         return sum(count > 0 for count in counts), sum(counts)
 
 
-def each_value(axes: Axes, valid: Valid, met: Pairs) -> list[Case]:
-    """Few cases in which every value of every axis is once, of values that make most new pairs; `met` goes on."""
-    missing = {(name, value) for name, values in axes.items() for value in values}
-    order = sorted(axes, key=lambda name: -len(axes[name]))
-    cases: list[Case] = []
-    while missing:
-        start = next((name, value) for name in order for value in axes[name] if (name, value) in missing)
-        case = _fill(dict([start]), order, axes, missing, valid, met)
-        missing.discard(start)
-        if case is not None:
-            met.add(case)
-            missing -= set(case.items())
-            cases.append({name: case[name] for name in axes})
+def spread(axes: Axes, valid: Valid, met: Pairs, starts: Sequence[Case]) -> list[Case]:
+    """A case for each start, with the values elsewhere that have met theirs least; `met` goes on."""
+    cases = []
+    for start in starts:
+        case = near(start, axes, valid)
+        if case is None:
+            continue
+        for name in axes:
+            if name not in start:
+                choices = [case | {name: value} for value in axes[name]]
+                choices.sort(key=lambda choice: met.familiar(choice, name))
+                case = next(choice for choice in choices if valid(choice))
+        met.add(case)
+        cases.append(case)
     return cases
-
-
-def _fill(case: Case, order: Sequence[str], axes: Axes, missing: Any, valid: Valid, met: Pairs) -> Case | None:
-    """`case` with a value for every other axis: one that is missing, then one that makes most new pairs."""
-    open_axes = [name for name in order if name not in case]
-    if not open_axes:
-        return case
-    name = open_axes[0]
-    choices = [case | {name: value} for value in axes[name]]
-    choices.sort(key=lambda choice: (-((name, choice[name]) in missing), met.familiar(choice, name)))
-    for choice in choices:
-        if valid(choice) and (found := _fill(choice, order, axes, missing, valid, met)) is not None:
-            return found
-    return None
 
 
 def _pairs_with(name: str, case: Case, axes: Axes) -> Iterator[Pair]:

@@ -11,15 +11,15 @@ All of it is made from what specs/ declares; no rule is named here. A case gives
 
 Cases that a class refuses are not among them; tests/numerics/test_refusals.py makes those and looks at what is raised.
 
-What CI holds, of each family (a kernel is one C++ compilation of a second or so, plain torch has none):
+What CI holds, of each family (a kernel is one compilation of a second or so, plain torch has none):
 
 - `swept`, target torch, the family's first class: every value of every axis once;
 - `paired`, target torch, all classes: all pairs of a setting's value with any other axis's;
-- `compiled`, targets cpu and cuda (on the stand-in): each value of every axis at least once in every family, chosen so
-  that over all families as many pairs meet as can (`each_value`).
+- `compiled`, targets cpu and cuda (on the stand-in): a few cases each, with the values that have met least in the
+  families before, so that over all families nearly every pair of what they share meets on each of them.
 
-What `-m full` holds besides (`full`): the product of class, target, dtype and storage, each with one further axis at
-another value in turn; and all pairs of all values on the compiled targets.
+What `-m full` holds besides (`full`): `swept` on the cpu and the cuda target as well; and the product of class, target,
+dtype and storage, each with one further axis at another value in turn.
 """
 
 from __future__ import annotations
@@ -34,19 +34,15 @@ from catalogue import all_rows, families, required, rows, values_of
 from oracles.declared import Hyper, Row, State, holds, is_off
 from oracles.spec_oracle import wanted_storage
 from oracles.storage import BITS, CODECS, ROUNDINGS
-from pairs import Axes, Case, Pairs, all_pairs, each_value, full_product, label, one_at_a_time
+from pairs import Axes, Case, Pairs, all_pairs, full_product, label, one_at_a_time, spread
 
 DTYPES = ("fp32", "bf16", "fp16")
 COMPILED = ("cpu", "cuda")
 FIXED = ("class", "target", "dtype", "grad_dtype", "storage")
-DECIDE_STORAGE = (
-    "optim_bits",
-    "codec",
-    "block_wise",
-    "block_size",
-)  # settings of shared.yaml that say how states are stored
+DECIDE_STORAGE = ("optim_bits", "codec", "block_wise", "block_size")  # what of shared.yaml says how states are stored
 BLOCKS = {name: codec.block for name, codec in CODECS.items()}
 OTHER_BLOCK = 64  # a block size that is no codec's own
+KERNELS = 3  # of each family and compiled target in CI
 
 # Settings of shared.yaml that the matrix leaves alone, and why.
 ELSEWHERE = {
@@ -236,19 +232,27 @@ def paired() -> dict[str, Case]:
 
 
 def compiled() -> dict[str, Case]:
-    """Each value of each axis in every family, on the targets that compile kernels."""
+    """A few cases of every family on the targets that compile kernels: over all families, as many pairs as can be."""
     cases = {}
     met = Pairs()
+    stored = cycle(list(storages())[1:])
     for names in families(all_rows()).values():
         whole = axes([name for name in names if not all_rows()[name].torch_only], COMPILED)
-        cases.update(named(each_value(whole, valid, met), whole))
+        for target in COMPILED:
+            starts: list[Case] = [{"target": target, "storage": next(stored)} for _ in range(KERNELS - 1)]
+            starts.append({"target": target, "storage": "fp32"})
+            cases.update(named(spread(whole, valid, met, starts), whole))
     return cases
 
 
 def full() -> dict[str, Case]:
-    """The product of class, target, dtype and storage, each with one more axis in turn; pairs of all on kernels."""
+    """Every axis in full on compiled targets; the product of class, target, dtype, storage, one more axis in turn."""
     cases = {}
     for names in families(all_rows()).values():
+        kernels = axes([name for name in names if not all_rows()[name].torch_only][:1], COMPILED)
+        for target in COMPILED:
+            alone = kernels | {"target": (target,)}
+            cases.update(named(one_at_a_time(alone, valid), alone))
         whole = axes(names, ("torch", *COMPILED))
         usual = {name: values[0] for name, values in whole.items()}
         inner = {name: values for name, values in whole.items() if name not in FIXED}
@@ -264,6 +268,4 @@ def full() -> dict[str, Case]:
                     found.append(case)
                     break
         cases.update(named(found, whole))
-        kernels = axes([name for name in names if not all_rows()[name].torch_only], COMPILED)
-        cases.update(named(all_pairs(kernels, valid), whole))
     return cases

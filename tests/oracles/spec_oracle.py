@@ -51,10 +51,14 @@ class _Block:
                 raise _PartMissing(node, operator, part)
             return known[id(node)]
 
+        left: dict[str, Value] = {}  # the gradient as the first stage left it, which later shared stages see
         for stage in stages:
             common = self.oracle.family.common | STEP_NAMES
             seen = {name: value for name, value in self.names.items() if not stage.shared or name in common}
+            seen |= left if stage.shared else {}
             self._statements(stage.body, seen, everywhere)
+            if stage.shared and not left and "grad" in seen:
+                left = {"grad": seen["grad"]}
             self.names |= {name: value for name, value in seen.items() if not stage.shared or name in common}
         return self.names
 

@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from oracles.ball import ULP, Array, Ball, monotone, multiplied, root, rounded
+from oracles.ball import Array, Ball, monotone, multiplied, rounded
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NORMAL = 2.0**-126  # a scale below float32's normal numbers counts as 0
@@ -108,12 +108,12 @@ def _e4m3(ratio: Array, signed: bool, way: int) -> Array:
 
 
 def _companded(ratio: Array, signed: bool, way: int) -> Array:
-    """floor(127 y + 1/2) with y = 2n / (1 + |n|), or floor(255 r + 1/2) of a root.
+    """floor(127 y + 1/2) with y = 2n / (1 + |n|), or floor(255 r + 1/2) with r = sqrt(n).
 
     Between the ratio and the floor stand four float32 roundings at most: 1 + |n|, the quotient, the product, the sum;
     each is off by UNIT of a number that is no larger than the product and one half.
     """
-    product = 127 * (2 * ratio / (1 + np.abs(ratio))) if signed else 255 * ratio
+    product = 127 * (2 * ratio / (1 + np.abs(ratio))) if signed else 255 * np.sqrt(np.maximum(ratio, 0))
     slack = way * 4 * UNIT * (np.abs(product) + 0.5)
     top = 127 if signed else 255
     return np.clip(np.floor(product + 0.5 + slack), -top if signed else 0, top)
@@ -126,7 +126,7 @@ Worth = Callable[[Array, bool], Array]
 
 def _expanded(level: Array, signed: bool) -> Array:
     if not signed:
-        return level / 255
+        return (level / 255) ** 2
     y = level / 127
     return y / (2 - np.abs(y))
 
@@ -164,7 +164,6 @@ class Codec:
         block: Elements that share a scale, where nothing else is asked for.
         level, worth, unpack: See above.
         least: Elements that a parameter must have.
-        squares: Whether unsigned values are stored by their roots.
         decoding: Float32 roundings between a code and its value, beside the one of the last product.
     """
 
@@ -174,11 +173,7 @@ class Codec:
     worth: Worth
     unpack: Unpack = _plain_codes
     least: int = 1
-    squares: bool = False
     decoding: int = 0
-
-    def rooted(self, signed: bool) -> bool:
-        return self.squares and not signed
 
 
 CODECS: Mapping[str, Codec] = {
@@ -193,8 +188,9 @@ CODECS: Mapping[str, Codec] = {
     ),
     # decoded: float32's 1 / 448, and the product with it
     "fp8": Codec(torch.float8_e4m3fn, 256, _e4m3, lambda level, signed: level / 448, unpack=_float8, decoding=2),
-    # decoded: level / 127, 2 - |y|, the quotient; or level / 255 and the square
-    "companded8": Codec(torch.int8, 32, _companded, _expanded, unpack=_offset, squares=True, decoding=4),
+    # decoded: y = level * (1 / 127) with two roundings, which count twice in y / (2 - |y|), then 2 - |y| and the quotient;
+    # or the square of level * (1 / 255), where two count twice as well, and its rounding
+    "companded8": Codec(torch.int8, 32, _companded, _expanded, unpack=_offset, decoding=6),
 }
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4, "fp8": 8, "companded8": 8}
 OF_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
@@ -215,8 +211,6 @@ class Quantized:
         self.codec = CODECS[codec]
         self.block = block_of(codec, block, x.mid.size)
         values = Ball(x.mid.reshape(-1), x.rad.reshape(-1))
-        if self.codec.rooted(signed):
-            values = rounded(root(values))
         self.absmax = self._scales(values)
         scale = spread_scales(self.absmax, self.block, values.mid.size)
         # Two roundings between a value and its ratio: the scale's reciprocal, and the product.
@@ -225,8 +219,8 @@ class Quantized:
         with np.errstate(invalid="ignore"):
             low, high = values.low, values.high
         self.codes = self._levels(values.mid, scale.mid, 0)
-        self.lowest = self._levels(low, np.where(low < 0, low_scale, high_scale), -1)
-        self.highest = self._levels(high, np.where(high < 0, high_scale, low_scale), 1)
+        self.lowest = self._levels(*_least(low, low_scale, high_scale), -1)
+        self.highest = self._levels(*_least(high, high_scale, low_scale), 1)
         anything = np.isinf(values.rad) | np.isinf(scale.rad)
         self.lowest = np.where(anything, -np.inf, self.lowest)
         self.highest = np.where(anything, np.inf, self.highest)
@@ -259,6 +253,13 @@ class Quantized:
         return Ball(mid.mid.reshape(self.shape), np.where(anything, np.inf, rad).reshape(self.shape))
 
 
+def _least(values: Array, of_negative: Array, of_positive: Array) -> tuple[Array, Array]:
+    """Values and scales of an end of a ball; where the scale may be as small as 0, the value may be all of it."""
+    scale = np.where(values < 0, of_negative, of_positive)
+    all_of_it = (scale <= 0) & (np.maximum(of_negative, of_positive) > 0)
+    return np.where(all_of_it, np.sign(values), values), np.where(all_of_it, 1.0, scale)
+
+
 def spread_scales(scales: Ball, block: int, numel: int) -> Ball:
     """A scale for each element."""
     return Ball(*(np.repeat(part.reshape(-1), block)[:numel] for part in (scales.mid, scales.rad)))
@@ -269,8 +270,7 @@ def decode_levels(codec: Codec, levels: Array, scale: Ball, signed: bool) -> Bal
     worth = Ball(codec.worth(levels, signed))
     if not codec.decoding:
         return store(multiplied(worth, scale), torch.float32)
-    value = rounded(multiplied(worth, scale), codec.decoding * UNIT)
-    return rounded(multiplied(value, value), ULP) if codec.rooted(signed) else rounded(value, UNIT)
+    return rounded(multiplied(worth, scale), (codec.decoding + 1) * UNIT)
 
 
 def decode(

@@ -243,7 +243,7 @@ void step_reduce_2_chunk(
         // update = sqrt(acc_delta + eps) / sqrt(square_avg + eps) * grad
         const float update_1 = optgen::sqrt(acc_delta + eps) / optgen::sqrt(square_avg_1 + eps) * grad_11;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         squares_grad_8 += !cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) ? double(grad_8) * double(grad_8)
@@ -385,7 +385,7 @@ void step_reduce_3_chunk(
         // acc_delta = rho * acc_delta + (1 - rho) * update * update
         const float acc_delta_1 = rho * acc_delta + one_minus_rho * update_1 * update_1;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         // update = update * where(agrees, 1 / share, 0)
@@ -585,7 +585,7 @@ void step_apply_chunk(
         // acc_delta = rho * acc_delta + (1 - rho) * update * update
         const float acc_delta_1 = rho * acc_delta + one_minus_rho * update_1 * update_1;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // update = update * where(agrees, 1 / share, 0)
         const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
         const float update_3 = cautious ? update_2 : update_1;

@@ -682,7 +682,7 @@ __device__ __forceinline__ void step_reduce_4_chunk(
         const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * change_1;
         const float change_3 = beta1_given ? exp_avg_1 : change_1;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = change_3 > 0.0f && grad_10 > 0.0f || change_3 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (change_3 > 0.0f && grad_10 > 0.0f) || (change_3 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         if ((!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)))
@@ -946,7 +946,7 @@ __device__ __forceinline__ void step_reduce_5_chunk(
       const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * change_1;
       const float change_3 = beta1_given ? exp_avg_1 : change_1;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = change_3 > 0.0f && grad_10 > 0.0f || change_3 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (change_3 > 0.0f && grad_10 > 0.0f) || (change_3 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       // update = update * where(agrees, 1 / share, 0)
@@ -1230,7 +1230,7 @@ __device__ __forceinline__ void step_apply_chunk(
       const float exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * change_1;
       const float change_3 = beta1_given ? exp_avg_1 : change_1;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = change_3 > 0.0f && grad_10 > 0.0f || change_3 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (change_3 > 0.0f && grad_10 > 0.0f) || (change_3 < 0.0f && grad_10 < 0.0f);
       // update = update * where(agrees, 1 / share, 0)
       const float update_2 = change_3 * (agrees_1 ? inverse_share_1 : 0.0f);
       const float update_3 = cautious ? update_2 : change_3;

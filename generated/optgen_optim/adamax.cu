@@ -274,7 +274,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       // update = exp_avg / (1 - beta1 ** step) / exp_inf
       const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / exp_inf_1;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       if ((!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
@@ -434,7 +434,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       // update = exp_avg / (1 - beta1 ** step) / exp_inf
       const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / exp_inf_1;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       // update = update * where(agrees, 1 / share, 0)
@@ -661,7 +661,7 @@ __device__ __forceinline__ void step_apply_chunk(
       // update = exp_avg / (1 - beta1 ** step) / exp_inf
       const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step / exp_inf_1;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // update = update * where(agrees, 1 / share, 0)
       const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
       const float update_3 = cautious ? update_2 : update_1;

@@ -269,7 +269,7 @@ void step_reduce_2_chunk(
         // exp_avg = where(step > 1, beta1 * exp_avg + (1 - beta1) * scaled, exp_avg)
         const float exp_avg_1 = above_step_one ? beta1 * exp_avg + one_minus_beta1 * scaled_3 : exp_avg;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = exp_avg_1 > 0.0f && grad_10 > 0.0f || exp_avg_1 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (exp_avg_1 > 0.0f && grad_10 > 0.0f) || (exp_avg_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         squares_grad_8 += !cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) ? double(grad_8) * double(grad_8)
@@ -434,7 +434,7 @@ void step_reduce_3_chunk(
         const float exp_avg_sq_1 =
             above_step_one ? beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12 : grad_12 * grad_12;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = exp_avg_1 > 0.0f && grad_10 > 0.0f || exp_avg_1 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (exp_avg_1 > 0.0f && grad_10 > 0.0f) || (exp_avg_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         // update = update * where(agrees, 1 / share, 0)
@@ -661,7 +661,7 @@ void step_apply_chunk(
         const float exp_avg_sq_1 =
             above_step_one ? beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12 : grad_12 * grad_12;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = exp_avg_1 > 0.0f && grad_10 > 0.0f || exp_avg_1 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (exp_avg_1 > 0.0f && grad_10 > 0.0f) || (exp_avg_1 < 0.0f && grad_10 < 0.0f);
         // update = update * where(agrees, 1 / share, 0)
         const float update_2 = exp_avg_1 * (agrees_1 ? inverse_share_1 : 0.0f);
         const float update_3 = cautious ? update_2 : exp_avg_1;

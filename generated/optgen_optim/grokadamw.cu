@@ -433,7 +433,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       const float update_1 =
           sqrt_one_minus_beta2_power_step_over_one * (exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + eps));
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       if (((!cautious && !gradient_clipping_above_0)
@@ -680,7 +680,7 @@ __device__ __forceinline__ void step_reduce_4_chunk(
       const float update_1 =
           sqrt_one_minus_beta2_power_step_over_one * (exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + eps));
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       // update = update * where(agrees, 1 / share, 0)
@@ -985,7 +985,7 @@ __device__ __forceinline__ void step_apply_chunk(
       const float update_1 =
           sqrt_one_minus_beta2_power_step_over_one * (exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + eps));
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // update = update * where(agrees, 1 / share, 0)
       const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
       const float update_3 = cautious ? update_2 : update_1;

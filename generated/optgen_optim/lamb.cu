@@ -319,7 +319,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       const float update_4 = update_3 + weight_decay * param;
       const float update_5 = adam_w_mode && trust_ratio_is_lamb ? update_4 : update_3;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_5 > 0.0f && grad_10 > 0.0f) || (update_5 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       if ((!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
@@ -505,7 +505,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       const float update_4 = update_3 + weight_decay * param;
       const float update_5 = adam_w_mode && trust_ratio_is_lamb ? update_4 : update_3;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_5 > 0.0f && grad_10 > 0.0f) || (update_5 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       // update = update * where(agrees, 1 / share, 0)
@@ -758,7 +758,7 @@ __device__ __forceinline__ void step_apply_chunk(
       const float update_4 = update_3 + weight_decay * param;
       const float update_5 = adam_w_mode && trust_ratio_is_lamb ? update_4 : update_3;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_5 > 0.0f && grad_10 > 0.0f) || (update_5 < 0.0f && grad_10 < 0.0f);
       // update = update * where(agrees, 1 / share, 0)
       const float update_6 = update_5 * (agrees_1 ? inverse_share_1 : 0.0f);
       const float update_7 = cautious ? update_6 : update_5;

@@ -261,7 +261,7 @@ void step_reduce_3_chunk(
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
         const float update_5 = momentum_not_0 ? update_3 : grad_13;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_5 > 0.0f && grad_10 > 0.0f) || (update_5 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         squares_grad_8 += (!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
@@ -429,7 +429,7 @@ void step_reduce_4_chunk(
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
         const float update_5 = momentum_not_0 ? update_3 : grad_13;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_5 > 0.0f && grad_10 > 0.0f) || (update_5 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         // update = update * where(agrees, 1 / share, 0)
@@ -619,7 +619,7 @@ void step_apply_chunk(
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
         const float update_5 = momentum_not_0 ? update_3 : grad_13;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_5 > 0.0f && grad_10 > 0.0f) || (update_5 < 0.0f && grad_10 < 0.0f);
         // update = update * where(agrees, 1 / share, 0)
         const float update_6 = update_5 * (agrees_1 ? inverse_share_1 : 0.0f);
         const float update_7 = cautious ? update_6 : update_5;

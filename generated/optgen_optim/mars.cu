@@ -485,7 +485,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
           / (optgen::sqrt(exp_avg_sq_2) * inverse_sqrt_one_minus_beta2_1d_power_st + eps);
       const float update_3 = ndim_from_2 || optimize_1d ? update_1 : update_2;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_3 > 0.0f && grad_10 > 0.0f || update_3 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_3 > 0.0f && grad_10 > 0.0f) || (update_3 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       if (((!cautious && !ndim_from_2 && !optimize_1d)
@@ -745,7 +745,7 @@ __device__ __forceinline__ void step_reduce_4_chunk(
       const float exp_avg_sq_3 = ndim_from_2 || optimize_1d ? exp_avg_sq_1 : exp_avg_sq_2;
       const float update_3 = ndim_from_2 || optimize_1d ? update_1 : update_2;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_3 > 0.0f && grad_10 > 0.0f || update_3 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_3 > 0.0f && grad_10 > 0.0f) || (update_3 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       // update = update * where(agrees, 1 / share, 0)
@@ -1073,7 +1073,7 @@ __device__ __forceinline__ void step_apply_chunk(
       const float exp_avg_sq_3 = ndim_from_2 || optimize_1d ? exp_avg_sq_1 : exp_avg_sq_2;
       const float update_3 = ndim_from_2 || optimize_1d ? update_1 : update_2;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_3 > 0.0f && grad_10 > 0.0f || update_3 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_3 > 0.0f && grad_10 > 0.0f) || (update_3 < 0.0f && grad_10 < 0.0f);
       // update = update * where(agrees, 1 / share, 0)
       const float update_4 = update_3 * (agrees_1 ? inverse_share_1 : 0.0f);
       const float update_5 = cautious ? update_4 : update_3;

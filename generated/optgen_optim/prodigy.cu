@@ -481,7 +481,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       // update = where(moved, exp_avg / (sqrt(exp_avg_sq) + d * eps), 0)
       const float update_1 = moved_1 ? exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + d_3_times_eps) : 0.0f;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_3 = agrees_1 ? 1.0f : 0.0f;
       if (place.inside(i)) sum_reduced_3 += double(reduced_3);
@@ -667,7 +667,7 @@ __device__ __forceinline__ void step_reduce_4_chunk(
       // update = where(moved, exp_avg / (sqrt(exp_avg_sq) + d * eps), 0)
       const float update_1 = moved_1 ? exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + d_3_times_eps) : 0.0f;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_3 = agrees_1 ? 1.0f : 0.0f;
       // update = update * where(agrees, 1 / share, 0)
@@ -944,7 +944,7 @@ __device__ __forceinline__ void step_apply_chunk(
       // update = where(moved, exp_avg / (sqrt(exp_avg_sq) + d * eps), 0)
       const float update_1 = moved_1 ? exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + d_3_times_eps) : 0.0f;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // update = update * where(agrees, 1 / share, 0)
       const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
       const float update_3 = cautious ? update_2 : update_1;

@@ -307,7 +307,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       // update = exp_avg / (1 - beta1 ** step) * where(length > 5, adaptive, 1)
       const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step * (above_length_1_c5 ? adaptive_1 : 1.0f);
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       if ((!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
@@ -492,7 +492,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       // update = exp_avg / (1 - beta1 ** step) * where(length > 5, adaptive, 1)
       const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step * (above_length_1_c5 ? adaptive_1 : 1.0f);
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       // update = update * where(agrees, 1 / share, 0)
@@ -746,7 +746,7 @@ __device__ __forceinline__ void step_apply_chunk(
       // update = exp_avg / (1 - beta1 ** step) * where(length > 5, adaptive, 1)
       const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step * (above_length_1_c5 ? adaptive_1 : 1.0f);
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
       // update = update * where(agrees, 1 / share, 0)
       const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
       const float update_3 = cautious ? update_2 : update_1;

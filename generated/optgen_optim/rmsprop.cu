@@ -300,7 +300,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       const float momentum_buffer_1 = momentum * momentum_buffer + scaled_1;
       const float update_3 = momentum_above_0 ? momentum_buffer_1 : scaled_1;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_3 > 0.0f && grad_10 > 0.0f || update_3 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_3 > 0.0f && grad_10 > 0.0f) || (update_3 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       if ((!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
@@ -478,7 +478,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       const float momentum_buffer_1 = momentum * momentum_buffer + scaled_1;
       const float update_3 = momentum_above_0 ? momentum_buffer_1 : scaled_1;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_3 > 0.0f && grad_10 > 0.0f || update_3 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_3 > 0.0f && grad_10 > 0.0f) || (update_3 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       // update = update * where(agrees, 1 / share, 0)
@@ -739,7 +739,7 @@ __device__ __forceinline__ void step_apply_chunk(
       const float momentum_buffer_1 = momentum * momentum_buffer + scaled_1;
       const float update_3 = momentum_above_0 ? momentum_buffer_1 : scaled_1;
       // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-      const bool agrees_1 = update_3 > 0.0f && grad_10 > 0.0f || update_3 < 0.0f && grad_10 < 0.0f;
+      const bool agrees_1 = (update_3 > 0.0f && grad_10 > 0.0f) || (update_3 < 0.0f && grad_10 < 0.0f);
       // update = update * where(agrees, 1 / share, 0)
       const float update_4 = update_3 * (agrees_1 ? inverse_share_1 : 0.0f);
       const float update_5 = cautious ? update_4 : update_3;

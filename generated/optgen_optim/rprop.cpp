@@ -243,7 +243,7 @@ void step_reduce_2_chunk(
         // update = sign(prev) * step_size
         const float update_1 = optgen::sign(prev_1) * step_size_1;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         squares_grad_8 += !cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) ? double(grad_8) * double(grad_8)
@@ -373,7 +373,7 @@ void step_reduce_3_chunk(
         // update = sign(prev) * step_size
         const float update_1 = optgen::sign(prev_1) * step_size_1;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         // update = update * where(agrees, 1 / share, 0)
@@ -545,7 +545,7 @@ void step_apply_chunk(
         // update = sign(prev) * step_size
         const float update_1 = optgen::sign(prev_1) * step_size_1;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_1 > 0.0f && grad_10 > 0.0f || update_1 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // update = update * where(agrees, 1 / share, 0)
         const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
         const float update_3 = cautious ? update_2 : update_1;

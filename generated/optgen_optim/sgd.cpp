@@ -255,7 +255,7 @@ void step_reduce_2_chunk(
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
         const float update_5 = momentum_not_0 ? update_3 : grad_12;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_5 > 0.0f && grad_10 > 0.0f) || (update_5 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         squares_grad_8 += !cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) ? double(grad_8) * double(grad_8)
@@ -396,7 +396,7 @@ void step_reduce_3_chunk(
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
         const float update_5 = momentum_not_0 ? update_3 : grad_12;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_5 > 0.0f && grad_10 > 0.0f) || (update_5 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         // update = update * where(agrees, 1 / share, 0)
@@ -590,7 +590,7 @@ void step_apply_chunk(
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
         const float update_5 = momentum_not_0 ? update_3 : grad_12;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        const bool agrees_1 = update_5 > 0.0f && grad_10 > 0.0f || update_5 < 0.0f && grad_10 < 0.0f;
+        const bool agrees_1 = (update_5 > 0.0f && grad_10 > 0.0f) || (update_5 < 0.0f && grad_10 < 0.0f);
         // update = update * where(agrees, 1 / share, 0)
         const float update_6 = update_5 * (agrees_1 ? inverse_share_1 : 0.0f);
         const float update_7 = cautious ? update_6 : update_5;

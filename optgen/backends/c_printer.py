@@ -81,6 +81,9 @@ class CPrinter:
                 return _wrap(f"!{self._print(x, UNARY)}", UNARY, outer)
             case Call(op="**", args=(x, Const(value=2.0))):
                 return f"optgen::square({self._print(x, TERNARY)})"
+            case Call(op="or", args=args):  # compilers want parentheses around `and` within `or`
+                parts = [self._print(x, 1 if isinstance(x, Call) and x.op == "or" else 3) for x in args]
+                return _wrap(" || ".join(parts), 1, outer)
             case Call(op=op, args=(a, b)) if op in PRECEDENCE:
                 level = PRECEDENCE[op]
                 text = f"{self._print(a, level)} {SYMBOL.get(op, op)} {self._print(b, level + 1)}"

@@ -444,13 +444,10 @@ def another(hyper: Hyper, default: Any) -> Any:
     - at the lower end (a term is off): the middle, or 0.1 above it;
     - both ends finite: halfway between the lower end and the default (0.9 -> 0.45, 100 percent -> 50);
     - else the root of the default, orders of magnitude for small ones (1e-8 -> 1e-4); half of 1.
-    A tuple's first part goes to the lower end where that is allowed, which is how momentum is left out. A whole number
-    goes 4 up from the lower end.
+    A whole number goes 4 up from the lower end.
     """
     if hyper.parts:
-        values = [_another(hyper, part) for part in default]
-        ordered = [not hyper.low_open and math.isfinite(hyper.high), *[False] * (len(values) - 1)]
-        return tuple(hyper.low if lowest else value for value, lowest in zip(values, ordered, strict=True))
+        return tuple(_another(hyper, part) for part in default)
     return _another(hyper, default)
 
 

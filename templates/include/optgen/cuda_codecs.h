@@ -1,31 +1,17 @@
-// How tensors can be stored, as types: of states and gradients first, then of parameters.
+// What the codes of states are on a GPU, and how many elements a lane moves at once.
 #pragma once
 
+#include <optgen/codecs.h>
 #include <optgen/dtypes.h>
 #include <stdint.h>
 
 namespace optgen {
-
-struct Absent {};                    // a state that this kernel does not have
-template <class T> struct Plain {};  // fp32, bf16, fp16
 
 // What the codes of quantized states stand for, in states with and without a sign.
 template <bool is_signed> struct Int8 {};
 template <bool is_signed> struct Int4 {};  // two codes a byte, the first in its upper half
 template <bool is_signed> struct Fp8 {};
 template <bool is_signed> struct Companded8 {};
-
-template <class Book, int block> struct Blocked {};  // one scale for every `block` elements
-template <class Book> struct Tensorwise {};          // one scale for the tensor
-
-// Parameters of 16 bits that are rounded at random, or have something kept beside them.
-template <class T> struct Stochastic {};
-template <class T> struct Kahan {};
-template <class Beside> struct Split {};  // bf16, with an integer beside it
-
-// Whether a state has one scale for the whole tensor.
-template <class Codec> constexpr bool is_tensorwise = false;
-template <class Book> constexpr bool is_tensorwise<Tensorwise<Book>> = true;
 
 // Whether a state has codes of this kind.
 template <class Codec, class Book> constexpr bool has_codes = false;

@@ -5,6 +5,7 @@
 // with the scales that `measure` found. Beside the data lie a state's scales or what a parameter keeps (`aside`).
 #pragma once
 
+#include <optgen/codecs.h>
 #include <optgen/companded8.h>
 #include <optgen/convert.h>
 #include <optgen/dtypes.h>
@@ -16,22 +17,6 @@
 #include <optgen/scales.h>
 
 namespace optgen {
-
-struct Absent {};                    // a state that this kernel does not have
-template <class T> struct Plain {};  // fp32, bf16, fp16
-
-// States as codes: of a book (Int8, Int4, Fp8, Companded8), with one scale for every `block` elements or for the tensor.
-template <class Book, int block> struct Blocked {};
-template <class Book> struct Tensorwise {};
-
-// Parameters that are rounded at random, or have something kept beside them.
-template <class T> struct Stochastic {};
-template <class T> struct Kahan {};
-template <class Beside> struct Split {};  // bf16, with an integer beside it
-
-// Whether a state has one scale for the whole tensor.
-template <class Codec> constexpr bool is_tensorwise = false;
-template <class Book> constexpr bool is_tensorwise<Tensorwise<Book>> = true;
 
 template <class Codec> struct Tile;
 

@@ -100,4 +100,4 @@ def required(name: str) -> dict[str, Any]:
 
 def make_oracle(name: str, params: list[torch.Tensor], settings: Mapping[str, Any]) -> SpecOracle:
     """The oracle of a class with these (and its default) settings."""
-    return SpecOracle(all_rows()[name], params, settings, params[0].dtype)
+    return SpecOracle(all_rows()[name], params, settings, [param.dtype for param in params])

@@ -34,6 +34,24 @@ stored therefore lies between what the two ends of the ball are stored as: `stor
 x / absmax is charged two more roundings (the reciprocal of the scale, the product), and codes lie between those of
 the ends. A code may thus differ from the float64 one only where a midpoint lies within the ball.
 
+**Roundings of parameters** (oracles/rounding.py) are monotone too. The parameter's tensor and its value, which is what
+the next step reads, are each judged by what the two ends of the ball are rounded to; nothing is charged besides.
+
+- stochastic: the random bits r of an element are known. For a magnitude n + f in steps of the last place the result
+  is n, or n + 1 for all f above a threshold that r gives; it grows with f, and from n + 1 to the next n it cannot fall.
+- kahan: for a float32 v, p = nearest(v), d = v - p, which is exact (v lies within a factor 2 of p, or p is 0), and
+  c = nearest(d); the value is p + c. While p is the same, p + nearest(v - p) grows with v. Where p changes, v passes
+  the middle of two neighbours p < p', of which c cannot be on the wrong side: the middle minus p is a power of two
+  times a step, which the dtype holds, so that nearest(d) <= middle - p and p + c <= middle <= p' + c'. With w the
+  dtype's unit roundoff, |d| <= w |v| and |p + c - v| <= w |d| <= w^2 |v|: two roundings of the dtype, not one; below
+  the dtype's normal numbers |c - d| is half a smallest step. p + c is a float32 again, since c has its last place at
+  or above that of v.
+- split8, split16: the value is v to nearest even at 16 or 24 places, the tensor that value's upper half, rounded half
+  up; where this overflows, both are infinite.
+
+An element that takes no part in a step has a ball of radius 0 around the value it had, and each of these gives that
+value back, so that it must be kept exactly.
+
 **Steps.** One step is judged alone: before it the oracle adopts the very values that the optimizer holds, radius 0, so
 that no error is hidden in an accumulated bound, and by induction ten steps are right if each is. Where an optimizer
 cannot be adopted from (torch.optim parity over many steps) balls are carried on, and radii grow by the rules above.
@@ -80,10 +98,15 @@ def assert_codes(codes: torch.Tensor, absmax: torch.Tensor, expected: Quantized,
         )
 
 
-def assert_meaningful(before: np.ndarray, expected: Ball, dtype: torch.dtype, what: str) -> None:
+def assert_meaningful(
+    before: np.ndarray, expected: Ball, dtype: torch.dtype, what: str, spacing: float | None = None
+) -> None:
     """The bound is far below what a step changes: for 99 of 100 elements that moved, 1 % of the move plus the storage
-    steps that rounding may skip. A bound that admits everything tests nothing."""
-    spacing = torch.finfo(dtype).eps
+    steps that rounding may skip. A bound that admits everything tests nothing.
+
+    spacing: Between what can be stored, of its size: the dtype's own unless something is kept beside it.
+    """
+    spacing = torch.finfo(dtype).eps if spacing is None else spacing
     magnitude = np.maximum(np.abs(expected.mid), np.abs(before))
     with np.errstate(invalid="ignore"):
         room = 0.01 * np.abs(expected.mid - before) + 4 * spacing * magnitude + 1e-30

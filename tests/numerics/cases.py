@@ -14,7 +14,8 @@ Cases that a class refuses are not among them; tests/numerics/test_refusals.py m
 What CI holds, of each family (a kernel is one compilation of a second or so, plain torch has none):
 
 - `swept`, target torch, the family's first class: every value of every axis once;
-- `paired`, target torch, all classes: all pairs of a setting's value with any other axis's;
+- `paired`, target torch, all classes: all pairs of a setting's value with any other axis's (each rounding of
+  parameters with each setting, but not with each storage of states);
 - `compiled`, targets cpu and cuda (on the stand-in): a few cases each, with the values that have met least in the
   families before, so that over all families nearly every pair of what they share meets on each of them.
 
@@ -32,13 +33,16 @@ from typing import Any
 
 from catalogue import all_rows, families, required, rows, values_of
 from oracles.declared import Hyper, Row, State, holds, is_off
+from oracles.rounding import ROUNDINGS
 from oracles.spec_oracle import wanted_storage
-from oracles.storage import BITS, CODECS, ROUNDINGS
+from oracles.storage import BITS, CODECS
+from oracles.storage import DTYPES as TORCH
 from pairs import Axes, Case, Pairs, all_pairs, full_product, label, one_at_a_time, spread
 
 DTYPES = ("fp32", "bf16", "fp16")
 COMPILED = ("cpu", "cuda")
 FIXED = ("class", "target", "dtype", "grad_dtype", "storage")
+APART = (*FIXED, "rounding", "seed")  # what is not paired with one another
 DECIDE_STORAGE = ("optim_bits", "codec", "block_wise", "block_size")  # what of shared.yaml says how states are stored
 BLOCKS = {name: codec.block for name, codec in CODECS.items()}
 OTHER_BLOCK = 64  # a block size that is no codec's own
@@ -47,7 +51,6 @@ KERNELS = 3  # of each family and compiled target in CI
 # Settings of shared.yaml that the matrix leaves alone, and why.
 ELSEWHERE = {
     "capturable": "acts on recorded steps of a GPU alone: tests/runtime/test_capturable.py, tests/cuda/test_gpu.py",
-    "seed": "is of roundings that draw numbers",
 }
 # Tests have small parameters, so that the usual least size is none.
 SMALL = {"min_8bit_size": (0, 4096)}
@@ -89,8 +92,6 @@ def axes(names: list[str], targets: tuple[str, ...]) -> dict[str, tuple[Any, ...
         if name in (*DECIDE_STORAGE, *ELSEWHERE):
             continue
         values = SMALL.get(name) or values_of(row, setting)
-        if name == "rounding":
-            values = tuple(value for value in values if value in ROUNDINGS)
         if name in family.own and isinstance(setting, Hyper) and is_off(setting, values[0]):
             values = values[::-1]
         result[name] = values
@@ -128,6 +129,8 @@ def valid(case: Case) -> bool:
     """Whether a (perhaps partial) case is one that its class accepts, and no copy of another."""
     if case.get("grad_dtype") == case.get("dtype") and "dtype" in case:
         return False
+    if not _rounds(case):
+        return False
     row = all_rows().get(case.get("class", ""))
     if row is None:
         return True
@@ -145,6 +148,14 @@ def valid(case: Case) -> bool:
         return True
     names = row.complete(settings)
     return not any(rule.holds(names) for rule in decided)
+
+
+def _rounds(case: Case) -> bool:
+    """Whether the rounding of a case acts on its parameters, and the seed on its rounding."""
+    rounding = ROUNDINGS[case.get("rounding", "nearest")]
+    if "dtype" in case and TORCH[case["dtype"]] not in rounding.dtypes:
+        return False
+    return rounding.draws or "rounding" not in case or not case.get("seed")
 
 
 def _stores(row: Row, case: Case, settings: Mapping[str, Any]) -> bool:
@@ -227,7 +238,7 @@ def paired() -> dict[str, Case]:
     cases = {}
     for names in families(all_rows()).values():
         whole = axes(names, ("torch",))
-        cases.update(named(all_pairs(whole, valid, FIXED), whole))
+        cases.update(named(all_pairs(whole, valid, APART), whole))
     return cases
 
 

@@ -13,6 +13,7 @@ from catalogue import make_oracle, optimizer_class
 from oracles import Oracle
 from oracles.ball import Ball
 from oracles.base import array
+from oracles.rounding import KEPT, Rounding, decoded
 from oracles.spec_oracle import SpecOracle
 from oracles.storage import DTYPES, decode
 
@@ -78,7 +79,7 @@ def read_state(state: dict[str, Any], oracle: Oracle | SpecOracle, index: int) -
     """An optimizer's states of one parameter, codes decoded."""
     values = {}
     for name, value in state.items():
-        if name == "step" or name.endswith("_absmax"):
+        if name in ("step", KEPT) or name.endswith("_absmax"):
             continue
         scales = state.get(f"{name}_absmax")
         if scales is None:
@@ -103,7 +104,7 @@ class Duel:
     def step(self, grads: Sequence[torch.Tensor | None]) -> None:
         """One step of both from the optimizer's own values, and the comparison."""
         self.adopt()
-        before = [param.detach().clone() for param in self.params]
+        before = self.values()
         set_grads(self.params, grads)
         self.oracle.step(grads)
         self.opt.step()
@@ -113,7 +114,7 @@ class Duel:
         """A method of both from the optimizer's own values, and the comparison."""
         assert isinstance(self.oracle, SpecOracle)
         self.adopt()
-        before = [param.detach().clone() for param in self.params]
+        before = self.values()
         set_grads(self.params, grads)
         self.oracle.call(method, grads)
         getattr(self.opt, method)()
@@ -121,23 +122,46 @@ class Duel:
 
     def adopt(self) -> None:
         for i, param in enumerate(self.params):
-            self.oracle.adopt(i, param, read_state(self.opt.state.get(param, {}), self.oracle, i))
+            state = self.opt.state.get(param, {})
+            kept = array(state[KEPT]) if KEPT in state else None
+            self.oracle.adopt(i, param, read_state(state, self.oracle, i), kept)
 
-    def check(self, before: Sequence[torch.Tensor]) -> None:
+    def values(self) -> list[np.ndarray]:
+        """The parameters, with what is kept beside them."""
+        return [self.value(i) for i in range(len(self.params))]
+
+    def value(self, i: int) -> np.ndarray:
+        kept = self.opt.state.get(self.params[i], {}).get(KEPT)
+        return decoded(self.oracle.rounding(i), array(self.params[i]), None if kept is None else array(kept))
+
+    def check(self, before: Sequence[np.ndarray]) -> None:
         for i, (name, param) in enumerate(zip(self.names, self.params, strict=True)):
             t = self.oracle.steps[i]
             where = f"{name}, step {t}"
             expected = self.oracle.balls[i]
-            assert_within(param, expected, f"{where}: param")
+            assert_within(param, self.oracle.tensors[i], f"{where}: param")
+            assert_within(self.value(i), expected, f"{where}: param with what is kept beside it")
             if self.settled:
-                self.check_meaning(array(before[i]), expected, param.dtype, f"{where}: param")
+                self.check_meaning(before[i], expected, param.dtype, self.oracle.rounding(i), f"{where}: param")
             if t:
+                self.check_kept(i, where)
                 assert float(self.opt.state[param]["step"]) == t, f"{where}: state['step']"
                 self.check_states(i, self.opt.state[param], where)
 
-    def check_meaning(self, before: np.ndarray, expected: Ball, dtype: torch.dtype, where: str) -> None:
+    def check_kept(self, i: int, where: str) -> None:
+        """What is kept beside a parameter: of the dtype and shape of its rounding, 0 where that is not finite."""
+        param, kept = self.params[i], self.opt.state[self.params[i]].get(KEPT)
+        wanted = self.oracle.rounding(i).kept_dtype(param.dtype)
+        assert (None if kept is None else kept.dtype) is wanted, f"{where}: beside the parameter is {kept}"
+        if kept is not None:
+            assert kept.shape == param.shape, f"{where}: beside the parameter are {tuple(kept.shape)}"
+            assert not kept[~torch.isfinite(param)].any(), f"{where}: something beside a parameter that is not finite"
+
+    def check_meaning(
+        self, before: np.ndarray, expected: Ball, dtype: torch.dtype, rounding: Rounding, where: str
+    ) -> None:
         try:
-            assert_meaningful(before, expected, dtype, where)
+            assert_meaningful(before, expected, dtype, where, rounding.spacing(dtype))
         except AssertionError as error:
             if self.vague is None:
                 raise
@@ -156,7 +180,8 @@ class Duel:
         expected = self.oracle.state_balls[i]
         codes = self.oracle.codes[i]
         scales = {f"{name}_absmax" for name in codes}
-        assert set(state) == {"step"} | set(expected) | scales, f"{where}: states {sorted(state)}"
+        kept = set() if self.oracle.rounding(i).kept is None else {KEPT}
+        assert set(state) == {"step"} | set(expected) | scales | kept, f"{where}: states {sorted(state)}"
         for name, ball in expected.items():
             if name in codes:
                 assert_codes(state[name], state[f"{name}_absmax"], codes[name], f"{where}: {name}")

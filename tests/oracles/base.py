@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from oracles.ball import Array, Ball, minimum, norm, ordered, positive, sqrt, where
+from oracles.rounding import ROUNDINGS, Rounding
 from oracles.storage import WHOLE, Quantized, store
 
 WINDOW = 100
@@ -74,6 +75,14 @@ class Oracle:
         self.filled: set[int] = set()  # parameters whose window of norms has a value
 
     @property
+    def tensors(self) -> list[Ball]:
+        """What parameters' tensors hold: all of them."""
+        return self.balls
+
+    def rounding(self, index: int) -> Rounding:
+        return ROUNDINGS["nearest"]
+
+    @property
     def params(self) -> list[Array]:
         return [ball.mid for ball in self.balls]
 
@@ -81,7 +90,7 @@ class Oracle:
     def states(self) -> list[dict[str, Array]]:
         return [{name: ball.mid for name, ball in states.items()} for states in self.state_balls]
 
-    def adopt(self, index: int, param: Any, states: Mapping[str, Any]) -> None:
+    def adopt(self, index: int, param: Any, states: Mapping[str, Any], kept: None = None) -> None:
         """Go on from exactly these values (or balls); states not named stay as they are."""
         self.balls[index] = Ball(array(param))
         for name, value in states.items():

@@ -22,7 +22,9 @@ from oracles.ball import HOST, HOST_TINY, Array, Ball, rounded, where
 from oracles.base import array
 from oracles.declared import Row, Stage, State, holds
 from oracles.expressions import KINDS, Evaluator, Kind, Number, Truth, Value, Window, both, const, single
-from oracles.storage import CODECS, DTYPES, OF_BITS, ROUNDINGS, WHOLE, Quantized, store
+from oracles.philox import bits16
+from oracles.rounding import Rounding, decoded, rounding_of
+from oracles.storage import CODECS, DTYPES, OF_BITS, WHOLE, Quantized, store
 
 FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
 STEP_NAMES = frozenset(("param", "grad", "step", "active", "update", *FACTS))  # what all stages of a step share
@@ -40,8 +42,15 @@ class _PartMissing(Exception):
 class _Block:
     """A block of one parameter: names, statements, what they leave."""
 
-    def __init__(self, oracle: SpecOracle, names: Mapping[str, Value], facts: Mapping[str, Any], step: int) -> None:
-        self.oracle, self.names, self.facts, self.step = oracle, dict(names), facts, step
+    def __init__(
+        self,
+        oracle: SpecOracle,
+        names: Mapping[str, Value],
+        facts: Mapping[str, Any],
+        step: int,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.oracle, self.names, self.facts, self.step, self.dtype = oracle, dict(names), facts, step, dtype
 
     def run(self, stages: Iterable[Stage], known: Mapping[int, Ball]) -> dict[str, Value]:
         """The names after these stages."""
@@ -66,7 +75,7 @@ class _Block:
         for statement in body:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=node):
-                    value = Evaluator(names, self.step, everywhere, self.oracle.param_dtype).value(node)
+                    value = Evaluator(names, self.step, everywhere, self.dtype).value(node)
                     if name == "active":
                         active = names["active"]
                         assert isinstance(active, Truth)
@@ -84,10 +93,11 @@ class _Block:
 class SpecOracle:
     """The float64 rule of a class. `adopt` takes over what an optimizer holds, so that one step can be judged alone.
 
-    Without a `param_dtype` parameters and states that are not quantized are kept in float64.
+    Without `dtypes` parameters and states that are not quantized are kept in float64.
 
     Attributes:
-        balls: Parameters.
+        balls: Parameters, as the next step reads them.
+        tensors: What their tensors hold of that: less, where a rounding keeps something beside them.
         state_balls: States by name, as they read back from storage.
         codes: Those that are stored in codes.
         group: Group and global states.
@@ -99,11 +109,12 @@ class SpecOracle:
         row: Row,
         params: Sequence[Any],
         settings: Mapping[str, Any],
-        param_dtype: torch.dtype | None = None,
+        dtypes: Sequence[torch.dtype] | None = None,
     ) -> None:
         self.row, self.family, self.settings = row, row.family, row.complete(settings)
-        self.param_dtype = param_dtype
+        self.dtypes = dtypes
         self.balls = [Ball(array(param)) for param in params]
+        self.tensors = list(self.balls)
         self.state_balls: list[dict[str, Ball]] = [{} for _ in params]
         self.codes: list[dict[str, Quantized]] = [{} for _ in params]
         self.steps = [0] * len(params)
@@ -123,11 +134,19 @@ class SpecOracle:
     def unsigned(self) -> frozenset[str]:
         return frozenset(name for name, state in self.family.states.items() if not state.signed)
 
-    def adopt(self, index: int, param: Any, states: Mapping[str, Any]) -> None:
-        """Go on from exactly these values (or balls); states not named stay as they are."""
-        self.balls[index] = Ball(array(param))
+    def adopt(self, index: int, param: Any, states: Mapping[str, Any], kept: Any = None) -> None:
+        """Go on from exactly these values (or balls); states not named stay as they are.
+
+        kept: what is kept beside the parameter.
+        """
+        self.tensors[index] = Ball(array(param))
+        self.balls[index] = Ball(decoded(self.rounding(index), array(param), kept))
         for name, value in states.items():
             self.state_balls[index][name] = value if isinstance(value, Ball) else Ball(array(value))
+
+    def rounding(self, index: int) -> Rounding:
+        dtype = torch.float32 if self.dtypes is None else self.dtypes[index]
+        return rounding_of(self.settings.get("rounding", "nearest"), dtype)
 
     # What equations may name
 
@@ -208,18 +227,23 @@ class SpecOracle:
         method = self.family.methods[name]
         with np.errstate(all="ignore"):
             if not method.reads_grad:
-                self._run([method.stage], {i: {} for i, states in enumerate(self.state_balls) if states})
+                self._run([method.stage], {i: {} for i, states in enumerate(self.state_balls) if states}, ahead=1)
                 return
             given = {i: Number(Ball(array(grad)), Kind.ELEMENT) for i, grad in enumerate(grads) if grad is not None}
             for i, grad in given.items():
                 self._settle(i, grad)
             if given:
                 stages = [self.family.stages[0], method.stage]
-                self._run(stages, {i: {"grad": grad} for i, grad in given.items()}, keep_windows=True)
+                self._run(stages, {i: {"grad": grad} for i, grad in given.items()}, keep_windows=True, ahead=1)
 
     def _run(
-        self, stages: Sequence[Stage], given: Mapping[int, Mapping[str, Value]], keep_windows: bool = False
+        self,
+        stages: Sequence[Stage],
+        given: Mapping[int, Mapping[str, Value]],
+        keep_windows: bool = False,
+        ahead: int = 0,
     ) -> None:
+        """Run stages; `ahead` is 1 for what draws random numbers as the next step would."""
         total = sum(self.balls[i].mid.size for i in given)
         names = {i: {**self._names(i, total), **more} for i, more in given.items()}
         known: dict[int, Ball] = {}
@@ -228,7 +252,7 @@ class SpecOracle:
             missing: dict[int, _PartMissing] = {}
             for i, own in names.items():
                 try:
-                    found[i] = _Block(self, own, self._conditions(i), self.steps[i]).run(stages, known)
+                    found[i] = self._block(i, own).run(stages, known)
                 except _PartMissing as part:
                     missing[i] = part
             if missing:
@@ -241,9 +265,13 @@ class SpecOracle:
                 after |= {
                     name: names[i][name] for name in self.family.common & self.family.states.keys() & names[i].keys()
                 }
-            self._commit(i, names[i], after)
+            self._commit(i, names[i], after, self.steps[i] + ahead)
         if found or self.group:
             self._commit_group(next(iter(found.values()), None) or self._without_parameters(stages))
+
+    def _block(self, index: int, names: Mapping[str, Value]) -> _Block:
+        dtype = None if self.dtypes is None else self.dtypes[index]
+        return _Block(self, names, self._conditions(index), self.steps[index], dtype)
 
     def _without_parameters(self, stages: Sequence[Stage]) -> Mapping[str, Value]:
         """What a method leaves in the group where no parameter has states: no number depends on one."""
@@ -312,22 +340,23 @@ class SpecOracle:
         codec, block = self.storage_of(index, state.name)
         if codec not in CODECS:
             self.codes[index].pop(state.name, None)
-            return value if self.param_dtype is None else store(value, DTYPES[codec])
+            return value if self.dtypes is None else store(value, DTYPES[codec])
         codes = Quantized(value, state.signed, codec, block)
         self.codes[index][state.name] = codes
         return codes.decoded()
 
-    def _commit(self, index: int, before: Mapping[str, Value], after: Mapping[str, Value]) -> None:
-        """Store what a block left; where elements are inactive, they stay as they were."""
+    def _commit(self, index: int, before: Mapping[str, Value], after: Mapping[str, Value], step: int) -> None:
+        """Store what a block left; where elements are inactive, they stay as they were. `step` is that of draws."""
         active = after["active"]
         assert isinstance(active, Truth)
         new = self._kept(before["param"], after["param"], active)
         shape = self.balls[index].shape
-        if self.param_dtype is None:
-            self.balls[index] = _filled(new, shape)
+        if self.dtypes is None:
+            self.balls[index] = self.tensors[index] = _filled(new, shape)
         elif after["param"] is not before["param"]:
-            rounding = ROUNDINGS[self.settings.get("rounding", "nearest")]
-            self.balls[index] = rounding(_filled(new, shape), self.param_dtype)
+            rounding = self.rounding(index)
+            bits = bits16(math.prod(shape), self.settings["seed"], index, step) if rounding.draws else None
+            self.tensors[index], self.balls[index] = rounding.stored(_filled(new, shape), self.dtypes[index], bits)
         for name, state in self.family.states.items():
             value = after.get(name)
             if name in self.group or name not in before or value is before[name]:

@@ -5,7 +5,7 @@ so that what is stored for a ball lies between the levels of its two ends (`Quan
 their definitions (a decade's midpoints, scaled by powers of ten, in float32 as published, since codes are compared bit
 for bit); levels are found by searching all midpoints in float64, or by the codec's formula.
 
-A further codec is a row of CODECS; a further way of rounding parameters a row of ROUNDINGS.
+A further codec is a row of CODECS. How parameters are rounded stands in oracles/rounding.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from oracles.ball import Array, Ball, monotone, multiplied, rounded
+from oracles.ball import Array, Ball, monotone, multiplied
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NORMAL = 2.0**-126  # a scale below float32's normal numbers counts as 0
@@ -36,10 +36,6 @@ def to_dtype(values: Array, dtype: torch.dtype) -> Array:
 def store(x: Ball, dtype: torch.dtype) -> Ball:
     """`x` as it reads back from a tensor of `dtype`."""
     return monotone(lambda values: to_dtype(values, dtype), x)
-
-
-# How a parameter is rounded: by the name of `rounding`, a function of the new value and the parameter's dtype.
-ROUNDINGS: dict[str, Callable[[Ball, torch.dtype], Ball]] = {"nearest": store}
 
 
 # Levels: what a value over its scale is stored as; `way` -1 and 1 are the least and the greatest that rounding allows.
@@ -101,34 +97,42 @@ def _four_bit(ratio: Array, signed: bool, way: int) -> Array:
 
 def _e4m3(ratio: Array, signed: bool, way: int) -> Array:
     """The nearest float8 of four exponent and three mantissa bits to 448 times the ratio, one more product; ties
-    to even, 448 where it is more."""
-    product = 448 * ratio
+    to even, 448 where it is more, 0 for what is below a state without a sign."""
+    product = 448 * (ratio if signed else np.maximum(ratio, 0))
     clipped = torch.from_numpy(np.clip(product + way * 2 * UNIT * np.abs(product), -448.0, 448.0))
     return clipped.to(torch.float32).to(torch.float8_e4m3fn).to(torch.float64).numpy()
 
 
 def _companded(ratio: Array, signed: bool, way: int) -> Array:
-    """floor(127 y + 1/2) with y = 2n / (1 + |n|), or floor(255 r + 1/2) with r = sqrt(n).
+    """The whole part of 127 y + 1/2 with y = 2n / (1 + n) and the sign of the ratio, or of 255 times its root.
 
-    Between the ratio and the floor stand four float32 roundings at most: 1 + |n|, the quotient, the product, the sum;
-    each is off by UNIT of a number that is no larger than the product and one half.
+    Between the ratio and the whole part stand four float32 roundings at most: 1 + n, the quotient, the product, the
+    sum; each is off by UNIT of a number that is no larger than the product and one half.
     """
-    product = 127 * (2 * ratio / (1 + np.abs(ratio))) if signed else 255 * np.sqrt(np.maximum(ratio, 0))
-    slack = way * 4 * UNIT * (np.abs(product) + 0.5)
-    top = 127 if signed else 255
-    return np.clip(np.floor(product + 0.5 + slack), -top if signed else 0, top)
+    size = np.abs(ratio)
+    product = 127 * (2 * size / (1 + size)) if signed else 255 * np.sqrt(np.maximum(ratio, 0))
+    slack = np.where(signed & (ratio < 0), -way, way) * 4 * UNIT * (product + 0.5)
+    level = np.minimum(np.floor(product + 0.5 + slack), 127 if signed else 255)
+    return np.where(signed & (ratio < 0), -level, level)
 
 
-# What a level is worth, times the scale.
+# What a level is worth, times the scale: each operation of the codec rounded to float32, as it is published.
 
 Worth = Callable[[Array, bool], Array]
 
 
+def _single(values: Array | float) -> Array:
+    return to_dtype(np.asarray(values), torch.float32)
+
+
 def _expanded(level: Array, signed: bool) -> Array:
-    if not signed:
-        return (level / 255) ** 2
-    y = level / 127
-    return y / (2 - np.abs(y))
+    """v / (2 - |v|) with v = level / 127, or the square of level / 255; divisors are multiplied by as reciprocals."""
+    y = _single(level * _single(1 / (127 if signed else 255)))
+    return _single(y / _single(2 - np.abs(y))) if signed else _single(y * y)
+
+
+def _eighths(level: Array, signed: bool) -> Array:
+    return _single(level * _single(1 / 448))
 
 
 # Levels as they lie in memory.
@@ -164,7 +168,6 @@ class Codec:
         block: Elements that share a scale, where nothing else is asked for.
         level, worth, unpack: See above.
         least: Elements that a parameter must have.
-        decoding: Float32 roundings between a code and its value, beside the one of the last product.
     """
 
     dtype: torch.dtype
@@ -173,7 +176,6 @@ class Codec:
     worth: Worth
     unpack: Unpack = _plain_codes
     least: int = 1
-    decoding: int = 0
 
 
 CODECS: Mapping[str, Codec] = {
@@ -186,11 +188,8 @@ CODECS: Mapping[str, Codec] = {
         unpack=_nibbles,
         least=2,
     ),
-    # decoded: float32's 1 / 448, and the product with it
-    "fp8": Codec(torch.float8_e4m3fn, 256, _e4m3, lambda level, signed: level / 448, unpack=_float8, decoding=2),
-    # decoded: y = level * (1 / 127) with two roundings, which count twice in y / (2 - |y|), then 2 - |y| and the quotient;
-    # or the square of level * (1 / 255), where two count twice as well, and its rounding
-    "companded8": Codec(torch.int8, 32, _companded, _expanded, unpack=_offset, decoding=6),
+    "fp8": Codec(torch.float8_e4m3fn, 256, _e4m3, _eighths, unpack=_float8),
+    "companded8": Codec(torch.int8, 32, _companded, _expanded, unpack=_offset),
 }
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4, "fp8": 8, "companded8": 8}
 OF_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
@@ -213,8 +212,9 @@ class Quantized:
         values = Ball(x.mid.reshape(-1), x.rad.reshape(-1))
         self.absmax = self._scales(values)
         scale = spread_scales(self.absmax, self.block, values.mid.size)
-        # Two roundings between a value and its ratio: the scale's reciprocal, and the product.
-        ratio_error = 4 * UNIT
+        # Two roundings between a value and its ratio: the scale's reciprocal, which has fewer places where it is not
+        # normal, and the product.
+        ratio_error = 4 * UNIT + 2.0**-150 * scale.high
         low_scale, high_scale = scale.low * (1 - ratio_error), scale.high * (1 + ratio_error)
         with np.errstate(invalid="ignore"):
             low, high = values.low, values.high
@@ -266,11 +266,8 @@ def spread_scales(scales: Ball, block: int, numel: int) -> Ball:
 
 
 def decode_levels(codec: Codec, levels: Array, scale: Ball, signed: bool) -> Ball:
-    """What levels stand for: one float32 product each, which is exact here, and what the codec rounds before it."""
-    worth = Ball(codec.worth(levels, signed))
-    if not codec.decoding:
-        return store(multiplied(worth, scale), torch.float32)
-    return rounded(multiplied(worth, scale), (codec.decoding + 1) * UNIT)
+    """What levels stand for: one float32 product each."""
+    return store(multiplied(Ball(codec.worth(levels, signed)), scale), torch.float32)
 
 
 def decode(

@@ -184,6 +184,8 @@ def _break(text: str, width: int) -> int | None:
     best: tuple[int, int, int] | None = None
     place = None
     for at, depth in _depths(text):
+        if at > width:
+            break
         if text[at] not in ", ":
             continue
         for rank, operators in enumerate(((", ",), *C_OPERATORS, (" = ",))):

@@ -157,6 +157,11 @@ def plain_codec_of(dtype: str) -> Codec:
     return next(codec for codec in CODECS.values() if codec.storage == dtype and not codec.scaled)
 
 
+def is_asked(bits: int, name: str) -> bool:
+    """Whether settings ask for a codec at all: 32 bits without a name are each state's own default."""
+    return name != "auto" or bits != 32
+
+
 def chosen_codec(bits: int, name: str, block_wise: bool, block_size: int) -> Codec:
     """The codec that the settings of an optimizer ask for.
 

@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from optgen.backends.python import Argument, ClassSpec, class_arguments
-from optgen.codecs import CODECS, OF_BITS, PAGED_NUMEL, WHOLE_TENSOR, Codec, chosen_codec, plain_codec, plain_codec_of
+from optgen.codecs import (
+    CODECS,
+    OF_BITS,
+    PAGED_NUMEL,
+    WHOLE_TENSOR,
+    Codec,
+    chosen_codec,
+    is_asked,
+    plain_codec,
+    plain_codec_of,
+)
 from optgen.ir.dump import text
 from optgen.ir.family import Family
 from optgen.ir.guards import Guard
@@ -115,7 +125,8 @@ class ClassInfo:
                 if stored_as is not None:
                     codecs[name] = plain_codec_of(str(self._default(stored_as)))
                 else:
-                    codecs[name] = asked if asked.name in item.codecs else CODECS[plain_codec(item.codecs)]
+                    taken = is_asked(self.bits, "auto") and asked.name in item.codecs
+                    codecs[name] = asked if taken else CODECS[plain_codec(item.codecs)]
         guards = {name: self._holds(guard, codecs) for name, guard in self.family_rule.guards.guards.items()}
         return Setting(guards, codecs)
 

@@ -6,6 +6,7 @@ are compiled when they are asked for.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from oracles.declared import Choice, Hyper, Row, another, load_catalogue, load_spec
+from oracles.declared import Choice, Hyper, Row, State, another, holds, load_catalogue, load_spec
 from oracles.spec_oracle import SpecOracle
 
 OWN_SPECS = Path(__file__).parent / "specs"
@@ -81,7 +82,7 @@ def _required(name: str) -> tuple[tuple[str, Any], ...]:
     for _ in range(4):
         rule = row.refusal(settings)
         if rule is None:
-            return tuple(settings.items())
+            return tuple((settings | _with_states(row, settings)).items())
         changes = [
             (key, value)
             for key in sorted(rule.names & row.accepted.keys())
@@ -91,6 +92,26 @@ def _required(name: str) -> tuple[tuple[str, Any], ...]:
         good = [change for change in changes if row.refusal(settings | dict([change])) is not rule]
         settings |= dict(good[:1])
     raise AssertionError(f"{name}: no settings found that are not refused")
+
+
+def _with_states(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A change with which a class that fixes its bits has a state to keep in them, where it has none without."""
+    codec = {8: "int8"}.get(row.bits or 32)
+    states = [state for state in row.family.states.values() if codec and state.takes(codec)]
+    if not states or any(_exists(row, state, settings) for state in states):
+        return {}
+    changes = [{key: value} for key, setting in row.accepted.items() for value in values_of(row, setting)]
+    return next(
+        change
+        for change in changes
+        if row.refusal(settings | change) is None and any(_exists(row, state, settings | change) for state in states)
+    )
+
+
+def _exists(row: Row, state: State, settings: Mapping[str, Any]) -> bool:
+    if state.when is None:
+        return True
+    return bool(holds(ast.parse(state.when, mode="eval").body, {"ndim": 2, "numel": 2**20, **row.complete(settings)}))
 
 
 def required(name: str) -> dict[str, Any]:

@@ -90,7 +90,8 @@ using step_reduce_0_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_0_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_0_scalars& s, [[maybe_unused]] step_reduce_0_shared& shared) {
+    [[maybe_unused]] const step_reduce_0_scalars& s,
+    [[maybe_unused]] step_reduce_0_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
@@ -149,7 +150,8 @@ using step_reduce_1_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_1_scalars& s, [[maybe_unused]] step_reduce_1_shared& shared) {
+    [[maybe_unused]] const step_reduce_1_scalars& s,
+    [[maybe_unused]] step_reduce_1_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
@@ -258,7 +260,8 @@ using step_reduce_2_shared = Shared<KernelBooks, 2>;
 
 __device__ __forceinline__ void step_reduce_2_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_2_scalars& s, [[maybe_unused]] step_reduce_2_shared& shared) {
+    [[maybe_unused]] const step_reduce_2_scalars& s,
+    [[maybe_unused]] step_reduce_2_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float beta1 = s.beta1;
   const float beta2 = s.beta2;
@@ -445,7 +448,8 @@ using step_reduce_3_shared = Shared<KernelBooks, 6>;
 
 __device__ __forceinline__ void step_reduce_3_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_3_scalars& s, [[maybe_unused]] step_reduce_3_shared& shared) {
+    [[maybe_unused]] const step_reduce_3_scalars& s,
+    [[maybe_unused]] step_reduce_3_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float beta1 = s.beta1;
   const float beta2 = s.beta2;
@@ -723,7 +727,8 @@ using step_apply_shared = Shared<KernelBooks, 0>;
 
 __device__ __forceinline__ void step_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_apply_scalars& s, [[maybe_unused]] step_apply_shared& shared) {
+    [[maybe_unused]] const step_apply_scalars& s,
+    [[maybe_unused]] step_apply_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float lr = s.lr;
   const float beta1 = s.beta1;

@@ -104,7 +104,8 @@ using step_reduce_0_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_0_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_0_scalars& s, [[maybe_unused]] step_reduce_0_shared& shared) {
+    [[maybe_unused]] const step_reduce_0_scalars& s,
+    [[maybe_unused]] step_reduce_0_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
@@ -163,7 +164,8 @@ using step_reduce_1_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_1_scalars& s, [[maybe_unused]] step_reduce_1_shared& shared) {
+    [[maybe_unused]] const step_reduce_1_scalars& s,
+    [[maybe_unused]] step_reduce_1_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
@@ -243,7 +245,8 @@ using step_reduce_2_shared = BandShared<KernelBooks, 1, 1>;
 
 __device__ __forceinline__ void step_reduce_2_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_2_scalars& s, [[maybe_unused]] step_reduce_2_shared& shared) {
+    [[maybe_unused]] const step_reduce_2_scalars& s,
+    [[maybe_unused]] step_reduce_2_shared& shared) {
   const float eps1 = s.eps1;
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
@@ -393,7 +396,8 @@ using step_reduce_3_shared = BandShared<KernelBooks, 3, 1>;
 
 __device__ __forceinline__ void step_reduce_3_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_3_scalars& s, [[maybe_unused]] step_reduce_3_shared& shared) {
+    [[maybe_unused]] const step_reduce_3_scalars& s,
+    [[maybe_unused]] step_reduce_3_shared& shared) {
   const float eps1 = s.eps1;
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
@@ -612,7 +616,8 @@ using step_reduce_4_shared = BandShared<KernelBooks, 4, 1>;
 
 __device__ __forceinline__ void step_reduce_4_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_4_scalars& s, [[maybe_unused]] step_reduce_4_shared& shared) {
+    [[maybe_unused]] const step_reduce_4_scalars& s,
+    [[maybe_unused]] step_reduce_4_shared& shared) {
   const float eps1 = s.eps1;
   const float beta1 = s.beta1;
   const float inverse_grad_scale = s.inverse_grad_scale;
@@ -860,7 +865,8 @@ using step_reduce_5_shared = Shared<KernelBooks, 6>;
 
 __device__ __forceinline__ void step_reduce_5_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_5_scalars& s, [[maybe_unused]] step_reduce_5_shared& shared) {
+    [[maybe_unused]] const step_reduce_5_scalars& s,
+    [[maybe_unused]] step_reduce_5_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float eps1 = s.eps1;
   const float beta1 = s.beta1;
@@ -1152,7 +1158,8 @@ using step_apply_shared = Shared<KernelBooks, 0>;
 
 __device__ __forceinline__ void step_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_apply_scalars& s, [[maybe_unused]] step_apply_shared& shared) {
+    [[maybe_unused]] const step_apply_scalars& s,
+    [[maybe_unused]] step_apply_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float eps1 = s.eps1;
   const float beta1 = s.beta1;

@@ -145,9 +145,8 @@ def step_reduce_2(t: View) -> Results:
         beta2_over_one_minus_beta2_power_step = m.divide(beta2, 1.0 - m.power(beta2, step))
         # update = (exp_avg / (1 - beta1 ** step) + beta2 / (1 - beta2 ** step) * exp_avg_diff) / denom
         update_1 = (
-            (exp_avg_1 * inverse_one_minus_beta1_power_step + beta2_over_one_minus_beta2_power_step * exp_avg_diff_1)
-            / denom_1
-        )
+            exp_avg_1 * inverse_one_minus_beta1_power_step + beta2_over_one_minus_beta2_power_step * exp_avg_diff_1
+        ) / denom_1
         # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         agrees_1 = m.either(m.both(update_1 > 0.0, grad_10 > 0.0), m.both(update_1 < 0.0, grad_10 < 0.0))
         # where(agrees, 1, 0)
@@ -317,9 +316,8 @@ def step_reduce_3(t: View) -> Results:
         beta2_over_one_minus_beta2_power_step = m.divide(beta2, 1.0 - m.power(beta2, step))
         # update = (exp_avg / (1 - beta1 ** step) + beta2 / (1 - beta2 ** step) * exp_avg_diff) / denom
         update_1 = (
-            (exp_avg_1 * inverse_one_minus_beta1_power_step + beta2_over_one_minus_beta2_power_step * exp_avg_diff_1)
-            / denom_1
-        )
+            exp_avg_1 * inverse_one_minus_beta1_power_step + beta2_over_one_minus_beta2_power_step * exp_avg_diff_1
+        ) / denom_1
     if f.cautious:
         # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         agrees_1 = m.either(m.both(update_1 > 0.0, grad_10 > 0.0), m.both(update_1 < 0.0, grad_10 < 0.0))
@@ -441,9 +439,8 @@ def step_apply(t: View) -> Results:
     beta2_over_one_minus_beta2_power_step = m.divide(beta2, 1.0 - m.power(beta2, step))
     # update = (exp_avg / (1 - beta1 ** step) + beta2 / (1 - beta2 ** step) * exp_avg_diff) / denom
     update_1 = (
-        (exp_avg_1 * inverse_one_minus_beta1_power_step + beta2_over_one_minus_beta2_power_step * exp_avg_diff_1)
-        / denom_1
-    )
+        exp_avg_1 * inverse_one_minus_beta1_power_step + beta2_over_one_minus_beta2_power_step * exp_avg_diff_1
+    ) / denom_1
     if f.cautious:
         # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         agrees_1 = m.either(m.both(update_1 > 0.0, grad_10 > 0.0), m.both(update_1 < 0.0, grad_10 < 0.0))

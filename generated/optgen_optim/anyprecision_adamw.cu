@@ -80,7 +80,8 @@ using step_reduce_0_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_0_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_0_scalars& s, [[maybe_unused]] step_reduce_0_shared& shared) {
+    [[maybe_unused]] const step_reduce_0_scalars& s,
+    [[maybe_unused]] step_reduce_0_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
@@ -139,7 +140,8 @@ using step_reduce_1_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_1_scalars& s, [[maybe_unused]] step_reduce_1_shared& shared) {
+    [[maybe_unused]] const step_reduce_1_scalars& s,
+    [[maybe_unused]] step_reduce_1_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
@@ -234,7 +236,8 @@ using step_reduce_2_shared = Shared<KernelBooks, 2>;
 
 __device__ __forceinline__ void step_reduce_2_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_2_scalars& s, [[maybe_unused]] step_reduce_2_shared& shared) {
+    [[maybe_unused]] const step_reduce_2_scalars& s,
+    [[maybe_unused]] step_reduce_2_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float beta1 = s.beta1;
   const float beta2 = s.beta2;
@@ -388,7 +391,8 @@ using step_reduce_3_shared = Shared<KernelBooks, 4>;
 
 __device__ __forceinline__ void step_reduce_3_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_3_scalars& s, [[maybe_unused]] step_reduce_3_shared& shared) {
+    [[maybe_unused]] const step_reduce_3_scalars& s,
+    [[maybe_unused]] step_reduce_3_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float beta1 = s.beta1;
   const float beta2 = s.beta2;
@@ -639,7 +643,8 @@ using step_reduce_4_shared = Shared<KernelBooks, 7>;
 
 __device__ __forceinline__ void step_reduce_4_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_4_scalars& s, [[maybe_unused]] step_reduce_4_shared& shared) {
+    [[maybe_unused]] const step_reduce_4_scalars& s,
+    [[maybe_unused]] step_reduce_4_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float lr = s.lr;
   const float beta1 = s.beta1;
@@ -942,7 +947,8 @@ using step_apply_shared = Shared<KernelBooks, 0>;
 
 __device__ __forceinline__ void step_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_apply_scalars& s, [[maybe_unused]] step_apply_shared& shared) {
+    [[maybe_unused]] const step_apply_scalars& s,
+    [[maybe_unused]] step_apply_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float lr = s.lr;
   const float beta1 = s.beta1;

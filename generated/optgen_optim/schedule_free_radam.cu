@@ -89,7 +89,8 @@ using step_reduce_0_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_0_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_0_scalars& s, [[maybe_unused]] step_reduce_0_shared& shared) {
+    [[maybe_unused]] const step_reduce_0_scalars& s,
+    [[maybe_unused]] step_reduce_0_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
@@ -148,7 +149,8 @@ using step_reduce_1_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_1_scalars& s, [[maybe_unused]] step_reduce_1_shared& shared) {
+    [[maybe_unused]] const step_reduce_1_scalars& s,
+    [[maybe_unused]] step_reduce_1_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
@@ -246,7 +248,8 @@ using step_reduce_2_shared = Shared<KernelBooks, 2>;
 
 __device__ __forceinline__ void step_reduce_2_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_2_scalars& s, [[maybe_unused]] step_reduce_2_shared& shared) {
+    [[maybe_unused]] const step_reduce_2_scalars& s,
+    [[maybe_unused]] step_reduce_2_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float beta2 = s.beta2;
   const float eps = s.eps;
@@ -391,7 +394,8 @@ using step_reduce_3_shared = Shared<KernelBooks, 5>;
 
 __device__ __forceinline__ void step_reduce_3_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_3_scalars& s, [[maybe_unused]] step_reduce_3_shared& shared) {
+    [[maybe_unused]] const step_reduce_3_scalars& s,
+    [[maybe_unused]] step_reduce_3_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float beta2 = s.beta2;
   const float eps = s.eps;
@@ -635,7 +639,8 @@ using step_apply_shared = Shared<KernelBooks, 0>;
 
 __device__ __forceinline__ void step_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_apply_scalars& s, [[maybe_unused]] step_apply_shared& shared) {
+    [[maybe_unused]] const step_apply_scalars& s,
+    [[maybe_unused]] step_apply_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float beta2 = s.beta2;
   const float eps = s.eps;
@@ -777,7 +782,8 @@ using train_apply_shared = Shared<KernelBooks, 0>;
 
 __device__ __forceinline__ void train_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const train_apply_scalars& s, [[maybe_unused]] train_apply_shared& shared) {
+    [[maybe_unused]] const train_apply_scalars& s,
+    [[maybe_unused]] train_apply_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const bool equal_train_mode_c0 = s.equal_train_mode_c0;
   const float one_minus_beta1 = s.one_minus_beta1;
@@ -827,7 +833,8 @@ using eval_apply_shared = Shared<KernelBooks, 0>;
 
 __device__ __forceinline__ void eval_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const eval_apply_scalars& s, [[maybe_unused]] eval_apply_shared& shared) {
+    [[maybe_unused]] const eval_apply_scalars& s,
+    [[maybe_unused]] eval_apply_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const bool equal_train_mode_one = s.equal_train_mode_one;
   const float one_minus_inverse_beta1 = s.one_minus_inverse_beta1;

@@ -78,7 +78,8 @@ using step_reduce_0_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_0_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_0_scalars& s, [[maybe_unused]] step_reduce_0_shared& shared) {
+    [[maybe_unused]] const step_reduce_0_scalars& s,
+    [[maybe_unused]] step_reduce_0_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
@@ -137,7 +138,8 @@ using step_reduce_1_shared = Shared<KernelBooks, 1>;
 
 __device__ __forceinline__ void step_reduce_1_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_1_scalars& s, [[maybe_unused]] step_reduce_1_shared& shared) {
+    [[maybe_unused]] const step_reduce_1_scalars& s,
+    [[maybe_unused]] step_reduce_1_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
@@ -217,7 +219,8 @@ using step_reduce_2_shared = Shared<KernelBooks, 2>;
 
 __device__ __forceinline__ void step_reduce_2_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_2_scalars& s, [[maybe_unused]] step_reduce_2_shared& shared) {
+    [[maybe_unused]] const step_reduce_2_scalars& s,
+    [[maybe_unused]] step_reduce_2_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
@@ -330,7 +333,8 @@ using step_reduce_3_shared = Shared<KernelBooks, 4>;
 
 __device__ __forceinline__ void step_reduce_3_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_reduce_3_scalars& s, [[maybe_unused]] step_reduce_3_shared& shared) {
+    [[maybe_unused]] const step_reduce_3_scalars& s,
+    [[maybe_unused]] step_reduce_3_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
@@ -516,7 +520,8 @@ using step_apply_shared = Shared<KernelBooks, 0>;
 
 __device__ __forceinline__ void step_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const step_apply_scalars& s, [[maybe_unused]] step_apply_shared& shared) {
+    [[maybe_unused]] const step_apply_scalars& s,
+    [[maybe_unused]] step_apply_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const float weight_decay = s.weight_decay;
   const float inverse_grad_scale = s.inverse_grad_scale;
@@ -634,7 +639,8 @@ using train_apply_shared = Shared<KernelBooks, 0>;
 
 __device__ __forceinline__ void train_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const train_apply_scalars& s, [[maybe_unused]] train_apply_shared& shared) {
+    [[maybe_unused]] const train_apply_scalars& s,
+    [[maybe_unused]] train_apply_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const bool equal_train_mode_c0 = s.equal_train_mode_c0;
   const float one_minus_momentum = s.one_minus_momentum;
@@ -684,7 +690,8 @@ using eval_apply_shared = Shared<KernelBooks, 0>;
 
 __device__ __forceinline__ void eval_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
-    [[maybe_unused]] const eval_apply_scalars& s, [[maybe_unused]] eval_apply_shared& shared) {
+    [[maybe_unused]] const eval_apply_scalars& s,
+    [[maybe_unused]] eval_apply_shared& shared) {
   const int64_t first = first_element<RUN>(c);
   const bool equal_train_mode_one = s.equal_train_mode_one;
   const float one_minus_inverse_momentum = s.one_minus_inverse_momentum;

@@ -60,16 +60,18 @@ def _statement(text: str, indent: int) -> list[str]:
     head, value = target.group(), text[target.end() :]
     if _bracket(value) is not None:
         return _element(text, indent)
-    return _last_call(head, value, indent) or [f"{head}(", *_inner(_operands(value, indent + 4)), ")"]
+    return _at_an_end(head, value, indent) or [f"{head}(", *_inner(_operands(value, indent + 4)), ")"]
 
 
-def _last_call(head: str, value: str, indent: int) -> list[str]:
-    """`x = a / f(...)` breaks inside of the call, where it is one operation that ends with one."""
+def _at_an_end(head: str, value: str, indent: int) -> list[str]:
+    """`x = a / f(...)` and `x = (...) / a` break inside of the brackets, where it is one operation with them."""
     for operators in PYTHON_OPERATORS:
         parts = list(_split(value, operators, keep=True))
         if len(parts) == 2:
             operator, last = parts[1].split(" ", 1)
             place = _bracket(last)
+            if place is None and parts[0].startswith("(") and _in_parentheses(f"_ {parts[0]}"):
+                return [f"{head}(", *_inner(_operands(parts[0][1:-1], indent + 4)), f") {operator} {last}"]
             if place is None:
                 return []
             items = last[place + 1 : -1]
@@ -184,6 +186,8 @@ def _break(text: str, width: int) -> int | None:
     best: tuple[int, int, int] | None = None
     place = None
     for at, depth in _depths(text):
+        if at > width:
+            break
         if text[at] not in ", ":
             continue
         for rank, operators in enumerate(((", ",), *C_OPERATORS, (" = ",))):

@@ -14,6 +14,7 @@ from optgen.codecs import (
     WHOLE_TENSOR,
     Codec,
     chosen_codec,
+    is_asked,
     parameter_codec,
     plain_codec,
     plain_codec_of,
@@ -37,11 +38,12 @@ def choose_codecs(rule: Rule, settings: Settings, numel: int) -> tuple[Codec, ..
     """The codec of every element state of a parameter, in their order: what is asked for, where the state takes it."""
     asked = asked_codec(settings)
     large = not asked.scaled or (numel >= settings.get("min_8bit_size", 0) and asked.takes(numel))
+    taken = large and is_asked(settings.get("optim_bits", 32), settings.get("codec", "auto"))
     return tuple(
         plain_codec_of(settings[state.stored_as])
         if state.stored_as is not None
         else asked
-        if large and asked.name in state.codecs
+        if taken and asked.name in state.codecs
         else CODECS[plain_codec(state.codecs)]
         for state in rule.element_states
     )

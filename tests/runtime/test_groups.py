@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -87,7 +88,9 @@ def test_a_setting_changed_between_steps_acts(cls, own, common) -> None:
         other.param_groups[0][key] = value
     checkpoint = opt.state_dict()
     checkpoint["param_groups"][0].update(own)
-    other.load_state_dict(checkpoint)
+    lossy = own.keys() & {"block_wise", "min_8bit_size"}
+    with pytest.warns(UserWarning, match="this checkpoint stores states as") if lossy else nullcontext():
+        other.load_state_dict(checkpoint)
     with torch.no_grad():
         for param, value in zip(fresh, params, strict=True):
             param.copy_(value)
@@ -127,7 +130,7 @@ def test_changes_between_steps_reach_the_kernels(target) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optim_bits": 4}, "optim_bits must be one of 32, 8, not 4"),
+        ({"optim_bits": 3}, "optim_bits must be one of 32, 16, 8, 4, not 3"),
         ({"max_unorm": float("nan")}, "Invalid max_unorm value: nan"),
         ({"percentile_clipping": 0}, "Invalid percentile_clipping value: 0"),
         ({"decoupled_weight_decay": False}, "AdamW fixes decoupled_weight_decay=True"),
@@ -209,7 +212,7 @@ def test_a_cycled_momentum_keeps_the_engines(target) -> None:
         ({"lr": -1}, ValueError, "Invalid learning rate: -1"),
         ({"lr": "fast"}, TypeError, "lr must be a number"),
         ({"betas": (0.9,)}, TypeError, "betas must be 2 numbers"),
-        ({"optim_bits": 4}, ValueError, "optim_bits must be one of 32, 8"),
+        ({"optim_bits": 3}, ValueError, "optim_bits must be one of 32, 16, 8, 4, not 3"),
         ({"decoupled_weight_decay": False}, ValueError, "AdamW fixes decoupled_weight_decay=True: a group cannot have"),
         ({"amsgrad": True, "optim_bits": 8}, ValueError, "does not support amsgrad=True with 8-bit states"),
         ({"overrides": {9: {}}}, ValueError, "overrides has the key 9, and the group positions 0 to 0"),
@@ -281,7 +284,7 @@ def test_an_override_of_the_bits(after, target) -> None:
     assert opt.state[params[0]]["exp_avg"].dtype is torch.float32
     assert "exp_avg_absmax" not in opt.state[params[0]]
     assert opt.state[params[1]]["exp_avg"].dtype is torch.uint8
-    assert opt.param_groups[0]["overrides"] == {0: {"optim_bits": 32, "weight_decay": 0.0, "lr": 0.5}}
+    assert opt.param_groups[0]["overrides"] == {0: {"optim_bits": 32, "codec": "auto", "weight_decay": 0.0, "lr": 0.5}}
 
 
 def test_an_override_to_8_bits_on_a_32_bit_class(target) -> None:
@@ -300,7 +303,7 @@ def test_an_override_to_8_bits_on_a_32_bit_class(target) -> None:
         ({"differentiable": True}, ValueError, "override takes no 'differentiable'"),
         ({"decoupled_weight_decay": False}, ValueError, "AdamW fixes decoupled_weight_decay=True: a parameter cannot"),
         ({"lr": -1}, ValueError, "Invalid learning rate: -1"),
-        ({"optim_bits": 16}, ValueError, "optim_bits must be one of 32, 8"),
+        ({"optim_bits": 3}, ValueError, "optim_bits must be one of 32, 16, 8, 4, not 3"),
         ({"amsgrad": True, "optim_bits": 8}, ValueError, "does not support amsgrad=True with 8-bit states"),
     ],
     ids=lambda v: str(v)[:30],

@@ -11,6 +11,7 @@ import numpy as np
 import optgen_optim
 import pytest
 import torch
+from catalogue import required
 from optgen_optim import LAMB, LARS, Adam, AdamW, AdamW8bit, LAMB8bit, PagedAdamW8bit, PytorchLARS, create
 
 from runtime.training import make_params, same, saved, snapshot, train
@@ -91,7 +92,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"min_8bit_size": -1}, "Invalid min_8bit_size value: -1"),
     ({"min_8bit_size": 0.5}, "must be a whole number in [0, inf)"),
     ({"optim_bits": 3}, "AdamW: optim_bits must be one of 32, 16, 8, 4, not 3"),
-    ({"optim_bits": True}, "optim_bits must be one of 32, 8, not True"),
+    ({"optim_bits": True}, "optim_bits must be one of 32, 16, 8, 4, not True"),
     ({"optim_bits": [8]}, "optim_bits must be one of"),
     ({"nonfinite": "drop"}, "nonfinite must be one of 'propagate', 'skip', not 'drop'"),
     ({"trust_ratio": "lars"}, "trust_ratio must be one of 'none', 'lamb', not 'lars'"),
@@ -150,8 +151,7 @@ def test_locked_bits(cls) -> None:
 @pytest.mark.parametrize("name", optgen_optim.CLASSES)
 def test_every_class_with_defaults(name) -> None:
     cls: Any = optgen_optim.CLASSES[name]
-    settings: dict[str, Any] = {"lr": 0.01} if name.startswith(("LARS", "SGD")) else {}
-    settings |= {"momentum": 0.9} if name.startswith("LARS") else {}
+    settings = required(name)
     params = make_params()
     before = [p.detach().clone() for p in params]
     with warnings.catch_warnings():

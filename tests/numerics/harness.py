@@ -33,11 +33,12 @@ SHAPES = {
     "zeros": (300,),
 }
 NAMES = list(SHAPES)
+FEW = ["block+1", "partial block", "matrices", "0-dim", "zeros"]  # where sizes decide nothing in the code
 
 
-def make_params(dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
+def make_params(dtype: torch.dtype = torch.float32, names: Sequence[str] = NAMES) -> list[torch.nn.Parameter]:
     """One parameter of every size, one of them zero."""
-    values = {name: torch.randn(shape) for name, shape in SHAPES.items()}
+    values = {name: torch.randn(SHAPES[name]) for name in names}
     values["zeros"].zero_()
     return [torch.nn.Parameter(value.to(dtype)) for value in values.values()]
 
@@ -191,8 +192,10 @@ class Duel:
                 assert_within(state[name], ball, f"{where}: {name}")
 
 
-def duel(name: str, target: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Duel:
+def duel(
+    name: str, target: str, dtype: torch.dtype = torch.float32, names: Sequence[str] = NAMES, **settings: Any
+) -> Duel:
     """A class of the catalogue beside its oracle, on parameters of all sizes."""
-    params = make_params(dtype)
+    params = make_params(dtype, names)
     opt = targeted(optimizer_class(name), params, target, **settings)
-    return Duel(params, opt, make_oracle(name, params, settings), NAMES)
+    return Duel(params, opt, make_oracle(name, params, settings), names)

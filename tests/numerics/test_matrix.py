@@ -14,7 +14,7 @@ from pairs import Case
 from targets import GPU, ready
 
 from numerics.cases import compiled, full, paired, settings_of, swept
-from numerics.harness import NAMES, Duel, duel, make_grads
+from numerics.harness import FEW, NAMES, Duel, duel, make_grads
 
 optgen_optim = pytest.importorskip("optgen_optim")
 
@@ -59,7 +59,7 @@ def run(case: Case) -> None:
     dtype = DTYPES[case["dtype"]]
     grad_dtype = DTYPES[case["dtype"] if case["grad_dtype"] == "same" else case["grad_dtype"]]
     with ready(case["target"]) as target:
-        it = duel(case["class"], target, dtype, **settings_of(case))
+        it = duel(case["class"], target, dtype, FEW if target == "torch" else NAMES, **settings_of(case))
         oracle = it.oracle
         assert isinstance(oracle, SpecOracle)
         it.vague = []
@@ -70,13 +70,13 @@ def run(case: Case) -> None:
                 setattr(it.opt, name, value)
             it.step(make_grads(it.params, t, grad_dtype, nonfinite=case.get("nonfinite") == "skip"))
             it.check_group()
-        assert it.opt.engines() == {target: len(NAMES)}
+        assert it.opt.engines() == {target: len(it.names)}
         for method in oracle.family.methods:
             for name, value in oracle.inputs.items():
                 setattr(it.opt, name, value)
             it.call(method, make_grads(it.params, STEPS + 1, grad_dtype, nonfinite=False))
             it.check_group()
-    assert len(it.vague) <= (1 - MEANINGFUL) * STEPS * len(NAMES), it.vague[0]
+    assert len(it.vague) <= (1 - MEANINGFUL) * STEPS * len(it.names), it.vague[0]
 
 
 def test_every_axis(swept: Case) -> None:

@@ -25,10 +25,10 @@ def full_product(axes: Axes, valid: Valid = _anything) -> Iterator[Case]:
 
 
 def one_at_a_time(axes: Axes, valid: Valid = _anything) -> list[Case]:
-    """The first value of every axis, and each axis in full around it."""
-    base = {name: values[0] for name, values in axes.items()}
-    varied = [base] + [base | {name: value} for name, values in axes.items() for value in values[1:]]
-    return [case for case in varied if valid(case)]
+    """The first value of every axis, and each axis in full around it, with what else a value needs to be valid."""
+    starts: list[Case] = [{}, *({name: value} for name, values in axes.items() for value in values[1:])]
+    found = [near(start, axes, valid) for start in starts]
+    return [case for case in found if case is not None]
 
 
 def near(start: Case, axes: Axes, valid: Valid) -> Case | None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
-from optgen.compiler import Unit, check_specs
+from optgen.compiler import Package, Unit, check_specs, compile_specs
 from optgen.diagnostics import SpecError
+from optgen.explanation import ClassInfo
 from optgen.schedule.plan import Plan
 
 ROOT = Path(__file__).parents[1]
 STOCK = sorted(p for p in (ROOT / "specs").glob("*.yaml") if p.stem not in ("shared", "variants"))
+FAMILIES = sorted({p.stem for p in (*STOCK, *(ROOT / "tests" / "specs").glob("*.yaml"))})
 TESTED = sorted((ROOT / "tests" / "specs").glob("*.yaml"))
 PROBE = """\
 name: probe
@@ -59,9 +62,27 @@ def refusal(folder: Path, text: str) -> str:
     return "accepted"
 
 
+@cache
 def stock_units() -> Mapping[str, Unit]:
-    """All families: those of specs/ and those of tests/specs."""
-    return {unit.family.name: unit for paths in ([ROOT / "specs"], TESTED) for unit in check_specs(paths)}
+    """All families: those of specs/ and those of tests/specs that it lacks."""
+    return {info.family: Unit(info.family_rule, info.plans, ()) for info in stock_classes().values()}
+
+
+@cache
+def stock_package() -> Package:
+    """The package of specs/, once a process: it takes seconds."""
+    return compile_specs([ROOT / "specs"], "optgen_optim")
+
+
+@cache
+def own_package() -> Package:
+    """One of the rules of tests/specs, once a process."""
+    return compile_specs(TESTED, "rules")
+
+
+def stock_classes() -> dict[str, ClassInfo]:
+    """All classes: those of specs/ and those of tests/specs that it lacks."""
+    return {info.name: info for package in (own_package(), stock_package()) for info in package.classes}
 
 
 def step_plan(unit: Unit) -> Plan:

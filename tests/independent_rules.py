@@ -50,7 +50,7 @@ def array(tensor: Any) -> Array:
 def clipped(x: Ball, limit: float) -> Ball:
     """x within -limit and limit, a number that float32 rounds."""
     between = monotone(lambda values: np.clip(values, -limit, limit), x)
-    return rounded(between.mid, between.rad)
+    return rounded(between)
 
 
 class Rule:

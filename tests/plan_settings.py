@@ -6,21 +6,21 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from optgen.compiler import Unit
+from optgen.ir.family import Family
 from optgen.ir.formula import TRUE, atom
 from optgen.ir.guards import feasible
 
-MOST = 2000
+MOST = 200
 
 
-def settings(unit: Unit) -> Iterator[dict[str, bool]]:
-    """Every feasible setting of a family's guards, or a sample of them."""
-    guards = unit.family.guards.guards
-    choices = {name: option.choices for name, option in unit.family.options.items() if option.choices is not None}
+def settings(family: Family, most: int = MOST) -> Iterator[dict[str, bool]]:
+    """Every feasible setting of a family's guards, or a sample where there are more than `most` settings."""
+    guards = family.guards.guards
+    choices = {name: option.choices for name, option in family.options.items() if option.choices is not None}
     rows: Iterator[tuple[bool, ...]] = itertools.product((False, True), repeat=len(guards))
-    if 2 ** len(guards) > MOST:
+    if 2 ** len(guards) > most:
         source = random.Random(5)
-        rows = iter({tuple(source.random() < 0.5 for _ in guards) for _ in range(MOST)})
+        rows = iter({tuple(source.random() < 0.5 for _ in guards) for _ in range(most)})
     for row in rows:
         truth = dict(zip(guards, row, strict=True))
         term = TRUE

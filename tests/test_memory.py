@@ -13,12 +13,11 @@ from typing import Any
 import optgen_optim
 import pytest
 import torch
-from compiling import ROOT
+from compiling import ROOT, stock_package
 from least import codec_of
 from machine import require_compiler
 
 from optgen.codecs import WHOLE_TENSOR
-from optgen.compiler import compile_specs
 from optgen.explanation import ClassInfo
 from optgen.ir.nodes import Kind
 
@@ -27,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from driving import arguments, begin_training, bits_of, families, representative, starting_settings
 from resident import SHAPE as LARGE
 
-CLASSES: dict[str, ClassInfo] = {info.name: info for info in compile_specs([ROOT / "specs"], "optgen_optim").classes}
+CLASSES: dict[str, ClassInfo] = {info.name: info for info in stock_package().classes}
 STORED = [(name, bits) for name, info in CLASSES.items() for bits in info.bits_choices]
 SHAPE = (512, 1024)  # whole blocks of any codec
 COUNTER = 4  # bytes of a parameter's count of steps

@@ -68,7 +68,7 @@ def charged(rule: Callable[..., Ball]) -> Callable[..., Ball]:
 
     def result(*args: Any, **kwargs: Any) -> Ball:
         made = rule(*args, **kwargs)
-        return rounded(made.mid, made.rad)
+        return rounded(made)
 
     return result
 
@@ -108,7 +108,7 @@ RULES: dict[str, Callable[..., Ball]] = {
     "addcdiv": charged(lambda a, b, c, value=1: a + value * (b / c)),
     "lerp": charged(_lerp),
     "maximum": maximum,
-    "clamp": lambda a, low, high: minimum(maximum(a, low), high),
+    "clamp": charged(lambda a, low, high: minimum(maximum(a, low), high)),  # limits that float32 rounds
     "abs": abs,
     "neg": lambda a: -a,
     "sign": _sign,

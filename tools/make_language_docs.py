@@ -84,7 +84,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     "Variant": {
         "family": "The rule; in a rule's own file it is that rule.",
         "signature": "The arguments taken by position, in order: names, or a name of `signatures`.",
-        "bits": "Fixes the bits of the states: 8 or 32.",
+        "bits": "Fixes the bits of the states, one of the choices of `optim_bits`.",
         "paged": "Fixes whether states are pageable.",
         "block_wise": "The default of `block_wise`.",
         "target": "Fixes the target.",

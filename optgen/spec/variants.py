@@ -6,6 +6,7 @@ import keyword
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from optgen.codecs import OF_BITS
 from optgen.diagnostics import Reporter, suggest
 from optgen.spec.checks import FACTS, Setting, check_rule, parts_of, settings_of, value_error
 from optgen.spec.model import Hyperparameter, Option, Rule, Shared, Spec, Variant, VariantTable
@@ -158,8 +159,16 @@ class VariantChecker:
             elif setting is None:
                 message = f"`{key}` of `{name}` fixes `{setting_name}`, which shared.yaml does not declare"
                 self.reporter.error("undefined-name", message, row.document.locate_key(*row.path, key))
-            else:
-                self._value(key, setting, value, (*row.path, key), row)
+            elif self._value(key, setting, value, (*row.path, key), row) and key == "bits":
+                self._bits(name, value, row)
+
+    def _bits(self, name: str, bits: int, row: _Row) -> None:
+        """A class cannot be made if none of its states has the bits that it fixes."""
+        codec = OF_BITS.get(bits, "fp32")
+        if codec != "fp32" and not any(codec in state.choice for state in row.spec.states.values()):
+            message = f"`{name}` fixes {bits} bits, in which no state of `{row.spec.name}` can be stored"
+            help_text = f"it needs one whose `codecs` name {codec}"
+            self.reporter.error("conflict", message, row.document.locate(*row.path, "bits"), help_text)
 
     def _defaults(self, variant: Variant, row: _Row) -> None:
         for key, value in variant.defaults.items():
@@ -192,12 +201,13 @@ class VariantChecker:
                 where = row.document.locate(*path)
                 self.reporter.error("undefined-name", f"there is no rejection `{entry}`", where, help_text)
 
-    def _value(self, key: str, setting: Setting, value: object, path: tuple[Key, ...], row: _Row) -> None:
+    def _value(self, key: str, setting: Setting, value: object, path: tuple[Key, ...], row: _Row) -> bool:
         wrong = value_error(setting, value)
         if wrong:
             shown = str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
             message = f"{shown} is no value for `{key}` of `{row.spec.name}`"
             self.reporter.error("value", message, row.document.locate(*path), wrong)
+        return not wrong
 
     def _help(self, name: str, row: _Row) -> str:
         if name in row.parts:

@@ -12,17 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from compiling import ROOT, TESTED, stock_units, write_spec
+from compiling import FAMILIES, ROOT, own_package, stock_package, stock_units, write_spec
 
 import optgen
-from optgen.codecs import CODECS
-from optgen.compiler import Unit, compile_specs
+from optgen.codecs import CODECS, WHOLE_TENSOR, Codec
+from optgen.compiler import Unit
 from optgen.emit.writer import write
 from optgen.ir.formula import TRUE, atom
 from optgen.ir.guards import feasible
 from optgen.ir.nodes import Kind
 
-UNITS = stock_units()
 COMPILERS = [path for name in ("g++", "clang++") if (path := shutil.which(name))]
 FLAGS = ["-std=c++17", "-fopenmp", "-fsyntax-only", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-trapping-math"]
 NAMES = [
@@ -62,7 +61,7 @@ def settings(unit: Unit) -> Iterator[dict[str, bool]]:
             return
 
 
-def defines(unit: Unit, truth: dict[str, bool], codec: str) -> list[str]:
+def defines(unit: Unit, truth: dict[str, bool], codec: Codec) -> list[str]:
     family = unit.family
     result = ["-DOPTGEN_PARAM_CODEC=Plain<float>", "-DOPTGEN_GRAD_CODEC=Plain<bf16>"]
     for name, guard in family.guards.guards.items():
@@ -70,20 +69,21 @@ def defines(unit: Unit, truth: dict[str, bool], codec: str) -> list[str]:
             result.append(f"-DOPTGEN_{name.upper()}={str(truth[name]).lower()}")
     for name, item in family.inputs.items():
         if item.role == "state" and item.kind is Kind.ELEMENT:
-            kept = CODECS[codec if codec in item.codecs else "fp32"]
+            kept = codec if codec.name in item.codecs else CODECS["fp32"]
             result.append(f"-DOPTGEN_{name.upper()}_CODEC={kept.cpp_type(item.signed)}")
     return result
 
 
 @pytest.mark.skipif(not COMPILERS, reason="no C++ compiler on this machine")
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_cpp_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
-    unit = UNITS[name]
-    package = compile_specs([ROOT / "specs"] if unit.family.name in ("adam", "lamb", "lars") else TESTED, "rules")
+    unit = stock_units()[name]
+    files = {**own_package().files, **stock_package().files}
     source = tmp_path / f"{name}.cpp"
-    source.write_text(package.files[f"{name}.cpp"], encoding="utf-8")
+    source.write_text(files[f"{name}.cpp"], encoding="utf-8")
     include = f"-I{ROOT / 'templates' / 'include'}"
-    cases = list(zip(settings(unit), ("fp32", "int8", "int8_tensor"), strict=False))
+    int8 = CODECS["int8"]
+    cases = list(zip(settings(unit), (CODECS["fp32"], int8, int8.with_block(WHOLE_TENSOR)), strict=False))
     for compiler, (truth, codec) in itertools.product(COMPILERS, cases):
         command = [compiler, *FLAGS, include, *defines(unit, truth, codec), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -93,8 +93,8 @@ def test_cpp_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("packages")
-    write(compile_specs([ROOT / "specs"], "stock"), folder / "stock")
-    write(compile_specs(TESTED, "rules"), folder / "rules")
+    write(stock_package(), folder / "stock")
+    write(own_package(), folder / "rules")
     return [folder / "stock", folder / "rules"]
 
 

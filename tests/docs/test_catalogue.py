@@ -9,9 +9,8 @@ import sys
 
 import optgen_optim
 import pytest
-from compiling import ROOT
+from compiling import ROOT, stock_package
 
-from optgen.compiler import compile_specs
 from optgen.explanation import ClassInfo
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -20,7 +19,7 @@ import make_catalogue
 from catalogue_equations import resolved
 
 TEXT = (ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8")
-CLASSES: dict[str, ClassInfo] = {info.name: info for info in compile_specs([ROOT / "specs"], "optgen_optim").classes}
+CLASSES: dict[str, ClassInfo] = {info.name: info for info in stock_package().classes}
 SECTIONS = {part.split("\n", 1)[0]: part for part in TEXT.split("\n## ")[1:]}
 LIMIT = 500_000  # bytes of the page
 

@@ -164,7 +164,7 @@ def follow(our_state: dict[str, Any], their_state: Mapping[str, Any], kept: Kept
 
 def read(state: Mapping[str, Any], kept: Kept) -> dict[str, np.ndarray]:
     return {
-        name: decode(part(state, where, "state").numpy(), part(state, where, "absmax").numpy(), where[0] == "1")
+        name: decode(part(state, where, "state"), part(state, where, "absmax"), where[0] == "1")
         for name, where in kept.items()
     }
 

@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compiling import ROOT, TESTED, compiled, stock_units
+from compiling import FAMILIES, compiled, stock_classes, stock_units
 from least import least_bytes
 from plan_settings import settings
 
-from optgen.compiler import Unit, compile_specs
-from optgen.explanation import ClassInfo
+from optgen.compiler import Unit
 from optgen.schedule.traffic import traffic
 
-CLASSES: dict[str, ClassInfo] = {
-    info.name: info for paths in ([ROOT / "specs"], TESTED) for info in compile_specs(paths, "rules").classes
-}
+CLASSES = stock_classes()
 STORED = [(name, bits) for name, info in CLASSES.items() for bits in info.bits_choices]
-UNITS = stock_units()
 SAMPLE = 100  # settings of each family
 
 RULE = """\
@@ -63,15 +59,15 @@ def test_a_class_moves_the_least(name: str, bits: int) -> None:
     assert info.traffic == pytest.approx(needed, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_rule_moves_the_least_under_other_settings(name: str) -> None:
     """States with one scale for the tensor left out, whose largest value the planner takes as late as it can.
 
     That is the least for every class as it is, but not where such a state is read for nothing else than its scale.
     """
-    unit = UNITS[name]
+    unit = stock_units()[name]
     scales = [name for name, guard in unit.family.guards.guards.items() if guard.about == "codec"]
-    rows = [truth for truth in settings(unit) if not any(truth[scale] for scale in scales)]
+    rows = [truth for truth in settings(unit.family) if not any(truth[scale] for scale in scales)]
     usual = next(info for info in CLASSES.values() if info.family == name).stored_in(32).setting
     assert rows
     for truth in random.Random(3).sample(rows, min(SAMPLE, len(rows))):
@@ -92,4 +88,4 @@ def test_a_pass_too_many_is_noticed() -> None:
     step = info.plans["step"]
     longer = replace(step, passes=(step.passes[-2], *step.passes))
     more = traffic(longer, info.setting)
-    assert more > bound(UNITS["lamb"], info.setting.guards, info.setting.codecs)
+    assert more > bound(stock_units()["lamb"], info.setting.guards, info.setting.codecs)

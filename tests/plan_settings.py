@@ -12,6 +12,10 @@ from optgen.ir.guards import feasible
 
 MOST = 200
 
+# Rules with sums over all parameters of their own, which have one place under all settings (settings differ between
+# parameters): what some settings could take in the same pass is then taken in another one.
+SUMS_OVER_ALL = ("prodigy",)
+
 
 def settings(family: Family, most: int = MOST) -> Iterator[dict[str, bool]]:
     """Every feasible setting of a family's guards, or a sample where there are more than `most` settings."""

@@ -80,7 +80,7 @@ def test_a_class_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError("not today")
 
     broken.bits, broken.rule = None, optgen_optim.AdamW.rule  # type: ignore[attr-defined]
-    monkeypatch.setitem(optgen_optim.CLASSES, "AdamW", broken)  # type: ignore[arg-type]
+    monkeypatch.setattr(optgen_optim, "CLASSES", {**optgen_optim.CLASSES, "AdamW": broken})
     monkeypatch.setattr(bench_measure, "last_level_cache", lambda: 0)
     budget = replace(bench_measure.QUICK, case_seconds=0.01)
     figures, _ = bench_all.measure([ENTRY], bench_measure.Bandwidth(), budget, lambda _: None, CASE)

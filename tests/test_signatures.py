@@ -266,13 +266,13 @@ REFUSED: list[Refusal] = [
         "RMSprop8bit",
         {"centered": True},
         ValueError,
-        "RMSprop8bit does not support centered=True with 8-bit states: the difference of two quantized averages is no",
+        "RMSprop8bit does not support centered=True with 8-bit states: the difference of two rounded averages is no",
     ),
     (
         "RMSprop",
         {"centered": True, "optim_bits": 8},
         ValueError,
-        "RMSprop does not support centered=True with 8-bit states: the difference of two quantized averages is no",
+        "RMSprop does not support centered=True with 8-bit states: the difference of two rounded averages is no",
     ),
     ("RMSprop", {"alpha": 1.0}, ValueError, "Invalid alpha value: 1.0"),
     ("Adagrad", {"initial_accumulator_value": -1}, ValueError, "Invalid initial_accumulator_value value: -1"),
@@ -317,14 +317,19 @@ def test_without_8_bit_states_there_are_no_arguments_of_them(name, argument) -> 
         make(name, **{argument: 8})
 
 
-@pytest.mark.parametrize("name", ["SGD", "SGD8bit"])
-def test_without_momentum_there_is_no_state(name, target) -> None:
+def test_without_momentum_there_is_no_state(target) -> None:
     param = torch.nn.Parameter(torch.ones(5000))
-    opt = optimizer_class(name)([param], 0.5, target=target)
+    opt = optimizer_class("SGD")([param], 0.5, target=target)
     param.grad = torch.full((5000,), 3.0)
     opt.step()
     assert (param == -0.5).all()
     assert set(opt.state[param]) == {"step"}
+
+
+def test_without_momentum_nothing_has_8_bits() -> None:
+    message = r"SGD8bit: none of its states can be stored in 8 bits \(int8\): there are none under these settings"
+    with pytest.raises(ValueError, match=message):
+        optimizer_class("SGD8bit")([torch.nn.Parameter(torch.ones(3))], 0.5)
 
 
 def test_decoupled_decay_of_sgd(target) -> None:

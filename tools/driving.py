@@ -15,7 +15,7 @@ import torch
 Made = Any  # a generated class, which mypy sees as Any: the package is written after it
 
 REQUIRED_LR = 1e-3
-NEEDED: Mapping[str, Mapping[str, Any]] = {"lars": {"momentum": 0.9}}
+NEEDED: Mapping[str, Mapping[str, Any]] = {"lars": {"momentum": 0.9}, "sgd": {"momentum": 0.9}}
 """Settings of a rule without which some of its classes cannot be made. Classes that can do without go without."""
 REFUSED = (ValueError, TypeError, NotImplementedError)
 
@@ -69,10 +69,11 @@ def bits_of(made: Made) -> tuple[int, ...]:
     if option is None or "optim_bits" not in arguments(made):
         return (32,)
     found = []
+    usual = starting_settings(made)
     for bits in option.choices:
         try:
-            starting_settings(made, bits)
-        except CannotBeMadeError:
+            made([torch.zeros(2, 2, requires_grad=True)], **{**usual, "optim_bits": bits})
+        except REFUSED:
             continue
         found.append(int(bits))
     return tuple(found)

@@ -62,7 +62,7 @@ def test_no_golden_is_stale(update_golden: bool) -> None:
 
 def test_the_same_bytes_whatever_the_hash_seed_and_the_directory(tmp_path: Path) -> None:
     digests = set()
-    for seed, folder in (("0", ROOT), ("1", ROOT), ("4711", tmp_path)):
+    for seed, folder in (("0", ROOT), ("4711", tmp_path)):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", DIGEST, str(ROOT)]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)

@@ -187,11 +187,16 @@ def stock(dtypes: tuple[torch.dtype, ...]) -> list[Specialization]:
 
 
 def ahead(dtypes: tuple[torch.dtype, ...]) -> list[Any]:
-    """What `optgen build --arch` compiles, named by family, parameter and states."""
+    """What `optgen build --arch` compiles, named by rule; all but one of each rule are `full`."""
+    found = [item for item in stock(dtypes) if dtypes == (FP32,) or item not in stock((FP32,))]
+    last = {item.rule.name: number for number, item in enumerate(found)}
     return [
-        pytest.param(item, id=f"{item.rule.name}-{number}")
-        for number, item in enumerate(stock(dtypes))
-        if dtypes == (FP32,) or item not in stock((FP32,))
+        pytest.param(
+            item,
+            id=f"{item.rule.name}-{number}",
+            marks=[] if number == last[item.rule.name] else [pytest.mark.full],
+        )
+        for number, item in enumerate(found)
     ]
 
 

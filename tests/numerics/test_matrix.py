@@ -19,9 +19,10 @@ from numerics.harness import FEW, NAMES, Duel, duel, make_grads
 optgen_optim = pytest.importorskip("optgen_optim")
 
 STEPS = 10  # a rule that rectifies its rate does so from its sixth step on
-# Of the bounds of a case on a tensor after a step, the share that says something. One element that happens to be
-# cancelled, and is then divided by what may be 0, leaves the norm of its tensor without a bound for that step.
-MEANINGFUL = 0.9
+# Of the bounds of a case on a tensor after a step, the share that says something of every element. One that happens to
+# be cancelled, and is then divided by what may be 0, leaves the norm of its tensor without a bound for that step; in the
+# tensor that starts at zero, one of five, that happens often.
+MEANINGFUL = 0.8
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import optgen_optim
 import torch
+from catalogue import required
 from compiling import ROOT
 from runtime.training import snapshot
 from torch import Tensor
@@ -61,5 +62,5 @@ def new(
     """An optimizer and its parameters, always the same."""
     params = [value.requires_grad_() for value in draw(shapes, 99, device=device)]
     if name != "Adafactor":
-        settings = {"lr": 0.01, **({"momentum": 0.9} if name.startswith("LARS") else {}), **settings}
+        settings = {**required(name), "lr": 0.01, **settings}
     return cls(name)(params, target=target, **settings), params

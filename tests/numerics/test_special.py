@@ -87,7 +87,9 @@ def test_zero_tensors_train(name, target) -> None:
         target = "torch"
     params = [torch.nn.Parameter(torch.zeros(size)) for size in (5, 5000)]
     opt = targeted(optimizer_class(name), params, target, **required(name))
-    for _ in range(2):
+    if "train" in opt.rule.blocks:
+        opt.train()
+    for _ in range(7):  # RAdam begins with its sixth step
         set_grads(params, [torch.ones(param.shape) for param in params])
         opt.step()
     for param in params:

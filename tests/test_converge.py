@@ -33,10 +33,11 @@ def wanted(task: str, family: str, bits: int, seed: int = 0, steps: int | None =
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", TRAINED)
-def test_rules_train_in_few_bits_as_in_32(family: str) -> None:
+def test_rules_train_in_8_bits_as_in_32(family: str) -> None:
+    """What 4 bits come to differs by rule and task: `make converge` tells."""
     require_compiler()
-    every = [bits for bits in converge.BITS if representative(RULES[family], bits)]
-    assert {32, 8} <= set(every)
+    every = [bits for bits in (32, 8) if representative(RULES[family], bits)]
+    assert every == [32, 8]
     found = outcomes(train(wanted("digits", family, bits, seed)) for bits in every for seed in converge.SEEDS)
     assert [one.bits for one in found] == every
     assert all(one.quantized > 0.9 for one in found if one.bits < 32)

@@ -1,8 +1,9 @@
 """How parameters are stored, in plain torch operations: the reference for every other target.
 
 - `nearest`: rounded to the parameter's dtype, ties to even.
-- `stochastic`: rounded down or up in magnitude, up with the probability that makes the expected value exact: where
-  16 random bits are below the fraction of the last place, in 2^-16. Nothing happens to what the dtype holds exactly.
+- `stochastic`: rounded down or up in magnitude, up with the probability that makes the expected value exact, to
+  2^-16: where 16 random bits, added to what is below the last place, carry into it; of float16's subnormal numbers,
+  where the bits are below the fraction of the last place. Nothing happens to what the dtype holds exactly.
 - `kahan`: nearest, and the rest, rounded to the same dtype, is kept beside the parameter and added when it is read
   (Kahan summation, as in Zamirai et al. 2020, "Revisiting BFloat16 Training").
 - `split16`, `split8`: the parameter and what is kept beside it are a float32, or one cut to 24 bits (rounded to

@@ -219,8 +219,8 @@ class Quantized:
         with np.errstate(invalid="ignore"):
             low, high = values.low, values.high
         self.codes = self._levels(values.mid, scale.mid, 0)
-        self.lowest = self._levels(*_least(low, low_scale, high_scale), -1)
-        self.highest = self._levels(*_least(high, high_scale, low_scale), 1)
+        self.lowest = self._levels(*_end(low, low_scale, high_scale), -1)
+        self.highest = self._levels(*_end(high, high_scale, low_scale), 1)
         anything = np.isinf(values.rad) | np.isinf(scale.rad)
         self.lowest = np.where(anything, -np.inf, self.lowest)
         self.highest = np.where(anything, np.inf, self.highest)
@@ -253,7 +253,7 @@ class Quantized:
         return Ball(mid.mid.reshape(self.shape), np.where(anything, np.inf, rad).reshape(self.shape))
 
 
-def _least(values: Array, of_negative: Array, of_positive: Array) -> tuple[Array, Array]:
+def _end(values: Array, of_negative: Array, of_positive: Array) -> tuple[Array, Array]:
     """Values and scales of an end of a ball; where the scale may be as small as 0, the value may be all of it."""
     scale = np.where(values < 0, of_negative, of_positive)
     all_of_it = (scale <= 0) & (np.maximum(of_negative, of_positive) > 0)

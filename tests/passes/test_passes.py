@@ -37,7 +37,7 @@ INPUTS = {
     "grad": Input("grad", "grad", Kind.ELEMENT),
     "lr": Input("lr", "hyper", Kind.GROUP),
     "beta": Input("beta", "hyper", Kind.GROUP),
-    "moment": Input("moment", "state", Kind.ELEMENT, codecs=("fp32", "int8", "int8_tensor")),
+    "moment": Input("moment", "state", Kind.ELEMENT, codecs=("fp32", "int8")),
     "size": Input("size", "state", Kind.TENSOR),
     "largest": Input("largest", "state", Kind.ELEMENT, exists=atom("amsgrad")),
 }

@@ -187,7 +187,7 @@ struct step_reduce_2_scalars {
   float one_minus_beta2;
   float rate_1;
   float inverse_one_minus_beta1_power_step;
-  bool from_length_1_c5;
+  Mask from_length_1_c5;
   float inverse_sqrt_one_minus_beta2_power_step;
 };
 
@@ -247,7 +247,7 @@ void step_reduce_2_chunk(
   const float one_minus_beta2 = s.one_minus_beta2;
   const float rate_1 = s.rate_1;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
-  const bool from_length_1_c5 = s.from_length_1_c5;
+  const Mask from_length_1_c5 = s.from_length_1_c5;
   const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
@@ -309,7 +309,7 @@ void step_reduce_2_chunk(
         const float second_3 = amsgrad ? max_exp_avg_var_1 : exp_avg_var_1;
         // update = exp_avg / (1 - beta1 ** step) * where(length >= 5, rate / (sqrt(second) + eps), 1)
         const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step
-            * (from_length_1_c5 ? rate_1 / (optgen::sqrt(second_3) + eps) : 1.0f);
+            * optgen::where(from_length_1_c5, rate_1 / (optgen::sqrt(second_3) + eps), 1.0f);
         // update = exp_avg / (1 - beta1 ** step) / (sqrt(second) / sqrt(1 - beta2 ** step) + eps)
         const float update_2 = exp_avg_1 * inverse_one_minus_beta1_power_step
             / (optgen::sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps);
@@ -351,7 +351,7 @@ struct step_reduce_3_scalars {
   float one_minus_beta2;
   float rate_1;
   float inverse_one_minus_beta1_power_step;
-  bool from_length_1_c5;
+  Mask from_length_1_c5;
   float inverse_sqrt_one_minus_beta2_power_step;
   float inverse_share_1;
 };
@@ -418,7 +418,7 @@ void step_reduce_3_chunk(
   const float one_minus_beta2 = s.one_minus_beta2;
   const float rate_1 = s.rate_1;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
-  const bool from_length_1_c5 = s.from_length_1_c5;
+  const Mask from_length_1_c5 = s.from_length_1_c5;
   const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
   const float inverse_share_1 = s.inverse_share_1;
   Tile<ParamCodec> param_tile;
@@ -497,7 +497,7 @@ void step_reduce_3_chunk(
         const float second_3 = amsgrad ? max_exp_avg_var_1 : exp_avg_var_1;
         // update = exp_avg / (1 - beta1 ** step) * where(length >= 5, rate / (sqrt(second) + eps), 1)
         const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step
-            * (from_length_1_c5 ? rate_1 / (optgen::sqrt(second_3) + eps) : 1.0f);
+            * optgen::where(from_length_1_c5, rate_1 / (optgen::sqrt(second_3) + eps), 1.0f);
         // update = exp_avg / (1 - beta1 ** step) / (sqrt(second) / sqrt(1 - beta2 ** step) + eps)
         const float update_2 = exp_avg_1 * inverse_one_minus_beta1_power_step
             / (optgen::sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps);
@@ -565,7 +565,7 @@ struct step_apply_scalars {
   float one_minus_beta2;
   float rate_1;
   float inverse_one_minus_beta1_power_step;
-  bool from_length_1_c5;
+  Mask from_length_1_c5;
   float inverse_sqrt_one_minus_beta2_power_step;
   float inverse_share_1;
   float ratio_8;
@@ -677,7 +677,7 @@ void step_apply_chunk(
   const float one_minus_beta2 = s.one_minus_beta2;
   const float rate_1 = s.rate_1;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
-  const bool from_length_1_c5 = s.from_length_1_c5;
+  const Mask from_length_1_c5 = s.from_length_1_c5;
   const float inverse_sqrt_one_minus_beta2_power_step = s.inverse_sqrt_one_minus_beta2_power_step;
   const float inverse_share_1 = s.inverse_share_1;
   const float ratio_8 = s.ratio_8;
@@ -745,7 +745,7 @@ void step_apply_chunk(
         const float second_3 = amsgrad ? max_exp_avg_var_1 : exp_avg_var_1;
         // update = exp_avg / (1 - beta1 ** step) * where(length >= 5, rate / (sqrt(second) + eps), 1)
         const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step
-            * (from_length_1_c5 ? rate_1 / (optgen::sqrt(second_3) + eps) : 1.0f);
+            * optgen::where(from_length_1_c5, rate_1 / (optgen::sqrt(second_3) + eps), 1.0f);
         // update = exp_avg / (1 - beta1 ** step) / (sqrt(second) / sqrt(1 - beta2 ** step) + eps)
         const float update_2 = exp_avg_1 * inverse_one_minus_beta1_power_step
             / (optgen::sqrt(second_3) * inverse_sqrt_one_minus_beta2_power_step + eps);

@@ -177,7 +177,7 @@ struct step_reduce_2_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_beta1;
   float one_minus_beta2;
   float one_minus_beta3;
@@ -231,7 +231,7 @@ void step_reduce_2_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_beta1 = s.one_minus_beta1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float one_minus_beta3 = s.one_minus_beta3;
@@ -283,7 +283,7 @@ void step_reduce_2_chunk(
         const float grad_9 = grad_8 * grad_9_factor;
         const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // change = where(step > 1, grad - previous_grad, 0)
-        const float change_1 = above_step_one ? grad_10 - previous_grad : 0.0f;
+        const float change_1 = optgen::where(above_step_one, grad_10 - previous_grad, 0.0f);
         // ahead = grad + beta2 * change
         const float ahead_1 = grad_10 + beta2 * change_1;
         // exp_avg = beta1 * exp_avg + (1 - beta1) * grad
@@ -331,7 +331,7 @@ struct step_reduce_3_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_beta1;
   float one_minus_beta2;
   float one_minus_beta3;
@@ -393,7 +393,7 @@ void step_reduce_3_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_beta1 = s.one_minus_beta1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float one_minus_beta3 = s.one_minus_beta3;
@@ -467,7 +467,7 @@ void step_reduce_3_chunk(
         const float grad_9 = grad_8 * grad_9_factor;
         const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // change = where(step > 1, grad - previous_grad, 0)
-        const float change_1 = above_step_one ? grad_10 - previous_grad : 0.0f;
+        const float change_1 = optgen::where(above_step_one, grad_10 - previous_grad, 0.0f);
         // ahead = grad + beta2 * change
         const float ahead_1 = grad_10 + beta2 * change_1;
         // exp_avg = beta1 * exp_avg + (1 - beta1) * grad
@@ -562,7 +562,7 @@ struct step_apply_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_beta1;
   float one_minus_beta2;
   float one_minus_beta3;
@@ -679,7 +679,7 @@ void step_apply_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_beta1 = s.one_minus_beta1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float one_minus_beta3 = s.one_minus_beta3;
@@ -744,7 +744,7 @@ void step_apply_chunk(
         const float grad_9 = grad_8 * grad_9_factor;
         const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // change = where(step > 1, grad - previous_grad, 0)
-        const float change_1 = above_step_one ? grad_10 - previous_grad : 0.0f;
+        const float change_1 = optgen::where(above_step_one, grad_10 - previous_grad, 0.0f);
         // ahead = grad + beta2 * change
         const float ahead_1 = grad_10 + beta2 * change_1;
         // exp_avg = beta1 * exp_avg + (1 - beta1) * grad

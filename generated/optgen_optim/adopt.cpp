@@ -170,7 +170,7 @@ struct step_reduce_2_scalars {
   float grad_9_factor;
   float limit_1;
   float minus_limit_1;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_beta1;
 };
 
@@ -217,7 +217,7 @@ void step_reduce_2_chunk(
   const float grad_9_factor = s.grad_9_factor;
   const float limit_1 = s.limit_1;
   const float minus_limit_1 = s.minus_limit_1;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_beta1 = s.one_minus_beta1;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
@@ -267,7 +267,7 @@ void step_reduce_2_chunk(
         const float scaled_2 = optgen::maximum(optgen::minimum(scaled_1, limit_1), minus_limit_1);
         const float scaled_3 = clip ? scaled_2 : scaled_1;
         // exp_avg = where(step > 1, beta1 * exp_avg + (1 - beta1) * scaled, exp_avg)
-        const float exp_avg_1 = above_step_one ? beta1 * exp_avg + one_minus_beta1 * scaled_3 : exp_avg;
+        const float exp_avg_1 = optgen::where(above_step_one, beta1 * exp_avg + one_minus_beta1 * scaled_3, exp_avg);
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (exp_avg_1 > 0.0f && grad_10 > 0.0f) || (exp_avg_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
@@ -303,7 +303,7 @@ struct step_reduce_3_scalars {
   float grad_9_factor;
   float limit_1;
   float minus_limit_1;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_beta1;
   float one_minus_beta2;
   float inverse_share_1;
@@ -361,7 +361,7 @@ void step_reduce_3_chunk(
   const float grad_9_factor = s.grad_9_factor;
   const float limit_1 = s.limit_1;
   const float minus_limit_1 = s.minus_limit_1;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_beta1 = s.one_minus_beta1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_share_1 = s.inverse_share_1;
@@ -429,10 +429,10 @@ void step_reduce_3_chunk(
         const float scaled_2 = optgen::maximum(optgen::minimum(scaled_1, limit_1), minus_limit_1);
         const float scaled_3 = clip ? scaled_2 : scaled_1;
         // exp_avg = where(step > 1, beta1 * exp_avg + (1 - beta1) * scaled, exp_avg)
-        const float exp_avg_1 = above_step_one ? beta1 * exp_avg + one_minus_beta1 * scaled_3 : exp_avg;
+        const float exp_avg_1 = optgen::where(above_step_one, beta1 * exp_avg + one_minus_beta1 * scaled_3, exp_avg);
         // exp_avg_sq = where(step > 1, beta2 * exp_avg_sq + (1 - beta2) * grad * grad, grad * grad)
         const float exp_avg_sq_1 =
-            above_step_one ? beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12 : grad_12 * grad_12;
+            optgen::where(above_step_one, beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12, grad_12 * grad_12);
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (exp_avg_1 > 0.0f && grad_10 > 0.0f) || (exp_avg_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
@@ -494,7 +494,7 @@ struct step_apply_scalars {
   float grad_9_factor;
   float limit_1;
   float minus_limit_1;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_beta1;
   float one_minus_beta2;
   float inverse_share_1;
@@ -598,7 +598,7 @@ void step_apply_chunk(
   const float grad_9_factor = s.grad_9_factor;
   const float limit_1 = s.limit_1;
   const float minus_limit_1 = s.minus_limit_1;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_beta1 = s.one_minus_beta1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_share_1 = s.inverse_share_1;
@@ -656,10 +656,10 @@ void step_apply_chunk(
         const float scaled_2 = optgen::maximum(optgen::minimum(scaled_1, limit_1), minus_limit_1);
         const float scaled_3 = clip ? scaled_2 : scaled_1;
         // exp_avg = where(step > 1, beta1 * exp_avg + (1 - beta1) * scaled, exp_avg)
-        const float exp_avg_1 = above_step_one ? beta1 * exp_avg + one_minus_beta1 * scaled_3 : exp_avg;
+        const float exp_avg_1 = optgen::where(above_step_one, beta1 * exp_avg + one_minus_beta1 * scaled_3, exp_avg);
         // exp_avg_sq = where(step > 1, beta2 * exp_avg_sq + (1 - beta2) * grad * grad, grad * grad)
         const float exp_avg_sq_1 =
-            above_step_one ? beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12 : grad_12 * grad_12;
+            optgen::where(above_step_one, beta2 * exp_avg_sq + one_minus_beta2 * grad_12 * grad_12, grad_12 * grad_12);
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (exp_avg_1 > 0.0f && grad_10 > 0.0f) || (exp_avg_1 < 0.0f && grad_10 < 0.0f);
         // update = update * where(agrees, 1 / share, 0)

@@ -368,7 +368,7 @@ struct step_apply_scalars {
   float ratio_8;
   float update_5_factor;
   float one_minus_lambd_times_eta;
-  bool equal_mu_one;
+  Mask equal_mu_one;
 };
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
@@ -448,7 +448,7 @@ void step_apply_chunk(
   const float ratio_8 = s.ratio_8;
   const float update_5_factor = s.update_5_factor;
   const float one_minus_lambd_times_eta = s.one_minus_lambd_times_eta;
-  const bool equal_mu_one = s.equal_mu_one;
+  const Mask equal_mu_one = s.equal_mu_one;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<AxCodec> ax_tile;
@@ -502,7 +502,7 @@ void step_apply_chunk(
         // param = param * (1 - lambd * eta) - eta * update
         const float param_1 = param * one_minus_lambd_times_eta - eta * update_7;
         // ax = where(mu == 1, param, ax + mu * (param - ax))
-        const float ax_1 = equal_mu_one ? param_1 : ax + mu * (param_1 - ax);
+        const float ax_1 = optgen::where(equal_mu_one, param_1, ax + mu * (param_1 - ax));
         // param where active
         const float param_kept = active_4 ? param_1 : param;
         // ax where active

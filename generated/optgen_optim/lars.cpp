@@ -167,7 +167,7 @@ struct step_reduce_3_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_dampening;
 };
 
@@ -208,7 +208,7 @@ void step_reduce_3_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
@@ -255,7 +255,7 @@ void step_reduce_3_chunk(
         const float grad_13 = grad_12;
         // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
         const float momentum_buffer_1 =
-            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_13 : grad_13;
+            optgen::where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_13, grad_13);
         // update = grad + momentum * momentum_buffer
         const float update_1 = grad_13 + momentum * momentum_buffer_1;
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
@@ -304,7 +304,7 @@ struct step_reduce_4_scalars {
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
   float grad_11_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_dampening;
   float inverse_share_1;
 };
@@ -361,7 +361,7 @@ void step_reduce_4_chunk(
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
   const float grad_11_factor = s.grad_11_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
   const float inverse_share_1 = s.inverse_share_1;
   Tile<ParamCodec> param_tile;
@@ -423,7 +423,7 @@ void step_reduce_4_chunk(
         const float grad_13 = trust_ratio_is_lars ? grad_11 : grad_12;
         // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
         const float momentum_buffer_1 =
-            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_13 : grad_13;
+            optgen::where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_13, grad_13);
         // update = grad + momentum * momentum_buffer
         const float update_1 = grad_13 + momentum * momentum_buffer_1;
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
@@ -489,7 +489,7 @@ struct step_apply_scalars {
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
   float grad_11_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_dampening;
   float inverse_share_1;
   float update_8_factor;
@@ -562,7 +562,7 @@ void step_apply_chunk(
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
   const float grad_11_factor = s.grad_11_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
   const float inverse_share_1 = s.inverse_share_1;
   const float update_8_factor = s.update_8_factor;
@@ -613,7 +613,7 @@ void step_apply_chunk(
         const float grad_13 = trust_ratio_is_lars ? grad_11 : grad_12;
         // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
         const float momentum_buffer_1 =
-            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_13 : grad_13;
+            optgen::where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_13, grad_13);
         // update = grad + momentum * momentum_buffer
         const float update_1 = grad_13 + momentum * momentum_buffer_1;
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;

@@ -180,7 +180,7 @@ struct step_reduce_2_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float gamma_times_beta1_over_one_minus_beta1;
 };
 
@@ -216,7 +216,7 @@ void step_reduce_2_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float gamma_times_beta1_over_one_minus_beta1 = s.gamma_times_beta1_over_one_minus_beta1;
   Tile<GradCodec> grad_tile;
   Tile<LastGradCodec> last_grad_tile;
@@ -254,7 +254,7 @@ void step_reduce_2_chunk(
         const float grad_9 = grad_8 * grad_9_factor;
         const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // change = where(step > 1, grad - last_grad, 0)
-        const float change_1 = above_step_one ? grad_10 - last_grad : 0.0f;
+        const float change_1 = optgen::where(above_step_one, grad_10 - last_grad, 0.0f);
         // corrected = grad + gamma * (beta1 / (1 - beta1)) * change
         const float corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1;
         squares_grad_8 += !cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d)
@@ -291,7 +291,7 @@ struct step_reduce_3_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float gamma_times_beta1_over_one_minus_beta1;
   float inverse_max_one_sqrt_squares_corrected_1;
   float one_minus_beta1;
@@ -363,7 +363,7 @@ void step_reduce_3_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float gamma_times_beta1_over_one_minus_beta1 = s.gamma_times_beta1_over_one_minus_beta1;
   const float inverse_max_one_sqrt_squares_corrected_1 = s.inverse_max_one_sqrt_squares_corrected_1;
   const float one_minus_beta1 = s.one_minus_beta1;
@@ -423,7 +423,7 @@ void step_reduce_3_chunk(
         const float grad_9 = grad_8 * grad_9_factor;
         const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // change = where(step > 1, grad - last_grad, 0)
-        const float change_1 = above_step_one ? grad_10 - last_grad : 0.0f;
+        const float change_1 = optgen::where(above_step_one, grad_10 - last_grad, 0.0f);
         // corrected = grad + gamma * (beta1 / (1 - beta1)) * change
         const float corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1;
         // corrected = corrected / max(1, norm(corrected))
@@ -501,7 +501,7 @@ struct step_reduce_4_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float gamma_times_beta1_over_one_minus_beta1;
   float inverse_max_one_sqrt_squares_corrected_1;
   float one_minus_beta1;
@@ -576,7 +576,7 @@ void step_reduce_4_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float gamma_times_beta1_over_one_minus_beta1 = s.gamma_times_beta1_over_one_minus_beta1;
   const float inverse_max_one_sqrt_squares_corrected_1 = s.inverse_max_one_sqrt_squares_corrected_1;
   const float one_minus_beta1 = s.one_minus_beta1;
@@ -647,7 +647,7 @@ void step_reduce_4_chunk(
         const float grad_9 = grad_8 * grad_9_factor;
         const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // change = where(step > 1, grad - last_grad, 0)
-        const float change_1 = above_step_one ? grad_10 - last_grad : 0.0f;
+        const float change_1 = optgen::where(above_step_one, grad_10 - last_grad, 0.0f);
         // corrected = grad + gamma * (beta1 / (1 - beta1)) * change
         const float corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1;
         // corrected = corrected / max(1, norm(corrected))
@@ -745,7 +745,7 @@ struct step_apply_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float gamma_times_beta1_over_one_minus_beta1;
   float inverse_max_one_sqrt_squares_corrected_1;
   float one_minus_beta1;
@@ -874,7 +874,7 @@ void step_apply_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float gamma_times_beta1_over_one_minus_beta1 = s.gamma_times_beta1_over_one_minus_beta1;
   const float inverse_max_one_sqrt_squares_corrected_1 = s.inverse_max_one_sqrt_squares_corrected_1;
   const float one_minus_beta1 = s.one_minus_beta1;
@@ -938,7 +938,7 @@ void step_apply_chunk(
         const float grad_9 = grad_8 * grad_9_factor;
         const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // change = where(step > 1, grad - last_grad, 0)
-        const float change_1 = above_step_one ? grad_10 - last_grad : 0.0f;
+        const float change_1 = optgen::where(above_step_one, grad_10 - last_grad, 0.0f);
         // corrected = grad + gamma * (beta1 / (1 - beta1)) * change
         const float corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1;
         // corrected = corrected / max(1, norm(corrected))

@@ -306,7 +306,7 @@ struct step_reduce_3_scalars {
   float grad_9_factor;
   float d_times_one_minus_beta1;
   float d_times_d_times_one_minus_beta2;
-  bool moved_1;
+  Mask moved_1;
   float d_3_times_eps;
 };
 
@@ -351,7 +351,7 @@ void step_reduce_3_chunk(
   const float grad_9_factor = s.grad_9_factor;
   const float d_times_one_minus_beta1 = s.d_times_one_minus_beta1;
   const float d_times_d_times_one_minus_beta2 = s.d_times_d_times_one_minus_beta2;
-  const bool moved_1 = s.moved_1;
+  const Mask moved_1 = s.moved_1;
   const float d_3_times_eps = s.d_3_times_eps;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
@@ -395,7 +395,7 @@ void step_reduce_3_chunk(
         // exp_avg_sq = beta2 * exp_avg_sq + d * d * (1 - beta2) * grad * grad
         const float exp_avg_sq_1 = beta2 * exp_avg_sq + d_times_d_times_one_minus_beta2 * grad_12 * grad_12;
         // update = where(moved, exp_avg / (sqrt(exp_avg_sq) + d * eps), 0)
-        const float update_1 = moved_1 ? exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + d_3_times_eps) : 0.0f;
+        const float update_1 = optgen::where(moved_1, exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + d_3_times_eps), 0.0f);
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
@@ -422,10 +422,10 @@ struct step_reduce_4_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_lr_c0;
+  Mask above_lr_c0;
   float d_times_one_minus_beta1;
   float d_times_d_times_one_minus_beta2;
-  bool moved_1;
+  Mask moved_1;
   float d_3_times_eps;
   float inverse_share_1;
 };
@@ -476,10 +476,10 @@ void step_reduce_4_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_lr_c0 = s.above_lr_c0;
+  const Mask above_lr_c0 = s.above_lr_c0;
   const float d_times_one_minus_beta1 = s.d_times_one_minus_beta1;
   const float d_times_d_times_one_minus_beta2 = s.d_times_d_times_one_minus_beta2;
-  const bool moved_1 = s.moved_1;
+  const Mask moved_1 = s.moved_1;
   const float d_3_times_eps = s.d_3_times_eps;
   const float inverse_share_1 = s.inverse_share_1;
   Tile<ParamCodec> param_tile;
@@ -543,7 +543,7 @@ void step_reduce_4_chunk(
         // exp_avg_sq = beta2 * exp_avg_sq + d * d * (1 - beta2) * grad * grad
         const float exp_avg_sq_1 = beta2 * exp_avg_sq + d_times_d_times_one_minus_beta2 * grad_12 * grad_12;
         // update = where(moved, exp_avg / (sqrt(exp_avg_sq) + d * eps), 0)
-        const float update_1 = moved_1 ? exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + d_3_times_eps) : 0.0f;
+        const float update_1 = optgen::where(moved_1, exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + d_3_times_eps), 0.0f);
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
@@ -598,11 +598,11 @@ struct step_apply_scalars {
   float grad_9_factor;
   float rate_3;
   float decay_3;
-  bool above_lr_c0;
+  Mask above_lr_c0;
   float d_times_one_minus_beta1;
   float d_times_d_times_one_minus_beta2;
   float d_over_d0_times_pull_3;
-  bool moved_1;
+  Mask moved_1;
   float d_3_times_eps;
   float inverse_share_1;
   float ratio_8;
@@ -701,11 +701,11 @@ void step_apply_chunk(
   const float grad_9_factor = s.grad_9_factor;
   const float rate_3 = s.rate_3;
   const float decay_3 = s.decay_3;
-  const bool above_lr_c0 = s.above_lr_c0;
+  const Mask above_lr_c0 = s.above_lr_c0;
   const float d_times_one_minus_beta1 = s.d_times_one_minus_beta1;
   const float d_times_d_times_one_minus_beta2 = s.d_times_d_times_one_minus_beta2;
   const float d_over_d0_times_pull_3 = s.d_over_d0_times_pull_3;
-  const bool moved_1 = s.moved_1;
+  const Mask moved_1 = s.moved_1;
   const float d_3_times_eps = s.d_3_times_eps;
   const float inverse_share_1 = s.inverse_share_1;
   const float ratio_8 = s.ratio_8;
@@ -768,7 +768,7 @@ void step_apply_chunk(
         // s = decay * s + d / d0 * pull * grad
         const float s_1 = decay_3 * s_value + d_over_d0_times_pull_3 * grad_12;
         // update = where(moved, exp_avg / (sqrt(exp_avg_sq) + d * eps), 0)
-        const float update_1 = moved_1 ? exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + d_3_times_eps) : 0.0f;
+        const float update_1 = optgen::where(moved_1, exp_avg_1 / (optgen::sqrt(exp_avg_sq_1) + d_3_times_eps), 0.0f);
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // update = update * where(agrees, 1 / share, 0)

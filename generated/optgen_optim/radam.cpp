@@ -173,7 +173,7 @@ struct step_reduce_2_scalars {
   float one_minus_beta2;
   float rect_1_times_sqrt_one_minus_beta2_power;
   float inverse_one_minus_beta1_power_step;
-  bool above_length_1_c5;
+  Mask above_length_1_c5;
 };
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
@@ -232,7 +232,7 @@ void step_reduce_2_chunk(
   const float one_minus_beta2 = s.one_minus_beta2;
   const float rect_1_times_sqrt_one_minus_beta2_power = s.rect_1_times_sqrt_one_minus_beta2_power;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
-  const bool above_length_1_c5 = s.above_length_1_c5;
+  const Mask above_length_1_c5 = s.above_length_1_c5;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<ExpAvgCodec> exp_avg_tile;
@@ -282,7 +282,8 @@ void step_reduce_2_chunk(
         // adaptive = rect * sqrt(1 - beta2 ** step) / (sqrt(exp_avg_sq) + eps)
         const float adaptive_1 = rect_1_times_sqrt_one_minus_beta2_power / (optgen::sqrt(exp_avg_sq_1) + eps);
         // update = exp_avg / (1 - beta1 ** step) * where(length > 5, adaptive, 1)
-        const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step * (above_length_1_c5 ? adaptive_1 : 1.0f);
+        const float update_1 =
+            exp_avg_1 * inverse_one_minus_beta1_power_step * optgen::where(above_length_1_c5, adaptive_1, 1.0f);
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
@@ -320,7 +321,7 @@ struct step_reduce_3_scalars {
   float one_minus_beta2;
   float rect_1_times_sqrt_one_minus_beta2_power;
   float inverse_one_minus_beta1_power_step;
-  bool above_length_1_c5;
+  Mask above_length_1_c5;
   float inverse_share_1;
 };
 
@@ -386,7 +387,7 @@ void step_reduce_3_chunk(
   const float one_minus_beta2 = s.one_minus_beta2;
   const float rect_1_times_sqrt_one_minus_beta2_power = s.rect_1_times_sqrt_one_minus_beta2_power;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
-  const bool above_length_1_c5 = s.above_length_1_c5;
+  const Mask above_length_1_c5 = s.above_length_1_c5;
   const float inverse_share_1 = s.inverse_share_1;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
@@ -453,7 +454,8 @@ void step_reduce_3_chunk(
         // adaptive = rect * sqrt(1 - beta2 ** step) / (sqrt(exp_avg_sq) + eps)
         const float adaptive_1 = rect_1_times_sqrt_one_minus_beta2_power / (optgen::sqrt(exp_avg_sq_1) + eps);
         // update = exp_avg / (1 - beta1 ** step) * where(length > 5, adaptive, 1)
-        const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step * (above_length_1_c5 ? adaptive_1 : 1.0f);
+        const float update_1 =
+            exp_avg_1 * inverse_one_minus_beta1_power_step * optgen::where(above_length_1_c5, adaptive_1, 1.0f);
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
@@ -517,7 +519,7 @@ struct step_apply_scalars {
   float one_minus_beta2;
   float rect_1_times_sqrt_one_minus_beta2_power;
   float inverse_one_minus_beta1_power_step;
-  bool above_length_1_c5;
+  Mask above_length_1_c5;
   float inverse_share_1;
   float ratio_8;
   float update_5_factor;
@@ -628,7 +630,7 @@ void step_apply_chunk(
   const float one_minus_beta2 = s.one_minus_beta2;
   const float rect_1_times_sqrt_one_minus_beta2_power = s.rect_1_times_sqrt_one_minus_beta2_power;
   const float inverse_one_minus_beta1_power_step = s.inverse_one_minus_beta1_power_step;
-  const bool above_length_1_c5 = s.above_length_1_c5;
+  const Mask above_length_1_c5 = s.above_length_1_c5;
   const float inverse_share_1 = s.inverse_share_1;
   const float ratio_8 = s.ratio_8;
   const float update_5_factor = s.update_5_factor;
@@ -685,7 +687,8 @@ void step_apply_chunk(
         // adaptive = rect * sqrt(1 - beta2 ** step) / (sqrt(exp_avg_sq) + eps)
         const float adaptive_1 = rect_1_times_sqrt_one_minus_beta2_power / (optgen::sqrt(exp_avg_sq_1) + eps);
         // update = exp_avg / (1 - beta1 ** step) * where(length > 5, adaptive, 1)
-        const float update_1 = exp_avg_1 * inverse_one_minus_beta1_power_step * (above_length_1_c5 ? adaptive_1 : 1.0f);
+        const float update_1 =
+            exp_avg_1 * inverse_one_minus_beta1_power_step * optgen::where(above_length_1_c5, adaptive_1, 1.0f);
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // update = update * where(agrees, 1 / share, 0)

@@ -645,7 +645,7 @@ void step_apply_finish(
 // train, pass 1 of 1: writes param
 
 struct train_apply_scalars {
-  bool equal_train_mode_c0;
+  Mask equal_train_mode_c0;
   float one_minus_beta1;
 };
 
@@ -660,7 +660,7 @@ struct train_apply_scalars {
 void train_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const train_apply_scalars& s) {
-  const bool equal_train_mode_c0 = s.equal_train_mode_c0;
+  const Mask equal_train_mode_c0 = s.equal_train_mode_c0;
   const float one_minus_beta1 = s.one_minus_beta1;
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;
@@ -676,7 +676,7 @@ void train_apply_chunk(
         const float param = load(param_at[i]);
         const float z = load(z_at[i]);
         // param = where(train_mode == 0, param + (1 - beta1) * (z - param), param)
-        const float param_1 = equal_train_mode_c0 ? param + one_minus_beta1 * (z - param) : param;
+        const float param_1 = optgen::where(equal_train_mode_c0, param + one_minus_beta1 * (z - param), param);
         store(param_at[i], param_1);
       }
       begin = segment.end;
@@ -692,7 +692,7 @@ void train_apply_finish(
 // eval, pass 1 of 1: writes param
 
 struct eval_apply_scalars {
-  bool equal_train_mode_one;
+  Mask equal_train_mode_one;
   float one_minus_inverse_beta1;
 };
 
@@ -707,7 +707,7 @@ struct eval_apply_scalars {
 void eval_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const eval_apply_scalars& s) {
-  const bool equal_train_mode_one = s.equal_train_mode_one;
+  const Mask equal_train_mode_one = s.equal_train_mode_one;
   const float one_minus_inverse_beta1 = s.one_minus_inverse_beta1;
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;
@@ -723,7 +723,7 @@ void eval_apply_chunk(
         const float param = load(param_at[i]);
         const float z = load(z_at[i]);
         // param = where(train_mode == 1, param + (1 - 1 / beta1) * (z - param), param)
-        const float param_1 = equal_train_mode_one ? param + one_minus_inverse_beta1 * (z - param) : param;
+        const float param_1 = optgen::where(equal_train_mode_one, param + one_minus_inverse_beta1 * (z - param), param);
         store(param_at[i], param_1);
       }
       begin = segment.end;

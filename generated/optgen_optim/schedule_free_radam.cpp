@@ -182,7 +182,7 @@ struct step_reduce_2_scalars {
   float grad_9_factor;
   float one_minus_beta2;
   float inverse_sqrt_one_minus_beta2_power_k_1;
-  bool above_length_1_c4;
+  Mask above_length_1_c4;
 };
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
@@ -225,7 +225,7 @@ void step_reduce_2_chunk(
   const float grad_9_factor = s.grad_9_factor;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_sqrt_one_minus_beta2_power_k_1 = s.inverse_sqrt_one_minus_beta2_power_k_1;
-  const bool above_length_1_c4 = s.above_length_1_c4;
+  const Mask above_length_1_c4 = s.above_length_1_c4;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
@@ -265,7 +265,7 @@ void step_reduce_2_chunk(
         // scaled = grad / (sqrt(exp_avg_sq) / sqrt(1 - beta2 ** k) + eps)
         const float scaled_1 = grad_10 / (optgen::sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_k_1 + eps);
         // update = where(length > 4, scaled, grad) + weight_decay * param
-        const float update_1 = (above_length_1_c4 ? scaled_1 : grad_10) + weight_decay * param;
+        const float update_1 = optgen::where(above_length_1_c4, scaled_1, grad_10) + weight_decay * param;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
@@ -300,7 +300,7 @@ struct step_reduce_3_scalars {
   float grad_9_factor;
   float one_minus_beta2;
   float inverse_sqrt_one_minus_beta2_power_k_1;
-  bool above_length_1_c4;
+  Mask above_length_1_c4;
   float inverse_share_2;
 };
 
@@ -350,7 +350,7 @@ void step_reduce_3_chunk(
   const float grad_9_factor = s.grad_9_factor;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_sqrt_one_minus_beta2_power_k_1 = s.inverse_sqrt_one_minus_beta2_power_k_1;
-  const bool above_length_1_c4 = s.above_length_1_c4;
+  const Mask above_length_1_c4 = s.above_length_1_c4;
   const float inverse_share_2 = s.inverse_share_2;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
@@ -403,7 +403,7 @@ void step_reduce_3_chunk(
         // scaled = grad / (sqrt(exp_avg_sq) / sqrt(1 - beta2 ** k) + eps)
         const float scaled_1 = grad_10 / (optgen::sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_k_1 + eps);
         // update = where(length > 4, scaled, grad) + weight_decay * param
-        const float update_1 = (above_length_1_c4 ? scaled_1 : grad_10) + weight_decay * param;
+        const float update_1 = optgen::where(above_length_1_c4, scaled_1, grad_10) + weight_decay * param;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
@@ -457,7 +457,7 @@ struct step_apply_scalars {
   float share_1;
   float one_minus_beta2;
   float inverse_sqrt_one_minus_beta2_power_k_1;
-  bool above_length_1_c4;
+  Mask above_length_1_c4;
   float inverse_share_2;
   float ratio_8;
   float update_5_factor;
@@ -552,7 +552,7 @@ void step_apply_chunk(
   const float share_1 = s.share_1;
   const float one_minus_beta2 = s.one_minus_beta2;
   const float inverse_sqrt_one_minus_beta2_power_k_1 = s.inverse_sqrt_one_minus_beta2_power_k_1;
-  const bool above_length_1_c4 = s.above_length_1_c4;
+  const Mask above_length_1_c4 = s.above_length_1_c4;
   const float inverse_share_2 = s.inverse_share_2;
   const float ratio_8 = s.ratio_8;
   const float update_5_factor = s.update_5_factor;
@@ -604,7 +604,7 @@ void step_apply_chunk(
         // scaled = grad / (sqrt(exp_avg_sq) / sqrt(1 - beta2 ** k) + eps)
         const float scaled_1 = grad_10 / (optgen::sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_k_1 + eps);
         // update = where(length > 4, scaled, grad) + weight_decay * param
-        const float update_1 = (above_length_1_c4 ? scaled_1 : grad_10) + weight_decay * param;
+        const float update_1 = optgen::where(above_length_1_c4, scaled_1, grad_10) + weight_decay * param;
         // agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // update = update * where(agrees, 1 / share, 0)
@@ -663,7 +663,7 @@ void step_apply_finish(
 // train, pass 1 of 1: writes param
 
 struct train_apply_scalars {
-  bool equal_train_mode_c0;
+  Mask equal_train_mode_c0;
   float one_minus_beta1;
 };
 
@@ -678,7 +678,7 @@ struct train_apply_scalars {
 void train_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const train_apply_scalars& s) {
-  const bool equal_train_mode_c0 = s.equal_train_mode_c0;
+  const Mask equal_train_mode_c0 = s.equal_train_mode_c0;
   const float one_minus_beta1 = s.one_minus_beta1;
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;
@@ -694,7 +694,7 @@ void train_apply_chunk(
         const float param = load(param_at[i]);
         const float z = load(z_at[i]);
         // param = where(train_mode == 0, param + (1 - beta1) * (z - param), param)
-        const float param_1 = equal_train_mode_c0 ? param + one_minus_beta1 * (z - param) : param;
+        const float param_1 = optgen::where(equal_train_mode_c0, param + one_minus_beta1 * (z - param), param);
         store(param_at[i], param_1);
       }
       begin = segment.end;
@@ -710,7 +710,7 @@ void train_apply_finish(
 // eval, pass 1 of 1: writes param
 
 struct eval_apply_scalars {
-  bool equal_train_mode_one;
+  Mask equal_train_mode_one;
   float one_minus_inverse_beta1;
 };
 
@@ -725,7 +725,7 @@ struct eval_apply_scalars {
 void eval_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const eval_apply_scalars& s) {
-  const bool equal_train_mode_one = s.equal_train_mode_one;
+  const Mask equal_train_mode_one = s.equal_train_mode_one;
   const float one_minus_inverse_beta1 = s.one_minus_inverse_beta1;
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;
@@ -741,7 +741,7 @@ void eval_apply_chunk(
         const float param = load(param_at[i]);
         const float z = load(z_at[i]);
         // param = where(train_mode == 1, param + (1 - 1 / beta1) * (z - param), param)
-        const float param_1 = equal_train_mode_one ? param + one_minus_inverse_beta1 * (z - param) : param;
+        const float param_1 = optgen::where(equal_train_mode_one, param + one_minus_inverse_beta1 * (z - param), param);
         store(param_at[i], param_1);
       }
       begin = segment.end;

@@ -549,7 +549,7 @@ void step_apply_finish(
 // train, pass 1 of 1: writes param
 
 struct train_apply_scalars {
-  bool equal_train_mode_c0;
+  Mask equal_train_mode_c0;
   float one_minus_momentum;
 };
 
@@ -564,7 +564,7 @@ struct train_apply_scalars {
 void train_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const train_apply_scalars& s) {
-  const bool equal_train_mode_c0 = s.equal_train_mode_c0;
+  const Mask equal_train_mode_c0 = s.equal_train_mode_c0;
   const float one_minus_momentum = s.one_minus_momentum;
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;
@@ -580,7 +580,7 @@ void train_apply_chunk(
         const float param = load(param_at[i]);
         const float z = load(z_at[i]);
         // param = where(train_mode == 0, param + (1 - momentum) * (z - param), param)
-        const float param_1 = equal_train_mode_c0 ? param + one_minus_momentum * (z - param) : param;
+        const float param_1 = optgen::where(equal_train_mode_c0, param + one_minus_momentum * (z - param), param);
         store(param_at[i], param_1);
       }
       begin = segment.end;
@@ -596,7 +596,7 @@ void train_apply_finish(
 // eval, pass 1 of 1: writes param
 
 struct eval_apply_scalars {
-  bool equal_train_mode_one;
+  Mask equal_train_mode_one;
   float one_minus_inverse_momentum;
 };
 
@@ -611,7 +611,7 @@ struct eval_apply_scalars {
 void eval_apply_chunk(
     [[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c,
     [[maybe_unused]] const eval_apply_scalars& s) {
-  const bool equal_train_mode_one = s.equal_train_mode_one;
+  const Mask equal_train_mode_one = s.equal_train_mode_one;
   const float one_minus_inverse_momentum = s.one_minus_inverse_momentum;
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;
@@ -627,7 +627,8 @@ void eval_apply_chunk(
         const float param = load(param_at[i]);
         const float z = load(z_at[i]);
         // param = where(train_mode == 1, param + (1 - 1 / momentum) * (z - param), param)
-        const float param_1 = equal_train_mode_one ? param + one_minus_inverse_momentum * (z - param) : param;
+        const float param_1 =
+            optgen::where(equal_train_mode_one, param + one_minus_inverse_momentum * (z - param), param);
         store(param_at[i], param_1);
       }
       begin = segment.end;

@@ -166,7 +166,7 @@ struct step_reduce_2_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_dampening;
 };
 
@@ -205,7 +205,7 @@ void step_reduce_2_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
@@ -249,7 +249,7 @@ void step_reduce_2_chunk(
         const float grad_12 = !decoupled_weight_decay ? grad_11 : grad_10;
         // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
         const float momentum_buffer_1 =
-            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_12 : grad_12;
+            optgen::where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_12, grad_12);
         // update = grad + momentum * momentum_buffer
         const float update_1 = grad_12 + momentum * momentum_buffer_1;
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
@@ -285,7 +285,7 @@ struct step_reduce_3_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_dampening;
   float inverse_share_1;
 };
@@ -331,7 +331,7 @@ void step_reduce_3_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
   const float inverse_share_1 = s.inverse_share_1;
   Tile<ParamCodec> param_tile;
@@ -390,7 +390,7 @@ void step_reduce_3_chunk(
         const float grad_12 = !decoupled_weight_decay ? grad_11 : grad_10;
         // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
         const float momentum_buffer_1 =
-            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_12 : grad_12;
+            optgen::where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_12, grad_12);
         // update = grad + momentum * momentum_buffer
         const float update_1 = grad_12 + momentum * momentum_buffer_1;
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;
@@ -446,7 +446,7 @@ struct step_apply_scalars {
   float inverse_grad_scale;
   float min_one_max_grad_norm_over_sqrt_global_s;
   float grad_9_factor;
-  bool above_step_one;
+  Mask above_step_one;
   float one_minus_dampening;
   float inverse_share_1;
   float ratio_8;
@@ -533,7 +533,7 @@ void step_apply_chunk(
   const float inverse_grad_scale = s.inverse_grad_scale;
   const float min_one_max_grad_norm_over_sqrt_global_s = s.min_one_max_grad_norm_over_sqrt_global_s;
   const float grad_9_factor = s.grad_9_factor;
-  const bool above_step_one = s.above_step_one;
+  const Mask above_step_one = s.above_step_one;
   const float one_minus_dampening = s.one_minus_dampening;
   const float inverse_share_1 = s.inverse_share_1;
   const float ratio_8 = s.ratio_8;
@@ -584,7 +584,7 @@ void step_apply_chunk(
         const float grad_12 = !decoupled_weight_decay ? grad_11 : grad_10;
         // momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
         const float momentum_buffer_1 =
-            above_step_one ? momentum * momentum_buffer + one_minus_dampening * grad_12 : grad_12;
+            optgen::where(above_step_one, momentum * momentum_buffer + one_minus_dampening * grad_12, grad_12);
         // update = grad + momentum * momentum_buffer
         const float update_1 = grad_12 + momentum * momentum_buffer_1;
         const float update_3 = nesterov ? update_1 : momentum_buffer_1;

@@ -52,10 +52,12 @@ class CPrinter:
     Attributes:
         single: Arithmetic in float32 (elements, rows, columns) instead of float64 (everything below).
         names: How a name is written where it is not itself.
+        masks: Conditions held as a `Mask`, which compilers vectorise where they do not vectorise a lone bool.
     """
 
     single: bool
     names: Mapping[str, str]
+    masks: frozenset[str] = frozenset()
     spell: Callable[[str], str] = c_name
 
     def print(self, expr: Expr) -> str:
@@ -71,6 +73,8 @@ class CPrinter:
                 return f"({text})" if text.startswith("-") and outer > TERNARY else text
             case Ref(name=name):
                 return self.names.get(name, self.spell(name))
+            case Call(op="where", args=(Ref(name=name), then, other)) if name in self.masks:
+                return f"optgen::where({self.spell(name)}, {self._print(then, TERNARY)}, {self._print(other, TERNARY)})"
             case Call(op="where", args=(condition, then, other)):
                 return self._ternary(self._print(condition, 1), then, other, outer)
             case Select(formula=formula, then=then, other=other):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from optgen.backends.base import Rendering
 from optgen.backends.c_passes import PassRenderer, pass_function, source_context
@@ -48,6 +48,7 @@ class CpuBackend:
 class _CpuPass(PassRenderer):
     def render(self) -> PassText:
         fields = self.fields()
+        self.single = replace(self.single, masks=frozenset(self.booleans.intersection(fields)))
         arrays = self._element_arrays()
         lines = bool(self.row_sums or self.col_sums)
         scalars = f"{pass_function(self.block, self.item)}_scalars"
@@ -56,7 +57,7 @@ class _CpuPass(PassRenderer):
         return PassText(
             function=pass_function(self.block, self.item),
             title=self._title(),
-            fields=tuple(f"{self._type(name)} {c_name(name)};" for name in fields),
+            fields=tuple(f"{self._field_type(name)} {c_name(name)};" for name in fields),
             prepare=tuple(c_lines(prepare, 2)),
             locals=tuple(c_lines(self._locals(fields, lines), 2)),
             opens=tuple(c_lines(self._opens(), 4)),
@@ -71,8 +72,11 @@ class _CpuPass(PassRenderer):
 
     # Elements
 
+    def _field_type(self, name: str) -> str:
+        return "Mask" if name in self.booleans else "float"
+
     def _locals(self, fields: list[str], lines: bool) -> list[str]:
-        result = [f"const {self._type(name)} {c_name(name)} = s.{c_name(name)};" for name in fields]
+        result = [f"const {self._field_type(name)} {c_name(name)} = s.{c_name(name)};" for name in fields]
         for item in self._stored():
             result.append(f"Tile<{self._codec(item)}> {item.name}_tile;")
         result += self._draws()

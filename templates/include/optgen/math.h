@@ -29,8 +29,15 @@ OPTGEN_FUNCTION double power(double x, double y) { return ::pow(x, y); }
 
 template <class T> OPTGEN_FUNCTION T square(T x) { return x * x; }
 template <class T> OPTGEN_FUNCTION T sign(T x) { return T(x > T(0)) - T(x < T(0)); }
-template <class T> OPTGEN_FUNCTION T maximum(T a, T b) { return a > b || a != a ? a : b; }
-template <class T> OPTGEN_FUNCTION T minimum(T a, T b) { return a < b || a != a ? a : b; }
+// Two selections of values each, not one of a compound condition: that is what compilers vectorise.
+template <class T> OPTGEN_FUNCTION T maximum(T a, T b) {
+  const T larger = a > b ? a : b;
+  return a != a ? a : larger;
+}
+template <class T> OPTGEN_FUNCTION T minimum(T a, T b) {
+  const T smaller = a < b ? a : b;
+  return a != a ? a : smaller;
+}
 
 // Integer arithmetic on the bits, so that loops with it are vectorised whatever the compiler assumes of NaN.
 OPTGEN_FUNCTION bool isfinite(float x) {
@@ -51,5 +58,19 @@ OPTGEN_FUNCTION float from_bits(uint32_t bits) {
   memcpy(&x, &bits, sizeof x);
   return x;
 }
+
+// A condition that is the same for all elements of a loop, as wide as they are.
+struct Mask {
+  uint32_t bits;
+  OPTGEN_METHOD Mask(bool condition) : bits(condition ? 0xffffffffu : 0u) {}
+  OPTGEN_METHOD operator bool() const { return bits != 0; }
+};
+OPTGEN_FUNCTION float where(Mask mask, float then, float other) {
+  uint32_t a, b;
+  memcpy(&a, &then, sizeof a);
+  memcpy(&b, &other, sizeof b);
+  return from_bits((a & mask.bits) | (b & ~mask.bits));
+}
+OPTGEN_FUNCTION bool where(Mask mask, bool then, bool other) { return mask ? then : other; }
 
 }  // namespace optgen

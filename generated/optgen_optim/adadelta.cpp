@@ -82,7 +82,7 @@ void step_reduce_0_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-        tensor_1 += double(grad_6) * double(grad_6);
+        tensor_1 = optgen::plus_square(tensor_1, grad_6);
       }
       begin = segment.end;
     }
@@ -137,7 +137,7 @@ void step_reduce_1_chunk(
         // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
         const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
         const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
-        squares_grad_8 += double(grad_8) * double(grad_8);
+        squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       }
       begin = segment.end;
     }
@@ -246,9 +246,9 @@ void step_reduce_2_chunk(
         const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
-        squares_grad_8 += !cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) ? double(grad_8) * double(grad_8)
-            : 0.0;
-        sum_reduced_1 += cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? double(reduced_1) : 0.0;
+        if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+          squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
+        if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) sum_reduced_1 += double(reduced_1);
       }
       begin = segment.end;
     }
@@ -399,11 +399,12 @@ void step_reduce_3_chunk(
         const float square_avg_magnitude = optgen::isfinite(square_avg_kept) ? optgen::abs(square_avg_kept) : 0.0f;
         // largest magnitude of acc_delta
         const float acc_delta_magnitude = optgen::isfinite(acc_delta_kept) ? optgen::abs(acc_delta_kept) : 0.0f;
-        squares_grad_8 += !acc_delta_tensorwise && !cautious && !max_unorm_above_0 && !square_avg_tensorwise
-            && !trust_ratio_is_lamb ? double(grad_8) * double(grad_8) : 0.0;
-        sum_reduced_1 += cautious && !max_unorm_above_0 && !trust_ratio_is_lamb ? double(reduced_1) : 0.0;
-        squares_param += max_unorm_above_0 || trust_ratio_is_lamb ? double(param) * double(param) : 0.0;
-        squares_update_3 += max_unorm_above_0 || trust_ratio_is_lamb ? double(update_3) * double(update_3) : 0.0;
+        if (!acc_delta_tensorwise && !cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb)
+          squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
+        if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) sum_reduced_1 += double(reduced_1);
+        if (max_unorm_above_0 || trust_ratio_is_lamb) squares_param = optgen::plus_square(squares_param, param);
+        if (max_unorm_above_0 || trust_ratio_is_lamb)
+          squares_update_3 = optgen::plus_square(squares_update_3, update_3);
         square_avg_largest = square_avg_tensorwise && magnitude_bits(square_avg_magnitude) > square_avg_largest
             ? magnitude_bits(square_avg_magnitude) : square_avg_largest;
         acc_delta_largest = acc_delta_tensorwise && magnitude_bits(acc_delta_magnitude) > acc_delta_largest

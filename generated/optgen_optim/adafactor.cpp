@@ -119,7 +119,7 @@ void step_reduce_0_chunk(
         // grad = where(isfinite(grad), grad, 0)
         const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
         const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-        tensor_1 += double(grad_6) * double(grad_6);
+        tensor_1 = optgen::plus_square(tensor_1, grad_6);
       }
       begin = segment.end;
     }
@@ -174,7 +174,7 @@ void step_reduce_1_chunk(
         // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
         const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
         const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
-        squares_grad_8 += double(grad_8) * double(grad_8);
+        squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       }
       begin = segment.end;
     }
@@ -258,8 +258,9 @@ void step_reduce_2_chunk(
         const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // squared = grad * grad + eps1
         const float squared_1 = grad_10 * grad_10 + eps1;
-        squares_grad_8 += !cautious || !max_unorm_above_0 || !ndim_from_2 ? double(grad_8) * double(grad_8) : 0.0;
-        row_sum_squared_1 += cautious && max_unorm_above_0 && ndim_from_2 ? double(squared_1) : 0.0;
+        if (!cautious || !max_unorm_above_0 || !ndim_from_2)
+          squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
+        if (cautious && max_unorm_above_0 && ndim_from_2) row_sum_squared_1 += double(squared_1);
         if (cautious && max_unorm_above_0 && ndim_from_2) col_sum_squared_1_at[i] += double(squared_1);
       }
       if (cautious && max_unorm_above_0 && ndim_from_2)
@@ -419,17 +420,18 @@ void step_reduce_3_chunk(
         // direction = grad * rsqrt(exp_avg_sq)
         const float direction_2 = grad_10 * optgen::rsqrt(exp_avg_sq_1);
         const float direction_3 = ndim_from_2 ? direction_1 : direction_2;
-        squares_grad_8 += (!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
+        if ((!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
             || (!beta1_given && !cautious && !max_unorm_above_0)
-            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0) ? double(grad_8) * double(grad_8) : 0.0;
-        squares_param += cautious && max_unorm_above_0 && scale_parameter ? double(param) * double(param) : 0.0;
-        row_sum_squared_1 += ndim_from_2
-            && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)) ? double(squared_1) : 0.0;
+            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0))
+          squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
+        if (cautious && max_unorm_above_0 && scale_parameter) squares_param = optgen::plus_square(squares_param, param);
+        if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+          row_sum_squared_1 += double(squared_1);
         if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
             || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
           col_sum_squared_1_at[i] += double(squared_1);
-        squares_direction_3 += cautious && max_unorm_above_0 ? double(direction_3) * double(direction_3) : 0.0;
+        if (cautious && max_unorm_above_0) squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
       }
       if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
           || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
@@ -647,19 +649,19 @@ void step_reduce_4_chunk(
         const bool agrees_1 = (change_3 > 0.0f && grad_10 > 0.0f) || (change_3 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
-        squares_grad_8 += !cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)
-            ? double(grad_8) * double(grad_8) : 0.0;
-        squares_param += scale_parameter
-            && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)) ? double(param) * double(param) : 0.0;
-        row_sum_squared_1 += !cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)
-            ? double(squared_1) : 0.0;
+        if (!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+          squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
+        if (scale_parameter && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+          squares_param = optgen::plus_square(squares_param, param);
+        if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+          row_sum_squared_1 += double(squared_1);
         if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
           col_sum_squared_1_at[i] += double(squared_1);
-        squares_direction_3 += (!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0) ? double(direction_3) * double(direction_3)
-            : 0.0;
-        sum_reduced_1 += cautious && max_unorm_above_0 ? double(reduced_1) : 0.0;
+        if ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
+          squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
+        if (cautious && max_unorm_above_0) sum_reduced_1 += double(reduced_1);
       }
       if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
         lines.row(0)[segment.row - lines.first_row] += row_sum_squared_1;
@@ -893,14 +895,14 @@ void step_reduce_5_chunk(
         const float exp_avg_sq_magnitude = optgen::isfinite(exp_avg_sq_kept) ? optgen::abs(exp_avg_sq_kept) : 0.0f;
         // largest magnitude of exp_avg
         const float exp_avg_magnitude = optgen::isfinite(exp_avg_kept) ? optgen::abs(exp_avg_kept) : 0.0f;
-        squares_param += (max_unorm_above_0 && !scale_parameter)
+        if ((max_unorm_above_0 && !scale_parameter)
             || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
-            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter)
-            ? double(param) * double(param) : 0.0;
-        squares_direction_3 += !cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise)
-            ? double(direction_3) * double(direction_3) : 0.0;
-        sum_reduced_1 += cautious && !max_unorm_above_0 ? double(reduced_1) : 0.0;
-        squares_update_3 += max_unorm_above_0 ? double(update_3) * double(update_3) : 0.0;
+            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter))
+          squares_param = optgen::plus_square(squares_param, param);
+        if (!cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise))
+          squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
+        if (cautious && !max_unorm_above_0) sum_reduced_1 += double(reduced_1);
+        if (max_unorm_above_0) squares_update_3 = optgen::plus_square(squares_update_3, update_3);
         exp_avg_sq_largest = exp_avg_sq_tensorwise && !ndim_from_2
             && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest ? magnitude_bits(exp_avg_sq_magnitude)
             : exp_avg_sq_largest;

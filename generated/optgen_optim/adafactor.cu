@@ -125,7 +125,7 @@ __device__ __forceinline__ void step_reduce_0_chunk(
       // grad = where(isfinite(grad), grad, 0)
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-      if (place.inside(i)) tensor_1 += double(grad_6) * double(grad_6);
+      if (place.inside(i)) tensor_1 = optgen::plus_square(tensor_1, grad_6);
     }
     grad_tile.advance(STRIDE);
   });
@@ -189,7 +189,7 @@ __device__ __forceinline__ void step_reduce_1_chunk(
       // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
       const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
       const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
-      if (place.inside(i)) squares_grad_8 += double(grad_8) * double(grad_8);
+      if (place.inside(i)) squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
     }
     grad_tile.advance(STRIDE);
   });
@@ -280,7 +280,8 @@ __device__ __forceinline__ void step_reduce_2_chunk(
         const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // squared = grad * grad + eps1
         const float squared_1 = grad_10 * grad_10 + eps1;
-        if ((!cautious || !max_unorm_above_0 || !ndim_from_2)) squares_grad_8 += double(grad_8) * double(grad_8);
+        if ((!cautious || !max_unorm_above_0 || !ndim_from_2))
+          squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
         if (cautious && max_unorm_above_0 && ndim_from_2) row_sum_squared_1 += double(squared_1);
         if (cautious && max_unorm_above_0 && ndim_from_2) col_sum_squared_1 += double(squared_1);
       }
@@ -453,15 +454,15 @@ __device__ __forceinline__ void step_reduce_3_chunk(
         if (((!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
             || (!beta1_given && !cautious && !max_unorm_above_0)
             || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0)))
-          squares_grad_8 += double(grad_8) * double(grad_8);
-        if (cautious && max_unorm_above_0 && scale_parameter) squares_param += double(param) * double(param);
+          squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
+        if (cautious && max_unorm_above_0 && scale_parameter) squares_param = optgen::plus_square(squares_param, param);
         if ((ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
             || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))))
           row_sum_squared_1 += double(squared_1);
         if ((ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
             || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))))
           col_sum_squared_1 += double(squared_1);
-        if (cautious && max_unorm_above_0) squares_direction_3 += double(direction_3) * double(direction_3);
+        if (cautious && max_unorm_above_0) squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
       }
       if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
           || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
@@ -691,17 +692,17 @@ __device__ __forceinline__ void step_reduce_4_chunk(
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         if ((!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)))
-          squares_grad_8 += double(grad_8) * double(grad_8);
+          squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
         if ((scale_parameter && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
             || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))))
-          squares_param += double(param) * double(param);
+          squares_param = optgen::plus_square(squares_param, param);
         if ((!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)))
           row_sum_squared_1 += double(squared_1);
         if ((!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)))
           col_sum_squared_1 += double(squared_1);
         if (((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
             || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
-          squares_direction_3 += double(direction_3) * double(direction_3);
+          squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
         if (cautious && max_unorm_above_0) sum_reduced_1 += double(reduced_1);
       }
       if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
@@ -969,11 +970,11 @@ __device__ __forceinline__ void step_reduce_5_chunk(
       if (((max_unorm_above_0 && !scale_parameter)
           || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
           || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter)) && place.inside(i))
-        squares_param += double(param) * double(param);
+        squares_param = optgen::plus_square(squares_param, param);
       if ((!cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise)) && place.inside(i))
-        squares_direction_3 += double(direction_3) * double(direction_3);
+        squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
       if (cautious && !max_unorm_above_0 && place.inside(i)) sum_reduced_1 += double(reduced_1);
-      if (max_unorm_above_0 && place.inside(i)) squares_update_3 += double(update_3) * double(update_3);
+      if (max_unorm_above_0 && place.inside(i)) squares_update_3 = optgen::plus_square(squares_update_3, update_3);
       if (exp_avg_sq_tensorwise && !ndim_from_2 && place.inside(i)
           && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest)
         exp_avg_sq_largest = magnitude_bits(exp_avg_sq_magnitude);

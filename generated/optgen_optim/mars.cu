@@ -113,7 +113,7 @@ __device__ __forceinline__ void step_reduce_0_chunk(
       // grad = where(isfinite(grad), grad, 0)
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-      if (place.inside(i)) tensor_1 += double(grad_6) * double(grad_6);
+      if (place.inside(i)) tensor_1 = optgen::plus_square(tensor_1, grad_6);
     }
     grad_tile.advance(STRIDE);
   });
@@ -177,7 +177,7 @@ __device__ __forceinline__ void step_reduce_1_chunk(
       // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
       const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
       const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
-      if (place.inside(i)) squares_grad_8 += double(grad_8) * double(grad_8);
+      if (place.inside(i)) squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
     }
     grad_tile.advance(STRIDE);
   });
@@ -286,10 +286,10 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       const float corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1;
       if ((!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d))
           && place.inside(i))
-        squares_grad_8 += double(grad_8) * double(grad_8);
+        squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       if ((cautious && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
           || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))) && place.inside(i))
-        squares_corrected_1 += double(corrected_1) * double(corrected_1);
+        squares_corrected_1 = optgen::plus_square(squares_corrected_1, corrected_1);
     }
     grad_tile.advance(STRIDE);
     last_grad_tile.advance(STRIDE);
@@ -496,7 +496,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
           || (!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
           || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))
           && place.inside(i))
-        squares_grad_8 += double(grad_8) * double(grad_8);
+        squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       if (((!cautious && max_unorm_above_0 && ndim_from_2) || (!cautious && max_unorm_above_0 && optimize_1d)
           || (!cautious && ndim_from_2 && trust_ratio_is_lamb) || (!cautious && optimize_1d && trust_ratio_is_lamb)
           || (cautious && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
@@ -505,7 +505,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
           || (exp_avg_sq_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
           || (exp_avg_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
           || (exp_avg_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)) && place.inside(i))
-        squares_corrected_1 += double(corrected_1) * double(corrected_1);
+        squares_corrected_1 = optgen::plus_square(squares_corrected_1, corrected_1);
       if ((cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) && place.inside(i))
         sum_reduced_1 += double(reduced_1);
     }
@@ -770,14 +770,15 @@ __device__ __forceinline__ void step_reduce_4_chunk(
       const float last_grad_magnitude = optgen::isfinite(last_grad_kept) ? optgen::abs(last_grad_kept) : 0.0f;
       if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !ndim_from_2
           && !optimize_1d && !trust_ratio_is_lamb && place.inside(i))
-        squares_grad_8 += double(grad_8) * double(grad_8);
+        squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       if ((!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
           && (ndim_from_2 || optimize_1d)) && place.inside(i))
-        squares_corrected_1 += double(corrected_1) * double(corrected_1);
+        squares_corrected_1 = optgen::plus_square(squares_corrected_1, corrected_1);
       if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i)) sum_reduced_1 += double(reduced_1);
-      if ((max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i)) squares_param += double(param) * double(param);
       if ((max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i))
-        squares_update_5 += double(update_5) * double(update_5);
+        squares_param = optgen::plus_square(squares_param, param);
+      if ((max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i))
+        squares_update_5 = optgen::plus_square(squares_update_5, update_5);
       if (exp_avg_tensorwise && place.inside(i) && magnitude_bits(exp_avg_magnitude) > exp_avg_largest)
         exp_avg_largest = magnitude_bits(exp_avg_magnitude);
       if (exp_avg_sq_tensorwise && place.inside(i) && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest)

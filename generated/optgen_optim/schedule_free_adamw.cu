@@ -104,7 +104,7 @@ __device__ __forceinline__ void step_reduce_0_chunk(
       // grad = where(isfinite(grad), grad, 0)
       const float grad_5 = optgen::isfinite(grad_4) ? grad_4 : 0.0f;
       const float grad_6 = nonfinite_is_skip ? grad_5 : grad_4;
-      if (place.inside(i)) tensor_1 += double(grad_6) * double(grad_6);
+      if (place.inside(i)) tensor_1 = optgen::plus_square(tensor_1, grad_6);
     }
     grad_tile.advance(STRIDE);
   });
@@ -168,7 +168,7 @@ __device__ __forceinline__ void step_reduce_1_chunk(
       // grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
       const float grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s;
       const float grad_8 = max_grad_norm_above_0 ? grad_7 : grad_6;
-      if (place.inside(i)) squares_grad_8 += double(grad_8) * double(grad_8);
+      if (place.inside(i)) squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
     }
     grad_tile.advance(STRIDE);
   });
@@ -289,7 +289,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       if ((!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
-        squares_grad_8 += double(grad_8) * double(grad_8);
+        squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       if ((cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) && place.inside(i))
         sum_reduced_1 += double(reduced_1);
     }
@@ -445,11 +445,12 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       // largest magnitude of exp_avg_sq
       const float exp_avg_sq_magnitude = optgen::isfinite(exp_avg_sq_kept) ? optgen::abs(exp_avg_sq_kept) : 0.0f;
       if (!cautious && !exp_avg_sq_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i))
-        squares_grad_8 += double(grad_8) * double(grad_8);
+        squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i)) sum_reduced_1 += double(reduced_1);
-      if ((max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i)) squares_param += double(param) * double(param);
       if ((max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i))
-        squares_update_3 += double(update_3) * double(update_3);
+        squares_param = optgen::plus_square(squares_param, param);
+      if ((max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i))
+        squares_update_3 = optgen::plus_square(squares_update_3, update_3);
       if (exp_avg_sq_tensorwise && place.inside(i) && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest)
         exp_avg_sq_largest = magnitude_bits(exp_avg_sq_magnitude);
     }

@@ -294,10 +294,10 @@ class PassRenderer:
             for write in self.item.writes
         ]
 
-    def _summand(self, r: Reduction) -> str:
-        """What an element adds to a sum, in double."""
+    def _add(self, r: Reduction, to: str) -> str:
+        """What adds an element to a sum, in double."""
         x = self.single.print(r.reduce.x)
-        return f"double({x}) * double({x})" if r.reduce.op == "squares" else f"double({x})"
+        return f"{to} = optgen::plus_square({to}, {x});" if r.reduce.op == "squares" else f"{to} += double({x});"
 
     def _where(self, live: Formula, statement: str) -> str:
         """A statement under a formula."""

@@ -146,10 +146,7 @@ class _CpuPass(PassRenderer):
         if r.reduce.op == "max":
             x = self.single.print(r.reduce.x)
             return f"{name} = {live} && magnitude_bits({x}) > {name} ? magnitude_bits({x}) : {name};"
-        value = self._summand(r)
-        if r.reduce.over is Kind.COL:
-            return f"if ({live}) {name}_at[i] += {value};"
-        return f"{name} += {value if live == 'true' else f'{live} ? {value} : 0.0'};"
+        return self._where(r.live, self._add(r, f"{name}_at[i]" if r.reduce.over is Kind.COL else name))
 
     def _after_segment(self) -> list[str]:
         return [

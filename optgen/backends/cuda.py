@@ -175,7 +175,7 @@ class _CudaPass(PassRenderer):
             conditions.append(f"magnitude_bits({x}) > {name}")
             statement = f"{name} = magnitude_bits({x});"
         else:
-            statement = f"{name} += {self._summand(r)};"
+            statement = self._add(r, name)
         joined = " && ".join(f"({c})" if "||" in c else c for c in conditions)
         return f"if ({joined}) {statement}" if conditions else statement
 

@@ -68,6 +68,7 @@ void step_reduce_0_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -120,6 +121,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -213,6 +215,7 @@ void step_reduce_2_chunk(
         ? square_avg_tile.open(t.pointer(AT_SQUARE_AVG), t.pointer(AT_SQUARE_AVG_ABSMAX), at, n) : nullptr;
     auto* const acc_delta_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? acc_delta_tile.open(t.pointer(AT_ACC_DELTA), t.pointer(AT_ACC_DELTA_ABSMAX), at, n) : nullptr;
+    if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1)
@@ -342,6 +345,8 @@ void step_reduce_3_chunk(
         : nullptr;
     auto* const acc_delta_at = acc_delta_tensorwise || cautious || max_unorm_above_0 || trust_ratio_is_lamb
         ? acc_delta_tile.open(t.pointer(AT_ACC_DELTA), t.pointer(AT_ACC_DELTA_ABSMAX), at, n) : nullptr;
+    if (!acc_delta_tensorwise && !cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb)
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \

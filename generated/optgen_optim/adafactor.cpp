@@ -105,6 +105,7 @@ void step_reduce_0_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -157,6 +158,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -233,6 +235,7 @@ void step_reduce_2_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<cautious && max_unorm_above_0 && ndim_from_2>(t, at, begin, n);
       double row_sum_squared_1 = 0.0;
@@ -379,6 +382,7 @@ void step_reduce_3_chunk(
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const exp_avg_sq_at = cautious && max_unorm_above_0 && !ndim_from_2
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+    if (!cautious || !max_unorm_above_0 || (ndim_from_2 && !scale_parameter)) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<ndim_from_2
           && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))>(t, at, begin, n);
@@ -592,6 +596,11 @@ void step_reduce_4_chunk(
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     auto* const exp_avg_at = beta1_given && cautious && max_unorm_above_0
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
+    if ((!beta1_given && !cautious && !max_unorm_above_0) || (!beta1_given && ndim_from_2 && !scale_parameter)
+        || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0) || (!cautious && ndim_from_2 && !scale_parameter)
+        || (!max_unorm_above_0 && ndim_from_2 && !scale_parameter)
+        || (!beta1_given && cautious && max_unorm_above_0 && ndim_from_2))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<ndim_from_2>(t, at, begin, n);
       const float row_factor_1 = ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
@@ -825,6 +834,11 @@ void step_reduce_5_chunk(
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     auto* const exp_avg_at = beta1_given && (cautious || exp_avg_tensorwise || max_unorm_above_0)
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
+    if (ndim_from_2 && ((!beta1_given && cautious && !max_unorm_above_0)
+        || (!beta1_given && cautious && scale_parameter) || (!beta1_given && !max_unorm_above_0 && !scale_parameter)
+        || (!beta1_given && max_unorm_above_0 && scale_parameter)
+        || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && !scale_parameter)))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<ndim_from_2>(t, at, begin, n);
       const float row_factor_1 = ndim_from_2 ? t.pointer<float>(AT_STEP_ROW_FACTOR_1)[segment.row] : 0.0f;

@@ -81,6 +81,7 @@ void step_reduce_0_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -133,6 +134,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -237,6 +239,8 @@ void step_reduce_2_chunk(
     auto* const exp_avg_sq_at = cautious && compensation_tensorwise && use_kahan_summation
         && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+    if (!cautious || !compensation_tensorwise || !use_kahan_summation || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1)
@@ -387,6 +391,11 @@ void step_reduce_3_chunk(
         || (compensation_tensorwise && max_unorm_above_0 && use_kahan_summation)
         || (compensation_tensorwise && trust_ratio_is_lamb && use_kahan_summation)
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
+    if ((!cautious && !compensation_tensorwise) || (!cautious && !use_kahan_summation)
+        || (!cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
+        || (!compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+        || (!max_unorm_above_0 && !trust_ratio_is_lamb && !use_kahan_summation))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1, squares_param, squares_update_3)
@@ -606,6 +615,9 @@ void step_reduce_4_chunk(
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     auto* const compensation_at = compensation_tensorwise && use_kahan_summation
         ? compensation_tile.open(t.pointer(AT_COMPENSATION), t.pointer(AT_COMPENSATION_ABSMAX), at, n) : nullptr;
+    if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
+        && (!compensation_tensorwise || !use_kahan_summation))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \

@@ -66,6 +66,7 @@ void step_reduce_0_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -118,6 +119,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -196,6 +198,7 @@ void step_reduce_2_chunk(
     auto* const param_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1)
@@ -300,6 +303,7 @@ void step_reduce_3_chunk(
     auto* const param_at = cautious || max_unorm_above_0 || trust_ratio_is_lamb
         ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1, squares_param, squares_update_3)

@@ -85,6 +85,7 @@ void step_reduce_0_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -137,6 +138,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -209,6 +211,7 @@ void step_reduce_2_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, squares_grad_10)
@@ -345,6 +348,7 @@ void step_reduce_3_chunk(
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     auto* const grok_ema_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? grok_ema_tile.open(t.pointer(AT_GROK_EMA), t.pointer(AT_GROK_EMA_ABSMAX), at, n) : nullptr;
+    if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, squares_grad_10, sum_reduced_1)
@@ -536,6 +540,9 @@ void step_reduce_4_chunk(
     auto* const grok_ema_at = cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise
         || max_unorm_above_0 || trust_ratio_is_lamb
         ? grok_ema_tile.open(t.pointer(AT_GROK_EMA), t.pointer(AT_GROK_EMA_ABSMAX), at, n) : nullptr;
+    if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
+        && !trust_ratio_is_lamb)
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \

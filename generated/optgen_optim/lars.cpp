@@ -77,6 +77,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -129,6 +130,7 @@ void step_reduce_2_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -226,6 +228,9 @@ void step_reduce_3_chunk(
     auto* const momentum_buffer_at = cautious && max_unorm_above_0 && momentum_not_0 && !trust_ratio_is_lars
         ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
+    if ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
+        || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, squares_param, squares_grad_10, sum_reduced_1)
@@ -383,6 +388,8 @@ void step_reduce_4_chunk(
         && (cautious || momentum_buffer_tensorwise || (max_unorm_above_0 && !trust_ratio_is_lars))
         ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
+    if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \

@@ -92,6 +92,7 @@ void step_reduce_0_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -144,6 +145,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -229,6 +231,8 @@ void step_reduce_2_chunk(
         && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
         || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
         ? last_grad_tile.open(t.pointer(AT_LAST_GRAD), t.pointer(AT_LAST_GRAD_ABSMAX), at, n) : nullptr;
+    if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, squares_corrected_1)
@@ -393,6 +397,10 @@ void step_reduce_3_chunk(
         || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
         || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)
         ? last_grad_tile.open(t.pointer(AT_LAST_GRAD), t.pointer(AT_LAST_GRAD_ABSMAX), at, n) : nullptr;
+    if ((!cautious && !ndim_from_2 && !optimize_1d)
+        || (!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
+        || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, squares_corrected_1, sum_reduced_1)
@@ -611,6 +619,9 @@ void step_reduce_4_chunk(
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     auto* const last_grad_at = ndim_from_2 || optimize_1d
         ? last_grad_tile.open(t.pointer(AT_LAST_GRAD), t.pointer(AT_LAST_GRAD_ABSMAX), at, n) : nullptr;
+    if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !ndim_from_2 && !optimize_1d
+        && !trust_ratio_is_lamb)
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \

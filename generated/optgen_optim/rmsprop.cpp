@@ -84,6 +84,7 @@ void step_reduce_0_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -136,6 +137,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -237,6 +239,7 @@ void step_reduce_2_chunk(
         : nullptr;
     auto* const grad_avg_at = cautious && centered && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? grad_avg_tile.open(t.pointer(AT_GRAD_AVG), t.pointer(AT_GRAD_AVG_ABSMAX), at, n) : nullptr;
+    if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1)
@@ -390,6 +393,10 @@ void step_reduce_3_chunk(
         && (cautious || grad_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
         || (momentum_above_0 && momentum_buffer_tensorwise))
         ? grad_avg_tile.open(t.pointer(AT_GRAD_AVG), t.pointer(AT_GRAD_AVG_ABSMAX), at, n) : nullptr;
+    if (!cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb
+        && ((!centered && !momentum_above_0) || (!centered && !momentum_buffer_tensorwise)
+        || (!grad_avg_tensorwise && !momentum_above_0) || (!grad_avg_tensorwise && !momentum_buffer_tensorwise)))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \

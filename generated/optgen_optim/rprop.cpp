@@ -68,6 +68,7 @@ void step_reduce_0_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -120,6 +121,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -210,6 +212,7 @@ void step_reduce_2_chunk(
         ? prev_tile.open(t.pointer(AT_PREV), t.pointer(AT_PREV_ABSMAX), at, n) : nullptr;
     auto* const step_size_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? step_size_tile.open(t.pointer(AT_STEP_SIZE), t.pointer(AT_STEP_SIZE_ABSMAX), at, n) : nullptr;
+    if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1)
@@ -339,6 +342,7 @@ void step_reduce_3_chunk(
         ? prev_tile.open(t.pointer(AT_PREV), t.pointer(AT_PREV_ABSMAX), at, n) : nullptr;
     auto* const step_size_at = cautious || max_unorm_above_0 || trust_ratio_is_lamb
         ? step_size_tile.open(t.pointer(AT_STEP_SIZE), t.pointer(AT_STEP_SIZE_ABSMAX), at, n) : nullptr;
+    if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1, squares_param, squares_update_3)

@@ -76,6 +76,7 @@ void step_reduce_0_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -128,6 +129,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -220,6 +222,8 @@ void step_reduce_2_chunk(
     auto* const momentum_buffer_at = cautious && momentum_not_0 && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
+    if (!cautious || (decoupled_weight_decay && !momentum_not_0) || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1)
@@ -352,6 +356,10 @@ void step_reduce_3_chunk(
         && (cautious || max_unorm_above_0 || momentum_buffer_tensorwise || trust_ratio_is_lamb)
         ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
+    if (!max_unorm_above_0 && !trust_ratio_is_lamb
+        && ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
+        || (decoupled_weight_decay && !momentum_not_0)))
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \

@@ -70,6 +70,7 @@ void step_reduce_0_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -122,6 +123,7 @@ void step_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -213,6 +215,7 @@ void step_reduce_2_chunk(
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
     auto* const hessian_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? hessian_tile.open(t.pointer(AT_HESSIAN), t.pointer(AT_HESSIAN_ABSMAX), at, n) : nullptr;
+    if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, sum_reduced_1)
@@ -338,6 +341,8 @@ void step_reduce_3_chunk(
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
     auto* const hessian_at = cautious || max_unorm_above_0 || trust_ratio_is_lamb
         ? hessian_tile.open(t.pointer(AT_HESSIAN), t.pointer(AT_HESSIAN_ABSMAX), at, n) : nullptr;
+    if (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
+      grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd \
@@ -632,6 +637,7 @@ void update_hessian_reduce_0_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : tensor_1)
@@ -684,6 +690,7 @@ void update_hessian_reduce_1_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
+    grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8)
@@ -765,6 +772,7 @@ void update_hessian_reduce_2_chunk(
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const hessian_at =
         hessian_tensorwise ? hessian_tile.open(t.pointer(AT_HESSIAN), t.pointer(AT_HESSIAN_ABSMAX), at, n) : nullptr;
+    if (!hessian_tensorwise) grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8) reduction(max : hessian_largest)

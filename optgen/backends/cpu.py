@@ -97,7 +97,15 @@ class _CpuPass(PassRenderer):
             live = c_formula(reads.get(item.name, item.exists))
             call = f"{item.name}_tile.{how}({self._data(item)}, {self._aside(item)}, at, n)"
             result.append(f"auto* const {item.name}_at = {call if live == 'true' else f'{live} ? {call} : nullptr'};")
-        return result
+        return [*result, *self._prefetch()]
+
+    def _prefetch(self) -> list[str]:
+        """Reads ahead where the gradient alone is read: processors do so for several streams, but not far for one."""
+        others = FALSE
+        for access in self.item.reads:
+            if access.input.role != "grad":
+                others = others | access.live
+        return [] if self.last or others.is_true else [self._where(~others, "grad_tile.prefetch(t.grad, at, n);")]
 
     def _segment(self, arrays: Mapping[str, Formula]) -> list[str]:
         formulas = [r.live for r in (*self.row_sums, *self.col_sums)] + list(arrays.values())

@@ -1,0 +1,99 @@
+"""g++ vectorises the loop over elements of every pass that a step takes: one it gives up on runs several times longer.
+
+What the compiler says of its own work is looked at, so no time is measured. One class stands for each rule here, in 32
+and in 8 bits; most are left to `make test-all`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optgen_optim
+import pytest
+import torch
+
+from optgen.paths import include_dir
+from optgen.runtime.building.compilers import Compiler, compiler_candidates
+from optgen.runtime.building.entries import words
+from optgen.runtime.building.precompile import STARTS
+from optgen.runtime.kernel_engine import defines
+
+LOOP = "#pragma omp simd"
+VECTORISED = re.compile(r":(\d+):\d+: optimized: loop vectorized using (\d+) byte vectors")
+KEPT = {("adafactor", 32), ("adam", 8), ("adan", 8), ("adopt", 8), ("rprop", 32)}  # loops that took some doing
+
+
+def compiler() -> Compiler | None:
+    """g++ on a processor with wide registers, if there is one."""
+    found = (candidate.compiler for candidate in compiler_candidates())
+    return next((each for each in found if each is not None and each.family == "gcc"), None)
+
+
+def cases() -> Iterator[Any]:
+    seen = set()
+    for name, optimizer_class in optgen_optim.CLASSES.items():
+        if optimizer_class.fixed.get("target", "cpu") == "cpu" and (family := optimizer_class.rule.name) not in seen:
+            seen.add(family)
+            for bits in (32, 8):
+                marks = () if (family, bits) in KEPT else pytest.mark.full
+                yield pytest.param(name, bits, id=f"{name}-{bits}", marks=marks)
+
+
+def stepped(name: str, bits: int) -> Any:
+    """An optimizer of the class after a step; skipped if no state of it takes so few bits."""
+    optimizer_class = optgen_optim.CLASSES[name]
+    param = torch.zeros(64, 512, requires_grad=True)
+    param.grad = torch.ones_like(param)
+    arguments = inspect.signature(optimizer_class).parameters
+    settings = {k: v for k, v in STARTS.items() if k in arguments and arguments[k].default in (arguments[k].empty, 0.0)}
+    try:
+        storage = {"optim_bits": bits} if bits != 32 else {}
+        optimizer = optimizer_class([param], **settings, **storage)
+    except (TypeError, ValueError) as refusal:
+        pytest.skip(str(refusal))
+    optimizer.step()
+    assert optimizer.engines() == {"cpu": 1}
+    return optimizer
+
+
+def loops(source: Path, function: str) -> list[tuple[int, int]]:
+    """First and last line of the element loops of a pass."""
+    lines = source.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"void {function}_chunk("))
+    end = next(i for i in range(start, len(lines)) if lines[i] == "}")
+    found = []
+    for i in range(start, end):
+        if lines[i].startswith(LOOP):
+            indent = len(lines[i + 1]) - len(lines[i + 1].lstrip())
+            last = next(j for j in range(i + 1, end) if lines[j] == " " * indent + "}")
+            found.append((i + 2, last + 1))
+    return found
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="no wide registers known")
+@pytest.mark.parametrize(("name", "bits"), list(cases()))
+def test_every_loop_over_elements_is_vectorised(name: str, bits: int, tmp_path: Path) -> None:
+    gcc = compiler()
+    if gcc is None:
+        pytest.skip("no g++")
+    engine = stepped(name, bits)._kept[0].engines[0]
+    rule, bucket = engine.rule, engine.bucket
+    command = [gcc.path, *gcc.arguments, *gcc.flags, f"-I{include_dir()}", *words(defines(rule, bucket))]
+    command += [str(rule.source), "-fopt-info-vec-optimized", "-o", str(tmp_path / "kernel.so")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    own = [
+        match for line in said.splitlines() if line.startswith(str(rule.source)) for match in VECTORISED.finditer(line)
+    ]
+    vectorised = {int(match[1]) for match in own}
+    for item in rule.blocks["step"].passes:
+        if item.live(bucket.flags):
+            found = loops(rule.source, item.function)
+            assert found
+            for first, last in found:
+                assert vectorised.intersection(range(first, last + 1)), f"{rule.source}:{first}"

@@ -134,6 +134,6 @@ TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
         Task("text", 600, lambda: Transformer(TEXT_SIZE), load_texts),
-        Task("digits", 150, small_convolutions, load_digits),
+        Task("digits", 600, small_convolutions, load_digits),
     )
 }

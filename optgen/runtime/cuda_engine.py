@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from optgen.codecs import PARAMETER_CODECS
 from optgen.runtime.building.cubins import cubin
 from optgen.runtime.building.entries import CompileError
 from optgen.runtime.building.nvcc import Nvcc
@@ -36,6 +37,12 @@ NOT_WARM = (
 )
 
 
+def stored_tensors(rule: Rule, bucket: Bucket) -> int:
+    """How many tensors of a parameter's size a kernel has at hand: mirrored in cuda.h of templates/include/optgen."""
+    beside = bool(PARAMETER_CODECS[bucket.rounding].compensation)
+    return 2 + beside + sum(state.exists(bucket.flags) for state in rule.element_states)
+
+
 class CudaEngine(KernelEngine):
     """The cuda target of one bucket.
 
@@ -55,7 +62,7 @@ class CudaEngine(KernelEngine):
         self.all_on_one_stream = True
         self.image = cubin(rule.cuda_source, defines(rule, bucket), gpu.arch, nvcc)
         self.functions = self._load()
-        self.blocks = gpu.blocks(2 + sum(state.exists(bucket.flags) for state in rule.element_states))
+        self.blocks = gpu.blocks(stored_tensors(rule, bucket))
         count, chunks = len(self.members), len(self.chunks) + len(self.band_table)
         self.chunk_table = self._on_device(self.chunks.numbers + self.band_table.numbers)
         self.lines = self._empty(self.band_table.lines, torch.float64)

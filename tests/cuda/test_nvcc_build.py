@@ -180,7 +180,8 @@ def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path) -> 
         (kernel, f"sm_{arch}") for kernel in kernels for arch in ARCHS
     }
     assert [use for use in found if use.frame or use.stores or use.loads] == []
-    tensors = sum(name.endswith("_CODEC") and codec != "Absent" for name, codec in macros.items())
+    codecs = [codec for name, codec in macros.items() if name.endswith("_CODEC")]
+    tensors = sum((codec != "Absent") + codec.startswith(("Kahan", "Split")) for codec in codecs)
     limit = REGISTERS[2 if tensors > 4 else 3]
     walking = [
         use for use in found if not use.function.endswith(("_prepare", "_finish"))

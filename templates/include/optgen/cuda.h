@@ -19,11 +19,13 @@ namespace optgen {
 constexpr int THREADS = 256;  // of a block, mirrored in optgen/runtime/cuda_device.py
 constexpr int WARPS = THREADS / WARP;
 
-// Blocks of a multiprocessor, which their registers must leave room for: a lane keeps eight elements of each tensor.
-// Mirrored likewise.
-template <class Codec> constexpr int is_stored = 1;
-template <> constexpr int is_stored<Absent> = 0;
-template <class... Codecs> constexpr int blocks_with = (is_stored<Codecs> + ...) > 4 ? 2 : 3;
+// Blocks of a multiprocessor, which their registers must leave room for: a lane keeps eight elements of each tensor,
+// and of what lies beside a parameter. Mirrored likewise.
+template <class Codec> constexpr int tensors_of = 1;
+template <> constexpr int tensors_of<Absent> = 0;
+template <class T> constexpr int tensors_of<Kahan<T>> = 2;
+template <class Beside> constexpr int tensors_of<Split<Beside>> = 2;
+template <class... Codecs> constexpr int blocks_with = (tensors_of<Codecs> + ...) > 4 ? 2 : 3;
 
 // A step that is skipped leaves everything as it was.
 __device__ inline bool is_skipped(const Call& call) { return call.found_inf != nullptr && *call.found_inf != 0.0f; }

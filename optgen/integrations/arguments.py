@@ -152,10 +152,9 @@ class Arguments:
                 return tuple(float(part) for part in ast.literal_eval(text))
             return _whole(text) if declared.integer else float(text)
         except (ValueError, TypeError, SyntaxError):
-            kind = "whole number" if declared.integer else "number"
-            wanted = (
-                f"{len(declared.parts)} numbers, as (0.9, 0.99)," if key == name and declared.parts else f"a {kind}"
-            )
+            wanted = "a whole number" if declared.integer else "a number"
+            if declared.parts and key == declared.name:
+                wanted = f"{len(declared.parts)} numbers, as {self.defaults[key]},"
             raise TypeError(f"{self.label}: {key} must be {wanted} in {declared}, not {text!r}") from None
 
     def _choice(self, key: str, option: Option, text: str) -> Any:

@@ -118,9 +118,9 @@ class Factory:
             return self
         if not isinstance(model, Module):
             raise TypeError(
-                f"optimizer({self.name!r}) is made of a model, by which it knows embeddings and what decays, not of a "
-                f"{type(model).__name__}; for groups of your own take its class, factory.cls(groups, **kwargs). A Trainer "
-                "that hands over groups is too old: its transformers has no factories"
+                f"optimizer({self.name!r}) is made for a model, by which it knows embeddings and what decays, not for "
+                f"a {type(model).__name__}. For groups of your own take its class, factory.cls(groups, **kwargs); a "
+                "Trainer that hands groups over is of a transformers without factories, older than 5.2"
             )
         row = SERVED[self.name]
         handed = self.handed

@@ -45,7 +45,7 @@ class Text(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int | slice) -> dict[str, Tensor]:
         return {"input_ids": self.samples[index], "labels": self.samples[index]}
 
 

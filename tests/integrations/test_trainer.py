@@ -18,6 +18,8 @@ ALL = {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5, "bf16": True, "we
     "lr_scheduler_type": "cosine",
     "warmup_steps": 2,
     "save_steps": STEPS // 2,
+    "eval_strategy": "steps",  # before it saves: schedule-free rules then hold their average
+    "eval_steps": STEPS // 4,
 }
 RATES = {"sgd": 0.5, "lion": 3e-3, "schedule_free_sgd": 1.0, "schedule_free_radam": 0.1}  # all others train at 1e-2
 BRIEF = ["paged_adamw_8bit", "adafactor", "schedule_free_adamw", "adamw_torch_4bit"]
@@ -36,7 +38,7 @@ def trainer(name: str, folder: Path, model: Any, **given: Any) -> Any:
     }
     args = transformers.TrainingArguments(**quiet(values | ALL | given))
     made = optimizer(name, args)
-    return transformers.Trainer(model, args, train_dataset=Text(), optimizer_cls_and_kwargs=made)
+    return transformers.Trainer(model, args, train_dataset=Text(), eval_dataset=Text(16), optimizer_cls_and_kwargs=made)
 
 
 def check_resumes(name: str, folder: Path, dtype: torch.dtype) -> None:
@@ -54,8 +56,9 @@ def check_resumes(name: str, folder: Path, dtype: torch.dtype) -> None:
 
     resumed = trainer(name, folder, tiny_gpt2(seed=1).to(dtype))
     resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{STEPS // 2}"))
-    again = [log for log in resumed.state.log_history if "loss" in log]
-    assert [log["loss"] for log in again] == [log["loss"] for log in logs]
+    for value in ("loss", "eval_loss"):
+        seen = [[log[value] for log in run.state.log_history if value in log] for run in (resumed, whole)]
+        assert seen[0] == seen[1]
     assert_same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()), "model")
     assert_same(resumed.optimizer.state_dict(), whole.optimizer.state_dict(), "optimizer")
     assert_same(resumed.lr_scheduler.state_dict(), whole.lr_scheduler.state_dict(), "schedule")

@@ -65,9 +65,9 @@ def optimizer(
     row = find(name)
     name = str.__str__(name)
     given = _given(_arguments(name, row), args, optim_args, settings)
-    factory = Factory(name, args, given, dict(overrides or {}))
+    factory = Factory(name, args, given, _checked_overrides(name, overrides))
     kwargs = factory.kwargs()
-    _try(factory.cls, kwargs)
+    _try(factory.cls, kwargs, factory.overrides)
     factory.handed.update(kwargs)
     return factory, kwargs
 
@@ -120,7 +120,7 @@ class Factory:
             raise TypeError(
                 f"optimizer({self.name!r}) is made for a model, by which it knows embeddings and what decays, not for "
                 f"a {type(model).__name__}. For groups of your own take its class, factory.cls(groups, **kwargs); a "
-                "Trainer that hands groups over is of a transformers without factories, older than 5.2"
+                "Trainer that hands groups over is of an older transformers, without factories"
             )
         row = SERVED[self.name]
         handed = self.handed
@@ -220,8 +220,20 @@ def _taken(name: str, row: Served, args: TrainingArguments | None, given: Mappin
     return {key: defaults[attribute] for key, attribute in row.taken.items() if key not in ("lr", "weight_decay")}
 
 
-def _try(cls: type[Optimizer], kwargs: Mapping[str, Any]) -> None:
-    """Raise what the class raises for these arguments, before there is a model."""
+def _checked_overrides(name: str, overrides: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Mapping[str, Any]]:
+    """Overrides as they are, if they are settings by patterns. Raises TypeError."""
+    found = {} if overrides is None else overrides
+    if not isinstance(found, Mapping) or not all(isinstance(own, Mapping) for own in found.values()):
+        wanted = "settings by patterns of names, as {'*.wte.weight': {'optim_bits': 8}}"
+        raise TypeError(f"optimizer({name!r}): overrides are {wanted}, not {overrides!r}")
+    return dict(found)
+
+
+def _try(cls: type[Optimizer], kwargs: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise what the class raises for these arguments and overrides, before there is a model."""
     import torch
 
-    cls([torch.nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))], **kwargs)
+    param = torch.nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+    made = cls([param], **kwargs)
+    for own in overrides.values():
+        made.override(param, **own)

@@ -117,6 +117,9 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("adamw_torch_8bit", {"amsgrad": True}, ValueError, "does not support amsgrad=True"),
     ("adamw_torch_8bit", {"bf16_stochastic_round": 1}, TypeError, "bf16_stochastic_round must be True or False, not 1"),
     ("stable_adamw", {"kahan_sum": True, "rounding": "nearest"}, TypeError, "kahan_sum and rounding mean the same"),
+    ("adamw_torch", {"overrides": {"*": 8}}, TypeError, "overrides are settings by patterns of names, as {"),
+    ("adamw_torch", {"overrides": ["*"]}, TypeError, "overrides are settings by patterns of names, as {"),
+    ("adamw_torch", {"overrides": {"*": {"bits": 8}}}, ValueError, "AdamW.override takes no 'bits'"),
     ("paged_adamw_16bit", {}, ValueError, "no optimizer 'paged_adamw_16bit'; did you mean 'paged_adamw_8bit'? known: "),
     (3, {}, TypeError, "optimizer takes a name such as 'paged_adamw_8bit', not 3"),  # type: ignore[list-item]
 ]

@@ -48,6 +48,11 @@ GOOD = {
     "optgen/dtypes.py": "",
     "optgen/runtime/base.py": "import torch\nfrom optgen.codecs import x\nfrom .cache import y\n",
     "optgen/runtime/building/cache.py": "",
+    "optgen/integrations/trainer.py": (
+        "from typing import TYPE_CHECKING\nfrom optgen.runtime.base import y\nfrom optgen.integrations import names\n"
+        "if TYPE_CHECKING:\n    from torch import Tensor\n"
+        "def f():\n    import transformers\n    from optgen_optim import AdamW\n"
+    ),
     "tools/bench.py": "import torch\n",
 }
 
@@ -86,6 +91,12 @@ def test_a_good_tree(check_layers: ModuleType, tmp_path: Path) -> None:
         ),
         ("runtime/base.py", "from .. import compiler", "1: runtime/ must not import optgen.compiler"),
         ("runtime/base.py", "import optgen", "1: runtime/ must not import optgen"),
+        ("integrations/a.py", "import transformers", "1: integrations/ may import transformers inside functions only"),
+        ("integrations/a.py", "if X:\n    import torch", "2: integrations/ may import torch inside functions only"),
+        ("integrations/a.py", "def f():\n    import yaml", "2: integrations/ must not import yaml"),
+        ("integrations/a.py", "from optgen import codecs", "1: integrations/ must not import optgen.codecs"),
+        ("ir/nodes.py", "import optgen.integrations", "1: the compiler must not import optgen.integrations"),
+        ("runtime/base.py", "from optgen import integrations", "1: runtime/ must not import optgen.integrations"),
         ("helpers.py", "", "1: optgen.helpers has no floor; give it one in check_layers.py"),
         ("ir/nodes.py", "def", "1: cannot be read"),
         ("ir/long.py", "\n" * 501, "501: 501 lines, more than 500; split it"),

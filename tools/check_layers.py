@@ -40,15 +40,21 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("dtypes",),
     ("paths",),
 )
-RUNTIME_MAY_IMPORT = frozenset({"runtime", "codecs", "dtypes", "paths"})
-NEVER_IN_RUNTIME = frozenset({"jinja2", "pydantic", "yaml", "typer", "rich"})
+# Two floors stand apart, with what they may import: what generated code runs on, and what joins it to other libraries.
+APART: dict[str, frozenset[str]] = {
+    "runtime": frozenset({"runtime", "codecs", "dtypes", "paths"}),
+    "integrations": frozenset({"integrations", "runtime"}),
+}
+NEVER_APART = frozenset({"jinja2", "pydantic", "yaml", "typer", "rich"})
+# What integrations import inside functions only, so that importing them brings nothing that is not used.
+JOINED = frozenset({"torch", "numpy", "transformers", "accelerate", "lightning", "bitsandbytes", "optgen_optim"})
 MAX_LINES = 500
 CHECKED_SUFFIXES = frozenset({".py", ".h", ".cpp", ".cu", ".j2", ".yaml", ".md", ".sh"})
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import: the dotted name as seen from the top, its line, and whether it stands inside a function."""
+    """One import: the dotted name as seen from the top, its line, and whether it waits in a function or never runs."""
 
     module: str
     names: tuple[str, ...]
@@ -70,6 +76,8 @@ def imports_of(tree: ast.Module, package: Sequence[str]) -> Iterator[Import]:
                     name = ".".join([*base, *([module] if module else [])])
                     yield Import(name, tuple(alias.name for alias in names), child.lineno, lazy)
                 case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                    yield from walk(child, True)
+                case ast.If(test=ast.Name(id="TYPE_CHECKING"), orelse=[]):
                     yield from walk(child, True)
                 case _:
                     yield from walk(child, lazy)
@@ -102,14 +110,14 @@ def floor_of(module: str) -> int | None:
 def check_import(module: str, found: Import, modules: frozenset[str]) -> Iterator[str]:
     """Yield what is wrong with one import of `module` (the part of its name just below optgen)."""
     top = found.module.partition(".")[0]
-    if module == "runtime":
-        if top in NEVER_IN_RUNTIME:
-            yield f"runtime/ must not import {top}"
+    if module in APART:
+        if top in NEVER_APART:
+            yield f"{module}/ must not import {top}"
+        if module == "integrations" and top in JOINED and not found.lazy:
+            yield f"integrations/ may import {top} inside functions only"
         for used in used_modules(found, modules):
-            if used not in RUNTIME_MAY_IMPORT:
-                yield (
-                    f"runtime/ must not import optgen.{used}" if used != "optgen" else "runtime/ must not import optgen"
-                )
+            if used not in APART[module]:
+                yield f"{module}/ must not import {used if used == 'optgen' else f'optgen.{used}'}"
         return
     floor = floor_of(module)
     if floor is None:
@@ -122,8 +130,8 @@ def check_import(module: str, found: Import, modules: frozenset[str]) -> Iterato
     for used in used_modules(found, modules):
         if used == module or (floor == 0 and used == "runtime"):
             continue
-        if used == "runtime":
-            yield "the compiler must not import optgen.runtime"
+        if used in APART:
+            yield f"the compiler must not import optgen.{used}"
             continue
         below = floor_of(used)
         if below is not None and (below < floor or (below == floor and floor > 0)):
@@ -141,7 +149,7 @@ def check_tree(root: Path) -> list[str]:
         shown = path.relative_to(root).as_posix()
         parts = path.relative_to(package).parts
         module = "optgen" if parts == ("__init__.py",) else parts[0].removesuffix(".py")
-        if module != "runtime" and floor_of(module) is None:
+        if module not in APART and floor_of(module) is None:
             problems.append(f"{shown}:1: optgen.{module} has no floor; give it one in {Path(__file__).name}")
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"), str(path))

@@ -1,0 +1,105 @@
+"""The names of transformers' `OptimizerNames`: which class of the catalogue serves each, and what the name fixes.
+
+What a name passes to its optimizer, from where and with which defaults, is what Trainer itself does with it (its
+functions `_get_…` in trainer_optimizer.py of transformers 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Alias:
+    """An argument, true or false, that the class has under another name and with other values."""
+
+    argument: str
+    values: Mapping[bool, str]
+
+
+@dataclass(frozen=True)
+class Served:
+    """How a name is served.
+
+    Attributes:
+        cls: The class, of optgen_optim.
+        locked: Arguments that the name fixes, beside those that the class does.
+        defaults: Arguments whose default is not the class's.
+        taken: Arguments that come from TrainingArguments unless they are given: argument -> attribute.
+        aliases: Arguments that transformers calls otherwise.
+        sixteen_bits: Defaults where a parameter has 16 bits.
+        whole_embeddings: Whether the weights of embeddings keep 32-bit states.
+    """
+
+    cls: str
+    locked: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    taken: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
+    sixteen_bits: Mapping[str, Any] = field(default_factory=dict)
+    whole_embeddings: bool = False
+
+
+COMMON = {"lr": "learning_rate", "weight_decay": "weight_decay"}
+BETAS = COMMON | {"beta1": "adam_beta1", "beta2": "adam_beta2"}
+ADAM = BETAS | {"eps": "adam_epsilon"}
+WARMUP = {"warmup_steps": "warmup_steps"}
+STOCHASTIC = {"bf16_stochastic_round": Alias("rounding", {True: "stochastic", False: "nearest"})}
+KAHAN = {"kahan_sum": Alias("rounding", {True: "kahan", False: "nearest"})}
+
+_ADAMW = Served("AdamW", taken=ADAM)
+_ADAMW8BIT = Served("AdamW8bit", taken=ADAM, whole_embeddings=True)
+
+SERVED: Mapping[str, Served] = {
+    "adamw_torch": _ADAMW,
+    "adamw_torch_fused": _ADAMW,
+    "adamw_torch_xla": _ADAMW,
+    "adamw_torch_npu_fused": _ADAMW,
+    "adafactor": Served("Adafactor", {"scale_parameter": False, "relative_step": False}, taken=COMMON),
+    "adamw_anyprecision": Served("AnyPrecisionAdamW", defaults={"variance_dtype": "float32"}, taken=ADAM),
+    "adamw_torch_4bit": Served("AdamW", {"optim_bits": 4}, {"block_size": 256}, ADAM, STOCHASTIC),
+    "adamw_torch_8bit": Served("AdamW8bit", {}, {"block_size": 256}, ADAM, STOCHASTIC),
+    "ademamix": Served("AdEMAMix32bit", taken=ADAM),
+    "sgd": Served("SGD", taken=COMMON),
+    "adagrad": Served("Adagrad", taken=COMMON),
+    "adamw_bnb_8bit": _ADAMW8BIT,
+    "adamw_8bit": _ADAMW8BIT,
+    "ademamix_8bit": Served("AdEMAMix8bit", taken=ADAM, whole_embeddings=True),
+    "lion_8bit": Served("Lion8bit", taken=BETAS, whole_embeddings=True),
+    "lion_32bit": Served("Lion32bit", taken=BETAS),
+    "paged_adamw_32bit": Served("PagedAdamW32bit", taken=ADAM),
+    "paged_adamw_8bit": Served("PagedAdamW8bit", taken=ADAM, whole_embeddings=True),
+    "paged_ademamix_32bit": Served("PagedAdEMAMix32bit", taken=ADAM),
+    "paged_ademamix_8bit": Served("PagedAdEMAMix8bit", taken=ADAM, whole_embeddings=True),
+    "paged_lion_32bit": Served("PagedLion32bit", taken=BETAS),
+    "paged_lion_8bit": Served("PagedLion8bit", taken=BETAS, whole_embeddings=True),
+    "rmsprop": Served("RMSprop", taken=COMMON),
+    "rmsprop_bnb": Served("RMSprop32bit", taken=COMMON),
+    "rmsprop_bnb_8bit": Served("RMSprop8bit", taken=COMMON, whole_embeddings=True),
+    "rmsprop_bnb_32bit": Served("RMSprop32bit", taken=COMMON),
+    "grokadamw": Served("GrokAdamW", taken=ADAM),
+    "schedule_free_radam": Served("RAdamScheduleFree", taken=ADAM),
+    "schedule_free_adamw": Served("AdamWScheduleFree", taken=ADAM | WARMUP),
+    "schedule_free_sgd": Served("SGDScheduleFree", taken=COMMON | WARMUP),
+    "stable_adamw": Served("StableAdamW", taken=ADAM, aliases=KAHAN, sixteen_bits={"rounding": "kahan"}),
+}
+
+_GALORE = "it projects gradients onto their singular vectors, and the catalogue has no rule that does"
+_APOLLO = "it projects gradients onto random directions, and the catalogue has no rule that does"
+_IN_BACKWARD = "it updates parameters inside backward, where Trainer calls no step()"
+
+NOT_SERVED: Mapping[str, str] = {
+    "galore_adamw": _GALORE,
+    "galore_adamw_8bit": _GALORE,
+    "galore_adafactor": _GALORE,
+    "galore_adamw_layerwise": _GALORE,
+    "galore_adamw_8bit_layerwise": _GALORE,
+    "galore_adafactor_layerwise": _GALORE,
+    "lomo": _IN_BACKWARD,
+    "adalomo": _IN_BACKWARD,
+    "apollo_adamw": _APOLLO,
+    "apollo_adamw_layerwise": _APOLLO,
+}
+"""Names that nothing serves yet, each with the reason."""

@@ -1,0 +1,136 @@
+"""Trainer trains a GPT-2 with generated optimizers, saves it, and goes on from there to the same last bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_gpt2 import Text, assert_same, quiet, tiny_gpt2
+
+from optgen.integrations.transformers import SERVED, optimizer
+
+transformers = pytest.importorskip("transformers")
+
+STEPS = 12
+ALL = {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5, "bf16": True, "weight_decay": 0.1} | {
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 2,
+    "save_steps": STEPS // 2,
+    "eval_strategy": "steps",  # before it saves: schedule-free rules then hold their average
+    "eval_steps": STEPS // 4,
+}
+RATES = {"sgd": 0.5, "lion": 3e-3, "schedule_free_sgd": 1.0, "schedule_free_radam": 0.1}  # all others train at 1e-2
+BRIEF = ["paged_adamw_8bit", "adafactor", "schedule_free_adamw", "adamw_torch_4bit"]
+
+
+def rate(name: str) -> float:
+    return next((value for part, value in RATES.items() if part in name and (part != "sgd" or name == part)), 1e-2)
+
+
+def trainer(name: str, folder: Path, model: Any, **given: Any) -> Any:
+    values = {
+        "output_dir": str(folder),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": 4,
+        "learning_rate": rate(name),
+    }
+    args = transformers.TrainingArguments(**quiet(values | ALL | given))
+    made = optimizer(name, args)
+    return transformers.Trainer(model, args, train_dataset=Text(), eval_dataset=Text(16), optimizer_cls_and_kwargs=made)
+
+
+def check_resumes(name: str, folder: Path, dtype: torch.dtype) -> None:
+    """A run, and one that begins at its middle with another model: the same weights, states and schedule."""
+    whole = trainer(name, folder, tiny_gpt2().to(dtype))
+    whole.train()
+    assert whole.accelerator.mixed_precision == "bf16"
+    logs = [log for log in whole.state.log_history if "loss" in log]
+    assert len(logs) == STEPS
+    assert max(log["grad_norm"] for log in logs) > whole.args.max_grad_norm  # so that clipping acts
+    rates = [log["learning_rate"] for log in logs]
+    assert max(rates) == pytest.approx(rate(name))
+    assert rates[0] < max(rates) > rates[-1]
+    assert logs[-1]["loss"] < whole.train_dataset.ignorance
+
+    resumed = trainer(name, folder, tiny_gpt2(seed=1).to(dtype))
+    resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{STEPS // 2}"))
+    for value in ("loss", "eval_loss"):
+        seen = [[log[value] for log in run.state.log_history if value in log] for run in (resumed, whole)]
+        assert seen[0] == seen[1]
+    assert_same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()), "model")
+    assert_same(resumed.optimizer.state_dict(), whole.optimizer.state_dict(), "optimizer")
+    assert_same(resumed.lr_scheduler.state_dict(), whole.lr_scheduler.state_dict(), "schedule")
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_a_run_resumes_bit_exactly(name: str, tmp_path: Path) -> None:
+    check_resumes(name, tmp_path, torch.float32)
+
+
+def test_a_run_with_weights_of_16_bits_resumes_bit_exactly(tmp_path: Path) -> None:
+    check_resumes("stable_adamw", tmp_path, torch.bfloat16)  # which keeps what rounding loses
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", sorted(SERVED.keys() - {*BRIEF}))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_run_resumes_bit_exactly(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    check_resumes(name, tmp_path, dtype)
+
+
+def test_the_checkpoint_is_loaded_safely_and_keeps_embeddings_whole(tmp_path: Path) -> None:
+    run = trainer("paged_adamw_8bit", tmp_path, tiny_gpt2(), max_steps=2, save_steps=2)
+    run.train()
+    saved = torch.load(tmp_path / "checkpoint-2" / "optimizer.pt", weights_only=True)
+    assert {own["optim_bits"] for own in saved["param_groups"][0]["overrides"].values()} == {32}
+    params = [param for group in run.optimizer.param_groups for param in group["params"]]
+    places = {id(param): place for place, param in enumerate(params)}
+    embeddings = {places[id(run.model.transformer.wte.weight)], places[id(run.model.transformer.wpe.weight)]}
+    for place, entry in saved["state"].items():
+        small = params[place].numel() < 4096
+        assert entry["exp_avg"].dtype is (torch.float32 if small or place in embeddings else torch.uint8), place
+
+
+def test_clipping_and_accumulation_reach_the_optimizer(tmp_path: Path) -> None:
+    """A batch of 8 is two of 4, and a clipped gradient has the norm asked for: what the first step of SGD shows."""
+    folders = iter(range(3))
+
+    def moved(**given: Any) -> torch.Tensor:
+        model = tiny_gpt2()
+        before = torch.cat([param.detach().flatten().double() for param in model.parameters()])
+        values = {"bf16": False, "max_steps": 1, "lr_scheduler_type": "constant", "warmup_steps": 0}
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        whole = {"weight_decay": 0.0, "learning_rate": 1.0, "max_grad_norm": 0.0, "save_strategy": "no"}
+        trainer("sgd", tmp_path / str(next(folders)), model, **(values | whole | given)).train()
+        return torch.cat([param.detach().flatten().double() for param in model.parameters()]) - before
+
+    one = moved(per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    two = moved()
+    clipped = moved(max_grad_norm=0.5)
+    # Gradients of either are sums of 8 x 63 terms of which each is rounded; 1e-4 is 800 roundings of a float32.
+    assert torch.linalg.vector_norm(two - one) <= 1e-4 * torch.linalg.vector_norm(one)
+    assert torch.linalg.vector_norm(two) > 0.5
+    assert float(torch.linalg.vector_norm(clipped)) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_search_over_hyperparameters_acts(tmp_path: Path) -> None:
+    """Trainer sets what a trial tries in its arguments, and makes its optimizer anew."""
+    run = trainer("adamw_torch", tmp_path, tiny_gpt2())
+    run.args.learning_rate, run.args.adam_beta2, run.args.weight_decay = 0.5, 0.75, 0.25
+    made = run.create_optimizer()
+    groups = made.param_groups
+    assert [(group["lr"], group["betas"], group["weight_decay"]) for group in groups] == [
+        (0.5, (0.9, 0.75), 0.25),
+        (0.5, (0.9, 0.75), 0.0),
+    ]
+
+
+def test_what_is_changed_in_the_arguments_of_the_class_holds(tmp_path: Path) -> None:
+    args = transformers.TrainingArguments(**quiet({"output_dir": str(tmp_path)}))
+    factory, kwargs = optimizer("adamw_torch", args)
+    made = factory()(tiny_gpt2(), **{**kwargs, "lr": 0.125})
+    assert made.defaults["lr"] == 0.125

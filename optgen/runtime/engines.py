@@ -18,7 +18,7 @@ from optgen.runtime.parameters import Bucket, Member, check_gradient, flags_of
 from optgen.runtime.rule import Block, Pass, Rule, Settings
 from optgen.runtime.settings import check_agreement, on_device
 from optgen.runtime.states import Placement, Settled, settle_states
-from optgen.runtime.storage import choose_codecs, choose_rounding, tensorwise
+from optgen.runtime.storage import check_rounding, choose_codecs, choose_rounding, tensorwise
 from optgen.runtime.targets import choose_target, make_engine
 from optgen.runtime.torch_engine import View
 
@@ -282,6 +282,7 @@ class _Preparer:
                 flags = flags_of(self.rule, settings, param, index, tensorwise(self.rule, codecs))
                 entry = self.optimizer.state.get(param, {})
                 row = self._row(number, group, override)
+                check_rounding(type(self.optimizer).__name__, settings, [param], first=False)
                 rounding = choose_rounding(settings, param)
                 place = active[id(param)]
                 result.append(

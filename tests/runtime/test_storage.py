@@ -93,6 +93,22 @@ def test_split_weights_are_for_bfloat16() -> None:
         optim.AdamW([make(torch.float16)], rounding="split8")
 
 
+def test_a_rounding_that_a_group_is_given_later_is_checked_by_the_step(target: str) -> None:
+    param = make(torch.float16)
+    opt = optim.AdamW([param], target=target)
+    train(opt)
+    before = param.detach().clone()
+    opt.param_groups[0]["rounding"] = "split8"
+    param.grad = torch.ones_like(param)
+    with pytest.raises(ValueError, match="AdamW: rounding='split8' is for bfloat16 parameters, not float16"):
+        opt.step()
+    assert torch.equal(param, before)
+    assert float(opt.state[param]["step"]) == 3
+    opt.param_groups[0]["rounding"] = "kahan"
+    opt.step()
+    assert not torch.equal(param, before)
+
+
 def test_float32_parameters_beside_others_are_as_they_are(target: str) -> None:
     params = [make(), make(torch.bfloat16)]
     opt = optim.AdamW(params, rounding="kahan", target=target)

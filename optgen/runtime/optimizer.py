@@ -17,6 +17,7 @@ from optgen.runtime.fitting import fitting
 from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.loans import wait_for_host
+from optgen.runtime.overrides import enlist, registered, with_registered
 from optgen.runtime.parameters import StaleError, check_parameter, check_twice
 from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import check_agreement, check_fixed, checked, lock_bits, read_args, refuse_unknown
@@ -125,13 +126,16 @@ class Optimizer(torch.optim.Optimizer):
         self._refuse({**self.defaults, **group})
         check_rounding(name, {**self.defaults, **group}, members, first=False)
         check_agreement(name, self.rule, [*self.param_groups[:1], {**self.defaults, **group}])
-        if "overrides" in group:
+        told = registered(members)
+        if told or "overrides" in group:
+            group["overrides"] = with_registered(told, group.get("overrides", {}))
             group["overrides"] = self.checked_overrides(group["overrides"], group, len(members))
         for state in self.rule.shared_states:
             if state.name not in group:
                 group[state.name] = self._shared_start(state, {**self.defaults, **group})
         super().add_param_group(group)
         place_lr(name, self.param_groups[-1])
+        enlist(self)
         self._kept = ()
 
     def _checked_part(self, settings: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -183,6 +187,16 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ValueError: if the parameter is not in this optimizer, for unknown settings and values out of range.
         """
+        group, merged = self.check_override(param, settings)
+        group["overrides"] = merged
+        self._kept = ()
+
+    def check_override(self, param: Tensor, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, Any]]:
+        """The group of a parameter, and its overrides with these settings, which are not stored yet.
+
+        Raises:
+            ValueError: as `override` does.
+        """
         name = type(self).__name__
         if not isinstance(param, Tensor):
             raise TypeError(f"{name}.override: the first argument is a parameter, not {param!r}")
@@ -193,9 +207,7 @@ class Optimizer(torch.optim.Optimizer):
                     overrides = group.get("overrides", {})
                     merged = {**overrides.get(index, {}), **settings}
                     self._refuse({**group, **merged})
-                    group["overrides"] = {**overrides, index: merged}
-                    self._kept = ()
-                    return
+                    return group, {**overrides, index: merged}
         raise ValueError(f"{name}.override: this parameter (shape {tuple(param.shape)}) is not in the optimizer")
 
     # A step
@@ -406,6 +418,7 @@ class Optimizer(torch.optim.Optimizer):
                 if shared.name not in group:
                     group[shared.name] = self._shared_start(shared, group)
             place_lr(type(self).__name__, group)
+        enlist(self)
         self._kept = ()
 
 

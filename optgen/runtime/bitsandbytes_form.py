@@ -78,6 +78,8 @@ FORMS: Mapping[str, Form] = {
     "rmsprop": Form({"1": ("square_avg",)}, ("eps",), betas="alpha"),
     "adagrad": Form({"1": ("sum",)}, ("eps",)),
 }
+# Classes of its that are torch's own in all but the rule: their checkpoints have states by name.
+NAMED = ("PytorchLARS",)
 # Settings of which its checkpoints say nothing, since its constructor's arguments alone do.
 OF_THE_CONSTRUCTOR = ("max_unorm", "skip_zeros")
 
@@ -157,6 +159,8 @@ def _read_entry(rule: Rule, form: Form, param: Tensor, entry: Mapping[str, Any])
         TypeError, ValueError: naming what does not fit.
     """
     result: dict[str, Any] = {"step": entry.get("step", 0)}
+    if "state2" in entry and "2" not in form.states:
+        raise ValueError(f"state2 is no state of {rule.name}, which has one")
     for number, names in form.states.items():
         key = f"state{number}"
         if key not in entry:
@@ -233,6 +237,8 @@ def written(optimizer: Optimizer) -> dict[str, Any]:
         ValueError: naming everything that bitsandbytes cannot take over.
     """
     name, form = type(optimizer).__name__, form_of(optimizer.rule)
+    if name in NAMED:
+        raise ValueError(f"{name}: the class of this name in bitsandbytes loads what state_dict() returns")
     if form is None:
         raise ValueError(f"{name}: bitsandbytes has no such rule; its checkpoints are of {', '.join(sorted(FORMS))}")
     found = [line for number, group in enumerate(optimizer.param_groups) for line in _foreign(optimizer, number, group)]

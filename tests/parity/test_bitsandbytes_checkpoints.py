@@ -293,6 +293,7 @@ def test_what_does_not_fit_is_named() -> None:
     refused(ours, changed(good, state1=3), "parameter 0: state1 is a int, not a tensor")
     refused(optimizer_class("Adafactor")(copies(params)), good, "bitsandbytes, which has nothing like Adafactor")
     refused(make_ours("Lion", copies(params), weight_decay=0.0), {**good, "param_groups": []}, "0 param groups, not 1")
+    refused(make_ours("SGD", copies(params)), good, "parameter 0: state2 is no state of sgd, which has one")
     momentum = make_theirs("SGD", params)
     train(momentum, params, 1, 1)
     refused(ours, momentum.state_dict(), "parameter 0: state2 missing, there is")
@@ -368,17 +369,22 @@ def test_a_window_of_norms_comes_along() -> None:
 
 
 def test_pytorch_lars_has_torchs_form() -> None:
+    """Its states have names, in both libraries the same."""
     params = make_params()
     theirs = bnb.optim.PytorchLARS(params, 0.01, 0.9)
-    train(theirs, params, 1, 3)
-    mine = copies(params)
+    train(theirs, params, 1, 2)
+    mine, again = copies(params), copies(params)
     ours = optimizer_class("PytorchLARS")(mine, 1.0)
     ours.load_state_dict(through_a_file(theirs.state_dict()))
-    for step in (4, 5):
-        set_grads(params, step)
-        set_grads(mine, step)
-        theirs.step()
-        ours.step()
+    with pytest.raises(ValueError, match=r"of this name in bitsandbytes loads what state_dict\(\) returns"):
+        ours.bitsandbytes_state_dict()
+    back = bnb.optim.PytorchLARS(again, 1.0)
+    back.load_state_dict(through_a_file(ours.state_dict()))
+    for step in (3, 4):
+        for members, opt in ((params, theirs), (mine, ours), (again, back)):
+            set_grads(members, step)
+            opt.step()
+    assert same([p.detach() for p in params], [p.detach() for p in again])
     for a, b in zip(params, mine, strict=True):
         torch.testing.assert_close(a, b, rtol=16 * ULP, atol=16 * ULP)
 

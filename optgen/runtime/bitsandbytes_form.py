@@ -106,9 +106,12 @@ def is_theirs(saved: Mapping[str, Any]) -> bool:
 # Reading
 
 
+Decoded = dict[Any, dict[str, str]]  # how states were stored that now are float32: by their parameter's key and name
+
+
 def read(
     name: str, rule: Rule, groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]
-) -> tuple[Mapping[str, Any], list[str]]:
+) -> tuple[Mapping[str, Any], Decoded, list[str]]:
     """A checkpoint of bitsandbytes in our form, and what of it does not fit, in words; others as they are.
 
     Codes keep their 8 bits where book and blocks are ours; otherwise they become float32, which loses nothing. What
@@ -120,24 +123,26 @@ def read(
         saved: As many groups and parameters, as `misshapen` has found.
     """
     if not is_theirs(saved):
-        return saved, []
+        return saved, {}, []
     form = form_of(rule)
     if form is None:
-        return saved, [f"it is one of bitsandbytes, which has nothing like {name}"]
+        return saved, {}, [f"it is one of bitsandbytes, which has nothing like {name}"]
     found: list[str] = []
     state: dict[Any, Any] = {}
+    decoded: Decoded = {}
     params = [param for group in groups for param in group["params"]]
     keys = [key for group in saved["param_groups"] for key in group["params"]]
     for number, (key, param) in enumerate(zip(keys, params, strict=True)):
         entry = saved["state"].get(key)
         if entry:
             try:
-                state[key] = _read_entry(rule, form, param, {**entry, **entry.get(PACKED, {})})
+                entry = {**entry, **entry.get(PACKED, {})}
+                state[key], decoded[key] = _read_entry(rule, form, param, entry)
             except (TypeError, ValueError) as error:
                 found.append(f"parameter {number}: {error}")
     pairs = zip(groups, saved["param_groups"], strict=True)
     own = [_read_group(rule, form, group, theirs) for group, theirs in pairs]
-    return {**saved, "state": {**saved["state"], **state}, "param_groups": own}, found
+    return {**saved, "state": {**saved["state"], **state}, "param_groups": own}, decoded, found
 
 
 def _read_group(rule: Rule, form: Form, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,13 +157,16 @@ def _read_group(rule: Rule, form: Form, own: Mapping[str, Any], saved: Mapping[s
     return result
 
 
-def _read_entry(rule: Rule, form: Form, param: Tensor, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter's state.
+def _read_entry(
+    rule: Rule, form: Form, param: Tensor, entry: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """A parameter's state, and how states were stored that are now decoded.
 
     Raises:
         TypeError, ValueError: naming what does not fit.
     """
     result: dict[str, Any] = {"step": entry.get("step", 0)}
+    decoded: dict[str, str] = {}
     if "state2" in entry and "2" not in form.states:
         raise ValueError(f"state2 is no state of {rule.name}, which has one")
     for number, names in form.states.items():
@@ -176,16 +184,19 @@ def _read_entry(rule: Rule, form: Form, param: Tensor, entry: Mapping[str, Any])
             result |= dict(zip(names, whole, strict=True))
             continue
         for row, name in enumerate(names):
-            result |= _read_codes(rule.states[name].signed, name, number, row, len(names), whole[row], entry)
+            values, scales, was = _read_codes(rule.states[name].signed, number, row, len(names), whole[row], entry)
+            result |= {name: values, scale_key(name): scales}
+            decoded |= {name: was} if was else {}
     if isinstance(entry.get(WINDOW), Tensor) and WINDOW in rule.states:
         result[WINDOW] = entry[WINDOW]
-    return result
+    return result, decoded
 
 
 def _read_codes(
-    signed: bool, name: str, number: str, row: int, rows: int, codes: Tensor, entry: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """A state of 8 bits: its codes and scales if they mean here what they mean there, else its values."""
+    signed: bool, number: str, row: int, rows: int, codes: Tensor, entry: Mapping[str, Any]
+) -> tuple[Tensor, Tensor | None, str]:
+    """A state of 8 bits: its codes and scales if they mean here what they mean there; else its values, and what the
+    codes were."""
     book = _tensor(entry, f"qmap{number}").float().cpu()
     if tuple(book.shape) != (256,):
         raise ValueError(f"qmap{number} has shape {tuple(book.shape)}, not (256,)")
@@ -193,10 +204,11 @@ def _read_codes(
     scales = scales.float().reshape(rows, -1)[row]
     same = bool(((book - _book(signed)).abs() <= BOOK_ERROR * book.abs()).all())
     if same and codec.block != OLD_BLOCK:
-        return {name: codes, scale_key(name): scales}
+        return codes, scales, ""
     units = book.to(codes.device)[codes.reshape(-1).long()]
     width = codec.block if codec.block > 0 else max(codes.numel(), 1)
-    return {name: (units * scales.to(codes.device).repeat_interleave(width)[: codes.numel()]).reshape(codes.shape)}
+    values = units * scales.to(codes.device).repeat_interleave(width)[: codes.numel()]
+    return values.reshape(codes.shape), None, str(codec) if same else f"{codec} with another code book"
 
 
 def _scales(number: str, rows: int, numel: int, entry: Mapping[str, Any]) -> tuple[Codec, Tensor]:

@@ -130,7 +130,7 @@ def misfits(rule: Rule, label: str, param: Tensor, saved: Mapping[str, Any], our
     known = {"step", COMPENSATION, *rule.states, *map(scale_key, rule.states)}
     strangers = [str(key) for key, value in saved.items() if key not in known and value is not None]
     if strangers and not ours:
-        found.append(f"{label}: {', '.join(strangers)} is no state of {rule.name}")
+        found.append(f"{label}: {rule.name} has no state {', '.join(strangers)}")
     required = [state.name for state in rule.states.values() if state.kind == "element" and state.exists is always]
     missing = [name for name in required if saved and name not in saved]
     if missing:
@@ -170,8 +170,14 @@ def _misstored(state: State, label: str, param: Tensor, value: Tensor, scales: A
     return []
 
 
-def stored_anew(rule: Rule, settings: Settings, param: Tensor, saved: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """How states are stored, and will be, where that loses something: (before, after)."""
+def stored_anew(
+    rule: Rule, settings: Settings, param: Tensor, saved: Mapping[str, Any], decoded: Mapping[str, str]
+) -> set[tuple[str, str]]:
+    """How states are stored, and will be, where that loses something: (before, after).
+
+    Args:
+        decoded: How states were stored that reading the checkpoint has decoded.
+    """
     found = set()
     for state, asked in zip(rule.element_states, choose_codecs(rule, settings, param.numel()), strict=True):
         value = saved.get(state.name)
@@ -179,7 +185,7 @@ def stored_anew(rule: Rule, settings: Settings, param: Tensor, saved: Mapping[st
             continue
         present = stored_codec(state, value, saved.get(scale_key(state.name)), param.shape, asked)
         if present != asked and asked.name != "fp32":  # which holds what any other stands for
-            found.add((str(present), str(asked)))
+            found.add((decoded.get(state.name, str(present)), str(asked)))
     return found
 
 

@@ -22,8 +22,9 @@ def fitting(optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]
     """
     name, rule, own = type(optimizer).__name__, optimizer.rule, optimizer.param_groups
     found = misshapen(own, saved) or mismarked(rule, name, saved)
+    decoded: bitsandbytes_form.Decoded = {}
     if not found:
-        saved, found = bitsandbytes_form.read(name, rule, own, saved)
+        saved, decoded, found = bitsandbytes_form.read(name, rule, own, saved)
     if not found:
         for number, group in enumerate(saved["param_groups"]):
             found += misgrouped(rule, optimizer.fixed, name, number, group)
@@ -43,18 +44,24 @@ def fitting(optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]
             group["overrides"] = optimizer.checked_overrides(group["overrides"], group, len(group["params"]))
         groups.append(group)
     check_agreement(name, rule, groups)
-    _say_stored_anew(optimizer, groups, saved)
+    _say_stored_anew(optimizer, groups, saved, decoded)
     return {"state": saved["state"], "param_groups": groups}
 
 
-def _say_stored_anew(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> None:
+def _say_stored_anew(
+    optimizer: Optimizer,
+    groups: Sequence[Mapping[str, Any]],
+    saved: Mapping[str, Any],
+    decoded: bitsandbytes_form.Decoded,
+) -> None:
     """Warn that a checkpoint's states are in another form than this optimizer's, if that loses something."""
     found: set[tuple[str, str]] = set()
     for own, group, theirs in zip(optimizer.param_groups, groups, saved["param_groups"], strict=True):
         overrides = group.get("overrides", {})
         for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
             settings = {**optimizer.defaults, **group, **overrides.get(index, {})}
-            found |= stored_anew(optimizer.rule, settings, param, saved["state"].get(key, {}))
+            entry = saved["state"].get(key, {})
+            found |= stored_anew(optimizer.rule, settings, param, entry, decoded.get(key, {}))
     for before, after in sorted(found):
         warnings.warn(
             f"{type(optimizer).__name__}: this checkpoint stores states as {before}; from the next step on they are "

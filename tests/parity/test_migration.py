@@ -351,7 +351,7 @@ def torchs_shapes() -> None:
 def torchs_states() -> None:
     checkpoint = stepped(torch.optim.AdamW).state_dict()
     assert "exp_avg" in loads(torch.optim.SGD([nn.Parameter(torch.ones(SHAPE))], **MOMENTUM), checkpoint)
-    with pytest.raises(ValueError, match="parameter 0: exp_avg, exp_avg_sq is no state of sgd"):
+    with pytest.raises(ValueError, match="parameter 0: sgd has no state exp_avg, exp_avg_sq"):
         optim.SGD([nn.Parameter(torch.ones(SHAPE))], **MOMENTUM).load_state_dict(checkpoint)
 
 

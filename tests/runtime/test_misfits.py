@@ -129,7 +129,7 @@ def test_what_does_not_fit_a_class_is_named(name) -> None:
     refused(opt, params, {**good, "param_groups": {}}, "its 'param_groups' is no list of dicts")
     refused(opt, params, {**good, "param_groups": [{"lr": 1.0}]}, "group 0 has no 'params'")
     strange = {"state": {0: {**good["state"][0], "of_mine": torch.ones(2)}}, "param_groups": good["param_groups"]}
-    refused(opt, params, strange, f"parameter 0: of_mine is no state of {opt.rule.name}")
+    refused(opt, params, strange, f"parameter 0: {opt.rule.name} has no state of_mine")
     opt.load_state_dict({**strange, "optgen": mark})
     assert torch.equal(opt.state[params[0]]["of_mine"], torch.ones(2)), "a checkpoint of this rule: the user's own"
     for shared in opt.rule.shared_states:
@@ -147,7 +147,7 @@ def test_rules_whose_states_have_the_same_names() -> None:
     adam = torch.optim.Adam(params)
     train(adam, params, 1, 1)
     lion = optgen_optim.Lion(params, target="torch")
-    refused(lion, params, saved(adam), "parameter 0: exp_avg_sq is no state of lion")
+    refused(lion, params, saved(adam), "parameter 0: lion has no state exp_avg_sq")
 
 
 def test_what_the_class_fixes_is_not_replaced() -> None:

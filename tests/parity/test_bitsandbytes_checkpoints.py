@@ -417,7 +417,7 @@ def test_what_it_does_not_store_becomes_float32(codec, block_wise) -> None:
         # Half of the widest cell of the signed book, (1 - 0.1) / 64, of the largest of all scales.
         bound = 0.0 if block_wise else float(own["exp_avg_absmax"].max()) * (0.9 / 64 / 2 + ULP)
         assert float((back - values.reshape(-1)).abs().max()) <= bound
-    resumed = make_theirs("AdamW", copies(params))
+    resumed = make_theirs("AdamW8bit", copies(params))
     resumed.load_state_dict(ours.bitsandbytes_state_dict())
     train(resumed, resumed.param_groups[0]["params"], 4, 4)
 

@@ -163,3 +163,27 @@ def test_groups_that_disagree_on_what_is_one_number() -> None:
     bad = opt.state_dict()
     bad["param_groups"][1]["max_grad_norm"] = 3.0
     refused(opt, params, bad, "max_grad_norm is one number for the optimizer")
+
+
+def test_a_warning_that_is_an_error_stops_loading_before_it_begins() -> None:
+    params = make_params()
+    wide = AdamW(params, target="torch")
+    train(wide, params, 1, 2)
+    narrow = AdamW8bit(params, min_8bit_size=256, target="torch")
+    train(narrow, params, 1, 1)
+    before = snapshot(narrow, params)
+    with pytest.raises(UserWarning, match="stores states as fp32"):
+        narrow.load_state_dict(saved(wide))
+    assert same(before, snapshot(narrow, params))
+
+
+def test_a_checkpoint_is_not_changed_by_loading() -> None:
+    params = make_params()
+    opt = AdamW8bit(params, min_8bit_size=256, target="torch")
+    opt.override(params[0], lr=0.5)
+    train(opt, params, 1, 1)
+    checkpoint, copy = saved(opt), saved(opt)
+    opt.load_state_dict(checkpoint)
+    train(opt, params, 2, 3)
+    opt.override(params[0], lr=0.25)
+    assert same(checkpoint, copy)

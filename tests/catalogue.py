@@ -98,20 +98,23 @@ def _with_states(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A change with which a class that fixes its bits has a state to keep in them, where it has none without."""
     codec = {8: "int8"}.get(row.bits or 32)
     states = [state for state in row.family.states.values() if codec and state.takes(codec)]
-    if not states or any(_exists(row, state, settings) for state in states):
+    if not states or any(exists(row, state, settings) for state in states):
         return {}
     changes = [{key: value} for key, setting in row.accepted.items() for value in values_of(row, setting)]
     return next(
         change
         for change in changes
-        if row.refusal(settings | change) is None and any(_exists(row, state, settings | change) for state in states)
+        if row.refusal(settings | change) is None and any(exists(row, state, settings | change) for state in states)
     )
 
 
-def _exists(row: Row, state: State, settings: Mapping[str, Any]) -> bool:
+def exists(row: Row, state: State, settings: Mapping[str, Any], ndim: int = 2) -> bool:
+    """Whether a large parameter of `ndim` dimensions has a state under these settings."""
     if state.when is None:
         return True
-    return bool(holds(ast.parse(state.when, mode="eval").body, {"ndim": 2, "numel": 2**20, **row.complete(settings)}))
+    return bool(
+        holds(ast.parse(state.when, mode="eval").body, {"ndim": ndim, "numel": 2**20, **row.complete(settings)})
+    )
 
 
 def required(name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from optgen.runtime.classes import Classes
 
 if TYPE_CHECKING:
     from optgen.runtime.optimizer import Optimizer
+    from optgen.runtime.overrides import GlobalOptimManager
 
     from .adabelief import AdaBelief, AdaBelief8bit
     from .adadelta import Adadelta
@@ -182,6 +183,7 @@ __all__ = [
     "Adan",
     "Adan8bit",
     "AnyPrecisionAdamW",
+    "GlobalOptimManager",
     "GrokAdamW",
     "GrokAdamW8bit",
     "LAMB8bit",

@@ -25,6 +25,9 @@ from optgen.runtime.storage import choose_codecs, dtype_name
 if TYPE_CHECKING:
     from optgen.runtime.paging import Pager
 
+MARK = "optgen"  # the key under which a checkpoint says what it is of
+VERSION = 1  # of a checkpoint's form; checkpoints without MARK are older, or another library's
+
 
 def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> dict[str, Any]:
     """A parameter's state as saved, on the parameter's device or in paged memory, without a change of dtype.
@@ -59,21 +62,75 @@ def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Page
     return result
 
 
+def marked(rule: Rule, name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint that says what it is of: the version of its form, the rule, and the class `name`."""
+    return {**state_dict, MARK: {"version": VERSION, "rule": rule.name, "class": name}}
+
+
+def mismarked(rule: Rule, name: str, saved: Mapping[str, Any]) -> list[str]:
+    """What a checkpoint says of itself that does not fit, in words; other libraries' and older ones say nothing."""
+    mark = saved.get(MARK)
+    if mark is None:
+        return []
+    if not isinstance(mark, Mapping) or not isinstance(mark.get("version"), int) or "rule" not in mark:
+        return [f"its {MARK!r} is {mark!r}, which has no version and rule"]
+    if mark["version"] > VERSION:
+        return [f"it has version {mark['version']}, and this optgen reads up to {VERSION}: update optgen"]
+    if mark["rule"] != rule.name:
+        return [f"it is of {mark.get('class', '')} (rule {mark['rule']}), and {name} has the rule {rule.name}"]
+    return []
+
+
 def misshapen(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> list[str]:
     """What of a checkpoint's groups does not match these, in words."""
     missing = [key for key in ("state", "param_groups") if key not in saved]
     if missing:
         return [f"it has no {' and no '.join(map(repr, missing))}, only {list(saved)[:5]}"]
-    theirs = saved["param_groups"]
+    entries, theirs = saved["state"], saved["param_groups"]
+    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
+        return ["its 'state' is no dict of dicts"]
+    if not isinstance(theirs, list | tuple) or not all(isinstance(group, Mapping) for group in theirs):
+        return ["its 'param_groups' is no list of dicts"]
     if len(theirs) != len(groups):
         return [f"it has {len(theirs)} param groups, not {len(groups)}"]
+    found = [f"group {i} has no 'params'" for i, group in enumerate(theirs) if "params" not in group]
+    if found:
+        return found
     counts = [(len(a["params"]), len(b["params"])) for a, b in zip(theirs, groups, strict=True)]
-    return [f"group {i} has {a} parameters, not {b}" for i, (a, b) in enumerate(counts) if a != b]
+    found = [f"group {i} has {a} parameters, not {b}" for i, (a, b) in enumerate(counts) if a != b]
+    known = {key for group in theirs for key in group["params"]}
+    strangers = [str(key) for key in entries if key not in known]
+    if strangers:
+        found.append(f"it has states of {', '.join(strangers)}, which no group holds")
+    return found
 
 
-def misfits(rule: Rule, label: str, param: Tensor, saved: Mapping[str, Any]) -> list[str]:
-    """What of a saved state does not fit a parameter, in words."""
+def misgrouped(rule: Rule, fixed: Mapping[str, Any], name: str, number: int, saved: Mapping[str, Any]) -> list[str]:
+    """What of a saved group contradicts the class, in words."""
+    apart = {*rule.storage, "target"}  # how states are stored is this optimizer's own
+    found = [
+        f"group {number} has {key}={saved[key]!r}, and {name} is {key}={value!r}"
+        for key, value in fixed.items()
+        if key not in apart and key in saved and saved[key] != value
+    ]
+    for state in rule.shared_states:
+        value = saved.get(state.name, 0.0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            found.append(f"group {number}: {state.name} is a {type(value).__name__}, not a number")
+    return found
+
+
+def misfits(rule: Rule, label: str, param: Tensor, saved: Mapping[str, Any], ours: bool = False) -> list[str]:
+    """What of a saved state does not fit a parameter, in words.
+
+    Args:
+        ours: Whether the checkpoint is known to be of this rule: states that it does not have are then the user's own.
+    """
     found = []
+    known = {"step", COMPENSATION, *rule.states, *map(scale_key, rule.states)}
+    strangers = [str(key) for key, value in saved.items() if key not in known and value is not None]
+    if strangers and not ours:
+        found.append(f"{label}: {rule.name} has no state {', '.join(strangers)}")
     required = [state.name for state in rule.states.values() if state.kind == "element" and state.exists is always]
     missing = [name for name in required if saved and name not in saved]
     if missing:
@@ -113,8 +170,14 @@ def _misstored(state: State, label: str, param: Tensor, value: Tensor, scales: A
     return []
 
 
-def stored_anew(rule: Rule, settings: Settings, param: Tensor, saved: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """How states are stored, and will be, where that loses something: (before, after)."""
+def stored_anew(
+    rule: Rule, settings: Settings, param: Tensor, saved: Mapping[str, Any], decoded: Mapping[str, str]
+) -> set[tuple[str, str]]:
+    """How states are stored, and will be, where that loses something: (before, after).
+
+    Args:
+        decoded: How states were stored that reading the checkpoint has decoded.
+    """
     found = set()
     for state, asked in zip(rule.element_states, choose_codecs(rule, settings, param.numel()), strict=True):
         value = saved.get(state.name)
@@ -122,7 +185,7 @@ def stored_anew(rule: Rule, settings: Settings, param: Tensor, saved: Mapping[st
             continue
         present = stored_codec(state, value, saved.get(scale_key(state.name)), param.shape, asked)
         if present != asked and asked.name != "fp32":  # which holds what any other stands for
-            found.add((str(present), str(asked)))
+            found.add((decoded.get(state.name, str(present)), str(asked)))
     return found
 
 

@@ -49,6 +49,8 @@ class Classes(Mapping[str, "type[Optimizer]"]):
         """
         if name in self._modules:
             return self[name]
+        if name == "GlobalOptimManager":  # for code written for bitsandbytes.optim
+            return importlib.import_module("optgen.runtime.overrides").GlobalOptimManager
         if name in self._modules.values():
             return importlib.import_module(f"{self._package}.{name}")
         message = f"module {self._package!r} has no attribute {name!r}"

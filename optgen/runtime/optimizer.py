@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -10,12 +9,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from optgen.runtime import bitsandbytes_form
 from optgen.runtime.capture import check_capture, is_capturing, place_lr
-from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen, stored_anew
+from optgen.runtime.checkpoints import adopt_entry, marked
 from optgen.runtime.engines import Prepared, prepare
+from optgen.runtime.fitting import fitting
 from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.loans import wait_for_host
+from optgen.runtime.overrides import enlist, registered, with_registered
 from optgen.runtime.parameters import StaleError, check_parameter, check_twice
 from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import check_agreement, check_fixed, checked, lock_bits, read_args, refuse_unknown
@@ -124,13 +126,16 @@ class Optimizer(torch.optim.Optimizer):
         self._refuse({**self.defaults, **group})
         check_rounding(name, {**self.defaults, **group}, members, first=False)
         check_agreement(name, self.rule, [*self.param_groups[:1], {**self.defaults, **group}])
-        if "overrides" in group:
-            group["overrides"] = self._checked_overrides(group["overrides"], group, len(members))
+        told = registered(members)
+        if told or "overrides" in group:
+            group["overrides"] = with_registered(told, group.get("overrides", {}))
+            group["overrides"] = self.checked_overrides(group["overrides"], group, len(members))
         for state in self.rule.shared_states:
             if state.name not in group:
                 group[state.name] = self._shared_start(state, {**self.defaults, **group})
         super().add_param_group(group)
         place_lr(name, self.param_groups[-1])
+        enlist(self)
         self._kept = ()
 
     def _checked_part(self, settings: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -143,7 +148,12 @@ class Optimizer(torch.optim.Optimizer):
         check_fixed(name, self.rule, self.fixed, settings, part)
         return settle_bits(name, checked(name, self.rule, settings))
 
-    def _checked_overrides(self, overrides: Any, group: Mapping[str, Any], count: int) -> dict[int, dict[str, Any]]:
+    def checked_overrides(self, overrides: Any, group: Mapping[str, Any], count: int) -> dict[int, dict[str, Any]]:
+        """A group's overrides in their final form.
+
+        Raises:
+            TypeError, ValueError: for positions that the group does not have, and settings that do not fit.
+        """
         name = type(self).__name__
         if not isinstance(overrides, Mapping) or not all(isinstance(own, Mapping) for own in overrides.values()):
             raise TypeError(f"{name}: overrides is a dict of settings by position in the group, not {overrides!r}")
@@ -177,6 +187,16 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ValueError: if the parameter is not in this optimizer, for unknown settings and values out of range.
         """
+        group, merged = self.check_override(param, settings)
+        group["overrides"] = merged
+        self._kept = ()
+
+    def check_override(self, param: Tensor, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, Any]]:
+        """The group of a parameter, and its overrides with these settings, which are not stored yet.
+
+        Raises:
+            ValueError: as `override` does.
+        """
         name = type(self).__name__
         if not isinstance(param, Tensor):
             raise TypeError(f"{name}.override: the first argument is a parameter, not {param!r}")
@@ -187,9 +207,7 @@ class Optimizer(torch.optim.Optimizer):
                     overrides = group.get("overrides", {})
                     merged = {**overrides.get(index, {}), **settings}
                     self._refuse({**group, **merged})
-                    group["overrides"] = {**overrides, index: merged}
-                    self._kept = ()
-                    return
+                    return group, {**overrides, index: merged}
         raise ValueError(f"{name}.override: this parameter (shape {tuple(param.shape)}) is not in the optimizer")
 
     # A step
@@ -324,9 +342,26 @@ class Optimizer(torch.optim.Optimizer):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch has it. Where paged states lie in pinned memory, this waits until the host can read them."""
+        """As torch has it, and what it is of: {"optgen": {"version": 1, "rule": "adam", "class": "AdamW8bit"}}.
+
+        It holds tensors and plain values alone: `torch.load(weights_only=True)` reads it. Where paged states lie in
+        pinned memory, this waits until the host can read them.
+        """
         self._wait_for_host()
-        return super().state_dict()
+        return marked(self.rule, type(self).__name__, super().state_dict())
+
+    def bitsandbytes_state_dict(self) -> dict[str, Any]:
+        """A checkpoint that the class of this name in bitsandbytes loads, and goes on from as this one would.
+
+        States of the codec int8 have 8 bits there as well: the same codes, or the nearest where it has another code
+        book (the second moments of its classes with one state) or other blocks. All others become float32, without
+        loss. `max_unorm`, `skip_zeros` and how states are stored are arguments of its constructor, not of checkpoints.
+        `load_state_dict` takes its checkpoints over.
+
+        Raises:
+            ValueError: for rules, settings and states that it does not have, naming every one.
+        """
+        return bitsandbytes_form.written(self)
 
     def __getstate__(self) -> dict[str, Any]:
         self._wait_for_host()
@@ -336,7 +371,7 @@ class Optimizer(torch.optim.Optimizer):
         wait_for_host(value for entry in self.state.values() for value in entry.values())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint of this rule, also one with states in another precision.
+        """Take over a checkpoint of this rule, also one with states in another precision, of torch or bitsandbytes.
 
         States take the dtype that this optimizer stores them in; the dtype of the parameters does not matter. How
         states are stored (bits, blocks, paging), `capturable` and what the class fixes is this optimizer's own,
@@ -354,7 +389,7 @@ class Optimizer(torch.optim.Optimizer):
             )
 
         def capture(_: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-            self._loading = self._fitting(saved)
+            self._loading = fitting(self, saved)
             return {"state": {}, "param_groups": self._loading["param_groups"]}
 
         handle = self.register_load_state_dict_pre_hook(capture)
@@ -363,47 +398,6 @@ class Optimizer(torch.optim.Optimizer):
         finally:
             handle.remove()
             self._loading = None
-
-    def _fitting(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The checkpoint with its groups as this optimizer takes them over.
-
-        Raises:
-            ValueError: if it does not fit.
-        """
-        name = type(self).__name__
-        found = misshapen(self.param_groups, saved)
-        if not found:
-            params = [p for group in self.param_groups for p in group["params"]]
-            keys = [key for group in saved["param_groups"] for key in group["params"]]
-            for number, (key, param) in enumerate(zip(keys, params, strict=True)):
-                found += misfits(self.rule, f"parameter {number}", param, saved["state"].get(key, {}))
-        if found:
-            raise ValueError(f"{name}: this checkpoint does not fit: " + "; ".join(found))
-        groups = []
-        for own, theirs in zip(self.param_groups, saved["param_groups"], strict=True):
-            group = adopt_group(self.rule, self.fixed, own, theirs)
-            group.update(checked(name, self.rule, {key: group[key] for key in self.defaults if key in group}))
-            self._refuse({**self.defaults, **group})
-            if "overrides" in group:
-                group["overrides"] = self._checked_overrides(group["overrides"], group, len(group["params"]))
-            groups.append(group)
-        self._say_stored_anew(groups, saved)
-        return {"state": saved["state"], "param_groups": groups}
-
-    def _say_stored_anew(self, groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> None:
-        """Warn that a checkpoint's states are in another form than this optimizer's, if that loses something."""
-        found: set[tuple[str, str]] = set()
-        for own, group, theirs in zip(self.param_groups, groups, saved["param_groups"], strict=True):
-            overrides = group.get("overrides", {})
-            for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
-                settings = {**self.defaults, **group, **overrides.get(index, {})}
-                found |= stored_anew(self.rule, settings, param, saved["state"].get(key, {}))
-        for before, after in sorted(found):
-            warnings.warn(
-                f"{type(self).__name__}: this checkpoint stores states as {before}; from the next step on they are "
-                f"stored as {after}",
-                stacklevel=4,
-            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = self._loading
@@ -424,6 +418,7 @@ class Optimizer(torch.optim.Optimizer):
                 if shared.name not in group:
                     group[shared.name] = self._shared_start(shared, group)
             place_lr(type(self).__name__, group)
+        enlist(self)
         self._kept = ()
 
 

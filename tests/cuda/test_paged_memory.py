@@ -16,6 +16,7 @@ import torch
 
 pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 
+from catalogue import optimizer_class, rows
 from optgen_optim import AdamW, AdamW8bit, PagedAdamW, PagedAdamW8bit
 from paged import LARGE, MANAGED, SHAPES, held, live, make_params, snapshot_of, taken, trained
 from runtime.training import same, snapshot, train
@@ -23,6 +24,7 @@ from runtime.training import same, snapshot, train
 from optgen.codecs import PAGED_NUMEL
 from optgen.runtime import loans
 
+PAGED = [name for name, row in rows().items() if row.fixed.get("is_paged")]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
@@ -89,6 +91,23 @@ class TestCheckpoints:
         train(resumed, params, 3, 4)
         assert resumed.paged_bytes() == wanted
         assert same(taken(resumed, params), snapshot_of(cls, 4))
+
+    @pytest.mark.parametrize("name", PAGED)
+    def test_every_paged_class_goes_on(self, name, kind) -> None:
+        """After each of three steps a new optimizer goes on from a file."""
+        cls = optimizer_class(name)
+        params, whole = trained(cls, 0, min_8bit_size=1)
+        mine, opt = trained(cls, 0, min_8bit_size=1)
+        for step in (1, 2, 3):
+            train(whole, params, step, step)
+            train(opt, mine, step, step)
+            assert same(taken(whole, params), taken(opt, mine))
+            file = io.BytesIO()
+            torch.save(opt.state_dict(), file)
+            mine = [param.detach().clone().requires_grad_() for param in mine]
+            opt = cls(mine, target="cuda", min_8bit_size=1)
+            opt.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+            assert opt.paged_bytes() == whole.paged_bytes() > 0
 
     def test_a_file_holds_ordinary_tensors(self, kind) -> None:
         _, opt = trained(PagedAdamW8bit, 1)

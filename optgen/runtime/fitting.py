@@ -1,0 +1,70 @@
+"""Whether a checkpoint fits an optimizer: everything is looked at before anything is loaded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optgen.runtime import bitsandbytes_form
+from optgen.runtime.checkpoints import MARK, adopt_group, misfits, misgrouped, mismarked, misshapen, stored_anew
+from optgen.runtime.settings import check_agreement, checked
+
+if TYPE_CHECKING:
+    from optgen.runtime.optimizer import Optimizer
+
+
+def fitting(optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A checkpoint with its entries in our form and its groups as this optimizer takes them over.
+
+    Raises:
+        TypeError, ValueError: if it does not fit, naming every difference.
+    """
+    name, rule, own = type(optimizer).__name__, optimizer.rule, optimizer.param_groups
+    found = misshapen(own, saved) or mismarked(rule, name, saved)
+    decoded: bitsandbytes_form.Decoded = {}
+    if not found:
+        saved, decoded, found = bitsandbytes_form.read(name, rule, own, saved)
+    if not found:
+        for number, group in enumerate(saved["param_groups"]):
+            found += misgrouped(rule, optimizer.fixed, name, number, group)
+        params = [p for group in own for p in group["params"]]
+        keys = [key for group in saved["param_groups"] for key in group["params"]]
+        for number, (key, param) in enumerate(zip(keys, params, strict=True)):
+            entry = saved["state"].get(key, {})
+            found += misfits(rule, f"parameter {number}", param, entry, ours=MARK in saved)
+    if found:
+        raise ValueError(f"{name}: this checkpoint does not fit: " + "; ".join(found))
+    groups = []
+    for mine, theirs in zip(own, saved["param_groups"], strict=True):
+        group = adopt_group(rule, optimizer.fixed, mine, theirs)
+        group.update(checked(name, rule, {key: group[key] for key in optimizer.defaults if key in group}))
+        optimizer._refuse({**optimizer.defaults, **group})
+        if "overrides" in group:
+            group["overrides"] = optimizer.checked_overrides(group["overrides"], group, len(group["params"]))
+        groups.append(group)
+    check_agreement(name, rule, groups)
+    _say_stored_anew(optimizer, groups, saved, decoded)
+    return {"state": saved["state"], "param_groups": groups}
+
+
+def _say_stored_anew(
+    optimizer: Optimizer,
+    groups: Sequence[Mapping[str, Any]],
+    saved: Mapping[str, Any],
+    decoded: bitsandbytes_form.Decoded,
+) -> None:
+    """Warn that a checkpoint's states are in another form than this optimizer's, if that loses something."""
+    found: set[tuple[str, str]] = set()
+    for own, group, theirs in zip(optimizer.param_groups, groups, saved["param_groups"], strict=True):
+        overrides = group.get("overrides", {})
+        for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
+            settings = {**optimizer.defaults, **group, **overrides.get(index, {})}
+            entry = saved["state"].get(key, {})
+            found |= stored_anew(optimizer.rule, settings, param, entry, decoded.get(key, {}))
+    for before, after in sorted(found):
+        warnings.warn(
+            f"{type(optimizer).__name__}: this checkpoint stores states as {before}; from the next step on they are "
+            f"stored as {after}",
+            stacklevel=4,
+        )

@@ -1,0 +1,168 @@
+"""Every class, codec, rounding and state: a run that is killed after every step ends as one that never was.
+
+A killed run goes on in a new optimizer over copies of the parameters, from a checkpoint that went through a file. The
+runs are compared bit for bit after every step, so that each is one at which a kill changes nothing. What specs/
+declares says which cases there are. Paged states on a GPU: tests/cuda/test_paged_memory.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from catalogue import exists, families, optimizer_class, required, rows, values_of
+from oracles.declared import State
+from torch import nn
+
+from optgen.codecs import CODECS
+from runtime.training import SMALL, make_params, same, saved, set_grads, snapshot
+
+STEPS = 3
+SHAPES = ((8, 40), (7,))  # the first has quantized states, with a block that is not full
+CODEC_OF_BITS = {8: ("int8", "fp8", "companded8"), 32: ("fp32",)}
+ROUNDED = ("stochastic", "kahan", "split8", "split16")
+
+
+def build(name: str, params: Sequence[nn.Parameter], settings: Mapping[str, Any]) -> Any:
+    return optimizer_class(name)(params, **settings)
+
+
+def modes(opt: Any) -> list[str]:
+    """Methods without gradients, as `eval` and `train`: the one that allows steps comes last."""
+    names = [name for name, block in opt.rule.blocks.items() if name != "step" and not block.grads]
+    return sorted(names, key=lambda name: (name == "train", name))
+
+
+def advance(opt: Any, params: Sequence[nn.Parameter], step: int) -> None:
+    """One step, and before it what a rule has to be called beside it."""
+    set_grads(params, step)
+    for name, block in opt.rule.blocks.items():
+        if name != "step" and block.grads:
+            getattr(opt, name)()
+    opt.step()
+
+
+def check(name: str, settings: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> Any:
+    """The run's optimizer, after its killed twin has been found equal to it all the way."""
+    whole_params, params = make_params(dtype, SHAPES), make_params(dtype, SHAPES)
+    whole, killed = build(name, whole_params, settings), build(name, params, settings)
+    for mode in modes(whole)[-1:]:
+        getattr(whole, mode)()
+        getattr(killed, mode)()
+    for step in range(1, STEPS + 1):
+        advance(whole, whole_params, step)
+        advance(killed, params, step)
+        assert same(snapshot(whole, whole_params), snapshot(killed, params)), f"step {step}"
+        params, killed = resumed(name, settings, params, killed)
+        for mode in modes(whole):
+            getattr(whole, mode)()
+            getattr(killed, mode)()
+            params, killed = resumed(name, settings, params, killed)
+            assert same(snapshot(whole, whole_params), snapshot(killed, params)), f"{mode} after step {step}"
+    return whole
+
+
+def resumed(name: str, settings: Mapping[str, Any], params: Sequence[nn.Parameter], opt: Any) -> tuple[Any, Any]:
+    """A new optimizer over copies of the parameters, from the file of this one."""
+    checkpoint = saved(opt)
+    fresh = [nn.Parameter(param.detach().clone()) for param in params]
+    other = build(name, fresh, settings)
+    other.load_state_dict(checkpoint)
+    return fresh, other
+
+
+def codecs_of(name: str) -> tuple[str, ...]:
+    """The codecs that a class's states can have: what it takes, of the bits it fixes."""
+    row = rows()[name]
+    if "codec" not in row.accepted:
+        return ("fp32",)
+    allowed = CODEC_OF_BITS.get(row.bits or 0, tuple(CODECS))
+    states = [state for state in row.family.states.values() if state.window is None]
+    return tuple(codec for codec in allowed if codec == "fp32" or any(state.takes(codec) for state in states))
+
+
+def stored(name: str, codec: str) -> dict[str, Any]:
+    """Settings that ask for a codec, under which a matrix has a state that takes it."""
+    row = rows()[name]
+    small = {"min_8bit_size": SMALL} if "min_8bit_size" in row.accepted else {}
+    taking = [state for state in row.family.states.values() if state.takes(codec)]
+    found = (with_state(name, state) for state in taking)
+    settings = next((settings for settings in found if settings is not None), required(name))
+    return settings | small | ({"codec": codec} if "codec" in row.accepted else {})
+
+
+def with_state(name: str, state: State, ndim: int = 2) -> dict[str, Any] | None:
+    """Settings under which a parameter of so many dimensions has a state: the class's own, one change, or two."""
+    row, start = rows()[name], required(name)
+    changes = [{key: value} for key, setting in row.accepted.items() for value in values_of(row, setting)]
+    for change in ({}, *changes, *({**a, **b} for a in changes for b in changes)):
+        settings = start | change
+        if row.refusal(settings) is None and exists(row, state, settings, ndim):
+            return settings
+    return None
+
+
+CASES = [(name, codec) for name in rows() for codec in codecs_of(name)]
+
+
+@pytest.mark.parametrize(("name", "codec"), CASES, ids=lambda value: value)
+def test_every_class_and_codec(name, codec) -> None:
+    settings = stored(name, codec)
+    if not rows()[name].torch_only:
+        settings["target"] = "torch"
+    opt = check(name, settings)
+    dtypes = {v.dtype for entry in opt.state.values() for v in entry.values() if v.dim()}
+    if any(state.takes(codec) for state in rows()[name].family.states.values()) and dtypes:
+        assert getattr(torch, CODECS[codec].storage) in dtypes
+    if rows()[name].fixed.get("is_paged"):
+        assert opt.param_groups[0]["is_paged"] is True
+
+
+def test_every_codec_is_among_them() -> None:
+    assert {codec for _, codec in CASES} == set(CODECS)
+    assert {name for name, _ in CASES} == set(rows())
+
+
+FIRST = [names[0] for names in families(rows()).values()]
+
+
+@pytest.mark.parametrize("rounding", ROUNDED)
+@pytest.mark.parametrize("name", FIRST)
+def test_every_rule_and_rounding(name, rounding) -> None:
+    codec = "int8" if "int8" in codecs_of(name) else "fp32"
+    settings = stored(name, codec) | {"rounding": rounding, "target": "torch"}
+    if rounding == "stochastic":
+        settings["seed"] = 3
+    opt = check(name, settings, torch.bfloat16)
+    kept = [entry.get("param_compensation") for entry in opt.state.values()]
+    assert all((each is not None) == (rounding != "stochastic") for each in kept)
+
+
+def conditional() -> list[tuple[str, str]]:
+    """Every state that not all settings have, with its rule's first class."""
+    table = families(rows())
+    return [
+        (names[0], state.name)
+        for names in table.values()
+        for state in rows()[names[0]].family.states.values()
+        if state.when is not None
+    ]
+
+
+@pytest.mark.parametrize(("name", "state"), conditional())
+def test_every_state(name, state) -> None:
+    declared = rows()[name].family.states[state]
+    settings = next(found for found in (with_state(name, declared, ndim) for ndim in (2, 1)) if found is not None)
+    opt = check(name, settings | {"target": "torch"})
+    assert any(state in entry for entry in opt.state.values())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "codec"), [(n, c) for n, c in CASES if not rows()[n].torch_only], ids=str)
+def test_every_class_and_codec_in_kernels(name, codec) -> None:
+    from machine import require_compiler
+
+    require_compiler()
+    check(name, stored(name, codec) | {"target": "cpu"})

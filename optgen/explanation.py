@@ -109,6 +109,13 @@ class ClassInfo:
         variant = self.spec.variant.model_copy(update={"bits": bits})
         return replace(self, spec=replace(self.spec, variant=variant))
 
+    def given(self, settings: Mapping[str, object]) -> ClassInfo:
+        """The class as it is where these settings are given: with them for its defaults."""
+        variant = self.spec.variant
+        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+        changed = variant.model_copy(update={"defaults": {**variant.defaults, **listed}})
+        return replace(self, spec=replace(self.spec, variant=changed))
+
     @property
     def arguments(self) -> Mapping[str, Argument]:
         """What the constructor takes beside `params`, by name."""

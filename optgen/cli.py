@@ -185,8 +185,13 @@ def explain(
         list[Path] | None, typer.Option("--specs", metavar="PATH", help=_SPECS_HELP, show_default=False)
     ] = None,
     as_json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page for a browser instead.")
+    ] = None,
 ) -> None:
     """Show a class: its equations, what kind each value has, its passes, memory traffic and files."""
+    if as_json and html is not None:
+        raise typer.BadParameter("--json prints and --html writes; give one of them", param_hint="--html")
     result = _compiled(_specs(specs))
     classes = {info.name: info for info in result.classes}
     if name not in classes:
@@ -194,7 +199,12 @@ def explain(
         print_error(f"error: there is no class `{name}`: {hint}")
         raise typer.Exit(1)
     info = classes[name]
-    if as_json:
+    if html is not None:
+        from optgen.page import write_page
+
+        write_page(info, html)
+        print(f"{html} written: open it in a browser; it needs nothing else")
+    elif as_json:
         print_json(_class_record(info) | _explanation_record(info))
     else:
         _print_explanation(info)

@@ -117,6 +117,16 @@ class ClassInfo:
         return replace(self, spec=replace(self.spec, variant=changed))
 
     @property
+    def defaults(self) -> dict[str, object]:
+        """What settings are by default, by the names that equations use; a required number is taken as 1."""
+        family = self.family_rule
+        found: dict[str, object] = {name: self._default(name) for name in (*family.options, *family.storage)}
+        for owner, hyper in family.hypers.items():
+            for name in hyper.names or (owner,):
+                found[name] = self._number(name)
+        return found
+
+    @property
     def arguments(self) -> Mapping[str, Argument]:
         """What the constructor takes beside `params`, by name."""
         return class_arguments(self.family_rule, self.spec.variant)

@@ -67,7 +67,8 @@ def layout_of(info: ClassInfo) -> Layout:
             writes[one.name] += 0.0 if one.name in reads else scale_bytes(one, setting)
         makes = tuple((r.name, UNITS[r.reduce.over]) for r in item.reductions if r.live.holds(setting.guards))
         passes.append(Pass(item.name, reads, writes, makes))
-    named = sorted(inputs.values(), key=lambda one: ORDER.get(one.role, 2))
+    declared = list(info.family_rule.inputs)
+    named = sorted(inputs.values(), key=lambda one: (ORDER.get(one.role, 2), declared.index(one.name)))
     order = [one.name for one in named]
     passes = [replace(one, reads=_sorted(one.reads, order), writes=_sorted(one.writes, order)) for one in passes]
     lanes = tuple(Lane(one.name, stored(one, setting), kept_bytes(one, setting)) for one in named)

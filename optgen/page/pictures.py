@@ -11,6 +11,7 @@ CHARACTER = 7.3  # width of a character of the fixed-width font at its size of 1
 EDGE, TITLE, LANE_GAP, LEAST_LANE = 8, 76, 14, 124
 HEADER, ABOVE, BAR, BELOW, LINE = 46, 44, 40, 44, 17
 LEAST_WIDTH = 620
+LABEL = 8
 CHART, CHART_BAR, CHART_ROW = 960, 28, 52
 
 
@@ -19,10 +20,13 @@ def passes_picture(layout: Layout) -> Element:
     lane = max([LEAST_LANE, *(CHARACTER * max(len(one.name), len(_kept(one))) + 28 for one in layout.lanes)])
     bar_left = EDGE + TITLE
     bar_right = bar_left + lane * len(layout.lanes)
+    sizes = [size for item in layout.passes for size in (*item.reads.values(), *item.writes.values())]
+    label = LABEL + CHARACTER * max(len(f"write {number(size)}") for size in sizes)
+    beyond = max(0.0, label - lane / 2)  # how far the labels of the last lane stand out beside the bars
     made = [f"{name}, one {unit}" for item in layout.passes for name, unit in item.makes]
     after = f"stored after it: {', '.join(layout.after)}" if layout.after else ""
     side = CHARACTER * max([0, *(len(text) for text in made)]) + (48 if made else 0)
-    width = max(bar_right + side + EDGE, bar_left + CHARACTER * len(after) + EDGE, LEAST_WIDTH)
+    width = max(bar_right + beyond + side + EDGE, bar_left + CHARACTER * len(after) + EDGE, LEAST_WIDTH)
     heights = [max(ABOVE + BAR + BELOW, ABOVE + LINE * len(item.makes) + 20) for item in layout.passes]
     height = EDGE + HEADER + sum(heights) + (LINE + 6 if after else 0) + EDGE
     svg = _svg(width, height, "passes", f"{len(layout.passes)} passes over memory")
@@ -46,16 +50,15 @@ def passes_picture(layout: Layout) -> Element:
                 _line(svg, x, y, x, y + BAR, "lane passed")
             if name in item.reads:
                 _arrow(svg, x, y - 16, y, "read")
-                _text(svg, x + 8, y - 12, f"read {number(item.reads[name])}", "small read")
+                _text(svg, x + LABEL, y - 12, f"read {number(item.reads[name])}", "small read")
             if name in item.writes:
                 _arrow(svg, x, y + BAR, y + BAR + 18, "write")
-                _text(svg, x + 8, y + BAR + 16, f"write {number(item.writes[name])}", "small write")
+                _text(svg, x + LABEL, y + BAR + 16, f"write {number(item.writes[name])}", "small write")
         role = "reduces" if item.makes else "computes"
         _text(svg, (bar_left + bar_right) / 2, y + BAR / 2 + 4, f"{role} and writes" if item.writes else role, "role")
         if item.makes:
-            _makes(
-                svg, bar_right, y, [f"{name}, one {unit}" for name, unit in item.makes], top + tall + ABOVE + BAR / 2
-            )
+            said = [f"{name}, one {unit}" for name, unit in item.makes]
+            _makes(svg, bar_right, bar_right + beyond + 14, y, said, top + tall + ABOVE + BAR / 2)
         top += tall
     if after:
         _text(svg, bar_left, bottom + LINE, after, "small")
@@ -66,9 +69,8 @@ def _kept(lane: Lane) -> str:
     return f"{lane.stored}, {number(lane.bytes)} B"
 
 
-def _makes(svg: Element, right: float, y: float, lines: Sequence[str], next_bar: float) -> None:
+def _makes(svg: Element, right: float, x: float, y: float, lines: Sequence[str], next_bar: float) -> None:
     """What a pass hands to the next one, beside the bars: an arrow out, the names, an arrow in."""
-    x = right + 16
     _line(svg, right, y + BAR / 2, x, y + BAR / 2, "value")
     _line(svg, x, y + BAR / 2, x, next_bar, "value")
     _line(svg, x, next_bar, right + 8, next_bar, "value")

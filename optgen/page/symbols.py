@@ -6,7 +6,22 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-_NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "eta", "kappa", "mu", "nu", "rho", "sigma", "tau")
+_NAMES = (
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "kappa",
+    "mu",
+    "nu",
+    "rho",
+    "sigma",
+    "tau",
+)
 GREEK: Mapping[str, str] = {
     **{name: unicodedata.lookup(f"GREEK SMALL LETTER {name}") for name in _NAMES},
     "lambda": unicodedata.lookup("GREEK SMALL LETTER LAMDA"),
@@ -35,12 +50,12 @@ def symbols(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     Returns:
         (letter or words, index or "") by name.
     """
+    listed = list(dict.fromkeys(names))
+    words = {(name, "") for name in listed}
     found: dict[str, tuple[str, str]] = {}
-    for name in names:
-        if name in found:
-            continue
+    for name in listed:
         short = _short(name)
-        found[name] = (name, "") if short in found.values() else short
+        found[name] = (name, "") if short in words or short in found.values() else short
     return found
 
 

@@ -27,6 +27,10 @@ def run_bench(request: Request) -> None:
         raise UserError("the bench needs torch: pip install torch")
     if request.png is not None and importlib.util.find_spec("matplotlib") is None:
         raise UserError("a picture needs matplotlib: pip install 'optgen[demo]'; or leave --png out")
+    if request.png is not None:
+        request.png.parent.mkdir(parents=True, exist_ok=True)
+        if request.png.is_dir():
+            raise UserError(f"{request.png} is a folder, no place for a picture")
     import torch
 
     from optgen.bench import gpu, show
@@ -60,8 +64,11 @@ def run_bench(request: Request) -> None:
     else:
         print_table(show.COLUMNS, show.rows(result), right=[name for name in show.COLUMNS if name not in show.WORDS])
         print(f"\nbandwidth {result.bandwidth / 1e9:.1f} GB/s, measured between the steps ({meter.how})")
+        reasons: dict[str, list[str]] = {}
         for name, reason in others.absent.items():
-            print(f"absent: {name}: {reason}")
+            reasons.setdefault(reason, []).append(name)
+        for reason, missing in reasons.items():
+            print(f"absent: {', '.join(missing)}: {reason}")
     if not any(one.samples for one in result.measured):
         raise UserError("nothing could be measured; the reasons stand above")
     if request.png is not None:

@@ -123,7 +123,7 @@ def _equations(info: ClassInfo) -> Element:
         found = lines(block, info.spec.variant.set)
         if not found:
             continue
-        SubElement(made, "h3").text = STAGES.get(name, name)
+        SubElement(made, "h3").text = STAGES.get(name, f"Method {name}()")
         box = SubElement(made, "div", {"class": "equations wide"})
         for line, taken in zip(found, _taken(found, values), strict=True):
             faint = faint or not taken

@@ -132,6 +132,7 @@ def test_a_peer_that_fails_is_named_and_the_others_measured() -> None:
         (["--bits", "7"], 2, "'7' is none of 32, 16, 8, 4"),
         (["--dtype", "float64"], 2, "'float64' is none of float32, bfloat16, float16"),
         (["--device", "tpu"], 2, "'tpu' is none of cpu, cuda"),
+        (["--png", "shapes.txt/a.png"], 1, "File exists"),
         (["--png", "a.jpg"], 2, "a.jpg is no name of a PNG file; call it a.png"),
         (["--shapes", "nothing.txt"], 1, "nothing.txt cannot be read: No such file or directory"),
         (["--specs", "nothing.yaml"], 1, "nothing.yaml"),
@@ -216,3 +217,30 @@ def test_small_sets_of_tensors_have_many_sets_of_gradients() -> None:
     assert case_of("a", ((16,),), "float32", 4).gradient_sets == 16
     assert case_of("a", ((4096, 4096),), "float32", 4).gradient_sets == 2
     assert case_of("a", ((16384, 16384),), "float32", 4).gradient_sets == 1
+
+
+@pytest.mark.parametrize("slowest", [2.0, 200.0])
+def test_the_picture_has_bars_or_points(slowest: float, tmp_path: Path) -> None:
+    """Ours in blue, others in grey, the roofline in orange; what failed is left out, what is not known has no line."""
+    from optgen.bench.picture import save_picture
+
+    def one(name: str, milliseconds: float, moved: float | None, ours: bool) -> measure.Measured:
+        contender = Contender(name, torch.optim.AdamW, lambda *_: moved, ours=ours)
+        return measure.Measured(contender, [milliseconds / 1e3] * 3, 10, {}, "", 8 * 10**6)
+
+    case = Case("mine", ((1000, 1000),), 2)
+    failed = measure.Measured(Contender("bad", torch.optim.AdamW, lambda *_: 1.0), failure="no")
+    others = [one("ours", 1.0, 28.0, True), one("theirs", slowest, 28.0, False), one("unknown", 1.5, None, False)]
+    save_picture(measure.CaseResult(case, [failed, *others], [1e-3], 40_000_000), tmp_path / "a.png", "a machine")
+    pixels = (255 * imread(tmp_path / "a.png")[:, :, :3]).round().astype(int)
+    times = pixels[:, : int(0.62 * pixels.shape[1])]
+
+    def share(colour: str) -> float:
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        return float((abs(times - wanted).max(axis=2) <= 2).mean())
+
+    bars = slowest < 20
+    assert share("#D55E00") > 0.0003
+    assert (share("#0072B2") > 0.01) == bars
+    assert share("#0072B2") > 0.0001
+    assert (share("#8a8a8a") > 0.01) == bars

@@ -300,12 +300,15 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[CLASS]...",
-            help="Classes, as `optgen list` shows them; by default AdamW32bit and AdamW8bit.",
+            help="Classes, as `optgen list` shows them; by default AdamW32bit and AdamW8bit, with --bits AdamW.",
             show_default=False,
         ),
     ] = None,
     like: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The shapes of a well-known model; by default gpt2.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The shapes of a known model, as gpt2 (the default), bert-base, llama-3.2-1b."
+        ),
     ] = None,
     shapes: Annotated[
         Path | None,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optgen.bench.request import CLASSES, Request
+from optgen.bench.request import CLASSES, CLASSES_IN_BITS, Request
 from optgen.console import print_json, print_table
 from optgen.errors import UserError
 
@@ -45,7 +45,8 @@ def run_bench(request: Request) -> None:
         raise UserError(gpu.why_no_gpu())
     case, notes = _case(request)
     known = catalogue(request.specs)
-    names = request.classes or (tuple(known.infos) if request.specs else CLASSES)
+    usual = CLASSES_IN_BITS if request.bits else CLASSES
+    names = request.classes or (tuple(known.infos) if request.specs else usual)
     asked = wanted(known, names, request.bits)
     others = peers(request.peers, asked)
     contenders = [*(our_contender(one) for one in asked), *others.found]

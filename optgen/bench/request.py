@@ -10,6 +10,7 @@ from optgen.diagnostics import suggest
 
 MODEL = "gpt2"
 CLASSES = ("AdamW32bit", "AdamW8bit")
+CLASSES_IN_BITS = ("AdamW",)
 PEERS = ("torch", "compile", "bitsandbytes", "torchao")
 USUAL_PEERS = ("torch", "bitsandbytes", "torchao")
 BITS = ("32", "16", "8", "4")
@@ -31,7 +32,7 @@ class Request:
     """What to measure.
 
     Attributes:
-        classes: Names; none for CLASSES, or for all of `specs` where those are given.
+        classes: Names; none for CLASSES, for CLASSES_IN_BITS where bits are given, or for all of `specs`.
         bits: Bits of the states, for each class; none for its own.
         peers: Other libraries, of PEERS.
         like: A name of `optgen.bench.models.MODELS`.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +75,7 @@ def test_a_table_of_classes_and_peers() -> None:
 
 def test_json_for_scripts() -> None:
     require_compiler()
-    done = bench("AdamW", "--bits", "32,4", "--shapes", "shapes.txt", "--peers", "torch", "--json")
+    done = bench("--bits", "32,4", "--shapes", "shapes.txt", "--peers", "torch", "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["parameters"], found["tensors"], found["dtype"]) == (14208, 4, "float32")
@@ -101,6 +106,33 @@ def test_classes_of_a_users_own_spec(tmp_path: Path) -> None:
     assert sorted(by_name) == ["Mine", "Mine in 8 bits", peers.FUSED]
     assert by_name["Mine in 8 bits"]["bytes"] == 12288 * (12 + 2 + 4 / 256) + 1920 * 20
     assert found["absent"]["torch Mine"] == "torch has no such class"
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    """Standard error is a terminal, standard output is not: the bar moves in the one, the table stands in the other."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    words = ["bench", "SGD", "--shapes", "shapes.txt", "--peers", "none", "--seconds", "0.5"]
+    code = f"import sys; sys.argv = ['optgen', *{words}]; from optgen.cli import main; main()"
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": paths, "TERM": "xterm-256color", "COLUMNS": "120"}
+    seen = b""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, env=environment
+    ) as child:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # what Linux says when the other end is closed
+            while part := os.read(ours, 65536):
+                seen += part
+        table = child.communicate(timeout=60)[0].decode()
+    os.close(ours)
+    assert child.returncode == 0, seen.decode()
+    text = seen.decode()
+    assert "shapes.txt: measuring" in text
+    assert "━" in text
+    assert len(set(re.findall(r"(\d+)%", text))) > 2
+    assert "━" not in table
+    assert "SGD" in table
 
 
 def test_a_peer_that_fails_is_named_and_the_others_measured() -> None:

@@ -71,6 +71,15 @@ def test_the_pictures_bytes_are_those_of_the_plan(name: str) -> None:
     ]
 
 
+def test_what_defaults_leave_out_is_faint() -> None:
+    """LAMB8bit's: coupled decay (2 lines), amsgrad (3), no bias correction (2), decay outside of the norm (2)."""
+    text = page(CLASSES["LAMB8bit"])
+    assert (text.count('class="line faint"'), text.count('class="line"')) == (9, 9)
+    # A class that fixes the option has neither the question nor the other branch.
+    assert CLASSES["AdamW"].spec.variant.set["decoupled_weight_decay"] is True
+    assert "decoupled_weight_decay" not in page(CLASSES["AdamW"]).partition("Symbols")[0]
+
+
 def test_what_a_spec_says_cannot_leave_its_place(tmp_path: Path) -> None:
     spec = tmp_path / "mine.yaml"
     spec.write_text(

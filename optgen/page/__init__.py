@@ -138,6 +138,10 @@ def _equation(line: Line, taken: bool, printer: Printer) -> Element:
     match line.node:
         case None:
             made.text = line.word
+        case ast.Pass():
+            made.text = "nothing"
+        case ast.Expr(value=ast.Constant(value=words)):
+            made.text = str(words)
         case node if line.word:
             made.text = f"{line.word} "
             made.append(printer.condition(node))  # type: ignore[arg-type]

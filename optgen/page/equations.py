@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 INDENT = "    "
+UNKNOWN = object()
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ def decided(test: ast.expr, fixed: Mapping[str, object]) -> ast.expr | bool:
 def truth(test: ast.expr, values: Mapping[str, object]) -> bool | None:
     """Whether a condition holds where names have these values; None where one of them is not known."""
     match test:
+        case ast.Constant(value=bool(value)):
+            return value
         case ast.Name(id=name):
             return bool(values[name]) if name in values else None
         case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -126,10 +129,24 @@ def truth(test: ast.expr, values: Mapping[str, object]) -> bool | None:
             if absorbing in known:
                 return absorbing
             return None if None in known else not absorbing
-        case ast.Compare(left=ast.Name(id=name), ops=[op], comparators=[ast.Constant(value=other)]) if name in values:
-            return _compared(values[name], op, other)
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            sides = [_value(side, values) for side in (left, right)]
+            return None if any(side is UNKNOWN for side in sides) else _compared(sides[0], op, sides[1])
         case _:
             return None
+
+
+def _value(node: ast.expr, values: Mapping[str, object]) -> object:
+    """What one side of a comparison is; UNKNOWN where that is not known."""
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.Name(id=name):
+            return values.get(name, UNKNOWN)
+        case _:
+            return UNKNOWN
 
 
 def _compared(value: object, op: ast.cmpop, other: object) -> bool | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from xml.etree.ElementTree import Element, SubElement
 
 Symbols = Mapping[str, tuple[str, str]]
@@ -72,6 +72,8 @@ class Printer:
                 return _number(value)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return _row(_operator(MINUS, form="prefix"), self.expression(operand, MULTIPLY)), ADD
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return self._shown(operand)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return _row(_leaf("mtext", "not\u00a0"), self.expression(operand, NOT)), NOT
             case ast.BoolOp(op=op, values=values):
@@ -186,15 +188,16 @@ def _factors(node: ast.expr) -> Iterator[ast.expr]:
 
 
 def _number(value: float) -> tuple[Element, int]:
-    """A number, very small and large ones as powers of ten."""
+    """A number with all of its digits, very small and large ones as a power of ten."""
+    exact = Decimal(repr(value)).normalize()
     if value == 0 or isinstance(value, int) or 1e-3 <= abs(value) < 1e5:
-        return _leaf("mn", f"{value:g}" if value != int(value) or abs(value) < 1e5 else str(value)), ATOM
-    exponent = math.floor(math.log10(abs(value)))
-    mantissa = float(f"{value:.10e}".partition("e")[0])
+        return _leaf("mn", f"{exact:f}"), ATOM
+    exponent = exact.adjusted()
     power = _element("msup", _leaf("mn", "10"), _row(*_signed(exponent)))
+    mantissa = exact.scaleb(-exponent)
     if mantissa == 1:
         return power, POWER
-    return _row(_leaf("mn", f"{mantissa:g}"), _operator("·"), power), MULTIPLY
+    return _row(_leaf("mn", f"{mantissa:f}"), _operator("·"), power), MULTIPLY
 
 
 def _signed(value: int) -> list[Element]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -134,3 +135,59 @@ def test_conditions_that_defaults_decide() -> None:
     values = {"a": False, "b": 1.0, "c": False}
     assert [truth(test, values) for test in tests] == [False, True, None]  # type: ignore[arg-type]
     assert truth(tests[1], {"b": None, "c": False}) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("0 < b", True),
+        ("b > -1", True),
+        ("-1 >= b", False),
+        ("b is None", False),
+        ("n is not None", False),
+        ("name == 'lamb'", True),
+        ("'lamb' != name", False),
+        ("other == 1", None),
+        ("True", True),
+        ("a or other", None),
+        ("not a and other", None),
+        ("a and other", False),
+    ],
+)
+def test_truth(text: str, holds: bool | None) -> None:
+    values = {"a": False, "b": 1.0, "n": None, "name": "lamb"}
+    assert truth(ast.parse(text, mode="eval").body, values) is holds
+
+
+def test_all_that_the_language_has(tmp_path: Path) -> None:
+    """What no stock rule uses: `pass`, texts, a sign of plus, comparisons turned around, deep brackets."""
+    spec = tmp_path / "mine.yaml"
+    deep = "sqrt(" * 100 + "grad * grad" + ")" * 100
+    spec.write_text(
+        f"""\
+name: mine
+hyperparameters:
+  lr: {{default: 1e-3, range: "[0, inf)", doc: Step size.}}
+  beta: {{default: null, range: "[0, 1)", doc: A rate.}}
+options:
+  mode: {{default: one, choices: [one, two], doc: Which.}}
+blocks:
+  step: |
+    'A text <b>here</b>.'
+    if 0 < lr:
+        if mode == "two":
+            pass
+    x = +grad * 123456.789 + {deep}
+    if beta is not None:
+        x = x * beta
+    param = param - lr * where(not (x > 0 or x < -1), x, 1.5e-9)
+""",
+        encoding="utf-8",
+    )
+    (info,) = compile_specs([spec], "mine").classes
+    text = page(info)
+    assert "A text &lt;b&gt;here&lt;/b&gt;." in text
+    assert "<mn>1.23456789</mn>" in text  # all digits, times a power of ten
+    assert text.count("<msqrt>") == 100
+    assert "<mn>1.5</mn><mo>·</mo><msup><mn>10</mn>" in text
+    assert text.count('class="line faint"') == 4

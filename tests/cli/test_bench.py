@@ -108,6 +108,14 @@ def test_classes_of_a_users_own_spec(tmp_path: Path) -> None:
     assert found["absent"]["torch Mine"] == "torch has no such class"
 
 
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(peers.PACKAGES, "torchao", ("no_such_package.optim", peers.PACKAGES["torchao"][1]))
+    done = bench("Adan", "--shapes", "shapes.txt", "--peers", "torchao,bitsandbytes")
+    assert done.exit_code == 0, done.output
+    assert "absent: torchao: not installed: pip install torchao" in done.stdout.splitlines()
+    assert "absent: bitsandbytes Adan: bitsandbytes has no such class" in done.stdout.splitlines()
+
+
 def test_a_terminal_gets_a_bar() -> None:
     """Standard error is a terminal, standard output is not: the bar moves in the one, the table stands in the other."""
     pty = pytest.importorskip("pty")

@@ -185,8 +185,13 @@ def explain(
         list[Path] | None, typer.Option("--specs", metavar="PATH", help=_SPECS_HELP, show_default=False)
     ] = None,
     as_json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page for a browser instead.")
+    ] = None,
 ) -> None:
     """Show a class: its equations, what kind each value has, its passes, memory traffic and files."""
+    if as_json and html is not None:
+        raise typer.BadParameter("--json prints and --html writes; give one of them", param_hint="--html")
     result = _compiled(_specs(specs))
     classes = {info.name: info for info in result.classes}
     if name not in classes:
@@ -194,7 +199,12 @@ def explain(
         print_error(f"error: there is no class `{name}`: {hint}")
         raise typer.Exit(1)
     info = classes[name]
-    if as_json:
+    if html is not None:
+        from optgen.page import write_page
+
+        write_page(info, html)
+        print(f"{html} written: open it in a browser; it needs nothing else")
+    elif as_json:
         print_json(_class_record(info) | _explanation_record(info))
     else:
         _print_explanation(info)
@@ -282,6 +292,74 @@ def demo(
     from optgen.demo import run_demo
 
     run_demo(out, steps)
+
+
+@app.command()
+def bench(
+    classes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CLASS]...",
+            help="Classes, as `optgen list` shows them; by default AdamW32bit and AdamW8bit, with --bits AdamW.",
+            show_default=False,
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The shapes of a known model, as gpt2 (the default), bert-base, llama-3.2-1b."
+        ),
+    ] = None,
+    shapes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Your own model's: a list of shapes (text or JSON), a torch checkpoint, safetensors."
+        ),
+    ] = None,
+    peers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,…", help="Others: torch, compile, bitsandbytes, torchao, none; by default all but compile."
+        ),
+    ] = None,
+    bits: Annotated[
+        str | None, typer.Option(metavar="BITS,…", help="Bits of the states, for each class; by default its own.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="Of parameters and gradients: float32, bfloat16, float16.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu or cuda.")] = "cpu",
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long to measure, first steps apart.")] = 20.0,
+    specs: Annotated[
+        list[Path] | None,
+        typer.Option("--specs", metavar="PATH", help="Measure classes of these specs instead.", show_default=False),
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw time against the roofline, and memory per parameter.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure optimizers on the shapes of a model, side by side with torch, bitsandbytes and torchao."""
+    from optgen.bench import run_bench
+    from optgen.bench.request import RequestError, request_of
+
+    try:
+        request = request_of(
+            classes=classes or (),
+            like=like,
+            shapes=shapes,
+            peers=peers,
+            bits=bits,
+            dtype=dtype,
+            device=device,
+            seconds=seconds,
+            specs=_given(specs),
+            png=png,
+            as_json=as_json,
+        )
+    except RequestError as error:
+        raise typer.BadParameter(str(error), param_hint=error.option) from error
+    run_bench(request)
 
 
 def main() -> None:

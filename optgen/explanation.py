@@ -109,6 +109,23 @@ class ClassInfo:
         variant = self.spec.variant.model_copy(update={"bits": bits})
         return replace(self, spec=replace(self.spec, variant=variant))
 
+    def given(self, settings: Mapping[str, object]) -> ClassInfo:
+        """The class as it is where these settings are given: with them for its defaults."""
+        variant = self.spec.variant
+        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+        changed = variant.model_copy(update={"defaults": {**variant.defaults, **listed}})
+        return replace(self, spec=replace(self.spec, variant=changed))
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        """What settings are by default, by the names that equations use; a required number is taken as 1."""
+        family = self.family_rule
+        found: dict[str, object] = {name: self._default(name) for name in (*family.options, *family.storage)}
+        for owner, hyper in family.hypers.items():
+            for name in hyper.names or (owner,):
+                found[name] = self._number(name)
+        return found
+
     @property
     def arguments(self) -> Mapping[str, Argument]:
         """What the constructor takes beside `params`, by name."""

@@ -17,10 +17,7 @@ from pathlib import Path
 import optgen_optim
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-from driving import arguments, begin_training, starting_settings  # noqa: E402
+from optgen.bench.driving import arguments, begin_training, starting_settings
 
 SHAPE = (2048, 4096)
 

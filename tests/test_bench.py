@@ -13,39 +13,36 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 import bench
-import bench_cases
-import bench_cuda
-import bench_measure
+
+from optgen.bench import cases, contenders, gpu, measure, peers, show
+from optgen.bench.cases import Case
+from optgen.bench.contenders import Contender
 
 
 def test_gpt2_has_its_148_tensors() -> None:
-    case = next(case for case in bench_cases.CASES if case.name == "gpt2")
+    case = next(case for case in cases.CASES if case.name == "gpt2")
     assert (len(case.shapes), case.numel) == (148, 124_439_808)
 
 
-TRAFFIC = {
-    ("AdamW8bit", "float32"): 16.0625,
-    ("AdamW32bit", "float32"): 28.0,
-    ("AdamW8bit", "bfloat16"): 10.0625,
-    ("AdamW32bit", "bfloat16"): 22.0,
-}
+def test_bytes_moved_count_small_tensors_as_32_bit() -> None:
+    case = Case("mixed", ((64, 64), (100,)), 1)
+    known = contenders.catalogue()
+    (one,) = contenders.wanted(known, ["AdamW8bit"])
+    ours = contenders.our_contender(one)
+    assert ours.bytes_moved(case) == 4096 * 16.03125 + 100 * 28
+    assert ours.bytes_kept(case) == 4096 * 2.03125 + 100 * 8
+    assert ours.bytes_moved(replace(case, dtype="bfloat16")) == 4096 * 10.03125 + 100 * 22
+    assert Contender("other", torch.optim.AdamW, contenders.unknown).bytes_moved(case) is None
 
 
-def test_bytes_moved_counts_small_tensors_as_32_bit() -> None:
-    case = bench_cases.Case("mixed", ((64, 64), (100,)), 1)
-    ours = bench_cases.our_contender("AdamW8bit", torch.optim.AdamW, TRAFFIC)
-    assert ours.bytes_moved(case) == 4096 * 16.0625 + 100 * 28
-    assert bench_cases.our_contender("LION", torch.optim.AdamW, {}).bytes_moved(case) is None
-    assert ours.bytes_moved(replace(case, dtype="bfloat16")) == 4096 * 10.0625 + 100 * 22
-
-
-def test_bytes_of_plans_and_of_peers_agree() -> None:
-    found = bench_cases.plan_traffic()
-    for dtype in ("float32", "bfloat16"):
-        assert found["AdamW32bit", dtype] == bench_cases.traffic_32bit(10**6, dtype)
-        assert found["AdamW8bit", dtype] == pytest.approx(bench_cases.traffic_8bit(10**6, dtype), rel=0.004)
-    assert bench_cases.traffic_own(1, "bfloat16") == 14
-    assert bench_cases.traffic_8bit(100, "bfloat16") == 22
+def test_peers_move_what_their_states_need() -> None:
+    """torch's states are of the parameter's dtype; bitsandbytes and torchao store theirs as ours."""
+    classes = contenders.wanted(contenders.catalogue(), ["AdamW32bit", "AdamW8bit"])
+    found = {one.name: one for one in peers.peers(["torch", "bitsandbytes", "torchao"], classes).found}
+    case = Case("a", ((1000, 1000),), 1, "bfloat16")
+    moved = {name: found[name].bytes_moved(case) for name in (peers.FUSED, peers.BNB8, peers.BNB32, peers.TORCHAO8)}
+    assert [value and value / case.numel for value in moved.values()] == [14, 10.03125, 22, 10.03125]
+    assert found[peers.FUSED].bytes_moved(replace(case, dtype="float32")) == 28e6
 
 
 def test_targets() -> None:
@@ -58,7 +55,7 @@ def test_targets() -> None:
 
 
 def test_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = bench_cases.Case("small", ((8, 8), (3,)), 2)
+    case = Case("small", ((8, 8), (3,)), 2)
 
     def broken(_: list[torch.Tensor]) -> torch.optim.Optimizer:
         raise RuntimeError("not here\nat all")
@@ -71,36 +68,38 @@ def test_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
             super().step()
 
     contenders = [
-        bench_cases.Contender("good", lambda params: Watched(params), lambda *_: 28.0),
-        bench_cases.Contender("bad", broken, lambda *_: 28.0),
+        Contender("good", lambda params: Watched(params), lambda *_: 28.0),
+        Contender("bad", broken, lambda *_: 28.0),
     ]
-    monkeypatch.setattr(bench_measure, "last_level_cache", lambda: 0)
-    monkeypatch.setattr(bench_measure, "triad_kernel", lambda: None)
-    budget = replace(bench_measure.QUICK, case_seconds=0.01)
-    result = bench_measure.measure_case(case, contenders, bench_measure.Bandwidth(), budget, lambda _: None)
+    monkeypatch.setattr(measure, "last_level_cache", lambda: 0)
+    monkeypatch.setattr(measure, "triad_kernel", lambda: None)
+    budget = replace(measure.QUICK, case_seconds=0.01)
+    result = measure.measure_case(case, contenders, measure.Bandwidth(), budget, lambda *_: None)
     good, bad = result.measured
     assert good.samples
-    assert good.age == bench_measure.STATES_AGE
+    assert good.age == measure.STATES_AGE
     assert len(seen) == 2 * (good.age + len(good.samples))
     assert all(first != second for first, second in zip(seen[::2], seen[2::2], strict=False))
     assert bad.failure == "RuntimeError: not here"
-    rows = bench.case_rows(result)
+    rows = show.rows(result)
     assert [row[0] for row in rows] == ["good", "bad"]
-    assert len(bench.case_record(result)["optimizers"]) == 2
+    assert len(show.record(result)["optimizers"]) == 2
 
 
 def test_peers_that_are_not_installed_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    monkeypatch.setitem(sys.modules, "optgen_optim", None)
-    found, absent = bench_cases.contenders(["AdamW8bit"], ["torch", "bitsandbytes"])
-    assert [one.name for one in found] == list(bench_cases.PEERS["torch"])
-    assert set(absent) == {"AdamW8bit", *bench_cases.PEERS["bitsandbytes"]}
+    monkeypatch.setitem(peers.PACKAGES, "bitsandbytes", ("no_such_package.optim", peers.PACKAGES["bitsandbytes"][1]))
+    found, absent = bench.contenders(["AdamW8bit", "AdamX"], ["torch", "bitsandbytes"])
+    assert [one.name for one in found] == ["AdamW8bit", peers.FUSED, peers.FOREACH]
+    assert absent == {
+        "AdamX": "optgen_optim has no such class",
+        "bitsandbytes": "not installed: pip install bitsandbytes",
+    }
 
 
 def test_shares_of_copy_bandwidth_and_time_of_the_host() -> None:
-    case = bench_cases.Case("a", ((1000,),), 1)
-    ours = bench_measure.Measured(bench_cases.Contender("ours", torch.optim.AdamW, lambda *_: 28.0), [2.0, 1.0, 4.0])
-    result = bench_measure.CaseResult(case, [ours], [0.5, 1.0, 3.0], 42_000)
+    case = Case("a", ((1000,),), 1)
+    ours = measure.Measured(Contender("ours", torch.optim.AdamW, lambda *_: 28.0), [2.0, 1.0, 4.0])
+    result = measure.CaseResult(case, [ours], [0.5, 1.0, 3.0], 42_000)
     assert result.bandwidth == 42_000
     targets = (
         bench.Target("a", "ours", bench.COPY, at_least=0.3),
@@ -109,7 +108,7 @@ def test_shares_of_copy_bandwidth_and_time_of_the_host() -> None:
         bench.Target("a", "other", bench.HOST, at_most=150.0),
         bench.Target("b", "ours", bench.HOST, at_most=150.0),
     )
-    hosts = [bench_cuda.HostResult("a", "ours", 151e-6), bench_cuda.HostResult("a", "other", failure="not here")]
+    hosts = [gpu.HostResult("a", "ours", 151e-6), gpu.HostResult("a", "other", failure="not here")]
     records = bench.target_records([result], targets, hosts)
     share = 28_000 / 42_000 / 2.0
     assert [(r["measured"], r["met"]) for r in records] == [
@@ -124,17 +123,17 @@ def test_shares_of_copy_bandwidth_and_time_of_the_host() -> None:
         ("<= 150 µs", "151 µs", "no"),
         ("<= 150 µs", "absent", "-"),
     ]
-    assert bench_cuda.host_rows(hosts) == [("a", "ours", "", "151", "-", "-"), ("a", "other", "not here", *"---")]
+    assert gpu.host_rows(hosts) == [("a", "ours", "", "151", "-", "-"), ("a", "other", "not here", *"---")]
 
 
 def test_targets_name_cases_and_contenders_that_there_are() -> None:
-    peers = {name for names in bench_cases.PEERS.values() for name in names}
+    others = {peers.FUSED, peers.FOREACH, peers.COMPILED, peers.BNB8, peers.BNB32, peers.TORCHAO8}
     for device, targets in (("cpu", bench.TARGETS), ("cuda", bench.CUDA_TARGETS)):
         cases = {case.name for case in bench.ALL_CASES[device]}
         for target in targets:
             assert target.case in cases
-            assert target.ours in bench_cases.DEFAULT_CLASSES
-            assert target.other in peers | {bench.COPY, bench.HOST}
+            assert target.ours in bench.DEFAULT_CLASSES
+            assert target.other in others | {bench.COPY, bench.HOST}
 
 
 def test_the_host_is_timed_with_new_gradients_in_every_step() -> None:
@@ -145,9 +144,9 @@ def test_the_host_is_timed_with_new_gradients_in_every_step() -> None:
             seen.append(id(self.param_groups[0]["params"][0].grad))
             super().step()
 
-    case = bench_cases.Case("small", ((8, 8), (3,)), 2, "bfloat16")
-    contender = bench_cases.Contender("watched", lambda params: Watched(params, lr=0.1), lambda *_: None)
-    seconds = bench_cuda.host_seconds(case, contender, 20, torch.device("cpu"))
+    case = Case("small", ((8, 8), (3,)), 2, "bfloat16")
+    contender = Contender("watched", lambda params: Watched(params, lr=0.1), lambda *_: None)
+    seconds = gpu.host_seconds(case, contender, 20, torch.device("cpu"))
     assert 0 < seconds < 1
     assert len(seen) == 20
     assert all(first != second for first, second in pairwise(seen))
@@ -180,7 +179,7 @@ def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixt
 
 
 def test_each_device_has_its_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_cuda, "why_no_gpu", lambda: "")
+    monkeypatch.setattr(gpu, "why_no_gpu", lambda: "")
     assert "compile" not in bench.arguments([]).peers
-    assert bench.arguments(["--device", "cuda"]).peers == list(bench_cases.PEERS)
+    assert bench.arguments(["--device", "cuda"]).peers == list(peers.PACKAGES)
     assert bench.arguments(["--device", "cuda", "--quick"]).peers == ["torch", "bitsandbytes"]

@@ -14,16 +14,16 @@ from machine import require_compiler
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 import bench
-import bench_all
-import bench_cases
-import bench_measure
 
-ENTRY = bench_all.Entry("adam", "AdamW", 32, ("AdamW32bit",), states=2, passes=1, bytes=28.0)
-CASE = bench_cases.Case("small", ((64, 80),), 2)
+from optgen.bench import every, measure
+from optgen.bench.cases import Case
+
+ENTRY = every.Entry("adam", "AdamW", 32, ("AdamW32bit",), states=2, passes=1, bytes=28.0)
+CASE = Case("small", ((64, 80),), 2)
 
 
 def test_every_class_is_measured_once() -> None:
-    found = bench_all.entries()
+    found = every.entries()
     named = [name for entry in found for name in (entry.name, *(other.split(" ")[0] for other in entry.alike))]
     assert set(named) == set(optgen_optim.CLASSES)
     steps = [(entry.name, entry.bits) for entry in found]
@@ -33,16 +33,16 @@ def test_every_class_is_measured_once() -> None:
 
 
 def test_classes_of_one_step_are_told_apart_from_others() -> None:
-    entries = {(e.name, e.bits): e for e in bench_all.entries(["AdamW", "AdamW32bit", "AdamW8bit", "Adam"], [32, 8])}
+    entries = {(e.name, e.bits): e for e in every.entries(["AdamW", "AdamW32bit", "AdamW8bit", "Adam"], [32, 8])}
     assert entries["AdamW", 32].alike == ("AdamW32bit",)
     assert entries["AdamW", 8].alike == ("AdamW8bit",)
     assert ("Adam", 32) in entries
     assert (entries["AdamW", 8].states, entries["AdamW", 8].passes) == (2, 1)
 
 
-def measured(entry: bench_all.Entry, seconds: float, fused: float | None) -> bench_all.Figure:
-    one = bench_measure.Measured(bench_all.contender(entry, optgen_optim.CLASSES), [seconds, seconds / 2, 2 * seconds])
-    return bench_all.figure(entry, one, bandwidth=28.0 * bench_all.CASE.numel, fused=fused)
+def measured(entry: every.Entry, seconds: float, fused: float | None) -> every.Figure:
+    one = measure.Measured(every.contender(entry, optgen_optim.CLASSES), [seconds, seconds / 2, 2 * seconds])
+    return every.figure(entry, one, bandwidth=28.0 * every.CASE.numel, fused=fused)
 
 
 def test_what_is_flagged() -> None:
@@ -56,23 +56,23 @@ def test_what_is_flagged() -> None:
     assert measured(replace(small, bits=4), 1.55, 1.0).flag == "1.5x of fused"
     for other in (replace(small, passes=2), replace(small, states=3), replace(small, bits=16)):
         assert measured(other, 9.0, 1.0).flag == ""
-    assert bench_all.Figure(ENTRY, failure="no").flag == "not measured"
-    assert bench_all.rows([measured(ENTRY, 1.7, 1.0)])[0][:3] == ("AdamW +1", "adam", "60 % of the roofline")
-    assert bench_all.alike([measured(ENTRY, 1.7, 1.0)]) == ["AdamW in 32 bits, and so AdamW32bit"]
+    assert every.Figure(ENTRY, failure="no").flag == "not measured"
+    assert every.rows([measured(ENTRY, 1.7, 1.0)])[0][:3] == ("AdamW +1", "adam", "60 % of the roofline")
+    assert every.alike([measured(ENTRY, 1.7, 1.0)]) == ["AdamW in 32 bits, and so AdamW32bit"]
 
 
 def test_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     require_compiler()
-    monkeypatch.setattr(bench_measure, "last_level_cache", lambda: 0)
-    budget = replace(bench_measure.QUICK, case_seconds=0.01)
-    found = bench_all.entries(["AdamW", "PagedAdamW8bit", "LAMB32bit"], [32, 8])
-    figures, rounds = bench_all.measure(found, bench_measure.Bandwidth(), budget, lambda _: None, CASE)
+    monkeypatch.setattr(measure, "last_level_cache", lambda: 0)
+    budget = replace(measure.QUICK, case_seconds=0.01)
+    found = every.entries(["AdamW", "PagedAdamW8bit", "LAMB32bit"], [32, 8])
+    figures, rounds = every.measure(found, measure.Bandwidth(), budget, lambda *_: None, CASE)
     assert [one.failure for one in figures] == [""] * len(figures)
     assert {(one.entry.name, one.entry.bits) for one in figures} == {("AdamW", 32), ("AdamW", 8), ("LAMB32bit", 32)}
     assert [one["family"] for one in rounds] == ["adam", "lamb"]
     assert all(one.samples and one.roofline and one.against_fused for one in figures)
-    assert all(len(row) == len(bench_all.COLUMNS) for row in bench_all.rows(figures))
-    assert len(bench_all.records(figures)) == len(figures)
+    assert all(len(row) == len(every.COLUMNS) for row in every.rows(figures))
+    assert len(every.records(figures)) == len(figures)
 
 
 def test_a_class_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,11 +81,11 @@ def test_a_class_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     broken.bits, broken.rule = None, optgen_optim.AdamW.rule  # type: ignore[attr-defined]
     monkeypatch.setattr(optgen_optim, "CLASSES", {**optgen_optim.CLASSES, "AdamW": broken})
-    monkeypatch.setattr(bench_measure, "last_level_cache", lambda: 0)
-    budget = replace(bench_measure.QUICK, case_seconds=0.01)
-    figures, _ = bench_all.measure([ENTRY], bench_measure.Bandwidth(), budget, lambda _: None, CASE)
+    monkeypatch.setattr(measure, "last_level_cache", lambda: 0)
+    budget = replace(measure.QUICK, case_seconds=0.01)
+    figures, _ = every.measure([ENTRY], measure.Bandwidth(), budget, lambda *_: None, CASE)
     assert "not today" in figures[0].failure
-    assert "not measured" in bench_all.rows(figures)[0][2]
+    assert "not measured" in every.rows(figures)[0][2]
 
 
 @pytest.mark.parametrize("words", [["--case", "gpt2"], ["--imports"], ["--peers", "torch"]])
@@ -95,4 +95,4 @@ def test_all_goes_alone(words: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert ended.value.code == 2
     assert f"leave {words[0]} out" in capsys.readouterr().err
     assert bench.arguments(["--all"]).classes == []
-    assert bench.arguments([]).classes == list(bench_cases.DEFAULT_CLASSES)
+    assert bench.arguments([]).classes == list(bench.DEFAULT_CLASSES)

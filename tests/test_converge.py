@@ -19,7 +19,8 @@ import converge
 import converge_tasks
 from converge_results import Outcome, markdown, outcomes, save_picture
 from converge_runs import Run, Wanted, evaluated_steps, key_of, rate_at, read, train
-from driving import bits_of, families, representative
+
+from optgen.bench.driving import bits_of, families, representative
 
 RULES = families(optgen_optim.CLASSES)
 TRAINED = ("adam", "lars")  # in full, on the small images; the text is trained once, in the fewest bits

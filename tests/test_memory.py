@@ -13,18 +13,15 @@ from typing import Any
 import optgen_optim
 import pytest
 import torch
-from compiling import ROOT, stock_package
+from compiling import stock_package
 from least import codec_of
 from machine import require_compiler
+from resident import SHAPE as LARGE
 
+from optgen.bench.driving import arguments, begin_training, bits_of, families, representative, starting_settings
 from optgen.codecs import WHOLE_TENSOR
 from optgen.explanation import ClassInfo
 from optgen.ir.nodes import Kind
-
-sys.path.insert(0, str(ROOT / "tools"))
-
-from driving import arguments, begin_training, bits_of, families, representative, starting_settings
-from resident import SHAPE as LARGE
 
 CLASSES: dict[str, ClassInfo] = {info.name: info for info in stock_package().classes}
 # Without those that have no state by default, and so cannot be made without further settings: SGD8bit.

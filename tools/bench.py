@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -26,36 +24,32 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import bench_all
-import bench_cuda
 import torch
-from bench_cases import (
-    BNB8,
-    BNB32,
-    CASES,
-    DEFAULT_CLASSES,
-    FUSED,
-    PEERS,
-    SETTINGS,
-    contenders,
-    find_packages,
-)
-from bench_measure import (
+from rich import box
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+for folder in (ROOT / "generated", ROOT):  # a source checkout can be measured without installing it
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+from optgen.bench import every, gpu, show  # noqa: E402
+from optgen.bench.cases import CASES  # noqa: E402
+from optgen.bench.contenders import DEFAULT_CLASSES, Contender, catalogue, our_contender, wanted  # noqa: E402
+from optgen.bench.measure import (  # noqa: E402
     DEFAULT,
     QUICK,
-    STATES_AGE,
     Bandwidth,
     Budget,
     CaseResult,
-    Measured,
     Meter,
     measure_case,
     wall_seconds,
 )
-from bench_startup import Startup, startup_figures
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from optgen.bench.peers import BNB8, BNB32, FUSED, PACKAGES, peers  # noqa: E402
+from optgen.bench.startup import Startup, startup_figures  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -91,10 +85,11 @@ class Target:
 
 ALL = Budget(run_seconds=600.0, case_seconds=14.0, aging_seconds=4.0, least=5, most=30)
 ALL_QUICK = Budget(run_seconds=200.0, case_seconds=4.0, aging_seconds=1.0, least=3, most=8)
+PEERS_OF = ("AdamW32bit", "AdamW8bit")
 COPY, HOST = "copy bandwidth", "time of the host"
 # torchao and torch.compile compile for a minute.
 QUICK_PEERS = "torch,bitsandbytes"
-DEFAULT_PEERS = {"cpu": "torch,bitsandbytes,torchao", "cuda": ",".join(PEERS)}
+DEFAULT_PEERS = {"cpu": "torch,bitsandbytes,torchao", "cuda": ",".join(PACKAGES)}
 
 TARGETS = (
     Target("4096x4096", "AdamW32bit", FUSED, at_least=1.2),
@@ -121,51 +116,23 @@ CUDA_TARGETS = (
 )
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
-    """Return a table whose first `left` columns hold words and the others numbers."""
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, words: Sequence[str] = ()
+) -> Table:
+    """Return a table whose first `left` columns, and those of `words`, hold words and the others numbers."""
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if sys.stdout.isatty() else box.ASCII2)
     for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number < left else "right", no_wrap=number >= left)
+        is_text = number < left or column in words
+        made.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
     for row in rows:
         made.add_row(*row)
     return made
 
 
-def case_rows(result: CaseResult) -> list[tuple[str, ...]]:
-    """Return one row a contender, fastest first, those that failed last."""
-    fused = next((one.seconds for one in result.measured if one.contender.name == FUSED and one.samples), None)
-    rows: list[tuple[str, ...]] = []
-    for one in sorted(result.measured, key=lambda one: one.seconds if one.samples else float("inf")):
-        if not one.samples:
-            rows.append((one.contender.name, one.failure, *["-"] * 6))
-            continue
-        moved = one.contender.bytes_moved(result.case)
-        rate = None if moved is None else moved / one.seconds
-        note = ", ".join(sorted(one.engines))
-        if one.age < STATES_AGE:
-            note = f"{note} states {one.age} steps old".strip()
-        rows.append(
-            (
-                one.contender.name,
-                note,
-                f"{1e3 * one.seconds:.2f}",
-                f"{1e3 * min(one.samples):.2f}",
-                str(len(one.samples)),
-                "-" if rate is None else f"{rate / 1e9:.1f}",
-                "-" if rate is None else f"{100 * rate / result.bandwidth:.0f} %",
-                "-" if fused is None else f"{fused / one.seconds:.2f}x",
-            )
-        )
-    return rows
-
-
-CASE_COLUMNS = ("optimizer", "engine, notes", "median ms", "best ms", "steps", "GB/s", "roofline", "speed vs fused")
-
-
 def target_records(
     results: Sequence[CaseResult],
     targets: Sequence[Target] = TARGETS,
-    hosts: Sequence[bench_cuda.HostResult] = (),
+    hosts: Sequence[gpu.HostResult] = (),
 ) -> list[dict[str, Any]]:
     """Return every target of the cases that were run, with what was measured where both sides were."""
     found: list[dict[str, Any]] = []
@@ -215,28 +182,6 @@ def target_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def case_record(result: CaseResult) -> dict[str, Any]:
-    """Return a case's result for JSON, with every sample."""
-
-    def one_record(one: Measured) -> dict[str, Any]:
-        moved = one.contender.bytes_moved(result.case)
-        record: dict[str, Any] = {"name": one.contender.name, "ours": one.contender.ours, "age": one.age}
-        record |= {"engines": one.engines, "failure": one.failure, "bytes": moved, "samples": one.samples}
-        if one.samples:
-            record["median"] = one.seconds
-            record["roofline"] = None if moved is None else moved / one.seconds / result.bandwidth
-        return record
-
-    return {
-        "case": result.case.name,
-        "parameters": result.case.numel,
-        "tensors": len(result.case.shapes),
-        "bandwidth": result.bandwidth,
-        "bandwidth_samples": result.bandwidth_samples,
-        "optimizers": [one_record(one) for one in result.measured],
-    }
-
-
 def startup_rows(figures: Sequence[Startup]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for figure in figures:
@@ -248,18 +193,7 @@ def startup_rows(figures: Sequence[Startup]) -> list[tuple[str, ...]]:
     return rows
 
 
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:
-        pass
-    return {"processor": model, "threads": torch.get_num_threads(), "torch": torch.__version__, "settings": SETTINGS}
-
-
-ALL_CASES = {"cpu": CASES, "cuda": bench_cuda.CASES}
+ALL_CASES = {"cpu": CASES, "cuda": gpu.CASES}
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -295,9 +229,9 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     for name in ("classes", "peers"):
         items = [item.strip() for item in getattr(given, name).split(",") if item.strip()]
         setattr(given, name, [] if items == ["none"] else items)
-    wrong = [peer for peer in given.peers if peer not in PEERS]
+    wrong = [peer for peer in given.peers if peer not in PACKAGES]
     if wrong:
-        parser.error(f"--peers: {wrong[0]} is none of {', '.join(PEERS)}, none")
+        parser.error(f"--peers: {wrong[0]} is none of {', '.join(PACKAGES)}, none")
     here = [case.name for case in ALL_CASES[given.device]]
     elsewhere = [name for name in given.case or () if name not in here]
     if elsewhere:
@@ -305,7 +239,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     if given.device == "cuda":
         if given.imports:
             parser.error("--imports is measured on the cpu; leave --device out")
-        reason = bench_cuda.why_no_gpu()
+        reason = gpu.why_no_gpu()
         if reason:
             parser.error(reason)
     return given
@@ -314,16 +248,15 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit status."""
     given = arguments(words)
-    find_packages()
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     progress = Console(stderr=True, highlight=False)
-    about = bench_cuda.machine() if given.device == "cuda" else machine()
+    about = gpu.machine() if given.device == "cuda" else show.machine()
     threads = f", {about['threads']} threads" if "threads" in about else ""
     console.print(f"{about['processor']}{threads}, torch {about['torch']}")
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    load = about.get("load", 0.0)
     if load > 0.5:
         console.print(f"note: other programs are running (load {load:.1f}); every figure will be worse and less sure")
-    record: dict[str, Any] = {"machine": {**about, "load": load}}
+    record: dict[str, Any] = {"machine": about}
     if given.all:
         record |= run_all(given, console, progress)
     elif given.imports:
@@ -340,25 +273,36 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def run_all(given: argparse.Namespace, console: Console, progress: Console) -> dict[str, Any]:
     """Measure every class, print the table and what does not reach what it should."""
-    found = bench_all.entries(given.classes)
+    found = every.entries(given.classes)
     unknown = set(given.classes) - {name for entry in found for name in (entry.name, *entry.alike)}
     for name in sorted(unknown):
         console.print(f"absent: {name} (no spec makes such a class)", markup=False)
     bandwidth = Bandwidth()
     start = time.perf_counter()
     with progress.status("every class") as status:
-        figures, rounds = bench_all.measure(found, bandwidth, ALL_QUICK if given.quick else ALL, status.update)
+        figures, rounds = every.measure(
+            found, bandwidth, ALL_QUICK if given.quick else ALL, lambda text, _: status.update(text)
+        )
     speeds = sorted(one["bandwidth"] / 1e9 for one in rounds) or [0.0]
     title = (
-        f"{len(figures)} steps on {bench_all.CASE.numel / 1e6:.0f} M float32 parameters; bandwidth {speeds[0]:.1f} to "
+        f"{len(figures)} steps on {every.CASE.numel / 1e6:.0f} M float32 parameters; bandwidth {speeds[0]:.1f} to "
         f"{speeds[-1]:.1f} GB/s ({bandwidth.how}); took {time.perf_counter() - start:.0f} s"
     )
-    console.print(table(title, bench_all.COLUMNS, bench_all.rows(figures), 3))
-    for line in bench_all.alike(figures):
+    console.print(table(title, every.COLUMNS, every.rows(figures), 3))
+    for line in every.alike(figures):
         console.print(line, markup=False)
     missed = sum(bool(one.flag) for one in figures)
     console.print(f"{missed} of {len(figures)} miss what they should reach")
-    return {"all": bench_all.records(figures), "rounds": rounds}
+    return {"all": every.records(figures), "rounds": rounds}
+
+
+def contenders(classes: Sequence[str], packages: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
+    """The optimizers that can be measured here, and those that cannot, each with the reason. Peers are AdamW's."""
+    known = catalogue()
+    unknown = dict.fromkeys((name for name in classes if name not in known.made), "optgen_optim has no such class")
+    ours = [our_contender(one) for one in wanted(known, [name for name in classes if name in known.made])]
+    others = peers(packages, wanted(known, PEERS_OF))
+    return [*ours, *others.found], {**unknown, **others.absent}
 
 
 def run_cases(given: argparse.Namespace, console: Console, progress: Console) -> dict[str, Any]:
@@ -367,33 +311,37 @@ def run_cases(given: argparse.Namespace, console: Console, progress: Console) ->
     for name, reason in absent.items():
         console.print(f"absent: {name} ({reason})", markup=False)
     cuda = given.device == "cuda"
-    bandwidth: Meter = bench_cuda.CopyBandwidth() if cuda else Bandwidth()
-    device, clock = torch.device(given.device), bench_cuda.event_seconds if cuda else wall_seconds
+    bandwidth: Meter = gpu.CopyBandwidth() if cuda else Bandwidth()
+    device, clock = torch.device(given.device), gpu.event_seconds if cuda else wall_seconds
     results: list[CaseResult] = []
     budget = QUICK if given.quick else DEFAULT
-    hosts: list[bench_cuda.HostResult] = []
+    hosts: list[gpu.HostResult] = []
     cases = [case for case in ALL_CASES[given.device] if not given.case or case.name in given.case]
     begun = time.perf_counter()
     for number, case in enumerate(cases):
         start = time.perf_counter()
         own = budget.for_case(start - begun, len(cases) - number)
         with progress.status(case.name) as status:
-            result = measure_case(case, found, bandwidth, own, status.update, device, clock)
+
+            def say(text: str, share: float, status: Status = status, name: str = case.name) -> None:
+                status.update(f"{name}: {text}, {100 * share:.0f} %")
+
+            result = measure_case(case, found, bandwidth, own, say, device, clock)
             if cuda and len(case.shapes) > 1:
-                hosts += [bench_cuda.measure_host(case, one) for one in found]
+                hosts += [gpu.measure_host(case, one) for one in found]
         count = "1 tensor" if len(case.shapes) == 1 else f"{len(case.shapes)} tensors"
         title = (
             f"{case.name}: {count}, {case.numel / 1e6:.1f} M {case.dtype} parameters; bandwidth "
             f"{result.bandwidth / 1e9:.1f} GB/s ({bandwidth.how}); took {time.perf_counter() - start:.0f} s"
         )
-        console.print(table(title, CASE_COLUMNS, case_rows(result), 2))
+        console.print(table(title, show.COLUMNS, show.rows(result), 1, show.WORDS))
         results.append(result)
     if hosts:
-        console.print(table("The host's part", bench_cuda.HOST_COLUMNS, bench_cuda.host_rows(hosts), 3))
+        console.print(table("The host's part", gpu.HOST_COLUMNS, gpu.host_rows(hosts), 3))
     records = target_records(results, CUDA_TARGETS if cuda else TARGETS, hosts)
     columns = ("case", "ours", "against", "target", "measured", "met", "best steps")
     console.print(table("Targets", columns, target_rows(records), 4))
-    record = {"cases": [case_record(result) for result in results], "targets": records, "absent": absent}
+    record = {"cases": [show.record(result) for result in results], "targets": records, "absent": absent}
     return {**record, "host": [asdict(one) for one in hosts]}
 
 

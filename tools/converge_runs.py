@@ -15,14 +15,16 @@ from typing import Any
 import torch
 from converge_rates import training
 from converge_tasks import TASKS, loss, sampled
-from driving import arguments, begin_evaluation, begin_training, starting_settings, wants_hessian
+
+from optgen.bench import driving
+from optgen.bench.driving import arguments, begin_evaluation, begin_training, starting_settings, wants_hessian
 
 EVALUATIONS = 8
 LAST_SHARE = 0.2
 WARM_UP_SHARE = 0.05
 LAST_RATE = 0.1
 HESSIAN_EVERY = 10
-SOURCES = ("converge_rates", "converge_runs", "converge_tasks", "driving")
+SOURCES = ("converge_rates", "converge_runs", "converge_tasks")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def code_of(family: str, package: str) -> str:
         *module.parent.glob(f"{family}_torch.py"),
         *runtime.parent.rglob("*.py"),
     ]
+    files.append(Path(inspect.getfile(driving)))
     files += [Path(__file__).with_name(f"{name}.py") for name in SOURCES]
     for path in sorted(files):
         digest.update(path.read_bytes())

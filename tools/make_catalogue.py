@@ -15,13 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from catalogue_equations import resolved  # noqa: E402
-
 from optgen.backends.python import Argument  # noqa: E402
 from optgen.compiler import compile_specs  # noqa: E402
 from optgen.diagnostics import Reporter  # noqa: E402
 from optgen.explanation import ClassInfo  # noqa: E402
 from optgen.ir.family import Family  # noqa: E402
+from optgen.page.equations import resolved  # noqa: E402
 from optgen.spec.loader import load_specs  # noqa: E402
 from optgen.spec.model import Hyperparameter, Option, Shared  # noqa: E402
 from optgen.spec.ranges import parse_range  # noqa: E402

@@ -13,8 +13,13 @@ from statistics import median
 from typing import Protocol
 
 import torch
-from bench_cases import Case, Contender, quiet
 from torch import Tensor
+
+from optgen.bench.cases import Case
+from optgen.bench.contenders import Contender
+from optgen.bench.memory import stored_bytes
+from optgen.bench.peers import quiet
+from optgen.runtime.building.cache import CompileError, find_compiler, shared_library
 
 STATES_AGE = 10
 BANDWIDTH_BYTES = 12
@@ -54,13 +59,22 @@ QUICK = Budget(run_seconds=60.0, case_seconds=5.0, aging_seconds=1.0, least=1, m
 
 @dataclass
 class Measured:
-    """The seconds of each timed step of one contender, how old its states were, and which engine ran."""
+    """What was measured of one contender.
+
+    Attributes:
+        samples: The seconds of each timed step.
+        age: Steps that its states had seen.
+        engines: Parameters that each engine served.
+        failure: Why it could not run.
+        state_bytes: Bytes of all that it keeps for the parameters.
+    """
 
     contender: Contender
     samples: list[float] = field(default_factory=list)
     age: int = 0
     engines: dict[str, int] = field(default_factory=dict)
     failure: str = ""
+    state_bytes: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -99,7 +113,7 @@ class Bandwidth:
     """The in-place update a += s * b over arrays beyond the cache: it measures the memory and empties the caches."""
 
     def __init__(self) -> None:
-        self.numel = max(16 * 2**20, last_level_cache() // 2)
+        self.numel = bandwidth_numel()
         self.bytes = BANDWIDTH_BYTES * self.numel
         self.a, self.b = torch.rand(self.numel), torch.rand(self.numel)
         self.kernel = triad_kernel()
@@ -118,12 +132,18 @@ class Bandwidth:
         return time.perf_counter() - start
 
 
+def bandwidth_numel() -> int:
+    """Elements of an array beyond the cache."""
+    return max(16 * 2**20, last_level_cache() // 2)
+
+
+def bandwidth_bytes() -> int:
+    """What the bandwidth's two arrays take."""
+    return 2 * 4 * bandwidth_numel()
+
+
 def triad_kernel() -> Callable[..., None] | None:
     """Return the compiled kernel, or None where there is no compiler."""
-    try:
-        from optgen.runtime.building.cache import CompileError, find_compiler, shared_library
-    except ImportError:
-        return None
     compiler = find_compiler()
     if compiler is None:
         return None
@@ -177,6 +197,10 @@ class Tensors:
 
 
 Clock = Callable[[Callable[[], object]], float]
+Say = Callable[[str, float], None]
+"""Is told what goes on, and which share of the case is done."""
+FIRST_STEPS = 0.4
+"""The share of a case that first steps are counted as: they compile and build states."""
 
 
 def wall_seconds(run: Callable[[], object]) -> float:
@@ -231,6 +255,8 @@ class Runner:
         return quick or self.used <= budget.share * elapsed
 
     def finish(self) -> Measured:
+        if self.optimizer is not None and not self.result.failure:
+            self.result.state_bytes = stored_bytes(self.optimizer)
         engines = getattr(self.optimizer, "engines", None)
         if callable(engines):
             self.result.engines = dict(engines())
@@ -242,24 +268,24 @@ def measure_case(
     contenders: Sequence[Contender],
     bandwidth: Meter,
     budget: Budget,
-    say: Callable[[str], None],
+    say: Say,
     device: torch.device | None = None,
     clock: Clock = wall_seconds,
 ) -> CaseResult:
     """Measure all contenders on one case, in rounds, so that noise of the machine meets all alike."""
     tensors = Tensors(case, device)
     runners = [Runner(contender, tensors, clock) for contender in contenders]
-    for runner in runners:
-        say(f"{case.name}: first steps of {runner.result.contender.name}")
+    for number, runner in enumerate(runners):
+        say(f"first steps of {runner.result.contender.name}", FIRST_STEPS * number / len(runners))
         runner.grow_old(budget)
     able = [runner for runner in runners if not runner.result.failure]
     samples: list[float] = []
     gc.collect()
     gc.disable()
-    say(f"{case.name}: measuring")
     try:
         start = time.perf_counter()
         while (elapsed := time.perf_counter() - start) < budget.case_seconds:
+            say("measuring", FIRST_STEPS + (1 - FIRST_STEPS) * elapsed / budget.case_seconds)
             wanting = [runner for runner in able if len(runner.result.samples) < budget.most]
             if not wanting:
                 break

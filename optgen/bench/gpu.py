@@ -9,8 +9,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from bench_cases import Case, Contender, gpt2_shapes
-from bench_measure import Tensors
+
+from optgen.bench.cases import Case, gpt2_shapes
+from optgen.bench.contenders import Contender
+from optgen.bench.measure import Tensors
 
 DEVICE = torch.device("cuda")
 CASES = (
@@ -36,7 +38,7 @@ def why_no_gpu() -> str:
 
 def event_seconds(run: Callable[[], object]) -> float:
     """The seconds that a GPU takes for what `run` puts on its current stream."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     begin.record()
     run()
     end.record()
@@ -117,7 +119,7 @@ def graph_seconds(case: Case, make: Callable[[list[torch.Tensor]], torch.optim.O
     params = tensors.params()
     optimizer = make(params)
     tensors.give_gradients(params)
-    beside = torch.cuda.Stream()
+    beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     beside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(beside):
         for _ in range(3):

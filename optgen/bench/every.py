@@ -1,4 +1,4 @@
-"""`tools/bench.py --all`: every class on one tensor of 10^7 float32 parameters, as a share of its plan's roofline.
+"""Every class on one tensor of 10^7 float32 parameters, as a share of its plan's roofline.
 
 Classes whose step is the same kernel over the same states are measured once, and said to be the same: what decides is
 the rule, what its guards are by default, and how its states are stored. The classes of one rule take turns with torch's
@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from bench_cases import FUSED, Case, Contender, torch_peers
-from bench_measure import Budget, Measured, Meter, measure_case
-from driving import arguments, begin_training, starting_settings
+
+from optgen.bench.cases import Case
+from optgen.bench.contenders import Contender
+from optgen.bench.driving import arguments, begin_training, starting_settings
+from optgen.bench.measure import Budget, Measured, Meter, Say, measure_case
+from optgen.bench.peers import FUSED, torch_fused_adamw
+from optgen.compiler import compile_specs
+from optgen.package_name import STOCK_PACKAGE
+from optgen.paths import specs_dir
 
 BITS = (32, 8, 4)
 CASE = Case("1e7", ((2500, 4000),), 2)
@@ -85,8 +91,7 @@ def entries(only: Sequence[str] = (), bits: Sequence[int] = BITS) -> list[Entry]
     Args:
         only: Classes; none for all.
     """
-    compiler = importlib.import_module("optgen.compiler")
-    package = compiler.compile_specs([importlib.import_module("optgen.paths").specs_dir()], "optgen_optim")
+    package = compile_specs([specs_dir()], STOCK_PACKAGE)
     groups: dict[Any, list[tuple[Any, int]]] = {}
     for info in package.classes:
         if only and info.name not in only:
@@ -132,20 +137,19 @@ def contender(entry: Entry, classes: Mapping[str, Any]) -> Contender:
 
 
 def measure(
-    found: Iterable[Entry], bandwidth: Meter, budget: Budget, say: Callable[[str], None], case: Case = CASE
+    found: Iterable[Entry], bandwidth: Meter, budget: Budget, say: Say, case: Case = CASE
 ) -> tuple[list[Figure], list[dict[str, Any]]]:
     """Measure entries, one rule after another; return their figures, and what each rule was compared with."""
-    package = importlib.import_module("optgen_optim")
+    package = importlib.import_module(STOCK_PACKAGE)
     families: dict[str, list[Entry]] = {}
     for entry in found:
         families.setdefault(entry.family, []).append(entry)
-    fused = [peer for peer in torch_peers() if peer.name == FUSED]
     figures: list[Figure] = []
     rounds: list[dict[str, Any]] = []
     began = time.perf_counter()
     for number, (family, members) in enumerate(families.items()):
         own = budget.for_case(time.perf_counter() - began, len(families) - number)
-        contenders = [*(contender(entry, package.CLASSES) for entry in members), *fused]
+        contenders = [*(contender(entry, package.CLASSES) for entry in members), *torch_fused_adamw()]
         result = measure_case(case, contenders, bandwidth, own, say)
         by_name = {one.contender.name: one for one in result.measured}
         other = by_name[FUSED]

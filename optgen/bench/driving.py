@@ -48,7 +48,7 @@ def starting_settings(made: Made, bits: int | None = None, **settings: Any) -> d
     lacking = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in result]
     for name in lacking:
         if name != "lr":
-            raise CannotBeMadeError(f"{made.__name__} needs {name}, for which tools/driving.py knows no value")
+            raise CannotBeMadeError(f"{made.__name__} needs {name}, for which the bench knows no value")
         result[name] = REQUIRED_LR
     needed = {n: v for n, v in NEEDED.get(made.rule.name, {}).items() if n in known and n not in result}
     refusal: Exception | None = None

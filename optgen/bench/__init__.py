@@ -1,0 +1,126 @@
+"""`optgen bench`: optimizers on the shapes of a model, side by side with those of other libraries."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optgen.bench.request import CLASSES, CLASSES_IN_BITS, Request
+from optgen.console import print_json, print_table
+from optgen.errors import UserError
+
+if TYPE_CHECKING:
+    from optgen.bench.cases import Case
+    from optgen.bench.measure import Budget, CaseResult
+
+
+def run_bench(request: Request) -> None:
+    """Measure, print a table or JSON, draw a picture.
+
+    Raises:
+        UserError: what is asked for is not there, would not fit in memory, or nothing could be measured.
+        SpecError: mistakes in the specs.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("the bench needs torch: pip install torch")
+    if request.png is not None and importlib.util.find_spec("matplotlib") is None:
+        raise UserError("a picture needs matplotlib: pip install 'optgen[demo]'; or leave --png out")
+    if request.png is not None:
+        request.png.parent.mkdir(parents=True, exist_ok=True)
+        if request.png.is_dir():
+            raise UserError(f"{request.png} is a folder, no place for a picture")
+    import torch
+
+    from optgen.bench import gpu, show
+    from optgen.bench.contenders import catalogue, our_contender, wanted
+    from optgen.bench.measure import Bandwidth, bandwidth_bytes, measure_case, wall_seconds
+    from optgen.bench.memory import check_memory, free_bytes
+    from optgen.bench.peers import peers
+
+    device = torch.device(request.device)
+    cuda = device.type == "cuda"
+    if cuda and gpu.why_no_gpu():
+        raise UserError(gpu.why_no_gpu())
+    case, notes = _case(request)
+    known = catalogue(request.specs)
+    usual = CLASSES_IN_BITS if request.bits else CLASSES
+    names = request.classes or (tuple(known.infos) if request.specs else usual)
+    asked = wanted(known, names, request.bits)
+    others = peers(request.peers, asked)
+    contenders = [*(our_contender(one) for one in asked), *others.found]
+    beside = 2 * gpu.COPIED_BYTES if cuda else bandwidth_bytes()
+    need = check_memory(case, contenders, beside, device)
+    about = gpu.machine() if cuda else show.machine()
+    if not request.as_json:
+        _print_head(case, about, notes, need.total)
+    with show.progress(case.name) as say:
+        meter = gpu.CopyBandwidth() if cuda else Bandwidth()
+        clock = gpu.event_seconds if cuda else wall_seconds
+        result = measure_case(case, contenders, meter, _budget(request.seconds), say, device, clock)
+    if request.as_json:
+        memory = {"needed": need.total, "free": free_bytes(device)}
+        print_json({"machine": about, **show.record(result), "notes": notes, "memory": memory, "absent": others.absent})
+    else:
+        print_table(show.COLUMNS, show.rows(result), right=[name for name in show.COLUMNS if name not in show.WORDS])
+        print(f"\nbandwidth {result.bandwidth / 1e9:.1f} GB/s, measured between the steps ({meter.how})")
+        reasons: dict[str, list[str]] = {}
+        for name, reason in others.absent.items():
+            reasons.setdefault(reason, []).append(name)
+        for reason, missing in reasons.items():
+            print(f"absent: {', '.join(missing)}: {reason}")
+    if not any(one.samples for one in result.measured):
+        raise UserError("nothing could be measured; the reasons stand above")
+    if request.png is not None:
+        _draw(result, request.png, about, request.as_json)
+
+
+def _case(request: Request) -> tuple[Case, list[str]]:
+    """The tensors, and what is to be said of them."""
+    import torch
+
+    from optgen.bench.cases import case_of
+    from optgen.bench.models import MODELS
+    from optgen.bench.shapes import read_shapes
+
+    if request.shapes is None:
+        name, shapes, dtype, notes = request.like, MODELS[request.like](), "float32", []
+    else:
+        read = read_shapes(request.shapes)
+        name, shapes, dtype = request.shapes.name, read.shapes, read.dtype or "float32"
+        notes = list(read.notes)
+    dtype = request.dtype or dtype
+    return case_of(name, shapes, dtype, getattr(torch, dtype).itemsize), notes
+
+
+def _budget(seconds: float) -> Budget:
+    from optgen.bench.measure import Budget
+
+    return Budget(run_seconds=4 * seconds, case_seconds=seconds, aging_seconds=max(1.0, seconds / 8), least=3, most=100)
+
+
+def _print_head(case: Case, about: dict[str, Any], notes: Sequence[str], need: float) -> None:
+    from optgen.doctor import readable_size
+
+    count = "1 tensor" if len(case.shapes) == 1 else f"{len(case.shapes)} tensors"
+    print(_machine_line(about))
+    print(f"{case.name}: {count}, {case.numel:,} {case.dtype} parameters; about {readable_size(round(need))} of memory")
+    for note in notes:
+        print(f"note: {note}")
+    if about.get("load", 0.0) > 0.5:
+        print(f"note: other programs are running (load {about['load']:.1f}); every figure is worse and less sure")
+    print(flush=True)
+
+
+def _machine_line(about: dict[str, Any]) -> str:
+    threads = f", {about['threads']} threads" if "threads" in about else ""
+    return f"{about['processor']}{threads}, torch {about['torch']}"
+
+
+def _draw(result: CaseResult, path: Path, about: dict[str, Any], as_json: bool) -> None:
+    from optgen.bench.picture import save_picture
+
+    save_picture(result, path, _machine_line(about))
+    if not as_json:
+        print(f"picture: {path}")

@@ -1,0 +1,169 @@
+"""The same rules in other libraries, by the names that they have there."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.bench.cases import Shape
+from optgen.bench.contenders import SETTINGS, Contender, Make, PerElement, Wanted, states_of, traffic_of
+
+FUSED, FOREACH, COMPILED = "torch AdamW fused", "torch AdamW foreach", "torch AdamW compiled"
+BNB8, BNB32 = "bitsandbytes AdamW8bit", "bitsandbytes AdamW32bit"
+TORCHAO8 = "torchao AdamW8bit"
+ADAMW = "AdamW"
+
+
+@dataclass(frozen=True)
+class Peers:
+    """What can be measured here, and what not: names with the reason."""
+
+    found: tuple[Contender, ...]
+    absent: Mapping[str, str]
+
+
+def peers(packages: Sequence[str], classes: Sequence[Wanted]) -> Peers:
+    """The contenders of other packages to some classes, each once; torch's fused AdamW always, as a yardstick.
+
+    Args:
+        packages: Names of PACKAGES.
+    """
+    found: dict[str, Contender] = {}
+    absent: dict[str, str] = {}
+    for package in packages:
+        module, make = PACKAGES[package]
+        if importlib.util.find_spec(module.partition(".")[0]) is None:
+            absent[package] = f"not installed: pip install {package}"
+            continue
+        try:
+            with quiet():
+                optim: Any = importlib.import_module(module)
+        except Exception as error:  # a package that is broken is as absent as one that is not installed
+            absent[package] = f"cannot be imported: {type(error).__name__}: {error}".splitlines()[0]
+            continue
+        for one in classes:
+            made = make(optim, one)
+            found |= {contender.name: contender for contender in made}
+            if not made:
+                name = one.base if package in OF_BASE else one.public_name
+                absent[f"{package} {name}"] = f"{package} has no such class"
+        if package == "torch":
+            found |= {one.name: one for one in torch_fused_adamw()}
+    return Peers(tuple(found.values()), absent)
+
+
+def settings_for(made: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a class of another package takes too."""
+    known = inspect.signature(made).parameters
+    return {name: value for name, value in settings.items() if name in known}
+
+
+def in_own_dtype(each: PerElement) -> PerElement:
+    """Bytes where everything, states too, is of the parameter's dtype, from those of float32."""
+
+    def scaled(shape: Shape, dtype: str) -> float | None:
+        known = each(shape, "float32")
+        return None if known is None else known * float(getattr(torch, dtype).itemsize) / 4
+
+    return scaled
+
+
+def torch_peers(optim: Any, wanted: Wanted) -> list[Contender]:
+    """torch's class of the rule: as one native call and as lists of operations, where it has them."""
+    made = getattr(optim, wanted.base, None)
+    if made is None:
+        return []
+    settings = settings_for(made, wanted.settings)
+    known = inspect.signature(made).parameters
+    moved = in_own_dtype(traffic_of(wanted.info, 32, wanted.settings))
+    kept = in_own_dtype(states_of(wanted.info, 32, wanted.settings))
+
+    def contender(way: str, scratch: float) -> Contender:
+        def maker(**more: Any) -> Make:
+            return lambda params: made(params, **settings, **{way: True}, **more)
+
+        capturable = maker(capturable=True) if way == "fused" and "capturable" in known else None
+        return Contender(f"torch {wanted.base} {way}", maker(), moved, False, capturable, kept, scratch)
+
+    ways = (("fused", 0.0), ("foreach", 1.0))  # lists of operations keep one list of results as large as the parameters
+    found = [contender(way, scratch) for way, scratch in ways if way in known]
+    return found or [Contender(f"torch {wanted.base}", lambda params: made(params, **settings), moved, states=kept)]
+
+
+def torch_fused_adamw() -> list[Contender]:
+    """torch's AdamW as one native call, known without any class of ours: 28 bytes a parameter in float32."""
+
+    def fused(params: list[Tensor], **more: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(params, **SETTINGS, fused=True, **more)
+
+    moved, kept = (in_own_dtype(lambda *_, value=value: value) for value in (28.0, 8.0))
+    return [Contender(FUSED, fused, moved, False, lambda params: fused(params, capturable=True), kept)]
+
+
+def compiled_peers(optim: Any, wanted: Wanted) -> list[Contender]:
+    """torch's class as torch.compile makes it; it compiles at its first step."""
+    made = getattr(optim, wanted.base, None)
+    if made is None:
+        return []
+    settings = settings_for(made, wanted.settings)
+    known = inspect.signature(made).parameters
+
+    def compiled(params: list[Tensor]) -> torch.optim.Optimizer:
+        more: dict[str, Any] = {"foreach": True} if "foreach" in known else {}
+        more |= {"capturable": params[0].is_cuda} if "capturable" in known else {}
+        optimizer: torch.optim.Optimizer = made(params, **settings, **more)
+        optimizer.step = torch.compile(optimizer.step, fullgraph=False)  # type: ignore[method-assign, assignment]
+        return optimizer
+
+    moved = in_own_dtype(traffic_of(wanted.info, 32, wanted.settings))
+    kept = in_own_dtype(states_of(wanted.info, 32, wanted.settings))
+    return [Contender(f"torch {wanted.base} compiled", compiled, moved, states=kept, scratch=1.0)]
+
+
+def named_peer(package: str) -> Callable[[Any, Wanted], list[Contender]]:
+    """The class of the same name in a package whose states are stored as ours."""
+
+    def make(optim: Any, wanted: Wanted) -> list[Contender]:
+        made = getattr(optim, wanted.public_name, None)
+        if made is None:
+            return []
+        settings = settings_for(made, wanted.settings)
+        moved = traffic_of(wanted.info, wanted.bits, wanted.settings)
+        kept = states_of(wanted.info, wanted.bits, wanted.settings)
+        name = f"{package} {wanted.public_name}"
+        return [Contender(name, lambda params: made(params, **settings), moved, states=kept)]
+
+    return make
+
+
+PACKAGES: dict[str, tuple[str, Callable[[Any, Wanted], list[Contender]]]] = {
+    "torch": ("torch.optim", torch_peers),
+    "compile": ("torch.optim", compiled_peers),
+    "bitsandbytes": ("bitsandbytes.optim", named_peer("bitsandbytes")),
+    "torchao": ("torchao.optim", named_peer("torchao")),
+}
+OF_BASE = ("torch", "compile")  # where a rule has one class for all bits
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what other packages print while they load or compile out of the report."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,116 @@
+"""The picture of a bench: the time of a step beside the least that its bytes take, and what states take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optgen.bench.measure import CaseResult, Measured
+from optgen.bench.show import in_order
+
+OURS, OTHERS, ROOFLINE, INK = "#0072B2", "#8a8a8a", "#D55E00", "#333333"  # colours of Okabe and Ito
+ROW, EDGES, WIDTH = 0.42, 1.9, 11.0  # inches
+LOGARITHMIC_FROM = 20.0  # times between the slowest and the fastest
+
+
+def save_picture(result: CaseResult, path: Path, machine: str) -> None:
+    """Draw what was measured, a row an optimizer, fastest at the top, as a PNG.
+
+    Args:
+        machine: What it was measured on, in a line.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    able = [one for one in in_order(result) if one.samples]
+    figure = Figure(figsize=(WIDTH, EDGES + ROW * len(able)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    times, states = figure.subplots(1, 2, sharey=True, width_ratios=(1.5, 1.0))
+    _times(times, result, able)
+    _states(states, result, able)
+    times.set_yticks(range(len(able)), [one.contender.name for one in able])
+    times.set_ylim(len(able) - 0.4, -0.6)
+    case = result.case
+    tensors = "1 tensor" if len(case.shapes) == 1 else f"{len(case.shapes)} tensors"
+    title = f"{case.name}: {tensors}, {case.numel / 1e6:.4g} M {case.dtype} parameters"
+    figure.suptitle(f"{title}\n{machine}, {result.bandwidth / 1e9:.0f} GB/s", fontsize=11, x=0.01, ha="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _colour(one: Measured) -> str:
+    return OURS if one.contender.ours else OTHERS
+
+
+def _times(axes: Any, result: CaseResult, able: Sequence[Measured]) -> None:
+    """Bars from 0, or points on a logarithmic axis where one bar would leave nothing of the others."""
+    slowest, fastest = able[-1].seconds, able[0].seconds
+    logarithmic = slowest > LOGARITHMIC_FROM * fastest
+    least = [_least(one, result) for one in able]
+    for row, (one, roofline) in enumerate(zip(able, least, strict=True)):
+        milliseconds = 1e3 * one.seconds
+        if logarithmic:
+            if roofline is not None:
+                axes.plot([1e3 * roofline, milliseconds], [row, row], color="#d8d8d8", linewidth=2, zorder=1)
+            axes.plot([milliseconds], [row], "o", color=_colour(one), markersize=7, zorder=3)
+        else:
+            axes.barh(row, milliseconds, height=0.6, color=_colour(one))
+        if roofline is not None:
+            axes.plot([1e3 * roofline] * 2, [row - 0.34, row + 0.34], color=ROOFLINE, linewidth=2, zorder=2)
+        right = max(milliseconds, 0.0 if roofline is None else 1e3 * roofline)
+        share = "" if roofline is None else f"  {100 * roofline / one.seconds:.0f} %"
+        axes.annotate(
+            f"{_number(milliseconds)} ms{share}",
+            (right, row),
+            (7, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    marked = [roofline for roofline in least if roofline is not None]
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: _number(value))
+        axes.set_xlim(1e3 * min([fastest, *marked]) / 1.5, 1e3 * slowest * 8)
+    else:
+        axes.set_xlim(0, 1e3 * max([slowest, *marked]) * 1.38)
+    axes.set_xlabel("milliseconds a step" + (" (logarithmic)" if logarithmic else ""))
+    if marked:
+        axes.set_title(
+            "Time. Orange: the least that its bytes take, and how near it comes", loc="left", fontsize=10, color=INK
+        )
+    _plain(axes)
+
+
+def _number(value: float) -> str:
+    """Three digits, or all in front of the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _least(one: Measured, result: CaseResult) -> float | None:
+    """The seconds that a step's bytes take at the bandwidth that was measured."""
+    moved = one.contender.bytes_moved(result.case)
+    return None if moved is None else moved / result.bandwidth
+
+
+def _states(axes: Any, result: CaseResult, able: Sequence[Measured]) -> None:
+    largest = 0.0
+    for row, one in enumerate(able):
+        if one.state_bytes is None:
+            continue
+        each = one.state_bytes / result.case.numel
+        largest = max(largest, each)
+        axes.barh(row, each, height=0.6, color=_colour(one))
+        axes.annotate(f"{each:.3g}", (each, row), (5, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_xlim(0, 1.15 * (largest or 1.0))
+    axes.set_xlabel("bytes a parameter")
+    axes.set_title("Memory of the states", loc="left", fontsize=10, color=INK)
+    _plain(axes)
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#ececec", linewidth=0.8)
+    axes.set_axisbelow(True)

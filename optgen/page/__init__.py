@@ -1,0 +1,262 @@
+"""`optgen explain --html`: a class on one page that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from optgen.emit.environment import render
+from optgen.explanation import ClassInfo
+from optgen.page.equations import Line, lines, truth
+from optgen.page.layout import Layout, layout_of, number
+from optgen.page.mathml import Printer
+from optgen.page.pictures import passes_picture, traffic_picture
+from optgen.page.symbols import symbols
+
+TEMPLATE = "page/explain.html.j2"
+FACTS = {"ndim": 2, "numel": 2**24}
+EXAMPLE_PARAMETERS, EXAMPLE_BANDWIDTH = 10**9, 10**11
+STAGES = {"step": "The step", "apply": "Applying the update"}
+
+
+def write_page(info: ClassInfo, path: Path) -> None:
+    """Write the page of a class.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.write_text(page(info), encoding="utf-8")
+
+
+def page(info: ClassInfo) -> str:
+    """The page of a class as HTML: no script, no font, no address that is loaded."""
+    parts = [_head(info), _equations(info), _symbols(info), *_memory(info), _settings(info), _values(info)]
+    body = "\n".join(tostring(part, encoding="unicode", method="html") for part in parts)
+    return render(TEMPLATE, {"title": escape(info.name), "body": body})
+
+
+# Small pieces
+
+
+def _section(title: str) -> Element:
+    made = Element("section")
+    SubElement(made, "h2").text = title
+    return made
+
+
+def _paragraph(parent: Element, text: str, kind: str = "") -> Element:
+    made = SubElement(parent, "p", {"class": kind} if kind else {})
+    made.text = text
+    return made
+
+
+def _table(
+    parent: Element, columns: Sequence[str], rows: Iterable[Sequence[str | Element]], right: Sequence[str] = ()
+) -> None:
+    table = SubElement(SubElement(parent, "div", {"class": "wide"}), "table")
+    head = SubElement(SubElement(table, "thead"), "tr")
+    for column in columns:
+        SubElement(head, "th", {"class": "number"} if column in right else {}).text = column
+    body = SubElement(table, "tbody")
+    for row in rows:
+        line = SubElement(body, "tr")
+        for column, cell in zip(columns, row, strict=True):
+            place = SubElement(line, "td", {"class": "number"} if column in right else {})
+            if isinstance(cell, str):
+                place.text = cell
+            else:
+                place.append(cell)
+
+
+def _code(text: str) -> Element:
+    made = Element("code")
+    made.text = text
+    return made
+
+
+# Sections
+
+
+def _head(info: ClassInfo) -> Element:
+    made = Element("header")
+    SubElement(made, "h1").text = info.name
+    if info.doc:
+        _paragraph(made, " ".join(info.doc.split()), "lead")
+    rule = info.family_rule
+    _paragraph(made, f"{rule.title}. {' '.join(rule.spec.reference.split())}".strip(), "reference")
+    facts = SubElement(made, "dl")
+    shown = (
+        (f"{number(info.state_bytes)} B", "states a parameter"),
+        (f"{number(info.traffic)} B", "moved a parameter and step"),
+        (str(info.passes), "pass over memory" if info.passes == 1 else "passes over memory"),
+        (f"{info.bits} bits", "a state, by default"),
+    )
+    for value, name in shown:
+        group = SubElement(facts, "div")
+        SubElement(group, "dt").text = name
+        SubElement(group, "dd").text = value
+    return made
+
+
+def _printer(info: ClassInfo) -> Printer:
+    rule = info.family_rule
+    hypers = [name for owner, hyper in rule.hypers.items() for name in (hyper.names or (owner,))]
+    local = [
+        target.id
+        for block in rule.equations.values()
+        for line in lines(block, info.spec.variant.set)
+        if isinstance(line.node, ast.Assign)
+        for target in line.node.targets
+        if isinstance(target, ast.Name)
+    ]
+    return Printer(symbols(["param", "grad", "step", "update", *hypers, *rule.states, *local]))
+
+
+def _equations(info: ClassInfo) -> Element:
+    made = _section("Equations")
+    printer, values = _printer(info), {**info.defaults, **FACTS}
+    faint = False
+    for name, block in info.family_rule.equations.items():
+        found = lines(block, info.spec.variant.set)
+        if not found:
+            continue
+        SubElement(made, "h3").text = STAGES.get(name, f"Method {name}()")
+        box = SubElement(made, "div", {"class": "equations wide"})
+        for line, taken in zip(found, _taken(found, values), strict=True):
+            faint = faint or not taken
+            box.append(_equation(line, taken, printer))
+    if faint:
+        _paragraph(made, "Faint: what the class's defaults leave out.", "note")
+    return made
+
+
+def _equation(line: Line, taken: bool, printer: Printer) -> Element:
+    made = Element("div", {"class": "line" if taken else "line faint", "style": f"margin-left:{2 * line.depth}em"})
+    match line.node:
+        case None:
+            made.text = line.word
+        case ast.Pass():
+            made.text = "nothing"
+        case ast.Expr(value=ast.Constant(value=words)):
+            made.text = str(words)
+        case node if line.word:
+            made.text = f"{line.word} "
+            made.append(printer.condition(node))  # type: ignore[arg-type]
+        case node:
+            made.append(printer.statement(node))  # type: ignore[arg-type]
+    return made
+
+
+def _taken(found: Sequence[Line], values: dict[str, object]) -> list[bool]:
+    """Whether each line is reached under these values; what they do not decide counts as reached."""
+    result = []
+    open_branches: list[tuple[bool, bool]] = []  # at each depth: is this branch taken, was one before it for certain
+    for line in found:
+        del open_branches[line.depth + bool(line.word in ("elif", "else")) :]
+        outer = all(taken for taken, _ in open_branches[: line.depth])
+        if not line.word:
+            result.append(outer)
+            continue
+        before = open_branches[line.depth][1] if line.word != "if" else False
+        del open_branches[line.depth :]
+        holds = True if line.node is None else truth(line.node, values)  # type: ignore[arg-type]
+        taken = not before and holds is not False
+        open_branches.append((taken, before or holds is True))
+        result.append(outer and taken)
+    return result
+
+
+def _symbols(info: ClassInfo) -> Element:
+    """The letters of the equations with the names that the code has for them, and what they are."""
+    rule, printer = info.family_rule, _printer(info)
+    text = "\n".join(line.text for block in rule.equations.values() for line in lines(block, info.spec.variant.set))
+    docs = {"param": "The parameter.", "grad": "Its gradient.", "step": "The number of the step, from 1."}
+    docs["update"] = "The direction of the step, before the learning rate."
+    docs["active"] = "Where it does not hold, parameter and states stay as they were."
+    for owner, hyper in rule.hypers.items():
+        docs |= dict.fromkeys(hyper.names or (owner,), hyper.doc)
+    docs |= {name: state.doc for name, state in rule.states.items()}
+    used = set("".join(char if char.isalnum() or char == "_" else " " for char in text).split())
+    made = _section("Symbols")
+    rows = [(printer.symbol(name), _code(name), doc) for name, doc in docs.items() if name in used]
+    _table(made, ("symbol", "in code", "meaning"), rows)
+    return made
+
+
+def _memory(info: ClassInfo) -> list[Element]:
+    layout = layout_of(info)
+    passes = _section("Passes over memory")
+    _paragraph(
+        passes,
+        "Each tensor is a lane from top to bottom, each pass a bar across them. Bytes are for each parameter of a "
+        "large float32 matrix, under the class's defaults.",
+    )
+    SubElement(passes, "div", {"class": "wide"}).append(passes_picture(layout))
+    traffic = _section("Memory traffic")
+    least = info.traffic * EXAMPLE_PARAMETERS / EXAMPLE_BANDWIDTH
+    _paragraph(
+        traffic,
+        f"A step moves {number(info.traffic)} bytes a parameter: with a billion parameters, at 100 GB/s, it takes at "
+        f"least {1000 * least:.0f} ms.",
+    )
+    SubElement(traffic, "div", {"class": "wide"}).append(traffic_picture(layout))
+    legend = _paragraph(traffic, "", "legend")
+    for kind in ("read", "write"):
+        key = SubElement(legend, "span", {"class": f"key {kind}"})
+        key.tail = f" {'read' if kind == 'read' else 'written'}  "
+    _tensors(traffic, layout)
+    return [passes, traffic, _in_bits(info)]
+
+
+def _tensors(parent: Element, layout: Layout) -> None:
+    rows: list[tuple[str | Element, ...]] = []
+    for lane in layout.lanes:
+        read = sum(item.reads.get(lane.name, 0.0) for item in layout.passes)
+        written = sum(item.writes.get(lane.name, 0.0) for item in layout.passes)
+        numbers = (lane.bytes, read, written, read + written)
+        rows.append((_code(lane.name), lane.stored, *(number(value) for value in numbers)))
+    columns = ("tensor", "stored as", "kept", "read", "written", "moved")
+    _table(parent, columns, rows, right=columns[2:])
+
+
+def _in_bits(info: ClassInfo) -> Element:
+    """States and traffic in the bits that the class can store its states in."""
+    made = _section("States in fewer bits")
+    choices = [(bits, info.stored_in(bits)) for bits in sorted(info.bits_choices, reverse=True)]
+    widest = max(stored.traffic for _, stored in choices)
+    rows = []
+    for bits, stored in choices:
+        bar = Element("div", {"class": "bar"})
+        SubElement(bar, "div", {"style": f"width:{100 * stored.traffic / widest:.1f}%"})
+        rows.append((str(bits), number(stored.state_bytes), number(stored.traffic), str(stored.passes), bar))
+    if len(rows) == 1:
+        _paragraph(made, f"This class stores its states in {choices[0][0]} bits alone.")
+        return made
+    columns = ("bits", "state bytes", "bytes moved", "passes", "")
+    _table(made, columns, rows, right=columns[:-1])
+    return made
+
+
+def _settings(info: ClassInfo) -> Element:
+    made = _section("Arguments")
+    rows = [
+        (_code(name), _code("required" if argument.default is None else argument.default), argument.doc)
+        for name, argument in info.arguments.items()
+    ]
+    _table(made, ("argument", "default", "meaning"), rows)
+    return made
+
+
+def _values(info: ClassInfo) -> Element:
+    """Everything that the compiler makes of the rule, folded away."""
+    explanation = info.explain()
+    made = Element("details")
+    SubElement(
+        made, "summary"
+    ).text = f"All {len(explanation.kinds)} values of the compiled step, with all shared stages"
+    rows = [(_code(name), kind, _code(text)) for name, kind, text in explanation.kinds]
+    _table(made, ("value", "one for each", "expression"), rows)
+    return made

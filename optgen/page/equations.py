@@ -1,0 +1,170 @@
+"""The equations of a rule as one of its classes runs them: with the options that the class fixes resolved."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+INDENT = "    "
+UNKNOWN = object()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a block.
+
+    Attributes:
+        depth: How many conditions it stands under.
+        word: "if", "elif" or "else", "" for a statement.
+        node: The condition of `if` and `elif`, or the statement; None for `else`.
+        text: As written, without its indent.
+    """
+
+    depth: int
+    word: str
+    node: ast.expr | ast.stmt | None
+    text: str
+
+
+def resolved(block: str, fixed: Mapping[str, object]) -> list[str]:
+    """The lines of a block without the branches that fixed options rule out.
+
+    Args:
+        block: Statements of the spec language.
+        fixed: Options by name that have one value.
+    """
+    return [line.depth * INDENT + part for line in lines(block, fixed) for part in line.text.split("\n")]
+
+
+def lines(block: str, fixed: Mapping[str, object]) -> list[Line]:
+    """The same, each with its syntax tree."""
+    return list(_lines(ast.parse(block).body, block, fixed, 0))
+
+
+def _lines(body: Sequence[ast.stmt], text: str, fixed: Mapping[str, object], depth: int) -> Iterator[Line]:
+    for statement in body:
+        if isinstance(statement, ast.If):
+            yield from _branches(statement, text, fixed, depth)
+        else:
+            yield Line(depth, "", statement, _source(text, statement))
+
+
+def _branches(statement: ast.If, text: str, fixed: Mapping[str, object], depth: int) -> Iterator[Line]:
+    """An `if` with its `elif`s and `else`: only what can still happen."""
+    word, current = "if", statement
+    while True:
+        test = decided(current.test, fixed)
+        if test is True:
+            if word == "elif":
+                yield Line(depth, "else", None, "else:")
+            yield from _lines(current.body, text, fixed, depth + (word == "elif"))
+            return
+        if not isinstance(test, bool):
+            yield Line(depth, word, test, f"{word} {_condition(test, text)}:")
+            yield from _lines(current.body, text, fixed, depth + 1)
+            word = "elif"
+        rest = current.orelse
+        if len(rest) == 1 and isinstance(rest[0], ast.If):
+            current = rest[0]
+            continue
+        if rest:
+            if word == "elif":
+                yield Line(depth, "else", None, "else:")
+            yield from _lines(rest, text, fixed, depth + (word == "elif"))
+        return
+
+
+def _condition(test: ast.expr, text: str) -> str:
+    """A condition as written, or anew where a part of it was decided."""
+    return ast.unparse(test) if not hasattr(test, "lineno") else _source(text, test)
+
+
+def _source(text: str, node: ast.AST) -> str:
+    return ast.get_source_segment(text, node) or ast.unparse(node)
+
+
+def decided(test: ast.expr, fixed: Mapping[str, object]) -> ast.expr | bool:
+    """A condition's truth where fixed options decide it, else what is left to ask."""
+    match test:
+        case ast.Name(id=name) if name in fixed:
+            return bool(fixed[name])
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            inner = decided(operand, fixed)
+            if isinstance(inner, bool):
+                return not inner
+            return test if inner is operand else ast.UnaryOp(ast.Not(), inner)
+        case ast.Compare(left=ast.Name(id=name), ops=[op], comparators=[ast.Constant(value=value)]) if name in fixed:
+            if isinstance(op, ast.Eq | ast.NotEq):
+                return (fixed[name] == value) == isinstance(op, ast.Eq)
+            return test
+        case ast.BoolOp(op=op, values=values):
+            absorbing = isinstance(op, ast.Or)
+            parts = [decided(value, fixed) for value in values]
+            if absorbing in [part for part in parts if isinstance(part, bool)]:
+                return absorbing
+            left = [part for part in parts if not isinstance(part, bool)]
+            if not left:
+                return not absorbing
+            if len(left) == len(values) and all(new is old for new, old in zip(left, values, strict=True)):
+                return test
+            return left[0] if len(left) == 1 else ast.BoolOp(op, left)
+        case _:
+            return test
+
+
+def truth(test: ast.expr, values: Mapping[str, object]) -> bool | None:
+    """Whether a condition holds where names have these values; None where one of them is not known."""
+    match test:
+        case ast.Constant(value=bool(value)):
+            return value
+        case ast.Name(id=name):
+            return bool(values[name]) if name in values else None
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            inner = truth(operand, values)
+            return None if inner is None else not inner
+        case ast.BoolOp(op=op, values=parts):
+            known = [truth(part, values) for part in parts]
+            absorbing = isinstance(op, ast.Or)
+            if absorbing in known:
+                return absorbing
+            return None if None in known else not absorbing
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            sides = [_value(side, values) for side in (left, right)]
+            return None if any(side is UNKNOWN for side in sides) else _compared(sides[0], op, sides[1])
+        case _:
+            return None
+
+
+def _value(node: ast.expr, values: Mapping[str, object]) -> object:
+    """What one side of a comparison is; UNKNOWN where that is not known."""
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.Name(id=name):
+            return values.get(name, UNKNOWN)
+        case _:
+            return UNKNOWN
+
+
+def _compared(value: object, op: ast.cmpop, other: object) -> bool | None:
+    match op:
+        case ast.Is() | ast.IsNot():
+            return (value is other) == isinstance(op, ast.Is)
+        case ast.Eq() | ast.NotEq():
+            return (value == other) == isinstance(op, ast.Eq)
+    if not isinstance(value, int | float) or not isinstance(other, int | float):
+        return None
+    match op:
+        case ast.Lt():
+            return value < other
+        case ast.LtE():
+            return value <= other
+        case ast.Gt():
+            return value > other
+        case ast.GtE():
+            return value >= other
+        case _:
+            return None

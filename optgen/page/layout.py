@@ -1,0 +1,103 @@
+"""What the page's pictures show: each pass with the bytes that it moves of each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from optgen.codecs import PARAMETER_CODECS
+from optgen.explanation import ClassInfo
+from optgen.ir.nodes import Input, Kind
+from optgen.schedule.traffic import Setting, element_bytes, scale_bytes
+
+ORDER = {"param": 0, "grad": 1}
+UNITS = {Kind.ROW: "a row", Kind.COL: "a column", Kind.MATRIX: "a matrix", Kind.TENSOR: "a tensor"}
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A tensor of one number an element, how it is stored, and its bytes a parameter, scales included."""
+
+    name: str
+    stored: str
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass over memory.
+
+    Attributes:
+        reads: Bytes a parameter by lane. Scales of blocks are counted where a tensor is read, as in the plan.
+        writes: The same.
+        makes: What it reduces to fewer numbers, with what there is one of for each.
+    """
+
+    name: str
+    reads: dict[str, float]
+    writes: dict[str, float]
+    makes: tuple[tuple[str, str], ...]
+
+    @property
+    def bytes(self) -> float:
+        return sum(self.reads.values()) + sum(self.writes.values())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The lanes, the passes in their order, and the states of fewer numbers that are stored after the last."""
+
+    lanes: tuple[Lane, ...]
+    passes: tuple[Pass, ...]
+    after: tuple[str, ...]
+
+
+def layout_of(info: ClassInfo) -> Layout:
+    """The passes of a class under its defaults, for large float32 matrices."""
+    setting, plan = info.setting, info.plans["step"]
+    inputs: dict[str, Input] = {}
+    passes = []
+    for item in plan.live_passes(setting.guards):
+        read = [a.input for a in item.reads if a.live.holds(setting.guards)]
+        written = [w.input for w in item.writes if w.live.holds(setting.guards)]
+        inputs |= {one.name: one for one in (*read, *written)}
+        reads = {one.name: element_bytes(one, setting) + scale_bytes(one, setting) for one in read}
+        writes = {one.name: element_bytes(one, setting) for one in written}
+        for one in written:
+            writes[one.name] += 0.0 if one.name in reads else scale_bytes(one, setting)
+        makes = tuple((r.name, UNITS[r.reduce.over]) for r in item.reductions if r.live.holds(setting.guards))
+        passes.append(Pass(item.name, reads, writes, makes))
+    declared = list(info.family_rule.inputs)
+    named = sorted(inputs.values(), key=lambda one: (ORDER.get(one.role, 2), declared.index(one.name)))
+    order = [one.name for one in named]
+    passes = [replace(one, reads=_sorted(one.reads, order), writes=_sorted(one.writes, order)) for one in passes]
+    lanes = tuple(Lane(one.name, stored(one, setting), kept_bytes(one, setting)) for one in named)
+    commits = (*plan.commits, *plan.host_commits)
+    after = tuple(w.input.name for w in commits if w.live.holds(setting.guards))
+    return Layout(lanes, tuple(passes), after)
+
+
+def _sorted(sizes: dict[str, float], order: Sequence[str]) -> dict[str, float]:
+    return {name: sizes[name] for name in order if name in sizes}
+
+
+def kept_bytes(item: Input, setting: Setting) -> float:
+    """Bytes a parameter of a tensor with its scales."""
+    return element_bytes(item, setting) + scale_bytes(item, setting)
+
+
+def stored(item: Input, setting: Setting) -> str:
+    """What a tensor is stored as."""
+    match item.role:
+        case "param":
+            kept = PARAMETER_CODECS[setting.rounding].compensation_dtype(setting.param)
+            return setting.param + (f" + {kept}" if kept else "")
+        case "grad":
+            return setting.grad
+        case _:
+            return setting.codecs[item.name].name
+
+
+def number(value: float) -> str:
+    """Bytes without needless zeros: `28`, `16.03`."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,250 @@
+"""Equations of the spec language as MathML, which browsers typeset by themselves."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from xml.etree.ElementTree import Element, SubElement
+
+Symbols = Mapping[str, tuple[str, str]]
+
+# How tightly operators bind; what binds less tightly than its surroundings wants is put in brackets.
+OR, AND, NOT, COMPARE, ADD, MULTIPLY, POWER, ATOM = range(8)
+COMPARISONS: Mapping[type[ast.cmpop], str] = {
+    ast.Lt: "<",
+    ast.LtE: "≤",
+    ast.Gt: ">",
+    ast.GtE: "≥",
+    ast.Eq: "=",
+    ast.NotEq: "≠",
+    ast.Is: "is",
+    ast.IsNot: "is not",
+}
+WORDS: Mapping[str, str] = {"log": "ln", "sign": "sgn", "rounded": "round", "isfinite": "finite", "absmax": "max"}
+FENCES: Mapping[str, tuple[str, str]] = {"abs": ("|", "|"), "norm": ("‖", "‖"), "floor": ("⌊", "⌋")}
+GAP = "0.17em"
+MINUS = "\N{MINUS SIGN}"
+
+
+class Printer:
+    """Prints syntax trees.
+
+    Args:
+        symbols: Letter and index of names; other names stand as they are.
+    """
+
+    def __init__(self, symbols: Symbols) -> None:
+        self._symbols = symbols
+
+    def statement(self, node: ast.stmt) -> Element:
+        """An assignment, as `name ← expression`."""
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+            raise TypeError(f"no statement of the spec language: {ast.dump(node)}")
+        return _math(self.name(node.targets[0].id), _operator("←"), self.expression(node.value))
+
+    def condition(self, node: ast.expr) -> Element:
+        """A condition."""
+        return _math(self.expression(node))
+
+    def symbol(self, name: str) -> Element:
+        """A name."""
+        return _math(self.name(name))
+
+    def name(self, name: str) -> Element:
+        """A name as one element."""
+        letter, index = self._symbols.get(name, (name, ""))
+        shown = _leaf("mi", letter)
+        return shown if not index else _element("msub", shown, _leaf("mn", index))
+
+    def expression(self, node: ast.expr, wanted: int = OR) -> Element:
+        """An expression, in brackets if it binds less tightly than is wanted."""
+        shown, binds = self._shown(node)
+        return shown if binds >= wanted else _fenced("(", shown, ")")
+
+    def _shown(self, node: ast.expr) -> tuple[Element, int]:
+        match node:
+            case ast.Name(id=name):
+                return self.name(name), ATOM
+            case ast.Constant(value=bool() | None | str() as value):
+                return _leaf("mtext", str(value)), ATOM
+            case ast.Constant(value=int() | float() as value):
+                return _number(value)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return _row(_operator(MINUS, form="prefix"), self.expression(operand, MULTIPLY)), ADD
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return self._shown(operand)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return _row(_leaf("mtext", "not\u00a0"), self.expression(operand, NOT)), NOT
+            case ast.BoolOp(op=op, values=values):
+                binds = OR if isinstance(op, ast.Or) else AND
+                word = "or" if isinstance(op, ast.Or) else "and"
+                return _joined([self.expression(value, binds + 1) for value in values], lambda: _word(word)), binds
+            case ast.Compare(left=left, ops=[op], comparators=[right]):
+                sign = COMPARISONS[type(op)]
+                middle = _word(sign) if sign.isalpha() or " " in sign else _operator(sign)
+                return _row(self.expression(left, ADD), middle, self.expression(right, ADD)), COMPARE
+            case ast.BinOp(op=ast.Add() | ast.Sub() as op, left=left, right=right):
+                plus = isinstance(op, ast.Add)
+                between = _operator("+" if plus else MINUS)
+                return _row(self.expression(left, ADD), between, self.expression(right, ADD if plus else MULTIPLY)), ADD
+            case ast.BinOp(op=ast.Mult()):
+                return self._product(list(_factors(node))), MULTIPLY
+            case ast.BinOp(op=ast.Div()):
+                return self._fraction(node), MULTIPLY
+            case ast.BinOp(op=ast.Pow(), left=left, right=right):
+                return _element("msup", self._base(left), self.expression(right)), POWER
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
+                over = next((k.value.id for k in keywords if isinstance(k.value, ast.Name)), "")
+                return self._call(name, args, over)
+            case _:
+                raise TypeError(f"no expression of the spec language: {ast.dump(node)}")
+
+    def _base(self, node: ast.expr) -> Element:
+        """What a power is of: in brackets unless it is one name, number or pair of fences."""
+        is_plain = isinstance(node, ast.Name | ast.Constant)  # a negative number is an operation on one
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FENCES:
+            is_plain = True
+        shown = self.expression(node)
+        return shown if is_plain else _fenced("(", shown, ")")
+
+    def _product(self, factors: Sequence[ast.expr]) -> Element:
+        """Factors beside each other, equal neighbours as a power."""
+        runs: list[tuple[ast.expr, int]] = []
+        for factor in factors:
+            if runs and ast.dump(runs[-1][0]) == ast.dump(factor):
+                runs[-1] = (factor, runs[-1][1] + 1)
+            else:
+                runs.append((factor, 1))
+        parts: list[Element] = []
+        for number, (factor, count) in enumerate(runs):
+            if number:
+                apart = isinstance(factor, ast.Constant) or self._is_word(factor) or self._is_word(runs[number - 1][0])
+                parts.append(_operator("·") if apart else _gap())
+            if count > 1:
+                parts.append(_element("msup", self._base(factor), _leaf("mn", str(count))))
+            else:
+                parts.append(self.expression(factor, MULTIPLY))
+        return _row(*parts)
+
+    def _is_word(self, node: ast.expr) -> bool:
+        """Whether it is a name or a call of several letters, which would run into its neighbour."""
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            return node.func.id not in (*FENCES, "sqrt", "rsqrt", "exp", "where")
+        return isinstance(node, ast.Name) and len(self._symbols.get(node.id, (node.id, ""))[0]) > 1
+
+    def _fraction(self, node: ast.BinOp) -> Element:
+        """A quotient, one of a quotient with both divisors below the line."""
+        below: list[ast.expr] = []
+        above: ast.expr = node
+        while isinstance(above, ast.BinOp) and isinstance(above.op, ast.Div):
+            below.append(above.right)
+            above = above.left
+        below.reverse()
+        divisor = self.expression(below[0]) if len(below) == 1 else self._product(below)
+        return _element("mfrac", self.expression(above), divisor)
+
+    def _call(self, name: str, args: Sequence[ast.expr], over: str) -> tuple[Element, int]:
+        shown = [self.expression(arg) for arg in args]
+        match name:
+            case "sqrt":
+                return _element("msqrt", *shown), ATOM
+            case "rsqrt":
+                return _element("mfrac", _leaf("mn", "1"), _element("msqrt", *shown)), MULTIPLY
+            case "exp":
+                return _element("msup", _leaf("mi", "e"), *shown), POWER
+            case "where":
+                return self._cases(*args), ATOM
+            case _ if name in FENCES:
+                left, right = FENCES[name]
+                inside = _fenced(left, shown[0], right)
+                return (_element("msub", inside, _leaf("mtext", over)) if over else inside), ATOM
+            case "absmax":
+                shown = [_fenced("|", shown[0], "|")]
+        word = _leaf("mi", WORDS.get(name, name), mathvariant="normal")
+        kind, _, of = name.partition("_")
+        if kind in ("row", "col") and of:
+            word, over = _leaf("mi", of, mathvariant="normal"), "row" if kind == "row" else "column"
+        head = _element("msub", word, _leaf("mtext", over)) if over else word
+        return _row(head, _fenced("(", _joined(shown, lambda: _operator(",")), ")")), ATOM
+
+    def _cases(self, condition: ast.expr, then: ast.expr, other: ast.expr) -> Element:
+        """A value that depends on a condition, behind a brace."""
+        table = _element("mtable", columnalign="left")
+        rows = ((then, [_word("if"), self.expression(condition)]), (other, [_word("otherwise")]))
+        for value, when in rows:
+            row = SubElement(table, "mtr")
+            row.append(_element("mtd", self.expression(value)))
+            row.append(_element("mtd", *when))
+        return _row(_operator("{", fence="true", stretchy="true", form="prefix"), table)
+
+
+def _factors(node: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        yield from _factors(node.left)
+        yield from _factors(node.right)
+    else:
+        yield node
+
+
+def _number(value: float) -> tuple[Element, int]:
+    """A number with all of its digits, very small and large ones as a power of ten."""
+    exact = Decimal(repr(value)).normalize()
+    if value == 0 or isinstance(value, int) or 1e-3 <= abs(value) < 1e5:
+        return _leaf("mn", f"{exact:f}"), ATOM
+    exponent = exact.adjusted()
+    power = _element("msup", _leaf("mn", "10"), _row(*_signed(exponent)))
+    mantissa = exact.scaleb(-exponent)
+    if mantissa == 1:
+        return power, POWER
+    return _row(_leaf("mn", f"{mantissa:f}"), _operator("·"), power), MULTIPLY
+
+
+def _signed(value: int) -> list[Element]:
+    shown = _leaf("mn", str(abs(value)))
+    return [_operator(MINUS, form="prefix"), shown] if value < 0 else [shown]
+
+
+def _math(*parts: Element) -> Element:
+    return _element("math", *parts, displaystyle="true")
+
+
+def _element(tag: str, *parts: Element, **attributes: str) -> Element:
+    made = Element(tag, attributes)
+    made.extend(parts)
+    return made
+
+
+def _row(*parts: Element) -> Element:
+    return parts[0] if len(parts) == 1 else _element("mrow", *parts)
+
+
+def _leaf(tag: str, text: str, **attributes: str) -> Element:
+    made = Element(tag, attributes)
+    made.text = text
+    return made
+
+
+def _operator(text: str, **attributes: str) -> Element:
+    return _leaf("mo", text, **attributes)
+
+
+def _word(text: str) -> Element:
+    return _leaf("mtext", f"\u00a0{text}\u00a0")
+
+
+def _gap() -> Element:
+    return Element("mspace", {"width": GAP})
+
+
+def _fenced(left: str, inside: Element, right: str) -> Element:
+    fences = {"fence": "true", "stretchy": "true"}
+    return _row(_operator(left, form="prefix", **fences), inside, _operator(right, form="postfix", **fences))
+
+
+def _joined(parts: Sequence[Element], between: object) -> Element:
+    assert callable(between)
+    made = [parts[0]]
+    for part in parts[1:]:
+        made += [between(), part]
+    return _row(*made)

@@ -40,7 +40,7 @@ RATES: Mapping[str, Training] = {
     "adan": _both(1e-2, 2e-3),
     "ademamix": _both(2e-3, 1e-3),
     "adopt": _both(2e-3, 1e-3),
-    "asgd": _both(1.0, 0.1),
+    "asgd": _both(2.0, 1.0, max_grad_norm=0.5),  # 2.0 without clipping does not train the text model
     "grokadamw": _both(2e-3, 1e-3),
     # One scale for a tensor, the default of these classes, is too coarse for second moments: block_wise. With their
     # eps of 1e-8 the few elements whose second moment is rounded to 0 make up the norm of LAMB's update; 1e-6 is the

@@ -13,6 +13,7 @@ from torch import Tensor
 from optgen.runtime.capture import check_capture, is_capturing, place_lr
 from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen, stored_anew
 from optgen.runtime.engines import Prepared, prepare
+from optgen.runtime.handles import numbered
 from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.loans import wait_for_host
@@ -85,6 +86,7 @@ class Optimizer(torch.optim.Optimizer):
         if not members:
             raise ValueError(f"{name}: params holds no tensor; pass model.parameters()")
         check_rounding(name, settings, members, first=True)
+        self._number = numbered(self)
 
     @classmethod
     def _refuse(cls, settings: Mapping[str, Any]) -> None:
@@ -212,16 +214,29 @@ class Optimizer(torch.optim.Optimizer):
                 Nothing is changed then.
             RuntimeError: while a CUDA graph is being captured, without capturable=True.
         """
+        if torch.compiler.is_compiling():
+            from optgen.runtime.graph_step import graph_step
+
+            return graph_step(self, closure)
         check_capture(type(self).__name__, self.param_groups)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._run("step")
+        self._run_now("step")
         return loss
 
-    @torch.no_grad()
     def _run(self, block: str) -> None:
+        """Run a block that is a method; outside of the graph, in a function that torch.compile compiles."""
+        if torch.compiler.is_compiling():
+            from optgen.runtime.graph_step import run_outside
+
+            run_outside(self._number, block)
+        else:
+            self._run_now(block)
+
+    @torch.no_grad()
+    def _run_now(self, block: str) -> None:
         """Run a block: every pass over all buckets, then what is common to groups."""
         name = type(self).__name__
         declared = self.rule.blocks[block]
@@ -424,6 +439,8 @@ class Optimizer(torch.optim.Optimizer):
                 if shared.name not in group:
                     group[shared.name] = self._shared_start(shared, group)
             place_lr(type(self).__name__, group)
+        if "_number" not in self.__dict__:
+            self._number = numbered(self)
         self._kept = ()
 
 

@@ -67,10 +67,12 @@ def serves(number: int, positions: tuple[int, ...]) -> bool:
     """Whether a graph can hold this step; asked while a compiler traces it. States are made, as torch.optim makes them.
 
     It cannot where the step changes what is no tensor (states of groups), where the function that is compiled has
-    changed param groups or the optimizer by then, which happens when its graph has run, and where states are to start
-    with gradients that the graph has yet to compute.
+    changed param groups or the optimizer by then, which happens when its graph has run, where states are to start with
+    gradients that the graph has yet to compute, and where parameters are updated within backward.
     """
     optimizer = optimizer_of(number)
+    if optimizer._in_backward is not None:
+        return False
     if optimizer.rule.blocks["step"].commit is not None or _has_hidden_tensors(optimizer) or _is_changed(optimizer):
         return False
     every = [param for group in optimizer.param_groups for param in group["params"]]
@@ -149,11 +151,24 @@ def _run_outside(number: int, block: str) -> None:
         _undo_capturable(optimizer, group)
     if block == "step":
         check_capture(type(optimizer).__name__, optimizer.param_groups)
+        if optimizer._in_backward is not None:
+            optimizer._in_backward.check_scaler(optimizer)
+            optimizer._in_backward.close(optimizer)
     optimizer._run_now(block)
 
 
 run_outside: Callable[[int, str], None] = torch.compiler.disable(_run_outside)  # type: ignore[no-untyped-call]
 """Runs a block of the optimizer with a number, outside of the graph."""
+
+
+def _update_outside(number: int, param: Tensor) -> None:
+    optimizer = optimizer_of(number)
+    if optimizer._in_backward is not None:
+        optimizer._in_backward.update(optimizer, param)
+
+
+update_outside: Callable[[int, Tensor], None] = torch.compiler.disable(_update_outside)  # type: ignore[no-untyped-call]
+"""Steps a parameter with fused_backward, outside of the graph."""
 
 
 def _step(

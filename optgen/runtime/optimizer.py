@@ -15,9 +15,10 @@ from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, missha
 from optgen.runtime.engines import Prepared, prepare
 from optgen.runtime.handles import numbered
 from optgen.runtime.host_values import HostValues, Sums
+from optgen.runtime.in_backward import InBackward, attach, check_free, check_settings
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.loans import wait_for_host
-from optgen.runtime.parameters import StaleError, check_parameter, check_twice
+from optgen.runtime.parameters import StaleError, as_list, check_parameter, check_twice, unnamed
 from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import check_agreement, check_fixed, checked, lock_bits, read_args, refuse_unknown
 from optgen.runtime.states import entry_bytes, paged_bytes
@@ -54,6 +55,7 @@ class Optimizer(torch.optim.Optimizer):
     _kept: tuple[Prepared, ...] = ()  # the last steps' engines, newest first
     _captured: tuple[Prepared, ...] = ()  # engines of steps that graphs have recorded: replays need their memory
     _loading: Mapping[str, Any] | None = None
+    _in_backward: InBackward | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """A class whose rule reads `grad_scale` unscales gradients itself; for others torch.amp.GradScaler does."""
@@ -80,19 +82,22 @@ class Optimizer(torch.optim.Optimizer):
         settings = settle_bits(name, settings, self.bits)
         self._refuse(settings)
         check_storage(name, self.rule, settings)
-        params = _as_list(name, params)
+        params = as_list(name, params)
         super().__init__(params, settings)
         members = [param for group in self.param_groups for param in group["params"]]
         if not members:
             raise ValueError(f"{name}: params holds no tensor; pass model.parameters()")
         check_rounding(name, settings, members, first=True)
         self._number = numbered(self)
+        attach(self)
 
     @classmethod
     def _refuse(cls, settings: Mapping[str, Any]) -> None:
         """Raise for combinations that the rule or the class rejects; classes add their own."""
         if cls.rule.refuse is not None:
             cls.rule.refuse(cls.__name__, settings)
+        if settings.get("fused_backward"):
+            check_settings(cls.__name__, cls.rule, settings)
 
     # Parameters
 
@@ -108,7 +113,7 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(f"{name}: a param group is a dict, not {type(param_group).__name__}")
         if "params" not in param_group:
             raise ValueError(f"{name}: a param group needs the key 'params', its tensors; it has {list(param_group)}")
-        group = {**param_group, **_unnamed(name, param_group["params"])}
+        group = {**param_group, **unnamed(name, param_group["params"])}
         members = group["params"]
         for param in members:
             check_parameter(name, param)
@@ -131,9 +136,21 @@ class Optimizer(torch.optim.Optimizer):
         for state in self.rule.shared_states:
             if state.name not in group:
                 group[state.name] = self._shared_start(state, {**self.defaults, **group})
+        if group.get("fused_backward", self.defaults.get("fused_backward")):
+            for param in members:
+                check_free(name, param)
         super().add_param_group(group)
         place_lr(name, self.param_groups[-1])
-        self._kept = ()
+        self._forget()
+        if "_number" in self.__dict__:
+            attach(self)
+
+    def _forget(self, only: Tensor | None = None) -> None:
+        """Let go of engines: all of them, or those of a parameter that is stepped alone."""
+        if only is None:
+            self._kept = ()
+        if self._in_backward is not None:
+            self._in_backward.forget(only)
 
     def _checked_part(self, settings: Mapping[str, Any], part: str) -> dict[str, Any]:
         """Settings of a group or of a parameter, which may differ from the optimizer's.
@@ -190,7 +207,8 @@ class Optimizer(torch.optim.Optimizer):
                     merged = {**overrides.get(index, {}), **settings}
                     self._refuse({**group, **merged})
                     group["overrides"] = {**overrides, index: merged}
-                    self._kept = ()
+                    self._forget()
+                    attach(self)
                     return
         raise ValueError(f"{name}.override: this parameter (shape {tuple(param.shape)}) is not in the optimizer")
 
@@ -219,10 +237,14 @@ class Optimizer(torch.optim.Optimizer):
 
             return graph_step(self, closure)
         check_capture(type(self).__name__, self.param_groups)
+        if self._in_backward is not None:
+            self._in_backward.check_scaler(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._in_backward is not None:
+            self._in_backward.close(self)
         self._run_now("step")
         return loss
 
@@ -236,8 +258,12 @@ class Optimizer(torch.optim.Optimizer):
             self._run_now(block)
 
     @torch.no_grad()
-    def _run_now(self, block: str) -> None:
-        """Run a block: every pass over all buckets, then what is common to groups."""
+    def _run_now(self, block: str, only: Tensor | None = None) -> None:
+        """Run a block: every pass over all buckets, then what is common to groups.
+
+        Args:
+            only: A parameter that is stepped alone.
+        """
         name = type(self).__name__
         declared = self.rule.blocks[block]
         if declared.refuse is not None:
@@ -248,10 +274,10 @@ class Optimizer(torch.optim.Optimizer):
                 place_lr(name, group)
         inputs = read_inputs(self, self.rule.inputs) if declared.grads else NO_INPUTS
         try:
-            prepared, settings = self._begin(block, inputs)
+            prepared, settings = self._begin(block, inputs, only)
         except StaleError:
-            self._kept = ()
-            prepared, settings = self._begin(block, inputs)
+            self._forget(only)
+            prepared, settings = self._begin(block, inputs, only)
         except SkippedStepError:
             return
         if not prepared.members and declared.grads:
@@ -277,17 +303,23 @@ class Optimizer(torch.optim.Optimizer):
         if declared.commit is not None:
             self._commit(declared.commit, inputs, values.numbers, prepared.elements)
 
-    def _begin(self, block: str, inputs: Inputs) -> tuple[Prepared, Sequence[Settings]]:
+    def _begin(self, block: str, inputs: Inputs, only: Tensor | None = None) -> tuple[Prepared, Sequence[Settings]]:
         """Find or build the engines of a step and start them; those of the last few sets of parameters are kept.
 
         Returns:
             The engines, and the settings of every row with the inputs of the step.
         """
-        prepared, grads = prepare(self, block, self._kept, inputs)
-        if not self._kept or prepared is not self._kept[0]:
-            others = () if prepared.replaced else (other for other in self._kept if other is not prepared)
+        kept = self._kept if only is None or self._in_backward is None else self._in_backward.kept.get(id(only), ())
+        prepared, grads = prepare(self, block, kept, inputs, only)
+        if not kept or prepared is not kept[0]:
+            others = () if prepared.replaced else (other for other in kept if other is not prepared)
             prepared.replaced = False
-            self._kept = (prepared, *others)[:KEPT_STEPS]
+            kept = (prepared, *others)[:KEPT_STEPS]
+            if only is None or self._in_backward is None:
+                self._kept = kept
+                attach(self)
+            else:
+                self._in_backward.kept[id(only)] = kept
         settings = prepared.settings(inputs.values)
         for engine in prepared.engines:
             members = engine.bucket.members
@@ -324,7 +356,8 @@ class Optimizer(torch.optim.Optimizer):
     def engines(self) -> dict[str, int]:
         """How many parameters each target served at the last step, as `{"cpu": 12}`."""
         counts: dict[str, int] = {}
-        for engine in self._kept[0].engines if self._kept else ():
+        kept = [self._kept, *(self._in_backward.kept.values() if self._in_backward is not None else ())]
+        for engine in [engine for steps in kept for engine in (steps[0].engines if steps else ())]:
             counts[engine.target] = counts.get(engine.target, 0) + len(engine.bucket.members)
         return counts
 
@@ -441,34 +474,5 @@ class Optimizer(torch.optim.Optimizer):
             place_lr(type(self).__name__, group)
         if "_number" not in self.__dict__:
             self._number = numbered(self)
-        self._kept = ()
-
-
-def _as_list(name: str, params: Any) -> list[Any]:
-    wanted = f"{name}: params is an iterable of tensors or param groups"
-    if isinstance(params, Tensor):
-        raise TypeError(f"{wanted}, not a single tensor; write [param]")
-    if isinstance(params, Mapping | str | bytes):
-        raise TypeError(f"{wanted}, not a {type(params).__name__}; write a list")
-    try:
-        result = list(params)
-    except TypeError:
-        raise TypeError(f"{wanted}, not {params!r}") from None
-    if not result:
-        raise ValueError(f"{name}: params is an empty list; pass model.parameters()")
-    return result
-
-
-def _unnamed(name: str, params: Any) -> dict[str, list[Any]]:
-    """A group's parameters as a list, and their names if it has any: not every torch takes named parameters apart."""
-    if isinstance(params, Tensor):
-        return {"params": [params]}
-    if isinstance(params, set | str) or not hasattr(params, "__iter__"):
-        raise TypeError(f"{name}: params of a group is a list of tensors, not a {type(params).__name__}")
-    members = list(params)
-    named = [isinstance(member, tuple) and len(member) == 2 for member in members]
-    if not any(named):
-        return {"params": members}
-    if not all(named):
-        raise ValueError(f"{name}: either all parameters have names or none; number {named.index(False)} has none")
-    return {"params": [param for _, param in members], "param_names": [label for label, _ in members]}
+        self._forget()
+        attach(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,47 @@ class Bucket:
 
 class StaleError(Exception):
     """What an engine was built for has changed since: it must be built anew. Nothing has been computed yet."""
+
+
+def as_list(name: str, params: Any) -> list[Any]:
+    """What an optimizer is given to train, as a list.
+
+    Raises:
+        TypeError: for what is no iterable, and for single tensors and dicts.
+        ValueError: if it is empty.
+    """
+    wanted = f"{name}: params is an iterable of tensors or param groups"
+    if isinstance(params, Tensor):
+        raise TypeError(f"{wanted}, not a single tensor; write [param]")
+    if isinstance(params, Mapping | str | bytes):
+        raise TypeError(f"{wanted}, not a {type(params).__name__}; write a list")
+    try:
+        result = list(params)
+    except TypeError:
+        raise TypeError(f"{wanted}, not {params!r}") from None
+    if not result:
+        raise ValueError(f"{name}: params is an empty list; pass model.parameters()")
+    return result
+
+
+def unnamed(name: str, params: Any) -> dict[str, list[Any]]:
+    """A group's parameters as a list, and their names if it has any: not every torch takes named parameters apart.
+
+    Raises:
+        TypeError: for what has no order.
+        ValueError: if some have names and others have none.
+    """
+    if isinstance(params, Tensor):
+        return {"params": [params]}
+    if isinstance(params, set | str) or not hasattr(params, "__iter__"):
+        raise TypeError(f"{name}: params of a group is a list of tensors, not a {type(params).__name__}")
+    members = list(params)
+    named = [isinstance(member, tuple) and len(member) == 2 for member in members]
+    if not any(named):
+        return {"params": members}
+    if not all(named):
+        raise ValueError(f"{name}: either all parameters have names or none; number {named.index(False)} has none")
+    return {"params": [param for _, param in members], "param_names": [label for label, _ in members]}
 
 
 def check_parameter(name: str, param: Any) -> None:

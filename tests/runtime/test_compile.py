@@ -202,6 +202,23 @@ def test_backward_within_the_graph() -> None:
     assert same(*results)
 
 
+def test_fused_backward(target: str) -> None:
+    """Hooks of autograd are called while the function runs, and what they do is not traced."""
+
+    def make(run: Run) -> Callable[[], Any]:
+        def train() -> Tensor:
+            loss = run.loss()
+            loss.backward()
+            run.optimizer.step()
+            return loss.detach()
+
+        return train
+
+    assert same(*compared("AdamW", make, target=target, fused_backward=True))
+    own = [reason for reason in breaks() if "backward()" not in reason]
+    assert all("torch.compiler.disable" in reason for reason in own)
+
+
 def test_closures_and_methods(target: str) -> None:
     def make(run: Run) -> Callable[[], Any]:
         def closure() -> Tensor:

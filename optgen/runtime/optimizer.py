@@ -20,13 +20,22 @@ from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inpu
 from optgen.runtime.loans import wait_for_host
 from optgen.runtime.parameters import StaleError, as_list, check_parameter, check_twice, unnamed
 from optgen.runtime.rule import Rule, Settings, State
-from optgen.runtime.settings import check_agreement, check_fixed, checked, lock_bits, read_args, refuse_unknown
+from optgen.runtime.settings import (
+    SCHEDULED,
+    check_agreement,
+    check_fixed,
+    checked,
+    lock_bits,
+    read_args,
+    refuse_unknown,
+    unscheduled,
+)
 from optgen.runtime.states import entry_bytes, paged_bytes
 from optgen.runtime.storage import check_rounding, check_storage, settle_bits
 from optgen.runtime.targets import find_pager
 
 # What param groups may hold beside settings: torch's own keys and those of its learning rate schedulers.
-GROUP_KEYS = ("params", "param_names", "name", "overrides", "initial_lr", "base_momentum", "max_momentum", "swa_lr")
+GROUP_KEYS = ("params", "param_names", "name", "overrides", *SCHEDULED)
 
 KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
 
@@ -171,7 +180,7 @@ class Optimizer(torch.optim.Optimizer):
             if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
                 raise ValueError(f"{name}: overrides has the key {index!r}, and the group positions 0 to {count - 1}")
             result[index] = self._checked_override(own)
-            self._refuse({**self.defaults, **group, **result[index]})
+            self._refuse({**self.defaults, **unscheduled(group, self.defaults), **result[index]})
         return result
 
     def _checked_override(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +214,7 @@ class Optimizer(torch.optim.Optimizer):
                 if member is param:
                     overrides = group.get("overrides", {})
                     merged = {**overrides.get(index, {}), **settings}
-                    self._refuse({**group, **merged})
+                    self._refuse({**unscheduled(group, self.defaults), **merged})
                     group["overrides"] = {**overrides, index: merged}
                     self._forget()
                     attach(self)
@@ -341,7 +350,7 @@ class Optimizer(torch.optim.Optimizer):
         asked = {key: settings[key] for key in ("codec", "optim_bits") if key in settings}
         if asked.get("codec", "auto") != "auto" and settle_bits(name, asked) != asked:
             raise ValueError(f"{name}: codec={asked['codec']!r} does not have optim_bits={asked['optim_bits']} bits")
-        self._refuse(settings)
+        self._refuse(unscheduled(settings, self.defaults))
 
     def _commit(
         self, commit: Callable[..., dict[str, float]], inputs: Inputs, sums: Mapping[str, float], elements: float
@@ -431,7 +440,7 @@ class Optimizer(torch.optim.Optimizer):
         for own, theirs in zip(self.param_groups, saved["param_groups"], strict=True):
             group = adopt_group(self.rule, self.fixed, own, theirs)
             group.update(checked(name, self.rule, {key: group[key] for key in self.defaults if key in group}))
-            self._refuse({**self.defaults, **group})
+            self._refuse({**self.defaults, **unscheduled(group, self.defaults)})
             if "overrides" in group:
                 group["overrides"] = self._checked_overrides(group["overrides"], group, len(group["params"]))
             groups.append(group)

@@ -18,7 +18,7 @@ from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.in_backward import InBackward, attach, check_free, check_settings
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.loans import wait_for_host
-from optgen.runtime.parameters import StaleError, as_list, check_parameter, check_twice, unnamed
+from optgen.runtime.parameters import StaleError, as_list, check_names, check_parameter, check_twice, unnamed
 from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import (
     SCHEDULED,
@@ -124,6 +124,7 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"{name}: a param group needs the key 'params', its tensors; it has {list(param_group)}")
         group = {**param_group, **unnamed(name, param_group["params"])}
         members = group["params"]
+        check_names(name, param_group.get("param_names"), group)
         for param in members:
             check_parameter(name, param)
         check_twice(name, members)

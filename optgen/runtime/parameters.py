@@ -101,6 +101,28 @@ def unnamed(name: str, params: Any) -> dict[str, list[Any]]:
     return {"params": [param for _, param in members], "param_names": [label for label, _ in members]}
 
 
+def check_names(name: str, given: Any, group: Mapping[str, Any]) -> None:
+    """Raise for `param_names` of a group that are not the names of its parameters.
+
+    Args:
+        given: As the user gave them; None if not at all.
+        group: With `params` as a list, and the names that came with them.
+
+    Raises:
+        TypeError: for what is no list of strings.
+        ValueError: if there are more or fewer than parameters, or others than came with these.
+    """
+    if given is None:
+        return
+    if not isinstance(given, list | tuple) or not all(isinstance(label, str) for label in given):
+        raise TypeError(f"{name}: param_names is a list of strings, not {given!r}")
+    if len(given) != len(group["params"]):
+        raise ValueError(f"{name}: a group has {len(given)} param_names for {len(group['params'])} parameters")
+    for label, other in zip(group["param_names"], given, strict=True):
+        if label != other:
+            raise ValueError(f"{name}: a parameter is named {label!r} and, in param_names, {other!r}; give one of them")
+
+
 def check_parameter(name: str, param: Any) -> None:
     """Raise for what no kernel can train.
 

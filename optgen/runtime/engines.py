@@ -191,8 +191,13 @@ def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:
 
 def raw_settings(optimizer: Optimizer, settings: Settings) -> tuple[Any, ...]:
     """Every setting as it stands; a tensor, which can change in place, by its value, one on a device unread."""
-    values = [settings.get(key) for key in optimizer.defaults]
+    values = tuple(map(settings.get, optimizer.defaults))
+    if _PLAIN.issuperset(map(type, values)):
+        return values
     return tuple([_seen(value) if isinstance(value, Tensor) else value for value in values])
+
+
+_PLAIN = frozenset((float, int, bool, str, tuple, type(None)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from optgen.runtime.capture import check_capture, is_capturing, place_lr
 from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen, stored_anew
@@ -242,25 +243,26 @@ class Optimizer(torch.optim.Optimizer):
                 Nothing is changed then.
             RuntimeError: while a CUDA graph is being captured, without capturable=True.
         """
-        if torch.compiler.is_compiling():
+        if is_compiling():
             from optgen.runtime.graph_step import graph_step
 
             return graph_step(self, closure)
         check_capture(type(self).__name__, self.param_groups)
-        if self._in_backward is not None:
-            self._in_backward.check_scaler(self)
+        in_backward = self._in_backward
+        if in_backward is not None:
+            in_backward.check_scaler(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._in_backward is not None:
-            self._in_backward.close(self)
+        if in_backward is not None:
+            in_backward.close(self)
         self._run_now("step")
         return loss
 
     def _run(self, block: str) -> None:
         """Run a block that is a method; outside of the graph, in a function that torch.compile compiles."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             from optgen.runtime.graph_step import run_outside
 
             run_outside(self._number, block)

@@ -20,6 +20,7 @@ from catalogue import optimizer_class, required, rows
 from compiling import ROOT
 from machine import require_compiler
 from optgen_optim import LAMB, SGD, Adafactor, AdamW, AdamW8bit, AdamWScheduleFree, Prodigy, SophiaG
+from targets import ready
 from torch import Tensor, nn
 
 import optgen
@@ -84,6 +85,12 @@ def test_every_class_does_the_same_or_says_why_not(name: str) -> None:
 )  # fmt: skip
 def test_bit_for_bit_on_every_target(cls: Any, settings: dict[str, Any], target: str) -> None:
     assert same(trained(cls, True, **settings, target=target), trained(cls, False, **settings, target=target))
+
+
+def test_on_the_stand_in_for_a_gpu() -> None:
+    with ready("cuda") as target:
+        settings = {"min_8bit_size": SMALL, "target": target}
+        assert same(trained(AdamW8bit, True, **settings), trained(AdamW8bit, False, **settings))
 
 
 def test_draws_are_those_of_ordinary_steps(target: str) -> None:

@@ -34,43 +34,43 @@ def graph_step(optimizer: Optimizer, closure: Callable[[], float] | None) -> flo
             loss = closure()
     # By __dict__: a compiler that sees `optimizer.param_groups` compiles anew for every lr, and sets `capturable`.
     groups = optimizer.__dict__["param_groups"]
-    number = optimizer._number
+    handle = optimizer._handle
     every = [param for group in groups for param in group["params"]]
     positions = [position for position, param in enumerate(every) if param.grad is not None]
     params = [every[position] for position in positions]
-    served = serves(number, tuple(positions))
+    served = serves(handle, tuple(positions))
     entries = optimizer.__dict__["state"]
     there = [param in entries for param in params]  # where this changes, the compiler looks again
     if not served or not all(there):
-        run_outside(number, "step")
+        run_outside(handle, "step")
     elif params:
         states = [value for param in params for value in entries[param].values()]
         grads = [param.grad for param in params]
-        places = tensor_settings(number)
+        places = tensor_settings(handle)
         settings = [groups[index][key] for index, key in _split(places)]
         with torch.no_grad():
-            step_operator(params, states, grads, settings, positions, places, number)
+            step_operator(params, states, grads, settings, positions, places, handle)
     return loss
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def tensor_settings(number: int) -> str:
+def tensor_settings(handle: str) -> str:
     """Which settings of groups are tensors, as `0.lr 1.lr`."""
-    optimizer = optimizer_of(number)
+    optimizer = optimizer_of(handle)
     groups = enumerate(optimizer.param_groups)
     found = [(index, key) for index, group in groups for key in optimizer.defaults if isinstance(group[key], Tensor)]
     return " ".join(f"{index}.{key}" for index, key in found)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def serves(number: int, positions: tuple[int, ...]) -> bool:
+def serves(handle: str, positions: tuple[int, ...]) -> bool:
     """Whether a graph can hold this step; asked while a compiler traces it. States are made, as torch.optim makes them.
 
     It cannot where the step changes what is no tensor (states of groups), where the function that is compiled has
     changed param groups or the optimizer by then, which happens when its graph has run, where states are to start with
     gradients that the graph has yet to compute, and where parameters are updated within backward.
     """
-    optimizer = optimizer_of(number)
+    optimizer = optimizer_of(handle)
     if optimizer._in_backward is not None:
         return False
     if optimizer.rule.blocks["step"].commit is not None or _has_hidden_tensors(optimizer) or _is_changed(optimizer):
@@ -145,8 +145,24 @@ def _undo_capturable(optimizer: Optimizer, group: dict[str, Any]) -> None:
             group["capturable"] = False
 
 
-def _run_outside(number: int, block: str) -> None:
-    optimizer = optimizer_of(number)
+def _keep_whole(function: Callable[..., None]) -> None:
+    """Have torch.compile leave a function, and what it calls, as it is, at no cost to other calls.
+
+    Where torch gives up on a function before its graph has anything in it, it runs the function itself and looks into
+    what that calls, without `is_compiling`.
+    """
+    try:
+        from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
+    except ImportError:  # a torch that has no such thing looks into it, and breaks its graphs there
+        return
+    set_code_exec_strategy(function.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP))
+
+
+_keep_whole(Optimizer._run_now)
+
+
+def _run_outside(handle: str, block: str) -> None:
+    optimizer = optimizer_of(handle)
     for group in optimizer.param_groups:
         _undo_capturable(optimizer, group)
     if block == "step":
@@ -157,17 +173,17 @@ def _run_outside(number: int, block: str) -> None:
     optimizer._run_now(block)
 
 
-run_outside: Callable[[int, str], None] = torch.compiler.disable(_run_outside)  # type: ignore[no-untyped-call]
-"""Runs a block of the optimizer with a number, outside of the graph."""
+run_outside: Callable[[str, str], None] = torch.compiler.disable(_run_outside)  # type: ignore[no-untyped-call]
+"""Runs a block of the optimizer with a handle, outside of the graph."""
 
 
-def _update_outside(number: int, param: Tensor) -> None:
-    optimizer = optimizer_of(number)
+def _update_outside(handle: str, param: Tensor) -> None:
+    optimizer = optimizer_of(handle)
     if optimizer._in_backward is not None:
         optimizer._in_backward.update(optimizer, param)
 
 
-update_outside: Callable[[int, Tensor], None] = torch.compiler.disable(_update_outside)  # type: ignore[no-untyped-call]
+update_outside: Callable[[str, Tensor], None] = torch.compiler.disable(_update_outside)  # type: ignore[no-untyped-call]
 """Steps a parameter with fused_backward, outside of the graph."""
 
 
@@ -178,7 +194,7 @@ def _step(
     settings: list[Tensor],
     positions: list[int],
     places: str,
-    optimizer: int,
+    optimizer: str,
 ) -> None:
     """Step parameters that may be copies of the real ones, with gradients that need not be in `param.grad`.
 
@@ -187,7 +203,7 @@ def _step(
         settings: Settings that are tensors.
         positions: Of the parameters, among all of the optimizer.
         places: Of the settings, as `tensor_settings` has them.
-        optimizer: Its number.
+        optimizer: Its handle.
     """
     found = optimizer_of(optimizer)
     every = [param for group in found.param_groups for param in group["params"]]
@@ -247,6 +263,6 @@ def _(
     settings: list[Tensor],
     positions: list[int],
     places: str,
-    optimizer: int,
+    optimizer: str,
 ) -> None:
     """Nothing has another shape after a step."""

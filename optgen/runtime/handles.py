@@ -1,4 +1,7 @@
-"""Numbers of optimizers, by which an operator in a compiled graph finds the one that it steps."""
+"""Handles of optimizers, by which an operator in a compiled graph finds the one that it steps.
+
+They are words: torch.compile may take a number for one that changes from call to call.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from optgen.runtime.optimizer import Optimizer
 
-_KNOWN: weakref.WeakValueDictionary[int, Optimizer] = weakref.WeakValueDictionary()
+_KNOWN: weakref.WeakValueDictionary[str, Optimizer] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count(1)
 
 
-def numbered(optimizer: Optimizer) -> int:
-    """A number of its own for an optimizer, which it does not keep alive."""
-    number = next(_NUMBERS)
-    _KNOWN[number] = optimizer
-    return number
+def make_handle(optimizer: Optimizer) -> str:
+    """A handle of its own for an optimizer, which it does not keep alive."""
+    handle = str(next(_NUMBERS))
+    _KNOWN[handle] = optimizer
+    return handle
 
 
-def optimizer_of(number: int) -> Optimizer:
-    """The optimizer of a number.
+def optimizer_of(handle: str) -> Optimizer:
+    """The optimizer of a handle.
 
     Raises:
         KeyError: if it is gone.
     """
-    return _KNOWN[number]
+    return _KNOWN[handle]

@@ -107,7 +107,7 @@ class Hook:
         if torch.compiler.is_compiling():
             from optgen.runtime.graph_step import update_outside
 
-            update_outside(optimizer._number, param)
+            update_outside(optimizer._handle, param)
         else:
             optimizer._in_backward.update(optimizer, param)
 

@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 from optgen.runtime.capture import check_capture, is_capturing, place_lr
 from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen, stored_anew
 from optgen.runtime.engines import Prepared, prepare
-from optgen.runtime.handles import numbered
+from optgen.runtime.handles import make_handle
 from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.in_backward import InBackward, attach, check_free, check_settings
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
@@ -98,7 +98,7 @@ class Optimizer(torch.optim.Optimizer):
         if not members:
             raise ValueError(f"{name}: params holds no tensor; pass model.parameters()")
         check_rounding(name, settings, members, first=True)
-        self._number = numbered(self)
+        self._handle = make_handle(self)
         attach(self)
 
     @classmethod
@@ -153,7 +153,7 @@ class Optimizer(torch.optim.Optimizer):
         super().add_param_group(group)
         place_lr(name, self.param_groups[-1])
         self._forget()
-        if "_number" in self.__dict__:
+        if "_handle" in self.__dict__:
             attach(self)
 
     def _forget(self, only: Tensor | None = None) -> None:
@@ -265,12 +265,15 @@ class Optimizer(torch.optim.Optimizer):
         if is_compiling():
             from optgen.runtime.graph_step import run_outside
 
-            run_outside(self._number, block)
+            run_outside(self._handle, block)
         else:
             self._run_now(block)
 
-    @torch.no_grad()
     def _run_now(self, block: str, only: Tensor | None = None) -> None:
+        with torch.no_grad():
+            self._run_block(block, only)
+
+    def _run_block(self, block: str, only: Tensor | None) -> None:
         """Run a block: every pass over all buckets, then what is common to groups.
 
         Args:
@@ -484,7 +487,7 @@ class Optimizer(torch.optim.Optimizer):
                 if shared.name not in group:
                     group[shared.name] = self._shared_start(shared, group)
             place_lr(type(self).__name__, group)
-        if "_number" not in self.__dict__:
-            self._number = numbered(self)
+        if "_handle" not in self.__dict__:
+            self._handle = make_handle(self)
         self._forget()
         attach(self)

@@ -33,11 +33,15 @@ def attach(optimizer: Optimizer) -> None:
         ValueError: for a parameter that another optimizer updates within backward.
     """
     if optimizer._in_backward is None:
-        groups = optimizer.param_groups
-        if not any(part.get("fused_backward") for group in groups for part in _parts(group)):
+        if not _asked(optimizer.param_groups):
             return
         optimizer._in_backward = InBackward(optimizer)
     optimizer._in_backward.attach(optimizer)
+
+
+def _asked(groups: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether anything is to be updated within backward."""
+    return any(part.get("fused_backward") for group in groups for part in _parts(group))
 
 
 def _parts(group: Mapping[str, Any]) -> Iterator[Settings]:
@@ -141,7 +145,7 @@ class InBackward:
             if settings.get("fused_backward") and param.requires_grad and self._hook not in _hooks(param)
         ]
         for param in new:
-            check_free(type(optimizer).__name__, param)
+            check_free(optimizer, param)
         for param in new:
             handle = param.register_post_accumulate_grad_hook(self._hook)  # type: ignore[no-untyped-call]
             self._handles.append(handle)
@@ -182,7 +186,8 @@ class InBackward:
         Raises:
             RuntimeError: saying so.
         """
-        if getattr(optimizer, "found_inf", None) is None:
+        groups = optimizer.param_groups
+        if getattr(optimizer, "found_inf", None) is None or not _asked(groups):
             return
         for key in ("grad_scale", "found_inf"):
             optimizer.__dict__.pop(key, None)
@@ -218,7 +223,7 @@ class InBackward:
         if _has_processes() and not hasattr(param, "device_mesh"):
             raise RuntimeError(
                 f"{name}: fused_backward=True applies a gradient before other processes' are added to it, so that each "
-                "would train a model of its own: use fully_shard (FSDP2), or leave fused_backward out"
+                "would train a model of its own; leave fused_backward out"
             )
         if not self._updated:  # the first of a round: what is wrong with others is said before anything is changed
             check_capture(name, optimizer.param_groups)
@@ -234,7 +239,7 @@ def _holds(params: Sequence[Tensor], index: int, param: Tensor) -> bool:
     return index < len(params) and params[index] is param
 
 
-def check_free(name: str, param: Tensor) -> None:
+def check_free(optimizer: Optimizer, param: Tensor) -> None:
     """Raise for a parameter that another optimizer updates within backward.
 
     Raises:
@@ -242,10 +247,11 @@ def check_free(name: str, param: Tensor) -> None:
     """
     for hook in _hooks(param):
         other = hook.optimizer() if isinstance(hook, Hook) else None
-        if other is not None:
+        if other is not None and other is not optimizer:
             raise ValueError(
-                f"{name}: a parameter of shape {tuple(param.shape)} is updated within backward by another optimizer, a "
-                f"{type(other).__name__} with fused_backward=True, which frees its gradient; delete that one first"
+                f"{type(optimizer).__name__}: a parameter of shape {tuple(param.shape)} is updated within backward by "
+                f"another optimizer, a {type(other).__name__} with fused_backward=True, which frees its gradient; "
+                "delete that one first"
             )
 
 

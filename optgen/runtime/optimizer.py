@@ -149,7 +149,7 @@ class Optimizer(torch.optim.Optimizer):
                 group[state.name] = self._shared_start(state, {**self.defaults, **group})
         if group.get("fused_backward", self.defaults.get("fused_backward")):
             for param in members:
-                check_free(name, param)
+                check_free(self, param)
         super().add_param_group(group)
         place_lr(name, self.param_groups[-1])
         self._forget()

@@ -197,6 +197,24 @@ def test_groups_that_come_and_parameters_that_thaw(target: str) -> None:
     assert same(*results)
 
 
+def test_a_group_that_is_taken_out_and_put_back(target: str) -> None:
+    model = make_model()
+    groups = [{"params": model[0].parameters()}, {"params": model[2].parameters()}]
+    opt = AdamW(groups, fused_backward=True, target=target)
+    train(model, opt, 0, 1)
+    group = opt.param_groups.pop()
+    opt.zero_grad()
+    before = model[2].weight.detach().clone()
+    loss_of(model, 1).backward()
+    opt.step()
+    assert torch.equal(model[2].weight, before)
+    assert model[2].weight.grad is not None
+    model[2].zero_grad()
+    opt.add_param_group({"params": group["params"]})
+    train(model, opt, 2, 3)
+    assert float(opt.state[model[2].weight]["step"]) == 2.0
+
+
 def test_a_gradient_set_by_hand_is_applied_by_the_step(target: str) -> None:
     model = make_model()
     opt = AdamW(model.parameters(), fused_backward=True, target=target)
@@ -333,6 +351,11 @@ def test_gradient_scalers(target: str) -> None:
     refused(RuntimeError, message, lambda: scaler.step(opt), model, opt)
     train(model, opt, 1, STEPS)  # nothing of the scaler is left
     assert same(found(model, opt), trained(AdamW, False, target=target))
+    opt.param_groups[0]["fused_backward"] = False
+    opt.zero_grad()
+    scaler.scale(loss_of(model, 0)).backward()
+    scaler.step(opt)
+    assert float(opt.state[model[0].weight]["step"]) == STEPS + 1
 
 
 @pytest.mark.parametrize("cls", [Prodigy, AdamWScheduleFree], ids=lambda cls: cls.__name__)

@@ -152,6 +152,7 @@ RULE = Rule(
         "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
+        "fused_backward": Option(name="fused_backward"),
     },
     states={
         "square_avg": State(
@@ -194,6 +195,7 @@ RULE = Rule(
         "seed",
         "is_paged",
         "capturable",
+        "fused_backward",
         "target",
     ),
     inputs=("grad_scale",),
@@ -342,6 +344,9 @@ class Adadelta(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -387,6 +392,7 @@ class Adadelta(Optimizer):
         seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -413,6 +419,7 @@ class Adadelta(Optimizer):
             "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, None)

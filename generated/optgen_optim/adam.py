@@ -177,6 +177,7 @@ RULE = Rule(
         "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
+        "fused_backward": Option(name="fused_backward"),
     },
     states={
         "exp_avg": State(
@@ -227,6 +228,7 @@ RULE = Rule(
         "seed",
         "is_paged",
         "capturable",
+        "fused_backward",
         "target",
     ),
     inputs=("grad_scale",),
@@ -385,6 +387,9 @@ class AdamW(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -432,6 +437,7 @@ class AdamW(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -459,6 +465,7 @@ class AdamW(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -531,6 +538,9 @@ class AdamW8bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -578,6 +588,7 @@ class AdamW8bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -605,6 +616,7 @@ class AdamW8bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -685,6 +697,9 @@ class AdamW32bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -732,6 +747,7 @@ class AdamW32bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -759,6 +775,7 @@ class AdamW32bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -830,6 +847,9 @@ class PagedAdamW(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -876,6 +896,7 @@ class PagedAdamW(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -902,6 +923,7 @@ class PagedAdamW(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -972,6 +994,9 @@ class PagedAdamW8bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1018,6 +1043,7 @@ class PagedAdamW8bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1044,6 +1070,7 @@ class PagedAdamW8bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1122,6 +1149,9 @@ class PagedAdamW32bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1168,6 +1198,7 @@ class PagedAdamW32bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1194,6 +1225,7 @@ class PagedAdamW32bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1267,6 +1299,9 @@ class Adam(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1314,6 +1349,7 @@ class Adam(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1341,6 +1377,7 @@ class Adam(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1413,6 +1450,9 @@ class Adam8bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1460,6 +1500,7 @@ class Adam8bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1487,6 +1528,7 @@ class Adam8bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1567,6 +1609,9 @@ class Adam32bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1614,6 +1659,7 @@ class Adam32bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1641,6 +1687,7 @@ class Adam32bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1712,6 +1759,9 @@ class PagedAdam(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1758,6 +1808,7 @@ class PagedAdam(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1784,6 +1835,7 @@ class PagedAdam(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1854,6 +1906,9 @@ class PagedAdam8bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1900,6 +1955,7 @@ class PagedAdam8bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1926,6 +1982,7 @@ class PagedAdam8bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -2004,6 +2061,9 @@ class PagedAdam32bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -2050,6 +2110,7 @@ class PagedAdam32bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -2076,6 +2137,7 @@ class PagedAdam32bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)

@@ -191,6 +191,7 @@ RULE = Rule(
         "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
+        "fused_backward": Option(name="fused_backward"),
     },
     states={
         "exp_avg": State(
@@ -239,6 +240,7 @@ RULE = Rule(
         "seed",
         "is_paged",
         "capturable",
+        "fused_backward",
         "target",
     ),
     inputs=("grad_scale",),
@@ -404,6 +406,9 @@ class AdEMAMix(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -452,6 +457,7 @@ class AdEMAMix(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -481,6 +487,7 @@ class AdEMAMix(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, None)
@@ -550,6 +557,9 @@ class AdEMAMix8bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -597,6 +607,7 @@ class AdEMAMix8bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -625,6 +636,7 @@ class AdEMAMix8bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, None)
@@ -694,6 +706,9 @@ class AdEMAMix32bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -741,6 +756,7 @@ class AdEMAMix32bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -769,6 +785,7 @@ class AdEMAMix32bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, None)
@@ -838,6 +855,9 @@ class PagedAdEMAMix(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -885,6 +905,7 @@ class PagedAdEMAMix(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -913,6 +934,7 @@ class PagedAdEMAMix(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, None)
@@ -980,6 +1002,9 @@ class PagedAdEMAMix8bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1026,6 +1051,7 @@ class PagedAdEMAMix8bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1053,6 +1079,7 @@ class PagedAdEMAMix8bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, None)
@@ -1120,6 +1147,9 @@ class PagedAdEMAMix32bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1166,6 +1196,7 @@ class PagedAdEMAMix32bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1193,6 +1224,7 @@ class PagedAdEMAMix32bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, None)

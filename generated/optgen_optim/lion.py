@@ -159,6 +159,7 @@ RULE = Rule(
         "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
+        "fused_backward": Option(name="fused_backward"),
     },
     states={
         "exp_avg": State(
@@ -194,6 +195,7 @@ RULE = Rule(
         "seed",
         "is_paged",
         "capturable",
+        "fused_backward",
         "target",
     ),
     inputs=("grad_scale",),
@@ -340,6 +342,9 @@ class Lion(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -385,6 +390,7 @@ class Lion(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -410,6 +416,7 @@ class Lion(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -474,6 +481,9 @@ class Lion8bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -518,6 +528,7 @@ class Lion8bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -542,6 +553,7 @@ class Lion8bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -606,6 +618,9 @@ class Lion32bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -650,6 +665,7 @@ class Lion32bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -674,6 +690,7 @@ class Lion32bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -738,6 +755,9 @@ class PagedLion(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -782,6 +802,7 @@ class PagedLion(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -806,6 +827,7 @@ class PagedLion(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -868,6 +890,9 @@ class PagedLion8bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -911,6 +936,7 @@ class PagedLion8bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -934,6 +960,7 @@ class PagedLion8bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -996,6 +1023,9 @@ class PagedLion32bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1039,6 +1069,7 @@ class PagedLion32bit(Optimizer):
         rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
         seed: int = 0,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1062,6 +1093,7 @@ class PagedLion32bit(Optimizer):
             "rounding": rounding,
             "seed": seed,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)

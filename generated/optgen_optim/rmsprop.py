@@ -170,6 +170,7 @@ RULE = Rule(
         "seed": Hyperparameter(name="seed", low=0.0, high=9007199254740992.0, integer=True),
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
+        "fused_backward": Option(name="fused_backward"),
     },
     states={
         "square_avg": State(
@@ -220,6 +221,7 @@ RULE = Rule(
         "seed",
         "is_paged",
         "capturable",
+        "fused_backward",
         "target",
     ),
     inputs=("grad_scale",),
@@ -379,6 +381,9 @@ class RMSprop(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -427,6 +432,7 @@ class RMSprop(Optimizer):
         seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -455,6 +461,7 @@ class RMSprop(Optimizer):
             "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -524,6 +531,9 @@ class RMSprop8bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -571,6 +581,7 @@ class RMSprop8bit(Optimizer):
         seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -598,6 +609,7 @@ class RMSprop8bit(Optimizer):
             "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -667,6 +679,9 @@ class RMSprop32bit(Optimizer):
         capturable: Steps can be recorded by torch.cuda.graph: lr and the count of steps lie on the GPU and are
             never read by the host. Only the cuda target can; with another one the first step raises RuntimeError.
             Default: False.
+        fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
+            `step()` is still called after every backward pass. What takes all gradients together is refused, and so
+            are several backward passes to a step and gradient scalers. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -714,6 +729,7 @@ class RMSprop32bit(Optimizer):
         seed: int = 0,
         is_paged: bool = False,
         capturable: bool = False,
+        fused_backward: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -741,6 +757,7 @@ class RMSprop32bit(Optimizer):
             "seed": seed,
             "is_paged": is_paged,
             "capturable": capturable,
+            "fused_backward": fused_backward,
             "target": target,
         }
         super().__init__(params, settings, args)

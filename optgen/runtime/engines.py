@@ -79,7 +79,7 @@ class Prepared:
         raw: The settings that this follows from.
         elements: Elements of all parameters.
         seen: The parameters and the dtypes of their gradients.
-        entries: Identities of the groups and of all entries of `optimizer.state`.
+        entries: Identities of the groups and of the entries of `optimizer.state`: all, or that of an only parameter.
         replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
     """
 
@@ -124,14 +124,17 @@ def _joined(kind: str, parts: Sequence[list[float] | Tensor]) -> float | Tensor:
 
 
 def prepare(
-    optimizer: Optimizer, block: str, kept: Sequence[Prepared], inputs: Inputs
+    optimizer: Optimizer, block: str, kept: Sequence[Prepared], inputs: Inputs, only: Tensor | None = None
 ) -> tuple[Prepared, list[Tensor]]:
     """The step's engines (kept ones, if nothing that matters has changed) and its gradients, in their order.
+
+    Args:
+        only: A parameter with a gradient that is stepped alone.
 
     Raises:
         SkippedStepError: if the step is to be skipped and the host must know it. Nothing has changed then.
     """
-    params = [p for group in optimizer.param_groups for p in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]] if only is None else [only]
     grads: list[Any] = []
     if optimizer.rule.blocks[block].grads:
         grads = [p.grad for p in params]
@@ -142,12 +145,13 @@ def prepare(
         params = [p for p in params if optimizer.state.get(p)]
     seen = Seen(block, list(map(id, params)), list(map(_dtype, grads)), inputs.names)
     for prepared in kept:
-        if prepared.seen == seen and prepared.entries == _entries(optimizer) and _still_serves(optimizer, prepared):
+        known = prepared.seen == seen and prepared.entries == _entries(optimizer, only)
+        if known and _still_serves(optimizer, prepared):
             if inputs.found_inf is not None:
                 _check_skipped(optimizer.rule.blocks[block], inputs, (engine.target for engine in prepared.engines))
             return prepared, grads
     check_warm(type(optimizer).__name__)
-    return _Preparer(optimizer, params, seen, inputs).run(), grads
+    return _Preparer(optimizer, params, seen, inputs).run(only), grads
 
 
 def _check_skipped(block: Block, inputs: Inputs, targets: Iterable[str], starts: bool = False) -> None:
@@ -161,8 +165,9 @@ def _check_skipped(block: Block, inputs: Inputs, targets: Iterable[str], starts:
         raise SkippedStepError
 
 
-def _entries(optimizer: Optimizer) -> list[int]:
-    return [*map(id, optimizer.param_groups), *map(id, optimizer.state.values())]
+def _entries(optimizer: Optimizer, only: Tensor | None) -> list[int]:
+    entries = optimizer.state.values() if only is None else (optimizer.state.get(only),)
+    return [*map(id, optimizer.param_groups), *map(id, entries)]
 
 
 _dtype = operator.attrgetter("dtype")
@@ -171,7 +176,7 @@ _dtype = operator.attrgetter("dtype")
 def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:
     """Whether the settings still ask for these kernels; changed ones are checked first."""
     settings = prepared.settings()
-    raw = [_raw(optimizer, row) for row in settings]
+    raw = [raw_settings(optimizer, row) for row in settings]
     if raw == prepared.raw:
         return True
     for row, before, now in zip(settings, prepared.raw, raw, strict=True):
@@ -184,10 +189,15 @@ def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:
     return True
 
 
-def _raw(optimizer: Optimizer, settings: Settings) -> tuple[Any, ...]:
+def raw_settings(optimizer: Optimizer, settings: Settings) -> tuple[Any, ...]:
     """Every setting as it stands; a tensor, which can change in place, by its value, one on a device unread."""
-    values = [settings.get(key) for key in optimizer.defaults]
+    values = tuple(map(settings.get, optimizer.defaults))
+    if _PLAIN.issuperset(map(type, values)):
+        return values
     return tuple([_seen(value) if isinstance(value, Tensor) else value for value in values])
+
+
+_PLAIN = frozenset((float, int, bool, str, tuple, type(None)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +238,7 @@ class _Preparer:
         self.known_rows: dict[tuple[Any, ...], int] = {}
         self.targets: dict[tuple[torch.device, str | None], str] = {}
 
-    def run(self) -> Prepared:
+    def run(self, only: Tensor | None) -> Prepared:
         if self.with_grads:
             for param in self.params:
                 assert param.grad is not None
@@ -253,10 +263,10 @@ class _Preparer:
             engines=engines,
             rows=self.rows,
             fixed=[_fixed(self.rule, {**group, **override}) for group, override in self.rows],
-            raw=[_raw(self.optimizer, {**group, **override}) for group, override in self.rows],
+            raw=[raw_settings(self.optimizer, {**group, **override}) for group, override in self.rows],
             elements=float(sum(p.numel() for p in self.params)),
             seen=self.seen,
-            entries=_entries(self.optimizer),
+            entries=_entries(self.optimizer, only),
             replaced=replaced,
         )
 

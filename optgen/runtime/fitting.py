@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optgen.runtime import bitsandbytes_form
 from optgen.runtime.checkpoints import MARK, adopt_group, misfits, misgrouped, mismarked, misshapen, stored_anew
-from optgen.runtime.settings import check_agreement, checked
+from optgen.runtime.settings import check_agreement, checked, unscheduled
 
 if TYPE_CHECKING:
     from optgen.runtime.optimizer import Optimizer
@@ -39,7 +39,7 @@ def fitting(optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]
     for mine, theirs in zip(own, saved["param_groups"], strict=True):
         group = adopt_group(rule, optimizer.fixed, mine, theirs)
         group.update(checked(name, rule, {key: group[key] for key in optimizer.defaults if key in group}))
-        optimizer._refuse({**optimizer.defaults, **group})
+        optimizer._refuse({**optimizer.defaults, **unscheduled(group, optimizer.defaults)})
         if "overrides" in group:
             group["overrides"] = optimizer.checked_overrides(group["overrides"], group, len(group["params"]))
         groups.append(group)

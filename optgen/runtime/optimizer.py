@@ -8,25 +8,37 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from optgen.runtime import bitsandbytes_form
 from optgen.runtime.capture import check_capture, is_capturing, place_lr
 from optgen.runtime.checkpoints import adopt_entry, marked
 from optgen.runtime.engines import Prepared, prepare
 from optgen.runtime.fitting import fitting
+from optgen.runtime.handles import make_handle
 from optgen.runtime.host_values import HostValues, Sums
+from optgen.runtime.in_backward import InBackward, attach, check_free, check_settings
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.loans import wait_for_host
 from optgen.runtime.overrides import enlist, registered, with_registered
-from optgen.runtime.parameters import StaleError, check_parameter, check_twice
+from optgen.runtime.parameters import StaleError, as_list, check_names, check_parameter, check_twice, unnamed
 from optgen.runtime.rule import Rule, Settings, State
-from optgen.runtime.settings import check_agreement, check_fixed, checked, lock_bits, read_args, refuse_unknown
+from optgen.runtime.settings import (
+    SCHEDULED,
+    check_agreement,
+    check_fixed,
+    checked,
+    lock_bits,
+    read_args,
+    refuse_unknown,
+    unscheduled,
+)
 from optgen.runtime.states import entry_bytes, paged_bytes
 from optgen.runtime.storage import check_rounding, check_storage, settle_bits
 from optgen.runtime.targets import find_pager
 
 # What param groups may hold beside settings: torch's own keys and those of its learning rate schedulers.
-GROUP_KEYS = ("params", "param_names", "name", "overrides", "initial_lr", "base_momentum", "max_momentum", "swa_lr")
+GROUP_KEYS = ("params", "param_names", "name", "overrides", *SCHEDULED)
 
 KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
 
@@ -55,6 +67,7 @@ class Optimizer(torch.optim.Optimizer):
     _kept: tuple[Prepared, ...] = ()  # the last steps' engines, newest first
     _captured: tuple[Prepared, ...] = ()  # engines of steps that graphs have recorded: replays need their memory
     _loading: Mapping[str, Any] | None = None
+    _in_backward: InBackward | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """A class whose rule reads `grad_scale` unscales gradients itself; for others torch.amp.GradScaler does."""
@@ -81,18 +94,22 @@ class Optimizer(torch.optim.Optimizer):
         settings = settle_bits(name, settings, self.bits)
         self._refuse(settings)
         check_storage(name, self.rule, settings)
-        params = _as_list(name, params)
+        params = as_list(name, params)
         super().__init__(params, settings)
         members = [param for group in self.param_groups for param in group["params"]]
         if not members:
             raise ValueError(f"{name}: params holds no tensor; pass model.parameters()")
         check_rounding(name, settings, members, first=True)
+        self._handle = make_handle(self)
+        attach(self)
 
     @classmethod
     def _refuse(cls, settings: Mapping[str, Any]) -> None:
         """Raise for combinations that the rule or the class rejects; classes add their own."""
         if cls.rule.refuse is not None:
             cls.rule.refuse(cls.__name__, settings)
+        if settings.get("fused_backward"):
+            check_settings(cls.__name__, cls.rule, settings)
 
     # Parameters
 
@@ -108,8 +125,9 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(f"{name}: a param group is a dict, not {type(param_group).__name__}")
         if "params" not in param_group:
             raise ValueError(f"{name}: a param group needs the key 'params', its tensors; it has {list(param_group)}")
-        group = {**param_group, **_unnamed(name, param_group["params"])}
+        group = {**param_group, **unnamed(name, param_group["params"])}
         members = group["params"]
+        check_names(name, param_group.get("param_names"), group)
         for param in members:
             check_parameter(name, param)
         check_twice(name, members)
@@ -133,10 +151,22 @@ class Optimizer(torch.optim.Optimizer):
         for state in self.rule.shared_states:
             if state.name not in group:
                 group[state.name] = self._shared_start(state, {**self.defaults, **group})
+        if group.get("fused_backward", self.defaults.get("fused_backward")):
+            for param in members:
+                check_free(self, param)
         super().add_param_group(group)
         place_lr(name, self.param_groups[-1])
         enlist(self)
-        self._kept = ()
+        self._forget()
+        if "_handle" in self.__dict__:
+            attach(self)
+
+    def _forget(self, only: Tensor | None = None) -> None:
+        """Let go of engines: all of them, or those of a parameter that is stepped alone."""
+        if only is None:
+            self._kept = ()
+        if self._in_backward is not None:
+            self._in_backward.forget(only)
 
     def _checked_part(self, settings: Mapping[str, Any], part: str) -> dict[str, Any]:
         """Settings of a group or of a parameter, which may differ from the optimizer's.
@@ -162,7 +192,7 @@ class Optimizer(torch.optim.Optimizer):
             if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
                 raise ValueError(f"{name}: overrides has the key {index!r}, and the group positions 0 to {count - 1}")
             result[index] = self._checked_override(own)
-            self._refuse({**self.defaults, **group, **result[index]})
+            self._refuse({**self.defaults, **unscheduled(group, self.defaults), **result[index]})
         return result
 
     def _checked_override(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +219,8 @@ class Optimizer(torch.optim.Optimizer):
         """
         group, merged = self.check_override(param, settings)
         group["overrides"] = merged
-        self._kept = ()
+        self._forget()
+        attach(self)
 
     def check_override(self, param: Tensor, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, Any]]:
         """The group of a parameter, and its overrides with these settings, which are not stored yet.
@@ -206,7 +237,7 @@ class Optimizer(torch.optim.Optimizer):
                 if member is param:
                     overrides = group.get("overrides", {})
                     merged = {**overrides.get(index, {}), **settings}
-                    self._refuse({**group, **merged})
+                    self._refuse({**unscheduled(group, self.defaults), **merged})
                     return group, {**overrides, index: merged}
         raise ValueError(f"{name}.override: this parameter (shape {tuple(param.shape)}) is not in the optimizer")
 
@@ -230,17 +261,42 @@ class Optimizer(torch.optim.Optimizer):
                 Nothing is changed then.
             RuntimeError: while a CUDA graph is being captured, without capturable=True.
         """
+        if is_compiling():
+            from optgen.runtime.graph_step import graph_step
+
+            return graph_step(self, closure)
         check_capture(type(self).__name__, self.param_groups)
+        in_backward = self._in_backward
+        if in_backward is not None:
+            in_backward.check_scaler(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._run("step")
+        if in_backward is not None:
+            in_backward.close(self)
+        self._run_now("step")
         return loss
 
-    @torch.no_grad()
     def _run(self, block: str) -> None:
-        """Run a block: every pass over all buckets, then what is common to groups."""
+        """Run a block that is a method; outside of the graph, in a function that torch.compile compiles."""
+        if is_compiling():
+            from optgen.runtime.graph_step import run_outside
+
+            run_outside(self._handle, block)
+        else:
+            self._run_now(block)
+
+    def _run_now(self, block: str, only: Tensor | None = None) -> None:
+        with torch.no_grad():
+            self._run_block(block, only)
+
+    def _run_block(self, block: str, only: Tensor | None) -> None:
+        """Run a block: every pass over all buckets, then what is common to groups.
+
+        Args:
+            only: A parameter that is stepped alone.
+        """
         name = type(self).__name__
         declared = self.rule.blocks[block]
         if declared.refuse is not None:
@@ -251,10 +307,10 @@ class Optimizer(torch.optim.Optimizer):
                 place_lr(name, group)
         inputs = read_inputs(self, self.rule.inputs) if declared.grads else NO_INPUTS
         try:
-            prepared, settings = self._begin(block, inputs)
+            prepared, settings = self._begin(block, inputs, only)
         except StaleError:
-            self._kept = ()
-            prepared, settings = self._begin(block, inputs)
+            self._forget(only)
+            prepared, settings = self._begin(block, inputs, only)
         except SkippedStepError:
             return
         if not prepared.members and declared.grads:
@@ -280,17 +336,23 @@ class Optimizer(torch.optim.Optimizer):
         if declared.commit is not None:
             self._commit(declared.commit, inputs, values.numbers, prepared.elements)
 
-    def _begin(self, block: str, inputs: Inputs) -> tuple[Prepared, Sequence[Settings]]:
+    def _begin(self, block: str, inputs: Inputs, only: Tensor | None = None) -> tuple[Prepared, Sequence[Settings]]:
         """Find or build the engines of a step and start them; those of the last few sets of parameters are kept.
 
         Returns:
             The engines, and the settings of every row with the inputs of the step.
         """
-        prepared, grads = prepare(self, block, self._kept, inputs)
-        if not self._kept or prepared is not self._kept[0]:
-            others = () if prepared.replaced else (other for other in self._kept if other is not prepared)
+        kept = self._kept if only is None or self._in_backward is None else self._in_backward.kept.get(id(only), ())
+        prepared, grads = prepare(self, block, kept, inputs, only)
+        if not kept or prepared is not kept[0]:
+            others = () if prepared.replaced else (other for other in kept if other is not prepared)
             prepared.replaced = False
-            self._kept = (prepared, *others)[:KEPT_STEPS]
+            kept = (prepared, *others)[:KEPT_STEPS]
+            if only is None or self._in_backward is None:
+                self._kept = kept
+                attach(self)
+            else:
+                self._in_backward.kept[id(only)] = kept
         settings = prepared.settings(inputs.values)
         for engine in prepared.engines:
             members = engine.bucket.members
@@ -312,7 +374,7 @@ class Optimizer(torch.optim.Optimizer):
         asked = {key: settings[key] for key in ("codec", "optim_bits") if key in settings}
         if asked.get("codec", "auto") != "auto" and settle_bits(name, asked) != asked:
             raise ValueError(f"{name}: codec={asked['codec']!r} does not have optim_bits={asked['optim_bits']} bits")
-        self._refuse(settings)
+        self._refuse(unscheduled(settings, self.defaults))
 
     def _commit(
         self, commit: Callable[..., dict[str, float]], inputs: Inputs, sums: Mapping[str, float], elements: float
@@ -327,7 +389,8 @@ class Optimizer(torch.optim.Optimizer):
     def engines(self) -> dict[str, int]:
         """How many parameters each target served at the last step, as `{"cpu": 12}`."""
         counts: dict[str, int] = {}
-        for engine in self._kept[0].engines if self._kept else ():
+        kept = [self._kept, *(self._in_backward.kept.values() if self._in_backward is not None else ())]
+        for engine in [engine for steps in kept for engine in (steps[0].engines if steps else ())]:
             counts[engine.target] = counts.get(engine.target, 0) + len(engine.bucket.members)
         return counts
 
@@ -418,35 +481,8 @@ class Optimizer(torch.optim.Optimizer):
                 if shared.name not in group:
                     group[shared.name] = self._shared_start(shared, group)
             place_lr(type(self).__name__, group)
+        if "_handle" not in self.__dict__:
+            self._handle = make_handle(self)
         enlist(self)
-        self._kept = ()
-
-
-def _as_list(name: str, params: Any) -> list[Any]:
-    wanted = f"{name}: params is an iterable of tensors or param groups"
-    if isinstance(params, Tensor):
-        raise TypeError(f"{wanted}, not a single tensor; write [param]")
-    if isinstance(params, Mapping | str | bytes):
-        raise TypeError(f"{wanted}, not a {type(params).__name__}; write a list")
-    try:
-        result = list(params)
-    except TypeError:
-        raise TypeError(f"{wanted}, not {params!r}") from None
-    if not result:
-        raise ValueError(f"{name}: params is an empty list; pass model.parameters()")
-    return result
-
-
-def _unnamed(name: str, params: Any) -> dict[str, list[Any]]:
-    """A group's parameters as a list, and their names if it has any: not every torch takes named parameters apart."""
-    if isinstance(params, Tensor):
-        return {"params": [params]}
-    if isinstance(params, set | str) or not hasattr(params, "__iter__"):
-        raise TypeError(f"{name}: params of a group is a list of tensors, not a {type(params).__name__}")
-    members = list(params)
-    named = [isinstance(member, tuple) and len(member) == 2 for member in members]
-    if not any(named):
-        return {"params": members}
-    if not all(named):
-        raise ValueError(f"{name}: either all parameters have names or none; number {named.index(False)} has none")
-    return {"params": [param for _, param in members], "param_names": [label for label, _ in members]}
+        self._forget()
+        attach(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,69 @@ class Bucket:
 
 class StaleError(Exception):
     """What an engine was built for has changed since: it must be built anew. Nothing has been computed yet."""
+
+
+def as_list(name: str, params: Any) -> list[Any]:
+    """What an optimizer is given to train, as a list.
+
+    Raises:
+        TypeError: for what is no iterable, and for single tensors and dicts.
+        ValueError: if it is empty.
+    """
+    wanted = f"{name}: params is an iterable of tensors or param groups"
+    if isinstance(params, Tensor):
+        raise TypeError(f"{wanted}, not a single tensor; write [param]")
+    if isinstance(params, Mapping | str | bytes):
+        raise TypeError(f"{wanted}, not a {type(params).__name__}; write a list")
+    try:
+        result = list(params)
+    except TypeError:
+        raise TypeError(f"{wanted}, not {params!r}") from None
+    if not result:
+        raise ValueError(f"{name}: params is an empty list; pass model.parameters()")
+    return result
+
+
+def unnamed(name: str, params: Any) -> dict[str, list[Any]]:
+    """A group's parameters as a list, and their names if it has any: not every torch takes named parameters apart.
+
+    Raises:
+        TypeError: for what has no order.
+        ValueError: if some have names and others have none.
+    """
+    if isinstance(params, Tensor):
+        return {"params": [params]}
+    if isinstance(params, set | str) or not hasattr(params, "__iter__"):
+        raise TypeError(f"{name}: params of a group is a list of tensors, not a {type(params).__name__}")
+    members = list(params)
+    named = [isinstance(member, tuple) and len(member) == 2 for member in members]
+    if not any(named):
+        return {"params": members}
+    if not all(named):
+        raise ValueError(f"{name}: either all parameters have names or none; number {named.index(False)} has none")
+    return {"params": [param for _, param in members], "param_names": [label for label, _ in members]}
+
+
+def check_names(name: str, given: Any, group: Mapping[str, Any]) -> None:
+    """Raise for `param_names` of a group that are not the names of its parameters.
+
+    Args:
+        given: As the user gave them; None if not at all.
+        group: With `params` as a list, and the names that came with them.
+
+    Raises:
+        TypeError: for what is no list of strings.
+        ValueError: if there are more or fewer than parameters, or others than came with these.
+    """
+    if given is None:
+        return
+    if not isinstance(given, list | tuple) or not all(isinstance(label, str) for label in given):
+        raise TypeError(f"{name}: param_names is a list of strings, not {given!r}")
+    if len(given) != len(group["params"]):
+        raise ValueError(f"{name}: a group has {len(given)} param_names for {len(group['params'])} parameters")
+    for label, other in zip(group["param_names"], given, strict=True):
+        if label != other:
+            raise ValueError(f"{name}: a parameter is named {label!r} and, in param_names, {other!r}; give one of them")
 
 
 def check_parameter(name: str, param: Any) -> None:

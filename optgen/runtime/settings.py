@@ -14,6 +14,7 @@ from torch import Tensor
 from optgen.runtime.rule import Hyperparameter, Option, Rule
 
 TARGETS = (None, "cuda", "cpu", "torch")
+SCHEDULED = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 SETTINGS_OF_ARGS = ("optim_bits", "min_8bit_size", "percentile_clipping", "block_wise", "max_unorm", "skip_zeros")
 
 
@@ -78,6 +79,17 @@ def _numbers(value: Any) -> tuple[float | None, ...] | None:
 
 def _joined(parts: tuple[float | None, ...]) -> str:
     return str(parts[0]) if len(parts) == 1 else str(parts)
+
+
+def unscheduled(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a group to be looked at for what contradicts itself.
+
+    A schedule of torch keeps numbers of its own in a group, and one may have the name of a setting, as `max_lr` of
+    OneCycleLR: that is nothing which the user has given without effect.
+    """
+    if "initial_lr" not in settings:
+        return dict(settings)
+    return {**settings, **{key: defaults[key] for key in SCHEDULED if key in defaults}}
 
 
 def read_args(name: str, args: object, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ KERNELS = 3  # of each family and compiled target in CI
 # Settings of shared.yaml that the matrix leaves alone, and why.
 ELSEWHERE = {
     "capturable": "acts on recorded steps of a GPU alone: tests/runtime/test_capturable.py, tests/cuda/test_gpu.py",
+    "fused_backward": "acts in backward, which the matrix has none of: tests/runtime/test_fused_backward.py",
 }
 # Tests have small parameters, so that the usual least size is none.
 SMALL = {"min_8bit_size": (0, 4096)}

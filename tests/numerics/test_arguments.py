@@ -60,6 +60,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "t0": (2.0, 1.0),
     "target": ("torch", "cpu"),
     "capturable": (False, True),
+    "fused_backward": (False, True),
     "codec": ("auto", "fp8"),
     "block_size": (0, 64),
     "rounding": ("nearest", "kahan"),
@@ -124,7 +125,9 @@ def result(name: str, settings: dict[str, Any], argument: str, in_8_bits: bool) 
     for t in range(1, 8):
         set_grads([param], [gradient(t, argument)])
         opt.step()
-    return {"param": param.detach(), "engines": opt.engines(), **opt.state[param]}
+    param.grad = None
+    param.sum().backward()
+    return {"param": param.detach(), "freed": param.grad is None, "engines": opt.engines(), **opt.state[param]}
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:

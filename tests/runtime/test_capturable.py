@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from optgen.runtime import capture
 from optgen.runtime.capture import check_capture, place_lr
-from optgen.runtime.engines import _raw
+from optgen.runtime.engines import raw_settings
 from optgen.runtime.settings import checked
 from runtime.training import make_params, same, saved, snapshot, train
 
@@ -275,9 +275,8 @@ def test_tensors_on_a_device_are_the_same_by_identity() -> None:
     opt = AdamW(make_params())
     first, second = number_on_a_device(), number_on_a_device()
     group = opt.param_groups[0]
-    rows = [
-        _raw(opt, {**group, "lr": lr}) for lr in (first, first, second, 0.1, torch.tensor(0.1, dtype=torch.float64))
-    ]
+    rates = (first, first, second, 0.1, torch.tensor(0.1, dtype=torch.float64))
+    rows = [raw_settings(opt, {**group, "lr": lr}) for lr in rates]
     assert rows[0] == rows[1]
     assert rows[0] != rows[2]
     assert rows[0] != rows[3]

@@ -1,0 +1,341 @@
+"""torch.compile over training steps: the results of the step without it, bit for bit, and no break but torch's own.
+
+"aot_eager" hands operators copies of what they change and brings them back, "inductor" hands them the real tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from catalogue import optimizer_class
+from torch import Tensor, nn
+
+from runtime.training import same, snapshot
+
+dynamo = pytest.importorskip("torch._dynamo")
+from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
+
+# What torch says of itself while it compiles.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
+STEPS = 4
+CLASSES: dict[str, dict[str, Any]] = {
+    "AdamW": {"lr": 0.01, "weight_decay": 0.1},
+    "AdamW8bit": {"lr": 0.01, "min_8bit_size": 256},
+    "LAMB": {"lr": 0.01, "max_grad_norm": 0.5},
+    "Prodigy": {},
+    "AdamWScheduleFree": {"lr": 0.01},
+}
+HOST = ("Prodigy", "AdamWScheduleFree")  # with states of a group, which a graph cannot hold
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    dynamo.reset()
+    dynamo.utils.counters.clear()
+    yield
+    dynamo.reset()
+
+
+class Run:
+    """A small model, its optimizer, and everything that a function to be compiled needs."""
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        torch.manual_seed(3)
+        self.model = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 4))
+        self.params = list(self.model.parameters())
+        self.data = torch.randn(8, 16)
+        self.optimizer: Any = optimizer_class(name)(self.params, **{**CLASSES.get(name, {}), **settings})
+        if hasattr(self.optimizer, "train"):
+            self.optimizer.train()
+
+    def loss(self) -> Tensor:
+        result: Tensor = self.model(self.data).square().mean()
+        return result
+
+    def backward(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss().backward()
+
+    def found(self) -> dict[str, Any]:
+        return snapshot(self.optimizer, self.params)
+
+
+def breaks() -> list[str]:
+    """What graphs were broken at."""
+    return [reason for reason, count in dynamo.utils.counters["graph_break"].items() for _ in range(count)]
+
+
+def own_breaks() -> list[str]:
+    """Those among them that are not torch's own."""
+    return [reason for reason in breaks() if "zero_grad" not in reason and "backward()" not in reason]
+
+
+def compared(
+    name: str, make: Callable[[Run], Callable[[], Any]], backend: Any = "aot_eager", fullgraph: bool = False, **own: Any
+) -> tuple[list[Any], list[Any]]:
+    """What a function returns step by step, and what is there in the end: without torch.compile, and with it."""
+    results = []
+    for compiled in (False, True):
+        run = Run(name, **{key: value.clone() if isinstance(value, Tensor) else value for key, value in own.items()})
+        function = make(run)
+        if compiled:
+            function = torch.compile(function, backend=backend, fullgraph=fullgraph)
+        results.append([*[function() for _ in range(STEPS)], run.found()])
+    return results[0], results[1]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_forward_backward_and_step_in_one_function(name: str, target: str) -> None:
+    def make(run: Run) -> Callable[[], Any]:
+        def train() -> Tensor:
+            run.optimizer.zero_grad()
+            loss = run.loss()
+            loss.backward()
+            run.optimizer.step()
+            return loss.detach()
+
+        return train
+
+    assert same(*compared(name, make, target=target))
+    assert all("torch.compiler.disable" in reason for reason in own_breaks())
+    assert bool(own_breaks()) == (name in HOST)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.float64], ids=str)
+def test_a_step_is_one_operator_for_every_lr(dtype: torch.dtype | None) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    results = []
+    for compiled in (False, True):
+        run = Run("AdamW", lr=0.01 if dtype is None else torch.tensor(0.01, dtype=dtype))
+
+        def advance(run: Run = run) -> None:
+            run.optimizer.step()
+
+        step = torch.compile(advance, backend=counter, fullgraph=True) if compiled else advance
+        for _ in range(STEPS):
+            run.backward()
+            step()
+            for group in run.optimizer.param_groups:  # as a scheduler does
+                group["lr"] = group["lr"] * 0.5 if dtype is None else group["lr"].mul_(0.5)
+        results.append(run.found())
+    assert same(*results)
+    assert counter.frame_count == (2 if dtype is torch.float64 else 1)  # torch starts again with float64 scalars
+    calls = [str(node.target) for node in counter.graphs[-1].graph.nodes if node.op == "call_function"]
+    assert [call for call in calls if "grad" not in call] == ["optgen.step.default"]
+
+
+def test_the_step_itself_from_the_first_one_on(target: str) -> None:
+    results = []
+    for compiled in (False, True):
+        run = Run("AdamW8bit", target=target)
+        step = run.optimizer.step
+        if compiled:
+            step = torch.compile(step, backend="aot_eager", fullgraph=True)
+        for _ in range(STEPS):
+            run.backward()
+            step()
+        results.append(run.found())
+    assert same(*results)
+
+
+def test_what_the_function_changes_before_the_step_is_seen(target: str) -> None:
+    """A graph applies what it changes in Python's objects when it has run: too late for a step in its midst."""
+
+    def make(run: Run) -> Callable[[], Any]:
+        def train() -> None:
+            run.backward()
+            for group in run.optimizer.param_groups:
+                group["lr"] = group["lr"] * 0.5
+            run.optimizer.step()
+
+        return train
+
+    plain, compiled = compared("AdamW", make, target=target)
+    assert plain[-1]["groups"][0]["lr"] == 0.01 * 0.5**STEPS
+    assert same(plain, compiled)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_tensors_that_the_graph_changes_around_the_step(backend: str) -> None:
+    """Gradients clipped and lr changed in place before, parameters and states read after: in one graph."""
+    lr = torch.tensor(0.01)  # float32: torch 2.13 itself loses changes in place of a float64 scalar of the CPU
+
+    def make(run: Run) -> Callable[[], Any]:
+        group = run.optimizer.param_groups[0]
+
+        def step() -> tuple[Tensor, Tensor, Tensor]:
+            before = run.params[0].detach() * 2
+            for param in run.params:
+                param.grad.mul_(0.5)
+            group["lr"].mul_(0.5)
+            run.optimizer.step()
+            return before, run.params[0].detach() * 2, run.optimizer.state[run.params[0]]["exp_avg"] * 2
+
+        return step
+
+    results = []
+    for compiled in (False, True):
+        run = Run("AdamW", lr=lr.clone())
+        step = make(run)
+        if compiled:
+            step = torch.compile(step, backend=backend, fullgraph=True)
+        run.backward()
+        run.optimizer.step()
+        seen: list[Any] = []
+        for _ in range(STEPS):
+            run.backward()
+            seen.append(step())
+        results.append([seen, run.found()])
+    assert same(*results)
+    assert not breaks()
+
+
+def test_backward_within_the_graph() -> None:
+    """Where torch traces backward too, gradients are there in the graph alone: `param.grad` has those of before."""
+    if not hasattr(dynamo.config, "trace_autograd_ops"):
+        pytest.skip("this torch does not trace backward")
+
+    results = []
+    for compiled in (False, True):
+        run = Run("AdamW")
+
+        def train(run: Run = run) -> Tensor:
+            loss = run.loss()
+            for param, grad in zip(run.params, torch.autograd.grad(loss, run.params), strict=True):
+                param.grad = grad
+            run.optimizer.step()
+            return loss.detach()
+
+        run.backward()
+        run.optimizer.step()
+        with dynamo.config.patch(trace_autograd_ops=True):
+            function = torch.compile(train, backend="aot_eager", fullgraph=True) if compiled else train
+            results.append([*[function() for _ in range(STEPS)], run.found()])
+    assert same(*results)
+
+
+def test_fused_backward(target: str) -> None:
+    """Hooks of autograd are called while the function runs, and what they do is not traced."""
+
+    def make(run: Run) -> Callable[[], Any]:
+        def train() -> Tensor:
+            loss = run.loss()
+            loss.backward()
+            run.optimizer.step()
+            return loss.detach()
+
+        return train
+
+    assert same(*compared("AdamW", make, target=target, fused_backward=True))
+    assert all("torch.compiler.disable" in reason for reason in own_breaks())
+
+
+def test_closures_and_methods(target: str) -> None:
+    def make(run: Run) -> Callable[[], Any]:
+        def closure() -> Tensor:
+            run.optimizer.zero_grad()
+            loss = run.loss()
+            loss.backward()
+            return loss.detach()
+
+        def train() -> Tensor:
+            run.optimizer.train()
+            loss = run.optimizer.step(closure).detach()
+            run.optimizer.eval()
+            return loss
+
+        return train
+
+    assert same(*compared("AdamWScheduleFree", make, target=target))
+    assert all("torch.compiler.disable" in reason for reason in own_breaks())
+
+
+def test_hooks_of_steps_are_called() -> None:
+    def make(run: Run) -> Callable[[], Any]:
+        calls: list[str] = []
+        run.optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+        run.optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+
+        def train() -> list[str]:
+            run.backward()
+            run.optimizer.step()
+            return list(calls)
+
+        return train
+
+    plain, compiled = compared("AdamW", make)
+    assert plain[-2] == ["before", "after"] * STEPS
+    assert same(plain, compiled)
+
+
+def test_a_bad_gradient_is_refused_as_ever(target: str) -> None:
+    run = Run("AdamW", target=target)
+    step = torch.compile(lambda: run.optimizer.step(), backend="aot_eager")
+    run.backward()
+    step()
+    before = run.found()
+    run.backward()
+    run.optimizer.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match="Invalid learning rate"):
+        step()
+    run.optimizer.param_groups[0]["lr"] = before["groups"][0]["lr"]
+    assert same(run.found(), before)
+    step()
+    assert float(run.optimizer.state[run.params[0]]["step"]) == 2.0
+
+
+def test_several_optimizers_through_one_function() -> None:
+    """A graph has the handle of its optimizer in it: another optimizer has another graph."""
+
+    def advance(optimizer: Any) -> None:
+        optimizer.step()
+
+    compiled = torch.compile(advance, backend="aot_eager", fullgraph=True)
+    results = []
+    for function in (advance, compiled):
+        runs = [Run("AdamW", lr=lr) for lr in (0.01, 0.5, 0.1, 0.2)]
+        for _ in range(3):
+            for run in runs:
+                run.backward()
+                function(run.optimizer)
+        results.append([run.found() for run in runs])
+    assert same(*results)
+    assert not same(results[0][0], results[0][1])
+
+
+def test_the_operator_is_registered_as_torch_asks() -> None:
+    """torch's own check: the schema says what is changed, the fake implementation agrees, and graphs can hold it."""
+    from optgen.runtime.graph_step import step_operator
+
+    run = Run("AdamW", lr=torch.tensor(0.01))
+    run.backward()
+    run.optimizer.step()
+    params = [param.detach().clone() for param in run.params]
+    states = [value.clone() for param in run.params for value in run.optimizer.state[param].values()]
+    grads = [param.grad.clone() for param in run.params if param.grad is not None]
+    before = run.found()
+    settings = [torch.tensor(0.5)]
+    arguments = (params, states, grads, settings, list(range(len(params))), "0.lr", run.optimizer._handle)
+    torch.library.opcheck(step_operator, arguments)
+    assert same(run.found(), before), "copies were stepped, not the optimizer's own"
+    step_operator(*arguments)
+    assert same(run.found(), before)
+    run.optimizer.param_groups[0]["lr"].fill_(0.5)
+    run.optimizer.step()
+    assert same([param.detach() for param in run.params], params)
+    assert same([value for entry in run.optimizer.state.values() for value in entry.values()], states)
+
+
+def test_a_cuda_graph_leaves_it_out() -> None:
+    tag = getattr(torch.Tag, "cudagraph_unsafe", None)
+    if tag is None:
+        pytest.skip("this torch has no such tag")
+    import optgen.runtime.graph_step  # noqa: F401
+
+    assert tag in torch.ops.optgen.step.default.tags

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import converge
 import converge_tasks
 from converge_results import Outcome, markdown, outcomes, save_picture
-from converge_runs import Run, Wanted, evaluated_steps, key_of, rate_at, read, train
+from converge_runs import Run, Wanted, evaluated_steps, key_of, rate_at, read, steps_of, train
 
 from optgen.bench.driving import bits_of, families, representative
 
@@ -29,7 +29,7 @@ TRAINED = ("adam", "lars")  # in full, on the small images; the text is trained 
 def wanted(task: str, family: str, bits: int, seed: int = 0, steps: int | None = None) -> Wanted:
     made = representative(RULES[family], bits)
     assert made is not None
-    return Wanted(task, family, made.__name__, bits, seed, steps or converge_tasks.TASKS[task].steps)
+    return Wanted(task, family, made.__name__, bits, seed, steps or steps_of(task, family))
 
 
 @pytest.mark.slow

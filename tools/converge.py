@@ -30,7 +30,7 @@ for folder in (ROOT, ROOT / "generated"):
 
 from converge_rates import RATES  # noqa: E402
 from converge_results import COLUMNS, RIGHT, Outcome, markdown, outcomes, rows, save_picture  # noqa: E402
-from converge_runs import Run, Wanted, key_of, read, train  # noqa: E402
+from converge_runs import Run, Wanted, key_of, read, steps_of, train  # noqa: E402
 from converge_tasks import TASKS  # noqa: E402
 
 from optgen.bench.driving import families, representative  # noqa: E402
@@ -57,7 +57,7 @@ def all_wanted(given: argparse.Namespace) -> tuple[list[Wanted], list[str]]:
                 absent.append(f"{family}: no class takes {bits} bits")
                 continue
             wanted += [
-                Wanted(task, family, made.__name__, bits, seed, given.steps or TASKS[task].steps, lr, PACKAGE)
+                Wanted(task, family, made.__name__, bits, seed, given.steps or steps_of(task, family), lr, PACKAGE)
                 for task in given.tasks
                 for seed in given.seeds
                 for lr in given.rates or (None,)

@@ -18,15 +18,24 @@ class Training:
         lr: By task; None leaves the class's own default.
         settings: Other arguments, given to classes that take them.
         decayed: Whether the rate warms up and then falls. A rule that sets its own rate, or has none, goes without.
+        longer: By task, how many times the task's steps a rule takes that is slower to halve its loss.
     """
 
     lr: Mapping[str, float | None]
     settings: Mapping[str, Any] = field(default_factory=dict)
     decayed: bool = True
+    longer: Mapping[str, int] = field(default_factory=dict)
 
 
-def _both(text: float | None, digits: float | None, *, decayed: bool = True, **settings: Any) -> Training:
-    return Training({"text": text, "digits": digits}, settings, decayed)
+def _both(
+    text: float | None,
+    digits: float | None,
+    *,
+    decayed: bool = True,
+    longer: Mapping[str, int] | None = None,
+    **settings: Any,
+) -> Training:
+    return Training({"text": text, "digits": digits}, settings, decayed, longer or {})
 
 
 DEFAULT = _both(2e-3, 1e-3)
@@ -37,7 +46,7 @@ RATES: Mapping[str, Training] = {
     "adagrad": _both(2e-2, 1e-2),
     "adam": _both(2e-3, 1e-3),
     "adamax": _both(4e-3, 2e-3),
-    "adan": _both(1e-2, 2e-3),
+    "adan": _both(6e-3, 2e-3, longer={"text": 2}),
     "ademamix": _both(2e-3, 1e-3),
     "adopt": _both(2e-3, 1e-3),
     "asgd": _both(2.0, 1.0, max_grad_norm=0.5),  # 2.0 without clipping does not train the text model
@@ -47,16 +56,16 @@ RATES: Mapping[str, Training] = {
     # value of the paper's own experiments.
     "lamb": _both(2e-2, 1e-2, block_wise=True, eps=1e-6),
     "lars": _both(1.0, 0.5, momentum=0.9, block_wise=True),
-    "lion": _both(1e-3, 1e-3),
+    "lion": _both(4e-4, 4e-4, longer={"text": 2}),
     "mars": _both(3e-3, 1e-3),
     "nadam": _both(2e-3, 1e-3),
-    "prodigy": _both(0.3, 1.0),
+    "prodigy": _both(0.1, 1.0),
     "radam": _both(5e-3, 1e-2),
     "rmsprop": _both(1e-3, 5e-4),
     "rprop": _both(1e-3, 1e-3, decayed=False, step_sizes=(1e-6, 1e-2)),
-    "schedule_free_adamw": _both(5e-3, 2e-3, decayed=False, warmup_steps=20),
+    "schedule_free_adamw": _both(3e-3, 2e-3, decayed=False, warmup_steps=20),
     "schedule_free_radam": _both(5e-3, 6e-3, decayed=False),
-    "schedule_free_sgd": _both(1.0, 0.5, decayed=False, warmup_steps=20),
+    "schedule_free_sgd": _both(0.5, 0.5, decayed=False, warmup_steps=20),
     "sgd": _both(0.1, 0.02, momentum=0.9),
     "sophia_g": _both(1e-3, 5e-4, bs=512),
     "stable_adamw": _both(2e-3, 1e-3),

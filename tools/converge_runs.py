@@ -102,6 +102,11 @@ def key_of(wanted: Wanted) -> str:
     return f"{wanted} {code_of(wanted.family, wanted.package)} torch {torch.__version__}"
 
 
+def steps_of(task: str, family: str) -> int:
+    """How many steps a rule takes on a task, if nothing else is asked for."""
+    return TASKS[task].steps * training(family).longer.get(task, 1)
+
+
 def evaluated_steps(steps: int) -> list[int]:
     """The steps after which the loss counts."""
     first = steps * (1 - LAST_SHARE)

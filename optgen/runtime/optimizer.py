@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optgen.runtime.capture import check_capture, is_capturing, place_lr
 from optgen.runtime.checkpoints import adopt_entry, adopt_group, misfits, misshapen, stored_anew
-from optgen.runtime.engines import Prepared, prepare
+from optgen.runtime.engines import Prepared, agreed, prepare
 from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.loans import wait_for_host
@@ -231,7 +231,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if group.get("capturable"):
                 place_lr(name, group)
-        inputs = read_inputs(self, self.rule.inputs) if declared.grads else NO_INPUTS
+        inputs = agreed(self, read_inputs(self, self.rule.inputs), self._kept) if declared.grads else NO_INPUTS
         try:
             prepared, settings = self._begin(block, inputs)
         except StaleError:
@@ -251,6 +251,8 @@ class Optimizer(torch.optim.Optimizer):
             running = [engine for engine in prepared.engines if item.live(engine.bucket.flags)]
             for engine in running:
                 engine.run(declared, index)
+            if prepared.reducer is not None:
+                prepared.reducer.reduce(block, declared, item, running)
             new = prepared.sums(declared, item, running)
             if new:
                 sums = {**sums, **new}
@@ -274,6 +276,8 @@ class Optimizer(torch.optim.Optimizer):
             prepared.replaced = False
             self._kept = (prepared, *others)[:KEPT_STEPS]
         settings = prepared.settings(inputs.values)
+        if prepared.sharded:
+            grads = prepared.own_gradients(grads)
         for engine in prepared.engines:
             members = engine.bucket.members
             own = [grads[m.position] for m in members] if grads else []

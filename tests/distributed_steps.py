@@ -1,9 +1,9 @@
 """What the processes of tests/distributed compute: run as a script, one process a rank.
 
-    python distributed_steps.py SCENARIOS FOLDER RANK WORLD
+    python distributed_steps.py MODULES FOLDER RANK WORLD
 
-SCENARIOS is a module with a dict `SCENARIOS` of functions that take a `World`; each returns numbers or raises. Process 0
-writes what came of each into FOLDER/results.json.
+MODULES, separated by commas, have a dict `SCENARIOS` each: for a number of processes, functions that take a `World` and
+return a number or raise. Process 0 writes what came of each into FOLDER/results.json.
 """
 
 from __future__ import annotations
@@ -104,15 +104,20 @@ def train_parts(
     return [whole(param) for param in params], optimizer
 
 
-def main(scenarios: str, folder: str, rank: str, world: str) -> None:
+def main(modules: str, folder: str, rank: str, world: str) -> None:
     """Run every scenario; one that fails on any process has failed."""
     torch.set_num_threads(1)
+    scenarios = [
+        (f"{module}: {name}", scenario)
+        for module in modules.split(",")
+        for name, scenario in importlib.import_module(module).SCENARIOS.get(int(world), {}).items()
+    ]
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=int(rank), world_size=int(world), timeout=TIMEOUT
     )
     here = World(int(rank), int(world), Path(folder))
-    results: dict[str, Any] = {}
-    for name, scenario in importlib.import_module(scenarios).SCENARIOS[here.size].items():
+    results: dict[str, Any] = {name: {"error": "the processes ended before it"} for name, _ in scenarios}
+    for name, scenario in scenarios:
         begun = time.monotonic()
         try:
             own = {"value": scenario(here)}

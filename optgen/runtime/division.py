@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from optgen.codecs import WHOLE_TENSOR
 from optgen.runtime.parameters import Member
 from optgen.runtime.parts import Part
-from optgen.runtime.rule import Block
+from optgen.runtime.rule import Block, Rule
+from optgen.runtime.states import scale_key, stored_codec
 
 
 def part_target(name: str, block: Block, member: Member, target: str) -> str:
@@ -102,6 +103,24 @@ def _tensor_results(block: Block, member: Member) -> list[str]:
         for partial in item.partials
         if partial.name not in summed and partial.live(member.flags)
     ]
+
+
+def check_one_scale(name: str, rule: Rule, member: Member) -> None:
+    """Raise for a stored state that would have to get one scale for the tensor: no process alone can find it.
+
+    Raises:
+        ValueError: naming the state.
+    """
+    for state, codec in zip(rule.element_states, member.codecs, strict=True):
+        codes = member.entry.get(state.name)
+        if codec.block != WHOLE_TENSOR or codes is None:
+            continue
+        present = stored_codec(state, codes, member.entry.get(scale_key(state.name)), member.param.shape, codec)
+        if present != codec:
+            raise ValueError(
+                f"{name}: state {state.name!r} is stored as {present}, and of a parameter that is divided among "
+                f"processes it cannot be brought to {codec}; take block_wise=True"
+            )
 
 
 def check_partition(name: str, block: Block, members: Sequence[Member]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optgen.runtime.capture import check_warm
-from optgen.runtime.division import check_partition, part_target
+from optgen.runtime.division import check_one_scale, check_partition, part_target
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
 from optgen.runtime.loans import asks_for_paging
@@ -318,6 +318,8 @@ class _Preparer:
             grad = local_gradient(member.whole, self.grads[member.position])
         view = View(self.rule, member, 0.0, grad)
         placement = engine.placement(member)
+        if member.part is not None and member.part.divisions:
+            check_one_scale(self.name, self.rule, member)
         return member, settle_states(
             self.rule,
             member.param,

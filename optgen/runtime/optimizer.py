@@ -17,10 +17,12 @@ from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.loans import wait_for_host
 from optgen.runtime.parameters import StaleError, check_parameter, check_twice
+from optgen.runtime.parts import is_dtensor, local_tensor
 from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import check_agreement, check_fixed, checked, lock_bits, read_args, refuse_unknown
+from optgen.runtime.sharded_checkpoints import places_in, with_own_parts, with_saved_parts
 from optgen.runtime.states import entry_bytes, paged_bytes
-from optgen.runtime.storage import check_rounding, check_storage, settle_bits
+from optgen.runtime.storage import check_rounding, check_storage, choose_codecs, settle_bits
 from optgen.runtime.targets import find_pager
 
 # What param groups may hold beside settings: torch's own keys and those of its learning rate schedulers.
@@ -328,9 +330,15 @@ class Optimizer(torch.optim.Optimizer):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch has it. Where paged states lie in pinned memory, this waits until the host can read them."""
+        """As torch has it. Where paged states lie in pinned memory, this waits until the host can read them.
+
+        States of DTensor parameters are DTensors, for torch.distributed.checkpoint; sharded_states.py tells their form.
+        """
         self._wait_for_host()
-        return super().state_dict()
+        saved = super().state_dict()
+        if any(is_dtensor(param) for param in self.state):
+            return with_saved_parts(self, saved)
+        return saved
 
     def __getstate__(self) -> dict[str, Any]:
         self._wait_for_host()
@@ -377,10 +385,12 @@ class Optimizer(torch.optim.Optimizer):
         name = type(self).__name__
         found = misshapen(self.param_groups, saved)
         if not found:
-            params = [p for group in self.param_groups for p in group["params"]]
-            keys = [key for group in saved["param_groups"] for key in group["params"]]
-            for number, (key, param) in enumerate(zip(keys, params, strict=True)):
-                found += misfits(self.rule, f"parameter {number}", param, saved["state"].get(key, {}))
+            places = places_in(self, saved["param_groups"])
+            saved, found = with_own_parts(self, places, saved)
+            for number, place in enumerate(places if not found else ()):
+                codecs = place.codecs if place.part is not None else ()
+                entry = saved["state"].get(place.key, {})
+                found += misfits(self.rule, f"parameter {number}", place.own, entry, place.lines, codecs)
         if found:
             raise ValueError(f"{name}: this checkpoint does not fit: " + "; ".join(found))
         groups = []
@@ -401,7 +411,8 @@ class Optimizer(torch.optim.Optimizer):
             overrides = group.get("overrides", {})
             for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
                 settings = {**self.defaults, **group, **overrides.get(index, {})}
-                found |= stored_anew(self.rule, settings, param, saved["state"].get(key, {}))
+                codecs = choose_codecs(self.rule, settings, param.numel())
+                found |= stored_anew(self.rule, codecs, local_tensor(param), saved["state"].get(key, {}))
         for before, after in sorted(found):
             warnings.warn(
                 f"{type(self).__name__}: this checkpoint stores states as {before}; from the next step on they are "

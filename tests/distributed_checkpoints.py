@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import distribute_tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 STEPS = 2  # of each run
 
@@ -37,6 +37,7 @@ CASES: dict[str, tuple[str, dict[str, Any], list[tuple[int, ...]], bool]] = {
     "4 bits": ("AdamW", {"optim_bits": 4, "min_8bit_size": 0}, FITTING, True),
     "8 bits, uneven": ("AdamW8bit", {"min_8bit_size": 0}, UNEVEN, False),
     "4 bits, uneven": ("AdamW", {"optim_bits": 4, "min_8bit_size": 0}, UNEVEN, False),
+    "8 bits, columns": ("AdamW8bit", {"min_8bit_size": 0}, [(10, 70), (3, 50), (6, 4, 5, 3)], False),
     "one scale": ("LAMB8bit", {"min_8bit_size": 0, "block_wise": False}, UNEVEN, True),
     "rows and columns": (
         "Adafactor",
@@ -58,7 +59,12 @@ class Model(nn.Module):
 def _begin(world: World, case: str) -> tuple[Model, Any]:
     name, settings, shapes, _ = CASES[case]
     model = Model(starts(shapes))
-    fully_shard(model, mesh=world.mesh())
+    if "columns" in case and "rows" not in case:
+        for i, value in enumerate(model.values):
+            divided = distribute_tensor(value.detach(), world.mesh(), [Shard(value.dim() - 1)])
+            model.values[i] = nn.Parameter(divided)
+    else:
+        fully_shard(model, mesh=world.mesh())
     return model, getattr(optgen_optim, name)(model.parameters(), **settings)
 
 

@@ -208,7 +208,7 @@ SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
         "engines refuse": refusals,
     },
     4: {
-        **_cases("", ddp),
+        **_cases("lamb", ddp),
         **_cases("lamb adafactor", zero),
         **_cases("", fsdp2),
         **_cases("lamb adafactor", fsdp2, mesh=(2, 2)),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from optgen.codecs import WHOLE_TENSOR
 from optgen.runtime.parameters import Member
 from optgen.runtime.parts import Part
-from optgen.runtime.rule import Block, Rule
+from optgen.runtime.rule import Block, Flags, Rule
 from optgen.runtime.states import scale_key, stored_codec
 
 
@@ -103,6 +103,11 @@ def _tensor_results(block: Block, member: Member) -> list[str]:
         for partial in item.partials
         if partial.name not in summed and partial.live(member.flags)
     ]
+
+
+def reduces(block: Block, flags: Flags) -> bool:
+    """Whether a block reduces anything of a parameter."""
+    return any(item.live(flags) and any(partial.live(flags) for partial in item.partials) for item in block.passes)
 
 
 def check_one_scale(name: str, rule: Rule, member: Member) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optgen.runtime.capture import check_warm
-from optgen.runtime.division import check_one_scale, check_partition, part_target
+from optgen.runtime.division import check_one_scale, check_partition, part_target, reduces
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
 from optgen.runtime.loans import asks_for_paging
@@ -273,6 +273,7 @@ class _Preparer:
         self.name = type(optimizer).__name__
         self.params, self.grads, self.seen, self.inputs = params, grads, seen, inputs
         self.parts: Mapping[int, Part] = {}
+        self.reduces = False  # anything of a parameter that is divided among processes
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
         self.known_rows: dict[tuple[Any, ...], int] = {}
         self.targets: dict[tuple[torch.device, str | None], str] = {}
@@ -281,10 +282,12 @@ class _Preparer:
         for param, grad in zip(self.params, self.grads, strict=False):
             check_gradient(self.name, grad, param)
         check_agreement(self.name, self.rule, self.optimizer.param_groups)
-        self.parts = find_parts(self.name, self.params)
+        everything = [param for group in self.optimizer.param_groups for param in group["params"]]
+        self.parts = find_parts(self.name, everything)
         members = self._members()
         check_partition(self.name, self.rule.blocks[self.block], members)
-        reducer = Reducer(member.part for member in members if member.part is not None)
+        on_host = all(param.device.type == "cpu" for param in everything)
+        reducer = Reducer(self.parts.values(), members, checks=self.reduces and on_host)
         buckets: dict[tuple[Any, ...], Bucket] = {}
         for member in members:
             self._bucket(buckets, member)
@@ -334,26 +337,39 @@ class _Preparer:
 
     def _members(self) -> list[Member]:
         active = {id(param): position for position, param in enumerate(self.params)}
+        block = self.rule.blocks[self.block]
         result: list[Member] = []
         before = 0
         for number, group in enumerate(self.optimizer.param_groups):
             overrides = group.get("overrides", {})
             for index, param in enumerate(group["params"]):
-                if id(param) not in active:
+                part = self.parts.get(id(param))
+                place = active.get(id(param))
+                if place is None and part is None:
                     continue
                 override = overrides.get(index, {})
                 settings = {**group, **override, **self.inputs.values}
-                own, part = local_tensor(param), self.parts.get(id(param))
                 shape = param.shape if part is None else part.shape
                 codecs = choose_codecs(self.rule, settings, shape.numel())
                 flags = flags_of(self.rule, settings, shape, index, tensorwise(self.rule, codecs))
-                entry = self.optimizer.state.get(param, {})
-                row = self._row(number, group, override)
-                rounding = choose_rounding(settings, param)
-                place = active[id(param)]
-                number = before + index
+                self.reduces = self.reduces or (part is not None and bool(part.divisions) and reduces(block, flags))
+                if place is None:
+                    continue
                 result.append(
-                    Member(own, param, place, index, row, settings, entry, flags, codecs, number, rounding, part)
+                    Member(
+                        param=local_tensor(param),
+                        whole=param,
+                        position=place,
+                        index=index,
+                        row=self._row(number, group, override),
+                        settings=settings,
+                        entry=self.optimizer.state.get(param, {}),
+                        flags=flags,
+                        codecs=codecs,
+                        number=before + index,
+                        rounding=choose_rounding(settings, param),
+                        part=part,
+                    )
                 )
             before += len(group["params"])
         return result

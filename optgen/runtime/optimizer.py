@@ -241,6 +241,8 @@ class Optimizer(torch.optim.Optimizer):
             prepared, settings = self._begin(block, inputs)
         except SkippedStepError:
             return
+        if prepared.reducer is not None:
+            prepared.reducer.check()
         if not prepared.members and declared.grads:
             return
         if is_capturing():

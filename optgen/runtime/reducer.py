@@ -43,7 +43,6 @@ class Reducing(Protocol):
 class Item:
     """Some results of an engine's pass: how to get and to give them."""
 
-    label: str
     get: Callable[[], Tensor]
     give: Callable[[Tensor], None]
 
@@ -52,22 +51,40 @@ class Reducer:
     """What reduces the results of a step's parameters.
 
     Attributes:
-        groups: The process groups that any parameter is divided over, in the order of the parameters.
+        groups: The process groups that any parameter of the optimizer is divided over, in the order of the parameters.
+        mark: A number that tells which parameters the step has, and what is asked of them.
+        checks: Whether processes tell each other that number first. Those with GPUs do not: they would have to wait.
     """
 
-    def __init__(self, parts: Iterable[Part]) -> None:
+    def __init__(self, parts: Iterable[Part], members: Sequence[Member] = (), checks: bool = False) -> None:
+        asked = [(m.number, tuple(m.flags), *map(str, m.codecs)) for m in members if m.part is not None]
+        self.mark = float(zlib.crc32(repr(asked).encode()))
+        self.checks = checks
         self.groups: list[Any] = []
         for part in parts:
             for division in part.divisions:
                 if all(division.group is not other for other in self.groups):
                     self.groups.append(division.group)
 
-    def reduce(self, name: str, block: Block, item: Pass, running: Sequence[Reducing]) -> None:
-        """Reduce all that a pass has made.
+    def check(self) -> None:
+        """Look whether all processes take the same step: what they add up would have other sizes, or other meanings.
 
         Raises:
-            RuntimeError: if the processes do not take the same step.
+            RuntimeError: on all of them, if they do not.
         """
+        import torch.distributed as dist
+
+        for group in self.groups if self.checks else ():
+            marks = torch.tensor([self.mark, -self.mark], dtype=torch.float64, device="cpu")
+            dist.all_reduce(marks, dist.ReduceOp.MAX, group=group)
+            if float(marks[0]) != -float(marks[1]):
+                raise RuntimeError(
+                    "processes that have parts of the same tensors took different steps: give all of them gradients "
+                    "for the same parameters, and the same settings. No parameter has changed"
+                )
+
+    def reduce(self, name: str, block: Block, item: Pass, running: Sequence[Reducing]) -> None:
+        """Reduce all that a pass has made."""
         if not item.partials:
             return
         for group in self.groups:
@@ -86,10 +103,10 @@ class Reducer:
             if partial.op != op or not partial.live(engine.bucket.flags):
                 continue
             if partial.over == "tensor":
-                yield _numbers(engine, block, partial.name, divided, [members[i].number for i in divided])
+                yield _numbers(engine, block, partial.name, divided)
                 continue
             for i in lines:
-                yield _lines(engine, name, partial, i, members[i].number)
+                yield _lines(engine, name, partial, i)
 
     def agree(self, found_inf: Tensor) -> Tensor:
         """Whether any process has found an Inf or NaN: a step is skipped by all or none."""
@@ -109,7 +126,7 @@ def _is_over(member: Member, group: Any, lines: bool = False) -> bool:
     return any(d.group is group and (not lines or part.cuts_lines(d)) for d in part.divisions)
 
 
-def _numbers(engine: Reducing, block: Block, name: str, divided: Sequence[int], numbers: Sequence[int]) -> Item:
+def _numbers(engine: Reducing, block: Block, name: str, divided: Sequence[int]) -> Item:
     def give(values: Tensor) -> None:
         every = engine.partial(block, name).clone()
         every[torch.tensor(divided, device=every.device)] = values
@@ -119,34 +136,21 @@ def _numbers(engine: Reducing, block: Block, name: str, divided: Sequence[int], 
         every = engine.partial(block, name)
         return every[torch.tensor(divided, device=every.device)]
 
-    return Item(f"{name}{numbers}", get, give)
+    return Item(get, give)
 
 
-def _lines(engine: Reducing, name: str, partial: Partial, index: int, number: int) -> Item:
+def _lines(engine: Reducing, name: str, partial: Partial, index: int) -> Item:
     return Item(
-        f"{partial.name}{number}",
         lambda: engine.partial_lines(name, partial, index),
         lambda values: engine.complete_lines(name, partial, index, values),
     )
 
 
 def _all_reduce(items: Sequence[Item], group: Any, op: str) -> None:
-    """Reduce results, and among the sums a number that tells whether all processes mean the same ones."""
     import torch.distributed as dist
 
     parts = [item.get().reshape(-1) for item in items]
-    sizes = [part.numel() for part in parts]
-    if op == "max":
-        buffer = torch.cat(parts)
-        dist.all_reduce(buffer, dist.ReduceOp.MAX, group=group)
-    else:
-        mark = float(zlib.crc32(repr([(item.label, n) for item, n in zip(items, sizes, strict=True)]).encode()))
-        buffer = torch.cat([*parts, parts[0].new_tensor([mark])])
-        dist.all_reduce(buffer, group=group)
-        if buffer.device.type == "cpu" and float(buffer[-1]) != mark * dist.get_world_size(group):
-            raise RuntimeError(
-                "processes that have parts of the same tensors took different steps: give all of them gradients for "
-                "the same parameters, and the same settings. No parameter has changed in this step"
-            )
-    for item, values in zip(items, torch.split(buffer, [*sizes, *([1] if op == "sum" else [])]), strict=False):
+    buffer = torch.cat(parts)
+    dist.all_reduce(buffer, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM, group=group)
+    for item, values in zip(items, torch.split(buffer, [part.numel() for part in parts]), strict=True):
         item.give(values)

@@ -72,7 +72,7 @@ def _saved_elements(state: State, codec: Codec, part: Part, codes: Tensor, scale
     name, shape = state.name, part.shape
     if scales is None:
         return {name: _placed(codes, part, shape)}
-    if part.start is None and (codec.block != WHOLE_TENSOR or codec.packed > 1):
+    if not _by_rows(part) and (codec.block != WHOLE_TENSOR or codec.packed > 1):
         return {values_key(name): _placed(decode(codec, codes, scales, state.signed, part.own), part, shape)}
     rows, size = part.own[0], shape[1:].numel()
     result = {name: _placed(codes, part, shape)} if codec.packed == 1 else {}
@@ -90,6 +90,12 @@ def _saved_elements(state: State, codec: Codec, part: Part, codes: Tensor, scale
         begins = torch.stack([first % codec.block, torch.full_like(first, codec.block)], dim=1).to(torch.int32)
         result[blocks_key(name)] = _placed(begins, part, torch.Size((shape[0], 2)))
     return result
+
+
+def _by_rows(part: Part) -> bool:
+    """Whether rows of the first dimension are what placements divide, among one process or many."""
+    assert part.placed is not None
+    return part.offset is not None and all(getattr(placement, "dim", 0) == 0 for placement in part.placed[1])
 
 
 def piece_count(size: int, block: int) -> int:
@@ -146,7 +152,7 @@ def own_form(
         result[COMPENSATION] = _own(saved[COMPENSATION], part)
     for state, codec in zip(rule.element_states, codecs, strict=True):
         if isinstance(saved.get(values_key(state.name)), Tensor):
-            result[state.name] = _own(saved[values_key(state.name)], part)
+            result.update(_stored_anew(state, codec, part, "fp32", _own(saved[values_key(state.name)], part)))
         elif isinstance(saved.get(state.name), Tensor):
             result.update(_own_elements(state, codec, part, saved))
     for state in rule.tensor_states:
@@ -207,15 +213,19 @@ def _own_elements(state: State, wanted: Codec, part: Part, saved: Mapping[str, A
     present, own, absmax, values = form
     if absmax is not None and present == wanted:
         return {name: own, scale_key(name): absmax}
-    if wanted.block == WHOLE_TENSOR and part.divisions:
-        raise ValueError(f"{name} is stored as {present}, which no process alone can bring to {wanted}")
     if values is None:
         values = decode(present, own, absmax, state.signed, part.own)
+    return _stored_anew(state, wanted, part, str(present), values)
+
+
+def _stored_anew(state: State, wanted: Codec, part: Part, present: str, values: Tensor) -> dict[str, Tensor]:
+    if wanted.block == WHOLE_TENSOR and part.divisions:
+        raise ValueError(f"{state.name} is stored as {present}, which no process alone can bring to {wanted}")
     if not wanted.scaled:
-        return {name: values}
-    again, absmax = encode(wanted, values, state.signed)
+        return {state.name: values}
+    codes, absmax = encode(wanted, values, state.signed)
     assert absmax is not None
-    return {name: again, scale_key(name): absmax}
+    return {state.name: codes, scale_key(state.name): absmax}
 
 
 # A codec, codes and scales of a part; the scales are missing, and values given, where blocks lie elsewhere.

@@ -9,7 +9,7 @@ from typing import Any
 import optgen_optim
 import torch
 import torch.distributed as dist
-from distributed_scenarios import CLASSES, furthest, maker
+from distributed_scenarios import CLASSES, equal, furthest, maker
 from distributed_steps import World, train_plain, whole
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -140,6 +140,24 @@ def fsdp1(world: World, case: str, target: str) -> float:
     return furthest(found, train_plain(make, begin, seen), begin, STEPS)
 
 
+def fsdp1_at_random(world: World, target: str) -> None:
+    """Stochastic rounding of flat stretches: an element draws what it draws in one process."""
+    make = maker("adamw", target=target, rounding="stochastic", seed=3)
+    model = FSDP(net().bfloat16(), use_orig_params=True, device_id=torch.device("cpu"))
+    optimizer = make(model.parameters())
+    seen = []
+    for step in range(STEPS):
+        model(torch.ones(2, 6, dtype=torch.bfloat16) * (step + 1)).sum().backward()
+        with FSDP.summon_full_params(model, with_grads=True):
+            seen.append([param.grad.clone() for param in model.parameters()])
+        optimizer.step()
+        optimizer.zero_grad()
+    with FSDP.summon_full_params(model):
+        found = [param.detach().clone() for param in model.parameters()]
+    wanted = train_plain(make, [param.detach() for param in net().bfloat16().parameters()], seen)
+    equal(found, wanted)
+
+
 def fsdp1_flat(world: World) -> float:
     """FullyShardedDataParallel with flat parameters: rules of elements, and sums over all parameters."""
     make = maker("adamw", max_grad_norm=0.1)
@@ -205,6 +223,8 @@ SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
         **_cases("", tensor_parallel),
         **_cases("adamw adamw_clipped lamb lars stable_adamw", fsdp1, ("cpu", "torch")),
         "fsdp1_flat": fsdp1_flat,
+        "fsdp1_at_random, cpu": partial(fsdp1_at_random, target="cpu"),
+        "fsdp1_at_random, torch": partial(fsdp1_at_random, target="torch"),
         "engines refuse": refusals,
     },
     4: {

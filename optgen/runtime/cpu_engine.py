@@ -34,7 +34,9 @@ class CpuEngine(KernelEngine):
 
     def __init__(self, rule: Rule, bucket: Bucket, compiler: Compiler) -> None:
         super().__init__(rule, bucket)
-        self.library = shared_library(rule.source, defines(rule, bucket), compiler)
+        parts = bool(self.arrays) and any(member.part is not None for member in self.members)
+        macros = {**defines(rule, bucket), "OPTGEN_PARTS": "1"} if parts else defines(rule, bucket)
+        self.library = shared_library(rule.source, macros, compiler)
         self.functions: dict[str, Callable[[Any], None]] = {}
         for block in rule.blocks.values():
             for item in block.passes:
@@ -57,7 +59,7 @@ class CpuEngine(KernelEngine):
             arrays=self.array_memory.data_ptr(),
         )
         self.wide = torch.empty(0, dtype=torch.float64, device="cpu")
-        if any(member.part is not None for member in self.members):
+        if parts:
             self.wide = torch.empty(self.array_memory.numel(), dtype=torch.float64, device="cpu")
             self.call.wide = self.wide.data_ptr()
         self.reference = ctypes.addressof(self.call)

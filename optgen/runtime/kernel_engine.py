@@ -141,8 +141,11 @@ class KernelEngine:
             for a in block.arrays
             if a.live(self.bucket.flags)
         }
-        self.array_memory = torch.empty(sum(sizes.values()), dtype=torch.float32, device=self.bucket.device)
-        return dict(zip(sizes, torch.split(self.array_memory, list(sizes.values())), strict=True))
+        # Arrays that lie a multiple of 4096 bytes apart stand in each other's way in caches.
+        apart = [-(-size // 16) * 16 + 16 for size in sizes.values()]
+        self.array_memory = torch.empty(sum(apart), dtype=torch.float32, device=self.bucket.device)
+        pieces = zip(sizes.items(), torch.split(self.array_memory, apart), strict=True)
+        return {key: piece[:size] for (key, size), piece in pieces}
 
     def _length(self, kind: str, member: Member) -> int:
         layout = member.layout()

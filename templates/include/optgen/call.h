@@ -53,7 +53,7 @@ struct Call {
   char* scratch;               // tensors x the pass's scalars
   const float* found_inf;      // not 0: this step is skipped; null where the host has decided
   const float* arrays;         // the first of all numbers of rows, columns and matrices
-  double* wide;                // as many numbers: sums of rows and columns before they are rounded; null: nobody asks
+  double* wide;                // as many numbers, of parts: sums of rows and columns before they are rounded
 };
 
 struct Chunk {

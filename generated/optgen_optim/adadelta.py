@@ -15,7 +15,7 @@ from torch import Tensor
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Block, Hyperparameter, Option, Partial, Pass, Rule, Settings, State, always
 
 
 class AdadeltaFlags(NamedTuple):
@@ -205,7 +205,13 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
+                Pass(
+                    "step_reduce_0",
+                    lambda f: f.max_grad_norm_above_0,
+                    reductions=("tensor_1",),
+                    scalars=1,
+                    partials=(Partial("tensor_1", "tensor", "sum", always),),
+                ),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
@@ -215,6 +221,7 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8",),
                     scalars=2,
+                    partials=(Partial("squares_grad_8", "tensor", "sum", always),),
                 ),
                 Pass(
                     "step_reduce_2",
@@ -229,6 +236,20 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8", "sum_reduced_1"),
                     scalars=7,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+                        ),
+                    ),
                 ),
                 Pass(
                     "step_reduce_3",
@@ -249,6 +270,40 @@ RULE = Rule(
                         "acc_delta_largest",
                     ),
                     scalars=8,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.acc_delta_tensorwise
+                                and not f.cautious
+                                and not f.max_unorm_above_0
+                                and not f.square_avg_tensorwise
+                                and not f.trust_ratio_is_lamb
+                            ),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb,
+                        ),
+                        Partial(
+                            "squares_param",
+                            "tensor",
+                            "sum",
+                            lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb,
+                        ),
+                        Partial(
+                            "squares_update_3",
+                            "tensor",
+                            "sum",
+                            lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb,
+                        ),
+                        Partial("square_avg_largest", "tensor", "max", lambda f: f.square_avg_tensorwise),
+                        Partial("acc_delta_largest", "tensor", "max", lambda f: f.acc_delta_tensorwise),
+                    ),
                 ),
                 Pass("step_apply", always, scalars=13),
             ),

@@ -240,7 +240,7 @@ void step_reduce_2_chunk(
       const Segment segment = segment_at<cautious && max_unorm_above_0 && ndim_from_2>(t, at, begin, n);
       double row_sum_squared_1 = 0.0;
       double* const col_sum_squared_1_at =
-          lines.col(0) + (segment.matrix - lines.first_matrix) * lines.cols + segment.col - segment.begin;
+          lines.col(0) + (segment.matrix - lines.first_matrix) * lines.cols + segment.place - segment.begin;
 #pragma omp simd reduction(+ : squares_grad_8, row_sum_squared_1)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
@@ -267,7 +267,7 @@ void step_reduce_2_chunk(
         if (cautious && max_unorm_above_0 && ndim_from_2) col_sum_squared_1_at[i] += double(squared_1);
       }
       if (cautious && max_unorm_above_0 && ndim_from_2)
-        lines.row(0)[segment.row - lines.first_row] += row_sum_squared_1;
+        lines.row(0)[segment.line - lines.first_row] += row_sum_squared_1;
       begin = segment.end;
     }
   }
@@ -393,7 +393,7 @@ void step_reduce_3_chunk(
           : nullptr;
       double row_sum_squared_1 = 0.0;
       double* const col_sum_squared_1_at =
-          lines.col(0) + (segment.matrix - lines.first_matrix) * lines.cols + segment.col - segment.begin;
+          lines.col(0) + (segment.matrix - lines.first_matrix) * lines.cols + segment.place - segment.begin;
 #pragma omp simd reduction(+ : squares_grad_8, squares_param, row_sum_squared_1, squares_direction_3)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param = cautious && max_unorm_above_0 && scale_parameter ? load(param_at[i]) : 0.0f;
@@ -439,7 +439,7 @@ void step_reduce_3_chunk(
       }
       if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
           || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
-        lines.row(0)[segment.row - lines.first_row] += row_sum_squared_1;
+        lines.row(0)[segment.line - lines.first_row] += row_sum_squared_1;
       begin = segment.end;
     }
   }
@@ -611,7 +611,7 @@ void step_reduce_4_chunk(
           : nullptr;
       double row_sum_squared_1 = 0.0;
       double* const col_sum_squared_1_at =
-          lines.col(0) + (segment.matrix - lines.first_matrix) * lines.cols + segment.col - segment.begin;
+          lines.col(0) + (segment.matrix - lines.first_matrix) * lines.cols + segment.place - segment.begin;
 #pragma omp simd reduction(+ : squares_grad_8, squares_param, row_sum_squared_1, squares_direction_3, sum_reduced_1)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param = scale_parameter
@@ -673,7 +673,7 @@ void step_reduce_4_chunk(
         if (cautious && max_unorm_above_0) sum_reduced_1 += double(reduced_1);
       }
       if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
-        lines.row(0)[segment.row - lines.first_row] += row_sum_squared_1;
+        lines.row(0)[segment.line - lines.first_row] += row_sum_squared_1;
       begin = segment.end;
     }
   }
@@ -1090,7 +1090,7 @@ void step_apply_chunk(
   Tile<GradCodec> grad_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<ExpAvgCodec> exp_avg_tile;
-  param_tile.draws(draw_of(t));
+  param_tile.draws(draw_of(t), t.at(START));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);

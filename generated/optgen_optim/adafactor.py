@@ -17,7 +17,7 @@ from torch import Tensor
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Array, Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Array, Block, Hyperparameter, Option, Partial, Pass, Rule, Settings, State, always
 
 
 class AdafactorFlags(NamedTuple):
@@ -234,12 +234,19 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
+                Pass(
+                    "step_reduce_0",
+                    lambda f: f.max_grad_norm_above_0,
+                    reductions=("tensor_1",),
+                    scalars=1,
+                    partials=(Partial("tensor_1", "tensor", "sum", always),),
+                ),
                 Pass(
                     "step_reduce_1",
                     lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2 and f.percentile_clipping_below_100,
                     reductions=("squares_grad_8",),
                     scalars=2,
+                    partials=(Partial("squares_grad_8", "tensor", "sum", always),),
                 ),
                 Pass(
                     "step_reduce_2",
@@ -256,6 +263,26 @@ RULE = Rule(
                     rows=1,
                     cols=1,
                     scalars=4,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: not f.cautious or not f.max_unorm_above_0 or not f.ndim_from_2,
+                        ),
+                        Partial(
+                            "row_sum_squared_1",
+                            "row",
+                            "sum",
+                            lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2,
+                        ),
+                        Partial(
+                            "col_sum_squared_1",
+                            "col",
+                            "sum",
+                            lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2,
+                        ),
+                    ),
                 ),
                 Pass(
                     "step_reduce_3",
@@ -273,6 +300,52 @@ RULE = Rule(
                     rows=1,
                     cols=1,
                     scalars=6,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                (not f.cautious and not f.ndim_from_2)
+                                or (not f.max_unorm_above_0 and not f.ndim_from_2)
+                                or (not f.beta1_given and not f.cautious and not f.max_unorm_above_0)
+                                or (not f.cautious and not f.exp_avg_tensorwise and not f.max_unorm_above_0)
+                            ),
+                        ),
+                        Partial(
+                            "squares_param",
+                            "tensor",
+                            "sum",
+                            lambda f: f.cautious and f.max_unorm_above_0 and f.scale_parameter,
+                        ),
+                        Partial(
+                            "row_sum_squared_1",
+                            "row",
+                            "sum",
+                            lambda f: (
+                                f.ndim_from_2
+                                and (
+                                    (not f.cautious and f.max_unorm_above_0)
+                                    or (f.cautious and not f.max_unorm_above_0)
+                                    or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0)
+                                )
+                            ),
+                        ),
+                        Partial(
+                            "col_sum_squared_1",
+                            "col",
+                            "sum",
+                            lambda f: (
+                                f.ndim_from_2
+                                and (
+                                    (not f.cautious and f.max_unorm_above_0)
+                                    or (f.cautious and not f.max_unorm_above_0)
+                                    or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0)
+                                )
+                            ),
+                        ),
+                        Partial("squares_direction_3", "tensor", "sum", lambda f: f.cautious and f.max_unorm_above_0),
+                    ),
                 ),
                 Pass(
                     "step_reduce_4",
@@ -287,6 +360,65 @@ RULE = Rule(
                     rows=1,
                     cols=1,
                     scalars=10,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                and not f.max_unorm_above_0
+                                and not f.ndim_from_2
+                                and (not f.beta1_given or not f.exp_avg_tensorwise)
+                            ),
+                        ),
+                        Partial(
+                            "squares_param",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                f.scale_parameter
+                                and (
+                                    (not f.cautious and f.max_unorm_above_0)
+                                    or (f.cautious and not f.max_unorm_above_0)
+                                    or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0)
+                                )
+                            ),
+                        ),
+                        Partial(
+                            "row_sum_squared_1",
+                            "row",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                and not f.max_unorm_above_0
+                                and f.ndim_from_2
+                                and (not f.beta1_given or not f.exp_avg_tensorwise)
+                            ),
+                        ),
+                        Partial(
+                            "col_sum_squared_1",
+                            "col",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                and not f.max_unorm_above_0
+                                and f.ndim_from_2
+                                and (not f.beta1_given or not f.exp_avg_tensorwise)
+                            ),
+                        ),
+                        Partial(
+                            "squares_direction_3",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                (not f.cautious and f.max_unorm_above_0)
+                                or (f.cautious and not f.max_unorm_above_0)
+                                or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0)
+                            ),
+                        ),
+                        Partial("sum_reduced_1", "tensor", "sum", lambda f: f.cautious and f.max_unorm_above_0),
+                    ),
                 ),
                 Pass(
                     "step_reduce_5",
@@ -300,6 +432,47 @@ RULE = Rule(
                         "exp_avg_largest",
                     ),
                     scalars=11,
+                    partials=(
+                        Partial(
+                            "squares_param",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                (f.max_unorm_above_0 and not f.scale_parameter)
+                                or (
+                                    not f.beta1_given
+                                    and not f.cautious
+                                    and not f.max_unorm_above_0
+                                    and f.scale_parameter
+                                )
+                                or (
+                                    not f.cautious
+                                    and not f.exp_avg_tensorwise
+                                    and not f.max_unorm_above_0
+                                    and f.scale_parameter
+                                )
+                            ),
+                        ),
+                        Partial(
+                            "squares_direction_3",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                and not f.max_unorm_above_0
+                                and (not f.beta1_given or not f.exp_avg_tensorwise)
+                            ),
+                        ),
+                        Partial("sum_reduced_1", "tensor", "sum", lambda f: f.cautious and not f.max_unorm_above_0),
+                        Partial("squares_update_3", "tensor", "sum", lambda f: f.max_unorm_above_0),
+                        Partial(
+                            "exp_avg_sq_largest",
+                            "tensor",
+                            "max",
+                            lambda f: f.exp_avg_sq_tensorwise and not f.ndim_from_2,
+                        ),
+                        Partial("exp_avg_largest", "tensor", "max", lambda f: f.beta1_given and f.exp_avg_tensorwise),
+                    ),
                 ),
                 Pass("step_apply", always, scalars=15),
             ),

@@ -238,7 +238,7 @@ def step_reduce_3(t: View) -> Results:
         # col_factor = rsqrt(exp_avg_sq_col)
         col_factor_1 = m.rsqrt(exp_avg_sq_col_1)
         # direction = grad * row_factor * col_factor
-        direction_1 = grad_10 * row_factor_1 * col_factor_1
+        direction_1 = grad_10 * t.own_rows(row_factor_1) * t.own_cols(col_factor_1)
     if f.cautious and f.max_unorm_above_0 and not f.ndim_from_2:
         # exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
         exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1
@@ -379,7 +379,7 @@ def step_reduce_4(t: View) -> Results:
         # col_factor = rsqrt(exp_avg_sq_col)
         col_factor_1 = m.rsqrt(exp_avg_sq_col_1)
         # direction = grad * row_factor * col_factor
-        direction_1 = grad_10 * row_factor_1 * col_factor_1
+        direction_1 = grad_10 * t.own_rows(row_factor_1) * t.own_cols(col_factor_1)
     if not f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise)):
         # exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
         exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1
@@ -543,7 +543,7 @@ def step_reduce_5(t: View) -> Results:
         # col_factor = rsqrt(exp_avg_sq_col)
         col_factor_1 = m.rsqrt(exp_avg_sq_col_1)
         # direction = grad * row_factor * col_factor
-        direction_1 = grad_10 * row_factor_1 * col_factor_1
+        direction_1 = grad_10 * t.own_rows(row_factor_1) * t.own_cols(col_factor_1)
     if not f.ndim_from_2 and (not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0):
         # exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
         exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1
@@ -702,7 +702,7 @@ def step_apply(t: View) -> Results:
         # col_factor = rsqrt(exp_avg_sq_col)
         col_factor_1 = m.rsqrt(exp_avg_sq_col_1)
         # direction = grad * row_factor * col_factor
-        direction_1 = grad_10 * row_factor_1 * col_factor_1
+        direction_1 = grad_10 * t.own_rows(row_factor_1) * t.own_cols(col_factor_1)
     if not f.ndim_from_2:
         # exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
         exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Block, Hyperparameter, Option, Partial, Pass, Rule, Settings, State, always
 
 
 class AnyprecisionAdamwFlags(NamedTuple):
@@ -232,7 +232,13 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
+                Pass(
+                    "step_reduce_0",
+                    lambda f: f.max_grad_norm_above_0,
+                    reductions=("tensor_1",),
+                    scalars=1,
+                    partials=(Partial("tensor_1", "tensor", "sum", always),),
+                ),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
@@ -244,6 +250,7 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8",),
                     scalars=2,
+                    partials=(Partial("squares_grad_8", "tensor", "sum", always),),
                 ),
                 Pass(
                     "step_reduce_2",
@@ -275,6 +282,30 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8", "sum_reduced_1"),
                     scalars=10,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                or not f.compensation_tensorwise
+                                or not f.use_kahan_summation
+                                or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+                            ),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                f.cautious
+                                and f.compensation_tensorwise
+                                and f.use_kahan_summation
+                                and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                            ),
+                        ),
+                    ),
                 ),
                 Pass(
                     "step_reduce_3",
@@ -293,6 +324,64 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8", "sum_reduced_1", "squares_param", "squares_update_3"),
                     scalars=11,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                (not f.cautious and not f.compensation_tensorwise)
+                                or (not f.cautious and not f.use_kahan_summation)
+                                or (not f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+                                or (
+                                    not f.compensation_tensorwise
+                                    and not f.max_unorm_above_0
+                                    and not f.trust_ratio_is_lamb
+                                )
+                                or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb and not f.use_kahan_summation)
+                            ),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                f.cautious
+                                and (
+                                    (not f.compensation_tensorwise and f.max_unorm_above_0)
+                                    or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
+                                    or (f.max_unorm_above_0 and not f.use_kahan_summation)
+                                    or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+                                    or (
+                                        f.compensation_tensorwise
+                                        and not f.max_unorm_above_0
+                                        and not f.trust_ratio_is_lamb
+                                        and f.use_kahan_summation
+                                    )
+                                )
+                            ),
+                        ),
+                        Partial(
+                            "squares_param",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                f.compensation_tensorwise
+                                and f.use_kahan_summation
+                                and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                            ),
+                        ),
+                        Partial(
+                            "squares_update_3",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                f.compensation_tensorwise
+                                and f.use_kahan_summation
+                                and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                            ),
+                        ),
+                    ),
                 ),
                 Pass(
                     "step_reduce_4",
@@ -315,6 +404,62 @@ RULE = Rule(
                         "compensation_largest",
                     ),
                     scalars=15,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                and not f.exp_avg_sq_tensorwise
+                                and not f.exp_avg_tensorwise
+                                and not f.max_unorm_above_0
+                                and not f.trust_ratio_is_lamb
+                                and (not f.compensation_tensorwise or not f.use_kahan_summation)
+                            ),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                f.cautious
+                                and not f.max_unorm_above_0
+                                and not f.trust_ratio_is_lamb
+                                and (not f.compensation_tensorwise or not f.use_kahan_summation)
+                            ),
+                        ),
+                        Partial(
+                            "squares_param",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                (not f.compensation_tensorwise and f.max_unorm_above_0)
+                                or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
+                                or (f.max_unorm_above_0 and not f.use_kahan_summation)
+                                or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+                            ),
+                        ),
+                        Partial(
+                            "squares_update_3",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                (not f.compensation_tensorwise and f.max_unorm_above_0)
+                                or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
+                                or (f.max_unorm_above_0 and not f.use_kahan_summation)
+                                or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+                            ),
+                        ),
+                        Partial("exp_avg_largest", "tensor", "max", lambda f: f.exp_avg_tensorwise),
+                        Partial("exp_avg_sq_largest", "tensor", "max", lambda f: f.exp_avg_sq_tensorwise),
+                        Partial(
+                            "compensation_largest",
+                            "tensor",
+                            "max",
+                            lambda f: f.compensation_tensorwise and f.use_kahan_summation,
+                        ),
+                    ),
                 ),
                 Pass("step_apply", always, scalars=18),
             ),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Block, Hyperparameter, Option, Partial, Pass, Rule, Settings, State, always
 
 
 class GrokadamwFlags(NamedTuple):
@@ -309,7 +309,13 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
+                Pass(
+                    "step_reduce_0",
+                    lambda f: f.max_grad_norm_above_0,
+                    reductions=("tensor_1",),
+                    scalars=1,
+                    partials=(Partial("tensor_1", "tensor", "sum", always),),
+                ),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
@@ -320,6 +326,7 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8",),
                     scalars=2,
+                    partials=(Partial("squares_grad_8", "tensor", "sum", always),),
                 ),
                 Pass(
                     "step_reduce_2",
@@ -337,6 +344,28 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8", "squares_grad_10"),
                     scalars=3,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                or not f.gradient_clipping_above_0
+                                or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+                            ),
+                        ),
+                        Partial(
+                            "squares_grad_10",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                f.cautious
+                                and f.gradient_clipping_above_0
+                                and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                            ),
+                        ),
+                    ),
                 ),
                 Pass(
                     "step_reduce_3",
@@ -359,6 +388,55 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8", "squares_grad_10", "sum_reduced_1"),
                     scalars=13,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                (not f.cautious and not f.gradient_clipping_above_0)
+                                or (
+                                    not f.gradient_clipping_above_0
+                                    and not f.max_unorm_above_0
+                                    and not f.trust_ratio_is_lamb
+                                )
+                                or (
+                                    not f.cautious
+                                    and not f.exp_avg_sq_tensorwise
+                                    and not f.exp_avg_tensorwise
+                                    and not f.grok_ema_tensorwise
+                                    and not f.max_unorm_above_0
+                                    and not f.trust_ratio_is_lamb
+                                )
+                            ),
+                        ),
+                        Partial(
+                            "squares_grad_10",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                f.gradient_clipping_above_0
+                                and (
+                                    (not f.cautious and f.max_unorm_above_0)
+                                    or (not f.cautious and f.trust_ratio_is_lamb)
+                                    or (f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+                                    or (
+                                        f.exp_avg_sq_tensorwise
+                                        and not f.max_unorm_above_0
+                                        and not f.trust_ratio_is_lamb
+                                    )
+                                    or (f.exp_avg_tensorwise and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+                                    or (f.grok_ema_tensorwise and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+                                )
+                            ),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+                        ),
+                    ),
                 ),
                 Pass(
                     "step_reduce_4",
@@ -383,6 +461,57 @@ RULE = Rule(
                         "grok_ema_largest",
                     ),
                     scalars=14,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                and not f.exp_avg_sq_tensorwise
+                                and not f.exp_avg_tensorwise
+                                and not f.gradient_clipping_above_0
+                                and not f.grok_ema_tensorwise
+                                and not f.max_unorm_above_0
+                                and not f.trust_ratio_is_lamb
+                            ),
+                        ),
+                        Partial(
+                            "squares_grad_10",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                and not f.exp_avg_sq_tensorwise
+                                and not f.exp_avg_tensorwise
+                                and f.gradient_clipping_above_0
+                                and not f.grok_ema_tensorwise
+                                and not f.max_unorm_above_0
+                                and not f.trust_ratio_is_lamb
+                            ),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb,
+                        ),
+                        Partial(
+                            "squares_param",
+                            "tensor",
+                            "sum",
+                            lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb,
+                        ),
+                        Partial(
+                            "squares_update_3",
+                            "tensor",
+                            "sum",
+                            lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb,
+                        ),
+                        Partial("exp_avg_largest", "tensor", "max", lambda f: f.exp_avg_tensorwise),
+                        Partial("exp_avg_sq_largest", "tensor", "max", lambda f: f.exp_avg_sq_tensorwise),
+                        Partial("grok_ema_largest", "tensor", "max", lambda f: f.grok_ema_tensorwise),
+                    ),
                 ),
                 Pass("step_apply", always, scalars=21),
             ),
@@ -421,6 +550,7 @@ RULE = Rule(
             ),
             sums=(("global_sum_tensor_1", "sum", "tensor_1"),),
             grads=True,
+            counts=True,
         ),
     },
 )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Block, Hyperparameter, Option, Partial, Pass, Rule, Settings, State, always
 
 
 class MarsFlags(NamedTuple):
@@ -274,7 +274,13 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
+                Pass(
+                    "step_reduce_0",
+                    lambda f: f.max_grad_norm_above_0,
+                    reductions=("tensor_1",),
+                    scalars=1,
+                    partials=(Partial("tensor_1", "tensor", "sum", always),),
+                ),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
@@ -289,6 +295,7 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8",),
                     scalars=2,
+                    partials=(Partial("squares_grad_8", "tensor", "sum", always),),
                 ),
                 Pass(
                     "step_reduce_2",
@@ -312,6 +319,32 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8", "squares_corrected_1"),
                     scalars=5,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+                                or (not f.ndim_from_2 and not f.optimize_1d)
+                            ),
+                        ),
+                        Partial(
+                            "squares_corrected_1",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                f.cautious
+                                and (
+                                    (f.max_unorm_above_0 and f.ndim_from_2)
+                                    or (f.max_unorm_above_0 and f.optimize_1d)
+                                    or (f.ndim_from_2 and f.trust_ratio_is_lamb)
+                                    or (f.optimize_1d and f.trust_ratio_is_lamb)
+                                )
+                            ),
+                        ),
+                    ),
                 ),
                 Pass(
                     "step_reduce_3",
@@ -338,6 +371,82 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8", "squares_corrected_1", "sum_reduced_1"),
                     scalars=19,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                (not f.cautious and not f.ndim_from_2 and not f.optimize_1d)
+                                or (
+                                    not f.max_unorm_above_0
+                                    and not f.ndim_from_2
+                                    and not f.optimize_1d
+                                    and not f.trust_ratio_is_lamb
+                                )
+                                or (
+                                    not f.cautious
+                                    and not f.exp_avg_sq_tensorwise
+                                    and not f.exp_avg_tensorwise
+                                    and not f.max_unorm_above_0
+                                    and not f.trust_ratio_is_lamb
+                                )
+                            ),
+                        ),
+                        Partial(
+                            "squares_corrected_1",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                (not f.cautious and f.max_unorm_above_0 and f.ndim_from_2)
+                                or (not f.cautious and f.max_unorm_above_0 and f.optimize_1d)
+                                or (not f.cautious and f.ndim_from_2 and f.trust_ratio_is_lamb)
+                                or (not f.cautious and f.optimize_1d and f.trust_ratio_is_lamb)
+                                or (
+                                    f.cautious
+                                    and not f.max_unorm_above_0
+                                    and f.ndim_from_2
+                                    and not f.trust_ratio_is_lamb
+                                )
+                                or (
+                                    f.cautious
+                                    and not f.max_unorm_above_0
+                                    and f.optimize_1d
+                                    and not f.trust_ratio_is_lamb
+                                )
+                                or (
+                                    f.exp_avg_sq_tensorwise
+                                    and not f.max_unorm_above_0
+                                    and f.ndim_from_2
+                                    and not f.trust_ratio_is_lamb
+                                )
+                                or (
+                                    f.exp_avg_sq_tensorwise
+                                    and not f.max_unorm_above_0
+                                    and f.optimize_1d
+                                    and not f.trust_ratio_is_lamb
+                                )
+                                or (
+                                    f.exp_avg_tensorwise
+                                    and not f.max_unorm_above_0
+                                    and f.ndim_from_2
+                                    and not f.trust_ratio_is_lamb
+                                )
+                                or (
+                                    f.exp_avg_tensorwise
+                                    and not f.max_unorm_above_0
+                                    and f.optimize_1d
+                                    and not f.trust_ratio_is_lamb
+                                )
+                            ),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+                        ),
+                    ),
                 ),
                 Pass(
                     "step_reduce_4",
@@ -362,6 +471,61 @@ RULE = Rule(
                         "last_grad_largest",
                     ),
                     scalars=20,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                and not f.exp_avg_sq_tensorwise
+                                and not f.exp_avg_tensorwise
+                                and not f.max_unorm_above_0
+                                and not f.ndim_from_2
+                                and not f.optimize_1d
+                                and not f.trust_ratio_is_lamb
+                            ),
+                        ),
+                        Partial(
+                            "squares_corrected_1",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                and not f.exp_avg_sq_tensorwise
+                                and not f.exp_avg_tensorwise
+                                and not f.max_unorm_above_0
+                                and not f.trust_ratio_is_lamb
+                                and (f.ndim_from_2 or f.optimize_1d)
+                            ),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb,
+                        ),
+                        Partial(
+                            "squares_param",
+                            "tensor",
+                            "sum",
+                            lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb,
+                        ),
+                        Partial(
+                            "squares_update_5",
+                            "tensor",
+                            "sum",
+                            lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb,
+                        ),
+                        Partial("exp_avg_largest", "tensor", "max", lambda f: f.exp_avg_tensorwise),
+                        Partial("exp_avg_sq_largest", "tensor", "max", lambda f: f.exp_avg_sq_tensorwise),
+                        Partial(
+                            "last_grad_largest",
+                            "tensor",
+                            "max",
+                            lambda f: f.last_grad_tensorwise and (f.ndim_from_2 or f.optimize_1d),
+                        ),
+                    ),
                 ),
                 Pass("step_apply", always, scalars=27),
             ),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Block, Hyperparameter, Option, Partial, Pass, Rule, Settings, State, always
 
 
 class RmspropFlags(NamedTuple):
@@ -231,7 +231,13 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
+                Pass(
+                    "step_reduce_0",
+                    lambda f: f.max_grad_norm_above_0,
+                    reductions=("tensor_1",),
+                    scalars=1,
+                    partials=(Partial("tensor_1", "tensor", "sum", always),),
+                ),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
@@ -241,6 +247,7 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8",),
                     scalars=2,
+                    partials=(Partial("squares_grad_8", "tensor", "sum", always),),
                 ),
                 Pass(
                     "step_reduce_2",
@@ -256,6 +263,20 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8", "sum_reduced_1"),
                     scalars=8,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+                        ),
+                    ),
                 ),
                 Pass(
                     "step_reduce_3",
@@ -278,6 +299,51 @@ RULE = Rule(
                         "grad_avg_largest",
                     ),
                     scalars=9,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                and not f.max_unorm_above_0
+                                and not f.square_avg_tensorwise
+                                and not f.trust_ratio_is_lamb
+                                and (
+                                    (not f.centered and not f.momentum_above_0)
+                                    or (not f.centered and not f.momentum_buffer_tensorwise)
+                                    or (not f.grad_avg_tensorwise and not f.momentum_above_0)
+                                    or (not f.grad_avg_tensorwise and not f.momentum_buffer_tensorwise)
+                                )
+                            ),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb,
+                        ),
+                        Partial(
+                            "squares_param",
+                            "tensor",
+                            "sum",
+                            lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb,
+                        ),
+                        Partial(
+                            "squares_update_5",
+                            "tensor",
+                            "sum",
+                            lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb,
+                        ),
+                        Partial("square_avg_largest", "tensor", "max", lambda f: f.square_avg_tensorwise),
+                        Partial(
+                            "momentum_buffer_largest",
+                            "tensor",
+                            "max",
+                            lambda f: f.momentum_above_0 and f.momentum_buffer_tensorwise,
+                        ),
+                        Partial("grad_avg_largest", "tensor", "max", lambda f: f.centered and f.grad_avg_tensorwise),
+                    ),
                 ),
                 Pass("step_apply", always, scalars=15),
             ),

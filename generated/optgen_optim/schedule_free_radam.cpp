@@ -569,7 +569,7 @@ void step_apply_chunk(
   Tile<GradCodec> grad_tile;
   Tile<ZCodec> z_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
-  param_tile.draws(draw_of(t));
+  param_tile.draws(draw_of(t), t.at(START));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);
@@ -688,7 +688,7 @@ void train_apply_chunk(
   const float one_minus_beta1 = s.one_minus_beta1;
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;
-  param_tile.draws(draw_of(t));
+  param_tile.draws(draw_of(t), t.at(START));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);
@@ -735,7 +735,7 @@ void eval_apply_chunk(
   const float one_minus_inverse_beta1 = s.one_minus_inverse_beta1;
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;
-  param_tile.draws(draw_of(t));
+  param_tile.draws(draw_of(t), t.at(START));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);

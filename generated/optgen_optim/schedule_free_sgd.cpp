@@ -469,7 +469,7 @@ void step_apply_chunk(
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<ZCodec> z_tile;
-  param_tile.draws(draw_of(t));
+  param_tile.draws(draw_of(t), t.at(START));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);
@@ -573,7 +573,7 @@ void train_apply_chunk(
   const float one_minus_momentum = s.one_minus_momentum;
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;
-  param_tile.draws(draw_of(t));
+  param_tile.draws(draw_of(t), t.at(START));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);
@@ -620,7 +620,7 @@ void eval_apply_chunk(
   const float one_minus_inverse_momentum = s.one_minus_inverse_momentum;
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;
-  param_tile.draws(draw_of(t));
+  param_tile.draws(draw_of(t), t.at(START));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);

@@ -552,7 +552,7 @@ void step_apply_chunk(
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<MomentumBufferCodec> momentum_buffer_tile;
-  param_tile.draws(draw_of(t));
+  param_tile.draws(draw_of(t), t.at(START));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);

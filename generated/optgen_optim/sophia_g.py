@@ -18,7 +18,7 @@ from torch import Tensor
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Option, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Block, Hyperparameter, Option, Partial, Pass, Rule, Settings, State, always
 
 
 class SophiaGFlags(NamedTuple):
@@ -250,7 +250,13 @@ RULE = Rule(
     blocks={
         "step": Block(
             passes=(
-                Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
+                Pass(
+                    "step_reduce_0",
+                    lambda f: f.max_grad_norm_above_0,
+                    reductions=("tensor_1",),
+                    scalars=1,
+                    partials=(Partial("tensor_1", "tensor", "sum", always),),
+                ),
                 Pass(
                     "step_reduce_1",
                     lambda f: (
@@ -260,6 +266,7 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8",),
                     scalars=2,
+                    partials=(Partial("squares_grad_8", "tensor", "sum", always),),
                 ),
                 Pass(
                     "step_reduce_2",
@@ -273,6 +280,20 @@ RULE = Rule(
                     ),
                     reductions=("squares_grad_8", "sum_reduced_1"),
                     scalars=7,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+                        ),
+                    ),
                 ),
                 Pass(
                     "step_reduce_3",
@@ -291,6 +312,38 @@ RULE = Rule(
                         "exp_avg_largest",
                     ),
                     scalars=8,
+                    partials=(
+                        Partial(
+                            "squares_grad_8",
+                            "tensor",
+                            "sum",
+                            lambda f: (
+                                not f.cautious
+                                and not f.exp_avg_tensorwise
+                                and not f.max_unorm_above_0
+                                and not f.trust_ratio_is_lamb
+                            ),
+                        ),
+                        Partial(
+                            "sum_reduced_1",
+                            "tensor",
+                            "sum",
+                            lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb,
+                        ),
+                        Partial(
+                            "squares_param",
+                            "tensor",
+                            "sum",
+                            lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb,
+                        ),
+                        Partial(
+                            "squares_update_3",
+                            "tensor",
+                            "sum",
+                            lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb,
+                        ),
+                        Partial("exp_avg_largest", "tensor", "max", lambda f: f.exp_avg_tensorwise),
+                    ),
                 ),
                 Pass("step_apply", always, scalars=13),
             ),
@@ -324,18 +377,29 @@ RULE = Rule(
         ),
         "update_hessian": Block(
             passes=(
-                Pass("update_hessian_reduce_0", lambda f: f.max_grad_norm_above_0, reductions=("tensor_1",), scalars=1),
+                Pass(
+                    "update_hessian_reduce_0",
+                    lambda f: f.max_grad_norm_above_0,
+                    reductions=("tensor_1",),
+                    scalars=1,
+                    partials=(Partial("tensor_1", "tensor", "sum", always),),
+                ),
                 Pass(
                     "update_hessian_reduce_1",
                     lambda f: f.hessian_tensorwise and f.percentile_clipping_below_100,
                     reductions=("squares_grad_8",),
                     scalars=2,
+                    partials=(Partial("squares_grad_8", "tensor", "sum", always),),
                 ),
                 Pass(
                     "update_hessian_reduce_2",
                     lambda f: f.hessian_tensorwise or f.percentile_clipping_below_100,
                     reductions=("squares_grad_8", "hessian_largest"),
                     scalars=5,
+                    partials=(
+                        Partial("squares_grad_8", "tensor", "sum", lambda f: not f.hessian_tensorwise),
+                        Partial("hessian_largest", "tensor", "max", lambda f: f.hessian_tensorwise),
+                    ),
                 ),
                 Pass("update_hessian_apply", always, scalars=6),
             ),

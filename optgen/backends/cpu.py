@@ -72,6 +72,10 @@ class _CpuPass(PassRenderer):
 
     # Elements
 
+    def _draws(self) -> list[str]:
+        """Parts of a tensor draw what their elements draw in the whole one."""
+        return [line.replace("draw_of(t)", "draw_of(t), t.at(START)") for line in super()._draws()]
+
     def _field_type(self, name: str) -> str:
         return "Mask" if name in self.booleans else "float"
 
@@ -126,7 +130,7 @@ class _CpuPass(PassRenderer):
         for r in self.row_sums:
             result.append(f"double {c_name(r.name)} = 0.0;")
         for k, r in enumerate(self.col_sums):
-            place = "(segment.matrix - lines.first_matrix) * lines.cols + segment.col - segment.begin"
+            place = "(segment.matrix - lines.first_matrix) * lines.cols + segment.place - segment.begin"
             result.append(f"double* const {c_name(r.name)}_at = lines.col({k}) + {place};")
         return result
 
@@ -158,7 +162,7 @@ class _CpuPass(PassRenderer):
 
     def _after_segment(self) -> list[str]:
         return [
-            f"if ({c_formula(r.live)}) lines.row({k})[segment.row - lines.first_row] += {c_name(r.name)};"
+            f"if ({c_formula(r.live)}) lines.row({k})[segment.line - lines.first_row] += {c_name(r.name)};"
             for k, r in enumerate(self.row_sums)
         ]
 

@@ -6,7 +6,7 @@ import ast
 import io
 import textwrap
 import tokenize
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from optgen.backends.base import Rendering
@@ -17,10 +17,10 @@ from optgen.backends.python_host import host_functions, tuple_text
 from optgen.ir.family import Family, given_readers, readers
 from optgen.ir.formula import Formula
 from optgen.ir.guards import Guard
-from optgen.ir.nodes import Const, Kind
+from optgen.ir.nodes import Const, Kind, Reduce, Ref, refs
 from optgen.ir.refusals import Refusal
 from optgen.ir.usage import asks_first_step_only
-from optgen.schedule.plan import PassPlan, Plan
+from optgen.schedule.plan import PassPlan, Plan, Reduction
 from optgen.spec.model import Hyperparameter, Option, State, Variant
 from optgen.spec.ranges import parse_range
 
@@ -154,6 +154,7 @@ def _imports(family: Family, plans: Mapping[str, Plan], classes: Sequence[ClassS
     """What a module imports: only what it uses."""
     rule = ["Block", "Pass", "Rule", "Settings", "always"]
     rule += ["Array"] if any(plan.arrays for plan in plans.values()) else []
+    rule += ["Partial"] if any(item.reductions for plan in plans.values() for item in plan.passes) else []
     settings = [*family.hypers.values(), *family.options.values(), *family.storage.values()]
     rule += [kind.__name__ for kind in (Hyperparameter, Option) if any(isinstance(x, kind) for x in settings)]
     rule += ["State"] if family.states else []
@@ -282,8 +283,10 @@ def _init(family: Family, name: str) -> tuple[str, str] | None:
 def _block(name: str, plan: Plan, family: Family) -> dict[str, object]:
     sums = [f'("{sum_name}", "{op}", "{reduction}")' for sum_name, (op, reduction) in plan.sums.items()]
     arrays = [f'Array("{n}", "{plan.kinds[n].name.lower()}", {_live(live)})' for n, live in plan.arrays.items()]
+    summed = {reduction for _, reduction in plan.sums.values()}
+    passes = [_pass(name, p, len(PassRenderer(family, name, plan, p).fields()), summed) for p in plan.passes]
     fields = {
-        "passes": tuple_text([_pass(name, p, len(PassRenderer(family, name, plan, p).fields())) for p in plan.passes]),
+        "passes": tuple_text(passes),
         "values": f"_{name}_values",
         "inputs": f"_{name}_inputs",
         "names": _tuple(plan.values),
@@ -293,16 +296,31 @@ def _block(name: str, plan: Plan, family: Family) -> dict[str, object]:
         "arrays": tuple_text(arrays) if arrays else "",
         "refuse": f"_refuse_{name}" if name in _refused_blocks(family) else "",
         "grads": "True" if family.reads_gradients(name) else "",
+        "line_sums": "True" if _sums_lines(plan) else "",
+        "counts": "True" if _reads_index(plan) else "",
     }
     fields_text = [f"{field}={text}," for field, text in fields.items() if text]
     return {"name": name, "fields": python_lines(fields_text, 12)}
+
+
+def _sums_lines(plan: Plan) -> bool:
+    """Whether numbers of rows, columns or matrices are summed over the tensor."""
+    reductions = [let.expr for let in plan.program.lets if isinstance(let.expr, Reduce)]
+    return any(r.over is Kind.TENSOR and isinstance(r.x, Ref) and plan.kinds[r.x.name].is_array for r in reductions)
+
+
+def _reads_index(plan: Plan) -> bool:
+    """Whether anything depends on a parameter's position in its group."""
+    positions = {name for name, item in plan.program.inputs.items() if item.role == "fact" and name == "index"}
+    values = [*(let.expr for let in plan.program.lets), *plan.program.outputs.values()]
+    return any(positions.intersection(refs(value)) for value in values)
 
 
 def _live(formula: Formula) -> str:
     return "always" if formula.is_true else f"lambda f: {py_formula(formula)}"
 
 
-def _pass(block: str, item: PassPlan, scalars: int) -> str:
+def _pass(block: str, item: PassPlan, scalars: int, summed: Set[str]) -> str:
     tensors = [r.name for r in item.reductions if r.reduce.over is Kind.TENSOR]
     rows = sum(r.reduce.over is Kind.ROW for r in item.reductions)
     cols = sum(r.reduce.over is Kind.COL for r in item.reductions)
@@ -315,7 +333,17 @@ def _pass(block: str, item: PassPlan, scalars: int) -> str:
         parts.append(f"cols={cols}")
     if scalars:
         parts.append(f"scalars={scalars}")
+    if item.reductions:
+        parts.append(f"partials={tuple_text([_partial(r, r.name in summed) for r in item.reductions])}")
     return f"Pass({', '.join(parts)})"
+
+
+def _partial(reduction: Reduction, summed: bool) -> str:
+    """A result of a pass; one that is summed over all parameters is there wherever the pass runs."""
+    reduce = reduction.reduce
+    op = "max" if reduce.op == "max" else "sum"
+    live = "always" if summed else _live(reduction.live)
+    return f'Partial("{reduction.name}", "{reduce.over.name.lower()}", "{op}", {live})'
 
 
 # Classes

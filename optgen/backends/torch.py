@@ -14,7 +14,7 @@ from optgen.backends.py_printer import PyPrinter, docstring, py_formula, py_name
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.liveness import demands, needed, resolve
-from optgen.ir.nodes import Expr, Input, Kind
+from optgen.ir.nodes import Expr, Input, Kind, refs
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import PassPlan, Plan, Reduction, Step, Write
 
@@ -130,7 +130,15 @@ class _FunctionRenderer:
             if let.source and let.source != source:
                 source = let.source
                 yield step.live, f"# {source}"
-            yield step.live, f"{py_name(let.name)} = {self.printer.print(let.expr)}"
+            yield step.live, f"{py_name(let.name)} = {self._text(let.expr, let.kind)}"
+
+    def _text(self, expr: Expr, kind: Kind) -> str:
+        """An expression; among elements stand the numbers of their own rows and columns."""
+        if kind is not Kind.ELEMENT:
+            return self.printer.print(expr)
+        of_lines = {Kind.ROW: "t.own_rows({})", Kind.COL: "t.own_cols({})"}
+        names = {n: of_lines[self.kinds[n]].format(py_name(n)) for n in refs(expr) if self.kinds[n] in of_lines}
+        return replace(self.printer, names=names).print(expr)
 
     def _results(self) -> Iterator[Result]:
         for write in self._writes():
@@ -143,7 +151,7 @@ class _FunctionRenderer:
         summed = {reduction for _, reduction in self.plan.sums.values()}
         always, sometimes = [], []
         for name, value, live in results:
-            text = self.printer.print(value)
+            text = self._text(value, self.kinds[name]) if name in self.inputs else self.printer.print(value)
             if live.is_true:
                 always.append(f'    "{name}": {text},')
             elif name in summed:

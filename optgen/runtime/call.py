@@ -18,6 +18,8 @@ FIELDS = (
     "lines",
     "scratch",
     "found_inf",
+    "arrays",
+    "wide",
 )
 """Numbers and addresses, eight bytes each."""
 

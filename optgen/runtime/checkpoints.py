@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from optgen.codecs import COMPENSATION
+from optgen.codecs import COMPENSATION, Codec
 from optgen.runtime.capture import adopted_lr
 from optgen.runtime.loans import wait_for_host
-from optgen.runtime.rule import Rule, Settings, State, always
+from optgen.runtime.rule import Rule, State, always
 from optgen.runtime.states import (
     check_compensation,
     room_for,
@@ -20,7 +20,7 @@ from optgen.runtime.states import (
     stored_shape,
     stored_shapes,
 )
-from optgen.runtime.storage import choose_codecs, dtype_name
+from optgen.runtime.storage import dtype_name
 
 if TYPE_CHECKING:
     from optgen.runtime.paging import Pager
@@ -120,12 +120,23 @@ def misgrouped(rule: Rule, fixed: Mapping[str, Any], name: str, number: int, sav
     return found
 
 
-def misfits(rule: Rule, label: str, param: Tensor, saved: Mapping[str, Any], ours: bool = False) -> list[str]:
+def misfits(
+    rule: Rule,
+    label: str,
+    param: Tensor,
+    saved: Mapping[str, Any],
+    ours: bool = False,
+    lines: torch.Size | None = None,
+    codecs: tuple[Codec, ...] = (),
+) -> list[str]:
     """What of a saved state does not fit a parameter, in words.
 
     Args:
         ours: Whether the checkpoint is known to be of this rule: states that it does not have are then the user's own.
+        lines: The shape that numbers of rows and columns belong to, if it is not the parameter's.
+        codecs: Of element states, where shapes alone could leave them in doubt.
     """
+    wanted = dict(zip((state.name for state in rule.element_states), codecs, strict=False))
     found = []
     known = {"step", COMPENSATION, *rule.states, *map(scale_key, rule.states)}
     strangers = [str(key) for key, value in saved.items() if key not in known and value is not None]
@@ -146,7 +157,8 @@ def misfits(rule: Rule, label: str, param: Tensor, saved: Mapping[str, Any], our
         if not isinstance(value, Tensor):
             found.append(f"{label}: {state.name} is a {type(value).__name__}, not a tensor")
             continue
-        found += _misstored(state, label, param, value, saved.get(scale_key(state.name)))
+        shape = param.shape if state.kind == "element" or lines is None else lines
+        found += _misstored(state, label, shape, value, saved.get(scale_key(state.name)), wanted.get(state.name))
     if saved.get(COMPENSATION) is not None:
         try:
             check_compensation(saved[COMPENSATION], param)
@@ -155,23 +167,29 @@ def misfits(rule: Rule, label: str, param: Tensor, saved: Mapping[str, Any], our
     return found
 
 
-def _misstored(state: State, label: str, param: Tensor, value: Tensor, scales: Any) -> list[str]:
+def _misstored(
+    state: State, label: str, shape: torch.Size, value: Tensor, scales: Any, wanted: Codec | None
+) -> list[str]:
     """What of a saved state's codes, and of their scales, does not fit, in words."""
-    if tuple(value.shape) not in stored_shapes(state, param.shape):
-        return [f"{label}: {state.name} has shape {tuple(value.shape)}, not {stored_shape(state, param.shape)}"]
+    if tuple(value.shape) not in stored_shapes(state, shape):
+        return [f"{label}: {state.name} has shape {tuple(value.shape)}, not {stored_shape(state, shape)}"]
     if state.kind != "element" or value.dtype is torch.float64:
         return [] if value.is_floating_point() else [f"{label}: {state.name} has dtype {dtype_name(value.dtype)}"]
     if scales is not None and not (isinstance(scales, Tensor) and scales.dtype is torch.float32):
         return [f"{label}: {scale_key(state.name)} is no float32 tensor"]
     try:
-        stored_codec(state, value, scales, param.shape)
+        stored_codec(state, value, scales, shape, wanted)
     except ValueError as error:
         return [f"{label}: {error}"]
     return []
 
 
 def stored_anew(
-    rule: Rule, settings: Settings, param: Tensor, saved: Mapping[str, Any], decoded: Mapping[str, str]
+    rule: Rule,
+    codecs: tuple[Codec, ...],
+    param: Tensor,
+    saved: Mapping[str, Any],
+    decoded: Mapping[str, str],
 ) -> set[tuple[str, str]]:
     """How states are stored, and will be, where that loses something: (before, after).
 
@@ -179,7 +197,7 @@ def stored_anew(
         decoded: How states were stored that reading the checkpoint has decoded.
     """
     found = set()
-    for state, asked in zip(rule.element_states, choose_codecs(rule, settings, param.numel()), strict=True):
+    for state, asked in zip(rule.element_states, codecs, strict=True):
         value = saved.get(state.name)
         if value is None or value.dtype is torch.float64:
             continue

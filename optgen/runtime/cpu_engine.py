@@ -18,7 +18,7 @@ from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
 from optgen.runtime.kernel_engine import KernelEngine, address, defines
 from optgen.runtime.parameters import Bucket, Member
-from optgen.runtime.rule import Block, Rule
+from optgen.runtime.rule import Block, Partial, Rule
 from optgen.runtime.states import Placement
 
 
@@ -34,7 +34,10 @@ class CpuEngine(KernelEngine):
 
     def __init__(self, rule: Rule, bucket: Bucket, compiler: Compiler) -> None:
         super().__init__(rule, bucket)
-        self.library = shared_library(rule.source, defines(rule, bucket), compiler)
+        # Kernels that could sum rows or columns make room for it, also where nothing asks for the sums.
+        parts = bool(self.row_sums or self.col_sums) and any(member.part is not None for member in self.members)
+        macros = {**defines(rule, bucket), "OPTGEN_PARTS": "1"} if parts else defines(rule, bucket)
+        self.library = shared_library(rule.source, macros, compiler)
         self.functions: dict[str, Callable[[Any], None]] = {}
         for block in rule.blocks.values():
             for item in block.passes:
@@ -54,7 +57,12 @@ class CpuEngine(KernelEngine):
             reduced=self.reduced.data_ptr(),
             lines=self.lines.data_ptr(),
             scratch=self.scratch.data_ptr(),
+            arrays=self.array_memory.data_ptr(),
         )
+        self.wide = torch.empty(0, dtype=torch.float64, device="cpu")
+        if parts:
+            self.wide = torch.empty(self.array_memory.numel(), dtype=torch.float64, device="cpu")
+            self.call.wide = self.wide.data_ptr()
         self.reference = ctypes.addressof(self.call)
 
     def _table_changed(self, table: array[int]) -> None:
@@ -85,6 +93,35 @@ class CpuEngine(KernelEngine):
 
     def reduction(self, block: Block, name: str) -> list[float]:
         """A reduction's result for every parameter."""
+        return self._column(block, name).tolist()
+
+    def _column(self, block: Block, name: str) -> Tensor:
         width = len(block.reductions)
-        column = self.reduced[: len(self.members) * width].view(-1, width)[:, block.reductions.index(name)]
-        return column.tolist()
+        return self.reduced[: len(self.members) * width].view(-1, width)[:, block.reductions.index(name)]
+
+    # Parts of tensors
+
+    def partial(self, block: Block, name: str) -> Tensor:
+        """A result of every tensor, float64 of shape (members,)."""
+        return self._column(block, name)
+
+    def complete(self, block: Block, name: str, values: Tensor) -> None:
+        """Take the results of the whole tensors."""
+        self._column(block, name).copy_(values)
+
+    def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
+        """Sums of rows or columns of a tensor, as they are before they are rounded."""
+        return self.wide[self._span(name, partial, index)]
+
+    def complete_lines(self, name: str, partial: Partial, index: int, values: Tensor) -> None:
+        """Take those of a larger part, or of the whole tensor, rounded once."""
+        span = self._span(name, partial, index)
+        self.wide[span] = values
+        self.array_memory[span] = values.float()
+
+    def _span(self, name: str, partial: Partial, index: int) -> slice:
+        """Where the numbers of a tensor lie among those of all arrays."""
+        array = self.arrays[name, partial.name]
+        lengths = [self._length(partial.over, member) for member in self.members[: index + 1]]
+        end = array.storage_offset() + sum(lengths)
+        return slice(end - lengths[-1], end)

@@ -27,7 +27,7 @@ from optgen.runtime.loans import asks_for_paging
 from optgen.runtime.paging import pager_of
 from optgen.runtime.parameters import Bucket, Member
 from optgen.runtime.portions import PagedStates
-from optgen.runtime.rule import Block, Rule
+from optgen.runtime.rule import Block, Partial, Rule
 from optgen.runtime.states import Placement
 
 SPARES = 8  # steps that graphs can record between two that are not recorded
@@ -221,6 +221,24 @@ class CudaEngine(KernelEngine):
         """A reduction's result for every parameter, on the device."""
         width = len(block.reductions)
         return self.reduced[: len(self.members) * width].view(-1, width)[:, block.reductions.index(name)]
+
+    # Parts of tensors, of which other processes have the rest
+
+    def partial(self, block: Block, name: str) -> Tensor:
+        """A result of every tensor, float64 of shape (members,), on the device."""
+        return self.reduction(block, name)
+
+    def complete(self, block: Block, name: str, values: Tensor) -> None:
+        """Take the results of the whole tensors."""
+        self.reduction(block, name).copy_(values)
+
+    def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
+        """Never asked for: other targets serve rules that sum rows or columns which are divided."""
+        raise NotImplementedError
+
+    def complete_lines(self, name: str, partial: Partial, index: int, values: Tensor) -> None:
+        """Never called."""
+        raise NotImplementedError
 
 
 def _copy(numbers: array[int], memory: Tensor, table: Tensor) -> None:

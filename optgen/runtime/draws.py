@@ -27,18 +27,28 @@ class Draw:
         seed: 0 to 2^53.
         position: The parameter's among all parameters of the optimizer.
         step: The number of the step, from 1.
+        elements: The numbers of the elements, int64, where they are not the first ones.
     """
 
     seed: int = 0
     position: int = 0
     step: int = 0
+    elements: Tensor | None = None
 
     def bits16(self, numel: int, device: torch.device | str) -> Tensor:
-        """16 random bits for each of the first `numel` elements, as int32."""
+        """16 random bits for each of the first `numel` elements, or of `elements`, as int32."""
+        if self.elements is not None:
+            return self._bits16_of(self.elements.reshape(-1))
         blocks = torch.arange(-(-numel // 8), dtype=torch.int64, device=device)
         words = philox(blocks & WORD, blocks >> 32, self.position, self.step, self.seed)
         halves = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], dim=-1)
         return halves.reshape(-1)[:numel].to(torch.int32)
+
+    def _bits16_of(self, elements: Tensor) -> Tensor:
+        blocks = elements >> 3
+        words = torch.stack(philox(blocks & WORD, blocks >> 32, self.position, self.step, self.seed), dim=-1)
+        word = words.gather(-1, (elements >> 1 & 3).unsqueeze(-1)).squeeze(-1)
+        return (word >> 16 * (elements & 1) & 0xFFFF).to(torch.int32)
 
 
 def philox(low: Tensor, high: Tensor, third: int, fourth: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from optgen.runtime.capture import check_warm
+from optgen.runtime.division import check_one_scale, check_partition, part_target, reduces
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
 from optgen.runtime.loans import asks_for_paging
-from optgen.runtime.parameters import Bucket, Member, check_gradient, flags_of
-from optgen.runtime.rule import Block, Pass, Rule, Settings
+from optgen.runtime.parameters import Bucket, Member, StaleError, check_gradient, flags_of
+from optgen.runtime.parts import Part, find_parts, local_gradient, local_tensor, with_stand_ins
+from optgen.runtime.reducer import Reducer
+from optgen.runtime.rule import Block, Partial, Pass, Rule, Settings
 from optgen.runtime.settings import check_agreement, on_device
 from optgen.runtime.states import Placement, Settled, settle_states
 from optgen.runtime.storage import check_rounding, choose_codecs, choose_rounding, tensorwise
@@ -55,6 +58,18 @@ class Engine(Protocol):
     def reduction(self, block: Block, name: str) -> list[float] | Tensor:
         """A reduction's result for every parameter; on a GPU a tensor there."""
 
+    def partial(self, block: Block, name: str) -> Tensor:
+        """A result of every tensor, float64 of shape (members,)."""
+
+    def complete(self, block: Block, name: str, values: Tensor) -> None:
+        """Take the results of the whole tensors."""
+
+    def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
+        """Sums of rows or columns of a tensor, float64, as many as whole matrices have."""
+
+    def complete_lines(self, name: str, partial: Partial, index: int, values: Tensor) -> None:
+        """Take those of the whole tensor."""
+
     def finish(self, name: str) -> None:
         """End the step."""
 
@@ -80,6 +95,8 @@ class Prepared:
         elements: Elements of all parameters.
         seen: The parameters and the dtypes of their gradients.
         entries: Identities of the groups and of the entries of `optimizer.state`: all, or that of an only parameter.
+        reducer: What adds up results over processes; None where no parameter is divided among any.
+        sharded: Whether there are parameters of which this process has a part, or a replica.
         replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
     """
 
@@ -91,6 +108,8 @@ class Prepared:
     elements: float
     seen: Seen
     entries: list[int]
+    reducer: Reducer | None = None
+    sharded: bool = False
     replaced: bool = False
 
     def settings(self, inputs: Mapping[str, Any] | None = None) -> list[Settings]:
@@ -98,6 +117,20 @@ class Prepared:
         if inputs:
             return [{**group, **override, **inputs} for group, override in self.rows]
         return [{**group, **override} if override else group for group, override in self.rows]
+
+    def own_gradients(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        """The parts of gradients that belong to what this process has of the parameters.
+
+        Raises:
+            StaleError: if a parameter lies elsewhere than before.
+        """
+        for member in self.members:
+            if member.whole is not member.param:
+                own = local_tensor(member.whole)
+                if own.shape != member.param.shape or own.data_ptr() != member.param.data_ptr():
+                    raise StaleError
+        places = {member.position: member.whole for member in self.members} if grads else {}
+        return [local_gradient(places[position], grad) for position, grad in enumerate(grads)]
 
     def sums(self, block: Block, item: Pass, running: Sequence[Engine]) -> dict[str, float | Tensor]:
         """Sums over all parameters that a pass completes; where GPUs have all of it, a tensor that nobody has read."""
@@ -139,6 +172,7 @@ def prepare(
     if optimizer.rule.blocks[block].grads:
         grads = [p.grad for p in params]
         if type(None) in set(map(type, grads)):
+            grads = with_stand_ins(params, grads)
             params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
             grads = [grad for grad in grads if grad is not None]
     else:
@@ -151,7 +185,20 @@ def prepare(
                 _check_skipped(optimizer.rule.blocks[block], inputs, (engine.target for engine in prepared.engines))
             return prepared, grads
     check_warm(type(optimizer).__name__)
-    return _Preparer(optimizer, params, seen, inputs).run(only), grads
+    return _Preparer(optimizer, params, grads, seen, inputs).run(only), grads
+
+
+def agreed(optimizer: Optimizer, inputs: Inputs, kept: Sequence[Prepared]) -> Inputs:
+    """The inputs of a step, its `found_inf` that of all processes: a step is skipped by all of them or by none."""
+    if inputs.found_inf is None:
+        return inputs
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if kept:
+        reducer = kept[0].reducer
+    else:
+        parts = find_parts(type(optimizer).__name__, params)
+        reducer = Reducer(parts.values()) if parts else None
+    return inputs if reducer is None else replace(inputs, found_inf=reducer.agree(inputs.found_inf))
 
 
 def _check_skipped(block: Block, inputs: Inputs, targets: Iterable[str], starts: bool = False) -> None:
@@ -227,24 +274,30 @@ class _Preparer:
         self,
         optimizer: Optimizer,
         params: list[Tensor],
+        grads: list[Tensor],
         seen: Seen,
         inputs: Inputs,
     ) -> None:
         self.optimizer, self.rule, self.block = optimizer, optimizer.rule, seen.block
         self.with_grads = self.rule.blocks[self.block].grads
         self.name = type(optimizer).__name__
-        self.params, self.seen, self.inputs = params, seen, inputs
+        self.params, self.grads, self.seen, self.inputs = params, grads, seen, inputs
+        self.parts: Mapping[int, Part] = {}
+        self.reduces = False  # anything of a parameter that is divided among processes
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
         self.known_rows: dict[tuple[Any, ...], int] = {}
         self.targets: dict[tuple[torch.device, str | None], str] = {}
 
     def run(self, only: Tensor | None) -> Prepared:
-        if self.with_grads:
-            for param in self.params:
-                assert param.grad is not None
-                check_gradient(self.name, param.grad, param)
+        for param, grad in zip(self.params, self.grads, strict=False):
+            check_gradient(self.name, grad, param)
         check_agreement(self.name, self.rule, self.optimizer.param_groups)
+        everything = [param for group in self.optimizer.param_groups for param in group["params"]]
+        self.parts = find_parts(self.name, everything)
         members = self._members()
+        check_partition(self.name, self.rule.blocks[self.block], members)
+        on_host = all(param.device.type == "cpu" for param in everything)
+        reducer = Reducer(self.parts.values(), members, checks=self.reduces and on_host)
         buckets: dict[tuple[Any, ...], Bucket] = {}
         for member in members:
             self._bucket(buckets, member)
@@ -257,46 +310,77 @@ class _Preparer:
         replaced = any(key in member.entry for member, new in settled for key in (*new.made, *new.dropped))
         for member, new in settled:  # only now, when nothing can fail any more
             new.store(member.entry)
-            self.optimizer.state[member.param] = member.entry
+            self.optimizer.state[member.whole] = member.entry
         return Prepared(
             members=members,
             engines=engines,
             rows=self.rows,
             fixed=[_fixed(self.rule, {**group, **override}) for group, override in self.rows],
             raw=[raw_settings(self.optimizer, {**group, **override}) for group, override in self.rows],
-            elements=float(sum(p.numel() for p in self.params)),
+            elements=float(sum(member.shape.numel() for member in members)),
             seen=self.seen,
             entries=_entries(self.optimizer, only),
+            reducer=reducer if reducer.groups else None,
+            sharded=bool(self.parts),
             replaced=replaced,
         )
 
     def _settled(self, engine: Engine, member: Member) -> tuple[Member, Settled]:
-        view = View(self.rule, member, 0.0)
+        grad = None
+        if self.grads and member.part is not None:
+            grad = local_gradient(member.whole, self.grads[member.position])
+        view = View(self.rule, member, 0.0, grad)
         placement = engine.placement(member)
+        if member.part is not None and member.part.divisions:
+            check_one_scale(self.name, self.rule, member)
         return member, settle_states(
-            self.rule, member.param, member.entry, member.flags, member.codecs, member.rounding, view, placement
+            self.rule,
+            member.param,
+            member.entry,
+            member.flags,
+            member.codecs,
+            member.rounding,
+            view,
+            placement,
+            member.line_shape,
         )
 
     def _members(self) -> list[Member]:
         active = {id(param): position for position, param in enumerate(self.params)}
+        block = self.rule.blocks[self.block]
         result: list[Member] = []
         before = 0
         for number, group in enumerate(self.optimizer.param_groups):
             overrides = group.get("overrides", {})
             for index, param in enumerate(group["params"]):
-                if id(param) not in active:
+                part = self.parts.get(id(param))
+                place = active.get(id(param))
+                if place is None and part is None:
                     continue
                 override = overrides.get(index, {})
                 settings = {**group, **override, **self.inputs.values}
-                codecs = choose_codecs(self.rule, settings, param.numel())
-                flags = flags_of(self.rule, settings, param, index, tensorwise(self.rule, codecs))
-                entry = self.optimizer.state.get(param, {})
-                row = self._row(number, group, override)
-                check_rounding(type(self.optimizer).__name__, settings, [param], first=False)
-                rounding = choose_rounding(settings, param)
-                place = active[id(param)]
+                shape = param.shape if part is None else part.shape
+                codecs = choose_codecs(self.rule, settings, shape.numel())
+                flags = flags_of(self.rule, settings, shape, index, tensorwise(self.rule, codecs))
+                self.reduces = self.reduces or (part is not None and bool(part.divisions) and reduces(block, flags))
+                if place is None:
+                    continue
+                check_rounding(self.name, settings, [param], first=False)
                 result.append(
-                    Member(param, place, index, row, settings, entry, flags, codecs, before + index, rounding)
+                    Member(
+                        param=local_tensor(param),
+                        whole=param,
+                        position=place,
+                        index=index,
+                        row=self._row(number, group, override),
+                        settings=settings,
+                        entry=self.optimizer.state.get(param, {}),
+                        flags=flags,
+                        codecs=codecs,
+                        number=before + index,
+                        rounding=choose_rounding(settings, param),
+                        part=part,
+                    )
                 )
             before += len(group["params"])
         return result
@@ -311,8 +395,11 @@ class _Preparer:
 
     def _bucket(self, buckets: dict[tuple[Any, ...], Bucket], member: Member) -> None:
         param = member.param
-        grad_dtype = param.grad.dtype if self.with_grads and param.grad is not None else param.dtype
+        grad_dtype = self.grads[member.position].dtype if self.with_grads else param.dtype
+        block = self.rule.blocks[self.block]
         target = self._target(param, member.settings["target"])
+        if member.part is not None:
+            target = part_target(self.name, block, member, target)
         if member.settings.get("capturable") and target != "cuda":
             gpu = param.device.type == "cuda"
             way = "see what `optgen doctor` says of the cuda target" if gpu else "move the parameter to an NVIDIA GPU"
@@ -320,7 +407,6 @@ class _Preparer:
                 f"{self.name}: capturable=True needs the cuda target, and the {target} target serves a parameter on "
                 f"{param.device}; leave capturable out, or {way}"
             )
-        block = self.rule.blocks[self.block]
         if member.settings.get("capturable") and block.commit is not None:
             raise RuntimeError(
                 f"{self.name}: capturable=True is not for rules with states of a group, which the host keeps: leave it "

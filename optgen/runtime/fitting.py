@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from optgen.runtime import bitsandbytes_form
 from optgen.runtime.checkpoints import MARK, adopt_group, misfits, misgrouped, mismarked, misshapen, stored_anew
+from optgen.runtime.parts import local_tensor
 from optgen.runtime.settings import check_agreement, checked, unscheduled
+from optgen.runtime.sharded_checkpoints import places_in, with_own_parts
+from optgen.runtime.storage import choose_codecs
 
 if TYPE_CHECKING:
     from optgen.runtime.optimizer import Optimizer
@@ -28,11 +31,14 @@ def fitting(optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]
     if not found:
         for number, group in enumerate(saved["param_groups"]):
             found += misgrouped(rule, optimizer.fixed, name, number, group)
-        params = [p for group in own for p in group["params"]]
-        keys = [key for group in saved["param_groups"] for key in group["params"]]
-        for number, (key, param) in enumerate(zip(keys, params, strict=True)):
-            entry = saved["state"].get(key, {})
-            found += misfits(rule, f"parameter {number}", param, entry, ours=MARK in saved)
+        places = places_in(optimizer, saved["param_groups"])
+        ours = MARK in saved
+        saved, unread = with_own_parts(optimizer, places, saved)
+        for number, place in enumerate(places if not unread else ()):
+            codecs = place.codecs if place.part is not None else ()
+            entry = saved["state"].get(place.key, {})
+            found += misfits(rule, f"parameter {number}", place.own, entry, ours, place.lines, codecs)
+        found += unread
     if found:
         raise ValueError(f"{name}: this checkpoint does not fit: " + "; ".join(found))
     groups = []
@@ -60,8 +66,9 @@ def _say_stored_anew(
         overrides = group.get("overrides", {})
         for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
             settings = {**optimizer.defaults, **group, **overrides.get(index, {})}
+            codecs = choose_codecs(optimizer.rule, settings, param.numel())
             entry = saved["state"].get(key, {})
-            found |= stored_anew(optimizer.rule, settings, param, entry, decoded.get(key, {}))
+            found |= stored_anew(optimizer.rule, codecs, local_tensor(param), entry, decoded.get(key, {}))
     for before, after in sorted(found):
         warnings.warn(
             f"{type(optimizer).__name__}: this checkpoint stores states as {before}; from the next step on they are "

@@ -23,6 +23,7 @@ from optgen.runtime.inputs import SkippedStepError, read_inputs
 from optgen.runtime.loans import is_paged
 from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.parameters import StaleError
+from optgen.runtime.parts import is_dtensor
 from optgen.runtime.targets import choose_target
 
 
@@ -68,7 +69,8 @@ def serves(handle: str, positions: tuple[int, ...]) -> bool:
 
     It cannot where the step changes what is no tensor (states of groups), where the function that is compiled has
     changed param groups or the optimizer by then, which happens when its graph has run, where states are to start with
-    gradients that the graph has yet to compute, and where parameters are updated within backward.
+    gradients that the graph has yet to compute, and where parameters are updated within backward or divided among
+    processes.
     """
     optimizer = optimizer_of(handle)
     if optimizer._in_backward is not None:
@@ -76,6 +78,8 @@ def serves(handle: str, positions: tuple[int, ...]) -> bool:
     if optimizer.rule.blocks["step"].commit is not None or _has_hidden_tensors(optimizer) or _is_changed(optimizer):
         return False
     every = [param for group in optimizer.param_groups for param in group["params"]]
+    if any(is_dtensor(param) for param in every):
+        return False
     params = [every[position] for position in positions]
     if not all(optimizer.state.get(param) for param in params) and not _make_states(optimizer, params):
         return False

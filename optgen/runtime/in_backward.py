@@ -17,6 +17,7 @@ from torch import Tensor
 
 from optgen.runtime.capture import check_capture
 from optgen.runtime.engines import Prepared, raw_settings
+from optgen.runtime.parts import is_dtensor
 from optgen.runtime.rule import Rule, Settings
 from optgen.runtime.storage import LARGE
 
@@ -220,7 +221,12 @@ class InBackward:
                 "fused_backward=True has applied and freed the first: gradients cannot be accumulated over backward "
                 "passes. Call step() after every one of them, or leave fused_backward out"
             )
-        if _has_processes() and not hasattr(param, "device_mesh"):
+        if is_dtensor(param):
+            raise RuntimeError(
+                f"{name}: fused_backward=True is not for parameters that are divided among processes, whose gradients "
+                "need not be complete on all of them in the same order; leave fused_backward out"
+            )
+        if _has_processes():
             raise RuntimeError(
                 f"{name}: fused_backward=True applies a gradient before other processes' are added to it, so that each "
                 "would train a model of its own; leave fused_backward out"

@@ -135,18 +135,21 @@ class KernelEngine:
 
     def _empty_arrays(self) -> dict[tuple[str, str], Tensor]:
         """Rows, columns and matrices that are kept between passes, all tensors' in a row."""
-        return {
-            (name, a.name): torch.empty(
-                sum(self._length(a.kind, m) for m in self.members), dtype=torch.float32, device=self.bucket.device
-            )
+        sizes = {
+            (name, a.name): sum(self._length(a.kind, m) for m in self.members)
             for name, block in self.rule.blocks.items()
             for a in block.arrays
             if a.live(self.bucket.flags)
         }
+        # Arrays that lie a multiple of 4096 bytes apart stand in each other's way in caches.
+        apart = [-(-size // 16) * 16 + 16 for size in sizes.values()]
+        self.array_memory = torch.empty(sum(apart), dtype=torch.float32, device=self.bucket.device)
+        pieces = zip(sizes.items(), torch.split(self.array_memory, apart), strict=True)
+        return {key: piece[:size] for (key, size), piece in pieces}
 
     def _length(self, kind: str, member: Member) -> int:
-        matrices, rows, cols = matrix_shape(member.param.shape)
-        return matrices * {"row": rows, "col": cols}.get(kind, 1)
+        layout = member.layout()
+        return layout.matrices * {"row": layout.rows, "col": layout.cols}.get(kind, 1)
 
     def _scratch_bytes(self) -> int:
         """What a pass's values below element kind take, at most four bytes each."""
@@ -159,14 +162,17 @@ class KernelEngine:
         offsets = dict.fromkeys(self.arrays, 0)
         self.kept = []
         for index, member in enumerate(self.members):
-            param = member.param
-            matrices, rows, cols = matrix_shape(param.shape)
+            at, part = member.layout(), member.part
+            start = 0 if part is None or part.start is None else part.start
             step = self._kept(member.entry["step"])
             seed = int(member.settings.get("seed", 0))
             table.extend((self.pointers[index], self._state_address(member, COMPENSATION), seed, member.number))
-            table.extend((step.data_ptr(), param.numel(), param.dim(), member.index))
-            table.extend((rows, cols, matrices, member.row, self.chunks.first[index], self.chunks.count[index]))
+            table.extend((step.data_ptr(), member.shape.numel(), len(member.shape), member.index))
+            table.extend(
+                (at.rows, at.cols, at.matrices, member.row, self.chunks.first[index], self.chunks.count[index])
+            )
             table.extend((self.band_table.first[index], self.band_table.count[index]) if self.band_table else (0, 0))
+            table.extend((at.own_rows, at.own_cols, at.first_row, at.first_col, start))
             for state in self.rule.states.values():
                 if state.kind in ("group", "global"):
                     continue

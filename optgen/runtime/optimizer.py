@@ -13,7 +13,7 @@ from torch.compiler import is_compiling
 from optgen.runtime import bitsandbytes_form
 from optgen.runtime.capture import check_capture, is_capturing, place_lr
 from optgen.runtime.checkpoints import adopt_entry, marked
-from optgen.runtime.engines import Prepared, prepare
+from optgen.runtime.engines import Prepared, agreed, prepare
 from optgen.runtime.fitting import fitting
 from optgen.runtime.handles import make_handle
 from optgen.runtime.host_values import HostValues, Sums
@@ -22,6 +22,7 @@ from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inpu
 from optgen.runtime.loans import wait_for_host
 from optgen.runtime.overrides import enlist, registered, with_registered
 from optgen.runtime.parameters import StaleError, as_list, check_names, check_parameter, check_twice, unnamed
+from optgen.runtime.parts import is_dtensor
 from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import (
     SCHEDULED,
@@ -33,6 +34,7 @@ from optgen.runtime.settings import (
     refuse_unknown,
     unscheduled,
 )
+from optgen.runtime.sharded_checkpoints import with_saved_parts
 from optgen.runtime.states import entry_bytes, paged_bytes
 from optgen.runtime.storage import check_rounding, check_storage, settle_bits
 from optgen.runtime.targets import find_pager
@@ -305,7 +307,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if group.get("capturable"):
                 place_lr(name, group)
-        inputs = read_inputs(self, self.rule.inputs) if declared.grads else NO_INPUTS
+        inputs = agreed(self, read_inputs(self, self.rule.inputs), self._kept) if declared.grads else NO_INPUTS
         try:
             prepared, settings = self._begin(block, inputs, only)
         except StaleError:
@@ -313,6 +315,8 @@ class Optimizer(torch.optim.Optimizer):
             prepared, settings = self._begin(block, inputs, only)
         except SkippedStepError:
             return
+        if prepared.reducer is not None:
+            prepared.reducer.check()
         if not prepared.members and declared.grads:
             return
         if is_capturing():
@@ -325,6 +329,8 @@ class Optimizer(torch.optim.Optimizer):
             running = [engine for engine in prepared.engines if item.live(engine.bucket.flags)]
             for engine in running:
                 engine.run(declared, index)
+            if prepared.reducer is not None:
+                prepared.reducer.reduce(block, declared, item, running)
             new = prepared.sums(declared, item, running)
             if new:
                 sums = {**sums, **new}
@@ -354,6 +360,8 @@ class Optimizer(torch.optim.Optimizer):
             else:
                 self._in_backward.kept[id(only)] = kept
         settings = prepared.settings(inputs.values)
+        if prepared.sharded:
+            grads = prepared.own_gradients(grads)
         for engine in prepared.engines:
             members = engine.bucket.members
             own = [grads[m.position] for m in members] if grads else []
@@ -408,10 +416,14 @@ class Optimizer(torch.optim.Optimizer):
         """As torch has it, and what it is of: {"optgen": {"version": 1, "rule": "adam", "class": "AdamW8bit"}}.
 
         It holds tensors and plain values alone: `torch.load(weights_only=True)` reads it. Where paged states lie in
-        pinned memory, this waits until the host can read them.
+        pinned memory, this waits until the host can read them. States of DTensor parameters are DTensors, for
+        torch.distributed.checkpoint; sharded_states.py tells their form.
         """
         self._wait_for_host()
-        return marked(self.rule, type(self).__name__, super().state_dict())
+        saved = super().state_dict()
+        if any(is_dtensor(param) for param in self.state):
+            saved = with_saved_parts(self, saved)
+        return marked(self.rule, type(self).__name__, saved)
 
     def bitsandbytes_state_dict(self) -> dict[str, Any]:
         """A checkpoint that the class of this name in bitsandbytes loads, and goes on from as this one would.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from optgen.codecs import Codec
 from optgen.dtypes import PARAM_DTYPES
+from optgen.runtime.parts import Part
 from optgen.runtime.rule import Flags, Rule, Settings
 
 DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, dtype.name) for dtype in PARAM_DTYPES)
@@ -21,6 +22,7 @@ class Member:
     """One parameter of a step.
 
     Attributes:
+        param: What kernels work on: the parameter, or the part of it that this process has.
         position: Its position among the parameters of the step.
         index: Its position in its group.
         row: Its row among the settings of the step.
@@ -28,9 +30,12 @@ class Member:
         codecs: Of every element state.
         number: Its position among all parameters of the optimizer.
         rounding: How it is rounded, a name of PARAMETER_CODECS.
+        whole: The optimizer's parameter.
+        part: Where `param` lies in it; None where it is all of it.
     """
 
     param: Tensor
+    whole: Tensor
     position: int
     index: int
     row: int
@@ -40,6 +45,21 @@ class Member:
     codecs: tuple[Codec, ...]
     number: int = 0
     rounding: str = "nearest"
+    part: Part | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the whole tensor."""
+        return self.param.shape if self.part is None else self.part.shape
+
+    @property
+    def line_shape(self) -> torch.Size:
+        """The shape that numbers of rows and columns belong to: whole matrices, if this process has a part of them."""
+        return self.param.shape if self.part is None else self.part.line_shape
+
+    def layout(self) -> Layout:
+        """Its rows and columns, and those in memory."""
+        return layout_of(self.param.shape, self.part)
 
 
 @dataclass(eq=False)
@@ -176,6 +196,36 @@ def check_gradient(name: str, grad: Tensor, param: Tensor) -> None:
         raise ValueError(f"{name}: a gradient on {grad.device} for a parameter on {param.device}")
 
 
+@dataclass(frozen=True)
+class Layout:
+    """The matrices of a tensor: the last two dimensions and all before them; a vector is one row.
+
+    Attributes:
+        matrices: How many this process has a part of, or all of.
+        rows, cols: Of a whole matrix.
+        own_rows, own_cols: Of a matrix in this process's memory.
+        first_row, first_col: Where that begins in the whole one.
+    """
+
+    matrices: int
+    rows: int
+    cols: int
+    own_rows: int
+    own_cols: int
+    first_row: int = 0
+    first_col: int = 0
+
+
+def layout_of(shape: torch.Size, part: Part | None) -> Layout:
+    """The layout of what this process has, whose shape is `shape`."""
+    matrices, rows, cols = matrix_shape(shape)
+    if part is None or part.offset is None:
+        return Layout(matrices, rows, cols, rows, cols)
+    _, whole_rows, whole_cols = matrix_shape(part.line_shape)
+    first_row, first_col = (0, *part.offset)[-2:]
+    return Layout(matrices, whole_rows, whole_cols, rows, cols, first_row if len(shape) > 1 else 0, first_col)
+
+
 def matrix_shape(shape: torch.Size) -> tuple[int, int, int]:
     """(matrices, rows, cols): the last two dimensions and all before them; a vector is one row."""
     if len(shape) < 2:
@@ -184,6 +234,6 @@ def matrix_shape(shape: torch.Size) -> tuple[int, int, int]:
     return matrices, shape[-2], shape[-1]
 
 
-def flags_of(rule: Rule, settings: Settings, param: Tensor, index: int, scaled: frozenset[str]) -> Flags:
-    """The flags of a parameter."""
-    return rule.flags(settings, param.dim(), param.numel(), index, scaled)
+def flags_of(rule: Rule, settings: Settings, shape: torch.Size, index: int, scaled: frozenset[str]) -> Flags:
+    """The flags of a parameter of this shape."""
+    return rule.flags(settings, len(shape), shape.numel(), index, scaled)

@@ -81,6 +81,22 @@ class State:
 
 
 @dataclass(frozen=True)
+class Partial:
+    """A result of a pass, to which every part of a tensor adds.
+
+    Attributes:
+        over: tensor, row or col: of which it is one number each.
+        op: sum or max.
+        live: Whether the pass makes it, where it is run.
+    """
+
+    name: str
+    over: str
+    op: str
+    live: Live
+
+
+@dataclass(frozen=True)
 class Pass:
     """One pass of a block.
 
@@ -91,6 +107,7 @@ class Pass:
         rows: How many sums of rows it makes.
         cols: How many sums of columns.
         scalars: How many values below element kind it hands to its elements.
+        partials: All that it reduces, rows and columns included.
     """
 
     function: str
@@ -99,6 +116,7 @@ class Pass:
     rows: int = 0
     cols: int = 0
     scalars: int = 0
+    partials: tuple[Partial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +141,8 @@ class Block:
         sums: Sums over all parameters: (name, operator, reduction).
         refuse: Raises where the block may not run: (class name, settings).
         grads: Whether the block runs over parameters that have a gradient, rather than over those that have states.
+        line_sums: Whether numbers of rows, columns or matrices are summed over the tensor.
+        counts: Whether anything depends on a parameter's position in its group.
     """
 
     passes: tuple[Pass, ...]
@@ -135,6 +155,8 @@ class Block:
     arrays: tuple[Array, ...] = ()
     refuse: Callable[[str, Settings], None] | None = None
     grads: bool = False
+    line_sums: bool = False
+    counts: bool = False
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def stored_shape(state: State, shape: torch.Size) -> tuple[int, ...]:
     return line_shape(state.kind, shape) if state.window is None else (state.window,)
 
 
-def _check_stored(rule: Rule, param: Tensor, entry: Mapping[str, Any], placement: Placement) -> None:
+def _check_stored(rule: Rule, param: Tensor, entry: Mapping[str, Any], placement: Placement, lines: torch.Size) -> None:
     """Raise for a state that was replaced by what does not fit.
 
     Raises:
@@ -66,8 +66,9 @@ def _check_stored(rule: Rule, param: Tensor, entry: Mapping[str, Any], placement
             continue
         if not isinstance(value, Tensor):
             raise TypeError(f"state {state.name!r} is a {type(value).__name__}, not a tensor")
-        wanted = stored_shape(state, param.shape)
-        if tuple(value.shape) not in stored_shapes(state, param.shape):
+        shape = param.shape if state.kind == "element" else lines
+        wanted = stored_shape(state, shape)
+        if tuple(value.shape) not in stored_shapes(state, shape):
             raise ValueError(f"state {state.name!r} has shape {tuple(value.shape)}, not {wanted}")
         if not placement.takes(state, value):
             raise ValueError(f"state {state.name!r} is on {value.device}, its parameter on {param.device}")
@@ -125,12 +126,14 @@ def stored_codec(
     """The codec that a state has at present: dtypes and shapes tell it.
 
     Args:
-        wanted: Where it is the same as another one (one block, and one scale for the tensor), this one.
+        wanted: Where it looks the same as another one (one block, and one scale for the tensor), this one.
 
     Raises:
         ValueError: if no codec stores such tensors.
     """
     numel, count = shape.numel(), 0 if scales is None else scales.numel()
+    if wanted is not None and _has_form(wanted, codes, shape, count):
+        return wanted
     for codec in CODECS.values():
         if dtype_name(codes.dtype) != codec.storage or tuple(codes.shape) != codec.codes_shape(shape):
             continue
@@ -138,9 +141,14 @@ def stored_codec(
         forms = map(codec.with_block, blocks)
         found = next((form for form in forms if form.scales(numel) == count), None)
         if found is not None and codec.takes(numel):
-            alike = wanted is not None and wanted.name == codec.name and wanted.scales(numel) == count
-            return wanted if alike and wanted is not None else found
+            return found
     raise ValueError(f"state {state.name!r} is {codes.dtype} with {_scales_shown(scales)}, which no codec stores")
+
+
+def _has_form(codec: Codec, codes: Tensor, shape: torch.Size, scales: int) -> bool:
+    """Whether codes and so many scales look as this codec stores a state of this shape."""
+    same = dtype_name(codes.dtype) == codec.storage and tuple(codes.shape) == codec.codes_shape(shape)
+    return same and codec.scales(shape.numel()) == scales
 
 
 def _scales_shown(scales: Tensor | None) -> str:
@@ -215,6 +223,7 @@ def settle_states(
     rounding: str,
     view: Any,
     placement: Placement,
+    lines: torch.Size | None = None,
 ) -> Settled:
     """The states that these flags ask for, and stored ones in their codec and place; `entry` is left as it is.
 
@@ -225,14 +234,16 @@ def settle_states(
     Args:
         entry: `optimizer.state[param]`.
         view: What initial values are functions of.
+        lines: The shape that numbers of rows and columns belong to, if it is not the parameter's.
     """
+    lines = param.shape if lines is None else lines
     made: dict[str, Tensor] = {}
     dropped: list[str] = []
     step = entry.get("step", 0.0)
     if not isinstance(step, Tensor) or step.dim() or step.dtype is not torch.float32 or step.device != placement.step:
         count = step if isinstance(step, Tensor) else torch.tensor(float(step), device=placement.step)
         made["step"] = count.detach().reshape(()).to(placement.step, torch.float32, copy=True)
-    _check_stored(rule, param, entry, placement)
+    _check_stored(rule, param, entry, placement, lines)
     for state, codec in zip(rule.element_states, codecs, strict=True):
         if not state.exists(flags):
             continue
@@ -255,7 +266,7 @@ def settle_states(
             dropped.append(scale_key(state.name))
     for state in rule.tensor_states:
         if state.exists(flags) and state.name not in entry:
-            made[state.name] = _initial_line(state, param, view)
+            made[state.name] = _initial_line(state, param, view, lines)
     kept = settled_compensation(param, entry, rounding)
     if kept is None and COMPENSATION in entry:
         dropped.append(COMPENSATION)
@@ -296,11 +307,11 @@ def _initial(
     return encode(codec, full.expand(param.shape).contiguous(), state.signed)
 
 
-def _initial_line(state: State, param: Tensor, view: Any) -> Tensor:
+def _initial_line(state: State, param: Tensor, view: Any, lines: torch.Size) -> Tensor:
     if state.window is not None:
         return torch.full((state.window,), math.inf, device=param.device)
     value = state.init(view) if callable(state.init) else state.init
-    return torch.full(line_shape(state.kind, param.shape), float(value), dtype=torch.float32, device=param.device)
+    return torch.full(line_shape(state.kind, lines), float(value), dtype=torch.float32, device=param.device)
 
 
 def entry_bytes(entry: Mapping[str, Any]) -> int:

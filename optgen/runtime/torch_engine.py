@@ -12,8 +12,8 @@ from optgen.codecs import COMPENSATION, PARAMETER_CODECS
 from optgen.runtime.draws import Draw
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
-from optgen.runtime.parameters import Bucket, Member, StaleError, matrix_shape
-from optgen.runtime.rule import Block, Rule
+from optgen.runtime.parameters import Bucket, Member, StaleError
+from optgen.runtime.rule import Block, Partial, Pass, Rule
 from optgen.runtime.states import Placement, line_shape, scale_key
 from optgen.runtime.torch_codecs import decode, encode
 from optgen.runtime.torch_rounding import decode_parameter, encode_parameter
@@ -29,18 +29,23 @@ class View:
         values: Values of its group.
         step: The step's number, from 1.
         reduced: Results of the passes before.
+        wide: Of a part, its sums of rows and columns before they are rounded.
+        gradient: The parameter's.
     """
 
-    def __init__(self, rule: Rule, member: Member, step: float) -> None:
+    def __init__(self, rule: Rule, member: Member, step: float, grad: Tensor | None = None) -> None:
         self.rule, self.member = rule, member
         self.flags = member.flags
         self.step = step
         self.index = float(member.index)
         self.values: Mapping[str, float] = {}
         self.reduced: dict[str, Any] = {}
+        self.wide: dict[str, Tensor] = {}
         param = member.param
-        self.numel, self.ndim = float(param.numel()), float(param.dim())
-        self.matrices, self.rows, self.cols = (float(n) for n in matrix_shape(param.shape))
+        self.gradient = param.grad if grad is None else grad
+        self.numel, self.ndim = float(member.shape.numel()), float(len(member.shape))
+        layout = member.layout()
+        self.matrices, self.rows, self.cols = float(layout.matrices), float(layout.rows), float(layout.cols)
         self._states: dict[str, Tensor] = {}
 
     @property
@@ -62,8 +67,8 @@ class View:
     @property
     def grad(self) -> Tensor:
         """The gradient in float32."""
-        assert self.member.param.grad is not None
-        return _float(self.member.param.grad)
+        assert self.gradient is not None
+        return _float(self.gradient)
 
     @property
     def unscaled_grad(self) -> Tensor:
@@ -74,6 +79,16 @@ class View:
         if not isinstance(scale, Tensor):
             scale = torch.tensor(scale, dtype=torch.float64, device="cpu")
         return self.grad * scale.double().reciprocal().float().to(self.grad.device)
+
+    def own_rows(self, x: Tensor) -> Tensor:
+        """Numbers of rows, (..., rows, 1): of the rows that this process has elements of."""
+        part = self.member.part
+        return x if part is None else part.own_lines(x, "row")
+
+    def own_cols(self, x: Tensor) -> Tensor:
+        """Numbers of columns, (..., 1, cols): of the columns that this process has elements of."""
+        part = self.member.part
+        return x if part is None else part.own_lines(x, "col")
 
     def state(self, name: str) -> Tensor:
         """A state: elements in the parameter's shape, rows as (..., rows, 1), columns as (..., 1, cols)."""
@@ -139,7 +154,11 @@ class TorchEngine:
         if any(grad.layout is not torch.strided for grad in grads):
             raise StaleError
         ahead = 1.0 if name == "step" else 0.0
-        self.views = [View(self.rule, m, float(m.entry["step"]) + ahead) for m in self.bucket.members]
+        own: Sequence[Tensor | None] = grads or [None] * len(self.bucket.members)
+        self.views = [
+            View(self.rule, member, float(member.entry["step"]) + ahead, grad)
+            for member, grad in zip(self.bucket.members, own, strict=True)
+        ]
 
     def take(self, values: HostValues) -> None:
         """Take the values that passes read."""
@@ -153,13 +172,47 @@ class TorchEngine:
             view.values = dict(zip(block.names, self.values.computed[view.member.row], strict=True))
             results: Results = function(view)
             if not last:
-                view.reduced.update(results)
+                self._keep(view, results, block.passes[index])
             else:
                 self._store(view, results)
 
     def reduction(self, block: Block, name: str) -> list[float]:
         """A reduction's result for every parameter."""
         return [float(view.reduced[name]) for view in self.views]
+
+    # Parts of tensors
+
+    def partial(self, block: Block, name: str) -> Tensor:
+        """A result of every tensor, float64 of shape (members,)."""
+        device = self.bucket.device
+        numbers = [torch.as_tensor(view.reduced[name], dtype=torch.float64, device=device) for view in self.views]
+        return torch.stack(numbers)
+
+    def complete(self, block: Block, name: str, values: Tensor) -> None:
+        """Take the results of the whole tensors."""
+        for view, value in zip(self.views, values.unbind(), strict=True):
+            view.reduced[name] = value
+
+    def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
+        """Sums of rows or columns of a tensor, as they are before they are rounded."""
+        return self.views[index].wide[partial.name]
+
+    def complete_lines(self, name: str, partial: Partial, index: int, values: Tensor) -> None:
+        """Take those of a larger part, or of the whole tensor, rounded once."""
+        view = self.views[index]
+        view.wide[partial.name] = values.reshape(view.wide[partial.name].shape)
+        view.reduced[partial.name] = view.wide[partial.name].float()
+
+    def _keep(self, view: View, results: Results, item: Pass) -> None:
+        """Keep the results of a pass, sums of rows and columns rounded; of a part both ways, for all lines."""
+        lines = {partial.name: partial.over for partial in item.partials if partial.over != "tensor"}
+        part = view.member.part
+        for name, value in results.items():
+            if name in lines:
+                if part is not None:
+                    value = view.wide[name] = part.whole_lines(value, lines[name])
+                value = value.float()
+            view.reduced[name] = value
 
     def finish(self, name: str) -> None:
         """End the step: counters advance after everything else is stored."""
@@ -189,7 +242,7 @@ class TorchEngine:
             elif state.window is not None:
                 stored.append((target, value))
             else:
-                shape = line_shape(state.kind, param.shape)
+                shape = line_shape(state.kind, view.member.line_shape)
                 full = torch.as_tensor(value, dtype=torch.float32, device=param.device)
                 stored.append((target, full.reshape(shape) if full.numel() == target.numel() else full.expand(shape)))
         for target, value in stored:
@@ -199,7 +252,10 @@ class TorchEngine:
         """A new parameter, and what is kept beside it."""
         member = view.member
         param = member.param.detach()
-        draw = Draw(int(member.settings.get("seed", 0)), member.number, int(member.entry["step"]) + 1)
+        elements = None
+        if member.part is not None and member.rounding == "stochastic":
+            elements = member.part.element_numbers(param.device)
+        draw = Draw(int(member.settings.get("seed", 0)), member.number, int(member.entry["step"]) + 1, elements)
         rounded, rest = encode_parameter(PARAMETER_CODECS[member.rounding], value, param.dtype, draw)
         return [(param, rounded)] + ([] if rest is None else [(member.entry[COMPENSATION], rest)])
 

@@ -175,7 +175,8 @@ def negate(a: Value) -> Value:
     return ~a if isinstance(a, Tensor) else not a
 
 
-# Reductions: sums, and the squares in sums of squares, are float64.
+# Reductions: sums, and the squares in sums of squares, are float64; the engine rounds those of rows and columns once
+# they are those of the whole tensor.
 
 
 def total(x: Tensor) -> Tensor:
@@ -195,17 +196,17 @@ def largest(x: Tensor) -> Tensor:
 
 def row_total(x: Tensor) -> Tensor:
     """Sums along the last dimension, kept as (..., rows, 1)."""
-    return x.sum(dim=-1, keepdim=True, dtype=torch.float64).float()
+    return x.sum(dim=-1, keepdim=True, dtype=torch.float64)
 
 
 def row_squares(x: Tensor) -> Tensor:
     """Sums of squares along the last dimension, kept as (..., rows, 1)."""
-    return x.double().square().sum(dim=-1, keepdim=True).float()
+    return x.double().square().sum(dim=-1, keepdim=True)
 
 
 def col_total(x: Tensor) -> Tensor:
     """Sums along the dimension before the last, kept as (..., 1, cols)."""
-    return x.sum(dim=-2, keepdim=True, dtype=torch.float64).float()
+    return x.sum(dim=-2, keepdim=True, dtype=torch.float64)
 
 
 def matrix_total(x: Tensor) -> Tensor:

@@ -65,6 +65,17 @@ def test_a_group_is_as_an_optimizer_of_its_own(cls, own, common) -> None:
     assert torch.equal(together[1], plain[1])
 
 
+def test_every_group_keeps_its_settings_beside_groups_of_many() -> None:
+    """The second group's rate is its own however many parameters stand before it."""
+    params = make_params(shapes=[(8,)] * 5)
+    optimizer = AdamW([{"params": params[:3]}, {"params": params[3:], "lr": 0.0}], lr=0.1, weight_decay=0.0)
+    before = [param.detach().clone() for param in params]
+    set_grads(params, 0)
+    optimizer.step()
+    moved = [not torch.equal(a, b) for a, b in zip(before, params, strict=True)]
+    assert moved == [True, True, True, False, False]
+
+
 @pytest.mark.parametrize(("cls", "own", "common"), SETTINGS, ids=ids)
 def test_an_override_is_as_a_group(cls, own, common) -> None:
     grouped, overridden = make_params(), make_params()

@@ -20,7 +20,7 @@ enum BaseColumn {
   NUMEL,
   NDIM,
   INDEX,
-  ROWS,
+  ROWS,          // of a matrix; of the whole tensor, as NUMEL, where this process has a part of it
   COLS,
   MATRICES,
   GROUP,
@@ -28,6 +28,12 @@ enum BaseColumn {
   CHUNKS,
   FIRST_BAND,
   BANDS,
+  // Where the memory of a part lies in the whole tensor; only the cpu target asks for it.
+  OWN_ROWS,
+  OWN_COLS,
+  FIRST_ROW,
+  FIRST_COL,
+  START,  // the number of its first element, where its elements follow each other
   BASE_COLUMNS,
 };
 
@@ -46,6 +52,8 @@ struct Call {
   double* lines;               // partial sums of rows and columns
   char* scratch;               // tensors x the pass's scalars
   const float* found_inf;      // not 0: this step is skipped; null where the host has decided
+  const float* arrays;         // the first of all numbers of rows, columns and matrices
+  double* wide;                // as many numbers, of parts: sums of rows and columns before they are rounded
 };
 
 struct Chunk {

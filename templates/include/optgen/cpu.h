@@ -9,19 +9,35 @@
 
 #define OPTGEN_EXPORT extern "C" __attribute__((visibility("default")))
 
+// Whether processes have parts of tensors of this kernel whose rows or columns it asks for.
+#ifndef OPTGEN_PARTS
+#define OPTGEN_PARTS 0
+#endif
+
 namespace optgen {
 
-// A stretch of a tile that lies in one row of a matrix; the whole tile where rows do not matter.
+constexpr bool parts = OPTGEN_PARTS;
+
+// A stretch of a tile that lies in one row of a matrix; the whole tile where rows do not matter. A row counts through
+// all matrices. Of a part, `line` and `place` count in its own memory, `row` and `col` in the whole tensor.
 struct Segment {
   int begin, end;
-  int64_t row, matrix, col;  // row counts through all matrices
+  int64_t line, place, row, matrix, col;
 };
 
+// The row of the whole tensor that a row of a part is.
+inline int64_t whole_row(const Tensor& t, int64_t line) {
+  if (!parts) return line;
+  const int64_t own = t.at(OWN_ROWS), matrix = line / own;
+  return matrix * t.at(ROWS) + t.at(FIRST_ROW) + (line - matrix * own);
+}
+
 template <bool segmented> inline Segment segment_at(const Tensor& t, int64_t at, int begin, int n) {
-  if (!segmented) return {begin, n, 0, 0, 0};
-  const int64_t cols = t.at(COLS), row = (at + begin) / cols, col = (at + begin) % cols;
-  const int64_t end = begin + (cols - col);
-  return {begin, int(end < n ? end : n), row, row / t.at(ROWS), col};
+  if (!segmented) return {begin, n, 0, 0, 0, 0, 0};
+  const int64_t cols = t.at(parts ? OWN_COLS : COLS), line = (at + begin) / cols, place = (at + begin) % cols;
+  const int64_t end = begin + (cols - place);
+  const int64_t matrix = line / t.at(parts ? OWN_ROWS : ROWS), col = parts ? t.at(FIRST_COL) + place : place;
+  return {begin, int(end < n ? end : n), line, place, whole_row(t, line), matrix, col};
 }
 
 // The partial sums of the rows and columns that a chunk touches.
@@ -36,7 +52,7 @@ struct Lines {
 };
 
 inline Lines lines_of(const Call& call, const Tensor& t, const Chunk& c, int row_sums) {
-  const int64_t cols = t.at(COLS), rows = t.at(ROWS);
+  const int64_t cols = t.at(parts ? OWN_COLS : COLS), rows = t.at(parts ? OWN_ROWS : ROWS);
   const int64_t first = c.begin / cols, last = (c.end - 1) / cols;
   return {call.lines + c.line, first, last - first + 1, first / rows, last / rows - first / rows + 1, cols, row_sums};
 }
@@ -56,18 +72,28 @@ inline double finished_max(const Call& call, const Tensor& t, int reductions, in
   return largest;
 }
 
+// Where a sum goes before it is rounded to a number of an array, if it is asked for.
+inline double* wide_of(const Call& call, const float* array) {
+  return parts ? call.wide + (array - call.arrays) : nullptr;
+}
+
+// Sums of rows and columns; of a part, what it adds to those of the whole tensor.
 inline void finish_rows(const Call& call, const Tensor& t, int row_sums, int k, float* out) {
   const int64_t count = t.count(true, false);
   double carried = 0.0;
   int64_t open_row = -1;
+  double* const wide = wide_of(call, out);
   for (int64_t row = 0; row < count; ++row) out[row] = 0.0f;
+  for (int64_t row = 0; parts && row < count; ++row) wide[row] = 0.0;
   for (int64_t i = 0; i < t.at(CHUNKS); ++i) {
     const Lines lines = lines_of(call, t, chunk_of(call, t.at(FIRST_CHUNK) + i), row_sums);
     for (int64_t j = 0; j < lines.rows; ++j) {
       const int64_t row = lines.first_row + j;
       carried = row == open_row ? carried + lines.row(k)[j] : lines.row(k)[j];
       open_row = row;
-      out[row] = float(carried);
+      const int64_t to = whole_row(t, row);
+      out[to] = float(carried);
+      if (parts) wide[to] = carried;
     }
   }
 }
@@ -77,10 +103,18 @@ inline void finish_cols(const Call& call, const Tensor& t, int row_sums, int k, 
   double* sums = new double[count]();
   for (int64_t i = 0; i < t.at(CHUNKS); ++i) {
     const Lines lines = lines_of(call, t, chunk_of(call, t.at(FIRST_CHUNK) + i), row_sums);
-    double* into = sums + lines.first_matrix * lines.cols;
-    for (int64_t j = 0; j < lines.matrices * lines.cols; ++j) into[j] += lines.col(k)[j];
+    if (!parts) {
+      double* into = sums + lines.first_matrix * lines.cols;
+      for (int64_t j = 0; j < lines.matrices * lines.cols; ++j) into[j] += lines.col(k)[j];
+    }
+    for (int64_t m = 0; parts && m < lines.matrices; ++m) {
+      double* into = sums + (lines.first_matrix + m) * t.at(COLS) + t.at(FIRST_COL);
+      for (int64_t j = 0; j < lines.cols; ++j) into[j] += lines.col(k)[m * lines.cols + j];
+    }
   }
+  double* const wide = wide_of(call, out);
   for (int64_t j = 0; j < count; ++j) out[j] = float(sums[j]);
+  for (int64_t j = 0; parts && j < count; ++j) wide[j] = sums[j];
   delete[] sums;
 }
 

@@ -40,4 +40,10 @@ inline void draw_tile(const Draw& draw, int64_t at, uint16_t* random) {
 #endif
 }
 
+// 16 random bits for each of the 8 elements from `at` on, a multiple of 8.
+inline void draw_eight(const Draw& draw, int64_t at, uint16_t* random) {
+  const Words words = draw_words(draw, uint64_t(at) / 8);
+  memcpy(random, words.word, sizeof words.word);
+}
+
 }  // namespace optgen

@@ -37,7 +37,7 @@ template <class T> struct Tile<Plain<T>> {
   void prefetch(const void* data, int64_t at, int n) { prefetch_ahead<T>(data, at, n); }
   T* open(void* data, void*, int64_t at, int) { return static_cast<T*>(data) + at; }
   T* open_new(void* data, void*, int64_t at, int) { return static_cast<T*>(data) + at; }
-  void draws(const Draw&) {}
+  void draws(const Draw&, int64_t) {}
   void measure() {}
   void close(float) {}
 };
@@ -57,7 +57,7 @@ template <> struct Tile<Plain<fp16>> {
     count = n;
     return values;
   }
-  void draws(const Draw&) {}
+  void draws(const Draw&, int64_t) {}
   void measure() {}
   void close(float) { from_floats(values, data, count); }
 };
@@ -104,6 +104,7 @@ template <class Book> struct Tile<Tensorwise<Book>> {
 template <class T> struct Tile<Stochastic<T>> {
   alignas(64) float values[TILE];
   Draw draw{};
+  int64_t start = 0;  // of the tensor in the one that draws are for
   T* data;
   int64_t first;
   int count;
@@ -118,12 +119,17 @@ template <class T> struct Tile<Stochastic<T>> {
     count = n;
     return values;
   }
-  void draws(const Draw& d) { draw = d; }
+  void draws(const Draw& d, int64_t first_element) {
+    draw = d;
+    start = first_element;
+  }
   void measure() {}
   void close(float) {
-    alignas(64) uint16_t random[TILE];
-    draw_tile(draw, first, random);
-    round_at_random(values, random, data, count);
+    alignas(64) uint16_t random[TILE + 8];
+    const int64_t at = start + first, inside = at % 8;
+    draw_tile(draw, at - inside, random);
+    if (inside != 0) draw_eight(draw, at - inside + TILE, random + TILE);
+    round_at_random(values, random + inside, data, count);
   }
 };
 
@@ -142,7 +148,7 @@ template <class T> struct Tile<Kahan<T>> {
     count = n;
     return values;
   }
-  void draws(const Draw&) {}
+  void draws(const Draw&, int64_t) {}
   void measure() {}
   void close(float) { split_kahan(values, data, rest, count); }
 };
@@ -163,7 +169,7 @@ template <class Beside> struct Tile<Split<Beside>> {
     count = n;
     return values;
   }
-  void draws(const Draw&) {}
+  void draws(const Draw&, int64_t) {}
   void measure() {}
   void close(float) { split(values, data, beside, count); }
 };

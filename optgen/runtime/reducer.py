@@ -1,0 +1,156 @@
+"""Adds up what the processes that have parts of a tensor find in a pass, before anything uses it.
+
+After a pass, the results of all tensors (norms, largest magnitudes, sums of rows and columns, in float64) travel
+together: one all-reduce for sums and, where there are any, one for maxima. Tensors that are divided over several
+dimensions of a mesh take one for each. Their order follows from the order of the parameters alone, so that it is the
+same on all processes and in every step.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.parameters import Bucket, Member
+from optgen.runtime.parts import Part, local_tensor
+from optgen.runtime.rule import Block, Partial, Pass
+
+
+class Reducing(Protocol):
+    """What the reducer asks of an engine after a pass."""
+
+    bucket: Bucket
+
+    def partial(self, block: Block, name: str) -> Tensor:
+        """A result of every tensor, float64 of shape (members,)."""
+
+    def complete(self, block: Block, name: str, values: Tensor) -> None:
+        """Take the results of the whole tensors."""
+
+    def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
+        """Sums of rows or columns of a tensor, float64, as many as whole matrices have; `name` is the block's."""
+
+    def complete_lines(self, name: str, partial: Partial, index: int, values: Tensor) -> None:
+        """Take those of the whole tensor."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """Some results of an engine's pass: how to get and to give them."""
+
+    get: Callable[[], Tensor]
+    give: Callable[[Tensor], None]
+
+
+class Reducer:
+    """What reduces the results of a step's parameters.
+
+    Attributes:
+        groups: The process groups that any parameter of the optimizer is divided over, in the order of the parameters.
+        mark: A number that tells which parameters the step has, and what is asked of them.
+        checks: Whether processes tell each other that number first. Those with GPUs do not: they would have to wait.
+    """
+
+    def __init__(self, parts: Iterable[Part], members: Sequence[Member] = (), checks: bool = False) -> None:
+        asked = [(m.number, tuple(m.flags), *map(str, m.codecs)) for m in members if m.part is not None]
+        self.mark = float(zlib.crc32(repr(asked).encode()))
+        self.checks = checks
+        self.groups: list[Any] = []
+        for part in parts:
+            for division in part.divisions:
+                if all(division.group is not other for other in self.groups):
+                    self.groups.append(division.group)
+
+    def check(self) -> None:
+        """Look whether all processes take the same step: what they add up would have other sizes, or other meanings.
+
+        Raises:
+            RuntimeError: on all of them, if they do not.
+        """
+        import torch.distributed as dist
+
+        for group in self.groups if self.checks else ():
+            marks = torch.tensor([self.mark, -self.mark], dtype=torch.float64, device="cpu")
+            dist.all_reduce(marks, dist.ReduceOp.MAX, group=group)
+            if float(marks[0]) != -float(marks[1]):
+                raise RuntimeError(
+                    "processes that have parts of the same tensors took different steps: give all of them gradients "
+                    "for the same parameters, and the same settings. No parameter has changed"
+                )
+
+    def reduce(self, name: str, block: Block, item: Pass, running: Sequence[Reducing]) -> None:
+        """Reduce all that a pass has made."""
+        if not item.partials:
+            return
+        for group in self.groups:
+            for op in ("sum", "max"):
+                found = [result for engine in running for result in self._items(name, block, item, engine, group, op)]
+                if found:
+                    _all_reduce(found, group, op)
+
+    def _items(self, name: str, block: Block, item: Pass, engine: Reducing, group: Any, op: str) -> Iterator[Item]:
+        members = engine.bucket.members
+        divided = [i for i, member in enumerate(members) if _is_over(member, group)]
+        lines = [i for i, member in enumerate(members) if _is_over(member, group, lines=True)]
+        if not divided:
+            return
+        for partial in item.partials:
+            if partial.op != op or not partial.live(engine.bucket.flags):
+                continue
+            if partial.over == "tensor":
+                yield _numbers(engine, block, partial.name, divided)
+                continue
+            for i in lines:
+                yield _lines(engine, name, partial, i)
+
+    def agree(self, found_inf: Tensor) -> Tensor:
+        """Whether any process has found an Inf or NaN: a step is skipped by all or none."""
+        import torch.distributed as dist
+
+        result = local_tensor(found_inf).detach().clone()
+        for group in self.groups:
+            dist.all_reduce(result, dist.ReduceOp.MAX, group=group)
+        return result
+
+
+def _is_over(member: Member, group: Any, lines: bool = False) -> bool:
+    """Whether a parameter is divided over a group, or its rows and columns are."""
+    part = member.part
+    if part is None:
+        return False
+    return any(d.group is group and (not lines or part.cuts_lines(d)) for d in part.divisions)
+
+
+def _numbers(engine: Reducing, block: Block, name: str, divided: Sequence[int]) -> Item:
+    def give(values: Tensor) -> None:
+        every = engine.partial(block, name).clone()
+        every[torch.tensor(divided, device=every.device)] = values
+        engine.complete(block, name, every)
+
+    def get() -> Tensor:
+        every = engine.partial(block, name)
+        return every[torch.tensor(divided, device=every.device)]
+
+    return Item(get, give)
+
+
+def _lines(engine: Reducing, name: str, partial: Partial, index: int) -> Item:
+    return Item(
+        lambda: engine.partial_lines(name, partial, index),
+        lambda values: engine.complete_lines(name, partial, index, values),
+    )
+
+
+def _all_reduce(items: Sequence[Item], group: Any, op: str) -> None:
+    import torch.distributed as dist
+
+    parts = [item.get().reshape(-1) for item in items]
+    buffer = torch.cat(parts)
+    dist.all_reduce(buffer, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM, group=group)
+    for item, values in zip(items, torch.split(buffer, [part.numel() for part in parts]), strict=True):
+        item.give(values)

@@ -1,0 +1,80 @@
+"""Steps of several processes that have parts of parameters, or replicas, are those of one process.
+
+The processes are started once, four of them, then two, then one, and compute everything; each test looks at what came
+of one scenario. What they do stands in tests/distributed_*.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+MODULES = ("distributed_scenarios", "distributed_engines", "distributed_checkpoints")
+TESTS = Path(__file__).resolve().parents[1]
+SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came of every scenario; several workers of pytest share it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "processes"
+    with FileLock(root / "processes.lock"):
+        done = folder / "done.json"
+        if not done.exists():
+            found = {str(size): run(folder / str(size), size) for size in (4, 2, 1)}
+            done.write_text(json.dumps(found))
+    loaded: dict[str, Any] = json.loads(done.read_text())
+    return loaded
+
+
+def run(folder: Path, size: int) -> dict[str, Any]:
+    """Start the processes, wait for them, and read what they wrote; `log` is what the first one that failed printed."""
+    folder.mkdir(parents=True)
+    path = os.pathsep.join(sys.path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    logs = [folder / f"{rank}.log" for rank in range(size)]
+    processes = []
+    for rank, log in enumerate(logs):
+        command = [
+            sys.executable,
+            str(TESTS / "distributed_steps.py"),
+            ",".join(MODULES),
+            str(folder),
+            str(rank),
+            str(size),
+        ]
+        with log.open("w") as out:
+            processes.append(subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT))
+    try:
+        codes = [process.wait(SECONDS) for process in processes]
+    except subprocess.TimeoutExpired:
+        codes = [1] * size
+    finally:
+        for process in processes:
+            process.kill()
+    written = folder / "results.json"
+    found: dict[str, Any] = json.loads(written.read_text()) if written.exists() else {}
+    failed = next((log.read_text()[-4000:] for log, code in zip(logs, codes, strict=True) if code), "")
+    return {**found, "log": failed}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "module"), [*((size, module) for size in (4, 2) for module in MODULES), (1, "distributed_checkpoints")]
+)
+def test_processes_come_to_what_one_does(results: dict[str, Any], size: int, module: str) -> None:
+    """Every scenario is within the bounds that it states, on every process."""
+    mine = {name: found for name, found in results[str(size)].items() if name.startswith(module)}
+    assert mine, results[str(size)]["log"]
+    errors = [f"{name}\n{found['error']}" for name, found in mine.items() if "error" in found]
+    assert not errors, "\n".join([f"{len(errors)} of {len(mine)} fail", *errors, results[str(size)]["log"]])

@@ -1,0 +1,309 @@
+"""What processes with parts of parameters do together, to be held against one process: see distributed_steps.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import optgen_optim
+import torch
+from distributed_steps import World, gradients, starts, train_parts, train_plain, whole
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+STEPS = 4
+
+# Sums in float64 differ by the order of their terms alone, which moves a float32 number that follows from them by one
+# unit of its last place at most: the rate, the clipping, a factor each of row, column and matrix, a ratio of norms, and
+# what percentile clipping multiplies by. The change of a parameter is no larger than the largest number on the way, and
+# is off by as many units; the parameter itself is rounded once more. What earlier steps leave is counted a step each.
+UNITS = 8.0
+
+# Uneven ones, one with empty parts, a vector, one of four dimensions.
+SHAPES = [(10, 7), (3, 5), (9,), (6, 4, 3, 3)]
+
+CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "adamw": ("AdamW", {"lr": 1e-2}),
+    "adamw_clipped": ("AdamW", {"lr": 1e-2, "max_grad_norm": 1.0, "percentile_clipping": 50}),
+    "lamb": ("LAMB", {"lr": 1e-2, "weight_decay": 1e-2}),
+    "lars": ("LARS", {"lr": 1.0, "momentum": 0.9, "weight_decay": 1e-2}),
+    "adafactor": ("Adafactor", {"beta1": 0.9}),
+    "stable_adamw": ("StableAdamW", {"lr": 1e-2}),
+}
+
+
+def maker(name: str, **more: Any) -> Callable[[Any], Any]:
+    """What makes an optimizer of a case."""
+    cls, settings = CLASSES[name]
+    return lambda params: getattr(optgen_optim, cls)(params, **{**settings, **more})
+
+
+def furthest(results: list[Tensor], wanted: list[Tensor], begin: list[Tensor], steps: int = STEPS) -> float:
+    """The largest difference, in units of float32's last place at the largest number on the way, a step; see UNITS."""
+    worst = 0.0
+    for a, b, c in zip(results, wanted, begin, strict=True):
+        assert a.shape == b.shape
+        scale = max(b.abs().max().item(), c.abs().max().item()) * 2.0**-23 * steps
+        worst = max(worst, (a - b).abs().max().item() / scale)
+    assert worst <= UNITS, worst
+    return worst
+
+
+def equal(found: list[Tensor], wanted: list[Tensor]) -> None:
+    """Bit for bit."""
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a, b), (a - b).abs().max()
+
+
+def last(shape: tuple[int, ...]) -> Shard:
+    """A tensor's last dimension divided."""
+    return Shard(max(len(shape) - 1, 0))
+
+
+DIVIDED: dict[str, tuple[tuple[int, ...], Callable[[tuple[int, ...]], list[Any]]]] = {
+    "rows": ((), lambda shape: [Shard(0)]),
+    "columns": ((), lambda shape: [last(shape)]),
+    "both": ((2, 2), lambda shape: [Shard(0), last(shape)]),
+    "replicated": ((2, 2), lambda shape: [Replicate(), Shard(0)]),
+}
+
+
+def against_one(world: World, case: str, kind: str, target: str) -> float:
+    """Every parameter divided in the same way; returned is how far it is from one process, see `furthest`."""
+    begin, grads = starts(SHAPES), gradients(SHAPES, STEPS)
+    make = maker(case, target=target)
+    shape, placed = DIVIDED[kind]
+    results, optimizer = train_parts(make, begin, grads, world.mesh(*shape), [placed(own) for own in SHAPES])
+    assert optimizer.engines() == {target: len(SHAPES)}, optimizer.engines()
+    return furthest(results, train_plain(make, begin, grads), begin)
+
+
+# States in few bits
+
+
+def blocks_that_fit(world: World, bits: int) -> float:
+    """Rows of whole blocks: parts have the very codes and scales of the whole tensor."""
+    shapes = [(10, 256), (3, 512)]
+    begin, grads = starts(shapes), gradients(shapes, STEPS)
+    make = maker("lamb", target="cpu", optim_bits=bits, min_8bit_size=0, block_wise=True)
+    results, optimizer = train_parts(make, begin, grads, world.mesh(), [[Shard(0)] for _ in shapes])
+    assert all(entry["exp_avg"].dtype is torch.uint8 for entry in optimizer.state.values())
+    return furthest(results, train_plain(make, begin, grads), begin)
+
+
+def blocks_of_parts(world: World, target: str, bits: int, columns: bool = False) -> float:
+    """Blocks begin with the part: of a rule of elements, each part is what one process makes of it alone."""
+    shapes = [(10, 70), (3, 50), (9,), (6, 4, 5, 3)]
+    begin, grads = starts(shapes), gradients(shapes, STEPS)
+    make = maker("adamw", target=target, min_8bit_size=0, optim_bits=bits)
+    placed = [[last(shape) if columns else Shard(0)] for shape in shapes]
+
+    def own(values: list[Tensor]) -> list[Tensor]:
+        pairs = zip(values, placed, strict=True)
+        return [distribute_tensor(value, world.mesh(), place).to_local().clone() for value, place in pairs]
+
+    results, _ = train_parts(make, begin, grads, world.mesh(), placed)
+    begin, results, grads = own(begin), own(results), [own(step) for step in grads]
+    # A part of one element is too few for 4 bits, which a tensor that is no part is then not stored in.
+    alone = [i for i, value in enumerate(begin) if value.numel() > 1]
+    wanted = train_plain(make, [begin[i] for i in alone], [[step[i] for i in alone] for step in grads])
+    equal([results[i] for i in alone], wanted)
+    return float(len(alone))
+
+
+def quantized_by_whole_size(world: World) -> None:
+    """min_8bit_size counts the elements of the whole tensor."""
+    mesh = world.mesh()
+    large, small = (nn.Parameter(distribute_tensor(torch.ones(n, 64), mesh, [Shard(0)])) for n in (64, 63))
+    optimizer = maker("adamw", optim_bits=8)([large, small])
+    for param in (large, small):
+        param.grad = distribute_tensor(torch.ones(param.shape), mesh, [Shard(0)])
+    optimizer.step()
+    assert optimizer.state[large]["exp_avg"].dtype is torch.uint8
+    assert optimizer.state[small]["exp_avg"].dtype is torch.float32
+    assert optimizer.state[large]["exp_avg"].shape == large.to_local().shape
+
+
+def one_scale(world: World) -> None:
+    """One scale for the tensor: the largest magnitude of all parts."""
+    begin, grads = starts(SHAPES), gradients(SHAPES, STEPS)
+    make = maker("adamw", target="cpu", optim_bits=8, min_8bit_size=0, block_wise=False)
+    results, _ = train_parts(make, begin, grads, world.mesh(), [[Shard(0)] for _ in SHAPES])
+    equal(results, train_plain(make, begin, grads))
+
+
+# The signed 8-bit map has 64 cells between 0.1 and 1, the unsigned one 128: an average between 0.5 and 1 times the
+# scale, or one of squares between 0.25 and 1, is off by half a cell, 0.45 / 64 / 0.5 or 0.45 / 128 / 0.25 of itself.
+HALF_CELL = 0.45 / 64 / 0.5
+
+
+def eight_bits(world: World, case: str) -> float:
+    """Blocks that do not fit: how far the change is from that of one process, over what the map allows.
+
+    Averages keep their signs and stay within a factor of two (of squares: four) in any block, so that each time they
+    are stored they are off by HALF_CELL at most; STEPS - 1 steps read stored ones. The two runs cut blocks differently:
+    each is off by (1 + HALF_CELL) ** (STEPS - 1) - 1 in averages of gradients, and by half of that in roots of those of
+    squares. Updates follow in proportion, and so does the ratio of norms that they are multiplied by, if there is one.
+    """
+    shapes = [(10, 70), (3, 50), (9, 31)]
+    begin, grads = starts(shapes), gradients(shapes, STEPS)
+    make = maker(case, optim_bits=8, min_8bit_size=0, block_wise=True, weight_decay=0.0)
+    results, _ = train_parts(make, begin, grads, world.mesh(), [[Shard(0)] for _ in shapes])
+    wanted = train_plain(make, begin, grads)
+    once = (1.0 + HALF_CELL) ** (STEPS - 1) - 1.0
+    allowed = (1.0 + 1.5 * once) ** (4 if case == "lamb" else 2) - 1.0
+    changes = zip(results, wanted, begin, strict=True)
+    worst = max((a - b).norm().item() / (b - c).norm().item() / allowed for a, b, c in changes)
+    assert worst <= 1.0, worst
+    return worst
+
+
+# 16-bit parameters
+
+
+def rounding(world: World, how: str, target: str, columns: bool = False) -> None:
+    """Parameters are rounded as those of one process; random numbers follow from elements' places in the whole."""
+    begin, grads = starts(SHAPES, torch.bfloat16), gradients(SHAPES, STEPS, torch.bfloat16)
+    make = maker("adamw", target=target, rounding=how, **({"seed": 3} if how == "stochastic" else {}))
+    placed = [[last(shape) if columns else Shard(0)] for shape in SHAPES]
+    results, optimizer = train_parts(make, begin, grads, world.mesh(), placed)
+    assert optimizer.engines() == {target: len(SHAPES)}, optimizer.engines()
+    equal(results, train_plain(make, begin, grads))
+
+
+# What is refused, and what processes must agree about
+
+
+def refusals(world: World) -> None:
+    """What cannot be had of parts says so, and changes nothing."""
+    mesh = world.mesh()
+    begin, grad = torch.ones(8, 8), torch.ones(8, 8)
+
+    def fails(param: DTensor, make: Callable[[Any], Any], words: str) -> None:
+        before = param.to_local().clone()
+        try:
+            make([param]).step()
+        except (ValueError, RuntimeError) as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(f"not refused: {words}")
+        assert torch.equal(param.to_local(), before)
+
+    param = nn.Parameter(distribute_tensor(begin, mesh, [Shard(0)]))
+    param.grad = distribute_tensor(grad, mesh, [Shard(0)])
+    fails(param, maker("adamw", target="torch", optim_bits=8, min_8bit_size=0, block_wise=False), "one scale")
+    param = nn.Parameter(distribute_tensor(begin.bfloat16(), mesh, [Shard(1)]))
+    param.grad = distribute_tensor(grad.bfloat16(), mesh, [Shard(1)])
+    fails(param, maker("adamw", target="cpu", rounding="stochastic"), "leave target out")
+    maker("adamw", rounding="stochastic")([param]).step()
+    param = nn.Parameter(DTensor.from_local(begin, mesh, [Partial()]))
+    param.grad = DTensor.from_local(grad, mesh, [Partial()])
+    fails(param, maker("adamw"), "has no values of its own")
+
+
+def strided_unevenly(world: World) -> None:
+    """FSDP2 over tensor parallelism whose parts are no stretches: rows are refused, everything else goes on."""
+    mesh = world.mesh(2, 2)
+    begin, grad = torch.ones(7, 6), torch.ones(7, 6)
+    for case in ("adafactor", "lamb"):
+        layer = nn.Linear(6, 7, bias=False)
+        layer.weight = nn.Parameter(distribute_tensor(begin, mesh["tensor"], [Shard(0)]))
+        fully_shard(layer, mesh=mesh["data"])
+        layer.weight.grad = torch.ones_like(layer.weight)
+        optimizer = maker(case)([layer.weight])
+        try:
+            optimizer.step()
+        except ValueError as error:
+            assert case == "adafactor", error
+            assert "divided twice" in str(error), error
+        else:
+            assert case == "lamb"
+            alone = train_plain(maker(case), [begin], [[grad]])[0]
+            equal([layer.weight.to_local()], [alone[: len(layer.weight.to_local())]])
+
+
+def different_steps(world: World) -> None:
+    """Processes with gradients for different parameters, or for none: all of them say so, and nothing changes."""
+    mesh = world.mesh()
+    grad = distribute_tensor(torch.ones(8, 4), mesh, [Shard(0)])
+    for own in ([world.rank % 2], [0, 1][: world.rank + 1], [0, 1][: world.rank]):
+        params = [nn.Parameter(distribute_tensor(torch.ones(8, 4), mesh, [Shard(0)])) for _ in range(2)]
+        optimizer = maker("lamb")(params)
+        for i in own:
+            params[i].grad = grad.clone()
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            assert "took different steps" in str(error), error
+        else:
+            raise AssertionError("not noticed")
+        equal([param.to_local() for param in params], [torch.ones(8 // world.size, 4)] * 2)
+        for param in params:
+            param.grad = grad.clone()
+        optimizer.step()  # together they go on
+
+
+def other_placement(world: World) -> float:
+    """A gradient that lies otherwise than its parameter is brought there."""
+    begin, grads = starts([(6, 4)]), gradients([(6, 4)], 1)
+    param = nn.Parameter(distribute_tensor(begin[0], world.mesh(), [Shard(0)]))
+    param.grad = distribute_tensor(grads[0][0], world.mesh(), [Shard(1)])
+    maker("lamb")([param]).step()
+    return furthest([whole(param)], train_plain(maker("lamb"), begin, grads), begin)
+
+
+def scaled(world: World) -> None:
+    """torch.amp.GradScaler: an Inf that one process has skips the step on all of them."""
+    for infinite in (False, True):
+        param = nn.Parameter(distribute_tensor(torch.ones(8, 4), world.mesh(), [Shard(0)]))
+        optimizer = maker("lamb")([param])
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+        scaler.scale((param * param).sum().full_tensor()).backward()
+        assert torch.equal(whole(param.grad), torch.full((8, 4), 128.0))
+        if infinite and world.rank == 0:
+            param.grad.to_local()[0, 0] = float("inf")
+        scaler.step(optimizer)
+        scaler.update()
+        assert bool((whole(param) == 1.0).all()) == infinite
+        assert scaler.get_scale() == (32.0 if infinite else 64.0)
+
+
+def _matrix(*kinds: str) -> dict[str, Callable[[World], Any]]:
+    return {
+        f"{case}, {kind}, {target}": partial(against_one, case=case, kind=kind, target=target)
+        for case in CLASSES
+        for kind in kinds
+        for target in ("torch", "cpu")
+    }
+
+
+SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
+    2: {
+        **_matrix("columns"),
+        "refusals": refusals,
+        "other placement": other_placement,
+        "different steps": different_steps,
+        "scaled": scaled,
+    },
+    4: {
+        **_matrix("rows", "columns", "both", "replicated"),
+        "blocks that fit, 8 bits": partial(blocks_that_fit, bits=8),
+        "blocks that fit, 4 bits": partial(blocks_that_fit, bits=4),
+        "blocks of parts, 8 bits": partial(blocks_of_parts, target="cpu", bits=8),
+        "blocks of parts, 4 bits": partial(blocks_of_parts, target="cpu", bits=4),
+        "blocks of parts, 8 bits, torch": partial(blocks_of_parts, target="torch", bits=8, columns=True),
+        "blocks of parts, 4 bits, torch": partial(blocks_of_parts, target="torch", bits=4),
+        "quantized by whole size": quantized_by_whole_size,
+        "one scale": one_scale,
+        "stochastic, cpu": partial(rounding, how="stochastic", target="cpu"),
+        "stochastic, torch": partial(rounding, how="stochastic", target="torch"),
+        "stochastic, torch, columns": partial(rounding, how="stochastic", target="torch", columns=True),
+        "kahan, cpu, columns": partial(rounding, how="kahan", target="cpu", columns=True),
+        "split8, torch": partial(rounding, how="split8", target="torch"),
+        "eight bits, adamw": partial(eight_bits, case="adamw"),
+        "eight bits, lamb": partial(eight_bits, case="lamb"),
+        "strided unevenly": strided_unevenly,
+    },
+}

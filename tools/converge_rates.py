@@ -59,7 +59,7 @@ RATES: Mapping[str, Training] = {
     "lion": _both(4e-4, 4e-4, longer={"text": 2}),
     "mars": _both(3e-3, 1e-3),
     "nadam": _both(2e-3, 1e-3),
-    "prodigy": _both(0.1, 1.0),
+    "prodigy": _both(0.1, 0.5),
     "radam": _both(5e-3, 1e-2),
     "rmsprop": _both(1e-3, 5e-4),
     "rprop": _both(1e-3, 1e-3, decayed=False, step_sizes=(1e-6, 1e-2)),

@@ -29,15 +29,10 @@ OPTGEN_FUNCTION double power(double x, double y) { return ::pow(x, y); }
 
 template <class T> OPTGEN_FUNCTION T square(T x) { return x * x; }
 template <class T> OPTGEN_FUNCTION T sign(T x) { return T(x > T(0)) - T(x < T(0)); }
-// Two selections of values each, not one of a compound condition: that is what compilers vectorise.
-template <class T> OPTGEN_FUNCTION T maximum(T a, T b) {
-  const T larger = a > b ? a : b;
-  return a != a ? a : larger;
-}
-template <class T> OPTGEN_FUNCTION T minimum(T a, T b) {
-  const T smaller = a < b ? a : b;
-  return a != a ? a : smaller;
-}
+// Two selections each, the outer one by `b` alone, which is mostly the same for all elements: compilers vectorise that
+// as it stands, also where one is the argument of another.
+template <class T> OPTGEN_FUNCTION T maximum(T a, T b) { return b != b ? b : (!(a <= b) ? a : b); }
+template <class T> OPTGEN_FUNCTION T minimum(T a, T b) { return b != b ? b : (!(a >= b) ? a : b); }
 
 // Integer arithmetic on the bits, so that loops with it are vectorised whatever the compiler assumes of NaN.
 OPTGEN_FUNCTION bool isfinite(float x) {

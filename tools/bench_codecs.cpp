@@ -38,7 +38,7 @@ template <class Work> double best_time(Work work) {
   return best;
 }
 
-template <class T> auto set_draw(T& tile, int) -> decltype(tile.draws(Draw{})) { tile.draws(Draw{1, 2, 3}); }
+template <class T> auto set_draw(T& tile, int) -> decltype(tile.draws(Draw{}, 0)) { tile.draws(Draw{1, 2, 3}, 0); }
 template <class T> void set_draw(T&, long) {}  // of a state
 
 template <class Codec> void measure(const char* name) {

@@ -20,7 +20,7 @@ template <class Codec> void encode(const float* x, void* data, void* aside, int6
 template <class Codec>
 void encode_parameter(const float* x, void* data, void* aside, int64_t n, uint64_t seed, uint32_t position, uint32_t step) {
   Tile<Codec> tile;
-  tile.draws(Draw{seed, position, step});
+  tile.draws(Draw{seed, position, step}, 0);
   for (int64_t at = 0; at < n; at += TILE) {
     const int count = n - at < TILE ? int(n - at) : TILE;
     auto* const values = tile.open_new(data, aside, at, count);

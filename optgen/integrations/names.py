@@ -88,7 +88,7 @@ SERVED: Mapping[str, Served] = {
 
 _GALORE = "it projects gradients onto their singular vectors, and the catalogue has no rule that does"
 _APOLLO = "it projects gradients onto random directions, and the catalogue has no rule that does"
-_IN_BACKWARD = "it updates parameters inside backward, where Trainer calls no step()"
+_LOMO = "it hands the learning rate to backward, and the catalogue has no rule that does"
 
 NOT_SERVED: Mapping[str, str] = {
     "galore_adamw": _GALORE,
@@ -97,8 +97,8 @@ NOT_SERVED: Mapping[str, str] = {
     "galore_adamw_layerwise": _GALORE,
     "galore_adamw_8bit_layerwise": _GALORE,
     "galore_adafactor_layerwise": _GALORE,
-    "lomo": _IN_BACKWARD,
-    "adalomo": _IN_BACKWARD,
+    "lomo": _LOMO,
+    "adalomo": _LOMO,
     "apollo_adamw": _APOLLO,
     "apollo_adamw_layerwise": _APOLLO,
 }

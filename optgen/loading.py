@@ -43,6 +43,7 @@ def load(*specs: str | Path) -> ModuleType:
         if not _directory:
             _directory.append(tempfile.mkdtemp(prefix="optgen-"))
             atexit.register(shutil.rmtree, _directory[0], ignore_errors=True)
+        if _directory[0] not in sys.path:  # also where someone has put sys.path back to what it was
             sys.path.append(_directory[0])
         write(compile_specs(paths, name), Path(_directory[0]) / name)
         importlib.invalidate_caches()

@@ -53,6 +53,14 @@ def test_the_same_spec_is_the_same_module_and_a_changed_one_is_not(spec: Path) -
     assert optgen.load(spec) is not first
 
 
+def test_a_path_that_is_put_back_does_not_matter(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sys.path.copy()
+    optgen.load(spec)
+    monkeypatch.setattr(sys, "path", before)
+    spec.write_text(SPEC.replace("0.9", "0.7"))
+    assert optgen.load(spec).MyOptimizer.rule.name == "my_optimizer"
+
+
 def test_loaded_classes_pickle(spec: Path) -> None:
     param = torch.nn.Parameter(torch.ones(4))
     optimizer = optgen.load(spec).MyOptimizer([param])

@@ -275,9 +275,15 @@ def test_the_picture_has_bars_or_points(slowest: float, tmp_path: Path) -> None:
     pixels = (255 * imread(tmp_path / "a.png")[:, :, :3]).round().astype(int)
     times = pixels[:, : int(0.62 * pixels.shape[1])]
 
-    def share(colour: str) -> float:
+    memory = pixels[:, int(0.62 * pixels.shape[1]) :]
+
+    def share(colour: str, part: Any = times) -> float:
         wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-        return float((abs(times - wanted).max(axis=2) <= 2).mean())
+        return float((abs(part - wanted).max(axis=2) <= 2).mean())
+
+    # Two bars in grey beside one in blue, all of eight bytes.
+    assert share("#0072B2", memory) > 0.01
+    assert share("#8a8a8a", memory) == pytest.approx(2 * share("#0072B2", memory), rel=0.2)
 
     bars = slowest < 20
     assert share("#D55E00") > 0.0003

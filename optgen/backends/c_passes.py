@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from optgen.backends.base import describe
 from optgen.backends.c_printer import CPrinter, c_formula, c_name
@@ -88,7 +88,13 @@ def pass_function(block: str, item: PassPlan) -> str:
 
 
 class PassRenderer:
-    """One pass of a block as statements of C++."""
+    """One pass of a block as statements of C++.
+
+    Attributes:
+        draws: What a parameter's tile is given to draw random numbers from.
+    """
+
+    draws: ClassVar[str] = "draw_of(t)"
 
     def __init__(self, family: Family, block: str, plan: Plan, item: PassPlan) -> None:
         self.family, self.block, self.plan, self.item = family, block, plan, item
@@ -274,7 +280,7 @@ class PassRenderer:
     def _draws(self) -> list[str]:
         """Where the random numbers of a parameter that is written come from."""
         written = any(write.input.role == "param" for write in self.item.writes)
-        return ["param_tile.draws(draw_of(t));"] if written else []
+        return [f"param_tile.draws({self.draws});"] if written else []
 
     def _statements(self) -> list[str]:
         """The pass's bindings, each under the equation that it comes from."""

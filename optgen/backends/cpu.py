@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
+from typing import ClassVar
 
 from optgen.backends.base import Rendering
 from optgen.backends.c_passes import PassRenderer, pass_function, source_context
@@ -46,6 +47,8 @@ class CpuBackend:
 
 
 class _CpuPass(PassRenderer):
+    draws: ClassVar[str] = "draw_of(t), t.at(START)"  # parts of a tensor draw what their elements draw in the whole one
+
     def render(self) -> PassText:
         fields = self.fields()
         self.single = replace(self.single, masks=frozenset(self.booleans.intersection(fields)))
@@ -71,10 +74,6 @@ class _CpuPass(PassRenderer):
         )
 
     # Elements
-
-    def _draws(self) -> list[str]:
-        """Parts of a tensor draw what their elements draw in the whole one."""
-        return [line.replace("draw_of(t)", "draw_of(t), t.at(START)") for line in super()._draws()]
 
     def _field_type(self, name: str) -> str:
         return "Mask" if name in self.booleans else "float"
@@ -104,7 +103,7 @@ class _CpuPass(PassRenderer):
         return [*result, *self._prefetch()]
 
     def _prefetch(self) -> list[str]:
-        """Reads ahead where the gradient alone is read: processors do so for several streams, but not far for one."""
+        """Asks ahead where the gradient alone is read: processors do so for several streams, but not far for one."""
         others = FALSE
         for access in self.item.reads:
             if access.input.role != "grad":

@@ -1,10 +1,19 @@
-"""What the tests of other libraries share: a fresh state of accelerate, whose settings hold for a process."""
+"""What the tests of other libraries share: a fresh state of accelerate, which holds for a process, and a folder.
+
+Trainer and Lightning write where they are started, also what nobody asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ PYTHON ?= $(shell for name in $(CANDIDATES); do $$name -c '$(NEW_ENOUGH)' 2>/dev
 BIN := .venv/bin
 TESTS := -n 2 --dist worksteal
 
-.PHONY: help demo test test-all lint bench converge clean setup-demo setup-test
+.PHONY: help demo test test-all lint bench claims converge clean setup-demo setup-test
 
 help:
 	@echo "make demo       train a small transformer with generated optimizers"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-all   the tests with every combination of classes, types and options (long)"
 	@echo "make lint       ruff, mypy, the layers"
 	@echo "make bench      the optimizers against torch, bitsandbytes and torchao"
+	@echo "make claims     what README.md claims, beside what holds here"
 	@echo "make converge   every rule in 32, 8 and 4 bits on two small models (long)"
 	@echo "make clean      remove .venv and caches"
 
@@ -45,6 +46,9 @@ lint: setup-test
 
 bench: setup-test
 	$(BIN)/python tools/bench.py
+
+claims: setup-test
+	$(BIN)/python tools/claims.py
 
 converge: setup-test
 	$(BIN)/python tools/converge.py

@@ -1,0 +1,100 @@
+"""What README.md claims is worked out anew, and every part of it that claims something is shown by something."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tools"))
+
+import claims  # noqa: E402
+
+README = (ROOT / "README.md").read_text()
+PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
+CLAIMS = [*(one.today() for one in claims.FIGURES), *(one.words for one in claims.SENTENCES)]
+
+
+def section(title: str) -> str:
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def points(text: str) -> list[str]:
+    """The points of a list, each on one line."""
+    return [claims.plain(point) for point in re.split(r"(?m)^- ", text)[1:]]
+
+
+@pytest.mark.parametrize("words", CLAIMS)
+def test_the_readme_has_these_words(words: str) -> None:
+    assert words in claims.plain(README)
+
+
+@pytest.mark.parametrize("name", sorted({name for one in claims.SENTENCES for name in one.tests}))
+def test_a_sentence_names_tests_that_exist(name: str) -> None:
+    assert re.search(r"(?m)^ *def test_", (ROOT / name).read_text())
+
+
+@pytest.mark.parametrize("point", [*points(section("Why")), *points(section("How things are chosen"))])
+def test_every_point_is_shown_by_something(point: str) -> None:
+    assert [words for words in CLAIMS if words in point]
+
+
+def test_figures_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert claims.main(["figures"]) == 0
+    assert "27 rules as 66 classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"), [("27 rules as", "28 rules as"), ("| `optgen new NAME` |", "| `optgen old NAME` |")]
+)
+def test_a_claim_that_is_not_so_is_told(
+    there: str, instead: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "README.md"
+    assert there in README
+    other.write_text(README.replace(there, instead))
+    assert claims.main(["figures"], other) == 1
+    assert "\nNO " in capsys.readouterr().out
+
+
+def test_tests_are_counted(tmp_path: Path) -> None:
+    """Of each file its own, whatever became of them."""
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "def test_one(): pass\n"
+        "def test_two(): assert 0\n"
+        "def test_three(): pytest.skip('so')\n"
+        "@pytest.fixture\n"
+        "def broken(): raise ValueError\n"
+        "def test_four(broken): pass\n"
+    )
+    (tmp_path / "test_some_more.py").write_text("class TestMore:\n    def test_one(self): pass\n")
+    files = ["test_some.py", "test_some_more.py"]
+    found = claims.outcomes(files, tmp_path / "tests.xml", tmp_path)
+    assert found == {
+        "test_some.py": {"passed": 1, "failed": 2, "skipped": 1},
+        "test_some_more.py": {"passed": 1},
+    }
+
+
+def test_speeds_are_those_of_one_run() -> None:
+    """The README's table is taken from the tables of docs/performance.md."""
+    tables = re.split(r"(?m)^One parameter of|^GPT-2 small's|^1000 tensors of", PERFORMANCE)[1:4]
+    rows = [dict(re.findall(r"(?m)^\| ([^|]+?) \| ([\d.]+) \|", table)) for table in tables]
+    there = dict(claims.table_of(README))
+    assert "AdamW8bit" in there
+    for name, cells in there.items():
+        assert cells == tuple(claims.milliseconds(float(table[name]) / 1e3) for table in rows), name
+
+
+def test_the_table_is_measured_anew(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Here on the smallest case alone."""
+    monkeypatch.setattr(claims, "CASES", ("1000x1024",))
+    text = "\n## Speed\n\n| | a |\n|---|---|\n| AdamW8bit | 3.9 |\n| torch AdamW fused | 6.9 |\n"
+    assert claims.show_speed(text, quick=True)
+    shown = capsys.readouterr().out.partition("milliseconds a step, here")[2]
+    assert re.search(r"(?m)^AdamW8bit +[\d.]+ \(3\.9\)$", shown)
+    assert re.search(r"(?m)^torch AdamW fused +[\d.]+ \(6\.9\)$", shown)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
-
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 import bench
+import pytest
+import torch
 
 from optgen.bench import cases, contenders, gpu, measure, peers, show
 from optgen.bench.cases import Case

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import bench
 import optgen_optim
 import pytest
 import torch
 from machine import require_compiler
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-
-import bench
 
 from optgen.bench import every, measure
 from optgen.bench.cases import Case

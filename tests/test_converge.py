@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import converge
+import converge_tasks
 import optgen_optim
 import pytest
 import torch
-from machine import require_compiler
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-
-import converge
-import converge_tasks
 from converge_results import Outcome, markdown, outcomes, save_picture
 from converge_runs import Run, Wanted, evaluated_steps, key_of, rate_at, read, steps_of, train
+from machine import require_compiler
 
 from optgen.bench.driving import bits_of, families, representative
 

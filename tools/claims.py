@@ -137,7 +137,7 @@ SENTENCES = (
         "The type of a state comes from its spec, also after loading a checkpoint",
         ("tests/runtime/test_stored_types.py",),
     ),
-    Sentence("On a CPU all memory is ordinary memory, and this changes nothing", ("tests/cuda/test_paging.py",)),
+    Sentence("On a CPU all memory is ordinary memory, and this changes nothing", ("tests/runtime/test_settings.py",)),
     Sentence("`optimizer.engines()` says how many parameters each served", ("tests/runtime/test_engines.py",)),
     Sentence("a step with an Inf or NaN changes nothing, counters included", ("tests/runtime/test_amp.py",)),
     Sentence("`torch.cuda.graph` can record a step", ("tests/runtime/test_capturable.py", "tests/cuda/test_host.py")),

@@ -7,16 +7,13 @@ import re
 import subprocess
 import sys
 
+import make_catalogue
 import optgen_optim
 import pytest
 from compiling import ROOT, stock_package
 
 from optgen.explanation import ClassInfo
 from optgen.page.equations import resolved
-
-sys.path.insert(0, str(ROOT / "tools"))
-
-import make_catalogue
 
 TEXT = (ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8")
 CLASSES: dict[str, ClassInfo] = {info.name: info for info in stock_package().classes}

@@ -11,11 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from machine import require_compiler
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
 import setup_pycuda
+from machine import require_compiler
 
 SKIP = "OPTGEN_SKIP_PYCUDA=1 make test"
 PYTHON = Path(sys.executable)

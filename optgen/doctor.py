@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import sys
+import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ INSTALL_COMPILER = {
     "darwin": "xcode-select --install, then brew install libomp; or brew install gcc",
 }
 """How a C++ compiler is installed, by platform."""
+INSTALL_HEADERS = "apt install python3-dev, or dnf install python3-devel"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,17 @@ def _compiler() -> Iterator[Finding]:
         "; ".join(rejected) or "nothing to try",
         f"{advice}. Until then optimizers run on the torch target, which is slower",
     )
+
+
+def _python_headers() -> Iterator[Finding]:
+    from optgen.runtime.building.extension import missing
+
+    reason = missing()
+    if reason:
+        advice = f"{INSTALL_HEADERS}. Until then steps of many small tensors take up to three times as long"
+        yield Finding("Python headers", "missing", reason, advice)
+    else:
+        yield Finding("Python headers", "ok", sysconfig.get_path("include"))
 
 
 WITHOUT_GPU = "nothing to do on a machine without an NVIDIA GPU"
@@ -232,6 +245,7 @@ _LOOKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "Python": _python,
     "torch": _torch,
     "C++ compiler": _compiler,
+    "Python headers": _python_headers,
     "NVIDIA driver": _driver,
     "CUDA in torch": _torch_cuda,
     "PyCUDA": _pycuda,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from optgen.runtime.sweep import Sweep
 
 
 def require_compiler() -> None:
@@ -27,3 +31,13 @@ def why_no_gpu() -> str:
     if not available:
         return "no NVIDIA GPU that this torch can use"
     return nvidia.why_no_pycuda() or ("" if nvcc.find_nvcc() else f"no nvcc that builds: {nvcc.why_no_nvcc()}")
+
+
+def sweep_or_skip() -> Sweep:
+    """sweep.cpp, compiled; skip where there is no compiler, or no header of Python."""
+    from optgen.runtime.building.extension import missing, sweep_extension
+
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    return sweep_extension()

@@ -19,6 +19,7 @@ from optgen.bench.cases import Case
 from optgen.bench.contenders import Contender
 from optgen.bench.memory import stored_bytes
 from optgen.bench.peers import quiet
+from optgen.runtime import sweep
 from optgen.runtime.building.cache import CompileError, find_compiler, shared_library
 
 STATES_AGE = 10
@@ -225,6 +226,8 @@ class Runner:
         """Take the first steps, which build states and compile; a slow contender takes fewer than STATES_AGE."""
         start = time.perf_counter()
         try:
+            if self.result.contender.ours:
+                sweep.compile_now()  # as it is in training that has gone on for a while
             with quiet():
                 self.optimizer = self.result.contender.make(self.params)
                 for age in range(STATES_AGE):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from optgen.runtime import sweep
 from optgen.runtime.capture import check_warm
 from optgen.runtime.division import check_one_scale, check_partition, part_target, reduces
 from optgen.runtime.host_values import HostValues
@@ -79,7 +81,7 @@ class Seen:
     """What a step is prepared for: identities of parameters, dtypes of their gradients, names of the inputs set."""
 
     block: str
-    params: list[int]
+    params: bytes
     grads: list[torch.dtype]
     inputs: tuple[str, ...]
 
@@ -98,6 +100,7 @@ class Prepared:
         reducer: What adds up results over processes; None where no parameter is divided among any.
         sharded: Whether there are parameters of which this process has a part, or a replica.
         replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
+        uses: How many steps these engines have served again.
     """
 
     members: list[Member]
@@ -107,10 +110,17 @@ class Prepared:
     raw: list[tuple[Any, ...]]
     elements: float
     seen: Seen
-    entries: list[int]
+    entries: bytes
     reducer: Reducer | None = None
     sharded: bool = False
     replaced: bool = False
+    uses: int = 0
+
+    def count_use(self) -> None:
+        """Once steps of many tensors repeat, looking at them is worth compiling."""
+        self.uses += 1
+        if self.uses == sweep.PATIENCE <= len(self.members) and any(e.target != "torch" for e in self.engines):
+            sweep.compile_soon()
 
     def settings(self, inputs: Mapping[str, Any] | None = None) -> list[Settings]:
         """The settings of every row, as they are now, and the inputs of the step."""
@@ -167,22 +177,23 @@ def prepare(
     Raises:
         SkippedStepError: if the step is to be skipped and the host must know it. Nothing has changed then.
     """
-    params = [p for group in optimizer.param_groups for p in group["params"]] if only is None else [only]
+    params = list(chain.from_iterable(map(_params, optimizer.param_groups))) if only is None else [only]
     grads: list[Any] = []
     if optimizer.rule.blocks[block].grads:
-        grads = [p.grad for p in params]
+        grads = sweep.used.gradients(params)
         if type(None) in set(map(type, grads)):
             grads = with_stand_ins(params, grads)
             params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
             grads = [grad for grad in grads if grad is not None]
     else:
         params = [p for p in params if optimizer.state.get(p)]
-    seen = Seen(block, list(map(id, params)), list(map(_dtype, grads)), inputs.names)
+    seen = Seen(block, sweep.used.identities(params), sweep.used.dtypes(grads), inputs.names)
     for prepared in kept:
         known = prepared.seen == seen and prepared.entries == _entries(optimizer, only)
         if known and _still_serves(optimizer, prepared):
             if inputs.found_inf is not None:
                 _check_skipped(optimizer.rule.blocks[block], inputs, (engine.target for engine in prepared.engines))
+            prepared.count_use()
             return prepared, grads
     check_warm(type(optimizer).__name__)
     return _Preparer(optimizer, params, grads, seen, inputs).run(only), grads
@@ -212,12 +223,12 @@ def _check_skipped(block: Block, inputs: Inputs, targets: Iterable[str], starts:
         raise SkippedStepError
 
 
-def _entries(optimizer: Optimizer, only: Tensor | None) -> list[int]:
+def _entries(optimizer: Optimizer, only: Tensor | None) -> bytes:
     entries = optimizer.state.values() if only is None else (optimizer.state.get(only),)
-    return [*map(id, optimizer.param_groups), *map(id, entries)]
+    return sweep.used.identities([*optimizer.param_groups, *entries])
 
 
-_dtype = operator.attrgetter("dtype")
+_params = operator.itemgetter("params")
 
 
 def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:

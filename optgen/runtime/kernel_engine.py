@@ -9,14 +9,13 @@ import operator
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from optgen.codecs import COMPENSATION, PARAMETER_CODECS
+from optgen.runtime import sweep
 from optgen.runtime.parameters import Bucket, Member, StaleError, matrix_shape
 from optgen.runtime.rule import Pass, Rule
 from optgen.runtime.states import scale_key
@@ -76,11 +75,12 @@ class KernelEngine:
         self.rule, self.bucket = rule, bucket
         self.members = bucket.members
         self.params = [m.param for m in self.members]
-        self.forms = _forms(self.params)
+        self.forms = sweep.forms(self.params)
         self.devices = list(map(_device, self.params))
         self.entries = [m.entry for m in self.members]
         self.pointers: list[int] = []
-        self.state_pointers: list[int] = []
+        self.places: list[int] = []
+        self.facts: sweep.Facts = None
         self.staged = [i for i, p in enumerate(self.params) if not p.is_contiguous()]
         self.staging = {i: torch.empty_like(self.params[i], memory_format=torch.contiguous_format) for i in self.staged}
         self.kept: list[Tensor] = []
@@ -166,7 +166,8 @@ class KernelEngine:
             start = 0 if part is None or part.start is None else part.start
             step = self._kept(member.entry["step"])
             seed = int(member.settings.get("seed", 0))
-            table.extend((self.pointers[index], self._state_address(member, COMPENSATION), seed, member.number))
+            param = self.staging.get(index, member.param)
+            table.extend((param.data_ptr(), self._state_address(member, COMPENSATION), seed, member.number))
             table.extend((step.data_ptr(), member.shape.numel(), len(member.shape), member.index))
             table.extend(
                 (at.rows, at.cols, at.matrices, member.row, self.chunks.first[index], self.chunks.count[index])
@@ -209,66 +210,52 @@ class KernelEngine:
         Raises:
             StaleError: if a parameter, a gradient or a state has another form than before.
         """
-        if self.forms != _forms(self.params):
+        facts = sweep.used.facts(self.params, self.entries)
+        if facts != self.facts:
+            self._look_closer()
+            self.facts = sweep.used.facts(self.params, self.entries)
+        for index in self.staged:
+            self.staging[index].copy_(self.params[index].detach())
+        addresses = sweep.used.addresses(grads)
+        if addresses is None:
+            if any(grad.layout is not torch.strided for grad in grads):
+                raise StaleError  # a sparse gradient, which is refused when the engine is to be built anew
+            grads = [grad.resolve_neg().contiguous() for grad in grads]
+            addresses = sweep.PLAIN.addresses(grads)
+        self.grads = grads
+        return array("q", addresses or bytes(8 * len(self.params)))
+
+    def _look_closer(self) -> None:
+        """Take the addresses of parameters and states anew, where something is not as it was.
+
+        Raises:
+            StaleError: if it is more than memory of parameters that has moved.
+        """
+        if self.forms != sweep.forms(self.params):
             raise StaleError
         pointers = list(map(Tensor.data_ptr, self.params))
         if pointers != self.pointers and self.devices != list(map(_device, self.params)):
             raise StaleError
-        for index in self.staged:
-            self.staging[index].copy_(self.params[index].detach())
-            pointers[index] = self.staging[index].data_ptr()
-        if not all(map(Tensor.is_contiguous, grads)):
-            if any(grad.layout is not torch.strided for grad in grads):
-                raise StaleError  # a sparse gradient, which is refused when the engine is to be built anew
-            grads = [grad.contiguous() for grad in grads]
-        self.grads = grads
-        state_pointers = self._state_pointers()
-        if pointers != self.pointers or state_pointers != self.state_pointers:
-            if self.state_pointers and state_pointers != self.state_pointers:
-                raise StaleError
+        if self.places and self.places != sweep.places(self.entries):
+            raise StaleError
+        if pointers != self.pointers or not self.places:
             self.pointers = pointers
             self._table_changed(self._table())
-            self.state_pointers = self._state_pointers()
-        return array("q", list(map(Tensor.data_ptr, grads)) or bytes(8 * len(self.params)))
+            self.places = sweep.places(self.entries)
 
     def _table_changed(self, table: array[int]) -> None:
         """Hand a new table to the kernels."""
         raise NotImplementedError
 
-    def _state_pointers(self) -> list[int]:
-        """Where states lie and how long they are: a user may put others in their place, or give them other memory."""
-        values = list(chain.from_iterable(map(dict.values, self.entries)))
-        try:
-            return [*map(Tensor.data_ptr, values), *map(Tensor.numel, values)]
-        except TypeError:  # something that is no tensor lies among them
-            tensors = [value for value in values if isinstance(value, Tensor)]
-            return [*map(Tensor.data_ptr, tensors), *map(Tensor.numel, tensors)]
-
     def finish(self, name: str) -> None:
         """End the step: parameters that are not contiguous get their new values."""
         for index in self.staged:
             self.params[index].detach().copy_(self.staging[index])
-        _mark_changed(self.params)
+        sweep.used.mark_changed(self.params)
         self.grads = ()
 
 
-_dtype = operator.attrgetter("dtype")
 _device = operator.attrgetter("device")
-_shape = operator.attrgetter("shape")
-
-
-def _forms(params: list[Tensor]) -> tuple[list[Any], list[Any], list[bool]]:
-    """What tables and kernels are made for; looked at in every step, since `param.data` can be anything by then."""
-    return list(map(_dtype, params)), list(map(_shape, params)), list(map(Tensor.is_contiguous, params))
-
-
-def _mark_changed(params: list[Tensor]) -> None:
-    """Let autograd know, which refuses to go back through values that have changed since."""
-    try:
-        increment_version(params)
-    except (TypeError, RuntimeError):  # a torch that takes one tensor at a time
-        for param in params:
-            increment_version(param)
 
 
 def address(values: array[Any]) -> int:

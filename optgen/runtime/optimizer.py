@@ -363,8 +363,7 @@ class Optimizer(torch.optim.Optimizer):
         if prepared.sharded:
             grads = prepared.own_gradients(grads)
         for engine in prepared.engines:
-            members = engine.bucket.members
-            own = [grads[m.position] for m in members] if grads else []
+            own = engine.bucket.gradients(grads) if grads else []
             engine.begin(block, self.rule.blocks[block], own, inputs)
         return prepared, settings
 

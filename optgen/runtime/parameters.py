@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -74,6 +76,16 @@ class Bucket:
     codecs: tuple[Codec, ...]
     rounding: str = "nearest"
     members: list[Member] = field(default_factory=list)
+
+    @cached_property
+    def _pick(self) -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]]:
+        positions = [member.position for member in self.members]
+        return itemgetter(*positions) if len(positions) > 1 else lambda grads: (grads[positions[0]],)
+
+    def gradients(self, grads: list[Tensor]) -> list[Tensor]:
+        """Those of the members, of the gradients of a step."""
+        # Positions are given in the order of the members, so that a bucket of all of them has them all in order.
+        return grads if len(grads) == len(self.members) else list(self._pick(grads))
 
 
 class StaleError(Exception):

@@ -311,6 +311,7 @@ def test_doctor_lists_what_it_looked_for() -> None:
         "Python",
         "torch",
         "C++ compiler",
+        "Python headers",
         "NVIDIA driver",
         "CUDA in torch",
         "PyCUDA",

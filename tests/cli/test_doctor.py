@@ -143,3 +143,15 @@ def test_pycuda_that_does_not_work_says_what_mends_it(
 )
 def test_sizes(size: int, text: str) -> None:
     assert readable_size(size) == text
+
+
+def test_missing_headers_of_python_are_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from optgen.runtime.building import extension
+
+    monkeypatch.setattr(extension, "_headers", lambda: tmp_path)
+    finding = named(examine(), "Python headers")
+    assert finding.status == "missing"
+    assert finding.found.endswith(f"{tmp_path} has no Python.h") or finding.found.startswith("no C++ compiler")
+    assert "python3-dev" in finding.advice
+    (tmp_path / "Python.h").touch()
+    assert named(examine(), "Python headers").status in ("ok", "missing")

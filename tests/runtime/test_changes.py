@@ -8,6 +8,8 @@ import pytest
 import torch
 from optgen_optim import LARS, AdamW, AdamW8bit, PytorchLARS
 
+pytestmark = pytest.mark.usefixtures("each_sweep")
+
 
 def stepped(target: str, shape: tuple[int, ...] = (20, 16)) -> tuple[torch.Tensor, AdamW]:
     param = torch.nn.Parameter(torch.randn(shape))

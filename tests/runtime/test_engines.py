@@ -19,6 +19,8 @@ from optgen.runtime import targets
 from optgen.runtime.building.cache import CompileError
 from runtime.training import SMALL, make_params, same, saved, set_grads, snapshot, train
 
+pytestmark = pytest.mark.usefixtures("each_sweep")
+
 ROOT = Path(__file__).parents[2]
 
 

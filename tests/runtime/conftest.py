@@ -1,0 +1,14 @@
+"""What tests of the run time share."""
+
+from __future__ import annotations
+
+import pytest
+from machine import sweep_or_skip
+
+from optgen.runtime import sweep
+
+
+@pytest.fixture(params=["python", "compiled"])
+def each_sweep(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to look at tensors."""
+    monkeypatch.setattr(sweep, "used", sweep.PLAIN if request.param == "python" else sweep_or_skip())

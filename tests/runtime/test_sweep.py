@@ -1,0 +1,242 @@
+"""What steps look at in all tensors is the same, whether Python or sweep.cpp looks."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from machine import require_compiler, sweep_or_skip
+from optgen_optim import AdamW, AdamW8bit
+from torch import Tensor, nn
+
+from optgen.runtime import sweep
+from optgen.runtime.building.entries import CompileError
+from optgen.runtime.sweep import PLAIN, Sweep
+from runtime.training import same, snapshot
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8)
+
+
+@pytest.fixture(params=["python", "compiled"])
+def look(request: pytest.FixtureRequest) -> Sweep:
+    return PLAIN if request.param == "python" else sweep_or_skip()
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("used", "failure", "_builder"):
+        monkeypatch.setattr(sweep, name, getattr(sweep, name))
+
+
+def tensors() -> list[Tensor]:
+    return [torch.zeros(shape, dtype=dtype) for shape in ((), (3,), (2, 5), (0,), (2, 3, 4)) for dtype in DTYPES]
+
+
+def test_addresses_and_dtypes(look: Sweep) -> None:
+    every = tensors()
+    assert look.addresses(every) == array("q", [tensor.data_ptr() for tensor in every]).tobytes()
+    assert look.dtypes(every) == [tensor.dtype for tensor in every]
+    assert look.identities(every) == array("q", map(id, every)).tobytes()
+    assert (look.addresses([]), look.dtypes([]), look.identities([])) == (b"", [], b"")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.zeros(4, 4).t(),
+        torch.zeros(8)[::2],
+        torch.zeros(3, 3).to_sparse(),
+        torch._neg_view(torch.ones(3)),
+        torch.zeros(1).expand(3),
+    ],
+    ids=["transposed", "strided", "sparse", "negative view", "expanded"],
+)
+def test_what_no_kernel_can_read_has_no_address(odd: Tensor, look: Sweep) -> None:
+    assert look.addresses([torch.zeros(3), odd]) is None
+
+
+def test_gradients(look: Sweep) -> None:
+    class Own(nn.Parameter):
+        """One whose gradient is told by Python."""
+
+        @property
+        def grad(self) -> Tensor:
+            return given
+
+    given = torch.ones(3)
+    params: list[Any] = [nn.Parameter(torch.zeros(3)) for _ in range(3)]
+    params[0].grad = torch.ones(3)
+    params[2].grad = torch.zeros(3)
+    params.append(Own(torch.zeros(3)))
+    found = look.gradients(params)
+    assert [grad is wanted for grad, wanted in zip(found, [params[0].grad, None, params[2].grad, given], strict=True)]
+    assert found[0] is params[0].grad
+    assert found[1] is None
+    assert found[3] is given
+
+
+Change = Callable[[list[Tensor], list[dict[str, Any]]], object]
+CHANGES: dict[str, Change] = {
+    "other memory": lambda params, _: setattr(params[0], "data", params[0].data.clone()),
+    "another dtype": lambda params, _: setattr(params[1], "data", params[1].data.bfloat16()),
+    "another shape": lambda params, _: setattr(params[1], "data", params[1].data.view(4, 3)),
+    "other strides": lambda params, _: setattr(params[1], "data", params[1].data.t()),
+    "a shorter one": lambda params, _: setattr(params[0], "data", params[0].data[:2]),
+    "another state": lambda _, entries: entries[0].update(exp_avg=torch.zeros(3)),
+    "memory of a state": lambda _, entries: setattr(entries[1]["exp_avg"], "data", torch.zeros(3, 4)),
+    "a longer state": lambda _, entries: entries[1]["exp_avg"].resize_(40),
+    "no state": lambda _, entries: entries[1].pop("exp_avg"),
+    "no tensor": lambda _, entries: entries[1].update(step=3.0),
+    "one more": lambda _, entries: entries[0].update(more=torch.zeros(1)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_every_change_is_seen(change: Change, look: Sweep) -> None:
+    params = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3, 4))]
+    entries = [{"step": torch.zeros(()), "exp_avg": torch.zeros_like(param)} for param in params]
+    before = look.facts(params, entries)
+    for param in params:
+        param.detach().add_(1)
+    entries[0]["exp_avg"].fill_(2)
+    assert look.facts(params, entries) == before, "values are no matter"
+    kept = [param.data for param in params], [dict(entry) for entry in entries]
+    change(params, entries)
+    assert look.facts(params, entries) != before
+    del kept
+
+
+def test_autograd_is_told(look: Sweep) -> None:
+    params = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    with torch.inference_mode():
+        inference = torch.ones(3)
+    result = sum((param * param).sum() for param in params)
+    look.mark_changed([*params, inference] if look is not PLAIN else params)
+    assert [param._version for param in params] == [1, 1]
+    assert isinstance(result, Tensor)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.backward()
+
+
+def test_nothing_is_kept(look: Sweep) -> None:
+    """Reference counts are as before, however often one looks."""
+    params = [nn.Parameter(torch.zeros(3)) for _ in range(3)]
+    params[0].grad = torch.ones(3)
+    entries = [{"exp_avg": torch.zeros(3), "note": "text"} for _ in params]
+    everything = [*params, params[0].grad, torch.float32, None, entries[0]["exp_avg"]]
+    before = list(map(sys.getrefcount, everything))
+    for _ in range(100):
+        look.gradients(params)
+        look.dtypes(params)
+        look.identities(params)
+        look.facts(params, entries)
+        look.addresses(params)
+        look.mark_changed(params)
+    after = list(map(sys.getrefcount, everything))
+    assert all(abs(one - other) < 50 for one, other in zip(before, after, strict=True))
+
+
+def test_what_is_no_tensor_is_refused() -> None:
+    look: Any = sweep_or_skip()
+    for call in (look.dtypes, look.addresses, look.mark_changed):
+        with pytest.raises(TypeError, match="item 1 is a int, not a tensor"):
+            call([torch.zeros(1), 3])
+        with pytest.raises(TypeError, match="a list is wanted, not a tuple"):
+            call((torch.zeros(1),))
+    with pytest.raises(TypeError, match="entry 0 is a int, not a dict"):
+        look.facts([], [3])
+    with pytest.raises(TypeError, match="takes tensors and entries, not 1 arguments"):
+        look.facts([])
+    with pytest.raises(AttributeError):
+        look.gradients([3])
+
+
+# In steps
+
+
+def train(opt: torch.optim.Optimizer, params: list[nn.Parameter], first: int, last: int) -> None:
+    for number in range(first, last):
+        generator = torch.Generator().manual_seed(number)
+        for param in params:
+            param.grad = torch.randn(param.shape, generator=generator)
+        opt.step()
+
+
+def made(cls: Any = AdamW8bit, count: int = 20) -> tuple[list[nn.Parameter], Any]:
+    params = [nn.Parameter(torch.linspace(-1, 1, 300 + number)) for number in range(count)]
+    return params, cls(params, min_8bit_size=310, target="cpu")
+
+
+def test_it_may_come_at_any_time() -> None:
+    """Steps go on with the engines they have, bit for bit."""
+    compiled = sweep_or_skip()
+    results = []
+    for uses in ([PLAIN] * 4, [compiled] * 4, [PLAIN, compiled, PLAIN, compiled]):
+        params, opt = made()
+        engines = []
+        for number, use in enumerate(uses):
+            sweep.used = use
+            train(opt, params, number, number + 1)
+            engines.append(opt._kept[0])
+        assert all(one is engines[0] for one in engines)
+        results.append(snapshot(opt, params))
+    for other in results[1:]:
+        assert same(results[0]["params"], other["params"])
+        assert same(results[0]["states"], other["states"])
+
+
+def test_a_negative_view_is_read_as_what_it_is(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for use in (PLAIN, sweep_or_skip()):
+        sweep.used = use
+        params = [nn.Parameter(torch.ones(4)) for _ in range(2)]
+        params[0].grad = torch._neg_view(torch.tensor([1.0, -2.0, 3.0, 0.0]))
+        params[1].grad = -torch.tensor([1.0, -2.0, 3.0, 0.0])
+        AdamW(params, target=target).step()
+        assert torch.equal(params[0], params[1])
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[threading.Thread]]:
+    """Compiling begins after three steps with three tensors."""
+    monkeypatch.setattr(sweep, "PATIENCE", 3)
+    sweep.used, sweep._builder = PLAIN, None
+    yield []
+    if sweep._builder is not None:
+        sweep._builder.join()
+
+
+@pytest.mark.usefixtures("patience")
+def test_it_is_compiled_once_steps_repeat() -> None:
+    compiled = sweep_or_skip()
+    params, opt = made(count=3)
+    train(opt, params, 0, 3)
+    assert sweep._builder is None
+    train(opt, params, 3, 5)
+    assert sweep._builder is not None
+    sweep._builder.join()
+    assert sweep.used is compiled
+    assert sweep.failure == ""
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize(("count", "given"), [(2, "cpu"), (3, "torch")])
+def test_it_is_not_where_it_would_not_pay(count: int, given: str) -> None:
+    require_compiler()
+    params = [nn.Parameter(torch.zeros(5)) for _ in range(count)]
+    opt = AdamW(params, target=given)
+    train(opt, params, 0, 10)
+    assert sweep._builder is None
+
+
+def test_where_it_cannot_be_compiled_python_goes_on() -> None:
+    def fail() -> Sweep:
+        raise CompileError("no Python.h")
+
+    assert sweep.compile_now(fail) is PLAIN
+    assert sweep.used is PLAIN
+    assert sweep.failure == "no Python.h"

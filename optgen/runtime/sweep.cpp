@@ -3,7 +3,10 @@
 #include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/utils/object_ptr.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -13,23 +16,62 @@ namespace {
 constexpr std::int64_t kNoTensor = -1;
 constexpr std::int64_t kNoMemory = -2;
 
-bool is_dense(const at::Tensor& tensor) {
+// Tensors that one stage looks at before the next one does: what they are made of lies in many places, which are asked
+// for ahead, so that memory brings them side by side and not one after the other.
+constexpr std::size_t kBatch = 128;
+constexpr std::size_t kLine = 64;
+
+void ask_for(const void* place, std::size_t bytes = 1) {
+    for (std::size_t offset = 0; offset < bytes; offset += kLine) {
+        __builtin_prefetch(static_cast<const char*>(place) + offset);
+    }
+}
+
+bool is_dense(at::TensorImpl& tensor) {
     return tensor.layout() == at::kStrided && tensor.has_storage();
 }
 
-void add_form(const at::Tensor& tensor, std::vector<std::int64_t>& to) {
+void add_form(at::TensorImpl& tensor, std::vector<std::int64_t>& to) {
     if (!is_dense(tensor)) {
         to.push_back(kNoMemory);
-        to.push_back(reinterpret_cast<std::int64_t>(tensor.unsafeGetTensorImpl()));
+        to.push_back(reinterpret_cast<std::int64_t>(&tensor));
         return;
     }
-    to.push_back(reinterpret_cast<std::int64_t>(tensor.const_data_ptr()));
+    to.push_back(reinterpret_cast<std::int64_t>(tensor.data()));
     const auto device = tensor.device();
-    to.push_back(static_cast<std::int64_t>(tensor.scalar_type()) | static_cast<std::int64_t>(tensor.is_contiguous()) << 8 |
+    const auto kind = c10::typeMetaToScalarType(tensor.dtype());
+    to.push_back(static_cast<std::int64_t>(kind) | static_cast<std::int64_t>(tensor.is_contiguous()) << 8 |
                  static_cast<std::int64_t>(device.type()) << 16 |
                  static_cast<std::int64_t>(static_cast<std::uint8_t>(device.index())) << 24 | tensor.dim() << 32);
     for (const auto size : tensor.sizes()) {
         to.push_back(size);
+    }
+}
+
+// Calls `use` with each item's tensor, or with nullptr for what is none.
+template <typename Use>
+void for_each_tensor(PyObject* const* items, std::size_t count, Use use) {
+    at::TensorImpl* tensors[kBatch];
+    for (std::size_t begin = 0; begin < count; begin += kBatch) {
+        const std::size_t size = std::min(kBatch, count - begin);
+        for (std::size_t i = 0; i < size; ++i) {
+            ask_for(items[begin + i], sizeof(PyObject) + sizeof(at::Tensor));
+        }
+        for (std::size_t i = 0; i < size; ++i) {
+            PyObject* item = items[begin + i];
+            tensors[i] = THPVariable_Check(item) ? THPVariable_Unpack(item).unsafeGetTensorImpl() : nullptr;
+            if (tensors[i] != nullptr) {
+                ask_for(tensors[i], sizeof(at::TensorImpl));
+            }
+        }
+        for (std::size_t i = 0; i < size; ++i) {
+            if (tensors[i] != nullptr && tensors[i]->has_storage()) {
+                ask_for(tensors[i]->unsafe_storage().unsafeGetStorageImpl(), kLine);
+            }
+        }
+        for (std::size_t i = 0; i < size; ++i) {
+            use(begin + i, tensors[i]);
+        }
     }
 }
 
@@ -38,21 +80,23 @@ PyObject* as_bytes(const std::vector<std::int64_t>& numbers) {
                                      static_cast<Py_ssize_t>(numbers.size() * sizeof(std::int64_t)));
 }
 
-const at::Tensor* tensor_at(PyObject* list, Py_ssize_t index) {
-    PyObject* item = PyList_GET_ITEM(list, index);
-    if (!THPVariable_Check(item)) {
-        PyErr_Format(PyExc_TypeError, "item %zd is a %s, not a tensor", index, Py_TYPE(item)->tp_name);
-        return nullptr;
-    }
-    return &THPVariable_Unpack(item);
+struct Items {
+    PyObject* const* begin;
+    std::size_t count;
+};
+
+Items items_of(PyObject* list) {
+    TORCH_CHECK_TYPE(PyList_Check(list), "a list is wanted, not a ", Py_TYPE(list)->tp_name);
+    return {reinterpret_cast<PyListObject*>(list)->ob_item, static_cast<std::size_t>(PyList_GET_SIZE(list))};
 }
 
-bool is_list(PyObject* object) {
-    if (!PyList_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "a list is wanted, not a %s", Py_TYPE(object)->tp_name);
-        return false;
-    }
-    return true;
+// As for_each_tensor does, of items that are all tensors.
+template <typename Use>
+void for_tensors_only(const Items& items, Use use) {
+    for_each_tensor(items.begin, items.count, [&](std::size_t i, at::TensorImpl* tensor) {
+        TORCH_CHECK_TYPE(tensor != nullptr, "item ", i, " is a ", Py_TYPE(items.begin[i])->tp_name, ", not a tensor");
+        use(i, *tensor);
+    });
 }
 
 // Subclasses may have a `grad` of their own.
@@ -69,107 +113,101 @@ PyObject* gradient(PyObject* param) {
 
 PyObject* gradients(PyObject*, PyObject* params) {
     HANDLE_TH_ERRORS
-    if (!is_list(params)) {
-        return nullptr;
-    }
-    const Py_ssize_t count = PyList_GET_SIZE(params);
-    PyObject* result = PyList_New(count);
-    for (Py_ssize_t i = 0; result != nullptr && i < count; ++i) {
-        PyObject* grad = gradient(PyList_GET_ITEM(params, i));
+    const Items items = items_of(params);
+    THPObjectPtr result(PyList_New(static_cast<Py_ssize_t>(items.count)));
+    for (std::size_t i = 0; result && i < items.count; ++i) {
+        PyObject* grad = gradient(items.begin[i]);
         if (grad == nullptr) {
-            Py_CLEAR(result);
-        } else {
-            PyList_SET_ITEM(result, i, grad);
+            return nullptr;
         }
+        PyList_SET_ITEM(result.get(), static_cast<Py_ssize_t>(i), grad);
     }
-    return result;
+    return result.release();
     END_HANDLE_TH_ERRORS
 }
 
 PyObject* dtypes(PyObject*, PyObject* tensors) {
     HANDLE_TH_ERRORS
-    if (!is_list(tensors)) {
+    const Items items = items_of(tensors);
+    THPObjectPtr result(PyList_New(static_cast<Py_ssize_t>(items.count)));
+    if (!result) {
         return nullptr;
     }
-    const Py_ssize_t count = PyList_GET_SIZE(tensors);
-    PyObject* result = PyList_New(count);
-    for (Py_ssize_t i = 0; result != nullptr && i < count; ++i) {
-        const at::Tensor* tensor = tensor_at(tensors, i);
-        if (tensor == nullptr) {
-            Py_CLEAR(result);
-        } else {
-            PyObject* dtype = reinterpret_cast<PyObject*>(torch::getTHPDtype(tensor->scalar_type()));
-            Py_INCREF(dtype);
-            PyList_SET_ITEM(result, i, dtype);
-        }
-    }
-    return result;
+    for_tensors_only(items, [&](std::size_t i, at::TensorImpl& tensor) {
+        auto* dtype = reinterpret_cast<PyObject*>(torch::getTHPDtype(c10::typeMetaToScalarType(tensor.dtype())));
+        Py_INCREF(dtype);
+        PyList_SET_ITEM(result.get(), static_cast<Py_ssize_t>(i), dtype);
+    });
+    return result.release();
     END_HANDLE_TH_ERRORS
 }
 
 PyObject* identities(PyObject*, PyObject* objects) {
-    if (!is_list(objects)) {
-        return nullptr;
+    HANDLE_TH_ERRORS
+    const Items items = items_of(objects);
+    return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(items.begin),
+                                     static_cast<Py_ssize_t>(items.count * sizeof(PyObject*)));
+    END_HANDLE_TH_ERRORS
+}
+
+// The values of all entries, one entry after the other.
+std::vector<PyObject*> values_of(const Items& entries) {
+    std::vector<PyObject*> values;
+    values.reserve(entries.count * 5);
+    for (std::size_t begin = 0; begin < entries.count; begin += kBatch) {
+        const std::size_t end = std::min(begin + kBatch, entries.count);
+        for (std::size_t i = begin; i < end; ++i) {
+            ask_for(entries.begin[i]);
+        }
+        for (std::size_t i = begin; i < end; ++i) {
+            const char* kind = Py_TYPE(entries.begin[i])->tp_name;
+            TORCH_CHECK_TYPE(PyDict_Check(entries.begin[i]), "entry ", i, " is a ", kind, ", not a dict");
+            ask_for(reinterpret_cast<PyDictObject*>(entries.begin[i])->ma_keys, 3 * kLine);
+        }
+        for (std::size_t i = begin; i < end; ++i) {
+            PyObject *key = nullptr, *value = nullptr;
+            Py_ssize_t position = 0;
+            while (PyDict_Next(entries.begin[i], &position, &key, &value)) {
+                values.push_back(value);
+            }
+        }
     }
-    PyListObject* list = reinterpret_cast<PyListObject*>(objects);
-    return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(list->ob_item),
-                                     PyList_GET_SIZE(objects) * static_cast<Py_ssize_t>(sizeof(PyObject*)));
+    return values;
 }
 
 PyObject* facts(PyObject*, PyObject* const* arguments, Py_ssize_t given) {
     HANDLE_TH_ERRORS
-    if (given != 2) {
-        PyErr_Format(PyExc_TypeError, "facts takes tensors and entries, not %zd arguments", given);
-        return nullptr;
-    }
-    PyObject *tensors = arguments[0], *entries = arguments[1];
-    if (!is_list(tensors) || !is_list(entries)) {
-        return nullptr;
-    }
+    TORCH_CHECK_TYPE(given == 2, "facts takes tensors and entries, not ", given, " arguments");
+    const Items tensors = items_of(arguments[0]);
+    const std::vector<PyObject*> values = values_of(items_of(arguments[1]));
     std::vector<std::int64_t> found;
-    found.reserve(static_cast<std::size_t>(PyList_GET_SIZE(tensors) * 4 + PyList_GET_SIZE(entries) * 12));
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tensors); ++i) {
-        const at::Tensor* tensor = tensor_at(tensors, i);
-        if (tensor == nullptr) {
-            return nullptr;
+    found.reserve(4 * (tensors.count + values.size()));
+    for_tensors_only(tensors, [&](std::size_t, at::TensorImpl& tensor) { add_form(tensor, found); });
+    for_each_tensor(values.data(), values.size(), [&](std::size_t, at::TensorImpl* tensor) {
+        if (tensor != nullptr) {
+            add_form(*tensor, found);
+        } else {
+            found.push_back(kNoTensor);
         }
-        add_form(*tensor, found);
-    }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(entries); ++i) {
-        PyObject *entry = PyList_GET_ITEM(entries, i), *key = nullptr, *value = nullptr;
-        if (!PyDict_Check(entry)) {
-            PyErr_Format(PyExc_TypeError, "entry %zd is a %s, not a dict", i, Py_TYPE(entry)->tp_name);
-            return nullptr;
-        }
-        Py_ssize_t position = 0;
-        while (PyDict_Next(entry, &position, &key, &value)) {
-            if (THPVariable_Check(value)) {
-                add_form(THPVariable_Unpack(value), found);
-            } else {
-                found.push_back(kNoTensor);
-            }
-        }
-    }
+    });
     return as_bytes(found);
     END_HANDLE_TH_ERRORS
 }
 
 PyObject* addresses(PyObject*, PyObject* tensors) {
     HANDLE_TH_ERRORS
-    if (!is_list(tensors)) {
-        return nullptr;
-    }
+    const Items items = items_of(tensors);
     std::vector<std::int64_t> found;
-    found.reserve(static_cast<std::size_t>(PyList_GET_SIZE(tensors)));
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tensors); ++i) {
-        const at::Tensor* tensor = tensor_at(tensors, i);
-        if (tensor == nullptr) {
-            return nullptr;
+    found.reserve(items.count);
+    bool readable = true;
+    for_tensors_only(items, [&](std::size_t, at::TensorImpl& tensor) {
+        readable = readable && is_dense(tensor) && tensor.is_contiguous() && !tensor.is_neg();
+        if (readable) {
+            found.push_back(reinterpret_cast<std::int64_t>(tensor.data()));
         }
-        if (!is_dense(*tensor) || !tensor->is_contiguous() || tensor->is_neg()) {
-            Py_RETURN_NONE;
-        }
-        found.push_back(reinterpret_cast<std::int64_t>(tensor->const_data_ptr()));
+    });
+    if (!readable) {
+        Py_RETURN_NONE;
     }
     return as_bytes(found);
     END_HANDLE_TH_ERRORS
@@ -177,18 +215,11 @@ PyObject* addresses(PyObject*, PyObject* tensors) {
 
 PyObject* mark_changed(PyObject*, PyObject* tensors) {
     HANDLE_TH_ERRORS
-    if (!is_list(tensors)) {
-        return nullptr;
-    }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tensors); ++i) {
-        const at::Tensor* tensor = tensor_at(tensors, i);
-        if (tensor == nullptr) {
-            return nullptr;
+    for_tensors_only(items_of(tensors), [](std::size_t, at::TensorImpl& tensor) {
+        if (!tensor.is_inference()) {
+            tensor.bump_version();
         }
-        if (!tensor->is_inference()) {
-            tensor->unsafeGetTensorImpl()->bump_version();
-        }
-    }
+    });
     Py_RETURN_NONE;
     END_HANDLE_TH_ERRORS
 }

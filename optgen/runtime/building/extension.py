@@ -18,7 +18,7 @@ from optgen.runtime.building.programs import COMPILE_TIMEOUT_SECONDS, FORMAT_VER
 from optgen.runtime.sweep import Sweep
 
 SOURCE = Path(__file__).parents[1] / "sweep.cpp"
-FLAGS = ("-O1", "-std=c++20", "-shared", "-fPIC", "-fvisibility=hidden")
+FLAGS = ("-O2", "-std=c++20", "-shared", "-fPIC", "-fvisibility=hidden")
 
 _modules = Loader[ModuleType]()
 

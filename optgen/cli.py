@@ -319,7 +319,8 @@ def bench(
     peers: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME,…", help="Others: torch, compile, bitsandbytes, torchao, none; by default all but compile."
+            metavar="NAME,…",
+            help="Others: torch, compile, bitsandbytes, torchao, flashoptim, none; by default all but compile.",
         ),
     ] = None,
     bits: Annotated[

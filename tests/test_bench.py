@@ -12,6 +12,7 @@ import torch
 from optgen.bench import cases, contenders, gpu, measure, peers, show
 from optgen.bench.cases import Case
 from optgen.bench.contenders import Contender
+from optgen.errors import UserError
 
 
 def test_gpt2_has_its_148_tensors() -> None:
@@ -91,6 +92,31 @@ def test_peers_that_are_not_installed_are_absent(monkeypatch: pytest.MonkeyPatch
     }
 
 
+def test_a_class_in_other_bits() -> None:
+    found, absent = bench.contenders(["AdamW@4", "AdamX@4"], [])
+    assert [one.name for one in found] == ["AdamW in 4 bits"]
+    assert absent == {"AdamX@4": "optgen_optim has no such class"}
+    with pytest.raises(UserError, match="SGD stores its states in"):
+        bench.contenders(["SGD@4"], [])
+
+
+def test_flashoptim_is_asked_for_the_same_states() -> None:
+    seen: dict[str, object] = {}
+
+    class Flash:
+        @staticmethod
+        def FlashAdamW(params: object, lr: float, weight_decay: float, **more: object) -> None:
+            seen.update(more, lr=lr, weight_decay=weight_decay)
+
+    classes = contenders.wanted(contenders.catalogue(), ["AdamW32bit", "AdamW8bit", "LAMB"])
+    made = [one for wanted in classes for one in peers.flash_peer(Flash, wanted)]
+    assert [one.name for one in made] == [peers.FLASH32, peers.FLASH8]
+    made[1].make([])
+    assert seen == {"lr": 1e-3, "weight_decay": 1e-2, "quantize": True, "master_weight_bits": None}
+    made[0].make([])
+    assert seen["quantize"] is False
+
+
 def test_shares_of_copy_bandwidth_and_time_of_the_host() -> None:
     case = Case("a", ((1000,),), 1)
     ours = measure.Measured(Contender("ours", torch.optim.AdamW, lambda *_: 28.0), [2.0, 1.0, 4.0])
@@ -102,8 +128,9 @@ def test_shares_of_copy_bandwidth_and_time_of_the_host() -> None:
         bench.Target("a", "ours", bench.HOST, at_most=150.0),
         bench.Target("a", "other", bench.HOST, at_most=150.0),
         bench.Target("b", "ours", bench.HOST, at_most=150.0),
+        bench.Target("a", "ours", bench.REPLAY, at_most=20.0),
     )
-    hosts = [gpu.HostResult("a", "ours", 151e-6), gpu.HostResult("a", "other", failure="not here")]
+    hosts = [gpu.HostResult("a", "ours", 151e-6, replay=19e-6), gpu.HostResult("a", "other", failure="not here")]
     records = bench.target_records([result], targets, hosts)
     share = 28_000 / 42_000 / 2.0
     assert [(r["measured"], r["met"]) for r in records] == [
@@ -111,24 +138,28 @@ def test_shares_of_copy_bandwidth_and_time_of_the_host() -> None:
         (pytest.approx(share), False),
         (pytest.approx(151), False),
         (None, None),
+        (pytest.approx(19), True),
     ]
     assert [row[3:6] for row in bench.target_rows(records)] == [
         (">= 0.3 of it", "0.33x", "yes"),
         (">= 0.5 of it", "0.33x", "no"),
         ("<= 150 µs", "151 µs", "no"),
         ("<= 150 µs", "absent", "-"),
+        ("<= 20 µs", "19 µs", "yes"),
     ]
-    assert gpu.host_rows(hosts) == [("a", "ours", "", "151", "-", "-"), ("a", "other", "not here", *"---")]
+    assert gpu.host_rows(hosts) == [("a", "ours", "", "151", "-", "19"), ("a", "other", "not here", *"---")]
 
 
 def test_targets_name_cases_and_contenders_that_there_are() -> None:
     others = {peers.FUSED, peers.FOREACH, peers.COMPILED, peers.BNB8, peers.BNB32, peers.TORCHAO8}
+    others |= {peers.FLASH8, peers.FLASH32, bench.COPY, *bench.ON_HOST}
+    ours = {one.name for one in bench.contenders(bench.CUDA_CLASSES, [])[0]}
     for device, targets in (("cpu", bench.TARGETS), ("cuda", bench.CUDA_TARGETS)):
         cases = {case.name for case in bench.ALL_CASES[device]}
         for target in targets:
             assert target.case in cases
-            assert target.ours in bench.DEFAULT_CLASSES
-            assert target.other in others | {bench.COPY, bench.HOST}
+            assert target.ours in ours
+            assert target.other in others
 
 
 def test_the_host_is_timed_with_new_gradients_in_every_step() -> None:
@@ -163,7 +194,7 @@ def test_without_a_gpu_the_cuda_bench_says_so(
         (["--case", "1e8"], "on cpu 1e8 is none of 4096x4096, gpt2, 1000x1024"),
         (["--device", "cuda", "--case", "4096x4096"], "on cuda 4096x4096 is none of 1e8, gpt2"),
         (["--device", "cuda", "--imports"], "--imports is measured on the cpu"),
-        (["--peers", "keras"], "keras is none of torch, compile, bitsandbytes, torchao, none"),
+        (["--peers", "keras"], "keras is none of torch, compile, bitsandbytes, torchao, flashoptim, none"),
     ],
 )
 def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

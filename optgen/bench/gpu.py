@@ -13,6 +13,7 @@ import torch
 from optgen.bench.cases import Case, gpt2_shapes
 from optgen.bench.contenders import Contender
 from optgen.bench.measure import Tensors
+from optgen.bench.models import llama_shapes
 
 DEVICE = torch.device("cuda")
 CASES = (
@@ -21,6 +22,7 @@ CASES = (
     Case("1000x1024", ((1024,),) * 1000, 16),
     Case("1e8-bf16", ((10**8,),), 2, "bfloat16"),
     Case("gpt2-bf16", gpt2_shapes(), 3, "bfloat16"),
+    Case("llama3-8b-bf16", llama_shapes(128256, 4096, 2, 14336, 1024), 1, "bfloat16"),  # two of its 32 layers
 )
 COPIED_BYTES = 2**30  # beyond every L2 cache
 HOST_STEPS = 200

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from optgen.bench.cases import Shape
-from optgen.bench.contenders import SETTINGS, Contender, Make, PerElement, Wanted, states_of, traffic_of
+from optgen.bench.contenders import SETTINGS, Contender, Make, PerElement, Wanted, states_of, traffic_of, unknown
 
 FUSED, FOREACH, COMPILED = "torch AdamW fused", "torch AdamW foreach", "torch AdamW compiled"
 BNB8, BNB32 = "bitsandbytes AdamW8bit", "bitsandbytes AdamW32bit"
 TORCHAO8 = "torchao AdamW8bit"
+FLASH8, FLASH32 = "flashoptim AdamW8bit", "flashoptim AdamW32bit"
 ADAMW = "AdamW"
 
 
@@ -147,11 +148,21 @@ def named_peer(package: str) -> Callable[[Any, Wanted], list[Contender]]:
     return make
 
 
+def flash_peer(optim: Any, wanted: Wanted) -> list[Contender]:
+    """flashoptim's class of the rule, in 32 bits or in 8 of its own kind, without a correction of the weights."""
+    made = getattr(optim, f"Flash{wanted.base}", None)
+    if made is None or wanted.bits not in (8, 32):
+        return []
+    settings = {**settings_for(made, wanted.settings), "quantize": wanted.bits == 8, "master_weight_bits": None}
+    return [Contender(f"flashoptim {wanted.base}{wanted.bits}bit", lambda params: made(params, **settings), unknown)]
+
+
 PACKAGES: dict[str, tuple[str, Callable[[Any, Wanted], list[Contender]]]] = {
     "torch": ("torch.optim", torch_peers),
     "compile": ("torch.optim", compiled_peers),
     "bitsandbytes": ("bitsandbytes.optim", named_peer("bitsandbytes")),
     "torchao": ("torchao.optim", named_peer("torchao")),
+    "flashoptim": ("flashoptim", flash_peer),
 }
 OF_BASE = ("torch", "compile")  # where a rule has one class for all bits
 

@@ -83,8 +83,9 @@ def test_the_wheel_holds_code_templates_specs_and_the_stock_package(wheel: Path)
     for path in (ROOT / "generated" / "optgen_optim").iterdir():
         if path.is_file():
             assert f"optgen_optim/{path.name}" in names
-    for path in (ROOT / "optgen").rglob("*.py"):
-        assert path.relative_to(ROOT).as_posix() in names
+    for path in (ROOT / "optgen").rglob("*"):
+        if path.suffix in (".py", ".cpp"):
+            assert path.relative_to(ROOT).as_posix() in names
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"optgen", "optgen_optim"}
 

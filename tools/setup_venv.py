@@ -173,10 +173,12 @@ def pip(*arguments: str) -> None:
 
 
 def run(*command: str) -> bool:
+    """Run a command in the repository's root; say whether it went well."""
     return subprocess.run(command, cwd=ROOT).returncode == 0
 
 
 def succeeds(*command: str) -> bool:
+    """Run a command without showing what it prints; say whether it went well."""
     return subprocess.run(command, cwd="/", capture_output=True).returncode == 0
 
 

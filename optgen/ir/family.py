@@ -79,6 +79,7 @@ class Family:
 
     @property
     def name(self) -> str:
+        """The rule's name, as in its file."""
         return self.spec.name
 
     def reads_gradients(self, block: str) -> bool:
@@ -87,6 +88,7 @@ class Family:
 
     @property
     def title(self) -> str:
+        """Its name for people."""
         return self.spec.title or self.spec.name
 
 

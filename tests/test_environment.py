@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -21,6 +22,7 @@ WITHOUT = {canonicalize_name(name) for name in os.environ.get("OPTGEN_TEST_WITHO
 HINT = "tools/setup_venv.py installs it; OPTGEN_TEST_WITHOUT={name} goes without, and leaves its tests out"
 
 
+@functools.cache
 def modules() -> dict[str, list[str]]:
     """The modules that each distribution installs."""
     found: dict[str, list[str]] = {}

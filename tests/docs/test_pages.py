@@ -6,7 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from compiling import ROOT
+from compiling import ROOT, stock_package
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from optgen.bench.request import Request
+from optgen.cli import app
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
@@ -57,3 +62,25 @@ def test_targets_of_make_are_there() -> None:
     for page in PAGES:
         for target in re.findall(r"`?\bmake ((?:test|demo|bench|converge|lint|clean)[\w-]*)\b", page.read_text()):
             assert re.search(rf"(?m)^{target}\b.*:", makefile), f"{page.name}: make {target}"
+
+
+def test_the_bench_page_has_every_option_of_the_command() -> None:
+    page = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
+    table = re.findall(r"(?m)^\| `(--[\w-]+)", page)
+    command = get_command(app).commands["bench"]  # type: ignore[attr-defined]
+    assert sorted(table) == sorted(option for param in command.params for option in param.opts if option[:2] == "--")
+
+
+def test_the_bench_pages_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it stands, up to where measuring begins."""
+    asked: list[Request] = []
+    monkeypatch.setattr("optgen.bench.run_bench", asked.append)
+    page = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
+    commands = re.findall(r"(?m)^optgen (bench.*?)(?: +#.*| >.*)?$", page)
+    for command in commands:
+        done = CliRunner().invoke(app, command.partition(" >")[0].split())
+        assert done.exit_code == 0, f"{command}: {done.output}"
+    assert [one.like for one in asked if one.classes == ("LAMB8bit", "Lion8bit")] == ["bert-base"]
+    assert len(asked) == len(commands) > 3
+    for one in asked:
+        assert set(one.classes) <= {info.name for info in stock_package().classes}

@@ -320,7 +320,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help="Others: torch, compile, bitsandbytes, torchao, flashoptim, none; by default all but compile.",
+            help="Others: torch, compile, bitsandbytes, torchao, none; by default all but compile.",
         ),
     ] = None,
     bits: Annotated[

@@ -67,14 +67,17 @@ class ClassInfo:
 
     @property
     def name(self) -> str:
+        """The class's name."""
         return self.spec.name
 
     @property
     def family(self) -> str:
+        """The name of the rule that it is a class of."""
         return self.family_rule.name
 
     @property
     def doc(self) -> str:
+        """What it is, in a sentence: the class's own, else its rule's."""
         return self.spec.variant.doc or self.family_rule.spec.doc
 
     @property

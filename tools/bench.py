@@ -68,6 +68,7 @@ class Target:
 
     @property
     def wanted(self) -> str:
+        """The target, as the table shows it."""
         if self.other in ON_HOST:
             return f"<= {self.at_most:g} µs"
         if self.other == COPY:
@@ -184,6 +185,7 @@ def target_records(
 
 
 def target_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """One row a target: what was measured, whether it is met, and what the best steps say."""
     rows: list[tuple[str, ...]] = []
     for record in records:
         unit = "{:.0f} µs" if record["other"] in ON_HOST else "{:.2f}x"
@@ -195,6 +197,7 @@ def target_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def startup_rows(figures: Sequence[Startup]) -> list[tuple[str, ...]]:
+    """One row a figure of starting, in milliseconds beside its limit."""
     rows: list[tuple[str, ...]] = []
     for figure in figures:
         if figure.seconds is None:

@@ -76,6 +76,7 @@ def traffic(name: str) -> str:
 
 
 def all_bits() -> str:
+    """The bits that states can have, in words."""
     bits = sorted({bits for info in classes().values() for bits in info.bits_choices}, reverse=True)
     return f"{', '.join(map(str, bits[:-1]))} or {bits[-1]} bits"
 

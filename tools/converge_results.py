@@ -62,6 +62,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
+        """Whether it passed, and if not, why."""
         if self.passed:
             return "yes"
         return "no: not below half its start" if not self.trained else "no: worse than 32 bits"

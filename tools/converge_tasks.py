@@ -39,20 +39,26 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Texts:
+    """Stretches of a text, byte by byte."""
+
     training: Tensor
     held_out: Pair
 
     def batch(self, generator: torch.Generator) -> Pair:
+        """Stretches from random places."""
         return batch(self.training, TEXT_BATCH, TEXT_SIZE.context, generator)
 
 
 @dataclass(frozen=True)
 class Digits:
+    """Images of handwritten digits."""
+
     images: Tensor
     labels: Tensor
     held_out: Pair
 
     def batch(self, generator: torch.Generator) -> Pair:
+        """Images drawn with replacement."""
         chosen = torch.randint(len(self.images), (DIGITS_BATCH,), generator=generator)
         return self.images[chosen], self.labels[chosen]
 

@@ -26,8 +26,6 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 CONSTRAINTS = ROOT / "constraints.txt"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
-COMPARED = ("bitsandbytes", "torchao")
-"""What tests and benchmarks compare with; installed without dependencies, which would bring another torch."""
 
 OLD_PYTHON = """\
 {python} is Python {version}; 3.11 or newer is needed.
@@ -71,8 +69,6 @@ def main(purpose: str) -> None:
     make_venv()
     constraints = install_torch(pinned=purpose == "test")
     pip("install", "--quiet", "-e", f".[{purpose}]", "-c", str(constraints))
-    if purpose == "test" and sys.platform == "linux":
-        pip("install", "--quiet", "--no-deps", *COMPARED, "-c", str(constraints))
     if purpose == "test":
         add_pycuda(compiler, constraints)
     stamps[purpose].write_text(key.hexdigest())
@@ -177,10 +173,12 @@ def pip(*arguments: str) -> None:
 
 
 def run(*command: str) -> bool:
+    """Run a command in the repository's root; say whether it went well."""
     return subprocess.run(command, cwd=ROOT).returncode == 0
 
 
 def succeeds(*command: str) -> bool:
+    """Run a command without showing what it prints; say whether it went well."""
     return subprocess.run(command, cwd="/", capture_output=True).returncode == 0
 
 

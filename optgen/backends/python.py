@@ -53,6 +53,7 @@ class Argument:
 
     @property
     def text(self) -> str:
+        """As it stands in a signature."""
         return f"{self.name}: {self.annotation}" + ("" if self.default is None else f" = {self.default}")
 
 

@@ -23,6 +23,7 @@ class Case:
 
     @property
     def numel(self) -> int:
+        """Elements of all parameters."""
         return sum(math.prod(shape) for shape in self.shapes)
 
 

@@ -124,6 +124,7 @@ class Wanted:
 
     @property
     def name(self) -> str:
+        """What the table calls it; the bits are said where they are not the class's usual ones."""
         return self.info.name if self.bits == self.info.bits else f"{self.info.name} in {self.bits} bits"
 
     @property

@@ -54,6 +54,7 @@ class Entry:
 
     @property
     def label(self) -> str:
+        """What the table calls it."""
         return f"{self.name} in {self.bits} bits"
 
 

@@ -79,6 +79,7 @@ class Measured:
 
     @property
     def seconds(self) -> float:
+        """The median of its samples. Raises StatisticsError without any."""
         return median(self.samples)
 
 
@@ -121,6 +122,7 @@ class Bandwidth:
 
     @property
     def how(self) -> str:
+        """What runs: a compiled loop, or torch's operation where there is no compiler."""
         return "torch.add_" if self.kernel is None else "C++"
 
     def seconds(self) -> float:
@@ -258,6 +260,7 @@ class Runner:
         return quick or self.used <= budget.share * elapsed
 
     def finish(self) -> Measured:
+        """What was measured, with the bytes of its states and the engines that served it."""
         if self.optimizer is not None and not self.result.failure:
             self.result.state_bytes = stored_bytes(self.optimizer)
         engines = getattr(self.optimizer, "engines", None)

@@ -44,6 +44,7 @@ class Need:
 
     @property
     def total(self) -> float:
+        """All of it, and what is to be spare beside it."""
         return (self.parameters + self.gradients + sum(self.states.values()) + self.beside) * (1 + SPARE)
 
 

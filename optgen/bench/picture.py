@@ -12,6 +12,7 @@ from optgen.bench.show import in_order
 OURS, OTHERS, ROOFLINE, INK = "#0072B2", "#8a8a8a", "#D55E00", "#333333"  # colours of Okabe and Ito
 ROW, EDGES, WIDTH = 0.42, 1.9, 11.0  # inches
 LOGARITHMIC_FROM = 20.0  # times between the slowest and the fastest
+CROWDED_FROM = 1000.0  # times between the ends of a logarithmic axis: beyond it only powers of ten have numbers
 
 
 def save_picture(result: CaseResult, path: Path, machine: str) -> None:
@@ -45,6 +46,8 @@ def _colour(one: Measured) -> str:
 
 def _times(axes: Any, result: CaseResult, able: Sequence[Measured]) -> None:
     """Bars from 0, or points on a logarithmic axis where one bar would leave nothing of the others."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     slowest, fastest = able[-1].seconds, able[0].seconds
     logarithmic = slowest > LOGARITHMIC_FROM * fastest
     least = [_least(one, result) for one in able]
@@ -70,9 +73,13 @@ def _times(axes: Any, result: CaseResult, able: Sequence[Measured]) -> None:
         )
     marked = [roofline for roofline in least if roofline is not None]
     if logarithmic:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: _number(value))
-        axes.set_xlim(1e3 * min([fastest, *marked]) / 1.5, 1e3 * slowest * 8)
+        left = 1e3 * min([fastest, *marked]) / 1.5
+        ends = left, left * (1e3 * slowest / left) ** 1.35  # the rest is for the words beside the slowest
+        axes.set_xscale("log", subs=range(2, 10))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ends[1] < CROWDED_FROM * ends[0] else (1,)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(*ends)
     else:
         axes.set_xlim(0, 1e3 * max([slowest, *marked]) * 1.38)
     axes.set_xlabel("milliseconds a step" + (" (logarithmic)" if logarithmic else ""))
@@ -85,7 +92,7 @@ def _times(axes: Any, result: CaseResult, able: Sequence[Measured]) -> None:
 
 def _number(value: float) -> str:
     """Three digits, or all in front of the point."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def _least(one: Measured, result: CaseResult) -> float | None:
@@ -95,6 +102,8 @@ def _least(one: Measured, result: CaseResult) -> float | None:
 
 
 def _states(axes: Any, result: CaseResult, able: Sequence[Measured]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     largest = 0.0
     for row, one in enumerate(able):
         if one.state_bytes is None:
@@ -105,7 +114,11 @@ def _states(axes: Any, result: CaseResult, able: Sequence[Measured]) -> None:
         axes.annotate(f"{each:.3g}", (each, row), (5, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_xlim(0, 1.15 * (largest or 1.0))
     axes.set_xlabel("bytes a parameter")
-    axes.set_title("Memory of the states", loc="left", fontsize=10, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 4, 5, 8, 10]))  # states have 1, 2, 4 or 8 bytes
+    both = len({one.contender.ours for one in able}) == 2
+    axes.set_title(
+        "Memory of the states" + (". Blue: optgen's classes" if both else ""), loc="left", fontsize=10, color=INK
+    )
     _plain(axes)
 
 

@@ -59,14 +59,14 @@ def read_shapes(path: Path) -> Shapes:
     try:
         with path.open("rb") as file:
             head = file.read(4)
+            checkpoint = head[:2] in (b"PK", b"\x80\x02") or path.suffix in (*CHECKPOINTS, ".safetensors")
+            data = b"" if checkpoint else head + file.read()  # at once: a pipe is read only once
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    if path.suffix == ".safetensors":
-        return _chosen(path, list(_safetensors(path)))
-    if head[:2] in (b"PK", b"\x80\x02") or path.suffix in CHECKPOINTS:
-        return _chosen(path, list(_checkpoint(path)))
+    if checkpoint:
+        return _chosen(path, list(_safetensors(path) if path.suffix == ".safetensors" else _checkpoint(path)))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{path} is neither text nor a checkpoint; {LISTS}") from None
     if text.lstrip()[:1] in ("{", "["):

@@ -44,6 +44,7 @@ class Run:
 
     @property
     def final_loss(self) -> float:
+        """The held-out loss after the most steps."""
         return self.losses[max(self.losses)]
 
     @property

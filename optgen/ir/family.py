@@ -60,6 +60,7 @@ class Family:
         blocks: `step` and the methods.
         inits: Initial values of states that are not plain numbers, as written.
         equations: The text of each block, for people.
+        stages: The text of the shared stages before `step` and before `apply`, by the name of that block.
     """
 
     spec: Spec
@@ -75,10 +76,12 @@ class Family:
     inits: Mapping[str, Expr]
     refusals: tuple[Refusal, ...]
     equations: Mapping[str, str]
+    stages: Mapping[str, str]
     has_update: bool
 
     @property
     def name(self) -> str:
+        """The rule's name, as in its file."""
         return self.spec.name
 
     def reads_gradients(self, block: str) -> bool:
@@ -87,6 +90,7 @@ class Family:
 
     @property
     def title(self) -> str:
+        """Its name for people."""
         return self.spec.title or self.spec.name
 
 
@@ -156,7 +160,7 @@ class _FamilyBuilder:
             blocks[name] = self._method(name, method)
         if len(self.reporter.diagnostics) == before:
             self._check_effect(blocks["step"].program)
-        equations = {"step": self.spec.blocks.step}
+        equations, shared = {"step": self.spec.blocks.step}, self.shared.shared.blocks
         if self.spec.blocks.apply is not None:
             equations["apply"] = self.spec.blocks.apply
         equations |= {name: method.block for name, method in self.spec.methods.items()}
@@ -174,6 +178,7 @@ class _FamilyBuilder:
             inits=self._inits(),
             refusals=self._refusals(),
             equations=equations,
+            stages={"step": shared.grad, "apply": shared.update if self.has_update else ""},
             has_update=self.has_update,
         )
 

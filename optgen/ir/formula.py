@@ -30,10 +30,12 @@ class Formula:
 
     @property
     def is_true(self) -> bool:
+        """Whether it holds whatever the settings are."""
         return frozenset() in self.terms
 
     @property
     def is_false(self) -> bool:
+        """Whether it holds for no settings."""
         return not self.terms
 
     def __and__(self, other: Formula) -> Formula:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
@@ -17,9 +19,11 @@ from optgen.page.pictures import passes_picture, traffic_picture
 from optgen.page.symbols import symbols
 
 TEMPLATE = "page/explain.html.j2"
+ADDRESS = r"(https?://[\w./?=&%#~-]*[\w/])"
 FACTS = {"ndim": 2, "numel": 2**24}
 EXAMPLE_PARAMETERS, EXAMPLE_BANDWIDTH = 10**9, 10**11
 STAGES = {"step": "The step", "apply": "Applying the update"}
+SHARED = {"step": "The gradient, as for every rule", "apply": "The update, as for every rule"}
 
 
 def write_page(info: ClassInfo, path: Path) -> None:
@@ -51,6 +55,15 @@ def _paragraph(parent: Element, text: str, kind: str = "") -> Element:
     made = SubElement(parent, "p", {"class": kind} if kind else {})
     made.text = text
     return made
+
+
+def _linked(parent: Element, text: str) -> None:
+    """Text with its addresses as links, which are followed where the reader asks for it."""
+    first, *rest = re.split(ADDRESS, text)
+    parent.text = first
+    for address, after in zip(rest[::2], rest[1::2], strict=True):
+        link = SubElement(parent, "a", {"href": address})
+        link.text, link.tail = address, after
 
 
 def _table(
@@ -86,13 +99,13 @@ def _head(info: ClassInfo) -> Element:
     if info.doc:
         _paragraph(made, " ".join(info.doc.split()), "lead")
     rule = info.family_rule
-    _paragraph(made, f"{rule.title}. {' '.join(rule.spec.reference.split())}".strip(), "reference")
+    _linked(_paragraph(made, "", "reference"), f"{rule.title}. {' '.join(rule.spec.reference.split())}".strip())
     facts = SubElement(made, "dl")
     shown = (
         (f"{number(info.state_bytes)} B", "states a parameter"),
         (f"{number(info.traffic)} B", "moved a parameter and step"),
         (str(info.passes), "pass over memory" if info.passes == 1 else "passes over memory"),
-        (f"{info.bits} bits", "a state, by default"),
+        (f"{info.bits} bits", "a state, by default" if info.spec.variant.bits is None else "a state"),
     )
     for value, name in shown:
         group = SubElement(facts, "div")
@@ -101,13 +114,35 @@ def _head(info: ClassInfo) -> Element:
     return made
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A block of equations: its lines, and whether each is reached under the class's defaults."""
+
+    title: str
+    lines: tuple[tuple[Line, bool], ...]
+
+
+def _stages(info: ClassInfo) -> list[Stage]:
+    """The blocks of a step in their order, then methods. Of those that all rules share only what defaults reach."""
+    values = {**info.defaults, **FACTS, **dict.fromkeys(info.family_rule.given)}  # nothing is given for one step alone
+    made = []
+    for name, block in info.family_rule.equations.items():
+        for title, text in ((SHARED.get(name, ""), info.family_rule.stages.get(name)), (STAGES.get(name), block)):
+            found = lines(text or "", info.spec.variant.set)
+            seen = [(line, taken) for line, taken in zip(found, _taken(found, values), strict=True)]
+            seen = [one for one in seen if one[1] or text is block]
+            if seen:
+                made.append(Stage(title or f"Method {name}()", tuple(seen)))
+    return made
+
+
 def _printer(info: ClassInfo) -> Printer:
     rule = info.family_rule
     hypers = [name for owner, hyper in rule.hypers.items() for name in (hyper.names or (owner,))]
     local = [
         target.id
-        for block in rule.equations.values()
-        for line in lines(block, info.spec.variant.set)
+        for stage in _stages(info)
+        for line, _ in stage.lines
         if isinstance(line.node, ast.Assign)
         for target in line.node.targets
         if isinstance(target, ast.Name)
@@ -117,19 +152,16 @@ def _printer(info: ClassInfo) -> Printer:
 
 def _equations(info: ClassInfo) -> Element:
     made = _section("Equations")
-    printer, values = _printer(info), {**info.defaults, **FACTS}
-    faint = False
-    for name, block in info.family_rule.equations.items():
-        found = lines(block, info.spec.variant.set)
-        if not found:
-            continue
-        SubElement(made, "h3").text = STAGES.get(name, f"Method {name}()")
+    printer, stages = _printer(info), _stages(info)
+    for stage in stages:
+        SubElement(made, "h3").text = stage.title
         box = SubElement(made, "div", {"class": "equations wide"})
-        for line, taken in zip(found, _taken(found, values), strict=True):
-            faint = faint or not taken
+        for line, taken in stage.lines:
             box.append(_equation(line, taken, printer))
-    if faint:
-        _paragraph(made, "Faint: what the class's defaults leave out.", "note")
+    faint = any(not taken for stage in stages for _, taken in stage.lines)
+    notes = ["Faint: what is left out for a matrix under the class's defaults."] if faint else []
+    notes.append("Of what all rules share (unscaling, clipping, trust ratios) only what the defaults use is shown.")
+    _paragraph(made, " ".join(notes), "note")
     return made
 
 
@@ -172,7 +204,7 @@ def _taken(found: Sequence[Line], values: dict[str, object]) -> list[bool]:
 def _symbols(info: ClassInfo) -> Element:
     """The letters of the equations with the names that the code has for them, and what they are."""
     rule, printer = info.family_rule, _printer(info)
-    text = "\n".join(line.text for block in rule.equations.values() for line in lines(block, info.spec.variant.set))
+    text = "\n".join(line.text for stage in _stages(info) for line, _ in stage.lines)
     docs = {"param": "The parameter.", "grad": "Its gradient.", "step": "The number of the step, from 1."}
     docs["update"] = "The direction of the step, before the learning rate."
     docs["active"] = "Where it does not hold, parameter and states stay as they were."

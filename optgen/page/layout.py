@@ -40,6 +40,7 @@ class Pass:
 
     @property
     def bytes(self) -> float:
+        """Bytes a parameter that it moves."""
         return sum(self.reads.values()) + sum(self.writes.values())
 
 

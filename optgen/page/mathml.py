@@ -55,7 +55,7 @@ class Printer:
         """A name as one element."""
         letter, index = self._symbols.get(name, (name, ""))
         shown = _leaf("mi", letter)
-        return shown if not index else _element("msub", shown, _leaf("mn", index))
+        return shown if not index else _element("msub", shown, _leaf("mn" if index.isdigit() else "mtext", index))
 
     def expression(self, node: ast.expr, wanted: int = OR) -> Element:
         """An expression, in brackets if it binds less tightly than is wanted."""

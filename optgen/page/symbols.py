@@ -37,8 +37,11 @@ USUAL: Mapping[str, str] = {
     "momentum": "μ",
     "exp_avg": "m",
     "exp_avg_sq": "v",
+    "exp_avg_var": "s",
 }
 """Letters that papers give to what the spec language names in words."""
+AVERAGES = ("exp_avg_sq", "exp_avg_var", "exp_avg")
+"""Names that stand in others, whose rest becomes an index: exp_avg_slow, max_exp_avg_sq."""
 
 
 def symbols(names: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -62,6 +65,12 @@ def symbols(names: Iterable[str]) -> dict[str, tuple[str, str]]:
 def _short(name: str) -> tuple[str, str]:
     if name in USUAL:
         return USUAL[name], ""
+    for average in AVERAGES:
+        if name == f"max_{average}":
+            return USUAL[average], "max"
+        rest = name.removeprefix(f"{average}_")
+        if rest != name and rest.isalpha():
+            return USUAL[average], rest
     match = re.fullmatch(r"([A-Za-z][A-Za-z_]*?)_?(\d+)", name)
     word, index = (match[1], match[2]) if match else (name, "")
     return GREEK.get(word, USUAL.get(word, word)), index

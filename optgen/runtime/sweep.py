@@ -48,23 +48,29 @@ class PlainSweep:
     """Looks in Python."""
 
     def gradients(self, params: list[Tensor]) -> list[Tensor | None]:
+        """Attribute by attribute."""
         return [param.grad for param in params]
 
     def dtypes(self, tensors: list[Tensor]) -> list[torch.dtype]:
+        """As torch's objects."""
         return list(map(_dtype, tensors))
 
     def identities(self, objects: list[Any]) -> bytes:
+        """As `id` says."""
         return array("q", map(id, objects)).tobytes()
 
     def facts(self, tensors: list[Tensor], entries: list[dict[str, Any]]) -> Facts:
+        """Forms, addresses, and places of states: lists."""
         return forms(tensors), list(map(Tensor.data_ptr, tensors)), places(entries)
 
     def addresses(self, tensors: Sequence[Tensor]) -> bytes | None:
+        """As `data_ptr` says."""
         if not all(map(Tensor.is_contiguous, tensors)) or any(map(Tensor.is_neg, tensors)):
             return None
         return array("q", map(Tensor.data_ptr, tensors)).tobytes()
 
     def mark_changed(self, tensors: list[Tensor]) -> None:
+        """By torch's own way to say it."""
         try:
             increment_version(tensors)
         except (TypeError, RuntimeError):  # a torch that takes one tensor at a time

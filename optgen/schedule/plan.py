@@ -99,6 +99,7 @@ class Plan:
 
     @property
     def kinds(self) -> dict[str, Kind]:
+        """The kind of each of the program's values."""
         return self.program.kinds()
 
     @property

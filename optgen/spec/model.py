@@ -39,10 +39,12 @@ class Hyperparameter(SpecModel):
 
     @property
     def required(self) -> bool:
+        """Whether users have to give it: the file says no default."""
         return "default" not in self.model_fields_set
 
     @property
     def optional(self) -> bool:
+        """Whether it can be None, as it is by default."""
         return not self.required and self.default is None
 
 

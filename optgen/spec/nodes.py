@@ -43,6 +43,8 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Sequence:
+    """A list, with its place in the file's text."""
+
     start: int
     end: int
     items: tuple[Node, ...]
@@ -50,6 +52,8 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Mapping:
+    """Keys with their values, in the order of the file, with its place in the file's text."""
+
     start: int
     end: int
     keys: dict[str, Scalar]

@@ -72,6 +72,7 @@ class SourceText:
 
     @property
     def file(self) -> str:
+        """The file's path, as messages show it."""
         return self.source.path
 
     def locate(self, line: int, column: int, length: int = 1) -> Location:

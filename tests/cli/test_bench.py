@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -21,7 +22,9 @@ from optgen.bench import measure, peers
 from optgen.bench.cases import Case, case_of
 from optgen.bench.contenders import Contender, catalogue, our_contender, wanted
 from optgen.bench.memory import check_memory, free_bytes, needed, stored_bytes
+from optgen.bench.models import MODELS
 from optgen.bench.request import Request, request_of
+from optgen.bench.show import COLUMNS
 from optgen.cli import app
 from optgen.errors import UserError
 
@@ -53,24 +56,50 @@ def bench(*words: str) -> Result:
     return CliRunner().invoke(app, ["bench", *words, "--seconds", "0.2"])
 
 
+def table_of(lines: list[str]) -> dict[str, dict[str, str]]:
+    """The table's rows by their first column, each a cell by the name of its column, every cell as it must look."""
+    cells = [re.split(r" {2,}", line.strip()) for line in lines]
+    top = next(number for number, line in enumerate(lines) if line.startswith("optimizer"))
+    assert tuple(cells[top]) == COLUMNS
+    end = next(number for number in range(top, len(lines)) if not lines[number])
+    found = {row[0]: dict(zip(COLUMNS, [*row, ""], strict=False)) for row in cells[top + 1 : end]}
+    number, whole = r"[0-9]+\.[0-9]+", r"[0-9]+"
+    looks = {"median ms": number, "best ms": number, "steps": whole, "GB/s": number, "roofline": f"{whole} %"}
+    looks |= {"state B/param": number, "speed vs fused": f"{number}x|-", "engine, notes": r".*"}
+    for name, row in found.items():
+        assert row.keys() == set(COLUMNS), name
+        for column, look in looks.items():
+            assert re.fullmatch(look, row[column]), f"{name}, {column}: {row[column]!r}"
+        assert float(row["best ms"]) <= float(row["median ms"])
+    return found
+
+
+def check_picture(path: str) -> None:
+    """Something is drawn, and not all of it is ink."""
+    pixels = imread(path)
+    assert pixels.shape[1] == 1650
+    assert 0.02 < float((pixels[:, :, :3].min(axis=2) < 0.9).mean()) < 0.6
+
+
 def test_a_table_of_classes_and_peers() -> None:
     require_compiler()
     done = bench("AdamW8bit", "Lion8bit", "--shapes", "shapes.txt", "--peers", "torch,bitsandbytes", "--png", "a/b.png")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[1].startswith("shapes.txt: 4 tensors, 14,208 float32 parameters; about ")
-    head = next(line for line in lines if line.startswith("optimizer"))
-    assert [word for word in ("median ms", "roofline", "state B/param", "speed vs fused") if word in head] != []
+    rows = table_of(lines)
     names = ["AdamW8bit", "Lion8bit", peers.FUSED, peers.FOREACH, peers.BNB8, "bitsandbytes Lion8bit"]
-    rows = {name: line for name in names for line in lines if line.startswith(name + " ")}
     assert sorted(rows) == sorted(names)
-    assert all("%" in line for line in rows.values())
+    assert rows[peers.FUSED]["speed vs fused"] == "1.00x"
+    assert rows["AdamW8bit"]["engine, notes"].startswith("cpu")
+    # 12288 elements in 8 bits with a scale for 256, 1920 in 32 bits; AdamW has two states, Lion one.
+    for name, states in (("AdamW8bit", 2), ("Lion8bit", 1)):
+        kept = states * (12288 * (1 + 4 / 256) + 1920 * 4) / 14208
+        assert float(rows[name]["state B/param"]) == pytest.approx(kept, abs=0.005 + 64 * 4 / 14208)
     assert "absent: torch Lion: torch has no such class" in lines
     assert "shapes.txt: measuring" in done.stderr
     assert lines[-1] == f"picture: {Path('a/b.png')}"
-    pixels = imread("a/b.png")
-    assert pixels.shape[1] == 1650
-    assert 0.02 < float((pixels[:, :, :3].min(axis=2) < 0.9).mean()) < 0.6
+    check_picture("a/b.png")
 
 
 def test_json_for_scripts() -> None:
@@ -93,6 +122,43 @@ def test_json_for_scripts() -> None:
     counters = 64 * 4  # what is kept beside elements: a count of steps, at most, for each of 4 tensors
     assert plan <= by_name["AdamW in 4 bits"]["state_bytes"] <= plan + counters
     assert by_name["AdamW"]["state_bytes_per_parameter"] == pytest.approx(8.0, abs=counters / 14208)
+
+
+def test_the_shapes_of_a_known_model() -> None:
+    """GPT-2's 148 tensors, as a table with a picture."""
+    require_compiler()
+    done = bench("AdamW8bit", "--like", "gpt2", "--peers", "none", "--png", "bench.png")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith("gpt2: 148 tensors, 124,439,808 float32 parameters; about 2.3 GB")
+    (name,) = rows = table_of(lines)
+    assert name == "AdamW8bit"
+    assert rows[name]["engine, notes"].startswith("cpu")
+    sizes = [math.prod(shape) for shape in MODELS["gpt2"]()]
+    kept = 2 * sum(size + 4 * -(-size // 256) if size >= 4096 else 4 * size for size in sizes)
+    assert float(rows[name]["state B/param"]) == pytest.approx(kept / sum(sizes), abs=0.005 + 64 * 148 / sum(sizes))
+    assert lines[-1] == "picture: bench.png"
+    check_picture("bench.png")
+
+
+def test_the_shapes_of_a_known_model_for_scripts() -> None:
+    require_compiler()
+    done = bench("AdamW", "--bits", "32,8", "--like", "resnet-50", "--peers", "torch", "--json", "--png", "bench.png")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["case"], found["parameters"], found["tensors"]) == ("resnet-50", 25_557_032, 161)
+    assert sorted(one["name"] for one in found["optimizers"]) == sorted(
+        ["AdamW", "AdamW in 8 bits", peers.FUSED, peers.FOREACH]
+    )
+    for one in found["optimizers"]:
+        assert one["failure"] == ""
+        assert len(one["samples"]) >= 1
+        assert one["roofline"] == pytest.approx(one["bytes"] / one["median"] / found["bandwidth"])
+    assert {one["name"]: one["engines"] for one in found["optimizers"] if one["ours"]} == {
+        "AdamW": {"cpu": 161},
+        "AdamW in 8 bits": {"cpu": 161},
+    }
+    check_picture("bench.png")
 
 
 def test_classes_of_a_users_own_spec(tmp_path: Path) -> None:
@@ -168,7 +234,7 @@ def test_a_peer_that_fails_is_named_and_the_others_measured() -> None:
         (["--like", "gtp2"], 2, "'gtp2' is none of gpt2,"),
         (["--like", "gtp2"], 2, "did you mean `gpt2`?"),
         (["--like", "gpt2", "--shapes", "shapes.txt"], 2, "--like and --shapes both say which shapes"),
-        (["--peers", "apex"], 2, "'apex' is none of torch, compile, bitsandbytes, torchao, flashoptim, none"),
+        (["--peers", "apex"], 2, "'apex' is none of torch, compile, bitsandbytes, torchao, none"),
         (["--bits", "7"], 2, "'7' is none of 32, 16, 8, 4"),
         (["--dtype", "float64"], 2, "'float64' is none of float32, bfloat16, float16"),
         (["--device", "tpu"], 2, "'tpu' is none of cpu, cuda"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 from torch import nn
 
 from optgen.bench.models import MODELS
-from optgen.bench.shapes import read_shapes
+from optgen.bench.shapes import Shapes, read_shapes
 from optgen.errors import UserError
 
 # Parameters of the models, as their makers count them.
@@ -87,6 +89,17 @@ def test_lists(text: str, shapes: Any, tmp_path: Path) -> None:
     path.write_text(text, encoding="utf-8")
     found = read_shapes(path)
     assert (found.shapes, found.dtype, found.notes) == (shapes, None, ())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_list_from_a_pipe(tmp_path: Path) -> None:
+    """As `--shapes <(…)` of a shell gives it: it can be read only once."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("2 * 768 x 3072\n768\n",), daemon=True)
+    writer.start()
+    assert read_shapes(pipe) == Shapes(((768, 3072), (768, 3072), (768,)))
+    writer.join()
 
 
 @pytest.mark.parametrize(

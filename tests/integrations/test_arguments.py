@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from tiny_gpt2 import quiet, tiny_gpt2
 
 from optgen.integrations.overrides import override_modules, override_names
-from optgen.integrations.transformers import optimizer
+from optgen.integrations.transformers import SERVED, optimizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -129,6 +130,27 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
 def test_what_is_refused(name: str, given: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         optimizer(name, **({"args": arguments()} | given))
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_every_name_refuses_unknown_keys_and_wrong_types(name: str) -> None:
+    """What Transformers drops or passes on as a string: each number, flag and choice of a class, given both ways."""
+    factory, _ = optimizer(name, arguments())
+    with pytest.raises(TypeError, match="takes no 'nonsense'"):
+        optimizer(name, arguments(), nonsense=1)
+    with pytest.raises(TypeError, match="takes no 'nonsense'"):
+        optimizer(name, arguments(optim_args="nonsense=1"))
+    rule = factory.cls.rule
+    taken = inspect.signature(factory.cls).parameters
+    tried = [key for key in (*rule.hypers, *rule.options, *rule.storage) if key in taken]
+    assert {"lr", "weight_decay"} <= set(tried)
+    for key in tried:
+        if key == "optim_bits" and name == "adamw_torch_4bit":  # which it fixes, and refuses with that reason
+            continue
+        with pytest.raises((TypeError, ValueError), match=key):
+            optimizer(name, arguments(), **{key: "nonsense"})
+        with pytest.raises(TypeError, match=f"{key} must be"):
+            optimizer(name, arguments(optim_args=f"{key}=nonsense"))
 
 
 def test_what_trainer_does_not_hand_on_must_be_given() -> None:

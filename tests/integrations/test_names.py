@@ -28,6 +28,8 @@ BITSANDBYTES_8BIT = [
 
 # What Trainer's own choice makes of a name, where the library that it takes is installed: (its argument, ours).
 SAME = {"lr", "betas", "eps", "alpha", "momentum", "scale_parameter", "relative_step", "block_size"}
+SAME |= {"alpha_init", "lamb", "gamma", "grokking_signal_decay_rate", "gradient_clipping"}
+SAME |= {"decouple_lr", "max_lr", "warmup_steps", "weight_lr_power", "r"}
 BITS = {"AdamW4bit": 4, "AdamW8bit": 8}
 
 
@@ -78,15 +80,25 @@ def test_a_served_name_trains(name: str) -> None:
     assert not [key for key, param in model.named_parameters() if torch.equal(before[key], param)]
 
 
-MISSING = ["adamw_torch_xla", "adamw_torch_npu_fused", "adamw_anyprecision", "grokadamw", "stable_adamw"]
-MISSING += ["schedule_free_adamw", "schedule_free_sgd", "schedule_free_radam"]  # their libraries are not installed here
+# torch_xla and torch_npu are for such devices, torchdistx is in no package registry and built for older torch alone.
+MISSING = ["adamw_torch_xla", "adamw_torch_npu_fused", "adamw_anyprecision"]
 PRESENT = [name for name in SERVED if name not in MISSING]
+LIBRARIES = {"bnb": "bitsandbytes", "8bit": "bitsandbytes", "paged": "bitsandbytes", "lion": "bitsandbytes"}
+LIBRARIES |= {"ademamix": "bitsandbytes", "adamw_torch_4bit": "torchao", "adamw_torch_8bit": "torchao"}
+LIBRARIES |= {"grokadamw": "grokadamw", "schedule_free": "schedulefree", "stable_adamw": "optimi"}
+
+
+def require_library(name: str) -> None:
+    """Skip where the library that Trainer takes for a name is not there; tests/test_environment.py fails for it."""
+    for library in [library for part, library in LIBRARIES.items() if part in name][-1:]:
+        pytest.importorskip(library)
 
 
 @pytest.mark.parametrize("name", PRESENT)
 def test_it_is_what_trainer_chooses(name: str) -> None:
     """The same groups with the same parameters in the same order, and every argument that Trainer passes."""
-    model, args = tiny_gpt2(), arguments(optim=name)
+    require_library(name)
+    model, args = tiny_gpt2(), arguments(optim=name, warmup_steps=7)
     theirs, passed = transformers.Trainer.get_optimizer_cls_and_kwargs(args, model)
     ours, reference = make(name, model, args), transformers.Trainer(model, args).create_optimizer()
     groups = [[[id(param) for param in group["params"]] for group in made.param_groups] for made in (ours, reference)]
@@ -101,36 +113,60 @@ def test_it_is_what_trainer_chooses(name: str) -> None:
     assert settings["is_paged"] == left.pop("is_paged", False)
     assert left.pop("fused", True)
     assert not left.pop("bf16_stochastic_round", False)
+    assert left.pop("kahan_sum", None) is None  # which leaves it to the parameters' type, as here
+    assert settings["weight_decay"] == left.pop("weight_decay", 0.1)
     assert not left, f"Trainer passes {left} too"
 
 
+# Parts of their sums: of all elements of a parameter, one after another.
+SUMMED = ("adafactor", "grokadamw")
+# Rules that add the weight decay to the gradient as it is.
+COUPLED = ("sgd", "adagrad", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "schedule_free_sgd")
+# RAdam takes no step before its sixth, with this beta2. States in few bits are compared before they are read again.
+STEPS = {name: 2 for name in PRESENT if "8bit" not in name and "4bit" not in name and name not in COUPLED}
+STEPS |= {"schedule_free_radam": 7}
+
+
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")  # as bitsandbytes says
+@pytest.mark.filterwarnings("ignore:.*torch.cuda.amp.autocast")  # which grokadamw uses
+@pytest.mark.filterwarnings("ignore:CUDA is not available or torch_xla is imported")
 @pytest.mark.parametrize("name", PRESENT)
-def test_its_first_step_is_that_of_trainers_choice(name: str) -> None:
+def test_its_first_steps_are_those_of_trainers_choice(name: str) -> None:
     """From the same gradients: the same values, but for float32 rounding of either.
 
-    States begin with zeros and are quantized after they are used, so that this holds for 8 and 4 bits too. A step has
-    fewer than 32 roundings on either side, and Adafactor's means are sums of N terms, N the parameter's elements. Where
-    the decay is added to the gradient they may cancel, which makes more of their roundings.
+    States begin with zeros and are quantized after they are used, so that the first step is the same for 8 and 4 bits
+    too. Each gradient is longer than the one before, so that averages of them, and with them betas, show; nothing
+    cancels but gradients and a decay that is added to them, which makes more of their roundings. A step has fewer than
+    32 roundings of what it moves on either side, and two of the parameter; schedule-free rules four, since theirs keep
+    the parameter twice. The means of Adafactor and the norm of GrokAdamW are sums of N terms, N the parameter's
+    elements.
     """
+    require_library(name)
     models = tiny_gpt2(), tiny_gpt2()
-    args = arguments(optim=name, learning_rate=1e-2)
+    given = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8} if name == "grokadamw" else {}
+    args = arguments(optim=name, learning_rate=1e-2, **given)  # Trainer hands betas and eps on to all but GrokAdamW
     ours, theirs = make(name, models[0], args, target="torch"), transformers.Trainer(models[1], args).create_optimizer()
     models[0].eval()(**Text()[:4]).loss.backward()
     before = {key: param.detach().double().clone() for key, param in models[1].named_parameters()}
-    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        b.grad = a.grad.clone()
-    ours.step()
+    for made in (ours, theirs):
+        if hasattr(made, "train"):
+            made.train()
+    steps = STEPS.get(name, 1)
     with torch.compiler.set_stance("force_eager"):  # torchao compiles otherwise
-        theirs.step()
+        for number in range(steps):
+            for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+                a.grad *= 1.0 + number
+                b.grad = a.grad.clone()
+            ours.step()
+            theirs.step()
     decays = {param: group["weight_decay"] for group in theirs.param_groups for param in group["params"]}
-    coupled = name in ("sgd", "adagrad") or name.startswith("rmsprop")
+    kept = 8 if "schedule_free" in name else 4
     for (key, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
-        start, grad, decay = before[key], b.grad.double(), decays[b] if coupled else 0.0
+        start, grad, decay = before[key], a.grad.double(), decays[b] if name in COUPLED else 0.0
         moved = (b.detach().double() - start).abs()
-        roundings = 64 + (2 * b.numel() if name == "adafactor" else 0)
+        roundings = 64 + (2 * b.numel() if name in SUMMED else 0)
         cancelled = (grad.abs() + decay * start.abs()) / (grad + decay * start).abs()
-        bound = 2.0**-24 * (roundings * cancelled.nan_to_num(1.0) * moved + 4 * start.abs())
+        bound = 2.0**-24 * steps * (roundings * cancelled.nan_to_num(1.0) * moved + kept * start.abs())
         error = (a.detach().double() - b.detach().double()).abs()
         assert (error <= bound).all(), f"{key}: {float((error - bound).max())} too far"
         assert moved.max() > 0
@@ -159,8 +195,8 @@ DEFAULTS = {
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_arguments_of_names_whose_library_is_missing_too(name: str) -> None:
-    """As trainer_optimizer.py of transformers has them, written down by hand."""
+def test_arguments_that_trainer_passes_or_leaves_to_the_library(name: str) -> None:
+    """Written down by hand from trainer_optimizer.py of transformers: all there is where a library is missing."""
     made = make(name, tiny_gpt2(), arguments(warmup_steps=7))
     assert {key: made.param_groups[1][key] for key in DEFAULTS[name]} == DEFAULTS[name]
 
@@ -190,6 +226,26 @@ def test_embeddings_keep_32_bits(name: str) -> None:
         assert dtype is (torch.uint8 if param.numel() >= 4096 and param not in embeddings else torch.float32)
         seen[dtype] += 1
     assert min(seen.values()) > 2
+
+
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")  # as bitsandbytes says
+@pytest.mark.parametrize("name", BITSANDBYTES_8BIT)
+def test_the_same_parameters_keep_32_bits_under_trainers_own_choice(name: str) -> None:
+    """bitsandbytes' optimizer, made by Trainer, has states of 32 bits and of 8 where ours has."""
+    require_library(name)
+    models = tiny_gpt2(), tiny_gpt2()
+    args = arguments(optim=name)
+    ours, theirs = make(name, models[0], args), transformers.Trainer(models[1], args).create_optimizer()
+    kept = []
+    for made, model in ((ours, models[0]), (theirs, models[1])):
+        for param in model.parameters():
+            param.grad = torch.ones_like(param)
+        made.step()
+        first = made.rule.element_states[0].name if made is ours else "state1"
+        kept.append({key: made.state[param][first].dtype for key, param in model.named_parameters()})
+    assert kept[0] == kept[1]
+    assert set(kept[0].values()) == {torch.uint8, torch.float32}
+    assert kept[0]["transformer.wte.weight"] is torch.float32
 
 
 def test_names_of_torchao_quantize_embeddings_as_trainer_does() -> None:

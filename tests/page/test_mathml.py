@@ -42,7 +42,7 @@ class Reader:
                 return "*"
             case "mo":
                 return OPERATORS.get(element.text or "", element.text or "")
-            case "msub" if parts[1].tag == "mn":
+            case "msub" if (parts[0].text, parts[1].text) in self.names or parts[1].tag == "mn":
                 return self.name(parts[0].text or "", parts[1].text or "")
             case "msub":
                 return f"{self.read(parts[0])}_{parts[1].text}"
@@ -204,3 +204,5 @@ def test_letters_are_given_once() -> None:
     assert (found["beta1"], found["beta_1"]) == (("β", "1"), ("beta_1", ""))
     assert (found["exp_avg"], found["m"]) == (("exp_avg", ""), ("m", ""))
     assert found["decay2"] == ("decay", "2")
+    found = symbols(["exp_avg", "exp_avg_slow", "max_exp_avg_sq", "exp_avg_sq_row", "v_max", "exp_avg_sq"])
+    assert list(found.values())[:4] == [("m", ""), ("m", "slow"), ("v", "max"), ("v", "row")]

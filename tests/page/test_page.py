@@ -75,10 +75,32 @@ def test_the_pictures_bytes_are_those_of_the_plan(name: str) -> None:
 def test_what_defaults_leave_out_is_faint() -> None:
     """LAMB8bit's: coupled decay (2 lines), amsgrad (3), no bias correction (2), decay outside of the norm (2)."""
     text = page(CLASSES["LAMB8bit"])
-    assert (text.count('class="line faint"'), text.count('class="line"')) == (9, 9)
+    assert (text.count('class="line faint"'), text.count('class="line"')) == (9, 9 + 8)
     # A class that fixes the option has neither the question nor the other branch.
     assert CLASSES["AdamW"].spec.variant.set["decoupled_weight_decay"] is True
     assert "decoupled_weight_decay" not in page(CLASSES["AdamW"]).partition("Symbols")[0]
+
+
+def test_what_rules_share_is_shown_where_defaults_use_it() -> None:
+    """LAMB8bit's trust ratio (8 lines, max_unorm among them) stands before the update is applied, and has letters."""
+    text = page(CLASSES["LAMB8bit"])
+    equations, _, rest = text.partition("Symbols")
+    assert equations.index("The step") < equations.index("The update, as for every rule") < equations.index("Applying")
+    assert "The gradient, as for every rule" not in equations
+    assert "‖" in equations
+    assert "max_unorm" in rest.partition("Passes over memory")[0]
+    assert "as for every rule" not in page(CLASSES["AdamW"])
+
+
+def test_papers_are_linked() -> None:
+    text = page(CLASSES["LAMB8bit"])
+    link = '<a href="https://arxiv.org/abs/1904.00962">https://arxiv.org/abs/1904.00962</a>, algorithm 2.'
+    assert link in text
+
+
+def test_bits_that_a_class_fixes_are_no_default() -> None:
+    assert "a state, by default" in page(CLASSES["AdamW"])
+    assert "a state, by default" not in page(CLASSES["LAMB8bit"])
 
 
 def test_what_a_spec_says_cannot_leave_its_place(tmp_path: Path) -> None:

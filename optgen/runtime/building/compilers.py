@@ -67,6 +67,7 @@ class Compiler:
 
     @property
     def command(self) -> tuple[str, ...]:
+        """The words that a command line begins with."""
         return (self.path, *self.arguments)
 
 

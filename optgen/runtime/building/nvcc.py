@@ -90,6 +90,7 @@ class Nvcc:
 
     @property
     def command(self) -> tuple[str, ...]:
+        """The words that a command line begins with."""
         return (self.path, *self.arguments)
 
     @property

@@ -261,6 +261,17 @@ def check_free(optimizer: Optimizer, param: Tensor) -> None:
             )
 
 
+def check_members(optimizer: Optimizer) -> None:
+    """Raise for a parameter that is to be updated within backward by this optimizer, and is by another one.
+
+    Raises:
+        ValueError: naming the other one.
+    """
+    for param, settings in _members(optimizer.param_groups):
+        if settings.get("fused_backward"):
+            check_free(optimizer, param)
+
+
 def _hooks(param: Tensor) -> list[Any]:
     """What autograd calls when a parameter has its gradient."""
     return list((getattr(param, "_post_accumulate_grad_hooks", None) or {}).values())

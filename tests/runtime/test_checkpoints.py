@@ -380,9 +380,17 @@ def test_a_state_that_is_none_was_not_saved(target) -> None:
     assert all(torch.equal(opt.state[p]["momentum_buffer"], p.grad) for p in params)
 
 
-def test_it_says_what_it_is_of() -> None:
-    opt = AdamW8bit(make_params())
-    assert saved(opt)["optgen"] == {"version": 1, "rule": "adam", "class": "AdamW8bit"}
+def test_it_says_what_it_is_of(target) -> None:
+    params = make_params()
+    opt = AdamW8bit(params, min_8bit_size=SMALL, target=target)
+    mark = {"version": 1, "rule": "adam", "class": "AdamW8bit"}
+    assert saved(opt)["optgen"] == mark
+    train(opt, params, 1, 1)
+    opt.override(params[1], optim_bits=4)  # from the next step on
+    both = [["fp32", 0], ["int8", 256]]
+    assert saved(opt)["optgen"] == {**mark, "codecs": {"exp_avg": both, "exp_avg_sq": both}}
+    train(opt, params, 2, 2)
+    assert saved(opt)["optgen"]["codecs"]["exp_avg"] == [["fp32", 0], ["int4", 128], ["int8", 256]]
 
 
 OLD = Path(__file__).parent / "data" / "unversioned.pt"

@@ -206,7 +206,7 @@ def test_a_rule_of_the_users_own_that_sums_over_all_parameters(tmp_path: Path) -
 
 
 def test_several_processes(tmp_path: Path) -> None:
-    """Each would apply its own gradient: DistributedDataParallel adds them up only after that."""
+    """Each would apply its own gradient: DistributedDataParallel adds them up only after that. And DTensors."""
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("this torch has no gloo")
     text = """
@@ -223,6 +223,18 @@ def test_several_processes(tmp_path: Path) -> None:
     except RuntimeError as error:
         assert "applies a gradient before other processes' are added to it" in str(error), error
         assert all(torch.equal(*pair) for pair in zip(model.parameters(), before))
+    else:
+        raise AssertionError("not refused")
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+    whole = torch.ones(4, 3)
+    param = torch.nn.Parameter(distribute_tensor(whole, init_device_mesh("cpu", (2,)), [Shard(0)]))
+    optimizer = AdamW([param], fused_backward=True, target="torch")
+    try:
+        (param * 2).sum().backward()
+    except RuntimeError as error:
+        assert "is not for parameters that are divided among processes" in str(error), error
+        assert torch.equal(param.full_tensor(), whole)
+        assert param.grad is None
     else:
         raise AssertionError("not refused")
     """

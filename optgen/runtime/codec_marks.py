@@ -40,14 +40,19 @@ def as_checkpoint(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]
 def codec_marks(optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
     """The marks of states, none of them of a parameter that is divided."""
     found: dict[str, set[tuple[str, int]]] = {}
+    seen: set[tuple[Any, ...]] = set()  # models have many parameters of few shapes
     for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         for param, key in zip(own["params"], group["params"], strict=True):
             entry = saved["state"].get(key, {})
             for state in optimizer.rule.element_states:
-                value = entry.get(state.name)
-                if isinstance(value, Tensor):
+                value, scales = entry.get(state.name), entry.get(scale_key(state.name))
+                if not isinstance(value, Tensor):
+                    continue
+                form = (state.name, param.shape, value.shape, value.dtype, getattr(scales, "shape", None))
+                if form not in seen:
+                    seen.add(form)
                     try:
-                        present = stored_codec(state, value, entry.get(scale_key(state.name)), param.shape)
+                        present = stored_codec(state, value, scales, param.shape)
                     except ValueError:  # a hook has made something else of it
                         continue
                     found.setdefault(state.name, set()).add((present.name, present.block))

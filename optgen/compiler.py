@@ -151,7 +151,9 @@ def _package_module(package: str, units: Sequence[Unit]) -> str:
             "title": f"Optimizers of {package}: one class a rule and precision.",
             "imports": [line for module, names in modules for line in import_lines(f".{module}", names, 4)],
             "classes": classes,
-            "exports": sorted([*dict(classes), "CLASSES", "GlobalOptimManager", "create"], key=import_order),
+            "exports": sorted(
+                [*dict(classes), "CLASSES", "GlobalOptimManager", "StoredAnewWarning", "create"], key=import_order
+            ),
         },
     )
     return f"# {MARK}; change the specs and run `optgen build`.\n{text}"

@@ -7,10 +7,13 @@ over all steps, and what ours and a package's float32 results have to lie in is 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from oracles.ball import Array, Ball, monotone, rounded
 
@@ -98,3 +101,52 @@ def assert_moved(params: Sequence[torch.Tensor], before: Sequence[torch.Tensor])
     """A test of what stands still shows nothing."""
     for param, old in zip(params, before, strict=True):
         assert not torch.equal(param.detach(), old.detach())
+
+
+@dataclass(frozen=True)
+class Case:
+    """A class with its settings, the rule in float64, and a package's class where there is one."""
+
+    name: str
+    rule: type[Rule]
+    settings: dict[str, Any]
+    package: str = ""
+    theirs: str = ""
+    their_settings: dict[str, Any] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "-".join([self.name, self.package, *(f"{k}={v}" for k, v in self.settings.items() if v is True)])
+
+    def build(self, params: list[torch.nn.Parameter], target: str) -> Any:
+        package = importlib.import_module("optgen_optim")
+        return getattr(package, self.name)(params, **self.settings, target=target)
+
+    def build_theirs(self, params: list[torch.nn.Parameter]) -> Any:
+        given = {self.renamed.get(k, k): v for k, v in self.settings.items() if self.renamed.get(k, k)}
+        module = importlib.import_module(self.package)
+        return getattr(module, self.theirs)(params, **given, **self.their_settings)
+
+    def follow(self, target: str) -> None:
+        """Ten steps of ours are the rule's."""
+        params = make_params()
+        before = copies(params)
+        opt = self.build(params, target)
+        self._follow(opt, params, self.name)
+        assert opt.engines() == {target: len(params)}
+        assert_moved(params, before)
+
+    def follow_theirs(self) -> None:
+        """Ten steps of the package's are the rule's."""
+        pytest.importorskip(self.package)
+        params = make_params()
+        self._follow(self.build_theirs(params), params, f"{self.package} {self.theirs}")
+
+    def _follow(self, opt: Any, params: list[torch.nn.Parameter], what: str) -> None:
+        rule = self.rule(params, **self.settings)
+        for t in range(1, STEPS + 1):
+            grads = make_grads(params, t)
+            set_grads(params, grads)
+            rule.step(grads)
+            opt.step()
+        assert_inside(params, rule, what)

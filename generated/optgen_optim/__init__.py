@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optgen.runtime.classes import Classes
 
 if TYPE_CHECKING:
+    from optgen.runtime.checkpoints import StoredAnewWarning
     from optgen.runtime.optimizer import Optimizer
     from optgen.runtime.overrides import GlobalOptimManager
 
@@ -222,5 +223,6 @@ __all__ = [
     "SophiaG8bit",
     "StableAdamW",
     "StableAdamW8bit",
+    "StoredAnewWarning",
     "create",
 ]

@@ -35,6 +35,14 @@ OLD_BLOCK = 2048  # elements to a scale in older versions
 GROUP_OF_ONE = ("lr", "betas", "eps", "weight_decay")
 GROUP_OF_TWO = (*GROUP_OF_ONE, "alpha", "t_alpha", "t_beta3")
 WINDOW = "gnorm_vec"
+# Everything that its versions keep of a parameter; what is not read is of no use between steps.
+KNOWN = {
+    "step",
+    WINDOW,
+    "unorm_vec",
+    PACKED,
+    *(f"{k}{n}" for k in ("state", "qmap", "absmax", "max", "new_max") for n in "12"),
+}
 BOOK_ERROR = 2.0**-20  # books are rounded as each processor's linspace does: a few units in the last of 24 bits
 
 
@@ -136,7 +144,10 @@ def read(
         entry = saved["state"].get(key)
         if entry:
             try:
-                entry = {**entry, **entry.get(PACKED, {})}
+                packed = entry.get(PACKED, {})
+                if not isinstance(packed, Mapping):
+                    raise TypeError(f"{PACKED} is a {type(packed).__name__}, not a dict of tensors")
+                entry = {**entry, **packed}
                 state[key], decoded[key] = _read_entry(rule, form, param, entry)
             except (TypeError, ValueError) as error:
                 found.append(f"parameter {number}: {error}")
@@ -167,6 +178,9 @@ def _read_entry(
     """
     result: dict[str, Any] = {"step": entry.get("step", 0)}
     decoded: dict[str, str] = {}
+    strangers = [str(key) for key, value in entry.items() if key not in KNOWN and value is not None]
+    if strangers:
+        raise ValueError(f"bitsandbytes keeps no {', '.join(strangers)}")
     if "state2" in entry and "2" not in form.states:
         raise ValueError(f"state2 is no state of {rule.name}, which has one")
     for number, names in form.states.items():
@@ -181,6 +195,9 @@ def _read_entry(
         if codes.dtype is not torch.uint8:
             if not codes.is_floating_point():
                 raise ValueError(f"{key} has dtype {dtype_name(codes.dtype)}")
+            beside = [name for name in (f"qmap{number}", f"absmax{number}") if entry.get(name) is not None]
+            if beside:
+                raise ValueError(f"{key} has dtype {dtype_name(codes.dtype)}, and {beside[0]} is for codes of 8 bits")
             result |= dict(zip(names, whole, strict=True))
             continue
         for row, name in enumerate(names):
@@ -197,9 +214,11 @@ def _read_codes(
 ) -> tuple[Tensor, Tensor | None, str]:
     """A state of 8 bits: its codes and scales if they mean here what they mean there; else its values, and what the
     codes were."""
-    book = _tensor(entry, f"qmap{number}").float().cpu()
+    book = _floats(entry, f"qmap{number}").float().cpu()
     if tuple(book.shape) != (256,):
         raise ValueError(f"qmap{number} has shape {tuple(book.shape)}, not (256,)")
+    if not book.isfinite().all():
+        raise ValueError(f"qmap{number} has numbers that are not finite")
     codec, scales = _scales(number, rows, codes.numel(), entry)
     scales = scales.float().reshape(rows, -1)[row]
     same = bool(((book - _book(signed)).abs() <= BOOK_ERROR * book.abs()).all())
@@ -214,11 +233,11 @@ def _read_codes(
 def _scales(number: str, rows: int, numel: int, entry: Mapping[str, Any]) -> tuple[Codec, Tensor]:
     """The scales of a state, and how many elements each has."""
     if f"absmax{number}" not in entry and f"max{number}" in entry:
-        codec, scales = INT8.with_block(WHOLE_TENSOR), _tensor(entry, f"max{number}")
+        codec, scales = INT8.with_block(WHOLE_TENSOR), _floats(entry, f"max{number}")
         if scales.numel() == rows:
             return codec, scales
         raise ValueError(f"max{number} has {scales.numel()} scales, not {rows}")
-    scales = _tensor(entry, f"absmax{number}")
+    scales = _floats(entry, f"absmax{number}")
     for block in (INT8.block, OLD_BLOCK):
         codec = INT8.with_block(block)
         if scales.numel() == rows * codec.scales(numel):
@@ -232,6 +251,13 @@ def _tensor(entry: Mapping[str, Any], key: str) -> Tensor:
     value = entry.get(key)
     if not isinstance(value, Tensor):
         raise TypeError(f"{key} is {'missing' if value is None else f'a {type(value).__name__}, not a tensor'}")
+    return value
+
+
+def _floats(entry: Mapping[str, Any], key: str) -> Tensor:
+    value = _tensor(entry, key)
+    if not value.is_floating_point():
+        raise ValueError(f"{key} has dtype {dtype_name(value.dtype)}")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from optgen.codecs import COMPENSATION, Codec
 from optgen.runtime.capture import adopted_lr
 from optgen.runtime.loans import wait_for_host
 from optgen.runtime.rule import Rule, State, always
+from optgen.runtime.settings import checked
 from optgen.runtime.states import (
     check_compensation,
     room_for,
@@ -27,6 +29,14 @@ if TYPE_CHECKING:
 
 MARK = "optgen"  # the key under which a checkpoint says what it is of
 VERSION = 1  # of a checkpoint's form; checkpoints without MARK are older, or another library's
+APART = ("capturable", "fused_backward")  # what an optimizer decides for itself, in overrides too
+
+
+class StoredAnewWarning(UserWarning):
+    """A checkpoint's states have another codec or block size than the optimizer's: they are rounded anew.
+
+    Nothing is loaded if this warning is an error: `warnings.filterwarnings("error", category=StoredAnewWarning)`.
+    """
 
 
 def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> dict[str, Any]:
@@ -62,9 +72,12 @@ def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Page
     return result
 
 
-def marked(rule: Rule, name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint that says what it is of: the version of its form, the rule, and the class `name`."""
-    return {**state_dict, MARK: {"version": VERSION, "rule": rule.name, "class": name}}
+def marked(
+    rule: Rule, name: str, state_dict: dict[str, Any], codecs: Mapping[str, Sequence[Sequence[Any]]] | None = None
+) -> dict[str, Any]:
+    """A checkpoint that says what it is of: the version of its form, the rule, the class `name`, and its codecs."""
+    mark = {"version": VERSION, "rule": rule.name, "class": name}
+    return {**state_dict, MARK: {**mark, "codecs": codecs} if codecs else mark}
 
 
 def mismarked(rule: Rule, name: str, saved: Mapping[str, Any]) -> list[str]:
@@ -102,6 +115,31 @@ def misshapen(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> 
     strangers = [str(key) for key in entries if key not in known]
     if strangers:
         found.append(f"it has states of {', '.join(strangers)}, which no group holds")
+    return found
+
+
+def misset(rule: Rule, number: int, saved: Mapping[str, Any], count: int) -> list[str]:
+    """What a saved group says of how states are stored that this version does not know, in words.
+
+    Args:
+        count: How many parameters the group has.
+    """
+    overrides = saved.get("overrides", {})
+    if not isinstance(overrides, Mapping) or not all(isinstance(own, Mapping) for own in overrides.values()):
+        return [f"group {number}: overrides is a dict of settings by position in the group, not {overrides!r}"]
+    found = [
+        f"group {number}: overrides has the key {index!r}, and the group positions 0 to {count - 1}"
+        for index in overrides
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count
+    ]
+    parts = [(f"group {number}", saved)]
+    parts += [(f"overrides of parameter {index} of group {number}", own) for index, own in overrides.items()]
+    for label, settings in parts:
+        for key in rule.storage:
+            try:
+                checked(label, rule, {key: settings[key]} if key in settings else {})
+            except (TypeError, ValueError) as error:
+                found.append(str(error))
     return found
 
 
@@ -149,7 +187,10 @@ def misfits(
     if _lacks_count(rule, saved) and not rule.first_step_only:
         found.append(f"{label}: step missing, there is {', '.join(map(str, saved))}")
     if not _counts(saved.get("step", 0.0)):
-        found.append(f"{label}: step is no number")
+        found.append(f"{label}: step is {_shown(saved['step'])}, and it is to be a number of steps")
+    for state in rule.element_states:
+        if saved.get(scale_key(state.name)) is not None and saved.get(state.name) is None:
+            found.append(f"{label}: there is {scale_key(state.name)}, but no {state.name}, whose scales these are")
     for state in (*rule.element_states, *rule.tensor_states):
         value = saved.get(state.name)
         if value is None:
@@ -172,7 +213,12 @@ def _misstored(
 ) -> list[str]:
     """What of a saved state's codes, and of their scales, does not fit, in words."""
     if tuple(value.shape) not in stored_shapes(state, shape):
-        return [f"{label}: {state.name} has shape {tuple(value.shape)}, not {stored_shape(state, shape)}"]
+        others = sorted(stored_shapes(state, shape) - {stored_shape(state, shape)})
+        packed = "".join(f", or {other} where codes share a byte" for other in others)
+        return [f"{label}: {state.name} has shape {tuple(value.shape)}, not {stored_shape(state, shape)}{packed}"]
+    if value.layout is not torch.strided or value.is_meta:
+        form = "on the device meta, without values" if value.is_meta else f"{value.layout}, not dense"
+        return [f"{label}: {state.name} is {form}"]
     if state.kind != "element" or value.dtype is torch.float64:
         return [] if value.is_floating_point() else [f"{label}: {state.name} has dtype {dtype_name(value.dtype)}"]
     if scales is not None and not (isinstance(scales, Tensor) and scales.dtype is torch.float32):
@@ -214,8 +260,16 @@ def _lacks_count(rule: Rule, saved: Mapping[str, Any]) -> bool:
 
 def _counts(step: Any) -> bool:
     if isinstance(step, Tensor):
-        return step.numel() == 1 and not step.is_complex()
-    return isinstance(step, int | float)
+        if step.numel() != 1 or step.is_complex() or step.is_meta or step.dtype is torch.bool:
+            return False
+        step = step.item()
+    return isinstance(step, int | float) and not isinstance(step, bool) and 0 <= step < math.inf
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor) and (value.numel() != 1 or value.is_meta):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return repr(value.item() if isinstance(value, Tensor) else value)
 
 
 def adopt_group(
@@ -230,7 +284,11 @@ def adopt_group(
     result = {**saved, **kept}
     if "lr" in result:
         result["lr"] = adopted_lr(own, result["lr"])
-    mine, theirs = own.get("overrides", {}), saved.get("overrides", {})
-    if mine:
+    mine = own.get("overrides", {})
+    theirs = {
+        index: {key: value for key, value in settings.items() if key not in APART}
+        for index, settings in saved.get("overrides", {}).items()
+    }
+    if mine or theirs:
         result["overrides"] = {i: {**theirs.get(i, {}), **mine.get(i, {})} for i in sorted({*theirs, *mine})}
     return result

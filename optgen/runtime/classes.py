@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from optgen.runtime.optimizer import Optimizer
 
 
+# What else a package has: the one for code written for bitsandbytes.optim, the other to be made an error by filters.
+OTHERS = {"GlobalOptimManager": "optgen.runtime.overrides", "StoredAnewWarning": "optgen.runtime.checkpoints"}
+
+
 class Classes(Mapping[str, "type[Optimizer]"]):
     """A package's classes by name, in the order of its table; looking at names imports nothing.
 
@@ -49,8 +53,8 @@ class Classes(Mapping[str, "type[Optimizer]"]):
         """
         if name in self._modules:
             return self[name]
-        if name == "GlobalOptimManager":  # for code written for bitsandbytes.optim
-            return importlib.import_module("optgen.runtime.overrides").GlobalOptimManager
+        if name in OTHERS:
+            return getattr(importlib.import_module(OTHERS[name]), name)
         if name in self._modules.values():
             return importlib.import_module(f"{self._package}.{name}")
         message = f"module {self._package!r} has no attribute {name!r}"

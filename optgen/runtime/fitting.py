@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from optgen.runtime import bitsandbytes_form
-from optgen.runtime.checkpoints import MARK, adopt_group, misfits, misgrouped, mismarked, misshapen, stored_anew
+from optgen.runtime.checkpoints import (
+    MARK,
+    StoredAnewWarning,
+    adopt_group,
+    misfits,
+    misgrouped,
+    mismarked,
+    misset,
+    misshapen,
+    stored_anew,
+)
+from optgen.runtime.codec_marks import Marks, contradicted, read_marks
+from optgen.runtime.in_backward import check_members
 from optgen.runtime.parts import local_tensor
 from optgen.runtime.settings import check_agreement, checked, unscheduled
 from optgen.runtime.sharded_checkpoints import places_in, with_own_parts
@@ -26,18 +40,26 @@ def fitting(optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]
     name, rule, own = type(optimizer).__name__, optimizer.rule, optimizer.param_groups
     found = misshapen(own, saved) or mismarked(rule, name, saved)
     decoded: bitsandbytes_form.Decoded = {}
+    marks: Marks = {}
+    if not found:
+        marks, found = read_marks(saved.get(MARK, {}).get("codecs"))
+        for number, group in enumerate(saved["param_groups"]):
+            found += misset(rule, number, group, len(group["params"]))
     if not found:
         saved, decoded, found = bitsandbytes_form.read(name, rule, own, saved)
     if not found:
         for number, group in enumerate(saved["param_groups"]):
             found += misgrouped(rule, optimizer.fixed, name, number, group)
         places = places_in(optimizer, saved["param_groups"])
-        ours = MARK in saved
+        ours, whole = MARK in saved, saved["state"]
         saved, unread = with_own_parts(optimizer, places, saved)
         for number, place in enumerate(places if not unread else ()):
             codecs = place.codecs if place.part is not None else ()
             entry = saved["state"].get(place.key, {})
-            found += misfits(rule, f"parameter {number}", place.own, entry, ours, place.lines, codecs)
+            label = f"parameter {number}"
+            wrong = misfits(rule, label, place.own, entry, ours, place.lines, codecs)
+            shape = place.own.shape if place.part is None else place.part.shape
+            found += wrong or contradicted(rule, marks, label, shape, whole.get(place.key, {}))
         found += unread
     if found:
         raise ValueError(f"{name}: this checkpoint does not fit: " + "; ".join(found))
@@ -50,6 +72,7 @@ def fitting(optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]
             group["overrides"] = optimizer.checked_overrides(group["overrides"], group, len(group["params"]))
         groups.append(group)
     check_agreement(name, rule, groups)
+    check_members(optimizer)
     _say_stored_anew(optimizer, groups, saved, decoded)
     return {"state": saved["state"], "param_groups": groups}
 
@@ -73,5 +96,15 @@ def _say_stored_anew(
         warnings.warn(
             f"{type(optimizer).__name__}: this checkpoint stores states as {before}; from the next step on they are "
             f"stored as {after}",
-            stacklevel=4,
+            StoredAnewWarning,
+            stacklevel=_calls_within(),
         )
+
+
+def _calls_within() -> int:
+    """How many calls there are up to the one of whoever has called an optimizer, for warnings to name its line."""
+    frame: FrameType | None = sys._getframe(1)
+    count = 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("optgen.runtime.", "torch.")):
+        frame, count = frame.f_back, count + 1
+    return count

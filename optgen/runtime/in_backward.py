@@ -19,6 +19,7 @@ from optgen.runtime.capture import check_capture
 from optgen.runtime.engines import Prepared, raw_settings
 from optgen.runtime.parts import is_dtensor
 from optgen.runtime.rule import Rule, Settings
+from optgen.runtime.scaled_losses import is_scaled, watch
 from optgen.runtime.storage import LARGE
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class InBackward:
         self._checked: list[tuple[Any, ...]] = []
         self._lock = threading.Lock()  # backward has a thread for every device
         weakref.finalize(optimizer, _remove, self._handles).atexit = False
+        watch()
 
     def attach(self, optimizer: Optimizer) -> None:
         """Hook what is to be updated within backward and is not hooked yet: frozen parameters once they are thawed.
@@ -155,7 +157,8 @@ class InBackward:
         """Step one parameter with its gradient, and free it.
 
         Raises:
-            RuntimeError: for a second gradient since the last `step()`, and with several processes.
+            RuntimeError: for a second gradient since the last `step()`, one of a loss that torch.amp.GradScaler has
+                scaled, and with several processes.
             TypeError, ValueError: as `step()`. The parameter is as it was then, and has no gradient.
         """
         with self._lock:
@@ -190,13 +193,17 @@ class InBackward:
         groups = optimizer.param_groups
         if getattr(optimizer, "found_inf", None) is None or not _asked(groups):
             return
+        scale = getattr(optimizer, "grad_scale", None)
+        by = "" if scale is None else f" by {float(scale):g}"
         for key in ("grad_scale", "found_inf"):
             optimizer.__dict__.pop(key, None)
-        raise RuntimeError(
-            f"{type(optimizer).__name__}: fused_backward=True does not go with torch.amp.GradScaler: gradients are "
-            "applied within backward, scaled as they are, before the scaler can look for an Inf among them. Train in "
-            "bfloat16, which needs no scaler, or leave fused_backward out"
-        )
+        damage = ""
+        if self._updated:
+            damage = (
+                f". {len(self._updated)} parameters and their states have been changed with gradients scaled{by} since "
+                "the last step(), and are not what training would have made of them: go back to a checkpoint"
+            )
+        raise RuntimeError(f"{_no_scaler(optimizer)}{damage}")
 
     def _settings(self, optimizer: Optimizer, param: Tensor) -> Settings | None:
         """The settings of a parameter as they are now; None if it is no longer in the optimizer."""
@@ -221,6 +228,8 @@ class InBackward:
                 "fused_backward=True has applied and freed the first: gradients cannot be accumulated over backward "
                 "passes. Call step() after every one of them, or leave fused_backward out"
             )
+        if is_scaled():
+            raise RuntimeError(_no_scaler(optimizer))
         if is_dtensor(param):
             raise RuntimeError(
                 f"{name}: fused_backward=True is not for parameters that are divided among processes, whose gradients "
@@ -241,6 +250,14 @@ class InBackward:
                 self._checked = raw
 
 
+def _no_scaler(optimizer: Optimizer) -> str:
+    return (
+        f"{type(optimizer).__name__}: fused_backward=True does not go with torch.amp.GradScaler: gradients are applied "
+        "within backward, scaled as they are, before the scaler can look for an Inf among them. Train in bfloat16, "
+        "which needs no scaler, or leave fused_backward out"
+    )
+
+
 def _holds(params: Sequence[Tensor], index: int, param: Tensor) -> bool:
     return index < len(params) and params[index] is param
 
@@ -259,6 +276,17 @@ def check_free(optimizer: Optimizer, param: Tensor) -> None:
                 f"another optimizer, a {type(other).__name__} with fused_backward=True, which frees its gradient; "
                 "delete that one first"
             )
+
+
+def check_members(optimizer: Optimizer) -> None:
+    """Raise for a parameter that is to be updated within backward by this optimizer, and is by another one.
+
+    Raises:
+        ValueError: naming the other one.
+    """
+    for param, settings in _members(optimizer.param_groups):
+        if settings.get("fused_backward"):
+            check_free(optimizer, param)
 
 
 def _hooks(param: Tensor) -> list[Any]:

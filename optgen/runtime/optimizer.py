@@ -12,7 +12,8 @@ from torch.compiler import is_compiling
 
 from optgen.runtime import bitsandbytes_form
 from optgen.runtime.capture import check_capture, is_capturing, place_lr
-from optgen.runtime.checkpoints import adopt_entry, marked
+from optgen.runtime.checkpoints import adopt_entry
+from optgen.runtime.codec_marks import as_checkpoint
 from optgen.runtime.engines import Prepared, agreed, prepare
 from optgen.runtime.fitting import fitting
 from optgen.runtime.handles import make_handle
@@ -22,7 +23,6 @@ from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inpu
 from optgen.runtime.loans import wait_for_host
 from optgen.runtime.overrides import enlist, registered, with_registered
 from optgen.runtime.parameters import StaleError, as_list, check_names, check_parameter, check_twice, unnamed
-from optgen.runtime.parts import is_dtensor
 from optgen.runtime.rule import Rule, Settings, State
 from optgen.runtime.settings import (
     SCHEDULED,
@@ -34,7 +34,6 @@ from optgen.runtime.settings import (
     refuse_unknown,
     unscheduled,
 )
-from optgen.runtime.sharded_checkpoints import with_saved_parts
 from optgen.runtime.states import entry_bytes, paged_bytes
 from optgen.runtime.storage import check_rounding, check_storage, settle_bits
 from optgen.runtime.targets import find_pager
@@ -412,17 +411,14 @@ class Optimizer(torch.optim.Optimizer):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch has it, and what it is of: {"optgen": {"version": 1, "rule": "adam", "class": "AdamW8bit"}}.
+        """As torch has it, and what it is of: {"optgen": {"version": 1, "rule": "adam", "class": "AdamW8bit", ...}}.
 
         It holds tensors and plain values alone: `torch.load(weights_only=True)` reads it. Where paged states lie in
         pinned memory, this waits until the host can read them. States of DTensor parameters are DTensors, for
         torch.distributed.checkpoint; sharded_states.py tells their form.
         """
         self._wait_for_host()
-        saved = super().state_dict()
-        if any(is_dtensor(param) for param in self.state):
-            saved = with_saved_parts(self, saved)
-        return marked(self.rule, type(self).__name__, saved)
+        return as_checkpoint(self, super().state_dict())
 
     def bitsandbytes_state_dict(self) -> dict[str, Any]:
         """A checkpoint that the class of this name in bitsandbytes loads, and goes on from as this one would.
@@ -454,8 +450,9 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError, ValueError: if it does not fit, naming every difference; nothing is loaded then.
+            StoredAnewWarning: if filters make this warning an error, for states in another codec or block size that
+                lose something as they are stored anew; nothing is loaded then.
         """
-
         if not isinstance(state_dict, Mapping):
             raise TypeError(
                 f"{type(self).__name__}: load_state_dict takes what state_dict() returned, "

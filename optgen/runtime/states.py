@@ -132,7 +132,7 @@ def stored_codec(
         ValueError: if no codec stores such tensors.
     """
     numel, count = shape.numel(), 0 if scales is None else scales.numel()
-    if wanted is not None and _has_form(wanted, codes, shape, count):
+    if wanted is not None and has_form(wanted, codes, shape, count):
         return wanted
     for codec in CODECS.values():
         if dtype_name(codes.dtype) != codec.storage or tuple(codes.shape) != codec.codes_shape(shape):
@@ -142,17 +142,37 @@ def stored_codec(
         found = next((form for form in forms if form.scales(numel) == count), None)
         if found is not None and codec.takes(numel):
             return found
-    raise ValueError(f"state {state.name!r} is {codes.dtype} with {_scales_shown(scales)}, which no codec stores")
+    right = _would_fit(state, codes, shape)
+    raise ValueError(f"state {state.name!r} is {stored_shown(codes, scales)}, which no codec stores: {right}")
 
 
-def _has_form(codec: Codec, codes: Tensor, shape: torch.Size, scales: int) -> bool:
+def has_form(codec: Codec, codes: Tensor, shape: torch.Size, scales: int) -> bool:
     """Whether codes and so many scales look as this codec stores a state of this shape."""
     same = dtype_name(codes.dtype) == codec.storage and tuple(codes.shape) == codec.codes_shape(shape)
     return same and codec.scales(shape.numel()) == scales
 
 
-def _scales_shown(scales: Tensor | None) -> str:
-    return "no scales" if scales is None else f"{scales.numel()} scales"
+def stored_shown(codes: Tensor, scales: Tensor | None) -> str:
+    """How a state is stored, in words."""
+    count = "no scales" if scales is None else f"{scales.numel()} scales"
+    return f"{dtype_name(codes.dtype)} of shape {tuple(codes.shape)} with {count}"
+
+
+def _would_fit(state: State, codes: Tensor, shape: torch.Size) -> str:
+    """What would: the scales of codecs that have such codes, or the codes of those that the state takes."""
+    numel = shape.numel()
+    alike = [
+        codec
+        for codec in CODECS.values()
+        if dtype_name(codes.dtype) == codec.storage and tuple(codes.shape) == codec.codes_shape(shape)
+    ]
+    if not alike:
+        return f"it is {' or '.join(CODECS[name].storage + f' ({name})' for name in state.codecs)}"
+    forms = []
+    for codec in alike:
+        counts = [f"{codec.with_block(block).scales(numel)} in blocks of {block}" for block in reversed(BLOCK_SIZES)]
+        forms.append(f"{codec.name} has {', '.join(counts)}, or 1" if codec.scaled else f"{codec.name} has none")
+    return "; ".join(forms)
 
 
 @dataclass(frozen=True)

@@ -293,6 +293,16 @@ def test_what_does_not_fit_is_named() -> None:
     refused(ours, changed(good, absmax1=torch.ones(4)), "absmax1 has 4 scales, not 18, one for 256 elements")
     refused(ours, changed(good, state1=torch.zeros(70, 64, dtype=torch.int64)), "state1 has dtype int64")
     refused(ours, changed(good, state1=3), "parameter 0: state1 is a int, not a tensor")
+    refused(ours, changed(good, state1=torch.zeros(70, 64, dtype=torch.int8)), "state1 has dtype int8")
+    refused(
+        ours, changed(good, state1=torch.zeros(70, 64)), "state1 has dtype float32, and qmap1 is for codes of 8 bits"
+    )
+    refused(ours, changed(good, absmax1=torch.ones(18, dtype=torch.int64)), "parameter 0: absmax1 has dtype int64")
+    refused(ours, changed(good, qmap1=torch.arange(256)), "parameter 0: qmap1 has dtype int64")
+    refused(ours, changed(good, qmap1=torch.full((256,), torch.nan)), "qmap1 has numbers that are not finite")
+    refused(ours, changed(good, __bnb_optimizer_quant_state__=3), "quant_state__ is a int, not a dict of tensors")
+    refused(ours, changed(good, state3=torch.zeros(2)), "parameter 0: bitsandbytes keeps no state3")
+    refused(ours, changed(good, step=float("nan")), "parameter 0: step is nan, and it is to be a number of steps")
     refused(optimizer_class("Adafactor")(copies(params)), good, "bitsandbytes, which has nothing like Adafactor")
     refused(make_ours("Lion", copies(params), weight_decay=0.0), {**good, "param_groups": []}, "0 param groups, not 1")
     refused(make_ours("SGD", copies(params)), good, "parameter 0: state2 is no state of sgd, which has one")

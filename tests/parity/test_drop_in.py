@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import optgen_optim as optim
@@ -39,6 +41,33 @@ def test_every_name_is_there() -> None:
     assert set(NAMES) <= set(optim.__all__)
     for name in NAMES:
         assert inspect.isclass(getattr(optim, name))
+
+
+def missing() -> set[str]:
+    """What docs/migration.md says is not there."""
+    page = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
+    section = page.split("## What is not there\n", 1)[1].split("\n## ", 1)[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| ")]
+    return {name for cell in cells[1:] for name in re.findall(r"`(\w+)`", cell)}
+
+
+def public(thing: Any) -> set[str]:
+    return {name for name in dir(thing) if not name.startswith("_")}
+
+
+def test_every_public_name_is_there_or_on_the_page() -> None:
+    """Names of the package, classes of its modules, and what its optimizers and manager have beyond torch's."""
+    lacking = public(bnb.optim.AdamW) - public(torch.optim.Optimizer) - public(optim.AdamW)
+    lacking |= public(bnb.optim.GlobalOptimManager) - public(optim.GlobalOptimManager)
+    assert public(bnb.optim) > set(NAMES)
+    for name in public(bnb.optim):
+        theirs, ours = getattr(bnb.optim, name), getattr(optim, name, None)
+        if ours is None:
+            lacking.add(name)
+        if inspect.ismodule(theirs):
+            own = {key for key in public(theirs) if getattr(getattr(theirs, key), "__module__", "") == theirs.__name__}
+            lacking |= {key for key in own if not hasattr(ours or optim, key)}
+    assert lacking | {"COMPILED_WITH_CUDA"} == missing()
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -40,6 +40,17 @@ ELSEWHERE = {  # rows that other tests show: their files, and what they are call
         "parity/test_drop_in.py",
         "test_the_two_calls_as_its_documentation_has_them",
     ),
+    **dict.fromkeys(
+        (
+            "`adamw`",
+            "`optimizer` with `Optimizer8bit`, `Optimizer1State`, `Optimizer2State`, `MockArgs`",
+            "`check_overrides`, `fill_qmap`, `get_config`, `get_state_buffer`, `init_state`, `prefetch_state`, "
+            "`to_gpu`, `update_step` of optimizers",
+            "`initialize` of GlobalOptimManager",
+            "`COMPILED_WITH_CUDA`, in older versions",
+        ),
+        ("parity/test_drop_in.py", "test_every_public_name_is_there_or_on_the_page"),
+    ),
     "`RMSprop(centered=True)` on equal gradients": (
         "parity/test_torch_rules.py",
         "test_a_variance_is_never_below_zero",

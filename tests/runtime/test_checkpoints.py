@@ -308,46 +308,6 @@ def test_target_and_storage_are_the_optimizers_own() -> None:
     train(other, params, 1, 1)
 
 
-KILLED = """
-import sys, torch
-from pathlib import Path
-from optgen_optim import AdamW8bit
-from runtime.training import SMALL, make_params, train, saved
-path, target, stop = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-torch.set_num_threads(1)
-params = make_params()
-opt = AdamW8bit(params, min_8bit_size=SMALL, target=target)
-first = 1
-if path.exists():
-    checkpoint = torch.load(path, weights_only=True)
-    opt.load_state_dict(checkpoint["opt"])
-    with torch.no_grad():
-        for param, value in zip(params, checkpoint["params"]):
-            param.copy_(value)
-    first = checkpoint["step"] + 1
-train(opt, params, first, stop)
-torch.save({"opt": opt.state_dict(), "params": [p.detach() for p in params], "step": stop}, path)
-import os; os._exit(9)
-"""
-
-
-def test_a_killed_process_resumes(tmp_path: Path, target) -> None:
-    import os
-    import subprocess
-    import sys
-
-    root = Path(__file__).parents[2]
-    folders = [root, root / "generated", Path(__file__).parents[1]]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
-    for name, stops in (("one.pt", [6]), ("two.pt", [2, 6])):
-        for stop in stops:
-            command = [sys.executable, "-c", KILLED, str(tmp_path / name), target, str(stop)]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            assert done.returncode == 9, done.stderr
-    results = [torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt")]
-    assert same(*results)
-
-
 def test_without_a_count_of_steps(target) -> None:
     """Where a rule only asks whether a step is its first, as torch.optim.SGD does, which saves no count."""
     params = make_params(torch.float32)
@@ -380,9 +340,17 @@ def test_a_state_that_is_none_was_not_saved(target) -> None:
     assert all(torch.equal(opt.state[p]["momentum_buffer"], p.grad) for p in params)
 
 
-def test_it_says_what_it_is_of() -> None:
-    opt = AdamW8bit(make_params())
-    assert saved(opt)["optgen"] == {"version": 1, "rule": "adam", "class": "AdamW8bit"}
+def test_it_says_what_it_is_of(target) -> None:
+    params = make_params()
+    opt = AdamW8bit(params, min_8bit_size=SMALL, target=target)
+    mark = {"version": 1, "rule": "adam", "class": "AdamW8bit"}
+    assert saved(opt)["optgen"] == mark
+    train(opt, params, 1, 1)
+    opt.override(params[1], optim_bits=4)  # from the next step on
+    both = [["fp32", 0], ["int8", 256]]
+    assert saved(opt)["optgen"] == {**mark, "codecs": {"exp_avg": both, "exp_avg_sq": both}}
+    train(opt, params, 2, 2)
+    assert saved(opt)["optgen"]["codecs"]["exp_avg"] == [["fp32", 0], ["int4", 128], ["int8", 256]]
 
 
 OLD = Path(__file__).parent / "data" / "unversioned.pt"

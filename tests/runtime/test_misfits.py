@@ -59,14 +59,14 @@ def test_misfits_are_named_and_nothing_is_loaded() -> None:
         opt,
         params,
         changed(exp_avg=torch.zeros(40, 30, dtype=torch.int64)),
-        "state 'exp_avg' is torch.int64 with no scales, which no codec stores",
+        "parameter 0: state 'exp_avg' is int64 of shape (40, 30) with no scales, which no codec stores: it is float32",
     )
     codes = torch.zeros(40, 30, dtype=torch.uint8)
-    refused(opt, params, changed(exp_avg=codes), "state 'exp_avg' is torch.uint8 with no scales, which no codec stores")
-    refused(opt, params, changed(exp_avg=codes, exp_avg_absmax=torch.ones(3)), "torch.uint8 with 3 scales")
+    refused(opt, params, changed(exp_avg=codes), "state 'exp_avg' is uint8 of shape (40, 30) with no scales")
+    refused(opt, params, changed(exp_avg=codes, exp_avg_absmax=torch.ones(3)), "shape (40, 30) with 3 scales")
     refused(opt, params, changed(exp_avg=codes, exp_avg_absmax=3), "exp_avg_absmax is no float32 tensor")
     refused(opt, params, changed(exp_avg_sq=None), "exp_avg_sq missing")
-    refused(opt, params, changed(step="two"), "step is no number")
+    refused(opt, params, changed(step="two"), "parameter 0: step is 'two', and it is to be a number of steps")
 
     momentum = torch.optim.SGD(params, lr=0.1, momentum=0.9)
     train(momentum, params, 1, 1)
@@ -172,7 +172,7 @@ def test_a_warning_that_is_an_error_stops_loading_before_it_begins() -> None:
     narrow = AdamW8bit(params, min_8bit_size=256, target="torch")
     train(narrow, params, 1, 1)
     before = snapshot(narrow, params)
-    with pytest.raises(UserWarning, match="stores states as fp32"):
+    with pytest.raises(optgen_optim.StoredAnewWarning, match="stores states as fp32"):
         narrow.load_state_dict(saved(wide))
     assert same(before, snapshot(narrow, params))
 

@@ -1,8 +1,9 @@
-"""Every class, codec, rounding and state: a run that is killed after every step ends as one that never was.
+"""Every class, codec, rounding and state: a run that is killed at every step ends as one that never was.
 
-A killed run goes on in a new optimizer over copies of the parameters, from a checkpoint that went through a file. The
-runs are compared bit for bit after every step, so that each is one at which a kill changes nothing. What specs/
-declares says which cases there are. Paged states on a GPU: tests/cuda/test_paged_memory.py.
+A killed run goes on in a new optimizer over copies of the parameters, from a checkpoint that went through a file:
+before the first step, after every one, and amid the gradients of one. The runs are compared bit for bit after every
+step, so that each is one at which a kill changes nothing. What specs/ declares says which cases there are. Processes
+that are really killed: test_killed.py. Paged states on a GPU: tests/cuda/test_paged_memory.py.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def check(name: str, settings: Mapping[str, Any], dtype: torch.dtype = torch.flo
     for mode in modes(whole)[-1:]:
         getattr(whole, mode)()
         getattr(killed, mode)()
+    params, killed = resumed(name, settings, params, killed)
     for step in range(1, STEPS + 1):
         advance(whole, whole_params, step)
         advance(killed, params, step)
@@ -138,6 +140,68 @@ def test_every_rule_and_rounding(name, rounding) -> None:
     opt = check(name, settings, torch.bfloat16)
     kept = [entry.get("param_compensation") for entry in opt.state.values()]
     assert all((each is not None) == (rounding != "stochastic") for each in kept)
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_between_micro_batches(name) -> None:
+    """Gradients that are half added up are no part of a checkpoint: what is killed there begins with them anew."""
+    settings = stored(name, "int8" if "int8" in codecs_of(name) else "fp32") | {"target": "torch"}
+    whole_params, params = make_params(shapes=SHAPES), make_params(shapes=SHAPES)
+    whole, killed = build(name, whole_params, settings), build(name, params, settings)
+    for mode in modes(whole)[-1:]:
+        getattr(whole, mode)()
+        getattr(killed, mode)()
+
+    def accumulate(members: Sequence[nn.Parameter], step: int) -> None:
+        """The second micro batch's gradients, on those of the first."""
+        first = [param.grad for param in members]
+        set_grads(members, 100 + step)
+        for param, grad in zip(members, first, strict=True):
+            param.grad = param.grad + grad
+
+    for step in range(1, STEPS + 1):
+        set_grads(whole_params, step)
+        accumulate(whole_params, step)
+        whole.step()
+        before = saved(killed)
+        set_grads(params, step)
+        assert same(saved(killed), before)
+        params, killed = resumed(name, settings, params, killed)
+        assert all(param.grad is None for param in params)
+        set_grads(params, step)
+        accumulate(params, step)
+        killed.step()
+        assert same(snapshot(whole, whole_params), snapshot(killed, params)), f"step {step}"
+
+
+@pytest.mark.parametrize("name", rows())
+def test_checkpoints_without_what_is_said_of_them(name) -> None:
+    """As earlier versions wrote them: no mark, or one that does not name codecs."""
+    for codec in ("fp32", "int8", "int4"):
+        if codec not in codecs_of(name):
+            continue
+        settings = stored(name, codec) | ({} if rows()[name].torch_only else {"target": "torch"})
+        params = make_params(shapes=SHAPES)
+        opt = build(name, params, settings)
+        for mode in modes(opt)[-1:]:
+            getattr(opt, mode)()
+        for step in range(1, 3):
+            advance(opt, params, step)
+        now = saved(opt)
+        stored_states = [state for state in opt.rule.element_states if any(state.name in e for e in opt.state.values())]
+        assert ("codecs" in now["optgen"]) == bool(stored_states)
+        short = {key: value for key, value in now["optgen"].items() if key != "codecs"}
+        for mark in ({}, {"optgen": short}):
+            old = {key: value for key, value in now.items() if key != "optgen"} | mark
+            again = [nn.Parameter(param.detach().clone()) for param in params]
+            other = build(name, again, settings)
+            other.load_state_dict(old)
+            advance(other, again, 3)
+            twin = [nn.Parameter(param.detach().clone()) for param in params]
+            straight = build(name, twin, settings)
+            straight.load_state_dict(now)
+            advance(straight, twin, 3)
+            assert same(snapshot(other, again), snapshot(straight, twin))
 
 
 def conditional() -> list[tuple[str, str]]:

@@ -69,6 +69,15 @@ def _the_standin_serves_one_test() -> Iterator[None]:
         os.environ["OPTGEN_NVCC"] = nvcc
 
 
+@pytest.fixture(autouse=True)
+def _bitsandbytes_forgets() -> Iterator[None]:
+    """What a test registers there is for parameters by their `id`, which those of a later test may have."""
+    yield
+    bitsandbytes = sys.modules.get("bitsandbytes")
+    if bitsandbytes is not None:
+        bitsandbytes.optim.GlobalOptimManager.get_instance().initialize()
+
+
 @pytest.fixture(params=["torch", "cpu"])
 def target(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each target of this machine; cpu only where a compiler is found."""

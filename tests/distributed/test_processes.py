@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-MODULES = ("distributed_scenarios", "distributed_counts", "distributed_engines", "distributed_checkpoints")
+MODULES = tuple(f"distributed_{name}" for name in ("scenarios", "counts", "engines", "matrix", "checkpoints"))
 TESTS = Path(__file__).resolve().parents[1]
 SECONDS = 300
 

@@ -168,6 +168,7 @@ def refusals(world: World) -> None:
     param = nn.Parameter(distribute_tensor(begin, mesh, [Shard(0)]))
     param.grad = distribute_tensor(grad, mesh, [Shard(0)])
     fails(param, maker("adamw", target="torch", optim_bits=8, min_8bit_size=0, block_wise=False), "one scale")
+    fails(param, maker("adamw", capturable=True), "that is divided among processes; leave it out")
     param = nn.Parameter(distribute_tensor(begin.bfloat16(), mesh, [Shard(1)]))
     param.grad = distribute_tensor(grad.bfloat16(), mesh, [Shard(1)])
     fails(param, maker("adamw", target="cpu", rounding="stochastic"), "leave target out")

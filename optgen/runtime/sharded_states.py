@@ -34,7 +34,7 @@ from optgen.runtime.boxed_states import (
 )
 from optgen.runtime.parts import Part, is_dtensor, local_tensor
 from optgen.runtime.rule import Rule, State
-from optgen.runtime.states import scale_key, stored_codec, stored_shape
+from optgen.runtime.states import scale_key, stored_codec, stored_shape, stored_shapes
 from optgen.runtime.torch_codecs import decode, encode
 
 
@@ -158,6 +158,8 @@ def own_form(
         if not by_row and not any(key in keys or is_dtensor(value) for key, value in saved.items()):
             return saved
         part = Part(param.shape, param.shape, (), (0,) * param.dim(), 0)
+    elif part.placed is None and _is_of_flat(rule, part, saved):
+        return saved
     result = {key: value for key, value in saved.items() if key not in keys}
     if isinstance(saved.get(COMPENSATION), Tensor):
         result[COMPENSATION] = _own(saved[COMPENSATION], part)
@@ -173,6 +175,13 @@ def own_form(
     return result
 
 
+def _is_of_flat(rule: Rule, part: Part, saved: Mapping[str, Any]) -> bool:
+    """Whether states are of the same stretch of a tensor that a flat shard of FSDP1 is, not of the whole tensor."""
+    shapes = {state.name: stored_shapes(state, part.own) for state in rule.element_states}
+    values = {name: saved[name] for name in shapes if isinstance(saved.get(name), Tensor)}
+    return all(tuple(value.shape) in shapes[name] for name, value in values.items())
+
+
 def _own(value: Tensor, part: Part) -> Tensor:
     """This process's part of a tensor that has the parameter's first dimension, or all of its shape."""
     if is_dtensor(value):
@@ -183,6 +192,8 @@ def _own(value: Tensor, part: Part) -> Tensor:
             value = value.redistribute(mesh, placements)  # type: ignore[attr-defined]
         return local_tensor(value)
     if part.offset is None:
+        if part.placed is None and part.start is not None and tuple(value.shape) == tuple(part.shape):
+            return value.reshape(-1)[part.start : part.start + part.own.numel()]
         raise ValueError("a plain tensor cannot be divided as its parameter is")
     by_rows = value.dim() > 0 and value.shape[0] == part.shape[0] and part.start is not None
     if by_rows and tuple(value.shape) != tuple(part.shape):

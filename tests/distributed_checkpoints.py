@@ -271,6 +271,17 @@ def whole_state_elsewhere(world: World, case: str, how: str) -> None:
     assert _compare(case, states(model, optimizer), saved["states"]) <= 1.0
 
 
+def elsewhere(world: World, case: str, how: str) -> None:
+    """States without blocks go into any placement, bit for bit."""
+    folder = world.folder.parent / f"{case} from 4"
+    model = _divided(world, Model(starts(CASES[case].shapes)), how)
+    optimizer = _optimizer(CASES[case], model)
+    _load(world, case, folder, model, optimizer)
+    saved = torch.load(folder / "values.pt", weights_only=True)
+    assert CASES[case].exact
+    _compare(case, states(model, optimizer), saved["states"])
+
+
 def placed_otherwise(world: World, case: str, how: str) -> None:
     """Quantized states of columns do not go into rows: the checkpoint lacks a key that these ask for."""
     model = _divided(world, Model(starts(CASES[case].shapes)), how)
@@ -295,6 +306,15 @@ SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
                 ("columns, 4 bits", "fully_shard"),
                 ("rows by columns, 4 bits", "columns"),
                 ("8 bits, uneven", "fully_shard"),
+            )
+        },
+        **{
+            f"{case} into {how}": partial(elsewhere, case=case, how=how)
+            for case, how in (
+                ("columns", "fully_shard"),
+                ("rows by columns", "fully_shard"),
+                ("columns, one scale", "fully_shard"),
+                ("32 bits", "columns"),
             )
         },
         "columns into rows": partial(placed_otherwise, case="columns, 8 bits", how="fully_shard"),

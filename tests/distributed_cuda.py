@@ -16,6 +16,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from optgen.runtime import cuda_device
 from optgen.runtime.building import nvidia
+from optgen.runtime.division import part_target
 
 Scenario = Callable[[World], Any]
 
@@ -56,6 +57,12 @@ def refusals(world: World) -> None:
         else:
             raise AssertionError(f"not refused: {words}")
         assert bool((param.to_local() == 1).all())
+        # Unless they were asked for: torch's target then serves the parameter.
+        optimizer = make([param])
+        optimizer.param_groups[0]["target"] = None
+        optimizer.step()
+        (member,) = optimizer._kept[0].members
+        assert part_target("", optimizer.rule.blocks["step"], member, "cuda") == "torch"
 
 
 SCENARIOS: dict[int, dict[str, Scenario]] = {

@@ -91,6 +91,22 @@ def zero(world: World, case: str, target: str) -> float:
     return compared(make, model, (world.rank, world.size), optimizer)
 
 
+def zero_at_random(world: World) -> None:
+    """Stochastic rounding inside ZeroRedundancyOptimizer draws by positions among a process's own parameters."""
+    make = maker("adamw", rounding="stochastic", seed=3)
+    begin = [torch.ones(40, 40, dtype=torch.bfloat16) for _ in range(2)]
+    params = [nn.Parameter(value.clone()) for value in begin]
+    optimizer = ZeroRedundancyOptimizer(params, lambda own, **_: make(own))
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    wanted = train_plain(make, begin, [[torch.ones_like(value) for value in begin]])
+    equal([params[0].detach()], wanted[:1])
+    assert not torch.equal(params[1], wanted[1])
+    alone = train_plain(make, begin[1:], [[torch.ones_like(begin[1])]])
+    equal([params[1].detach()], alone)
+
+
 def _fully_sharded(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     for layer in (model.up, model.down):
         fully_shard(layer, mesh=mesh)
@@ -227,6 +243,7 @@ SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
         "fsdp1_at_random, cpu": partial(fsdp1_at_random, target="cpu"),
         "fsdp1_at_random, torch": partial(fsdp1_at_random, target="torch"),
         "engines refuse": refusals,
+        "zero_at_random": zero_at_random,
     },
     4: {
         **_cases("adamw_clipped adafactor", fsdp2),

@@ -126,6 +126,17 @@ def quantized_by_whole_size(world: World) -> None:
     assert optimizer.state[large]["exp_avg"].shape == large.to_local().shape
 
 
+def rows_and_columns(world: World) -> None:
+    """Every process keeps the states of all rows and columns of a matrix that it has a part of."""
+    for placed in (Shard(0), Shard(1)):
+        param = nn.Parameter(distribute_tensor(torch.ones(10, 7), world.mesh(), [placed]))
+        param.grad = distribute_tensor(torch.ones(10, 7), world.mesh(), [placed])
+        optimizer = maker("adafactor")([param])
+        optimizer.step()
+        entry = optimizer.state[param]
+        assert (entry["exp_avg_sq_row"].shape, entry["exp_avg_sq_col"].shape) == ((10,), (7,))
+
+
 def one_scale(world: World) -> None:
     """One scale for the tensor: the largest magnitude of all parts."""
     begin, grads = starts(SHAPES), gradients(SHAPES, STEPS)
@@ -271,6 +282,7 @@ SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
         "blocks of parts, 8 bits, torch": partial(blocks_of_parts, target="torch", bits=8, columns=True),
         "blocks of parts, 4 bits, torch": partial(blocks_of_parts, target="torch", bits=4),
         "quantized by whole size": quantized_by_whole_size,
+        "rows and columns": rows_and_columns,
         "one scale": one_scale,
         "stochastic, cpu": partial(rounding, how="stochastic", target="cpu"),
         "stochastic, torch": partial(rounding, how="stochastic", target="torch"),

@@ -24,9 +24,10 @@ MODULES = {  # for how many processes each has scenarios
     "distributed_checkpoints": (4, 2, 1),
     "distributed_other_checkpoints": (4, 2, 1),
     "distributed_cuda": (2,),
+    "distributed_docs": (2,),
 }
 TESTS = Path(__file__).resolve().parents[1]
-SECONDS = 300
+SECONDS = 600
 SIZES = (4, 2, 1)  # in this order: what some have saved others load
 
 

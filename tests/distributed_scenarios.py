@@ -189,25 +189,22 @@ def refusals(world: World) -> None:
     fails(param, maker("adamw"), "has no values of its own")
 
 
-def strided_unevenly(world: World) -> None:
-    """FSDP2 over tensor parallelism whose parts are no stretches: rows are refused, everything else goes on."""
+def strided_unevenly(world: World, case: str, target: str) -> float:
+    """FSDP2 over tensor parallelism, whose dimension is no multiple of the processes: parts of parts, in strides."""
     mesh = world.mesh(2, 2)
-    begin, grad = torch.ones(7, 6), torch.ones(7, 6)
-    for case in ("adafactor", "lamb"):
-        layer = nn.Linear(6, 7, bias=False)
-        layer.weight = nn.Parameter(distribute_tensor(begin, mesh["tensor"], [Shard(0)]))
-        fully_shard(layer, mesh=mesh["data"])
-        layer.weight.grad = torch.ones_like(layer.weight)
-        optimizer = maker(case)([layer.weight])
-        try:
-            optimizer.step()
-        except ValueError as error:
-            assert case == "adafactor", error
-            assert "divided twice" in str(error), error
-        else:
-            assert case == "lamb"
-            alone = train_plain(maker(case), [begin], [[grad]])[0]
-            equal([layer.weight.to_local()], [alone[: len(layer.weight.to_local())]])
+    shapes = [(7, 6), (3, 5), (10, 7)]
+    begin, grads = starts(shapes), gradients(shapes, STEPS)
+    model = nn.Module()
+    model.values = nn.ParameterList(distribute_tensor(value, mesh["tensor"], [Shard(0)]) for value in begin)
+    fully_shard(model, mesh=mesh["data"])
+    params = list(model.parameters())
+    optimizer = maker(case, target=target)(params)
+    for step in grads:
+        for param, grad in zip(params, step, strict=True):
+            everywhere = distribute_tensor(grad, mesh, [Replicate(), Replicate()])
+            param.grad = everywhere.redistribute(placements=param.placements)
+        optimizer.step()
+    return furthest([whole(param) for param in params], train_plain(maker(case), begin, grads), begin)
 
 
 def different_steps(world: World) -> None:
@@ -289,6 +286,14 @@ SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
         "stochastic, torch, columns": partial(rounding, how="stochastic", target="torch", columns=True),
         "kahan, cpu, columns": partial(rounding, how="kahan", target="cpu", columns=True),
         "split8, torch": partial(rounding, how="split8", target="torch"),
-        "strided unevenly": strided_unevenly,
+        **{
+            f"strided unevenly, {case}, {target}": partial(strided_unevenly, case=case, target=target)
+            for case, target in (
+                ("adafactor", "cpu"),
+                ("adafactor", "torch"),
+                ("lamb", "cpu"),
+                ("adamw_clipped", "cpu"),
+            )
+        },
     },
 }

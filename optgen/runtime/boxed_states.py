@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import WHOLE_TENSOR, Codec
-from optgen.runtime.parts import Part, is_dtensor, local_tensor
+from optgen.runtime.parts import Part, divisions_of, is_dtensor, local_tensor
 
 ELEMENTS = 2**20  # whose scales are looked for at a time
 
@@ -41,13 +41,8 @@ def places_key(name: str) -> str:
 def _counts(part: Part) -> list[list[int]]:
     """Among how many processes placements divide each dimension, one after the other."""
     counts: list[list[int]] = [[] for _ in part.shape]
-    if part.placed is not None:
-        mesh, placements = part.placed
-        pairs = list(zip(placements, mesh.shape, strict=True))
-        strided = [pair for pair in pairs if type(pair[0]).__name__ == "_StridedShard"]  # these divide what is divided
-        for placement, size in (*(pair for pair in pairs if pair not in strided), *strided):
-            if hasattr(placement, "dim"):
-                counts[placement.dim].append(size)
+    for dim, count, _ in [] if part.placed is None else divisions_of(part.placed):
+        counts[dim].append(count)
     return counts
 
 

@@ -29,6 +29,10 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "stable_adamw_8_bits": ("StableAdamW", {"optim_bits": 8, "min_8bit_size": 0}, 1),
     "clipped": ("AdamW", {"max_grad_norm": 1.0}, 1),
     "clipped_twice": ("AdamW", {"max_grad_norm": 1.0, "percentile_clipping": 50}, 2),  # the second of what is left
+    "lamb_clipped_twice": ("LAMB", {"max_grad_norm": 1.0, "percentile_clipping": 50}, 3),
+    "lars_clipped_twice": ("LARS", {"lr": 1.0, "momentum": 0.9, "max_grad_norm": 1.0, "percentile_clipping": 50}, 3),
+    "stable_adamw_clipped_twice": ("StableAdamW", {"max_grad_norm": 1.0, "percentile_clipping": 50}, 3),
+    "adafactor_clipped_twice": ("Adafactor", {"max_grad_norm": 1.0, "percentile_clipping": 50}, 4),
     "one_scale": ("AdamW8bit", {"min_8bit_size": 0, "block_wise": False}, 1),  # maxima alone
     "one_scale_and_norms": ("LAMB8bit", {"min_8bit_size": 0, "block_wise": False}, 1),  # maxima beside sums
 }

@@ -21,6 +21,7 @@ MODULES = {  # for how many processes each has scenarios
     "distributed_counts": (4, 2),
     "distributed_engines": (4, 2),
     "distributed_matrix": (4, 2),
+    "distributed_rules": (2,),
     "distributed_checkpoints": (4, 2, 1),
     "distributed_other_checkpoints": (4, 2, 1),
     "distributed_cuda": (2,),

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import distribute_tensor
 
-TIMEOUT = timedelta(seconds=60)
+TIMEOUT = timedelta(seconds=150)  # a busy machine can let one of them wait for long
 
 
 @dataclass
@@ -123,6 +123,7 @@ def main(modules: str, folder: str, rank: str, world: str) -> None:
             own = {"value": scenario(here)}
         except Exception:
             own = {"error": f"on process {rank}:\n{traceback.format_exc()}"}
+            print(f"{name}\n{own['error']}", flush=True)  # if the others wait for this process, nobody else learns it
         every: list[Any] = [None] * here.size
         dist.all_gather_object(every, own)
         errors = [one["error"] for one in every if "error" in one]

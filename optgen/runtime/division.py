@@ -61,9 +61,7 @@ def _refuse(name: str, what: str, block: Block, member: Member, part: Part, line
         ValueError: with the reason.
     """
     if lines and part.offset is None:
-        raise ValueError(
-            f"{name}: its rows and columns cannot be had of {what}: " + (part.unnamed or _why_no_box(part))
-        )
+        raise ValueError(f"{name}: its rows and columns cannot be had of {what}: " + (part.unnamed or FLAT_SHARD))
     if lines and block.line_sums and part.cuts_matrices:
         raise ValueError(
             f"{name}: sums over the rows of all matrices cannot be had of {what}, whose matrices are divided"
@@ -81,16 +79,10 @@ def _refuse(name: str, what: str, block: Block, member: Member, part: Part, line
         if member.shape.numel() and member.rounding == "stochastic":
             raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {part.unnamed}")
     if member.rounding == "stochastic" and part.start is None and part.offset is None:
-        raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {_why_no_box(part)}")
+        raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {FLAT_SHARD}")
 
 
-def _why_no_box(part: Part) -> str:
-    if part.placed is None:
-        return "FullyShardedDataParallel keeps flat shards, which have no rows and columns; use fully_shard"
-    return (
-        "a dimension that is divided twice, over a mesh of two dimensions, is no multiple of the processes, so that "
-        "parts are no stretches of it"
-    )
+FLAT_SHARD = "FullyShardedDataParallel keeps flat shards, which have no rows and columns; use fully_shard"
 
 
 def _tensor_results(block: Block, member: Member) -> list[str]:

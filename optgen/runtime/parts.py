@@ -31,7 +31,7 @@ class Part:
         shape: Of the whole tensor.
         own: Of the part in memory.
         divisions: How it is divided, one after the other: results are summed over their groups.
-        offset: Where the part begins, dimension by dimension; None where it is no box of the tensor.
+        offset: Where the part begins, dimension by dimension; None where it is no box of the tensor, as in FSDP1.
         start: The number of its first element in the whole tensor, where its elements follow each other there; the
             same on all processes whether this is known.
         placed: The mesh and placements of a DTensor.
@@ -169,9 +169,8 @@ def _dtensor_part(name: str, param: Any) -> Part:
     divisions = tuple(
         Division(mesh.get_group(i), dim) for i, dim in enumerate(dims) if dim is not None and mesh.shape[i] > 1
     )
-    offset = _offset(name, mesh, placements, shape, own)
-    start = None
-    if offset is not None and all(division.dim == 0 for division in divisions):
+    offset, start = _offset(name, (mesh, placements), shape, own), None
+    if all(division.dim == 0 for division in divisions):
         start = min(offset[0], shape[0]) * shape[1:].numel() if shape else 0
     return Part(shape, own, divisions, offset, start, (mesh, placements))
 
@@ -185,30 +184,33 @@ def _shard_dim(placement: Any) -> int | None:
     return None
 
 
-def _offset(
-    name: str, mesh: Any, placements: tuple[Any, ...], shape: torch.Size, own: torch.Size
-) -> tuple[int, ...] | None:
-    """Where this process's part begins; None where it is no box, on all processes.
+def divisions_of(placed: tuple[Any, Any]) -> list[tuple[int, int, int]]:
+    """How a DTensor is divided, one after the other: (dimension, among how many, which of them this process has).
 
-    FSDP2 over tensor parallelism divides a dimension twice, in strides that make one stretch only if all parts are of
-    one size.
+    Placements say it in the order of the mesh, but for `_StridedShard`, as FSDP2 has over tensor parallelism: those
+    divide what `split_factor` parts have.
+    """
+    mesh, placements = placed
+    found = zip(placements, mesh.shape, mesh.get_coordinate(), strict=True)
+    divided = [(getattr(p, "split_factor", 1), dim, n, at) for p, n, at in found if (dim := _shard_dim(p)) is not None]
+    return [(dim, n, at) for _, dim, n, at in sorted(divided, key=lambda each: each[0])]
+
+
+def _offset(name: str, placed: tuple[Any, Any], shape: torch.Size, own: torch.Size) -> tuple[int, ...]:
+    """Where this process's part begins.
 
     Raises:
         ValueError: if the part in memory is not the one that the placements speak of.
     """
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    for dim in range(len(shape)):
-        over = [(p, size) for p, size in zip(placements, mesh.shape, strict=True) if _shard_dim(p) == dim]
-        count = 1
-        for _, size in over:
-            count *= size
-        if any(type(p).__name__ == "_StridedShard" for p, _ in over) and shape[dim] % count:
-            return None
-    local, offset = compute_local_shape_and_global_offset(shape, mesh, placements)
-    if tuple(local) != tuple(own):
+    first, length = [0] * len(shape), list(shape)
+    for dim, count, at in divisions_of(placed):
+        size = -(-length[dim] // count)
+        before = min(at * size, length[dim])
+        first[dim] += before
+        length[dim] = min(size, length[dim] - before)
+    if tuple(length) != tuple(own):
         raise ValueError(
             f"{name}: this process's part of a parameter of shape {tuple(shape)} has the shape {tuple(own)}, and by "
-            f"its placements {placements} it has {tuple(local)}; make DTensors with distribute_tensor or fully_shard"
+            f"its placements {placed[1]} it has {tuple(length)}; make DTensors with distribute_tensor or fully_shard"
         )
-    return tuple(int(first) for first in offset)
+    return tuple(first)

@@ -1,9 +1,10 @@
 """Adds up what the processes that have parts of a tensor find in a pass, before anything uses it.
 
 After a pass, the results of all tensors (norms, largest magnitudes, sums of rows and columns, in float64) travel
-together: one all-reduce for sums and, where there are any, one for maxima. Tensors that are divided over several
-dimensions of a mesh take one for each. Their order follows from the order of the parameters alone, so that it is the
-same on all processes and in every step.
+together, in one all-reduce. Where there are sums among them it adds up, and every process has a place of its own for
+its maxima, where the others have zeros: what comes of it are all processes' maxima, unrounded. Tensors that are divided
+over several dimensions of a mesh take an all-reduce for each. The order of results follows from the order of the
+parameters alone, so that it is the same on all processes and in every step.
 """
 
 from __future__ import annotations
@@ -88,10 +89,12 @@ class Reducer:
         if not item.partials:
             return
         for group in self.groups:
-            for op in ("sum", "max"):
-                found = [result for engine in running for result in self._items(name, block, item, engine, group, op)]
-                if found:
-                    _all_reduce(found, group, op)
+            sums, maxima = (
+                [result for engine in running for result in self._items(name, block, item, engine, group, op)]
+                for op in ("sum", "max")
+            )
+            if sums or maxima:
+                _all_reduce(sums, maxima, group)
 
     def _items(self, name: str, block: Block, item: Pass, engine: Reducing, group: Any, op: str) -> Iterator[Item]:
         members = engine.bucket.members
@@ -146,11 +149,21 @@ def _lines(engine: Reducing, name: str, partial: Partial, index: int) -> Item:
     )
 
 
-def _all_reduce(items: Sequence[Item], group: Any, op: str) -> None:
+def _all_reduce(sums: Sequence[Item], maxima: Sequence[Item], group: Any) -> None:
+    """Bring together what the processes of a group have, in one all-reduce."""
     import torch.distributed as dist
 
-    parts = [item.get().reshape(-1) for item in items]
-    buffer = torch.cat(parts)
-    dist.all_reduce(buffer, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM, group=group)
-    for item, values in zip(items, torch.split(buffer, [part.numel() for part in parts]), strict=True):
+    parts = [item.get().reshape(-1) for item in (*sums, *maxima)]
+    sizes = [part.numel() for part in parts]
+    buffer, added = torch.cat(parts), sum(sizes[: len(sums)])
+    if sums and maxima:
+        largest = buffer[added:]
+        places = largest.new_zeros(dist.get_world_size(group), largest.numel())
+        places[dist.get_rank(group)] = largest
+        everything = torch.cat([buffer[:added], places.reshape(-1)])
+        dist.all_reduce(everything, dist.ReduceOp.SUM, group=group)
+        buffer = torch.cat([everything[:added], everything[added:].reshape(places.shape).amax(0)])
+    else:
+        dist.all_reduce(buffer, dist.ReduceOp.SUM if sums else dist.ReduceOp.MAX, group=group)
+    for item, values in zip((*sums, *maxima), torch.split(buffer, sizes), strict=True):
         item.give(values)

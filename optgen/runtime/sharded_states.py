@@ -9,7 +9,8 @@
   in. Where rows are no whole blocks, `NAME_blocks` is (rows, 2): how far into a block a row begins, and the elements of
   a block. Codes of 4 bits are packed row by row. Whoever cuts blocks in the same places takes them over bit for bit;
   others decode the state and store it anew.
-- Parts that are not divided by rows alone cannot be told so: their quantized states are kept as `NAME_values`, float32.
+- Parts that are not divided by rows alone cannot be told so: boxed_states.py has the form of their quantized states.
+  Checkpoints of before had them as `NAME_values`, float32, which are still read.
 """
 
 from __future__ import annotations
@@ -22,9 +23,18 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import CODECS, COMPENSATION, WHOLE_TENSOR, Codec
+from optgen.runtime.boxed_states import (
+    boxed_form,
+    division_key,
+    own_boxed_codes,
+    own_boxed_scales,
+    pack,
+    places_key,
+    unpack,
+)
 from optgen.runtime.parts import Part, is_dtensor, local_tensor
 from optgen.runtime.rule import Rule, State
-from optgen.runtime.states import scale_key, stored_codec, stored_shape
+from optgen.runtime.states import scale_key, stored_codec, stored_shape, stored_shapes
 from optgen.runtime.torch_codecs import decode, encode
 
 
@@ -63,8 +73,8 @@ def saved_form(rule: Rule, part: Part, codecs: tuple[Codec, ...], entry: Mapping
         scales = entry.get(scale_key(state.name))
         codec = stored_codec(state, value, scales, part.own, wanted[state.name])
         result.update(_saved_elements(state, codec, part, value, scales))
-        if values_key(state.name) in result:
-            del result[state.name], result[scale_key(state.name)]
+        if places_key(state.name) in result:
+            del result[scale_key(state.name)]
     return result
 
 
@@ -73,11 +83,11 @@ def _saved_elements(state: State, codec: Codec, part: Part, codes: Tensor, scale
     if scales is None:
         return {name: _placed(codes, part, shape)}
     if not _by_rows(part) and (codec.block != WHOLE_TENSOR or codec.packed > 1):
-        return {values_key(name): _placed(decode(codec, codes, scales, state.signed, part.own), part, shape)}
+        return boxed_form(name, codec, part, codes, scales)
     rows, size = part.own[0], shape[1:].numel()
     result = {name: _placed(codes, part, shape)} if codec.packed == 1 else {}
     if codec.packed > 1:
-        by_row = _pack(_unpack(codes, rows * size).reshape(rows, size))
+        by_row = pack(unpack(codes, rows * size).reshape(rows, size))
         result[name] = _placed(by_row, part, torch.Size((shape[0], by_row.shape[1])))
     if codec.block == WHOLE_TENSOR:
         return result
@@ -95,7 +105,7 @@ def _saved_elements(state: State, codec: Codec, part: Part, codes: Tensor, scale
 def _by_rows(part: Part) -> bool:
     """Whether rows of the first dimension are what placements divide, among one process or many."""
     assert part.placed is not None
-    return part.offset is not None and all(getattr(placement, "dim", 0) == 0 for placement in part.placed[1])
+    return all(getattr(placement, "dim", 0) == 0 for placement in part.placed[1])
 
 
 def piece_count(size: int, block: int) -> int:
@@ -140,13 +150,16 @@ def own_form(
     Raises:
         ValueError: naming what does not fit.
     """
-    keys = {key for state in rule.element_states for key in (blocks_key(state.name), values_key(state.name))}
+    own_keys = (blocks_key, values_key, division_key, places_key)
+    keys = {key(state.name) for state in rule.element_states for key in own_keys}
     if part is None:
         scales = [saved.get(scale_key(state.name)) for state in rule.element_states]
         by_row = any(isinstance(value, Tensor) and value.dim() > 1 for value in scales)
         if not by_row and not any(key in keys or is_dtensor(value) for key, value in saved.items()):
             return saved
         part = Part(param.shape, param.shape, (), (0,) * param.dim(), 0)
+    elif part.placed is None and _is_of_flat(rule, part, saved):
+        return saved
     result = {key: value for key, value in saved.items() if key not in keys}
     if isinstance(saved.get(COMPENSATION), Tensor):
         result[COMPENSATION] = _own(saved[COMPENSATION], part)
@@ -162,6 +175,13 @@ def own_form(
     return result
 
 
+def _is_of_flat(rule: Rule, part: Part, saved: Mapping[str, Any]) -> bool:
+    """Whether states are of the same stretch of a tensor that a flat shard of FSDP1 is, not of the whole tensor."""
+    shapes = {state.name: stored_shapes(state, part.own) for state in rule.element_states}
+    values = {name: saved[name] for name in shapes if isinstance(saved.get(name), Tensor)}
+    return all(tuple(value.shape) in shapes[name] for name, value in values.items())
+
+
 def _own(value: Tensor, part: Part) -> Tensor:
     """This process's part of a tensor that has the parameter's first dimension, or all of its shape."""
     if is_dtensor(value):
@@ -172,6 +192,8 @@ def _own(value: Tensor, part: Part) -> Tensor:
             value = value.redistribute(mesh, placements)  # type: ignore[attr-defined]
         return local_tensor(value)
     if part.offset is None:
+        if part.placed is None and part.start is not None and tuple(value.shape) == tuple(part.shape):
+            return value.reshape(-1)[part.start : part.start + part.own.numel()]
         raise ValueError("a plain tensor cannot be divided as its parameter is")
     by_rows = value.dim() > 0 and value.shape[0] == part.shape[0] and part.start is not None
     if by_rows and tuple(value.shape) != tuple(part.shape):
@@ -202,9 +224,12 @@ def _own_elements(state: State, wanted: Codec, part: Part, saved: Mapping[str, A
     """
     name = state.name
     codes, scales = saved[name], saved.get(scale_key(name))
-    if not isinstance(scales, Tensor):
+    division = saved.get(division_key(name))
+    if isinstance(division, Tensor):
+        form = _from_boxes(state, part, codes, scales, saved.get(places_key(name)), division)
+    elif not isinstance(scales, Tensor):
         return {name: _own(codes, part)}
-    if scales.dim() > 1:
+    elif scales.dim() > 1:
         begins = saved.get(blocks_key(name))
         by_row = _own(scales, part)
         form = _from_rows(part, codes, by_row, None if begins is None else _own(begins, part), wanted, state.signed)
@@ -241,9 +266,9 @@ def _from_whole(state: State, part: Part, codes: Tensor, scales: Tensor, wanted:
     if tuple(part.own) == tuple(part.shape):
         return present, codes, scales, None
     if present.block == WHOLE_TENSOR:
-        flat = codes.reshape(-1) if present.packed == 1 else _unpack(codes, part.shape.numel())
+        flat = codes.reshape(-1) if present.packed == 1 else unpack(codes, part.shape.numel())
         own = _own(flat.reshape(part.shape), part)
-        return present, own if present.packed == 1 else _pack(own.reshape(1, -1))[0], scales, None
+        return present, own if present.packed == 1 else pack(own.reshape(1, -1))[0], scales, None
     return present, codes, None, _own(decode(present, codes, scales, state.signed, part.shape), part)
 
 
@@ -268,6 +293,21 @@ def _from_rows(part: Part, codes: Tensor, by_row: Tensor, begins: Tensor | None,
     return present, own, None, (unit * by_row.gather(1, piece)).reshape(part.own)
 
 
+def _from_boxes(
+    state: State, part: Part, codes: Tensor, scale: Tensor | None, places: Tensor | None, division: Tensor
+) -> _Form:
+    """Out of a state of boxes; `scale` is the one for the whole tensor, if there is one."""
+    present = _codec_of(codes, part, int(division[-1, 0]))
+    own = _own(codes, part).contiguous() if present.packed == 1 else own_boxed_codes(codes, part, present, division)
+    if places is None:
+        return present, own, scale, None
+    absmax, by_element = own_boxed_scales(places, part, present, division)
+    if by_element is None:
+        return present, own, absmax, None
+    unit = decode(present.with_block(WHOLE_TENSOR), own, by_element.new_ones(1), state.signed, part.own)
+    return present, own, None, unit * by_element
+
+
 def _codec_of(codes: Tensor, part: Part, block: int) -> Codec:
     """The codec that codes row by row are of."""
     for codec in CODECS.values():
@@ -282,17 +322,5 @@ def _own_codes(codes: Tensor, part: Part, codec: Codec) -> Tensor:
     if codec.packed == 1:
         return own.contiguous()
     rows, size = part.own[0], part.shape[1:].numel()
-    by_row = _unpack(own, 2 * own.numel()).reshape(rows, 2 * own.shape[1])[:, :size]
-    return _pack(by_row.reshape(1, -1))[0]
-
-
-def _unpack(codes: Tensor, count: int) -> Tensor:
-    """4-bit codes, the first of a byte in its upper half, one to a number."""
-    return torch.stack((codes >> 4, codes & 15), dim=-1).reshape(-1)[:count]
-
-
-def _pack(codes: Tensor) -> Tensor:
-    """Rows of 4-bit codes, two to a byte; a row's last byte may hold one."""
-    if codes.shape[1] % 2:
-        codes = torch.nn.functional.pad(codes, (0, 1))
-    return codes[:, 0::2] << 4 | codes[:, 1::2]
+    by_row = unpack(own, 2 * own.numel()).reshape(rows, 2 * own.shape[1])[:, :size]
+    return pack(by_row.reshape(1, -1))[0]

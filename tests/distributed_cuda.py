@@ -1,0 +1,77 @@
+"""Kernels of the cuda target on parts of tensors, run on CPUs by the stand-in for its driver."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from distributed_scenarios import against_one, maker
+from distributed_steps import World
+from torch import nn
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from optgen.runtime import cuda_device
+from optgen.runtime.building import nvidia
+from optgen.runtime.division import part_target
+
+Scenario = Callable[[World], Any]
+
+
+def on_standin(run: Scenario) -> Scenario:
+    """Let target="cuda" serve CPU tensors meanwhile; nothing is run where the stand-in cannot be."""
+
+    def serve(world: World) -> Any:
+        if importlib.util.find_spec("pycuda") is None or ctypes.util.find_library("cuda"):
+            return "PyCUDA is not installed, or there is a real driver"
+        import standin
+        from gpu import install_standin
+
+        install_standin()
+        nvidia.why_no_pycuda.cache_clear()
+        standin.load().reset()
+        try:
+            return run(world)
+        finally:
+            cuda_device.register(torch.device("cpu"), None)
+
+    return serve
+
+
+def refusals(world: World) -> None:
+    """What these kernels cannot do with parts says so where they were asked for, and nothing changes."""
+    for make, dtype, words in (
+        (maker("adafactor", target="cuda"), torch.float32, "no place to add them up; leave target out"),
+        (maker("adamw", target="cuda", rounding="stochastic"), torch.bfloat16, "draw for whole tensors"),
+    ):
+        value = torch.ones(8, 8, dtype=dtype)
+        param = nn.Parameter(distribute_tensor(value, world.mesh(), [Shard(0)]))
+        param.grad = distribute_tensor(value, world.mesh(), [Shard(0)])
+        try:
+            make([param]).step()
+        except RuntimeError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(f"not refused: {words}")
+        assert bool((param.to_local() == 1).all())
+        # Unless they were asked for: torch's target then serves the parameter.
+        optimizer = make([param])
+        optimizer.param_groups[0]["target"] = None
+        optimizer.step()
+        (member,) = optimizer._kept[0].members
+        assert part_target("", optimizer.rule.blocks["step"], member, "cuda") == "torch"
+
+
+SCENARIOS: dict[int, dict[str, Scenario]] = {
+    2: {
+        **{
+            f"{case}, {kind}": on_standin(partial(against_one, case=case, kind=kind, target="cuda"))
+            for case in ("adamw", "adamw_clipped", "lamb", "lars", "stable_adamw")
+            for kind in ("rows", "columns")
+        },
+        "refusals": on_standin(refusals),
+    }
+}

@@ -204,7 +204,11 @@ def _rebuilt(opt: Any, params: Any, target: str, keep: bool) -> Any:
     [
         (torch.zeros(30), ValueError, "state 'exp_avg' has shape (30,), not (40, 30)"),
         (torch.zeros(40, 30, dtype=torch.int64), ValueError, "state 'exp_avg' is int64 of shape (40, 30)"),
-        (torch.zeros(40, 30, dtype=torch.uint8), ValueError, "state 'exp_avg' is uint8 of shape (40, 30) with no scales"),
+        (
+            torch.zeros(40, 30, dtype=torch.uint8),
+            ValueError,
+            "state 'exp_avg' is uint8 of shape (40, 30) with no scales",
+        ),
         (torch.zeros(40, 30, device="meta"), ValueError, "state 'exp_avg' is on meta, its parameter on cpu"),
         (0.5, TypeError, "state 'exp_avg' is a float, not a tensor"),
     ],

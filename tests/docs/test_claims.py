@@ -84,7 +84,10 @@ def test_speeds_are_those_of_one_run() -> None:
     there = dict(claims.table_of(README))
     assert "AdamW8bit" in there
     for name, cells in there.items():
-        assert cells == tuple(claims.milliseconds(float(table[name]) / 1e3) for table in rows), name
+        for cell, table in zip(cells, rows, strict=True):
+            # Both are roundings of one figure, there to two decimals.
+            unit = 0.1 if "." in cell else 1.0
+            assert abs(float(cell) - float(table[name])) <= unit / 2 + 0.005 + 1e-9, (name, cell)
 
 
 def test_the_table_is_measured_anew(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

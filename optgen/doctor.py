@@ -115,14 +115,21 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _python_headers() -> Iterator[Finding]:
-    from optgen.runtime.building.extension import missing
+    from optgen.runtime.building.entries import CompileError
+    from optgen.runtime.building.extension import missing, sweep_extension
 
+    name, without = "Python headers", "Until then steps of many small tensors take longer"
     reason = missing()
     if reason:
-        advice = f"{INSTALL_HEADERS}. Until then steps of many small tensors take up to three times as long"
-        yield Finding("Python headers", "missing", reason, advice)
+        yield Finding(name, "missing", reason, f"{INSTALL_HEADERS}. {without}")
+        return
+    found = sysconfig.get_path("include")
+    try:
+        sweep_extension()
+    except CompileError as error:
+        yield Finding(name, "problem", f"{found}, but {str(error).partition(chr(10))[0]}", without)
     else:
-        yield Finding("Python headers", "ok", sysconfig.get_path("include"))
+        yield Finding(name, "ok", found)
 
 
 WITHOUT_GPU = "nothing to do on a machine without an NVIDIA GPU"

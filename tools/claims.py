@@ -30,9 +30,11 @@ if str(ROOT) not in sys.path:
 from typer.main import get_command  # noqa: E402
 
 from optgen.cli import app  # noqa: E402
+from optgen.codecs import PAGED_NUMEL  # noqa: E402
 from optgen.compiler import compile_specs  # noqa: E402
 from optgen.console import print_table  # noqa: E402
 from optgen.explanation import ClassInfo  # noqa: E402
+from optgen.runtime import sweep  # noqa: E402
 
 README = ROOT / "README.md"
 SUBJECTS = ("figures", "tests", "speed")
@@ -92,6 +94,8 @@ FIGURES = (
     ),
     Figure("{} rules as {} classes", lambda: (len({info.family for info in classes().values()}), len(classes()))),
     Figure("states in {} and in other codecs", lambda: (all_bits(),)),
+    Figure("keep states of {} elements or more in memory", lambda: (f"{PAGED_NUMEL:,}".replace(",", " "),)),
+    Figure("once steps have gone on for {}", lambda: ({30.0: "half a minute", 60.0: "a minute"}[sweep.PATIENCE],)),
 )
 SENTENCES = (
     Sentence(
@@ -127,6 +131,12 @@ SENTENCES = (
         ("tests/runtime/test_engines.py", "tests/cuda/test_fallback.py"),
     ),
     Sentence("Exit codes: 0 all is well, 1 the input is at fault, 2 wrong usage", ("tests/cli/test_commands.py",)),
+    Sentence(
+        "`list`, `explain`, `bench` and `doctor` take `--json`",
+        ("tests/cli/test_commands.py", "tests/cli/test_bench.py", "tests/cli/test_doctor.py"),
+    ),
+    Sentence("what a step looks at before its kernels is then compiled too", ("tests/runtime/test_sweep.py",)),
+    Sentence('`target="cuda"`, `"cpu"` or `"torch"` insists', ("tests/runtime/test_engines.py",)),
     Sentence("Mistakes are shown as a compiler shows them", ("tests/cli/test_readme.py",)),
     Sentence("in bitsandbytes' own code books", ("tests/codecs/test_books.py",)),
     Sentence("`optimizer.override(param, optim_bits=32)`", ("tests/runtime/test_storage.py",)),

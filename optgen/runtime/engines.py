@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,7 +44,7 @@ class Engine(Protocol):
     def placement(self, member: Member) -> Placement:
         """Where the states of a parameter lie."""
 
-    def begin(self, name: str, block: Block, grads: Sequence[Tensor], inputs: Inputs) -> None:
+    def begin(self, name: str, block: Block, grads: list[Tensor], inputs: Inputs) -> None:
         """Start a step.
 
         Args:
@@ -100,7 +101,7 @@ class Prepared:
         reducer: What adds up results over processes; None where no parameter is divided among any.
         sharded: Whether there are parameters of which this process has a part, or a replica.
         replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
-        uses: How many steps these engines have served again.
+        since: When these engines were made.
     """
 
     members: list[Member]
@@ -114,13 +115,12 @@ class Prepared:
     reducer: Reducer | None = None
     sharded: bool = False
     replaced: bool = False
-    uses: int = 0
+    since: float = field(default_factory=time.monotonic)
 
-    def count_use(self) -> None:
+    def serve_again(self) -> None:
         """Once steps of many tensors repeat, looking at them is worth compiling."""
-        self.uses += 1
-        if self.uses == sweep.PATIENCE <= len(self.members) and any(e.target != "torch" for e in self.engines):
-            sweep.compile_soon()
+        if len(self.members) >= sweep.MANY and any(engine.target != "torch" for engine in self.engines):
+            sweep.settle(self.since)
 
     def settings(self, inputs: Mapping[str, Any] | None = None) -> list[Settings]:
         """The settings of every row, as they are now, and the inputs of the step."""
@@ -193,7 +193,7 @@ def prepare(
         if known and _still_serves(optimizer, prepared):
             if inputs.found_inf is not None:
                 _check_skipped(optimizer.rule.blocks[block], inputs, (engine.target for engine in prepared.engines))
-            prepared.count_use()
+            prepared.serve_again()
             return prepared, grads
     check_warm(type(optimizer).__name__)
     return _Preparer(optimizer, params, grads, seen, inputs).run(only), grads

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optgen.codecs import COMPENSATION, PARAMETER_CODECS
 from optgen.runtime import sweep
-from optgen.runtime.parameters import Bucket, Member, StaleError, matrix_shape
+from optgen.runtime.parameters import Bucket, Member, StaleError, is_like, matrix_shape
 from optgen.runtime.rule import Pass, Rule
 from optgen.runtime.states import scale_key
 from optgen.runtime.storage import dtype_name
@@ -79,7 +79,7 @@ class KernelEngine:
         self.devices = list(map(_device, self.params))
         self.entries = [m.entry for m in self.members]
         self.pointers: list[int] = []
-        self.places: list[int] = []
+        self.states: sweep.Facts = None
         self.facts: sweep.Facts = None
         self.staged = [i for i, p in enumerate(self.params) if not p.is_contiguous()]
         self.staging = {i: torch.empty_like(self.params[i], memory_format=torch.contiguous_format) for i in self.staged}
@@ -204,7 +204,7 @@ class KernelEngine:
 
     # A step
 
-    def _take_addresses(self, grads: Sequence[Tensor]) -> array[int]:
+    def _take_addresses(self, grads: list[Tensor]) -> array[int]:
         """The gradients' addresses; everything else's is taken anew if it moved.
 
         Raises:
@@ -216,14 +216,17 @@ class KernelEngine:
             self.facts = sweep.used.facts(self.params, self.entries)
         for index in self.staged:
             self.staging[index].copy_(self.params[index].detach())
-        addresses = sweep.used.addresses(grads)
+        if not grads:  # a block without them
+            return array("q", bytes(8 * len(self.params)))
+        addresses = sweep.used.addresses(grads, self.params)
         if addresses is None:
-            if any(grad.layout is not torch.strided for grad in grads):
-                raise StaleError  # a sparse gradient, which is refused when the engine is to be built anew
+            if not all(map(is_like, grads, self.params)):
+                raise StaleError  # what no kernel can read is refused when the engine is to be built anew
             grads = [grad.resolve_neg().contiguous() for grad in grads]
-            addresses = sweep.PLAIN.addresses(grads)
+            addresses = sweep.PLAIN.addresses(grads, self.params)
+            assert addresses is not None
         self.grads = grads
-        return array("q", addresses or bytes(8 * len(self.params)))
+        return array("q", addresses)
 
     def _look_closer(self) -> None:
         """Take the addresses of parameters and states anew, where something is not as it was.
@@ -236,12 +239,17 @@ class KernelEngine:
         pointers = list(map(Tensor.data_ptr, self.params))
         if pointers != self.pointers and self.devices != list(map(_device, self.params)):
             raise StaleError
-        if self.places and self.places != sweep.places(self.entries):
+        states = self._states()
+        if self.states and self.states != states:
             raise StaleError
-        if pointers != self.pointers or not self.places:
+        if pointers != self.pointers or not self.states:
             self.pointers = pointers
             self._table_changed(self._table())
-            self.places = sweep.places(self.entries)
+            self.states = self._states()
+
+    def _states(self) -> sweep.Facts:
+        """Where states lie and their forms: a user may put others in their place, or give them other memory."""
+        return sweep.PLAIN.facts([], self.entries)
 
     def _table_changed(self, table: array[int]) -> None:
         """Hand a new table to the kernels."""

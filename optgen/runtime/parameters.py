@@ -208,6 +208,11 @@ def check_gradient(name: str, grad: Tensor, param: Tensor) -> None:
         raise ValueError(f"{name}: a gradient on {grad.device} for a parameter on {param.device}")
 
 
+def is_like(grad: Tensor, param: Tensor) -> bool:
+    """Whether a gradient is dense and of the parameter's shape; one can be given other memory in place."""
+    return grad.layout is torch.strided and grad.shape == param.shape
+
+
 @dataclass(frozen=True)
 class Layout:
     """The matrices of a tensor: the last two dimensions and all before them; a vector is one row.

@@ -37,7 +37,7 @@ void add_form(at::TensorImpl& tensor, std::vector<std::int64_t>& to) {
         to.push_back(reinterpret_cast<std::int64_t>(&tensor));
         return;
     }
-    to.push_back(reinterpret_cast<std::int64_t>(tensor.data()));
+    to.push_back(reinterpret_cast<std::int64_t>(tensor.mutable_data()));
     const auto device = tensor.device();
     const auto kind = c10::typeMetaToScalarType(tensor.dtype());
     to.push_back(static_cast<std::int64_t>(kind) | static_cast<std::int64_t>(tensor.is_contiguous()) << 8 |
@@ -194,14 +194,19 @@ PyObject* facts(PyObject*, PyObject* const* arguments, Py_ssize_t given) {
     END_HANDLE_TH_ERRORS
 }
 
-PyObject* addresses(PyObject*, PyObject* tensors) {
+PyObject* addresses(PyObject*, PyObject* const* arguments, Py_ssize_t given) {
     HANDLE_TH_ERRORS
-    const Items items = items_of(tensors);
+    TORCH_CHECK_TYPE(given == 2, "addresses takes tensors and others like them, not ", given, " arguments");
+    const Items items = items_of(arguments[0]), like = items_of(arguments[1]);
+    TORCH_CHECK_VALUE(items.count == like.count, items.count, " tensors, and ", like.count, " like them");
+    std::vector<at::TensorImpl*> partners(like.count);
+    for_tensors_only(like, [&](std::size_t i, at::TensorImpl& tensor) { partners[i] = &tensor; });
     std::vector<std::int64_t> found;
     found.reserve(items.count);
     bool readable = true;
-    for_tensors_only(items, [&](std::size_t, at::TensorImpl& tensor) {
-        readable = readable && is_dense(tensor) && tensor.is_contiguous() && !tensor.is_neg();
+    for_tensors_only(items, [&](std::size_t i, at::TensorImpl& tensor) {
+        readable = readable && is_dense(tensor) && tensor.is_contiguous() && !tensor.is_neg() &&
+                   tensor.numel() == partners[i]->numel();
         if (readable) {
             found.push_back(reinterpret_cast<std::int64_t>(tensor.data()));
         }
@@ -229,7 +234,7 @@ PyMethodDef methods[] = {
     {"dtypes", dtypes, METH_O, nullptr},
     {"identities", identities, METH_O, nullptr},
     {"facts", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(facts)), METH_FASTCALL, nullptr},
-    {"addresses", addresses, METH_O, nullptr},
+    {"addresses", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(addresses)), METH_FASTCALL, nullptr},
     {"mark_changed", mark_changed, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -1,16 +1,16 @@
 """What every step looks at in all of its tensors: their gradients, where they lie, which form they have.
 
 A user may change any of it between two steps. With a thousand small tensors looking takes longer than computing, so
-sweep.cpp does the same some ten times as fast. It is compiled in the background once steps repeat, where a C++
-compiler and Python's headers are found; until then, and elsewhere, plain Python looks.
+sweep.cpp does the same some ten times as fast. It is compiled in the background once steps have gone on for a while,
+where a C++ compiler and Python's headers are found; until then, and elsewhere, plain Python looks.
 """
 
 from __future__ import annotations
 
 import operator
 import threading
+import time
 from array import array
-from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-PATIENCE = 16  # steps with the same engines, and tensors in them, from which on compiling pays
+MANY = 16  # tensors from which on it pays
+PATIENCE = 30.0  # seconds of steps with the same engines after which compiling pays
 Facts = object  # two of them are equal if nothing has changed between; what it is, is each way's own
 
 
@@ -35,10 +36,13 @@ class Sweep(Protocol):
         """Which objects these are, 8 bytes each."""
 
     def facts(self, tensors: list[Tensor], entries: list[dict[str, Any]]) -> Facts:
-        """Address, dtype, shape and contiguity of every tensor, and of every tensor in the entries."""
+        """Address, dtype, shape and contiguity of every tensor; address, length and contiguity of those in entries."""
 
-    def addresses(self, tensors: Sequence[Tensor]) -> bytes | None:
-        """Where the tensors lie, 8 bytes each; None if one is no dense, contiguous tensor of its own values."""
+    def addresses(self, tensors: list[Tensor], like: list[Tensor]) -> bytes | None:
+        """Where the tensors lie, 8 bytes each.
+
+        None if one is no dense, contiguous tensor of its own values, or not as long as its partner in `like`.
+        """
 
     def mark_changed(self, tensors: list[Tensor]) -> None:
         """Let autograd know, which refuses to go back through values that have changed since."""
@@ -60,12 +64,19 @@ class PlainSweep:
         return array("q", map(id, objects)).tobytes()
 
     def facts(self, tensors: list[Tensor], entries: list[dict[str, Any]]) -> Facts:
-        """Forms, addresses, and places of states: lists."""
-        return forms(tensors), list(map(Tensor.data_ptr, tensors)), places(entries)
+        """Lists of each; of entries only what tells when a state is another."""
+        values = list(chain.from_iterable(map(dict.values, entries)))
+        try:
+            places = _places(values)
+        except TypeError:  # something that is no tensor lies among them
+            places = _places([value for value in values if isinstance(value, Tensor)])
+        return forms(tensors), list(map(Tensor.data_ptr, tensors)), places
 
-    def addresses(self, tensors: Sequence[Tensor]) -> bytes | None:
+    def addresses(self, tensors: list[Tensor], like: list[Tensor]) -> bytes | None:
         """As `data_ptr` says."""
         if not all(map(Tensor.is_contiguous, tensors)) or any(map(Tensor.is_neg, tensors)):
+            return None
+        if list(map(Tensor.numel, tensors)) != list(map(Tensor.numel, like)):
             return None
         return array("q", map(Tensor.data_ptr, tensors)).tobytes()
 
@@ -87,32 +98,46 @@ def forms(tensors: list[Tensor]) -> tuple[list[torch.dtype], list[torch.Size], l
     return list(map(_dtype, tensors)), list(map(_shape, tensors)), list(map(Tensor.is_contiguous, tensors))
 
 
-def places(entries: list[dict[str, Any]]) -> list[int]:
-    """Where states lie and how long they are: a user may put others in their place, or give them other memory."""
-    values = list(chain.from_iterable(map(dict.values, entries)))
-    try:
-        return [*map(Tensor.data_ptr, values), *map(Tensor.numel, values)]
-    except TypeError:  # something that is no tensor lies among them
-        tensors = [value for value in values if isinstance(value, Tensor)]
-        return [*map(Tensor.data_ptr, tensors), *map(Tensor.numel, tensors)]
+def _places(values: list[Tensor]) -> tuple[list[int], list[int], list[bool]]:
+    return (
+        list(map(Tensor.data_ptr, values)),
+        list(map(Tensor.numel, values)),
+        list(map(Tensor.is_contiguous, values)),
+    )
 
 
 PLAIN: Sweep = PlainSweep()
 used: Sweep = PLAIN
 failure = ""  # why sweep.cpp could not be compiled
 _builder: threading.Thread | None = None
+_looked = False  # whether the cache has been asked
 
 
-def compile_soon() -> None:
-    """Compile sweep.cpp in the background, once a process, and use it from then on."""
-    global _builder
-    if _builder is None:
-        _builder = threading.Thread(target=compile_now, name="optgen-sweep", daemon=True)
+def settle(since: float) -> None:
+    """Look whether it is time for sweep.cpp: at once where the cache has it, else when it pays to compile it.
+
+    Args:
+        since: When steps with these engines began, as `time.monotonic` counts.
+    """
+    global _builder, _looked
+    if _builder is not None or used is not PLAIN:
+        return
+    if not _looked:
+        from optgen.runtime.building.extension import is_stored
+
+        _looked = True
+        if is_stored():
+            compile_now()
+    elif time.monotonic() - since > PATIENCE:
+        _builder = threading.Thread(target=compile_now, args=(True,), name="optgen-sweep", daemon=True)
         _builder.start()
 
 
-def compile_now(build: Callable[[], Sweep] | None = None) -> Sweep:
+def compile_now(behind: bool = False) -> Sweep:
     """Compile sweep.cpp, or take it from the cache, and use it from now on; where that fails, Python goes on looking.
+
+    Args:
+        behind: Whether the compiler is to leave the processor to others.
 
     Returns:
         What is used from now on; `failure` says why it is Python.
@@ -121,7 +146,7 @@ def compile_now(build: Callable[[], Sweep] | None = None) -> Sweep:
     from optgen.runtime.building.extension import sweep_extension
 
     try:
-        used, failure = (build or sweep_extension)(), ""
+        used, failure = sweep_extension(behind), ""
     except Exception as error:  # nobody waits for it, and there is another way
-        used, failure = PLAIN, f"{error}"
+        used, failure = PLAIN, str(error)
     return used

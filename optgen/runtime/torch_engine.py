@@ -12,7 +12,7 @@ from optgen.codecs import COMPENSATION, PARAMETER_CODECS
 from optgen.runtime.draws import Draw
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
-from optgen.runtime.parameters import Bucket, Member, StaleError
+from optgen.runtime.parameters import Bucket, Member, StaleError, is_like
 from optgen.runtime.rule import Block, Partial, Pass, Rule
 from optgen.runtime.states import Placement, line_shape, scale_key
 from optgen.runtime.torch_codecs import decode, encode
@@ -139,19 +139,19 @@ class TorchEngine:
         """States lie with their parameter, counts of steps on the host."""
         return Placement(self.bucket.device, torch.device("cpu"))
 
-    def begin(self, name: str, block: Block, grads: Sequence[Tensor], inputs: Inputs) -> None:
+    def begin(self, name: str, block: Block, grads: list[Tensor], inputs: Inputs) -> None:
         """Start a step: `name` is the block's; gradients are read from the parameters.
 
         The host has read `inputs`, so that all that is needed of them comes with the passes' values.
 
         Raises:
-            StaleError: if a parameter or a state has another form than before.
+            StaleError: if a parameter, a gradient or a state has another form than before.
         """
         forms = [_forms(member) for member in self.bucket.members]
         if self.forms and forms != self.forms:
             raise StaleError
         self.forms = forms
-        if any(grad.layout is not torch.strided for grad in grads):
+        if grads and not all(is_like(g, m.param) for g, m in zip(grads, self.bucket.members, strict=True)):
             raise StaleError
         ahead = 1.0 if name == "step" else 0.0
         own: Sequence[Tensor | None] = grads or [None] * len(self.bucket.members)

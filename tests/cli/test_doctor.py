@@ -153,5 +153,9 @@ def test_missing_headers_of_python_are_advice(monkeypatch: pytest.MonkeyPatch, t
     assert finding.status == "missing"
     assert finding.found.endswith(f"{tmp_path} has no Python.h") or finding.found.startswith("no C++ compiler")
     assert "python3-dev" in finding.advice
-    (tmp_path / "Python.h").touch()
-    assert named(examine(), "Python headers").status in ("ok", "missing")
+    if finding.found.startswith("no C++ compiler"):
+        return
+    (tmp_path / "Python.h").write_text("#error these are no headers\n")
+    finding = named(examine(), "Python headers")
+    assert finding.status == "problem"
+    assert "sweep.cpp failed" in finding.found

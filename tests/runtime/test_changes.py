@@ -108,3 +108,29 @@ def test_norms_of_very_small_and_large_numbers(target: str) -> None:
         param.grad = torch.full((64,), 1.0)
         opt.step()
         torch.testing.assert_close(param.detach(), torch.full((64,), 0.9 * size), rtol=1e-5, atol=0.0)
+
+
+def test_a_gradient_cut_short_in_place_is_refused(target: str) -> None:
+    """Its memory ends before the parameter's does."""
+    param, opt = stepped(target)
+    before = param.detach().clone()
+    param.grad = torch.zeros(20, 16)
+    param.grad.data = torch.ones(3)
+    with pytest.raises(ValueError, match=r"AdamW: a gradient of shape \(3,\) for a parameter of \(20, 16\)"):
+        opt.step()
+    assert torch.equal(param, before)
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq"])
+def test_a_state_replaced_by_its_transposed_view_is_read_as_such(name: str, target: str) -> None:
+    results = []
+    for transposed in (False, True):
+        torch.manual_seed(0)
+        param, opt = stepped(target, (16, 16))
+        state = opt.state[param]
+        state[name] = state[name].t() if transposed else state[name].t().contiguous()
+        for _ in range(2):
+            param.grad = torch.randn(16, 16)
+            opt.step()
+        results.append(param.detach().clone())
+    assert torch.equal(*results)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
-import threading
+import time
 from array import array
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from optgen_optim import AdamW, AdamW8bit
 from torch import Tensor, nn
 
 from optgen.runtime import sweep
+from optgen.runtime.building import extension
 from optgen.runtime.building.entries import CompileError
 from optgen.runtime.sweep import PLAIN, Sweep
 from runtime.training import same, snapshot
@@ -29,7 +33,7 @@ def look(request: pytest.FixtureRequest) -> Sweep:
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("used", "failure", "_builder"):
+    for name in ("used", "failure", "_builder", "_looked"):
         monkeypatch.setattr(sweep, name, getattr(sweep, name))
 
 
@@ -39,10 +43,11 @@ def tensors() -> list[Tensor]:
 
 def test_addresses_and_dtypes(look: Sweep) -> None:
     every = tensors()
-    assert look.addresses(every) == array("q", [tensor.data_ptr() for tensor in every]).tobytes()
+    alike = [torch.empty_like(tensor) for tensor in every]
+    assert look.addresses(every, alike) == array("q", [tensor.data_ptr() for tensor in every]).tobytes()
     assert look.dtypes(every) == [tensor.dtype for tensor in every]
     assert look.identities(every) == array("q", map(id, every)).tobytes()
-    assert (look.addresses([]), look.dtypes([]), look.identities([])) == (b"", [], b"")
+    assert (look.addresses([], []), look.dtypes([]), look.identities([])) == (b"", [], b"")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,13 @@ def test_addresses_and_dtypes(look: Sweep) -> None:
     ids=["transposed", "strided", "sparse", "negative view", "expanded"],
 )
 def test_what_no_kernel_can_read_has_no_address(odd: Tensor, look: Sweep) -> None:
-    assert look.addresses([torch.zeros(3), odd]) is None
+    assert look.addresses([torch.zeros(3), odd], [torch.zeros(3), torch.zeros(odd.shape)]) is None
+
+
+@pytest.mark.parametrize("shape", [(5,), (7,), (2, 2), ()])
+def test_what_is_not_as_long_has_no_address(shape: tuple[int, ...], look: Sweep) -> None:
+    assert look.addresses([torch.zeros(2, 3)], [torch.zeros(6)]) is not None
+    assert look.addresses([torch.zeros(shape)], [torch.zeros(6)]) is None
 
 
 def test_gradients(look: Sweep) -> None:
@@ -91,6 +102,7 @@ CHANGES: dict[str, Change] = {
     "memory of a state": lambda _, entries: setattr(entries[1]["exp_avg"], "data", torch.zeros(3, 4)),
     "a longer state": lambda _, entries: entries[1]["exp_avg"].resize_(40),
     "no state": lambda _, entries: entries[1].pop("exp_avg"),
+    "a state's strides": lambda _, entries: entries[1].update(exp_avg=entries[1]["exp_avg"].t()),
     "no tensor": lambda _, entries: entries[1].update(step=3.0),
     "one more": lambda _, entries: entries[0].update(more=torch.zeros(1)),
 }
@@ -135,7 +147,7 @@ def test_nothing_is_kept(look: Sweep) -> None:
         look.dtypes(params)
         look.identities(params)
         look.facts(params, entries)
-        look.addresses(params)
+        look.addresses(params, params)
         look.mark_changed(params)
     after = list(map(sys.getrefcount, everything))
     assert all(abs(one - other) < 50 for one, other in zip(before, after, strict=True))
@@ -143,7 +155,7 @@ def test_nothing_is_kept(look: Sweep) -> None:
 
 def test_what_is_no_tensor_is_refused() -> None:
     look: Any = sweep_or_skip()
-    for call in (look.dtypes, look.addresses, look.mark_changed):
+    for call in (look.dtypes, look.mark_changed, lambda given: look.addresses(given, given)):
         with pytest.raises(TypeError, match="item 1 is a int, not a tensor"):
             call([torch.zeros(1), 3])
         with pytest.raises(TypeError, match="a list is wanted, not a tuple"):
@@ -152,6 +164,8 @@ def test_what_is_no_tensor_is_refused() -> None:
         look.facts([], [3])
     with pytest.raises(TypeError, match="takes tensors and entries, not 1 arguments"):
         look.facts([])
+    with pytest.raises(ValueError, match="1 tensors, and 0 like them"):
+        look.addresses([torch.zeros(1)], [])
     with pytest.raises(AttributeError):
         look.gradients([3])
 
@@ -200,43 +214,127 @@ def test_a_negative_view_is_read_as_what_it_is(target: str, monkeypatch: pytest.
         assert torch.equal(params[0], params[1])
 
 
+@pytest.mark.parametrize("way", ["python", "compiled"])
+def test_a_clone_that_shares_until_it_is_written_stays_what_it_was(way: str) -> None:
+    sweep.used = PLAIN if way == "python" else sweep_or_skip()
+    params, opt = made(AdamW, 3)
+    train(opt, params, 0, 2)
+    copies = [torch._lazy_clone(param.detach()) for param in params]
+    before = [param.detach().clone() for param in params]
+    train(opt, params, 2, 4)
+    assert same(copies, before)
+    assert not torch.equal(params[0], before[0])
+
+
+# When it comes
+
+
 @pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[threading.Thread]]:
-    """Compiling begins after three steps with three tensors."""
-    monkeypatch.setattr(sweep, "PATIENCE", 3)
-    sweep.used, sweep._builder = PLAIN, None
-    yield []
+def stored(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Whether the cache seems to have it, and no patience."""
+    found = [False]
+    monkeypatch.setattr(extension, "is_stored", lambda: found[0])
+    monkeypatch.setattr(sweep, "PATIENCE", 0.0)
+    sweep.used, sweep._builder, sweep._looked = PLAIN, None, False
+    yield found
     if sweep._builder is not None:
         sweep._builder.join()
 
 
-@pytest.mark.usefixtures("patience")
-def test_it_is_compiled_once_steps_repeat() -> None:
+def test_it_is_compiled_once_steps_have_gone_on(stored: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = sweep_or_skip()
-    params, opt = made(count=3)
-    train(opt, params, 0, 3)
+    monkeypatch.setattr(sweep, "PATIENCE", 1e9)
+    params, opt = made()
+    train(opt, params, 0, 10)
     assert sweep._builder is None
-    train(opt, params, 3, 5)
+    monkeypatch.setattr(sweep, "PATIENCE", 0.0)
+    train(opt, params, 10, 11)
     assert sweep._builder is not None
     sweep._builder.join()
     assert sweep.used is compiled
     assert sweep.failure == ""
 
 
-@pytest.mark.usefixtures("patience")
-@pytest.mark.parametrize(("count", "given"), [(2, "cpu"), (3, "torch")])
+def test_it_is_taken_at_once_from_the_cache(stored: list[bool]) -> None:
+    compiled = sweep_or_skip()
+    stored[0] = True
+    params, opt = made()
+    train(opt, params, 0, 1)
+    assert sweep.used is PLAIN
+    train(opt, params, 1, 2)
+    assert sweep.used is compiled
+    assert sweep._builder is None
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize(("count", "given"), [(sweep.MANY - 1, "cpu"), (sweep.MANY, "torch")])
 def test_it_is_not_where_it_would_not_pay(count: int, given: str) -> None:
     require_compiler()
     params = [nn.Parameter(torch.zeros(5)) for _ in range(count)]
     opt = AdamW(params, target=given)
     train(opt, params, 0, 10)
     assert sweep._builder is None
+    assert not sweep._looked
 
 
-def test_where_it_cannot_be_compiled_python_goes_on() -> None:
-    def fail() -> Sweep:
+def test_where_it_cannot_be_compiled_python_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(behind: bool) -> Sweep:
         raise CompileError("no Python.h")
 
-    assert sweep.compile_now(fail) is PLAIN
+    monkeypatch.setattr(extension, "sweep_extension", fail)
+    assert sweep.compile_now() is PLAIN
     assert sweep.used is PLAIN
     assert sweep.failure == "no Python.h"
+
+
+def test_the_cache_is_asked_for_this_very_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep_or_skip()
+    assert extension.is_stored()
+    monkeypatch.setattr(torch, "__version__", "2.99")
+    assert not extension.is_stored()
+
+
+ENDS_EARLY = """
+import sys, threading, time
+from pathlib import Path
+from optgen.runtime.building import programs
+run = lambda: programs.run([sys.executable, "-c", CHILD], Path(sys.argv[1]), 60, behind=True)
+threading.Thread(target=run, daemon=True).start()
+while not (Path(sys.argv[1]) / "started").exists():
+    time.sleep(0.01)
+"""
+CHILD = """
+import os, subprocess, sys, time
+inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+text = f"{os.getpid()} {inner.pid} {os.getpriority(os.PRIO_PROCESS, inner.pid)}"
+open(os.environ["TMPDIR"] + "/written", "w").write(text)
+os.rename(os.environ["TMPDIR"] + "/written", os.environ["TMPDIR"] + "/started")
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="groups of processes are POSIX's")
+def test_a_compiler_in_the_background_ends_with_its_process(tmp_path: Path) -> None:
+    """With everything that it has started; and it leaves the processor to others."""
+    code = ENDS_EARLY.replace("CHILD", repr(CHILD))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, timeout=60, check=False)
+    assert done.returncode == 0
+    outer, inner, priority = map(int, (tmp_path / "started").read_text().split())
+    assert priority > os.getpriority(os.PRIO_PROCESS, 0)
+    for pid in (outer, inner):
+        for _ in range(200):
+            if not is_running(pid):
+                break
+            time.sleep(0.05)
+        assert not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended; one that nobody has waited for has."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"

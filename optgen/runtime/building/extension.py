@@ -14,6 +14,7 @@ import torch
 
 from optgen.runtime.building.compilers import Compiler, find_compiler, why_no_compiler
 from optgen.runtime.building.entries import CompileError, Hash, Kernel, Loader
+from optgen.runtime.building.private_dir import cache_dir
 from optgen.runtime.building.programs import COMPILE_TIMEOUT_SECONDS, FORMAT_VERSION, run
 from optgen.runtime.sweep import Sweep
 
@@ -32,8 +33,11 @@ def missing() -> str:
     return ""
 
 
-def sweep_extension() -> Sweep:
+def sweep_extension(behind: bool = False) -> Sweep:
     """The functions of sweep.cpp, built only if no cache has them.
+
+    Args:
+        behind: Whether the compiler is to leave the processor to others; it then ends with this process.
 
     Raises:
         CompileError: where there is no compiler or no header of Python, and when it cannot be built or loaded.
@@ -41,26 +45,39 @@ def sweep_extension() -> Sweep:
     compiler, reason = find_compiler(), missing()
     if compiler is None or reason:
         raise CompileError(reason)
-    return cast(Sweep, _modules.get(_kernel(compiler)))
+    return cast(Sweep, _modules.get(_kernel(compiler, behind)))
+
+
+def is_stored() -> bool:
+    """Whether the cache has it, for this torch and this Python."""
+    compiler = find_compiler()
+    if compiler is None or missing():
+        return False
+    kernel = _kernel(compiler)
+    try:
+        return (cache_dir() / kernel.name(kernel.key())).exists()
+    except (OSError, CompileError):
+        return False
 
 
 def _headers() -> Path:
     return Path(sysconfig.get_path("include"))
 
 
-def _kernel(compiler: Compiler) -> Kernel[ModuleType]:
+def _kernel(compiler: Compiler, behind: bool = False) -> Kernel[ModuleType]:
     root = Path(torch.__file__).parent
     includes = [f"-I{_headers()}", "-isystem", f"{root / 'include'}"]
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(getattr(torch._C, '_GLIBCXX_USE_CXX11_ABI', True))}"  # torch's strings
     libraries = [f"-L{root / 'lib'}", "-ltorch_python", "-ltorch_cpu", "-lc10"]
     if sys.platform == "darwin":
         libraries += ["-undefined", "dynamic_lookup"]
-    words = (*compiler.command, *FLAGS, *includes, str(SOURCE), *libraries)
+    words = (*compiler.command, *FLAGS, abi, *includes, str(SOURCE), *libraries)
     return Kernel(
         source=SOURCE,
         compiler=compiler.path,
         key=lambda: _key(compiler, words),
         name=lambda key: f"sweep-{key[:32]}.so",
-        build=lambda output, folder: run((*words, "-o", str(output)), folder, COMPILE_TIMEOUT_SECONDS),
+        build=lambda output, folder: run((*words, "-o", str(output)), folder, COMPILE_TIMEOUT_SECONDS, behind),
         load=lambda entry, _: _load(entry),
         advice="Steps work without it; those of many small tensors take longer.",
         unloadable=lambda directory: f"If {directory} is mounted noexec, set OPTGEN_CACHE_DIR to another folder.",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -19,6 +21,7 @@ from optgen.runtime.building.private_dir import fall_back, is_fallback, locked, 
 FORMAT_VERSION = 1
 PROBE_TIMEOUT_SECONDS = 120.0
 COMPILE_TIMEOUT_SECONDS = 600.0
+LOW_PRIORITY = 10
 
 
 class Program(Protocol):
@@ -69,11 +72,18 @@ def resolve(name: str, search_path: str) -> tuple[str, ...] | None:
     return None if program is None else (str(Path(program).absolute()), *words[1:])
 
 
-def run(command: Sequence[str], temporary: Path, timeout: float) -> Output:
-    """Run a program with English messages and its temporary files in `temporary`. Raises OSError."""
+def run(command: Sequence[str], temporary: Path, timeout: float, behind: bool = False) -> Output:
+    """Run a program with English messages and its temporary files in `temporary`.
+
+    Args:
+        behind: Whether it is to leave the processor to others; it then ends with this process, if not before.
+
+    Raises:
+        OSError: if it cannot be run.
+    """
     environment = dict(os.environ, LC_ALL="C", TMPDIR=str(temporary))
-    try:
-        done = subprocess.run(
+    with (
+        subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -81,12 +91,47 @@ def run(command: Sequence[str], temporary: Path, timeout: float) -> Output:
             encoding="utf-8",
             errors="replace",
             env=environment,
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Output(tuple(command), 124, f"no answer after {timeout:.0f} seconds")
-    return Output(tuple(command), done.returncode, done.stdout)
+            start_new_session=behind,  # a compiler is several programs, which can only be ended together
+        ) as process,
+        _behind(process) if behind else nullcontext(),
+    ):
+        try:
+            said, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            _end(process, behind)
+            return Output(tuple(command), 124, f"no answer after {timeout:.0f} seconds")
+        except BaseException:
+            _end(process, behind)
+            raise
+    return Output(tuple(command), process.returncode, said)
+
+
+_running_behind: set[subprocess.Popen[str]] = set()
+
+
+@contextmanager
+def _behind(process: subprocess.Popen[str]) -> Iterator[None]:
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PGRP, process.pid, LOW_PRIORITY)
+    _running_behind.add(process)
+    try:
+        yield
+    finally:
+        _running_behind.discard(process)
+
+
+def _end(process: subprocess.Popen[str], whole_group: bool) -> None:
+    with suppress(OSError):
+        if whole_group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+
+
+@atexit.register
+def _end_what_runs_behind() -> None:
+    for process in list(_running_behind):
+        _end(process, whole_group=True)
 
 
 def first_line(text: str) -> str:

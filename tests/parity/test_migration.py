@@ -466,9 +466,12 @@ def test_the_lines_at_its_head(library: Any, tmp_path: Path, monkeypatch: pytest
         assert torch.equal(entry[name], saved[names.get(name, name)])
 
     before = weight.detach().clone()
-    weight.grad = gradients[3]
-    loaded.step()
+    for each, one in ((opt, model.weight), (loaded, weight)):
+        one.grad = gradients[3].clone()
+        each.step()
     assert float(loaded.state[weight]["step"]) == 4
+    if library is not torch.optim:  # whose states this class rounds before its first step
+        torch.testing.assert_close(weight, model.weight, rtol=0, atol=4 * 2**-24 + 1e-3 * 16 * 2**-24)
     assert not (weight == before).any()
 
 

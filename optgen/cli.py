@@ -379,10 +379,12 @@ def _specs(specs: Sequence[Path] | None) -> list[Path]:
     return _given(specs) or [DEFAULT_SPECS if DEFAULT_SPECS.is_dir() else specs_dir()]
 
 
-def _compiled(paths: Sequence[Path], package: str = "unnamed") -> Package:
+def _compiled(paths: Sequence[Path], package: str | None = None) -> Package:
+    """The package of some specs; without a name, where nothing is written, theirs if they are the stock ones."""
     from optgen.compiler import compile_specs
+    from optgen.package_name import STOCK_PACKAGE, is_stock
 
-    return compile_specs(paths, package)
+    return compile_specs(paths, package or (STOCK_PACKAGE if is_stock(paths) else None))
 
 
 def _build_command(specs: Sequence[Path] | None, out: Path | None, package: str | None) -> str:

@@ -55,17 +55,18 @@ class Package:
         classes: The public classes in the order of the table.
     """
 
-    name: str
+    name: str | None
     files: Mapping[str, str]
     classes: tuple[ClassInfo, ...]
 
 
-def compile_specs(paths: Sequence[Path], package: str) -> Package:
+def compile_specs(paths: Sequence[Path], package: str | None) -> Package:
     """Compile specs to a package.
 
     Args:
         paths: Spec files, and folders of them.
-        package: The package's name.
+        package: The package's name; None if they belong to none: there is no `__init__.py` then, and no module of a
+            class.
 
     Raises:
         SpecError: all mistakes of all files at once.
@@ -74,12 +75,18 @@ def compile_specs(paths: Sequence[Path], package: str) -> Package:
     files = {rendering.path: _emit(unit, rendering) for unit in units for rendering in unit.renderings}
     infos = tuple(
         ClassInfo(
-            unit.family, unit.plans, spec, f"{package}.{unit.family.name}", tuple(r.path for r in unit.renderings)
+            unit.family,
+            unit.plans,
+            spec,
+            None if package is None else f"{package}.{unit.family.name}",
+            tuple(r.path for r in unit.renderings),
         )
         for unit in units
         for spec in unit.classes
     )
-    files |= {"__init__.py": _package_module(package, units), "py.typed": ""}
+    files["py.typed"] = ""
+    if package is not None:
+        files["__init__.py"] = _package_module(package, units)
     return Package(package, dict(sorted(files.items())), infos)
 
 

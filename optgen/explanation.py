@@ -57,12 +57,16 @@ class Explanation:
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """A public class, for large float32 matrices under its default settings."""
+    """A public class, for large float32 matrices under its default settings.
+
+    Attributes:
+        module: What it is imported from; None where its spec belongs to no package yet.
+    """
 
     family_rule: Family
     plans: Mapping[str, Plan]
     spec: ClassSpec
-    module: str
+    module: str | None
     rendered: tuple[str, ...]
 
     @property

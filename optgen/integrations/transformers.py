@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from optgen.integrations.arguments import Arguments
 from optgen.integrations.names import NOT_SERVED, SERVED, Served
 from optgen.integrations.overrides import override_modules, override_names, trained
+from optgen.integrations.within_backward import check_trainer
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -57,8 +58,9 @@ def optimizer(
 
     Raises:
         TypeError: for arguments that the class does not have or that are of the wrong type, and for one given twice.
-        ValueError: for an unknown name, for values out of range, fixed by the name or at odds with each other, and
-            where the learning rate or the weight decay is not given.
+        ValueError: for an unknown name, for values out of range, fixed by the name or at odds with each other,
+            where the learning rate or the weight decay is not given, and for fused_backward=True under a trainer
+            that clips (max_grad_norm, 1.0 by default) or accumulates gradients.
         NotImplementedError: for a name that nothing serves yet, with the reason.
         ImportError: without transformers.
     """
@@ -68,6 +70,7 @@ def optimizer(
     factory = Factory(name, args, given, _checked_overrides(name, overrides))
     kwargs = factory.kwargs()
     _try(factory.cls, kwargs, factory.overrides)
+    check_trainer(f"optimizer({name!r})", args, (kwargs, *factory.overrides.values()))
     factory.handed.update(kwargs)
     return factory, kwargs
 
@@ -110,9 +113,12 @@ class Factory:
 
         Raises:
             TypeError: for parameters in place of a model, and what the class raises.
-            ValueError: for an override that no parameter has, and what the class raises.
+            ValueError: for an override that no parameter has, what the class raises, and as `optimizer`, for what
+                the trainer's arguments say now.
         """
         from torch.nn import Embedding, Module
+
+        from optgen.runtime.overrides import registered
 
         if model is None and not kwargs:
             return self
@@ -126,6 +132,8 @@ class Factory:
         handed = self.handed
         changed = {key: value for key, value in kwargs.items() if key not in handed or value is not handed[key]}
         settings = {**self.kwargs(), **changed}
+        told = registered(list(model.parameters()))
+        check_trainer(f"optimizer({self.name!r})", self.args, (settings, *self.overrides.values(), *told.values()))
         groups = decay_groups(model, settings["weight_decay"])
         if any(param.element_size() == 2 for group in groups for param in group["params"]):
             settings = {**row.sixteen_bits, **settings}

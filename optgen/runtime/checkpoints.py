@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,7 +95,19 @@ def mismarked(rule: Rule, name: str, saved: Mapping[str, Any]) -> list[str]:
 
 
 def misshapen(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> list[str]:
-    """What of a checkpoint's groups does not match these, in words."""
+    """What of a checkpoint does not have the form of one of these groups, in words."""
+    found = misformed(groups, saved)
+    if found:
+        return found
+    known = {key for group in saved["param_groups"] for key in group["params"]}
+    strangers = [str(key) for key in saved["state"] if key not in known]
+    return [f"it has states of {', '.join(strangers)}, which no group holds"] if strangers else []
+
+
+def misformed(groups: Sequence[Mapping[str, Any]], saved: Any) -> list[str]:
+    """Why the states of these groups' parameters cannot be looked up in a checkpoint, in words."""
+    if not isinstance(saved, Mapping):
+        return [f"it is a {type(saved).__name__}, no dict"]
     missing = [key for key in ("state", "param_groups") if key not in saved]
     if missing:
         return [f"it has no {' and no '.join(map(repr, missing))}, only {list(saved)[:5]}"]
@@ -109,13 +121,14 @@ def misshapen(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> 
     found = [f"group {i} has no 'params'" for i, group in enumerate(theirs) if "params" not in group]
     if found:
         return found
+    for i, group in enumerate(theirs):
+        keys = group["params"]
+        if not isinstance(keys, list | tuple) or not all(isinstance(key, Hashable) for key in keys):
+            found.append(f"group {i}: its 'params' is no list of keys")
+    if found:
+        return found
     counts = [(len(a["params"]), len(b["params"])) for a, b in zip(theirs, groups, strict=True)]
-    found = [f"group {i} has {a} parameters, not {b}" for i, (a, b) in enumerate(counts) if a != b]
-    known = {key for group in theirs for key in group["params"]}
-    strangers = [str(key) for key in entries if key not in known]
-    if strangers:
-        found.append(f"it has states of {', '.join(strangers)}, which no group holds")
-    return found
+    return [f"group {i} has {a} parameters, not {b}" for i, (a, b) in enumerate(counts) if a != b]
 
 
 def misset(rule: Rule, number: int, saved: Mapping[str, Any], count: int) -> list[str]:

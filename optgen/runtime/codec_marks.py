@@ -4,7 +4,7 @@
 scales; -1: one scale for the tensor; a single block counts as one of the codec's own size). Dtypes and shapes alone
 tell the codecs of this version from each other; the marks tell them from those of other versions, and from tensors that
 were exchanged. A checkpoint of divided parameters, whose processes have forms of their own, has no marks, and neither
-has an older one.
+has an older one; nor has a state of which a hook of `state_dict` has changed or dropped anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Size, Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec
-from optgen.runtime.checkpoints import marked
+from optgen.runtime.checkpoints import marked, misformed
 from optgen.runtime.parts import is_dtensor
 from optgen.runtime.rule import Rule
 from optgen.runtime.sharded_checkpoints import with_saved_parts
@@ -28,7 +28,12 @@ Marks = Mapping[str, Sequence[Codec]]
 
 
 def as_checkpoint(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    """What torch's `state_dict` has returned, as checkpoints have it: with parts as DTensors, and what it is of."""
+    """What torch's `state_dict` has returned, as checkpoints have it: with parts as DTensors, and what it is of.
+
+    What a hook has given another form comes back as it is.
+    """
+    if misformed(optimizer.param_groups, saved):
+        return saved
     rule, name = optimizer.rule, type(optimizer).__name__
     params = [param for group in optimizer.param_groups for param in group["params"]]
     if any(map(is_dtensor, params)):
@@ -38,25 +43,38 @@ def as_checkpoint(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]
 
 
 def codec_marks(optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
-    """The marks of states, none of them of a parameter that is divided."""
+    """The marks of states, none of them of a parameter that is divided.
+
+    A state that a hook has put into another form in any parameter has none: what loads the checkpoint may undo that.
+    """
     found: dict[str, set[tuple[str, int]]] = {}
+    changed: set[str] = set()
     seen: set[tuple[Any, ...]] = set()  # models have many parameters of few shapes
     for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         for param, key in zip(own["params"], group["params"], strict=True):
-            entry = saved["state"].get(key, {})
+            mine, entry = optimizer.state.get(param, {}), saved["state"].get(key, {})
             for state in optimizer.rule.element_states:
-                value, scales = entry.get(state.name), entry.get(scale_key(state.name))
-                if not isinstance(value, Tensor):
+                form = _form_of(state.name, entry)
+                if form != _form_of(state.name, mine):
+                    changed.add(state.name)
+                if form is None or (state.name, param.shape, form) in seen:
                     continue
-                form = (state.name, param.shape, value.shape, value.dtype, getattr(scales, "shape", None))
-                if form not in seen:
-                    seen.add(form)
-                    try:
-                        present = stored_codec(state, value, scales, param.shape)
-                    except ValueError:  # a hook has made something else of it
-                        continue
-                    found.setdefault(state.name, set()).add((present.name, present.block))
-    return {name: [list(mark) for mark in sorted(marks)] for name, marks in found.items()}
+                seen.add((state.name, param.shape, form))
+                try:
+                    present = stored_codec(state, entry[state.name], entry.get(scale_key(state.name)), param.shape)
+                except ValueError:  # which the next step will say
+                    changed.add(state.name)
+                    continue
+                found.setdefault(state.name, set()).add((present.name, present.block))
+    return {name: [list(mark) for mark in sorted(marks)] for name, marks in found.items() if name not in changed}
+
+
+def _form_of(name: str, entry: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """The dtype and shapes of a state and of its scales; None where there is no tensor."""
+    value, scales = entry.get(name), entry.get(scale_key(name))
+    if not isinstance(value, Tensor):
+        return None
+    return value.dtype, value.shape, getattr(scales, "shape", None)
 
 
 def read_marks(marks: Any) -> tuple[Marks, list[str]]:

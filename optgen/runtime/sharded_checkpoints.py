@@ -61,7 +61,8 @@ def places_in(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]]) -> list
 def with_saved_parts(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
     """What `state_dict` returns, with states of DTensor parameters as checkpoints have them."""
     states = dict(saved["state"])
-    for place in places_in(optimizer, saved["param_groups"]):
+    theirs = zip(optimizer.param_groups, saved["param_groups"], strict=True)
+    for place in places_in(optimizer, [{**own, "params": group["params"]} for own, group in theirs]):
         if place.part is not None and place.part.placed is not None and place.key in states:
             states[place.key] = saved_form(optimizer.rule, place.part, place.codecs, states[place.key])
     return {**saved, "state": states}

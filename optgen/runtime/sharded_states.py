@@ -71,7 +71,10 @@ def saved_form(rule: Rule, part: Part, codecs: tuple[Codec, ...], entry: Mapping
                 result[state.name] = _placed(value, part, torch.Size(stored_shape(state, part.shape)))
             continue
         scales = entry.get(scale_key(state.name))
-        codec = stored_codec(state, value, scales, part.own, wanted[state.name])
+        try:
+            codec = stored_codec(state, value, scales, part.own, wanted[state.name])
+        except ValueError:  # a hook has made something else of it
+            continue
         result.update(_saved_elements(state, codec, part, value, scales))
         if places_key(state.name) in result:
             del result[scale_key(state.name)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import optgen_optim
 import pytest
 from fake_programs import fake_nvcc, no_nvcc
 from typer.testing import CliRunner, Result
@@ -242,6 +244,20 @@ def test_list_as_json(here: Path) -> None:
     assert record["traffic_bytes_per_parameter"] == pytest.approx(16 + 8 / 256)
     assert record["states"] == ["exp_avg", "exp_avg_sq"]
     assert record["bits"] == 8
+
+
+def test_json_names_the_module_that_a_class_is_imported_from(here: Path) -> None:
+    """All of the stock specs' are there; specs of one's own belong to no package before `optgen build` names one."""
+    records = json.loads(optgen_command("list", "--json").stdout)
+    assert len(records) == len(optgen_optim.CLASSES)
+    for record in records:
+        assert getattr(importlib.import_module(record["module"]), record["class"]).__module__ == record["module"]
+    explained = json.loads(optgen_command("explain", "AdamW", "--json").stdout)
+    assert explained["module"] == "optgen_optim.adam"
+    (here / "mine.yaml").write_text(RULE)
+    assert [record["module"] for record in json.loads(optgen_command("list", "mine.yaml", "--json").stdout)] == [None]
+    explained = json.loads(optgen_command("explain", "Mine", "--specs", "mine.yaml", "--json").stdout)
+    assert (explained["class"], explained["module"]) == ("Mine", None)
 
 
 def test_explain_shows_equations_plan_and_files(here: Path) -> None:

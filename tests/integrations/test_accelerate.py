@@ -82,3 +82,16 @@ def test_a_prepared_optimizer_takes_no_overrides() -> None:
     run = Run("AdamW8bit")
     with pytest.raises(TypeError, match=r"AcceleratedOptimizer has no overrides: .* before accelerate"):
         override_modules(run.optimizer, run.model, torch.nn.Embedding, optim_bits=32)
+
+
+def test_updates_within_backward_cannot_be_clipped_and_are_not_accumulated() -> None:
+    """As docs/training.md says: accelerate's clipping finds nothing, and the second pass of a batch raises."""
+    run = Run("SGD32bit", fused_backward=True, lr=1.0, weight_decay=0.0)
+    batch = next(iter(run.loader))
+    before = run.model.lm_head.weight.detach().clone()
+    with run.accelerator.accumulate(run.model):
+        run.accelerator.backward(run.model(**batch).loss)
+        assert float(run.accelerator.clip_grad_norm_(run.model.parameters(), 1e-30)) == 0.0
+    assert not torch.equal(run.model.lm_head.weight, before)
+    with pytest.raises(RuntimeError, match=r"gradients cannot be accumulated over backward passes\. Call step\(\)"):
+        run.accelerator.backward(run.model(**batch).loss)

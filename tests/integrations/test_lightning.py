@@ -103,3 +103,24 @@ def test_lightning_clips_where_it_does_not_scale(tmp_path: Path) -> None:
     fit(Module("AdamW8bit"), tmp_path / "bf16-true", max_steps=1, precision="bf16-true", gradient_clip_val=CLIP)
     with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
         fit(Module("AdamW32bit"), tmp_path / "bf16", gradient_clip_val=CLIP, max_steps=1)
+
+
+def test_updates_within_backward_cannot_be_clipped_and_are_not_accumulated(tmp_path: Path) -> None:
+    """As docs/training.md says: Lightning's clipping finds nothing, and the second pass of a batch raises."""
+    ends = []
+    for clip in (None, 1e-30):
+        module = Within("SGD32bit", lr=1.0, fused_backward=True)
+        given = {"max_steps": 1, "precision": "32-true", "accumulate_grad_batches": 1}
+        fit(module, tmp_path / str(clip), **given, gradient_clip_val=clip)
+        ends.append(dict(module.model.state_dict()))
+    assert_same(ends[0], ends[1], "model")
+    assert not torch.equal(ends[0]["lm_head.weight"], tiny_gpt2().lm_head.weight)
+    with pytest.raises(RuntimeError, match=r"gradients cannot be accumulated over backward passes\. Call step\(\)"):
+        fit(Within("AdamW8bit", fused_backward=True), tmp_path / "two", max_steps=1)
+
+
+class Within(Module):
+    """One whose gradients are gone after backward."""
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        assert all(param.grad is None for param in self.parameters())

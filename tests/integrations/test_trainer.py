@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from optgen_optim import GlobalOptimManager
 from tiny_gpt2 import Text, assert_same, quiet, tiny_gpt2
 
 from optgen.integrations.transformers import SERVED, optimizer
@@ -134,3 +135,85 @@ def test_what_is_changed_in_the_arguments_of_the_class_holds(tmp_path: Path) -> 
     factory, kwargs = optimizer("adamw_torch", args)
     made = factory()(tiny_gpt2(), **{**kwargs, "lr": 0.125})
     assert made.defaults["lr"] == 0.125
+
+
+# Updates within backward
+
+
+WITHIN = {  # every place where it can be asked for
+    "argument": {"fused_backward": True},
+    "string": {"optim_args": "fused_backward=true"},
+    "override": {"overrides": {"*.wte.weight": {"fused_backward": True}}},
+}
+ALONE = {"max_grad_norm": 0.0, "gradient_accumulation_steps": 1, "bf16": False}
+REFUSED = [
+    ({"max_grad_norm": 1.0}, r"clips gradients .*\(max_grad_norm=1.0 of .* Pass TrainingArguments\(max_grad_norm=0\)"),
+    (
+        {"gradient_accumulation_steps": 2},
+        r"adds up gradients over 2 backward passes .* Pass TrainingArguments\(gradient_accumulation_steps=1\)",
+    ),
+]
+
+
+def arguments(folder: Path, **given: Any) -> Any:
+    return transformers.TrainingArguments(**quiet({"output_dir": str(folder), "max_steps": 3} | given))
+
+
+@pytest.mark.parametrize("how", WITHIN)
+def test_updates_within_backward_are_refused_where_trainer_needs_gradients(how: str, tmp_path: Path) -> None:
+    for given, message in REFUSED:
+        with pytest.raises(ValueError, match=r"optimizer\('adamw_torch'\): Trainer " + message):
+            optimizer("adamw_torch", arguments(tmp_path, **(ALONE | given)), **WITHIN[how])
+    with pytest.raises(ValueError, match=r"max_grad_norm=1\.0"):  # which is what Trainer does by itself
+        optimizer("adamw_torch", arguments(tmp_path), **WITHIN[how])
+    with pytest.raises(ValueError, match=r"is to be known here.* pass the trainer's arguments, with max_grad_norm=0"):
+        optimizer("adamw_torch", lr=1e-3, weight_decay=0.0, **WITHIN[how])
+    optimizer("adamw_torch", arguments(tmp_path, **ALONE), **WITHIN[how])
+
+
+@pytest.mark.parametrize(("given", "message"), REFUSED, ids=["clipping", "accumulation"])
+def test_what_is_changed_later_is_refused_before_trainer_trains(
+    given: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """By a search over hyperparameters, in the arguments of the class, and by bitsandbytes' manager."""
+    model = tiny_gpt2()
+    for asked in ("before", "after", "manager"):
+        args = arguments(tmp_path, **ALONE)
+        factory, kwargs = optimizer("adamw_torch", args, fused_backward=asked == "before")
+        run = transformers.Trainer(model, args, train_dataset=Text(), optimizer_cls_and_kwargs=(factory, kwargs))
+        for key, value in given.items():
+            setattr(args, key, value)
+        if asked == "after":
+            kwargs["fused_backward"] = True
+        if asked == "manager":
+            GlobalOptimManager.get_instance().override_config(model.transformer.wte.weight, "fused_backward", True)
+        before = {name: param.detach().clone() for name, param in model.named_parameters()}
+        with pytest.raises(ValueError, match=message):
+            run.train()
+        assert all(torch.equal(before[name], param) for name, param in model.named_parameters())
+
+
+def test_accumulation_that_accelerate_is_told_of_is_refused(tmp_path: Path) -> None:
+    """Trainer takes it over into its arguments when it is made."""
+    args = arguments(tmp_path, **ALONE, accelerator_config={"gradient_accumulation_kwargs": {"num_steps": 2}})
+    made = optimizer("adamw_torch", args, fused_backward=True)
+    run = transformers.Trainer(tiny_gpt2(), args, train_dataset=Text(), optimizer_cls_and_kwargs=made)
+    with pytest.raises(ValueError, match="over 2 backward passes"):
+        run.train()
+
+
+def test_updates_within_backward_are_those_of_steps(tmp_path: Path) -> None:
+    """Under the arguments that the messages ask for, to the last bit; and no gradient is left for a step."""
+    runs = []
+    for within in (False, True):
+        args = arguments(tmp_path / str(within), **ALONE, learning_rate=1e-2)
+        made = optimizer("adamw_torch", args, fused_backward=within)
+        run = transformers.Trainer(tiny_gpt2(), args, train_dataset=Text(), optimizer_cls_and_kwargs=made)
+        run.train()
+        runs.append(run)
+    assert_same(dict(runs[1].model.state_dict()), dict(runs[0].model.state_dict()), "model")
+    assert_same(runs[1].optimizer.state_dict()["state"], runs[0].optimizer.state_dict()["state"], "states")
+    losses = [[log["loss"] for log in run.state.log_history if "loss" in log] for run in runs]
+    assert losses[1] == losses[0]
+    assert len(losses[0]) == 3
+    assert runs[1].optimizer.param_groups[0]["fused_backward"] is True

@@ -429,15 +429,52 @@ def test_row(label) -> None:
     ROWS[label]()
 
 
-def test_the_lines_at_its_head() -> None:
-    """Its examples, run; a checkpoint of each library is one that it loads."""
+def trained(cls: Any, model: nn.Linear, gradients: list[Tensor], **settings: Any) -> Any:
+    """An optimizer of the weight after a step for each gradient."""
+    opt = cls(model.parameters(), **settings)
+    for gradient in gradients:
+        model.weight.grad = gradient.clone()
+        opt.step()
+    return opt
+
+
+@pytest.mark.parametrize("library", [theirs, torch.optim, optim], ids=lambda library: library.__name__)
+def test_the_lines_at_its_head(library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its examples, run with a file that each library has saved after some steps: the next step is as its own."""
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    for library in (theirs, torch.optim, optim):
-        cls = getattr(library, "AdamW8bit", library.AdamW)
-        model = nn.Linear(64, 64)
-        space: dict[str, Any] = {"model": model, "bitsandbytes": bnb}
-        checkpoint = cls(model.parameters()).state_dict()
-        space["torch"] = SimpleNamespace(load=lambda *_, checkpoint=checkpoint, **__: checkpoint)
+    cls = getattr(library, "AdamW8bit", library.AdamW)
+    generator = torch.Generator().manual_seed(2)
+    gradients = [torch.randn(64, 64, generator=generator) for _ in range(4)]
+    model = nn.Linear(64, 64, bias=False)
+    opt = trained(cls, model, gradients[:3], lr=1e-3, weight_decay=0.01)
+    torch.save(opt.state_dict(), "optimizer.pt")
+
+    space: dict[str, Any] = {"model": nn.Linear(64, 64, bias=False), "torch": torch, "bitsandbytes": bnb}
+    space["model"].load_state_dict(model.state_dict())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         exec(blocks[0], space)
-        assert isinstance(space["optimizer"], optim.AdamW8bit)
+    loaded, weight = space["optimizer"], space["model"].weight
+    assert type(loaded) is optim.AdamW8bit
+    anew = [warning for warning in caught if warning.category is optim.StoredAnewWarning]
+    assert len(anew) == (library is torch.optim)  # whose states have 32 bits
+    entry, saved = loaded.state[weight], opt.state[model.weight]
+    assert float(entry["step"]) == 3
+    names = {"exp_avg": "state1", "exp_avg_sq": "state2"} if library is theirs else {}
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(entry[name], saved[names.get(name, name)])
+
+    before = weight.detach().clone()
+    for each, one in ((opt, model.weight), (loaded, weight)):
+        one.grad = gradients[3].clone()
+        each.step()
+    assert float(loaded.state[weight]["step"]) == 4
+    if library is not torch.optim:  # whose states this class rounds before its first step
+        torch.testing.assert_close(weight, model.weight, rtol=0, atol=4 * 2**-24 + 1e-3 * 16 * 2**-24)
+    assert not (weight == before).any()
+
+
+def test_its_other_lines() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     exec(blocks[1], {"model": nn.Linear(64, 64), "optim": optim, "bitsandbytes": bnb})

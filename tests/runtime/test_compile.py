@@ -339,3 +339,45 @@ def test_a_cuda_graph_leaves_it_out() -> None:
     import optgen.runtime.graph_step  # noqa: F401
 
     assert tag in torch.ops.optgen.step.default.tags
+
+
+def test_inductor_takes_it_for_a_node_that_cuda_graphs_leave_out() -> None:
+    """Its own judgement of the graph, by which mode="reduce-overhead" divides one; and that mode, on the CPU."""
+    utils = pytest.importorskip("torch._inductor.utils")
+    counter = CompileCounterWithBackend("aot_eager")
+    results = []
+    for options in (None, {"backend": counter}, {"mode": "reduce-overhead"}):
+        run = Run("AdamW", target="torch")
+        step = run.optimizer.step if options is None else torch.compile(run.optimizer.step, fullgraph=True, **options)
+        for _ in range(2):
+            run.backward()
+            step()
+        results.append(run.found())
+    assert same(results[0], results[1])
+    assert same(results[0], results[2])
+    nodes = [node for node in counter.graphs[-1].graph.nodes if node.op == "call_function"]
+    assert [str(node.target) for node in nodes if utils.is_cudagraph_unsafe_fx_node(node)] == ["optgen.step.default"]
+
+
+@pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="docs/tools.md says it of torch 2.13")
+def test_torch_itself_loses_changes_of_float64_numbers() -> None:
+    """Whatever reads them in the graph: a product as well as a step."""
+
+    def read(dtype: torch.dtype, stepping: bool) -> float:
+        dynamo.reset()
+        lr, param = torch.tensor(0.5, dtype=dtype), nn.Parameter(torch.ones(3))
+        param.grad = torch.ones(3)
+        optimizer: Any = optimizer_class("AdamW")([param], lr=lr, weight_decay=0.0, target="torch")
+
+        def change() -> Tensor:
+            lr.mul_(0.5)
+            if stepping:
+                optimizer.step()
+            return lr * 1
+
+        seen = torch.compile(change, backend="aot_eager", fullgraph=True)()
+        return 1 - float(param.detach()[0]) if stepping else float(seen)
+
+    for stepping in (False, True):
+        assert read(torch.float32, stepping) == pytest.approx(0.25, rel=1e-6)
+        assert read(torch.float64, stepping) == pytest.approx(0.5, rel=1e-6)

@@ -314,3 +314,32 @@ def test_an_optimizer_that_is_gone_leaves_parameters_alone() -> None:
     assert same([param.detach() for param in model.parameters()], before)
     assert all(param.grad is not None for param in model.parameters())
     SGD(model.parameters(), lr=0.1, fused_backward=True)
+
+
+def test_clipping_by_torch_does_nothing(target: str) -> None:
+    """It finds no gradients, and returns a norm of 0; without fused_backward the same call clips."""
+    ends = {}
+    for fused in (False, True):
+        for clips in (False, True):
+            model = make_model()
+            opt = SGD(model.parameters(), lr=0.5, fused_backward=fused, target=target)
+            loss_of(model, 0).backward()
+            if clips:
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+                assert bool(norm == 0) is fused
+            opt.step()
+            ends[fused, clips] = [param.detach() for param in model.parameters()]
+    assert same(ends[True, True], ends[True, False])
+    assert same(ends[True, True], ends[False, False])
+    assert not same(ends[False, True], ends[False, False])
+
+
+@pytest.mark.parametrize("settings", [{"percentile_clipping": 1}, {"max_unorm": 1e-3}], ids=str)
+def test_clipping_parameter_by_parameter_acts(settings: dict[str, Any]) -> None:
+    ends = []
+    for fused, own in ((True, {}), (True, settings), (False, settings)):
+        model = make_model()
+        train(model, AdamW(model.parameters(), fused_backward=fused, target="torch", **own), last=8)
+        ends.append([param.detach() for param in model.parameters()])
+    assert same(ends[1], ends[2])
+    assert not same(ends[0], ends[1])

@@ -223,10 +223,25 @@ def test_every_state(name, state) -> None:
     assert any(state in entry for entry in opt.state.values())
 
 
-@pytest.mark.full
-@pytest.mark.parametrize(("name", "codec"), [(n, c) for n, c in CASES if not rows()[n].torch_only], ids=str)
-def test_every_class_and_codec_in_kernels(name, codec) -> None:
+IN_KERNELS = [(name, codec) for name, codec in CASES if not rows()[name].torch_only]
+OWN = [(name, codecs_of(name)[0]) for name in dict(IN_KERNELS)]  # every class in the codec of its own bits
+
+
+def check_in_kernels(name: str, codec: str) -> None:
     from machine import require_compiler
 
     require_compiler()
-    check(name, stored(name, codec) | {"target": "cpu"})
+    opt = check(name, stored(name, codec) | {"target": "cpu"})
+    assert opt.engines() == {"cpu": len(SHAPES)}
+
+
+@pytest.mark.parametrize(("name", "codec"), OWN, ids=str)
+def test_every_class_in_kernels(name, codec) -> None:
+    assert codec == ("int8" if rows()[name].bits == 8 else "fp32")
+    check_in_kernels(name, codec)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "codec"), sorted({*IN_KERNELS} - {*OWN}), ids=str)
+def test_every_class_and_codec_in_kernels(name, codec) -> None:
+    check_in_kernels(name, codec)

@@ -1,0 +1,43 @@
+"""What a trainer does to gradients after backward, when fused_backward=True has applied and freed them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+def check_trainer(label: str, args: TrainingArguments | None, settings: Iterable[Mapping[str, Any]]) -> None:
+    """Raise if parameters are to be updated within backward under a Trainer that clips or accumulates gradients.
+
+    Args:
+        label: What messages begin with.
+        args: The trainer's arguments, as they are now.
+        settings: Of the class, of groups and of parameters.
+
+    Raises:
+        ValueError: naming the argument, and without arguments to look at.
+    """
+    if not any(own.get("fused_backward") for own in settings):
+        return
+    freed = "with fused_backward=True each gradient has been applied and freed by then"
+    if args is None:
+        raise ValueError(
+            f"{label}: whether Trainer clips or accumulates gradients is to be known here, since {freed}: pass the "
+            "trainer's arguments, with max_grad_norm=0, or leave fused_backward out"
+        )
+    if args.max_grad_norm:
+        raise ValueError(
+            f"{label}: Trainer clips gradients after backward (max_grad_norm={args.max_grad_norm} of its arguments, "
+            f"1.0 by default), and {freed}: nothing would be clipped. Pass TrainingArguments(max_grad_norm=0), or "
+            "leave fused_backward out; percentile_clipping and max_unorm of the class clip parameter by parameter"
+        )
+    if args.gradient_accumulation_steps > 1:
+        raise ValueError(
+            f"{label}: Trainer adds up gradients over {args.gradient_accumulation_steps} backward passes "
+            f"(gradient_accumulation_steps of its arguments), and {freed}: there is nothing to add to. Pass "
+            "TrainingArguments(gradient_accumulation_steps=1), with a larger per_device_train_batch_size, or leave "
+            "fused_backward out"
+        )

@@ -7,8 +7,9 @@
 - Blocks of a quantized state begin with a process's part, which another number of processes cuts elsewhere. So scales
   are kept row by row of the first dimension: `NAME_absmax` is (rows, pieces), the scales of the blocks that a row lies
   in. Where rows are no whole blocks, `NAME_blocks` is (rows, 2): how far into a block a row begins, and the elements of
-  a block. Codes of 4 bits are packed row by row. Whoever cuts blocks in the same places takes them over bit for bit;
-  others decode the state and store it anew.
+  a block. Codes of 4 bits are packed row by row: (rows, bytes), and (rows,) for a parameter of one column, whose shape
+  would be that of 8-bit codes. Whoever cuts blocks in the same places takes them over bit for bit; others decode the
+  state and store it anew.
 - Parts that are not divided by rows alone cannot be told so: boxed_states.py has the form of their quantized states.
   Checkpoints of before had them as `NAME_values`, float32, which are still read.
 """
@@ -25,6 +26,7 @@ from torch import Tensor
 from optgen.codecs import CODECS, COMPENSATION, WHOLE_TENSOR, Codec
 from optgen.runtime.boxed_states import (
     boxed_form,
+    bytes_of_lines,
     division_key,
     own_boxed_codes,
     own_boxed_scales,
@@ -88,7 +90,8 @@ def _saved_elements(state: State, codec: Codec, part: Part, codes: Tensor, scale
     result = {name: _placed(codes, part, shape)} if codec.packed == 1 else {}
     if codec.packed > 1:
         by_row = pack(unpack(codes, rows * size).reshape(rows, size))
-        result[name] = _placed(by_row, part, torch.Size((shape[0], by_row.shape[1])))
+        tail = bytes_of_lines(shape[:1], size, codec, shape)
+        result[name] = _placed(by_row.reshape(rows, *tail), part, torch.Size((shape[0], *tail)))
     if codec.block == WHOLE_TENSOR:
         return result
     first = torch.arange(rows, device=codes.device) * size
@@ -322,5 +325,6 @@ def _own_codes(codes: Tensor, part: Part, codec: Codec) -> Tensor:
     if codec.packed == 1:
         return own.contiguous()
     rows, size = part.own[0], part.shape[1:].numel()
-    by_row = unpack(own, 2 * own.numel()).reshape(rows, 2 * own.shape[1])[:, :size]
+    by_row = unpack(own, codec.packed * own.numel()).reshape(rows, codec.packed * math.ceil(size / codec.packed))
+    by_row = by_row[:, :size]
     return pack(by_row.reshape(1, -1))[0]

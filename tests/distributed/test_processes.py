@@ -20,6 +20,7 @@ from filelock import FileLock
 MODULES = {  # for how many processes each has scenarios
     "distributed_scenarios": (4, 2),
     "distributed_counts": (4, 2),
+    "distributed_agreement": (2,),
     "distributed_engines": (4, 2),
     "distributed_matrix": (4, 2),
     "distributed_rules": (2,),

@@ -68,6 +68,7 @@ CASES: dict[str, Case] = {
     "8 bits, uneven": Case("AdamW8bit", EIGHT, UNEVEN, exact=False),
     "4 bits, uneven": Case("AdamW", FOUR, UNEVEN, exact=False),
     "one scale": Case("LAMB8bit", {**EIGHT, "block_wise": False}, UNEVEN),
+    "one scale, 4 bits": Case("AdamW", {**FOUR, "block_wise": False}, [*UNEVEN, (5, 1)]),
     "rows and columns": Case("Adafactor", FACTORS, UNEVEN),
     "hybrid": Case("LAMB", {"lr": 1e-2}, UNEVEN, how="hybrid"),
     "hybrid, 8 bits": Case("AdamW8bit", EIGHT, UNEVEN, exact=False, how="hybrid"),

@@ -158,6 +158,7 @@ def own_form(
     if part is None:
         scales = [saved.get(scale_key(state.name)) for state in rule.element_states]
         by_row = any(isinstance(value, Tensor) and value.dim() > 1 for value in scales)
+        by_row = by_row or any(_is_packed_by_rows(saved.get(state.name), param.shape) for state in rule.element_states)
         if not by_row and not any(key in keys or is_dtensor(value) for key, value in saved.items()):
             return saved
         part = Part(param.shape, param.shape, (), (0,) * param.dim(), 0)
@@ -256,6 +257,14 @@ def _stored_anew(state: State, wanted: Codec, part: Part, present: str, values: 
     return {state.name: codes, scale_key(state.name): absmax}
 
 
+def _is_packed_by_rows(codes: Any, shape: torch.Size) -> bool:
+    """Whether a plain tensor is a whole state's codes of 4 bits as they are saved, row by row."""
+    if not isinstance(codes, Tensor) or is_dtensor(codes) or not shape or codes.dtype is not torch.uint8:
+        return False
+    four = CODECS["int4"]
+    return tuple(codes.shape) == (shape[0], *bytes_of_lines(shape[:1], shape[1:].numel(), four, shape))
+
+
 # A codec, codes and scales of a part; the scales are missing, and values given, where blocks lie elsewhere.
 _Form = tuple[Codec, Tensor, Tensor | None, Tensor | None]
 
@@ -265,6 +274,9 @@ def _from_whole(state: State, part: Part, codes: Tensor, scales: Tensor, wanted:
     if is_dtensor(codes):
         present = _codec_of(codes, part, WHOLE_TENSOR)
         return present, _own_codes(codes, part, present), scales, None
+    if _is_packed_by_rows(codes, part.shape):
+        rows = unpack(codes, 2 * codes.numel()).reshape(part.shape[0], -1)[:, : part.shape[1:].numel()]
+        codes = pack(rows.reshape(1, -1))[0]
     present = stored_codec(state, codes, scales, part.shape, wanted)
     if tuple(part.own) == tuple(part.shape):
         return present, codes, scales, None

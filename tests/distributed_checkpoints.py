@@ -33,6 +33,7 @@ STEPS = 2  # of each run
 FITTING = [(10, 256), (6, 512), (9, 256)]
 UNEVEN = [(10, 70), (3, 50), (9,), (6, 4, 5, 3)]
 MATRICES = [(10, 70), (30, 5), (300, 3), (6, 4, 5, 3)]
+THIN = [(1, 2), (1, 4), (4, 1), (5, 1), (2, 2, 1), (4, 3, 1)]  # codes, scales and parts of them have equal shapes
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ CASES: dict[str, Case] = {
     "8 bits, uneven": Case("AdamW8bit", EIGHT, UNEVEN, exact=False),
     "4 bits, uneven": Case("AdamW", FOUR, UNEVEN, exact=False),
     "one scale": Case("LAMB8bit", {**EIGHT, "block_wise": False}, UNEVEN),
+    "one scale, 4 bits": Case("AdamW", {**FOUR, "block_wise": False}, [*UNEVEN, (5, 1)]),
     "rows and columns": Case("Adafactor", FACTORS, UNEVEN),
     "hybrid": Case("LAMB", {"lr": 1e-2}, UNEVEN, how="hybrid"),
     "hybrid, 8 bits": Case("AdamW8bit", EIGHT, UNEVEN, exact=False, how="hybrid"),
@@ -78,6 +80,11 @@ CASES: dict[str, Case] = {
     "columns, 8 bits": Case("AdamW8bit", EIGHT, MATRICES, exact=False, how="columns"),
     "columns, 4 bits": Case("AdamW", FOUR, MATRICES, exact=False, how="columns"),
     "columns, one scale": Case("LAMB8bit", {**EIGHT, "block_wise": False}, MATRICES, how="columns"),
+    "thin rows, 8 bits": Case("AdamW8bit", EIGHT, THIN, exact=False),
+    "thin rows, 4 bits": Case("AdamW", FOUR, THIN, exact=False),
+    "thin columns, 8 bits": Case("AdamW8bit", EIGHT, THIN, exact=False, how="columns"),
+    "thin columns, 4 bits": Case("AdamW", FOUR, THIN, exact=False, how="columns"),
+    "thin rows by columns, 4 bits": Case("AdamW", FOUR, THIN, exact=False, how="both"),
     "rows by columns": Case("LAMB", {"lr": 1e-2}, MATRICES, how="both"),
     "rows by columns, 8 bits": Case("AdamW8bit", EIGHT, MATRICES, exact=False, how="both"),
     "rows by columns, 4 bits": Case("AdamW", FOUR, MATRICES, exact=False, how="both"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from distributed_scenarios import against_one, maker
-from distributed_steps import World
+from distributed_steps import LeftOut, World
 from torch import nn
 from torch.distributed.tensor import Shard, distribute_tensor
 
@@ -22,11 +22,13 @@ Scenario = Callable[[World], Any]
 
 
 def on_standin(run: Scenario) -> Scenario:
-    """Let target="cuda" serve CPU tensors meanwhile; nothing is run where the stand-in cannot be."""
+    """Let target="cuda" serve CPU tensors meanwhile; where the stand-in cannot be, the scenario is left out."""
 
     def serve(world: World) -> Any:
-        if importlib.util.find_spec("pycuda") is None or ctypes.util.find_library("cuda"):
-            return "PyCUDA is not installed, or there is a real driver"
+        if importlib.util.find_spec("pycuda") is None:
+            raise LeftOut("PyCUDA is not installed, which the stand-in for the CUDA driver needs")
+        if ctypes.util.find_library("cuda"):
+            raise LeftOut("the stand-in cannot be loaded beside a real driver")
         import standin
         from gpu import install_standin
 

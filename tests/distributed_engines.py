@@ -156,6 +156,43 @@ def fsdp1(world: World, case: str, target: str) -> float:
     return furthest(found, train_plain(make, begin, seen), begin, STEPS)
 
 
+class Large(nn.Module):
+    """A tensor of 4096 elements, the least that is quantized unless `min_8bit_size` says otherwise, among smaller ones.
+
+    On two and on four processes each stretch of it has fewer elements, and each process more than that in all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = [(4095,), (4095,), (64, 64), (4095,), (4095,)]
+        self.values = nn.ParameterList(torch.ones(shape) for shape in shapes)
+
+    def forward(self) -> Tensor:
+        """Their sum."""
+        return torch.stack([value.sum() for value in self.values]).sum()
+
+
+def fsdp1_quantized_by_whole_size(world: World) -> None:
+    """min_8bit_size counts the elements of the whole tensor, not those of a stretch, nor of all that a process has."""
+    model = FSDP(Large(), use_orig_params=True, device_id=torch.device("cpu"))
+    params = list(model.parameters())
+    optimizer = optgen_optim.AdamW8bit(params)
+    model().backward()
+    optimizer.step()
+    large = params.pop(2)
+    assert large.numel() == (0 if world.size == 4 and world.rank in (0, 3) else 2048)
+    assert sum(param.numel() for param in params) + large.numel() > 4096
+    assert optimizer.param_groups[0]["min_8bit_size"] == 4096
+    for param, dtype in ((large, torch.uint8), *((param, torch.float32) for param in params)):
+        for name in ("exp_avg", "exp_avg_sq"):
+            state = optimizer.state[param][name]
+            assert (state.dtype, state.numel()) == (dtype, param.numel())
+    # Where one more is asked for, none is quantized.
+    again = optgen_optim.AdamW8bit([large, *params], min_8bit_size=4097)
+    again.step()
+    assert all(again.state[param]["exp_avg"].dtype is torch.float32 for param in (large, *params))
+
+
 def fsdp1_at_random(world: World, target: str) -> None:
     """Stochastic rounding of flat stretches: an element draws what it draws in one process."""
     make = maker("adamw", target=target, rounding="stochastic", seed=3)
@@ -239,6 +276,7 @@ SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
         **_cases("", fsdp2),
         **_cases("", tensor_parallel),
         **_cases("adamw adamw_clipped lamb lars stable_adamw", fsdp1, ("cpu", "torch")),
+        "fsdp1, quantized by whole size": fsdp1_quantized_by_whole_size,
         "fsdp1_flat": fsdp1_flat,
         "fsdp1_at_random, cpu": partial(fsdp1_at_random, target="cpu"),
         "fsdp1_at_random, torch": partial(fsdp1_at_random, target="torch"),
@@ -251,5 +289,6 @@ SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
         **_cases("adamw_clipped adafactor", tensor_parallel),
         **_cases("", fsdp2_of_tensor_parallel, ("cpu", "torch")),
         **_cases("adamw_clipped", fsdp1),
+        "fsdp1, quantized by whole size": fsdp1_quantized_by_whole_size,
     },
 }

@@ -3,7 +3,8 @@
 Such a part is a box of the tensor: columns of it, or rows and columns. Its blocks run through the box, so that neither
 rows nor columns of the tensor have scales of their own. With `dims` the dimensions that placements divide:
 
-- `NAME`: codes, placed as the parameter; of 4 bits (sizes of dims..., bytes), the other dimensions packed.
+- `NAME`: codes, placed as the parameter; of 4 bits (sizes of dims..., bytes), the other dimensions packed, and
+  (sizes of dims...) where that would be the parameter's own shape.
 - `NAME_scales`: (sizes of dims..., places), divided as the parameter. A part's scales lie in its own places, one after
   the other, and zeros behind them: there is room for them however the tensor is divided.
 - `NAME_division`: int32 (times + 1, dimensions), among how many processes each dimension was divided, time after time
@@ -92,15 +93,15 @@ def boxed_form(name: str, codec: Codec, part: Part, codes: Tensor, scales: Tenso
     result = {division_key(name): _division(_counts(part), codec.block)}
     if codec.packed > 1:
         flat = unpack(codes, part.own.numel()).reshape(part.own).permute(_order(part.shape, dims))
-        bytes_each = math.ceil(_rest(part.shape, dims) / codec.packed)
         packed = pack(flat.reshape(math.prod(own), _rest(part.shape, dims)))
-        codes = packed.reshape(*own, bytes_each)
-    result[name] = _placed(codes, part, dims)
+        tail = bytes_of_lines([part.shape[dim] for dim in dims], _rest(part.shape, dims), codec, part.shape)
+        codes = packed.reshape(*own, *tail)
+    result[name] = _placed(codes, part, dims, same=codec.packed == 1)
     if codec.block != WHOLE_TENSOR:
         places = math.ceil(_rest(part.shape, dims) / codec.block)
         room = scales.new_zeros(math.prod(own) * places)
         room[: scales.numel()] = scales
-        result[places_key(name)] = _placed(room.reshape(*own, places), part, dims)
+        result[places_key(name)] = _placed(room.reshape(*own, places), part, dims, same=False)
     return result
 
 
@@ -122,12 +123,12 @@ def _moved(placement: Any, dim: int) -> Any:
     return type(placement)(dim, split_factor=placement.split_factor)
 
 
-def _placed(own: Tensor, part: Part, dims: Sequence[int]) -> Tensor:
+def _placed(own: Tensor, part: Part, dims: Sequence[int], same: bool) -> Tensor:
+    """This process's part as a DTensor; `same` as for its placements: the sizes of the two can be equal."""
     from torch.distributed.tensor import DTensor
 
     assert part.placed is not None
-    same = own.shape == part.own
-    shape = part.shape if same else torch.Size((*(part.shape[dim] for dim in dims), own.shape[-1]))
+    shape = part.shape if same else torch.Size((*(part.shape[dim] for dim in dims), *own.shape[len(dims) :]))
     stride = [shape[i + 1 :].numel() for i in range(len(shape))]
     placements = _placements(part, dims, same)
     return DTensor.from_local(own, part.placed[0], placements, run_check=False, shape=shape, stride=tuple(stride))
@@ -148,7 +149,8 @@ def own_boxed_codes(codes: Tensor, part: Part, codec: Codec, division: Tensor) -
     grid = local_tensor(codes) if shape is part.own else _whole(codes)
     ordered = [shape[dim] for dim in order]
     count, rest = math.prod(shape[dim] for dim in dims), _rest(shape, dims)
-    by_line = unpack(grid, codec.packed * grid.numel()).reshape(count, codec.packed * grid.shape[-1])[:, :rest]
+    places = codec.packed * math.ceil(rest / codec.packed)
+    by_line = unpack(grid, codec.packed * grid.numel()).reshape(count, places)[:, :rest]
     back = [order.index(dim) for dim in range(len(order))]
     result = by_line.reshape(ordered).permute(back)
     return pack(box_of(result, part, shape).reshape(1, -1))[0]
@@ -243,6 +245,15 @@ def _offset(part: Part) -> tuple[int, ...]:
 
 
 # Codes of 4 bits
+
+
+def bytes_of_lines(lines: Sequence[int], size: int, codec: Codec, shape: Sequence[int]) -> tuple[int, ...]:
+    """The last dimension of packed codes of lines of so many elements: bytes.
+
+    There is none where lines of one byte would give codes the parameter's own shape: those of 8 bits have that.
+    """
+    each = math.ceil(size / codec.packed)
+    return () if (*lines, each) == tuple(shape) else (each,)
 
 
 def unpack(codes: Tensor, count: int) -> Tensor:

@@ -308,7 +308,8 @@ class _Preparer:
         members = self._members()
         check_partition(self.name, self.rule.blocks[self.block], members)
         on_host = all(param.device.type == "cpu" for param in everything)
-        reducer = Reducer(self.parts.values(), members, checks=self.reduces and on_host)
+        step = f"{self.rule.name}.{self.block}"
+        reducer = Reducer(self.parts.values(), step, members, checks=self.reduces and on_host)
         buckets: dict[tuple[Any, ...], Bucket] = {}
         for member in members:
             self._bucket(buckets, member)

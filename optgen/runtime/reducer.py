@@ -4,7 +4,8 @@ After a pass, the results of all tensors (norms, largest magnitudes, sums of row
 together, in one all-reduce. Where there are sums among them it adds up, and every process has a place of its own for
 its maxima, where the others have zeros: what comes of it are all processes' maxima, unrounded. Tensors that are divided
 over several dimensions of a mesh take an all-reduce for each. The order of results follows from the order of the
-parameters alone, so that it is the same on all processes and in every step.
+parameters alone, so that it is the same on all processes and in every step; not from buckets, which also follow from
+what a process has for itself: its target, and the dtypes of gradients, which FSDP1 leaves out of an empty stretch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Protocol
 
 import torch
@@ -51,15 +53,24 @@ class Item:
 class Reducer:
     """What reduces the results of a step's parameters.
 
+    Args:
+        parts: Of all parameters of the optimizer.
+        step: The names of the rule and the block.
+        members: Those of the step.
+
     Attributes:
         groups: The process groups that any parameter of the optimizer is divided over, in the order of the parameters.
-        mark: A number that tells which parameters the step has, and what is asked of them.
+        mark: A number that tells what is added up: for which parameters, of which shapes, flags and codecs, in which
+            block of which rule.
         checks: Whether processes tell each other that number first. Those with GPUs do not: they would have to wait.
     """
 
-    def __init__(self, parts: Iterable[Part], members: Sequence[Member] = (), checks: bool = False) -> None:
-        asked = [(m.number, tuple(m.flags), *map(str, m.codecs)) for m in members if m.part is not None]
-        self.mark = float(zlib.crc32(repr(asked).encode()))
+    def __init__(
+        self, parts: Iterable[Part], step: str = "", members: Sequence[Member] = (), checks: bool = False
+    ) -> None:
+        divided = [member for member in members if member.part is not None]
+        asked = [(m.number, tuple(m.shape), tuple(m.flags), *map(str, m.codecs)) for m in divided]
+        self.mark = float(zlib.crc32(repr((step, asked)).encode()))
         self.checks = checks
         self.groups: list[Any] = []
         for part in parts:
@@ -80,8 +91,8 @@ class Reducer:
             dist.all_reduce(marks, dist.ReduceOp.MAX, group=group)
             if float(marks[0]) != -float(marks[1]):
                 raise RuntimeError(
-                    "processes that have parts of the same tensors took different steps: give all of them gradients "
-                    "for the same parameters, and the same settings. No parameter has changed"
+                    "processes that have parts of the same tensors took different steps: give all of them the same "
+                    "rule, settings, and gradients for the same parameters. No parameter has changed"
                 )
 
     def reduce(self, name: str, block: Block, item: Pass, running: Sequence[Reducing]) -> None:
@@ -89,27 +100,9 @@ class Reducer:
         if not item.partials:
             return
         for group in self.groups:
-            sums, maxima = (
-                [result for engine in running for result in self._items(name, block, item, engine, group, op)]
-                for op in ("sum", "max")
-            )
+            sums, maxima = (list(_items(name, block, item, running, group, op)) for op in ("sum", "max"))
             if sums or maxima:
                 _all_reduce(sums, maxima, group)
-
-    def _items(self, name: str, block: Block, item: Pass, engine: Reducing, group: Any, op: str) -> Iterator[Item]:
-        members = engine.bucket.members
-        divided = [i for i, member in enumerate(members) if _is_over(member, group)]
-        lines = [i for i, member in enumerate(members) if _is_over(member, group, lines=True)]
-        if not divided:
-            return
-        for partial in item.partials:
-            if partial.op != op or not partial.live(engine.bucket.flags):
-                continue
-            if partial.over == "tensor":
-                yield _numbers(engine, block, partial.name, divided)
-                continue
-            for i in lines:
-                yield _lines(engine, name, partial, i)
 
     def agree(self, found_inf: Tensor) -> Tensor:
         """Whether any process has found an Inf or NaN: a step is skipped by all or none."""
@@ -129,17 +122,50 @@ def _is_over(member: Member, group: Any, lines: bool = False) -> bool:
     return any(d.group is group and (not lines or part.cuts_lines(d)) for d in part.divisions)
 
 
-def _numbers(engine: Reducing, block: Block, name: str, divided: Sequence[int]) -> Item:
-    def give(values: Tensor) -> None:
-        every = engine.partial(block, name).clone()
-        every[torch.tensor(divided, device=every.device)] = values
-        engine.complete(block, name, every)
+def _items(name: str, block: Block, item: Pass, running: Sequence[Reducing], group: Any, op: str) -> Iterator[Item]:
+    """What a pass has made, result by result, each of all parameters in their order."""
+    for partial in item.partials:
+        if partial.op != op:
+            continue
+        found = [
+            (member.number, engine, i)
+            for engine in running
+            if partial.live(engine.bucket.flags)
+            for i, member in enumerate(engine.bucket.members)
+            if _is_over(member, group, lines=partial.over != "tensor")
+        ]
+        if partial.over == "tensor" and found:
+            yield _numbers(block, partial.name, found)
+        elif found:
+            for _, engine, i in sorted(found, key=itemgetter(0)):
+                yield _lines(engine, name, partial, i)
+
+
+def _numbers(block: Block, name: str, found: Sequence[tuple[int, Reducing, int]]) -> Item:
+    """A result of each of these parameters: (number, engine, position in its bucket), engine after engine."""
+    engines = list(dict.fromkeys(engine for _, engine, _ in found))
+    members = [[i for _, other, i in found if other is engine] for engine in engines]
+    order = sorted(range(len(found)), key=lambda at: found[at][0])
+    sizes = [len(own) for own in members]
 
     def get() -> Tensor:
-        every = engine.partial(block, name)
-        return every[torch.tensor(divided, device=every.device)]
+        parts = [engine.partial(block, name) for engine in engines]
+        values = [part[_index(own, part)] for part, own in zip(parts, members, strict=True)]
+        return values[0] if len(values) == 1 else torch.cat(values)[_index(order, values[0])]
+
+    def give(values: Tensor) -> None:
+        if len(engines) > 1:
+            values = torch.empty_like(values).index_copy_(0, _index(order, values), values)
+        for engine, own, part in zip(engines, members, torch.split(values, sizes), strict=True):
+            every = engine.partial(block, name).clone()
+            every[_index(own, every)] = part
+            engine.complete(block, name, every)
 
     return Item(get, give)
+
+
+def _index(numbers: Sequence[int], of: Tensor) -> Tensor:
+    return torch.tensor(numbers, device=of.device)
 
 
 def _lines(engine: Reducing, name: str, partial: Partial, index: int) -> Item:

@@ -7,8 +7,9 @@
 - Blocks of a quantized state begin with a process's part, which another number of processes cuts elsewhere. So scales
   are kept row by row of the first dimension: `NAME_absmax` is (rows, pieces), the scales of the blocks that a row lies
   in. Where rows are no whole blocks, `NAME_blocks` is (rows, 2): how far into a block a row begins, and the elements of
-  a block. Codes of 4 bits are packed row by row. Whoever cuts blocks in the same places takes them over bit for bit;
-  others decode the state and store it anew.
+  a block. Codes of 4 bits are packed row by row: (rows, bytes), and (rows,) for a parameter of one column, whose shape
+  would be that of 8-bit codes. Whoever cuts blocks in the same places takes them over bit for bit; others decode the
+  state and store it anew.
 - Parts that are not divided by rows alone cannot be told so: boxed_states.py has the form of their quantized states.
   Checkpoints of before had them as `NAME_values`, float32, which are still read.
 """
@@ -25,6 +26,7 @@ from torch import Tensor
 from optgen.codecs import CODECS, COMPENSATION, WHOLE_TENSOR, Codec
 from optgen.runtime.boxed_states import (
     boxed_form,
+    bytes_of_lines,
     division_key,
     own_boxed_codes,
     own_boxed_scales,
@@ -91,7 +93,8 @@ def _saved_elements(state: State, codec: Codec, part: Part, codes: Tensor, scale
     result = {name: _placed(codes, part, shape)} if codec.packed == 1 else {}
     if codec.packed > 1:
         by_row = pack(unpack(codes, rows * size).reshape(rows, size))
-        result[name] = _placed(by_row, part, torch.Size((shape[0], by_row.shape[1])))
+        tail = bytes_of_lines(shape[:1], size, codec, shape)
+        result[name] = _placed(by_row.reshape(rows, *tail), part, torch.Size((shape[0], *tail)))
     if codec.block == WHOLE_TENSOR:
         return result
     first = torch.arange(rows, device=codes.device) * size
@@ -158,6 +161,7 @@ def own_form(
     if part is None:
         scales = [saved.get(scale_key(state.name)) for state in rule.element_states]
         by_row = any(isinstance(value, Tensor) and value.dim() > 1 for value in scales)
+        by_row = by_row or any(_is_packed_by_rows(saved.get(state.name), param.shape) for state in rule.element_states)
         if not by_row and not any(key in keys or is_dtensor(value) for key, value in saved.items()):
             return saved
         part = Part(param.shape, param.shape, (), (0,) * param.dim(), 0)
@@ -256,6 +260,14 @@ def _stored_anew(state: State, wanted: Codec, part: Part, present: str, values: 
     return {state.name: codes, scale_key(state.name): absmax}
 
 
+def _is_packed_by_rows(codes: Any, shape: torch.Size) -> bool:
+    """Whether a plain tensor is a whole state's codes of 4 bits as they are saved, row by row."""
+    if not isinstance(codes, Tensor) or is_dtensor(codes) or not shape or codes.dtype is not torch.uint8:
+        return False
+    four = CODECS["int4"]
+    return tuple(codes.shape) == (shape[0], *bytes_of_lines(shape[:1], shape[1:].numel(), four, shape))
+
+
 # A codec, codes and scales of a part; the scales are missing, and values given, where blocks lie elsewhere.
 _Form = tuple[Codec, Tensor, Tensor | None, Tensor | None]
 
@@ -265,6 +277,9 @@ def _from_whole(state: State, part: Part, codes: Tensor, scales: Tensor, wanted:
     if is_dtensor(codes):
         present = _codec_of(codes, part, WHOLE_TENSOR)
         return present, _own_codes(codes, part, present), scales, None
+    if _is_packed_by_rows(codes, part.shape):
+        rows = unpack(codes, 2 * codes.numel()).reshape(part.shape[0], -1)[:, : part.shape[1:].numel()]
+        codes = pack(rows.reshape(1, -1))[0]
     present = stored_codec(state, codes, scales, part.shape, wanted)
     if tuple(part.own) == tuple(part.shape):
         return present, codes, scales, None
@@ -325,5 +340,6 @@ def _own_codes(codes: Tensor, part: Part, codec: Codec) -> Tensor:
     if codec.packed == 1:
         return own.contiguous()
     rows, size = part.own[0], part.shape[1:].numel()
-    by_row = unpack(own, 2 * own.numel()).reshape(rows, 2 * own.shape[1])[:, :size]
+    by_row = unpack(own, codec.packed * own.numel()).reshape(rows, codec.packed * math.ceil(size / codec.packed))
+    by_row = by_row[:, :size]
     return pack(by_row.reshape(1, -1))[0]

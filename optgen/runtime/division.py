@@ -11,6 +11,8 @@ from optgen.runtime.parts import Part
 from optgen.runtime.rule import Block, Flags, Rule
 from optgen.runtime.states import scale_key, stored_codec
 
+FLAT_SHARD = "FullyShardedDataParallel keeps flat shards, which have no rows and columns; use fully_shard"
+
 
 def part_target(name: str, block: Block, member: Member, target: str) -> str:
     """The target that serves a part: the one that would serve a whole tensor, or torch's where that cannot.
@@ -80,9 +82,6 @@ def _refuse(name: str, what: str, block: Block, member: Member, part: Part, line
             raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {part.unnamed}")
     if member.rounding == "stochastic" and part.start is None and part.offset is None:
         raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {FLAT_SHARD}")
-
-
-FLAT_SHARD = "FullyShardedDataParallel keeps flat shards, which have no rows and columns; use fully_shard"
 
 
 def _tensor_results(block: Block, member: Member) -> list[str]:

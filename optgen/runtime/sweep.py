@@ -108,7 +108,6 @@ def _places(values: list[Tensor]) -> tuple[list[int], list[int], list[bool]]:
 
 PLAIN: Sweep = PlainSweep()
 used: Sweep = PLAIN
-failure = ""  # why sweep.cpp could not be compiled
 _builder: threading.Thread | None = None
 _looked = False  # whether the cache has been asked
 
@@ -140,13 +139,13 @@ def compile_now(behind: bool = False) -> Sweep:
         behind: Whether the compiler is to leave the processor to others.
 
     Returns:
-        What is used from now on; `failure` says why it is Python.
+        What is used from now on. Where it is Python, `optgen doctor` says why.
     """
-    global used, failure
+    global used
     from optgen.runtime.building.extension import sweep_extension
 
     try:
-        used, failure = sweep_extension(behind), ""
-    except Exception as error:  # nobody waits for it, and there is another way
-        used, failure = PLAIN, str(error)
+        used = sweep_extension(behind)
+    except Exception:  # nobody waits for it, and there is another way
+        used = PLAIN
     return used

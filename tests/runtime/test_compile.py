@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
 # What torch says of itself while it compiles.
 pytestmark = [
+    pytest.mark.usefixtures("fresh_dynamo"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
 ]
@@ -32,14 +33,6 @@ CLASSES: dict[str, dict[str, Any]] = {
     "AdamWScheduleFree": {"lr": 0.01},
 }
 HOST = ("Prodigy", "AdamWScheduleFree")  # with states of a group, which a graph cannot hold
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    dynamo.reset()
-    dynamo.utils.counters.clear()
-    yield
-    dynamo.reset()
 
 
 class Run:

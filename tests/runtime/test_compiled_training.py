@@ -9,7 +9,6 @@ gradients an optimizer without torch.compile makes the same parameters and state
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ dynamo = pytest.importorskip("torch._dynamo")
 from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
 pytestmark = [
+    pytest.mark.usefixtures("fresh_dynamo"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
     pytest.mark.slow,
@@ -33,14 +33,6 @@ BATCH, IN, HIDDEN, OUT = 8, 16, 32, 4
 FORWARD = IN + 2
 ROUNDINGS = FORWARD + (HIDDEN + 2) + 4 + (OUT + 1) + (BATCH + 1)
 MARGIN = (1 + 2.0**-24) ** ROUNDINGS - 1
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    dynamo.reset()
-    dynamo.utils.counters.clear()
-    yield
-    dynamo.reset()
 
 
 def make_model() -> nn.Sequential:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from machine import why_no_gpu
-from targets import ready
+from support.machine import why_no_gpu
+from support.targets import ready
 
 
 def pytest_configure() -> None:

@@ -30,7 +30,7 @@ def on_standin(run: Scenario) -> Scenario:
         if ctypes.util.find_library("cuda"):
             raise LeftOut("the stand-in cannot be loaded beside a real driver")
         import standin
-        from gpu import install_standin
+        from support.gpu import install_standin
 
         install_standin()
         nvidia.why_no_pycuda.cache_clear()

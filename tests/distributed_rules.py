@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 import optgen_optim
-from catalogue import required
 from distributed_bounds import STEPS
 from distributed_matrix import ENGINES, SHAPES, Engine
 from distributed_scenarios import furthest
 from distributed_steps import World, gradients, starts, train_plain
+from support.catalogue import required
 
 RULES = {cls.rule.name: name for name, cls in reversed([(n, getattr(optgen_optim, n)) for n in optgen_optim.CLASSES])}
 

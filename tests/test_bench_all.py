@@ -8,7 +8,7 @@ import bench
 import optgen_optim
 import pytest
 import torch
-from machine import require_compiler
+from support.machine import require_compiler
 
 from optgen.bench import every, measure
 from optgen.bench.cases import Case

@@ -14,7 +14,7 @@ import pytest
 import torch
 from converge_results import Outcome, markdown, outcomes, save_picture
 from converge_runs import Run, Wanted, evaluated_steps, key_of, rate_at, read, steps_of, train
-from machine import require_compiler
+from support.machine import require_compiler
 
 from optgen.bench.driving import bits_of, families, representative
 

@@ -13,10 +13,10 @@ from typing import Any
 import optgen_optim
 import pytest
 import torch
-from compiling import stock_package
-from least import codec_of
-from machine import require_compiler
-from resident import SHAPE as LARGE
+from support.compiling import stock_package
+from support.least import codec_of
+from support.machine import require_compiler
+from support.resident import SHAPE as LARGE
 
 from optgen.bench.driving import arguments, begin_training, bits_of, families, representative, starting_settings
 from optgen.codecs import WHOLE_TENSOR

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations, product
 
-from pairs import all_pairs, full_product, label, one_at_a_time
+from support.pairs import all_pairs, full_product, label, one_at_a_time
 
 AXES = {"class": list("abcdef"), "dtype": [32, 16, 8], "flag": [False, True], "other": [False, True], "n": [1, 2, 3]}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import accepted, optimizer_class, required, rows
-from package_signatures import SIGNATURES
+from support.catalogue import accepted, optimizer_class, required, rows
+from support.package_signatures import SIGNATURES
 
 pytest.importorskip("optgen_optim")
 

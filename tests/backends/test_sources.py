@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compiling import FAMILIES, ROOT, own_package, stock_package, stock_units, write_spec
+from support.compiling import FAMILIES, ROOT, own_package, stock_package, stock_units, write_spec
 
 import optgen
 from optgen.codecs import CODECS, WHOLE_TENSOR, Codec

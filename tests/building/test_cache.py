@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_programs import script
+from support.fake_programs import script
 
 from optgen import paths
 from optgen.runtime.building import cache, compilers, entries, private_dir

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fake_programs import script
+from support.fake_programs import script
 
 from optgen.runtime.building import cache, compilers, private_dir
 from optgen.runtime.building.compilers import Compiler

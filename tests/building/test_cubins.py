@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_programs import fake_nvcc, no_nvcc, real_nvcc, runs, script
+from support.fake_programs import fake_nvcc, no_nvcc, real_nvcc, runs, script
 
 from optgen import paths
 from optgen.runtime.building import cubins, entries, nvcc, private_dir

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_programs import fake_nvcc, real_nvcc, runs, script
+from support.fake_programs import fake_nvcc, real_nvcc, runs, script
 
 from optgen.runtime.building import archs, nvcc, private_dir
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import optgen_optim
 import pytest
 import torch
-from fake_programs import fake_nvcc, no_nvcc
-from machine import require_compiler
+from support.fake_programs import fake_nvcc, no_nvcc
+from support.machine import require_compiler
 
 from optgen.runtime import cpu_engine
 from optgen.runtime.building import nvcc, precompile

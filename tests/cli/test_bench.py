@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from machine import require_compiler
 from matplotlib.image import imread
+from support.machine import require_compiler
 from typer.testing import CliRunner, Result
 
 from optgen.bench import measure, peers

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import optgen_optim
 import pytest
-from fake_programs import fake_nvcc, no_nvcc
+from support.fake_programs import fake_nvcc, no_nvcc
 from typer.testing import CliRunner, Result
 
 import optgen.compiler

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_programs import fake_nvcc, no_nvcc
+from support.fake_programs import fake_nvcc, no_nvcc
 
 from optgen import doctor
 from optgen.doctor import Finding, examine, is_usable, readable_size

@@ -6,7 +6,7 @@ import ctypes
 from pathlib import Path
 
 import pytest
-from cpp_headers import BUILDS, COMPILERS, Headers, compile_cpp
+from support.cpp_headers import BUILDS, COMPILERS, Headers, compile_cpp
 
 
 @pytest.fixture(scope="session", params=[f"{compiler} {build}" for compiler in COMPILERS for build in BUILDS])

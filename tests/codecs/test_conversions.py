@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cpp_headers import Headers
+from support.cpp_headers import Headers
 from torch import Tensor
 
 LOADS = [("load_bf16", torch.bfloat16), ("load_fp16", torch.float16), ("fp16_to_float", torch.float16)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cpp_headers import Headers
+from support.cpp_headers import Headers
 from torch import Tensor
 
 from optgen.codecs import PARAMETER_CODECS, ParameterCodec

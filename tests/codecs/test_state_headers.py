@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cpp_headers import BUILDS, COMPILERS, ROOT, Headers, compile_cpp
+from support.cpp_headers import BUILDS, COMPILERS, ROOT, Headers, compile_cpp
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec, code_book, codec, midpoints

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 import standin
-from paged import MANAGED, PINNED, SMALL_PORTION, earlier, small_portions
-from targets import require_standin
+from support.paged import MANAGED, PINNED, SMALL_PORTION, earlier, small_portions
+from support.targets import require_standin
 
 
 @pytest.fixture

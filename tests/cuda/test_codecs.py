@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from codec_kernels import OF_STATES, RUNS, Guarded, Job, Kernels, floats, load, on_device, same_bits
+from support.codec_kernels import OF_STATES, RUNS, Guarded, Job, Kernels, floats, load, on_device, same_bits
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec

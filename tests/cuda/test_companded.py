@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import standin
-from codec_kernels import INCLUDE, on_device
 from standin.texts import cubin
+from support.codec_kernels import INCLUDE, on_device
 
 KERNELS = """
 #include <optgen/cuda.h>

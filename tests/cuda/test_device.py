@@ -13,8 +13,8 @@ import torch
 
 pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 
-from gpu import StandinDevice, install_standin
 from optgen_optim import LAMB, AdamW
+from support.gpu import StandinDevice, install_standin
 
 from optgen.runtime import cuda_device
 from optgen.runtime.cuda_device import CudaDevice
@@ -85,7 +85,7 @@ class TestStreams:
 import threading, torch, standin
 standin.load()
 from optgen.runtime.cuda_device import CudaDevice, cuda_device
-from gpu import install_standin
+from support.gpu import install_standin
 gpu = install_standin()
 from optgen_optim import AdamW
 def step():

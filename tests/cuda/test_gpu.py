@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_training import CASES, SHAPES, draw, new, set_grads, train
 from optgen_optim import AdamW, AdamW8bit
 from runtime.training import same, snapshot
+from support.cuda_training import CASES, SHAPES, draw, new, set_grads, train
 from torch import Tensor, nn
 
 from optgen.runtime.cuda_device import cuda_device
@@ -419,7 +419,7 @@ def test_paged_states_are_those_of_ordinary_ones(
 
 SCRIPT = """
 import torch
-from cuda_training import CASES, new, train
+from support.cuda_training import CASES, new, train
 for name, settings in CASES.values():
     opt, params = new(name, device="cuda", **settings)
     train(opt, params, 2)

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import optimizer_class, rows
-from cuda_training import CASES, SHAPES, draw, new, train
 from runtime.training import same, snapshot
-from targets import require_standin
+from support.catalogue import optimizer_class, rows
+from support.cuda_training import CASES, SHAPES, draw, new, train
+from support.targets import require_standin
 
 pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 
 import standin
-from gpu import StandinDevice
+from support.gpu import StandinDevice
 
 from optgen.runtime import capture, cuda_device, engines, torch_math
 from optgen.runtime import settings as runtime_settings

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_training import ADAFACTOR, CASES, SHAPES, cls, draw, new, train
 from runtime.training import same, snapshot
-from targets import require_standin
+from support.cuda_training import ADAFACTOR, CASES, SHAPES, cls, draw, new, train
+from support.targets import require_standin
 
 pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 
 import standin
-from gpu import StandinDevice
+from support.gpu import StandinDevice
 
 from optgen.runtime import cuda_device, cuda_engine, targets
 from optgen.runtime.rule import Rule
@@ -196,7 +196,7 @@ SANITIZED = """
 import sys
 from pathlib import Path
 import torch
-from gpu import install_standin
+from support.gpu import install_standin
 install_standin()
 import optgen, optgen_optim
 from optgen.runtime.rule import Rule

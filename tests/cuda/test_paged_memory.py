@@ -16,10 +16,10 @@ import torch
 
 pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 
-from catalogue import optimizer_class, rows
 from optgen_optim import AdamW, AdamW8bit, PagedAdamW, PagedAdamW8bit
-from paged import LARGE, MANAGED, SHAPES, held, live, make_params, snapshot_of, taken, trained
 from runtime.training import same, snapshot, train
+from support.catalogue import optimizer_class, rows
+from support.paged import LARGE, MANAGED, SHAPES, held, live, make_params, snapshot_of, taken, trained
 
 from optgen.codecs import PAGED_NUMEL
 from optgen.runtime import loans
@@ -61,7 +61,7 @@ class TestFreedMemory:
 import torch, standin
 driver = standin.load()
 driver.configure(concurrent_managed_access={kind == MANAGED})
-from gpu import install_standin
+from support.gpu import install_standin
 install_standin()
 from optgen_optim import PagedAdamW
 param = torch.ones(120_000, requires_grad=True)

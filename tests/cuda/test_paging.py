@@ -16,7 +16,8 @@ import copy
 import gc
 
 from optgen_optim import LAMB, AdamW, AdamW8bit, PagedAdamW, PagedAdamW8bit
-from paged import (
+from runtime.training import same, snapshot, train
+from support.paged import (
     LARGE,
     PINNED,
     SHAPES,
@@ -30,7 +31,6 @@ from paged import (
     taken,
     trained,
 )
-from runtime.training import same, snapshot, train
 
 import optgen
 from optgen.codecs import PAGED_NUMEL

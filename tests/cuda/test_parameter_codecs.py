@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from codec_kernels import OF_PARAMETERS, RUNS, Guarded, Job, Kernels, floats, load, on_device, same_bits
+from support.codec_kernels import OF_PARAMETERS, RUNS, Guarded, Job, Kernels, floats, load, on_device, same_bits
 from torch import Tensor
 
 from optgen.codecs import PARAMETER_CODECS

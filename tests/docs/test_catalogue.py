@@ -10,7 +10,7 @@ import sys
 import make_catalogue
 import optgen_optim
 import pytest
-from compiling import ROOT, stock_package
+from support.compiling import ROOT, stock_package
 
 from optgen.explanation import ClassInfo
 from optgen.page.equations import resolved

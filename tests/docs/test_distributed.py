@@ -6,8 +6,8 @@ import math
 import re
 
 import pytest
-from compiling import ROOT
 from distributed_bounds import ADAM, CASES, MEAN, RATE, SIGNED, SQUARE, STEPS, UNSIGNED, drift, norms
+from support.compiling import ROOT
 
 PAGE = ROOT / "docs" / "distributed.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from compiling import ROOT, compiled
+from support.compiling import ROOT, compiled
 
 from optgen.ir.nodes import FUNCTIONS, REDUCTIONS, WINDOWS
 from optgen.ir.scope import FACTS

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from compiling import ROOT, stock_package
+from support.compiling import ROOT, stock_package
 from typer.main import get_command
 from typer.testing import CliRunner
 

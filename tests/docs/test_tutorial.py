@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from compiling import ROOT
-from machine import require_compiler
+from support.compiling import ROOT
+from support.machine import require_compiler
 from typer.testing import CliRunner
 
 from optgen.cli import app

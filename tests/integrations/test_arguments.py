@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_gpt2 import quiet, tiny_gpt2
+from support.tiny_gpt2 import quiet, tiny_gpt2
 
 from optgen.integrations.overrides import override_modules, override_names
 from optgen.integrations.transformers import SERVED, optimizer

@@ -8,7 +8,7 @@ from typing import Any
 import optgen_optim
 import pytest
 import torch
-from tiny_gpt2 import Text, assert_same, tiny_gpt2
+from support.tiny_gpt2 import Text, assert_same, tiny_gpt2
 
 from optgen.integrations.overrides import override_modules
 

@@ -11,7 +11,7 @@ from typing import Any
 import optgen_optim
 import pytest
 import torch
-from tiny_gpt2 import Text, quiet, tiny_gpt2
+from support.tiny_gpt2 import Text, quiet, tiny_gpt2
 
 from optgen.integrations.transformers import NOT_SERVED, SERVED, optimizer
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from optgen_optim import GlobalOptimManager
-from tiny_gpt2 import Text, assert_same, quiet, tiny_gpt2
+from support.tiny_gpt2 import Text, assert_same, quiet, tiny_gpt2
 
 from optgen.integrations.transformers import SERVED, optimizer
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_gpt2 import Text, tiny_gpt2
+from support.tiny_gpt2 import Text, tiny_gpt2
 
 pytest.importorskip("transformers")
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 import pytest
-from compiling import PROBE, probe, refusal
+from support.compiling import PROBE, probe, refusal
 
 EXPECTED = Path(__file__).parent / "diagnostics.txt"
 BODIES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from compiling import compiled
+from support.compiling import compiled
 
 from optgen.ir.dump import dump, text
 from optgen.ir.formula import atom

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compiling import compiled, refusal
+from support.compiling import compiled, refusal
 
 SPEC = """\
 name: probe

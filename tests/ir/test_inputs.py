@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from compiling import ROOT, compiled, refusal, write_spec
+from support.compiling import ROOT, compiled, refusal, write_spec
 
 from optgen.compiler import check_specs
 from optgen.diagnostics import SpecError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compiling import refusal, write_spec
+from support.compiling import refusal, write_spec
 
 import optgen
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from compiling import compiled, probe
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.compiling import compiled, probe
 
 from optgen.diagnostics import SpecError
 

@@ -31,13 +31,13 @@ from functools import cache
 from itertools import cycle, product
 from typing import Any
 
-from catalogue import all_rows, families, required, rows, values_of
 from oracles.declared import Hyper, Row, State, holds, is_off
 from oracles.rounding import ROUNDINGS
 from oracles.spec_oracle import wanted_storage
 from oracles.storage import BITS, CODECS
 from oracles.storage import DTYPES as TORCH
-from pairs import Axes, Case, Pairs, all_pairs, full_product, label, one_at_a_time, spread
+from support.catalogue import all_rows, families, required, rows, values_of
+from support.pairs import Axes, Case, Pairs, all_pairs, full_product, label, one_at_a_time, spread
 
 DTYPES = ("fp32", "bf16", "fp16")
 COMPILED = ("cpu", "cuda")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from targets import GPU, ready
+from support.targets import GPU, ready
 
 
 @pytest.fixture(params=["torch", "cpu", "cuda", pytest.param(GPU, marks=pytest.mark.gpu)])

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from catalogue import make_oracle, optimizer_class
 from oracles import Oracle
 from oracles.ball import Ball
 from oracles.base import array
 from oracles.rounding import KEPT, Rounding, decoded
 from oracles.spec_oracle import SpecOracle
 from oracles.storage import DTYPES, decode
+from support.catalogue import make_oracle, optimizer_class
 
 from numerics.bounds import assert_codes, assert_meaningful, assert_within
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import accepted, optimizer_class, required, rows
-from machine import require_compiler
+from support.catalogue import accepted, optimizer_class, required, rows
+from support.machine import require_compiler
 
 from numerics.harness import set_grads
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 from _pytest.mark import ParameterSet
-from catalogue import accepted, rows
 from oracles.spec_oracle import SpecOracle
 from oracles.storage import DTYPES
-from pairs import Case
-from targets import GPU, ready
+from support.catalogue import accepted, rows
+from support.pairs import Case
+from support.targets import GPU, ready
 
 from numerics.cases import compiled, full, paired, settings_of, swept
 from numerics.harness import FEW, NAMES, Duel, duel, make_grads

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from catalogue import optimizer_class, rows
 from oracles import AdamOracle, LarsOracle
 from oracles.ball import Ball
 from oracles.base import array
 from oracles.storage import code_book, decode
+from support.catalogue import optimizer_class, rows
 
 from numerics.bounds import assert_within
 from numerics.harness import NAMES, STEPS, make_grads, make_params, set_grads, targeted

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import all_rows, optimizer_class, required, values_of
 from oracles.declared import Choice, Hyper, Refusal, Row, another
+from support.catalogue import all_rows, optimizer_class, required, values_of
 
 pytest.importorskip("optgen_optim")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from catalogue import make_oracle, optimizer_class
 from oracles.rounding import KEPT, ROUNDINGS
+from support.catalogue import make_oracle, optimizer_class
 
 from numerics.harness import Duel, duel, make_grads, make_params, targeted
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from catalogue import optimizer_class, rows
 from oracles.ball import HOST, ULP, Ball, maximum, minimum, norm, sqrt, where
 from oracles.base import array
 from runtime.training import same
+from support.catalogue import optimizer_class, rows
 
 from numerics.bounds import assert_within
 from numerics.harness import set_grads, targeted

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import optimizer_class, required, rows
+from support.catalogue import optimizer_class, required, rows
 
 from numerics.harness import NAMES, duel, make_grads, set_grads, targeted
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import make_oracle, optimizer_class, rows
-from machine import require_compiler
-from targets import GPU, require_standin
+from support.catalogue import make_oracle, optimizer_class, rows
+from support.machine import require_compiler
+from support.targets import GPU, require_standin
 
 from numerics.bounds import assert_few_ulps
 from numerics.harness import NAMES, STEPS, Duel, make_grads, make_params, set_grads, targeted

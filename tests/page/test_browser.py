@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import measured, screenshot, why_no_chromium
-from compiling import stock_package
+from support.browser import measured, screenshot, why_no_chromium
+from support.compiling import stock_package
 
 from optgen.page import write_page
 

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 import pytest
-from compiling import stock_package
+from support.compiling import stock_package
 
 from optgen.page.equations import lines
 from optgen.page.mathml import Printer

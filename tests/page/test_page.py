@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from compiling import stock_package
+from support.compiling import stock_package
 from typer.testing import CliRunner
 
 from optgen.cli import app

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from catalogue import make_oracle, optimizer_class
 from numerics.bounds import assert_within
 from runtime.training import same, set_grads, snapshot, train
+from support.catalogue import make_oracle, optimizer_class
 from torch import Tensor, nn
 
 from optgen.runtime import bitsandbytes_form

@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from catalogue import optimizer_class
 from numerics.bounds import assert_within
 from numerics.harness import NAMES, STEPS, make_grads, make_params, set_grads, targeted
 from oracles import AdEMAMixOracle, LarsOracle, Oracle
 from oracles.ball import Ball
 from oracles.base import array
 from oracles.storage import code_book, decode
-from torch_balls import TorchOnBalls
+from support.catalogue import optimizer_class
+from support.torch_balls import TorchOnBalls
 
 pytest.importorskip("optgen_optim")
 

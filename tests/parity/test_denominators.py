@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from independent_rules import (
+from oracles.ball import Ball, maximum, mean, sqrt
+from support.independent_rules import (
     Case,
     Rule,
     average,
     clipped,
 )
-from oracles.ball import Ball, maximum, mean, sqrt
 
 optgen_optim = pytest.importorskip("optgen_optim")
 

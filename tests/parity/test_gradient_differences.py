@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from independent_rules import (
+from oracles.ball import Ball, maximum, norm, sqrt
+from support.independent_rules import (
     Case,
     Rule,
     average,
 )
-from oracles.ball import Ball, maximum, norm, sqrt
 
 optgen_optim = pytest.importorskip("optgen_optim")
 

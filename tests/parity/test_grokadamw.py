@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from independent_rules import (
+from oracles.ball import Ball, minimum, norm, sqrt
+from support.independent_rules import (
     STEPS,
     Case,
     Rule,
@@ -14,7 +15,6 @@ from independent_rules import (
     make_params,
     set_grads,
 )
-from oracles.ball import Ball, minimum, norm, sqrt
 
 optgen_optim = pytest.importorskip("optgen_optim")
 

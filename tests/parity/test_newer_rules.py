@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from independent_rules import (
+from support.independent_rules import (
     assert_moved,
     copies,
     make_grads,

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from independent_rules import (
+from oracles.ball import Ball, maximum, minimum, sqrt, total
+from support.independent_rules import (
     STEPS,
     Rule,
     array,
@@ -19,7 +20,6 @@ from independent_rules import (
     make_params,
     set_grads,
 )
-from oracles.ball import Ball, maximum, minimum, sqrt, total
 
 optgen_optim = pytest.importorskip("optgen_optim")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from independent_rules import (
+from oracles.ball import Ball, sqrt
+from support.independent_rules import (
     STEPS,
     Rule,
     assert_inside,
@@ -19,7 +20,6 @@ from independent_rules import (
     make_params,
     set_grads,
 )
-from oracles.ball import Ball, sqrt
 
 optgen_optim = pytest.importorskip("optgen_optim")
 

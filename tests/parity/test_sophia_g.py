@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from independent_rules import (
+from oracles.ball import Ball, maximum
+from support.independent_rules import (
     STEPS,
     Rule,
     array,
@@ -18,7 +19,6 @@ from independent_rules import (
     make_params,
     set_grads,
 )
-from oracles.ball import Ball, maximum
 
 optgen_optim = pytest.importorskip("optgen_optim")
 

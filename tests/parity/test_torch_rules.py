@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from catalogue import optimizer_class
 from numerics.bounds import assert_within
 from numerics.harness import NAMES, STEPS, make_grads, make_params, set_grads, targeted
-from torch_balls import TorchOnBalls
+from support.catalogue import optimizer_class
+from support.torch_balls import TorchOnBalls
 
 pytest.importorskip("optgen_optim")
 

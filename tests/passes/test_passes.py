@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiling import PROBE, stock_units
-from interpreter import run
-from plan_settings import settings
+from support.compiling import PROBE, stock_units
+from support.interpreter import run
+from support.plan_settings import settings
 
 from optgen.codecs import SMALLEST_ABSMAX
 from optgen.diagnostics import Reporter

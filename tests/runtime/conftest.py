@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from machine import sweep_or_skip
+from support.machine import sweep_or_skip
 
 from optgen.runtime import sweep
 

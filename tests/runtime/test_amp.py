@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import optimizer_class, rows
-from compiling import ROOT
+from support.catalogue import optimizer_class, rows
+from support.compiling import ROOT
 from torch import Tensor, nn
 
 import optgen

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import optimizer_class, required, rows
+from support.catalogue import optimizer_class, required, rows
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 

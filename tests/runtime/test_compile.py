@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import optimizer_class
+from support.catalogue import optimizer_class
 from torch import Tensor, nn
 
 from runtime.training import same, snapshot

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from machine import require_compiler
 from optgen_optim import LAMB, AdamW, AdamW8bit, PytorchLARS
+from support.machine import require_compiler
 from torch import nn
 
 from optgen.runtime import targets

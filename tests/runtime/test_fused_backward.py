@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 import torch.utils.checkpoint
-from catalogue import optimizer_class, required, rows
-from compiling import ROOT
-from machine import require_compiler
 from optgen_optim import LAMB, SGD, Adafactor, AdamW, AdamW8bit
-from targets import ready
+from support.catalogue import optimizer_class, required, rows
+from support.compiling import ROOT
+from support.machine import require_compiler
+from support.targets import ready
 from torch import Tensor, nn
 
 from runtime.training import same, saved, snapshot
@@ -128,7 +128,7 @@ def test_backward_needs_the_memory_of_one_gradient(name: str) -> None:
     """Without fused_backward all gradients are there at the end of backward: as much as the weights."""
     require_compiler()
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "peak_backward.py", name],
+        [sys.executable, ROOT / "tests" / "support" / "peak_backward.py", name],
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optgen_optim
 import pytest
-from machine import require_compiler
+from support.machine import require_compiler
 
 ROOT = Path(__file__).parents[2]
 CUDA = ("cuda_engine", "cuda_device", "cuda_target", "paging", "portions", "building.nvcc", "building.nvidia")

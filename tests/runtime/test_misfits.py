@@ -7,8 +7,8 @@ from typing import Any
 import optgen_optim
 import pytest
 import torch
-from catalogue import accepted, optimizer_class, required
 from optgen_optim import LARS, Adam, AdamW, AdamW8bit
+from support.catalogue import accepted, optimizer_class, required
 
 from runtime.training import make_params, same, saved, snapshot, train
 

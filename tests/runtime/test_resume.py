@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import exists, families, optimizer_class, required, rows, values_of
 from oracles.declared import State
+from support.catalogue import exists, families, optimizer_class, required, rows, values_of
 from torch import nn
 
 from optgen.codecs import CODECS
@@ -228,7 +228,7 @@ OWN = [(name, codecs_of(name)[0]) for name in dict(IN_KERNELS)]  # every class i
 
 
 def check_in_kernels(name: str, codec: str) -> None:
-    from machine import require_compiler
+    from support.machine import require_compiler
 
     require_compiler()
     opt = check(name, stored(name, codec) | {"target": "cpu"})

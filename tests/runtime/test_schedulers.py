@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import families, optimizer_class, required, rows
 from optgen_optim import LARS, AdamW, AdamW8bit, StableAdamW
+from support.catalogue import families, optimizer_class, required, rows
 from torch import Tensor
 from torch.optim import lr_scheduler, swa_utils
 

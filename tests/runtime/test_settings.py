@@ -11,8 +11,8 @@ import numpy as np
 import optgen_optim
 import pytest
 import torch
-from catalogue import required
 from optgen_optim import LAMB, LARS, Adam, AdamW, AdamW8bit, LAMB8bit, PagedAdamW8bit, PytorchLARS, create
+from support.catalogue import required
 
 from runtime.training import make_params, same, saved, snapshot, train
 

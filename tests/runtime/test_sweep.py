@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from machine import require_compiler, sweep_or_skip
 from optgen_optim import AdamW, AdamW8bit
+from support.machine import require_compiler, sweep_or_skip
 from torch import Tensor, nn
 
 from optgen.runtime import sweep

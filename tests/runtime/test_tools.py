@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import optimizer_class, required, rows
 from optgen_optim import AdamW, AdamW8bit
+from support.catalogue import optimizer_class, required, rows
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 

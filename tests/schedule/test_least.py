@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compiling import FAMILIES, compiled, stock_classes, stock_units
-from least import WEIGHT_BYTES, least_bytes
-from plan_settings import SUMS_OVER_ALL, settings
+from support.compiling import FAMILIES, compiled, stock_classes, stock_units
+from support.least import WEIGHT_BYTES, least_bytes
+from support.plan_settings import SUMS_OVER_ALL, settings
 
 from optgen.compiler import Unit
 from optgen.schedule.traffic import traffic

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
-from compiling import FAMILIES, stock_classes, stock_units
-from plan_settings import MOST, SUMS_OVER_ALL, settings
+from support.compiling import FAMILIES, stock_classes, stock_units
+from support.plan_settings import MOST, SUMS_OVER_ALL, settings
 
 from optgen.explanation import ClassInfo
 from optgen.ir.formula import TRUE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compiling import write_spec
+from support.compiling import write_spec
 
 import optgen
 

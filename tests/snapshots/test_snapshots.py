@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from compiling import ROOT
+from support.compiling import ROOT
 
 from optgen.compiler import compile_specs
 from optgen.emit.writer import check

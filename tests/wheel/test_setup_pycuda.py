@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import setup_pycuda
-from machine import require_compiler
+from support.machine import require_compiler
 
 SKIP = "OPTGEN_SKIP_PYCUDA=1 make test"
 PYTHON = Path(sys.executable)

@@ -12,7 +12,7 @@ from optgen.diagnostics import SpecError
 from optgen.explanation import ClassInfo
 from optgen.schedule.plan import Plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STOCK = sorted(p for p in (ROOT / "specs").glob("*.yaml") if p.stem not in ("shared", "variants"))
 FAMILIES = sorted({p.stem for p in (*STOCK, *(ROOT / "tests" / "specs").glob("*.yaml"))})
 TESTED = sorted((ROOT / "tests" / "specs").glob("*.yaml"))

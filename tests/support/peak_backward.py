@@ -15,8 +15,9 @@ from typing import Any
 
 import optgen_optim
 import torch
-from resident import resident
 from torch import nn
+
+from support.resident import resident
 
 LAYERS, WIDTH = 12, 1024  # 12 weights of 4 MiB in float32
 

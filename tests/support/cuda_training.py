@@ -7,12 +7,12 @@ from typing import Any
 
 import optgen_optim
 import torch
-from catalogue import required
-from compiling import ROOT
 from runtime.training import snapshot
 from torch import Tensor
 
 import optgen
+from support.catalogue import required
+from support.compiling import ROOT
 
 ADAFACTOR = ROOT / "tests" / "specs" / "adafactor.yaml"
 # Bands, blocks that end early, more chunks than a grid of the stand-in has blocks.

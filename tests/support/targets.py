@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from gpu import StandinDevice, install_standin
-from machine import require_compiler, why_no_gpu
 
 from optgen.runtime.building import nvidia
+from support.gpu import StandinDevice, install_standin
+from support.machine import require_compiler, why_no_gpu
 
 GPU = "gpu"  # the cuda target on a real device, where tests call the one on the stand-in "cuda"
 

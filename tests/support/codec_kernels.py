@@ -17,7 +17,7 @@ import torch
 from standin.texts import cubin
 from torch import Tensor
 
-INCLUDE = Path(__file__).parents[1] / "templates" / "include"
+INCLUDE = Path(__file__).parents[2] / "templates" / "include"
 RUNS = (4, 8)
 TEXT = """
 #include <optgen/cuda.h>

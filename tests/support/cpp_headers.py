@@ -15,7 +15,7 @@ from torch import Tensor
 from optgen.codecs import Codec, ParameterCodec
 from optgen.runtime.draws import Draw
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 INCLUDE = ROOT / "templates" / "include"
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 WARNINGS = ("-Wall", "-Wextra", "-Werror")

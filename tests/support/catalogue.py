@@ -18,7 +18,7 @@ import torch
 from oracles.declared import Choice, Hyper, Row, State, another, holds, load_catalogue, load_spec
 from oracles.spec_oracle import SpecOracle
 
-OWN_SPECS = Path(__file__).parent / "specs"
+OWN_SPECS = Path(__file__).parents[1] / "specs"
 OWN = "own."  # the prefix of classes of tests/specs
 
 

@@ -15,14 +15,22 @@ import torch
 from support.machine import why_no_gpu
 from support.targets import ready
 
+from optgen.runtime.building.compilers import find_compiler
+from optgen.runtime.building.headers import parse_headers
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Of what the compiler makes, tests look at results, which no flag changes; tests of its speed say so themselves.
+    os.environ.setdefault("OPTGEN_CXXFLAGS", "-O1")
     if "OPTGEN_CACHE_DIR" not in os.environ:
         # One folder for the session and all its xdist workers (which inherit the variable), kept between sessions:
         # entries are keyed by content, so that a kernel is compiled once until it changes.
         cache = Path(tempfile.gettempdir()) / f"optgen-test-cache-{os.getuid()}"
         cache.mkdir(mode=0o700, exist_ok=True)
         os.environ["OPTGEN_CACHE_DIR"] = str(cache)
+    compiler = None if hasattr(config, "workerinput") else find_compiler()
+    if compiler is not None:
+        parse_headers(compiler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -13,14 +13,15 @@ Cases that a class refuses are not among them; tests/numerics/test_refusals.py m
 
 What CI holds, of each family (a kernel is one compilation of a second or so, plain torch has none):
 
-- `swept`, target torch, the family's first class: every value of every axis once;
-- `paired`, target torch, all classes: all pairs of a setting's value with any other axis's (each rounding of
-  parameters with each setting, but not with each storage of states);
+- `paired`, target torch, all classes: every value of every axis, and all pairs of a setting of the rule's own with any
+  other axis's values; of the storages, those that differ in the rule's code (`FORMS`), and a few others in turn. Values
+  of what rules share meet each other over all families, whose code for it is one template's;
 - `compiled`, targets cpu and cuda (on the stand-in): a few cases each, with the values that have met least in the
   families before, so that over all families nearly every pair of what they share meets on each of them.
 
-What `-m full` holds besides (`full`): `swept` on the cpu and the cuda target as well; and the product of class, target,
-dtype and storage, each with one further axis at another value in turn.
+What `-m full` holds besides (`full`): every value of every axis alone, on each target, for each family's first class;
+all pairs of settings with everything, on the torch target; and the product of class, target, dtype and storage, each
+with one further axis at another value in turn.
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ DECIDE_STORAGE = ("optim_bits", "codec", "block_wise", "block_size")  # what of 
 BLOCKS = {name: codec.block for name, codec in CODECS.items()}
 OTHER_BLOCK = 64  # a block size that is no codec's own
 KERNELS = 3  # of each family and compiled target in CI
+STORED_OTHERWISE = 3  # of each family on the torch target in CI, besides FORMS
+FORMS = (
+    "fp32",
+    "int8",
+    "int8/tensor",
+)  # numbers as they are; codes with a scale a block; with one found in a pass more
 
 # Settings of shared.yaml that the matrix leaves alone, and why.
 ELSEWHERE = {
@@ -225,21 +232,19 @@ def named(found: list[Case] | Iterator[Case], whole: Axes) -> dict[str, Case]:
     return result
 
 
-def swept() -> dict[str, Case]:
-    """Every axis in full, one at a time, for the first class of each family."""
-    cases = {}
-    for names in families(all_rows()).values():
-        whole = axes(names[:1], ("torch",))
-        cases.update(named(one_at_a_time(whole, valid), whole))
-    return cases
-
-
 def paired() -> dict[str, Case]:
-    """All pairs of settings with everything, over all classes of each family, on the torch target."""
+    """Every axis, and all pairs of a rule's own settings with everything, over all classes, on the torch target."""
     cases = {}
+    met = Pairs()
+    stored = cycle(name for name in storages() if name not in FORMS)
     for names in families(all_rows()).values():
         whole = axes(names, ("torch",))
-        cases.update(named(all_pairs(whole, valid, APART), whole))
+        family = all_rows()[names[0]].family
+        shared = [name for name in whole if name not in family.own and name not in family.inputs]
+        formed = whole | {"storage": tuple(name for name in whole["storage"] if name in FORMS)}
+        found = all_pairs(formed, valid, shared, met)
+        found += spread(whole, valid, met, [{"storage": next(stored)} for _ in range(STORED_OTHERWISE)])
+        cases.update(named(found, whole))
     return cases
 
 
@@ -258,13 +263,15 @@ def compiled() -> dict[str, Case]:
 
 
 def full() -> dict[str, Case]:
-    """Every axis in full on compiled targets; the product of class, target, dtype, storage, one more axis in turn."""
+    """Every axis in full, one at a time; all pairs; the product of class, target, dtype, storage, one more axis in turn."""
     cases = {}
     for names in families(all_rows()).values():
-        kernels = axes([name for name in names if not all_rows()[name].torch_only][:1], COMPILED)
-        for target in COMPILED:
-            alone = kernels | {"target": (target,)}
+        first = axes([name for name in names if not all_rows()[name].torch_only][:1], COMPILED)
+        for target in ("torch", *COMPILED):
+            alone = first | {"target": (target,)}
             cases.update(named(one_at_a_time(alone, valid), alone))
+        plain = axes(names, ("torch",))
+        cases.update(named(all_pairs(plain, valid, APART), plain))
         whole = axes(names, ("torch", *COMPILED))
         usual = {name: values[0] for name, values in whole.items()}
         inner = {name: values for name, values in whole.items() if name not in FIXED}

@@ -1,7 +1,8 @@
 """No argument is accepted and then ignored: each changes what a step does, or is refused.
 
-Here that is tried class by class for the rules of bitsandbytes and torch. For all rules the matrix shows it: its oracle
-takes every setting of a rule at other values than the default, and follows what the spec says of them.
+Here that is tried for a class of each rule of bitsandbytes and torch, and of the other classes that each argument
+reaches the settings which the rule reads. For all rules the matrix shows it: its oracle takes every setting of a rule at
+other values than the default, and follows what the spec says of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.catalogue import accepted, optimizer_class, required, rows
+from support.catalogue import accepted, families, optimizer_class, required, rows
 from support.machine import require_compiler
 
 from numerics.harness import set_grads
@@ -70,6 +71,7 @@ TRIED = (
     "adam", "lamb", "lars", "sgd", "adagrad", "rmsprop", "lion", "ademamix",
     "nadam", "radam", "adamax", "adadelta", "rprop", "asgd",
 )  # fmt: skip
+FIRST = [names[0] for family, names in families(rows()).items() if family in TRIED]
 TRUST_RATIO = {"lamb": ("lamb", "none"), "lars": ("none", "lars")}
 LAMB_UNORM = (1.0, 0.5)  # with trust_ratio="lamb", 1 or more never binds
 NO_EFFECT_ON_CPU = {"is_paged"}  # documented: all memory of a CPU is ordinary
@@ -143,7 +145,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "argument" in metafunc.fixturenames:
         cases = []
         for name, row in rows().items():
-            if row.family.name not in TRIED:
+            if name not in FIRST:
                 continue
             for argument in sorted(accepted(name).keys() - NO_EFFECT_ON_CPU):
                 for bits in [8] if row.bits == 8 else [32, 8] if "min_8bit_size" in accepted(name) else [32]:
@@ -169,6 +171,22 @@ def test_no_argument_is_ignored(name, argument, bits) -> None:
         assert argument == "capturable", error
         return  # refused, not ignored
     assert not same(usual, other), f"{name}({argument}={changed[argument]!r}) changed nothing"
+
+
+@pytest.mark.parametrize("name", [name for name, row in rows().items() if row.family.name in TRIED])
+def test_every_argument_reaches_the_settings(name) -> None:
+    def settings_with(argument: str, place: int) -> dict[str, Any]:
+        arguments = context(name, argument) | {argument: values_of(name, argument)[place]}
+        opt = optimizer_class(name)([torch.nn.Parameter(torch.zeros(SIZE))], **arguments)
+        return {**opt.defaults, "target": opt.param_groups[0]["target"]}
+
+    for argument in sorted(accepted(name).keys() - NO_EFFECT_ON_CPU):
+        usual = settings_with(argument, 0)
+        try:
+            other = settings_with(argument, 1)
+        except (ValueError, NotImplementedError):
+            continue  # refused, not ignored
+        assert usual != other, f"{name}({argument}={values_of(name, argument)[1]!r}) reaches nothing"
 
 
 ARGS = {

@@ -13,7 +13,7 @@ from support.catalogue import accepted, rows
 from support.pairs import Case
 from support.targets import GPU, ready
 
-from numerics.cases import compiled, full, paired, settings_of, swept
+from numerics.cases import compiled, full, paired, settings_of
 from numerics.harness import FEW, NAMES, Duel, duel, make_grads
 
 optgen_optim = pytest.importorskip("optgen_optim")
@@ -26,7 +26,7 @@ MEANINGFUL = 0.8
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    wanted = {"swept": swept, "paired": paired, "compiled": compiled, "anything": full}
+    wanted = {"paired": paired, "compiled": compiled, "anything": full}
     for name, cases in wanted.items():
         if name in metafunc.fixturenames:
             # The full product is thousands of cases: made only where they are asked for.
@@ -78,10 +78,6 @@ def run(case: Case) -> None:
             it.call(method, make_grads(it.params, STEPS + 1, grad_dtype, nonfinite=False))
             it.check_group()
     assert len(it.vague) <= (1 - MEANINGFUL) * STEPS * len(it.names), it.vague[0]
-
-
-def test_every_axis(swept: Case) -> None:
-    run(swept)
 
 
 def test_all_pairs(paired: Case) -> None:

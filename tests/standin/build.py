@@ -21,7 +21,7 @@ SOURCES = HERE / "driver"
 NVCC = HERE / "nvcc"
 SONAME = "libcuda.so.1"
 CXX = os.environ.get("CXX", "g++")
-FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-shared", f"-Wl,-soname,{SONAME}"]
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-shared", f"-Wl,-soname,{SONAME}"]
 SANITIZE_FLAGS = ["-g1", "-fno-omit-frame-pointer", "-fsanitize=address"]
 NOT_SUPPORTED = 801
 

@@ -46,11 +46,14 @@ def near(start: Case, axes: Axes, valid: Valid) -> Case | None:
     return None
 
 
-def all_pairs(axes: Axes, valid: Valid = _anything, apart: Collection[str] = ()) -> list[Case]:
+def all_pairs(
+    axes: Axes, valid: Valid = _anything, apart: Collection[str] = (), met: Pairs | None = None
+) -> list[Case]:
     """A greedy cover: each case takes, axis by axis, the value that meets most pairs which no case has met yet.
 
     `valid` is asked of partial cases too (axes not named are still open). Pairs that are in no valid case are left out,
-    and so are those of two axes that are both among `apart`.
+    and so are those of two axes that are both among `apart`. Where values meet equally many, the one that has met the
+    others least in the cases of `met` is taken; `met` goes on.
     """
     both = [(a, b) for a, b in combinations(axes, 2) if not (a in apart and b in apart)]
     pairs = [(a, x, b, y) for a, b in both for x, y in product(axes[a], axes[b])]
@@ -65,9 +68,15 @@ def all_pairs(axes: Axes, valid: Valid = _anything, apart: Collection[str] = ())
         for name in axes:
             if name not in (a, b):
                 choices = [case | {name: value} for value in axes[name]]
-                choices.sort(key=lambda choice: -sum(pair in missing for pair in _pairs_with(name, choice, axes)))
-                case = next(choice for choice in choices if valid(choice))
+                choices = [choice for choice in choices if valid(choice)]
+                new = [sum(pair in missing for pair in _pairs_with(name, choice, axes)) for choice in choices]
+                choices = [choice for choice, count in zip(choices, new, strict=True) if count == max(new)]
+                if met is not None and len(choices) > 1:
+                    choices.sort(key=lambda choice: met.familiar(choice, name))
+                case = choices[0]
         cases.append(case)
+        if met is not None:
+            met.add(case)
         for (a, x), (b, y) in combinations(case.items(), 2):
             missing.pop((a, x, b, y), None)
     return cases

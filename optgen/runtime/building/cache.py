@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from optgen.runtime.building.compilers import (
     why_no_compiler,
 )
 from optgen.runtime.building.entries import CompileError, Hash, Kernel, Loader, cache_size, clear_cache, words
+from optgen.runtime.building.headers import parsed_headers
 from optgen.runtime.building.private_dir import cache_dir
-from optgen.runtime.building.programs import FORMAT_VERSION, Candidate
+from optgen.runtime.building.programs import FORMAT_VERSION, Candidate, Output
 
 __all__ = [
     "Candidate",
@@ -65,12 +66,19 @@ def shared_library(source: Path, defines: Mapping[str, str], compiler: Compiler)
             compiler=compiler.path,
             key=lambda: _entry_key(source, defines, compiler, openmp),
             name=lambda key: f"{source.stem}-{key[:32]}.so",
-            build=lambda output, folder: compile_library(compiler, [*arguments, "-o", str(output)], folder),
+            build=lambda output, folder: _compile(compiler, [*arguments, "-o", str(output)], folder),
             load=lambda entry, _: ctypes.CDLL(str(entry)),
             advice=ADVICE,
             unloadable=lambda directory: f"If {directory} is mounted noexec, set OPTGEN_CACHE_DIR to another folder.",
         )
     )
+
+
+def _compile(compiler: Compiler, arguments: Sequence[str], folder: Path) -> Output:
+    """Compile with the headers that are parsed already; where that fails, say what the compiler says without them."""
+    headers = parsed_headers(compiler)
+    done = compile_library(compiler, [*headers, *arguments], folder)
+    return compile_library(compiler, arguments, folder) if done.status != 0 and headers else done
 
 
 def _entry_key(source: Path, defines: Mapping[str, str], compiler: Compiler, openmp: str | None) -> str:

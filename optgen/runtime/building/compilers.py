@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ class Compiler:
 def find_compiler() -> Compiler | None:
     """Return the first compiler that builds OpenMP C++17, or None.
 
-    `$OPTGEN_CXX` alone is tried where it is set; otherwise `$CXX`, g++, clang++ and c++, in this order.
+    `$OPTGEN_CXX` alone is tried where it is set; otherwise `$CXX`, g++, clang++ and c++, in this order. The words of
+    `$OPTGEN_CXXFLAGS` stand behind all other flags.
     """
     for candidate in compiler_candidates():
         if candidate.compiler is not None:
@@ -102,18 +104,24 @@ def compiler_candidates() -> Iterator[Candidate[Compiler]]:
         wanted = [(own, "CXX")] if own else []
         wanted += [(name, "PATH") for name in ("g++", "clang++", "c++")]
     for name, origin in wanted:
-        yield _examine(name, origin, os.environ.get("PATH", os.defpath), str(cache_dir()))
+        more = os.environ.get("OPTGEN_CXXFLAGS", "")
+        yield _examine(name, origin, os.environ.get("PATH", os.defpath), str(cache_dir()), more)
 
 
 @functools.lru_cache(maxsize=64)
-def _examine(name: str, origin: str, search_path: str, directory: str) -> Candidate[Compiler]:
+def _examine(name: str, origin: str, search_path: str, directory: str, more: str) -> Candidate[Compiler]:
     """Look at one candidate, once a process."""
     if os.name == "nt":
         return Candidate(name, origin, None, "building kernels is not supported on Windows")
     command = resolve(name, search_path)
     if command is None:
         return Candidate(name, origin, None, "not found")
-    found = examine("compiler", command, processor(), Path(directory), _read, lambda folder: _probe(command, folder))
+    try:
+        own = tuple(shlex.split(more))
+    except ValueError as error:
+        return Candidate(name, origin, None, f"OPTGEN_CXXFLAGS is no list of words: {error}")
+    facts = "\0".join((processor(), *own))
+    found = examine("compiler", command, facts, Path(directory), _read, lambda folder: _probe(command, own, folder))
     return Candidate(name, origin, None, found) if isinstance(found, str) else Candidate(name, origin, found)
 
 
@@ -127,7 +135,7 @@ def _read(fields: Any) -> Compiler:
     )
 
 
-def _probe(command: tuple[str, ...], temporary: Path) -> Compiler | str:
+def _probe(command: tuple[str, ...], own: tuple[str, ...], temporary: Path) -> Compiler | str:
     """Try the compiler out; return it, or the reason why it cannot serve."""
     version = run((*command, "--version"), temporary, PROBE_TIMEOUT_SECONDS)
     if version.status != 0:
@@ -137,7 +145,7 @@ def _probe(command: tuple[str, ...], temporary: Path) -> Compiler | str:
     source.write_text(PROBE, encoding="utf-8")
     message = ""
     for processor_flags in _processor_flags():
-        flags = (*COMMON_FLAGS[:1], *processor_flags, *COMMON_FLAGS[1:])
+        flags = (*COMMON_FLAGS[:1], *processor_flags, *COMMON_FLAGS[1:], *own)
         # A program rather than a library: it can be run without loading a second OpenMP into this process.
         as_program = [flag for flag in flags if flag not in ("-shared", "-fPIC")]
         program = temporary / "probe"

@@ -18,6 +18,7 @@ import torch
 from optgen.runtime.building.cache import shared_library
 from optgen.runtime.building.compilers import Compiler
 from optgen.runtime.building.cubins import build_cubin, store_cubin
+from optgen.runtime.building.headers import parse_headers
 from optgen.runtime.building.nvcc import Nvcc
 from optgen.runtime.kernel_engine import defines
 from optgen.runtime.optimizer import Optimizer
@@ -130,6 +131,8 @@ def compile_libraries(package: str, directory: Path, compiler: Compiler) -> int:
         CompileError: when a kernel cannot be built.
     """
     wanted = specializations(classes_of(package, directory), "cpu", (torch.float32, torch.bfloat16))
+
+    parse_headers(compiler)
 
     def build(item: Specialization) -> None:
         shared_library(item.rule.source, item.defines, compiler)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
 LOCK_PREFIX = "lock-"
-ENTRY_NAME = re.compile(r".+-[0-9a-f]{32}\.(so|cubin)|(compiler|nvcc)-[0-9a-f]{32}\.json")
+ENTRY_NAME = re.compile(r".+-[0-9a-f]{32}\.(so|gch|cubin)|(compiler|nvcc)-[0-9a-f]{32}\.json")
 STALE_SECONDS = 3600.0
 LOCK_TIMEOUT_SECONDS = 900.0
 
@@ -175,6 +175,15 @@ def read_own(path: Path) -> bytes | None:
             return file.read()
     except OSError:
         return None
+
+
+def remove_unused(directory: Path, pattern: str, days: float) -> None:
+    """Remove the files of a name's form that nobody has read for so many days."""
+    for path in directory.glob(pattern):
+        with suppress(OSError):
+            found = path.stat()
+            if time.time() - max(found.st_atime, found.st_mtime) > days * 86400:
+                path.unlink()
 
 
 def remove_stale(directory: Path) -> None:

@@ -1,0 +1,111 @@
+"""Headers that are parsed once and kept: kernels are the same with them, and never wait for them or fail by them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optgen.runtime.building import cache, compilers, entries, headers, private_dir
+from optgen.runtime.building.compilers import Compiler
+from optgen.runtime.building.entries import with_footer, without_footer
+
+
+@pytest.fixture
+def gcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiler]:
+    """g++, a cache folder that is empty, and a process that knows nothing."""
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(private_dir, "_fallbacks", {})
+    monkeypatch.setattr(headers, "_parsed", entries.Loader())
+    monkeypatch.setattr(headers, "_makers", {})
+    monkeypatch.setattr(cache, "_libraries", entries.Loader())
+    monkeypatch.setattr(cache, "parsed_headers", headers.parsed_headers)
+    found = (candidate.compiler for candidate in compilers.compiler_candidates())
+    compiler = next((each for each in found if each is not None and each.family == "gcc"), None)
+    if compiler is None:
+        pytest.skip("no g++ on this machine")
+    yield compiler
+    for maker in headers._makers.values():
+        maker.join()
+
+
+def kept(folder: Path) -> list[Path]:
+    return sorted(folder.glob("cache/headers-*.gch"))
+
+
+def made(folder: Path, compiler: Compiler) -> bytes:
+    """The kernel that is in the cache after it was asked for."""
+    path = folder / "kernel.cpp"
+    path.write_text(
+        '#include <optgen/cpu.h>\nextern "C" __attribute__((visibility("default"))) double root(double x) '
+        "{ return sqrt(x) + OPTGEN_MORE; }\n"
+    )
+    library = cache.shared_library(path, {"OPTGEN_MORE": "1"}, compiler)
+    return Path(library._name).read_bytes()
+
+
+def test_a_first_kernel_does_not_wait_and_a_later_one_takes_them(tmp_path: Path, gcc: Compiler) -> None:
+    assert headers.parsed_headers(gcc) == ()
+    (maker,) = headers._makers.values()
+    maker.join()
+    (header,) = kept(tmp_path)
+    assert headers.parsed_headers(gcc) == ("-include", str(header.with_suffix("")))
+    assert len(headers._makers) == 1
+
+
+def test_kernels_are_the_same_byte_for_byte(tmp_path: Path, gcc: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers.parse_headers(gcc)
+    seen: list[tuple[str, ...]] = []
+    monkeypatch.setattr(cache, "parsed_headers", lambda compiler: seen.append(headers.parsed_headers(gcc)) or seen[-1])
+    with_them = made(tmp_path, gcc)
+    assert len(seen) == 1
+    assert seen[0]
+    cache.clear_cache()
+    assert not kept(tmp_path)
+    monkeypatch.setattr(cache, "_libraries", entries.Loader())
+    monkeypatch.setattr(cache, "parsed_headers", lambda compiler: ())
+    assert made(tmp_path, gcc) == with_them
+
+
+def test_headers_that_the_compiler_does_not_take_cost_time_alone(tmp_path: Path, gcc: Compiler) -> None:
+    headers.parse_headers(gcc)
+    (header,) = kept(tmp_path)
+    header.write_bytes(with_footer(b"gpch.013" + bytes(1000)))
+    headers._parsed.loaded.clear()
+    assert made(tmp_path, gcc)
+
+
+def test_damaged_ones_are_parsed_again(tmp_path: Path, gcc: Compiler) -> None:
+    headers.parse_headers(gcc)
+    (header,) = kept(tmp_path)
+    header.write_bytes(header.read_bytes()[:1000])
+    headers._parsed.loaded.clear()
+    assert headers.parsed_headers(gcc)
+    assert without_footer(header.read_bytes()) is not None
+
+
+def test_each_set_of_flags_has_its_own(tmp_path: Path, gcc: Compiler) -> None:
+    for compiler in (gcc, replace(gcc, flags=(*gcc.flags, "-O1"))):
+        headers.parse_headers(compiler)
+    assert len(kept(tmp_path)) == 2
+
+
+def test_clang_goes_without(tmp_path: Path, gcc: Compiler) -> None:
+    headers.parse_headers(replace(gcc, family="clang"))
+    assert headers.parsed_headers(replace(gcc, family="clang")) == ()
+    assert not kept(tmp_path)
+
+
+def test_those_that_nobody_reads_any_more_are_removed(tmp_path: Path, gcc: Compiler) -> None:
+    folder = private_dir.cache_dir()
+    old, recent, kernel = (folder / f"{name}" for name in ("headers-1.gch", "headers-2.gch", "adam-1.so"))
+    for path, days in ((old, 31), (recent, 29), (kernel, 400)):
+        path.write_bytes(b"")
+        then = time.time() - days * 86400
+        os.utime(path, (then, then))
+    headers.parse_headers(gcc)
+    assert (old.exists(), recent.exists(), kernel.exists()) == (False, True, True)

@@ -85,7 +85,7 @@ CASES: dict[str, Case] = {
     "hybrid": Case("LAMB", {"lr": 1e-2}, UNEVEN, how="hybrid"),
     "hybrid, 8 bits": Case("AdamW8bit", EIGHT, UNEVEN, exact=False, how="hybrid"),
     "rows twice, 8 bits": Case("AdamW8bit", EIGHT, UNEVEN, exact=False, how="twice"),
-    "rows twice, 4 bits": Case("AdamW", FOUR, UNEVEN, exact=False, how="twice"),
+    "rows twice, 4 bits": Case("AdamW", FOUR, UNEVEN, exact=False, how="twice", full=True),
     "columns twice, 8 bits": Case("AdamW8bit", EIGHT, MATRICES, exact=False, how="columns twice"),
     "replicas": Case("LAMB8bit", EIGHT, UNEVEN, how="ddp"),
     "columns": Case("Adafactor", FACTORS, MATRICES, how="columns"),
@@ -98,7 +98,7 @@ CASES: dict[str, Case] = {
     "thin columns, 4 bits": Case("AdamW", FOUR, THIN, exact=False, how="columns"),
     "thin rows by columns, 4 bits": Case("AdamW", FOUR, THIN, exact=False, how="both"),
     "rows by columns": Case("LAMB", {"lr": 1e-2}, MATRICES, how="both"),
-    "rows by columns, 8 bits": Case("AdamW8bit", EIGHT, MATRICES, exact=False, how="both"),
+    "rows by columns, 8 bits": Case("AdamW8bit", EIGHT, MATRICES, exact=False, how="both", full=True),
     "rows by columns, 4 bits": Case("AdamW", FOUR, MATRICES, exact=False, how="both"),
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distributed.processes import Processes, looks_at_scenario, selected
 from support.machine import why_no_gpu
 from support.targets import ready
 
@@ -34,7 +35,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The full product runs only where it is asked for (-m full), tests of GPUs only where there is one."""
+    """The full product runs only where it is asked for (-m full), tests of GPUs only where there is one.
+
+    Those that look at what processes in the background have done meanwhile come last.
+    """
+    items.sort(key=looks_at_scenario)
     for item in items:
         if "gpu" in item.keywords and why_no_gpu():
             item.add_marker(pytest.mark.skip(reason=why_no_gpu()))
@@ -44,6 +49,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if skipped:
         config.hook.pytest_deselected(items=skipped)
         items[:] = [item for item in items if "full" not in item.keywords]
+
+
+@pytest.fixture(scope="session")
+def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Processes:
+    """The processes that run all selected scenarios of tests/distributed; several workers of pytest share them."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    started = Processes(root / "processes")
+    started.begin(selected(request.session.items))
+    return started
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processes_start_ahead(request: pytest.FixtureRequest) -> None:
+    """Starts them before the first test, to run while tests do."""
+    if selected(request.session.items):
+        request.getfixturevalue("processes")
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import math
 import re
 
 import pytest
-from distributed_bounds import ADAM, CASES, MEAN, RATE, SIGNED, SQUARE, STEPS, UNSIGNED, drift, norms
+from distributed.scenarios.bounds import ADAM, CASES, MEAN, RATE, SIGNED, SQUARE, STEPS, UNSIGNED, drift, norms
 from support.compiling import ROOT
 
 PAGE = ROOT / "docs" / "distributed.md"

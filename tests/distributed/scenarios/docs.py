@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from distributed_steps import World, whole
 from torch import Tensor, nn
 
-TEXT = (Path(__file__).resolve().parents[1] / "docs" / "distributed.md").read_text(encoding="utf-8")
+from distributed.scenarios.world import Scenario, Scenarios, World, whole
+
+TEXT = (Path(__file__).resolve().parents[3] / "docs" / "distributed.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -60,4 +60,4 @@ def _train(names: dict[str, Any]) -> None:
     names["optimizer"].step()
 
 
-SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {2: {"page": page}}
+SCENARIOS: Scenarios = {2: {"page": Scenario(page)}}

@@ -1,4 +1,4 @@
-"""Every rule under every engine with states of 32 and of 8 bits, held against one process.
+"""Rules of every kind under every engine with states of 32 and of 8 bits, held against one process.
 
 The model's loss is a sum of its parameters times given numbers, so that its gradients are these numbers, whatever
 engine brings them to the parameters: each element keeps its sign, and its magnitude is between 0.5 and 1.
@@ -12,15 +12,25 @@ from typing import Any
 
 import optgen_optim
 import torch
-from distributed_bounds import CASES, STEPS
-from distributed_scenarios import UNITS, equal, furthest
-from distributed_steps import World, gradients, starts, train_plain, whole
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
+
+from distributed.scenarios.bounds import CASES, STEPS
+from distributed.scenarios.parts import UNITS, equal, furthest
+from distributed.scenarios.world import (
+    Scenario,
+    Scenarios,
+    World,
+    distribute_tensor,
+    gradients,
+    starts,
+    train_plain,
+    whole,
+)
 
 SHAPES = [(10, 70), (3, 50), (9, 31), (7,)]  # blocks of parts are cut elsewhere than those of whole tensors
 
@@ -147,11 +157,23 @@ def against_one(world: World, case: str, engine: str, bits: int) -> float:
     return worst
 
 
-EVERY: dict[str, Callable[[World], Any]] = {
-    f"{case}, {engine}, {bits} bits": partial(against_one, case=case, engine=engine, bits=bits)
-    for case in CASES
-    for engine in ENGINES
-    for bits in (32, 8)
-    if (case, engine) != ("adafactor", "fsdp1")  # refused: see distributed_engines.refusals
-}
-SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {2: EVERY, 4: EVERY}
+def _more_of_the_same(case: str, engine: str, bits: int) -> bool:
+    """True where four processes show no more than two do, or than `parts`, which has rows and columns in 32 bits."""
+    has_all, rows_or_columns = ENGINES[engine][1], engine.startswith("tensor parallel")
+    return case == "lars" or (has_all and case not in ("adamw", "lamb")) or (rows_or_columns and bits == 32)
+
+
+def _scenarios(size: int) -> dict[str, Scenario]:
+    return {
+        f"{case}, {engine}, {bits} bits": Scenario(
+            partial(against_one, case=case, engine=engine, bits=bits),
+            full=size == 4 and _more_of_the_same(case, engine, bits),
+        )
+        for case in CASES
+        for engine in ENGINES
+        for bits in (32, 8)
+        if (case, engine) != ("adafactor", "fsdp1")  # refused: see engines.refusals
+    }
+
+
+SCENARIOS: Scenarios = {size: _scenarios(size) for size in (2, 4)}

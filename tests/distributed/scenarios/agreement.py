@@ -1,4 +1,4 @@
-"""What processes must agree about, what they need not, and which of it they notice."""
+"""Agreement among processes: what they must agree about, what they need not, and which of it they notice."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from typing import Any
 
 import optgen_optim
 import torch
-from distributed_matrix import SHAPES, Forms
-from distributed_scenarios import equal, furthest, maker
-from distributed_steps import World, gradients, starts, train_plain, whole
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp import MixedPrecision
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import Shard
+
+from distributed.scenarios.parts import equal, furthest, maker
+from distributed.scenarios.precisions import SHAPES, Forms
+from distributed.scenarios.world import (
+    Scenario,
+    Scenarios,
+    World,
+    distribute_tensor,
+    gradients,
+    starts,
+    train_plain,
+    whole,
+)
 
 STEPS = 3
 
@@ -122,11 +132,14 @@ def gradients_of_16_bits(world: World) -> float:
     return furthest(found, train_plain(make, begin, exact), begin, STEPS)
 
 
-SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
+SCENARIOS: Scenarios = {
     2: {
-        **{f"noticed: {what}": partial(noticed, what=what) for what in NOTICED},
-        "not noticed": not_noticed,
-        **{f"own targets, {case}": partial(own_targets, case=case) for case in ("lamb", "adafactor", "stable_adamw")},
-        "gradients of 16 bits": gradients_of_16_bits,
+        **{f"noticed: {what}": Scenario(partial(noticed, what=what)) for what in NOTICED},
+        "not noticed": Scenario(not_noticed),
+        **{
+            f"own targets, {case}": Scenario(partial(own_targets, case=case))
+            for case in ("lamb", "adafactor", "stable_adamw")
+        },
+        "gradients of 16 bits": Scenario(gradients_of_16_bits),
     },
 }

@@ -9,19 +9,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from distributed_scenarios import against_one, maker
-from distributed_steps import LeftOut, World
 from torch import nn
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import Shard
 
+from distributed.scenarios.parts import against_one, maker
+from distributed.scenarios.world import LeftOut, Scenario, Scenarios, World, distribute_tensor
 from optgen.runtime import cuda_device
 from optgen.runtime.building import nvidia
 from optgen.runtime.division import part_target
 
-Scenario = Callable[[World], Any]
 
-
-def on_standin(run: Scenario) -> Scenario:
+def on_standin(run: Callable[[World], Any]) -> Scenario:
     """Let target="cuda" serve CPU tensors meanwhile; where the stand-in cannot be, the scenario is left out."""
 
     def serve(world: World) -> Any:
@@ -40,11 +38,11 @@ def on_standin(run: Scenario) -> Scenario:
         finally:
             cuda_device.register(torch.device("cpu"), None)
 
-    return serve
+    return Scenario(serve)
 
 
 def refusals(world: World) -> None:
-    """What these kernels cannot do with parts says so where they were asked for, and nothing changes."""
+    """Refusals of what these kernels cannot do with parts, where they were asked for; nothing changes."""
     for make, dtype, words in (
         (maker("adafactor", target="cuda"), torch.float32, "no place to add them up; leave target out"),
         (maker("adamw", target="cuda", rounding="stochastic"), torch.bfloat16, "draw for whole tensors"),
@@ -67,7 +65,7 @@ def refusals(world: World) -> None:
         assert part_target("", optimizer.rule.blocks["step"], member, "cuda") == "torch"
 
 
-SCENARIOS: dict[int, dict[str, Scenario]] = {
+SCENARIOS: Scenarios = {
     2: {
         **{
             f"{case}, {kind}": on_standin(partial(against_one, case=case, kind=kind, target="cuda"))

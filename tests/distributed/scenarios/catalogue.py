@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import optgen_optim
-from distributed_bounds import STEPS
-from distributed_matrix import ENGINES, SHAPES, Engine
-from distributed_scenarios import furthest
-from distributed_steps import World, gradients, starts, train_plain
 from support.catalogue import required
+
+from distributed.scenarios.bounds import STEPS
+from distributed.scenarios.parts import furthest
+from distributed.scenarios.precisions import ENGINES, SHAPES, Engine
+from distributed.scenarios.world import Scenario, Scenarios, World, gradients, starts, train_plain
 
 RULES = {cls.rule.name: name for name, cls in reversed([(n, getattr(optgen_optim, n)) for n in optgen_optim.CLASSES])}
 
@@ -21,7 +21,7 @@ REFUSED = {"fsdp1": {"adafactor"}, "zero": {"prodigy", "grokadamw"}}
 
 
 def every_rule(world: World, engine: str) -> dict[str, float]:
-    """How far each is from one process; those of REFUSED say that they cannot."""
+    """Distance of each from one process; those of REFUSED say that they cannot."""
     run: Engine = ENGINES[engine][0]
     begin, grads = starts(SHAPES), gradients(SHAPES, STEPS)
     found: dict[str, float] = {}
@@ -48,6 +48,4 @@ def _made(name: str, params: Any) -> Any:
     return optimizer
 
 
-SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
-    2: {f"every rule, {engine}": partial(every_rule, engine=engine) for engine in ENGINES}
-}
+SCENARIOS: Scenarios = {2: {engine: Scenario(partial(every_rule, engine=engine)) for engine in ENGINES}}

@@ -9,8 +9,6 @@ from typing import Any
 import optgen_optim
 import torch
 import torch.distributed as dist
-from distributed_scenarios import CLASSES, equal, furthest, maker
-from distributed_steps import World, train_plain, whole
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
@@ -18,6 +16,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
+
+from distributed.scenarios.parts import CLASSES, equal, furthest, maker
+from distributed.scenarios.world import Scenario, Scenarios, World, train_plain, whole
 
 STEPS = 3
 
@@ -228,7 +229,7 @@ def fsdp1_flat(world: World) -> float:
 
 
 def refusals(world: World) -> None:
-    """What these engines leave no way to compute is refused with the reason, on every process."""
+    """Refusals of all that these engines leave no way to compute, with the reason, on every process."""
 
     def fails(model: nn.Module, optimizer: Any, words: str) -> None:
         (x, y), *_ = batches()
@@ -259,36 +260,42 @@ def refusals(world: World) -> None:
         fails(model, ZeroRedundancyOptimizer(model.parameters(), lambda p, make=make, **_: make(p)), words)
 
 
-def _cases(names: str, run: Callable[..., float], targets: tuple[str, ...] = ("cpu",), **more: Any) -> dict[str, Any]:
+def _cases(
+    names: str, run: Callable[..., float], targets: tuple[str, ...] = ("cpu",), full: bool = False, **more: Any
+) -> dict[str, Scenario]:
     chosen = list(CLASSES) if not names else names.split()
     return {
-        f"{run.__name__}{' hybrid' if more else ''}, {case}, {target}": partial(run, case=case, target=target, **more)
+        f"{run.__name__}{' hybrid' if more else ''}, {case}, {target}": Scenario(
+            partial(run, case=case, target=target, **more), full=full
+        )
         for case in chosen
         for target in targets
     }
 
 
-# distributed_matrix has every rule under every engine, on two and four processes.
-SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
+# precisions.py has every rule under every engine, on two and four processes.
+SCENARIOS: Scenarios = {
     2: {
         **_cases("adamw_clipped lamb adafactor", ddp),
         **_cases("lamb adafactor", zero),
         **_cases("", fsdp2),
         **_cases("", tensor_parallel),
         **_cases("adamw adamw_clipped lamb lars stable_adamw", fsdp1, ("cpu", "torch")),
-        "fsdp1, quantized by whole size": fsdp1_quantized_by_whole_size,
-        "fsdp1_flat": fsdp1_flat,
-        "fsdp1_at_random, cpu": partial(fsdp1_at_random, target="cpu"),
-        "fsdp1_at_random, torch": partial(fsdp1_at_random, target="torch"),
-        "engines refuse": refusals,
-        "zero_at_random": zero_at_random,
+        "fsdp1, quantized by whole size": Scenario(fsdp1_quantized_by_whole_size),
+        "fsdp1_flat": Scenario(fsdp1_flat),
+        "fsdp1_at_random, cpu": Scenario(partial(fsdp1_at_random, target="cpu")),
+        "fsdp1_at_random, torch": Scenario(partial(fsdp1_at_random, target="torch")),
+        "refusals": Scenario(refusals),
+        "zero_at_random": Scenario(zero_at_random),
     },
     4: {
         **_cases("adamw_clipped adafactor", fsdp2),
         **_cases("lamb adafactor", fsdp2, mesh=(2, 2)),
         **_cases("adamw_clipped adafactor", tensor_parallel),
-        **_cases("", fsdp2_of_tensor_parallel, ("cpu", "torch")),
+        **_cases("", fsdp2_of_tensor_parallel),
+        **_cases("adamw_clipped adafactor", fsdp2_of_tensor_parallel, ("torch",)),
+        **_cases("adamw lamb lars stable_adamw", fsdp2_of_tensor_parallel, ("torch",), full=True),
         **_cases("adamw_clipped", fsdp1),
-        "fsdp1, quantized by whole size": fsdp1_quantized_by_whole_size,
+        "fsdp1, quantized by whole size": Scenario(fsdp1_quantized_by_whole_size),
     },
 }

@@ -1,4 +1,4 @@
-"""How many collectives a step takes: one all-reduce a pass that adds anything up, for all tensors and all groups."""
+"""Counts of the collectives of a step: one all-reduce a pass that adds anything up, for all tensors and groups."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import optgen_optim
 import torch
 import torch.distributed as dist
-from distributed_steps import World, gradients, starts
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
+
+from distributed.scenarios.world import Scenario, Scenarios, World, distribute_tensor, gradients, starts
 
 SHAPES = [(10, 7), (9,), (6, 4, 3, 3)]
 MANY = 5  # times as many tensors
@@ -99,14 +100,12 @@ def maxima_beside_sums(world: World) -> None:
         assert torch.equal(found["maxima"].nan_to_num(-1.0), wanted.nan_to_num(-1.0)), found["maxima"]
 
 
-def _counted(*kinds: str, cases: str = "") -> dict[str, Callable[[World], Any]]:
+def _counted(*kinds: str, cases: str = "") -> dict[str, Scenario]:
     chosen = cases.split() or list(CASES)
-    return {
-        f"collectives of {case}, {kind}": partial(counted, case=case, kind=kind) for kind in kinds for case in chosen
-    }
+    return {f"{case}, {kind}": Scenario(partial(counted, case=case, kind=kind)) for kind in kinds for case in chosen}
 
 
-SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
-    2: {**_counted("rows"), "maxima beside sums": maxima_beside_sums},
+SCENARIOS: Scenarios = {
+    2: {**_counted("rows"), "maxima beside sums": Scenario(maxima_beside_sums)},
     4: {**_counted("columns", "replicated", "both", cases="lamb adafactor one_scale_and_norms")},
 }

@@ -15,8 +15,6 @@ import optgen_optim
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from distributed_scenarios import furthest
-from distributed_steps import World, gradients, starts, train_plain, whole
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
@@ -25,8 +23,20 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import Replicate, Shard
 from torch.nn.parallel import DistributedDataParallel
+
+from distributed.scenarios.parts import furthest
+from distributed.scenarios.world import (
+    Scenario,
+    Scenarios,
+    World,
+    distribute_tensor,
+    gradients,
+    starts,
+    train_plain,
+    whole,
+)
 
 STEPS = 2  # of each run
 
@@ -38,11 +48,12 @@ THIN = [(1, 2), (1, 4), (4, 1), (5, 1), (2, 2, 1), (4, 3, 1)]  # codes, scales a
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained.
+    """Optimizer and parameters that are trained.
 
     Attributes:
         how: How parameters are divided: see `_divided`.
         exact: Whether every number of processes cuts its blocks in the same places.
+        full: Whether it is of the full product alone (-m full), as other cases have its bits, and its division.
     """
 
     name: str
@@ -50,6 +61,7 @@ class Case:
     shapes: list[tuple[int, ...]]
     exact: bool = True
     how: str = "fully_shard"
+    full: bool = False
 
     @property
     def half_cell(self) -> float:
@@ -73,7 +85,7 @@ CASES: dict[str, Case] = {
     "hybrid": Case("LAMB", {"lr": 1e-2}, UNEVEN, how="hybrid"),
     "hybrid, 8 bits": Case("AdamW8bit", EIGHT, UNEVEN, exact=False, how="hybrid"),
     "rows twice, 8 bits": Case("AdamW8bit", EIGHT, UNEVEN, exact=False, how="twice"),
-    "rows twice, 4 bits": Case("AdamW", FOUR, UNEVEN, exact=False, how="twice"),
+    "rows twice, 4 bits": Case("AdamW", FOUR, UNEVEN, exact=False, how="twice", full=True),
     "columns twice, 8 bits": Case("AdamW8bit", EIGHT, MATRICES, exact=False, how="columns twice"),
     "replicas": Case("LAMB8bit", EIGHT, UNEVEN, how="ddp"),
     "columns": Case("Adafactor", FACTORS, MATRICES, how="columns"),
@@ -86,7 +98,7 @@ CASES: dict[str, Case] = {
     "thin columns, 4 bits": Case("AdamW", FOUR, THIN, exact=False, how="columns"),
     "thin rows by columns, 4 bits": Case("AdamW", FOUR, THIN, exact=False, how="both"),
     "rows by columns": Case("LAMB", {"lr": 1e-2}, MATRICES, how="both"),
-    "rows by columns, 8 bits": Case("AdamW8bit", EIGHT, MATRICES, exact=False, how="both"),
+    "rows by columns, 8 bits": Case("AdamW8bit", EIGHT, MATRICES, exact=False, how="both", full=True),
     "rows by columns, 4 bits": Case("AdamW", FOUR, MATRICES, exact=False, how="both"),
 }
 
@@ -175,7 +187,7 @@ def _load(world: World, case: str, folder: Path, model: Any = None, optimizer: A
 
 
 def states(model: Model, optimizer: Any) -> list[dict[str, Tensor]]:
-    """What the states of every parameter stand for, whole."""
+    """Values that the states of every parameter stand for, whole."""
     from torch.distributed.tensor import DTensor
 
     from optgen.runtime.parts import find_parts
@@ -212,7 +224,7 @@ def states(model: Model, optimizer: Any) -> list[dict[str, Tensor]]:
 
 
 def _compare(case: str, found: list[dict[str, Tensor]], wanted: list[dict[str, Tensor]]) -> float:
-    """How far states are from what was saved, over what storing them anew allows; equal where blocks lie as before."""
+    """Distance of states from what was saved, over what storing them anew allows; equal where blocks lie as before."""
     worst, exact, cell = 0.0, CASES[case].exact, CASES[case].half_cell
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.keys() == theirs.keys()
@@ -253,7 +265,7 @@ def go_on(world: World, case: str, before: int) -> float:
 
 
 def whole_state(world: World, case: str, before: int) -> None:
-    """What all processes together save in one file goes into a plain model too."""
+    """Load what all processes together saved in one file into a plain model."""
     folder = world.folder.parent / f"{case} from {before}"
     full = torch.load(folder / "full.pt", weights_only=True)
     model = Model(starts(CASES[case].shapes))
@@ -267,7 +279,7 @@ def whole_state(world: World, case: str, before: int) -> None:
 
 
 def whole_state_elsewhere(world: World, case: str, how: str) -> None:
-    """What all processes together save in one file goes into a model that is divided in another way."""
+    """Load what all processes together saved in one file into a model that is divided in another way."""
     folder = world.folder.parent / f"{case} from 4"
     model = _divided(world, Model(starts(CASES[case].shapes)), how)
     optimizer = _optimizer(CASES[case], model)
@@ -301,12 +313,20 @@ def placed_otherwise(world: World, case: str, how: str) -> None:
         raise AssertionError("loaded")
 
 
-SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
-    4: {f"save {case}": partial(save, case=case) for case in CASES},
+def _of(case: str, run: Callable[..., Any], *needs: tuple[int, str], **more: Any) -> Scenario:
+    return Scenario(partial(run, case=case, **more), needs=needs, full=CASES[case].full)
+
+
+def _saved(case: str) -> tuple[int, str]:
+    return 4, f"save {case}"
+
+
+SCENARIOS: Scenarios = {
+    4: {f"save {case}": _of(case, save) for case in CASES},
     2: {
-        **{f"go on from 4 with {case}": partial(go_on, case=case, before=4) for case in CASES},
+        **{f"go on from 4 with {case}": _of(case, go_on, _saved(case), before=4) for case in CASES},
         **{
-            f"{case} whole into {how}": partial(whole_state_elsewhere, case=case, how=how)
+            f"{case} whole into {how}": _of(case, whole_state_elsewhere, _saved(case), how=how)
             for case, how in (
                 ("columns, 8 bits", "columns"),
                 ("columns, 8 bits", "fully_shard"),
@@ -316,7 +336,7 @@ SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
             )
         },
         **{
-            f"{case} into {how}": partial(elsewhere, case=case, how=how)
+            f"{case} into {how}": _of(case, elsewhere, _saved(case), how=how)
             for case, how in (
                 ("columns", "fully_shard"),
                 ("rows by columns", "fully_shard"),
@@ -324,11 +344,16 @@ SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
                 ("32 bits", "columns"),
             )
         },
-        "columns into rows": partial(placed_otherwise, case="columns, 8 bits", how="fully_shard"),
-        "rows into columns": partial(placed_otherwise, case="8 bits, uneven", how="columns"),
+        **{
+            name: _of(case, placed_otherwise, _saved(case), how=how)
+            for name, case, how in (
+                ("columns into rows", "columns, 8 bits", "fully_shard"),
+                ("rows into columns", "8 bits, uneven", "columns"),
+            )
+        },
     },
     1: {
-        **{f"go on from 2 with {case}": partial(go_on, case=case, before=2) for case in CASES},
-        **{f"plain from 4 with {case}": partial(whole_state, case=case, before=4) for case in CASES},
+        **{f"go on from 2 with {case}": _of(case, go_on, (2, f"go on from 4 with {case}"), before=2) for case in CASES},
+        **{f"plain from 4 with {case}": _of(case, whole_state, _saved(case), before=4) for case in CASES},
     },
 }

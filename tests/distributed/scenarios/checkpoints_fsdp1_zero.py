@@ -12,9 +12,6 @@ import optgen_optim
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from distributed_matrix import SHAPES, Forms
-from distributed_scenarios import equal, furthest
-from distributed_steps import World, gradients, starts, train_plain
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -26,9 +23,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
+from distributed.scenarios.parts import equal, furthest
+from distributed.scenarios.precisions import SHAPES, Forms
+from distributed.scenarios.world import Scenario, Scenarios, World, distribute_tensor, gradients, starts, train_plain
 from optgen.codecs import CODECS
 from optgen.runtime.parts import find_parts
 from optgen.runtime.states import scale_key
@@ -47,7 +47,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def maker(case: str) -> Callable[[Any], Any]:
-    """What makes an optimizer of a case."""
+    """Maker of a case's optimizers."""
     name, settings = CASES[case]
     return lambda params, **_: getattr(optgen_optim, name)(params, **settings)
 
@@ -169,7 +169,7 @@ def plain_into_flat(world: World, case: str) -> float:
 
 
 def plain_into_flat_anew(world: World, case: str) -> None:
-    """Its quantized states are stored anew, in the blocks of the shards: off by half a cell at most."""
+    """Quantized states of one process are stored anew, in the blocks of the shards: off by half a cell at most."""
     plain = Forms()
     one = maker(case)(plain.parameters())
     train(plain, one, 0)
@@ -241,7 +241,7 @@ def zero(case: str) -> tuple[nn.Module, Any]:
 
 
 def consolidated(world: World, case: str) -> None:
-    """What one process has of all goes into as many processes, into a file, and into one process."""
+    """States of all that one process has go into as many processes, into a file, and into one process."""
     model, optimizer = zero(case)
     train(model, optimizer, 0)
     optimizer.consolidate_state_dict(to=0)
@@ -264,7 +264,7 @@ def consolidated(world: World, case: str) -> None:
 
 
 def consolidated_before(world: World, case: str, before: int) -> None:
-    """What another number of processes has saved goes on bit for bit."""
+    """Steps after those of another number of processes, bit for bit."""
     saved = torch.load(world.folder.parent / f"zero, {case} from {before}.pt", weights_only=True)
     model, optimizer = zero(case)
     model.module.load_state_dict(saved["model"])
@@ -304,25 +304,49 @@ def relative_step(world: World) -> None:
 
 
 FLOATS = ("32 bits", "16 bits")
-SCENARIOS: dict[int, dict[str, Callable[[World], Any]]] = {
+
+
+def _whole_into(how: str) -> Scenario:
+    return Scenario(partial(flat_whole, case="32 bits", how=how), needs=((4, "fsdp1, save 32 bits"),))
+
+
+SCENARIOS: Scenarios = {
     4: {
-        **{f"fsdp1, save {case}": partial(flat_save, case=case) for case in FLOATS},
-        **{f"zero, {case}": partial(consolidated, case=case) for case in ("32 bits", "8 bits")},
+        **{f"fsdp1, save {case}": Scenario(partial(flat_save, case=case)) for case in FLOATS},
+        **{f"zero, {case}": Scenario(partial(consolidated, case=case)) for case in ("32 bits", "8 bits")},
     },
     2: {
-        **{f"fsdp1 of every process, {case}": partial(of_every_process, case=case) for case in CASES},
-        **{f"fsdp1 from 4, {case}": partial(flat_go_on, case=case, before=4) for case in FLOATS},
-        **{f"fsdp1 whole into {how}": partial(flat_whole, case="32 bits", how=how) for how in ("fsdp1", "fully_shard")},
-        **{f"fsdp1 cannot gather, {case}": partial(flat_not_gathered, case=case) for case in ("8 bits", "clipped")},
-        **{f"plain into fsdp1, {case}": partial(plain_into_flat, case=case) for case in FLOATS},
-        **{f"zero, {case}": partial(consolidated, case=case) for case in CASES},
-        **{f"zero from 4, {case}": partial(consolidated_before, case=case, before=4) for case in ("32 bits", "8 bits")},
-        "plain into fsdp1, 8 bits": partial(plain_into_flat_anew, case="8 bits"),
-        "relative step": relative_step,
-        "values of before": values_of_before,
+        **{f"fsdp1 of every process, {case}": Scenario(partial(of_every_process, case=case)) for case in CASES},
+        **{
+            f"fsdp1 from 4, {case}": Scenario(
+                partial(flat_go_on, case=case, before=4), needs=((4, f"fsdp1, save {case}"),)
+            )
+            for case in FLOATS
+        },
+        **{f"fsdp1 whole into {how}": _whole_into(how) for how in ("fsdp1", "fully_shard")},
+        **{
+            f"fsdp1 cannot gather, {case}": Scenario(partial(flat_not_gathered, case=case))
+            for case in ("8 bits", "clipped")
+        },
+        **{f"plain into fsdp1, {case}": Scenario(partial(plain_into_flat, case=case)) for case in FLOATS},
+        **{f"zero, {case}": Scenario(partial(consolidated, case=case)) for case in CASES},
+        **{
+            f"zero from 4, {case}": Scenario(
+                partial(consolidated_before, case=case, before=4), needs=((4, f"zero, {case}"),)
+            )
+            for case in ("32 bits", "8 bits")
+        },
+        "plain into fsdp1, 8 bits": Scenario(partial(plain_into_flat_anew, case="8 bits")),
+        "relative step": Scenario(relative_step),
+        "values of before": Scenario(values_of_before),
     },
     1: {
-        **{f"fsdp1 from 2, {case}": partial(flat_go_on, case=case, before=2) for case in FLOATS},
-        "fsdp1 whole into plain": partial(flat_whole, case="32 bits", how="plain"),
+        **{
+            f"fsdp1 from 2, {case}": Scenario(
+                partial(flat_go_on, case=case, before=2), needs=((2, f"fsdp1 from 4, {case}"),)
+            )
+            for case in FLOATS
+        },
+        "fsdp1 whole into plain": _whole_into("plain"),
     },
 }

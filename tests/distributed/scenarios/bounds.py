@@ -1,6 +1,6 @@
-"""How far steps with 8-bit states can be from those of one process whose blocks are cut elsewhere: derived, not tuned.
+"""Bounds of steps with 8-bit states beside those of one process whose blocks are cut elsewhere: derived, not tuned.
 
-Gradients are those of distributed_steps.gradients: each element keeps its sign, and its magnitude is between 0.5 and 1.
+Gradients are those of world.gradients: each element keeps its sign, and its magnitude is between 0.5 and 1.
 docs/distributed.md states the bounds.
 """
 

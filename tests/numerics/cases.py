@@ -49,11 +49,7 @@ BLOCKS = {name: codec.block for name, codec in CODECS.items()}
 OTHER_BLOCK = 64  # a block size that is no codec's own
 KERNELS = 3  # of each family and compiled target in CI
 STORED_OTHERWISE = 3  # of each family on the torch target in CI, besides FORMS
-FORMS = (
-    "fp32",
-    "int8",
-    "int8/tensor",
-)  # numbers as they are; codes with a scale a block; with one found in a pass more
+FORMS = ("fp32", "int8", "int8/tensor")  # plain; a scale a block; a scale a tensor, which a pass of its own finds
 
 # Settings of shared.yaml that the matrix leaves alone, and why.
 ELSEWHERE = {
@@ -263,7 +259,7 @@ def compiled() -> dict[str, Case]:
 
 
 def full() -> dict[str, Case]:
-    """Every axis in full, one at a time; all pairs; the product of class, target, dtype, storage, one more axis in turn."""
+    """Every axis in full; all pairs; the product of class, target, dtype and storage, one more axis in turn."""
     cases = {}
     for names in families(all_rows()).values():
         first = axes([name for name in names if not all_rows()[name].torch_only][:1], COMPILED)

@@ -1,7 +1,7 @@
 """No argument is accepted and then ignored: each changes what a step does, or is refused.
 
-Here that is tried for a class of each rule of bitsandbytes and torch, and of the other classes that each argument
-reaches the settings which the rule reads. For all rules the matrix shows it: its oracle takes every setting of a rule at
+Here that is tried for a class of each rule of bitsandbytes and torch, and for all their classes that the arguments
+reach the settings which the rule reads. For all rules the matrix shows it: its oracle takes every setting of a rule at
 other values than the default, and follows what the spec says of them.
 """
 

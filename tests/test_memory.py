@@ -126,7 +126,7 @@ def test_a_step_makes_its_states_resident_and_nothing_else(family: str) -> None:
     assert measured
     words = [str(word) for pair in measured for word in pair]
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("resident.py"), *words],
+        [sys.executable, Path(__file__).parent / "support" / "resident.py", *words],
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

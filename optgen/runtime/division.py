@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from optgen.codecs import WHOLE_TENSOR
 from optgen.runtime.parameters import Member
@@ -143,11 +144,15 @@ def check_partition(name: str, block: Block, members: Sequence[Member]) -> None:
 
 
 def _inside_zero() -> bool:
-    """Whether ZeroRedundancyOptimizer takes this step. It tells its optimizers nothing; only the stack shows it."""
+    """Tell if ZeroRedundancyOptimizer takes this step. It tells its optimizers nothing; only the stack shows it.
+
+    Frames are known by their code: to look at a frame's variables would keep them alive for as long as it runs.
+    """
     module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
-    frame = sys._getframe(1) if module is not None else None
-    while frame is not None:
-        if module is not None and isinstance(frame.f_locals.get("self"), module.ZeroRedundancyOptimizer):
-            return True
+    if module is None:
+        return False
+    code = module.ZeroRedundancyOptimizer._local_step.__code__
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not code:
         frame = frame.f_back
-    return False
+    return frame is not None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import standin
-from support.paged import MANAGED, PINNED, SMALL_PORTION, earlier, small_portions
+from support.paged import KINDS, MANAGED, PORTIONS, earlier, small_portions
 from support.targets import require_standin
 
 
@@ -23,14 +23,14 @@ def driver() -> Iterator[standin.Driver]:
     earlier.clear()
 
 
-@pytest.fixture(params=[MANAGED, PINNED])
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, driver: standin.Driver) -> str:
     """The memory that states are paged in, which is what the device can do."""
     driver.configure(concurrent_managed_access=request.param == MANAGED)
     return str(request.param)
 
 
-@pytest.fixture(params=[None, SMALL_PORTION], ids=["whole", "portions"])
+@pytest.fixture(params=PORTIONS.values(), ids=PORTIONS)
 def portion(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int | None:
     """All states at once, or in portions that split parameters."""
     if request.param is not None:

@@ -33,7 +33,7 @@ STRICT = ("-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills,-warn-lmem-usag
 REGISTERS = {3: 80, 2: 128}  # what 256 threads leave for each, by the blocks that a multiprocessor is to hold
 SPECS = Path(__file__).parents[1] / "specs"
 TESTED = sorted(path.stem for path in SPECS.glob("*.yaml"))
-KEPT = [name for name in TESTED if name != "novograd"]
+KEPT = [pytest.param(name, marks=pytest.mark.full) for name in TESTED if name != "novograd"]
 # With clipping over all parameters its `step_apply_finish`, one block a tensor, spills 28 bytes at 255 registers.
 SPILLING = pytest.param("novograd", marks=pytest.mark.xfail(reason="one of its small kernels spills", strict=True))
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -158,9 +158,14 @@ def usages(said: str) -> Iterator[Usage]:
             yield Usage(properties[1], arch, int(numbers[1]), int(numbers[2]), int(numbers[3]), registers)
 
 
-def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path) -> None:
-    """Compile for all architectures in one run; nothing is warned of, and no function touches local memory."""
-    codes = [word for arch in ARCHS for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
+def some(number: int, count: int) -> tuple[str, ...]:
+    """Architectures in turn, for kernels that are many: each is built for some, and all of them are built for."""
+    return tuple(ARCHS[(number + i * (len(ARCHS) // count)) % len(ARCHS)] for i in range(count))
+
+
+def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path, archs: tuple[str, ...] = ARCHS) -> None:
+    """Compile for these architectures in one run; nothing is warned of, and no function touches local memory."""
+    codes = [word for arch in archs for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
     flags = [*(flag for flag in FLAGS if flag != "--cubin"), *nvcc.flags, *STRICT, *codes]
     command = [
         *nvcc.command,
@@ -177,7 +182,7 @@ def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path) -> 
     kernels = set(re.findall(r'extern "C" __global__ void .*?(\w+)\(const Call', source.read_text(encoding="utf-8")))
     found = list(usages(done.stderr))
     assert {(use.function, use.arch) for use in found if use.registers is not None} == {
-        (kernel, f"sm_{arch}") for kernel in kernels for arch in ARCHS
+        (kernel, f"sm_{arch}") for kernel in kernels for arch in archs
     }
     assert [use for use in found if use.frame or use.stores or use.loads] == []
     codecs = [codec for name, codec in macros.items() if name.endswith("_CODEC")]
@@ -195,29 +200,32 @@ def stock(dtypes: tuple[torch.dtype, ...]) -> list[Specialization]:
 
 
 def ahead(dtypes: tuple[torch.dtype, ...]) -> list[Any]:
-    """What `optgen build --arch` compiles, named by rule; all but one of each rule are `full`."""
+    """What `optgen build --arch` compiles, named by rule: one of each for two architectures; all are `full`."""
     found = [item for item in stock(dtypes) if dtypes == (FP32,) or item not in stock((FP32,))]
     last = {item.rule.name: number for number, item in enumerate(found)}
-    return [
-        pytest.param(
-            item,
-            id=f"{item.rule.name}-{number}",
-            marks=[] if number == last[item.rule.name] else [pytest.mark.full],
-        )
+    usual = [
+        pytest.param(found[number], some(turn, 2), id=f"{rule}-{number}")
+        for turn, (rule, number) in enumerate(last.items())
+    ]
+    full = [
+        pytest.param(item, ARCHS, id=f"{item.rule.name}-{number}-all", marks=pytest.mark.full)
         for number, item in enumerate(found)
     ]
+    return usual + full
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("item", ahead((FP32,)))
-def test_kernels_of_the_stock_package(item: Specialization, nvcc: Nvcc, tmp_path: Path) -> None:
-    check(nvcc, item.rule.cuda_source, item.defines, tmp_path)
+@pytest.mark.parametrize(("item", "archs"), ahead((FP32,)))
+def test_kernels_of_the_stock_package(item: Specialization, archs: tuple[str, ...], nvcc: Nvcc, tmp_path: Path) -> None:
+    check(nvcc, item.rule.cuda_source, item.defines, tmp_path, archs)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("item", ahead(DTYPES))
-def test_kernels_of_the_stock_package_for_16_bit_parameters(item: Specialization, nvcc: Nvcc, tmp_path: Path) -> None:
-    check(nvcc, item.rule.cuda_source, item.defines, tmp_path)
+@pytest.mark.parametrize(("item", "archs"), ahead(DTYPES))
+def test_kernels_of_the_stock_package_for_16_bit_parameters(
+    item: Specialization, archs: tuple[str, ...], nvcc: Nvcc, tmp_path: Path
+) -> None:
+    check(nvcc, item.rule.cuda_source, item.defines, tmp_path, archs)
 
 
 def classes_of_spec(name: str) -> dict[str, Any]:
@@ -231,8 +239,8 @@ def classes_of_spec(name: str) -> dict[str, Any]:
 def test_kernels_of_other_specs(name: str, nvcc: Nvcc, tmp_path: Path) -> None:
     found = specializations(classes_of_spec(name), "cuda", (FP32,))
     assert found
-    for item in found:
-        check(nvcc, item.rule.cuda_source, item.defines, tmp_path)
+    for number, item in enumerate(found):
+        check(nvcc, item.rule.cuda_source, item.defines, tmp_path, some(number, 2))
 
 
 @pytest.mark.full
@@ -260,9 +268,13 @@ def kernel(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, id=str(case), marks=[pytest.mark.full] if case.full else []) for case in CASES]
+    ("case", "archs"),
+    [
+        *(pytest.param(case, some(turn, 1), id=str(case)) for turn, case in enumerate(CASES) if not case.full),
+        *(pytest.param(case, ARCHS, id=f"{case}-all", marks=pytest.mark.full) for case in CASES),
+    ],
 )
-def test_kernels_with_options(case: Case, nvcc: Nvcc, tmp_path: Path) -> None:
+def test_kernels_with_options(case: Case, archs: tuple[str, ...], nvcc: Nvcc, tmp_path: Path) -> None:
     given = dict(case.settings)
     if case.name.startswith("LARS"):
         given = {**STARTS, **given}
@@ -270,7 +282,7 @@ def test_kernels_with_options(case: Case, nvcc: Nvcc, tmp_path: Path) -> None:
     settings = {**made.defaults, **(case.inputs or {})}
     source, macros = kernel(made.rule, settings, (64, 64), case.dtype, case.grad_dtype or case.dtype)
     assert macros["OPTGEN_GRAD_SCALE_GIVEN"] == str(int(case.inputs is not None))
-    check(nvcc, source, macros, tmp_path)
+    check(nvcc, source, macros, tmp_path, archs)
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])

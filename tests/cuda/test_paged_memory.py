@@ -19,7 +19,19 @@ pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 from optgen_optim import AdamW, AdamW8bit, PagedAdamW, PagedAdamW8bit
 from runtime.training import same, snapshot, train
 from support.catalogue import optimizer_class, rows
-from support.paged import LARGE, MANAGED, SHAPES, held, live, make_params, snapshot_of, taken, trained
+from support.paged import (
+    LARGE,
+    MANAGED,
+    PORTIONS,
+    SHAPES,
+    held,
+    in_turn,
+    live,
+    make_params,
+    snapshot_of,
+    taken,
+    trained,
+)
 
 from optgen.codecs import PAGED_NUMEL
 from optgen.runtime import loans
@@ -29,7 +41,9 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.
 
 
 class TestFreedMemory:
-    @pytest.mark.parametrize("cls", [PagedAdamW, PagedAdamW8bit], ids=lambda c: c.__name__)
+    @pytest.mark.parametrize(
+        ("cls", "kind", "portion"), in_turn((PagedAdamW, PagedAdamW8bit), *PORTIONS), indirect=("kind", "portion")
+    )
     def test_it_goes_with_parameter_and_optimizer(self, cls, kind, portion, driver) -> None:
         params, opt = trained(cls)
         assert len(held(driver, kind)) == 6
@@ -92,7 +106,7 @@ class TestCheckpoints:
         assert resumed.paged_bytes() == wanted
         assert same(taken(resumed, params), snapshot_of(cls, 4))
 
-    @pytest.mark.parametrize("name", PAGED)
+    @pytest.mark.parametrize(("name", "kind"), in_turn(PAGED), indirect=("kind",))
     def test_every_paged_class_goes_on(self, name, kind) -> None:
         """After each of three steps a new optimizer goes on from a file."""
         cls = optimizer_class(name)
@@ -165,7 +179,7 @@ class TestCheckpoints:
 class TestTooLittleMemory:
     """Six states are paged: those of three parameters."""
 
-    @pytest.mark.parametrize("fitting", range(6))
+    @pytest.mark.parametrize(("fitting", "kind"), in_turn(range(6)), indirect=("kind",))
     def test_the_first_step_changes_nothing_and_can_be_repeated(self, fitting, kind, driver) -> None:
         params = make_params()
         opt = PagedAdamW(params, target="cuda")

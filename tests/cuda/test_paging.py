@@ -20,10 +20,12 @@ from runtime.training import same, snapshot, train
 from support.paged import (
     LARGE,
     PINNED,
+    PORTIONS,
     SHAPES,
     SMALL_PORTION,
     engine_of,
     held,
+    in_turn,
     live,
     make_params,
     small_portions,
@@ -52,18 +54,22 @@ RULES = {
 
 
 class TestResults:
-    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize(("rule", "kind", "portion"), in_turn(RULES, *PORTIONS), indirect=("kind", "portion"))
     def test_they_equal_those_of_ordinary_states(self, rule, kind, portion) -> None:
         cls, settings = RULES[rule]
         assert same(snapshot_of(cls, is_paged=True, **settings), snapshot_of(cls, is_paged=False, **settings))
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize(
+        ("dtype", "kind", "portion"), in_turn((torch.bfloat16, torch.float16), *PORTIONS), indirect=("kind", "portion")
+    )
     def test_of_parameters_of_16_bits(self, dtype, kind, portion) -> None:
         assert same(
             snapshot_of(AdamW8bit, dtype=dtype, is_paged=True), snapshot_of(AdamW8bit, dtype=dtype, is_paged=False)
         )
 
-    @pytest.mark.parametrize("codec", ["bf16", "fp16"])
+    @pytest.mark.parametrize(
+        ("codec", "kind", "portion"), in_turn(("bf16", "fp16"), *PORTIONS), indirect=("kind", "portion")
+    )
     def test_of_states_of_16_bits(self, codec, kind, portion, tmp_path) -> None:
         spec = tmp_path / "sixteen.yaml"
         spec.write_text(SIXTEEN.format(codec=codec))

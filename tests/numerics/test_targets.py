@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
-from support.catalogue import make_oracle, optimizer_class, rows
+from support.catalogue import families, make_oracle, optimizer_class, rows
 from support.machine import require_compiler
 from support.targets import GPU, require_standin
 
@@ -95,12 +96,19 @@ def compare(first: Duel, second: Duel, before: Sequence[dict[str, torch.Tensor]]
                 assert_few_ulps(value, other, old, rate if key == "param" else 0.0, f"{name}: {key}")
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("storage", STORAGE.values(), ids=STORAGE)
-@pytest.mark.parametrize("name", CLASSES)
+def options_in_turn() -> Iterator[Any]:
+    """Every class in every storage, with each of the options for one class in each; the other products are `full`."""
+    for turn, (name, (at, storage)) in enumerate(product(CLASSES, enumerate(STORAGE))):
+        for number, options in enumerate(OPTIONS):
+            marks = () if (turn + at) % len(OPTIONS) == number else pytest.mark.full
+            yield pytest.param(name, storage, options, id=f"{name}-{storage}-{options}", marks=marks)
+
+
+@pytest.mark.parametrize(("name", "storage", "options"), list(options_in_turn()))
 @pytest.mark.parametrize("target", COMPILED)
 def test_targets_agree(name, storage, options, target) -> None:
     require(target)
+    storage, options = STORAGE[storage], OPTIONS[options]
     settings = CLASSES[name] | storage | options
     if storage:
         settings.pop("amsgrad", None)
@@ -156,21 +164,32 @@ def assert_same(first: Duel, second: Duel, before: Sequence[dict[str, torch.Tens
                 assert ((value.float() - other.float()).abs() <= room)[~torch.isnan(value)].all(), where
 
 
+DTYPES = (("float32", "float32"), ("bfloat16", "float32"), ("float16", "bfloat16"))
+
+
 def stored() -> Iterator[Any]:
-    """Every class of rules with and without norms in every storage that it has; the matrix has the other rules."""
+    """Every class of rules with and without norms in every storage that it has; the matrix has the other rules.
+
+    A class of each rule with all dtypes, the others, which share its kernels, with one in turn; the rest is `full`.
+    """
+    turn = 0
     for name, row in sorted(rows().items()):
         if row.family.name not in ("adam", "lamb", "lars", "lion"):
             continue
+        first = name == families(rows())[row.family.name][0]
         for storage, settings in STORAGE.items():
             bits = 8 if settings else 32
             if row.torch_only or row.bits not in (None, bits) or (row.paged and storage == "8-tensorwise"):
                 continue
             own = {key: value for key, value in settings.items() if key != "optim_bits" or row.bits is None}
-            yield pytest.param(name, elementwise(name) | own, id=f"{name}-{storage}")
+            turn += 1
+            for number, dtypes in enumerate(DTYPES):
+                marks = () if first or turn % len(DTYPES) == number else pytest.mark.full
+                case = f"{name}-{storage}-{'-'.join(dtypes)}"
+                yield pytest.param(name, elementwise(name) | own, dtypes, id=case, marks=marks)
 
 
-@pytest.mark.parametrize(("name", "settings"), list(stored()))
-@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "float32"), ("float16", "bfloat16")], ids=str)
+@pytest.mark.parametrize(("name", "settings", "dtypes"), list(stored()))
 @pytest.mark.parametrize("target", CUDA)
 def test_cuda_equals_cpu(name, settings, dtypes, target) -> None:
     for each in ("cpu", target):

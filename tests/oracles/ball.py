@@ -28,13 +28,14 @@ HOST_TINY = 2.0**-1074
 class Ball:
     """All numbers within `rad` of `mid`, elementwise."""
 
-    __slots__ = ("mid", "rad")
+    __slots__ = ("_finite", "mid", "rad")
     __array_ufunc__ = None  # numpy arrays and scalars leave mixed operations to us
 
     def __init__(self, mid: Any, rad: Any = 0.0) -> None:
         self.mid: Array = np.asarray(mid, dtype=np.float64)
         radius = np.asarray(rad, dtype=np.float64)
         self.rad: Array = radius if radius.shape == self.mid.shape else np.broadcast_to(radius, self.mid.shape)
+        self._finite: bool | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,8 +50,10 @@ class Ball:
         return self.mid + self.rad
 
     def is_finite(self) -> bool:
-        """Whether no number is NaN, Inf or anything (a sum may overflow, which is said to be not finite)."""
-        return math.isfinite(self.mid.sum() + self.rad.sum())
+        """Tell if no number is NaN, Inf or anything."""
+        if self._finite is None:
+            self._finite = all_finite(self.mid) and all_finite(self.rad)
+        return self._finite
 
     def __repr__(self) -> str:
         return f"Ball({self.mid!r}, {self.rad!r})"
@@ -89,6 +92,11 @@ class Ball:
         return Ball(np.abs(self.mid), self.rad)
 
 
+def all_finite(x: Any) -> bool:
+    """Tell if no number is NaN or Inf, at the price of one sum (which may overflow: it then is said to be not finite)."""
+    return math.isfinite(x if x.ndim == 0 else np.add.reduce(x, axis=None))
+
+
 def ball(x: Any) -> Ball:
     """`x` itself, or an exact number as a ball of radius 0."""
     return x if isinstance(x, Ball) else Ball(x)
@@ -99,7 +107,7 @@ def ball(x: Any) -> Ball:
 
 def spread(mid: Any, rad: Any, *operands: Ball) -> Ball:
     """A result with the radius that its operands give it: exact where they are NaN or Inf, anything where they are."""
-    if math.isfinite(mid.sum() + rad.sum()) and all(operand.is_finite() for operand in operands):
+    if all_finite(mid) and all_finite(rad) and all(operand.is_finite() for operand in operands):
         return Ball(mid, rad)
     special, anything = np.False_, np.False_
     for operand in operands:
@@ -162,7 +170,7 @@ def rounded(x: Ball, charge: float = ULP, tiny: float = TINY) -> Ball:
     """The result of an operation: its propagated radius and its own rounding. NaN and Inf have no radius."""
     size = np.abs(x.mid) + x.rad
     rad = x.rad + charge * size + tiny * (size > 0)  # an exact 0 stays one
-    return Ball(x.mid, rad if math.isfinite(rad.sum()) else np.where(np.isfinite(x.mid), rad, 0))
+    return Ball(x.mid, rad if all_finite(rad) else np.where(np.isfinite(x.mid), rad, 0))
 
 
 def sqrt(x: Ball) -> Ball:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -27,6 +29,18 @@ def build(name: str, params: Any, **settings: Any) -> Any:
     if hasattr(opt, "train"):
         opt.train()
     return opt
+
+
+def test_a_step_keeps_nothing_of_what_calls_it() -> None:
+    """Not even where ZeroRedundancyOptimizer is about, whose steps are told by the frames that they come from."""
+    importlib.import_module("torch.distributed.optim.zero_redundancy_optimizer")
+    params = make_params()
+    opt = AdamW(params, target="torch", max_grad_norm=1.0)
+    held = nn.Module()
+    gone = weakref.ref(held)
+    train(opt, params, 1, 1)
+    del held
+    assert gone() is None
 
 
 # Copies

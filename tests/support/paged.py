@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -20,7 +22,25 @@ LARGE = 340_000  # elements of those that are paged
 SMALL_PORTION = 70_000  # bytes: one chunk of float32 states, or four of 8-bit ones
 MANAGED, PINNED = "managed", "host"  # kinds of the stand-in's allocations
 
+KINDS = (MANAGED, PINNED)
+PORTIONS = {"whole": None, "portions": SMALL_PORTION}  # all states at once, or in portions that split parameters
+
 earlier: set[int] = set()  # addresses of what tests before have left
+
+
+def in_turn(values: Iterable[Any], *portions: str) -> list[Any]:
+    """Values with each kind of memory, and with portions of each of these sizes; every other of them is `full`.
+
+    What remains has every pair of a value, a kind and a size.
+    """
+    cases = []
+    for turn, value in enumerate(values):
+        for (k, kind), (p, portion) in product(enumerate(KINDS), enumerate(portions or ("whole",))):
+            marks = () if (turn + k + p) % 2 == 0 else pytest.mark.full
+            name = getattr(value, "__name__", str(value))
+            size = (PORTIONS[portion],) if portions else ()
+            cases.append(pytest.param(value, kind, *size, id="-".join((name, kind, *portions[p : p + 1])), marks=marks))
+    return cases
 
 
 def live(driver: standin.Driver) -> list[standin.Allocation]:

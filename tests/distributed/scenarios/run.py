@@ -46,7 +46,7 @@ def main(folder: Path, pid: int) -> None:
 
 
 def run(folder: Path, keys: list[Key], pid: int) -> str:
-    """Let as many processes run scenarios as these are for; the log of the first that failed."""
+    """Let as many processes run scenarios as these are for; the logs of those that failed."""
     size = keys[0].size
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     processes = [context.Process(target=one_process, args=(folder, keys, rank)) for rank in range(size)]
@@ -63,11 +63,9 @@ def run(folder: Path, keys: list[Key], pid: int) -> str:
     for process in processes:
         process.kill()
         process.join()
-    if not failed:
-        return ""
-    rank, how = failed[0]
-    log = folder / f"{rank}.log"
-    return f"process {rank} {how}\n{log.read_text()[-LOG:] if log.exists() else ''}"
+    logs = {rank: folder / f"{rank}.log" for rank, _ in failed}
+    said = {rank: log.read_text()[-LOG:] if log.exists() else "" for rank, log in logs.items()}
+    return "\n".join(f"process {rank} {how}\n{said[rank]}" for rank, how in failed)
 
 
 def alive(pid: int) -> bool:

@@ -93,7 +93,7 @@ class Ball:
 
 
 def all_finite(x: Any) -> bool:
-    """Tell if no number is NaN or Inf, at the price of one sum (which may overflow: it then is said to be not finite)."""
+    """Tell if no number is NaN or Inf, at the price of a sum (one that overflows is said to be not finite)."""
     return math.isfinite(x if x.ndim == 0 else np.add.reduce(x, axis=None))
 
 

@@ -31,7 +31,7 @@ def build(name: str, params: Any, **settings: Any) -> Any:
     return opt
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_step_keeps_nothing_of_what_calls_it() -> None:
     """Not even where ZeroRedundancyOptimizer is about, whose steps are told by the frames that they come from."""
     importlib.import_module("torch.distributed.optim.zero_redundancy_optimizer")

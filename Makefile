@@ -1,5 +1,6 @@
 # make demo    train a small transformer with generated optimizers (installs what it needs into .venv first)
 # make test    all checks and tests
+# make test-quick   a part of them, for every commit
 #
 # TORCH_INDEX  where torch comes from if none is installed yet and pip has no index settings of its own;
 #              by default PyTorch's builds for the CPU.
@@ -13,13 +14,18 @@ CANDIDATES := python3 python python3.14 python3.13 python3.12 python3.11
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in $(CANDIDATES); do $$name -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$name && break; done)
 BIN := .venv/bin
-TESTS := -n 2 --dist worksteal
+TESTS := -n 2 --dist worksteal --durations=10
+# The compiler stage by stage, the runtime's main paths, one class of each rule on cpu and torch, the tutorial.
+QUICK := tests/spec tests/ir tests/passes tests/schedule tests/backends tests/snapshots tests/oracles \
+    $(addprefix tests/runtime/test_,optimizer.py groups.py settings.py storage.py engines.py changes.py methods.py \
+    checkpoints.py misfits.py) tests/numerics/test_first.py tests/docs/test_tutorial.py tests/test_layers.py
 
-.PHONY: help demo test test-all lint bench claims converge clean setup-demo setup-test
+.PHONY: help demo test test-quick test-all lint bench claims converge clean setup-demo setup-test
 
 help:
 	@echo "make demo       train a small transformer with generated optimizers"
 	@echo "make test       all checks and tests"
+	@echo "make test-quick lint, types, layers; the compiler, the runtime, a class of each rule, the tutorial"
 	@echo "make test-all   the tests with every combination of classes, types and options (long)"
 	@echo "make lint       ruff, mypy, the layers"
 	@echo "make bench      the optimizers against torch, bitsandbytes and torchao"
@@ -34,6 +40,13 @@ demo: setup-demo
 test: lint
 	$(BIN)/optgen build specs/ --check
 	$(BIN)/python -m pytest $(TESTS)
+
+test-quick: lint
+	$(BIN)/optgen build specs/ --check
+	$(BIN)/python -m pytest $(TESTS) -m "not slow and not full" $(QUICK)
+	@echo "Left out, in make test: slow tests; the matrix of settings, types and storage; parity with papers and"
+	@echo "libraries; codecs in C++; the cuda target on the stand-in; several processes; Trainer, accelerate, Lightning;"
+	@echo "torch.compile, AMP, resuming; commands, pages, the wheel."
 
 test-all: test
 	$(BIN)/python -m pytest $(TESTS) -m full

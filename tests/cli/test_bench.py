@@ -141,6 +141,7 @@ def test_the_shapes_of_a_known_model() -> None:
     check_picture("bench.png")
 
 
+@pytest.mark.full
 def test_the_shapes_of_a_known_model_for_scripts() -> None:
     require_compiler()
     done = bench("AdamW", "--bits", "32,8", "--like", "resnet-50", "--peers", "torch", "--json", "--png", "bench.png")

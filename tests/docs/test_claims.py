@@ -90,6 +90,7 @@ def test_speeds_are_those_of_one_run() -> None:
             assert abs(float(cell) - float(table[name])) <= unit / 2 + 0.005 + 1e-9, (name, cell)
 
 
+@pytest.mark.full
 def test_the_table_is_measured_anew(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Here on the smallest case alone."""
     monkeypatch.setattr(claims, "CASES", ("1000x1024",))

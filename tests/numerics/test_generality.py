@@ -62,6 +62,10 @@ EIGHT_BIT: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+# How GPUs store numbers is no matter of the rule: tests/cuda, and the matrix for the rules of the catalogue.
+without_cuda = pytest.mark.parametrize("target", ["torch", "cpu"], indirect=True)
+
+
 def case_id(value: Any) -> str | None:
     if isinstance(value, dict):
         return "-".join(f"{key}={entry}" for key, entry in value.items()) or "defaults"
@@ -97,6 +101,7 @@ def test_rule(name, settings, target) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("name", ["AdEMAMix", "StableAdamW", "Adafactor", "NovoGrad", "RAdam"])
+@without_cuda
 def test_rule_on_16_bit_parameters(name, dtype, target) -> None:
     it = make_duel(name, target, {}, dtype)
     for t in range(1, 4):
@@ -106,6 +111,7 @@ def test_rule_on_16_bit_parameters(name, dtype, target) -> None:
 
 @pytest.mark.parametrize("block_wise", [True, False], ids=["blocks", "tensorwise"])
 @pytest.mark.parametrize(("name", "settings"), EIGHT_BIT, ids=case_id)
+@without_cuda
 def test_rule_in_8_bits(name, settings, block_wise, target) -> None:
     it = make_duel(name, target, settings | {"optim_bits": 8, "min_8bit_size": 0, "block_wise": block_wise})
     for t in range(1, 5):

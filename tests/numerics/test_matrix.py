@@ -14,11 +14,10 @@ from support.pairs import Case
 from support.targets import GPU, ready
 
 from numerics.cases import compiled, full, paired, settings_of
-from numerics.harness import FEW, NAMES, Duel, duel, make_grads
+from numerics.harness import FEW, NAMES, STEPS, Duel, duel, make_grads
 
 optgen_optim = pytest.importorskip("optgen_optim")
 
-STEPS = 7  # a rule that rectifies its rate does so from its sixth step on
 # Of the bounds of a case on a tensor after a step, the share that says something of every element. One that happens to
 # be cancelled, and is then divided by what may be 0, leaves the norm of its tensor without a bound for that step, in
 # the tensor that starts at zero, one of five, often.

@@ -86,6 +86,7 @@ def run(folder: Path, target: str, how: str = "never", when: int = 0) -> tuple[i
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
+@pytest.mark.parametrize("target", ["cpu", pytest.param("torch", marks=pytest.mark.full)], indirect=True)
 def test_killed_processes_end_as_one_that_was_not(tmp_path: Path, target: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()

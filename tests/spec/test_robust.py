@@ -95,7 +95,7 @@ def _mutated(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 @given(_mutated())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_mutated_specs_raise_nothing_but_spec_errors(mutated: tuple[str, bytes]) -> None:
     name, data = mutated
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from optgen.runtime.building.headers import parse_headers
 
 def pytest_configure(config: pytest.Config) -> None:
     # Of what the compiler makes, tests look at results, which no flag changes; tests of its speed say so themselves.
-    os.environ.setdefault("OPTGEN_CXXFLAGS", "-O1")
+    os.environ.setdefault("OPTGEN_CXXFLAGS", "-Og")
     if "OPTGEN_CACHE_DIR" not in os.environ:
         # One folder for the session and all its xdist workers (which inherit the variable), kept between sessions:
         # entries are keyed by content, so that a kernel is compiled once until it changes.

@@ -158,9 +158,9 @@ def usages(said: str) -> Iterator[Usage]:
             yield Usage(properties[1], arch, int(numbers[1]), int(numbers[2]), int(numbers[3]), registers)
 
 
-def some(number: int, count: int) -> tuple[str, ...]:
-    """Architectures in turn, for kernels that are many: each is built for some, and all of them are built for."""
-    return tuple(ARCHS[(number + i * (len(ARCHS) // count)) % len(ARCHS)] for i in range(count))
+def in_turn(number: int) -> tuple[str, ...]:
+    """One architecture, for kernels that are many: each is built for one, and all of them are built for."""
+    return (ARCHS[number % len(ARCHS)],)
 
 
 def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path, archs: tuple[str, ...] = ARCHS) -> None:
@@ -204,7 +204,7 @@ def ahead(dtypes: tuple[torch.dtype, ...]) -> list[Any]:
     found = [item for item in stock(dtypes) if dtypes == (FP32,) or item not in stock((FP32,))]
     last = {item.rule.name: number for number, item in enumerate(found)}
     usual = [
-        pytest.param(found[number], some(turn, 1), id=f"{rule}-{number}")
+        pytest.param(found[number], in_turn(turn), id=f"{rule}-{number}")
         for turn, (rule, number) in enumerate(last.items())
     ]
     full = [
@@ -239,8 +239,8 @@ def classes_of_spec(name: str) -> dict[str, Any]:
 def test_kernels_of_other_specs(name: str, nvcc: Nvcc, tmp_path: Path) -> None:
     found = specializations(classes_of_spec(name), "cuda", (FP32,))
     assert found
-    for number, item in enumerate(found):
-        check(nvcc, item.rule.cuda_source, item.defines, tmp_path, some(number, 1))
+    for item in found:
+        check(nvcc, item.rule.cuda_source, item.defines, tmp_path)
 
 
 @pytest.mark.full
@@ -270,7 +270,7 @@ def kernel(
 @pytest.mark.parametrize(
     ("case", "archs"),
     [
-        *(pytest.param(case, some(turn, 1), id=str(case)) for turn, case in enumerate(CASES) if not case.full),
+        *(pytest.param(case, in_turn(turn), id=str(case)) for turn, case in enumerate(CASES) if not case.full),
         *(pytest.param(case, ARCHS, id=f"{case}-all", marks=pytest.mark.full) for case in CASES),
     ],
 )

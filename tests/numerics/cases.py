@@ -14,8 +14,8 @@ Cases that a class refuses are not among them; tests/numerics/test_refusals.py m
 What CI holds, of each family (a kernel is one compilation of a second or so, plain torch has none):
 
 - `paired`, target torch, all classes: every value of every axis, and all pairs of a setting of the rule's own with any
-  other axis's values; of the storages, those that differ in the rule's code (`FORMS`), and a few others in turn. Values
-  of what rules share meet each other over all families, whose code for it is one template's;
+  other axis's values; of storages and roundings, those that differ in the rule's code (`FORMS`), and a few others in
+  turn. Values of what rules share meet each other over all families, whose code for it is one template's;
 - `compiled`, targets cpu and cuda (on the stand-in): a few cases each, with the values that have met least in the
   families before, so that over all families nearly every pair of what they share meets on each of them.
 
@@ -47,9 +47,12 @@ APART = (*FIXED, "rounding", "seed")  # what is not paired with one another
 DECIDE_STORAGE = ("optim_bits", "codec", "block_wise", "block_size")  # what of shared.yaml says how states are stored
 BLOCKS = {name: codec.block for name, codec in CODECS.items()}
 OTHER_BLOCK = 64  # a block size that is no codec's own
-KERNELS = 3  # of each family and compiled target in CI
+KERNELS = 2  # of each family and compiled target in CI
 STORED_OTHERWISE = 3  # of each family on the torch target in CI, besides FORMS
-FORMS = ("fp32", "int8", "int8/tensor")  # plain; a scale a block; a scale a tensor, which a pass of its own finds
+FORMS = {
+    "storage": ("fp32", "int8", "int8/tensor"),  # plain; a scale a block; a scale a tensor, found in a pass of its own
+    "rounding": ("nearest", "stochastic", "kahan"),  # as it is; with a draw; with a state more
+}
 
 # Settings of shared.yaml that the matrix leaves alone, and why.
 ELSEWHERE = {
@@ -232,14 +235,18 @@ def paired() -> dict[str, Case]:
     """Every axis, and all pairs of a rule's own settings with everything, over all classes, on the torch target."""
     cases = {}
     met = Pairs()
-    stored = cycle(name for name in storages() if name not in FORMS)
+    stored = cycle(name for name in storages() if name not in FORMS["storage"])
+    rounded = cycle(name for name in ROUNDINGS if name not in FORMS["rounding"])
     for names in families(all_rows()).values():
         whole = axes(names, ("torch",))
         family = all_rows()[names[0]].family
         shared = [name for name in whole if name not in family.own and name not in family.inputs]
-        formed = whole | {"storage": tuple(name for name in whole["storage"] if name in FORMS)}
+        formed = {
+            name: tuple(value for value in values if value in FORMS.get(name, values)) for name, values in whole.items()
+        }
         found = all_pairs(formed, valid, shared, met)
-        found += spread(whole, valid, met, [{"storage": next(stored)} for _ in range(STORED_OTHERWISE)])
+        others = [{"storage": next(stored), "rounding": next(rounded)} for _ in range(STORED_OTHERWISE)]
+        found += spread(whole, valid, met, others)
         cases.update(named(found, whole))
     return cases
 

@@ -92,6 +92,7 @@ def check_engine(it: Duel, target: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=case_id)
+@without_cuda
 def test_rule(name, settings, target) -> None:
     it = make_duel(name, target, settings)
     for t in range(1, STEPS + 1):

@@ -170,7 +170,7 @@ DTYPES = (("float32", "float32"), ("bfloat16", "float32"), ("float16", "bfloat16
 def stored() -> Iterator[Any]:
     """Every class of rules with and without norms in every storage that it has; the matrix has the other rules.
 
-    A class of each rule with all dtypes, the others, which share its kernels, with one in turn; the rest is `full`.
+    A class of each rule with dtypes in turn; the rest, other classes with the same kernels among it, is `full`.
     """
     turn = 0
     for name, row in sorted(rows().items()):
@@ -184,7 +184,7 @@ def stored() -> Iterator[Any]:
             own = {key: value for key, value in settings.items() if key != "optim_bits" or row.bits is None}
             turn += 1
             for number, dtypes in enumerate(DTYPES):
-                marks = () if first or turn % len(DTYPES) == number else pytest.mark.full
+                marks = () if first and turn % len(DTYPES) == number else pytest.mark.full
                 case = f"{name}-{storage}-{'-'.join(dtypes)}"
                 yield pytest.param(name, elementwise(name) | own, dtypes, id=case, marks=marks)
 

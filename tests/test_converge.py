@@ -19,10 +19,8 @@ from support.machine import require_compiler
 from optgen.bench.driving import bits_of, families, representative
 
 RULES = families(optgen_optim.CLASSES)
-TRAINED = (
-    "adam",
-    pytest.param("lars", marks=pytest.mark.full),
-)  # in full, on the small images; the text is trained once, in the fewest bits
+# In full, on the small images; the text is trained once, in the fewest bits.
+TRAINED = ("adam", pytest.param("lars", marks=pytest.mark.full))
 
 
 def wanted(task: str, family: str, bits: int, seed: int = 0, steps: int | None = None) -> Wanted:

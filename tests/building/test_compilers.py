@@ -34,6 +34,30 @@ def compiler() -> Compiler:
     return found
 
 
+@needs_compiler
+def test_flags_of_the_users_own_stand_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = compiler().flags
+    monkeypatch.setenv("OPTGEN_CXXFLAGS", "-O1 '-DTITLE=a b'")
+    assert compiler().flags == (*plain, "-O1", "-DTITLE=a b")
+    monkeypatch.delenv("OPTGEN_CXXFLAGS")
+    assert compiler().flags == plain
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("-DTITLE='a", "OPTGEN_CXXFLAGS is no list of words: No closing quotation"),
+        ("-fno-such-thing", "does not build OpenMP C++17: "),
+    ],
+)
+def test_flags_that_cannot_be_are_said(flags: str, said: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTGEN_CXX", str(GXX))
+    monkeypatch.setenv("OPTGEN_CXXFLAGS", flags)
+    assert cache.find_compiler() is None
+    assert said in cache.why_no_compiler()
+
+
 def test_no_compiler(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))

@@ -270,7 +270,11 @@ def kernel(
 @pytest.mark.parametrize(
     ("case", "archs"),
     [
-        *(pytest.param(case, in_turn(turn), id=str(case)) for turn, case in enumerate(CASES) if not case.full),
+        *(
+            pytest.param(case, in_turn(turn // 2), id=str(case), marks=[pytest.mark.full] if turn % 2 else [])
+            for turn, case in enumerate(CASES)
+            if not case.full
+        ),
         *(pytest.param(case, ARCHS, id=f"{case}-all", marks=pytest.mark.full) for case in CASES),
     ],
 )

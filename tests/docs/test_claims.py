@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import claims
 import pytest
+from support.compiling import stock_package
 
 ROOT = Path(__file__).parents[2]
+# Compiled once for all tests of a process.
+claims.classes = cache(lambda: {info.name: info for info in stock_package().classes})
 
 README = (ROOT / "README.md").read_text()
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()

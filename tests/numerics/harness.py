@@ -19,7 +19,7 @@ from support.catalogue import make_oracle, optimizer_class
 
 from numerics.bounds import assert_codes, assert_meaningful, assert_within
 
-STEPS = 7  # a rule that rectifies its rate does so from its sixth step on
+STEPS = 6  # a rule that rectifies its rate does so from its sixth step on
 SHAPES = {
     "one": (1,),
     "block-1": (255,),

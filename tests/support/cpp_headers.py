@@ -17,11 +17,15 @@ from optgen.runtime.draws import Draw
 
 ROOT = Path(__file__).parents[2]
 INCLUDE = ROOT / "templates" / "include"
-FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-std=c++17", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 # What each build is for: the processor's own instructions; the plain loops, vectorised as far as the processor goes;
 # the plain loops on the least processor of its kind.
-BUILDS = {"native": ("-march=native",), "generic": ("-march=native", "-DOPTGEN_GENERIC"), "least": ()}
+BUILDS = {
+    "native": ("-O3", "-march=native"),
+    "generic": ("-O3", "-march=native", "-DOPTGEN_GENERIC"),
+    "least": ("-O1",),
+}
 GUARD = 0x5A
 COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
 

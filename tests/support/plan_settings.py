@@ -10,7 +10,7 @@ from optgen.ir.family import Family
 from optgen.ir.formula import TRUE, atom
 from optgen.ir.guards import feasible
 
-MOST = 200
+MOST = 80
 
 # Rules with sums over all parameters of their own, which have one place under all settings (settings differ between
 # parameters): what some settings could take in the same pass is then taken in another one.

@@ -97,7 +97,7 @@ def test_the_wheel_trains_in_an_empty_environment(wheel: Path, tmp_path: Path) -
     python = home / "bin" / "python"
     tools = setup_venv()
     index = tools.torch_index(tools.pip_config())
-    pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+    pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-compile")
     run(*pip, str(wheel), "-c", str(ROOT / "constraints.txt"), *index, cwd=tmp_path)
     assert "engines" in run(python, "-c", TRAIN_A_STEP, cwd=tmp_path)
     command = home / "bin" / "optgen"

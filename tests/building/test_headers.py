@@ -86,6 +86,9 @@ def test_damaged_ones_are_parsed_again(tmp_path: Path, gcc: Compiler) -> None:
     (header,) = kept(tmp_path)
     header.write_bytes(header.read_bytes()[:1000])
     headers._parsed.loaded.clear()
+    assert headers.parsed_headers(gcc) == ()
+    (maker,) = headers._makers.values()
+    maker.join()
     assert headers.parsed_headers(gcc)
     assert without_footer(header.read_bytes()) is not None
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from optgen.paths import include_dir
 from optgen.runtime.building.compilers import Compiler, processor
-from optgen.runtime.building.entries import CompileError, Hash, Kernel, Loader
-from optgen.runtime.building.private_dir import cache_dir, remove_unused
+from optgen.runtime.building.entries import CompileError, Hash, Kernel, Loader, without_footer
+from optgen.runtime.building.private_dir import cache_dir, read_own, remove_unused
 from optgen.runtime.building.programs import COMPILE_TIMEOUT_SECONDS, FORMAT_VERSION, run
 
 HEADER = Path("optgen", "cpu.h")  # the one that every kernel includes first
@@ -32,9 +32,12 @@ def parsed_headers(compiler: Compiler) -> tuple[str, ...]:
         return ()  # clang refuses a kept header for reasons of its own, such as a file's time
     kernel = _kernel(compiler, behind=True)
     key = kernel.key()
-    with suppress(OSError, CompileError):
-        if key in _parsed.loaded or (cache_dir() / kernel.name(key)).exists():
-            return _arguments(_parsed.get(kernel))
+    with suppress(OSError):
+        stored = _parsed.loaded.get(key) or cache_dir() / kernel.name(key)
+        if key in _parsed.loaded or without_footer(read_own(stored)) is not None:
+            _parsed.loaded[key] = stored
+            # g++ takes X.gch where it is asked to include X.
+            return ("-include", str(stored.with_suffix("")))
     if key not in _makers:
         _makers[key] = threading.Thread(target=_make, args=(kernel,), name="optgen-headers", daemon=True)
         _makers[key].start()
@@ -51,11 +54,6 @@ def _make(kernel: Kernel[Path]) -> None:
     with suppress(OSError, CompileError):  # kernels are compiled without it too
         _parsed.get(kernel)
         remove_unused(cache_dir(), f"headers-*{SUFFIX}", UNUSED_DAYS)
-
-
-def _arguments(parsed: Path) -> tuple[str, ...]:
-    # g++ takes X.gch where it is asked to include X.
-    return ("-include", str(parsed.with_suffix("")))
 
 
 def _kernel(compiler: Compiler, behind: bool) -> Kernel[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from optgen.runtime.building.headers import parse_headers
 
 def pytest_configure(config: pytest.Config) -> None:
     # Of what the compiler makes, tests look at results, which no flag changes; tests of its speed say so themselves.
-    os.environ.setdefault("OPTGEN_CXXFLAGS", "-Og")
+    os.environ.setdefault("OPTGEN_CXXFLAGS", "-Og -fuse-ld=gold" if shutil.which("ld.gold") else "-Og")
     if "OPTGEN_CACHE_DIR" not in os.environ:
         # One folder for the session and all its xdist workers (which inherit the variable), kept between sessions:
         # entries are keyed by content, so that a kernel is compiled once until it changes.

@@ -32,7 +32,7 @@ from functools import cache
 from itertools import cycle, product
 from typing import Any
 
-from oracles.declared import Hyper, Row, State, holds, is_off
+from oracles.declared import Hyper, Row, State, holds, is_off, parsed
 from oracles.rounding import ROUNDINGS
 from oracles.spec_oracle import wanted_storage
 from oracles.storage import BITS, CODECS
@@ -186,7 +186,7 @@ def _may_exist(state: State, row: Row, case: Case, settings: Mapping[str, Any]) 
     """Whether a state may exist of a large matrix, as far as a case says."""
     if state.when is None:
         return True
-    condition = ast.parse(state.when, mode="eval").body
+    condition = parsed(state.when)
     names = {part.id for part in ast.walk(condition) if isinstance(part, ast.Name)} - set(MATRIX)
     return not _decided(names, row, case) or bool(holds(condition, {**row.complete(settings), **MATRIX}))
 

@@ -157,6 +157,12 @@ COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }
 
 
+@cache
+def parsed(text: str) -> ast.expr:
+    """An expression of a spec. Nodes are never changed, so that one serves all who ask for it."""
+    return ast.parse(text, mode="eval").body
+
+
 def holds(node: ast.expr, names: Mapping[str, Any]) -> Any:
     """The value of a condition over settings and facts: plain Python numbers, texts and truth values."""
     match node:

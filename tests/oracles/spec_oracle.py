@@ -20,7 +20,7 @@ import torch
 from oracles import ball as balls
 from oracles.ball import HOST, HOST_TINY, Array, Ball, rounded, where
 from oracles.base import array
-from oracles.declared import Row, Stage, State, holds
+from oracles.declared import Row, Stage, State, holds, parsed
 from oracles.expressions import KINDS, Evaluator, Kind, Number, Truth, Value, Window, both, const, single
 from oracles.philox import bits16
 from oracles.rounding import Rounding, decoded, rounding_of
@@ -178,7 +178,7 @@ class SpecOracle:
         return {**self.settings, **given, **self._facts(index)}
 
     def exists(self, index: int, state: State) -> bool:
-        return state.when is None or bool(holds(ast.parse(state.when, mode="eval").body, self._conditions(index)))
+        return state.when is None or bool(holds(parsed(state.when), self._conditions(index)))
 
     def _names(self, index: int, total: int) -> dict[str, Value]:
         """What a block may read: settings, facts, the parameter, its states."""
@@ -305,7 +305,7 @@ class SpecOracle:
     def _initial(self, state: State, names: Mapping[str, Value]) -> Ball:
         if isinstance(state.init, int | float):
             return Ball(float(state.init))
-        number = Evaluator(names, 0, _nowhere).number(ast.parse(state.init, mode="eval").body)
+        number = Evaluator(names, 0, _nowhere).number(parsed(state.init))
         return single(number, KINDS[state.shape])
 
     def _initial_of_group(self, state: State) -> Ball:

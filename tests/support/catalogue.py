@@ -6,7 +6,6 @@ are compiled when they are asked for.
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from oracles.declared import Choice, Hyper, Row, State, another, holds, load_catalogue, load_spec
+from oracles.declared import Choice, Hyper, Row, State, another, holds, load_catalogue, load_spec, parsed
 from oracles.spec_oracle import SpecOracle
 
 OWN_SPECS = Path(__file__).parents[1] / "specs"
@@ -112,9 +111,7 @@ def exists(row: Row, state: State, settings: Mapping[str, Any], ndim: int = 2) -
     """Whether a large parameter of `ndim` dimensions has a state under these settings."""
     if state.when is None:
         return True
-    return bool(
-        holds(ast.parse(state.when, mode="eval").body, {"ndim": ndim, "numel": 2**20, **row.complete(settings)})
-    )
+    return bool(holds(parsed(state.when), {"ndim": ndim, "numel": 2**20, **row.complete(settings)}))
 
 
 def required(name: str) -> dict[str, Any]:

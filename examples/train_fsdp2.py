@@ -102,6 +102,7 @@ def main() -> None:
         dcp.save({"model": states, "optimizer": optimizer_states, "step": args.steps}, checkpoint_id=args.checkpoint)
     if rank == 0:
         print(f"{args.optimizer}: {optimizer.state_bytes()} bytes of states on each of {size} processes")
+    dist.barrier()  # none ends while another still takes part in what came before
     dist.destroy_process_group()
 
 

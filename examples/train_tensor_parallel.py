@@ -35,6 +35,7 @@ def main() -> None:
         optimizer.step()
         if (step + 1) % 25 == 0 and dist.get_rank() == 0:
             print(f"step {step + 1}: loss {loss.item():.4f}", flush=True)
+    dist.barrier()  # none ends while another still takes part in what came before
     dist.destroy_process_group()
 
 

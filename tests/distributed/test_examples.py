@@ -16,9 +16,10 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 def run(command: list[str], more: dict[str, str]) -> str:
     """What a command prints."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **more}
+    paths = os.pathsep.join(sys.path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONFAULTHANDLER": "1", **more}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, (done.stdout, done.stderr[-8000:])
     return done.stdout
 
 

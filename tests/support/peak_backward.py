@@ -7,7 +7,6 @@ Linux only, as resident.py; MALLOC_MMAP_THRESHOLD_ is to be 65536.
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ import optgen_optim
 import torch
 from torch import nn
 
-from support.resident import resident
+from support.resident import give_back, resident
 
 LAYERS, WIDTH = 12, 1024  # 12 weights of 4 MiB in float32
 
@@ -33,7 +32,7 @@ def measure(name: str, fused: bool, **settings: Any) -> int:
         model(data).square().mean().backward()
         optimizer.step()
     optimizer.zero_grad()
-    gc.collect()
+    give_back()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = resident("RssAnon")
     model(data).square().mean().backward()

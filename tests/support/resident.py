@@ -8,6 +8,7 @@ MALLOC_MMAP_THRESHOLD_.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import re
@@ -30,6 +31,12 @@ def resident(field: str) -> int:
     return 1024 * int(found[1])
 
 
+def give_back() -> None:
+    """Return to the system what was freed, which a new tensor would take up again without becoming resident."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def measure(name: str, bits: int) -> dict[str, int]:
     """Bytes that a first step of one parameter makes resident, and the most meanwhile."""
     made = optgen_optim.CLASSES[name]
@@ -44,7 +51,7 @@ def measure(name: str, bits: int) -> dict[str, int]:
 
     new((128, 64)).step()  # compiles, and starts threads
     optimizer = new(SHAPE)
-    gc.collect()
+    give_back()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before, most_before = resident("RssAnon"), resident("VmHWM")
     optimizer.step()

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from mutant_edits import Edit
 
 SECONDS = 600  # for one run of pytest; a mutant that takes longer is killed, if the tree without it does not
+DRIFT_SECONDS = 120  # for the drift check, which takes three
 COMPILER = ("planner", "passes", "printers")  # what these generate is compared with generated/ before any test runs
 
 
@@ -84,15 +85,15 @@ class Trials:
         self.tests = {area: [name for name in names if name in every] for area, names in self.tests.items()}
 
     @staticmethod
-    def run(copy: Path, *arguments: str) -> tuple[int | None, str]:
-        """Run Python in a copy: the exit status, None after SECONDS, and what was printed."""
+    def run(copy: Path, *arguments: str, seconds: int = SECONDS) -> tuple[int | None, str]:
+        """Run Python in a copy: the exit status, None where it took longer, and what was printed."""
         path = os.pathsep.join([str(copy), str(copy / "generated")])
         process = subprocess.Popen(
             [sys.executable, *arguments], cwd=copy, env=os.environ | {"PYTHONPATH": path}, text=True, errors="replace",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            output, _ = process.communicate(timeout=SECONDS)
+            output, _ = process.communicate(timeout=seconds)
             return process.returncode, output
         except subprocess.TimeoutExpired:
             return None, ""
@@ -102,7 +103,8 @@ class Trials:
 
     def drift(self, copy: Path) -> tuple[int | None, str]:
         """Compare what the compiler of a copy writes with its generated/."""
-        return self.run(copy, "-c", "from optgen.cli import main; main()", "build", "specs/", "--check")
+        program = "from optgen.cli import main; main()"
+        return self.run(copy, "-c", program, "build", "specs/", "--check", seconds=DRIFT_SECONDS)
 
     def pytest(self, copy: Path, tests: list[str]) -> tuple[int | None, str]:
         """Run tests until one fails, without those that fail in the tree as it is."""

@@ -14,6 +14,8 @@ CANDIDATES := python3 python python3.14 python3.13 python3.12 python3.11
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in $(CANDIDATES); do $$name -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$name && break; done)
 BIN := .venv/bin
+# Set in many containers; the hundreds of processes of a run would each compile all that they import.
+export PYTHONDONTWRITEBYTECODE :=
 # One worker more than the two cores it is made for: some tests wait for processes.
 TESTS := -n 3 --dist worksteal --durations=10
 # The compiler stage by stage, the runtime's main paths, one class of each rule on cpu and torch, the tutorial.

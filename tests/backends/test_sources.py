@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.asked import ask
 from support.compiling import FAMILIES, ROOT, own_package, stock_package, stock_units, write_spec
 
 import optgen
@@ -86,8 +87,8 @@ def test_cpp_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
     cases = list(zip(settings(unit), (CODECS["fp32"], int8, int8.with_block(WHOLE_TENSOR)), strict=False))
     for compiler, (truth, codec) in itertools.product(COMPILERS, cases):
         command = [compiler, *FLAGS, include, *defines(unit, truth, codec), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[:3000]
+        answer = ask(command, source)
+        assert answer.status == 0, answer.said[:3000]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import platform
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import optgen_optim
 import pytest
 import torch
+from support.asked import ask
 
 from optgen.paths import include_dir
 from optgen.runtime.building.compilers import Compiler, compiler_candidates
@@ -85,11 +85,12 @@ def test_every_loop_over_elements_is_vectorised(name: str, bits: int, tmp_path: 
     engine = stepped(name, bits)._kept[0].engines[0]
     rule, bucket = engine.rule, engine.bucket
     command = [gcc.path, *gcc.arguments, *gcc.flags, f"-I{include_dir()}", *words(defines(rule, bucket))]
-    command += [str(rule.source), "-fopt-info-vec-optimized", "-o", str(tmp_path / "kernel.so")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    own = [
-        match for line in said.splitlines() if line.startswith(str(rule.source)) for match in VECTORISED.finditer(line)
-    ]
+    output = tmp_path / "kernel.so"
+    command += [str(rule.source), "-fopt-info-vec-optimized", "-o", str(output)]
+    answer = ask(command, rule.source, output)
+    assert answer.status == 0, answer.said
+    lines = [line for line in answer.said.splitlines() if line.startswith(str(rule.source))]
+    own = [match for line in lines for match in VECTORISED.finditer(line)]
     vectorised = {int(match[1]) for match in own}
     for item in rule.blocks["step"].passes:
         if item.live(bucket.flags):

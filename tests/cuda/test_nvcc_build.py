@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import optgen_optim
 import pytest
 import torch
+from support.asked import ask
 
 import optgen
 from optgen.codecs import parameter_codec
@@ -167,20 +167,13 @@ def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path, arc
     """Compile for these architectures in one run; nothing is warned of, and no function touches local memory."""
     codes = [word for arch in archs for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
     flags = [*(flag for flag in FLAGS if flag != "--cubin"), *nvcc.flags, *STRICT, *codes]
-    command = [
-        *nvcc.command,
-        *flags,
-        *escaped(words(macros)),
-        str(source),
-        "--fatbin",
-        "-o",
-        str(folder / "kernel.fatbin"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-    wrong = [line for line in (done.stdout + done.stderr).splitlines() if re.search(r"(?i)error|warning", line)]
-    assert (done.returncode, wrong) == (0, []), f"{source.name} with {dict(macros)}: {chr(10).join(wrong)}"
+    output = folder / "kernel.fatbin"
+    command = [*nvcc.command, *flags, *escaped(words(macros)), str(source), "--fatbin", "-o", str(output)]
+    answer = ask(command, source, output)
+    wrong = [line for line in answer.said.splitlines() if re.search(r"(?i)error|warning", line)]
+    assert (answer.status, wrong) == (0, []), f"{source.name} with {dict(macros)}: {chr(10).join(wrong)}"
     kernels = set(re.findall(r'extern "C" __global__ void .*?(\w+)\(const Call', source.read_text(encoding="utf-8")))
-    found = list(usages(done.stderr))
+    found = list(usages(answer.said))
     assert {(use.function, use.arch) for use in found if use.registers is not None} == {
         (kernel, f"sm_{arch}") for kernel in kernels for arch in archs
     }
@@ -298,7 +291,8 @@ def test_full_tiles_are_moved_16_bytes_at_once(bits: int, dtype: torch.dtype, nv
     flags = [*(flag for flag in FLAGS if flag != "--cubin"), *nvcc.flags, "--ptx", "-arch=sm_90"]
     output = tmp_path / "kernel.ptx"
     command = [*nvcc.command, *flags, *escaped(words(macros)), str(source), "-o", str(output)]
-    subprocess.run(command, check=True, cwd=tmp_path)
+    answer = ask(command, source, output)
+    assert answer.status == 0, answer.said
     text = output.read_text(encoding="utf-8")
     body = text[text.index(".entry step_apply(") :].partition("\n}\n")[0]
     wide = {kind: len(re.findall(rf"{kind}\.global\.v4\.\w32", body)) for kind in ("ld", "st")}

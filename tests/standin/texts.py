@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from support.asked import ask
 
-from standin.build import NVCC
+from standin import build
 
 Compile = Callable[..., Any]
 INCLUDES = "#include <cstdint>\n"
 
 
+def command(source: Path, output: Path, *options: str, arch: str = "sm_90") -> list[str]:
+    """Compiles as optgen does."""
+    flags = ["-O3", "-std=c++17", "-fmad=false", "--cubin", f"-arch={arch}"]
+    program = build.nvcc(sanitize=os.environ.get("STANDIN_SANITIZE") == "1")
+    return [str(program), *flags, *options, "-o", str(output), str(source)]
+
+
 def nvcc(source: Path, *options: str, arch: str = "sm_90") -> subprocess.CompletedProcess[str]:
-    """Compile as optgen does."""
-    output = source.with_suffix(".cubin")
-    command = [str(NVCC), "-O3", "-std=c++17", "-fmad=false", "--cubin", f"-arch={arch}", *options]
-    return subprocess.run([*command, "-o", str(output), str(source)], capture_output=True, text=True, check=False)
+    """Compile as optgen does, beside the source."""
+    words = command(source, source.with_suffix(".cubin"), *options, arch=arch)
+    return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
 cubins: dict[tuple[str, ...], bytes] = {}
 
 
 def cubin(folder: Path, text: str, *options: str) -> bytes:
-    """The image of a .cu, compiled once for each text in this process. It begins with `#include <cstdint>`."""
+    """The image of a .cu, compiled once for each text. It begins with `#include <cstdint>`."""
     key = (text, *options)
     if key not in cubins:
         source = folder / "kernels.cu"
         source.write_text(INCLUDES + text, encoding="utf-8")
-        done = nvcc(source, *options)
-        assert done.returncode == 0, done.stderr
-        cubins[key] = source.with_suffix(".cubin").read_bytes()
+        output = source.with_suffix(".cubin")
+        answer = ask(command(source, output, *options), source, output)
+        assert answer.status == 0, answer.said
+        cubins[key] = output.read_bytes()
     return cubins[key]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from optgen.codecs import Codec, ParameterCodec
 from optgen.runtime.draws import Draw
+from support.asked import ask
 
 ROOT = Path(__file__).parents[2]
 INCLUDE = ROOT / "templates" / "include"
@@ -139,5 +139,5 @@ def _address(x: Tensor | None) -> ctypes.c_void_p:
 def compile_cpp(compiler: str, source: Path, target: Path, *flags: str) -> None:
     """Compile one file that includes the headers, every warning an error."""
     command = [compiler, *FLAGS, *WARNINGS, f"-I{INCLUDE}", *flags, str(source), "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+    answer = ask(command, source, target)
+    assert answer.status == 0, f"{' '.join(command)}\n{answer.said}"

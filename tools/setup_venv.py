@@ -68,7 +68,7 @@ def main(purpose: str) -> None:
         return
     make_venv()
     constraints = install_torch(pinned=purpose == "test")
-    pip("install", "--no-compile", "--quiet", "-e", f".[{purpose}]", "-c", str(constraints))
+    pip_install("--quiet", "-e", f".[{purpose}]", "-c", str(constraints))
     if purpose == "test":
         add_pycuda(compiler, constraints)
     stamps[purpose].write_text(key.hexdigest())
@@ -133,7 +133,7 @@ def install_torch(pinned: bool) -> Path:
     version = installed_torch()
     if not version or (pinned and version.partition("+")[0] != wanted[1]):
         print(f"installing torch {wanted[1]}", flush=True)
-        pip("install", "--no-compile", f"torch=={wanted[1]}", "-c", str(CONSTRAINTS), *torch_index(pip_config()))
+        pip_install(f"torch=={wanted[1]}", "-c", str(CONSTRAINTS), *torch_index(pip_config()))
         version = installed_torch()
         if not version:
             raise SetupError("torch was installed but cannot be imported: .venv/bin/python -c 'import torch'")
@@ -166,12 +166,13 @@ def pip_config() -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def pip(*arguments: str) -> None:
-    """Run pip in .venv. Raises SetupError if it fails; pip has said why.
+def pip_install(*arguments: str) -> None:
+    """Install into .venv. Raises SetupError if that fails; pip has said why.
 
-    What it installs is compiled to bytecode when it is imported: most of it never is.
+    Bytecode is left to be made at a first import: most of what is installed never has one.
     """
-    if not run(str(PYTHON), "-m", "pip", "--disable-pip-version-check", *arguments):
+    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
+    if not run(*pip, "install", "--no-compile", *arguments):
         raise SetupError("pip failed, see above. Without a network, point PIP_FIND_LINKS at a folder of wheels.")
 
 

@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,12 @@ class Catalogue:
     infos: Mapping[str, ClassInfo]
 
 
+@cache
+def stock_classes() -> tuple[ClassInfo, ...]:
+    """What the compiler knows of the classes that come with optgen, compiled once a process."""
+    return compile_specs([specs_dir()], STOCK_PACKAGE).classes
+
+
 def catalogue(specs: Sequence[Path] = ()) -> Catalogue:
     """The classes of some specs, by default those that come with optgen.
 
@@ -98,19 +104,19 @@ def catalogue(specs: Sequence[Path] = ()) -> Catalogue:
         SpecError: mistakes in the specs.
         UserError: the stock package is not there.
     """
-    paths = list(specs) or [specs_dir()]
-    infos = {info.name: info for info in compile_specs(paths, STOCK_PACKAGE).classes}
+    infos = compile_specs(specs, STOCK_PACKAGE).classes if specs else stock_classes()
+    known = {info.name: info for info in infos}
     if specs:
         from optgen.loading import load
 
-        return Catalogue(load(*paths).CLASSES, infos)
+        return Catalogue(load(*specs).CLASSES, known)
     try:
         package = importlib.import_module(STOCK_PACKAGE)
     except ImportError as error:
         raise UserError(
             f"{STOCK_PACKAGE} cannot be imported ({error}): run `optgen build specs/` in a checkout"
         ) from error
-    return Catalogue(package.CLASSES, infos)
+    return Catalogue(package.CLASSES, known)
 
 
 @dataclass(frozen=True)

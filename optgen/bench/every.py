@@ -17,13 +17,11 @@ from typing import Any
 import torch
 
 from optgen.bench.cases import Case
-from optgen.bench.contenders import Contender
+from optgen.bench.contenders import Contender, stock_classes
 from optgen.bench.driving import arguments, begin_training, starting_settings
 from optgen.bench.measure import Budget, Measured, Meter, Say, measure_case
 from optgen.bench.peers import FUSED, torch_fused_adamw
-from optgen.compiler import compile_specs
 from optgen.package_name import STOCK_PACKAGE
-from optgen.paths import specs_dir
 
 BITS = (32, 8, 4)
 CASE = Case("1e7", ((2500, 4000),), 2)
@@ -92,9 +90,8 @@ def entries(only: Sequence[str] = (), bits: Sequence[int] = BITS) -> list[Entry]
     Args:
         only: Classes; none for all.
     """
-    package = compile_specs([specs_dir()], STOCK_PACKAGE)
     groups: dict[Any, list[tuple[Any, int]]] = {}
-    for info in package.classes:
+    for info in stock_classes():
         if only and info.name not in only:
             continue
         for choice in info.bits_choices:

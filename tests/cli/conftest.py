@@ -9,7 +9,7 @@ import pytest
 from support.compiling import stock_package
 
 from optgen import compiler
-from optgen.bench import contenders, every
+from optgen.bench import contenders
 from optgen.package_name import STOCK_PACKAGE, is_stock
 
 
@@ -20,5 +20,5 @@ def _the_catalogue_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def known(paths: Sequence[Path], package: str | None) -> compiler.Package:
         return stock_package() if package == STOCK_PACKAGE and is_stock(paths) else compile_specs(paths, package)
 
-    for module in (compiler, contenders, every):
+    for module in (compiler, contenders):
         monkeypatch.setattr(module, "compile_specs", known)

@@ -167,19 +167,20 @@ def _rounds(case: Case) -> bool:
 
 def _stores(row: Row, case: Case, settings: Mapping[str, Any]) -> bool:
     """Whether a class stores states in this way: in its own bits, and some state of the rule can be."""
-    name, _ = wanted_storage(storages()[case["storage"]])
+    name, unusual = _stored(case["storage"])
     if row.bits is not None and BITS[name] != row.bits:
         return False
-    if any(
-        key not in row.family.storage for key, value in storages()[case["storage"]].items() if value != _plainest(key)
-    ):
+    if not unusual <= row.family.storage.keys():
         return False
     states = [state for state in row.family.states.values() if state.takes(name)]
     return name == "fp32" or any(_may_exist(state, row, case, settings) for state in states)
 
 
-def _plainest(name: str) -> Any:
-    return next(iter(storages().values()))[name]
+@cache
+def _stored(label: str) -> tuple[str, frozenset[str]]:
+    """The codec that a way of storing states asks for, and the settings that it takes."""
+    plainest, settings = next(iter(storages().values())), storages()[label]
+    return wanted_storage(settings)[0], frozenset(key for key in settings if settings[key] != plainest[key])
 
 
 def _may_exist(state: State, row: Row, case: Case, settings: Mapping[str, Any]) -> bool:
@@ -200,9 +201,16 @@ def _only(row: Row, name: str) -> Any:
 
 def _decided(names: Collection[str], row: Row, case: Case) -> bool:
     """Whether a case says all that a rule asks for."""
-    parts = {part: name for name, hyper in row.family.hypers.items() for part in hyper.parts}
-    wanted = {parts.get(name, name) for name in names} - row.fixed.keys()
+    wanted = _asked_for(case["class"], frozenset(names))
     return all(name in case or (name in (*DECIDE_STORAGE, *ELSEWHERE) and "storage" in case) for name in wanted)
+
+
+@cache
+def _asked_for(name: str, names: frozenset[str]) -> frozenset[str]:
+    """The settings of a class that the names in a rule are, or are parts of."""
+    row = all_rows()[name]
+    parts = {part: whole for whole, hyper in row.family.hypers.items() for part in hyper.parts}
+    return frozenset(parts.get(each, each) for each in names) - row.fixed.keys()
 
 
 def settings_of(case: Case) -> dict[str, Any]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +16,6 @@ from optgen.runtime.building.cache import CompileError
 from runtime.training import SMALL, make_params, same, saved, set_grads, snapshot, train
 
 pytestmark = pytest.mark.usefixtures("each_sweep")
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_engines_reports_the_last_step(target) -> None:
@@ -292,44 +286,6 @@ def test_same_bits_on_any_number_of_threads(cls, settings) -> None:
         results.append(snapshot(opt, params))
     for result in results[1:]:
         assert same(results[0], result)
-
-
-WITHOUT_COMPILER = """
-import sys, warnings, torch
-from optgen_optim import AdamW, LAMB
-warnings.simplefilter("always")
-for cls in (AdamW, AdamW, LAMB):
-    param = torch.nn.Parameter(torch.ones(300))
-    opt = cls([param], target=None)
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        for _ in range(2):
-            param.grad = torch.ones(300)
-            opt.step()
-    print(opt.engines(), [f"{w.category.__name__}: {w.message}" for w in seen])
-    opt = cls([param], target="torch")
-    opt.step()
-try:
-    AdamW([param], target="cpu").step()
-except RuntimeError as error:
-    print("refused:", error, param.grad.sum().item())
-"""
-
-
-@pytest.mark.parametrize(
-    "change", [{"OPTGEN_CXX": "/nonexistent"}, {"PATH": "", "CXX": ""}], ids=["OPTGEN_CXX", "PATH"]
-)
-def test_without_a_compiler_the_torch_target_serves(change, tmp_path: Path) -> None:
-    environment = {**os.environ, "OPTGEN_CACHE_DIR": str(tmp_path), **change}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "generated")])
-    command = [sys.executable, "-c", WITHOUT_COMPILER]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    first, second, third, refused = done.stdout.splitlines()
-    assert first.startswith("{'torch': 1} ['RuntimeWarning: no C++ compiler, so the torch target serves")
-    assert first.count("RuntimeWarning") == 1
-    assert second == third == "{'torch': 1} []", "said once a process"
-    assert refused.startswith("refused: AdamW: target='cpu' needs a C++ compiler: ")
-    assert next(iter(change.values())) in first
 
 
 def test_a_kernel_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:

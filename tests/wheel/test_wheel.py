@@ -93,11 +93,12 @@ def test_the_wheel_holds_code_templates_specs_and_the_stock_package(wheel: Path)
 @pytest.mark.slow
 def test_the_wheel_trains_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "empty"
-    venv.create(home, with_pip=True)
+    venv.create(home)
     python = home / "bin" / "python"
     tools = setup_venv()
     index = tools.torch_index(tools.pip_config())
-    pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-compile")
+    into = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
+    pip = (*into, "install", "--quiet", "--no-compile")
     run(*pip, str(wheel), "-c", str(ROOT / "constraints.txt"), *index, cwd=tmp_path)
     assert "engines" in run(python, "-c", TRAIN_A_STEP, cwd=tmp_path)
     command = home / "bin" / "optgen"

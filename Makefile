@@ -19,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # One worker more than the two cores it is made for: some tests wait for processes.
 TESTS := -n 3 --dist worksteal --durations=10
 # The compiler stage by stage, the runtime's main paths, one class of each rule on cpu and torch, the tutorial.
-QUICK := tests/spec tests/ir tests/passes tests/schedule tests/backends tests/snapshots tests/oracles \
+QUICK := tests/spec tests/ir tests/passes tests/schedule tests/backends tests/emit tests/snapshots tests/oracles \
     $(addprefix tests/runtime/test_,optimizer.py groups.py settings.py storage.py engines.py changes.py methods.py \
     checkpoints.py misfits.py) tests/numerics/test_first.py tests/docs/test_tutorial.py tests/test_layers.py
 
@@ -28,7 +28,7 @@ QUICK := tests/spec tests/ir tests/passes tests/schedule tests/backends tests/sn
 help:
 	@echo "make demo       train a small transformer with generated optimizers"
 	@echo "make test       all checks and tests"
-	@echo "make test-quick lint, types, layers; the compiler, the runtime, a class of each rule, the tutorial"
+	@echo "make test-quick lint, types, layers; the compiler, the runtime's main paths, a class of each rule, the tutorial"
 	@echo "make test-all   the tests with every combination of classes, types and options (long)"
 	@echo "make lint       ruff, mypy, the layers"
 	@echo "make bench      the optimizers against torch, bitsandbytes and torchao"
@@ -47,9 +47,10 @@ test: lint
 test-quick: lint
 	$(BIN)/optgen build specs/ --check
 	$(BIN)/python -m pytest $(TESTS) -m "not slow and not full" $(QUICK)
-	@echo "Left out, in make test: slow tests; the matrix of settings, types and storage; parity with papers and"
-	@echo "libraries; codecs in C++; the cuda target on the stand-in; several processes; Trainer, accelerate, Lightning;"
-	@echo "torch.compile, AMP, resuming; commands, pages, the wheel."
+	@echo "Left out, in make test: of the runtime fused backward, torch.compile, AMP, schedulers, capture, resuming and"
+	@echo "imports; building kernels and their cache; the matrix of settings, types and storage; parity with papers and"
+	@echo "libraries; codecs; the cuda target and its stand-in; several processes; memory; Trainer, accelerate, Lightning;"
+	@echo "commands, benchmarks, pages, documentation but for the tutorial, the wheel."
 
 test-all: test
 	$(BIN)/python -m pytest $(TESTS) -m full

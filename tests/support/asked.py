@@ -1,70 +1,98 @@
-"""Compilers asked by tests: what they say and write is kept in the tests' cache until something that they read changes.
+"""Compilers asked by tests: what they say and write is kept in the cache, beside the kernels that steps run.
 
-Kernels that a step runs have a cache of their own (`optgen.runtime.building`). This one is for what tests ask beyond
-it: warnings, registers, vectorised loops, and the headers by themselves.
+This is for what tests ask beyond those: warnings, registers, vectorised loops, and the headers by themselves.
 """
 
 from __future__ import annotations
 
-import functools
+import base64
+import json
 import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from optgen.runtime.building.compilers import processor
-from optgen.runtime.building.entries import Hash
-from optgen.runtime.building.private_dir import cache_dir
+from optgen.runtime.building.entries import Hash, Kernel, Loader
+from optgen.runtime.building.nvcc import VARIABLES
+from optgen.runtime.building.programs import COMPILE_TIMEOUT_SECONDS, Output, identity, run
 
-SOURCE = "<source>"  # stands in what is kept for the path of the source, which lies elsewhere the next time
+# What else of the environment decides what a compiler does.
+ENVIRONMENT = (*VARIABLES, "PATH", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH")
+SOURCE, OUTPUT = "<source>", "<output>"  # stand in what is kept for paths, which are others the next time
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A compiler that has ended: its exit status and all that it printed."""
+    """What a compiler that was content has printed, and written, if anything."""
 
-    status: int
     said: str
+    output: bytes
 
 
-def ask(command: Sequence[str], source: Path, output: Path | None = None) -> Answer:
-    """Compile `source`, a word of the command, which includes nothing but optgen's headers and the system's.
+_answers = Loader[Answer]()
+
+
+def ask(command: Sequence[str], source: Path, output: Path | None = None) -> str:
+    """Compile `source`, a word of the command, now or when the same was asked before.
+
+    Asked anew when one of these has changed: the command, its programs, the environment's words to them, the source, a
+    header of optgen's. Headers of the system and assemblers count as parts of the compiler that is of their version.
 
     Args:
         output: Where the command writes to, a word of it.
 
     Returns:
-        What was answered, now or when the same was asked before; `output` is then written too. Failures are not kept.
+        All that was printed.
+
+    Raises:
+        CompileError: the compiler's own words, when it ends with an error.
     """
-    made = Hash(
-        _version(command[0]), processor(), *(word for word in command if word not in (str(source), str(output)))
+    assert '#include "' not in source.read_text(encoding="utf-8"), f"{source} includes what no key knows"
+    places = {str(source): SOURCE, str(output): OUTPUT} if output is not None else {str(source): SOURCE}
+    plain = [places.get(word, word) for word in command]
+
+    def key() -> str:
+        made = Hash(processor(), identity([word for word in plain if word not in (SOURCE, OUTPUT)]), *plain)
+        made.add(_version(command[0]))
+        made.add("environment", *(f"{name}={os.environ.get(name)}" for name in ENVIRONMENT))
+        made.add_source(source)
+        return made.hexdigest()
+
+    def build(record: Path, folder: Path) -> Output:
+        written = folder / "written"
+        words = [str(written) if place == OUTPUT else word for word, place in zip(command, plain, strict=True)]
+        done = run(words, folder, COMPILE_TIMEOUT_SECONDS)
+        if done.status == 0:
+            content = base64.b64encode(written.read_bytes()).decode() if output is not None else ""
+            record.write_text(json.dumps({"said": done.said.replace(str(source), SOURCE), "output": content}))
+        return replace(done, said=done.said.replace(str(written), str(output)))
+
+    answer = _answers.get(
+        Kernel(
+            source=source,
+            compiler=command[0],
+            key=key,
+            name=lambda key: f"asked-{key[:32]}.json",
+            build=build,
+            load=lambda _, content: _read(content),
+            advice="",
+            unloadable=lambda directory: f"{directory} holds what cannot be read.",
+        )
     )
-    made.add_source(source)
-    kept = cache_dir() / f"asked-{made.hexdigest()[:32]}"
-    if not (kept / "said").is_file():
-        folder = Path(tempfile.mkdtemp(prefix="asked-", dir=cache_dir()))
-        written = folder / "output"
-        words = [str(written) if word == str(output) else word for word in command]
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        if done.returncode != 0:
-            shutil.rmtree(folder)
-            return Answer(done.returncode, done.stdout)
-        (folder / "said").write_text(done.stdout.replace(str(source), SOURCE), encoding="utf-8")
-        try:
-            folder.rename(kept)
-        except OSError:  # another process was quicker
-            shutil.rmtree(folder)
     if output is not None:
-        shutil.copyfile(kept / "output", output)
-        shutil.copymode(kept / "output", output)
-    return Answer(0, (kept / "said").read_text(encoding="utf-8").replace(SOURCE, str(source)))
+        output.write_bytes(answer.output)
+        output.chmod(0o700)
+    return answer.said.replace(SOURCE, str(source))
 
 
-@functools.cache
+def _read(content: bytes) -> Answer:
+    record = json.loads(content)
+    return Answer(record["said"], base64.b64decode(record["output"]))
+
+
+@cache
 def _version(program: str) -> str:
-    found = os.path.realpath(shutil.which(program) or program)
-    done = subprocess.run([found, "--version"], capture_output=True, text=True, check=True)
-    return f"{found} {done.stdout}"
+    return subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout

@@ -92,6 +92,8 @@ def test_killed_processes_end_as_one_that_was_not(tmp_path: Path, target: str) -
     whole.mkdir()
     killed.mkdir()
     assert run(whole, target) == (1, "done")
+    assert run(killed, target, "step", 1) == (1, "killed")
+    assert not list(killed.iterdir()), "killed before there was a checkpoint"
     assert run(killed, target, "step", 3) == (1, "killed")
     assert run(killed, target, "save", 4) == (3, "killed")
     with pytest.raises(RuntimeError):

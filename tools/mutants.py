@@ -44,8 +44,8 @@ AREAS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ("engines", "optgen/runtime", "*engine*.py parameters.py states.py optimizer.py sweep.py targets.py call.py"
          " rule.py settings.py overrides.py inputs.py host_values.py graph_step.py in_backward.py capture.py"
          " portions.py paging.py torch_math.py",
-         "runtime/test_[egmos]*.py runtime/test_changes.py runtime/test_f*.py numerics/test_parity.py cuda/test_host.py"
-         " cuda/test_paging.py cuda/test_fallback.py runtime/test_c*.py"),
+         "runtime/test_[egmosw]*.py runtime/test_changes.py runtime/test_f*.py numerics/test_parity.py"
+         " cuda/test_host.py cuda/test_paging.py cuda/test_fallback.py runtime/test_c*.py"),
         ("checkpoints", "optgen/runtime", "checkpoints.py fitting.py codec_marks.py *_form.py sharded_*.py"
          " boxed_states.py",
          "runtime/test_checkpoint*.py runtime/test_misfit*.py parity/test_bitsandbytes_checkpoints.py"

@@ -104,19 +104,19 @@ def catalogue(specs: Sequence[Path] = ()) -> Catalogue:
         SpecError: mistakes in the specs.
         UserError: the stock package is not there.
     """
-    infos = compile_specs(specs, STOCK_PACKAGE).classes if specs else stock_classes()
-    known = {info.name: info for info in infos}
+    compiled = compile_specs(specs, STOCK_PACKAGE).classes if specs else stock_classes()
+    infos = {info.name: info for info in compiled}
     if specs:
         from optgen.loading import load
 
-        return Catalogue(load(*specs).CLASSES, known)
+        return Catalogue(load(*specs).CLASSES, infos)
     try:
         package = importlib.import_module(STOCK_PACKAGE)
     except ImportError as error:
         raise UserError(
             f"{STOCK_PACKAGE} cannot be imported ({error}): run `optgen build specs/` in a checkout"
         ) from error
-    return Catalogue(package.CLASSES, known)
+    return Catalogue(package.CLASSES, infos)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from importlib import metadata
@@ -91,14 +92,13 @@ def test_the_wheel_holds_code_templates_specs_and_the_stock_package(wheel: Path)
     assert {name for name in top if not name.endswith(".dist-info")} == {"optgen", "optgen_optim"}
 
 
-def lend_torch(python: Path, folder: Path) -> None:
+def lend_torch(home: Path, folder: Path) -> None:
     """Let another environment import the torch of this one, by links: its gigabyte is neither fetched nor unpacked."""
     torch = metadata.distribution("torch")
     folder.mkdir()
     for name in {path.parts[0] for path in torch.files or ()} - {"..", "__pycache__"}:
         (folder / name).symlink_to(Path(str(torch.locate_file(name))))
-    packages = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
-    Path(packages, "lent.pth").write_text(f"{folder}\n")
+    Path(sysconfig.get_path("purelib", "venv", {"base": str(home)}), "lent.pth").write_text(f"{folder}\n")
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_the_wheel_trains_in_an_empty_environment(wheel: Path, tmp_path: Path) -
     home = tmp_path / "empty"
     venv.create(home)
     python = home / "bin" / "python"
-    lend_torch(python, tmp_path / "lent")
+    lend_torch(home, tmp_path / "lent")
     tools = setup_venv()
     index = tools.torch_index(tools.pip_config())
     into = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)

@@ -107,6 +107,7 @@ class PassRenderer:
         self.col_sums = [r for r in item.reductions if r.reduce.over is Kind.COL]
         self.last = item is plan.passes[-1]
         self.single = CPrinter(single=True, names={})
+        self.read = {*self.fields(), *self._element_arrays()}
 
     # What a pass is given
 
@@ -299,6 +300,10 @@ class PassRenderer:
             self._where(write.live, f"store({write.input.name}_at[i], {self.single.print(write.value)});")
             for write in self.item.writes
         ]
+
+    def _part(self, r: Reduction) -> str:
+        """What elements are added to. A pass that makes a reduction may read it too, where another has made it."""
+        return f"{c_name(r.name)}_part" if r.name in self.read else c_name(r.name)
 
     def _add(self, r: Reduction, to: str) -> str:
         """What adds an element to a sum, in double."""

@@ -31,8 +31,8 @@ class UnloweredNodeError(AssertionError):
 
 
 def c_name(name: str) -> str:
-    """A name that is no keyword of C++ and none of the kernels' own, which are those with capitals and two endings."""
-    own = name in RESERVED or name.endswith(("_at", "_tile")) or name != name.lower()
+    """A name that is no keyword of C++ and none of the kernels' own, which are those with capitals and some endings."""
+    own = name in RESERVED or name.endswith(("_at", "_tile", "_part")) or name != name.lower()
     return f"{name}_value" if own else name
 
 

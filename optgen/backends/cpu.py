@@ -86,7 +86,7 @@ class _CpuPass(PassRenderer):
         for r in self.item.reductions:
             if r.reduce.over is Kind.TENSOR:
                 start = "uint32_t {} = 0;" if r.reduce.op == "max" else "double {} = 0.0;"
-                result.append(start.format(c_name(r.name)))
+                result.append(start.format(self._part(r)))
         if lines:
             result.append(f"const Lines lines = lines_of(call, t, c, {len(self.row_sums)});")
             result.append(f"for (int64_t k = 0; k < lines.size({len(self.col_sums)}); ++k) lines.base[k] = 0.0;")
@@ -127,15 +127,15 @@ class _CpuPass(PassRenderer):
                     place = "segment.matrix * t.at(COLS) + segment.col - segment.begin"
                     result.append(f"const float* const {c_name(name)}_at = {formula} ? {pointer} + {place} : nullptr;")
         for r in self.row_sums:
-            result.append(f"double {c_name(r.name)} = 0.0;")
+            result.append(f"double {self._part(r)} = 0.0;")
         for k, r in enumerate(self.col_sums):
             place = "(segment.matrix - lines.first_matrix) * lines.cols + segment.place - segment.begin"
-            result.append(f"double* const {c_name(r.name)}_at = lines.col({k}) + {place};")
+            result.append(f"double* const {self._part(r)}_at = lines.col({k}) + {place};")
         return result
 
     def _clauses(self) -> str:
-        sums = [c_name(r.name) for r in self.item.reductions if r.reduce.op != "max" and r.reduce.over is not Kind.COL]
-        largest = [c_name(r.name) for r in self.item.reductions if r.reduce.op == "max"]
+        sums = [self._part(r) for r in self.item.reductions if r.reduce.op != "max" and r.reduce.over is not Kind.COL]
+        largest = [self._part(r) for r in self.item.reductions if r.reduce.op == "max"]
         return (f" reduction(+ : {', '.join(sums)})" if sums else "") + (
             f" reduction(max : {', '.join(largest)})" if largest else ""
         )
@@ -153,7 +153,7 @@ class _CpuPass(PassRenderer):
         return [*lines, *self._statements(), *(self._accumulate(r) for r in self.item.reductions), *self._stores()]
 
     def _accumulate(self, r: Reduction) -> str:
-        name, live = c_name(r.name), c_formula(r.live)
+        name, live = self._part(r), c_formula(r.live)
         if r.reduce.op == "max":
             x = self.single.print(r.reduce.x)
             return f"{name} = {live} && magnitude_bits({x}) > {name} ? magnitude_bits({x}) : {name};"
@@ -161,7 +161,7 @@ class _CpuPass(PassRenderer):
 
     def _after_segment(self) -> list[str]:
         return [
-            f"if ({c_formula(r.live)}) lines.row({k})[segment.line - lines.first_row] += {c_name(r.name)};"
+            f"if ({c_formula(r.live)}) lines.row({k})[segment.line - lines.first_row] += {self._part(r)};"
             for k, r in enumerate(self.row_sums)
         ]
 
@@ -182,7 +182,7 @@ class _CpuPass(PassRenderer):
     def _results(self) -> list[str]:
         return [
             f"call.partials[c.index * {len(self.reduced)} + {self.reduced[r.name]}] = "
-            + (f"from_bits({c_name(r.name)});" if r.reduce.op == "max" else f"{c_name(r.name)};")
+            + (f"from_bits({self._part(r)});" if r.reduce.op == "max" else f"{self._part(r)};")
             for r in self.item.reductions
             if r.reduce.over is Kind.TENSOR
         ]

@@ -91,7 +91,7 @@ class _CudaPass(PassRenderer):
             opens=tuple(c_lines(self._opens(bands), 4)),
             body=tuple(c_lines(self._body(bands), deep)),
             closes=tuple(c_lines(self._closes(), 4)),
-            row_begins=tuple(c_lines([f"double {c_name(r.name)} = 0.0;" for r in self.row_sums], 6)),
+            row_begins=tuple(c_lines([f"double {self._part(r)} = 0.0;" for r in self.row_sums], 6)),
             row_ends=tuple(c_lines(self._row_ends(), 6)),
             col_ends=tuple(c_lines(self._col_ends(), 4)),
             band_ends=tuple(c_lines(self._band_ends(), 2)),
@@ -123,12 +123,12 @@ class _CudaPass(PassRenderer):
             result.append(f"const bool aligned = are_aligned({', '.join(moved)});")
         for r in self._tensor_sums():
             start = "uint32_t {} = 0;" if r.reduce.op == "max" else "double {} = 0.0;"
-            result.append(start.format(c_name(r.name)))
+            result.append(start.format(self._part(r)))
         return result
 
     def _opens(self, bands: bool) -> list[str]:
         if bands:
-            return [f"double {c_name(r.name)} = 0.0;" for r in self.col_sums]
+            return [f"double {self._part(r)} = 0.0;" for r in self.col_sums]
         reads = {a.input.name: a.live for a in self.item.reads}
         result = []
         for item in self._stored():
@@ -166,7 +166,7 @@ class _CudaPass(PassRenderer):
         return lines
 
     def _accumulate(self, r: Reduction, bands: bool) -> str:
-        name = c_name(r.name)
+        name = self._part(r)
         conditions = [c_formula(r.live)] if not r.live.is_true else []
         if not bands:
             conditions.append("place.inside(i)")
@@ -196,13 +196,13 @@ class _CudaPass(PassRenderer):
 
     def _row_ends(self) -> list[str]:
         return [
-            self._where(r.live, f"band.add_row({k}, row, {c_name(r.name)}, shared.rows);")
+            self._where(r.live, f"band.add_row({k}, row, {self._part(r)}, shared.rows);")
             for k, r in enumerate(self.row_sums)
         ]
 
     def _col_ends(self) -> list[str]:
         return [
-            self._where(r.live, f"if (inside) call.lines[c.line + {k} * t.at(COLS) + col] = {c_name(r.name)};")
+            self._where(r.live, f"if (inside) call.lines[c.line + {k} * t.at(COLS) + col] = {self._part(r)};")
             for k, r in enumerate(self.col_sums)
         ]
 
@@ -217,7 +217,7 @@ class _CudaPass(PassRenderer):
     def _results(self) -> list[str]:
         return [
             self._where(
-                r.live, f"shared.partial.{'add_max' if r.reduce.op == 'max' else 'add'}({slot}, {c_name(r.name)});"
+                r.live, f"shared.partial.{'add_max' if r.reduce.op == 'max' else 'add'}({slot}, {self._part(r)});"
             )
             for slot, r in enumerate(self._tensor_sums())
         ]

@@ -143,8 +143,7 @@ class _Planner:
         elements = needed(self.lets, roots, stop=lambda let: let.kind is not Kind.ELEMENT)
         below = [(name, live) for name, live in elements.items() if self.kinds[name] is not Kind.ELEMENT]
         if last:
-            commits = self._writes(lambda kind: kind.is_array)
-            below += [root for write in commits for root in demands(write.value, write.live)]
+            below += self._stored_arrays()
         return PassPlan(
             slot=slot,
             name="apply" if last else f"reduce_{slot}",
@@ -163,6 +162,13 @@ class _Planner:
             writes=writes,
             prepare=self._prepare(below, known=live),
         )
+
+    def _stored_arrays(self) -> list[tuple[str, Formula]]:
+        """Rows, columns and matrices that are stored, or that a stored number of the tensor is computed from."""
+        commits = self._writes(lambda kind: kind.is_scalar or kind.is_array)
+        roots = [root for write in commits for root in demands(write.value, write.live)]
+        found = needed(self.lets, roots, stop=lambda let: let.kind.is_array or let.name in self.slot)
+        return [(name, live) for name, live in found.items() if self.kinds[name].is_array]
 
     def _scale(self, write: Write) -> Iterable[tuple[str, Formula]]:
         """A state with one scale for the tensor is encoded with its new scale."""

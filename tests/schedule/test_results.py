@@ -39,6 +39,40 @@ blocks:
     share = grad / total
     param = param - lr * share
 """
+REDUCED = """\
+name: reduced
+hyperparameters:
+  lr: {default: 1.0, range: "[0, inf)"}
+states:
+  seen: {}
+blocks:
+  step: |
+    seen = (absmax(grad) + sum(grad)) * grad
+    if ndim >= 2:
+        seen = seen + row_sum(grad) + col_sum(grad)
+    param = param - lr * seen
+"""
+STORED = """\
+name: stored
+hyperparameters:
+  lr: {default: 0.1, range: "[0, inf)"}
+states:
+  kept: {shape: row, when: ndim >= 2}
+  first: {shape: tensor, when: ndim >= 2}
+  second: {shape: tensor, when: ndim >= 2}
+  third: {shape: tensor, when: ndim >= 2}
+blocks:
+  step: |
+    if ndim >= 2:
+        kept = row_sum(grad)
+        first = sum(kept * kept)
+        across = 2 * col_sum(grad)
+        second = sum(across * across)
+        whole = sum(grad, over=matrix)
+        third = sum(whole * whole)
+    param = param - lr * grad
+"""
+every_target = pytest.mark.parametrize("target", ["torch", "cpu", "cuda"], indirect=True)
 
 
 def stepped(opt: torch.optim.Optimizer, params: list[torch.nn.Parameter]) -> None:
@@ -79,3 +113,35 @@ def test_a_sum_over_all_parameters_has_all_of_them(target: str, block_wise: bool
     assert opt.param_groups[0]["total"] == total
     for param in params:
         assert torch.allclose(param.detach(), torch.full_like(param, -0.1 * 2 / total), atol=0)
+
+
+@every_target
+@pytest.mark.parametrize("block_wise", [True, False])
+def test_a_pass_may_make_and_read_one_reduction(target: str, block_wise: bool, tmp_path: Path) -> None:
+    """It makes it where a state has a scale a block, and reads it where the scale of the tensor needs it earlier."""
+    cls = optgen.load(write_spec(tmp_path, REDUCED)).Reduced
+    for shape in ((300,), (20, 30)):
+        param = torch.nn.Parameter(torch.zeros(shape))
+        param.grad = torch.randint(-3, 4, shape).float()
+        opt = cls([param], optim_bits=8, min_8bit_size=0, block_wise=block_wise, target=target)
+        opt.step()
+        seen = (param.grad.abs().max() + param.grad.sum()) * param.grad
+        if len(shape) == 2:
+            seen = seen + param.grad.sum(1, keepdim=True) + param.grad.sum(0)
+        assert torch.equal(param.detach(), -seen)
+        assert opt.state[param]["seen_absmax"].max() == seen.abs().max()
+
+
+@every_target
+def test_what_a_number_of_the_tensor_alone_needs_is_computed(target: str, tmp_path: Path) -> None:
+    """Rows, columns and matrices that no element reads."""
+    cls = optgen.load(write_spec(tmp_path, STORED)).Stored
+    param = torch.nn.Parameter(torch.zeros(3, 20, 30))
+    param.grad = grad = torch.randint(-3, 4, param.shape).float()
+    opt = cls([param], target=target)
+    opt.step()
+    state = opt.state[param]
+    assert torch.equal(state["kept"], grad.sum(2))
+    assert float(state["first"]) == grad.sum(2).square().sum()
+    assert float(state["second"]) == 4 * grad.sum(1).square().sum()
+    assert float(state["third"]) == grad.sum((1, 2)).square().sum()

@@ -131,7 +131,7 @@ def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> t
             continue
         refusals: list[Refusal] = []
         for rejection in specs.rejections(class_name):
-            refusal = build_refusal(rejection.rule, rejection.when, rejection.location, settings, reporter)
+            refusal = build_refusal(rejection.rule, rejection.when, settings, reporter)
             if refusal is not None:
                 refusals.append(refusal)
         result.append(ClassSpec(class_name, variant, tuple(refusals)))

@@ -78,7 +78,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     "Rule": {
         "when": "The condition over settings that is refused.",
         "raise": "The exception.",
-        "message": "What it says; `{name}` is the class, settings go by their names.",
+        "message": "What it says: `{name}` is the class, `{lr}` a setting, `{mode!r}` one with its quotes.",
         "on": "`construct`, `step`, or the method before which it is looked at.",
     },
     "Variant": {

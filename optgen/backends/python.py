@@ -137,7 +137,8 @@ def _refuse(refusals: Sequence[Refusal], indent: int) -> list[str]:
         if len(parts) > 1 or indent + len(message[0]) > WIDTH + 4:
             message = ["    message = (", *(f"        {py_string(part)}" for part in parts), "    )"]
         lines += [f"if {_requoted(refusal.condition)}:", *message]
-        lines.append(f'    raise {refusal.exception}(message.format_map({{**o, "name": name}}))')
+        shown = "".join(f', "{name}": {text}' for name, text in refusal.parts.items())
+        lines.append(f'    raise {refusal.exception}(message.format_map({{**o, "name": name{shown}}}))')
     return python_lines(lines, indent)
 
 

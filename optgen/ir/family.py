@@ -22,6 +22,7 @@ from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import FACTS, Scope
 from optgen.spec.checks import is_offered
 from optgen.spec.loader import LoadedShared, LoadedSpec
+from optgen.spec.messages import message_fields
 from optgen.spec.model import Hyperparameter, Method, Option, Rule, Spec, State
 from optgen.spec.model import Input as GivenInput
 from optgen.spec.source import SourceText
@@ -133,23 +134,24 @@ class _FamilyBuilder:
     def _refused(self) -> Iterator[tuple[ast.expr, SourceText]]:
         """The conditions under which the rule's settings are refused."""
         rules = [(rule, self.loaded.text("rules", i, "when")) for i, rule in enumerate(self.spec.rules)]
-        rules += [(rule, text) for rule, text, _ in self._shared_rules()]
+        rules += self._shared_rules()
         for rule, text in rules:
             if rule.on == "construct":
                 node = parse_expression(text, Reporter())
                 if node is not None:
                     yield node, text
 
-    def _shared_rules(self) -> Iterator[tuple[Rule, SourceText, Location]]:
+    def _shared_rules(self) -> Iterator[tuple[Rule, SourceText]]:
         """The combinations that all rules refuse, but for those with settings that this rule is not offered."""
         common = self.shared.shared
-        withheld = {*common.hyperparameters, *common.options} - {*self.hypers, *self.options}
+        offered = {**self.hypers, **self.options, **self.storage}
+        withheld = {*common.hyperparameters, *common.options, *common.storage} - offered.keys()
         for index, rule in enumerate(common.rules):
             text = self.shared.text("rules", index, "when")
             node = parse_expression(text, Reporter())
             names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node is not None else set()
-            if not names & withheld:
-                yield rule, text, self.shared.locate("rules", index)
+            if not names.union(message_fields(rule.message)) & withheld:
+                yield rule, text
 
     def build(self) -> Family:
         before = len(self.reporter.diagnostics)
@@ -287,22 +289,15 @@ class _FamilyBuilder:
 
     def _refusals(self) -> tuple[Refusal, ...]:
         found = []
+        settings = readers(self.hypers, self.options, self.storage)
+        kept = {n: f'o["{n}"]' for n, s in self.states.items() if s.shape in ("group", "global")}
         for index, rule in enumerate(self.spec.rules):
-            known = readers(self.hypers, self.options, self.storage)
-            where = self.loaded.locate("rules", index)
-            if rule.on != "construct":
-                known |= {n: f'o["{n}"]' for n, s in self.states.items() if s.shape in ("group", "global")}
-                if rule.on == "apply":
-                    place = self.loaded.locate("rules", index, "on")
-                    self.reporter.error("undefined-name", "`apply` is a part of `step`", place, "write `on: step`")
-                if rule.on != "step" and rule.on not in self.spec.methods:
-                    continue
-            refusal = build_refusal(rule, self.loaded.text("rules", index, "when"), where, known, self.reporter)
+            known = settings if rule.on == "construct" else settings | kept
+            refusal = build_refusal(rule, self.loaded.text("rules", index, "when"), known, self.reporter)
             if refusal is not None:
                 found.append(refusal)
-        known = readers(self.hypers, self.options, self.shared.shared.storage)
-        for rule, text, where in self._shared_rules():
-            refusal = build_refusal(rule, text, where, known, self.reporter)
+        for rule, text in self._shared_rules():
+            refusal = build_refusal(rule, text, settings, self.reporter)
             if refusal is not None:
                 found.append(refusal)
         return tuple(found)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optgen.diagnostics import Location, Reporter, suggest
+from optgen.diagnostics import Reporter, suggest
 from optgen.ir.parser import node_location, parse_expression
+from optgen.spec.messages import message_fields
 from optgen.spec.model import Rule
 from optgen.spec.source import SourceText
 
@@ -42,22 +42,23 @@ class Refusal:
         condition: Python over `o`, the settings.
         exception: The exception's name.
         message: A format string over the settings and `name`, the class.
+        parts: How parts of settings that the message shows are read, as `o["betas"][0]`.
         on: `construct`, or the block before which it is looked at.
     """
 
     condition: str
     exception: str
     message: str
+    parts: Mapping[str, str]
     on: str
 
 
-def build_refusal(
-    rule: Rule, text: SourceText, where: Location, settings: Mapping[str, str], reporter: Reporter
-) -> Refusal | None:
+def build_refusal(rule: Rule, text: SourceText, settings: Mapping[str, str], reporter: Reporter) -> Refusal | None:
     """The refusal that a rule declares; mistakes are reported and give None.
 
     Args:
-        settings: How each name that the condition may use is read, as `o["betas"][0]`.
+        text: Its condition.
+        settings: How each name that it may use is read, as `o["betas"][0]`.
     """
     node = parse_expression(text, reporter)
     if node is None:
@@ -72,12 +73,9 @@ def build_refusal(
             message = f"`{part.id}` is not a setting"
             reporter.error("undefined-name", message, node_location(text, part), suggest(part.id, list(settings)))
             return None
-    if not _message_fits(rule.message, settings):
-        reporter.error(
-            "message", "this message names something that is not a setting", where, "use `{name}` or a setting"
-        )
-        return None
-    return Refusal(ast.unparse(_Reader(settings).visit(node)), rule.raises, rule.message, rule.on)
+    reads = {name: settings[name] for name in message_fields(rule.message) if name in settings}
+    parts = {name: read for name, read in reads.items() if read != f'o["{name}"]'}
+    return Refusal(ast.unparse(_Reader(settings).visit(node)), rule.raises, rule.message, parts, rule.on)
 
 
 class _Reader(ast.NodeTransformer):
@@ -88,11 +86,3 @@ class _Reader(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.parse(self.settings[node.id], mode="eval").body
-
-
-def _message_fits(message: str, settings: Mapping[str, str]) -> bool:
-    try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(message) if field is not None]
-    except ValueError:
-        return False
-    return all(field == "name" or field in settings for field in fields)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import keyword
 import math
-import string
 from collections.abc import Iterable, Sequence
 
 from optgen.codecs import CODECS, COMPENSATION
 from optgen.diagnostics import Reporter, suggest
+from optgen.spec.messages import check_message
 from optgen.spec.model import Hyperparameter, Input, Option, Rule, Shared, Spec, State
 from optgen.spec.nodes import Document, Key
 from optgen.spec.ranges import Range, parse_range
@@ -43,7 +43,7 @@ def check_shared(shared: Shared, document: Document, reporter: Reporter) -> None
     checker.declarations(shared.hyperparameters, shared.options, shared.storage, shared.states)
     checker.inputs(shared.inputs)
     parts = {part for hyper in shared.hyperparameters.values() for part in hyper.names}
-    names = {*shared.hyperparameters, *shared.options, *shared.storage, *shared.states, *parts}
+    names = {*shared.hyperparameters, *shared.options, *shared.storage, *parts}
     for index, rule in enumerate(shared.rules):
         checker.rule(rule, ("rules", index), names, {"construct"})
     for section, settings in (("hyperparameters", shared.hyperparameters), ("options", shared.options)):
@@ -59,10 +59,11 @@ def check_family(spec: Spec, shared: Shared, document: Document, reporter: Repor
     checker.declarations(spec.hyperparameters, spec.options, {}, spec.states)
     checker.inputs(spec.inputs)
     checker.overrides(spec, shared)
-    names = set(settings_of(spec, shared)) | set(parts_of(spec, shared)) | set(spec.states) | set(shared.states)
-    places = {"construct", "step", *(["apply"] if spec.blocks.apply is not None else []), *spec.methods}
+    names = {*settings_of(spec, shared), *parts_of(spec, shared)}
+    kept = {name for name, state in {**shared.states, **spec.states}.items() if state.shape in ("group", "global")}
+    places = {"construct", "step", *spec.methods}
     for index, rule in enumerate(spec.rules):
-        checker.rule(rule, ("rules", index), names, places)
+        checker.rule(rule, ("rules", index), names if rule.on == "construct" else names | kept, places)
     for name in spec.methods:
         if name in METHODS or keyword.iskeyword(name):
             checker.error("reserved-name", f"`{name}` is a method of every optimizer", ("methods", name), "rename it")
@@ -101,8 +102,8 @@ def parts_of(spec: Spec, shared: Shared) -> dict[str, str]:
 
 
 def check_rule(rule: Rule, document: Document, path: tuple[Key, ...], names: set[str], reporter: Reporter) -> None:
-    """Checks a rejected combination of `variants.yaml`; `names` are those that its message may show."""
-    _Checker(document, reporter).rule(rule, path, names, {"construct", "step", "apply"})
+    """Checks a combination that a class rejects; `names` are those that its message may show."""
+    _Checker(document, reporter).rule(rule, path, names, {"construct"})
 
 
 def value_error(setting: Setting, value: object) -> str:
@@ -327,19 +328,11 @@ class _Checker:
     def rule(self, rule: Rule, path: tuple[Key, ...], names: Iterable[str], places: set[str]) -> None:
         """A rejected combination: where it is looked at, and what its message shows."""
         if rule.on not in places:
-            help_text = suggest(rule.on, places) or f"one of {', '.join(sorted(places))}"
-            self.value("undefined-name", f"there is no block `{rule.on}`", (*path, "on"), help_text)
-        known = {"name", *names}
-        where = (*path, "message")
-        try:
-            fields = [field for _, field, _, _ in string.Formatter().parse(rule.message) if field is not None]
-        except ValueError as error:
-            message = f"this message cannot be filled in: {error}"
-            self.value("message", message, where, "a brace itself is written twice")
-            return
-        for field in fields:
-            if field not in known:
-                help_text = suggest(field, known) or "`{name}` is the class; settings go by their names"
-                message = f"`{{{field}}}` in this message is not a setting"
-                place = self.document.text(*where).find("{" + field)
-                self.reporter.error("undefined-name", message, place, help_text)
+            message, help_text = f"there is no block `{rule.on}`", suggest(rule.on, places)
+            if places == {"construct"}:
+                message, help_text = "what a class rejects is looked at when it is made", "leave `on` out"
+            elif rule.on == "apply":
+                message, help_text = "`apply` is a part of `step`", "write `on: step`"
+            help_text = help_text or f"one of {', '.join(sorted(places))}"
+            self.value("undefined-name", message, (*path, "on"), help_text)
+        check_message(self.document.text(*path, "message"), names, self.reporter)

@@ -62,11 +62,10 @@ class LoadedShared(_Located):
 
 @dataclass(frozen=True)
 class Rejection:
-    """What a class refuses: the rule, its condition with its place, and where the class asks for it."""
+    """What a class refuses: the rule, and its condition with its place."""
 
     rule: Rule
     when: SourceText
-    location: Location
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,12 @@ class SpecSet:
         """What the class `name` refuses, names resolved to the rules of `variants.yaml`."""
         origin, found = self.origins[name], []
         for index, entry in enumerate(self.table.variants[name].rejects):
-            location = self.locate_variant(name, "rejects", index)
             if isinstance(entry, Rule):
                 when = origin.document.text(*origin.path, "rejects", index, "when")
-                found.append(Rejection(entry, when, location))
+                found.append(Rejection(entry, when))
             elif self.table_document is not None and entry in self.table.rejects:
                 when = self.table_document.text("rejects", entry, "when")
-                found.append(Rejection(self.table.rejects[entry], when, location))
+                found.append(Rejection(self.table.rejects[entry], when))
         return tuple(found)
 
 
@@ -246,6 +244,7 @@ def _merge(
         families={name: loaded.spec for name, loaded in families.items()},
         shared=shared.shared if shared else Shared(),
         table=rows,
+        table_document=table_document,
         complete=complete,
         reporter=reporter,
     )
@@ -264,7 +263,7 @@ def _merge(
             variants[name] = resolved
 
     if table_document is not None:
-        checker.check_table(table_document)
+        checker.check_table()
         for name, variant in rows.variants.items():
             declare(name, variant, table_document, ("variants", name))
     served = {variant.family for variant in rows.variants.values()}

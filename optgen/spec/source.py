@@ -96,12 +96,9 @@ class SourceText:
         first = len(self.text.split("\n", 1)[0].encode())
         return self.locate(1, 0, max(first, 1))
 
-    def find(self, part: str) -> Location:
-        """The place of the first occurrence of `part` in the text; the whole text if there is none."""
-        index = self.text.find(part)
-        if index < 0 or not part:
-            return self.whole()
-        return self.source.location(self._places[index], self._places[index + len(part) - 1] + 1)
+    def span(self, start: int, end: int) -> Location:
+        """The place of `text[start:end]`, which is not empty."""
+        return self.source.location(self._places[start], self._places[end - 1] + 1)
 
     def _characters(self, line: int, column: int, length: int) -> tuple[int, int]:
         """Indices in `text` of a part of a line given in bytes."""

@@ -37,32 +37,37 @@ class VariantChecker:
     """Checks classes.
 
     Attributes:
+        table_document: Where the table stands, if it is a file.
         complete: Whether all files could be read. If not, a family that is missing is no error of the table.
     """
 
     families: Mapping[str, Spec]
     shared: Shared
     table: VariantTable
+    table_document: Document | None
     complete: bool
     reporter: Reporter
 
-    def check_table(self, document: Document) -> None:
-        """Checks what rows refer to: that signatures name settings of some family, that rejections can be shown."""
+    def check_table(self) -> None:
+        """Checks what no row refers to: that signatures and rejections name settings of some family."""
+        document = self.table_document
+        if document is None or not self.complete:
+            return
         known = {ARGS, *self.shared.storage}
         for spec in self.families.values():
             known |= set(settings_of(spec, self.shared)) | set(parts_of(spec, self.shared))
         used = {v.signature for v in self.table.variants.values() if isinstance(v.signature, str)}
         for name, entries in self.table.signatures.items():
-            if name in used or not self.complete:
+            if name in used:
                 continue
             for index, entry in enumerate(entries):
                 if entry not in known:
                     where = document.locate("signatures", name, index)
                     self.reporter.error("undefined-name", f"no rule has `{entry}`", where, suggest(entry, known))
-        if self.complete:
-            states = {state for spec in self.families.values() for state in (*spec.states, *self.shared.states)}
-            for name, rule in self.table.rejects.items():
-                check_rule(rule, document, ("rejects", name), known | states, self.reporter)
+        rejected = {entry for v in self.table.variants.values() for entry in v.rejects if isinstance(entry, str)}
+        for name, rule in self.table.rejects.items():
+            if name not in rejected:
+                check_rule(rule, document, ("rejects", name), known, self.reporter)
 
     def resolve(self, name: str, variant: Variant, document: Document, path: tuple[Key, ...]) -> Variant | None:
         """Checks a class; returns it with its family and with its signature as a list, or None if that is unknown."""
@@ -190,7 +195,7 @@ class VariantChecker:
                 self.reporter.error("conflict", f"`{key}` is an option, which has a default", where, "remove it")
 
     def _rejects(self, variant: Variant, row: _Row) -> None:
-        names = {*row.settings, *row.parts, *row.spec.states, *self.shared.states}
+        names = {*row.settings, *row.parts}
         for index, entry in enumerate(variant.rejects):
             path = (*row.path, "rejects", index)
             if isinstance(entry, Rule):
@@ -200,6 +205,8 @@ class VariantChecker:
                 help_text = suggest(entry, known) or f"`rejects` declares {', '.join(known) or 'none'}"
                 where = row.document.locate(*path)
                 self.reporter.error("undefined-name", f"there is no rejection `{entry}`", where, help_text)
+            elif self.table_document is not None:
+                check_rule(self.table.rejects[entry], self.table_document, ("rejects", entry), names, self.reporter)
 
     def _value(self, key: str, setting: Setting, value: object, path: tuple[Key, ...], row: _Row) -> bool:
         wrong = value_error(setting, value)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from optgen.errors import UserError
 from optgen.paths import specs_dir
 
 STOCK_PACKAGE = "optgen_optim"
@@ -43,6 +44,7 @@ def destination(specs: Sequence[Path], package: str | None = None, out: Path | N
 
     Raises:
         PackageNameError: the name is no identifier, hides another module, or is that of the stock package.
+        UserError: nobody named the directory, and on the way to it is a link that leads elsewhere.
     """
     stock = is_stock(specs)
     name = package or (STOCK_PACKAGE if stock else _identifier(_natural_name(specs, out)))
@@ -54,7 +56,11 @@ def destination(specs: Sequence[Path], package: str | None = None, out: Path | N
         )
     if name in _TAKEN or name in sys.stdlib_module_names:
         raise PackageNameError(f"a package named {name} would hide the module {name}; give another with --package")
-    return Destination(name, out or OUTPUT_DIRECTORY / name)
+    own = OUTPUT_DIRECTORY / name
+    for place in (OUTPUT_DIRECTORY, own):
+        if out is None and place.is_symlink():
+            raise UserError(f"{place} is a link to {place.resolve()}; to write there, say so: --out {own}")
+    return Destination(name, out or own)
 
 
 def _natural_name(specs: Sequence[Path], out: Path | None) -> str:

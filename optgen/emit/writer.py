@@ -2,17 +2,20 @@
 
 Input: a package as texts by relative path. Output: a directory that holds them.
 
-A directory goes from its old content to its new one in a single step: everything is written aside, then the two
-directories are exchanged. Unchanged files are hard links, so they keep their inode and time. Whatever fails, and
+A directory goes from its old content to its new one in a single step: everything is written into a new folder beside
+it, then the two are exchanged. Unchanged files are hard links, so they keep their inode and time. Whatever fails, and
 whenever the process is killed, the directory is whole: the old package or the new one. Where the file system cannot
-exchange directories, files are replaced one by one under an undo copy, which the next build plays back after a kill.
+exchange directories, the old one is renamed out of the way first; the next build brings it back should a kill hit the
+moment between. Nothing is written or removed through a link, and no file here says what to do.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -60,9 +63,10 @@ def check(package: GeneratedPackage, out: Path) -> str:
     try:
         wanted.update(dict.fromkeys(_stale_files(package, out)))
         for path, new in sorted(wanted.items()):
-            old = (out / path).read_bytes().decode("utf-8", "replace") if (out / path).exists() else None
-            if old != new:
-                parts.append(_diff(path, old, new))
+            old = _content(out / path)
+            text = None if old is None else old.decode("utf-8", "replace")
+            if text != new:
+                parts.append(_diff(path, text, new))
     except OSError as error:
         raise OutputError(f"cannot read {error.filename or out}: {error.strerror}") from error
     return "".join(parts)
@@ -95,6 +99,8 @@ def write(package: GeneratedPackage, out: Path) -> list[str]:
             return sorted([*changed, *stale])
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno in (errno.EXDEV, errno.EBUSY):
+            reason = "a mount point, or part of a container's image, cannot be renamed; remove it, or use --out"
         raise OutputError(f"cannot write {out}: {reason}; nothing was changed") from error
 
 
@@ -118,6 +124,11 @@ def _refuse_paths_outside(package: GeneratedPackage) -> None:
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts or str(pure) != path or path == ".":
             raise ValueError(f"a package cannot hold the file {path!r}")
+
+
+def _content(path: Path) -> bytes | None:
+    """The bytes of a file; None where there is none. A link is none: what it leads to is neither shown nor kept."""
+    return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
 
 def _is_generated(path: Path) -> bool:
@@ -153,13 +164,7 @@ def _stale_files(package: GeneratedPackage, out: Path) -> list[str]:
 
 
 def _changed_files(package: GeneratedPackage, out: Path) -> list[str]:
-    def differs(path: str, text: str) -> bool:
-        try:
-            return (out / path).read_bytes() != text.encode()
-        except FileNotFoundError:
-            return True
-
-    return [path for path, text in package.files.items() if differs(path, text)]
+    return [path for path, text in package.files.items() if _content(out / path) != text.encode()]
 
 
 def _refuse_foreign(package: GeneratedPackage, out: Path) -> None:
@@ -178,6 +183,9 @@ def _refuse_foreign(package: GeneratedPackage, out: Path) -> None:
         )
     for path, text in package.files.items():
         target = out / path
+        for folder in list(target.parents)[: path.count("/")]:
+            if folder.is_symlink():
+                raise OutputError(f"cannot write into {folder}: it is a link; move it away first")
         if target.is_dir() and not target.is_symlink():
             raise OutputError(f"cannot write {target}: it is a directory; move it away first")
         if path in present and MARK in text[:_HEAD_BYTES] and not _is_generated(target):
@@ -188,7 +196,10 @@ def _refuse_foreign(package: GeneratedPackage, out: Path) -> None:
 def _locked(out: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(out.parent / f".{out.name}.lock", timeout=LOCK_SECONDS)
+    place = out.parent / f".{out.name}.lock"
+    if place.is_symlink():
+        raise OutputError(f"cannot lock {out}: {place} is a link; remove it")
+    lock = FileLock(place, timeout=LOCK_SECONDS)
     try:
         lock.acquire()
     except Timeout as error:
@@ -199,46 +210,57 @@ def _locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _aside(out: Path) -> str:
-    """How the names of our temporary directories beside `out` start."""
+def _prefix(out: Path) -> str:
+    """How the names of our folders beside `out` start; `tempfile.mkdtemp` ends them."""
     return f".{out.name}.tmp-"
 
 
-def _undo_directory(out: Path) -> Path:
-    return out.parent / f".{out.name}.undo"
-
-
 def _recover(out: Path) -> None:
-    """Clean up after a build that was killed."""
-    undo = _undo_directory(out)
-    if undo.is_dir():
-        _play_back(undo, out)
+    """Clean up after a build that was killed. Whatever else has such a name is left alone."""
+    ours = re.compile(rf"{re.escape(_prefix(out))}[a-z0-9_]{{8}}")
     for leftover in out.parent.iterdir():
-        if leftover.name.startswith(_aside(out)):
-            shutil.rmtree(leftover, ignore_errors=True)
+        if ours.fullmatch(leftover.name) and _is_private_folder(leftover):
+            _discard(leftover, out)
+
+
+def _is_private_folder(path: Path) -> bool:
+    """Whether a folder is this user's alone, as `tempfile.mkdtemp` makes them and no checkout does."""
+    found = path.lstat()
+    private = not hasattr(os, "geteuid") or (found.st_uid == os.geteuid() and found.st_mode & 0o777 == 0o700)
+    return stat.S_ISDIR(found.st_mode) and private
 
 
 def _replace(package: GeneratedPackage, out: Path, changed: list[str], stale: list[str]) -> None:
-    aside = Path(tempfile.mkdtemp(prefix=_aside(out), dir=out.parent))
+    aside = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+    staged = aside / "new"
     try:
-        staged = aside / out.name
         _stage(package, out, staged, changed, stale)
         if not out.exists():
             staged.rename(out)
         elif not exchange_directories(staged, out):
-            _replace_files(staged, out, changed, stale)
+            out.rename(aside / "old")
+            staged.rename(out)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        _discard(aside, out)
+
+
+def _discard(aside: Path, out: Path) -> None:
+    """Remove a folder of ours; a package that was moved into it is brought back if no other took its place."""
+    old = aside / "old"
+    if not out.exists() and old.is_dir() and not old.is_symlink():
+        old.rename(out)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _stage(package: GeneratedPackage, out: Path, staged: Path, changed: list[str], stale: list[str]) -> None:
     """Fill the directory `staged` with the new state: links to what stays, new files for what changes."""
     staged.mkdir()
     for directory, names, _ in _walk(out):
+        copy = staged / Path(directory).relative_to(out)
         for name in names:
-            source = Path(directory) / name
-            if not source.is_symlink():
-                (staged / source.relative_to(out)).mkdir()
+            if not (Path(directory) / name).is_symlink():
+                (copy / name).mkdir()
+        shutil.copymode(directory, copy)
     for path in _existing_files(out):
         if path not in changed and path not in stale:
             _link(out / path, staged / path)
@@ -248,14 +270,10 @@ def _stage(package: GeneratedPackage, out: Path, staged: Path, changed: list[str
         target.write_bytes(package.files[path].encode())
         if (out / path).exists():
             shutil.copymode(out / path, target)
-    for directory, _, _ in os.walk(staged, topdown=False):
-        copy = Path(directory)
-        relative = copy.relative_to(staged)
-        original = out / relative
-        if not any(copy.iterdir()) and any(path.startswith(f"{relative.as_posix()}/") for path in stale):
-            copy.rmdir()
-        elif original.is_dir():
-            copy.chmod(stat.S_IMODE(original.stat().st_mode))
+    for path in stale:
+        with contextlib.suppress(OSError):  # a folder that still holds something
+            for folder in PurePosixPath(path).parents[:-1]:
+                (staged / folder).rmdir()
 
 
 def _link(source: Path, target: Path) -> None:
@@ -264,53 +282,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target, follow_symlinks=False)
     except (OSError, NotImplementedError):
         shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _replace_files(staged: Path, out: Path, changed: list[str], stale: list[str]) -> None:
-    """Replace files one by one; the undo directory, complete before the first of them, takes a failure back."""
-    undo = _undo_directory(out)
-    prepared = staged.parent / "undo"
-    (prepared / "old").mkdir(parents=True)
-    for path in [*changed, *stale]:
-        if (out / path).exists():
-            copy = prepared / "old" / path
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            _link(out / path, copy)
-    (prepared / "touched").write_text("\n".join([*changed, *stale]))
-    prepared.rename(undo)
-    try:
-        for path in changed:
-            (out / path).parent.mkdir(parents=True, exist_ok=True)
-            (staged / path).replace(out / path)
-        for path in stale:
-            (out / path).unlink()
-        _discard(undo, out)
-    except BaseException:
-        if undo.exists():
-            _play_back(undo, out)
-        raise
-    for path in stale:
-        with contextlib.suppress(OSError):
-            (out / path).parent.rmdir()
-
-
-def _play_back(undo: Path, out: Path) -> None:
-    """Bring back the files as they were before `_replace_files`; may be done over and over."""
-    for path in (undo / "touched").read_text().splitlines():
-        old, target = undo / "old" / path, out / path
-        if not old.exists():
-            target.unlink(missing_ok=True)
-        elif not (target.exists() and old.samefile(target)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            spare = target.with_name(f".{target.name}.undo")
-            spare.unlink(missing_ok=True)
-            _link(old, spare)
-            spare.replace(target)
-    _discard(undo, out)
-
-
-def _discard(undo: Path, out: Path) -> None:
-    """Remove the undo directory; renamed first, so that a kill in between does not leave half of it to play back."""
-    grave = Path(tempfile.mkdtemp(prefix=_aside(out), dir=undo.parent))
-    undo.rename(grave / "undo")
-    shutil.rmtree(grave, ignore_errors=True)

@@ -324,6 +324,18 @@ def packaged(kernel: Path, fake: Nvcc) -> Path:
     return path
 
 
+def test_nothing_is_written_or_removed_through_a_linked_folder(packaged: Path, kernel: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    packaged.parent.rename(elsewhere)
+    (kernel.parent / "cubins").symlink_to(elsewhere)
+    kernel.write_text(KERNEL + "//", encoding="utf-8")
+    assert drop_stale_cubins(kernel.parent) == 0
+    assert [path.name for path in elsewhere.iterdir()] == [packaged.name]
+    with pytest.raises(OSError, match="cubins is a link"):
+        store_cubin(kernel, {}, "sm_80", b"\x7fELF")
+    assert [path.name for path in elsewhere.iterdir()] == [packaged.name]
+
+
 def test_the_package_serves_without_nvcc(packaged: Path, kernel: Path) -> None:
     assert packaged.parent == kernel.parent / "cubins"
     for arch in ("sm_80", "sm_86", "sm_89"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from optgen.errors import UserError
 from optgen.package_name import PackageNameError, destination
 from optgen.paths import specs_dir
 
@@ -47,3 +48,16 @@ def test_the_stock_specs_make_the_stock_package() -> None:
 def test_names_that_are_refused(specs: str, package: str | None, message: str) -> None:
     with pytest.raises(PackageNameError, match=message):
         destination([Path("a") / specs], package)
+
+
+@pytest.mark.parametrize("link", ["generated", "generated/rules"])
+def test_a_link_in_the_tree_is_followed_only_where_the_user_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere" / "rules").mkdir(parents=True)
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"{link} is a link to .*elsewhere; to write there, say so: --out"):
+        destination([Path("rules")])
+    assert destination([Path("rules")], None, Path("generated/rules")).directory == Path("generated/rules")

@@ -134,6 +134,8 @@ def store_cubin(source: Path, defines: Mapping[str, str], arch: str, content: by
         OSError: when it cannot be written.
     """
     folder = source.parent / FOLDER
+    if folder.is_symlink():
+        raise OSError(f"{folder} is a link, through which nothing is written; make it a folder")
     folder.mkdir(exist_ok=True)
     path = folder / f"{_Made.of(source, defines).name(arch)}.cubin"
     if without_footer(_read(path)) == content:
@@ -158,6 +160,8 @@ def stored_cubins(package: Path) -> list[Path]:
 def drop_stale_cubins(package: Path) -> int:
     """Remove the cubins inside a package whose source or headers are not what they were built from.
 
+    Where the folder is a link, what it holds is no part of the package and stays.
+
     Returns:
         How many were removed.
 
@@ -165,6 +169,9 @@ def drop_stale_cubins(package: Path) -> int:
         OSError: when one cannot be removed.
         CompileError: when a source cannot be read.
     """
+    folder = package / FOLDER
+    if folder.is_symlink():
+        return 0
     contents: dict[str, str | None] = {}
     dropped = 0
     for path in stored_cubins(package):
@@ -175,7 +182,6 @@ def drop_stale_cubins(package: Path) -> int:
         if rest.split("-")[1:2] != [contents[stem]]:
             path.unlink()
             dropped += 1
-    folder = package / FOLDER
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     return dropped

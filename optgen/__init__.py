@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optgen.diagnostics import SpecError
+    from optgen.errors import UserError
     from optgen.loading import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["SpecError", "UserError", "__version__", "load"]
+
+# Imported when they are asked for: generated code imports this package at every start.
+_PLACES = {"SpecError": "optgen.diagnostics", "UserError": "optgen.errors", "load": "optgen.loading"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        from optgen.loading import load
-
-        return load
-    raise AttributeError(f"module 'optgen' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'optgen' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -65,17 +65,16 @@ def is_usable(findings: tuple[Finding, ...]) -> bool:
 
 def print_findings(findings: tuple[Finding, ...]) -> None:
     """Print a line for each finding, and below it what to do."""
-    from optgen.console import console
+    from optgen.console import print_text
 
-    out = console()
     colours = {"ok": "green", "missing": "yellow", "problem": "red"}
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        out.print(f"{finding.name:<{width}}  ", end="")
-        out.print(f"{finding.status:<7}", style=colours[finding.status], end="")
-        out.print(f"  {finding.found}")
+        print_text(f"{finding.name:<{width}}  ", end="")
+        print_text(f"{finding.status:<7}", style=colours[finding.status], end="")
+        print_text(f"  {finding.found}")
         if finding.advice:
-            out.print(f"{'':<{width + 11}}{finding.advice}")
+            print_text(f"{'':<{width + 11}}{finding.advice}")
 
 
 def _python() -> Iterator[Finding]:

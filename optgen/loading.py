@@ -29,6 +29,7 @@ def load(*specs: str | Path) -> ModuleType:
 
     Raises:
         SpecError: all mistakes of all files at once.
+        UserError: when the package cannot be written, as on a full disk.
     """
     from optgen.compiler import compile_specs
     from optgen.emit.writer import write

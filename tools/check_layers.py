@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "__main__",
         "bench",
         "cli",
+        "commands",
         "console",
         "demo",
         "doctor",

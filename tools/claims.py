@@ -29,8 +29,8 @@ if str(ROOT) not in sys.path:
 
 from typer.main import get_command  # noqa: E402
 
-from optgen.cli import app  # noqa: E402
 from optgen.codecs import PAGED_NUMEL  # noqa: E402
+from optgen.commands import app  # noqa: E402
 from optgen.compiler import compile_specs  # noqa: E402
 from optgen.console import print_table  # noqa: E402
 from optgen.explanation import ClassInfo  # noqa: E402

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optgen.bench.request import CLASSES, CLASSES_IN_BITS, Request
-from optgen.console import print_json, print_table
+from optgen.console import print_json, print_table, print_text
 from optgen.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ def run_bench(request: Request) -> None:
         print_json({"machine": about, **show.record(result), "notes": notes, "memory": memory, "absent": others.absent})
     else:
         print_table(show.COLUMNS, show.rows(result), right=[name for name in show.COLUMNS if name not in show.WORDS])
-        print(f"\nbandwidth {result.bandwidth / 1e9:.1f} GB/s, measured between the steps ({meter.how})")
+        print_text(f"\nbandwidth {result.bandwidth / 1e9:.1f} GB/s, measured between the steps ({meter.how})")
         reasons: dict[str, list[str]] = {}
         for name, reason in others.absent.items():
             reasons.setdefault(reason, []).append(name)
         for reason, missing in reasons.items():
-            print(f"absent: {', '.join(missing)}: {reason}")
+            print_text(f"absent: {', '.join(missing)}: {reason}")
     if not any(one.samples for one in result.measured):
         raise UserError("nothing could be measured; the reasons stand above")
     if request.png is not None:
@@ -104,13 +104,15 @@ def _print_head(case: Case, about: dict[str, Any], notes: Sequence[str], need: f
     from optgen.doctor import readable_size
 
     count = "1 tensor" if len(case.shapes) == 1 else f"{len(case.shapes)} tensors"
-    print(_machine_line(about))
-    print(f"{case.name}: {count}, {case.numel:,} {case.dtype} parameters; about {readable_size(round(need))} of memory")
+    print_text(_machine_line(about))
+    print_text(
+        f"{case.name}: {count}, {case.numel:,} {case.dtype} parameters; about {readable_size(round(need))} of memory"
+    )
     for note in notes:
-        print(f"note: {note}")
+        print_text(f"note: {note}")
     if about.get("load", 0.0) > 0.5:
-        print(f"note: other programs are running (load {about['load']:.1f}); every figure is worse and less sure")
-    print(flush=True)
+        print_text(f"note: other programs are running (load {about['load']:.1f}); every figure is worse and less sure")
+    print_text()
 
 
 def _machine_line(about: dict[str, Any]) -> str:
@@ -123,4 +125,4 @@ def _draw(result: CaseResult, path: Path, about: dict[str, Any], as_json: bool) 
 
     save_picture(result, path, _machine_line(about))
     if not as_json:
-        print(f"picture: {path}")
+        print_text(f"picture: {path}")

@@ -15,6 +15,8 @@ import torch
 from optgen.bench.contenders import SETTINGS
 from optgen.bench.measure import STATES_AGE, CaseResult, Measured, Say
 from optgen.bench.peers import FUSED
+from optgen.console import print_progress
+from optgen.diagnostics import printable
 
 COLUMNS = (
     "optimizer",
@@ -123,7 +125,8 @@ def progress(title: str) -> Iterator[Say]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    title = printable(title)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=1.0)
         yield lambda text, share: bar.update(task, description=f"{title}: {text}", completed=share)
@@ -135,6 +138,6 @@ def _lines(title: str) -> Say:
     def say(text: str, share: float) -> None:
         if text not in said:
             said.add(text)
-            print(f"{title}: {text} ({100 * share:.0f} %)", file=sys.stderr, flush=True)
+            print_progress(f"{title}: {text} ({100 * share:.0f} %)")
 
     return say

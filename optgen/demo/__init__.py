@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from optgen.console import print_text
 from optgen.errors import UserError
 from optgen.package_name import STOCK_PACKAGE
 
@@ -41,21 +42,20 @@ def run_demo(out: Path, steps: int) -> None:
     text = load_text()
     start = new_model(text)
     parameters = list(start.parameters())
-    print(
+    print_text(
         f"{len(text.training) + len(text.held_out):,} characters of Python's help texts, a transformer of "
-        f"{sum(p.numel() for p in parameters):,} parameters in {len(parameters)} tensors, {steps} steps each",
-        flush=True,
+        f"{sum(p.numel() for p in parameters):,} parameters in {len(parameters)} tensors, {steps} steps each"
     )
     with progress([contender.name for contender in contenders], steps) as begin:
         runs = [train(start, text, contender, steps, begin(contender.name)) for contender in contenders]
     print_runs(runs)
     if importlib.util.find_spec("matplotlib") is None:
-        print("no picture without matplotlib: pip install 'optgen[demo]'")
+        print_text("no picture without matplotlib: pip install 'optgen[demo]'")
         return
     from optgen.demo.picture import save_picture
 
     save_picture(runs, out / PICTURE)
-    print(f"loss curves: {out / PICTURE}")
+    print_text(f"loss curves: {out / PICTURE}")
 
 
 def _contenders(optim: ModuleType) -> tuple[Contender, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from optgen.console import is_terminal, print_table
+from optgen.console import is_terminal, print_table, print_text
 from optgen.demo.training import Run
 
 Report = Callable[[int, float], None]
@@ -47,7 +47,7 @@ def _lines(name: str, steps: int) -> Report:
 
     def report(step: int, loss: float) -> None:
         if step % every == 0 or step == steps:
-            print(f"{name}: step {step}/{steps}, loss {loss:.3f}", flush=True)
+            print_text(f"{name}: step {step}/{steps}, loss {loss:.3f}")
 
     return report
 

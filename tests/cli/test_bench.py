@@ -25,7 +25,7 @@ from optgen.bench.memory import check_memory, free_bytes, needed, stored_bytes
 from optgen.bench.models import MODELS
 from optgen.bench.request import Request, request_of
 from optgen.bench.show import COLUMNS
-from optgen.cli import app
+from optgen.commands import app
 from optgen.errors import UserError
 
 SHAPES = "128 x 96   # a matrix beyond 4096 elements\n2 * 96\n[64, 3, 3, 3]\n"

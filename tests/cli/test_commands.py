@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import optgen.compiler
 import optgen.precompile
-from optgen.cli import app
+from optgen.commands import app
 from optgen.paths import specs_dir
 
 # Children find optgen also where it is not installed.
@@ -362,7 +362,7 @@ def test_building_imports_no_torch(here: Path) -> None:
     script = """
 import sys
 from typer.testing import CliRunner
-from optgen.cli import app
+from optgen.commands import app
 for arguments in (["build", "mine.yaml"], ["build", "mine.yaml", "--check"], ["check", "mine.yaml"], ["list"],
                   ["explain", "AdamW"], ["new", "fresh"], ["schema"]):
     result = CliRunner().invoke(app, arguments)

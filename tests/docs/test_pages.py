@@ -11,7 +11,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from optgen.bench.request import Request
-from optgen.cli import app
+from optgen.commands import app
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)

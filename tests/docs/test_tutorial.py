@@ -14,7 +14,7 @@ from support.compiling import ROOT
 from support.machine import require_compiler
 from typer.testing import CliRunner
 
-from optgen.cli import app
+from optgen.commands import app
 
 TEXT = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)

@@ -11,7 +11,7 @@ import pytest
 from support.compiling import stock_package
 from typer.testing import CliRunner
 
-from optgen.cli import app
+from optgen.commands import app
 from optgen.compiler import compile_specs
 from optgen.page import page
 from optgen.page.equations import lines, truth

@@ -1,0 +1,469 @@
+"""The commands of `optgen`: arguments and printing, nothing else.
+
+Exit codes: 0 all is well, 1 the input is at fault (a spec, a directory that cannot be written), 2 wrong usage.
+Modules are imported by the command that needs them, so that each starts quickly.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from optgen.console import print_error, print_json, print_table, print_text
+from optgen.diagnostics import SpecError, suggest
+from optgen.errors import UserError
+
+if TYPE_CHECKING:
+    from optgen.compiler import Package
+    from optgen.explanation import ClassInfo
+
+
+class _Commands(TyperGroup):
+    """Shows what the user can mend as a message on standard error, and exits with 1; never a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().main(*args, **kwargs)
+        except SpecError as error:
+            count = len(error.diagnostics)
+            print_error(f"{error}\n\n{count} error{'' if count == 1 else 's'}")
+        except UserError as error:
+            print_error(f"error: {error}")
+        except OSError as error:
+            print_error(f"error: {error}")
+        sys.exit(1)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="optgen",
+    help="Compiles declarative optimizer specs into fast torch.optim optimizers.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="The cache of compiled kernels: its size, and emptying it.")
+app.add_typer(cache_app, name="cache")
+
+_SPECS_HELP = "Spec files or folders of them. By default the folder specs/, or optgen's own specs where there is none."
+SpecsArgument = Annotated[list[Path] | None, typer.Argument(metavar="[SPECS]...", help=_SPECS_HELP, show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from optgen import __version__
+
+        print_text(f"optgen {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def build(
+    specs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[SPECS]...", help="Spec files or folders of them; by default specs/.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The package's folder; by default generated/<package>.")
+    ] = None,
+    package: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The package's name; by default that of the specs' folder.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail and print what would change.")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the common kernels now, not at first use.")
+    ] = False,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SM,…",
+            help="Compile kernels for these GPUs into the package, as sm_80,sm_90: it then needs no nvcc.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Generate a package of optimizers from specs."""
+    from optgen.emit import writer
+    from optgen.package_name import DEFAULT_SPECS, PackageNameError, destination
+    from optgen.precompile import ArchError, checked_archs, count_cubins, drop_stale_cubins, precompile_cubins
+
+    paths = _given(specs) or [DEFAULT_SPECS]
+    if not specs and not DEFAULT_SPECS.is_dir():
+        raise typer.BadParameter("there is no folder specs/ here; name the spec files", param_hint="SPECS")
+    try:
+        target = destination(paths, package, out)
+    except PackageNameError as error:
+        raise typer.BadParameter(str(error), param_hint="--package") from error
+    if check and (compile or arch):
+        raise typer.BadParameter("--check writes nothing, so there is nothing to compile", param_hint="--check")
+    try:
+        archs = checked_archs(arch) if arch else ()
+    except ArchError as error:
+        raise typer.BadParameter(str(error), param_hint="--arch") from error
+    start = time.perf_counter()
+    result = _compiled(paths, target.package)
+    if check:
+        difference = writer.check(result, target.directory)
+        if difference:
+            print_text(difference, end="")
+            print_error(
+                f"error: {target.directory} is not what its specs make; run `{_build_command(specs, out, package)}`"
+            )
+            raise typer.Exit(1)
+        cubins = count_cubins(target.directory)
+        beside = f"; {_count(cubins, 'cubin')} beside them, not checked" if cubins else ""
+        print_text(f"{target.directory} is up to date: {_count(len(result.classes), 'class', 'classes')}{beside}")
+        return
+    changed = writer.write(result, target.directory)
+    seconds = time.perf_counter() - start
+    what = f"{_count(len(changed), 'file')} changed" if changed else "up to date"
+    print_text(f"{target.directory}: {_count(len(result.classes), 'class', 'classes')}, {what}, {seconds:.1f} s")
+    dropped = drop_stale_cubins(target.directory)
+    if dropped:
+        print_text(f"{_count(dropped, 'cubin')} of earlier sources removed")
+    if archs:
+        made = precompile_cubins(target.package, target.directory, archs)
+        print_text(f"{_count(made, 'cubin')} for {', '.join(archs)} in {target.directory / 'cubins'}")
+    if compile:
+        from optgen.precompile import precompile
+
+        print_text(f"{_count(precompile(target.package, target.directory), 'kernel')} compiled")
+
+
+@app.command()
+def check(specs: SpecsArgument = None) -> None:
+    """Check specs without writing anything."""
+    paths = _specs(specs)
+    result = _compiled(paths)
+    shown = ", ".join(str(path) for path in paths)
+    print_text(f"{shown}: no errors, {_count(len(result.classes), 'class', 'classes')}")
+
+
+@app.command("list")
+def list_classes(specs: SpecsArgument = None, as_json: JsonOption = False) -> None:
+    """List the classes that specs make, with their memory and traffic."""
+    result = _compiled(_specs(specs))
+    if as_json:
+        print_json([_class_record(info) for info in result.classes])
+        return
+    columns = ("class", "family", "bits", "states", "state B/param", "passes", "traffic B/param")
+    rows = [
+        (
+            info.name,
+            info.family,
+            str(info.bits),
+            ", ".join(info.states),
+            _bytes(info.state_bytes),
+            str(info.passes),
+            _bytes(info.traffic),
+        )
+        for info in result.classes
+    ]
+    print_table(columns, rows, right=("bits", "state B/param", "passes", "traffic B/param"))
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(metavar="CLASS", help="A class, as `optgen list` shows it.")],
+    specs: Annotated[
+        list[Path] | None, typer.Option("--specs", metavar="PATH", help=_SPECS_HELP, show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page for a browser instead.")
+    ] = None,
+) -> None:
+    """Show a class: its equations, what kind each value has, its passes, memory traffic and files."""
+    if as_json and html is not None:
+        raise typer.BadParameter("--json prints and --html writes; give one of them", param_hint="--html")
+    result = _compiled(_specs(specs))
+    classes = {info.name: info for info in result.classes}
+    if name not in classes:
+        hint = suggest(name, classes) or f"there are {', '.join(classes)}"
+        print_error(f"error: there is no class `{name}`: {hint}")
+        raise typer.Exit(1)
+    info = classes[name]
+    if html is not None:
+        from optgen.page import write_page
+
+        write_page(info, html)
+        print_text(f"{html} written: open it in a browser; it needs nothing else")
+    elif as_json:
+        print_json(_class_record(info) | _explanation_record(info))
+    else:
+        _print_explanation(info)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="The rule's name, such as my_optimizer.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write it; by default <name>.yaml.")] = None,
+) -> None:
+    """Write a working, commented spec to edit."""
+    from optgen.new import class_name, spec_name, write_new_spec
+
+    path = write_new_spec(name, out)
+    print_text(f"{path} written: a working rule. Edit it, then:")
+    print_text(f"  {shlex.join(['optgen', 'check', str(path)])}")
+    program = f"import optgen; print(optgen.load({json.dumps(str(path))}).{class_name(spec_name(name))})"
+    print_text(f"  {shlex.join(['python', '-c', program])}")
+
+
+@app.command()
+def schema(
+    kind: Annotated[
+        str, typer.Argument(metavar="[spec|shared|variants]", help="Which kind of file; by default spec.")
+    ] = "spec",
+) -> None:
+    """Print the JSON Schema of spec files, for editors."""
+    from optgen.spec.schema import SCHEMAS, json_schema
+
+    if kind not in SCHEMAS:
+        raise typer.BadParameter(f"{kind!r} is none of {', '.join(SCHEMAS)}", param_hint="[spec|shared|variants]")
+    print_json(json_schema(kind))
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine offers to optimizers, and what to do about what is missing."""
+    from dataclasses import asdict
+
+    from optgen.doctor import examine, is_usable, print_findings
+
+    findings = examine()
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        print_findings(findings)
+    if not is_usable(findings):
+        raise typer.Exit(1)
+
+
+@cache_app.callback(invoke_without_command=True)
+def cache(ctx: typer.Context) -> None:
+    """The cache of compiled kernels: its size, and emptying it."""
+    if ctx.invoked_subcommand is None:
+        cache_size()
+
+
+@cache_app.command("size")
+def cache_size() -> None:
+    """Print where the cache is and how large."""
+    from optgen.doctor import readable_size
+    from optgen.runtime.building import cache as kernels
+
+    files, size = kernels.cache_size()
+    print_text(f"{kernels.cache_dir()}: {_count(files, 'file')}, {readable_size(size)}")
+
+
+@cache_app.command("clear")
+def cache_clear() -> None:
+    """Remove all compiled kernels; they are compiled again when they are used."""
+    from optgen.doctor import readable_size
+    from optgen.runtime.building import cache as kernels
+
+    files, size = kernels.clear_cache()
+    print_text(f"{kernels.cache_dir()}: {_count(files, 'file')} removed, {readable_size(size)}")
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the picture of the loss curves goes.", show_default=True)
+    ] = Path("demo"),
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training with each optimizer.")] = 400,
+) -> None:
+    """Train a small transformer with torch's AdamW and with generated optimizers, and compare them."""
+    from optgen.demo import run_demo
+
+    run_demo(out, steps)
+
+
+@app.command()
+def bench(
+    classes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CLASS]...",
+            help="Classes, as `optgen list` shows them; by default AdamW32bit and AdamW8bit, with --bits AdamW.",
+            show_default=False,
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The shapes of a known model, as gpt2 (the default), bert-base, llama-3.2-1b."
+        ),
+    ] = None,
+    shapes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Your own model's: a list of shapes (text or JSON), a torch checkpoint, safetensors."
+        ),
+    ] = None,
+    peers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,…",
+            help="Others: torch, compile, bitsandbytes, torchao, none; by default all but compile.",
+        ),
+    ] = None,
+    bits: Annotated[
+        str | None, typer.Option(metavar="BITS,…", help="Bits of the states, for each class; by default its own.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="Of parameters and gradients: float32, bfloat16, float16.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu or cuda.")] = "cpu",
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long to measure, first steps apart.")] = 20.0,
+    specs: Annotated[
+        list[Path] | None,
+        typer.Option("--specs", metavar="PATH", help="Measure classes of these specs instead.", show_default=False),
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw time against the roofline, and memory per parameter.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure optimizers on the shapes of a model, side by side with torch, bitsandbytes and torchao."""
+    from optgen.bench import run_bench
+    from optgen.bench.request import RequestError, request_of
+
+    try:
+        request = request_of(
+            classes=classes or (),
+            like=like,
+            shapes=shapes,
+            peers=peers,
+            bits=bits,
+            dtype=dtype,
+            device=device,
+            seconds=seconds,
+            specs=_given(specs),
+            png=png,
+            as_json=as_json,
+        )
+    except RequestError as error:
+        raise typer.BadParameter(str(error), param_hint=error.option) from error
+    run_bench(request)
+
+
+def _given(specs: Sequence[Path] | None) -> list[Path]:
+    return list(dict.fromkeys(specs or ()))
+
+
+def _specs(specs: Sequence[Path] | None) -> list[Path]:
+    from optgen.package_name import DEFAULT_SPECS
+    from optgen.paths import specs_dir
+
+    return _given(specs) or [DEFAULT_SPECS if DEFAULT_SPECS.is_dir() else specs_dir()]
+
+
+def _compiled(paths: Sequence[Path], package: str | None = None) -> Package:
+    """The package of some specs; without a name, where nothing is written, theirs if they are the stock ones."""
+    from optgen.compiler import compile_specs
+    from optgen.package_name import STOCK_PACKAGE, is_stock
+
+    return compile_specs(paths, package or (STOCK_PACKAGE if is_stock(paths) else None))
+
+
+def _build_command(specs: Sequence[Path] | None, out: Path | None, package: str | None) -> str:
+    words = ["optgen", "build", *(str(path) for path in specs or ())]
+    words += ["--out", str(out)] if out else []
+    words += ["--package", package] if package else []
+    return shlex.join(words)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _bytes(value: float) -> str:
+    """A number of bytes without needless zeros: `28`, `16.03`."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _class_record(info: ClassInfo) -> dict[str, object]:
+    return {
+        "class": info.name,
+        "family": info.family,
+        "module": info.module,
+        "bits": info.bits,
+        "states": list(info.states),
+        "state_bytes_per_parameter": info.state_bytes,
+        "passes": info.passes,
+        "traffic_bytes_per_parameter": info.traffic,
+    }
+
+
+def _explanation_record(info: ClassInfo) -> dict[str, object]:
+    explanation = info.explain()
+    return {
+        "doc": info.doc,
+        "paged_bytes_per_parameter": info.pageable_bytes if info.is_paged else 0.0,
+        "pageable_bytes_per_parameter": info.pageable_bytes,
+        "paged_from_elements": info.paged_from,
+        "equations": list(explanation.equations),
+        "values": [{"name": name, "kind": kind, "expression": text} for name, kind, text in explanation.kinds],
+        "plan": [
+            {
+                "name": plan_pass.name,
+                "reads": list(plan_pass.reads),
+                "writes": list(plan_pass.writes),
+                "reduces": list(plan_pass.reduces),
+                "bytes_per_parameter": plan_pass.bytes,
+            }
+            for plan_pass in explanation.passes
+        ],
+        "files": list(explanation.files),
+    }
+
+
+def _paging(info: ClassInfo) -> str:
+    what = f"{_bytes(info.pageable_bytes)} bytes a parameter, on a GPU and from {info.paged_from} elements on"
+    return f"paging: {what}" if info.is_paged else f"paging: none; is_paged=True pages {what}"
+
+
+def _print_explanation(info: ClassInfo) -> None:
+    explanation = info.explain()
+    print_text(f"{info.name}: family {info.family}, {info.bits}-bit states")
+    if info.doc:
+        print_text(info.doc)
+    print_text("\nequations")
+    for equation in explanation.equations:
+        print_text(f"  {equation}")
+    print_text()
+    print_table(("value", "kind", "expression"), explanation.kinds)
+    print_text()
+    rows = [
+        (
+            plan_pass.name,
+            ", ".join(plan_pass.reads),
+            ", ".join(plan_pass.writes),
+            ", ".join(plan_pass.reduces),
+            _bytes(plan_pass.bytes),
+        )
+        for plan_pass in explanation.passes
+    ]
+    print_table(("pass", "reads", "writes", "reduces", "B/param"), rows, right=("B/param",))
+    print_text(f"\nmemory: states {_bytes(info.state_bytes)} bytes a parameter; a step moves {_bytes(info.traffic)}")
+    print_text(_paging(info))
+    print_text("\nfiles")
+    for path in explanation.files:
+        print_text(f"  {path}")

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.diagnostics import Reporter, suggest
-from optgen.ir.formula import FALSE, TRUE, Formula, describe
+from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.guards import describe
+from optgen.ir.habits import instead_of_call, instead_of_name
 from optgen.ir.kinds import is_boolean, kind_of, unit_of
 from optgen.ir.nodes import (
     FUNCTIONS,
@@ -24,14 +26,12 @@ from optgen.ir.nodes import (
     Kind,
     Let,
     Program,
-    Reduce,
-    ReduceOp,
     Ref,
     Select,
 )
-from optgen.ir.parser import MAX_DEPTH, depth, node_location, parse_block, refuse, too_deep
-from optgen.ir.reductions import count_of, over_of
-from optgen.ir.scope import COMPARE, FACTS, Scope
+from optgen.ir.parser import MAX_DEPTH, depth, node_location, parse_block, refuse, stored_names, too_deep
+from optgen.ir.reductions import lowered, over_of
+from optgen.ir.scope import COMPARE, FACTS, Scope, several
 from optgen.spec.source import SourceText
 
 BINARY: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
@@ -77,6 +77,8 @@ class Builder:
         self.visible: frozenset[str] = frozenset()
         self.final: Mapping[str, Value] = {}
         self.keeps_grad = False
+        self.assigned: set[str] = set()
+        self.unread = False
 
     def build(self, stages: Sequence[Stage], writable: Sequence[str]) -> Program:
         """The program of these stages; `writable` names the inputs that they may assign."""
@@ -92,7 +94,11 @@ class Builder:
             self.visible = self.scope.common | COMMON if stage.shared else frozenset(self._names())
             self.writable = tuple(name for name in writable if name in self.visible)
             seen = {name: value for name, value in env.items() if not stage.shared or name in self.visible}
-            after = self._statements(parse_block(stage.text, self.reporter), seen, TRUE)
+            before = len(self.reporter.diagnostics)
+            body = parse_block(stage.text, self.reporter)
+            self.unread = self.unread or len(self.reporter.diagnostics) > before
+            self.assigned = {name for statement in body for name in stored_names(statement)}
+            after = self._statements(body, seen, TRUE)
             env |= {name: value for name, value in after.items() if not stage.shared or name in self.visible}
             if self.keeps_grad and own is not None:
                 env["grad"] = own
@@ -147,16 +153,17 @@ class Builder:
         for statement in body:
             if depth(statement.test if isinstance(statement, ast.If) else statement) > MAX_DEPTH:
                 too_deep(self.text, statement, self.reporter)
+                env = self._unknown(statement, env)
                 continue
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name) as target], value=value):
                     self._assign(statement, name, target, value, env, path)
                 case ast.If(test=test, body=then, orelse=other):
                     before = len(self.reporter.diagnostics)
-                    condition = self.scope.condition(test, self.text, self.reporter, self.shared)
+                    condition = self.scope.condition(test, self.text, self.reporter, self.shared, env)
                     if len(self.reporter.diagnostics) > before:
-                        # Both branches are read for their own mistakes.
-                        env = self._statements(other, self._statements(then, env, path), path)
+                        # Both branches are read for their own mistakes, under settings that there are not.
+                        env = self._statements(other, self._statements(then, env, FALSE), FALSE)
                     else:
                         env = self._branch(condition, then, other, env, path)
                 case ast.Pass():
@@ -165,15 +172,24 @@ class Builder:
                     pass
                 case _:
                     refuse(self.text, statement, self.reporter)
+                    env = self._unknown(statement, env)
         return env
+
+    def _unknown(self, statement: ast.stmt, env: dict[str, Value]) -> dict[str, Value]:
+        """After a statement that was refused: the names that it would have assigned stand for anything."""
+        return env | {name: Value(ERROR) for name in stored_names(statement) - self._names()}
 
     def _assign(
         self, node: ast.Assign, name: str, target: ast.Name, value: ast.expr, env: dict[str, Value], path: Formula
     ) -> None:
         if not self._may_assign(name, target):
+            env |= self._unknown(node, {})
             return
         self.source = ast.unparse(node)
         expr = self._expression(value, env, path)
+        if expr == ERROR:
+            env[name] = Value(ERROR)
+            return
         state = self.scope.inputs.get(name) if name in self.visible else None
         if state is not None and is_boolean(expr, self.by_name):
             message = f"`{name}` is a number, this is a condition"
@@ -252,6 +268,9 @@ class Builder:
                 # Defined on one side only: that side's value serves wherever the name may be read.
                 merged[name] = Value(b.expr if a.missing.is_true else a.expr, missing)
                 continue
+            if ERROR in (a.expr, b.expr):
+                merged[name] = Value(ERROR)
+                continue
             select = Select(condition, a.expr, b.expr, self.scope.condition_kind(condition))
             merged[name] = Value(self.bind(name, select, ""), missing)
         return merged
@@ -274,48 +293,49 @@ class Builder:
             case ast.Name(id=name):
                 return self._name(node, name, env, path)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
-                return Call(BINARY[type(op)], (self._number(left, env, path), self._number(right, env, path)))
+                return _call(BINARY[type(op)], self._number(left, env, path), self._number(right, env, path))
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 inner = self._number(operand, env, path)
-                return Const(-inner.value) if isinstance(inner, Const) else Call("neg", (inner,))
+                return Const(-inner.value) if isinstance(inner, Const) and inner != ERROR else _call("neg", inner)
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 return self._number(operand, env, path)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return Call("not", (self._condition(operand, env, path),))
+                return _call("not", self._condition(operand, env, path))
             case ast.BoolOp(op=op, values=values):
                 parts = [self._condition(value, env, path) for value in values]
                 result = parts[0]
                 for part in parts[1:]:
-                    result = Call("and" if isinstance(op, ast.And) else "or", (result, part))
+                    result = _call("and" if isinstance(op, ast.And) else "or", result, part)
                 return result
             case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in COMPARE:
-                return Call(COMPARE[type(op)], (self._number(left, env, path), self._number(right, env, path)))
-            case ast.Compare(ops=[_, _, *_]):
-                where = node_location(self.text, node)
-                self.reporter.error("not-in-language", "comparisons are not chained", where, "write `a < b and b < c`")
-                return ERROR
+                return _call(COMPARE[type(op)], self._number(left, env, path), self._number(right, env, path))
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
                 return self._call(node, name, args, keywords, env, path)
         refuse(self.text, node, self.reporter)
         return ERROR
 
     def _name(self, node: ast.expr, name: str, env: Mapping[str, Value], path: Formula) -> Expr:
-        value = env.get(name)
+        where, value = node_location(self.text, node), env.get(name)
+        if self.unread and (value is None or not value.missing.is_false):
+            return ERROR  # what could not be read may have assigned it
         if value is None:
-            candidates = [*env, *self.scope.options]
             if name in self.scope.options:
-                message, help_text = f"`{name}` is an option, not a number", f"test it with `if {name}:`"
-            else:
+                message, help_text = f"`{name}` is an option, not a number", self.scope.test_of(name)
+            elif name in self.scope.parts:
+                message, where, help_text = several(name, self.scope.parts[name], where)
+            elif name in self.scope.inputs or name not in self.assigned:
                 message = f"`{name}` is not a hyperparameter, state or earlier value of `{self.scope.rule}`"
-                help_text = suggest(name, candidates)
-            self.reporter.error("undefined-name", message, node_location(self.text, node), help_text)
+                help_text = instead_of_name(name, [*env, *self.scope.options])
+            else:
+                message, help_text = f"`{name}` is assigned below this line", "move the assignment up"
+            self.reporter.error("undefined-name", message, where, help_text)
             return ERROR
         if self.scope.possible(value.missing & path):
             self.reporter.error(
                 "maybe-undefined",
                 f"`{name}` does not exist under every setting that reaches this line",
                 node_location(self.text, node),
-                f"without it: {describe(value.missing & path)}",
+                f"there is none with `{describe(value.missing & path, self.scope.guards.guards)}`",
             )
         return value.expr
 
@@ -336,7 +356,7 @@ class Builder:
         if not is_boolean(expr, self.by_name) and expr != ERROR:
             message = "a condition is needed here, this is a number"
             self.reporter.error("type", message, node_location(self.text, node), "compare it, as in `x > 0`")
-            return Const(False)
+            return ERROR
         return expr
 
     def _call(
@@ -355,12 +375,14 @@ class Builder:
         if wanted is None:
             known = [*FUNCTIONS, *REDUCTIONS, *WINDOWS]
             message = f"there is no function `{name}`"
-            self.reporter.error("undefined-function", message, where, suggest(name, known) or ", ".join(known))
+            help_text = instead_of_call(node, name) or suggest(name, known) or ", ".join(known)
+            self.reporter.error("undefined-function", message, where, help_text)
             return ERROR
         if keywords or (len(args) != wanted and not (name in ("min", "max") and len(args) > 2)):
             given = "named ones" if keywords else f"{len(args)}"
             count = f"{wanted} argument{'s' if wanted > 1 else ''}"
-            self.reporter.error("arguments", f"`{name}` takes {count}, {given} given", where)
+            message = f"`{name}` takes {count}, {given} given"
+            self.reporter.error("arguments", message, where, instead_of_call(node, name))
             return ERROR
         if name in WINDOWS:
             return self._window(name, args, env, path)
@@ -370,19 +392,21 @@ class Builder:
             if is_boolean(then, self.by_name) != is_boolean(other, self.by_name) and ERROR not in (then, other):
                 self.reporter.error("type", "both values of `where` are numbers, or both conditions", where)
                 return ERROR
-            return Call("where", (condition, then, other))
+            return _call("where", condition, then, other)
         numbers = [self._number(arg, env, path) for arg in args]
         if name == "rounded" and kind_of(numbers[0], self.kinds) is not Kind.ELEMENT and ERROR not in numbers:
             message = "`rounded` takes elements: it rounds as a parameter is stored"
             self.reporter.error("kind", message, node_location(self.text, args[0]), "leave it out")
             return ERROR
-        result: Expr = Call(name, tuple(numbers[:wanted]))
+        result = _call(name, *numbers[:wanted])
         for extra in numbers[wanted:]:
-            result = Call(name, (result, extra))
+            result = _call(name, result, extra)
         return result
 
     def _window(self, name: str, args: Sequence[ast.expr], env: Mapping[str, Value], path: Formula) -> Expr:
         window = self._expression(args[0], env, path)
+        if window == ERROR:
+            return ERROR
         if not isinstance(window, Ref) or self._window_length(window.name) is None:
             message = f"`{name}` takes a state with `window:` first"
             self.reporter.error("type", message, node_location(self.text, args[0]))
@@ -392,7 +416,7 @@ class Builder:
             message = f"`{name}` takes one number per tensor"
             self.reporter.error("kind", message, node_location(self.text, args[1]), "reduce it, with `norm(x)`")
             return ERROR
-        return Call(name, (window, value, Ref("step")) if name == "push" else (window, value))
+        return _call(name, window, value, Ref("step")) if name == "push" else _call(name, window, value)
 
     def _window_length(self, name: str) -> int | None:
         if name in self.scope.inputs:
@@ -418,7 +442,7 @@ class Builder:
         line = name.startswith(("row_", "col_"))
         if len(args) != 1 or over is None or (line and keywords):
             message = f"`{name}` takes one value" + ("" if line else ", and `over=all` or `over=matrix`")
-            self.reporter.error("arguments", message, where)
+            self.reporter.error("arguments", message, where, instead_of_call(node, name))
             return ERROR
         expr = self._number(args[0], env, path)
         kind = kind_of(expr, self.kinds)
@@ -448,32 +472,12 @@ class Builder:
             return ERROR
         if not isinstance(expr, Ref):
             expr = self.bind("reduced", expr, ast.unparse(args[0]), node)
-        return self._lowered(name, over, kind, expr)
+        return lowered(name, over, kind, expr, lambda stem, value: self.bind(stem, value, self.source))
 
-    def _lowered(self, name: str, over: Kind, kind: Kind, x: Expr) -> Expr:
-        """A reduction in terms of `sum` and `max`: means divide by the count, norms take the root."""
-        match name:
-            case "absmax":
-                return self._nested("max", over, Call("abs", (x,)))
-            case "sum" | "row_sum" | "col_sum":
-                return self._nested("sum", over, x)
-            case "norm":
-                return Call("sqrt", (self._nested("squares", over, x),))
-            case "rms":
-                return Call("sqrt", (Call("/", (self._nested("squares", over, x), count_of(kind, over))),))
-            case _:
-                return Call("/", (self._nested("sum", over, x), count_of(kind, over)))
 
-    def _nested(self, op: ReduceOp, over: Kind, x: Expr) -> Expr:
-        """Elements reduce to one number per tensor before they reduce over all, to rows before matrices."""
-        outer: ReduceOp = "max" if op == "max" else "sum"
-        if kind_of(x, self.kinds) is not Kind.ELEMENT:
-            return Reduce(outer, over, Call("*", (x, x)) if op == "squares" else x)
-        if over is Kind.GLOBAL:
-            return Reduce(outer, Kind.GLOBAL, self.bind("tensor", Reduce(op, Kind.TENSOR, x), self.source))
-        if over is Kind.MATRIX:
-            return Reduce(outer, Kind.MATRIX, self.bind("row", Reduce(op, Kind.ROW, x), self.source))
-        return Reduce(op, over, x)
+def _call(op: str, *args: Expr) -> Expr:
+    """An operation; with something that was refused it is refused too, of which no more is said."""
+    return ERROR if ERROR in args else Call(op, args)
 
 
 def _also(active: Expr, expr: Expr) -> Expr:

@@ -17,7 +17,7 @@ from optgen.ir.builder import Builder, Stage
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.guards import GuardTable
 from optgen.ir.nodes import Const, Expr, Input, Kind, Program
-from optgen.ir.parser import node_location, parse_block, parse_expression
+from optgen.ir.parser import node_location, parse_block, parse_expression, stored_names
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import FACTS, Scope
 from optgen.spec.checks import is_offered
@@ -121,6 +121,7 @@ class _FamilyBuilder:
             refused=tuple(self._refused()),
             common=self._common(),
             given=frozenset(self.given),
+            parts={name: tuple(h.names) for name, h in self.hypers.items() if h.names},
         )
 
     def _common(self) -> frozenset[str]:
@@ -223,7 +224,10 @@ class _FamilyBuilder:
             text = loaded.text("states", name, "when")
             node = parse_expression(text, self.reporter)
             if node is not None:
+                before = len(self.reporter.diagnostics)
                 exists = self.scope.condition(node, text, self.reporter, loaded is self.shared)
+                if len(self.reporter.diagnostics) > before:
+                    return Input(name, "state", SHAPES[state.shape], window=state.window)
                 self._check_lasting(name, exists, node_location(text, node))
         kind = SHAPES[state.shape]
         codecs: tuple[str, ...] = ("fp32",)
@@ -284,8 +288,10 @@ class _FamilyBuilder:
     def _check_effect(self, step: Program) -> None:
         if "param" not in step.outputs:
             where = self.loaded.locate("blocks", "apply" if self.has_update else "step")
-            message = "this rule never changes `param`"
-            self.reporter.error("no-effect", message, where, "write `param = param - lr * update`")
+            message, help_text = "this rule never changes `param`", "write `param = param - lr * update`"
+            if not self.has_update and _assigns(self.loaded, "step", "update"):
+                help_text = "add `apply:` with `param = param - lr * update`"
+            self.reporter.error("no-effect", message, where, help_text)
 
     def _refusals(self) -> tuple[Refusal, ...]:
         found = []
@@ -347,10 +353,7 @@ def _choices(option: Option) -> tuple[int | str, ...] | None:
 
 
 def _assigns(loaded: LoadedSpec, block: str, name: str) -> bool:
+    """Whether a block assigns a name; of one that cannot be read, no more is said."""
     quiet = Reporter()
     body = parse_block(loaded.text("blocks", block), quiet)
-    return any(
-        isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
-        for statement in body
-        for node in ast.walk(statement)
-    )
+    return quiet.has_errors or any(name in stored_names(statement) for statement in body)

@@ -96,12 +96,6 @@ class Formula:
         return both.join([*parts, f"({whole})"]) if parts else whole
 
 
-def describe(formula: Formula) -> str:
-    """A formula in words, for messages."""
-    terms = [" and ".join(name if value else f"not {name}" for name, value in term) for term in formula.ordered()]
-    return " or ".join(term or "always" for term in terms)
-
-
 TRUE = Formula(frozenset([frozenset()]))
 FALSE = Formula(frozenset())
 

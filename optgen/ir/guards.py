@@ -28,6 +28,24 @@ class Guard:
     op: str
     value: float | str | None = None
 
+    def text(self, holds: bool) -> str:
+        """As a spec says it, or its contrary: `ndim >= 2`, `mode != "a"`, `not amsgrad`, `beta1 is None`."""
+        match self.op:
+            case "true":
+                return self.subject if holds else f"not {self.subject}"
+            case "given":
+                return f"{self.subject} is {'not ' if holds else ''}None"
+            case "tensorwise":
+                return f"{'not ' if holds else ''}block_wise"
+        value = f'"{self.value}"' if isinstance(self.value, str) else f"{self.value}"
+        return f"{self.subject} {self.op if holds else COMPLEMENT[self.op]} {value}"
+
+
+def describe(formula: Formula, guards: Mapping[str, Guard]) -> str:
+    """A formula in the words of a spec, for messages: `ndim < 2 or not amsgrad and beta1 is None`."""
+    terms = [" and ".join(guards[name].text(value) for name, value in term) for term in formula.ordered()]
+    return " or ".join(term or "True" for term in terms)
+
 
 def guard_name(subject: str, op: str, value: float | str | None) -> str:
     """A readable name that is an identifier in every target."""

@@ -7,29 +7,28 @@ diagnostics for everything else. Nothing is evaluated.
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 
 from optgen.diagnostics import Location, Reporter
+from optgen.ir.habits import instead
 from optgen.spec.source import SourceText
 
 MAX_LENGTH = 65_536
 MAX_DEPTH = 120
 MAX_BRANCHES = 50
-HINTS: dict[type[ast.AST], str] = {
-    ast.AugAssign: "write `x = x + ...`",
-    ast.For: "every statement already acts on all elements; use `sum`, `norm` or `where`",
-    ast.While: "every statement already acts on all elements; use `sum`, `norm` or `where`",
-    ast.IfExp: "use `where(condition, a, b)`, or `if` for what is fixed before the step",
-    ast.Attribute: "call functions by their plain names, as in `sqrt(x)`",
-    ast.Subscript: "there is no indexing; values act on all elements at once",
-    ast.Lambda: "only assignments and `if` are allowed",
-    ast.Import: "only assignments and `if` are allowed",
-    ast.ImportFrom: "only assignments and `if` are allowed",
-    ast.FunctionDef: "only assignments and `if` are allowed",
-    ast.AnnAssign: "kinds are inferred; write `name = expression`",
-    ast.NamedExpr: "write the assignment as a statement of its own",
-    ast.BitXor: "the power operator is `**`",
+SYNTAX = {
+    r"&&|\|\||!(?!=)": "write `and`, `or` and `not`",
+    r"\belse\s+if\b": "write `elif`",
+    r"\+\+|--": "write `x = x + 1`",
+    r"\?": "write `where(condition, a, b)`",
+    r"^\s*//|//.*\w\s+\w": "a comment begins with `#`",
+    r"\blambda\b": "`lambda` is a word of Python; use another name",
+    r"^\s*(if|elif|else)\b(?!.*:\s*$)": "end the line with `:`",
+    r"(?<![\w.])[0-9.]+(?![eE][-+]?[0-9])[A-Za-z_]": "a product is written with `*`",
+    r"[{};]": "blocks are told by their indentation alone",
 }
+"""What is found in lines that are no Python, and what would be right, the likeliest first."""
 
 
 def parse_block(text: SourceText, reporter: Reporter) -> list[ast.stmt]:
@@ -44,7 +43,7 @@ def parse_block(text: SourceText, reporter: Reporter) -> list[ast.stmt]:
             deepest = _deepest_if(module)
     except SyntaxError as error:
         where = text.locate(error.lineno or 1, max((error.offset or 1) - 1, 0))
-        reporter.error("syntax", f"this is not a statement: {error.msg}", where, "write `name = expression`")
+        reporter.error("syntax", f"this is not a statement: {error.msg}", where, _instead_of_syntax(text, error))
         return []
     except (ValueError, RecursionError, MemoryError):
         reporter.error("syntax", "this block cannot be parsed", text.locate(1, 0), "write `name = expression`")
@@ -54,6 +53,18 @@ def parse_block(text: SourceText, reporter: Reporter) -> list[ast.stmt]:
         reporter.error("too-deep", message, node_location(text, deepest), "each `elif` is a level")
         return []
     return module.body
+
+
+def _instead_of_syntax(text: SourceText, error: SyntaxError) -> str:
+    """What would be right in place of a line that is no Python."""
+    if text.style != "|" and text.lines_written > 1:
+        return "begin the block with `|`, which keeps its lines as they are; here they are joined into one"
+    lines = text.text.split("\n")
+    line = lines[min(error.lineno or 1, len(lines)) - 1].partition("#")[0]
+    for pattern, help_text in SYNTAX.items():
+        if re.search(pattern, line):
+            return help_text
+    return "write `name = expression`"
 
 
 def _deepest_if(module: ast.Module) -> ast.If | None:
@@ -94,12 +105,16 @@ def node_location(text: SourceText, node: ast.AST) -> Location:
     return text.locate(line, column, max(end - column, 1) if end_line == line else 1)
 
 
+def stored_names(statement: ast.stmt) -> set[str]:
+    """The names that a statement assigns, in whatever way."""
+    names = (part for part in ast.walk(statement) if isinstance(part, ast.Name))
+    return {part.id for part in names if isinstance(part.ctx, ast.Store)}
+
+
 def refuse(text: SourceText, node: ast.AST, reporter: Reporter) -> None:
     """Report a construct that is outside the language."""
-    what = HINTS.get(
-        type(node), "only assignments, `if`, numbers, names, operators and the listed functions are allowed"
-    )
-    reporter.error("not-in-language", "this is not part of the equation language", node_location(text, node), what)
+    message = "this is not part of the equation language"
+    reporter.error("not-in-language", message, node_location(text, node), instead(node))
 
 
 def too_deep(text: SourceText, node: ast.AST, reporter: Reporter) -> None:

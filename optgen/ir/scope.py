@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from optgen.diagnostics import Reporter, suggest
+from optgen.diagnostics import Location, Reporter, suggest
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import GuardTable, feasible, guard_name
 from optgen.ir.nodes import FUNCTIONS, REDUCTIONS, WINDOWS, Input, Kind
@@ -31,6 +31,7 @@ COMPARISON: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
+CONSTANTS = ("True", "False", "None", "inf")
 MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
 
@@ -44,6 +45,7 @@ class Scope:
         hypers: Names of the hyperparameters; True where optional.
         inputs: Values that exist before the step.
         given: Names of the inputs that are set on the optimizer for a step.
+        parts: Of the hyperparameters that are several numbers, the names of those.
         common: The names among these that shared stages may use.
         refused: Conditions, each with its text, under which the settings are refused.
     """
@@ -56,25 +58,34 @@ class Scope:
     refused: tuple[tuple[ast.expr, SourceText], ...] = ()
     common: frozenset[str] = frozenset()
     given: frozenset[str] = frozenset()
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def condition(self, node: ast.expr, text: SourceText, reporter: Reporter, lenient: bool) -> Formula:
+    def condition(
+        self,
+        node: ast.expr,
+        text: SourceText,
+        reporter: Reporter,
+        lenient: bool,
+        above: Container[str] | None = None,
+    ) -> Formula:
         """The formula of an `if` or `when` condition; what is not fixed before the step is reported.
 
         Args:
             lenient: Whether comparing an option with a choice it does not have is allowed (in shared stages).
+            above: The names that are assigned above an `if`; None for a `when`.
         """
         match node:
             case ast.BoolOp(op=op, values=values):
                 both = isinstance(op, ast.And)
                 result = TRUE if both else FALSE
                 for value in values:
-                    part = self.condition(value, text, reporter, lenient)
+                    part = self.condition(value, text, reporter, lenient, above)
                     result = result & part if both else result | part
                     if lenient and result == (FALSE if both else TRUE):
                         break  # after a choice that this rule does not have, settings may follow that need it
                 return result
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return ~self.condition(operand, text, reporter, lenient)
+                return ~self.condition(operand, text, reporter, lenient, above)
             case ast.Constant(value=bool(value)):
                 return TRUE if value else FALSE
             case ast.Name(id=name) if name in self.options and self.options[name] is None:
@@ -83,7 +94,7 @@ class Scope:
                 formula = self._comparison(left, op, right, lenient)
                 if formula is not None:
                     return formula
-        self._explain(node, text, reporter)
+        self._explain(node, text, reporter, above)
         return FALSE
 
     def condition_kind(self, formula: Formula) -> Kind:
@@ -165,47 +176,81 @@ class Scope:
                 return ~self.guards.formula("option", name, "==", other)
         return self.guards.formula("option", name, "==", value)
 
-    def _explain(self, node: ast.expr, text: SourceText, reporter: Reporter) -> None:
-        known = [*self.options, *self.hypers, *self.inputs, *FUNCTIONS, *REDUCTIONS, *WINDOWS]
+    def _explain(self, node: ast.expr, text: SourceText, reporter: Reporter, above: Container[str] | None) -> None:
+        """Say why a condition cannot be asked before the step."""
         for part in ast.walk(node):
-            if isinstance(part, ast.Name) and part.id not in known:
-                if lenient_name(part.id):
-                    continue
-                reporter.error(
-                    "undefined-name",
-                    f"`{part.id}` is not an option, hyperparameter or fact of `{self.rule}`",
-                    node_location(text, part),
-                    suggest(part.id, [*self.options, *self.hypers, "ndim", "numel", "index"]),
-                )
-                return
-            if isinstance(part, ast.Attribute | ast.Lambda | ast.Subscript | ast.IfExp):
-                refuse(text, part, reporter)
-                return
-        for part in ast.walk(node):
-            if isinstance(part, ast.Name) and part.id in self.given:
-                message = f"`{part.id}` is set anew for every step: its value is not known before"
-                help_text = f"ask whether it is given: `{part.id} is not None`; or use `where(condition, a, b)`"
-                reporter.error("run-time-condition", message, node_location(text, node), help_text)
-                return
-        for part in ast.walk(node):
-            if isinstance(part, ast.Compare) and isinstance(part.left, ast.Name):
-                choices = self.options.get(part.left.id)
-                if choices:
-                    allowed = ", ".join(f'"{choice}"' for choice in choices)
-                    message = f"`{part.left.id}` is one of {allowed}"
-                    reporter.error("unknown-choice", message, node_location(text, part))
+            where = node_location(text, part) if hasattr(part, "lineno") else node_location(text, node)
+            match part:
+                case ast.Attribute() | ast.Lambda() | ast.Subscript() | ast.IfExp():
+                    refuse(text, part, reporter)
                     return
-        reporter.error(
-            "run-time-condition",
-            "this is not known before the step",
-            node_location(text, node),
-            "`if` tests options, hyperparameters against numbers, `is None`, and `ndim`; use `where(condition, a, b)`",
+                case ast.Name(id=name) if name in self.parts:
+                    reporter.error("undefined-name", *several(name, self.parts[name], where))
+                    return
+                case ast.Name(id=name) if not self._is_known(name) and name not in (above or ()):
+                    known = [*self.options, *self.hypers, *self.given, "ndim", "numel", "index"]
+                    message = f"`{name}` is not an option, hyperparameter or fact of `{self.rule}`"
+                    reporter.error("undefined-name", message, where, suggest(name, known))
+                    return
+        where = node_location(text, node)
+        names = [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and part.id not in CONSTANTS]
+        called = {
+            part.func.id for part in ast.walk(node) if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)
+        }
+        instead = "test options, hyperparameters against numbers, `is None`, and `ndim`"
+        if above is not None:
+            chosen = ast.unparse(node) if len(ast.unparse(node)) <= 40 else "condition"
+            instead = f"use `where({chosen}, a, b)`; `if` tests {instead.removeprefix('test ')}"
+        for name in names:
+            if name in self.given:
+                message = f"`{name}` is set anew for every step: its value is not known before"
+                help_text = f"ask whether it is given: `{name} is not None`; or use `where(condition, a, b)`"
+                reporter.error("run-time-condition", message, where, help_text)
+                return
+        for name in names:
+            if name not in (*self.options, *self.hypers, "ndim", "numel", "index") and name not in called:
+                message = f"`{name}` is not fixed before the step"
+                reporter.error("run-time-condition", message, where, instead)
+                return
+        match node:
+            case ast.Name(id=name) if name in self.options:
+                message, help_text = f"`{name}` is a choice, not a flag", self.test_of(name)
+            case ast.Name(id=name) if name in self.hypers:
+                message = f"`{name}` is a number, not a condition"
+                help_text = f"compare it: `{name} is not None`" if self.hypers[name] else f"compare it: `{name} != 0`"
+            case ast.Compare(left=ast.Name(id=name), ops=[ast.Is() | ast.IsNot()]) if name in self.hypers:
+                message, help_text = f"`{name}` is never None", "`default: null` would let users leave it out"
+            case ast.Compare(left=ast.Name(id=name)) if name in self.options and self.options[name] is None:
+                message, help_text = f"`{name}` is true or false", f"write `{name}` or `not {name}`"
+            case ast.Compare(left=ast.Name(id=name)) if name in self.options:
+                reporter.error("unknown-choice", f"`{name}` is one of {self._choices(name)}", where)
+                return
+            case ast.Compare() if len(names) > 1:
+                message, help_text = "`if` compares settings with numbers, not with one another", instead
+            case ast.Constant():
+                message, help_text = "this is not a condition", "`if` " + instead.rpartition("`if` ")[2]
+            case _:
+                message, help_text = "this is not known before the step", instead
+        reporter.error("run-time-condition", message, where, help_text)
+
+    def _is_known(self, name: str) -> bool:
+        functions = (*FUNCTIONS, *REDUCTIONS, *WINDOWS)
+        return name in (*self.options, *self.hypers, *self.inputs, *functions, *CONSTANTS)
+
+    def test_of(self, name: str) -> str:
+        """How an option is asked for."""
+        choices = self._choices(name)
+        return f"test it with `if {name} == {choices.split(', ')[0]}:`" if choices else f"test it with `if {name}:`"
+
+    def _choices(self, name: str) -> str:
+        return ", ".join(
+            f'"{choice}"' if isinstance(choice, str) else f"{choice}" for choice in self.options[name] or ()
         )
 
 
-def lenient_name(name: str) -> bool:
-    """Names that stand for constants."""
-    return name in ("True", "False", "None", "inf")
+def several(name: str, parts: Sequence[str], where: Location) -> tuple[str, Location, str]:
+    """What is said of a hyperparameter of several numbers that is used as one."""
+    return f"`{name}` is {len(parts)} numbers", where, f"use {' or '.join(f'`{part}`' for part in parts)}"
 
 
 def _constant(node: ast.expr) -> float | str | None:

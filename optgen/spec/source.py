@@ -75,6 +75,12 @@ class SourceText:
         """The file's path, as messages show it."""
         return self.source.path
 
+    @property
+    def lines_written(self) -> int:
+        """How many lines of the file the text itself takes."""
+        written = self.source.text[self.start : self.end].strip()
+        return written.count("\n") + (0 if self.style in ("|", ">") else 1)
+
     def locate(self, line: int, column: int, length: int = 1) -> Location:
         """The place in the file of a part of the text, given as Python's `ast` gives positions.
 

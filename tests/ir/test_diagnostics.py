@@ -10,12 +10,13 @@ import re
 from pathlib import Path
 
 import pytest
-from support.compiling import PROBE, probe, refusal
+from support.compiling import PROBE, ROOT, probe, refusal
 
 EXPECTED = Path(__file__).parent / "diagnostics.txt"
 BODIES = {
     # names
     "undefined": "update = beta3 * grad\nparam = param - exp_avgg",
+    "names of papers": "g = grad\nm = lr * g\nparam = theta - alpha * m",
     "option as a number": "param = amsgrad * grad",
     "undefined in if": "if amsgrid:\n    param = grad\nparam = param - grad",
     "undefined function": "param = squrt(grad)",
@@ -36,11 +37,21 @@ BODIES = {
     "two of three choices": 'if mode == "a":\n    x = grad\nelif mode == "b":\n    x = -grad\nparam = param - x',
     "rows of any parameter": "param = param - row_sum(grad)",
     "mean over matrix of any parameter": "param = param - mean(grad, over=matrix)",
+    "used above its assignment": "param = param - x\nx = grad",
+    "rank and an optional": "if ndim != 2 and beta1 is None:\n    x = grad\nparam = param - x",
     # conditions
     "run-time element": "if grad > 0:\n    param = param - lr",
     "run-time reduction": "if sum(grad) > 0:\n    param = grad",
     "run-time comparison of names": "if lr > beta1:\n    param = grad",
     "flag compared": "if amsgrad == 1:\n    param = grad",
+    "run-time value": "n = norm(grad)\nif n > 1:\n    param = param - grad\nparam = param - lr * grad",
+    "run-time step": "if step == 1:\n    param = grad",
+    "number as a condition": "if lr:\n    param = grad",
+    "optional as a condition": "if not beta1:\n    param = grad",
+    "choice as a condition": "if mode:\n    param = grad",
+    "None of a number": "if lr is None:\n    param = grad",
+    "None of a flag": "if amsgrad is None:\n    param = grad",
+    "choice as a number": "param = where(mode == 1, grad, param)",
     "unknown choice": 'if mode == "d":\n    param = grad',
     "condition calls": "if amsgrad.real:\n    param = grad",
     "condition is a number": "if 1:\n    param = grad",
@@ -100,7 +111,37 @@ BODIES = {
     "matrix product": "param = grad @ grad",
     "statement": "sqrt(grad)\nparam = grad",
     "global": "global param\nparam = grad",
+    # the habits of other libraries
+    "module": "param = np.sqrt(grad)",
+    "method": "param = grad.sqrt()",
+    "in place": "exp_avg.mul_(lr).add_(grad, alpha=1 - lr)\nparam = param - exp_avg",
+    "in place with data": "param.data.addcdiv_(grad, exp_avg + 1e-8, value=-lr)",
+    "modulo": "param = grad % 2",
+    "bitwise and": "param = where((grad > 0) & (param > 0), grad, 0)",
+    "bitwise and without brackets": "param = where(grad > 0 & param > 0, grad, 0)",
+    "bitwise not": "param = where(~(grad > 0), grad, 0)",
+    "pow": "param = pow(grad, 2)",
+    "clamp": "param = clamp(grad, -1, 1)",
+    "clamp with names": "param = torch.clamp(grad, min=-lr)",
+    "clamp of nothing": "param = clamp(grad)",
+    "sigmoid": "param = sigmoid(grad)",
+    "standard deviation": "param = grad / (grad.std() + 1e-8)",
+    "largest magnitude": "param = grad / grad.abs().max()",
+    "sum along": "if ndim >= 2:\n    param = grad.sum(dim=-1)",
+    "another norm": "param = grad / torch.norm(grad, p=1)",
+    "settings of a group": "param = param - group['lr'] * grad",
+    "settings of self": "param = param - self.lr * grad",
+    "gradient of the parameter": "param = param - lr * param.grad",
+    "return": "return param - lr * grad",
+    "comparison for an assignment": "param == param - grad",
     # no Python at all
+    "and of C": "param = where(grad > 0 && param > 0, grad, 0)",
+    "else if": "if amsgrad:\n    param = grad\nelse if lr > 0:\n    param = -grad",
+    "no colon": "if amsgrad\n    param = grad",
+    "no product": "param = 2grad",
+    "keyword as a name": "lambda = 0.1\nparam = lambda * grad",
+    "comment of C": "param = grad // half of it",
+    "choice of C": "param = grad > 0 ? grad : 0",
     "syntax": "param = param -",
     "unclosed": "param = (param",
     "large whole number": "param = grad * " + "9" * 320,
@@ -109,11 +150,29 @@ BODIES = {
     "too deep condition": "if " + "not " * 150 + "amsgrad:\n    param = grad",
     "too many branches": "\n".join(f"{'el' if k else ''}if ndim == {k}:\n    param = grad * {k}" for k in range(60)),
     "parentheses": "param = " + "(" * 250 + "grad" + ")" * 250,
+    # nothing follows from a mistake
+    "undefined and used": "x = nope * grad\ny = norm(x)\nsize = norm(y * x)\nparam = param - -x",
+    "refused and used": "a, b = grad, grad\nparam = param - norm(a * b) * a",
+    "annotated and used": "x: float = grad\nparam = param - x * norm(x)",
+    "reserved and used": "_x = grad\nparam = param - _x",
+    "one side refused": "if amsgrad:\n    x = nope\nelse:\n    x = lr\nparam = param - norm(x * grad) * sum(x)",
+    "in a refused branch": "if amsgrid:\n    kept = grad\n    x = kept\nparam = param - x",
+    "a number for a condition": "active = active and where(grad, 1, 0) > 0\nparam = param - grad",
     # effect
     "no effect": "exp_avg = grad",
 }
 RULE = "rules:\n  - {when: %s, message: %s}\nblocks:\n  step: |\n    param = param - grad\n"
+STEP = "  step: |\n    param = param - grad\n"
 SPECS = {
+    "folded": PROBE + "blocks:\n  step: >\n    exp_avg = grad\n    param = param - exp_avg\n",
+    "in quotes": PROBE + "blocks:\n  step: 'exp_avg = grad\n    param = param - exp_avg'\n",
+    "update without apply": PROBE + "blocks:\n  step: |\n    update = grad\n",
+    "several numbers": PROBE.replace("options:", "  betas: {default: [0.9, 0.99], names: [b1, b2]}\noptions:")
+    + "blocks:\n  step: |\n    if betas > 0:\n        param = b1 * b2 * grad\n    param = param - betas * grad\n",
+    "refused direction": PROBE + "blocks:\n  step: |\n    update: x = grad\n  apply: param = param - update\n",
+    "unreadable direction": PROBE + "blocks:\n  step: update = grad +\n  apply: param = param - update\n",
+    "condition that is refused": PROBE.replace("when: amsgrad", "when: amsgrid")
+    + "blocks:\n  step: |\n    kept = kept + grad\n    param = param - kept\n",
     "rule names nothing": PROBE + RULE % ("amsgrid", "no"),
     "rule calls": PROBE + RULE % ("len(mode)", "no"),
     "rule is no expression": PROBE + RULE % ('"amsgrad ="', "no"),
@@ -172,6 +231,26 @@ def test_every_text_has_its_case() -> None:
 
 def test_nothing_wrong_is_accepted() -> None:
     assert "accepted" not in sections().values()
+
+
+def test_one_mistake_is_said_once(tmp_path: Path) -> None:
+    """Every statement of a stock rule is spoilt, one at a time."""
+    spec = ROOT / "specs" / "adafactor.yaml"
+    lines = spec.read_text(encoding="utf-8").split("\n")
+    statements = [n for n, line in enumerate(lines) if re.match(r" {4,}(\w+ = |if |elif )", line)]
+    assert len(statements) > 20
+    for number in statements:
+        indent, name, rest = re.match(r"( *)(\w+) (.*)", lines[number]).groups()
+        spoilt = [f"{name} nope:", f"{name} norm(grad) > 1:"]
+        if rest.startswith("= "):
+            spoilt = [
+                f"{name} {wrong}"
+                for wrong in (f"{rest} @ nope", "= nope(grad)", f": float {rest}", f", other {rest}, 1")
+            ]
+        for wrong in spoilt:
+            text = "\n".join([*lines[:number], indent + wrong, *lines[number + 1 :]])
+            said = refusal(tmp_path, text)
+            assert said.count("error[") == 1, said
 
 
 def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_an_input_is_one_number_for_all_and_its_presence_a_guard(tmp_path: Path)
 
 
 REFUSED = {
-    "read without asking": (spec("param = param - lr * loss"), "maybe-undefined", "not loss_given"),
+    "read without asking": (spec("param = param - lr * loss"), "maybe-undefined", "there is none with `loss is None`"),
     "value in if": (
         spec(STEP.replace("loss is not None", "loss > 1")),
         "run-time-condition",

@@ -14,7 +14,8 @@ from optgen.diagnostics import SpecError
 TEXT = """
 param grad step active lr beta1 exp_avg kept size past rows_of total amsgrad mode pair ndim x y update sqrt norm sum
 row_sum col_mean where push percentile min over=all over=matrix ( ) ( ) , = == > * - ** / if else elif : not and or
-is None True 0 1 2.5 1e-8 'a' "left" . [ ] lambda
+is None True 0 1 2.5 1e-8 'a' "left" . [ ] lambda // % & | ~ @ += pow clamp std sigmoid .mul_ .sum torch. self. np.
+return max .data .grad dim= alpha= min= value= & <<
 """
 WORDS = TEXT.split()
 LINES = (

@@ -16,10 +16,12 @@ from optgen.runtime.building.compilers import Compiler
 from optgen.runtime.call import Call
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
-from optgen.runtime.kernel_engine import KernelEngine, address, defines
+from optgen.runtime.kernel_engine import TILE, KernelEngine, address, defines
 from optgen.runtime.parameters import Bucket, Member
 from optgen.runtime.rule import Block, Partial, Rule
 from optgen.runtime.states import Placement
+
+THREAD_TILES = 128  # tiles that are worth a thread: 32,768 elements, as in torch's own loops; a small tensor is one
 
 
 class CpuEngine(KernelEngine):
@@ -45,6 +47,8 @@ class CpuEngine(KernelEngine):
                 function.argtypes, function.restype = [ctypes.c_void_p], None
                 self.functions[item.function] = function
         count = len(self.members)
+        tiles = sum(-(-param.numel() // TILE) for param in self.params)
+        self.worth_threads = max(1, -(-tiles // THREAD_TILES))
         self.lines = torch.empty(max(self.chunks.lines, 1), dtype=torch.float64, device="cpu")
         self.reduced = torch.zeros(max(count * self.width, 1), dtype=torch.float64, device="cpu")
         self.partials = torch.empty(max(len(self.chunks) * self.width, 1), dtype=torch.float64, device="cpu")
@@ -80,7 +84,7 @@ class CpuEngine(KernelEngine):
         """
         self.grad_table = self._take_addresses(grads)
         self.call.grads = address(self.grad_table)
-        self.call.threads = torch.get_num_threads()
+        self.call.threads = min(torch.get_num_threads(), self.worth_threads)
 
     def take(self, values: HostValues) -> None:
         """Take the values that passes read."""

@@ -21,6 +21,7 @@ from optgen.runtime.building.compilers import (
     why_no_compiler,
 )
 from optgen.runtime.building.entries import CompileError, Hash, Kernel, Loader, cache_size, clear_cache, words
+from optgen.runtime.building.forks import pause_threads_at_forks
 from optgen.runtime.building.headers import parsed_headers
 from optgen.runtime.building.private_dir import cache_dir
 from optgen.runtime.building.programs import FORMAT_VERSION, Candidate, Output
@@ -67,11 +68,17 @@ def shared_library(source: Path, defines: Mapping[str, str], compiler: Compiler)
             key=lambda: _entry_key(source, defines, compiler, openmp),
             name=lambda key: f"{source.stem}-{key[:32]}.so",
             build=lambda output, folder: _compile(compiler, [*arguments, "-o", str(output)], folder),
-            load=lambda entry, _: ctypes.CDLL(str(entry)),
+            load=lambda entry, _: _load(entry),
             advice=ADVICE,
             unloadable=lambda directory: f"If {directory} is mounted noexec, set OPTGEN_CACHE_DIR to another folder.",
         )
     )
+
+
+def _load(entry: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(entry))
+    pause_threads_at_forks(library)
+    return library
 
 
 def _compile(compiler: Compiler, arguments: Sequence[str], folder: Path) -> Output:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from optgen.paths import include_dir
+from optgen.runtime.building.forks import renew_in_child
 from optgen.runtime.building.private_dir import (
     ENTRY_NAME,
     LOCK_PREFIX,
@@ -78,6 +79,10 @@ class Loader(Generic[Loaded]):
 
     def __init__(self) -> None:
         self.loaded: dict[str, Loaded] = {}
+        self._renew_locks()
+        renew_in_child(self._renew_locks)
+
+    def _renew_locks(self) -> None:
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
 

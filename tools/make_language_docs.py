@@ -57,7 +57,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     "State": {
         "shape": "How many numbers it is.",
         "range": "`unsigned` if it is never negative: its 8-bit codes then have no sign.",
-        "init": "A number, or an expression over `param`, `grad` and the hyperparameters.",
+        "init": "A number, or an expression over `param`, `grad`, the hyperparameters and facts of the parameter.",
         "when": "The condition under which it exists.",
         "window": "Keeps this many past values, one a step (`shape: tensor`).",
         "codecs": "How it may be stored: `fp32`, `bf16`, `fp16`, `int8`, `int4`, `fp8`, `companded8`; the first of the "

@@ -14,9 +14,9 @@ from optgen.backends.base import describe
 from optgen.backends.c_printer import CPrinter, c_formula, c_name
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, Formula
-from optgen.ir.kinds import boolean_names
+from optgen.ir.kinds import boolean_names, window_length
 from optgen.ir.liveness import demands
-from optgen.ir.nodes import Call, Expr, Input, Kind, Reduce, Ref, Select, refs
+from optgen.ir.nodes import Expr, Input, Kind, Reduce, Ref, refs
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import PassPlan, Plan, Reduction, Step, Write
 
@@ -197,7 +197,7 @@ class PassRenderer:
         name = c_name(let.name)
         if let.kind.is_array:
             return self._array_lines(step)
-        window = self._window(let.expr)
+        window = window_length(let.expr, self.inputs, self.lets)
         if window is not None:
             text = self._scalar(let.expr)
             return [f"const Window<{window}> {name} = {c_formula(step.live)} ? {text} : Window<{window}>{{}};"]
@@ -208,17 +208,6 @@ class PassRenderer:
 
     def _scalar(self, expr: Expr) -> str:
         return CPrinter(single=False, names={}).print(expr)
-
-    def _window(self, expr: Expr) -> int | None:
-        """The length of the window that an expression is, if it is one."""
-        match expr:
-            case Call(op="push", args=(window, _, _)):
-                return self._window(window)
-            case Ref(name=name):
-                return self.inputs[name].window if name in self.inputs else self._window(self.lets[name].expr)
-            case Select(then=then):
-                return self._window(then)
-        return None
 
     def _array_sum(self, reduce: Reduce) -> str:
         assert isinstance(reduce.x, Ref)

@@ -17,8 +17,9 @@ from optgen.backends.python_host import host_functions, tuple_text
 from optgen.ir.family import Family, given_readers, readers
 from optgen.ir.formula import Formula
 from optgen.ir.guards import Guard
-from optgen.ir.nodes import Const, Kind, Reduce, Ref, refs
+from optgen.ir.nodes import Const, Kind, Reduce, Ref, refs, walk
 from optgen.ir.refusals import Refusal
+from optgen.ir.scope import FACTS
 from optgen.ir.usage import asks_first_step_only
 from optgen.schedule.plan import PassPlan, Plan, Reduction
 from optgen.spec.model import Hyperparameter, Option, State, Variant
@@ -265,6 +266,8 @@ def _state(family: Family, name: str, state: State) -> str:
     init = family.inits[name]
     if not isinstance(init, Const):
         parts.append(f"init=_start_{name}")
+        if any(isinstance(part, Reduce) for part in walk(init)):
+            parts.append("reduced=True")
     elif init.value != 0.0 and item.window is None:
         parts.append(f"init={py_number(float(init.value))}")
     return f'"{name}": State({", ".join(parts)}),'
@@ -277,7 +280,7 @@ def _init(family: Family, name: str) -> tuple[str, str] | None:
         return None
     read = readers(family.hypers, family.options, family.storage)
     names = {n: f"m.number({text.replace('o[', 't.settings[', 1)})" for n, text in read.items()}
-    names |= {"param": "t.param", "grad": "t.unscaled_grad"}
+    names |= {"param": "t.param", "grad": "t.unscaled_grad"} | {fact: f"t.{fact}" for fact in FACTS}
     kinds = {n: i.kind for n, i in family.inputs.items()}
     return name, PyPrinter(kinds, names=names).print(expr)
 

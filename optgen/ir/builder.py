@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.diagnostics import Reporter, suggest
+from optgen.ir.fits import fits, fits_below
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
-from optgen.ir.kinds import is_boolean, kind_of, unit_of
+from optgen.ir.kinds import is_boolean, kind_of, unit_of, window_length
 from optgen.ir.nodes import (
     FUNCTIONS,
     REDUCTIONS,
@@ -23,13 +24,14 @@ from optgen.ir.nodes import (
     Call,
     Const,
     Expr,
+    Input,
     Kind,
     Let,
     Program,
     Ref,
     Select,
 )
-from optgen.ir.parser import MAX_DEPTH, depth, node_location, parse_block, refuse, stored_names, too_deep
+from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, parse_block, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of
 from optgen.ir.scope import COMPARE, FACTS, Scope, several
 from optgen.spec.source import SourceText
@@ -40,31 +42,29 @@ ERROR = Const(float("nan"))
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A block's text.
+class Value:
+    """What a name stands for at some point.
 
     Attributes:
-        shared: Whether it may name choices that this rule does not have (shared stages). `grad` is, in a shared stage
-            after the first, what the first one left; it cannot be assigned there.
+        missing: Under which guards it stands for nothing.
+        mixed: Whether it is a number under some guards, and a condition or a window under others.
     """
-
-    text: SourceText
-    shared: bool = False
-
-
-@dataclass(frozen=True)
-class Value:
-    """What a name stands for at some point, and under which guards it stands for nothing."""
 
     expr: Expr
     missing: Formula = FALSE
+    mixed: bool = False
 
 
 class Builder:
-    """Builds the program of one block."""
+    """Builds the program of one block, or an initial value.
 
-    def __init__(self, scope: Scope, reporter: Reporter) -> None:
+    Attributes:
+        at_once: Whether what is built is one expression without bindings.
+    """
+
+    def __init__(self, scope: Scope, reporter: Reporter, at_once: bool = False) -> None:
         self.scope = scope
+        self.at_once = at_once
         self.reporter = reporter
         self.lets: list[Let] = []
         self.kinds: dict[str, Kind] = {name: item.kind for name, item in scope.inputs.items()}
@@ -111,10 +111,12 @@ class Builder:
     def _names(self) -> set[str]:
         return {*self.scope.inputs, *self.scope.options, *self.scope.hypers}
 
-    def initial(self, text: SourceText, node: ast.expr) -> Expr:
-        """The expression of an initial value."""
+    def initial(self, text: SourceText, node: ast.expr, name: str, state: Input) -> Expr:
+        """The expression of a state's initial value."""
         self.text, self.source = text, text.text
-        return self._expression(node, self._given(), TRUE)
+        expr = self._number(node, self._given(), state.exists)
+        self._fits(name, state, expr, node, "give the state that shape, or begin with another value")
+        return expr
 
     def _given(self) -> dict[str, Value]:
         """What exists before the block: some states and optional hyperparameters do not under every setting."""
@@ -128,12 +130,10 @@ class Builder:
             result[name] = Value(Ref(name), missing)
         return result
 
-    def fits(self, expr: Expr, kind: Kind) -> bool:
-        """Whether an expression without bindings may be a value of a kind."""
-        return not self.lets and kind_of(expr, self.kinds) <= kind
-
-    def bind(self, name: str, expr: Expr, source: str, node: ast.AST | None = None) -> Ref:
+    def bind(self, name: str, expr: Expr, source: str, node: ast.AST | None = None) -> Expr:
         """A new binding for an expression."""
+        if self.at_once:
+            return expr
         self.counts[name] = self.counts.get(name, 0) + 1
         unique = f"{name}_{self.counts[name]}"
         while unique in self.kinds:
@@ -199,21 +199,23 @@ class Builder:
             message = "`active` is a condition"
             self.reporter.error("kind", message, node_location(self.text, value), "write `active = active and ...`")
             return
-        if state is not None and name != "grad" and kind_of(expr, self.kinds) > state.kind:
-            kind = kind_of(expr, self.kinds)
-            self.reporter.error(
-                "kind",
-                f"`{name}` is one number per {unit_of(state.kind)}, but this is one per {unit_of(kind)}",
-                node_location(self.text, value),
-                "reduce it, with `sum`, `mean`, `norm` ..., or give the state that shape",
-            )
-            return
+        if state is not None and name != "grad":
+            help_text = "reduce it, with `sum`, `mean`, `norm` ..., or give the state that shape"
+            if not self._fits(name, state, expr, value, help_text):
+                return
+            decided = self.scope.condition_kind(path)
+            if not fits_below(name, state, decided, node_location(self.text, node), self.reporter):
+                return
         if isinstance(expr, Const) and state is None:
             env[name] = Value(expr)
             return
         if name == "active":
             expr = _also(env[name].expr, expr)
         env[name] = Value(self.bind(name, expr, self.source, node))
+
+    def _fits(self, name: str, state: Input, expr: Expr, node: ast.expr, help_text: str) -> bool:
+        kind, past, where = kind_of(expr, self.kinds), self._past(expr), node_location(self.text, node)
+        return expr != ERROR and fits(name, state, kind, past, help_text, where, self.reporter)
 
     def _may_assign(self, name: str, node: ast.Name) -> bool:
         inputs = self.scope.inputs
@@ -268,12 +270,20 @@ class Builder:
                 # Defined on one side only: that side's value serves wherever the name may be read.
                 merged[name] = Value(b.expr if a.missing.is_true else a.expr, missing)
                 continue
-            if ERROR in (a.expr, b.expr):
-                merged[name] = Value(ERROR)
+            if ERROR in (a.expr, b.expr) or self._sort(a) != self._sort(b):
+                mixed = ERROR not in (a.expr, b.expr) or a.mixed or b.mixed
+                merged[name] = Value(ERROR, missing, mixed)
                 continue
             select = Select(condition, a.expr, b.expr, self.scope.condition_kind(condition))
             merged[name] = Value(self.bind(name, select, ""), missing)
         return merged
+
+    def _sort(self, value: Value) -> tuple[bool, bool, int | None]:
+        """Of which sort a value is: mixed already, a condition, a window of so many values."""
+        return value.mixed, is_boolean(value.expr, self.by_name), self._past(value.expr)
+
+    def _past(self, expr: Expr) -> int | None:
+        return window_length(expr, self.scope.inputs, self.by_name)
 
     # Expressions
 
@@ -337,6 +347,9 @@ class Builder:
                 node_location(self.text, node),
                 f"there is none with `{describe(value.missing & path, self.scope.guards.guards)}`",
             )
+        if value.mixed:
+            message = f"`{name}` is a number on one path to this line, and a condition or a window on another"
+            self.reporter.error("type", message, node_location(self.text, node), "give each a name of its own")
         return value.expr
 
     def _number(self, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
@@ -345,11 +358,14 @@ class Builder:
             message = "a number is needed here, this is a condition"
             self.reporter.error("type", message, node_location(self.text, node), "use `where(condition, 1, 0)`")
             return ERROR
-        if isinstance(expr, Ref) and self._window_length(expr.name) is not None:
-            message = "a window is not a number"
-            self.reporter.error("type", message, node_location(self.text, node), "use `percentile(window, q)`")
-            return ERROR
-        return expr
+        return self._no_window(expr, node)
+
+    def _no_window(self, expr: Expr, node: ast.expr) -> Expr:
+        if self._past(expr) is None:
+            return expr
+        message = "a window is not a number"
+        self.reporter.error("type", message, node_location(self.text, node), "use `percentile(window, q)`")
+        return ERROR
 
     def _condition(self, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
         expr = self._expression(node, env, path)
@@ -388,8 +404,10 @@ class Builder:
             return self._window(name, args, env, path)
         if name == "where":
             condition = self._condition(args[0], env, path)
-            then, other = self._expression(args[1], env, path), self._expression(args[2], env, path)
-            if is_boolean(then, self.by_name) != is_boolean(other, self.by_name) and ERROR not in (then, other):
+            then, other = (self._no_window(self._expression(arg, env, path), arg) for arg in args[1:])
+            if ERROR in (then, other):
+                return ERROR
+            if is_boolean(then, self.by_name) != is_boolean(other, self.by_name):
                 self.reporter.error("type", "both values of `where` are numbers, or both conditions", where)
                 return ERROR
             return _call("where", condition, then, other)
@@ -407,7 +425,7 @@ class Builder:
         window = self._expression(args[0], env, path)
         if window == ERROR:
             return ERROR
-        if not isinstance(window, Ref) or self._window_length(window.name) is None:
+        if self._past(window) is None:
             message = f"`{name}` takes a state with `window:` first"
             self.reporter.error("type", message, node_location(self.text, args[0]))
             return ERROR
@@ -417,16 +435,6 @@ class Builder:
             self.reporter.error("kind", message, node_location(self.text, args[1]), "reduce it, with `norm(x)`")
             return ERROR
         return _call(name, window, value, Ref("step")) if name == "push" else _call(name, window, value)
-
-    def _window_length(self, name: str) -> int | None:
-        if name in self.scope.inputs:
-            return self.scope.inputs[name].window
-        match self.by_name[name].expr:
-            case Call(op="push", args=(Ref(name=inner), _, _)):
-                return self._window_length(inner)
-            case Select(then=Ref(name=inner)):
-                return self._window_length(inner)
-        return None
 
     def _reduction(
         self,
@@ -458,13 +466,17 @@ class Builder:
             message = f"`{name}` has nothing to reduce: this is one number per {unit_of(kind)}"
             self.reporter.error("kind", message, node_location(self.text, args[0]))
             return ERROR
+        if over is Kind.GLOBAL and self.at_once:
+            message = "an initial value is made for each parameter by itself"
+            self.reporter.error("kind", message, where, "leave `over=all` out")
+            return ERROR
         if over is Kind.GLOBAL and (kind is not Kind.ELEMENT or name in ("mean", "rms")):
             message = "`over=all` takes `sum`, `norm` or `absmax` of one number per element"
             self.reporter.error("kind", message, where)
             return ERROR
         if over in (Kind.ROW, Kind.COL, Kind.MATRIX) and not self.scope.has_rows(path):
             message = f"`{name}` needs rows and columns, which a parameter of less than two dimensions has not"
-            help_text = "put it below `if ndim >= 2:`"
+            help_text = "write `when: ndim >= 2`" if self.at_once else "put it below `if ndim >= 2:`"
             self.reporter.error("no-rows", message, where, help_text)
             return ERROR
         if name == "absmax" and (kind is not Kind.ELEMENT or over is Kind.MATRIX):

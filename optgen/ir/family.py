@@ -13,11 +13,11 @@ from typing import TypeVar
 
 from optgen.codecs import CODECS
 from optgen.diagnostics import Location, Reporter
-from optgen.ir.builder import Builder, Stage
+from optgen.ir.builder import Builder
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.guards import GuardTable
 from optgen.ir.nodes import Const, Expr, Input, Kind, Program
-from optgen.ir.parser import node_location, parse_block, parse_expression, stored_names
+from optgen.ir.parser import Stage, node_location, parse_block, parse_expression, stored_names
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import FACTS, Scope
 from optgen.spec.checks import is_offered
@@ -319,15 +319,10 @@ class _FamilyBuilder:
             node = parse_expression(text, self.reporter)
             if node is None:
                 continue
-            names = {n: i for n, i in self.scope.inputs.items() if i.role in ("param", "grad", "hyper")}
-            scope = replace(self.scope, inputs=names)
-            builder = Builder(scope, self.reporter)
-            expr = builder.initial(text, node)
-            if expr is not None and not builder.fits(expr, SHAPES[state.shape]):
-                where = node_location(text, node)
-                self.reporter.error("kind", f"`{name}` cannot start as one number per element", where)
-            elif expr is not None:
-                result[name] = expr
+            names = {n: i for n, i in self.scope.inputs.items() if i.role in ("param", "grad", "hyper", "fact")}
+            names.pop("total_numel")
+            builder = Builder(replace(self.scope, inputs=names), self.reporter, at_once=True)
+            result[name] = builder.initial(text, node, name, self.scope.inputs[name])
         return result
 
 

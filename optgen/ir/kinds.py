@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optgen.ir.nodes import BOOLEAN, Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select, join
+from optgen.ir.nodes import BOOLEAN, Call, Const, Expr, Input, Kind, Let, Program, Reduce, Ref, Select, join
 
 
 def kind_of(expr: Expr, kinds: Mapping[str, Kind]) -> Kind:
@@ -40,6 +40,16 @@ def is_boolean(expr: Expr, lets: Mapping[str, Let]) -> bool:
             return is_boolean(then, lets)
         case Reduce():
             return False
+
+
+def window_length(expr: Expr, inputs: Mapping[str, Input], lets: Mapping[str, Let]) -> int | None:
+    """How many past values an expression is, if it is a window."""
+    match expr:
+        case Ref(name=name):
+            return inputs[name].window if name in inputs else window_length(lets[name].expr, inputs, lets)
+        case Call(op="push", args=(window, _, _)) | Select(then=window):
+            return window_length(window, inputs, lets)
+    return None
 
 
 def boolean_names(program: Program) -> set[str]:

@@ -52,6 +52,11 @@ def join(first: Kind, second: Kind) -> Kind:
     return max(first, second)
 
 
+def takes(whole: Kind, part: Kind) -> bool:
+    """Whether there is one of `part` for each of `whole`: a row's numbers are not a column's."""
+    return join(whole, part) is whole
+
+
 Number = float | bool
 ReduceOp = Literal["sum", "squares", "max"]
 

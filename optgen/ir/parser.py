@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from dataclasses import dataclass
 
 from optgen.diagnostics import Location, Reporter
 from optgen.ir.habits import instead
@@ -29,6 +30,19 @@ SYNTAX = {
     r"[{};]": "blocks are told by their indentation alone",
 }
 """What is found in lines that are no Python, and what would be right, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A block's text.
+
+    Attributes:
+        shared: Whether it may name choices that this rule does not have (shared stages). `grad` is, in a shared stage
+            after the first, what the first one left; it cannot be assigned there.
+    """
+
+    text: SourceText
+    shared: bool = False
 
 
 def parse_block(text: SourceText, reporter: Reporter) -> list[ast.stmt]:

@@ -45,7 +45,7 @@ def over_of(keywords: Sequence[ast.keyword]) -> Kind | None:
     return None
 
 
-def lowered(name: str, over: Kind, kind: Kind, x: Expr, bind: Callable[[str, Expr], Ref]) -> Expr:
+def lowered(name: str, over: Kind, kind: Kind, x: Expr, bind: Callable[[str, Expr], Expr]) -> Expr:
     """A reduction in terms of `sum` and `max`: means divide by the count, norms take the root.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optgen.ir.kinds import kind_of
-from optgen.ir.nodes import Program, refs
+from optgen.ir.nodes import Program, refs, takes
 
 
 class VerificationError(AssertionError):
@@ -23,11 +23,11 @@ def verify(program: Program) -> None:
         for name in refs(let.expr):
             if name not in kinds:
                 raise VerificationError(f"{let.name} reads {name}, which is not bound before it")
-        if kind_of(let.expr, kinds) > let.kind:
+        if not takes(let.kind, kind_of(let.expr, kinds)):
             raise VerificationError(f"{let.name} is of kind {let.kind.name}, its value is not")
         kinds[let.name] = let.kind
     for target, value in program.outputs.items():
         if target not in program.inputs:
             raise VerificationError(f"{target} is written but is no input")
-        if kind_of(value, kinds) > program.inputs[target].kind:
+        if not takes(program.inputs[target].kind, kind_of(value, kinds)):
             raise VerificationError(f"{target} cannot take a value of kind {kind_of(value, kinds).name}")

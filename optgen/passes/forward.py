@@ -9,8 +9,14 @@ from optgen.passes.rewrite import rewrite
 
 
 def forward(program: Program) -> Program:
-    """Replace reads of `b = a` and of `b = 1.0` by what they stand for."""
+    """Replace reads of `b = a` and of `b = 1.0` by what they stand for.
+
+    A binding stays where a state of rows, columns or matrices takes over the old value of another: these are stored
+    one after the other, and the other may be stored before it is read.
+    """
     known: dict[str, Expr] = {}
+    arrays = {name for name in program.outputs if program.inputs[name].kind.is_array}
+    stored = {value.name for name, value in program.outputs.items() if name in arrays and isinstance(value, Ref)}
 
     def change(expr: Expr) -> Expr:
         return known.get(expr.name, expr) if isinstance(expr, Ref) else expr
@@ -18,7 +24,8 @@ def forward(program: Program) -> Program:
     lets = []
     for let in program.lets:
         expr = rewrite(let.expr, change)
-        if isinstance(expr, Ref | Const):
+        taken_over = isinstance(expr, Ref) and expr.name in arrays and let.name in stored
+        if isinstance(expr, Ref | Const) and not taken_over:
             known[let.name] = expr
         else:
             lets.append(replace(let, expr=expr))

@@ -120,6 +120,20 @@ def check_one_scale(name: str, rule: Rule, member: Member) -> None:
             )
 
 
+def check_starts(name: str, rule: Rule, member: Member) -> None:
+    """Raise for a state that would have to begin with a reduction of the tensor: no process alone can make it.
+
+    Raises:
+        ValueError: naming the state.
+    """
+    for state in rule.states.values():
+        if state.reduced and state.exists(member.flags) and state.name not in member.entry:
+            raise ValueError(
+                f"{name}: state {state.name!r} begins with a reduction of a parameter of shape {tuple(member.shape)}, "
+                "which is divided among processes; take the first step before it is divided"
+            )
+
+
 def check_partition(name: str, block: Block, members: Sequence[Member]) -> None:
     """Raise where a rule needs all parameters and this optimizer, as one of ZeroRedundancyOptimizer's, has some.
 

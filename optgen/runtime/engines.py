@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optgen.runtime import sweep
 from optgen.runtime.capture import check_warm
-from optgen.runtime.division import check_one_scale, check_partition, part_target, reduces
+from optgen.runtime.division import check_one_scale, check_partition, check_starts, part_target, reduces
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
 from optgen.runtime.loans import asks_for_paging
@@ -345,6 +345,7 @@ class _Preparer:
         placement = engine.placement(member)
         if member.part is not None and member.part.divisions:
             check_one_scale(self.name, self.rule, member)
+            check_starts(self.name, self.rule, member)
         return member, settle_states(
             self.rule,
             member.param,

@@ -68,6 +68,7 @@ class State:
         stored_as: The option that says in which dtype, if one does.
         exists: Under which flags.
         init: A number, or a function of a view of the parameter.
+        reduced: Whether that function reduces the parameter or its gradient.
     """
 
     name: str
@@ -78,6 +79,7 @@ class State:
     window: int | None = None
     exists: Live = always
     init: float | Callable[[Any], Any] = 0.0
+    reduced: bool = False
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,20 @@ def line_shape(kind: str, shape: torch.Size) -> tuple[int, ...]:
             return ()
 
 
+def own_shape(kind: str, value: Any, shape: torch.Size, device: torch.device) -> Tensor:
+    """A copy of numbers per row, column, matrix or tensor in the shape of their state, in float32.
+
+    Args:
+        value: A number for all of them, or one for each as equations have it: rows as (..., rows, 1), columns as
+            (..., 1, cols), matrices as (..., 1, 1).
+    """
+    given = torch.as_tensor(value, device=device)
+    if given.dim():
+        kept = {"row": (*shape[:-1], 1), "col": (*shape[:-2], 1, shape[-1]), "matrix": (*shape[:-2], 1, 1)}[kind]
+        given = given.expand(kept).reshape(line_shape(kind, shape))
+    return torch.empty(line_shape(kind, shape), dtype=torch.float32, device=device).copy_(given)
+
+
 def stored_shape(state: State, shape: torch.Size) -> tuple[int, ...]:
     """The shape of the tensor that holds a state of a parameter of this shape."""
     if state.kind == "element":
@@ -323,15 +337,15 @@ def _initial(
         return zeros(codec, param.shape, state.signed, device)
     value = state.init(view) if callable(state.init) else state.init
     full = torch.as_tensor(value, dtype=torch.float32, device=device)
-    full = full.reshape(param.shape if isinstance(value, Tensor) and value.dim() else ())
-    return encode(codec, full.expand(param.shape).contiguous(), state.signed)
+    full = full.reshape(param.shape) if full.numel() == param.numel() else full.expand(param.shape)
+    return encode(codec, full.contiguous(), state.signed)
 
 
 def _initial_line(state: State, param: Tensor, view: Any, lines: torch.Size) -> Tensor:
     if state.window is not None:
         return torch.full((state.window,), math.inf, device=param.device)
     value = state.init(view) if callable(state.init) else state.init
-    return torch.full(line_shape(state.kind, lines), float(value), dtype=torch.float32, device=param.device)
+    return own_shape(state.kind, value, lines, param.device)
 
 
 def entry_bytes(entry: Mapping[str, Any]) -> int:

@@ -14,7 +14,7 @@ from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
 from optgen.runtime.parameters import Bucket, Member, StaleError, is_like
 from optgen.runtime.rule import Block, Partial, Pass, Rule
-from optgen.runtime.states import Placement, line_shape, scale_key
+from optgen.runtime.states import Placement, own_shape, scale_key
 from optgen.runtime.torch_codecs import decode, encode
 from optgen.runtime.torch_rounding import decode_parameter, encode_parameter
 
@@ -240,11 +240,9 @@ class TorchEngine:
                 if scales is not None:
                     stored.append((entry[scale_key(name)], scales))
             elif state.window is not None:
-                stored.append((target, value))
+                stored.append((target, value.clone()))  # it may be another window, which is stored too
             else:
-                shape = line_shape(state.kind, view.member.line_shape)
-                full = torch.as_tensor(value, dtype=torch.float32, device=param.device)
-                stored.append((target, full.reshape(shape) if full.numel() == target.numel() else full.expand(shape)))
+                stored.append((target, own_shape(state.kind, value, view.member.line_shape, param.device)))
         for target, value in stored:
             target.copy_(value)
 

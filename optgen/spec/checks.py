@@ -268,6 +268,9 @@ class _Checker:
         if state.window is not None and state.shape != "tensor":
             message = f"`{name}` has a window, so its shape is tensor"
             self.value("window", message, (*path, "window"), "write `shape: tensor`: a window keeps one number a step")
+        if state.window is not None and "init" in state.model_fields_set:
+            message = f"`{name}` has a window, which begins empty"
+            self.value("init", message, (*path, "init"), "remove `init`: the first value that is pushed fills it")
         if isinstance(state.init, float) and not math.isfinite(state.init):
             self.value("init", f"`{name}` begins with a number that is not finite", (*path, "init"))
         for index, codec in enumerate(state.codecs or []):

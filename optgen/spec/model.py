@@ -69,8 +69,8 @@ class Input(SpecModel):
 class State(SpecModel):
     """Something kept between steps.
 
-    `init` is a number or an expression over `param`, `grad` and the hyperparameters. `window` makes a tensor state a
-    ring of that many past values.
+    `init` is a number or an expression over `param`, `grad`, the hyperparameters and the parameter's facts. `window`
+    makes a tensor state a ring of that many past values.
     """
 
     shape: Shape = "param"

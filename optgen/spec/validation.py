@@ -163,7 +163,7 @@ def _value_message(document: Document, problem: _Problem) -> tuple[str, str, Loc
         case "literal_error":
             allowed = str(context.get("expected", "")).replace("'", "`")
             close = suggest(text, [word.strip("`") for word in allowed.replace(" or ", ", ").split(", ")])
-            return "choice", f"`{_named(path)}` is {allowed}, not `{text}`", where, close
+            return "choice", f"`{_named(path)}` is {allowed}, not {_describe(node)}", where, close
         case "string_pattern_mismatch":
             return ("name", *_name_message(text, problem, where))
         case "string_too_long" if context.get("max_length", 0) < 100:

@@ -60,6 +60,8 @@ BODIES = {
     "row to tensor": "if ndim >= 2:\n    size = row_sum(grad)\nparam = param - lr",
     "element to row": "if ndim >= 2:\n    rows_of = grad\nparam = param - lr",
     "tensor to group": "total = norm(grad)\nparam = param - lr",
+    "group state below if of a parameter": "if ndim >= 2:\n    total = lr\nparam = param - lr",
+    "group state below else of a parameter": "if numel > 5:\n    x = lr\nelse:\n    total = lr\nparam = param - lr",
     "nothing to reduce": "param = sum(lr) * grad",
     "row of a tensor": "if ndim >= 2:\n    param = row_sum(norm(grad)) * grad",
     "mean over all": "param = mean(grad, over=all) * grad",
@@ -78,6 +80,12 @@ BODIES = {
     "window of a number": "param = percentile(grad, 5)",
     "percentile of elements": "param = percentile(past, grad)",
     "push of elements": "past = push(past, grad)\nparam = grad",
+    "number to window": "past = norm(grad)\nparam = grad",
+    "window to a number": "size = past\nparam = grad",
+    "window of another name": "x = past\nparam = param + x",
+    "where of windows": "past = where(lr > 1, past, push(past, 1))\nparam = grad",
+    "window or number": "if amsgrad:\n    x = past\nelse:\n    x = lr\nparam = param + x",
+    "condition or number": "if amsgrad:\n    x = grad > 0\nelse:\n    x = grad\nparam = x",
     # calls
     "too many arguments": "param = sqrt(param, 1)",
     "too few arguments": "param = where(grad > 0, 1)",
@@ -161,6 +169,17 @@ BODIES = {
     # effect
     "no effect": "exp_avg = grad",
 }
+
+
+def with_states(states: str, body: str = "") -> str:
+    """A spec with states of another declaration, or one state more."""
+    name = states.split(":", 1)[0]
+    lines = [line for line in PROBE.split("\n") if not line.startswith(f"  {name}:")]
+    statements = f"{body}\nparam = param - lr * grad".strip()
+    text = "\n".join(lines) + f"  {states}\nblocks:\n  step: |\n"
+    return text + "".join(f"    {line}\n" for line in statements.split("\n"))
+
+
 RULE = "rules:\n  - {when: %s, message: %s}\nblocks:\n  step: |\n    param = param - grad\n"
 STEP = "  step: |\n    param = param - grad\n"
 SPECS = {
@@ -189,6 +208,17 @@ SPECS = {
         "size: {shape: tensor}", 'size: {shape: tensor, init: "grad * grad"}'
     )
     + "blocks:\n  step: |\n    param = param - grad\n",
+    "init of a tensor for a group": with_states("total: {shape: group, init: norm(grad)}"),
+    "init of rows for columns": with_states("cols_of: {shape: col, when: ndim >= 2, init: row_mean(grad)}"),
+    "init of rows of any rank": with_states("mean_of: {init: row_mean(grad)}"),
+    "init of all parameters": with_states('size: {shape: tensor, init: "sum(grad, over=all)"}'),
+    "init is a condition": with_states("mask: {init: grad > 0}"),
+    "init needs a setting": with_states("mask: {init: beta1}"),
+    "init of a window": with_states("seen: {shape: tensor, window: 3, init: 2}"),
+    "rows to columns": with_states("cols_of: {shape: col, when: ndim >= 2}", "if ndim >= 2:\n    cols_of = rows_of"),
+    "window to a longer one": with_states(
+        "more: {shape: tensor, window: 8}", "more = push(more, percentile(more, 50))\npast = more"
+    ),
     "init names nothing": PROBE.replace("exp_avg: {}", "exp_avg: {init: exp_avg_sq}")
     + "blocks:\n  step: |\n    param = param - grad\n",
     "when is a run-time condition": PROBE.replace("when: amsgrad", "when: grad > 0")

@@ -296,16 +296,17 @@ class SpecOracle:
                 held[name] = Ball(np.full(shape, np.inf))
                 continue
             names: dict[str, Value] = {**self.hypers, "param": Number(self.balls[index], Kind.ELEMENT), "grad": grad}
+            names |= {fact: const(value, Kind.STEP) for fact, value in self._facts(index).items()}
             if "grad_scale" in self.inputs:
                 scale = const(self.inputs["grad_scale"], Kind.GLOBAL)
                 names["grad"] = Evaluator({"g": grad, "s": scale}, 0, _nowhere).value(ast.parse("g / s").body[0].value)  # type: ignore[attr-defined]
-            value = self._initial(state, names)
+            value = self._initial(state, names, None if self.dtypes is None else self.dtypes[index])
             held[name] = self._stored(index, state, _filled(value, shape))
 
-    def _initial(self, state: State, names: Mapping[str, Value]) -> Ball:
+    def _initial(self, state: State, names: Mapping[str, Value], dtype: torch.dtype | None = None) -> Ball:
         if isinstance(state.init, int | float):
             return Ball(float(state.init))
-        number = Evaluator(names, 0, _nowhere).number(parsed(state.init))
+        number = Evaluator(names, 0, _nowhere, dtype).number(parsed(state.init))
         return single(number, KINDS[state.shape])
 
     def _initial_of_group(self, state: State) -> Ball:

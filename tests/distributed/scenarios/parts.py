@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import optgen_optim
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
+import optgen
 from distributed.scenarios.world import (
     Scenario,
     Scenarios,
@@ -172,6 +175,17 @@ def rounding(world: World, how: str, target: str, columns: bool = False) -> None
 # What is refused, and what processes must agree about
 
 
+def begun(params: list[Tensor]) -> Any:
+    """An optimizer with a state that begins with a norm."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "begun.yaml"
+        path.write_text(
+            "name: begun\nstates:\n  size: {shape: tensor, init: norm(grad)}\n"
+            "blocks:\n  step: |\n    param = param - size * grad\n"
+        )
+        return optgen.load(path).Begun(params, target="torch")
+
+
 def refusals(world: World) -> None:
     """Refusals of all that cannot be had of parts; they change nothing."""
     mesh = world.mesh()
@@ -195,6 +209,7 @@ def refusals(world: World) -> None:
     param.grad = distribute_tensor(grad.bfloat16(), mesh, [Shard(1)])
     fails(param, maker("adamw", target="cpu", rounding="stochastic"), "leave target out")
     maker("adamw", rounding="stochastic")([param]).step()
+    fails(param, begun, "state 'size' begins with a reduction")
     param = nn.Parameter(DTensor.from_local(begin, mesh, [Partial()]))
     param.grad = DTensor.from_local(grad, mesh, [Partial()])
     fails(param, maker("adamw"), "has no values of its own")

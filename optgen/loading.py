@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import importlib
-import shutil
+import os
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from types import ModuleType
 
+from optgen.runtime.building.temporary import temporary_dir
+
 _directory: list[str] = []
-_lock = threading.Lock()
+_locks: dict[int, threading.Lock] = {}  # by process: a forked one does not have the thread that holds its parent's
 
 
 def load(*specs: str | Path) -> ModuleType:
     """The optimizers of some spec files or folders.
 
-    The package lives in a temporary directory until the process ends; the same specs give the same module.
+    The package lives in a temporary directory until this process and all that are forked from it have ended; the same
+    specs give the same module.
 
     Args:
         specs: Spec files and folders of them.
@@ -38,12 +39,11 @@ def load(*specs: str | Path) -> ModuleType:
     draft = compile_specs(paths, "loaded")
     content = hashlib.sha256("\0".join(f"{k}\0{v}" for k, v in draft.files.items()).encode()).hexdigest()
     name = f"optgen_loaded_{content[:16]}"
-    with _lock:
+    with _locks.setdefault(os.getpid(), threading.Lock()):
         if name in sys.modules:
             return sys.modules[name]
         if not _directory:
-            _directory.append(tempfile.mkdtemp(prefix="optgen-"))
-            atexit.register(shutil.rmtree, _directory[0], ignore_errors=True)
+            _directory.append(str(temporary_dir()))
         if _directory[0] not in sys.path:  # also where someone has put sys.path back to what it was
             sys.path.append(_directory[0])
         write(compile_specs(paths, name), Path(_directory[0]) / name)

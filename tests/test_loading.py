@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -82,3 +83,24 @@ def test_nothing_is_left_behind_and_nothing_is_warned(spec: Path) -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
     assert not Path(done.stdout.strip()).exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_that_ends_takes_nothing_from_its_parent(spec: Path, tmp_path: Path) -> None:
+    """Modules are imported, and sources compiled, when they are asked for: the package must be there all the time."""
+    code = f"""
+import os, sys, torch, optgen
+loaded = optgen.load({str(spec)!r})
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+print(loaded.MyOptimizer.__name__)
+if os.fork() > 0:
+    sys.exit()
+print(os.path.exists(loaded.__file__))
+"""
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "temporary").mkdir()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.stdout.split(), done.stderr) == (["MyOptimizer", "True"], "")
+    assert not list((tmp_path / "temporary").glob("optgen-*"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import hashlib
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -236,8 +237,14 @@ def cuda_device(device: torch.device) -> CudaDevice:
         if device not in _devices:
             _devices[device] = gpu = CudaDevice(device.index)
             # PyCUDA gives up a primary context properly only if it is told to.
-            atexit.register(gpu.context.detach)
+            atexit.register(_detach, gpu, os.getpid())
         return _devices[device]
+
+
+def _detach(gpu: CudaDevice, user: int) -> None:
+    """Give up a context at the end of the process that uses it; CUDA does not work in those forked from it."""
+    if os.getpid() == user:
+        gpu.context.detach()
 
 
 def register(device: torch.device, gpu: CudaDevice | None) -> None:

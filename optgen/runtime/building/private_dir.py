@@ -6,7 +6,6 @@ cannot be had, a fresh temporary one serves this process and is removed at its e
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
 import shutil
@@ -19,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from optgen.runtime.building.temporary import temporary_dir
+
 TEMPORARY_PREFIX = ".tmp-"
 LOCK_PREFIX = "lock-"
 ENTRY_NAME = re.compile(r".+-[0-9a-f]{32}\.(so|gch|cubin)|(compiler|nvcc)-[0-9a-f]{32}\.json")
@@ -26,7 +27,7 @@ STALE_SECONDS = 3600.0
 LOCK_TIMEOUT_SECONDS = 900.0
 
 _fallbacks: dict[Path, Path] = {}
-_fallbacks_lock = threading.Lock()
+_locks: dict[int, threading.Lock] = {}  # by process: a forked one does not have the thread that holds its parent's
 
 
 def cache_dir() -> Path:
@@ -51,13 +52,12 @@ def fall_back(wanted: Path, reason: str) -> Path:
 
     Raises OSError if no temporary folder can be made either.
     """
-    with _fallbacks_lock:
+    with _locks.setdefault(os.getpid(), threading.Lock()):
         known = _fallbacks.get(wanted)
         if known is not None:
             return known
-        fresh = Path(tempfile.mkdtemp(prefix="optgen-"))
+        fresh = temporary_dir()
         _fallbacks[wanted] = fresh
-    atexit.register(_remove_own, fresh, os.getpid())
     warnings.warn(
         f"optgen cannot use the cache folder {wanted} ({reason}); kernels are compiled into {fresh} for this process "
         "only. Set OPTGEN_CACHE_DIR to a folder that you own and can write to.",
@@ -113,12 +113,6 @@ def _make_private(directory: Path) -> None:
 
 def _is_ours(name: str) -> bool:
     return name.startswith((TEMPORARY_PREFIX, LOCK_PREFIX)) or ENTRY_NAME.fullmatch(name) is not None
-
-
-def _remove_own(directory: Path, pid: int) -> None:
-    """Remove a temporary folder at the end of the process that made it; forked children leave it alone."""
-    if os.getpid() == pid:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

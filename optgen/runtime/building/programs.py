@@ -106,18 +106,18 @@ def run(command: Sequence[str], temporary: Path, timeout: float, behind: bool = 
     return Output(tuple(command), process.returncode, said)
 
 
-_running_behind: set[subprocess.Popen[str]] = set()
+_running_behind: dict[subprocess.Popen[str], int] = {}  # with the process that started it, which alone may end it
 
 
 @contextmanager
 def _behind(process: subprocess.Popen[str]) -> Iterator[None]:
     with suppress(OSError):
         os.setpriority(os.PRIO_PGRP, process.pid, LOW_PRIORITY)
-    _running_behind.add(process)
+    _running_behind[process] = os.getpid()
     try:
         yield
     finally:
-        _running_behind.discard(process)
+        del _running_behind[process]
 
 
 def _end(process: subprocess.Popen[str], whole_group: bool) -> None:
@@ -130,8 +130,9 @@ def _end(process: subprocess.Popen[str], whole_group: bool) -> None:
 
 @atexit.register
 def _end_what_runs_behind() -> None:
-    for process in list(_running_behind):
-        _end(process, whole_group=True)
+    for process, starter in list(_running_behind.items()):
+        if starter == os.getpid():
+            _end(process, whole_group=True)
 
 
 def first_line(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,12 @@ from torch import Tensor
 
 from optgen.codecs import COMPENSATION, Codec
 from optgen.runtime.capture import adopted_lr
+from optgen.runtime.counts import count_shown, is_count
 from optgen.runtime.loans import wait_for_host
 from optgen.runtime.rule import Rule, State, always
 from optgen.runtime.settings import checked
+from optgen.runtime.state_checks import check_compensation
 from optgen.runtime.states import (
-    check_compensation,
     room_for,
     scale_key,
     stored_codec,
@@ -199,8 +199,8 @@ def misfits(
         found.append(f"{label}: {', '.join(missing)} missing, there is {', '.join(map(str, saved))}")
     if _lacks_count(rule, saved) and not rule.first_step_only:
         found.append(f"{label}: step missing, there is {', '.join(map(str, saved))}")
-    if not _counts(saved.get("step", 0.0)):
-        found.append(f"{label}: step is {_shown(saved['step'])}, and it is to be a number of steps")
+    if not is_count(saved.get("step", 0.0)):
+        found.append(f"{label}: step is {count_shown(saved['step'])}, and it is to be a number of steps")
     for state in rule.element_states:
         if saved.get(scale_key(state.name)) is not None and saved.get(state.name) is None:
             found.append(f"{label}: there is {scale_key(state.name)}, but no {state.name}, whose scales these are")
@@ -269,20 +269,6 @@ def stored_anew(
 def _lacks_count(rule: Rule, saved: Mapping[str, Any]) -> bool:
     """Whether states were saved without a count of steps, as torch.optim.SGD has it: the first step is then over."""
     return "step" not in saved and any(saved.get(name) is not None for name in rule.states)
-
-
-def _counts(step: Any) -> bool:
-    if isinstance(step, Tensor):
-        if step.numel() != 1 or step.is_complex() or step.is_meta or step.dtype is torch.bool:
-            return False
-        step = step.item()
-    return isinstance(step, int | float) and not isinstance(step, bool) and 0 <= step < math.inf
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Tensor) and (value.numel() != 1 or value.is_meta):
-        return f"a tensor of shape {tuple(value.shape)}"
-    return repr(value.item() if isinstance(value, Tensor) else value)
 
 
 def adopt_group(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optgen.runtime import sweep
 from optgen.runtime.capture import check_warm
+from optgen.runtime.counts import check_counts
 from optgen.runtime.division import check_one_scale, check_partition, check_starts, part_target, reduces
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
@@ -23,6 +24,7 @@ from optgen.runtime.parts import Part, find_parts, local_gradient, local_tensor,
 from optgen.runtime.reducer import Reducer
 from optgen.runtime.rule import Block, Partial, Pass, Rule, Settings
 from optgen.runtime.settings import check_agreement, on_device
+from optgen.runtime.state_checks import check_states
 from optgen.runtime.states import Placement, Settled, settle_states
 from optgen.runtime.storage import check_rounding, choose_codecs, choose_rounding, tensorwise
 from optgen.runtime.targets import choose_target, make_engine
@@ -318,6 +320,7 @@ class _Preparer:
             # Asked of the engines: another target than was chosen may serve, which must not run a skipped step.
             starts = any(callable(state.init) for state in self.rule.states.values())
             _check_skipped(self.rule.blocks[self.block], self.inputs, (e.target for e in engines), starts)
+        check_counts(member.entry for member in members)
         settled = [self._settled(engine, member) for engine in engines for member in engine.bucket.members]
         replaced = any(key in member.entry for member, new in settled for key in (*new.made, *new.dropped))
         for member, new in settled:  # only now, when nothing can fail any more
@@ -343,6 +346,7 @@ class _Preparer:
             grad = local_gradient(member.whole, self.grads[member.position])
         view = View(self.rule, member, 0.0, grad)
         placement = engine.placement(member)
+        check_states(self.rule, member, placement)
         if member.part is not None and member.part.divisions:
             check_one_scale(self.name, self.rule, member)
             check_starts(self.name, self.rule, member)

@@ -18,6 +18,7 @@ from optgen.codecs import COMPENSATION, PARAMETER_CODECS
 from optgen.runtime import sweep
 from optgen.runtime.parameters import Bucket, Member, StaleError, is_like, matrix_shape
 from optgen.runtime.rule import Pass, Rule
+from optgen.runtime.state_checks import check_same_scales
 from optgen.runtime.states import scale_key
 from optgen.runtime.storage import dtype_name
 
@@ -192,11 +193,7 @@ class KernelEngine:
 
     def _state_address(self, member: Member, key: str) -> int:
         value = member.entry.get(key)
-        if value is None:
-            return 0
-        if not value.is_contiguous():
-            member.entry[key] = value = value.contiguous()
-        return self._kept(value).data_ptr()
+        return 0 if value is None else self._kept(value).data_ptr()
 
     def _kept(self, value: Tensor) -> Tensor:
         self.kept.append(value)
@@ -233,6 +230,7 @@ class KernelEngine:
 
         Raises:
             StaleError: if it is more than memory of parameters that has moved.
+            ValueError: if codes have lost some of their scales.
         """
         if self.forms != sweep.forms(self.params):
             raise StaleError
@@ -241,6 +239,8 @@ class KernelEngine:
             raise StaleError
         states = self._states()
         if self.states and self.states != states:
+            for member in self.members:
+                check_same_scales(self.rule, member)
             raise StaleError
         if pointers != self.pointers or not self.states:
             self.pointers = pointers

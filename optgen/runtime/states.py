@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from optgen.runtime.paging import Pager
 
 
+def as_read(value: Tensor) -> Tensor:
+    """A tensor as kernels read it, one element behind the other: itself, or a copy."""
+    return value if value.is_contiguous() and not value.is_neg() else value.resolve_neg().contiguous()
+
+
 def scale_key(name: str) -> str:
     """The key of a state's scales in `optimizer.state[p]`."""
     return f"{name}_absmax"
@@ -68,49 +73,7 @@ def stored_shape(state: State, shape: torch.Size) -> tuple[int, ...]:
     return line_shape(state.kind, shape) if state.window is None else (state.window,)
 
 
-def _check_stored(rule: Rule, param: Tensor, entry: Mapping[str, Any], placement: Placement, lines: torch.Size) -> None:
-    """Raise for a state that was replaced by what does not fit.
-
-    Raises:
-        TypeError, ValueError: naming the state and what is wrong.
-    """
-    for state in (*rule.element_states, *rule.tensor_states):
-        value = entry.get(state.name)
-        if value is None:
-            continue
-        if not isinstance(value, Tensor):
-            raise TypeError(f"state {state.name!r} is a {type(value).__name__}, not a tensor")
-        shape = param.shape if state.kind == "element" else lines
-        wanted = stored_shape(state, shape)
-        if tuple(value.shape) not in stored_shapes(state, shape):
-            raise ValueError(f"state {state.name!r} has shape {tuple(value.shape)}, not {wanted}")
-        if not placement.takes(state, value):
-            raise ValueError(f"state {state.name!r} is on {value.device}, its parameter on {param.device}")
-        if state.kind != "element" and value.dtype is not torch.float32:
-            raise ValueError(f"state {state.name!r} is {value.dtype}, not torch.float32")
-    kept = entry.get(COMPENSATION)
-    if kept is not None:
-        check_compensation(kept, param)
-        if kept.device != param.device:
-            raise ValueError(f"state {COMPENSATION!r} is on {kept.device}, its parameter on {param.device}")
-
-
-def check_compensation(kept: Any, param: Tensor) -> None:
-    """Raise for what no parameter keeps beside it.
-
-    Raises:
-        TypeError, ValueError: naming what is wrong.
-    """
-    if not isinstance(kept, Tensor):
-        raise TypeError(f"state {COMPENSATION!r} is a {type(kept).__name__}, not a tensor")
-    if kept.shape != param.shape:
-        raise ValueError(f"state {COMPENSATION!r} has shape {tuple(kept.shape)}, not {tuple(param.shape)}")
-    if kept.dtype not in _KEPT:
-        allowed = ", ".join(sorted(map(dtype_name, _KEPT)))
-        raise ValueError(f"state {COMPENSATION!r} is {kept.dtype}, not one of {allowed}")
-
-
-_KEPT = {torch.bfloat16: "kahan", torch.float16: "kahan", torch.int8: "split8", torch.int16: "split16"}
+KEPT_DTYPES = {torch.bfloat16: "kahan", torch.float16: "kahan", torch.int8: "split8", torch.int16: "split16"}
 
 
 def settled_compensation(param: Tensor, entry: Mapping[str, Any], rounding: str) -> Tensor | None:
@@ -123,8 +86,8 @@ def settled_compensation(param: Tensor, entry: Mapping[str, Any], rounding: str)
     if kept is None:
         return torch.zeros(param.shape, dtype=dtype, device=param.device)
     if kept.dtype is dtype:
-        return kept  # type: ignore[no-any-return]
-    value = decode_parameter(PARAMETER_CODECS[_KEPT[kept.dtype]], param.detach(), kept)
+        return as_read(kept)
+    value = decode_parameter(PARAMETER_CODECS[KEPT_DTYPES[kept.dtype]], param.detach(), kept)
     return compensation_of(codec, value, param.detach())
 
 
@@ -209,7 +172,9 @@ class Placement:
         return self.device if self.pager is None else torch.device("cpu")
 
     def fits(self, codes: Tensor) -> bool:
-        """Whether codes lie where they belong."""
+        """Whether codes lie where they belong, as kernels read them."""
+        if not codes.is_contiguous() or codes.is_neg():
+            return False
         if self.pager is not None:
             return self.pager.holds(codes)
         return codes.device == self.device and not is_paged(codes)
@@ -225,7 +190,7 @@ class Placement:
         wait_for_host((codes,))
         if self.pager is not None:
             return self.pager.copy(codes)
-        return torch.empty_like(codes, device=self.device).copy_(codes)
+        return torch.empty_like(codes, device=self.device, memory_format=torch.contiguous_format).copy_(codes)
 
     def takes(self, state: State, value: Tensor) -> bool:
         """Whether a state can be brought from where it lies: from another device it cannot."""
@@ -262,11 +227,11 @@ def settle_states(
     """The states that these flags ask for, and stored ones in their codec and place; `entry` is left as it is.
 
     Raises:
-        TypeError, ValueError: for a stored state that does not fit the parameter.
+        ValueError: for a stored state that no codec of the rule stores.
         torch.cuda.OutOfMemoryError: naming the state that there is no room for.
 
     Args:
-        entry: `optimizer.state[param]`.
+        entry: `optimizer.state[param]`, which `check_states` has looked at. What is None is made anew.
         view: What initial values are functions of.
         lines: The shape that numbers of rows and columns belong to, if it is not the parameter's.
     """
@@ -274,33 +239,35 @@ def settle_states(
     made: dict[str, Tensor] = {}
     dropped: list[str] = []
     step = entry.get("step", 0.0)
-    if not isinstance(step, Tensor) or step.dim() or step.dtype is not torch.float32 or step.device != placement.step:
+    counts = isinstance(step, Tensor) and not step.dim() and not step.is_neg() and step.device == placement.step
+    if not counts or step.dtype is not torch.float32:
         count = step if isinstance(step, Tensor) else torch.tensor(float(step), device=placement.step)
         made["step"] = count.detach().reshape(()).to(placement.step, torch.float32, copy=True)
-    _check_stored(rule, param, entry, placement, lines)
     for state, codec in zip(rule.element_states, codecs, strict=True):
         if not state.exists(flags):
             continue
-        present = None
-        if state.name in entry:
-            present = stored_codec(state, entry[state.name], entry.get(scale_key(state.name)), param.shape, codec)
-        if present == codec and placement.fits(entry[state.name]):
+        key = scale_key(state.name)
+        codes, scales = entry.get(state.name), _flat(entry.get(key))
+        present = None if codes is None else stored_codec(state, codes, scales, param.shape, codec)
+        if codes is not None and present == codec and placement.fits(codes) and scales is entry.get(key):
             continue
         with room_for(state.name, param):
-            if present is None:
+            if codes is None or present is None:
                 codes, scales = _initial(state, codec, param, view, placement.start)
-            elif present == codec:
-                codes, scales = entry[state.name], entry.get(scale_key(state.name))
-            else:
-                codes, scales = encode(codec, _values(present, state, param, entry), state.signed)
+            elif present != codec:
+                codes, scales = encode(codec, _values(present, state, param, codes, scales), state.signed)
             made[state.name] = placement.place(codes)
             if scales is not None:
-                made[scale_key(state.name)] = scales.to(placement.device)
-        if scales is None and scale_key(state.name) in entry:
-            dropped.append(scale_key(state.name))
+                made[key] = scales.to(placement.device)
+        if scales is None and key in entry:
+            dropped.append(key)
     for state in rule.tensor_states:
-        if state.exists(flags) and state.name not in entry:
-            made[state.name] = _initial_line(state, param, view, lines)
+        if not state.exists(flags):
+            continue
+        value = entry.get(state.name)
+        read = _initial_line(state, param, view, lines) if value is None else as_read(value)
+        if read is not value:
+            made[state.name] = read
     kept = settled_compensation(param, entry, rounding)
     if kept is None and COMPENSATION in entry:
         dropped.append(COMPENSATION)
@@ -309,9 +276,13 @@ def settle_states(
     return Settled(made, dropped)
 
 
-def _values(present: Codec, state: State, param: Tensor, entry: Mapping[str, Tensor]) -> Tensor:
+def _flat(scales: Tensor | None) -> Tensor | None:
+    """Scales as kernels read them, of one dimension."""
+    return scales if scales is None else as_read(scales if scales.dim() == 1 else scales.reshape(-1))
+
+
+def _values(present: Codec, state: State, param: Tensor, codes: Tensor, scales: Tensor | None) -> Tensor:
     """A stored state as float32, where its codes lie."""
-    codes, scales = entry[state.name], entry.get(scale_key(state.name))
     wait_for_host((codes,))
     return decode(present, codes, None if scales is None else scales.to(codes.device), state.signed, param.shape)
 

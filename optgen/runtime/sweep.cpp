@@ -41,6 +41,7 @@ void add_form(at::TensorImpl& tensor, std::vector<std::int64_t>& to) {
     const auto device = tensor.device();
     const auto kind = c10::typeMetaToScalarType(tensor.dtype());
     to.push_back(static_cast<std::int64_t>(kind) | static_cast<std::int64_t>(tensor.is_contiguous()) << 8 |
+                 static_cast<std::int64_t>(tensor.is_neg()) << 9 |
                  static_cast<std::int64_t>(device.type()) << 16 |
                  static_cast<std::int64_t>(static_cast<std::uint8_t>(device.index())) << 24 | tensor.dim() << 32);
     for (const auto size : tensor.sizes()) {

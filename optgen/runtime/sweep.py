@@ -36,7 +36,7 @@ class Sweep(Protocol):
         """Which objects these are, 8 bytes each."""
 
     def facts(self, tensors: list[Tensor], entries: list[dict[str, Any]]) -> Facts:
-        """Address, dtype, shape and contiguity of every tensor; address, length and contiguity of those in entries."""
+        """Address, dtype, shape and contiguity of every tensor; of those in entries, length and not shape."""
 
     def addresses(self, tensors: list[Tensor], like: list[Tensor]) -> bytes | None:
         """Where the tensors lie, 8 bytes each.
@@ -66,10 +66,11 @@ class PlainSweep:
     def facts(self, tensors: list[Tensor], entries: list[dict[str, Any]]) -> Facts:
         """Lists of each; of entries only what tells when a state is another."""
         values = list(chain.from_iterable(map(dict.values, entries)))
+        places: Facts
         try:
             places = _places(values)
-        except TypeError:  # something that is no tensor lies among them
-            places = _places([value for value in values if isinstance(value, Tensor)])
+        except (TypeError, RuntimeError):  # something without an address lies among them
+            places = list(map(_place, values))
         return forms(tensors), list(map(Tensor.data_ptr, tensors)), places
 
     def addresses(self, tensors: list[Tensor], like: list[Tensor]) -> bytes | None:
@@ -98,9 +99,17 @@ def forms(tensors: list[Tensor]) -> tuple[list[torch.dtype], list[torch.Size], l
     return list(map(_dtype, tensors)), list(map(_shape, tensors)), list(map(Tensor.is_contiguous, tensors))
 
 
-def _places(values: list[Tensor]) -> tuple[list[int], list[int], list[bool]]:
+def _place(value: Any) -> Facts:
+    try:
+        return _places([value])
+    except (TypeError, RuntimeError):
+        return id(value)
+
+
+def _places(values: list[Tensor]) -> Facts:
     return (
         list(map(Tensor.data_ptr, values)),
+        list(map(_dtype, values)),
         list(map(Tensor.numel, values)),
         list(map(Tensor.is_contiguous, values)),
     )

@@ -14,6 +14,7 @@ from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
 from optgen.runtime.parameters import Bucket, Member, StaleError, is_like
 from optgen.runtime.rule import Block, Partial, Pass, Rule
+from optgen.runtime.state_checks import check_same_scales
 from optgen.runtime.states import Placement, own_shape, scale_key
 from optgen.runtime.torch_codecs import decode, encode
 from optgen.runtime.torch_rounding import decode_parameter, encode_parameter
@@ -121,8 +122,13 @@ def _float(x: Tensor) -> Tensor:
 
 
 def _forms(member: Member) -> list[Any]:
-    tensors = [member.param, *[v for v in member.entry.values() if isinstance(v, Tensor)]]
-    return [(tensor.dtype, tensor.device, tensor.shape) for tensor in tensors]
+    values = (member.param, *member.entry.values())
+    return [(id(value), _form(value) if isinstance(value, Tensor) else None) for value in values]
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    dense = tensor.layout is torch.strided
+    return tensor.dtype, tensor.device, tensor.shape, tensor.layout, dense and tensor.is_contiguous()
 
 
 class TorchEngine:
@@ -146,9 +152,12 @@ class TorchEngine:
 
         Raises:
             StaleError: if a parameter, a gradient or a state has another form than before.
+            ValueError: if codes have lost some of their scales.
         """
         forms = [_forms(member) for member in self.bucket.members]
         if self.forms and forms != self.forms:
+            for member in self.bucket.members:
+                check_same_scales(self.rule, member)
             raise StaleError
         self.forms = forms
         if grads and not all(is_like(g, m.param) for g, m in zip(grads, self.bucket.members, strict=True)):

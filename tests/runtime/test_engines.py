@@ -203,7 +203,7 @@ def _rebuilt(opt: Any, params: Any, target: str, keep: bool) -> Any:
             ValueError,
             "state 'exp_avg' is uint8 of shape (40, 30) with no scales",
         ),
-        (torch.zeros(40, 30, device="meta"), ValueError, "state 'exp_avg' is on meta, its parameter on cpu"),
+        (torch.zeros(40, 30, device="meta"), ValueError, "state 'exp_avg' is on the device meta, without values"),
         (0.5, TypeError, "state 'exp_avg' is a float, not a tensor"),
     ],
     ids=lambda v: str(v)[:20],

@@ -63,7 +63,7 @@ PYTORCH_LARS: dict[str, Any] = {
     "max_unorm": 0.02,
 }
 SGD: dict[str, Any] = {
-    "lr": NEEDED,
+    "lr": 1e-3,
     "momentum": 0,
     "dampening": 0,
     "weight_decay": 0,

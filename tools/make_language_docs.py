@@ -48,7 +48,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "Option": {
         "default": "`true` or `false`, or one of `choices`.",
-        "choices": "The values of an enumeration.",
+        "choices": "The values of an enumeration; `null`, `true` and `false` in `storage` alone.",
         "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
         "(`codec`), that can be `quantized`, or whose options have a choice (for `shared.yaml`).",
         "doc": "What it does.",
@@ -76,7 +76,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "doc": "The method's documentation.",
     },
     "Rule": {
-        "when": "The condition over settings that is refused.",
+        "when": "The condition over settings, `target` among them, that is refused.",
         "raise": "The exception.",
         "message": "What it says: `{name}` is the class, `{lr}` a setting, `{mode!r}` one with its quotes.",
         "on": "`construct`, `step`, or the method before which it is looked at.",

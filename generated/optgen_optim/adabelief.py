@@ -140,6 +140,21 @@ def _refuse(name: str, o: Settings) -> None:
     if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
         message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
         raise ValueError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["differentiable"]:
+        message = "`fused` does not support `differentiable` ({name}: leave differentiable out)"
+        raise RuntimeError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["foreach"]:
+        message = "`fused` and `foreach` cannot be `True` together. ({name}: leave one of them out)"
+        raise RuntimeError(message.format_map({**o, "name": name}))
+    if o["differentiable"]:
+        message = (
+            "{name}: differentiable=True asks for steps that autograd goes through, and these are none; leave it out, "
+            "or take a class of torch.optim"
+        )
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["target"] == "torch":
+        message = "{name}: fused=True asks for kernels, and target='torch' has none; leave one of them out"
+        raise ValueError(message.format_map({**o, "name": name}))
 
 
 RULE = Rule(
@@ -185,6 +200,9 @@ RULE = Rule(
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
         "fused_backward": Option(name="fused_backward"),
+        "fused": Option(name="fused", choices=(None, True, False)),
+        "foreach": Option(name="foreach", choices=(None, True, False)),
+        "differentiable": Option(name="differentiable"),
     },
     states={
         "exp_avg": State(
@@ -237,6 +255,9 @@ RULE = Rule(
         "is_paged",
         "capturable",
         "fused_backward",
+        "fused",
+        "foreach",
+        "differentiable",
         "target",
     ),
     inputs=("grad_scale",),
@@ -454,6 +475,12 @@ class AdaBelief(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -503,6 +530,9 @@ class AdaBelief(Optimizer):
         is_paged: bool = False,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -533,6 +563,9 @@ class AdaBelief(Optimizer):
             "is_paged": is_paged,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, None)
@@ -606,6 +639,12 @@ class AdaBelief8bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -654,6 +693,9 @@ class AdaBelief8bit(Optimizer):
         is_paged: bool = False,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -683,6 +725,9 @@ class AdaBelief8bit(Optimizer):
             "is_paged": is_paged,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, None)

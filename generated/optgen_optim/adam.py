@@ -134,6 +134,21 @@ def _refuse(name: str, o: Settings) -> None:
     if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
         message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
         raise ValueError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["differentiable"]:
+        message = "`fused` does not support `differentiable` ({name}: leave differentiable out)"
+        raise RuntimeError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["foreach"]:
+        message = "`fused` and `foreach` cannot be `True` together. ({name}: leave one of them out)"
+        raise RuntimeError(message.format_map({**o, "name": name}))
+    if o["differentiable"]:
+        message = (
+            "{name}: differentiable=True asks for steps that autograd goes through, and these are none; leave it out, "
+            "or take a class of torch.optim"
+        )
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["target"] == "torch":
+        message = "{name}: fused=True asks for kernels, and target='torch' has none; leave one of them out"
+        raise ValueError(message.format_map({**o, "name": name}))
 
 
 RULE = Rule(
@@ -178,6 +193,9 @@ RULE = Rule(
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
         "fused_backward": Option(name="fused_backward"),
+        "fused": Option(name="fused", choices=(None, True, False)),
+        "foreach": Option(name="foreach", choices=(None, True, False)),
+        "differentiable": Option(name="differentiable"),
     },
     states={
         "exp_avg": State(
@@ -229,6 +247,9 @@ RULE = Rule(
         "is_paged",
         "capturable",
         "fused_backward",
+        "fused",
+        "foreach",
+        "differentiable",
         "target",
     ),
     inputs=("grad_scale",),
@@ -445,6 +466,12 @@ class AdamW(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -493,6 +520,9 @@ class AdamW(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -521,6 +551,9 @@ class AdamW(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -596,6 +629,12 @@ class AdamW8bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -644,6 +683,9 @@ class AdamW8bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -672,6 +714,9 @@ class AdamW8bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -755,6 +800,12 @@ class AdamW32bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -803,6 +854,9 @@ class AdamW32bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -831,6 +885,9 @@ class AdamW32bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -905,6 +962,12 @@ class PagedAdamW(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -952,6 +1015,9 @@ class PagedAdamW(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -979,6 +1045,9 @@ class PagedAdamW(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1052,6 +1121,12 @@ class PagedAdamW8bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1099,6 +1174,9 @@ class PagedAdamW8bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1126,6 +1204,9 @@ class PagedAdamW8bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1207,6 +1288,12 @@ class PagedAdamW32bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1254,6 +1341,9 @@ class PagedAdamW32bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1281,6 +1371,9 @@ class PagedAdamW32bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1357,6 +1450,12 @@ class Adam(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1405,6 +1504,9 @@ class Adam(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1433,6 +1535,9 @@ class Adam(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1508,6 +1613,12 @@ class Adam8bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1556,6 +1667,9 @@ class Adam8bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1584,6 +1698,9 @@ class Adam8bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1667,6 +1784,12 @@ class Adam32bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1715,6 +1838,9 @@ class Adam32bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1743,6 +1869,9 @@ class Adam32bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1817,6 +1946,12 @@ class PagedAdam(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1864,6 +1999,9 @@ class PagedAdam(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1891,6 +2029,9 @@ class PagedAdam(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1964,6 +2105,12 @@ class PagedAdam8bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -2011,6 +2158,9 @@ class PagedAdam8bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -2038,6 +2188,9 @@ class PagedAdam8bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -2119,6 +2272,12 @@ class PagedAdam32bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -2166,6 +2325,9 @@ class PagedAdam32bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -2193,6 +2355,9 @@ class PagedAdam32bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)

@@ -116,6 +116,21 @@ def _refuse(name: str, o: Settings) -> None:
     if o["trust_ratio"] != "lars" and o["trust_coefficient"] != 0.001:
         message = "{name}: trust_coefficient={trust_coefficient} has no effect without trust_ratio='lars'"
         raise ValueError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["differentiable"]:
+        message = "`fused` does not support `differentiable` ({name}: leave differentiable out)"
+        raise RuntimeError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["foreach"]:
+        message = "`fused` and `foreach` cannot be `True` together. ({name}: leave one of them out)"
+        raise RuntimeError(message.format_map({**o, "name": name}))
+    if o["differentiable"]:
+        message = (
+            "{name}: differentiable=True asks for steps that autograd goes through, and these are none; leave it out, "
+            "or take a class of torch.optim"
+        )
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["target"] == "torch":
+        message = "{name}: fused=True asks for kernels, and target='torch' has none; leave one of them out"
+        raise ValueError(message.format_map({**o, "name": name}))
 
 
 RULE = Rule(
@@ -151,6 +166,9 @@ RULE = Rule(
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
         "fused_backward": Option(name="fused_backward"),
+        "fused": Option(name="fused", choices=(None, True, False)),
+        "foreach": Option(name="foreach", choices=(None, True, False)),
+        "differentiable": Option(name="differentiable"),
     },
     states={
         "momentum_buffer": State(
@@ -190,6 +208,9 @@ RULE = Rule(
         "is_paged",
         "capturable",
         "fused_backward",
+        "fused",
+        "foreach",
+        "differentiable",
         "target",
     ),
     inputs=("grad_scale",),
@@ -437,6 +458,12 @@ class LARS(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -484,6 +511,9 @@ class LARS(Optimizer):
         is_paged: bool = False,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -511,6 +541,9 @@ class LARS(Optimizer):
             "is_paged": is_paged,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -587,6 +620,12 @@ class LARS8bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -633,6 +672,9 @@ class LARS8bit(Optimizer):
         is_paged: bool = False,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -659,6 +701,9 @@ class LARS8bit(Optimizer):
             "is_paged": is_paged,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -735,6 +780,12 @@ class LARS32bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -781,6 +832,9 @@ class LARS32bit(Optimizer):
         is_paged: bool = False,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -807,6 +861,9 @@ class LARS32bit(Optimizer):
             "is_paged": is_paged,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -881,6 +938,12 @@ class PytorchLARS(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
 
     Attributes:
         grad_scale: Set for one step, and not there otherwise. What the loss was multiplied by, as
@@ -924,6 +987,9 @@ class PytorchLARS(Optimizer):
         is_paged: bool = False,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
     ) -> None:
         settings = {
             "lr": lr,
@@ -949,5 +1015,8 @@ class PytorchLARS(Optimizer):
             "is_paged": is_paged,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
         }
         super().__init__(params, settings, None)

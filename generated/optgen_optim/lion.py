@@ -119,6 +119,21 @@ def _refuse(name: str, o: Settings) -> None:
     if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
         message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
         raise ValueError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["differentiable"]:
+        message = "`fused` does not support `differentiable` ({name}: leave differentiable out)"
+        raise RuntimeError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["foreach"]:
+        message = "`fused` and `foreach` cannot be `True` together. ({name}: leave one of them out)"
+        raise RuntimeError(message.format_map({**o, "name": name}))
+    if o["differentiable"]:
+        message = (
+            "{name}: differentiable=True asks for steps that autograd goes through, and these are none; leave it out, "
+            "or take a class of torch.optim"
+        )
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["target"] == "torch":
+        message = "{name}: fused=True asks for kernels, and target='torch' has none; leave one of them out"
+        raise ValueError(message.format_map({**o, "name": name}))
 
 
 RULE = Rule(
@@ -160,6 +175,9 @@ RULE = Rule(
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
         "fused_backward": Option(name="fused_backward"),
+        "fused": Option(name="fused", choices=(None, True, False)),
+        "foreach": Option(name="foreach", choices=(None, True, False)),
+        "differentiable": Option(name="differentiable"),
     },
     states={
         "exp_avg": State(
@@ -196,6 +214,9 @@ RULE = Rule(
         "is_paged",
         "capturable",
         "fused_backward",
+        "fused",
+        "foreach",
+        "differentiable",
         "target",
     ),
     inputs=("grad_scale",),
@@ -398,6 +419,12 @@ class Lion(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -444,6 +471,9 @@ class Lion(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -470,6 +500,9 @@ class Lion(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -537,6 +570,12 @@ class Lion8bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -582,6 +621,9 @@ class Lion8bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -607,6 +649,9 @@ class Lion8bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -674,6 +719,12 @@ class Lion32bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -719,6 +770,9 @@ class Lion32bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -744,6 +798,9 @@ class Lion32bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -811,6 +868,12 @@ class PagedLion(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -856,6 +919,9 @@ class PagedLion(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -881,6 +947,9 @@ class PagedLion(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -946,6 +1015,12 @@ class PagedLion8bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -990,6 +1065,9 @@ class PagedLion8bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1014,6 +1092,9 @@ class PagedLion8bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -1079,6 +1160,12 @@ class PagedLion32bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -1123,6 +1210,9 @@ class PagedLion32bit(Optimizer):
         seed: int = 0,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -1147,6 +1237,9 @@ class PagedLion32bit(Optimizer):
             "seed": seed,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)

@@ -130,6 +130,21 @@ def _refuse(name: str, o: Settings) -> None:
     if o["max_trust_ratio"] > 0 and o["min_trust_ratio"] > o["max_trust_ratio"]:
         message = "{name}: min_trust_ratio={min_trust_ratio} is above max_trust_ratio={max_trust_ratio}"
         raise ValueError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["differentiable"]:
+        message = "`fused` does not support `differentiable` ({name}: leave differentiable out)"
+        raise RuntimeError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["foreach"]:
+        message = "`fused` and `foreach` cannot be `True` together. ({name}: leave one of them out)"
+        raise RuntimeError(message.format_map({**o, "name": name}))
+    if o["differentiable"]:
+        message = (
+            "{name}: differentiable=True asks for steps that autograd goes through, and these are none; leave it out, "
+            "or take a class of torch.optim"
+        )
+        raise ValueError(message.format_map({**o, "name": name}))
+    if o["fused"] and o["target"] == "torch":
+        message = "{name}: fused=True asks for kernels, and target='torch' has none; leave one of them out"
+        raise ValueError(message.format_map({**o, "name": name}))
 
 
 RULE = Rule(
@@ -167,6 +182,9 @@ RULE = Rule(
         "is_paged": Option(name="is_paged"),
         "capturable": Option(name="capturable"),
         "fused_backward": Option(name="fused_backward"),
+        "fused": Option(name="fused", choices=(None, True, False)),
+        "foreach": Option(name="foreach", choices=(None, True, False)),
+        "differentiable": Option(name="differentiable"),
     },
     states={
         "momentum_buffer": State(
@@ -208,6 +226,9 @@ RULE = Rule(
         "is_paged",
         "capturable",
         "fused_backward",
+        "fused",
+        "foreach",
+        "differentiable",
         "target",
     ),
     inputs=("grad_scale",),
@@ -361,7 +382,7 @@ class SGD(Optimizer):
 
     Args:
         params: Tensors, named tensors or param groups.
-        lr: Step size. In [0, inf).
+        lr: Step size. In [0, inf). Default: 0.001.
         momentum: Share of the running sum that is kept; 0 keeps no state. In [0, inf). Default: 0.0.
         dampening: Share of the new gradient that is kept out of the running sum after the first step. In (-inf,
             inf). Default: 0.0.
@@ -421,6 +442,12 @@ class SGD(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -442,7 +469,7 @@ class SGD(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float | Tensor,
+        lr: float | Tensor = 0.001,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
@@ -470,6 +497,9 @@ class SGD(Optimizer):
         is_paged: bool = False,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -499,6 +529,9 @@ class SGD(Optimizer):
             "is_paged": is_paged,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -515,7 +548,7 @@ class SGD8bit(Optimizer):
 
     Args:
         params: Tensors, named tensors or param groups.
-        lr: Step size. In [0, inf).
+        lr: Step size. In [0, inf). Default: 0.001.
         momentum: Share of the running sum that is kept; 0 keeps no state. In [0, inf). Default: 0.0.
         dampening: Share of the new gradient that is kept out of the running sum after the first step. In (-inf,
             inf). Default: 0.0.
@@ -573,6 +606,12 @@ class SGD8bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -594,7 +633,7 @@ class SGD8bit(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float | Tensor,
+        lr: float | Tensor = 0.001,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
@@ -621,6 +660,9 @@ class SGD8bit(Optimizer):
         is_paged: bool = False,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -649,6 +691,9 @@ class SGD8bit(Optimizer):
             "is_paged": is_paged,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)
@@ -665,7 +710,7 @@ class SGD32bit(Optimizer):
 
     Args:
         params: Tensors, named tensors or param groups.
-        lr: Step size. In [0, inf).
+        lr: Step size. In [0, inf). Default: 0.001.
         momentum: Share of the running sum that is kept; 0 keeps no state. In [0, inf). Default: 0.0.
         dampening: Share of the new gradient that is kept out of the running sum after the first step. In (-inf,
             inf). Default: 0.0.
@@ -723,6 +768,12 @@ class SGD32bit(Optimizer):
         fused_backward: Update a parameter within backward, as soon as its gradient is there, and free the gradient.
             `step()` is still called after every backward pass. What takes all gradients together is refused, and so
             are several backward passes to a step and gradient scalers. Default: False.
+        fused: Taken as torch.optim's classes take it, and changes nothing: a step of the targets cuda and cpu is
+            always fused. True is refused with target="torch", whose steps are not. Default: None.
+        foreach: Taken as torch.optim's classes take it, and changes nothing: every target has its own way through
+            many parameters. Default: None.
+        differentiable: Taken as torch.optim's classes take it; True is refused, since autograd does not go through
+            these steps. Default: False.
         target: Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations,
             any device), None for the fastest there is. Default: None.
 
@@ -744,7 +795,7 @@ class SGD32bit(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float | Tensor,
+        lr: float | Tensor = 0.001,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
@@ -771,6 +822,9 @@ class SGD32bit(Optimizer):
         is_paged: bool = False,
         capturable: bool = False,
         fused_backward: bool = False,
+        fused: bool | None = None,
+        foreach: bool | None = None,
+        differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
     ) -> None:
         settings = {
@@ -799,6 +853,9 @@ class SGD32bit(Optimizer):
             "is_paged": is_paged,
             "capturable": capturable,
             "fused_backward": fused_backward,
+            "fused": fused,
+            "foreach": foreach,
+            "differentiable": differentiable,
             "target": target,
         }
         super().__init__(params, settings, args)

@@ -427,6 +427,8 @@ def _hyper_type(name: str, hyper: Hyperparameter) -> str:
 def _option_type(option: Option) -> str:
     if option.choices is None:
         return "bool"
+    if all(choice is None or isinstance(choice, bool) for choice in option.choices):
+        return "bool | None"
     if all(isinstance(choice, int) for choice in option.choices):
         return "int"
     return f"Literal[{', '.join(_literal(choice) for choice in option.choices)}]"

@@ -163,6 +163,8 @@ class Arguments:
             if found is None:
                 raise TypeError(f"{self.label}: {key} must be true or false, not {text!r}")
             return found
+        if any(isinstance(choice, bool) for choice in option.choices) and text.lower() in TRUTHS:
+            return TRUTHS[text.lower()]
         for choice in option.choices:
             if str(choice) == text:
                 return choice

@@ -20,7 +20,7 @@ from optgen.ir.nodes import Const, Expr, Input, Kind, Program
 from optgen.ir.parser import Stage, node_location, parse_block, parse_expression, stored_names
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import FACTS, Scope
-from optgen.spec.checks import is_offered
+from optgen.spec.checks import TARGET, is_offered
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
 from optgen.spec.model import Hyperparameter, Method, Option, Rule, Spec, State
@@ -337,14 +337,14 @@ def readers(
     storage: Mapping[str, Option | Hyperparameter],
 ) -> dict[str, str]:
     """How a generated class reads each setting from its settings `o`."""
-    result = {name: f'o["{name}"]' for name in (*hypers, *options, *storage)}
+    result = {name: f'o["{name}"]' for name in (*hypers, *options, *storage, TARGET)}
     for name, hyper in hypers.items():
         result |= {part: f'o["{name}"][{i}]' for i, part in enumerate(hyper.names)}
     return result
 
 
 def _choices(option: Option) -> tuple[int | str, ...] | None:
-    return None if option.choices is None else tuple(option.choices)
+    return None if option.choices is None else tuple(choice for choice in option.choices if choice is not None)
 
 
 def _assigns(loaded: LoadedSpec, block: str, name: str) -> bool:

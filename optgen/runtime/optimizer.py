@@ -481,7 +481,8 @@ class Optimizer(torch.optim.Optimizer):
                         pager = find_pager(type(self).__name__, param, settings)
                         state["state"][param] = adopt_entry(self.rule, param, loading["state"][key], pager)
         super().__setstate__(state)
-        self.defaults.pop("differentiable", None)  # torch adds it, which would make it a setting
+        if "differentiable" not in self.rule.storage:  # torch adds it, which would make it a setting
+            self.defaults.pop("differentiable", None)
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)

@@ -56,7 +56,7 @@ class Option:
     """A flag, or one of several choices."""
 
     name: str
-    choices: tuple[int | str, ...] | None = None
+    choices: tuple[bool | int | str | None, ...] | None = None
 
 
 @dataclass(frozen=True)

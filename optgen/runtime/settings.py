@@ -147,9 +147,9 @@ def _checked_option(name: str, option: Option, value: Any) -> Any:
         if isinstance(value, int) and value in (0, 1):
             return bool(value)
         raise TypeError(f"{name}: {option.name} must be True or False, not {value!r}")
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
+    if value is None or isinstance(value, str | int | float):
         for choice in option.choices:
-            if value == choice:
+            if value == choice and isinstance(value, bool) == isinstance(choice, bool):
                 return choice
     choices = ", ".join(repr(choice) for choice in option.choices)
     raise ValueError(f"{name}: {option.name} must be one of {choices}, not {value!r}")

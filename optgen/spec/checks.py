@@ -20,7 +20,8 @@ FUNCTIONS = (
     "sqrt", "rsqrt", "exp", "log", "abs", "min", "max", "sign", "floor", "tanh", "isfinite", "rounded", "where", "sum",
     "mean", "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean", "push", "percentile",
 )  # fmt: skip
-ARGUMENTS = ("self", "params", "args", "target", "name", "inf", "over", "all", "matrix")
+TARGET = "target"  # the argument that chooses one; rules may ask for it
+ARGUMENTS = ("self", "params", "args", TARGET, "name", "inf", "over", "all", "matrix")
 RESERVED = frozenset((*FACTS, *FUNCTIONS, *ARGUMENTS))
 METHODS = frozenset(
     (
@@ -43,7 +44,7 @@ def check_shared(shared: Shared, document: Document, reporter: Reporter) -> None
     checker.declarations(shared.hyperparameters, shared.options, shared.storage, shared.states)
     checker.inputs(shared.inputs)
     parts = {part for hyper in shared.hyperparameters.values() for part in hyper.names}
-    names = {*shared.hyperparameters, *shared.options, *shared.storage, *parts}
+    names = {*shared.hyperparameters, *shared.options, *shared.storage, *parts, TARGET}
     for index, rule in enumerate(shared.rules):
         checker.rule(rule, ("rules", index), names, {"construct"})
     for section, settings in (("hyperparameters", shared.hyperparameters), ("options", shared.options)):
@@ -59,7 +60,7 @@ def check_family(spec: Spec, shared: Shared, document: Document, reporter: Repor
     checker.declarations(spec.hyperparameters, spec.options, {}, spec.states)
     checker.inputs(spec.inputs)
     checker.overrides(spec, shared)
-    names = {*settings_of(spec, shared), *parts_of(spec, shared)}
+    names = {*settings_of(spec, shared), *parts_of(spec, shared), TARGET}
     kept = {name for name, state in {**shared.states, **spec.states}.items() if state.shape in ("group", "global")}
     places = {"construct", "step", *spec.methods}
     for index, rule in enumerate(spec.rules):
@@ -112,7 +113,7 @@ def value_error(setting: Setting, value: object) -> str:
         if setting.choices is None:
             return "" if isinstance(value, bool) else "it is true or false"
         known = any(value == choice and type(value) is type(choice) for choice in setting.choices)
-        return "" if known else f"it is one of {', '.join(f'`{choice}`' for choice in setting.choices)}"
+        return "" if known else f"it is one of {', '.join(f'`{as_written(choice)}`' for choice in setting.choices)}"
     if value is None:
         return "" if setting.optional else "it is a number"
     given = value if isinstance(value, list) else [value]
@@ -127,6 +128,11 @@ def value_error(setting: Setting, value: object) -> str:
     allowed = range_of(setting)
     outside = [part for part in values if allowed is not None and not allowed.contains(part)]
     return f"{outside[0]} is outside {allowed}" if outside else ""
+
+
+def as_written(value: object) -> str:
+    """A value as a file says it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def range_of(hyper: Hyperparameter) -> Range | None:
@@ -219,8 +225,12 @@ class _Checker:
             self.value("choices", f"`{name}` has no choice", (*path, "choices"), "list at least one")
             return
         for index, choice in enumerate(option.choices):
-            if choice in option.choices[:index]:
-                self.value("choices", f"the choice `{choice}` is listed twice", (*path, "choices", index), "remove one")
+            where = (*path, "choices", index)
+            if str(choice) in map(str, option.choices[:index]):
+                self.value("choices", f"the choice `{as_written(choice)}` is listed twice", where, "remove one")
+            elif path[0] != "storage" and (choice is None or isinstance(choice, bool)):
+                message = f"`{as_written(choice)}` is no choice that equations could compare `{name}` with"
+                self.value("choices", message, where, "write texts or numbers")
         wrong = value_error(option, option.default)
         if wrong:
             close = suggest(str(option.default), [str(choice) for choice in option.choices])

@@ -49,10 +49,13 @@ class Hyperparameter(SpecModel):
 
 
 class Option(SpecModel):
-    """A flag (no `choices`) or an enumeration, fixed when a kernel is compiled."""
+    """A flag (no `choices`) or an enumeration, fixed when a kernel is compiled.
 
-    default: bool | int | str
-    choices: list[int | str] | None = None
+    Of `storage`, which equations do not ask for, null, true and false can be choices too.
+    """
+
+    default: bool | int | str | None
+    choices: list[bool | int | str | None] | None = None
     needs: Needs | None = None
     doc: Text = ""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optgen.codecs import OF_BITS
 from optgen.diagnostics import Reporter, suggest
-from optgen.spec.checks import FACTS, Setting, check_rule, parts_of, settings_of, value_error
+from optgen.spec.checks import FACTS, Setting, as_written, check_rule, parts_of, settings_of, value_error
 from optgen.spec.model import Hyperparameter, Option, Rule, Shared, Spec, Variant, VariantTable
 from optgen.spec.nodes import Document, Key
 
@@ -211,8 +211,7 @@ class VariantChecker:
     def _value(self, key: str, setting: Setting, value: object, path: tuple[Key, ...], row: _Row) -> bool:
         wrong = value_error(setting, value)
         if wrong:
-            shown = str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
-            message = f"{shown} is no value for `{key}` of `{row.spec.name}`"
+            message = f"{as_written(value)} is no value for `{key}` of `{row.spec.name}`"
             self.reporter.error("value", message, row.document.locate(*path), wrong)
         return not wrong
 

@@ -58,6 +58,9 @@ FORMS = {
 ELSEWHERE = {
     "capturable": "acts on recorded steps of a GPU alone: tests/runtime/test_capturable.py, tests/cuda/test_gpu.py",
     "fused_backward": "acts in backward, which the matrix has none of: tests/runtime/test_fused_backward.py",
+    **dict.fromkeys(
+        ("fused", "foreach", "differentiable"), "change nothing: tests/runtime/test_torchs_implementations.py"
+    ),
 }
 # Tests have small parameters, so that the usual least size is none.
 SMALL = {"min_8bit_size": (0, 4096)}

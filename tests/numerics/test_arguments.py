@@ -62,6 +62,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "target": ("torch", "cpu"),
     "capturable": (False, True),
     "fused_backward": (False, True),
+    "fused": (None, True),
+    "differentiable": (False, True),
     "codec": ("auto", "fp8"),
     "block_size": (0, 64),
     "rounding": ("nearest", "kahan"),
@@ -74,7 +76,7 @@ TRIED = (
 FIRST = [names[0] for family, names in families(rows()).items() if family in TRIED]
 TRUST_RATIO = {"lamb": ("lamb", "none"), "lars": ("none", "lars")}
 LAMB_UNORM = (1.0, 0.5)  # with trust_ratio="lamb", 1 or more never binds
-NO_EFFECT_ON_CPU = {"is_paged"}  # documented: all memory of a CPU is ordinary
+NO_EFFECT_ON_CPU = {"is_paged", "foreach"}  # documented: all memory of a CPU is ordinary, and foreach is torch's alone
 
 
 def values_of(name: str, argument: str) -> tuple[Any, Any]:

@@ -72,8 +72,14 @@ def test_every_public_name_is_there_or_on_the_page() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_arguments_have_the_same_places_and_defaults(name) -> None:
-    """As in bitsandbytes 0.45, of which 0.50 leaves two out: after `min_8bit_size` keywords serve both."""
+    """As in bitsandbytes 0.45, of which 0.50 leaves two out: after `min_8bit_size` keywords serve both.
+
+    SGD, which has no default of `lr` there, has torch's.
+    """
     theirs, ours = positional(getattr(bnb.optim, name)), positional(getattr(optim, name))
+    if name.startswith("SGD"):
+        assert (theirs["lr"], ours["lr"]) == (inspect.Parameter.empty, 1e-3)
+        theirs["lr"] = ours["lr"]
     left_out = IGNORED.get(name, ())
     assert [key for key in ours if key not in REMOVED] == [key for key in theirs if key not in left_out]
     common = list(theirs)[: list(theirs).index("min_8bit_size") + 1] if "min_8bit_size" in theirs else list(theirs)

@@ -113,7 +113,7 @@ variants:
         " rename one",
         "variants.yaml:2:27 undefined-name: `mu` is not a hyperparameter or option of `a`; it has lr, max_grad_norm, "
         "percentile_clipping, maximize, skip_zeros, nonfinite, optim_bits, codec, block_size, min_8bit_size, "
-        "block_wise, rounding, seed, is_paged, capturable, fused_backward",
+        "block_wise, rounding, seed, is_paged, capturable, fused_backward, fused, foreach, differentiable",
         "variants.yaml:3:12 undefined-name: no rule has `lrr`; did you mean `lr`?",
         "variants.yaml:5:46 undefined-name: `{nope}` in this message is not a setting; "
         "`{name}` is the class; settings go by their names",

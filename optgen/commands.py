@@ -415,7 +415,7 @@ def _class_record(info: ClassInfo) -> dict[str, object]:
 def _explanation_record(info: ClassInfo) -> dict[str, object]:
     explanation = info.explain()
     return {
-        "doc": info.doc,
+        "doc": info.doc.raw,
         "paged_bytes_per_parameter": info.pageable_bytes if info.is_paged else 0.0,
         "pageable_bytes_per_parameter": info.pageable_bytes,
         "paged_from_elements": info.paged_from,
@@ -444,7 +444,7 @@ def _print_explanation(info: ClassInfo) -> None:
     explanation = info.explain()
     print_text(f"{info.name}: family {info.family}, {info.bits}-bit states")
     if info.doc:
-        print_text(info.doc)
+        print_text(info.doc.raw)
     print_text("\nequations")
     for equation in explanation.equations:
         print_text(f"  {equation}")

@@ -16,6 +16,7 @@ from optgen.backends.cpu import CpuBackend
 from optgen.backends.cuda import CudaBackend
 from optgen.backends.layout import import_lines, import_order
 from optgen.backends.python import ClassSpec, PythonBackend
+from optgen.backends.quoting import c_comment, python_comment
 from optgen.backends.torch import TorchBackend
 from optgen.diagnostics import Reporter
 from optgen.emit.environment import render
@@ -26,6 +27,7 @@ from optgen.ir.formula import FormulaTooLargeError
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.usage import check_use
 from optgen.passes.pipeline import run_passes
+from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 from optgen.schedule.planner import plan
 from optgen.spec.loader import SpecSet, load_specs
@@ -117,10 +119,10 @@ def check_specs(paths: Sequence[Path]) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-def _shown_path(path: str) -> str:
+def _shown_path(path: str) -> Prose:
     """A spec's path in generated files, the same wherever the project lies: its folder and name."""
     place = Path(path).resolve()
-    return f"{place.parent.name}/{place.name}"
+    return Prose(f"{place.parent.name}/{place.name}")
 
 
 def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> tuple[ClassSpec, ...]:
@@ -139,11 +141,12 @@ def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> t
 
 
 def _emit(unit: Unit, rendering: Rendering) -> str:
-    comment = "//" if rendering.path.endswith((".cpp", ".cu")) else "#"
-    head = f"{comment} {MARK} from {unit.family.path}; change that file and run `optgen build`.\n"
-    text = head + render(rendering.template, rendering.context)
-    if rendering.path.endswith(".py"):
-        ast.parse(text)  # nothing that a spec says may break out of its place
+    is_python = rendering.path.endswith(".py")
+    comment = python_comment if is_python else c_comment
+    head = comment(f"{MARK} from " + unit.family.path + "; change that file and run `optgen build`.")
+    text = f"{head}\n{render(rendering.template, rendering.context)}"
+    if is_python:
+        ast.parse(text.encode())  # as bytes: a file may name its encoding
     return text
 
 
@@ -163,4 +166,4 @@ def _package_module(package: str, units: Sequence[Unit]) -> str:
             ),
         },
     )
-    return f"# {MARK}; change the specs and run `optgen build`.\n{text}"
+    return f"{python_comment(f'{MARK}; change the specs and run `optgen build`.')}\n{text}"

@@ -23,6 +23,7 @@ from optgen.ir.family import Family
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Kind
 from optgen.ir.scope import COMPARISON
+from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 from optgen.schedule.traffic import Setting, pageable_bytes, pass_bytes, state_bytes, traffic
 from optgen.spec.model import Option
@@ -80,7 +81,7 @@ class ClassInfo:
         return self.family_rule.name
 
     @property
-    def doc(self) -> str:
+    def doc(self) -> Prose:
         """What it is, in a sentence: the class's own, else its rule's."""
         return self.spec.variant.doc or self.family_rule.spec.doc
 
@@ -207,7 +208,7 @@ class ClassInfo:
         kinds = tuple((let.name, let.kind.name.lower(), text(let.expr)) for let in step.program.lets)
         equations = []
         for name, block in self.family_rule.equations.items():
-            equations += [f"{name}:", *(f"    {line}" for line in block.rstrip().split("\n"))]
+            equations += [f"{name}:", *(f"    {line.raw}" for line in block.lines())]
         return Explanation(tuple(equations), kinds, passes, self.rendered)
 
     def _refusals(self, bits: int) -> set[str]:

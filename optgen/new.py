@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+from optgen.backends.quoting import py_string
+from optgen.diagnostics import printable
 from optgen.errors import UserError
 
 _SPEC = """\
 # A working update rule, to be edited. See what it becomes:
-#   optgen check {file}
-#   optgen explain {class_name} --specs {file}
+#   optgen check {path}
+#   optgen explain {class_name} --specs {path}
 # Use it from Python, without writing anything to disk:
 #   import optgen
-#   optimizer = optgen.load("{file}").{class_name}(model.parameters(), lr=1e-3)
+#   optimizer = optgen.load({text}).{class_name}(model.parameters(), lr=1e-3)
 
 name: {name}
 title: {class_name}, an adaptive step with two averages
@@ -92,7 +95,8 @@ def class_name(rule: str) -> str:
 
 def new_spec(rule: str, file: str) -> str:
     """The text of a working spec for the rule `rule`, to be saved as `file`."""
-    return _SPEC.format(name=rule, class_name=class_name(rule), file=file)
+    path = printable(shlex.quote(file))
+    return _SPEC.format(name=rule, class_name=class_name(rule), path=path, text=py_string(file))
 
 
 def write_new_spec(name: str, path: Path | None = None) -> Path:

@@ -37,6 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ir",),
     ("spec",),
     ("diagnostics",),
+    ("prose",),
     ("package_name",),
     ("errors",),
     ("codecs",),

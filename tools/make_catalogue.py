@@ -53,7 +53,7 @@ def document(specs: Path = SPECS) -> str:
     families: dict[str, list[ClassInfo]] = {}
     for info in classes:
         families.setdefault(info.family, []).append(info)
-    order = sorted(families, key=lambda name: families[name][0].family_rule.title.lower())
+    order = sorted(families, key=lambda name: families[name][0].family_rule.title.raw.lower())
     bits = sorted({b for info in classes for b in info.bits_choices}, reverse=True)
     parts = [HEAD, *_contents(order, families), "## Classes\n", overview(classes, bits)]
     parts += ["## Arguments of every class\n", ARGUMENTS_HEAD, shared_arguments(classes, shared), *_stages(shared)]
@@ -67,7 +67,8 @@ def _contents(order: Sequence[str], families: Mapping[str, Sequence[ClassInfo]])
     lines.append("- [Stages that rules share](#stages-that-rules-share)")
     for name in order:
         rule = families[name][0].family_rule
-        lines.append(f"- [{rule.title}](#{anchor(rule.title)}): {', '.join(info.name for info in families[name])}")
+        title = rule.title.raw
+        lines.append(f"- [{title}](#{anchor(title)}): {', '.join(info.name for info in families[name])}")
     return [*lines, ""]
 
 
@@ -96,7 +97,7 @@ def overview(classes: Sequence[ClassInfo], bits: Sequence[int]) -> str:
     rows = []
     for info in sorted(classes, key=lambda info: info.name.lower()):
         rule = info.family_rule
-        row = [f"`{info.name}`", f"[{rule.name}](#{anchor(rule.title)})", ", ".join(info.states) or NONE]
+        row = [f"`{info.name}`", f"[{rule.name}](#{anchor(rule.title.raw)})", ", ".join(info.states) or NONE]
         rows.append([*row, str(info.passes), number(info.traffic), *state_cells(info, bits)])
     return table(columns, rows)
 
@@ -146,7 +147,7 @@ def settings_table(settings: Mapping[str, Hyperparameter | Option]) -> str:
     """Arguments with default, range and meaning."""
     rows = []
     for name, item in settings.items():
-        doc = item.doc
+        doc = item.doc.raw
         if isinstance(item, Hyperparameter) and item.scope == "global":
             doc += " The same for all param groups."
         if item.needs == "update":
@@ -163,7 +164,7 @@ def shared_arguments(classes: Sequence[ClassInfo], shared: Shared) -> str:
         extra |= {n: a for n, a in info.arguments.items() if n in ("args", "target")}
     for name, argument in extra.items():
         values = TARGET_RANGE if name == "target" else "any object"
-        doc = argument.doc + (" Only where a class's positional arguments name it." if name == "args" else "")
+        doc = argument.doc.raw + (" Only where a class's positional arguments name it." if name == "args" else "")
         text += f"\n| `{name}` | `{argument.default}` | {values} | {_cell(doc)} |"
     return text + "\n"
 
@@ -176,7 +177,7 @@ def _stages(shared: Shared) -> list[str]:
     parts.append(equations({name: block for name, block in blocks.items() if block}, {}))
     if shared.inputs:
         parts.append("Set on the optimizer for one step, as attributes:\n")
-        parts.append(table(("attribute", "meaning"), [(f"`{n}`", item.doc) for n, item in shared.inputs.items()]))
+        parts.append(table(("attribute", "meaning"), [(f"`{n}`", item.doc.raw) for n, item in shared.inputs.items()]))
     return parts
 
 
@@ -186,11 +187,11 @@ def _stages(shared: Shared) -> list[str]:
 def family_section(classes: Sequence[ClassInfo], shared: Shared, bits: Sequence[int]) -> Iterator[str]:
     """A rule: what it is, its equations, states, arguments and classes."""
     family = classes[0].family_rule
-    yield f"## {family.title}\n"
+    yield f"## {family.title.raw}\n"
     if family.spec.doc:
-        yield f"{family.spec.doc.strip()}\n"
+        yield f"{family.spec.doc.raw.strip()}\n"
     if family.spec.reference:
-        yield f"Reference: {family.spec.reference.strip()}\n"
+        yield f"Reference: {family.spec.reference.raw.strip()}\n"
     yield from _equations_by_class(family, classes)
     yield passes_table(classes)
     if family.spec.states:
@@ -199,12 +200,12 @@ def family_section(classes: Sequence[ClassInfo], shared: Shared, bits: Sequence[
     if own:
         yield settings_table(own)
     for name, item in family.spec.inputs.items():
-        yield f"Attribute `{name}`, set for one step: {item.doc}\n"
+        yield f"Attribute `{name}`, set for one step: {item.doc.raw}\n"
     for name, method in family.spec.methods.items():
-        yield f"Method `{name}()`: {method.doc}\n"
+        yield f"Method `{name}()`: {method.doc.raw}\n"
     refused = [*family.spec.rules]
     if refused:
-        rows = [(f"`{r.when}`", f"`{r.on}`", f"`{r.raises}`: {r.message}") for r in refused]
+        rows = [(f"`{r.when}`", f"`{r.on}`", f"`{r.raises}`: {r.message.raw}") for r in refused]
         yield table(("refused", "at", "with"), rows)
     yield class_table(classes, bits)
     yield positional(classes)
@@ -219,7 +220,7 @@ def _equations_by_class(family: Family, classes: Sequence[ClassInfo]) -> Iterato
     for fixed, names in kinds.values():
         if len(kinds) > 1:
             yield f"{', '.join(f'`{name}`' for name in names)}:\n"
-        yield equations(family.equations, fixed)
+        yield equations({name: text.raw for name, text in family.equations.items()}, fixed)
 
 
 def equations(blocks: Mapping[str, str], fixed: Mapping[str, object]) -> str:
@@ -253,7 +254,7 @@ def states_table(family: Family) -> str:
         codecs = ", ".join(item.codecs) if state.shape == "param" else "fp32"
         shape = state.shape + (f", last {state.window}" if state.window else "")
         when = f"`{state.when}`" if state.when else "always"
-        rows.append((f"`{name}`", shape, state.range, when, f"`{state.init}`", codecs, state.doc))
+        rows.append((f"`{name}`", shape, state.range, when, f"`{state.init}`", codecs, state.doc.raw))
     return table(("state", "shape", "range", "exists", "starts at", "stored as", "meaning"), rows)
 
 
@@ -280,7 +281,7 @@ def differences(info: ClassInfo) -> str:
     """What a class fixes, changes and refuses."""
     variant, parts = info.spec.variant, []
     if variant.doc:
-        parts.append(variant.doc.rstrip("."))
+        parts.append(variant.doc.raw.rstrip("."))
     parts += [f"fixes `{name}`: {literal(value)}" for name, value in variant.set.items()]
     if variant.bits is not None:
         parts.append(f"states in {variant.bits} bits")
@@ -293,7 +294,7 @@ def differences(info: ClassInfo) -> str:
         changed["block_wise"] = variant.block_wise
     parts += [f"default `{name}`: {literal(v)}" for name, v in changed.items()]
     parts += [f"`{name}` is required" for name in variant.required]
-    parts += [f"{r.exception}: {r.message.replace('{name}', info.name)}" for r in info.spec.refusals]
+    parts += [f"{r.exception}: {r.message.raw.replace('{name}', info.name)}" for r in info.spec.refusals]
     return "; ".join(parts) or NONE
 
 

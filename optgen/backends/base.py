@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from optgen.ir.family import Family
+from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 
 
@@ -26,15 +27,9 @@ class Backend(Protocol):
         """The family's file for this target."""
 
 
-def describe(family: Family) -> list[str]:
+def describe(family: Family) -> list[Prose]:
     """The head of a generated file: what the rule is, where it is from, and its equations."""
-    lines = [family.title, "", *_wrapped(family.spec.reference)]
+    lines = [family.title, Prose(""), *family.spec.reference.filled(110)]
     for name, text in family.equations.items():
-        lines += ["", f"{name}:", *(f"    {line}" if line else "" for line in text.rstrip().split("\n"))]
+        lines += [Prose(""), Prose(f"{name}:"), *("    " + line if line else line for line in text.lines())]
     return lines
-
-
-def _wrapped(text: str, width: int = 110) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, width)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from optgen.backends.base import describe
 from optgen.backends.c_printer import CPrinter, c_formula, c_name
+from optgen.backends.quoting import c_comment, identifier
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, Formula
 from optgen.ir.kinds import boolean_names, window_length
@@ -25,7 +26,7 @@ BASE_FACTS = {fact: fact.upper() for fact in ("numel", "ndim", "index", "rows", 
 
 def macro(name: str) -> str:
     """The macro that sets a constant when the file is compiled."""
-    return f"OPTGEN_{name.upper()}"
+    return identifier(f"OPTGEN_{name.upper()}")
 
 
 def codec_type(state: str) -> str:
@@ -35,7 +36,7 @@ def codec_type(state: str) -> str:
 
 def column(name: str) -> str:
     """The table column that holds the address of a state or scratch array."""
-    return f"AT_{name.upper()}"
+    return identifier(f"AT_{name.upper()}")
 
 
 def source_context(family: Family, plans: Mapping[str, Plan], text: str) -> dict[str, Any]:
@@ -47,8 +48,7 @@ def source_context(family: Family, plans: Mapping[str, Plan], text: str) -> dict
     used = set(re.findall(r"\w+", text))
     guards = [guard for guard in family.guards.guards.values() if c_name(guard.name) in used]
     return {
-        # A comment that ends in a backslash would go on in the next line.
-        "head": [f"{line} (continued)" if line.endswith("\\") else line for line in describe(family)],
+        "head": [c_comment(line) for line in describe(family)],
         "flags": [f"constexpr bool {c_name(g.name)} = {macro(g.name)};" for g in guards if g.about != "codec"],
         "types": ["using ParamCodec = OPTGEN_PARAM_CODEC;", "using GradCodec = OPTGEN_GRAD_CODEC;"]
         + [f"using {codec_type(name)} = {macro(f'{name}_codec')};" for name in element_states(family)],
@@ -174,7 +174,7 @@ class PassRenderer:
         for step in steps:
             if step.let.source and step.let.source != source:
                 source = step.let.source
-                lines.append(f"// {source}")
+                lines.append(c_comment(source))
             lines += self._below_line(step)
         return lines
 
@@ -274,12 +274,12 @@ class PassRenderer:
 
     def _statements(self) -> list[str]:
         """The pass's bindings, each under the equation that it comes from."""
-        lines = []
+        lines: list[str] = []
         source = ""
         for step in self.item.elements:
             if step.let.source and step.let.source != source:
                 source = step.let.source
-                lines.append(f"// {source}")
+                lines.append(c_comment(source))
             text = self.single.print(step.let.expr)
             lines.append(f"const {self._type(step.let.name)} {c_name(step.let.name)} = {text};")
         return lines

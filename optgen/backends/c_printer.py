@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from optgen.backends.quoting import Identifier, identifier
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import Call, Const, Expr, Reduce, Ref, Select
 
@@ -30,10 +31,10 @@ class UnloweredNodeError(AssertionError):
     """A node reached a printer that a pass should have replaced."""
 
 
-def c_name(name: str) -> str:
+def c_name(name: str) -> Identifier:
     """A name that is no keyword of C++ and none of the kernels' own, which are those with capitals and some endings."""
     own = name in RESERVED or name.endswith(("_at", "_tile", "_part")) or name != name.lower()
-    return f"{name}_value" if own else name
+    return identifier(f"{name}_value" if own else name)
 
 
 def c_formula(formula: Formula) -> str:

@@ -13,6 +13,7 @@ from optgen.backends.base import Rendering
 from optgen.backends.c_passes import PassRenderer, codec_type, element_states, pass_function, source_context
 from optgen.backends.c_printer import CPrinter, c_formula, c_name
 from optgen.backends.layout import c_lines
+from optgen.backends.quoting import c_comment
 from optgen.ir.family import Family
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import Kind, Let, refs
@@ -276,7 +277,7 @@ class _CudaPass(PassRenderer):
         for let in lets:
             if let.source and let.source != source:
                 source = let.source
-                lines.append(f"// {source}")
+                lines.append(c_comment(source))
             text = CPrinter(single=False, names={}).print(let.expr)
             lines.append(f"const {'bool' if let.name in self.booleans else 'double'} {c_name(let.name)} = {text};")
         return lines

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from optgen.backends.quoting import c_comment
+
 WIDTH = 120
 OPENING, CLOSING = "([{", ")]}"
 COMPARISONS = (" < ", " <= ", " > ", " >= ", " == ", " != ")
@@ -218,7 +220,7 @@ def _comment(text: str, width: int) -> list[str]:
         if lines[-1] and len(lines[-1]) + len(word) + 4 > width:
             lines.append("   ")
         lines[-1] += f" {word}" if lines[-1] else word
-    return [f"// {line}" for line in lines]
+    return [c_comment(line) for line in lines]
 
 
 # Both

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from optgen.backends.quoting import Identifier, identifier
 from optgen.ir.formula import Formula
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select
@@ -29,9 +30,9 @@ UNARY, TERNARY = 8, 0
 RESERVED = frozenset(("m", "f", "t", "o", "sums", "float", "results"))
 
 
-def py_name(name: str) -> str:
+def py_name(name: str) -> Identifier:
     """A name that is none of the generated functions' own."""
-    return f"{name}_value" if name in RESERVED else name
+    return identifier(f"{name}_value" if name in RESERVED else name)
 
 
 def py_formula(formula: Formula, flags: str = "f") -> str:
@@ -50,24 +51,6 @@ def py_number(value: float) -> str:
     if math.isinf(value):
         return "m.INF" if value > 0 else "-m.INF"
     return repr(value)
-
-
-def py_string(text: str) -> str:
-    """A string as Python text, in double quotes unless it holds more of them than of single ones."""
-    quote = "'" if text.count('"') > text.count("'") else '"'
-    return quote + "".join(_character(char, quote) for char in text) + quote
-
-
-def docstring(text: str) -> str:
-    """Text that can stand in a docstring: nothing in it ends the docstring or is an escape."""
-    body, last = (text[:-1], '\\"') if text.endswith('"') else (text, "")
-    return body.replace("\\", "\\\\").replace('"""', '\\"\\"\\"') + last
-
-
-def _character(char: str, quote: str) -> str:
-    if char in "'\"":
-        return f"\\{char}" if char == quote else char
-    return repr(char)[1:-1]
 
 
 @dataclass(frozen=True)

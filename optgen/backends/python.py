@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from optgen.backends.base import Rendering
 from optgen.backends.c_passes import PassRenderer, pass_function
 from optgen.backends.layout import import_lines, import_order, python_lines
-from optgen.backends.py_printer import PyPrinter, docstring, py_formula, py_number, py_string
+from optgen.backends.py_printer import PyPrinter, py_formula, py_number
 from optgen.backends.python_host import host_functions, tuple_text
+from optgen.backends.quoting import Docstring, Identifier, docstring, identifier, py_string
 from optgen.ir.family import Family, given_readers, readers
 from optgen.ir.formula import Formula
 from optgen.ir.guards import Guard
@@ -21,6 +22,7 @@ from optgen.ir.nodes import Const, Kind, Reduce, Ref, refs, walk
 from optgen.ir.refusals import Refusal
 from optgen.ir.scope import FACTS
 from optgen.ir.usage import asks_first_step_only
+from optgen.prose import Prose
 from optgen.schedule.plan import PassPlan, Plan, Reduction
 from optgen.spec.model import Hyperparameter, Option, State, Variant
 from optgen.spec.ranges import parse_range
@@ -30,8 +32,13 @@ TARGET_DOC = (
     'Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations, any device), '
     "None for the fastest there is."
 )
+ARGS_DOC = (
+    "An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and skip_zeros "
+    "take the place of those arguments."
+)
 TARGET_TYPE = 'Literal["cuda", "cpu", "torch"] | None'
 WIDTH = 116
+NOTHING = Prose("")
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Argument:
     name: str
     annotation: str
     default: str | None
-    doc: str
+    doc: Prose
 
     @property
     def text(self) -> str:
@@ -62,8 +69,8 @@ class Argument:
 class ClassText:
     """A class, ready for the template."""
 
-    name: str
-    doc: tuple[str, ...]
+    name: Identifier
+    doc: tuple[Docstring, ...]
     fixed: str
     bits: str
     given_bits: str
@@ -100,24 +107,24 @@ class PythonBackend:
             ),
             "states": python_lines([_state(family, name, state) for name, state in family.states.items()], 8),
             "blocks": [_block(name, plan, family) for name, plan in plans.items()],
-            "name": family.name,
+            "name": identifier(family.name),
             "refusals": _refuse([r for r in family.refusals if r.on == "construct"], 4),
             "block_refusals": [
                 (name, _refuse([r for r in family.refusals if r.on == name], 4)) for name in _refused_blocks(family)
             ],
             "methods": [
-                (name, docstring(method.doc) or f"Run `{name}`.") for name, method in family.spec.methods.items()
+                (name, docstring(method.doc.line() or f"Run `{name}`.")) for name, method in family.spec.methods.items()
             ],
             "classes": [_class(family, c) for c in self.classes],
         }
         return Rendering(f"{family.name}.py", "python/module.py.j2", context)
 
 
-def _paragraphs(*texts: str) -> list[str]:
-    lines: list[str] = []
+def _paragraphs(*texts: Prose) -> list[Prose]:
+    lines: list[Prose] = []
     for text in texts:
         if text:
-            lines += ["", *textwrap.wrap(text, WIDTH)]
+            lines += [NOTHING, *text.filled(WIDTH)]
     return lines[1:]
 
 
@@ -133,7 +140,7 @@ def _refuse(refusals: Sequence[Refusal], indent: int) -> list[str]:
     """Statements that raise."""
     lines: list[str] = []
     for refusal in refusals:
-        parts = textwrap.wrap(refusal.message, WIDTH - indent - 6, drop_whitespace=False)
+        parts = _pieces(refusal.message.raw, WIDTH - indent - 6)
         message = [f"    message = {py_string(refusal.message)}"]
         if len(parts) > 1 or indent + len(message[0]) > WIDTH + 4:
             message = ["    message = (", *(f"        {py_string(part)}" for part in parts), "    )"]
@@ -141,6 +148,11 @@ def _refuse(refusals: Sequence[Refusal], indent: int) -> list[str]:
         shown = "".join(f', "{name}": {text}' for name, text in refusal.parts.items())
         lines.append(f'    raise {refusal.exception}(message.format_map({{**o, "name": name{shown}}}))')
     return python_lines(lines, indent)
+
+
+def _pieces(text: str, width: int) -> list[str]:
+    """A text in pieces of at most `width` characters, which together are the text."""
+    return textwrap.wrap(text, width, drop_whitespace=False, replace_whitespace=False, expand_tabs=False)
 
 
 def _requoted(condition: str) -> str:
@@ -366,7 +378,7 @@ def _class(family: Family, spec: ClassSpec) -> ClassText:
     if variant.target is not None:
         fixed["target"] = variant.target
     return ClassText(
-        name=spec.name,
+        name=identifier(spec.name),
         doc=tuple(docstring(line) for line in _class_doc(family, spec, [*positional, *keyword])),
         fixed="{" + ", ".join(f'"{k}": {_literal(v)}' for k, v in fixed.items()) + "}",
         bits=str(variant.bits),
@@ -398,14 +410,13 @@ def class_arguments(family: Family, variant: Variant) -> dict[str, Argument]:
         default = own if own is not None else variant.defaults.get(name, item.default)
         doc = item.doc
         if name == "optim_bits" and variant.bits is not None:
-            doc = f"Taken for compatibility; the states of this class have {variant.bits} bits."
+            doc = Prose(f"Taken for compatibility; the states of this class have {variant.bits} bits.")
         kind = _option_type(item) if isinstance(item, Option) else _hyper_type(name, item)
         result[name] = Argument(name, kind, _literal(default), doc)
     if "args" in signature:
-        doc = "An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and "
-        result["args"] = Argument("args", "object", "None", doc + "skip_zeros take the place of those arguments.")
+        result["args"] = Argument("args", "object", "None", Prose(ARGS_DOC))
     if variant.target is None:
-        result["target"] = Argument("target", TARGET_TYPE, "None", TARGET_DOC)
+        result["target"] = Argument("target", TARGET_TYPE, "None", Prose(TARGET_DOC))
     return result
 
 
@@ -436,7 +447,7 @@ def _option_type(option: Option) -> str:
 
 def _literal(value: object) -> str:
     match value:
-        case str():
+        case str() | Prose():
             return py_string(value)
         case float() if value == int(value) and abs(value) < 1e16:
             return repr(value)
@@ -446,31 +457,32 @@ def _literal(value: object) -> str:
             return repr(value)
 
 
-def _class_doc(family: Family, spec: ClassSpec, arguments: Sequence[Argument]) -> list[str]:
+def _class_doc(family: Family, spec: ClassSpec, arguments: Sequence[Argument]) -> list[Prose]:
     variant = spec.variant
     bits = 32 if "optim_bits" not in family.storage else variant.bits
     kept = f"states in {'`optim_bits`' if bits is None else bits} bits"
     paged = ", paged" if variant.paged else ""
-    lines = [f"{family.title}: {kept}{paged}.", ""]
-    for text in (variant.doc, family.spec.doc, f"Source: {family.spec.reference}" if family.spec.reference else ""):
+    lines = [family.title + f": {kept}{paged}.", NOTHING]
+    reference = family.spec.reference
+    for text in (variant.doc, family.spec.doc, "Source: " + reference if reference else NOTHING):
         if text:
-            lines += [*textwrap.wrap(text, WIDTH - 4), ""]
-    lines += ["Args:", "    params: Tensors, named tensors or param groups."]
+            lines += [*text.filled(WIDTH - 4), NOTHING]
+    lines += [Prose("Args:"), Prose("    params: Tensors, named tensors or param groups.")]
     for argument in arguments:
-        text = f"{argument.name}: {_with_range(family, argument)}"
-        lines += textwrap.wrap(text, WIDTH - 4, initial_indent="    ", subsequent_indent="        ")
+        text = f"{argument.name}: " + _with_range(family, argument)
+        lines += text.filled(WIDTH - 4, " " * 4, " " * 8)
     if family.given:
-        lines += ["", "Attributes:"]
+        lines += [NOTHING, Prose("Attributes:")]
     for name, given in family.given.items():
-        text = f"{name}: Set for one step, and not there otherwise. {given.doc}".rstrip()
-        lines += textwrap.wrap(text, WIDTH - 4, initial_indent="    ", subsequent_indent="        ")
-    lines += ["", "Raises:", "    TypeError: for values and parameters of the wrong type."]
-    lines.append("    ValueError: for values out of range and combinations that the rule rejects.")
+        text = f"{name}: Set for one step, and not there otherwise. " + given.doc
+        lines += text.filled(WIDTH - 4, " " * 4, " " * 8)
+    lines += [NOTHING, Prose("Raises:"), Prose("    TypeError: for values and parameters of the wrong type.")]
+    lines.append(Prose("    ValueError: for values out of range and combinations that the rule rejects."))
     return lines
 
 
-def _with_range(family: Family, argument: Argument) -> str:
+def _with_range(family: Family, argument: Argument) -> Prose:
     hyper = family.hypers.get(argument.name) or family.storage.get(argument.name)
     where = f" In {parse_range(hyper.range)}." if isinstance(hyper, Hyperparameter) else ""
     default = "" if argument.default is None else f" Default: {argument.default}."
-    return f"{argument.doc}{where}{default}"
+    return argument.doc + where + default

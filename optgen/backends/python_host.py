@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from optgen.backends.layout import python_lines
 from optgen.backends.py_printer import PyPrinter, py_name
+from optgen.backends.quoting import python_comment
 from optgen.ir.family import Family, given_readers, readers
 from optgen.ir.nodes import Const, Let, refs
 from optgen.schedule.plan import Plan, Write
@@ -92,7 +93,7 @@ def _host_lines(plan: Plan, family: Family, roots: Sequence[str], result: str) -
     for let, text in zip(lets, texts, strict=True):
         if let.source and let.source != source:
             source = let.source
-            lines.append(f"# {source}")
+            lines.append(python_comment(source))
         lines.append(f"{py_name(let.name)} = {text}")
     return python_lines([*lines, f"return {result}"], 4)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from optgen.backends.base import Rendering, describe
 from optgen.backends.layout import python_lines
-from optgen.backends.py_printer import PyPrinter, docstring, py_formula, py_name
+from optgen.backends.py_printer import PyPrinter, py_formula, py_name
+from optgen.backends.quoting import docstring, python_comment
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.liveness import demands, needed, resolve
@@ -129,7 +130,7 @@ class _FunctionRenderer:
             let = step.let
             if let.source and let.source != source:
                 source = let.source
-                yield step.live, f"# {source}"
+                yield step.live, python_comment(source)
             yield step.live, f"{py_name(let.name)} = {self._text(let.expr, let.kind)}"
 
     def _text(self, expr: Expr, kind: Kind) -> str:

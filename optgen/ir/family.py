@@ -20,6 +20,7 @@ from optgen.ir.nodes import Const, Expr, Input, Kind, Program
 from optgen.ir.parser import Stage, node_location, parse_block, parse_expression, stored_names
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import FACTS, Scope
+from optgen.prose import Prose
 from optgen.spec.checks import TARGET, is_offered
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
@@ -65,7 +66,7 @@ class Family:
     """
 
     spec: Spec
-    path: str
+    path: Prose
     hypers: Mapping[str, Hyperparameter]
     options: Mapping[str, Option]
     storage: Mapping[str, Option | Hyperparameter]
@@ -76,8 +77,8 @@ class Family:
     blocks: Mapping[str, Block]
     inits: Mapping[str, Expr]
     refusals: tuple[Refusal, ...]
-    equations: Mapping[str, str]
-    stages: Mapping[str, str]
+    equations: Mapping[str, Prose]
+    stages: Mapping[str, Prose]
     has_update: bool
 
     @property
@@ -90,12 +91,12 @@ class Family:
         return block == "step" or self.spec.methods[block].grad
 
     @property
-    def title(self) -> str:
-        """Its name for people."""
-        return self.spec.title or self.spec.name
+    def title(self) -> Prose:
+        """Its name for people, in one line."""
+        return self.spec.title.line() or Prose(self.spec.name)
 
 
-def build_family(loaded: LoadedSpec, shared: LoadedShared, path: str, reporter: Reporter) -> Family | None:
+def build_family(loaded: LoadedSpec, shared: LoadedShared, path: Prose, reporter: Reporter) -> Family | None:
     """The family of a spec; mistakes are reported and give None."""
     before = len(reporter.diagnostics)
     family = _FamilyBuilder(loaded, shared, path, reporter).build()
@@ -103,7 +104,7 @@ def build_family(loaded: LoadedSpec, shared: LoadedShared, path: str, reporter: 
 
 
 class _FamilyBuilder:
-    def __init__(self, loaded: LoadedSpec, shared: LoadedShared, path: str, reporter: Reporter) -> None:
+    def __init__(self, loaded: LoadedSpec, shared: LoadedShared, path: Prose, reporter: Reporter) -> None:
         self.loaded, self.spec, self.path, self.reporter = loaded, loaded.spec, path, reporter
         self.shared = shared
         self.has_update = self.spec.blocks.apply is not None
@@ -151,7 +152,7 @@ class _FamilyBuilder:
             text = self.shared.text("rules", index, "when")
             node = parse_expression(text, Reporter())
             names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node is not None else set()
-            if not names.union(message_fields(rule.message)) & withheld:
+            if not names.union(message_fields(rule.message.raw)) & withheld:
                 yield rule, text
 
     def build(self) -> Family:
@@ -180,8 +181,8 @@ class _FamilyBuilder:
             blocks=blocks,
             inits=self._inits(),
             refusals=self._refusals(),
-            equations=equations,
-            stages={"step": shared.grad, "apply": shared.update if self.has_update else ""},
+            equations={name: Prose(text) for name, text in equations.items()},
+            stages={"step": Prose(shared.grad), "apply": Prose(shared.update if self.has_update else "")},
             has_update=self.has_update,
         )
 

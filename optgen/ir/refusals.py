@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.parser import node_location, parse_expression
+from optgen.prose import Prose
 from optgen.spec.messages import message_fields
 from optgen.spec.model import Rule
 from optgen.spec.source import SourceText
@@ -48,7 +49,7 @@ class Refusal:
 
     condition: str
     exception: str
-    message: str
+    message: Prose
     parts: Mapping[str, str]
     on: str
 
@@ -73,7 +74,7 @@ def build_refusal(rule: Rule, text: SourceText, settings: Mapping[str, str], rep
             message = f"`{part.id}` is not a setting"
             reporter.error("undefined-name", message, node_location(text, part), suggest(part.id, list(settings)))
             return None
-    reads = {name: settings[name] for name in message_fields(rule.message) if name in settings}
+    reads = {name: settings[name] for name in message_fields(rule.message.raw) if name in settings}
     parts = {name: read for name, read in reads.items() if read != f'o["{name}"]'}
     return Refusal(ast.unparse(_Reader(settings).visit(node)), rule.raises, rule.message, parts, rule.on)
 

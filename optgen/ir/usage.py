@@ -54,7 +54,7 @@ def _reads_count(expr: Expr) -> bool:
 
 def _used_names(family: Family, shared: LoadedShared) -> set[str]:
     common = shared.shared.blocks
-    texts = [*family.equations.values(), common.grad, common.update if family.has_update else ""]
+    texts = [*(text.raw for text in family.equations.values()), common.grad, common.update if family.has_update else ""]
     texts += [str(state.init) for state in family.states.values()]
     texts += [state.when for state in family.states.values() if state.when is not None]
     texts += [rule.when for rule in family.spec.rules]

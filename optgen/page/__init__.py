@@ -97,9 +97,9 @@ def _head(info: ClassInfo) -> Element:
     made = Element("header")
     SubElement(made, "h1").text = info.name
     if info.doc:
-        _paragraph(made, " ".join(info.doc.split()), "lead")
+        _paragraph(made, info.doc.line().raw, "lead")
     rule = info.family_rule
-    _linked(_paragraph(made, "", "reference"), f"{rule.title}. {' '.join(rule.spec.reference.split())}".strip())
+    _linked(_paragraph(made, "", "reference"), (rule.title + ". " + rule.spec.reference).line().raw)
     facts = SubElement(made, "dl")
     shown = (
         (f"{number(info.state_bytes)} B", "states a parameter"),
@@ -128,7 +128,7 @@ def _stages(info: ClassInfo) -> list[Stage]:
     made = []
     for name, block in info.family_rule.equations.items():
         for title, text in ((SHARED.get(name, ""), info.family_rule.stages.get(name)), (STAGES.get(name), block)):
-            found = lines(text or "", info.spec.variant.set)
+            found = lines(text.raw if text else "", info.spec.variant.set)
             seen = [(line, taken) for line, taken in zip(found, _taken(found, values), strict=True)]
             seen = [one for one in seen if one[1] or text is block]
             if seen:
@@ -205,12 +205,16 @@ def _symbols(info: ClassInfo) -> Element:
     """The letters of the equations with the names that the code has for them, and what they are."""
     rule, printer = info.family_rule, _printer(info)
     text = "\n".join(line.text for stage in _stages(info) for line, _ in stage.lines)
-    docs = {"param": "The parameter.", "grad": "Its gradient.", "step": "The number of the step, from 1."}
+    docs: dict[str, str] = {
+        "param": "The parameter.",
+        "grad": "Its gradient.",
+        "step": "The number of the step, from 1.",
+    }
     docs["update"] = "The direction of the step, before the learning rate."
     docs["active"] = "Where it does not hold, parameter and states stay as they were."
     for owner, hyper in rule.hypers.items():
-        docs |= dict.fromkeys(hyper.names or (owner,), hyper.doc)
-    docs |= {name: state.doc for name, state in rule.states.items()}
+        docs |= dict.fromkeys(hyper.names or (owner,), hyper.doc.raw)
+    docs |= {name: state.doc.raw for name, state in rule.states.items()}
     used = set("".join(char if char.isalnum() or char == "_" else " " for char in text).split())
     made = _section("Symbols")
     rows = [(printer.symbol(name), _code(name), doc) for name, doc in docs.items() if name in used]
@@ -275,7 +279,7 @@ def _in_bits(info: ClassInfo) -> Element:
 def _settings(info: ClassInfo) -> Element:
     made = _section("Arguments")
     rows = [
-        (_code(name), _code("required" if argument.default is None else argument.default), argument.doc)
+        (_code(name), _code("required" if argument.default is None else argument.default), argument.doc.raw)
         for name, argument in info.arguments.items()
     ]
     _table(made, ("argument", "default", "meaning"), rows)

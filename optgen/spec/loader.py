@@ -211,13 +211,20 @@ def _load_spec(
     spec = validate(document, Spec, reporter)
     if spec is None:
         return None
-    if spec.name in families:
-        other = families[spec.name].locate("name")
-        message = f"the rule `{spec.name}` is declared twice"
-        reporter.error("duplicate-rule", message, document.locate("name"), f"also in {other}; rename one")
-        return None
+    for name, other in families.items():
+        if _modules(name) & _modules(spec.name):
+            message = f"the rules `{name}` and `{spec.name}` would be one file of the package"
+            message = f"the rule `{spec.name}` is declared twice" if name == spec.name else message
+            help_text = f"also in {other.locate('name')}; rename one"
+            reporter.error("duplicate-rule", message, document.locate("name"), help_text)
+            return None
     check_family(spec, shared.shared if shared else Shared(), document, reporter)
     return LoadedSpec(document, spec)
+
+
+def _modules(rule: str) -> set[str]:
+    """The modules that a rule is compiled to, as file systems tell them apart that know no case."""
+    return {rule.lower(), f"{rule.lower()}_torch"}
 
 
 def _is_misplaced(document: Document, path: Path, reporter: Reporter) -> bool:

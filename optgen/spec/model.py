@@ -5,11 +5,12 @@ Everything here is data as written; meaning is given by the later stages. Unknow
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from optgen.codecs import CODECS
+from optgen.prose import Prose
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
 Text = Annotated[str, StringConstraints(max_length=65536)]
@@ -17,6 +18,11 @@ Number = int | float
 Shape = Literal["param", "row", "col", "matrix", "tensor", "group", "global"]
 Needs = Literal["update", "codec", "quantized"] | dict[Name, int | str]
 Raised = Literal["ValueError", "TypeError", "NotImplementedError", "RuntimeError"]
+
+
+def _left_out() -> Any:
+    """The default of prose that an author need not write."""
+    return Field(default="", validate_default=True)
 
 
 class SpecModel(BaseModel):
@@ -31,11 +37,11 @@ class Hyperparameter(SpecModel):
     default: Number | list[Number] | None = None
     range: Text = "(-inf, inf)"
     names: list[Name] = []
-    label: Text | None = None
+    label: Prose | None = None
     integer: bool = False
     scope: Literal["group", "global"] = "group"
     needs: Needs | None = None
-    doc: Text = ""
+    doc: Prose = _left_out()
 
     @property
     def required(self) -> bool:
@@ -57,7 +63,7 @@ class Option(SpecModel):
     default: bool | int | str | None
     choices: list[bool | int | str | None] | None = None
     needs: Needs | None = None
-    doc: Text = ""
+    doc: Prose = _left_out()
 
 
 class Input(SpecModel):
@@ -66,7 +72,7 @@ class Input(SpecModel):
     It is one number for all param groups. Steps for which it is not set run kernels without what it decides.
     """
 
-    doc: Text = ""
+    doc: Prose = _left_out()
 
 
 class State(SpecModel):
@@ -83,7 +89,7 @@ class State(SpecModel):
     window: Annotated[int, Field(gt=0, le=100_000)] | None = None
     codecs: list[Text] | None = None
     stored_as: Name | None = None
-    doc: Text = ""
+    doc: Prose = _left_out()
 
     @property
     def choice(self) -> frozenset[str]:
@@ -102,7 +108,7 @@ class Rule(SpecModel):
 
     when: Text
     raises: Raised = Field(default="ValueError", alias="raise")
-    message: Text
+    message: Prose
     on: Name = "construct"
 
 
@@ -114,7 +120,7 @@ class Method(SpecModel):
 
     block: Text
     grad: bool = False
-    doc: Text = ""
+    doc: Prose = _left_out()
 
 
 class Variant(SpecModel):
@@ -130,16 +136,16 @@ class Variant(SpecModel):
     defaults: dict[Name, bool | Number | str | list[Number] | None] = {}
     required: list[Name] = []
     rejects: list[Name | Rule] = []
-    doc: Text = ""
+    doc: Prose = _left_out()
 
 
 class Spec(SpecModel):
     """One rule: a file of `specs/`."""
 
     name: Name
-    title: Text = ""
-    reference: Text = ""
-    doc: Text = ""
+    title: Prose = _left_out()
+    reference: Prose = _left_out()
+    doc: Prose = _left_out()
     hyperparameters: dict[Name, Hyperparameter] = {}
     options: dict[Name, Option] = {}
     inputs: dict[Name, Input] = {}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from optgen.backends.c_printer import CPrinter, UnloweredNodeError, c_formula, c_name
 from optgen.backends.layout import c_lines, python_lines
-from optgen.backends.py_printer import PyPrinter, py_formula, py_number, py_string
+from optgen.backends.py_printer import PyPrinter, py_formula, py_number
+from optgen.backends.quoting import py_string
 from optgen.emit.environment import TemplateContextError, render
 from optgen.ir.formula import FALSE, TRUE, atom
 from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select

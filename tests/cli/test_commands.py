@@ -48,6 +48,19 @@ def optgen_command(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
+def test_what_is_shown_can_be_pasted_and_disturbs_no_terminal(here: Path) -> None:
+    folder = here / "a b;\x1b[31m"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(RULE)
+    (here / "generated").mkdir()
+    result = optgen_command("build", f"{folder.name}/mine.yaml", "--check")
+    assert "run `optgen build 'a b;\\x1b[31m/mine.yaml'`" in result.stderr
+    assert "\x1b" not in result.output
+    made = optgen_command("new", "other", "--out", "it's.yaml")
+    assert """optgen check 'it'"'"'s.yaml'""" in made.stdout
+    assert "\x1b" not in optgen_command("explain", "\x1b[31mAdam").output
+
+
 def test_build_writes_a_package_named_after_the_file(here: Path) -> None:
     (here / "mine.yaml").write_text(RULE)
     result = optgen_command("build", "mine.yaml")

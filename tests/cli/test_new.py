@@ -45,3 +45,9 @@ def test_the_new_rule_trains(tmp_path: Path, suffix: str) -> None:
         param.square().mean().backward()
         optimizer.step()
     assert param.square().mean().item() < before
+
+
+def test_a_file_may_have_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "my_rule.yaml"
+    path.write_text(new_spec("my_rule", 'a"b\nname: other; touch x #\u2028.yaml'), encoding="utf-8")
+    assert optgen.load(path).MyRule.__name__ == "MyRule"

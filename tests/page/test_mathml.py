@@ -141,7 +141,7 @@ class Named(ast.NodeTransformer):
 
 def statements(family: Any) -> Iterator[tuple[str, ast.expr, str]]:
     for name, block in family.equations.items():
-        for line in lines(block, {}):
+        for line in lines(block.raw, {}):
             if isinstance(line.node, ast.Assign):
                 yield f"{name}: {line.text}", line.node.value, line.node.targets[0].id  # type: ignore[attr-defined]
 

@@ -40,7 +40,7 @@ def test_stock_specs() -> None:
     assert signature[:3] == ["lr", "betas", "eps"]
     assert specs.families["adam"].spec.hyperparameters["lr"].default == 0.001
     (rejection,) = specs.rejections("AdamW8bit")
-    assert rejection.rule.message == "{name} does not support amsgrad=True"
+    assert rejection.rule.message.raw == "{name} does not support amsgrad=True"
     assert rejection.when.text == "amsgrad and optim_bits == 8"
     line = (paths.specs_dir() / "variants.yaml").read_text().splitlines()[specs.locate_variant("LAMB").line - 1]
     assert line.strip().startswith("LAMB:")
@@ -54,7 +54,7 @@ def test_valid_files(name: str) -> None:
 def test_values_as_written() -> None:
     specs = _load(VALID / "everything.yaml")
     spec = specs.families["everything"].spec
-    assert spec.title == "Every key of a spec: 日本 é"
+    assert spec.title.raw == "Every key of a spec: 日本 é"
     assert spec.hyperparameters["betas"].default == [0.9, 0.999]
     assert spec.hyperparameters["lr"].required
     assert spec.hyperparameters["gamma"].optional
@@ -178,6 +178,12 @@ def test_same_rule_twice(tmp_path: Path) -> None:
     _write(one, {"shared.yaml": "{}"})
     _write(two, {"shared.yaml": "{}"})
     assert "several-shared" in _errors(one, two)[0]
+
+
+@pytest.mark.parametrize("other", ["a_torch", "A"])
+def test_rules_that_would_be_one_file(tmp_path: Path, other: str) -> None:
+    _write(tmp_path, {"1.yaml": RULE.format(name="a"), "2.yaml": RULE.format(name=other)})
+    assert f"the rules `a` and `{other}` would be one file of the package" in _errors(tmp_path)[0]
 
 
 def test_a_table_under_another_name(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Texts that try to leave their place in a generated file, and what is left of a file without its texts."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from optgen.compiler import Unit
+from optgen.ir.refusals import Refusal
+from optgen.prose import Prose
+
+PARTS = (
+    "\n", "\r", "\r\n", "\t", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029", "\0", "\x1b[31m", "\x7f", "\u202e",
+    "\u2066", "\u200d", "\ufeff", "\ud800", "\udcff", "\U0010ffff", "\\", "\\\n", "\\ \n", "??/", "??/\n", "??",
+    "/", "*/", "/*", "//", "#", "\n#", '"', "'", '"""', "'''", '\\"', 'R"(', ')"', "`", "{{ x }}", "{% if x %}",
+    "{# x #}", "{", "}", "{name}", "%s", "\\N{BULLET}", "\\u0041", "\\x41", "coding: utf-7", "coding=rot13",
+    "-*- coding: utf_16 -*-", "+AAo-hit()+AAo-", "\nhit()", "\nhit();", "\n#include </etc/passwd>", "#pragma x",
+    "<script>", "&lt;", "]]>", "<!--", "-->", "é", "日本", "🙂", "x", "word", " ", "  ", "y" * 300, "z " * 200,
+)  # fmt: skip
+TEXTS = st.lists(st.one_of(st.sampled_from(PARTS), st.text(max_size=3)), min_size=1, max_size=8).map("".join)
+
+
+def with_texts(unit: Unit, text: str) -> Unit:
+    """The rule with this text wherever its author, or the names of its files, may say anything."""
+    family, prose = unit.family, Prose(text)
+
+    def documented(items: Any) -> Any:
+        return {name: item.model_copy(update={"doc": prose}) for name, item in items.items()}
+
+    def refused(refusals: tuple[Refusal, ...]) -> tuple[Refusal, ...]:
+        return tuple(replace(refusal, message=prose) for refusal in refusals)
+
+    spec = family.spec.model_copy(
+        update={"title": prose, "doc": prose, "reference": prose, "methods": documented(family.spec.methods)}
+    )
+    hypers = {n: h.model_copy(update={"doc": prose, "label": prose}) for n, h in family.hypers.items()}
+    changed = replace(
+        family,
+        spec=spec,
+        path=prose,
+        hypers=hypers,
+        options=documented(family.options),
+        given=documented(family.given),
+        equations=dict.fromkeys(family.equations, prose),
+        refusals=refused(family.refusals),
+    )
+    classes = tuple(
+        replace(c, variant=c.variant.model_copy(update={"doc": prose}), refusals=refused(c.refusals))
+        for c in unit.classes
+    )
+    return replace(unit, family=changed, classes=classes)
+
+
+def python_code(text: str) -> str:
+    """A module's syntax tree with all strings emptied, read from bytes as Python reads a file."""
+    tree = ast.parse(text.encode())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return ast.dump(tree)
+
+
+def c_code(text: str) -> str:
+    """What a compiler of C++ sees of a file, comments taken out, by the strictest of them.
+
+    Lone carriage returns end lines, as clang has it; `??/` is a backslash, as before C++17; a backslash draws the next
+    line up though spaces follow it, as g++ has it.
+    """
+    text = re.sub(r"\r\n?", "\n", text).replace("??/", "\\")
+    text = re.sub(r"\\[ \t\v\f]*\n", "", text)
+    token = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
+    code = token.sub(lambda m: " " if m[0].startswith("/") else m[0], text)
+    return "\n".join(line.rstrip() for line in code.split("\n") if line.strip())

@@ -56,7 +56,7 @@ template <class T> inline void split_kahan(const float* values, T* param, T* res
   from_floats(values, param, n);
   to_floats(param, rests, n);
   for (int i = 0; i < n; ++i) {
-    const bool exact = is_finite(float_bits(values[i])) & is_finite(float_bits(rests[i]));
+    const bool exact = is_finite(float_bits(values[i])) && is_finite(float_bits(rests[i]));
     rests[i] = bits_float(exact ? float_bits(values[i] - rests[i]) : 0u);
   }
   from_floats(rests, rest, n);
@@ -86,7 +86,7 @@ template <class Beside> inline void split(const float* values, bf16* param, Besi
     bf16 nearest;
     store(nearest, bits_float(bits));
     param[i].bits = is_finite(bits) ? uint16_t(half_up >> 16) : nearest.bits;
-    const bool exact = is_finite(bits) & is_finite(half_up);
+    const bool exact = is_finite(bits) && is_finite(half_up);
     beside[i] = Beside(exact ? int32_t(bits - half_up) >> cut_of<Beside> : 0);
   }
 }

@@ -288,7 +288,7 @@ REFUSED: list[Refusal] = [
     ("AdEMAMix8bit", {"betas": (0.9, 0.999)}, TypeError, "AdEMAMix8bit: betas must be 3 numbers in [0, 1)"),
     ("Adadelta", {"rho": 1.5}, ValueError, "Invalid rho value: 1.5"),
     ("NAdam", {"momentum_decay": -1}, ValueError, "Invalid momentum_decay value: -1"),
-    ("Rprop", {"etas": (1.5, 1.2)}, ValueError, "Invalid eta values: (1.5, 1.2)"),
+    ("Rprop", {"etas": (1.5, 1.2)}, ValueError, "Invalid eta values: 1.5, 1.2"),
     ("Rprop", {"step_sizes": (2.0, 1.0)}, ValueError, "Rprop: step_sizes=(2.0, 1.0) must be the smallest step and"),
     ("ASGD", {"weight_decay": -1}, ValueError, "Invalid weight_decay value: -1"),
 ]

@@ -110,8 +110,8 @@ def _start_step_size(t: Any) -> Any:
 def _refuse(name: str, o: Settings) -> None:
     """Raise for combinations that the rule rejects."""
     if o["etas"][0] >= 1 or o["etas"][1] <= 1:
-        message = "Invalid eta values: {etas} ({name}: the first must be below 1, the second above)"
-        raise ValueError(message.format_map({**o, "name": name}))
+        message = "Invalid eta values: {etaminus}, {etaplus} ({name}: the first must be below 1, the second above)"
+        raise ValueError(message.format_map({**o, "name": name, "etaminus": o["etas"][0], "etaplus": o["etas"][1]}))
     if o["step_sizes"][0] > o["step_sizes"][1]:
         message = "{name}: step_sizes={step_sizes} must be the smallest step and the largest"
         raise ValueError(message.format_map({**o, "name": name}))

@@ -123,7 +123,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         name = type(self).__name__
         if not isinstance(param_group, dict):
-            raise TypeError(f"{name}: a param group is a dict, not {type(param_group).__name__}")
+            raise TypeError(f"{name}: param_group must be a dict, but got {type(param_group)}")
         if "params" not in param_group:
             raise ValueError(f"{name}: a param group needs the key 'params', its tensors; it has {list(param_group)}")
         group = {**param_group, **unnamed(name, param_group["params"])}

@@ -99,7 +99,7 @@ def as_list(name: str, params: Any) -> list[Any]:
         TypeError: for what is no iterable, and for single tensors and dicts.
         ValueError: if it is empty.
     """
-    wanted = f"{name}: params is an iterable of tensors or param groups"
+    wanted = f"{name}: params argument given to the optimizer should be an iterable of Tensors or dicts"
     if isinstance(params, Tensor):
         raise TypeError(f"{wanted}, not a single tensor; write [param]")
     if isinstance(params, Mapping | str | bytes):
@@ -109,7 +109,7 @@ def as_list(name: str, params: Any) -> list[Any]:
     except TypeError:
         raise TypeError(f"{wanted}, not {params!r}") from None
     if not result:
-        raise ValueError(f"{name}: params is an empty list; pass model.parameters()")
+        raise ValueError(f"{name}: optimizer got an empty parameter list; pass model.parameters()")
     return result
 
 
@@ -122,14 +122,19 @@ def unnamed(name: str, params: Any) -> dict[str, list[Any]]:
     """
     if isinstance(params, Tensor):
         return {"params": [params]}
-    if isinstance(params, set | str) or not hasattr(params, "__iter__"):
+    if isinstance(params, set):
+        raise TypeError(f"{name}: optimizer parameters need to be organized in ordered collections, not in a set")
+    if isinstance(params, str) or not hasattr(params, "__iter__"):
         raise TypeError(f"{name}: params of a group is a list of tensors, not a {type(params).__name__}")
     members = list(params)
     named = [isinstance(member, tuple) and len(member) == 2 for member in members]
     if not any(named):
         return {"params": members}
     if not all(named):
-        raise ValueError(f"{name}: either all parameters have names or none; number {named.index(False)} has none")
+        raise ValueError(
+            f"{name}: all optimizer params should be with/without names. Some param names are missing: number "
+            f"{named.index(False)} has none"
+        )
     return {"params": [param for _, param in members], "param_names": [label for label, _ in members]}
 
 
@@ -162,7 +167,9 @@ def check_parameter(name: str, param: Any) -> None:
         TypeError: naming the class, and the dtype, layout or device.
     """
     if not isinstance(param, Tensor):
-        raise TypeError(f"{name}: parameters are tensors, not {type(param).__name__}")
+        raise TypeError(
+            f"{name}: optimizer can only optimize Tensors, but one of the params is {torch.typename(param)}"
+        )
     if param.is_meta:
         raise TypeError(f"{name}: parameters on the 'meta' device have no values; move the model to a real one first")
     if param.is_complex() or param.dtype not in DTYPES:

@@ -199,6 +199,9 @@ def _checked_parts(name: str, hyper: Hyperparameter, value: Any) -> tuple[Any, .
 
 
 def _check_range(name: str, hyper: Hyperparameter, number: Any, value: Any, message: str, argument: str) -> None:
+    if isinstance(number, Tensor) and number.numel() != 1:
+        shape = tuple(number.shape)
+        raise ValueError(f"Tensor {argument} must be 1-element ({name}: {argument} has the shape {shape})")
     if isinstance(number, bool) or not is_number(number):
         raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not {value!r}")
     if on_device(number):

@@ -247,11 +247,18 @@ def test_a_number_on_a_device_is_taken_unread() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [torch.empty(2, device="meta"), torch.empty((), dtype=torch.bool, device="meta")], ids=["two", "bool"]
+    ("shape", "dtype", "error", "message"),
+    [
+        ((2,), torch.float32, ValueError, "Tensor lr must be 1-element"),
+        ((), torch.bool, TypeError, "AdamW: lr must be a number in"),
+    ],
+    ids=["two", "bool"],
 )
-def test_what_can_be_told_unread_is_told(value: torch.Tensor) -> None:
-    with pytest.raises(TypeError, match="AdamW: lr must be a number in"):
-        AdamW(make_params(), lr=value)
+def test_what_can_be_told_unread_is_told(
+    shape: tuple[int, ...], dtype: torch.dtype, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        AdamW(make_params(), lr=torch.empty(shape, dtype=dtype, device="meta"))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,6 @@ BAD_TYPES: list[tuple[dict[str, Any], str]] = [
     ({"lr": True}, "lr must be a number in [0, inf), not True"),
     ({"lr": np.bool_(True)}, "lr must be a number"),
     ({"lr": torch.tensor(True)}, "lr must be a number"),
-    ({"lr": torch.ones(2)}, "lr must be a number"),
     ({"lr": "0.1"}, "lr must be a number in [0, inf), not '0.1'"),
     ({"lr": None}, "lr must be a number in [0, inf), not None"),
     ({"lr": 1j}, "lr must be a number"),
@@ -78,6 +77,7 @@ def test_wrong_types_name_class_argument_and_value(settings, message) -> None:
 
 BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"lr": float("nan")}, "Invalid learning rate: nan (AdamW: lr must be in [0, inf))"),
+    ({"lr": torch.ones(2)}, "Tensor lr must be 1-element (AdamW: lr has the shape (2,))"),
     ({"lr": float("inf")}, "Invalid learning rate: inf"),
     ({"lr": torch.tensor(-1.0)}, "Invalid learning rate: -1.0"),
     ({"betas": (0.9, 1.0)}, "Invalid beta parameter at index 1: 1.0"),
@@ -201,13 +201,13 @@ def test_create_refuses(name, settings, error, message) -> None:
 
 
 PARAMS: list[tuple[Any, type[Exception], str]] = [
-    ([], ValueError, "params is an empty list"),
-    (iter(()), ValueError, "params is an empty list"),
+    ([], ValueError, "optimizer got an empty parameter list"),
+    (iter(()), ValueError, "optimizer got an empty parameter list"),
     (torch.ones(2, requires_grad=True), TypeError, "not a single tensor; write [param]"),
     (5, TypeError, "not 5"),
     ({"params": []}, TypeError, "not a dict; write a list"),
     ("model", TypeError, "not a str"),
-    ([torch.ones(2), 3], TypeError, "parameters are tensors, not int"),
+    ([torch.ones(2), 3], TypeError, "optimizer can only optimize Tensors, but one of the params is int"),
     ([{"lr": 0.1}], ValueError, "needs the key 'params'"),
     ([torch.ones(2, dtype=torch.complex64)], TypeError, "float32, bfloat16 and float16, not complex64"),
     ([torch.ones(2, dtype=torch.float64)], TypeError, "not float64"),

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from types import ModuleType
 
+from optgen.errors import UserError
 from optgen.runtime.building.temporary import temporary_dir
 
 _directory: list[str] = []
@@ -43,9 +44,16 @@ def load(*specs: str | Path) -> ModuleType:
         if name in sys.modules:
             return sys.modules[name]
         if not _directory:
-            _directory.append(str(temporary_dir()))
+            _directory.append(_own_directory())
         if _directory[0] not in sys.path:  # also where someone has put sys.path back to what it was
             sys.path.append(_directory[0])
         write(compile_specs(paths, name), Path(_directory[0]) / name)
         importlib.invalidate_caches()
         return importlib.import_module(name)
+
+
+def _own_directory() -> str:
+    try:
+        return str(temporary_dir())
+    except OSError as error:
+        raise UserError(f"no folder for the package can be made: {error}; TMPDIR can name another place") from error

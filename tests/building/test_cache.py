@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_programs import script
+from support.owners import ANOTHER, Give
 
 from optgen import paths
 from optgen.runtime.building import cache, compilers, entries, private_dir
@@ -356,6 +357,42 @@ def test_size_and_clear(folder: Path, kernel: Path, fresh_process: Callable[[], 
     assert cache.shared_library(kernel, {}, compiler()).answer() == 7
 
 
+@needs_compiler
+@needs_linux
+def test_what_was_checked_is_what_is_loaded(
+    folder: Path, kernel: Path, tmp_path: Path, fresh_process: Callable[[], None]
+) -> None:
+    """Another file may take the entry's place after it has been checked."""
+    cache.shared_library(kernel, {"VALUE": "8"}, compiler())
+    (other,) = libraries(folder)
+    other = other.rename(tmp_path / "other")
+    cache.shared_library(kernel, {}, compiler())
+    (entry,) = libraries(folder)
+    load, loaded = cache._load, []
+
+    def exchanged(way: str) -> object:
+        shutil.copy(other, tmp_path / "copy")
+        (tmp_path / "copy").replace(entry)
+        loaded.append(way)
+        return load(way)
+
+    fresh_process()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cache, "_load", exchanged)
+        assert cache.shared_library(kernel, {}, compiler()).answer() == 7
+    assert len(loaded) == 1
+    fresh_process()
+    assert cache.shared_library(kernel, {}, compiler()).answer() == 8  # by another path, so no library loaded before
+
+
+def test_ways_to_open_files_are_all_spelled_differently(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb+") as file:
+        ways = [private_dir.way_to(file, tmp_path / "file") for _ in range(300)]
+        assert all(os.path.samefile(way, tmp_path / "file") for way in ways)  # noqa: PTH121
+    assert len(set(ways)) == (300 if sys.platform == "linux" else 1)
+    assert max(map(len, ways)) < 256
+
+
 # The folder
 
 
@@ -383,10 +420,10 @@ def test_a_shared_folder_with_other_files_is_refused_and_left_alone(folder: Path
     assert stat.S_IMODE(fallback.stat().st_mode) == 0o700
 
 
-def test_a_folder_of_someone_else_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_someone_else_is_refused(folder: Path, give: Give) -> None:
     folder.mkdir(mode=0o700)
-    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
-    with pytest.warns(RuntimeWarning, match="belongs to user"):
+    give(folder, ANOTHER)
+    with pytest.warns(RuntimeWarning, match=f"it belongs to user {ANOTHER}"):
         assert cache.cache_dir() != folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from optgen.runtime.building import cache, compilers, entries, headers, private_dir
 from optgen.runtime.building.compilers import Compiler
 from optgen.runtime.building.entries import with_footer, without_footer
+from optgen.runtime.building.programs import Output
 
 
 @pytest.fixture
@@ -45,16 +47,25 @@ def made(folder: Path, compiler: Compiler) -> bytes:
         '#include <optgen/cpu.h>\nextern "C" __attribute__((visibility("default"))) double root(double x) '
         "{ return sqrt(x) + OPTGEN_MORE; }\n"
     )
-    library = cache.shared_library(path, {"OPTGEN_MORE": "1"}, compiler)
-    return Path(library._name).read_bytes()
+    assert cache.shared_library(path, {"OPTGEN_MORE": "1"}, compiler).root
+    (stored,) = folder.glob("cache/kernel-*.so")
+    return stored.read_bytes()
+
+
+def taken(folder: Path, compiler: Compiler) -> tuple[str, ...]:
+    """What a compiler that runs in a folder of its own is given."""
+    own = Path(tempfile.mkdtemp(dir=folder))
+    return headers.parsed_headers(compiler, own)
 
 
 def test_a_first_kernel_does_not_wait_and_a_later_one_takes_them(tmp_path: Path, gcc: Compiler) -> None:
-    assert headers.parsed_headers(gcc) == ()
+    assert taken(tmp_path, gcc) == ()
     (maker,) = headers._makers.values()
     maker.join()
     (header,) = kept(tmp_path)
-    assert headers.parsed_headers(gcc) == ("-include", str(header.with_suffix("")))
+    option, included = taken(tmp_path, gcc)
+    assert option == "-include"
+    assert Path(f"{included}.gch").samefile(header)
     assert len(headers._makers) == 1
 
 
@@ -62,14 +73,18 @@ def test_kernels_are_the_same_byte_for_byte(tmp_path: Path, gcc: Compiler, monke
     monkeypatch.setattr(headers, "HEADER", Path("optgen", "cpu.h"))
     headers.parse_headers(gcc)
     seen: list[tuple[str, ...]] = []
-    monkeypatch.setattr(cache, "parsed_headers", lambda compiler: seen.append(headers.parsed_headers(gcc)) or seen[-1])
+    parsed = headers.parsed_headers
+    monkeypatch.setattr(cache, "parsed_headers", lambda compiler, own: seen.append(parsed(compiler, own)) or seen[-1])
+    runs: list[Output] = []
+    compile_library = cache.compile_library
+    monkeypatch.setattr(cache, "compile_library", lambda *given: runs.append(compile_library(*given)) or runs[-1])
     with_them = made(tmp_path, gcc)
-    assert len(seen) == 1
+    assert len(seen) == len(runs) == 1  # the compiler has taken them
     assert seen[0]
     cache.clear_cache()
     assert not kept(tmp_path)
     monkeypatch.setattr(cache, "_libraries", entries.Loader())
-    monkeypatch.setattr(cache, "parsed_headers", lambda compiler: ())
+    monkeypatch.setattr(cache, "parsed_headers", lambda compiler, own: ())
     assert made(tmp_path, gcc) == with_them
 
 
@@ -81,15 +96,26 @@ def test_headers_that_the_compiler_does_not_take_cost_time_alone(tmp_path: Path,
     assert made(tmp_path, gcc)
 
 
+def test_what_was_checked_is_what_the_compiler_reads(tmp_path: Path, gcc: Compiler) -> None:
+    headers.parse_headers(gcc)
+    (header,) = kept(tmp_path)
+    checked = header.read_bytes()
+    (tmp_path / "other").write_bytes(b"other")
+    (tmp_path / "other").replace(header)
+    assert Path(f"{taken(tmp_path, gcc)[1]}.gch").read_bytes() == checked
+    cache.clear_cache()
+    assert Path(f"{taken(tmp_path, gcc)[1]}.gch").read_bytes() == checked
+
+
 def test_damaged_ones_are_parsed_again(tmp_path: Path, gcc: Compiler) -> None:
     headers.parse_headers(gcc)
     (header,) = kept(tmp_path)
     header.write_bytes(header.read_bytes()[:1000])
     headers._parsed.loaded.clear()
-    assert headers.parsed_headers(gcc) == ()
+    assert taken(tmp_path, gcc) == ()
     (maker,) = headers._makers.values()
     maker.join()
-    assert headers.parsed_headers(gcc)
+    assert taken(tmp_path, gcc)
     assert without_footer(header.read_bytes()) is not None
 
 
@@ -101,7 +127,7 @@ def test_each_set_of_flags_has_its_own(tmp_path: Path, gcc: Compiler) -> None:
 
 def test_clang_goes_without(tmp_path: Path, gcc: Compiler) -> None:
     headers.parse_headers(replace(gcc, family="clang"))
-    assert headers.parsed_headers(replace(gcc, family="clang")) == ()
+    assert taken(tmp_path, replace(gcc, family="clang")) == ()
     assert not kept(tmp_path)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.owners import ANOTHER, Give
 
 from optgen.runtime import cuda_device
 from optgen.runtime.building import temporary
@@ -104,7 +105,7 @@ def test_processes_that_were_killed_leave_nothing_for_ever(here: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["another user's", "a link", "of another name"])
-def test_what_is_not_ours_is_left_alone(kind: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_ours_is_left_alone(kind: str, here: Path, give: Give) -> None:
     kept = here / "kept"
     kept.mkdir()
     (kept / "file").touch()
@@ -113,7 +114,7 @@ def test_what_is_not_ours_is_left_alone(kind: str, here: Path, monkeypatch: pyte
         os.utime(here / f"{temporary.PREFIX}x", (0, 0), follow_symlinks=False)
     elif kind == "another user's":
         kept = aged(kept.rename(here / f"{temporary.PREFIX}x"))
-        monkeypatch.setattr(os, "geteuid", lambda: kept.stat().st_uid + 1)
+        give(kept, ANOTHER)
     aged(kept)
     temporary.temporary_dir()
     assert (kept / "file").exists()

@@ -75,15 +75,15 @@ def shared_library(source: Path, defines: Mapping[str, str], compiler: Compiler)
     )
 
 
-def _load(entry: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(entry))
+def _load(entry: str) -> ctypes.CDLL:
+    library = ctypes.CDLL(entry)
     pause_threads_at_forks(library)
     return library
 
 
 def _compile(compiler: Compiler, arguments: Sequence[str], folder: Path) -> Output:
     """Compile with the headers that are parsed already; where that fails, say what the compiler says without them."""
-    headers = parsed_headers(compiler)
+    headers = parsed_headers(compiler, folder)
     done = compile_library(compiler, [*headers, *arguments], folder)
     return compile_library(compiler, arguments, folder) if done.status != 0 and headers else done
 

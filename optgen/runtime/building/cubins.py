@@ -107,9 +107,9 @@ def build_cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc)
         full.add(*nvcc.variables, made.name(arch))
         return f"{made.content}-{made.defines}-{full.hexdigest()[:32]}"
 
-    def load(entry: Path, content: bytes) -> bytes:
+    def load(_: str, content: bytes) -> bytes:
         if not content.startswith(ELF):
-            raise OSError(f"{entry} is no machine code of a GPU")
+            raise OSError("it is no machine code of a GPU")
         return content
 
     arguments = [*escaped(words(defines)), str(source.absolute())]

@@ -26,10 +26,11 @@ from optgen.runtime.building.private_dir import (
     fall_back,
     is_fallback,
     locked,
+    open_own,
     publish,
-    read_own,
     remove_stale,
     scratch,
+    way_to,
 )
 from optgen.runtime.building.programs import Output, first_line
 
@@ -59,7 +60,8 @@ class Kernel(Generic[Loaded]):
         key: Hashes everything that decides the content; called again after building, when the source may have changed.
         name: The entry's file name for a key.
         build: Runs the compiler: (where the result goes, a folder for other files). Raises OSError.
-        load: Loads an entry: (its path, its content without the footer). Raises OSError for what cannot be loaded.
+        load: Loads an entry: (a path to the very file that was checked, its content without the footer), while the
+            file is open. Raises OSError for what cannot be loaded.
         advice: What can be done where there is no such kernel.
         unloadable: What may be at fault when a kernel that was just built cannot be loaded: a sentence about a folder.
     """
@@ -69,7 +71,7 @@ class Kernel(Generic[Loaded]):
     key: Callable[[], str]
     name: Callable[[str], str]
     build: Callable[[Path, Path], Output]
-    load: Callable[[Path, bytes], Loaded]
+    load: Callable[[str, bytes], Loaded]
     advice: str
     unloadable: Callable[[Path], str]
 
@@ -210,24 +212,11 @@ def _load_or_build(kernel: Kernel[Loaded], key: str) -> Loaded | None:
         directory = cache_dir()
     except OSError as error:
         raise CompileError(f"no folder for compiled kernels can be made: {error}\n{kernel.advice}") from None
-    failure = ""
+    anew = False
     while True:
         entry = directory / kernel.name(key)
         try:
-            for attempt in range(2):
-                content = None if attempt > 0 else without_footer(read_own(entry))
-                if content is None:
-                    with locked(directory, key[-2:]):
-                        # Another process may have built it while this one waited.
-                        content = None if attempt > 0 else without_footer(read_own(entry))
-                        if content is None:
-                            content = _build(kernel, key, entry)
-                if content is None:
-                    return None
-                try:
-                    return kernel.load(entry, content)
-                except OSError as error:
-                    failure = str(error)
+            return _load_entry(kernel, key, entry, anew)
         except _CannotStore as error:
             if is_fallback(directory):
                 raise CompileError(
@@ -235,11 +224,13 @@ def _load_or_build(kernel: Kernel[Loaded], key: str) -> Loaded | None:
                     f"Make room there, or set OPTGEN_CACHE_DIR to another folder. {kernel.advice}"
                 ) from None
             directory = _leave(directory, str(error), kernel.advice)
-            continue
-        raise CompileError(
-            f"the kernel was built from {kernel.source} but cannot be loaded: {failure}\n"
-            f"{kernel.unloadable(directory)} {kernel.advice}"
-        )
+        except OSError as error:
+            if anew:
+                raise CompileError(
+                    f"the kernel was built from {kernel.source} but cannot be loaded: {error}\n"
+                    f"{kernel.unloadable(directory)} {kernel.advice}"
+                ) from None
+            anew = True
 
 
 def _leave(directory: Path, reason: str, advice: str) -> Path:
@@ -250,8 +241,46 @@ def _leave(directory: Path, reason: str, advice: str) -> Path:
         raise CompileError(f"cannot write to {directory} ({reason}) nor anywhere else: {error}\n{advice}") from None
 
 
-def _build(kernel: Kernel[Loaded], key: str, entry: Path) -> bytes | None:
-    """Compile into a folder beside the entry, then move the result into place; None if the source changed."""
+def _load_entry(kernel: Kernel[Loaded], key: str, entry: Path, anew: bool) -> Loaded | None:
+    """Load an entry, building it if need be; None if the source changed. Raises OSError if it cannot be loaded."""
+    made = None if anew else load_stored(kernel, entry)
+    if made is not None:
+        return made
+    with locked(entry.parent, key[-2:]):
+        # Another process may have built it while this one waited.
+        made = None if anew else load_stored(kernel, entry)
+        if made is not None:
+            return made
+        if not _build(kernel, key, entry):
+            return None
+        made = load_stored(kernel, entry)
+    if made is None:
+        raise OSError(f"{entry} was damaged or removed as soon as it was written")
+    return made
+
+
+def load_stored(kernel: Kernel[Loaded], entry: Path) -> Loaded | None:
+    """Load what is stored: the very file that is checked, whatever takes its place meanwhile.
+
+    Returns:
+        None if it is missing, not the user's own, or not byte for byte what was built.
+
+    Raises:
+        OSError: if it cannot be loaded.
+    """
+    with open_own(entry) as file:
+        content = None if file is None else without_footer(file.read())
+        if file is None or content is None:
+            return None
+        way = way_to(file, entry)
+        try:
+            return kernel.load(way, content)
+        except OSError as error:
+            raise OSError(str(error).replace(way, str(entry))) from None
+
+
+def _build(kernel: Kernel[Loaded], key: str, entry: Path) -> bool:
+    """Compile into a folder beside the entry, then move the result into place; False if the source changed."""
     try:
         remove_stale(entry.parent)
         with scratch(entry.parent) as temporary:
@@ -265,16 +294,15 @@ def _build(kernel: Kernel[Loaded], key: str, entry: Path) -> bytes | None:
                     raise _CannotStore(first_line(done.said))
                 raise CompileError(_compiler_failed(kernel, done))
             if kernel.key() != key:
-                return None
-            content = output.read_bytes()
-            output.write_bytes(with_footer(content))
+                return False
+            output.write_bytes(with_footer(output.read_bytes()))
             output.chmod(0o700)
             publish(output, entry)
     except _CannotStore:
         raise
     except OSError as error:
         raise _CannotStore(str(error)) from None
-    return content
+    return True
 
 
 def _compiler_failed(kernel: Kernel[Loaded], done: Output) -> str:

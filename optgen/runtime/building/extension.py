@@ -92,8 +92,8 @@ def _key(compiler: Compiler, words: tuple[str, ...]) -> str:
     return made.hexdigest()
 
 
-def _load(entry: Path) -> ModuleType:
-    loader = importlib.machinery.ExtensionFileLoader("sweep", str(entry))
+def _load(entry: str) -> ModuleType:
+    loader = importlib.machinery.ExtensionFileLoader("sweep", entry)
     spec = importlib.util.spec_from_loader("sweep", loader)
     try:
         assert spec is not None

@@ -6,6 +6,7 @@ cannot be had, a fresh temporary one serves this process and is removed at its e
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -15,10 +16,12 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from optgen.runtime.building.temporary import temporary_dir
+from optgen.runtime.building.trusted_path import OTHERS_WRITE, follow, others_write
 
 TEMPORARY_PREFIX = ".tmp-"
 LOCK_PREFIX = "lock-"
@@ -34,7 +37,8 @@ def cache_dir() -> Path:
     """Return the folder of compiled kernels, made with mode 0700 if it does not exist.
 
     It is `$OPTGEN_CACHE_DIR` where that is set, else the user's cache folder (`~/.cache/optgen` on Linux). A folder
-    that cannot be made, or that belongs to someone else, is replaced by a private temporary one, with one warning.
+    that cannot be made, that belongs to someone else, or that others could exchange for another is replaced by a
+    private temporary one, with one warning.
     """
     wanted = _wanted_dir()
     fallback = _fallbacks.get(wanted)
@@ -60,7 +64,8 @@ def fall_back(wanted: Path, reason: str) -> Path:
         _fallbacks[wanted] = fresh
     warnings.warn(
         f"optgen cannot use the cache folder {wanted} ({reason}); kernels are compiled into {fresh} for this process "
-        "only. Set OPTGEN_CACHE_DIR to a folder that you own and can write to.",
+        "only. Set OPTGEN_CACHE_DIR to a folder of your own that you can write to, in folders that only you and root "
+        "can write to.",
         RuntimeWarning,
         stacklevel=3,
     )
@@ -88,13 +93,11 @@ def _make_private(directory: Path) -> None:
     """Make `directory` with mode 0700, or bring an own one to it. Raises OSError if it is not to be trusted."""
     if not directory.is_absolute():
         raise OSError("the user has no home folder")
-    try:
-        found = directory.stat()
-    except FileNotFoundError:
-        directory.parent.mkdir(parents=True, exist_ok=True)
+    directory = follow(directory)
+    for missing in reversed([folder for folder in (directory, *directory.parents) if not folder.exists()]):
         with suppress(FileExistsError):
-            directory.mkdir(0o700)
-        found = directory.stat()
+            missing.mkdir(0o700)
+    found = os.lstat(directory)
     if not stat.S_ISDIR(found.st_mode):
         raise OSError("it is not a folder")
     if not hasattr(os, "geteuid"):
@@ -104,11 +107,15 @@ def _make_private(directory: Path) -> None:
     mode = stat.S_IMODE(found.st_mode)
     if mode == 0o700:
         return
-    if all(_is_ours(path.name) for path in directory.iterdir()):
+    if others_write(found):
+        # Somebody's /tmp or project folder: not ours to close, and what lies in it not to be trusted.
+        if any(directory.iterdir()):
+            raise OSError(f"others may write to it (mode {mode:o}) and it is not empty")
         directory.chmod(0o700)
-    elif mode & 0o022:
-        # Somebody's /tmp or project folder: not ours to close, and not to be trusted as it is.
-        raise OSError(f"others may write to it (mode {mode:o}) and it holds other files too")
+        if any(directory.iterdir()):
+            raise OSError(f"others wrote to it (mode {mode:o}) while it was closed to them")
+    elif all(_is_ours(path.name) for path in directory.iterdir()):
+        directory.chmod(0o700)
 
 
 def _is_ours(name: str) -> bool:
@@ -159,16 +166,39 @@ def publish(temporary: Path, target: Path) -> None:
             os.close(descriptor)
 
 
-def read_own(path: Path) -> bytes | None:
-    """Return the file's bytes, or None if it is missing, unreadable, not ours, or writable by others."""
-    try:
-        with path.open("rb") as file:
+@contextmanager
+def open_own(path: Path) -> Iterator[BinaryIO | None]:
+    """Give a file of the user's own, open for reading; None if it is missing, unreadable, not ours, or others write."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
             found = os.fstat(file.fileno())
-            if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
-                return None
-            return file.read()
-    except OSError:
-        return None
+        except OSError:
+            yield None
+            return
+        foreign = hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or bool(found.st_mode & OTHERS_WRITE))
+        yield None if foreign else file
+
+
+def read_own(path: Path) -> bytes | None:
+    """Return the bytes of such a file, or None."""
+    with suppress(OSError), open_own(path) as file:
+        return None if file is None else file.read()
+    return None
+
+
+_ways = itertools.count()
+
+
+def way_to(file: BinaryIO, path: Path) -> str:
+    """Return a path to an open file, whatever stands at its own `path` by now; that where the system has no such path.
+
+    It is spelled in another way each time: to those who load libraries a path seen before is the library loaded then.
+    """
+    way = next(_ways)
+    proc, own, numbers = ("/" * (1 + way // 64**place % 64) for place in range(3))
+    opened = f"/proc{proc}self{own}fd{numbers}{file.fileno()}"
+    return opened if Path(opened).exists() else str(path)
 
 
 def remove_unused(directory: Path, pattern: str, days: float) -> None:

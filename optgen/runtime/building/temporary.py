@@ -15,6 +15,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from optgen.runtime.building.trusted_path import follow
+
 PREFIX = "optgen-held-"
 ABANDONED_SECONDS = 3600.0  # a folder that is younger may not be held yet
 
@@ -23,9 +25,11 @@ def temporary_dir() -> Path:
     """Make an empty folder that nobody else may read or write, removed when all processes that use it have ended.
 
     Raises:
-        OSError: if none can be made.
+        OSError: if none can be made where others could not put another in its place.
     """
-    _remove_abandoned(Path(tempfile.gettempdir()))
+    parent = Path(tempfile.gettempdir()).absolute()
+    follow(parent / PREFIX)
+    _remove_abandoned(parent)
     fresh = Path(tempfile.mkdtemp(prefix=PREFIX))
     atexit.register(_leave, fresh, _hold(fresh), os.getpid())
     return fresh
@@ -50,7 +54,7 @@ def _remove_abandoned(parent: Path) -> None:
     user = os.geteuid() if hasattr(os, "geteuid") else 0
     for directory in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):
-            found = directory.lstat()
+            found = os.lstat(directory)
             if found.st_uid == user and time.time() - found.st_mtime > ABANDONED_SECONDS:
                 _remove_if_free(directory)
 

@@ -340,7 +340,7 @@ RULE = Rule(
             codecs=("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"),
         ),
         "s": State(name="s", kind="element", codecs=("fp32", "bf16", "fp16")),
-        "p0": State(name="p0", kind="element", codecs=("fp32", "bf16", "fp16"), init=_start_p0),
+        "p0": State(name="p0", kind="element", codecs=("fp32", "bf16", "fp16"), init=_start_p0, reads_elements=True),
         "d": State(name="d", kind="global", init=_start_d),
         "d_max": State(name="d_max", kind="global", init=_start_d_max),
         "d_numerator": State(name="d_numerator", kind="global"),

@@ -296,7 +296,7 @@ RULE = Rule(
         "differentiable": Option(name="differentiable"),
     },
     states={
-        "z": State(name="z", kind="element", codecs=("fp32", "bf16", "fp16"), init=_start_z),
+        "z": State(name="z", kind="element", codecs=("fp32", "bf16", "fp16"), init=_start_z, reads_elements=True),
         "exp_avg_sq": State(
             name="exp_avg_sq",
             kind="element",

@@ -272,7 +272,7 @@ RULE = Rule(
         "differentiable": Option(name="differentiable"),
     },
     states={
-        "z": State(name="z", kind="element", codecs=("fp32", "bf16", "fp16"), init=_start_z),
+        "z": State(name="z", kind="element", codecs=("fp32", "bf16", "fp16"), init=_start_z, reads_elements=True),
         "k": State(name="k", kind="group"),
         "weight_sum": State(name="weight_sum", kind="group"),
         "lr_max": State(name="lr_max", kind="group", init=-1.0),

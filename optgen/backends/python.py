@@ -278,6 +278,8 @@ def _state(family: Family, name: str, state: State) -> str:
     init = family.inits[name]
     if not isinstance(init, Const):
         parts.append(f"init=_start_{name}")
+        if {"param", "grad"}.intersection(refs(init)):
+            parts.append("reads_elements=True")
         if any(isinstance(part, Reduce) for part in walk(init)):
             parts.append("reduced=True")
     elif init.value != 0.0 and item.window is None:

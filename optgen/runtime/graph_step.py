@@ -5,7 +5,7 @@ writes them. Where a compiler hands it copies, as functionalization does, these 
 the step runs, and the real ones stay as they were: the graph brings the result back. Settings are read from the param
 groups when the operator runs, so that another learning rate compiles nothing anew.
 
-A step that a graph cannot hold runs outside of it, as torch.optim's steps do in part: see `serves`.
+A step that a graph cannot hold runs outside of it, as torch.optim's steps do in part: see `hindrance`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def graph_step(optimizer: Optimizer, closure: Callable[[], float] | None) -> flo
     every = [param for group in groups for param in group["params"]]
     positions = [position for position, param in enumerate(every) if param.grad is not None]
     params = [every[position] for position in positions]
-    served = serves(handle, tuple(positions))
+    reason = hindrance(handle, tuple(positions))
     entries = optimizer.__dict__["state"]
     there = [param in entries for param in params]  # where this changes, the compiler looks again
-    if not served or not all(there):
-        run_outside(handle, "step")
+    if reason or not all(there):
+        OUTSIDE[reason or STARTS](handle, "step")
     elif params:
         states = [value for param in params for value in entries[param].values()]
         grads = [param.grad for param in params]
@@ -63,28 +63,39 @@ def tensor_settings(handle: str) -> str:
     return " ".join(f"{index}.{key}" for index, key in found)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def serves(handle: str, positions: tuple[int, ...]) -> bool:
-    """Whether a graph can hold this step; asked while a compiler traces it. States are made, as torch.optim makes them.
+# Why a step, or another block, runs outside of the graph: what torch says where `fullgraph=True` allows no break.
+METHOD = "methods of the optimizer beside step() run outside of graphs"
+BACKWARD = "fused_backward=True updates parameters within backward"
+SHARED = "the rule keeps numbers of a param group, which are no tensors that a graph could hold"
+TENSORS = "tensors in betas, in overrides or set for this step are none that the graph knows of"
+CHANGED = (
+    "the compiled function changes param groups, states or the optimizer, which takes place when its graph has run"
+)
+DIVIDED = "parameters are divided among processes"
+STARTS = "states are to start with what the graph has yet to compute; take a first step before it is compiled"
+STORED = "states are paged, or no tensors"
 
-    It cannot where the step changes what is no tensor (states of groups), where the function that is compiled has
-    changed param groups or the optimizer by then, which happens when its graph has run, where states are to start with
-    gradients that the graph has yet to compute, and where parameters are updated within backward or divided among
-    processes.
-    """
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def hindrance(handle: str, positions: tuple[int, ...]) -> str:
+    """Why no graph can hold this step, or nothing; asked while a compiler traces it. States are made, as torch does."""
     optimizer = optimizer_of(handle)
     if optimizer._in_backward is not None:
-        return False
-    if optimizer.rule.blocks["step"].commit is not None or _has_hidden_tensors(optimizer) or _is_changed(optimizer):
-        return False
+        return BACKWARD
+    if optimizer.rule.blocks["step"].commit is not None:
+        return SHARED
+    if _has_hidden_tensors(optimizer):
+        return TENSORS
+    if _is_changed(optimizer):
+        return CHANGED
     every = [param for group in optimizer.param_groups for param in group["params"]]
     if any(is_dtensor(param) for param in every):
-        return False
+        return DIVIDED
     params = [every[position] for position in positions]
     if not all(optimizer.state.get(param) for param in params) and not _make_states(optimizer, params):
-        return False
+        return STARTS
     values = [value for param in params for value in optimizer.state[param].values()]
-    return all(isinstance(value, Tensor) and not is_paged(value) for value in values)
+    return "" if all(isinstance(value, Tensor) and not is_paged(value) for value in values) else STORED
 
 
 def _has_hidden_tensors(optimizer: Optimizer) -> bool:
@@ -129,8 +140,9 @@ def _make_states(optimizer: Optimizer, params: Sequence[Tensor]) -> bool:
     effects = _side_effects()
     if effects is None or id(optimizer.state) in effects.id_to_variable:
         return False  # the function has looked at them, and would not find what it saw
-    if any(callable(state.init) for state in optimizer.rule.states.values()):
-        return False
+    starts = [state for state in optimizer.rule.states.values() if callable(state.init)]
+    if any(state.reads_elements for state in starts) or (starts and tensor_settings(optimizer._handle)):
+        return False  # the graph may change them before
     with_grads = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if len(with_grads) != len(params) or any(a is not b for a, b in zip(with_grads, params, strict=True)):
         return False
@@ -177,8 +189,20 @@ def _run_outside(handle: str, block: str) -> None:
     optimizer._run_now(block)
 
 
-run_outside: Callable[[str, str], None] = torch.compiler.disable(_run_outside)  # type: ignore[no-untyped-call]
-"""Runs a block of the optimizer with a handle, outside of the graph."""
+def _outside(function: Callable[..., None], reason: str) -> Callable[..., None]:
+    """A function that torch.compile leaves as it is, and says why, where this torch can."""
+    result: Callable[..., None]
+    try:
+        told = f"{reason}; leave fullgraph=True out"
+        result = torch.compiler.disable(function, reason=told)  # type: ignore[no-untyped-call]
+    except TypeError:
+        result = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return result
+
+
+REASONS = (METHOD, BACKWARD, SHARED, TENSORS, CHANGED, DIVIDED, STARTS, STORED)
+# What runs a block of the optimizer with a handle, outside of the graph: by the reason for it.
+OUTSIDE = {reason: _outside(_run_outside, reason) for reason in REASONS}
 
 
 def _update_outside(handle: str, param: Tensor) -> None:
@@ -187,7 +211,7 @@ def _update_outside(handle: str, param: Tensor) -> None:
         optimizer._in_backward.update(optimizer, param)
 
 
-update_outside: Callable[[str, Tensor], None] = torch.compiler.disable(_update_outside)  # type: ignore[no-untyped-call]
+update_outside = _outside(_update_outside, BACKWARD)
 """Steps a parameter with fused_backward, outside of the graph."""
 
 

@@ -282,9 +282,9 @@ class Optimizer(torch.optim.Optimizer):
     def _run(self, block: str) -> None:
         """Run a block that is a method; outside of the graph, in a function that torch.compile compiles."""
         if is_compiling():
-            from optgen.runtime.graph_step import run_outside
+            from optgen.runtime.graph_step import METHOD, OUTSIDE
 
-            run_outside(self._handle, block)
+            OUTSIDE[METHOD](self._handle, block)
         else:
             self._run_now(block)
 

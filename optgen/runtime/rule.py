@@ -68,7 +68,8 @@ class State:
         stored_as: The option that says in which dtype, if one does.
         exists: Under which flags.
         init: A number, or a function of a view of the parameter.
-        reduced: Whether that function reduces the parameter or its gradient.
+        reads_elements: Whether that function reads the parameter or its gradient.
+        reduced: Whether it reduces them.
     """
 
     name: str
@@ -79,6 +80,7 @@ class State:
     window: int | None = None
     exists: Live = always
     init: float | Callable[[Any], Any] = 0.0
+    reads_elements: bool = False
     reduced: bool = False
 
 

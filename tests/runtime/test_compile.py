@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from support.catalogue import optimizer_class
+from support.catalogue import optimizer_class, required, rows
 from torch import Tensor, nn
 
 from runtime.training import same, snapshot
@@ -32,6 +33,7 @@ CLASSES: dict[str, dict[str, Any]] = {
     "Prodigy": {},
     "AdamWScheduleFree": {"lr": 0.01},
 }
+TELLS_REASONS = "reason" in inspect.signature(torch.compiler.disable).parameters  # so does not every torch
 HOST = ("Prodigy", "AdamWScheduleFree")  # with states of a group, which a graph cannot hold
 
 
@@ -123,18 +125,66 @@ def test_a_step_is_one_operator_for_every_lr(dtype: torch.dtype | None) -> None:
     assert [call for call in calls if "grad" not in call] == ["optgen.step.default"]
 
 
-def test_the_step_itself_from_the_first_one_on(target: str) -> None:
-    results = []
-    for compiled in (False, True):
-        run = Run("AdamW8bit", target=target)
-        step = run.optimizer.step
-        if compiled:
-            step = torch.compile(step, backend="aot_eager", fullgraph=True)
-        for _ in range(STEPS):
-            run.backward()
-            step()
-        results.append(run.found())
+def stepped(name: str, compiled: bool, fullgraph: bool = False, **settings: Any) -> dict[str, Any]:
+    """What some steps leave behind, the step itself compiled before the first."""
+    run = Run(name, **settings)
+    step = run.optimizer.step
+    if compiled:
+        step = torch.compile(step, backend="aot_eager", fullgraph=fullgraph)
+    for _ in range(STEPS):
+        run.backward()
+        step()
+    return run.found()
+
+
+@pytest.mark.parametrize("name", ["AdamW8bit", "Adagrad", "Rprop", "ASGD"])
+def test_the_step_itself_from_the_first_one_on(name: str, target: str) -> None:
+    """Also where a state starts with a setting."""
+    assert same(stepped(name, False, target=target), stepped(name, True, fullgraph=True, target=target))
+
+
+@pytest.mark.parametrize("name", HOST)
+def test_what_no_graph_can_hold_says_why_where_no_break_is_allowed(name: str) -> None:
+    run = Run(name, target="torch")
+    run.backward()
+    before = run.found()
+    why = "the rule keeps numbers of a param group, which are no tensors that a graph could hold; leave fullgraph=True"
+    with pytest.raises(dynamo.exc.Unsupported, match=why if TELLS_REASONS else "disable"):
+        torch.compile(run.optimizer.step, backend="aot_eager", fullgraph=True)()
+    assert same(run.found(), before)
+
+
+def test_a_state_does_not_start_with_a_tensor_that_the_graph_changes_before() -> None:
+    def make(run: Run) -> Callable[[], Any]:
+        def train() -> None:
+            run.optimizer.param_groups[0]["lr"].mul_(0.5)
+            run.optimizer.step()
+
+        run.backward()
+        return train
+
+    lr = torch.tensor(0.01)
+    results = compared("Rprop", make, target="torch", lr=lr)
     assert same(*results)
+    run = Run("Rprop", target="torch", lr=lr)
+    with pytest.raises(dynamo.exc.Unsupported, match="take a first step before" if TELLS_REASONS else "disable"):
+        torch.compile(make(run), backend="aot_eager", fullgraph=True)()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", rows())
+def test_every_class(name: str) -> None:
+    """In one graph where the rule keeps nothing of a group; else with a break, or told why there has to be one."""
+    settings = required(name) | ({} if rows()[name].torch_only else {"target": "torch"})
+    plain = stepped(name, False, **settings)
+    assert same(plain, stepped(name, True, **settings))
+    dynamo.reset()
+    rule: Any = optimizer_class(name).rule  # type: ignore[attr-defined]
+    if rule.blocks["step"].commit is None:
+        assert same(plain, stepped(name, True, fullgraph=True, **settings))
+    else:
+        with pytest.raises(dynamo.exc.Unsupported):
+            stepped(name, True, fullgraph=True, **settings)
 
 
 def test_what_the_function_changes_before_the_step_is_seen(target: str) -> None:

@@ -9,15 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optgen.diagnostics import SpecError
+    from optgen.diagnostics import SpecError, SpecWarning
     from optgen.errors import UserError
     from optgen.loading import load
 
 __version__ = "0.1.0"
-__all__ = ["SpecError", "UserError", "__version__", "load"]
+__all__ = ["SpecError", "SpecWarning", "UserError", "__version__", "load"]
 
 # Imported when they are asked for: generated code imports this package at every start.
-_PLACES = {"SpecError": "optgen.diagnostics", "UserError": "optgen.errors", "load": "optgen.loading"}
+_PLACES = {
+    "SpecError": "optgen.diagnostics",
+    "SpecWarning": "optgen.diagnostics",
+    "UserError": "optgen.errors",
+    "load": "optgen.loading",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from optgen.console import print_error, print_json, print_table, print_text
-from optgen.diagnostics import SpecError, suggest
+from optgen.diagnostics import SpecError, count, format_diagnostics, strictly, suggest
 from optgen.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ class _Commands(TyperGroup):
         try:
             return super().main(*args, **kwargs)
         except SpecError as error:
-            count = len(error.diagnostics)
-            print_error(f"{error}\n\n{count} error{'' if count == 1 else 's'}")
+            print_error(f"{error}\n\n{count(error.diagnostics)}")
         except UserError as error:
             print_error(f"error: {error}")
         except OSError as error:
@@ -59,6 +58,7 @@ app.add_typer(cache_app, name="cache")
 
 _SPECS_HELP = "Spec files or folders of them. By default the folder specs/, or optgen's own specs where there is none."
 SpecsArgument = Annotated[list[Path] | None, typer.Argument(metavar="[SPECS]...", help=_SPECS_HELP, show_default=False)]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -97,6 +97,7 @@ def build(
             show_default=False,
         ),
     ] = None,
+    strict: StrictOption = False,
 ) -> None:
     """Generate a package of optimizers from specs."""
     from optgen.emit import writer
@@ -118,6 +119,7 @@ def build(
         raise typer.BadParameter(str(error), param_hint="--arch") from error
     start = time.perf_counter()
     result = _compiled(paths, target.package)
+    _warn(result, strict)
     if check:
         difference = writer.check(result, target.directory)
         if difference:
@@ -147,12 +149,14 @@ def build(
 
 
 @app.command()
-def check(specs: SpecsArgument = None) -> None:
+def check(specs: SpecsArgument = None, strict: StrictOption = False) -> None:
     """Check specs without writing anything."""
     paths = _specs(specs)
     result = _compiled(paths)
+    _warn(result, strict)
     shown = ", ".join(str(path) for path in paths)
-    print_text(f"{shown}: no errors, {_count(len(result.classes), 'class', 'classes')}")
+    found = count(result.warnings) or "no errors"
+    print_text(f"{shown}: {found}, {_count(len(result.classes), 'class', 'classes')}")
 
 
 @app.command("list")
@@ -381,6 +385,18 @@ def _compiled(paths: Sequence[Path], package: str | None = None) -> Package:
     from optgen.package_name import STOCK_PACKAGE, is_stock
 
     return compile_specs(paths, package or (STOCK_PACKAGE if is_stock(paths) else None))
+
+
+def _warn(package: Package, strict: bool) -> None:
+    """Print what of the specs was hardly meant.
+
+    Raises:
+        SpecError: if `strict`, and there is anything.
+    """
+    if strict and package.warnings:
+        raise strictly(package.warnings)
+    if package.warnings:
+        print_error(f"{format_diagnostics(package.warnings)}\n")
 
 
 def _build_command(specs: Sequence[Path] | None, out: Path | None, package: str | None) -> str:

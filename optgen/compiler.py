@@ -18,7 +18,7 @@ from optgen.backends.layout import import_lines, import_order
 from optgen.backends.python import ClassSpec, PythonBackend
 from optgen.backends.quoting import c_comment, python_comment
 from optgen.backends.torch import TorchBackend
-from optgen.diagnostics import Reporter
+from optgen.diagnostics import Diagnostic, Reporter
 from optgen.emit.environment import render
 from optgen.emit.writer import MARK
 from optgen.explanation import ClassInfo
@@ -55,11 +55,13 @@ class Package:
     Attributes:
         files: Texts by path, relative to the package's directory.
         classes: The public classes in the order of the table.
+        warnings: What of the specs was hardly meant.
     """
 
     name: str | None
     files: Mapping[str, str]
     classes: tuple[ClassInfo, ...]
+    warnings: tuple[Diagnostic, ...]
 
 
 def compile_specs(paths: Sequence[Path], package: str | None) -> Package:
@@ -73,7 +75,8 @@ def compile_specs(paths: Sequence[Path], package: str | None) -> Package:
     Raises:
         SpecError: all mistakes of all files at once.
     """
-    units = check_specs(paths)
+    reporter = Reporter()
+    units = check_specs(paths, reporter)
     files = {rendering.path: _emit(unit, rendering) for unit in units for rendering in unit.renderings}
     infos = tuple(
         ClassInfo(
@@ -89,16 +92,15 @@ def compile_specs(paths: Sequence[Path], package: str | None) -> Package:
     files["py.typed"] = ""
     if package is not None:
         files["__init__.py"] = _package_module(package, units)
-    return Package(package, dict(sorted(files.items())), infos)
+    return Package(package, dict(sorted(files.items())), infos, reporter.diagnostics)
 
 
-def check_specs(paths: Sequence[Path]) -> tuple[Unit, ...]:
-    """Load, parse, check and schedule specs.
+def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[Unit, ...]:
+    """Load, parse, check and schedule specs; warnings are left in `reporter`.
 
     Raises:
         SpecError: all mistakes of all files at once.
     """
-    reporter = Reporter()
     specs = load_specs(paths, reporter, partial=True)
     units = []
     for name, loaded in specs.families.items():
@@ -106,7 +108,7 @@ def check_specs(paths: Sequence[Path]) -> tuple[Unit, ...]:
             family = build_family(loaded, specs.shared, _shown_path(loaded.source.path), reporter)
             if family is None:
                 continue
-            if not any(d.location and d.location.file == loaded.source.path for d in reporter.diagnostics):
+            if not reporter.errors_in(loaded.source.path):
                 check_use(family, loaded, specs.shared, reporter)
             programs = {n: run_passes(b.program, b.active, family.guards) for n, b in family.blocks.items()}
             plans = {n: plan(program) for n, program in programs.items()}

@@ -71,6 +71,7 @@ def print_error(text: str) -> None:
 
     shown = Text(_shown(text))
     shown.highlight_regex(r"(?m)^error(\[[a-z0-9-]+\])?(?=:)", "bold red")
+    shown.highlight_regex(r"(?m)^warning(\[[a-z0-9-]+\])?(?=:)", "bold yellow")
     shown.highlight_regex(r"(?m)^ *\| +\^+", "red")
     with suppress(OSError):  # there is no other place to say it
         _console(stderr=True).print(shown)

@@ -1,6 +1,7 @@
 """What is shown to people whose spec has a mistake: where it is, what is wrong, what would be right.
 
-Errors are collected by a `Reporter` and raised once, as one `SpecError`, so that a run shows all of them:
+Errors are collected by a `Reporter` and raised once, as one `SpecError`, so that a run shows all of them. Warnings, of
+what is allowed and was hardly meant, are collected beside them and stop nothing:
 
     error[undefined-name]: `beta3` is not a hyperparameter or state of `adamw`
      --> specs/adamw.yaml:14:15
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 MAX_SHOWN = 50
 """How many diagnostics `str(SpecError)` prints; the rest is counted."""
@@ -44,9 +46,14 @@ class Diagnostic:
     location: Location | None
     help: str = ""
     source_line: str = ""
+    severity: Literal["error", "warning"] = "error"
 
     def __str__(self) -> str:
         return format_diagnostic(self)
+
+
+class SpecWarning(UserWarning):
+    """Something in a spec that is allowed and was hardly meant, as a state that changes nothing."""
 
 
 class SpecError(Exception):
@@ -60,15 +67,16 @@ class SpecError(Exception):
 
     def __str__(self) -> str:
         """The formatted diagnostics, at most `MAX_SHOWN` of them."""
-        parts = [format_diagnostic(diagnostic) for diagnostic in self.diagnostics[:MAX_SHOWN]]
-        hidden = len(self.diagnostics) - len(parts)
-        if hidden > 0:
-            parts.append(f"and {hidden} more error{'s' if hidden > 1 else ''}")
-        return "\n\n".join(parts)
+        return format_diagnostics(self.diagnostics)
+
+
+def strictly(warnings: Iterable[Diagnostic]) -> SpecError:
+    """Warnings as errors."""
+    return SpecError(replace(warning, severity="error") for warning in warnings)
 
 
 class Reporter:
-    """Collects the errors of a run.
+    """Collects the errors and warnings of a run.
 
     Whoever reads a file hands its text to `add_source`, so that diagnostics can show the line they are about.
     """
@@ -85,16 +93,30 @@ class Reporter:
         """Collect one error; it is raised by `raise_if_any`."""
         self._diagnostics.append(Diagnostic(rule, message, location, help, self._line(location)))
 
+    def warning(self, rule: str, message: str, location: Location | None, help: str = "") -> None:
+        """Collect one warning."""
+        self._diagnostics.append(Diagnostic(rule, message, location, help, self._line(location), "warning"))
+
     def add(self, diagnostics: Iterable[Diagnostic]) -> None:
-        """Collect errors that were raised elsewhere, for example those of a `SpecError`."""
+        """Collect what was raised elsewhere, for example the errors of a `SpecError`."""
         for diagnostic in diagnostics:
             line = diagnostic.source_line or self._line(diagnostic.location)
             self._diagnostics.append(replace(diagnostic, source_line=line))
 
     @property
+    def error_count(self) -> int:
+        """How many errors were collected so far."""
+        return sum(diagnostic.severity == "error" for diagnostic in self._diagnostics)
+
+    @property
     def has_errors(self) -> bool:
-        """Whether anything was collected so far."""
-        return bool(self._diagnostics)
+        """Whether any error was collected so far."""
+        return self.error_count > 0
+
+    def errors_in(self, file: str) -> bool:
+        """Whether any error was collected whose place is in `file`."""
+        errors = (diagnostic for diagnostic in self._diagnostics if diagnostic.severity == "error")
+        return any(error.location is not None and error.location.file == file for error in errors)
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
@@ -103,10 +125,10 @@ class Reporter:
 
     def raise_if_any(self) -> None:
         """Raises:
-        SpecError: with everything that was collected, if anything was.
+        SpecError: with all errors, if there are any. What is said of a spec in order can wait until it is.
         """
-        if self._diagnostics:
-            raise SpecError(self._diagnostics)
+        if self.has_errors:
+            raise SpecError(diagnostic for diagnostic in self._diagnostics if diagnostic.severity == "error")
 
     def _line(self, location: Location | None) -> str:
         if location is None:
@@ -115,9 +137,24 @@ class Reporter:
         return lines[location.line - 1] if 0 < location.line <= len(lines) else ""
 
 
+def format_diagnostics(diagnostics: Sequence[Diagnostic]) -> str:
+    """Diagnostics as text, at most `MAX_SHOWN` of them."""
+    parts = [format_diagnostic(diagnostic) for diagnostic in diagnostics[:MAX_SHOWN]]
+    if len(diagnostics) > len(parts):
+        parts.append(f"and {count(diagnostics[MAX_SHOWN:]).replace(' ', ' more ')}")
+    return "\n\n".join(parts)
+
+
+def count(diagnostics: Iterable[Diagnostic]) -> str:
+    """How many errors and warnings these are, as `2 errors, 1 warning`."""
+    severities = [diagnostic.severity for diagnostic in diagnostics]
+    numbers = {word: severities.count(word) for word in ("error", "warning")}
+    return ", ".join(f"{number} {word}{'s' if number > 1 else ''}" for word, number in numbers.items() if number)
+
+
 def format_diagnostic(diagnostic: Diagnostic) -> str:
     """The diagnostic as text: its message, the place, the line with a caret under it, the help."""
-    lines = [f"error[{diagnostic.rule}]: {printable(diagnostic.message)}"]
+    lines = [f"{diagnostic.severity}[{diagnostic.rule}]: {printable(diagnostic.message)}"]
     location, help_text = diagnostic.location, printable(diagnostic.help)
     if location is not None:
         lines.append(f" --> {printable(str(location))}")
@@ -181,8 +218,7 @@ def _cells(text: str) -> int:
     return cells
 
 
-def _sort_key(diagnostic: Diagnostic) -> tuple[str, int, int, str, str]:
-    location = diagnostic.location
-    if location is None:
-        return "", 0, 0, diagnostic.rule, diagnostic.message
-    return location.file, location.line, location.column, diagnostic.rule, diagnostic.message
+def _sort_key(diagnostic: Diagnostic) -> tuple[bool, str, int, int, str, str]:
+    location = diagnostic.location or Location("", 0, 0)
+    place = (location.file, location.line, location.column)
+    return diagnostic.severity != "error", *place, diagnostic.rule, diagnostic.message

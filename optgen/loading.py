@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import threading
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -32,12 +33,18 @@ def load(*specs: str | Path) -> ModuleType:
     Raises:
         SpecError: all mistakes of all files at once.
         UserError: when the package cannot be written, as on a full disk.
+
+    Warns:
+        SpecWarning: what of the specs is allowed and was hardly meant.
     """
     from optgen.compiler import compile_specs
+    from optgen.diagnostics import SpecWarning, format_diagnostics
     from optgen.emit.writer import write
 
     paths = [Path(spec) for spec in specs]
     draft = compile_specs(paths, "loaded")
+    if draft.warnings:
+        warnings.warn(f"\n{format_diagnostics(draft.warnings)}\n", SpecWarning, stacklevel=2)
     content = hashlib.sha256("\0".join(f"{k}\0{v}" for k, v in draft.files.items()).encode()).hexdigest()
     name = f"optgen_loaded_{content[:16]}"
     with _locks.setdefault(os.getpid(), threading.Lock()):

@@ -31,7 +31,7 @@ blocks:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    path = tmp_path / "my.yaml"
+    path = tmp_path / "my_optimizer.yaml"
     path.write_text(SPEC)
     return path
 
@@ -44,7 +44,7 @@ def test_a_spec_trains_at_once(spec: Path, target: str) -> None:
     optimizer.step()
     for old, new in zip(before, model.parameters(), strict=True):
         torch.testing.assert_close(new.detach(), old - 0.5)
-    assert [path.name for path in spec.parent.iterdir()] == ["my.yaml"]
+    assert [path.name for path in spec.parent.iterdir()] == ["my_optimizer.yaml"]
 
 
 def test_the_same_spec_is_the_same_module_and_a_changed_one_is_not(spec: Path) -> None:
@@ -104,3 +104,10 @@ print(os.path.exists(loaded.__file__))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     assert (done.stdout.split(), done.stderr) == (["MyOptimizer", "True"], "")
     assert not list((tmp_path / "temporary").glob("optgen-*"))
+
+
+def test_what_was_hardly_meant_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "my_optimizer.yaml"
+    path.write_text(SPEC.replace("sign(exp_avg)", "sign(grad)"))
+    with pytest.warns(optgen.SpecWarning, match=r"`exp_avg` is kept to no effect: .*\n --> .*my_optimizer\.yaml:5:3\n"):
+        assert optgen.load(path).MyOptimizer

@@ -94,9 +94,9 @@ class Builder:
             self.visible = self.scope.common | COMMON if stage.shared else frozenset(self._names())
             self.writable = tuple(name for name in writable if name in self.visible)
             seen = {name: value for name, value in env.items() if not stage.shared or name in self.visible}
-            before = len(self.reporter.diagnostics)
+            before = self.reporter.error_count
             body = parse_block(stage.text, self.reporter)
-            self.unread = self.unread or len(self.reporter.diagnostics) > before
+            self.unread = self.unread or self.reporter.error_count > before
             self.assigned = {name for statement in body for name in stored_names(statement)}
             after = self._statements(body, seen, TRUE)
             env |= {name: value for name, value in after.items() if not stage.shared or name in self.visible}
@@ -159,9 +159,9 @@ class Builder:
                 case ast.Assign(targets=[ast.Name(id=name) as target], value=value):
                     self._assign(statement, name, target, value, env, path)
                 case ast.If(test=test, body=then, orelse=other):
-                    before = len(self.reporter.diagnostics)
+                    before = self.reporter.error_count
                     condition = self.scope.condition(test, self.text, self.reporter, self.shared, env)
-                    if len(self.reporter.diagnostics) > before:
+                    if self.reporter.error_count > before:
                         # Both branches are read for their own mistakes, under settings that there are not.
                         env = self._statements(other, self._statements(then, env, FALSE), FALSE)
                     else:

@@ -98,9 +98,9 @@ class Family:
 
 def build_family(loaded: LoadedSpec, shared: LoadedShared, path: Prose, reporter: Reporter) -> Family | None:
     """The family of a spec; mistakes are reported and give None."""
-    before = len(reporter.diagnostics)
+    before = reporter.error_count
     family = _FamilyBuilder(loaded, shared, path, reporter).build()
-    return family if len(reporter.diagnostics) == before else None
+    return family if reporter.error_count == before else None
 
 
 class _FamilyBuilder:
@@ -156,13 +156,13 @@ class _FamilyBuilder:
                 yield rule, text
 
     def build(self) -> Family:
-        before = len(self.reporter.diagnostics)
+        before = self.reporter.error_count
         self._check_case()
         self._inputs()
         blocks = {"step": self._step()}
         for name, method in self.spec.methods.items():
             blocks[name] = self._method(name, method)
-        if len(self.reporter.diagnostics) == before:
+        if self.reporter.error_count == before:
             self._check_effect(blocks["step"].program)
         equations, shared = {"step": self.spec.blocks.step}, self.shared.shared.blocks
         if self.spec.blocks.apply is not None:
@@ -225,9 +225,9 @@ class _FamilyBuilder:
             text = loaded.text("states", name, "when")
             node = parse_expression(text, self.reporter)
             if node is not None:
-                before = len(self.reporter.diagnostics)
+                before = self.reporter.error_count
                 exists = self.scope.condition(node, text, self.reporter, loaded is self.shared)
-                if len(self.reporter.diagnostics) > before:
+                if self.reporter.error_count > before:
                     return Input(name, "state", SHAPES[state.shape], window=state.window)
                 self._check_lasting(name, exists, node_location(text, node))
         kind = SHAPES[state.shape]

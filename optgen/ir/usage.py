@@ -1,37 +1,48 @@
-"""What a spec declares and never uses: an argument that would do nothing, or memory that would serve nothing."""
+"""What a correct rule declares or computes to no effect: nothing is wrong with it, and it was hardly meant."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable, Iterator
 
-from optgen.diagnostics import Reporter
+from optgen.codecs import CODECS
+from optgen.diagnostics import Location, Reporter
 from optgen.ir.family import Family
-from optgen.ir.nodes import Call, Const, Expr, Program, Ref, children
+from optgen.ir.nodes import Call, Const, Expr, Program, Ref, children, refs
+from optgen.ir.parser import node_location
+from optgen.ir.weights import weight_states
 from optgen.spec.loader import LoadedShared, LoadedSpec
+from optgen.spec.messages import message_fields
+from optgen.spec.source import SourceText
 
 
 def check_use(family: Family, loaded: LoadedSpec, shared: LoadedShared, reporter: Reporter) -> None:
-    """Report the hyperparameters, options, inputs and states of a correct rule that nothing mentions.
+    """Warn of what a rule that is in order has to no effect.
 
-    Of what all rules share only inputs are looked at: one that no stage reads would be taken and have no effect.
+    Of what all rules share only inputs are looked at. One that no stage reads is an error: whatever sets it, as a
+    gradient scaler, would take it for granted that it acts.
     """
     used = _used_names(family, shared)
-    spec = loaded.spec
-    declared = [
-        ("hyperparameters", name, part) for name, h in spec.hyperparameters.items() for part in h.names or [name]
-    ]
-    declared += [("options", name, name) for name in spec.options]
-    declared += [("inputs", name, name) for name in spec.inputs]
-    declared += [("states", name, name) for name in spec.states]
-    for section, key, name in declared:
+    for name, where in _declared(loaded):
         if name not in used:
-            where = loaded.locate_key(section, key)
-            reporter.error("unused", f"`{name}` is used nowhere", where, "use it in an equation, or remove it")
+            reporter.warning("unused", f"`{name}` is used nowhere", where, "use it in an equation, or remove it")
     common = shared.shared.blocks
     for name in shared.shared.inputs:
         if name not in used | _names_in(common.grad, common.update):
             where = shared.locate_key("inputs", name)
             reporter.error("unused", f"no rule reads `{name}`", where, "use it in a stage, or remove it")
+    weights = weight_states(family)
+    _check_states(family, loaded, used, weights, reporter)
+    _check_values(family, loaded, reporter)
+    for name in weights:
+        state = family.spec.states.get(name)
+        if state is not None and state.codecs is None and state.stored_as is None:
+            message = f"`{name}` holds weights, which may be stored in 8 or 4 bits"
+            plain = ", ".join(codec for codec in CODECS if not CODECS[codec].scaled)
+            where = loaded.locate_key("states", name)
+            reporter.warning(
+                "quantized-weights", message, where, f"write `codecs: [{plain}]`, or list those it may take"
+            )
 
 
 def asks_first_step_only(program: Program) -> bool:
@@ -52,6 +63,87 @@ def _reads_count(expr: Expr) -> bool:
     return any(_reads_count(child) for child in children(expr))
 
 
+def _declared(loaded: LoadedSpec) -> Iterator[tuple[str, Location]]:
+    """What the equations of a rule may name, and where it is declared."""
+    spec = loaded.spec
+    for name, hyper in spec.hyperparameters.items():
+        if not hyper.names:
+            yield name, loaded.locate_key("hyperparameters", name)
+        for index, part in enumerate(hyper.names):
+            yield part, loaded.locate("hyperparameters", name, "names", index)
+    for section, names in (("options", spec.options), ("inputs", spec.inputs), ("states", spec.states)):
+        for name in names:
+            yield name, loaded.locate_key(section, name)
+
+
+def _check_states(
+    family: Family, loaded: LoadedSpec, used: set[str], weights: Iterable[str], reporter: Reporter
+) -> None:
+    """States that stay as they begin, and states on which nothing depends; means of weights are for people to read."""
+    assigned = {
+        node.id for node in _names(*(text.raw for text in family.equations.values())) if isinstance(node.ctx, ast.Store)
+    }
+    live = _live_inputs(family, weights)
+    for name, state in family.spec.states.items():
+        where = loaded.locate_key("states", name)
+        if name not in used:
+            continue
+        if name not in assigned and not isinstance(state.init, str):
+            message = f"`{name}` is read and never assigned: it stays {state.init}"
+            help_text = "assign it in a block, or begin it with an expression: `init: ...`"
+            reporter.warning("never-assigned", message, where, help_text)
+        elif name in assigned and name not in live:
+            message = f"`{name}` is kept to no effect: no later value of `param` depends on it"
+            reporter.warning("unused-state", message, where, "use it in an equation, or remove it from `states`")
+
+
+def _check_values(family: Family, loaded: LoadedSpec, reporter: Reporter) -> None:
+    """Names of a block's own that nothing reads below."""
+    step = [loaded.text("blocks", name) for name in ("step", "apply") if name in family.equations]
+    for texts in (step, *([loaded.text("methods", name, "block")] for name in family.spec.methods)):
+        nodes = [(text, node) for text in texts for node in _name_nodes(ast.parse(text.text))]
+        read = {node.id for _, node in nodes if isinstance(node.ctx, ast.Load)}
+        if family.has_update and texts is step and "update" not in _names_in(family.equations["apply"].raw):
+            read.discard("update")  # the shared stage would change it for nothing
+        first: dict[str, tuple[SourceText, ast.Name]] = {}
+        for text, node in sorted(nodes, key=lambda item: (item[0].start, item[1].lineno)):
+            if isinstance(node.ctx, ast.Store):
+                first.setdefault(node.id, (text, node))
+        for name, (text, node) in first.items():
+            if name in read or name in family.inputs or name == "active":
+                continue
+            help_text = "use it below, or remove the line"
+            if name == "update":
+                help_text = "use it in `apply`" if family.has_update else "add `apply:`, which uses it"
+            reporter.warning("unused", f"nothing reads `{name}`", node_location(text, node), help_text)
+
+
+def _live_inputs(family: Family, roots: Iterable[str]) -> set[str]:
+    """The inputs on which `param` depends, or one of `roots`, or a rule that refuses a step."""
+    reads: dict[str, set[str]] = {}
+    waiting = ["param", *roots]
+    for block in family.blocks.values():
+        below: dict[str, set[str]] = {}
+        for let in block.program.lets:
+            below[let.name] = {name for ref in refs(let.expr) for name in below.get(ref, {ref})}
+
+        def inputs_of(expr: Expr, below: dict[str, set[str]] = below) -> set[str]:
+            return {name for ref in refs(expr) for name in below.get(ref, {ref})}
+
+        waiting += inputs_of(block.active)
+        for name, value in block.program.outputs.items():
+            reads[name] = reads.get(name, set()) | inputs_of(value)
+    for rule in family.spec.rules:
+        waiting += [*_names_in(rule.when), *message_fields(rule.message.raw)]
+    live: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in live:
+            live.add(name)
+            waiting.extend(reads.get(name, ()))
+    return live
+
+
 def _used_names(family: Family, shared: LoadedShared) -> set[str]:
     common = shared.shared.blocks
     texts = [*(text.raw for text in family.equations.values()), common.grad, common.update if family.has_update else ""]
@@ -62,7 +154,16 @@ def _used_names(family: Family, shared: LoadedShared) -> set[str]:
 
 
 def _names_in(*texts: str) -> set[str]:
-    """The names that texts mention. A function's is none of them: a state may have the same."""
-    nodes = [node for text in texts for node in ast.walk(ast.parse(text.strip()))]
+    """The names that texts mention."""
+    return {node.id for node in _names(*texts)}
+
+
+def _names(*texts: str) -> Iterable[ast.Name]:
+    return (node for text in texts for node in _name_nodes(ast.parse(text.strip())))
+
+
+def _name_nodes(tree: ast.AST) -> list[ast.Name]:
+    """The names in a tree. A function's is none of them: a state may have the same."""
+    nodes = list(ast.walk(tree))
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
-    return {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called}
+    return [node for node in nodes if isinstance(node, ast.Name) and id(node) not in called]

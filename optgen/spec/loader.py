@@ -218,6 +218,10 @@ def _load_spec(
             help_text = f"also in {other.locate('name')}; rename one"
             reporter.error("duplicate-rule", message, document.locate("name"), help_text)
             return None
+    if path.stem.replace("-", "_") != spec.name:
+        message = f"the rule `{spec.name}` is in a file called `{path.name}`"
+        help_text = f"call the file `{spec.name}.yaml`"
+        reporter.warning("file-name", message, document.locate("name"), help_text)
     check_family(spec, shared.shared if shared else Shared(), document, reporter)
     return LoadedSpec(document, spec)
 

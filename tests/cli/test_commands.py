@@ -228,6 +228,37 @@ def test_errors_of_specs_go_to_stderr_with_their_place(here: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
+def test_warnings_are_printed_and_stop_nothing(here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE.replace("    update = exp_avg", "    update = grad\n    # exp_avg"))
+    checked = optgen_command("check", "mine.yaml")
+    assert (checked.exit_code, checked.stdout) == (0, "mine.yaml: 1 warning, 1 class\n")
+    assert checked.stderr.startswith("warning[unused-state]: `exp_avg` is kept to no effect")
+    assert "mine.yaml:5:3\n5 |   exp_avg: {doc: Average.}\n  |   ^^^^^^^ use it" in checked.stderr
+    built = optgen_command("build", "mine.yaml")
+    assert (built.exit_code, built.stderr) == (0, checked.stderr)
+    assert (here / "generated" / "mine" / "__init__.py").is_file()
+    assert optgen_command("list", "mine.yaml").stderr == ""
+
+
+def test_strict_takes_warnings_for_errors(here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE.replace("    update = exp_avg", "    update = grad"))
+    for command in (("build", "mine.yaml"), ("check", "mine.yaml")):
+        result = optgen_command(*command, "--strict")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith("error[unused-state]: ")
+        assert result.stderr.endswith("\n1 error\n")
+    assert not (here / "generated").exists()
+    (here / "mine.yaml").write_text(RULE)
+    assert optgen_command("check", "mine.yaml", "--strict").exit_code == 0
+
+
+def test_what_optgen_brings_has_no_warning(here: Path) -> None:
+    assert optgen_command("check", str(specs_dir()), "--strict").exit_code == 0
+    optgen_command("new", "my_rule")
+    result = optgen_command("check", "my_rule.yaml", "--strict")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_a_missing_file_is_a_message(here: Path) -> None:
     result = optgen_command("check", "none.yaml")
     assert result.exit_code == 1

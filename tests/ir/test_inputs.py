@@ -8,7 +8,7 @@ import pytest
 from support.compiling import ROOT, compiled, refusal, write_spec
 
 from optgen.compiler import check_specs
-from optgen.diagnostics import SpecError
+from optgen.diagnostics import Reporter, SpecError
 from optgen.ir.formula import atom
 from optgen.ir.nodes import Kind, Select
 
@@ -73,7 +73,6 @@ REFUSED = {
         "undefined-name",
         "`loss` is not a setting",
     ),
-    "used nowhere": (spec("exp_avg = grad\n    param = param - lr * exp_avg"), "unused", "`loss` is used nowhere"),
     "a case apart": (
         spec(STEP.replace("exp_avg = grad", "exp_avg = grad * Loss")).replace("{default: 0.1}", "{}\n  Loss: {}"),
         "reserved-name",
@@ -98,4 +97,4 @@ def test_a_shared_input_that_no_stage_reads_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shared.yaml").write_text(shared.replace(unscaling, ""), encoding="utf-8")
     path = write_spec(tmp_path, "name: plain\nblocks:\n  step: param = param - grad\n")
     with pytest.raises(SpecError, match="no rule reads `grad_scale`"):
-        check_specs([path])
+        check_specs([path], Reporter())

@@ -94,35 +94,6 @@ def test_a_rules_mask_adds_to_the_shared_one(tmp_path: Path, target: str) -> Non
     assert values == [-0.5, 0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        ("idle: {default: 1.0}", "unused: `idle` is used nowhere"),
-        ("pair: {default: [1.0, 2.0], names: [lr2, idle]}", "unused: `idle` is used nowhere"),
-    ],
-)
-def test_unused_hyperparameters_are_refused(tmp_path: Path, extra: str, message: str) -> None:
-    path = tmp_path / "probe.yaml"
-    path.write_text(f"{HEAD}  {extra}\nblocks:\n  step: |\n    param = param - lr * grad\n")
-    assert message in messages(path)
-
-
-def test_unused_options_and_states_are_refused(tmp_path: Path) -> None:
-    path = write(
-        tmp_path,
-        """\
-        options:
-          idle: {default: false}
-        states:
-          never: {}
-        blocks:
-          step: |
-            param = param - lr * grad
-        """,
-    )
-    assert messages(path) == ["unused: `idle` is used nowhere", "unused: `never` is used nowhere"]
-
-
 def test_names_that_differ_in_case_only_are_refused(tmp_path: Path) -> None:
     path = write(
         tmp_path,

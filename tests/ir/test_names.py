@@ -49,4 +49,4 @@ def test_settings_may_not(tmp_path: Path, section: str) -> None:
 
 def test_a_call_is_no_use_of_a_state(tmp_path: Path) -> None:
     said = refusal(tmp_path, SPEC.replace("  max:", "  sqrt: {}\n  max:").replace("/ max", "/ sqrt(max)"))
-    assert said.startswith("error[unused]: `sqrt` is used nowhere")
+    assert said.startswith("warning[unused]: `sqrt` is used nowhere")

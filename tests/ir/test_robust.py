@@ -40,13 +40,13 @@ past = push(past, lr)
 if ndim >= 2:
     rows_of = 2 * rows_of
 total = total + lr
-"""  # of everything that the probe declares: what is used nowhere is refused
+"""  # of everything that the probe declares
 
 
-def outcome(body: str) -> str:
+def outcome(body: str, uses: str = "") -> str:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            unit = compiled(Path(folder), probe(body + USES))
+            unit = compiled(Path(folder), probe(body + uses))
         except SpecError as error:
             assert all(d.location is not None for d in error.diagnostics)
             return "refused"
@@ -54,10 +54,10 @@ def outcome(body: str) -> str:
         return "accepted"
 
 
-@given(bodies)
+@given(bodies, st.sampled_from(("", USES)))
 @settings(max_examples=250, deadline=None)
-def test_every_block_compiles_or_is_refused(body: str) -> None:
-    outcome(body)
+def test_every_block_compiles_or_is_refused(body: str, uses: str) -> None:
+    outcome(body, uses)
 
 
 def test_both_happen() -> None:

@@ -130,7 +130,7 @@ def test_all_errors_of_all_files_at_once(tmp_path: Path) -> None:
         {
             "a.yaml": RULE.format(name="a") + "colour: red\ntitle: 3\n",
             "b.yaml": "\tname: b\n",
-            "c.yaml": RULE.format(name="d") + "states:\n  grad: {}\n",
+            "c.yaml": RULE.format(name="c") + "states:\n  grad: {}\n",
             "shared.yaml": "options:\n  x: {default: y}\n",
             "variants.yaml": "variants:\n  A: {family: a, bitz: 8}\n",
         },

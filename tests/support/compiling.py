@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from optgen.compiler import Package, Unit, check_specs, compile_specs
-from optgen.diagnostics import SpecError
+from optgen.diagnostics import Reporter, SpecError, format_diagnostics
 from optgen.explanation import ClassInfo
 from optgen.schedule.plan import Plan
 
@@ -40,26 +40,28 @@ def probe(body: str) -> str:
     return f"{PROBE}blocks:\n  step: |\n{textwrap.indent(body, '    ')}\n"
 
 
-def write_spec(folder: Path, text: str) -> Path:
-    """A spec's text as a file of its own name."""
+def write_spec(folder: Path, text: str, file: str = "") -> Path:
+    """A spec's text as a file, by default of the rule's own name."""
     name = text.split("name: ", 1)[1].split("\n", 1)[0]
-    path = folder / f"{name}.yaml"
+    path = folder / (file or f"{name}.yaml")
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def compiled(folder: Path, text: str) -> Unit:
     """A spec, planned."""
-    return check_specs([write_spec(folder, text)])[0]
+    return check_specs([write_spec(folder, text)], Reporter())[0]
 
 
-def refusal(folder: Path, text: str) -> str:
-    """What is said of a spec that is refused, with paths relative to its folder."""
+def refusal(folder: Path, text: str, file: str = "") -> str:
+    """What is said of a spec, with paths relative to its folder; of one that is in order, "accepted"."""
+    reporter = Reporter()
     try:
-        compiled(folder, text)
+        check_specs([write_spec(folder, text, file)], reporter)
+        said = format_diagnostics(reporter.diagnostics)
     except SpecError as error:
-        return str(error).replace(f"{folder}/", "")
-    return "accepted"
+        said = str(error)
+    return said.replace(f"{folder}/", "") or "accepted"
 
 
 @cache

@@ -1,6 +1,6 @@
 """Steps in processes that were forked from one that steps; prints JSON, a word a way: "" or what went wrong.
 
-    python forking.py
+python forking.py
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ def main() -> None:
         found[f"after a step of {size}"] = forked(lambda size=size: same(size, expected[size]))
         optimizer = new(size)
         optimizer.step()
-        found[f"an optimizer of {size} goes on"] = forked(lambda: bool(stepped(optimizer).isfinite().all()))
+        found[f"an optimizer of {size} goes on"] = forked(
+            lambda optimizer=optimizer: bool(stepped(optimizer).isfinite().all())
+        )
         found[f"two generations of {size}"] = forked(
             lambda size=size: same(size, expected[size]) and not forked(lambda: same(size, expected[size]))
         )
@@ -143,7 +145,9 @@ def main() -> None:
         for _ in range(5):
             found["during a step of another thread"] = forked(lambda: same(large, expected[large]))
     found["the parent goes on"] = "" if same(large, expected[large]) else "other numbers"
-    items = list(DataLoader(Stepping(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=SECONDS))
+    items = list(
+        DataLoader(Stepping(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=SECONDS)
+    )
     right = all(map(torch.equal, items, expected.values()))
     found["workers of a DataLoader"] = "" if right else "other numbers"
     worker = multiprocessing.get_context("fork").Process(target=stepped, args=(new(large),))

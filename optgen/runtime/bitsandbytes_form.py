@@ -162,7 +162,8 @@ def _read_group(rule: Rule, form: Form, own: Mapping[str, Any], saved: Mapping[s
     result |= {key: value for key, value in saved.items() if key not in form.group}
     result |= {key: saved[key] for key in ("lr", "weight_decay", *form.same) if key in saved}
     if form.betas is not None and "betas" in saved:
-        result[form.betas] = saved["betas"][0]
+        betas = saved["betas"]
+        result[form.betas] = betas[0] if isinstance(betas, tuple | list) and betas else betas
     if result.get("weight_decay"):
         result |= form.decays
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +13,8 @@ from optgen.runtime.capture import adopted_lr
 from optgen.runtime.counts import count_shown, is_count
 from optgen.runtime.loans import wait_for_host
 from optgen.runtime.rule import Rule, State, always
-from optgen.runtime.settings import checked
-from optgen.runtime.state_checks import check_compensation
+from optgen.runtime.settings import checked, is_number
+from optgen.runtime.state_checks import check_compensation, why_unreadable
 from optgen.runtime.states import (
     room_for,
     scale_key,
@@ -131,6 +131,31 @@ def misformed(groups: Sequence[Mapping[str, Any]], saved: Any) -> list[str]:
     return [f"group {i} has {a} parameters, not {b}" for i, (a, b) in enumerate(counts) if a != b]
 
 
+def unreadable(settings: Iterable[str], saved: Mapping[str, Any]) -> list[str]:
+    """Tensors of a checkpoint that have no numbers to read, in words: nothing is computed with any before this.
+
+    Args:
+        settings: Keys of groups that are settings; others are the user's own.
+    """
+    found = []
+    for number, group in enumerate(saved["param_groups"]):
+        for key in settings:
+            value = group.get(key)
+            for part in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(part, Tensor) and (why_unreadable(part) or not is_number(part)):
+                    shown = why_unreadable(part) or f"a tensor of shape {tuple(part.shape)} and {part.dtype}"
+                    found.append(f"group {number}: {key} is {shown}, not a number")
+    keys = [key for group in saved["param_groups"] for key in group["params"]]
+    for number, key in enumerate(keys):
+        entry = saved["state"].get(key, {})
+        inner = [(name, value) for part in entry.values() if isinstance(part, Mapping) for name, value in part.items()]
+        for name, value in (*entry.items(), *inner):
+            wrong = why_unreadable(value) if isinstance(value, Tensor) else ""
+            if wrong:
+                found.append(f"parameter {number}: {name} is {wrong}")
+    return found
+
+
 def misset(rule: Rule, number: int, saved: Mapping[str, Any], count: int) -> list[str]:
     """What a saved group says of how states are stored that this version does not know, in words.
 
@@ -229,9 +254,6 @@ def _misstored(
         others = sorted(stored_shapes(state, shape) - {stored_shape(state, shape)})
         packed = "".join(f", or {other} where codes share a byte" for other in others)
         return [f"{label}: {state.name} has shape {tuple(value.shape)}, not {stored_shape(state, shape)}{packed}"]
-    if value.layout is not torch.strided or value.is_meta:
-        form = "on the device meta, without values" if value.is_meta else f"{value.layout}, not dense"
-        return [f"{label}: {state.name} is {form}"]
     if state.kind != "element" or value.dtype is torch.float64:
         return [] if value.is_floating_point() else [f"{label}: {state.name} has dtype {dtype_name(value.dtype)}"]
     if scales is not None and not (isinstance(scales, Tensor) and scales.dtype is torch.float32):

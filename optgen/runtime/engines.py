@@ -19,7 +19,15 @@ from optgen.runtime.division import check_one_scale, check_partition, check_star
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
 from optgen.runtime.loans import asks_for_paging
-from optgen.runtime.parameters import Bucket, Member, StaleError, check_gradient, flags_of
+from optgen.runtime.parameters import (
+    Bucket,
+    Member,
+    StaleError,
+    check_gradient,
+    check_groups,
+    check_parameter,
+    flags_of,
+)
 from optgen.runtime.parts import Part, find_parts, local_gradient, local_tensor, with_stand_ins
 from optgen.runtime.reducer import Reducer
 from optgen.runtime.rule import Block, Partial, Pass, Rule, Settings
@@ -182,7 +190,12 @@ def prepare(
     params = list(chain.from_iterable(map(_params, optimizer.param_groups))) if only is None else [only]
     grads: list[Any] = []
     if optimizer.rule.blocks[block].grads:
-        grads = sweep.used.gradients(params)
+        try:
+            grads = sweep.used.gradients(params)
+        except AttributeError:
+            for param in params:
+                check_parameter(type(optimizer).__name__, param)
+            raise
         if type(None) in set(map(type, grads)):
             grads = with_stand_ins(params, grads)
             params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
@@ -273,7 +286,7 @@ class _Unread:
 
 
 def _seen(value: Tensor) -> _Unread | float:
-    return _Unread(value) if on_device(value) else float(value)
+    return _Unread(value) if on_device(value) or value.numel() != 1 else float(value)
 
 
 def _fixed(rule: Rule, settings: Settings) -> tuple[Any, ...]:
@@ -302,6 +315,9 @@ class _Preparer:
         self.targets: dict[tuple[torch.device, str | None], str] = {}
 
     def run(self, only: Tensor | None) -> Prepared:
+        check_groups(self.name, self.optimizer.param_groups)
+        for param in self.params:
+            check_parameter(self.name, param)
         for param, grad in zip(self.params, self.grads, strict=False):
             check_gradient(self.name, grad, param)
         check_agreement(self.name, self.rule, self.optimizer.param_groups)
@@ -383,6 +399,9 @@ class _Preparer:
                 if place is None:
                     continue
                 check_rounding(self.name, settings, [param], first=False)
+                entry = self.optimizer.state.get(param, {})
+                if not isinstance(entry, dict):
+                    raise TypeError(f"{self.name}: the state of a parameter is a dict, not a {type(entry).__name__}")
                 result.append(
                     Member(
                         param=local_tensor(param),
@@ -391,7 +410,7 @@ class _Preparer:
                         index=index,
                         row=self._row(number, group, override),
                         settings=settings,
-                        entry=self.optimizer.state.get(param, {}),
+                        entry=entry,
                         flags=flags,
                         codecs=codecs,
                         number=before + index,

@@ -19,6 +19,7 @@ from optgen.runtime.checkpoints import (
     misset,
     misshapen,
     stored_anew,
+    unreadable,
 )
 from optgen.runtime.codec_marks import Marks, contradicted, read_marks
 from optgen.runtime.in_backward import check_members
@@ -39,6 +40,7 @@ def fitting(optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]
     """
     name, rule, own = type(optimizer).__name__, optimizer.rule, optimizer.param_groups
     found = misshapen(own, saved) or mismarked(rule, name, saved)
+    found = found or unreadable([*optimizer.defaults, *bitsandbytes_form.GROUP_OF_TWO], saved)
     decoded: bitsandbytes_form.Decoded = {}
     marks: Marks = {}
     if not found:

@@ -82,7 +82,7 @@ class KernelEngine:
         self.pointers: list[int] = []
         self.states: sweep.Facts = None
         self.facts: sweep.Facts = None
-        self.staged = [i for i, p in enumerate(self.params) if not p.is_contiguous()]
+        self.staged = self._find_staged()
         self.staging = {i: torch.empty_like(self.params[i], memory_format=torch.contiguous_format) for i in self.staged}
         self.kept: list[Tensor] = []
         self.grads: Sequence[Tensor] = ()
@@ -93,6 +93,10 @@ class KernelEngine:
         self.chunks = self._cut_chunks()
         self.band_table = self._cut_bands()
         self.arrays = self._empty_arrays()
+
+    def _find_staged(self) -> list[int]:
+        """Parameters that do not lie as kernels read them, which get their values from a copy and give them back."""
+        return [i for i, p in enumerate(self.params) if not p.is_contiguous() or p.is_neg()]
 
     # Tables
 
@@ -235,14 +239,15 @@ class KernelEngine:
         if self.forms != sweep.forms(self.params):
             raise StaleError
         pointers = list(map(Tensor.data_ptr, self.params))
-        if pointers != self.pointers and self.devices != list(map(_device, self.params)):
+        moved = pointers != self.pointers
+        if moved and (self.devices != list(map(_device, self.params)) or self.staged != self._find_staged()):
             raise StaleError
         states = self._states()
         if self.states and self.states != states:
             for member in self.members:
                 check_same_scales(self.rule, member)
             raise StaleError
-        if pointers != self.pointers or not self.states:
+        if moved or not self.states:
             self.pointers = pointers
             self._table_changed(self._table())
             self.states = self._states()

@@ -196,6 +196,24 @@ def check_twice(name: str, params: Sequence[Tensor]) -> None:
             raise ValueError(f"{name}: a param group holds the same parameter twice, at positions {places}")
 
 
+def check_groups(name: str, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise for parameters that were put into groups by hand, and that a step would update twice.
+
+    Raises:
+        TypeError: for `params` that are no list.
+        ValueError: naming the groups of one that stands in two places.
+    """
+    owner: dict[int, int] = {}
+    for number, group in enumerate(groups):
+        params = group["params"]
+        if not isinstance(params, list | tuple):
+            raise TypeError(f"{name}: params of param group {number} is a list, not a {type(params).__name__}")
+        check_twice(name, params)
+        for param in params:
+            if owner.setdefault(id(param), number) != number:
+                raise ValueError(f"{name}: param groups {owner[id(param)]} and {number} hold the same parameter")
+
+
 def check_gradient(name: str, grad: Tensor, param: Tensor) -> None:
     """Raise for a gradient that no kernel can read.
 

@@ -220,7 +220,8 @@ def on_device(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Whether a value is a real number, or a tensor of one; what the number is is not read."""
     if isinstance(value, Tensor):
-        return value.numel() == 1 and not value.is_complex() and value.dtype is not torch.bool
+        has_value = value.numel() == 1 and value.layout is torch.strided and not value.is_meta
+        return has_value and not value.is_complex() and value.dtype is not torch.bool
     if isinstance(value, str | bytes | complex):
         return False
     return hasattr(value, "__float__")

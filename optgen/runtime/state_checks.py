@@ -12,6 +12,7 @@ from torch import Tensor
 
 from optgen.codecs import COMPENSATION
 from optgen.runtime.parameters import Member
+from optgen.runtime.parts import local_tensor
 from optgen.runtime.rule import Rule
 from optgen.runtime.states import KEPT_DTYPES, Placement, has_form, scale_key, stored_shape, stored_shapes
 from optgen.runtime.storage import dtype_name
@@ -19,8 +20,9 @@ from optgen.runtime.storage import dtype_name
 
 def why_unreadable(value: Tensor) -> str:
     """Why no kernel can read a tensor, in words that follow "is"; "" if it can."""
-    if value.layout is not torch.strided:
-        return f"{value.layout}, not dense"
+    value = local_tensor(value)
+    if value.layout is not torch.strided or value.is_nested:
+        return f"{'nested' if value.is_nested else value.layout}, not dense"
     if value.is_meta:
         return "on the device meta, without values"
     if value.numel() and value.device.type in ("cpu", "cuda") and not _address(value):

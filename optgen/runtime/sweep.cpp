@@ -207,7 +207,7 @@ PyObject* addresses(PyObject*, PyObject* const* arguments, Py_ssize_t given) {
     bool readable = true;
     for_tensors_only(items, [&](std::size_t i, at::TensorImpl& tensor) {
         readable = readable && is_dense(tensor) && tensor.is_contiguous() && !tensor.is_neg() &&
-                   tensor.numel() == partners[i]->numel();
+                   tensor.sizes() == partners[i]->sizes();
         if (readable) {
             found.push_back(reinterpret_cast<std::int64_t>(tensor.data()));
         }

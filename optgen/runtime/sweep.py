@@ -41,7 +41,7 @@ class Sweep(Protocol):
     def addresses(self, tensors: list[Tensor], like: list[Tensor]) -> bytes | None:
         """Where the tensors lie, 8 bytes each.
 
-        None if one is no dense, contiguous tensor of its own values, or not as long as its partner in `like`.
+        None if one is no dense, contiguous tensor of its own values, or not of the shape of its partner in `like`.
         """
 
     def mark_changed(self, tensors: list[Tensor]) -> None:
@@ -77,7 +77,7 @@ class PlainSweep:
         """As `data_ptr` says."""
         if not all(map(Tensor.is_contiguous, tensors)) or any(map(Tensor.is_neg, tensors)):
             return None
-        if list(map(Tensor.numel, tensors)) != list(map(Tensor.numel, like)):
+        if list(map(_shape, tensors)) != list(map(_shape, like)):
             return None
         return array("q", map(Tensor.data_ptr, tensors)).tobytes()
 

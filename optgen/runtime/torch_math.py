@@ -140,17 +140,9 @@ def where(condition: Value, a: Value, b: Value) -> Value:
     """a where the condition holds, else b."""
     if not isinstance(condition, Tensor):
         return a if condition else b
-    kept = next((x for x in (a, b) if isinstance(x, Tensor) and x.dim() > 0), None)
-    if kept is not None:
-        a = _like(a, kept).to(kept.dtype)
-        b = _like(b, kept).to(kept.dtype)
-    elif isinstance(a, Tensor) or isinstance(b, Tensor):
-        kind = a if isinstance(a, Tensor) else b
-        a, b = _like(a, kind), _like(b, kind)
-    else:
-        dtype = torch.float32 if condition.dim() else torch.float64
-        a = torch.tensor(a, dtype=dtype, device=condition.device)
-        b = torch.tensor(b, dtype=dtype, device=condition.device)
+    kept = next((x.dtype for x in (a, b) if isinstance(x, Tensor) and x.dim() > 0), None)
+    dtype = kept or (torch.float32 if condition.dim() else torch.float64)
+    a, b = (torch.as_tensor(x, dtype=dtype, device=condition.device) for x in (a, b))
     return torch.where(condition, a, b)
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.catalogue import families, make_oracle, optimizer_class, rows
+from support.catalogue import accepted, families, make_oracle, optimizer_class, required, rows
 from support.machine import require_compiler
 from support.targets import GPU, require_standin
 
 from numerics.bounds import assert_few_ulps
 from numerics.harness import NAMES, STEPS, Duel, make_grads, make_params, set_grads, targeted
+from optgen.runtime.torch_engine import TorchEngine, View
 
 pytest.importorskip("optgen_optim")
 
@@ -242,3 +243,34 @@ def test_pytorch_lars_is_always_plain_torch() -> None:
     param.grad = torch.ones(10)
     opt.step()
     assert opt.engines() == {"torch": 1}
+
+
+EACH_STAGE = (
+    {"cautious": True},
+    {"max_unorm": 0.1, "cautious": True},
+    {"max_grad_norm": 0.1, "nonfinite": "skip"},
+    {"percentile_clipping": 30, "skip_zeros": True, "maximize": True},
+)
+
+
+@pytest.mark.parametrize("name", [names[0] for names in families(rows()).values()])
+def test_elements_of_the_torch_target_stay_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number of a tensor, which is float64, makes no float64 of the elements that it meets."""
+    stored: set[torch.dtype] = set()
+    store = TorchEngine._store
+
+    def look(self: TorchEngine, view: View, results: dict[str, Any]) -> None:
+        stored.update(x.dtype for x in results.values() if isinstance(x, torch.Tensor) and x.numel() > 1)
+        store(self, view, results)
+
+    monkeypatch.setattr(TorchEngine, "_store", look)
+    own = accepted(name)
+    for stage in EACH_STAGE:
+        settings = {key: value for key, value in stage.items() if key in own}
+        param = torch.nn.Parameter(torch.randn(6, 5))
+        opt = targeted(optimizer_class(name), [param], "torch", **required(name), **settings)
+        getattr(opt, "train", lambda: None)()
+        for _ in range(2):
+            param.grad = torch.randn(6, 5)
+            opt.step()
+    assert stored == {torch.float32}

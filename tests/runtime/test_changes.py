@@ -121,6 +121,99 @@ def test_a_gradient_cut_short_in_place_is_refused(target: str) -> None:
     assert torch.equal(param, before)
 
 
+@pytest.mark.parametrize("shape", [(16, 20), (320,), (20, 16, 1)])
+def test_a_gradient_of_as_many_elements_and_another_shape_is_refused(shape: tuple[int, ...], target: str) -> None:
+    param, opt = stepped(target)
+    before = param.detach().clone()
+    param.grad = torch.zeros(20, 16)
+    param.grad.data = torch.ones(shape)
+    with pytest.raises(ValueError, match=r"AdamW: a gradient of shape .* for a parameter of \(20, 16\)"):
+        opt.step()
+    assert torch.equal(param, before)
+
+
+def test_a_parameter_that_is_a_negative_view_is_read_as_it_lies(target: str) -> None:
+    results = []
+    for negative in (True, False):
+        torch.manual_seed(0)
+        param, opt = stepped(target)
+        param.data = torch._neg_view(-param.data) if negative else param.data.clone()
+        param.grad = torch.randn(20, 16)
+        opt.step()
+        results.append(param.detach().clone())
+    assert torch.equal(*results)
+
+
+def by_hand(value: object) -> torch.Tensor:
+    """With a gradient, so that a step takes it."""
+    assert isinstance(value, torch.Tensor)
+    value.grad = torch.ones_like(value)
+    return value
+
+
+PUT_IN_BY_HAND: dict[str, tuple[Callable[[torch.Tensor], object], type[Exception], str]] = {
+    "twice": (lambda param: param, ValueError, "holds the same parameter twice, at positions 0 and 1"),
+    "no tensor": (lambda _: 3, TypeError, "parameters are tensors, not int"),
+    "double": (lambda _: by_hand(torch.zeros(3, dtype=torch.float64)), TypeError, "not float64"),
+    "meta": (lambda _: by_hand(torch.zeros(3, device="meta")), TypeError, "have no values"),
+    "expanded": (lambda _: by_hand(torch.zeros(1).expand(5)), ValueError, "is expanded"),
+}
+
+
+@pytest.mark.parametrize("what", PUT_IN_BY_HAND)
+def test_what_is_put_into_a_group_by_hand_is_checked(what: str, target: str) -> None:
+    param, opt = stepped(target)
+    before = param.detach().clone()
+    make, error, message = PUT_IN_BY_HAND[what]
+    opt.param_groups[0]["params"].append(make(param))
+    with pytest.raises(error, match=f"AdamW: .*{message}"):
+        opt.step()
+    assert torch.equal(param, before)
+    opt.param_groups[0]["params"].pop()
+    opt.step()
+    assert float(opt.state[param]["step"]) == 2.0
+
+
+def test_a_parameter_in_two_groups_and_params_that_are_no_list_are_refused(target: str) -> None:
+    param, opt = stepped(target)
+    opt.param_groups.append({**opt.param_groups[0], "params": [param]})
+    with pytest.raises(ValueError, match="AdamW: param groups 0 and 1 hold the same parameter"):
+        opt.step()
+    opt.param_groups[1]["params"] = param
+    with pytest.raises(TypeError, match="AdamW: params of param group 1 is a list, not a Parameter"):
+        opt.step()
+
+
+@pytest.mark.parametrize("lr", [None, torch.tensor(0.1, device="meta"), torch.tensor([0.1]).to_sparse(), torch.ones(2)])
+def test_a_rate_without_a_number_is_refused(lr: object, target: str) -> None:
+    param, opt = stepped(target)
+    before = param.detach().clone()
+    opt.param_groups[0]["lr"] = lr
+    with pytest.raises(TypeError, match="AdamW: lr must be a number in"):
+        opt.step()
+    assert torch.equal(param, before)
+
+
+@pytest.mark.parametrize("settings", [{}, {"cautious": True}, {"max_grad_norm": 0.5, "max_unorm": 0.5}])
+def test_a_rate_beyond_float32_is_infinite_on_every_target(settings: dict[str, object], target: str) -> None:
+    """As it is in the kernels' float32; elements that nothing moves are then no numbers."""
+    param = torch.nn.Parameter(torch.randn(50))
+    opt = AdamW([param], lr=1e39, weight_decay=0.0, target=target, **settings)
+    param.grad = torch.randn(50)
+    param.grad[0] = 0.0
+    opt.step()
+    assert param[0].isnan()
+    assert torch.equal(param[1:], -float("inf") * param.grad[1:].sign())
+
+
+@pytest.mark.parametrize("entry", [None, [1.0]])
+def test_a_parameters_state_that_is_no_dict_is_refused(entry: object, target: str) -> None:
+    param, opt = stepped(target)
+    opt.state[param] = entry
+    with pytest.raises(TypeError, match="AdamW: the state of a parameter is a dict, not a "):
+        opt.step()
+
+
 @pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq"])
 def test_a_state_replaced_by_its_transposed_view_is_read_as_such(name: str, target: str) -> None:
     results = []

@@ -150,6 +150,57 @@ def test_rules_whose_states_have_the_same_names() -> None:
     refused(lion, params, saved(adam), "parameter 0: lion has no state exp_avg_sq")
 
 
+class Hollow(torch.Tensor):
+    """As a DTensor: it says of itself that it is dense, and has no memory."""
+
+    @staticmethod
+    def __new__(cls, like: torch.Tensor) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError(f"{func} of what has no values")
+
+
+UNREADABLE = {
+    "sparse": (torch.Tensor.to_sparse, "is torch.sparse_coo, not dense"),
+    "meta": (lambda value: value.to("meta"), "is on the device meta, without values"),
+    "hollow": (Hollow, "is a Hollow without memory of its own"),
+}
+
+
+@pytest.mark.parametrize("form", UNREADABLE)
+@pytest.mark.parametrize("theirs", [False, True], ids=["ours", "bitsandbytes"])
+def test_tensors_without_numbers_are_named(theirs: bool, form: str) -> None:
+    """Whatever of a checkpoint is one: states, scales, code books, counts, settings."""
+    params = make_params()
+    opt = AdamW8bit(params, min_8bit_size=256, target="torch")
+    train(opt, params, 1, 1)
+    good = opt.bitsandbytes_state_dict() if theirs else opt.state_dict()
+    make, message = UNREADABLE[form]
+    for number in (0, 2):  # one with states of 8 bits, and one without
+        for key, value in good["state"][number].items():
+            if isinstance(value, torch.Tensor):
+                state = {**good["state"], number: {**good["state"][number], key: make(value)}}
+                refused(opt, params, {**good, "state": state}, f"parameter {number}: {key} {message}")
+    for key, value in {"lr": make(torch.ones(1)), "betas": (0.9, make(torch.ones(1)))}.items():
+        groups = [{**good["param_groups"][0], key: value}]
+        refused(opt, params, {**good, "param_groups": groups}, f"group 0: {key} {message}")
+    groups = [{**good["param_groups"][0], "weight_decay": torch.ones(2)}]
+    refused(opt, params, {**good, "param_groups": groups}, "group 0: weight_decay is a tensor of shape (2,)")
+
+
+def test_betas_of_bitsandbytes_that_are_none() -> None:
+    params = make_params()
+    opt = optgen_optim.SGD(params, 0.1, 0.9, target="torch")
+    train(opt, params, 1, 1)
+    checkpoint = opt.bitsandbytes_state_dict()
+    for betas in ((), torch.ones(2), "half"):
+        groups = [{**checkpoint["param_groups"][0], "betas": betas}]
+        with pytest.raises((TypeError, ValueError), match="SGD"):
+            opt.load_state_dict({**checkpoint, "param_groups": groups})
+
+
 def test_what_the_class_fixes_is_not_replaced() -> None:
     params = make_params()
     opt = Adam(params, target="torch")

@@ -66,8 +66,9 @@ def test_what_no_kernel_can_read_has_no_address(odd: Tensor, look: Sweep) -> Non
 
 
 @pytest.mark.parametrize("shape", [(5,), (7,), (2, 2), ()])
-def test_what_is_not_as_long_has_no_address(shape: tuple[int, ...], look: Sweep) -> None:
-    assert look.addresses([torch.zeros(2, 3)], [torch.zeros(6)]) is not None
+def test_what_is_of_another_shape_has_no_address(shape: tuple[int, ...], look: Sweep) -> None:
+    assert look.addresses([torch.zeros(2, 3)], [torch.zeros(6)]) is None
+    assert look.addresses([torch.zeros(2, 3)], [torch.zeros(3, 2)]) is None
     assert look.addresses([torch.zeros(shape)], [torch.zeros(6)]) is None
 
 
@@ -102,6 +103,10 @@ CHANGES: dict[str, Change] = {
     "memory of a state": lambda _, entries: setattr(entries[1]["exp_avg"], "data", torch.zeros(3, 4)),
     "a longer state": lambda _, entries: entries[1]["exp_avg"].resize_(40),
     "no state": lambda _, entries: entries[1].pop("exp_avg"),
+    "a state's dtype": lambda _, entries: setattr(
+        entries[1]["exp_avg"], "data", entries[1]["exp_avg"].view(torch.int32)
+    ),
+    "a state without memory": lambda _, entries: entries[1].update(exp_avg=torch.zeros(3, 4).to_sparse()),
     "a state's strides": lambda _, entries: entries[1].update(exp_avg=entries[1]["exp_avg"].t()),
     "no tensor": lambda _, entries: entries[1].update(step=3.0),
     "one more": lambda _, entries: entries[0].update(more=torch.zeros(1)),

@@ -239,7 +239,7 @@ void step_reduce_2_chunk(
   const float d_over_d0_times_rate_3 = s.d_over_d0_times_rate_3;
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
-  Tile<SCodec> s_tile;
+  Tile<SCodec> s_value_tile;
   Tile<P0Codec> p0_tile;
   double tensor_2 = 0.0;
   double tensor_3 = 0.0;
@@ -247,7 +247,7 @@ void step_reduce_2_chunk(
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
-    auto* const s_at = s_tile.open(t.pointer(AT_S), t.pointer(AT_S_ABSMAX), at, n);
+    auto* const s_value_at = s_value_tile.open(t.pointer(AT_S), t.pointer(AT_S_ABSMAX), at, n);
     auto* const p0_at = p0_tile.open(t.pointer(AT_P0), t.pointer(AT_P0_ABSMAX), at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
@@ -255,7 +255,7 @@ void step_reduce_2_chunk(
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param = load(param_at[i]);
         const float grad = load(grad_at[i]);
-        const float s_value = load(s_at[i]);
+        const float s_value = load(s_value_at[i]);
         const float p0 = load(p0_at[i]);
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
@@ -723,7 +723,7 @@ void step_apply_chunk(
   Tile<GradCodec> grad_tile;
   Tile<ExpAvgCodec> exp_avg_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
-  Tile<SCodec> s_tile;
+  Tile<SCodec> s_value_tile;
   param_tile.draws(draw_of(t), t.at(START));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
@@ -731,7 +731,7 @@ void step_apply_chunk(
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const exp_avg_at = exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n);
     auto* const exp_avg_sq_at = exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n);
-    auto* const s_at = s_tile.open(t.pointer(AT_S), t.pointer(AT_S_ABSMAX), at, n);
+    auto* const s_value_at = s_value_tile.open(t.pointer(AT_S), t.pointer(AT_S_ABSMAX), at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd
@@ -740,7 +740,7 @@ void step_apply_chunk(
         const float grad = load(grad_at[i]);
         const float exp_avg = load(exp_avg_at[i]);
         const float exp_avg_sq = load(exp_avg_sq_at[i]);
-        const float s_value = load(s_at[i]);
+        const float s_value = load(s_value_at[i]);
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
         const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -802,17 +802,17 @@ void step_apply_chunk(
         store(param_at[i], param_kept);
         store(exp_avg_at[i], exp_avg_kept);
         store(exp_avg_sq_at[i], exp_avg_sq_kept);
-        store(s_at[i], s_kept);
+        store(s_value_at[i], s_kept);
       }
       begin = segment.end;
     }
     exp_avg_tile.measure();
     exp_avg_sq_tile.measure();
-    s_tile.measure();
+    s_value_tile.measure();
     param_tile.close(0.0f);
     exp_avg_tile.close(exp_avg_absmax_new);
     exp_avg_sq_tile.close(exp_avg_sq_absmax_new);
-    s_tile.close(0.0f);
+    s_value_tile.close(0.0f);
   }
 }
 

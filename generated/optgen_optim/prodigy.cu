@@ -284,7 +284,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
   const float d_over_d0_times_rate_3 = s.d_over_d0_times_rate_3;
   Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
-  Tile<SCodec, RUN> s_tile(t.pointer(AT_S), t.pointer(AT_S_ABSMAX), first);
+  Tile<SCodec, RUN> s_value_tile(t.pointer(AT_S), t.pointer(AT_S_ABSMAX), first);
   Tile<P0Codec, RUN> p0_tile(t.pointer(AT_P0), t.pointer(AT_P0_ABSMAX), first);
   const bool aligned =
       are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_S), t.pointer(AT_P0), t.pointer(COMPENSATION));
@@ -293,13 +293,13 @@ __device__ __forceinline__ void step_reduce_2_chunk(
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = param_tile.open(place, shared.books);
     auto* const grad_at = grad_tile.open(place, shared.books);
-    auto* const s_at = s_tile.open(place, shared.books);
+    auto* const s_value_at = s_value_tile.open(place, shared.books);
     auto* const p0_at = p0_tile.open(place, shared.books);
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float param = load(param_at[i]);
       const float grad = load(grad_at[i]);
-      const float s_value = load(s_at[i]);
+      const float s_value = load(s_value_at[i]);
       const float p0 = load(p0_at[i]);
       // grad = grad / grad_scale
       const float grad_1 = grad * inverse_grad_scale;
@@ -330,7 +330,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
     }
     param_tile.advance(STRIDE);
     grad_tile.advance(STRIDE);
-    s_tile.advance(STRIDE);
+    s_value_tile.advance(STRIDE);
     p0_tile.advance(STRIDE);
   });
   shared.partial.add(0, tensor_2);
@@ -899,7 +899,7 @@ __device__ __forceinline__ void step_apply_chunk(
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), first);
   Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), first);
-  Tile<SCodec, RUN> s_tile(t.pointer(AT_S), t.pointer(AT_S_ABSMAX), first);
+  Tile<SCodec, RUN> s_value_tile(t.pointer(AT_S), t.pointer(AT_S_ABSMAX), first);
   param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_SQ),
       t.pointer(AT_S), t.pointer(COMPENSATION));
@@ -908,14 +908,14 @@ __device__ __forceinline__ void step_apply_chunk(
     auto* const grad_at = grad_tile.open(place, shared.books);
     auto* const exp_avg_at = exp_avg_tile.open(place, shared.books);
     auto* const exp_avg_sq_at = exp_avg_sq_tile.open(place, shared.books);
-    auto* const s_at = s_tile.open(place, shared.books);
+    auto* const s_value_at = s_value_tile.open(place, shared.books);
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float param = load(param_at[i]);
       const float grad = load(grad_at[i]);
       const float exp_avg = load(exp_avg_at[i]);
       const float exp_avg_sq = load(exp_avg_sq_at[i]);
-      const float s_value = load(s_at[i]);
+      const float s_value = load(s_value_at[i]);
       // grad = grad / grad_scale
       const float grad_1 = grad * inverse_grad_scale;
       const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -977,20 +977,20 @@ __device__ __forceinline__ void step_apply_chunk(
       store(param_at[i], param_kept);
       store(exp_avg_at[i], exp_avg_kept);
       store(exp_avg_sq_at[i], exp_avg_sq_kept);
-      store(s_at[i], s_kept);
+      store(s_value_at[i], s_kept);
     }
     exp_avg_tile.measure(place);
     exp_avg_sq_tile.measure(place);
-    s_tile.measure(place);
+    s_value_tile.measure(place);
     param_tile.close(0.0f, place, shared.books);
     exp_avg_tile.close(exp_avg_absmax_new, place, shared.books);
     exp_avg_sq_tile.close(exp_avg_sq_absmax_new, place, shared.books);
-    s_tile.close(0.0f, place, shared.books);
+    s_value_tile.close(0.0f, place, shared.books);
     param_tile.advance(STRIDE);
     grad_tile.advance(STRIDE);
     exp_avg_tile.advance(STRIDE);
     exp_avg_sq_tile.advance(STRIDE);
-    s_tile.advance(STRIDE);
+    s_value_tile.advance(STRIDE);
   });
 }
 

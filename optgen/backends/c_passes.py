@@ -286,7 +286,7 @@ class PassRenderer:
 
     def _stores(self) -> list[str]:
         return [
-            self._where(write.live, f"store({write.input.name}_at[i], {self.single.print(write.value)});")
+            self._where(write.live, f"store({c_name(write.input.name)}_at[i], {self.single.print(write.value)});")
             for write in self.item.writes
         ]
 

@@ -33,7 +33,7 @@ class UnloweredNodeError(AssertionError):
 
 def c_name(name: str) -> Identifier:
     """A name that is no keyword of C++ and none of the kernels' own, which are those with capitals and some endings."""
-    own = name in RESERVED or name.endswith(("_at", "_tile", "_part")) or name != name.lower()
+    own = name in RESERVED or name.endswith(("_at", "_tile", "_part", "_value")) or name != name.lower()
     return identifier(f"{name}_value" if own else name)
 
 

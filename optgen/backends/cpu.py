@@ -81,7 +81,7 @@ class _CpuPass(PassRenderer):
     def _locals(self, fields: list[str], lines: bool) -> list[str]:
         result = [f"const {self._field_type(name)} {c_name(name)} = s.{c_name(name)};" for name in fields]
         for item in self._stored():
-            result.append(f"Tile<{self._codec(item)}> {item.name}_tile;")
+            result.append(f"Tile<{self._codec(item)}> {c_name(item.name)}_tile;")
         result += self._draws()
         for r in self.item.reductions:
             if r.reduce.over is Kind.TENSOR:
@@ -98,8 +98,10 @@ class _CpuPass(PassRenderer):
         for item in self._stored():
             how = "open" if item.name in reads else "open_new"
             live = c_formula(reads.get(item.name, item.exists))
-            call = f"{item.name}_tile.{how}({self._data(item)}, {self._aside(item)}, at, n)"
-            result.append(f"auto* const {item.name}_at = {call if live == 'true' else f'{live} ? {call} : nullptr'};")
+            call = f"{c_name(item.name)}_tile.{how}({self._data(item)}, {self._aside(item)}, at, n)"
+            result.append(
+                f"auto* const {c_name(item.name)}_at = {call if live == 'true' else f'{live} ? {call} : nullptr'};"
+            )
         return [*result, *self._prefetch()]
 
     def _prefetch(self) -> list[str]:
@@ -144,7 +146,7 @@ class _CpuPass(PassRenderer):
         lines = []
         for access in self.item.reads:
             name, live = access.input.name, c_formula(access.live)
-            value = f"load({name}_at[i])"
+            value = f"load({c_name(name)}_at[i])"
             lines.append(f"const float {c_name(name)} = {value if live == 'true' else f'{live} ? {value} : 0.0f'};")
         for name, formula in arrays.items():
             if self.kinds[name] is Kind.COL:
@@ -170,11 +172,11 @@ class _CpuPass(PassRenderer):
         result = []
         for write in self.item.writes:
             if write.input.role == "state":
-                result.append(self._where(write.live, f"{write.input.name}_tile.measure();"))
+                result.append(self._where(write.live, f"{c_name(write.input.name)}_tile.measure();"))
         for write in self.item.writes:
             scales = self._new_scale(write)
             scale = c_name(scales[0]) if scales else "0.0f"
-            result.append(self._where(write.live, f"{write.input.name}_tile.close({scale});"))
+            result.append(self._where(write.live, f"{c_name(write.input.name)}_tile.close({scale});"))
         return result
 
     # After the elements

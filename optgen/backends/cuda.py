@@ -114,10 +114,9 @@ class _CudaPass(PassRenderer):
     def _locals(self, fields: list[str], bands: bool) -> list[str]:
         result = [f"const {self._type(name)} {c_name(name)} = s.{c_name(name)};" for name in fields]
         if not bands:
-            result += [
-                f"Tile<{self._codec(item)}, RUN> {item.name}_tile({self._data(item)}, {self._aside(item)}, first);"
-                for item in self._stored()
-            ]
+            for item in self._stored():
+                place = f"{self._data(item)}, {self._aside(item)}, first"
+                result.append(f"Tile<{self._codec(item)}, RUN> {c_name(item.name)}_tile({place});")
             result += self._draws()
             moved = [self._data(item) for item in self._stored()]
             moved += [self._aside(item) for item in self._stored() if item.role == "param"]
@@ -135,15 +134,17 @@ class _CudaPass(PassRenderer):
         for item in self._stored():
             how = "open(place, shared.books)" if item.name in reads else "open_new()"
             live = c_formula(reads.get(item.name, item.exists))
-            call = f"{item.name}_tile.{how}"
-            result.append(f"auto* const {item.name}_at = {call if live == 'true' else f'{live} ? {call} : nullptr'};")
+            call = f"{c_name(item.name)}_tile.{how}"
+            result.append(
+                f"auto* const {c_name(item.name)}_at = {call if live == 'true' else f'{live} ? {call} : nullptr'};"
+            )
         return result
 
     def _body(self, bands: bool) -> list[str]:
         lines = []
         for access in self.item.reads:
             item = access.input
-            value = f"load({item.name}_at[i])"
+            value = f"load({c_name(item.name)}_at[i])"
             if bands:
                 value = f"read<{self._codec(item)}>({self._data(item)}, {self._aside(item)}, at, shared.books)"
             lines.append(f"const float {c_name(item.name)} = {_guarded(c_formula(access.live), value)};")
@@ -185,13 +186,13 @@ class _CudaPass(PassRenderer):
         result = []
         for write in self.item.writes:
             if write.input.role == "state":
-                result.append(self._where(write.live, f"{write.input.name}_tile.measure(place);"))
+                result.append(self._where(write.live, f"{c_name(write.input.name)}_tile.measure(place);"))
         for write in self.item.writes:
             scales = self._new_scale(write)
             scale = c_name(scales[0]) if scales else "0.0f"
-            statement = f"{write.input.name}_tile.close({scale}, place, shared.books);"
+            statement = f"{c_name(write.input.name)}_tile.close({scale}, place, shared.books);"
             result.append(self._where(write.live, statement))
-        return result + [f"{item.name}_tile.advance(STRIDE);" for item in self._stored()]
+        return result + [f"{c_name(item.name)}_tile.advance(STRIDE);" for item in self._stored()]
 
     # Rows and columns of a band
 

@@ -32,7 +32,7 @@ RESERVED = frozenset(("m", "f", "t", "o", "sums", "float", "results"))
 
 def py_name(name: str) -> Identifier:
     """A name that is none of the generated functions' own."""
-    return identifier(f"{name}_value" if name in RESERVED else name)
+    return identifier(f"{name}_value" if name in RESERVED or name.endswith("_value") else name)
 
 
 def py_formula(formula: Formula, flags: str = "f") -> str:

@@ -34,11 +34,11 @@ NAMES = [
     "k",
     "t",
     "begin",
-    "segment",
     "m",
     "f",
     "results",
     "Tile",
+    "s",
     "x_at",
 ]
 
@@ -132,12 +132,18 @@ name: odd
 hyperparameters:
 {HYPERS}states:
   value: {{}}
+  line: {{}}
+  segment: {{}}
+  s_value: {{}}
   x_at: {{shape: tensor}}
 blocks:
   step: |
     value = value + grad
+    line = line + grad
+    segment = segment + grad
+    s_value = s_value + grad
     x_at = norm(value)
-    double_ = -(-grad)
+    double_ = -(-grad) + (line - segment) + (s_value - value)
     switch = {SUM}
     square = switch * switch
     param = param - 0.001 * (square + double_) ** 2

@@ -138,10 +138,11 @@ def too_deep(text: SourceText, node: ast.AST, reporter: Reporter) -> None:
 
 
 def depth(node: ast.AST) -> int:
-    """How deeply an expression nests, without recursion."""
+    """How deeply an expression nests, each `and` and `or` a level, without recursion."""
     deepest, stack = 0, [(node, 1)]
     while stack:
         current, level = stack.pop()
+        level += len(current.values) - 2 if isinstance(current, ast.BoolOp) else 0
         deepest = max(deepest, level)
         stack.extend((child, level + 1) for child in ast.iter_child_nodes(current))
     return deepest

@@ -60,6 +60,15 @@ def test_every_block_compiles_or_is_refused(body: str, uses: str) -> None:
     outcome(body, uses)
 
 
+def test_long_chains_are_taken_or_refused() -> None:
+    for word in ("and", "or"):
+        for length in (100, 200, 1000, 10_000):
+            chain = f" {word} ".join(["y > 1"] * length)
+            assert outcome(f"y = norm(grad)\nparam = where({chain}, param, grad)") == (
+                "accepted" if length == 100 else "refused"
+            )
+
+
 def test_both_happen() -> None:
     assert outcome("x = grad\nparam = x") == "accepted"
     assert outcome("x = ") == "refused"

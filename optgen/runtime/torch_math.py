@@ -212,13 +212,16 @@ def matrix_total(x: Tensor) -> Tensor:
 def push(window: Tensor, value: Tensor, step: float) -> Tensor:
     """The window with a value in slot `step % n`; the first finite value fills it, others never enter."""
     entry = value.float() if isinstance(value, Tensor) else torch.tensor(value, device=window.device)
-    slot = torch.arange(window.numel(), device=window.device) == int(step) % window.numel()
+    count = int(step) if 0 < step < 2**53 else 0  # what is no count leads nowhere else
+    slot = torch.arange(window.numel(), device=window.device) == count % window.numel()
     mask = torch.where(torch.isfinite(window[0]), slot, torch.ones_like(slot)) & torch.isfinite(entry)
     return torch.where(mask, entry, window)
 
 
 def percentile(window: Tensor, q: float) -> Tensor:
-    """The entry below which `q` percent of the window lie."""
-    n = window.numel()
-    rank = min(max(math.floor(q * n / 100.0), 0), n - 1)
+    """The entry below which `q` percent of the window lie; NaN where `q` is."""
+    n, part = window.numel(), float(q)
+    if math.isnan(part):
+        return torch.full((), math.nan, dtype=torch.float64, device=window.device)
+    rank = math.floor(min(max(part * n / 100.0, 0.0), n - 1.0))
     return window.sort().values[rank].double()

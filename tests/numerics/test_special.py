@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support.catalogue import families, optimizer_class, required, rows
 
+import optgen
 from numerics.harness import NAMES, duel, make_grads, set_grads, targeted
 
 pytest.importorskip("optgen_optim")
@@ -235,3 +238,26 @@ def test_a_default_device_of_torchs_is_not_followed(name, storage, target) -> No
                 opt.step()
         results.append([tensor for param in params for tensor in (param.detach(), *opt.state[param].values())])
     assert all(map(torch.equal, *results))
+
+
+PLACES = """\
+name: places
+hyperparameters: {lr: {default: 1}, q: {default: 1}}
+states: {past: {shape: tensor, window: 4}}
+blocks:
+  step: |
+    past = push(past, norm(grad))
+    param = param - percentile(past, q / (lr - lr))
+"""
+
+
+@pytest.mark.parametrize(("q", "left"), [(1, -3.0), (-1, -1.0), (0, math.nan)])
+def test_no_percentage_leads_out_of_a_window(q: float, left: float, target: str, tmp_path: Path) -> None:
+    """Infinities are the last and the first of the window's entries, and NaN is none of them."""
+    (tmp_path / "places.yaml").write_text(PLACES)
+    param = torch.nn.Parameter(torch.ones(5))
+    opt = targeted(optgen.load(tmp_path / "places.yaml").Places, [param], target, q=q)
+    for norm in (1.0, 3.0):
+        param.grad = torch.tensor([norm, 0.0, 0.0, 0.0, 0.0])
+        opt.step()
+    assert torch.equal(param.detach().nan_to_num(9), torch.full((5,), left).nan_to_num(9))

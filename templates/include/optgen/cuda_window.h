@@ -18,11 +18,16 @@ template <int N> struct Window {
 
 template <int N> __device__ inline Window<N> read_window(const float* stored) { return {stored, 0.0f, -1}; }
 
+// Where the entry of a step stands; what is no count is taken as 0.
+template <int N> __device__ inline int slot_of(double step) {
+  return step > 0.0 && step < 9007199254740992.0 ? int(int64_t(step) % N) : 0;
+}
+
 // An unused window holds infinities. A step adds one entry at most.
 template <int N> __device__ inline Window<N> push(Window<N> window, double value, double step) {
   const float entry = float(value);
   if (!isfinite(entry)) return window;
-  return {window.stored, entry, isfinite(window.stored[0]) ? int(int64_t(step) % N) : N};
+  return {window.stored, entry, isfinite(window.stored[0]) ? slot_of<N>(step) : N};
 }
 
 // Bits that order as the numbers do.
@@ -31,7 +36,7 @@ __device__ inline uint32_t ordered_bits(float x) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-// The entry below which `q` percent of the window lie: found bit by bit, from the highest, by counting the entries
+// The entry below which `q` percent of the window lie, NaN where `q` is: found bit by bit, from the highest, by counting the entries
 // that are not above a candidate.
 template <int N> __device__ inline double percentile(Window<N> window, double q) {
   constexpr int each = (N + WARP - 1) / WARP;  // entries of a lane
@@ -52,6 +57,7 @@ template <int N> __device__ inline double percentile(Window<N> window, double q)
     for (int i = 0; i < each; ++i) below += __popc(__ballot_sync(EVERY_LANE, entries[i] <= candidate));
     if (below <= rank) found |= 1u << bit;
   }
+  if (!(q == q)) return q;
   return bits_float(found & 0x80000000u ? found & 0x7fffffffu : ~found);
 }
 

@@ -1,6 +1,7 @@
 // Windows of past values, kept as a state of the tensor.
 //
-// A value that is not finite never enters; the first finite one fills all slots, later ones slot `step % N`.
+// A value that is not finite never enters; the first finite one fills all slots, later ones slot `step % N`. Neither a
+// count of steps nor a percentage, whatever it is, leads outside.
 #pragma once
 
 #include <optgen/math.h>
@@ -17,6 +18,11 @@ template <int N> inline Window<N> read_window(const float* stored) {
   return window;
 }
 
+// Where the entry of a step stands; what is no count is taken as 0.
+template <int N> inline int slot_of(double step) {
+  return step > 0.0 && step < 9007199254740992.0 ? int(int64_t(step) % N) : 0;
+}
+
 // An unused window holds infinities.
 template <int N> inline Window<N> push(Window<N> window, double value, double step) {
   const float entry = float(value);
@@ -24,12 +30,12 @@ template <int N> inline Window<N> push(Window<N> window, double value, double st
   if (!isfinite(window.values[0])) {
     for (int i = 0; i < N; ++i) window.values[i] = entry;
   } else {
-    window.values[int64_t(step) % N] = entry;
+    window.values[slot_of<N>(step)] = entry;
   }
   return window;
 }
 
-// The entry below which `q` percent of the window lie.
+// The entry below which `q` percent of the window lie; NaN where `q` is.
 template <int N> inline double percentile(Window<N> window, double q) {
   for (int i = 1; i < N; ++i) {
     const float entry = window.values[i];
@@ -38,6 +44,7 @@ template <int N> inline double percentile(Window<N> window, double q) {
     window.values[j] = entry;
   }
   const double rank = floor(q * N / 100.0);
+  if (!(q == q)) return q;
   return window.values[rank < 0 ? 0 : rank > N - 1 ? N - 1 : int(rank)];
 }
 

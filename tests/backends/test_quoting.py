@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.compiling import ROOT, write_spec
+from support.compiling import ROOT, compiled
 from support.hostile import PARTS, TEXTS, c_code, python_code, with_texts
 
 import optgen
 from optgen.backends import quoting
 from optgen.backends.quoting import c_comment, docstring, identifier, py_string, python_comment
-from optgen.compiler import Unit, _emit, check_specs, compile_specs
+from optgen.compiler import Unit, _emit, compile_specs
 from optgen.diagnostics import SpecError
 from optgen.emit.environment import render
 from optgen.explanation import ClassInfo
@@ -67,7 +67,7 @@ ENDINGS = ("\\", "\\ ", "\\\t", "??/", "??/ ", "\\\\", "x", "*/", "\\\v", "\\\f"
 @cache
 def unit() -> Unit:
     with tempfile.TemporaryDirectory() as folder:
-        return check_specs([write_spec(Path(folder), SPEC)])[0]
+        return compiled(Path(folder), SPEC)
 
 
 def files(text: str) -> dict[str, str]:
@@ -172,9 +172,8 @@ def test_comments_are_made_in_one_place() -> None:
 @pytest.mark.parametrize("char", "\u202a\u202e\u2066\u2069")
 def test_specs_hold_nothing_that_turns_text(tmp_path: Path, char: str) -> None:
     for text in (SPEC.replace("A title", f"A {char} title"), SPEC.replace("A title", f'"\\u{ord(char):04x}"')):
-        (tmp_path / "quoted.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(SpecError, match=f"U\\+{ord(char):04X}"):
-            check_specs([tmp_path / "quoted.yaml"])
+            compiled(tmp_path, text)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def triad_kernel() -> Callable[..., None] | None:
         source = Path(folder) / "triad.cpp"
         source.write_text(TRIAD, encoding="utf-8")
         try:
-            kernel = shared_library(source, {}, compiler).triad
+            kernel = shared_library(source, {}, compiler, ["triad"]).triad
         except CompileError:
             return None
     kernel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float, ctypes.c_int64, ctypes.c_int]

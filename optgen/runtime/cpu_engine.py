@@ -39,13 +39,12 @@ class CpuEngine(KernelEngine):
         # Kernels that could sum rows or columns make room for it, also where nothing asks for the sums.
         parts = bool(self.row_sums or self.col_sums) and any(member.part is not None for member in self.members)
         macros = {**defines(rule, bucket), "OPTGEN_PARTS": "1"} if parts else defines(rule, bucket)
-        self.library = shared_library(rule.source, macros, compiler)
+        self.library = shared_library(rule.source, macros, compiler, rule.functions)
         self.functions: dict[str, Callable[[Any], None]] = {}
-        for block in rule.blocks.values():
-            for item in block.passes:
-                function = getattr(self.library, item.function)
-                function.argtypes, function.restype = [ctypes.c_void_p], None
-                self.functions[item.function] = function
+        for name in rule.functions:
+            function = getattr(self.library, name)
+            function.argtypes, function.restype = [ctypes.c_void_p], None
+            self.functions[name] = function
         count = len(self.members)
         tiles = sum(-(-param.numel() // TILE) for param in self.params)
         self.worth_threads = max(1, -(-tiles // THREAD_TILES))

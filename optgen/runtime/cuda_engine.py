@@ -91,8 +91,7 @@ class CudaEngine(KernelEngine):
         Raises:
             CompileError: if the driver does not take them.
         """
-        passes = [item.function for block in self.rule.blocks.values() for item in block.passes]
-        names = [f"{name}{part}" for name in passes for part in ("_prepare", "", "_finish")]
+        names = [f"{name}{part}" for name in self.rule.functions for part in ("_prepare", "", "_finish")]
         try:
             return {name: self.gpu.function(self.image, name) for name in names}
         except self.gpu.driver.Error as error:

@@ -205,6 +205,11 @@ class Rule:
         return Path(self.file).with_name(f"{self.name}.cu")
 
     @cached_property
+    def functions(self) -> tuple[str, ...]:
+        """The names of the passes' functions in the C++ source, and of their kernels in the CUDA source."""
+        return tuple(item.function for block in self.blocks.values() for item in block.passes)
+
+    @cached_property
     def torch_functions(self) -> ModuleType:
         """The module of the torch target."""
         return importlib.import_module(f"{self.package}.{self.name}_torch")

@@ -46,7 +46,7 @@ def choose_target(name: str, device: torch.device, wanted: str | None) -> str:
         return "cpu"
     if wanted == "cpu":
         raise RuntimeError(f"{name}: target='cpu' needs a C++ compiler: {why_no_compiler()}")
-    say_once(f"no C++ compiler, so the torch target serves: {why_no_compiler()}")
+    say_once(f"no C++ compiler can be used, so the torch target serves: {why_no_compiler()}")
     return "torch"
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -370,11 +370,11 @@ def test_what_was_checked_is_what_is_loaded(
     (entry,) = libraries(folder)
     load, loaded = cache._load, []
 
-    def exchanged(way: str) -> object:
+    def exchanged(way: str, functions: Iterable[str]) -> object:
         shutil.copy(other, tmp_path / "copy")
         (tmp_path / "copy").replace(entry)
         loaded.append(way)
-        return load(way)
+        return load(way, functions)
 
     fresh_process()
     with pytest.MonkeyPatch.context() as patched:
@@ -391,6 +391,24 @@ def test_ways_to_open_files_are_all_spelled_differently(tmp_path: Path) -> None:
         assert all(os.path.samefile(way, tmp_path / "file") for way in ways)  # noqa: PTH121
     assert len(set(ways)) == (300 if sys.platform == "linux" else 1)
     assert max(map(len, ways)) < 256
+
+
+@needs_compiler
+def test_a_library_without_its_functions_is_built_again_or_refused(
+    folder: Path, kernel: Path, fresh_process: Callable[[], None]
+) -> None:
+    """Whole and checked, but another one: a cache that was copied or restored with names mixed up."""
+    cache.shared_library(kernel, {}, compiler(), ["answer"])
+    (entry,) = libraries(folder)
+    kernel.write_text(KERNEL.replace("answer", "reply"), encoding="utf-8")
+    assert cache.shared_library(kernel, {}, compiler(), ["reply"]).reply() == 7
+    (other,) = set(libraries(folder)) - {entry}
+    shutil.copy(entry, other)
+    fresh_process()
+    assert cache.shared_library(kernel, {}, compiler(), ["reply"]).reply() == 7
+    fresh_process()
+    with pytest.raises(cache.CompileError, match=f"cannot be loaded: {other} lacks question, word\n"):
+        cache.shared_library(kernel, {}, compiler(), ["question", "reply", "word"])
 
 
 # The folder

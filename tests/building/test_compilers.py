@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from support.fake_programs import script
 
-from optgen.runtime.building import cache, compilers, private_dir
+from optgen.runtime.building import cache, compilers, nvcc, private_dir
 from optgen.runtime.building.compilers import Compiler
 
 GXX = shutil.which("g++")
@@ -87,6 +90,51 @@ def test_a_compiler_that_cannot_do_the_job_is_passed_over(
         monkeypatch.setenv("OPTGEN_CXX", str(tmp_path / "bin" / "g++"))
     assert cache.find_compiler() is None
     assert reason in cache.why_no_compiler()
+
+
+TRIED = '[ "$1" = --version ] && echo "g++ 1" && exit 0\n'
+LINKER = (
+    'echo "collect2: error: ld returned 1 exit status"; echo "ld: final link failed: No space left on device"; exit 1'
+)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dies", [LINKER, 'echo "collect2: fatal error: ld terminated with signal 7"; exit 1'])
+def test_a_full_disk_is_no_fault_of_the_compiler(
+    dies: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another folder serves, and the compiler is tried there: some linkers say nothing of the disk."""
+    full = script(tmp_path / "full-g++", f'{TRIED}case "$TMPDIR" in {folder}/*) {dies};; esac\nexec {GXX} "$@"')
+    monkeypatch.setenv("OPTGEN_CXX", str(full))
+    temporary_file = tempfile.TemporaryFile
+
+    def room(dir: Path) -> BinaryIO:
+        if folder in dir.parents:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return temporary_file(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", room)
+    with pytest.warns(RuntimeWarning, match=f"{folder} .No space left on device in {folder}"):
+        assert compiler().path == str(full)
+
+
+def test_a_disk_that_is_full_everywhere_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTGEN_CXX", str(script(tmp_path / "full-g++", f"{TRIED}{LINKER}")))
+    with pytest.warns(RuntimeWarning, match="No space left on device"):
+        assert cache.find_compiler() is None
+    fallback = private_dir.cache_dir()
+    assert cache.why_no_compiler() == f"{tmp_path}/full-g++: cannot be tried: No space left on device in {fallback}"
+
+
+def test_without_any_folder_nothing_can_be_tried(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(private_dir, "temporary_dir", full)
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", "/dev/null/cache")
+    for candidates in (compilers.compiler_candidates(), nvcc.nvcc_candidates()):
+        reasons = {candidate.reason for candidate in candidates}
+        assert reasons == {f"cannot be tried: [Errno {errno.ENOSPC}] No space left on device"}
 
 
 @needs_compiler

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.fake_programs import script
 
 from optgen.runtime.building import cache, compilers, entries, headers, private_dir
 from optgen.runtime.building.compilers import Compiler
@@ -105,6 +106,19 @@ def test_what_was_checked_is_what_the_compiler_reads(tmp_path: Path, gcc: Compil
     assert Path(f"{taken(tmp_path, gcc)[1]}.gch").read_bytes() == checked
     cache.clear_cache()
     assert Path(f"{taken(tmp_path, gcc)[1]}.gch").read_bytes() == checked
+
+
+def test_a_disk_too_small_for_them_holds_the_kernels(tmp_path: Path, gcc: Compiler) -> None:
+    """They take a hundred times as much, and kernels are compiled without them too."""
+    full = script(
+        tmp_path / "small-g++",
+        f'case "$*" in *c++-header*) echo "error: No space left on device"; exit 1;; esac\nexec {gcc.path} "$@"',
+    )
+    compiler = replace(gcc, path=str(full))
+    headers.parse_headers(compiler)
+    assert not kept(tmp_path)
+    assert made(tmp_path, compiler)
+    assert private_dir.cache_dir() == tmp_path / "cache"
 
 
 def test_damaged_ones_are_parsed_again(tmp_path: Path, gcc: Compiler) -> None:

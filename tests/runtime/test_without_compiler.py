@@ -41,7 +41,7 @@ def test_without_a_compiler_the_torch_target_serves(change, tmp_path: Path) -> N
     command = [sys.executable, "-c", WITHOUT_COMPILER]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     first, second, third, refused = done.stdout.splitlines()
-    assert first.startswith("{'torch': 1} ['RuntimeWarning: no C++ compiler, so the torch target serves")
+    assert first.startswith("{'torch': 1} ['RuntimeWarning: no C++ compiler can be used, so the torch target serves")
     assert first.count("RuntimeWarning") == 1
     assert second == third == "{'torch': 1} []", "said once a process"
     assert refused.startswith("refused: AdamW: target='cpu' needs a C++ compiler: ")

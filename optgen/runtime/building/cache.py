@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,8 +48,12 @@ ADVICE = (
 _libraries = Loader[ctypes.CDLL]()
 
 
-def shared_library(source: Path, defines: Mapping[str, str], compiler: Compiler) -> ctypes.CDLL:
+def shared_library(
+    source: Path, defines: Mapping[str, str], compiler: Compiler, functions: Iterable[str] = ()
+) -> ctypes.CDLL:
     """Return the library built from `source` with `-D` for each of `defines`, building it only if no cache has it.
+
+    One that lacks any of `functions` is built again, and refused if it still does.
 
     The headers of `optgen.paths.include_dir()` are found by the compiler; headers beside the source are not part of an
     entry's key and must not be included. Safe to call from many processes and threads at once. Import torch first:
@@ -68,15 +72,18 @@ def shared_library(source: Path, defines: Mapping[str, str], compiler: Compiler)
             key=lambda: _entry_key(source, defines, compiler, openmp),
             name=lambda key: f"{source.stem}-{key[:32]}.so",
             build=lambda output, folder: _compile(compiler, [*arguments, "-o", str(output)], folder),
-            load=lambda entry, _: _load(entry),
+            load=lambda entry, _: _load(entry, functions),
             advice=ADVICE,
             unloadable=lambda directory: f"If {directory} is mounted noexec, set OPTGEN_CACHE_DIR to another folder.",
         )
     )
 
 
-def _load(entry: str) -> ctypes.CDLL:
+def _load(entry: str, functions: Iterable[str]) -> ctypes.CDLL:
     library = ctypes.CDLL(entry)
+    lacking = [name for name in functions if not hasattr(library, name)]
+    if lacking:
+        raise OSError(f"{entry} lacks {', '.join(lacking)}")
     pause_threads_at_forks(library)
     return library
 

@@ -20,6 +20,7 @@ from optgen.runtime.building.programs import (
     Output,
     examine,
     first_line,
+    out_of_space,
     resolve,
     run,
 )
@@ -105,7 +106,12 @@ def compiler_candidates() -> Iterator[Candidate[Compiler]]:
         wanted += [(name, "PATH") for name in ("g++", "clang++", "c++")]
     for name, origin in wanted:
         more = os.environ.get("OPTGEN_CXXFLAGS", "")
-        yield _examine(name, origin, os.environ.get("PATH", os.defpath), str(cache_dir()), more)
+        try:
+            directory = str(cache_dir())
+        except OSError as error:
+            yield Candidate(name, origin, None, f"cannot be tried: {error}")
+            continue
+        yield _examine(name, origin, os.environ.get("PATH", os.defpath), directory, more)
 
 
 @functools.lru_cache(maxsize=64)
@@ -154,9 +160,14 @@ def _probe(command: tuple[str, ...], own: tuple[str, ...], temporary: Path) -> C
             ran = run((str(program),), temporary, PROBE_TIMEOUT_SECONDS)
             if ran.status == 0:
                 return Compiler(command[0], version.said.strip(), family, command[1:], flags)
+            failed = ran
             message = f"a program it built does not run here (exit status {ran.status}): {first_line(ran.said)}"
         else:
+            failed = built
             message = f"it does not build OpenMP C++17: {first_line(built.said)}"
+        full = out_of_space(failed, temporary)
+        if full:
+            raise OSError(f"{full} in {temporary.parent}")
     return message.rstrip(": ")
 
 

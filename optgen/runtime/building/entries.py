@@ -32,12 +32,11 @@ from optgen.runtime.building.private_dir import (
     scratch,
     way_to,
 )
-from optgen.runtime.building.programs import Output, first_line
+from optgen.runtime.building.programs import Output, out_of_space
 
 MESSAGE_LINES = 12
 FOOTER = struct.Struct("<Q32s8s")
 FOOTER_MARK = b"optgen\x00\x01"
-OUT_OF_SPACE = ("No space left on device", "Disk quota exceeded", "Read-only file system")
 
 Loaded = TypeVar("Loaded")
 
@@ -64,6 +63,7 @@ class Kernel(Generic[Loaded]):
             file is open. Raises OSError for what cannot be loaded.
         advice: What can be done where there is no such kernel.
         unloadable: What may be at fault when a kernel that was just built cannot be loaded: a sentence about a folder.
+        optional: Whether it is done without where the cache folder takes no more; else another folder is taken.
     """
 
     source: Path
@@ -74,6 +74,7 @@ class Kernel(Generic[Loaded]):
     load: Callable[[str, bytes], Loaded]
     advice: str
     unloadable: Callable[[Path], str]
+    optional: bool = False
 
 
 class Loader(Generic[Loaded]):
@@ -218,7 +219,7 @@ def _load_or_build(kernel: Kernel[Loaded], key: str) -> Loaded | None:
         try:
             return _load_entry(kernel, key, entry, anew)
         except _CannotStore as error:
-            if is_fallback(directory):
+            if kernel.optional or is_fallback(directory):
                 raise CompileError(
                     f"cannot store the compiled kernel {entry}: {error}\n"
                     f"Make room there, or set OPTGEN_CACHE_DIR to another folder. {kernel.advice}"
@@ -290,8 +291,9 @@ def _build(kernel: Kernel[Loaded], key: str, entry: Path) -> bool:
             except OSError as error:
                 raise CompileError(f"cannot run the compiler {kernel.compiler}: {error}\n{kernel.advice}") from None
             if done.status != 0 or not output.exists():
-                if any(phrase in done.said for phrase in OUT_OF_SPACE):
-                    raise _CannotStore(first_line(done.said))
+                full = out_of_space(done, temporary)
+                if full:
+                    raise _CannotStore(full)
                 raise CompileError(_compiler_failed(kernel, done))
             if kernel.key() != key:
                 return False

@@ -81,6 +81,7 @@ def _kernel(compiler: Compiler, behind: bool = False) -> Kernel[ModuleType]:
         load=lambda entry, _: _load(entry),
         advice="Steps work without it; those of many small tensors take longer.",
         unloadable=lambda directory: f"If {directory} is mounted noexec, set OPTGEN_CACHE_DIR to another folder.",
+        optional=True,
     )
 
 
@@ -101,4 +102,7 @@ def _load(entry: str) -> ModuleType:
         loader.exec_module(module)
     except ImportError as error:
         raise OSError(str(error)) from error
+    lacking = [name for name in vars(Sweep) if not name.startswith("_") and not hasattr(module, name)]
+    if lacking:
+        raise OSError(f"{entry} lacks {', '.join(lacking)}")
     return module

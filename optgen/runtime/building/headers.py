@@ -77,6 +77,7 @@ def _kernel(compiler: Compiler, behind: bool) -> Kernel[int]:
         load=lambda entry, _: os.open(entry, os.O_RDONLY),
         advice="Kernels are compiled without it too; that takes longer.",
         unloadable=lambda directory: f"If {directory} is full, set OPTGEN_CACHE_DIR to another folder.",
+        optional=True,
     )
 
 

@@ -24,6 +24,7 @@ from optgen.runtime.building.programs import (
     examine,
     first_line,
     identity,
+    out_of_space,
     resolve,
     run,
 )
@@ -126,7 +127,11 @@ def nvcc_candidates() -> Iterator[Candidate[Nvcc]]:
     """Yield what is looked for, in order. Later ones are examined only when they are asked for."""
     search_path = os.environ.get("PATH", os.defpath)
     variables = tuple(os.environ.get(name, "") for name in VARIABLES)
-    directory = str(cache_dir())
+    try:
+        directory = str(cache_dir())
+    except OSError as error:
+        yield Candidate("nvcc", "PATH", None, f"cannot be tried: {error}")
+        return
     forced = os.environ.get("OPTGEN_NVCC")
     if forced:
         yield _examine(forced, "OPTGEN_NVCC", search_path, variables, directory)
@@ -266,6 +271,9 @@ def _working_flags(command: tuple[str, ...], arch: str, temporary: Path) -> tupl
         done = run((*command, *arguments), temporary, PROBE_TIMEOUT_SECONDS)
         if done.status == 0 and output.exists():
             return flags
+        full = out_of_space(done, temporary)
+        if full:
+            raise OSError(f"{full} in {temporary.parent}")
         message = message or done.said
         # Too new a host compiler is refused by its number alone; of its headers kernels need next to nothing.
         if "unsupported" in done.said and "-allow-unsupported-compiler" not in flags:

@@ -135,7 +135,7 @@ def compile_libraries(package: str, directory: Path, compiler: Compiler) -> int:
     parse_headers(compiler)
 
     def build(item: Specialization) -> None:
-        shared_library(item.rule.source, item.defines, compiler)
+        shared_library(item.rule.source, item.defines, compiler, item.rule.functions)
 
     return _at_once(build, wanted)
 

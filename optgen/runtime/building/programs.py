@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -22,6 +23,8 @@ FORMAT_VERSION = 1
 PROBE_TIMEOUT_SECONDS = 120.0
 COMPILE_TIMEOUT_SECONDS = 600.0
 LOW_PRIORITY = 10
+OUT_OF_SPACE = ("No space left on device", "Disk quota exceeded", "Read-only file system")
+ROOM = 4 << 20  # bytes that a compiler has use for
 
 
 class Program(Protocol):
@@ -139,6 +142,25 @@ def first_line(text: str) -> str:
     """Return the first line that says what is wrong: one with "error" in it if there is one, else the first."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
+
+
+def out_of_space(done: Output, folder: Path) -> str:
+    """Return why there was no place for the files of a program that failed: "No space left on device"; "" if there was.
+
+    Args:
+        folder: Where it had them. Some programs, as linkers, say nothing of the disk, or die of it.
+    """
+    for phrase in OUT_OF_SPACE:
+        if phrase in done.said:
+            return phrase
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def identity(words: Sequence[str]) -> str:

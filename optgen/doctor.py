@@ -131,6 +131,7 @@ def _python_headers() -> Iterator[Finding]:
         yield Finding(name, "ok", found)
 
 
+COMPILED_ANEW = "Until then each process compiles its kernels anew"
 WITHOUT_GPU = "nothing to do on a machine without an NVIDIA GPU"
 
 
@@ -224,18 +225,19 @@ def _nvcc() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from optgen.runtime.building.cache import cache_dir, cache_size
+    from optgen.runtime.building.cache import cache_size
+    from optgen.runtime.building.private_dir import wanted_dir, why_not_usable
 
-    advice = "set OPTGEN_CACHE_DIR to a folder of yours that can be written"
-    try:
-        directory = cache_dir()
-        files, size = cache_size()
-    except (OSError, RuntimeError) as error:
-        yield Finding("cache", "problem", str(error), advice)
+    directory = wanted_dir()
+    reason = why_not_usable(directory)
+    if not reason and not os.access(directory, os.W_OK | os.X_OK):
+        reason = "it cannot be written to"
+    if reason:
+        advice = "set OPTGEN_CACHE_DIR to a folder of your own, in folders that only you and root can write to"
+        yield Finding("cache", "problem", f"{directory}: {reason}", f"{advice}. {COMPILED_ANEW}")
         return
-    writable = os.access(directory, os.W_OK | os.X_OK)
-    found = f"{directory}: {files} files, {readable_size(size)}"
-    yield Finding("cache", "ok" if writable else "problem", found, "" if writable else advice)
+    files, size = cache_size()
+    yield Finding("cache", "ok", f"{directory}: {files} files, {readable_size(size)}")
 
 
 def _stock_package() -> Iterator[Finding]:

@@ -411,6 +411,26 @@ def test_a_library_without_its_functions_is_built_again_or_refused(
         cache.shared_library(kernel, {}, compiler(), ["question", "reply", "word"])
 
 
+@needs_compiler
+def test_a_folder_that_holds_other_things_too_keeps_them(folder: Path, kernel: Path) -> None:
+    """As where OPTGEN_CACHE_DIR names a project's folder: neither builds nor `optgen cache clear` take away from it."""
+    folder.mkdir(0o755)
+    names = (
+        "lock-file.json",
+        ".tmp-experiment",
+        ".tmp-2025-results_1",
+        "headers-notes.gch",
+        "model.so",
+        "compiler.json",
+    )
+    for name in names:
+        (folder / name).mkdir()
+        os.utime(folder / name, (0, 0))
+    cache.shared_library(kernel, {}, compiler())
+    cache.clear_cache()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
 # The folder
 
 

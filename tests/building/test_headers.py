@@ -147,10 +147,11 @@ def test_clang_goes_without(tmp_path: Path, gcc: Compiler) -> None:
 
 def test_those_that_nobody_reads_any_more_are_removed(tmp_path: Path, gcc: Compiler) -> None:
     folder = private_dir.cache_dir()
-    old, recent, kernel = (folder / f"{name}" for name in ("headers-1.gch", "headers-2.gch", "adam-1.so"))
-    for path, days in ((old, 31), (recent, 29), (kernel, 400)):
+    names = (f"headers-{1:032}.gch", f"headers-{2:032}.gch", f"adam-{1:032}.so", "headers-mine.gch")
+    old, recent, kernel, other = (folder / name for name in names)
+    for path, days in ((old, 31), (recent, 29), (kernel, 400), (other, 400)):
         path.write_bytes(b"")
         then = time.time() - days * 86400
         os.utime(path, (then, then))
     headers.parse_headers(gcc)
-    assert (old.exists(), recent.exists(), kernel.exists()) == (False, True, True)
+    assert [path.exists() for path in (old, recent, kernel, other)] == [False, True, True, True]

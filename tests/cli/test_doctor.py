@@ -159,3 +159,17 @@ def test_missing_headers_of_python_are_advice(monkeypatch: pytest.MonkeyPatch, t
     finding = named(examine(), "Python headers")
     assert finding.status == "problem"
     assert "sweep.cpp failed" in finding.found
+
+
+def test_a_cache_folder_that_is_not_taken_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also though a temporary one serves each process."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "shared" / "cache"))
+    (finding,) = doctor._cache()
+    assert finding.status == "problem"
+    assert finding.found.startswith(f"{tmp_path}/shared/cache: others may write to {tmp_path}/shared (mode 777)")
+    assert "set OPTGEN_CACHE_DIR to a folder of your own" in finding.advice
+    monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "cache"))
+    (finding,) = doctor._cache()
+    assert (finding.status, finding.found) == ("ok", f"{tmp_path}/cache: 0 files, 0 B")

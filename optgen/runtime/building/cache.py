@@ -24,7 +24,7 @@ from optgen.runtime.building.entries import CompileError, Hash, Kernel, Loader, 
 from optgen.runtime.building.forks import pause_threads_at_forks
 from optgen.runtime.building.headers import parsed_headers
 from optgen.runtime.building.private_dir import cache_dir
-from optgen.runtime.building.programs import FORMAT_VERSION, Candidate, Output
+from optgen.runtime.building.programs import FORMAT_VERSION, TIMED_OUT, Candidate, Output
 
 __all__ = [
     "Candidate",
@@ -89,10 +89,11 @@ def _load(entry: str, functions: Iterable[str]) -> ctypes.CDLL:
 
 
 def _compile(compiler: Compiler, arguments: Sequence[str], folder: Path) -> Output:
-    """Compile with the headers that are parsed already; where that fails, say what the compiler says without them."""
+    """Compile with the headers that are parsed already; if that is refused, say what the compiler says without."""
     headers = parsed_headers(compiler, folder)
     done = compile_library(compiler, [*headers, *arguments], folder)
-    return compile_library(compiler, arguments, folder) if done.status != 0 and headers else done
+    refused = done.status > 0 and done.status != TIMED_OUT
+    return compile_library(compiler, arguments, folder) if refused and headers else done
 
 
 def _entry_key(source: Path, defines: Mapping[str, str], compiler: Compiler, openmp: str | None) -> str:

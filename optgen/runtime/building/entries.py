@@ -10,7 +10,7 @@ import hashlib
 import shlex
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,13 @@ from optgen.paths import include_dir
 from optgen.runtime.building.forks import renew_in_child
 from optgen.runtime.building.private_dir import (
     ENTRY_NAME,
-    LOCK_PREFIX,
-    TEMPORARY_PREFIX,
+    LOCK_NAME,
+    TEMPORARY_NAME,
     cache_dir,
     fall_back,
     is_fallback,
     locked,
+    named,
     open_own,
     publish,
     remove_stale,
@@ -173,7 +174,7 @@ def without_footer(data: bytes | None) -> bytes | None:
 def cache_size() -> tuple[int, int]:
     """Return how many files the cache holds, and their bytes."""
     files = total = 0
-    for path in entries(cache_dir()):
+    for path in named(cache_dir(), ENTRY_NAME):
         with suppress(OSError):
             total += path.stat().st_size
             files += 1
@@ -187,24 +188,18 @@ def clear_cache() -> tuple[int, int]:
     """
     directory = cache_dir()
     files = total = 0
-    for path in entries(directory):
+    for path in named(directory, ENTRY_NAME):
         with suppress(OSError):
             size = path.stat().st_size
             path.unlink()
             files += 1
             total += size
     remove_stale(directory)
-    if not any(directory.glob(f"{TEMPORARY_PREFIX}*")):
-        for path in directory.glob(f"{LOCK_PREFIX}*"):
+    if not any(named(directory, TEMPORARY_NAME)):
+        for path in named(directory, LOCK_NAME):
             with suppress(OSError):
                 path.unlink()
     return files, total
-
-
-def entries(directory: Path) -> Iterator[Path]:
-    """Yield the files of a cache folder that optgen made, in the order of their names."""
-    with suppress(OSError):
-        yield from (path for path in sorted(directory.iterdir()) if ENTRY_NAME.fullmatch(path.name))
 
 
 def _load_or_build(kernel: Kernel[Loaded], key: str) -> Loaded | None:

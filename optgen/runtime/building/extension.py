@@ -37,7 +37,7 @@ def sweep_extension(behind: bool = False) -> Sweep:
     """The functions of sweep.cpp, built only if no cache has them.
 
     Args:
-        behind: Whether the compiler is to leave the processor to others; it then ends with this process.
+        behind: Whether the compiler is to leave the processor to others.
 
     Raises:
         CompileError: where there is no compiler or no header of Python, and when it cannot be built or loaded.

@@ -6,6 +6,7 @@ Parsing them takes about half of the time in which a kernel is compiled; what is
 from __future__ import annotations
 
 import os
+import re
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from optgen.runtime.building.programs import COMPILE_TIMEOUT_SECONDS, FORMAT_VER
 
 HEADER = Path("optgen", "cpu.h")  # the one that every kernel includes first
 SUFFIX = ".gch"
+NAME = re.compile(rf"headers-[0-9a-f]{{32}}{re.escape(SUFFIX)}")
 FILES = Path("/proc")  # where Linux shows what processes have open
 UNUSED_DAYS = 30.0  # after which one of an earlier version of optgen or of the compiler is removed
 
@@ -61,7 +63,7 @@ def parse_headers(compiler: Compiler) -> None:
 def _make(kernel: Kernel[int]) -> None:
     with suppress(OSError, CompileError):  # kernels are compiled without it too
         _parsed.get(kernel)
-        remove_unused(cache_dir(), f"headers-*{SUFFIX}", UNUSED_DAYS)
+        remove_unused(cache_dir(), NAME, UNUSED_DAYS)
 
 
 def _kernel(compiler: Compiler, behind: bool) -> Kernel[int]:

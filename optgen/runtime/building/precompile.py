@@ -20,6 +20,7 @@ from optgen.runtime.building.compilers import Compiler
 from optgen.runtime.building.cubins import build_cubin, store_cubin
 from optgen.runtime.building.headers import parse_headers
 from optgen.runtime.building.nvcc import Nvcc
+from optgen.runtime.building.programs import end_all
 from optgen.runtime.kernel_engine import defines
 from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.parameters import DTYPES, Bucket
@@ -172,6 +173,7 @@ def _at_once(build: Callable[[Any], None], items: Sequence[Any]) -> int:
             for done in running:
                 done.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
             raise
     return len(items)

@@ -25,7 +25,10 @@ from optgen.runtime.building.trusted_path import OTHERS_WRITE, follow, others_wr
 
 TEMPORARY_PREFIX = ".tmp-"
 LOCK_PREFIX = "lock-"
+# The user may have named a folder that holds other things too: what is removed is told by its whole name.
 ENTRY_NAME = re.compile(r".+-[0-9a-f]{32}\.(so|gch|cubin)|(compiler|nvcc)-[0-9a-f]{32}\.json")
+LOCK_NAME = re.compile(rf"{re.escape(LOCK_PREFIX)}([0-9a-f]{{2}}|compiler|nvcc)")
+TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}\d+-[a-z0-9_]{{8}}")  # as tempfile.mkdtemp makes it
 STALE_SECONDS = 3600.0
 LOCK_TIMEOUT_SECONDS = 900.0
 
@@ -40,15 +43,12 @@ def cache_dir() -> Path:
     that cannot be made, that belongs to someone else, or that others could exchange for another is replaced by a
     private temporary one, with one warning.
     """
-    wanted = _wanted_dir()
+    wanted = wanted_dir()
     fallback = _fallbacks.get(wanted)
     if fallback is not None:
         return fallback
-    try:
-        _make_private(wanted)
-    except OSError as error:
-        return fall_back(wanted, str(error))
-    return wanted
+    reason = why_not_usable(wanted)
+    return fall_back(wanted, reason) if reason else wanted
 
 
 def fall_back(wanted: Path, reason: str) -> Path:
@@ -77,7 +77,8 @@ def is_fallback(directory: Path) -> bool:
     return directory in _fallbacks.values()
 
 
-def _wanted_dir() -> Path:
+def wanted_dir() -> Path:
+    """Return the folder of compiled kernels that is wanted, which may not be usable."""
     override = os.environ.get("OPTGEN_CACHE_DIR")
     if override:
         wanted = Path(override)
@@ -87,6 +88,15 @@ def _wanted_dir() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("optgen", appauthor=False))
+
+
+def why_not_usable(directory: Path) -> str:
+    """Make the folder if it does not exist; return why it cannot be used, "" if it can."""
+    try:
+        _make_private(directory)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _make_private(directory: Path) -> None:
@@ -119,7 +129,7 @@ def _make_private(directory: Path) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith((TEMPORARY_PREFIX, LOCK_PREFIX)) or ENTRY_NAME.fullmatch(name) is not None
+    return any(form.fullmatch(name) for form in (ENTRY_NAME, LOCK_NAME, TEMPORARY_NAME))
 
 
 @contextmanager
@@ -201,9 +211,15 @@ def way_to(file: BinaryIO, path: Path) -> str:
     return opened if Path(opened).exists() else str(path)
 
 
-def remove_unused(directory: Path, pattern: str, days: float) -> None:
+def named(directory: Path, form: re.Pattern[str]) -> Iterator[Path]:
+    """Yield what lies in a folder under names of a form, in the order of the names."""
+    with suppress(OSError):
+        yield from (path for path in sorted(directory.iterdir()) if form.fullmatch(path.name))
+
+
+def remove_unused(directory: Path, form: re.Pattern[str], days: float) -> None:
     """Remove the files of a name's form that nobody has read for so many days."""
-    for path in directory.glob(pattern):
+    for path in named(directory, form):
         with suppress(OSError):
             found = path.stat()
             if time.time() - max(found.st_atime, found.st_mtime) > days * 86400:
@@ -212,7 +228,7 @@ def remove_unused(directory: Path, pattern: str, days: float) -> None:
 
 def remove_stale(directory: Path) -> None:
     """Remove what builds that were killed more than an hour ago left behind."""
-    for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
+    for path in named(directory, TEMPORARY_NAME):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(path)

@@ -11,8 +11,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -23,6 +23,7 @@ FORMAT_VERSION = 1
 PROBE_TIMEOUT_SECONDS = 120.0
 COMPILE_TIMEOUT_SECONDS = 600.0
 LOW_PRIORITY = 10
+TIMED_OUT = 124  # as an exit status
 OUT_OF_SPACE = ("No space left on device", "Disk quota exceeded", "Read-only file system")
 ROOM = 4 << 20  # bytes that a compiler has use for
 
@@ -76,66 +77,60 @@ def resolve(name: str, search_path: str) -> tuple[str, ...] | None:
 
 
 def run(command: Sequence[str], temporary: Path, timeout: float, behind: bool = False) -> Output:
-    """Run a program with English messages and its temporary files in `temporary`.
+    """Run a program in the folder `temporary`, with English messages and its temporary files there.
+
+    It ends when time is up or this process is interrupted or ends, with all that it has started.
 
     Args:
-        behind: Whether it is to leave the processor to others; it then ends with this process, if not before.
+        behind: Whether it is to leave the processor to others.
 
     Raises:
         OSError: if it cannot be run.
     """
     environment = dict(os.environ, LC_ALL="C", TMPDIR=str(temporary))
-    with (
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
-            start_new_session=behind,  # a compiler is several programs, which can only be ended together
-        ) as process,
-        _behind(process) if behind else nullcontext(),
-    ):
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        # Compilers search the folder that they run in where CPATH or its like has an empty word.
+        cwd=temporary,
+        start_new_session=True,  # a compiler is several programs, which can only be ended together
+    ) as process:
+        _running[process] = os.getpid()
         try:
+            if behind:
+                with suppress(OSError):
+                    os.setpriority(os.PRIO_PGRP, process.pid, LOW_PRIORITY)
             said, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            _end(process, behind)
-            return Output(tuple(command), 124, f"no answer after {timeout:.0f} seconds")
+            _end(process)
+            return Output(tuple(command), TIMED_OUT, f"no answer after {timeout:.0f} seconds")
         except BaseException:
-            _end(process, behind)
+            _end(process)
             raise
+        finally:
+            del _running[process]
     return Output(tuple(command), process.returncode, said)
 
 
-_running_behind: dict[subprocess.Popen[str], int] = {}  # with the process that started it, which alone may end it
+_running: dict[subprocess.Popen[str], int] = {}  # with the process that started it, which alone may end it
 
 
-@contextmanager
-def _behind(process: subprocess.Popen[str]) -> Iterator[None]:
+def _end(process: subprocess.Popen[str]) -> None:
     with suppress(OSError):
-        os.setpriority(os.PRIO_PGRP, process.pid, LOW_PRIORITY)
-    _running_behind[process] = os.getpid()
-    try:
-        yield
-    finally:
-        del _running_behind[process]
-
-
-def _end(process: subprocess.Popen[str], whole_group: bool) -> None:
-    with suppress(OSError):
-        if whole_group:
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @atexit.register
-def _end_what_runs_behind() -> None:
-    for process, starter in list(_running_behind.items()):
+def end_all() -> None:
+    """End the programs that threads of this process wait for."""
+    for process, starter in list(_running.items()):
         if starter == os.getpid():
-            _end(process, whole_group=True)
+            _end(process)
 
 
 def first_line(text: str) -> str:

@@ -104,7 +104,8 @@ def _make_private(directory: Path) -> None:
     if not directory.is_absolute():
         raise OSError("the user has no home folder")
     directory = follow(directory)
-    for missing in reversed([folder for folder in (directory, *directory.parents) if not folder.exists()]):
+    above = itertools.takewhile(lambda folder: not folder.exists(), (directory, *directory.parents))
+    for missing in reversed(list(above)):
         with suppress(FileExistsError):
             missing.mkdir(0o700)
     found = os.lstat(directory)

@@ -27,31 +27,31 @@ def follow(path: Path) -> Path:
     """
     if not hasattr(os, "geteuid"):
         return path
-    here, ahead, links = Path(path.anchor), list(reversed(path.parts[1:])), 0
+    here, ahead, links = path.anchor, list(reversed(path.parts[1:])), 0
     _look_at_folder(here, os.lstat(here))
     while ahead:
         part = ahead.pop()
         if part == "..":
-            here = here.parent
+            here = os.path.dirname(here)
             continue
-        item = here / part
+        item = os.path.join(here, part)
         try:
             found = os.lstat(item)
         except FileNotFoundError:
-            return item.joinpath(*reversed(ahead))
+            return Path(item, *reversed(ahead))
         if stat.S_ISLNK(found.st_mode):
             _look_at_owner(item, found, "point it elsewhere")
             links += 1
             if links > MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-            target = item.readlink()
-            here = Path(target.anchor) if target.is_absolute() else here
-            ahead += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+            target = Path(item).readlink()
+            here = target.anchor or here
+            ahead += reversed(target.parts[1:] if target.anchor else target.parts)
         else:
             if ahead:
                 _look_at_folder(item, found)
             here = item
-    return here
+    return Path(here)
 
 
 def others_write(found: os.stat_result) -> bool:
@@ -61,7 +61,7 @@ def others_write(found: os.stat_result) -> bool:
     return bool(found.st_mode & stat.S_IWGRP) and not _is_own_group(found.st_gid)
 
 
-def _look_at_folder(folder: Path, found: os.stat_result) -> None:
+def _look_at_folder(folder: str, found: os.stat_result) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise OSError(f"{folder} is not a folder")
     _look_at_owner(folder, found, "put something else in the place of what lies in it")
@@ -71,9 +71,9 @@ def _look_at_folder(folder: Path, found: os.stat_result) -> None:
         raise OSError(f"others may write to {folder} ({mode}), and put something else in the place of what lies in it")
 
 
-def _look_at_owner(item: Path, found: os.stat_result, could: str) -> None:
+def _look_at_owner(item: str, found: os.stat_result, could: str) -> None:
     user = os.geteuid()
-    if found.st_uid not in (user, 0, _unknown_user()):
+    if found.st_uid not in (user, 0) and found.st_uid != _unknown_user():
         raise OSError(f"{item} belongs to user {found.st_uid}, who could {could}; this is user {user}")
 
 

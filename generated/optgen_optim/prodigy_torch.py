@@ -312,7 +312,7 @@ def step_reduce_4(t: View) -> Results:
         results["sum_reduced_3"] = m.total(reduced_3)
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
         results["squares_param"] = m.total_squares(param)
-        results["squares_update_3"] = m.total_squares(update_3)
+        results["squares_update_3"] = m.total_squares(t.spread(update_3, "element"))
     return results
 
 

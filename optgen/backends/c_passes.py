@@ -267,6 +267,20 @@ class PassRenderer:
             item.role, f"t.pointer({column(scale_name(item.name))})"
         )
 
+    def _open(self, item: Input, read: str, new: str) -> str:
+        """Where a tile's elements lie: decoded where they are read, room for new ones where they are written only."""
+        reads = {a.input.name: a.live for a in self.item.reads}
+        writes = {w.input.name: w.live for w in self.item.writes}
+        live = reads.get(item.name, FALSE)
+        rest = (writes.get(item.name, FALSE) & ~live).given(~live) if not live.is_true else FALSE
+        name, value = c_name(item.name), "nullptr"
+        for formula, call in ((rest, new), (live, read)):
+            if formula.is_true:
+                value = f"{name}_tile.{call}"
+            elif not formula.is_false:
+                value = f"{c_formula(formula)} ? {name}_tile.{call} : {value}"
+        return f"auto* const {name}_at = {value};"
+
     def _draws(self) -> list[str]:
         """Where the random numbers of a parameter that is written come from."""
         written = any(write.input.role == "param" for write in self.item.writes)

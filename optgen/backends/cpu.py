@@ -93,24 +93,22 @@ class _CpuPass(PassRenderer):
         return result
 
     def _opens(self) -> list[str]:
-        reads = {a.input.name: a.live for a in self.item.reads}
         result = []
         for item in self._stored():
-            how = "open" if item.name in reads else "open_new"
-            live = c_formula(reads.get(item.name, item.exists))
-            call = f"{c_name(item.name)}_tile.{how}({self._data(item)}, {self._aside(item)}, at, n)"
-            result.append(
-                f"auto* const {c_name(item.name)}_at = {call if live == 'true' else f'{live} ? {call} : nullptr'};"
-            )
+            given = f"{self._data(item)}, {self._aside(item)}, at, n"
+            result.append(self._open(item, f"open({given})", f"open_new({given})"))
         return [*result, *self._prefetch()]
 
     def _prefetch(self) -> list[str]:
         """Asks ahead where the gradient alone is read: processors do so for several streams, but not far for one."""
-        others = FALSE
+        alone = FALSE
+        for access in self.item.reads:
+            if access.input.role == "grad":
+                alone = access.live
         for access in self.item.reads:
             if access.input.role != "grad":
-                others = others | access.live
-        return [] if self.last or others.is_true else [self._where(~others, "grad_tile.prefetch(t.grad, at, n);")]
+                alone = alone & ~access.live
+        return [] if self.last or alone.is_false else [self._where(alone, "grad_tile.prefetch(t.grad, at, n);")]
 
     def _segment(self, arrays: Mapping[str, Formula]) -> list[str]:
         formulas = [r.live for r in (*self.row_sums, *self.col_sums)] + list(arrays.values())

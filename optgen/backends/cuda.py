@@ -129,16 +129,7 @@ class _CudaPass(PassRenderer):
     def _opens(self, bands: bool) -> list[str]:
         if bands:
             return [f"double {self._part(r)} = 0.0;" for r in self.col_sums]
-        reads = {a.input.name: a.live for a in self.item.reads}
-        result = []
-        for item in self._stored():
-            how = "open(place, shared.books)" if item.name in reads else "open_new()"
-            live = c_formula(reads.get(item.name, item.exists))
-            call = f"{c_name(item.name)}_tile.{how}"
-            result.append(
-                f"auto* const {c_name(item.name)}_at = {call if live == 'true' else f'{live} ? {call} : nullptr'};"
-            )
-        return result
+        return [self._open(item, "open(place, shared.books)", "open_new()") for item in self._stored()]
 
     def _body(self, bands: bool) -> list[str]:
         lines = []

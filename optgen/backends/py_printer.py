@@ -7,13 +7,13 @@ IEEE 754 where Python's own floats would raise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from optgen.backends.quoting import Identifier, identifier
 from optgen.ir.formula import Formula
 from optgen.ir.kinds import kind_of
-from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select
+from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select, refs
 
 PRECEDENCE = {"==": 4, "!=": 4, "<": 4, "<=": 4, ">": 4, ">=": 4, "+": 6, "-": 6, "*": 7, "/": 7}
 FUNCTION = {"min": "minimum", "max": "maximum", "and": "both", "or": "either", "not": "negate", "abs": "absolute"}
@@ -60,11 +60,14 @@ class PyPrinter:
     Attributes:
         kinds: Kinds of the names that may occur.
         flags: How the flags are reached, as in `f.amsgrad`.
+        fewer: Names that may be fewer numbers than their kind says, as one number for all elements is: what reduces
+            or rounds them spreads them first.
     """
 
     kinds: Mapping[str, Kind]
     flags: str = "f"
     names: Mapping[str, str] = field(default_factory=dict)
+    fewer: Set[str] = frozenset()
 
     def print(self, expr: Expr) -> str:
         """The expression as Python."""
@@ -91,11 +94,16 @@ class PyPrinter:
                 text = f"{self._print(a, level)} {op} {self._print(b, level + 1)}"
                 return self._wrap(text, level, outer)
             case Call(op="rounded", args=(x,)):
-                return f"t.rounded({self.print(x)})"
+                return f"t.rounded({self._spread(x)})"
             case Call(op=op, args=args):
                 return f"m.{FUNCTION.get(op, op)}({', '.join(self.print(arg) for arg in args)})"
             case Reduce(op=op, over=over, x=x):
-                return f"m.{REDUCTION[over, op]}({self.print(x)})"
+                return f"m.{REDUCTION[over, op]}({self._spread(x)})"
+
+    def _spread(self, x: Expr) -> str:
+        if any(name in self.fewer for name in refs(x)):
+            return f't.spread({self.print(x)}, "{kind_of(x, self.kinds).name.lower()}")'
+        return self.print(x)
 
     def _on_host(self, expr: Expr) -> bool:
         return kind_of(expr, self.kinds) <= Kind.STEP

@@ -5,7 +5,7 @@ Runs on every device torch has, serves where no compiler is found, and is the or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
 from optgen.backends.base import Rendering, describe
@@ -14,8 +14,9 @@ from optgen.backends.py_printer import PyPrinter, py_formula, py_name
 from optgen.backends.quoting import docstring, python_comment
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.kinds import kind_of
 from optgen.ir.liveness import demands, needed, resolve
-from optgen.ir.nodes import Expr, Input, Kind, refs
+from optgen.ir.nodes import Call, Expr, Input, Kind, Program, Reduce, Ref, Select, refs
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import PassPlan, Plan, Reduction, Step, Write
 
@@ -53,7 +54,7 @@ class _FunctionRenderer:
         self.last = item is plan.passes[-1]
         self.inputs = plan.program.inputs
         self.kinds = plan.kinds
-        self.printer = PyPrinter(plan.kinds)
+        self.printer = PyPrinter(plan.kinds, fewer=_fewer(plan.program))
         self.scales = {scale_name(name) for name, i in self.inputs.items() if i.kind is Kind.ELEMENT}
         outputs = [(value, target) for target, value in plan.program.outputs.items() if target not in self.scales]
         roots = [root for value, target in outputs for root in demands(value, self.inputs[target].exists)]
@@ -163,6 +164,34 @@ class _FunctionRenderer:
             return ["return {", *always, "}"] if always else ["return {}"]
         first = ["results: Results = {", *always, "}"] if always else ["results: Results = {}"]
         return [*first, *_guarded(sometimes), "return results"]
+
+
+def _fewer(program: Program) -> set[str]:
+    """The names that may be fewer numbers in torch than their kind says: one may stand for all elements."""
+    fewer = {name for name, item in program.inputs.items() if item.kind < Kind.MATRIX}
+    kinds = program.kinds()
+    for let in program.lets:
+        if not _is_whole(let.expr, let.kind, fewer, kinds):
+            fewer.add(let.name)
+    return fewer
+
+
+def _is_whole(expr: Expr, kind: Kind, fewer: Set[str], kinds: Mapping[str, Kind]) -> bool:
+    """Whether an expression surely has all numbers of a kind: an operand has them, or one has rows and one columns."""
+    match expr:
+        case Ref(name=name):
+            return name not in fewer and kinds[name] is kind
+        case Reduce(over=over):
+            return over is kind
+        case Select(then=then, other=other):
+            return all(_is_whole(part, kind, fewer, kinds) for part in (then, other))
+        case Call(op="where", args=(condition, then, other)) if kind_of(condition, kinds) <= Kind.STEP:
+            return all(_is_whole(part, kind, fewer, kinds) for part in (then, other))
+        case Call(args=args):
+            whole = any(_is_whole(arg, kind, fewer, kinds) for arg in args)
+            lines = {k for k in (Kind.ROW, Kind.COL) for arg in args if _is_whole(arg, k, fewer, kinds)}
+            return whole or (kind is Kind.ELEMENT and len(lines) == 2)
+    return False
 
 
 def _guarded(lines: Iterable[Line]) -> list[str]:

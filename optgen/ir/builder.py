@@ -72,7 +72,7 @@ class Builder:
         self.by_name: dict[str, Let] = {}
         self.text: SourceText
         self.shared = False
-        self.source = ""
+        self.source, self.path = "", TRUE
         self.writable: tuple[str, ...] = ()
         self.visible: frozenset[str] = frozenset()
         self.final: Mapping[str, Value] = {}
@@ -141,7 +141,7 @@ class Builder:
             unique = f"{name}_{self.counts[name]}"
         kind = kind_of(expr, self.kinds)
         location = node_location(self.text, node) if node is not None else None
-        let = Let(unique, expr, kind, source, location)
+        let = Let(unique, expr, kind, source, location, self.path)
         self.lets.append(let)
         self.by_name[unique] = let
         self.kinds[unique] = kind
@@ -185,7 +185,7 @@ class Builder:
         if not self._may_assign(name, target):
             env |= self._unknown(node, {})
             return
-        self.source = ast.unparse(node)
+        self.source, self.path = ast.unparse(node), path
         expr = self._expression(value, env, path)
         if expr == ERROR:
             env[name] = Value(ERROR)

@@ -36,7 +36,7 @@ def needed(
         require(name, live)
     for let in reversed(list(lets)):
         if let.name in result and not stop(let):
-            for name, live in demands(let.expr, result[let.name]):
+            for name, live in demands(let.expr, let.path if let.sums_all else result[let.name]):
                 require(name, live)
     return result
 

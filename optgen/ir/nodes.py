@@ -156,13 +156,19 @@ class Input:
 
 @dataclass(frozen=True)
 class Let:
-    """A binding, with the statement it comes from."""
+    """A binding, with the statement it comes from, and under which guards that is reached."""
 
     name: str
     expr: Expr
     kind: Kind
     source: str
     location: Location | None = field(default=None, compare=False)
+    path: Formula = TRUE
+
+    @property
+    def sums_all(self) -> bool:
+        """Whether it reduces over all parameters: those that reach it, whether they need the result or not."""
+        return isinstance(self.expr, Reduce) and self.expr.over is Kind.GLOBAL
 
 
 @dataclass(frozen=True)

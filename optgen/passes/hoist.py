@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from optgen.ir.formula import TRUE, Formula
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select
 
@@ -21,7 +22,7 @@ class _Hoister:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.kinds = program.kinds()
-        self.known: dict[Expr, str] = {}
+        self.known: dict[tuple[Expr, Formula], str] = {}
         self.lets: list[Let] = []
 
     def run(self) -> Program:
@@ -29,7 +30,7 @@ class _Hoister:
             expr = self._operand_free(let.expr, let)
             self.lets.append(replace(let, expr=expr))
             if not isinstance(expr, Ref | Const):
-                self.known.setdefault(expr, let.name)
+                self.known.setdefault(_key(expr, let), let.name)
         return replace(self.program, lets=tuple(self.lets))
 
     def _operand_free(self, expr: Expr, let: Let) -> Expr:
@@ -57,12 +58,12 @@ class _Hoister:
         kind = kind_of(expr, self.kinds)
         inner = replace(let, kind=kind)
         expr = self._operand_free(expr, inner)
-        if expr in self.known:
-            return Ref(self.known[expr])
+        if _key(expr, let) in self.known:
+            return Ref(self.known[_key(expr, let)])
         name = self._fresh(expr, let)
         self.kinds[name] = kind
-        self.lets.append(Let(name, expr, kind, "", let.location))
-        self.known[expr] = name
+        self.lets.append(Let(name, expr, kind, "", let.location, let.path))
+        self.known[_key(expr, let)] = name
         return Ref(name)
 
     def _fresh(self, expr: Expr, let: Let) -> str:
@@ -73,6 +74,12 @@ class _Hoister:
             count += 1
             name = f"{stem}_{count}"
         return name
+
+
+def _key(expr: Expr, let: Let) -> tuple[Expr, Formula]:
+    """What makes a value of a binding the same as another: of a sum over all parameters, which of them reach it too."""
+    sums_all = isinstance(expr, Reduce) and expr.over is Kind.GLOBAL
+    return expr, let.path if sums_all else TRUE
 
 
 WORDS = {"-": "minus", "+": "plus", "*": "times", "/": "over", "**": "power", "neg": "minus"}

@@ -81,6 +81,20 @@ class View:
             scale = torch.tensor(scale, dtype=torch.float64, device="cpu")
         return self.grad * scale.double().reciprocal().float().to(self.grad.device)
 
+    def spread(self, x: Any, kind: str) -> Tensor:
+        """Numbers of a smaller kind, one for each of this kind."""
+        lines = self.member.line_shape
+        match kind:
+            case "row":
+                shape = (*lines[:-1], 1)
+            case "col":
+                shape = (*lines[:-2], 1, *lines[-1:])
+            case "matrix":
+                shape = (*lines[:-2], 1, 1)
+            case _:
+                shape = tuple(self.member.param.shape) or (1,)
+        return torch.as_tensor(x, device=self.member.param.device).to(torch.float32).expand(shape)
+
     def own_rows(self, x: Tensor) -> Tensor:
         """Numbers of rows, (..., rows, 1): of the rows that this process has elements of."""
         part = self.member.part

@@ -57,8 +57,8 @@ def slots(program: Program) -> tuple[dict[str, dict[int, Formula]], int]:
     result: dict[str, dict[int, Formula]] = {}
     for let in reversed(program.lets):
         places = _earliest(due.get(let.name, {}))
-        if isinstance(let.expr, Reduce) and let.expr.over is Kind.GLOBAL and places:
-            places = {min(places): _union(places.values())}
+        if let.sums_all and places:
+            places = {min(places): let.path}
         if is_element_reduction(let, kinds):
             places = {deadline - 1: live.given(TRUE) for deadline, live in places.items()}
             result[let.name] = places

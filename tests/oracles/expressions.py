@@ -89,9 +89,32 @@ class Window:
     """Past values of a tensor."""
 
     ball: Ball
+    kind: Kind = Kind.TENSOR
 
 
 Value = Number | Truth | Window
+
+
+def kind_of(node: ast.AST, kinds: Mapping[str, Kind]) -> Kind:
+    """The kind of an expression, given those of the names that it reads."""
+    match node:
+        case ast.Name(id=name):
+            return kinds[name]
+        case ast.Call(func=ast.Name(id="percentile" | "push")):
+            return Kind.TENSOR
+        case ast.Call(func=ast.Name(id="row_sum" | "row_mean")):
+            return Kind.ROW
+        case ast.Call(func=ast.Name(id="col_sum" | "col_mean")):
+            return Kind.COL
+        case ast.Call(func=ast.Name(id="sum" | "mean" | "norm" | "rms" | "absmax"), keywords=keywords):
+            over = keywords[0].value.id if keywords else "tensor"  # type: ignore[attr-defined]
+            return {"all": Kind.GLOBAL, "matrix": Kind.MATRIX, "tensor": Kind.TENSOR}[over]
+        case ast.Call(args=args):
+            return join(Kind.CONST, *(kind_of(arg, kinds) for arg in args))
+        case ast.expr():
+            operands = (child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
+            return join(Kind.CONST, *(kind_of(operand, kinds) for operand in operands))
+    raise ValueError(f"no expression: {ast.unparse(node)}")
 
 
 def const(value: float, kind: Kind = Kind.CONST) -> Number:

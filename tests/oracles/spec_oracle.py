@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,20 @@ from oracles import ball as balls
 from oracles.ball import HOST, HOST_TINY, Array, Ball, rounded, where
 from oracles.base import array
 from oracles.declared import Row, Stage, State, holds, parsed
-from oracles.expressions import KINDS, Evaluator, Kind, Number, Truth, Value, Window, both, const, single
+from oracles.expressions import (
+    KINDS,
+    Evaluator,
+    Kind,
+    Number,
+    Truth,
+    Value,
+    Window,
+    both,
+    const,
+    join,
+    kind_of,
+    single,
+)
 from oracles.philox import bits16
 from oracles.rounding import Rounding, decoded, rounding_of
 from oracles.storage import CODECS, DTYPES, OF_BITS, WHOLE, Quantized, store
@@ -64,11 +79,13 @@ class _Block:
         for stage in stages:
             common = self.oracle.family.common | STEP_NAMES
             seen = {name: value for name, value in self.names.items() if not stage.shared or name in common}
+            own = {"grad": seen["grad"]} if left else {}
             seen |= left if stage.shared else {}
             self._statements(stage.body, seen, everywhere)
             if stage.shared and not left and "grad" in seen:
                 left = {"grad": seen["grad"]}
             self.names |= {name: value for name, value in seen.items() if not stage.shared or name in common}
+            self.names |= own if stage.shared else {}
         return self.names
 
     def _statements(self, body: Sequence[ast.stmt], names: dict[str, Value], everywhere: Any) -> None:
@@ -83,11 +100,59 @@ class _Block:
                         value = both(active, value)
                     names[name] = value
                 case ast.If(test=test, body=then, orelse=other):
-                    self._statements(then if holds(test, self.facts) else other, names, everywhere)
+                    before = dict(names)
+                    taken, left = (then, other) if holds(test, self.facts) else (other, then)
+                    self._statements(taken, names, everywhere)
+                    self._widen(names, before, left)
                 case ast.Pass() | ast.Expr():
                     pass
                 case _:
                     raise ValueError(f"not in the language: {ast.unparse(statement)}")
+
+    def _widen(self, names: dict[str, Value], before: Mapping[str, Value], left: Sequence[ast.stmt]) -> None:
+        """Give numbers the kind that they have behind an `if`, where its other branch leaves a larger one."""
+        kinds = {**self.oracle.declared_kinds, **{name: value.kind for name, value in before.items() if name in names}}
+        _assigned_kinds(left, kinds)
+        for name, value in names.items():
+            if isinstance(value, Number) and name in kinds:
+                names[name] = self._widened(value, join(value.kind, kinds[name]))
+
+    def _widened(self, value: Number, kind: Kind) -> Number:
+        if kind is value.kind:
+            return value
+        if not kind.is_single:
+            return replace(value, kind=kind)
+        param = self.names["param"]
+        assert isinstance(param, Number)
+        shape = list(param.ball.shape)
+        for axis in {Kind.ROW: (-1,), Kind.COL: (-2,), Kind.MATRIX: (-2, -1)}.get(kind, ()):
+            if len(shape) >= -axis:
+                shape[axis] = 1
+        ball = single(value, kind)
+        return Number(Ball(np.broadcast_to(ball.mid, shape), np.broadcast_to(ball.rad, shape)), kind)
+
+
+def _assigned_kinds(body: Sequence[ast.stmt], kinds: dict[str, Kind]) -> None:
+    """What kinds names would have after statements; those that read what is not there are left out."""
+    for statement in body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=node):
+                with suppress(KeyError):
+                    kinds[name] = kind_of(node, kinds)
+            case ast.If(body=then, orelse=other):
+                branches = [dict(kinds), dict(kinds)]
+                _assigned_kinds(then, branches[0])
+                _assigned_kinds(other, branches[1])
+                for name in branches[0].keys() | branches[1].keys():
+                    kinds[name] = join(*(branch[name] for branch in branches if name in branch))
+
+
+def _in_order(body: Iterable[ast.AST]) -> Iterator[ast.Call]:
+    """The calls of statements, in the order in which they are evaluated."""
+    for node in body:
+        yield from _in_order(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Call):
+            yield node
 
 
 class SpecOracle:
@@ -118,8 +183,13 @@ class SpecOracle:
         self.state_balls: list[dict[str, Ball]] = [{} for _ in params]
         self.codes: list[dict[str, Quantized]] = [{} for _ in params]
         self.steps = [0] * len(params)
+        self.settled: set[int] = set()  # parameters that have had a gradient
         self.inputs: dict[str, float] = {}
         self.hypers = self._hypers()
+        self.declared_kinds = dict.fromkeys(
+            (part for name, hyper in self.family.hypers.items() for part in hyper.parts or (name,)), Kind.GROUP
+        )
+        self.declared_kinds |= {name: KINDS[state.shape] for name, state in self.family.states.items()}
         self.group = {
             name: self._initial_of_group(state)
             for name, state in self.family.states.items()
@@ -141,6 +211,8 @@ class SpecOracle:
         """
         self.tensors[index] = Ball(array(param))
         self.balls[index] = Ball(decoded(self.rounding(index), array(param), kept))
+        if states:
+            self.settled.add(index)
         for name, value in states.items():
             self.state_balls[index][name] = value if isinstance(value, Ball) else Ball(array(value))
 
@@ -227,7 +299,7 @@ class SpecOracle:
         method = self.family.methods[name]
         with np.errstate(all="ignore"):
             if not method.reads_grad:
-                self._run([method.stage], {i: {} for i, states in enumerate(self.state_balls) if states}, ahead=1)
+                self._run([method.stage], {i: {} for i in sorted(self.settled)}, ahead=1)
                 return
             given = {i: Number(Ball(array(grad)), Kind.ELEMENT) for i, grad in enumerate(grads) if grad is not None}
             for i, grad in given.items():
@@ -256,8 +328,9 @@ class SpecOracle:
                 except _PartMissing as part:
                     missing[i] = part
             if missing:
-                # Several may wait for different sums, where `if ndim` parts them: those of the first are combined.
-                node = next(iter(missing.values())).node
+                # Several may wait for different sums, where `if ndim` parts them: all come to the first of these.
+                waited = {id(part.node) for part in missing.values()}
+                node = next(call for stage in stages for call in _in_order(stage.body) if id(call) in waited)
                 known[id(node)] = _combined([part for part in missing.values() if part.node is node])
                 found = {}
         for i, after in found.items():
@@ -281,6 +354,8 @@ class SpecOracle:
             name: Number(self.group.get(name, nothing.ball), KINDS[state.shape])
             for name, state in self.family.states.items()
         }
+        names |= {fact: const(0, Kind.GLOBAL if fact == "total_numel" else Kind.STEP) for fact in FACTS}
+        names["step"] = const(0, Kind.STEP)
         return _Block(self, names, {**self.settings, "ndim": 1, "numel": 1, "index": 0}, 0).run(stages, {})
 
     # Storage
@@ -288,6 +363,7 @@ class SpecOracle:
     def _settle(self, index: int, grad: Number) -> None:
         """States that do not exist yet; `grad` in initial values is unscaled."""
         held = self.state_balls[index]
+        self.settled.add(index)
         for name, state in self.family.states.items():
             if name in self.group or name in held or not self.exists(index, state):
                 continue

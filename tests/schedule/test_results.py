@@ -72,6 +72,71 @@ blocks:
         third = sum(whole * whole)
     param = param - lr * grad
 """
+SHARED_SUM = """\
+name: shared_sum
+hyperparameters:
+  lr: {default: 1.0, range: "[0, inf)"}
+states:
+  seen: {shape: tensor, when: numel > 30}
+  rows_of: {shape: tensor, when: ndim >= 2}
+blocks:
+  step: |
+    seen = sum(grad, over=all)
+    if ndim >= 2:
+        rows_of = sum(grad, over=all)
+    param = param - lr * grad
+"""
+SPREAD = """\
+name: spread
+hyperparameters:
+  lr: {default: 1.0, range: "[0, inf)"}
+options:
+  flag: {default: false}
+states:
+  all_of: {shape: tensor}
+  lines: {shape: tensor, when: ndim >= 2}
+  half: {shape: tensor}
+blocks:
+  step: |
+    value = grad
+    line = grad
+    if flag:
+        value = 2
+    all_of = sum(value)
+    half = sum(where(lr > 3, grad, rounded(0 * value + 0.5)))
+    if ndim >= 2:
+        line = row_sum(line)
+    if ndim >= 2:
+        kept = col_sum(grad)
+        if flag:
+            kept = 1
+        lines = sum(line) + sum(kept)
+    param = param - lr * grad
+"""
+SOMETIMES = """\
+name: sometimes
+hyperparameters:
+  lr: {default: 1.0, range: "[0, inf)"}
+options:
+  flag: {default: false}
+states:
+  kept: {}
+  other: {}
+blocks:
+  step: |
+    param = param - lr * grad
+methods:
+  turn:
+    block: |
+      before = kept
+      kept = 3
+      if flag:
+          kept = before + other
+          other = sum(other) + kept
+      else:
+          other = 2
+      param = param + sum(kept)
+"""
 every_target = pytest.mark.parametrize("target", ["torch", "cpu", "cuda"], indirect=True)
 
 
@@ -145,3 +210,54 @@ def test_what_a_number_of_the_tensor_alone_needs_is_computed(target: str, tmp_pa
     assert float(state["first"]) == grad.sum(2).square().sum()
     assert float(state["second"]) == 4 * grad.sum(1).square().sum()
     assert float(state["third"]) == grad.sum((1, 2)).square().sum()
+
+
+@every_target
+def test_a_sum_over_all_parameters_has_those_that_do_not_need_it(target: str, tmp_path: Path) -> None:
+    """Which of them come to it is said by the `if` that it stands below, not by what its value is used for."""
+    cls = optgen.load(write_spec(tmp_path, SHARED_SUM)).SharedSum
+    params = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((40,), (10,), (2, 5))]
+    opt = cls(params, target=target)
+    stepped(opt, params)
+    assert float(opt.state[params[0]]["seen"]) == 2 * 60
+    assert "seen" not in opt.state[params[1]]
+    assert float(opt.state[params[2]]["rows_of"]) == 2 * 10
+
+
+@every_target
+@pytest.mark.parametrize("flag", [False, True])
+def test_a_sum_of_equal_numbers_has_as_many_terms(target: str, flag: bool, tmp_path: Path) -> None:
+    """Also where one number stands for all elements, or one a row for all of its elements."""
+    cls = optgen.load(write_spec(tmp_path, SPREAD)).Spread
+    param = torch.nn.Parameter(torch.zeros(3, 4))
+    opt = cls([param], flag=flag, target=target)
+    param.grad = torch.arange(12.0).reshape(3, 4)
+    opt.step()
+    state = opt.state[param]
+    assert float(state["all_of"]) == (24 if flag else 66)
+    assert float(state["half"]) == 6
+    assert float(state["lines"]) == 66 * 4 + (4 if flag else 66)
+
+
+@every_target
+@pytest.mark.parametrize("flag", [False, True])
+def test_a_state_may_be_read_under_fewer_settings_than_it_is_written(target: str, flag: bool, tmp_path: Path) -> None:
+    cls = optgen.load(write_spec(tmp_path, SOMETIMES)).Sometimes
+    param = torch.nn.Parameter(torch.zeros(300))
+    opt = cls([param], flag=flag, optim_bits=8, min_8bit_size=0, target=target)
+    stepped(opt, [param])
+    opt.turn()
+    kept, other = (0.0, 0.0) if flag else (3.0, 2.0)
+    for name, value in (("kept", kept), ("other", other)):
+        assert torch.equal(opt.state[param][f"{name}_absmax"], torch.full((2,), value)), name
+    assert torch.equal(param.detach(), torch.full((300,), -2.0 + 300 * kept))
+
+
+def test_prodigy_scales_an_update_that_is_nothing() -> None:
+    """Where no gradient has come yet its update is one 0 for all elements."""
+    import optgen_optim
+
+    param = torch.nn.Parameter(torch.ones(5))
+    param.grad = torch.zeros(5)
+    optgen_optim.Prodigy([param], trust_ratio="lamb", target="torch").step()
+    assert torch.equal(param.detach(), torch.ones(5))

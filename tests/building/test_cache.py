@@ -394,6 +394,20 @@ def test_ways_to_open_files_are_all_spelled_differently(tmp_path: Path) -> None:
 
 
 @needs_compiler
+@needs_linux
+def test_what_was_built_is_loaded_whatever_others_do_to_the_entry(
+    folder: Path, kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed(temporary: Path, target: Path) -> None:
+        private_dir.publish(temporary, target)
+        cache.clear_cache()
+
+    monkeypatch.setattr(entries, "publish", removed)
+    assert cache.shared_library(kernel, {}, compiler()).answer() == 7
+    assert not libraries(folder)
+
+
+@needs_compiler
 def test_a_library_without_its_functions_is_built_again_or_refused(
     folder: Path, kernel: Path, fresh_process: Callable[[], None]
 ) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 from optgen.paths import include_dir
 from optgen.runtime.building.forks import renew_in_child
@@ -247,11 +247,13 @@ def _load_entry(kernel: Kernel[Loaded], key: str, entry: Path, anew: bool) -> Lo
         made = None if anew else load_stored(kernel, entry)
         if made is not None:
             return made
-        if not _build(kernel, key, entry):
+        built = _build(kernel, key, entry)
+        if built is None:
             return None
-        made = load_stored(kernel, entry)
+    with built:
+        made = _load(kernel, built, entry)
     if made is None:
-        raise OSError(f"{entry} was damaged or removed as soon as it was written")
+        raise OSError(f"{entry} is not what was written")
     return made
 
 
@@ -265,18 +267,25 @@ def load_stored(kernel: Kernel[Loaded], entry: Path) -> Loaded | None:
         OSError: if it cannot be loaded.
     """
     with open_own(entry) as file:
-        content = None if file is None else without_footer(file.read())
-        if file is None or content is None:
-            return None
-        way = way_to(file, entry)
-        try:
-            return kernel.load(way, content)
-        except OSError as error:
-            raise OSError(str(error).replace(way, str(entry))) from None
+        return None if file is None else _load(kernel, file, entry)
 
 
-def _build(kernel: Kernel[Loaded], key: str, entry: Path) -> bool:
-    """Compile into a folder beside the entry, then move the result into place; False if the source changed."""
+def _load(kernel: Kernel[Loaded], file: BinaryIO, entry: Path) -> Loaded | None:
+    content = without_footer(file.read())
+    if content is None:
+        return None
+    way = way_to(file, entry)
+    try:
+        return kernel.load(way, content)
+    except OSError as error:
+        raise OSError(str(error).replace(way, str(entry))) from None
+
+
+def _build(kernel: Kernel[Loaded], key: str, entry: Path) -> BinaryIO | None:
+    """Compile into a folder beside the entry, then move the result into place; None if the source changed.
+
+    Returns the result as an open file: the entry may be gone by now, cleared or damaged by others.
+    """
     try:
         remove_stale(entry.parent)
         with scratch(entry.parent) as temporary:
@@ -291,15 +300,20 @@ def _build(kernel: Kernel[Loaded], key: str, entry: Path) -> bool:
                     raise _CannotStore(full)
                 raise CompileError(_compiler_failed(kernel, done))
             if kernel.key() != key:
-                return False
+                return None
             output.write_bytes(with_footer(output.read_bytes()))
             output.chmod(0o700)
-            publish(output, entry)
+            built = output.open("rb")
+            try:
+                publish(output, entry)
+            except BaseException:
+                built.close()
+                raise
     except _CannotStore:
         raise
     except OSError as error:
         raise _CannotStore(str(error)) from None
-    return True
+    return built
 
 
 def _compiler_failed(kernel: Kernel[Loaded], done: Output) -> str:

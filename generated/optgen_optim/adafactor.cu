@@ -280,7 +280,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
         const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
         // squared = grad * grad + eps1
         const float squared_1 = grad_10 * grad_10 + eps1;
-        if ((!cautious || !max_unorm_above_0 || !ndim_from_2))
+        if (!cautious || !max_unorm_above_0 || !ndim_from_2)
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
         if (cautious && max_unorm_above_0 && ndim_from_2) row_sum_squared_1 += double(squared_1);
         if (cautious && max_unorm_above_0 && ndim_from_2) col_sum_squared_1 += double(squared_1);
@@ -451,16 +451,16 @@ __device__ __forceinline__ void step_reduce_3_chunk(
         // direction = grad * rsqrt(exp_avg_sq)
         const float direction_2 = grad_10 * optgen::rsqrt(exp_avg_sq_1);
         const float direction_3 = ndim_from_2 ? direction_1 : direction_2;
-        if (((!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
+        if ((!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
             || (!beta1_given && !cautious && !max_unorm_above_0)
-            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0)))
+            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
         if (cautious && max_unorm_above_0 && scale_parameter) squares_param = optgen::plus_square(squares_param, param);
-        if ((ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))))
+        if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
           row_sum_squared_1 += double(squared_1);
-        if ((ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))))
+        if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
           col_sum_squared_1 += double(squared_1);
         if (cautious && max_unorm_above_0) squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
       }
@@ -691,17 +691,17 @@ __device__ __forceinline__ void step_reduce_4_chunk(
         const bool agrees_1 = (change_3 > 0.0f && grad_10 > 0.0f) || (change_3 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
-        if ((!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)))
+        if (!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-        if ((scale_parameter && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))))
-          squares_param = optgen::plus_square(squares_param, param);
-        if ((!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)))
-          row_sum_squared_1 += double(squared_1);
-        if ((!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise)))
-          col_sum_squared_1 += double(squared_1);
-        if (((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+        if (scale_parameter && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
             || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+          squares_param = optgen::plus_square(squares_param, param);
+        if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+          row_sum_squared_1 += double(squared_1);
+        if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
+          col_sum_squared_1 += double(squared_1);
+        if ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
+            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
           squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
         if (cautious && max_unorm_above_0) sum_reduced_1 += double(reduced_1);
       }
@@ -971,7 +971,7 @@ __device__ __forceinline__ void step_reduce_5_chunk(
           || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
           || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter)) && place.inside(i))
         squares_param = optgen::plus_square(squares_param, param);
-      if ((!cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise)) && place.inside(i))
+      if (!cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise) && place.inside(i))
         squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
       if (cautious && !max_unorm_above_0 && place.inside(i)) sum_reduced_1 += double(reduced_1);
       if (max_unorm_above_0 && place.inside(i)) squares_update_3 = optgen::plus_square(squares_update_3, update_3);

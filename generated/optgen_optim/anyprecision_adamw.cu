@@ -298,7 +298,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       if ((!cautious || !compensation_tensorwise || !use_kahan_summation
           || (!max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if ((cautious && compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+      if (cautious && compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb)
           && place.inside(i))
         sum_reduced_1 += double(reduced_1);
     }
@@ -477,16 +477,16 @@ __device__ __forceinline__ void step_reduce_3_chunk(
           || (!compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
           || (!max_unorm_above_0 && !trust_ratio_is_lamb && !use_kahan_summation)) && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if ((cautious && ((!compensation_tensorwise && max_unorm_above_0)
+      if (cautious && ((!compensation_tensorwise && max_unorm_above_0)
           || (!compensation_tensorwise && trust_ratio_is_lamb) || (max_unorm_above_0 && !use_kahan_summation)
           || (trust_ratio_is_lamb && !use_kahan_summation)
-          || (compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb && use_kahan_summation)))
+          || (compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb && use_kahan_summation))
           && place.inside(i))
         sum_reduced_1 += double(reduced_1);
-      if ((compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+      if (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb)
           && place.inside(i))
         squares_param = optgen::plus_square(squares_param, param);
-      if ((compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+      if (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb)
           && place.inside(i))
         squares_update_3 = optgen::plus_square(squares_update_3, update_3);
     }
@@ -757,10 +757,10 @@ __device__ __forceinline__ void step_reduce_4_chunk(
       const float exp_avg_sq_magnitude = optgen::isfinite(exp_avg_sq_kept) ? optgen::abs(exp_avg_sq_kept) : 0.0f;
       // largest magnitude of compensation
       const float compensation_magnitude = optgen::isfinite(compensation_kept) ? optgen::abs(compensation_kept) : 0.0f;
-      if ((!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
-          && (!compensation_tensorwise || !use_kahan_summation)) && place.inside(i))
+      if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
+          && (!compensation_tensorwise || !use_kahan_summation) && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if ((cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
+      if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation)
           && place.inside(i))
         sum_reduced_1 += double(reduced_1);
       if (((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)

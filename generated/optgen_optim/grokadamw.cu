@@ -258,7 +258,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       const float grad_10 = percentile_clipping_below_100 ? grad_9 : grad_8;
       if ((!cautious || !gradient_clipping_above_0 || (!max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if ((cautious && gradient_clipping_above_0 && (max_unorm_above_0 || trust_ratio_is_lamb)) && place.inside(i))
+      if (cautious && gradient_clipping_above_0 && (max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i))
         squares_grad_10 = optgen::plus_square(squares_grad_10, grad_10);
     }
     grad_tile.advance(STRIDE);
@@ -445,15 +445,14 @@ __device__ __forceinline__ void step_reduce_3_chunk(
           || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
           && !trust_ratio_is_lamb)) && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if ((gradient_clipping_above_0
+      if (gradient_clipping_above_0
           && ((!cautious && max_unorm_above_0) || (!cautious && trust_ratio_is_lamb)
           || (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
           || (exp_avg_sq_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
           || (exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-          || (grok_ema_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))) && place.inside(i))
+          || (grok_ema_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
         squares_grad_10 = optgen::plus_square(squares_grad_10, grad_10);
-      if ((cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) && place.inside(i))
-        sum_reduced_1 += double(reduced_1);
+      if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i)) sum_reduced_1 += double(reduced_1);
     }
     grad_tile.advance(STRIDE);
     exp_avg_tile.advance(STRIDE);

@@ -292,9 +292,9 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       if (((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
           || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars)) && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if ((trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0))) && place.inside(i))
+      if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)) && place.inside(i))
         squares_param = optgen::plus_square(squares_param, param);
-      if ((trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0))) && place.inside(i))
+      if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)) && place.inside(i))
         squares_grad_10 = optgen::plus_square(squares_grad_10, grad_10);
       if (cautious && max_unorm_above_0 && !trust_ratio_is_lars && place.inside(i)) sum_reduced_1 += double(reduced_1);
     }
@@ -485,16 +485,16 @@ __device__ __forceinline__ void step_reduce_4_chunk(
       // largest magnitude of momentum_buffer
       const float momentum_buffer_magnitude =
           optgen::isfinite(momentum_buffer_kept) ? optgen::abs(momentum_buffer_kept) : 0.0f;
-      if ((!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
+      if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)
           && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       if (((max_unorm_above_0 && !trust_ratio_is_lars)
           || (!cautious && !momentum_buffer_tensorwise && trust_ratio_is_lars)
           || (!cautious && !momentum_not_0 && trust_ratio_is_lars)) && place.inside(i))
         squares_param = optgen::plus_square(squares_param, param);
-      if ((!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)) && place.inside(i))
+      if (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0) && place.inside(i))
         squares_grad_10 = optgen::plus_square(squares_grad_10, grad_10);
-      if ((cautious && (!max_unorm_above_0 || trust_ratio_is_lars)) && place.inside(i))
+      if (cautious && (!max_unorm_above_0 || trust_ratio_is_lars) && place.inside(i))
         sum_reduced_1 += double(reduced_1);
       if (max_unorm_above_0 && !trust_ratio_is_lars && place.inside(i))
         squares_update_7 = optgen::plus_square(squares_update_7, update_7);

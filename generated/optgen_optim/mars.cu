@@ -287,8 +287,8 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       if ((!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d))
           && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if ((cautious && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-          || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))) && place.inside(i))
+      if (cautious && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
+          || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)) && place.inside(i))
         squares_corrected_1 = optgen::plus_square(squares_corrected_1, corrected_1);
     }
     grad_tile.advance(STRIDE);
@@ -506,8 +506,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
           || (exp_avg_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
           || (exp_avg_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)) && place.inside(i))
         squares_corrected_1 = optgen::plus_square(squares_corrected_1, corrected_1);
-      if ((cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) && place.inside(i))
-        sum_reduced_1 += double(reduced_1);
+      if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i)) sum_reduced_1 += double(reduced_1);
     }
     grad_tile.advance(STRIDE);
     exp_avg_tile.advance(STRIDE);
@@ -771,8 +770,8 @@ __device__ __forceinline__ void step_reduce_4_chunk(
       if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !ndim_from_2
           && !optimize_1d && !trust_ratio_is_lamb && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if ((!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
-          && (ndim_from_2 || optimize_1d)) && place.inside(i))
+      if (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb
+          && (ndim_from_2 || optimize_1d) && place.inside(i))
         squares_corrected_1 = optgen::plus_square(squares_corrected_1, corrected_1);
       if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i)) sum_reduced_1 += double(reduced_1);
       if ((max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i))
@@ -783,7 +782,7 @@ __device__ __forceinline__ void step_reduce_4_chunk(
         exp_avg_largest = magnitude_bits(exp_avg_magnitude);
       if (exp_avg_sq_tensorwise && place.inside(i) && magnitude_bits(exp_avg_sq_magnitude) > exp_avg_sq_largest)
         exp_avg_sq_largest = magnitude_bits(exp_avg_sq_magnitude);
-      if ((last_grad_tensorwise && (ndim_from_2 || optimize_1d)) && place.inside(i)
+      if (last_grad_tensorwise && (ndim_from_2 || optimize_1d) && place.inside(i)
           && magnitude_bits(last_grad_magnitude) > last_grad_largest)
         last_grad_largest = magnitude_bits(last_grad_magnitude);
     }

@@ -308,8 +308,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       if ((!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if ((cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) && place.inside(i))
-        sum_reduced_1 += double(reduced_1);
+      if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i)) sum_reduced_1 += double(reduced_1);
     }
     param_tile.advance(STRIDE);
     grad_tile.advance(STRIDE);
@@ -501,9 +500,9 @@ __device__ __forceinline__ void step_reduce_3_chunk(
           optgen::isfinite(momentum_buffer_kept) ? optgen::abs(momentum_buffer_kept) : 0.0f;
       // largest magnitude of grad_avg
       const float grad_avg_magnitude = optgen::isfinite(grad_avg_kept) ? optgen::abs(grad_avg_kept) : 0.0f;
-      if ((!cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb
+      if (!cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb
           && ((!centered && !momentum_above_0) || (!centered && !momentum_buffer_tensorwise)
-          || (!grad_avg_tensorwise && !momentum_above_0) || (!grad_avg_tensorwise && !momentum_buffer_tensorwise)))
+          || (!grad_avg_tensorwise && !momentum_above_0) || (!grad_avg_tensorwise && !momentum_buffer_tensorwise))
           && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i)) sum_reduced_1 += double(reduced_1);

@@ -272,8 +272,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
       if ((!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb)) && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if ((cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) && place.inside(i))
-        sum_reduced_1 += double(reduced_1);
+      if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i)) sum_reduced_1 += double(reduced_1);
     }
     grad_tile.advance(STRIDE);
     prev_tile.advance(STRIDE);

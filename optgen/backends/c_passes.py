@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from optgen.backends.base import describe
-from optgen.backends.c_printer import CPrinter, c_formula, c_name
+from optgen.backends.c_printer import CPrinter, c_all, c_formula, c_name
 from optgen.backends.quoting import c_comment, identifier
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, Formula
@@ -343,7 +343,7 @@ class PassRenderer:
 
     def _loop(self, live: Formula, count: str, statement: str) -> list[str]:
         """A statement for every number k of a row, column or matrix value."""
-        return [f"for (int64_t k = 0; {c_formula(live)} && k < {count}; ++k) {statement}"]
+        return [f"for (int64_t k = 0; {c_all(c_formula(live), f'k < {count}')}; ++k) {statement}"]
 
     def _before_commit(self) -> list[str]:
         """What must happen between reading old values and storing new ones."""

@@ -46,6 +46,23 @@ def c_formula(formula: Formula) -> str:
     return formula.text(lambda name, value: f"{'' if value else '!'}{c_name(name)}", " && ", " || ")
 
 
+def c_all(*conditions: str) -> str:
+    """Conditions that hold together; one of which either part holds is parenthesised."""
+    if len(conditions) == 1:
+        return conditions[0]
+    return " && ".join(f"({text})" if _is_either(text) else text for text in conditions)
+
+
+def _is_either(text: str) -> bool:
+    """Whether an expression has an `||` outside of all brackets."""
+    depth = 0
+    for place, char in enumerate(text):
+        depth += (char in "([") - (char in ")]")
+        if depth == 0 and text.startswith("||", place):
+            return True
+    return False
+
+
 @dataclass(frozen=True)
 class CPrinter:
     """Prints expressions of one precision.

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from optgen.backends.base import Rendering
 from optgen.backends.c_passes import PassRenderer, pass_function, source_context
-from optgen.backends.c_printer import c_formula, c_name
+from optgen.backends.c_printer import c_all, c_formula, c_name
 from optgen.backends.layout import c_lines
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, TRUE, Formula
@@ -156,7 +156,8 @@ class _CpuPass(PassRenderer):
         name, live = self._part(r), c_formula(r.live)
         if r.reduce.op == "max":
             x = self.single.print(r.reduce.x)
-            return f"{name} = {live} && magnitude_bits({x}) > {name} ? magnitude_bits({x}) : {name};"
+            larger = c_all(live, f"magnitude_bits({x}) > {name}")
+            return f"{name} = {larger} ? magnitude_bits({x}) : {name};"
         return self._where(r.live, self._add(r, f"{name}_at[i]" if r.reduce.over is Kind.COL else name))
 
     def _after_segment(self) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 
 from optgen.backends.base import Rendering
 from optgen.backends.c_passes import PassRenderer, codec_type, element_states, pass_function, source_context
-from optgen.backends.c_printer import CPrinter, c_formula, c_name
+from optgen.backends.c_printer import CPrinter, c_all, c_formula, c_name
 from optgen.backends.layout import c_lines
 from optgen.backends.quoting import c_comment
 from optgen.ir.family import Family
@@ -169,8 +169,7 @@ class _CudaPass(PassRenderer):
             statement = f"{name} = magnitude_bits({x});"
         else:
             statement = self._add(r, name)
-        joined = " && ".join(f"({c})" if "||" in c else c for c in conditions)
-        return f"if ({joined}) {statement}" if conditions else statement
+        return f"if ({c_all(*conditions)}) {statement}" if conditions else statement
 
     def _closes(self) -> list[str]:
         """All scales are found before anything is encoded."""
@@ -275,7 +274,7 @@ class _CudaPass(PassRenderer):
         return lines
 
     def _loop(self, live: Formula, count: str, statement: str) -> list[str]:
-        head = f"for (int64_t k = threadIdx.x; {c_formula(live)} && k < {count}; k += blockDim.x)"
+        head = f"for (int64_t k = threadIdx.x; {c_all(c_formula(live), f'k < {count}')}; k += blockDim.x)"
         return [f"{head} {statement}", "__syncthreads();"]
 
     def _before_commit(self) -> list[str]:

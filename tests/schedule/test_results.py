@@ -137,6 +137,23 @@ methods:
           other = 2
       param = param + sum(kept)
 """
+EITHER = """\
+name: either
+hyperparameters:
+  lr: {default: 1.0, range: "[0, inf)"}
+options:
+  flag: {default: false}
+  other: {default: false}
+states:
+  first: {shape: tensor, when: flag}
+  second: {shape: tensor, when: other}
+blocks:
+  step: |
+    size = absmax(grad)
+    first = size
+    second = size
+    param = param - lr * grad
+"""
 every_target = pytest.mark.parametrize("target", ["torch", "cpu", "cuda"], indirect=True)
 
 
@@ -261,3 +278,13 @@ def test_prodigy_scales_an_update_that_is_nothing() -> None:
     param.grad = torch.zeros(5)
     optgen_optim.Prodigy([param], trust_ratio="lamb", target="torch").step()
     assert torch.equal(param.detach(), torch.ones(5))
+
+
+@every_target
+def test_the_largest_that_either_of_two_settings_needs(target: str, tmp_path: Path) -> None:
+    cls = optgen.load(write_spec(tmp_path, EITHER)).Either
+    param = torch.nn.Parameter(torch.zeros(300))
+    param.grad = torch.arange(300.0).flip(0)
+    opt = cls([param], flag=True, target=target)
+    opt.step()
+    assert float(opt.state[param]["first"]) == 299

@@ -205,7 +205,7 @@ struct step_reduce_2_scalars {
   const double percentile_clipping = value[7];
   const double inverse_grad_scale = value[9];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
@@ -302,7 +302,7 @@ struct step_reduce_3_scalars {
   const double percentile_clipping = value[7];
   const double inverse_grad_scale = value[9];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double rows = double(t.at(ROWS));
   const double cols = double(t.at(COLS));
   const float* const exp_avg_sq_row = t.pointer<float>(AT_EXP_AVG_SQ_ROW);
@@ -491,7 +491,7 @@ struct step_reduce_4_scalars {
   const double inverse_grad_scale = value[9];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
   const double one_minus_beta1 = value[11];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double rows = double(t.at(ROWS));
   const double cols = double(t.at(COLS));
@@ -729,7 +729,7 @@ struct step_reduce_5_scalars {
   const double inverse_grad_scale = value[9];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
   const double one_minus_beta1 = value[11];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double rows = double(t.at(ROWS));
   const double cols = double(t.at(COLS));
@@ -982,7 +982,7 @@ struct step_apply_scalars {
   const double inverse_grad_scale = value[9];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
   const double one_minus_beta1 = value[11];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double rows = double(t.at(ROWS));
   const double cols = double(t.at(COLS));
@@ -1183,7 +1183,7 @@ void step_apply_chunk(
 
 void step_apply_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
@@ -1207,7 +1207,7 @@ void step_apply_finish(
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
   if (exp_avg_sq_tensorwise && !ndim_from_2) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
   if (beta1_given && exp_avg_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_ABSMAX), exp_avg_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

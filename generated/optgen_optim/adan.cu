@@ -222,7 +222,7 @@ struct step_reduce_2_scalars {
   const double one_minus_beta1 = 1.0 - beta1;
   const double one_minus_beta2 = 1.0 - beta2;
   const double one_minus_beta3 = 1.0 - beta3;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -394,7 +394,7 @@ struct step_reduce_3_scalars {
   const double one_minus_beta1 = 1.0 - beta1;
   const double one_minus_beta2 = 1.0 - beta2;
   const double one_minus_beta3 = 1.0 - beta3;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -665,7 +665,7 @@ struct step_apply_scalars {
   const double min_one_max_unorm = optgen::minimum(1.0, max_unorm);
   const double one_minus_lr_times_weight_decay = 1.0 - lr * weight_decay;
   const double inverse_one_plus_lr_times_weight_decay = 1.0 / (1.0 + lr * weight_decay);
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -877,7 +877,7 @@ __device__ __forceinline__ void step_apply_chunk(
 }
 
 __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -904,7 +904,7 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
   if (exp_avg_diff_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_DIFF_ABSMAX), exp_avg_diff_absmax_new);
   if (previous_grad_tensorwise) put(*t.pointer<float>(AT_PREVIOUS_GRAD_ABSMAX), previous_grad_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

@@ -191,7 +191,7 @@ struct step_reduce_2_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
   const double one_minus_beta1 = value[10];
   const double one_minus_beta2 = value[11];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
@@ -325,7 +325,7 @@ struct step_reduce_3_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
   const double one_minus_beta1 = value[10];
   const double one_minus_beta2 = value[11];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -519,7 +519,7 @@ struct step_reduce_4_scalars {
   const double one_minus_beta2 = value[11];
   const double min_one_max_unorm = value[12];
   const double lr_times_weight_decay = value[13];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -785,7 +785,7 @@ struct step_apply_scalars {
   const double one_minus_beta2 = value[11];
   const double min_one_max_unorm = value[12];
   const double lr_times_weight_decay = value[13];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -968,7 +968,7 @@ void step_apply_chunk(
 
 void step_apply_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
@@ -991,7 +991,7 @@ void step_apply_finish(
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
   if (compensation_tensorwise && use_kahan_summation)
     put(*t.pointer<float>(AT_COMPENSATION_ABSMAX), compensation_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

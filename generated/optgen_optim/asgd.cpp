@@ -166,7 +166,7 @@ struct step_reduce_2_scalars {
   const double percentile_clipping = value[5];
   const double inverse_grad_scale = value[9];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 5 + 1];
@@ -262,7 +262,7 @@ struct step_reduce_3_scalars {
   const double percentile_clipping = value[5];
   const double inverse_grad_scale = value[9];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -388,7 +388,7 @@ struct step_apply_scalars {
   const double inverse_grad_scale = value[9];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
   const double min_one_max_unorm = value[11];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double eta = true ? double(*t.pointer<float>(AT_ETA)) : 0.0;
   const double mu = true ? double(*t.pointer<float>(AT_MU)) : 0.0;
@@ -530,7 +530,7 @@ void step_apply_finish(
   const double alpha = value[2];
   const double t0 = value[3];
   const double lambd_times_lr = value[12];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 5 + 1];
@@ -546,7 +546,7 @@ void step_apply_finish(
   put(*t.pointer<float>(AT_ETA), eta_1);
   put(*t.pointer<float>(AT_MU), mu_1);
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

@@ -186,7 +186,7 @@ struct step_reduce_2_scalars {
   const double inverse_grad_scale = 1.0 / grad_scale;
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 5 + 1];
@@ -293,7 +293,7 @@ struct step_reduce_3_scalars {
   const double inverse_grad_scale = 1.0 / grad_scale;
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -432,7 +432,7 @@ struct step_apply_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   const double min_one_max_unorm = optgen::minimum(1.0, max_unorm);
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double eta = true ? double(*t.pointer<float>(AT_ETA)) : 0.0;
   const double mu = true ? double(*t.pointer<float>(AT_MU)) : 0.0;
@@ -577,7 +577,7 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   const double alpha = value[2];
   const double t0 = value[3];
   const double lambd_times_lr = lambd * lr;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 5 + 1];
@@ -594,7 +594,7 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   put(*t.pointer<float>(AT_ETA), eta_1);
   put(*t.pointer<float>(AT_MU), mu_1);
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

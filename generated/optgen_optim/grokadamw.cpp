@@ -183,7 +183,7 @@ struct step_reduce_2_scalars {
   const double percentile_clipping = value[6];
   const double inverse_grad_scale = value[10];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -285,7 +285,7 @@ struct step_reduce_3_scalars {
   const double one_minus_alpha_1 = value[13];
   const double one_minus_gamma = value[14];
   const double one_minus_beta2 = value[15];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double index = double(t.at(INDEX));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -464,7 +464,7 @@ struct step_reduce_4_scalars {
   const double one_minus_alpha_1 = value[13];
   const double one_minus_gamma = value[14];
   const double one_minus_beta2 = value[15];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double index = double(t.at(INDEX));
   const Window<100> gnorm_vec =
@@ -705,7 +705,7 @@ struct step_apply_scalars {
   const double one_minus_beta2 = value[15];
   const double min_one_max_unorm = value[16];
   const double one_minus_lr_times_weight_decay = value[17];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double index = double(t.at(INDEX));
   const Window<100> gnorm_vec =
@@ -895,7 +895,7 @@ void step_apply_chunk(
 
 void step_apply_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -917,7 +917,7 @@ void step_apply_finish(
   if (exp_avg_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_ABSMAX), exp_avg_absmax_new);
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
   if (grok_ema_tensorwise) put(*t.pointer<float>(AT_GROK_EMA_ABSMAX), grok_ema_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

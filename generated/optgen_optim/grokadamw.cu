@@ -206,7 +206,7 @@ struct step_reduce_2_scalars {
   const double inverse_grad_scale = 1.0 / grad_scale;
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -334,7 +334,7 @@ struct step_reduce_3_scalars {
   const double one_minus_alpha_1 = 1.0 - alpha_1;
   const double one_minus_gamma = 1.0 - gamma;
   const double one_minus_beta2 = 1.0 - beta2;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double index = double(t.at(INDEX));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -559,7 +559,7 @@ struct step_reduce_4_scalars {
   const double one_minus_alpha_1 = 1.0 - alpha_1;
   const double one_minus_gamma = 1.0 - gamma;
   const double one_minus_beta2 = 1.0 - beta2;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double index = double(t.at(INDEX));
   const Window<100> gnorm_vec =
@@ -837,7 +837,7 @@ struct step_apply_scalars {
   const double one_minus_beta2 = 1.0 - beta2;
   const double min_one_max_unorm = optgen::minimum(1.0, max_unorm);
   const double one_minus_lr_times_weight_decay = 1.0 - lr * weight_decay;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double index = double(t.at(INDEX));
   const Window<100> gnorm_vec =
@@ -1032,7 +1032,7 @@ __device__ __forceinline__ void step_apply_chunk(
 }
 
 __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -1055,7 +1055,7 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   if (exp_avg_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_ABSMAX), exp_avg_absmax_new);
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
   if (grok_ema_tensorwise) put(*t.pointer<float>(AT_GROK_EMA_ABSMAX), grok_ema_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

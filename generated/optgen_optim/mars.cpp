@@ -193,7 +193,7 @@ struct step_reduce_2_scalars {
   const double inverse_grad_scale = value[11];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
   const double gamma_times_beta1_over_one_minus_beta1 = value[13];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -323,7 +323,7 @@ struct step_reduce_3_scalars {
   const double one_minus_beta2 = value[15];
   const double one_minus_beta1_1d = value[16];
   const double one_minus_beta2_1d = value[17];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -538,7 +538,7 @@ struct step_reduce_4_scalars {
   const double one_minus_beta2 = value[15];
   const double one_minus_beta1_1d = value[16];
   const double one_minus_beta2_1d = value[17];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -803,7 +803,7 @@ struct step_apply_scalars {
   const double min_one_max_unorm = value[18];
   const double rate_4 = value[19];
   const double decay_4 = value[20];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -1013,7 +1013,7 @@ void step_apply_chunk(
 
 void step_apply_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -1036,7 +1036,7 @@ void step_apply_finish(
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
   if (last_grad_tensorwise && (ndim_from_2 || optimize_1d))
     put(*t.pointer<float>(AT_LAST_GRAD_ABSMAX), last_grad_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

@@ -216,7 +216,7 @@ struct step_reduce_2_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   const double gamma_times_beta1_over_one_minus_beta1 = gamma * (beta1 / (1.0 - beta1));
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -363,7 +363,7 @@ struct step_reduce_3_scalars {
   const double one_minus_beta2 = 1.0 - beta2;
   const double one_minus_beta1_1d = 1.0 - beta1_1d;
   const double one_minus_beta2_1d = 1.0 - beta2_1d;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -611,7 +611,7 @@ struct step_reduce_4_scalars {
   const double one_minus_beta2 = 1.0 - beta2;
   const double one_minus_beta1_1d = 1.0 - beta1_1d;
   const double one_minus_beta2_1d = 1.0 - beta2_1d;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -906,7 +906,7 @@ struct step_apply_scalars {
   const double rate_3 = lr * lr_1d_factor;
   const double rate_4 = weight_decay_1d_given ? rate_2 : rate_3;
   const double decay_4 = weight_decay_1d_given ? weight_decay_1d : weight_decay;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -1120,7 +1120,7 @@ __device__ __forceinline__ void step_apply_chunk(
 }
 
 __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -1144,7 +1144,7 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
   if (last_grad_tensorwise && (ndim_from_2 || optimize_1d))
     put(*t.pointer<float>(AT_LAST_GRAD_ABSMAX), last_grad_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

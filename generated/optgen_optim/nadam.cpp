@@ -193,7 +193,7 @@ struct step_reduce_2_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
   const double one_minus_beta1 = value[12];
   const double one_minus_beta2 = value[13];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double mu_product = true ? double(*t.pointer<float>(AT_MU_PRODUCT)) : 0.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -345,7 +345,7 @@ struct step_reduce_3_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
   const double one_minus_beta1 = value[12];
   const double one_minus_beta2 = value[13];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double mu_product = true ? double(*t.pointer<float>(AT_MU_PRODUCT)) : 0.0;
   const Window<100> gnorm_vec =
@@ -560,7 +560,7 @@ struct step_apply_scalars {
   const double one_minus_beta2 = value[13];
   const double min_one_max_unorm = value[14];
   const double one_minus_lr_times_weight_decay = value[15];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double mu_product = true ? double(*t.pointer<float>(AT_MU_PRODUCT)) : 0.0;
   const Window<100> gnorm_vec =
@@ -745,7 +745,7 @@ void step_apply_finish(
   const double* const value = call.values + t.at(GROUP) * 16;
   const double beta1 = value[1];
   const double momentum_decay = value[5];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double mu_product = true ? double(*t.pointer<float>(AT_MU_PRODUCT)) : 0.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -769,7 +769,7 @@ void step_apply_finish(
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
   if (exp_avg_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_ABSMAX), exp_avg_absmax_new);
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

@@ -210,7 +210,7 @@ struct step_reduce_2_scalars {
   const double decay_3 = value[10];
   const double d_over_d0_times_pull_3 = value[14];
   const double d_over_d0_times_rate_3 = value[15];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -325,7 +325,7 @@ struct step_reduce_3_scalars {
   const double d_times_d_times_one_minus_beta2 = value[13];
   const bool moved_1 = value[16] != 0.0;
   const double d_3_times_eps = value[17];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -446,7 +446,7 @@ struct step_reduce_4_scalars {
   const double d_times_d_times_one_minus_beta2 = value[13];
   const bool moved_1 = value[16] != 0.0;
   const double d_3_times_eps = value[17];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -640,7 +640,7 @@ struct step_apply_scalars {
   const double d_3_times_eps = value[17];
   const double min_one_max_unorm = value[18];
   const double param_1_factor = value[19];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -818,7 +818,7 @@ void step_apply_chunk(
 
 void step_apply_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -836,7 +836,7 @@ void step_apply_finish(
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
   if (exp_avg_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_ABSMAX), exp_avg_absmax_new);
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

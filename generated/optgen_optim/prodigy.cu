@@ -251,7 +251,7 @@ struct step_reduce_2_scalars {
   const double d_over_d0 = d / d0;
   const double d_over_d0_times_pull_3 = d_over_d0 * pull_3;
   const double d_over_d0_times_rate_3 = d_over_d0 * rate_3;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -408,7 +408,7 @@ struct step_reduce_3_scalars {
   const double d_2 = moved_1 ? d_max_1 : d;
   const double d_3 = growth_rate_given ? d_1 : d_2;
   const double d_3_times_eps = d_3 * eps;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -570,7 +570,7 @@ struct step_reduce_4_scalars {
   const double d_2 = moved_1 ? d_max_1 : d;
   const double d_3 = growth_rate_given ? d_1 : d_2;
   const double d_3_times_eps = d_3 * eps;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -812,7 +812,7 @@ struct step_apply_scalars {
   const double d_3_times_eps = d_3 * eps;
   const double min_one_max_unorm = optgen::minimum(1.0, max_unorm);
   const double param_1_factor = moved_1 ? 1.0 - weight_decay * rate_3 : 1.0;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -995,7 +995,7 @@ __device__ __forceinline__ void step_apply_chunk(
 }
 
 __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 9 + 1];
@@ -1014,7 +1014,7 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
   if (exp_avg_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_ABSMAX), exp_avg_absmax_new);
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

@@ -192,7 +192,7 @@ struct step_reduce_2_scalars {
   const double inverse_grad_scale = value[9];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
   const double one_minus_alpha = value[11];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
@@ -328,7 +328,7 @@ struct step_reduce_3_scalars {
   const double inverse_grad_scale = value[9];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
   const double one_minus_alpha = value[11];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -549,7 +549,7 @@ struct step_apply_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
   const double one_minus_alpha = value[11];
   const double min_one_max_unorm = value[12];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -726,7 +726,7 @@ void step_apply_chunk(
 
 void step_apply_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
@@ -750,7 +750,7 @@ void step_apply_finish(
   if (momentum_above_0 && momentum_buffer_tensorwise)
     put(*t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), momentum_buffer_absmax_new);
   if (centered && grad_avg_tensorwise) put(*t.pointer<float>(AT_GRAD_AVG_ABSMAX), grad_avg_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

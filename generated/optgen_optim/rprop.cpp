@@ -174,7 +174,7 @@ struct step_reduce_2_scalars {
   const double percentile_clipping = value[4];
   const double inverse_grad_scale = value[8];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 5 + 1];
@@ -291,7 +291,7 @@ struct step_reduce_3_scalars {
   const double percentile_clipping = value[4];
   const double inverse_grad_scale = value[8];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -438,7 +438,7 @@ struct step_apply_scalars {
   const double inverse_grad_scale = value[8];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
   const double min_one_max_unorm = value[10];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -584,7 +584,7 @@ void step_apply_chunk(
 
 void step_apply_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 5 + 1];
@@ -594,7 +594,7 @@ void step_apply_finish(
   const Window<100> gnorm_vec_1 =
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

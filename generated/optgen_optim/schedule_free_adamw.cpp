@@ -191,7 +191,7 @@ struct step_reduce_2_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
   const double one_minus_beta2 = value[11];
   const double inverse_sqrt_one_minus_beta2_power_k_1 = value[12];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 6 + 1];
@@ -307,7 +307,7 @@ struct step_reduce_3_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
   const double one_minus_beta2 = value[11];
   const double inverse_sqrt_one_minus_beta2_power_k_1 = value[12];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -476,7 +476,7 @@ struct step_apply_scalars {
   const double min_one_max_unorm = value[13];
   const double one_minus_share_1 = value[14];
   const double rate_3_times_beta1_times_one_minus_share = value[15];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -631,7 +631,7 @@ void step_apply_chunk(
 
 void step_apply_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 6 + 1];
@@ -645,7 +645,7 @@ void step_apply_finish(
   const double exp_avg_sq_absmax_new = exp_avg_sq_largest >= 1.1754943508222875e-38 ? exp_avg_sq_largest : 0.0;
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 // train, pass 1 of 1: writes param

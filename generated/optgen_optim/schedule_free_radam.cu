@@ -227,7 +227,7 @@ struct step_reduce_2_scalars {
   const double one_minus_beta2 = 1.0 - beta2;
   const double inverse_sqrt_one_minus_beta2_power_k_1 = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, k_1));
   const bool above_length_1_c4 = length_1 > 4.0;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 6 + 1];
@@ -366,7 +366,7 @@ struct step_reduce_3_scalars {
   const double one_minus_beta2 = 1.0 - beta2;
   const double inverse_sqrt_one_minus_beta2_power_k_1 = 1.0 / optgen::sqrt(1.0 - optgen::power(beta2, k_1));
   const bool above_length_1_c4 = length_1 > 4.0;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -582,7 +582,7 @@ struct step_apply_scalars {
   const double min_one_max_unorm = optgen::minimum(1.0, max_unorm);
   const double one_minus_share_1 = 1.0 - share_1;
   const double rate_1_times_beta1_times_one_minus_share = rate_1 * (beta1 * (1.0 - share_1) - 1.0);
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -743,7 +743,7 @@ __device__ __forceinline__ void step_apply_chunk(
 }
 
 __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 6 + 1];
@@ -758,7 +758,7 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   __syncthreads();  // every thread has read what is written now
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 // train, pass 1 of 1: writes param

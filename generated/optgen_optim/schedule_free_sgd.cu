@@ -199,7 +199,7 @@ struct step_reduce_2_scalars {
   const double inverse_grad_scale = 1.0 / grad_scale;
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 5 + 1];
@@ -306,7 +306,7 @@ struct step_reduce_3_scalars {
   const double inverse_grad_scale = 1.0 / grad_scale;
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -467,7 +467,7 @@ struct step_apply_scalars {
   const double min_one_max_unorm = optgen::minimum(1.0, max_unorm);
   const double one_minus_share_1 = 1.0 - share_1;
   const double rate_3_times_momentum_times_one_minus_sh = rate_3 * (momentum * (1.0 - share_1) - 1.0);
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -604,7 +604,7 @@ __device__ __forceinline__ void step_apply_chunk(
 }
 
 __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 5 + 1];
@@ -615,7 +615,7 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
       percentile_clipping_below_100 ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   __syncthreads();  // every thread has read what is written now
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 // train, pass 1 of 1: writes param

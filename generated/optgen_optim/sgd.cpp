@@ -181,7 +181,7 @@ struct step_reduce_2_scalars {
   const double inverse_grad_scale = value[7];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
   const double one_minus_dampening = value[9];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 6 + 1];
@@ -303,7 +303,7 @@ struct step_reduce_3_scalars {
   const double inverse_grad_scale = value[7];
   const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
   const double one_minus_dampening = value[9];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -479,7 +479,7 @@ struct step_apply_scalars {
   const double one_minus_dampening = value[9];
   const double min_one_max_unorm = value[10];
   const double one_minus_lr_times_weight_decay = value[11];
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -631,7 +631,7 @@ void step_apply_chunk(
 
 void step_apply_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 6 + 1];
@@ -647,7 +647,7 @@ void step_apply_finish(
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
   if (momentum_buffer_tensorwise && momentum_not_0)
     put(*t.pointer<float>(AT_MOMENTUM_BUFFER_ABSMAX), momentum_buffer_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

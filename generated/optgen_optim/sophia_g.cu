@@ -198,7 +198,7 @@ struct step_reduce_2_scalars {
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   const double one_minus_beta1 = 1.0 - beta1;
   const double rho_times_bs = rho * bs;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 6 + 1];
@@ -325,7 +325,7 @@ struct step_reduce_3_scalars {
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   const double one_minus_beta1 = 1.0 - beta1;
   const double rho_times_bs = rho * bs;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -509,7 +509,7 @@ struct step_apply_scalars {
   const double rho_times_bs = rho * bs;
   const double min_one_max_unorm = optgen::minimum(1.0, max_unorm);
   const double one_minus_lr_times_weight_decay = 1.0 - lr * weight_decay;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -656,7 +656,7 @@ __device__ __forceinline__ void step_apply_chunk(
 }
 
 __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 6 + 1];
@@ -671,7 +671,7 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   __syncthreads();  // every thread has read what is written now
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
   if (exp_avg_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_ABSMAX), exp_avg_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 // update_hessian, pass 1 of 4: reduces
@@ -815,7 +815,7 @@ struct update_hessian_reduce_2_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   const double one_minus_beta2 = 1.0 - beta2;
-  const double step = double(*t.pointer<float>(STEP));
+  const double step = steps_of(t);
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 3 + 1];
@@ -927,7 +927,7 @@ struct update_hessian_apply_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   const double one_minus_beta2 = 1.0 - beta2;
-  const double step = double(*t.pointer<float>(STEP));
+  const double step = steps_of(t);
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 3 + 1];

@@ -202,7 +202,7 @@ struct step_reduce_2_scalars {
   const double inverse_grad_scale = 1.0 / grad_scale;
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
@@ -334,7 +334,7 @@ struct step_reduce_3_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   const double eps_times_eps = eps * eps;
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -531,7 +531,7 @@ struct step_apply_scalars {
   const double min_one_max_grad_norm_over_sqrt_global_s =
       optgen::minimum(1.0, max_grad_norm / (optgen::sqrt(global_sum_tensor_1) + 1e-06));
   const double min_one_max_unorm = optgen::minimum(1.0, max_unorm);
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -707,7 +707,7 @@ __device__ __forceinline__ void step_apply_chunk(
 }
 
 __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double step = double(*t.pointer<float>(STEP)) + 1.0;
+  const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
@@ -726,7 +726,7 @@ __device__ void step_apply_end([[maybe_unused]] const Call& call, [[maybe_unused
   if (percentile_clipping_below_100) put(t.pointer<float>(AT_GNORM_VEC), gnorm_vec_1);
   if (exp_avg_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_ABSMAX), exp_avg_absmax_new);
   if (exp_avg_sq_tensorwise) put(*t.pointer<float>(AT_EXP_AVG_SQ_ABSMAX), exp_avg_sq_absmax_new);
-  put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);
+  count_step(t);
 }
 
 }  // namespace

@@ -181,7 +181,7 @@ class PassRenderer:
     def _input_line(self, item: Input) -> str:
         name, exists = c_name(item.name), c_formula(item.exists)
         if item.role == "step":
-            return f"const double step = double(*t.pointer<float>(STEP)){' + 1.0' if self.block == 'step' else ''};"
+            return f"const double step = steps_of(t){' + 1.0' if self.block == 'step' else ''};"
         if item.role == "fact":
             return f"const double {name} = double(t.at({BASE_FACTS[item.name]}));"
         pointer = f"t.pointer<float>({column(item.name)})"
@@ -336,7 +336,7 @@ class PassRenderer:
             to = pointer if write.input.window is not None else f"*{pointer}"
             lines.append(self._where(write.live, f"put({to}, {value});"))
         if self.block == "step":
-            lines.append("put(*t.pointer<float>(STEP), *t.pointer<float>(STEP) + 1.0f);")
+            lines.append("count_step(t);")
         return lines
 
     # What targets do in their own way

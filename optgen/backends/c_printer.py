@@ -21,6 +21,7 @@ WORDS = """
     true try typedef typename union unsigned using virtual void volatile while xor main
     t c s i k n at call value values row column lines segment tile load store chunk prepare finish commit begin end
     lines_of segment_at sum_of magnitude_bits from_bits read_window finished_sum finished_max finish_rows finish_cols
+    steps_of count_step
     first place shared band line inside aligned element books count lane
     memcpy errno int64_t uint32_t uint8_t int8_t optgen std is_tensorwise
 """

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optgen.codecs import COMPENSATION, Codec
 from optgen.runtime.capture import adopted_lr
-from optgen.runtime.counts import count_shown, is_count
+from optgen.runtime.counts import as_state, count_shown, is_count
 from optgen.runtime.loans import wait_for_host
 from optgen.runtime.rule import Rule, State, always
 from optgen.runtime.settings import checked, is_number
@@ -58,7 +58,7 @@ def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Page
     result: dict[str, Any] = {}
     for key, value in saved.items():
         if key == "step":
-            result[key] = torch.tensor(float(value), dtype=torch.float32, device="cpu")
+            result[key] = as_state(float(value))
         elif isinstance(value, Tensor):
             line = key in rule.states and key not in elements and value.is_floating_point()
             dtype = torch.float32 if line or value.dtype is torch.float64 else value.dtype

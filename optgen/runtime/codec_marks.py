@@ -16,6 +16,7 @@ from torch import Size, Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec
 from optgen.runtime.checkpoints import marked, misformed
+from optgen.runtime.counts import with_exact_counts
 from optgen.runtime.parts import is_dtensor
 from optgen.runtime.rule import Rule
 from optgen.runtime.sharded_checkpoints import with_saved_parts
@@ -34,6 +35,7 @@ def as_checkpoint(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]
     """
     if misformed(optimizer.param_groups, saved):
         return saved
+    saved = with_exact_counts(optimizer, saved)
     rule, name = optimizer.rule, type(optimizer).__name__
     params = [param for group in optimizer.param_groups for param in group["params"]]
     if any(map(is_dtensor, params)):

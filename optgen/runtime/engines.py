@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optgen.runtime import sweep
 from optgen.runtime.capture import check_warm
-from optgen.runtime.counts import check_counts
+from optgen.runtime.counts import read_counts, settled_count
 from optgen.runtime.division import check_one_scale, check_partition, check_starts, part_target, reduces
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
@@ -336,9 +336,15 @@ class _Preparer:
             # Asked of the engines: another target than was chosen may serve, which must not run a skipped step.
             starts = any(callable(state.init) for state in self.rule.states.values())
             _check_skipped(self.rule.blocks[self.block], self.inputs, (e.target for e in engines), starts)
-        check_counts(member.entry for member in members)
+        counts = {param: count for param, count in self.optimizer._counts.items() if param in self.optimizer.state}
+        steps = read_counts(counts, members)
         settled = [self._settled(engine, member) for engine in engines for member in engine.bucket.members]
         replaced = any(key in member.entry for member, new in settled for key in (*new.made, *new.dropped))
+        for member, new in settled:
+            state = new.made["step"] if "step" in new.made else member.entry["step"]
+            counts[member.whole] = settled_count(counts.get(member.whole), state, steps.get(id(member)))
+            member.count = counts[member.whole].exact
+        self.optimizer._counts = counts
         for member, new in settled:  # only now, when nothing can fail any more
             new.store(member.entry)
             self.optimizer.state[member.whole] = member.entry

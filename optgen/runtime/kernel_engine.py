@@ -173,7 +173,9 @@ class KernelEngine:
             seed = int(member.settings.get("seed", 0))
             param = self.staging.get(index, member.param)
             table.extend((param.data_ptr(), self._state_address(member, COMPENSATION), seed, member.number))
-            table.extend((step.data_ptr(), member.shape.numel(), len(member.shape), member.index))
+            assert member.count is not None
+            count = self._kept(member.count)
+            table.extend((step.data_ptr(), count.data_ptr(), member.shape.numel(), len(member.shape), member.index))
             table.extend(
                 (at.rows, at.cols, at.matrices, member.row, self.chunks.first[index], self.chunks.count[index])
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from optgen.runtime import bitsandbytes_form
 from optgen.runtime.capture import check_capture, is_capturing, place_lr
 from optgen.runtime.checkpoints import adopt_entry
 from optgen.runtime.codec_marks import as_checkpoint
+from optgen.runtime.counts import Count
 from optgen.runtime.engines import Prepared, agreed, prepare
 from optgen.runtime.fitting import fitting
 from optgen.runtime.handles import make_handle
@@ -67,6 +68,7 @@ class Optimizer(torch.optim.Optimizer):
     _step_supports_amp_scaling: ClassVar[bool] = False  # torch.amp.GradScaler asks for it
     _kept: tuple[Prepared, ...] = ()  # the last steps' engines, newest first
     _captured: tuple[Prepared, ...] = ()  # engines of steps that graphs have recorded: replays need their memory
+    _counts: Mapping[Tensor, Count] = MappingProxyType({})
     _loading: Mapping[str, Any] | None = None
     _in_backward: InBackward | None = None
 
@@ -435,7 +437,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._wait_for_host()
-        return super().__getstate__()
+        return {**super().__getstate__(), "_counts": dict(self._counts)}
 
     def _wait_for_host(self) -> None:
         wait_for_host(value for entry in self.state.values() for value in entry.values())
@@ -473,6 +475,7 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = self._loading
         if loading is not None:
+            self._counts = {}
             for own, group in zip(self.param_groups, loading["param_groups"], strict=True):
                 overrides = group.get("overrides", {})
                 for index, (param, key) in enumerate(zip(own["params"], group["params"], strict=True)):

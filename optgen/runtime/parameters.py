@@ -34,6 +34,7 @@ class Member:
         rounding: How it is rounded, a name of PARAMETER_CODECS.
         whole: The optimizer's parameter.
         part: Where `param` lies in it; None where it is all of it.
+        count: How many steps it has had, exact: float64 of shape (), where `entry["step"]` lies.
     """
 
     param: Tensor
@@ -48,6 +49,7 @@ class Member:
     number: int = 0
     rounding: str = "nearest"
     part: Part | None = None
+    count: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import COMPENSATION, PARAMETER_CODECS
+from optgen.runtime.counts import steps_of
 from optgen.runtime.draws import Draw
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs
@@ -17,6 +18,7 @@ from optgen.runtime.rule import Block, Partial, Pass, Rule
 from optgen.runtime.state_checks import check_same_scales
 from optgen.runtime.states import Placement, own_shape, scale_key
 from optgen.runtime.torch_codecs import decode, encode
+from optgen.runtime.torch_math import whole_steps
 from optgen.runtime.torch_rounding import decode_parameter, encode_parameter
 
 Results = dict[str, Any]
@@ -179,9 +181,13 @@ class TorchEngine:
         ahead = 1.0 if name == "step" else 0.0
         own: Sequence[Tensor | None] = grads or [None] * len(self.bucket.members)
         self.views = [
-            View(self.rule, member, float(member.entry["step"]) + ahead, grad)
+            View(self.rule, member, self._steps_of(member) + ahead, grad)
             for member, grad in zip(self.bucket.members, own, strict=True)
         ]
+
+    def _steps_of(self, member: Member) -> float:
+        assert member.count is not None
+        return steps_of(float(member.entry["step"]), float(member.count))
 
     def take(self, values: HostValues) -> None:
         """Take the values that passes read."""
@@ -241,7 +247,9 @@ class TorchEngine:
         """End the step: counters advance after everything else is stored."""
         if name == "step":
             for view in self.views:
-                view.member.entry["step"] += 1
+                assert view.member.count is not None
+                view.member.count.fill_(view.step)
+                view.member.entry["step"].fill_(view.step)
         self.views = []
 
     def _store(self, view: View, results: Results) -> None:
@@ -276,7 +284,8 @@ class TorchEngine:
         elements = None
         if member.part is not None and member.rounding == "stochastic":
             elements = member.part.element_numbers(param.device)
-        draw = Draw(int(member.settings.get("seed", 0)), member.number, int(member.entry["step"]) + 1, elements)
+        step = whole_steps(self._steps_of(member)) + 1
+        draw = Draw(int(member.settings.get("seed", 0)), member.number, step, elements)
         rounded, rest = encode_parameter(PARAMETER_CODECS[member.rounding], value, param.dtype, draw)
         return [(param, rounded)] + ([] if rest is None else [(member.entry[COMPENSATION], rest)])
 

@@ -209,6 +209,11 @@ def matrix_total(x: Tensor) -> Tensor:
 # Windows
 
 
+def whole_steps(steps: float) -> int:
+    """A number of steps as a whole number; 0 for what is none."""
+    return int(steps) if 0.0 <= steps < 2.0**63 else 0
+
+
 def push(window: Tensor, value: Tensor, step: float) -> Tensor:
     """The window with a value in slot `step % n`; the first finite value fills it, others never enter."""
     entry = value.float() if isinstance(value, Tensor) else torch.tensor(value, device=window.device)

@@ -16,7 +16,8 @@ enum BaseColumn {
   COMPENSATION,  // what is kept beside the parameter
   SEED,          // of random numbers
   POSITION,      // the parameter's among all of the optimizer
-  STEP,
+  STEP,          // how many steps it has had: a float, which others may set
+  COUNT,         // the same as a double, exact where a float is not
   NUMEL,
   NDIM,
   INDEX,
@@ -76,6 +77,16 @@ struct Tensor {
 template <int columns> OPTGEN_FUNCTION Tensor tensor_of(const Call& call, int64_t index) {
   return {call.table + index * columns, reinterpret_cast<void*>(call.grads[index]), index};
 }
+
+// How many steps a parameter has had.
+OPTGEN_FUNCTION double steps_of(const Tensor& t) {
+  const float shown = *t.pointer<float>(STEP);
+  const double count = *t.pointer<double>(COUNT);
+  return float(count) == shown ? count : double(shown);
+}
+
+// A number of steps as a whole number; 0 for what is none.
+OPTGEN_FUNCTION uint64_t whole_steps(double steps) { return steps >= 0.0 && steps < 0x1p63 ? uint64_t(steps) : 0; }
 
 OPTGEN_FUNCTION Chunk chunk_of(const Call& call, int64_t index) {
   const int64_t* row = call.chunk_table + 4 * index;

@@ -123,6 +123,12 @@ inline void put(double& to, double value) { to = value; }
 inline void put(float& to, double value) { to = float(value); }
 template <int N> inline void put(float* to, const Window<N>& window) { memcpy(to, window.values, sizeof window.values); }
 
+inline void count_step(const Tensor& t) {
+  const double count = steps_of(t) + 1.0;
+  put(*t.pointer<double>(COUNT), count);
+  put(*t.pointer<float>(STEP), count);
+}
+
 // Sums over arrays below element kind.
 inline double sum_of(const float* x, int64_t count) {
   double sum = 0.0;

@@ -154,5 +154,11 @@ template <int N> __device__ inline void put(float* to, const Window<N>& window) 
     to[i] = entry;
   }
 }
+__device__ inline void count_step(const Tensor& t) {
+  if (threadIdx.x != 0) return;
+  const double count = steps_of(t) + 1.0;
+  put(*t.pointer<double>(COUNT), count);
+  put(*t.pointer<float>(STEP), count);
+}
 
 }  // namespace optgen

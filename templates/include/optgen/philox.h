@@ -20,7 +20,7 @@ struct alignas(16) Draw {
 };
 
 OPTGEN_FUNCTION Draw draw_of(const Tensor& t) {
-  return {uint64_t(t.at(SEED)), uint32_t(t.at(POSITION)), uint32_t(*t.pointer<float>(STEP)) + 1u};
+  return {uint64_t(t.at(SEED)), uint32_t(t.at(POSITION)), uint32_t(whole_steps(steps_of(t))) + 1u};
 }
 
 struct Words {

@@ -1,7 +1,7 @@
 """`capturable` and numbers on a GPU: what is refused where there is nothing to capture, and what the host never reads.
 
-Tensors on a GPU that is not there are fake ones (torch's own: shapes, dtypes and devices without values), and numbers
-on a device are on "meta": reading either raises.
+Tensors on a GPU that is not there are fake ones (torch's own: shapes, dtypes and devices without values): reading one
+raises.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ AdamW: Any = optimizer_class("AdamW")
 LARS: Any = optimizer_class("LARS")
 
 
-def number_on_a_device(dtype: torch.dtype = torch.float64) -> torch.Tensor:
+def number_on_a_device(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = ()) -> torch.Tensor:
     """A number that cannot be read."""
-    return torch.empty((), dtype=dtype, device="meta")
+    with FakeTensorMode():
+        return torch.empty(shape, dtype=dtype, device="cuda")
 
 
 def on_gpu(**settings: Any) -> Any:
@@ -258,7 +259,7 @@ def test_what_can_be_told_unread_is_told(
     shape: tuple[int, ...], dtype: torch.dtype, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        AdamW(make_params(), lr=torch.empty(shape, dtype=dtype, device="meta"))
+        AdamW(make_params(), lr=number_on_a_device(dtype, shape))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_what_can_be_told_unread_is_told(
 def test_numbers_that_decide_kernels_and_refusals_are_the_hosts(cls: Any, name: str) -> None:
     """Momentum 0 has no state; dampening without momentum is refused: the host must know both."""
     settings = {**required(cls.__name__), name: number_on_a_device()}
-    message = f"{cls.__name__}: {name} decides which kernels serve, .* not a tensor on meta"
+    message = f"{cls.__name__}: {name} decides which kernels serve, .* not a tensor on cuda:0"
     with pytest.raises(TypeError, match=message):
         cls(make_params(), **settings)
     settings[name] = torch.tensor({"percentile_clipping": 50.0, "momentum": 0.9, "min_8bit_size": 16}.get(name, 0.0))

@@ -72,6 +72,11 @@ class CpuEngine(KernelEngine):
         self.table = table
         self.call.table = address(table)
 
+    @property
+    def at_once(self) -> bool:
+        """As the last pass does, where no parameter gets its values from a copy."""
+        return not self.staged
+
     def placement(self, member: Member) -> Placement:
         """States lie with their parameter, counts of steps on the host."""
         return Placement(self.bucket.device, torch.device("cpu"))

@@ -18,6 +18,7 @@ from optgen.runtime.counts import read_counts, settled_count
 from optgen.runtime.division import check_one_scale, check_partition, check_starts, part_target, reduces
 from optgen.runtime.host_values import HostValues
 from optgen.runtime.inputs import Inputs, SkippedStepError
+from optgen.runtime.interrupts import Uninterrupted
 from optgen.runtime.loans import asks_for_paging
 from optgen.runtime.parameters import (
     Bucket,
@@ -46,6 +47,10 @@ class Engine(Protocol):
     """Runs the passes of a bucket on one target."""
 
     bucket: Bucket
+
+    @property
+    def at_once(self) -> bool:
+        """Whether one call of a kernel writes all that a step writes."""
 
     @property
     def target(self) -> str:
@@ -110,6 +115,7 @@ class Prepared:
         entries: Identities of the groups and of the entries of `optimizer.state`: all, or that of an only parameter.
         reducer: What adds up results over processes; None where no parameter is divided among any.
         sharded: Whether there are parameters of which this process has a part, or a replica.
+        at_once: Whether the last pass is one call of a kernel, and all that writes.
         replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
         since: When these engines were made.
     """
@@ -124,6 +130,7 @@ class Prepared:
     entries: bytes
     reducer: Reducer | None = None
     sharded: bool = False
+    at_once: bool = False
     replaced: bool = False
     since: float = field(default_factory=time.monotonic)
 
@@ -344,10 +351,11 @@ class _Preparer:
             state = new.made["step"] if "step" in new.made else member.entry["step"]
             counts[member.whole] = settled_count(counts.get(member.whole), state, steps.get(id(member)))
             member.count = counts[member.whole].exact
-        self.optimizer._counts = counts
-        for member, new in settled:  # only now, when nothing can fail any more
-            new.store(member.entry)
-            self.optimizer.state[member.whole] = member.entry
+        with Uninterrupted():  # only now, when nothing can fail any more
+            self.optimizer._counts = counts
+            for member, new in settled:
+                new.store(member.entry)
+                self.optimizer.state[member.whole] = member.entry
         return Prepared(
             members=members,
             engines=engines,
@@ -359,6 +367,7 @@ class _Preparer:
             entries=_entries(self.optimizer, only),
             reducer=reducer if reducer.groups else None,
             sharded=bool(self.parts),
+            at_once=len(engines) == 1 and engines[0].at_once,
             replaced=replaced,
         )
 

@@ -72,6 +72,11 @@ class KernelEngine:
     chunk: ClassVar[int]
     bands: ClassVar[bool] = False
 
+    @property
+    def at_once(self) -> bool:
+        """Whether one call of a kernel writes all that a step writes."""
+        return False
+
     def __init__(self, rule: Rule, bucket: Bucket) -> None:
         self.rule, self.bucket = rule, bucket
         self.members = bucket.members

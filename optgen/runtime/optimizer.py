@@ -18,13 +18,14 @@ from optgen.runtime.counts import Count
 from optgen.runtime.engines import Prepared, agreed, prepare
 from optgen.runtime.fitting import fitting
 from optgen.runtime.handles import make_handle
-from optgen.runtime.host_values import HostValues, Sums
 from optgen.runtime.in_backward import InBackward, attach, check_free, check_settings
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
+from optgen.runtime.interrupts import Uninterrupted
 from optgen.runtime.loans import wait_for_host
 from optgen.runtime.overrides import enlist, registered, with_registered
 from optgen.runtime.parameters import StaleError, as_list, check_names, check_parameter, check_twice, unnamed
 from optgen.runtime.rule import Rule, Settings, State
+from optgen.runtime.run_passes import run_passes
 from optgen.runtime.settings import (
     SCHEDULED,
     check_agreement,
@@ -263,6 +264,7 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: for settings, gradients and states that were changed to what does not fit.
                 Nothing is changed then.
             RuntimeError: while a CUDA graph is being captured, without capturable=True.
+            KeyboardInterrupt: when all parameters are stepped, for a Ctrl-C that came meanwhile.
         """
         if is_compiling():
             from optgen.runtime.graph_step import graph_step
@@ -322,26 +324,10 @@ class Optimizer(torch.optim.Optimizer):
             return
         if is_capturing():
             self._captured = (*self._captured, prepared)
-        sums: Sums = {}
-        values = HostValues(declared, settings, sums, prepared.elements)
-        for engine in prepared.engines:
-            engine.take(values)
-        for index, item in enumerate(declared.passes):
-            running = [engine for engine in prepared.engines if item.live(engine.bucket.flags)]
-            for engine in running:
-                engine.run(declared, index)
-            if prepared.reducer is not None:
-                prepared.reducer.reduce(block, declared, item, running)
-            new = prepared.sums(declared, item, running)
-            if new:
-                sums = {**sums, **new}
-                values = HostValues(declared, settings, sums, prepared.elements)
-                for engine in prepared.engines:
-                    engine.take(values)
-        for engine in prepared.engines:
-            engine.finish(block)
-        if declared.commit is not None:
-            self._commit(declared.commit, inputs, values.numbers, prepared.elements)
+        with Uninterrupted(prepared.at_once and declared.commit is None):
+            values = run_passes(prepared, block, declared, settings)
+            if declared.commit is not None:
+                self._commit(declared.commit, inputs, values.numbers, prepared.elements)
 
     def _begin(self, block: str, inputs: Inputs, only: Tensor | None = None) -> tuple[Prepared, Sequence[Settings]]:
         """Find or build the engines of a step and start them; those of the last few sets of parameters are kept.

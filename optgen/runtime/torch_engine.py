@@ -151,6 +151,7 @@ class TorchEngine:
     """The torch target of one bucket."""
 
     target = "torch"
+    at_once = False
 
     def __init__(self, rule: Rule, bucket: Bucket) -> None:
         self.rule, self.bucket = rule, bucket

@@ -211,14 +211,13 @@ def matrix_total(x: Tensor) -> Tensor:
 
 def whole_steps(steps: float) -> int:
     """A number of steps as a whole number; 0 for what is none."""
-    return int(steps) if 0.0 <= steps < 2.0**63 else 0
+    return int(steps) if 0.0 <= steps < 2.0**53 else 0
 
 
 def push(window: Tensor, value: Tensor, step: float) -> Tensor:
     """The window with a value in slot `step % n`; the first finite value fills it, others never enter."""
     entry = value.float() if isinstance(value, Tensor) else torch.tensor(value, device=window.device)
-    count = int(step) if 0 < step < 2**53 else 0  # what is no count leads nowhere else
-    slot = torch.arange(window.numel(), device=window.device) == count % window.numel()
+    slot = torch.arange(window.numel(), device=window.device) == whole_steps(step) % window.numel()
     mask = torch.where(torch.isfinite(window[0]), slot, torch.ones_like(slot)) & torch.isfinite(entry)
     return torch.where(mask, entry, window)
 

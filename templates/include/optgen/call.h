@@ -86,7 +86,7 @@ OPTGEN_FUNCTION double steps_of(const Tensor& t) {
 }
 
 // A number of steps as a whole number; 0 for what is none.
-OPTGEN_FUNCTION uint64_t whole_steps(double steps) { return steps >= 0.0 && steps < 0x1p63 ? uint64_t(steps) : 0; }
+OPTGEN_FUNCTION uint64_t whole_steps(double steps) { return steps >= 0.0 && steps < 0x1p53 ? uint64_t(steps) : 0; }
 
 OPTGEN_FUNCTION Chunk chunk_of(const Call& call, int64_t index) {
   const int64_t* row = call.chunk_table + 4 * index;

@@ -3,6 +3,7 @@
 // The rule is that of window.h. All lanes of a warp call these functions together, with the same arguments.
 #pragma once
 
+#include <optgen/call.h>
 #include <optgen/cuda_tile.h>
 #include <optgen/math.h>
 
@@ -20,7 +21,7 @@ template <int N> __device__ inline Window<N> read_window(const float* stored) { 
 
 // Where the entry of a step stands; what is no count is taken as 0.
 template <int N> __device__ inline int slot_of(double step) {
-  return step > 0.0 && step < 9007199254740992.0 ? int(int64_t(step) % N) : 0;
+  return int(whole_steps(step) % N);
 }
 
 // An unused window holds infinities. A step adds one entry at most.

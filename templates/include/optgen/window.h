@@ -4,6 +4,7 @@
 // count of steps nor a percentage, whatever it is, leads outside.
 #pragma once
 
+#include <optgen/call.h>
 #include <optgen/math.h>
 
 namespace optgen {
@@ -20,7 +21,7 @@ template <int N> inline Window<N> read_window(const float* stored) {
 
 // Where the entry of a step stands; what is no count is taken as 0.
 template <int N> inline int slot_of(double step) {
-  return step > 0.0 && step < 9007199254740992.0 ? int(int64_t(step) % N) : 0;
+  return int(whole_steps(step) % N);
 }
 
 // An unused window holds infinities.

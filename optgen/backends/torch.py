@@ -171,27 +171,26 @@ def _fewer(program: Program) -> set[str]:
     fewer = {name for name, item in program.inputs.items() if item.kind < Kind.MATRIX}
     kinds = program.kinds()
     for let in program.lets:
-        if not _is_whole(let.expr, let.kind, fewer, kinds):
+        if let.kind not in _whole(let.expr, fewer, kinds):
             fewer.add(let.name)
     return fewer
 
 
-def _is_whole(expr: Expr, kind: Kind, fewer: Set[str], kinds: Mapping[str, Kind]) -> bool:
-    """Whether an expression surely has all numbers of a kind: an operand has them, or one has rows and one columns."""
+def _whole(expr: Expr, fewer: Set[str], kinds: Mapping[str, Kind]) -> Set[Kind]:
+    """The kinds of which an expression surely has all numbers: an operand has them, or one has rows and one columns."""
     match expr:
         case Ref(name=name):
-            return name not in fewer and kinds[name] is kind
+            return frozenset() if name in fewer else {kinds[name]}
         case Reduce(over=over):
-            return over is kind
+            return {over}
         case Select(then=then, other=other):
-            return all(_is_whole(part, kind, fewer, kinds) for part in (then, other))
+            return _whole(then, fewer, kinds) & _whole(other, fewer, kinds)
         case Call(op="where", args=(condition, then, other)) if kind_of(condition, kinds) <= Kind.STEP:
-            return all(_is_whole(part, kind, fewer, kinds) for part in (then, other))
+            return _whole(then, fewer, kinds) & _whole(other, fewer, kinds)
         case Call(args=args):
-            whole = any(_is_whole(arg, kind, fewer, kinds) for arg in args)
-            lines = {k for k in (Kind.ROW, Kind.COL) for arg in args if _is_whole(arg, k, fewer, kinds)}
-            return whole or (kind is Kind.ELEMENT and len(lines) == 2)
-    return False
+            found = frozenset().union(*(_whole(arg, fewer, kinds) for arg in args))
+            return found | {Kind.ELEMENT} if {Kind.ROW, Kind.COL} <= found else found
+    return frozenset()
 
 
 def _guarded(lines: Iterable[Line]) -> list[str]:

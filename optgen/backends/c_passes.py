@@ -15,7 +15,7 @@ from optgen.backends.c_printer import CPrinter, c_all, c_formula, c_name
 from optgen.backends.quoting import c_comment, identifier
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, Formula
-from optgen.ir.kinds import boolean_names, window_length
+from optgen.ir.kinds import boolean_names, window_name
 from optgen.ir.liveness import demands
 from optgen.ir.nodes import Expr, Input, Kind, Reduce, Ref, refs
 from optgen.passes.scale_tensorwise import scale_name
@@ -197,8 +197,9 @@ class PassRenderer:
         name = c_name(let.name)
         if let.kind.is_array:
             return self._array_lines(step)
-        window = window_length(let.expr, self.inputs, self.lets)
-        if window is not None:
+        past = window_name(let.expr, self.inputs, self.lets)
+        if past is not None:
+            window = self.inputs[past].window
             text = self._scalar(let.expr)
             return [f"const Window<{window}> {name} = {c_formula(step.live)} ? {text} : Window<{window}>{{}};"]
         if isinstance(let.expr, Reduce):

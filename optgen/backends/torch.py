@@ -39,7 +39,10 @@ class TorchBackend:
     def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
         """One module a family."""
         functions = [
-            _FunctionRenderer(name, plan, item).render() for name, plan in plans.items() for item in plan.passes
+            _FunctionRenderer(name, plan, item, fewer).render()
+            for name, plan in plans.items()
+            for fewer in [_fewer(plan.program)]
+            for item in plan.passes
         ]
         head = [docstring(line) for line in describe(family)[1:]]
         context = {"title": docstring(family.title), "head": head, "functions": functions}
@@ -49,12 +52,12 @@ class TorchBackend:
 class _FunctionRenderer:
     """Renders one pass. A state's scale for the whole tensor is left out: encoding the state finds it anew."""
 
-    def __init__(self, block: str, plan: Plan, item: PassPlan) -> None:
+    def __init__(self, block: str, plan: Plan, item: PassPlan, fewer: Set[str]) -> None:
         self.block, self.plan, self.item = block, plan, item
         self.last = item is plan.passes[-1]
         self.inputs = plan.program.inputs
         self.kinds = plan.kinds
-        self.printer = PyPrinter(plan.kinds, fewer=_fewer(plan.program))
+        self.printer = PyPrinter(plan.kinds, fewer=fewer)
         self.scales = {scale_name(name) for name, i in self.inputs.items() if i.kind is Kind.ELEMENT}
         outputs = [(value, target) for target, value in plan.program.outputs.items() if target not in self.scales]
         roots = [root for value, target in outputs for root in demands(value, self.inputs[target].exists)]

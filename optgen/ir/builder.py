@@ -16,7 +16,7 @@ from optgen.ir.fits import fits, fits_below
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
-from optgen.ir.kinds import is_boolean, kind_of, unit_of, window_length
+from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
 from optgen.ir.nodes import (
     FUNCTIONS,
     REDUCTIONS,
@@ -278,12 +278,11 @@ class Builder:
             merged[name] = Value(self.bind(name, select, ""), missing)
         return merged
 
-    def _sort(self, value: Value) -> tuple[bool, bool, int | None]:
-        """Of which sort a value is: mixed already, a condition, a window of so many values."""
+    def _sort(self, value: Value) -> tuple[bool, bool, str | None]:
         return value.mixed, is_boolean(value.expr, self.by_name), self._past(value.expr)
 
-    def _past(self, expr: Expr) -> int | None:
-        return window_length(expr, self.scope.inputs, self.by_name)
+    def _past(self, expr: Expr) -> str | None:
+        return window_name(expr, self.scope.inputs, self.by_name)
 
     # Expressions
 
@@ -363,8 +362,8 @@ class Builder:
     def _no_window(self, expr: Expr, node: ast.expr) -> Expr:
         if self._past(expr) is None:
             return expr
-        message = "a window is not a number"
-        self.reporter.error("type", message, node_location(self.text, node), "use `percentile(window, q)`")
+        where = node_location(self.text, node)
+        self.reporter.error("type", "a window is not a number", where, "use `percentile(window, q)`")
         return ERROR
 
     def _condition(self, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
@@ -422,12 +421,14 @@ class Builder:
         return result
 
     def _window(self, name: str, args: Sequence[ast.expr], env: Mapping[str, Value], path: Formula) -> Expr:
-        window = self._expression(args[0], env, path)
-        if window == ERROR:
-            return ERROR
+        window, wrong = self._expression(args[0], env, path), ""
         if self._past(window) is None:
-            message = f"`{name}` takes a state with `window:` first"
-            self.reporter.error("type", message, node_location(self.text, args[0]))
+            wrong = f"`{name}` takes a state with `window:` first"
+        elif name == "push" and is_pushed(window, self.by_name):
+            wrong = "a window takes one value a step"
+        if wrong and window != ERROR:
+            self.reporter.error("type", wrong, node_location(self.text, args[0]))
+        if wrong:
             return ERROR
         value = self._number(args[1], env, path)
         if kind_of(value, self.kinds) > Kind.TENSOR:
@@ -445,8 +446,7 @@ class Builder:
         env: Mapping[str, Value],
         path: Formula,
     ) -> Expr:
-        where = node_location(self.text, node)
-        over = over_of(keywords)
+        where, over = node_location(self.text, node), over_of(keywords)
         line = name.startswith(("row_", "col_"))
         if len(args) != 1 or over is None or (line and keywords):
             message = f"`{name}` takes one value" + ("" if line else ", and `over=all` or `over=matrix`")

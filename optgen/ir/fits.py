@@ -8,19 +8,21 @@ from optgen.ir.nodes import Input, Kind, takes
 
 
 def fits(
-    name: str, state: Input, kind: Kind, window: int | None, help_text: str, where: Location, reporter: Reporter
+    name: str, state: Input, kind: Kind, window: str | None, help_text: str, where: Location, reporter: Reporter
 ) -> bool:
     """Tell if a state takes a value; report one that is more numbers than the state, or others.
 
     Args:
         kind: Of the value.
-        window: How many past values it is, if it is a window.
+        window: The state whose past values it is, if it is a window.
         help_text: What to do about another kind.
     """
-    if window != state.window:
-        held = "one number" if state.window is None else f"a window of {state.window} values"
+    if window != (None if state.window is None else name):
+        held = (
+            "is one number, this is a window" if state.window is None else "keeps its own past values, this is not them"
+        )
         way = "use `percentile(window, q)`" if state.window is None else f"write `{name} = push({name}, x)`"
-        reporter.error("type", f"`{name}` is {held}, this is not", where, way)
+        reporter.error("type", f"`{name}` {held}", where, way)
         return False
     if not takes(state.kind, kind):
         message = f"`{name}` is one number per {unit_of(state.kind)}, but this is one per {unit_of(kind)}"

@@ -42,14 +42,26 @@ def is_boolean(expr: Expr, lets: Mapping[str, Let]) -> bool:
             return False
 
 
-def window_length(expr: Expr, inputs: Mapping[str, Input], lets: Mapping[str, Let]) -> int | None:
-    """How many past values an expression is, if it is a window."""
+def window_name(expr: Expr, inputs: Mapping[str, Input], lets: Mapping[str, Let]) -> str | None:
+    """The state whose past values an expression is, if it is a window."""
     match expr:
+        case Ref(name=name) if name in inputs:
+            return name if inputs[name].window is not None else None
         case Ref(name=name):
-            return inputs[name].window if name in inputs else window_length(lets[name].expr, inputs, lets)
+            return window_name(lets[name].expr, inputs, lets)
         case Call(op="push", args=(window, _, _)) | Select(then=window):
-            return window_length(window, inputs, lets)
+            return window_name(window, inputs, lets)
     return None
+
+
+def is_pushed(window: Expr, lets: Mapping[str, Let]) -> bool:
+    """Whether a window has its value of this step, under some settings at least."""
+    match window:
+        case Ref(name=name):
+            return name in lets and is_pushed(lets[name].expr, lets)
+        case Select(then=then, other=other):
+            return is_pushed(then, lets) or is_pushed(other, lets)
+    return isinstance(window, Call)
 
 
 def boolean_names(program: Program) -> set[str]:

@@ -272,7 +272,7 @@ class TorchEngine:
                 if scales is not None:
                     stored.append((entry[scale_key(name)], scales))
             elif state.window is not None:
-                stored.append((target, value.clone()))  # it may be another window, which is stored too
+                stored.append((target, value))
             else:
                 stored.append((target, own_shape(state.kind, value, view.member.line_shape, param.device)))
         for target, value in stored:

@@ -216,6 +216,13 @@ SPECS = {
     "init needs a setting": with_states("mask: {init: beta1}"),
     "init of a window": with_states("seen: {shape: tensor, window: 3, init: 2}"),
     "rows to columns": with_states("cols_of: {shape: col, when: ndim >= 2}", "if ndim >= 2:\n    cols_of = rows_of"),
+    "window of another state": with_states(
+        "more: {shape: tensor, window: 4}", "more = push(more, percentile(more, 50))\npast = more"
+    ),
+    "two values a step": with_states(
+        "more: {shape: tensor, window: 4}",
+        "if amsgrad:\n    more = push(more, 1)\nmore = push(more, percentile(more, 50))",
+    ),
     "window to a longer one": with_states(
         "more: {shape: tensor, window: 8}", "more = push(more, percentile(more, 50))\npast = more"
     ),

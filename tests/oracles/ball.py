@@ -238,7 +238,7 @@ def largest(x: Ball) -> Ball:
         return Ball(0.0)
     top = x.mid.max()
     rad = max(x.high.max() - top, top - x.low.max())
-    return spread(top, np.inf if np.isinf(x.rad).any() else rad, Ball(top))
+    return spread(top, np.float64(np.inf if np.isinf(x.rad).any() else rad), Ball(top))
 
 
 def norm(x: Ball) -> Ball:

@@ -43,8 +43,6 @@ hyperparameters:
 states:
   a: {init: grad}
   b: {init: 2}
-  window: {shape: tensor, window: 2}
-  other: {shape: tensor, window: 2}
   t: {shape: tensor, init: 1}
   u: {shape: tensor, init: 2}
   rows_a: {shape: row, init: row_sum(grad), when: ndim >= 2}
@@ -58,9 +56,6 @@ blocks:
     a = b
     b = param
     param = old
-    past = push(window, 5)
-    window = other
-    other = past
     number = t
     t = u
     u = number
@@ -113,8 +108,6 @@ def test_states_take_over_what_others_held(target: str, tmp_path: Path) -> None:
         assert torch.equal(state["b"], begin)
         assert torch.equal(param.detach(), grad)
         assert (float(state["t"]), float(state["u"])) == (2.0, 1.0)
-        assert torch.equal(state["window"], torch.full((2,), torch.inf))
-        assert torch.equal(state["other"], torch.full((2,), 5.0))
         if len(shape) > 1:
             assert torch.equal(state["rows_a"], torch.ones(2, 3))
             assert torch.equal(state["rows_b"], grad.sum(2))

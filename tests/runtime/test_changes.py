@@ -153,7 +153,7 @@ def by_hand(value: object) -> torch.Tensor:
 
 PUT_IN_BY_HAND: dict[str, tuple[Callable[[torch.Tensor], object], type[Exception], str]] = {
     "twice": (lambda param: param, ValueError, "holds the same parameter twice, at positions 0 and 1"),
-    "no tensor": (lambda _: 3, TypeError, "parameters are tensors, not int"),
+    "no tensor": (lambda _: 3, TypeError, "one of the params is int"),
     "double": (lambda _: by_hand(torch.zeros(3, dtype=torch.float64)), TypeError, "not float64"),
     "meta": (lambda _: by_hand(torch.zeros(3, device="meta")), TypeError, "have no values"),
     "expanded": (lambda _: by_hand(torch.zeros(1).expand(5)), ValueError, "is expanded"),
@@ -184,12 +184,21 @@ def test_a_parameter_in_two_groups_and_params_that_are_no_list_are_refused(targe
         opt.step()
 
 
-@pytest.mark.parametrize("lr", [None, torch.tensor(0.1, device="meta"), torch.tensor([0.1]).to_sparse(), torch.ones(2)])
-def test_a_rate_without_a_number_is_refused(lr: object, target: str) -> None:
+@pytest.mark.parametrize(
+    ("lr", "error", "message"),
+    [
+        (None, TypeError, "AdamW: lr must be a number in"),
+        (torch.tensor(0.1, device="meta"), TypeError, "AdamW: lr must be a number in"),
+        (torch.tensor([0.1]).to_sparse(), TypeError, "AdamW: lr must be a number in"),
+        (torch.ones(2), ValueError, "Tensor lr must be 1-element"),
+    ],
+    ids=["none", "meta", "sparse", "two"],
+)
+def test_a_rate_without_a_number_is_refused(lr: object, error: type[Exception], message: str, target: str) -> None:
     param, opt = stepped(target)
     before = param.detach().clone()
     opt.param_groups[0]["lr"] = lr
-    with pytest.raises(TypeError, match="AdamW: lr must be a number in"):
+    with pytest.raises(error, match=message):
         opt.step()
     assert torch.equal(param, before)
 

@@ -109,7 +109,12 @@ def write_new_spec(name: str, path: Path | None = None) -> Path:
     path = path or Path(f"{rule}.yaml")
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(new_spec(rule, path.as_posix()))
+            try:
+                file.write(new_spec(rule, path.as_posix()))
+                file.flush()
+            except BaseException:
+                path.unlink()
+                raise
     except FileExistsError as error:
         raise NewSpecError(f"{path} exists already; give another name, or another file with --out") from error
     except OSError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from optgen.bench.measure import CaseResult, Measured
 from optgen.bench.show import in_order
+from optgen.emit.whole_file import write_whole
 
 OURS, OTHERS, ROOFLINE, INK = "#0072B2", "#8a8a8a", "#D55E00", "#333333"  # colours of Okabe and Ito
 ROW, EDGES, WIDTH = 0.42, 1.9, 11.0  # inches
@@ -37,7 +39,9 @@ def save_picture(result: CaseResult, path: Path, machine: str) -> None:
     title = f"{case.name}: {tensors}, {case.numel / 1e6:.4g} M {case.dtype} parameters"
     figure.suptitle(f"{title}\n{machine}, {result.bandwidth / 1e9:.0f} GB/s", fontsize=11, x=0.01, ha="left")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write_whole(path, drawn.getvalue())
 
 
 def _colour(one: Measured) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from optgen.demo.training import Run
+from optgen.emit.whole_file import write_whole
 
 # Widths and dashes tell curves apart that lie on one another; colours are those of Okabe and Ito.
 _STYLES: tuple[dict[str, Any], ...] = (
@@ -59,7 +61,9 @@ def save_picture(runs: Sequence[Run], path: Path) -> None:
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write_whole(path, drawn.getvalue())
 
 
 def _by_final_loss(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from optgen.emit.environment import render
+from optgen.emit.whole_file import write_whole
 from optgen.explanation import ClassInfo
 from optgen.page.equations import Line, lines, truth
 from optgen.page.layout import Layout, layout_of, number
@@ -30,9 +31,9 @@ def write_page(info: ClassInfo, path: Path) -> None:
     """Write the page of a class.
 
     Raises:
-        OSError: the file cannot be written.
+        UserError: the file cannot be written; what was there is unchanged.
     """
-    path.write_text(page(info), encoding="utf-8")
+    write_whole(path, page(info).encode())
 
 
 def page(info: ClassInfo) -> str:

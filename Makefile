@@ -29,7 +29,8 @@ help:
 	@echo "make demo       train a small transformer with generated optimizers"
 	@echo "make test       all checks and tests"
 	@echo "make test-quick lint, types, layers; the compiler, the runtime's main paths, a class of each rule, the tutorial"
-	@echo "make test-all   the tests with every combination of classes, types and options (long)"
+	@echo "make test-all   the tests with every combination of classes, types and options, and with the oldest and the"
+	@echo "                newest torch (long)"
 	@echo "make lint       ruff, mypy, the layers"
 	@echo "make bench      the optimizers against torch, bitsandbytes and torchao"
 	@echo "make claims     what README.md claims, beside what holds here"
@@ -54,6 +55,7 @@ test-quick: lint
 
 test-all: test
 	$(BIN)/python -m pytest $(TESTS) -m full
+	$(BIN)/python tools/torch_versions.py
 
 lint: setup-test
 	$(BIN)/ruff check .

@@ -190,14 +190,9 @@ def _run_outside(handle: str, block: str) -> None:
 
 
 def _outside(function: Callable[..., None], reason: str) -> Callable[..., None]:
-    """A function that torch.compile leaves as it is, and says why, where this torch can."""
-    result: Callable[..., None]
-    try:
-        told = f"{reason}; leave fullgraph=True out"
-        result = torch.compiler.disable(function, reason=told)  # type: ignore[no-untyped-call]
-    except TypeError:
-        result = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
-    return result
+    """A function that torch.compile leaves as it is, and says why."""
+    told = f"{reason}; leave fullgraph=True out"
+    return torch.compiler.disable(function, reason=told)  # type: ignore[no-untyped-call, no-any-return]
 
 
 REASONS = (METHOD, BACKWARD, SHARED, TENSORS, CHANGED, DIVIDED, STARTS, STORED)

@@ -114,14 +114,24 @@ def local_tensor(tensor: Tensor) -> Tensor:
 
 
 def local_gradient(param: Tensor, grad: Tensor) -> Tensor:
-    """The part of a gradient that belongs to the part of the parameter; brought there if it lies otherwise."""
+    """The part of a gradient that belongs to the part of the parameter; brought there if it lies otherwise.
+
+    Raises:
+        ValueError: if this process has another part of the gradient than of the parameter.
+    """
     if not is_dtensor(param):
         return grad
     mesh, placements = param.device_mesh, param.placements  # type: ignore[attr-defined]
     if grad.device_mesh != mesh or tuple(grad.placements) != tuple(placements):  # type: ignore[attr-defined]
         with torch.no_grad():
             grad = grad.redistribute(mesh, placements)  # type: ignore[attr-defined]
-    return local_tensor(grad)
+    own, wanted = local_tensor(grad), local_tensor(param).shape
+    if own.shape != wanted:
+        raise ValueError(
+            f"this process has {tuple(own.shape)} of a gradient and {tuple(wanted)} of its parameter, a DTensor: they "
+            "are divided unlike each other, though their placements are the same"
+        )
+    return own
 
 
 def with_stand_ins(params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -28,9 +28,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distributed.scenarios.parts import furthest
 from distributed.scenarios.world import (
+    LeftOut,
     Scenario,
     Scenarios,
     World,
+    check_strides,
     distribute_tensor,
     gradients,
     starts,
@@ -132,7 +134,11 @@ def _divided(world: World, model: Model, how: str) -> Any:
             "columns twice": (world.mesh(*two), [last, last]),
         }[how]
         model.values[i] = nn.Parameter(distribute_tensor(value.detach(), mesh, placed))
-    return fully_shard(model, mesh=world.mesh(*two)["data"]) if how == "twice" else model
+    if how == "twice":
+        values = [value.full_tensor().detach() for value in model.values]
+        fully_shard(model, mesh=world.mesh(*two)["data"])
+        check_strides(model.values, values)
+    return model
 
 
 def _begin(world: World, case: str) -> tuple[Any, Any]:
@@ -173,6 +179,14 @@ def _save(world: World, case: str, model: Model, optimizer: Any) -> None:
         assert mine.keys() == theirs.keys(), (sorted(mine), sorted(theirs))
         for key, value in mine.items():
             assert torch.equal(theirs[key], value), f"{key} is not what as many processes saved"
+
+
+def _saved_from(world: World, case: str, size: int) -> Path:
+    """The folder of what so many processes have saved."""
+    folder = world.folder.parent / f"{case} from {size}"
+    if not (folder / "values.pt").exists():
+        raise LeftOut(f"{size} processes have saved nothing of this case")
+    return folder
 
 
 def _load(world: World, case: str, folder: Path, model: Any = None, optimizer: Any = None) -> Any:
@@ -246,7 +260,7 @@ def save(world: World, case: str) -> None:
 def go_on(world: World, case: str, before: int) -> float:
     """Load what so many processes have saved, look at it, train on and save."""
     model, optimizer = _begin(world, case)
-    folder = world.folder.parent / f"{case} from {before}"
+    folder = _saved_from(world, case, before)
     _load(world, case, folder, model, optimizer)
     saved = torch.load(folder / "values.pt", weights_only=True)
     for param, value in zip(model.parameters(), saved["params"], strict=True):
@@ -266,7 +280,7 @@ def go_on(world: World, case: str, before: int) -> float:
 
 def whole_state(world: World, case: str, before: int) -> None:
     """Load what all processes together saved in one file into a plain model."""
-    folder = world.folder.parent / f"{case} from {before}"
+    folder = _saved_from(world, case, before)
     full = torch.load(folder / "full.pt", weights_only=True)
     model = Model(starts(CASES[case].shapes))
     optimizer = _optimizer(CASES[case], model)
@@ -280,7 +294,7 @@ def whole_state(world: World, case: str, before: int) -> None:
 
 def whole_state_elsewhere(world: World, case: str, how: str) -> None:
     """Load what all processes together saved in one file into a model that is divided in another way."""
-    folder = world.folder.parent / f"{case} from 4"
+    folder = _saved_from(world, case, 4)
     model = _divided(world, Model(starts(CASES[case].shapes)), how)
     optimizer = _optimizer(CASES[case], model)
     options = StateDictOptions(full_state_dict=True)
@@ -292,7 +306,7 @@ def whole_state_elsewhere(world: World, case: str, how: str) -> None:
 
 def elsewhere(world: World, case: str, how: str) -> None:
     """States without blocks go into any placement, bit for bit."""
-    folder = world.folder.parent / f"{case} from 4"
+    folder = _saved_from(world, case, 4)
     model = _divided(world, Model(starts(CASES[case].shapes)), how)
     optimizer = _optimizer(CASES[case], model)
     _load(world, case, folder, model, optimizer)
@@ -306,7 +320,7 @@ def placed_otherwise(world: World, case: str, how: str) -> None:
     model = _divided(world, Model(starts(CASES[case].shapes)), how)
     optimizer = _optimizer(CASES[case], model)
     try:
-        _load(world, case, world.folder.parent / f"{case} from 4", model, optimizer)
+        _load(world, case, _saved_from(world, case, 4), model, optimizer)
     except CheckpointException as error:
         assert "Missing key in checkpoint state_dict: optimizer.state.values.0.exp_avg_" in str(error), error
     else:

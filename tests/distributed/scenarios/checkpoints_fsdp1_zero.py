@@ -28,7 +28,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distributed.scenarios.parts import equal, furthest
 from distributed.scenarios.precisions import SHAPES, Forms
-from distributed.scenarios.world import Scenario, Scenarios, World, distribute_tensor, gradients, starts, train_plain
+from distributed.scenarios.world import (
+    Scenario,
+    Scenarios,
+    World,
+    check_means,
+    distribute_tensor,
+    gradients,
+    starts,
+    train_plain,
+)
 from optgen.codecs import CODECS
 from optgen.runtime.parts import find_parts
 from optgen.runtime.states import scale_key
@@ -133,6 +142,7 @@ def flat_whole(world: World, case: str, how: str) -> float:
     if how == "fsdp1":
         model = FSDP(model, use_orig_params=True, device_id=torch.device("cpu"))
     elif how == "fully_shard":
+        check_means(world)
         fully_shard(model, mesh=world.mesh())
     optimizer = maker(case)(model.parameters())
     options = StateDictOptions(full_state_dict=True)
@@ -149,7 +159,7 @@ def flat_not_gathered(world: World, case: str) -> None:
     try:
         get_optimizer_state_dict(model, optimizer)
     except AssertionError as error:
-        assert str(error).startswith("Expected"), error
+        assert str(error).startswith("Expected") or torch.__version__.startswith("2.8."), error  # which says nothing
     else:
         raise AssertionError("gathered")
 

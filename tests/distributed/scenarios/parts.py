@@ -19,6 +19,7 @@ from distributed.scenarios.world import (
     Scenario,
     Scenarios,
     World,
+    check_strides,
     distribute_tensor,
     gradients,
     starts,
@@ -224,6 +225,7 @@ def strided_unevenly(world: World, case: str, target: str) -> float:
     model.values = nn.ParameterList(distribute_tensor(value, mesh["tensor"], [Shard(0)]) for value in begin)
     fully_shard(model, mesh=mesh["data"])
     params = list(model.parameters())
+    check_strides(params, begin)
     optimizer = maker(case, target=target)(params)
     for step in grads:
         for param, grad in zip(params, step, strict=True):
@@ -263,6 +265,21 @@ def other_placement(world: World) -> float:
     return furthest([whole(param)], train_plain(maker("lamb"), begin, grads), begin)
 
 
+def other_part(world: World) -> None:
+    """A gradient of the parameter's shape of which a process has more than of the parameter is refused in words."""
+    param = nn.Parameter(distribute_tensor(torch.ones(8, 4), world.mesh(), [Shard(0)]))
+    more = torch.ones(8 // world.size + 1, 4)
+    param.grad = DTensor.from_local(more, world.mesh(), [Shard(0)], shape=param.shape, stride=param.stride())
+    for target in ("cpu", "torch"):
+        try:
+            maker("adamw", target=target)([param]).step()
+        except ValueError as error:
+            assert f"has {tuple(more.shape)} of a gradient and {(8 // world.size, 4)} of its parameter" in str(error)
+        else:
+            raise AssertionError("not noticed")
+    assert torch.equal(whole(param), torch.ones(8, 4))
+
+
 def scaled(world: World) -> None:
     """torch.amp.GradScaler: an Inf that one process has skips the step on all of them."""
     for infinite in (False, True):
@@ -297,6 +314,7 @@ SCENARIOS: Scenarios = {
         **_matrix("columns"),
         "refusals": Scenario(refusals),
         "other placement": Scenario(other_placement),
+        "other part": Scenario(other_part),
         "different steps": Scenario(different_steps),
         "scaled": Scenario(scaled),
     },

@@ -25,6 +25,7 @@ from distributed.scenarios.world import (
     Scenario,
     Scenarios,
     World,
+    check_means,
     distribute_tensor,
     gradients,
     starts,
@@ -84,6 +85,7 @@ def zero(world: World, make: Make, grads: list[list[Tensor]]) -> tuple[list[Tens
 
 def sharded(world: World, make: Make, grads: list[list[Tensor]]) -> tuple[list[Tensor], Any]:
     """fully_shard."""
+    check_means(world)
     model = fully_shard(Forms(), mesh=world.mesh())
     optimizer = make(model.parameters())
     for step in grads:

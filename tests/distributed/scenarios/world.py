@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor import distribute_tensor as scatter
 
 
@@ -61,6 +63,30 @@ Scenarios = Mapping[int, Mapping[str, Scenario]]  # by the number of processes a
 def whole(tensor: Any) -> Tensor:
     """A DTensor's values on every process; a plain tensor as it is."""
     return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
+
+
+def check_strides(params: Iterable[Any], values: Iterable[Tensor]) -> None:
+    """Raise `LeftOut` where torch itself errs: parameters of these values, divided twice along a dimension.
+
+    torch 2.8 does not put them together again where the first division is uneven, nor divides another tensor alike.
+    """
+    right = True
+    for param, value in zip(params, values, strict=True):
+        everywhere = scatter(value, param.device_mesh, [Replicate()] * param.device_mesh.ndim)
+        again = everywhere.redistribute(placements=param.placements)
+        right = right and torch.equal(whole(param), value) and torch.equal(again.to_local(), param.to_local())
+    votes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(votes, right)
+    if not all(votes):
+        raise LeftOut("this torch does not put together what is divided twice along a dimension unevenly")
+
+
+def check_means(world: World) -> None:
+    """Raise `LeftOut` where torch itself errs: fully_shard of 2.8 adds gradients up on CPUs, and takes no mean."""
+    layer = fully_shard(nn.Linear(2, 1, bias=False), mesh=world.mesh())
+    layer(torch.ones(1, 2)).sum().backward()
+    if not torch.equal(whole(layer.weight.grad), torch.ones(1, 2)):
+        raise LeftOut("fully_shard of this torch takes no mean of the processes' gradients")
 
 
 def gradients(shapes: list[tuple[int, ...]], steps: int, dtype: torch.dtype = torch.float32) -> list[list[Tensor]]:

@@ -291,9 +291,11 @@ def _change_expression(source: random.Random, block: ast.Module) -> None:
     parent, field, index = source.choice(places)
     held = getattr(parent, field)
     old = held[index] if isinstance(held, list) else held
-    new = _expression(
-        source, old, sorted({node.id for node in ast.walk(block) if isinstance(node, ast.Name)} - {*FUNCTIONS})
-    )
+    names = sorted({node.id for node in ast.walk(block) if isinstance(node, ast.Name)} - {*FUNCTIONS})
+    new = _expression(source, old, names)
+    if source.random() < 0.05:  # as deep as the language goes, and deeper
+        for _ in range(source.choice((50, 100, 200))):
+            new = ast.BinOp(new, ast.Mult(), old)
     if isinstance(held, list):
         held[index] = new
     else:

@@ -71,7 +71,7 @@ class _RuleWriter:
     def _states(self) -> list[State]:
         result = []
         for number in range(self.rng.randint(1, 6)):
-            shape = self.rng.choice(["param"] * 5 + list(SHAPES))
+            shape = self.rng.choice(["param"] * 3 + ["tensor"] * 2 + list(SHAPES))
             window = shape == "tensor" and self.rng.random() < 0.4
             chosen = self.rng.sample(list(CONDITIONS), self.rng.choice([0, 0, 1, 1, 2]))
             when = frozenset() if SHAPES[shape] <= Kind.GROUP else frozenset(chosen)

@@ -123,7 +123,8 @@ class Writer:
         """A number that a value of a kind may be."""
         if deep <= 0 or self.chance(0.12):
             return self.leaf(kind)
-        if self.depth < 2 and kind >= Kind.GLOBAL and self.chance(0.25):
+        often = Kind.TENSOR <= kind < Kind.ELEMENT
+        if self.depth < 2 and kind >= Kind.GLOBAL and self.chance(0.5 if often else 0.25):
             reduced = self.reduced(kind, deep)
             if reduced is not None:
                 return reduced
@@ -238,8 +239,8 @@ class Writer:
                 (f"{name}({{}})", Kind.TENSOR, Kind.ELEMENT, 700.0) for name in ("sum", "mean", "norm", "rms", "absmax")
             ]
             if rows:
-                lines = self.rng.choice(LINES)
-                over += [(f"{name}({{}})", Kind.TENSOR, lines, 100.0) for name in ("sum", "mean", "norm", "rms")]
+                for lines in LINES:
+                    over += [(f"{name}({{}})", Kind.TENSOR, lines, 100.0) for name in ("sum", "mean", "norm", "rms")]
         if rows and takes(kind, Kind.MATRIX):
             whole = self.rng.choice([Kind.ELEMENT, Kind.ROW, Kind.COL])
             names = ("sum", "mean", "norm", "rms")

@@ -6,7 +6,7 @@ Input: paths of specs. Output: a `Package`, texts by path, with what is known of
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,13 +24,16 @@ from optgen.emit.writer import MARK
 from optgen.explanation import ClassInfo
 from optgen.ir.family import Family, build_family, readers
 from optgen.ir.formula import FormulaTooLargeError
+from optgen.ir.nodes import Program
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.usage import check_use
 from optgen.passes.pipeline import run_passes
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
-from optgen.schedule.planner import plan
-from optgen.spec.loader import SpecSet, load_specs
+from optgen.schedule.planner import beyond, plan
+from optgen.spec.loader import LoadedSpec, SpecSet, load_specs
+
+MAX_PASSES = 32
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[Unit, ...]:
             if not reporter.errors_in(loaded.source.path):
                 check_use(family, loaded, specs.shared, reporter)
             programs = {n: run_passes(b.program, b.active, family.guards) for n, b in family.blocks.items()}
+            if not _are_feasible(programs.values(), loaded, reporter):
+                continue
             plans = {n: plan(program) for n, program in programs.items()}
         except FormulaTooLargeError:
             message = "the conditions of this rule have too many cases"
@@ -119,6 +124,16 @@ def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[Unit, ...]:
         units.append(Unit(family, plans, _classes(specs, name, family, reporter)))
     reporter.raise_if_any()
     return tuple(units)
+
+
+def _are_feasible(programs: Iterable[Program], loaded: LoadedSpec, reporter: Reporter) -> bool:
+    """Whether every block takes a number of passes that can be worked with; each of them repeats those before."""
+    late = [let for program in programs if (let := beyond(program, MAX_PASSES - 1)) is not None]
+    for let in late:
+        message = f"this waits for more than {MAX_PASSES - 1} passes over memory, one for each reduction of another"
+        where = let.location or loaded.locate("blocks", "step")
+        reporter.error("too-many-passes", message, where, f"a step is at most {MAX_PASSES} passes")
+    return not late
 
 
 def _shown_path(path: str) -> Prose:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,18 +15,24 @@ PRECEDENCE = {"or": 1, "and": 2, "==": 4, "!=": 4, "<": 5, "<=": 5, ">": 5, ">="
 SYMBOL = {"or": "||", "and": "&&"}
 FUNCTION = {"min": "minimum", "max": "maximum", "**": "power"}
 UNARY, ATOM, TERNARY = 8, 9, 0
+KEYWORDS = """
+    alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class compl
+    concept const const_cast consteval constexpr constinit continue co_await co_return co_yield decltype default delete
+    do double dynamic_cast else enum explicit export extern false float for friend goto if inline int long mutable
+    namespace new noexcept not not_eq nullptr operator or or_eq private protected public register reinterpret_cast
+    requires return short signed sizeof static static_assert static_cast struct switch template this thread_local throw
+    true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
+"""
 WORDS = """
-    alignas alignof and asm auto bool break case catch char class const constexpr continue default delete do double
-    else enum explicit export extern false float for friend goto if inline int long mutable namespace new not nullptr
-    operator or private protected public register return short signed sizeof static struct switch template this throw
-    true try typedef typename union unsigned using virtual void volatile while xor main
     t c s i k n at call value values row column lines segment tile load store chunk prepare finish commit begin end
     lines_of segment_at sum_of magnitude_bits from_bits read_window finished_sum finished_max finish_rows finish_cols
-    steps_of count_step
+    steps_of count_step draw_of put run_pass
     first place shared band line inside aligned element books count lane
-    memcpy errno int64_t uint32_t uint8_t int8_t optgen std is_tensorwise
+    main memcpy errno math_errhandling int64_t uint32_t uint8_t int8_t optgen std is_tensorwise
 """
-RESERVED = frozenset(WORDS.split())
+RESERVED = frozenset((*KEYWORDS.split(), *WORDS.split()))
+ENDINGS = ("_at", "_tile", "_part", "_value")
+FUNCTION_NAME = re.compile(r"\w+_(apply|reduce_\d+)(_(scalars|prepare|chunk|finish|values|shared|end))?")
 
 
 class UnloweredNodeError(AssertionError):
@@ -33,8 +40,11 @@ class UnloweredNodeError(AssertionError):
 
 
 def c_name(name: str) -> Identifier:
-    """A name that is no keyword of C++ and none of the kernels' own, which are those with capitals and some endings."""
-    own = name in RESERVED or name.endswith(("_at", "_tile", "_part", "_value")) or name != name.lower()
+    """A name that is no keyword of C++ and none of the kernels' own; no two names become one.
+
+    Their own are those with capitals and some endings, and those of functions.
+    """
+    own = name in RESERVED or name.endswith(ENDINGS) or name != name.lower() or FUNCTION_NAME.fullmatch(name)
     return identifier(f"{name}_value" if own else name)
 
 

@@ -25,6 +25,7 @@ from optgen.ir.usage import asks_first_step_only
 from optgen.prose import Prose
 from optgen.schedule.plan import PassPlan, Plan, Reduction
 from optgen.spec.model import Hyperparameter, Option, State, Variant
+from optgen.spec.names import flags_class
 from optgen.spec.ranges import parse_range
 
 KIND_NAMES = {"param": "element"}
@@ -89,7 +90,7 @@ class PythonBackend:
 
     def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
         """One module a family."""
-        flags = "".join(part.capitalize() for part in family.name.split("_")) + "Flags"
+        flags = flags_class(family.name)
         context = {
             "title": docstring(family.title),
             "doc": [docstring(line) for line in _paragraphs(family.spec.doc, family.spec.reference)],

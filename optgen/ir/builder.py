@@ -136,7 +136,7 @@ class Builder:
             return expr
         self.counts[name] = self.counts.get(name, 0) + 1
         unique = f"{name}_{self.counts[name]}"
-        while unique in self.kinds:
+        while unique in self.kinds or unique.lower() in self.scope.guards.names:
             self.counts[name] += 1
             unique = f"{name}_{self.counts[name]}"
         kind = kind_of(expr, self.kinds)
@@ -144,6 +144,7 @@ class Builder:
         let = Let(unique, expr, kind, source, location, self.path)
         self.lets.append(let)
         self.by_name[unique] = let
+        self.scope.guards.taken.add(unique.lower())
         self.kinds[unique] = kind
         return Ref(unique)
 
@@ -324,10 +325,11 @@ class Builder:
         return ERROR
 
     def _name(self, node: ast.expr, name: str, env: Mapping[str, Value], path: Formula) -> Expr:
-        where, value = node_location(self.text, node), env.get(name)
+        value = env.get(name)
         if self.unread and (value is None or not value.missing.is_false):
             return ERROR  # what could not be read may have assigned it
         if value is None:
+            where = node_location(self.text, node)
             if name in self.scope.options:
                 message, help_text = f"`{name}` is an option, not a number", self.scope.test_of(name)
             elif name in self.scope.parts:

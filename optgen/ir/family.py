@@ -21,11 +21,12 @@ from optgen.ir.parser import Stage, node_location, parse_block, parse_expression
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import FACTS, Scope
 from optgen.prose import Prose
-from optgen.spec.checks import TARGET, is_offered
+from optgen.spec.checks import is_offered
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
 from optgen.spec.model import Hyperparameter, Method, Option, Rule, Spec, State
 from optgen.spec.model import Input as GivenInput
+from optgen.spec.names import TARGET
 from optgen.spec.source import SourceText
 
 SHAPES = {
@@ -119,11 +120,18 @@ class _FamilyBuilder:
             options={name: _choices(option) for name, option in self.options.items()},
             hypers={part: h.optional for name, h in self.hypers.items() for part in (h.names or [name])},
             inputs={},
+            guards=GuardTable(self._values()),
             refused=tuple(self._refused()),
             common=self._common(),
             given=frozenset(self.given),
             parts={name: tuple(h.names) for name, h in self.hypers.items() if h.names},
         )
+
+    def _values(self) -> Iterator[str]:
+        """The names that kernels give to values and to codecs."""
+        yield from ("param", "grad", "step", "active", *FACTS, *self.given, *self.states)
+        yield from (part for name, hyper in self.hypers.items() for part in hyper.names or [name])
+        yield from (f"{name}_codec" for name in self.states)
 
     def _common(self) -> frozenset[str]:
         """The names that shared stages may use: what `shared.yaml` declares, a rule's own version of it included."""

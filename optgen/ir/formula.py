@@ -41,16 +41,16 @@ class Formula:
     def __and__(self, other: Formula) -> Formula:
         if self.is_true or other.is_false or self == other:
             return other
-        if other.is_true or self.is_false:
+        if other.is_true or self.is_false or self.terms <= other.terms:
             return self
-        return _both(self, other)
+        return other if other.terms <= self.terms else _both(self, other)
 
     def __or__(self, other: Formula) -> Formula:
         if self.is_false or other.is_true or self == other:
             return other
-        if other.is_false or self.is_true:
+        if other.is_false or self.is_true or other.terms <= self.terms:
             return self
-        return _either(self, other)
+        return other if self.terms <= other.terms else _either(self, other)
 
     def __invert__(self) -> Formula:
         return _negated(self)
@@ -191,7 +191,11 @@ def _simplified(terms: frozenset[Term]) -> Formula:
 def _least(terms: Iterable[Term]) -> set[Term]:
     """Terms that no shorter term covers."""
     kept: set[Term] = set()
+    holding: dict[Literal, list[Term]] = {}  # what is kept, by one of its literals: whoever it covers has that one too
     for term in sorted(set(terms), key=len):
-        if not any(other <= term for other in kept):
+        if not term:
+            return {term}
+        if not any(other <= term for literal in term for other in holding.get(literal, ())):
             kept.add(term)
+            holding.setdefault(next(iter(term)), []).append(term)
     return kept

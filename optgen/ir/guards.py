@@ -11,6 +11,11 @@ from optgen.ir.formula import Formula, Term, atom
 
 Subject = Literal["option", "hyper", "input", "fact", "codec"]
 WORDS = {"==": "is", "!=": "not", "<": "below", "<=": "up_to", ">": "above", ">=": "from"}
+MACROS = frozenset(
+    ("export", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "int4_avx512", "int8_avx512",
+     "method", "param_codec", "parts", "philox_avx512", "scales_avx512")
+)  # fmt: skip
+"""What the kernels' headers and their builds define as OPTGEN_..."""
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]")
 COMPLEMENT = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
@@ -60,30 +65,50 @@ def guard_name(subject: str, op: str, value: float | str | None) -> str:
 
 
 class GuardTable:
-    """Collects the guards of a rule and hands out formulas over them."""
+    """Collects the guards of a rule and hands out formulas over them.
 
-    def __init__(self) -> None:
+    A guard is a constant of the kernels, set by a macro in capitals: no value and no other guard has its name, whatever
+    the case.
+
+    Attributes:
+        guards: The guards by name.
+        names: Their names in lower case.
+        taken: What else has a name in the kernels, in lower case.
+    """
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
         self.guards: dict[str, Guard] = {}
+        self.names: set[str] = set()
+        self.taken = {*MACROS, *(name.lower() for name in taken)}
+        self._known: dict[tuple[Subject, str, str, float | str | None], str] = {}
 
     def copy(self) -> GuardTable:
         """A table of the same guards, to which others can be added without adding them here."""
         table = GuardTable()
-        table.guards = dict(self.guards)
+        table.guards, table.names, table.taken = dict(self.guards), set(self.names), set(self.taken)
+        table._known = dict(self._known)
         return table
 
     def formula(self, about: Subject, subject: str, op: str, value: float | str | None = None) -> Formula:
         """The formula for a comparison; the complement of a known guard is that guard negated."""
-        if op in COMPLEMENT:
-            other = guard_name(subject, COMPLEMENT[op], value)
-            if other in self.guards:
-                return ~atom(other)
+        contrary = self._known.get((about, subject, COMPLEMENT.get(op, ""), value))
+        if contrary is not None:
+            return ~atom(contrary)
         if op == "==" and not isinstance(value, str):
             return ~self.formula(about, subject, "!=", value)
-        name = guard_name(subject, op, value)
-        while name in self.guards and self.guards[name] != Guard(name, about, subject, op, value):
-            name += "_"
-        self.guards.setdefault(name, Guard(name, about, subject, op, value))
-        return atom(name)
+        key = (about, subject, op, value)
+        if key not in self._known:
+            name = guard_name(subject, op, value)
+            while name.lower() in self.taken or name.lower() in self.names:
+                name += "_"
+            self.names.add(name.lower())
+            self._known[key] = name
+            self.guards[name] = Guard(name, about, subject, op, value)
+        return atom(self._known[key])
+
+    def knows(self, about: Subject, subject: str, op: str, value: float | str | None) -> bool:
+        """Whether there is a guard for a comparison."""
+        return (about, subject, op, value) in self._known
 
 
 def feasible(formula: Formula, guards: Mapping[str, Guard], choices: Mapping[str, Iterable[str | int]]) -> bool:

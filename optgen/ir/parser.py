@@ -7,6 +7,7 @@ diagnostics for everything else. Nothing is evaluated.
 from __future__ import annotations
 
 import ast
+import keyword
 import re
 import warnings
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ SYNTAX = {
     r"\+\+|--": "write `x = x + 1`",
     r"\?": "write `where(condition, a, b)`",
     r"^\s*//|//.*\w\s+\w": "a comment begins with `#`",
-    r"\blambda\b": "`lambda` is a word of Python; use another name",
     r"^\s*(if|elif|else)\b(?!.*:\s*$)": "end the line with `:`",
     r"(?<![\w.])[0-9.]+(?![eE][-+]?[0-9])[A-Za-z_]": "a product is written with `*`",
     r"[{};]": "blocks are told by their indentation alone",
@@ -75,6 +75,9 @@ def _instead_of_syntax(text: SourceText, error: SyntaxError) -> str:
         return "begin the block with `|`, which keeps its lines as they are; here they are joined into one"
     lines = text.text.split("\n")
     line = lines[min(error.lineno or 1, len(lines)) - 1].partition("#")[0]
+    word = re.search(rf"\b({'|'.join(keyword.kwlist)})\s*=(?!=)", line)
+    if word is not None:
+        return f"`{word[1]}` is a word of Python; use another name"
     for pattern, help_text in SYNTAX.items():
         if re.search(pattern, line):
             return help_text

@@ -10,7 +10,7 @@ from typing import Any
 
 from optgen.diagnostics import Location, Reporter, suggest
 from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.guards import GuardTable, feasible, guard_name
+from optgen.ir.guards import GuardTable, feasible
 from optgen.ir.nodes import FUNCTIONS, REDUCTIONS, WINDOWS, Input, Kind
 from optgen.ir.parser import node_location, refuse
 from optgen.spec.source import SourceText
@@ -172,7 +172,7 @@ class Scope:
         """The formula for a choice; of two choices, one is the other negated."""
         if len(choices) == 2:
             other = choices[0] if value == choices[1] else choices[1]
-            if guard_name(name, "==", other) in self.guards.guards:
+            if self.guards.knows("option", name, "==", other):
                 return ~self.guards.formula("option", name, "==", other)
         return self.guards.formula("option", name, "==", value)
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optgen.ir.formula import TRUE, Formula
+from optgen.ir.guards import GuardTable
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select
+from optgen.passes.rewrite import unused_name
 
 
-def hoist(program: Program) -> Program:
+def hoist(program: Program, guards: GuardTable) -> Program:
     """Name every operand whose kind is below that of the operation, and every reduction."""
-    return _Hoister(program).run()
+    return _Hoister(program, guards).run()
 
 
 class _Hoister:
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, guards: GuardTable) -> None:
+        self.program, self.guards = program, guards
         self.kinds = program.kinds()
         self.known: dict[tuple[Expr, Formula], str] = {}
         self.lets: list[Let] = []
@@ -69,11 +71,7 @@ class _Hoister:
     def _fresh(self, expr: Expr, let: Let) -> str:
         choice = isinstance(expr, Select) or (isinstance(expr, Call) and expr.op == "where")
         stem = f"{let.name}_factor" if choice else readable_name(expr)
-        name, count = stem, 1
-        while name in self.kinds:
-            count += 1
-            name = f"{stem}_{count}"
-        return name
+        return unused_name(stem, self.kinds.keys() | self.guards.guards.keys())
 
 
 def _key(expr: Expr, let: Let) -> tuple[Expr, Formula]:

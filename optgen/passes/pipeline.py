@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from optgen.ir.guards import GuardTable
 from optgen.ir.nodes import Expr, Program
 from optgen.ir.verifier import verify
@@ -17,9 +19,10 @@ from optgen.passes.scale_tensorwise import scale_tensorwise
 
 def run_passes(program: Program, active: Expr, guards: GuardTable) -> Program:
     """From the program as written to the one that is scheduled."""
-    program = mask_writes(program, active)
+    program = mask_writes(program, active, guards)
     program = scale_tensorwise(program, guards)
-    for step in (resolve_choices, multiply_reciprocal, fold, forward, hoist, drop_unused):
+    steps = (resolve_choices, multiply_reciprocal, fold, forward, partial(hoist, guards=guards), drop_unused)
+    for step in steps:
         program = step(program)
         verify(program)
     return program

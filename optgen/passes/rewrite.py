@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from optgen.ir.nodes import Call, Const, Expr, Program, Reduce, Ref, Select
+
+
+def unused_name(stem: str, taken: Collection[str]) -> str:
+    """`stem`, or it with the first number that makes a name of its own."""
+    name, count = stem, 1
+    while name in taken:
+        count += 1
+        name = f"{stem}_{count}"
+    return name
 
 
 def rewrite(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:

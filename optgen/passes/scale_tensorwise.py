@@ -11,6 +11,7 @@ from dataclasses import replace
 from optgen.codecs import CODECS, SMALLEST_ABSMAX
 from optgen.ir.guards import GuardTable
 from optgen.ir.nodes import Call, Const, Input, Kind, Let, Program, Reduce, Ref
+from optgen.passes.rewrite import unused_name
 
 
 def scale_name(state: str) -> str:
@@ -20,6 +21,7 @@ def scale_name(state: str) -> str:
 
 def scale_tensorwise(program: Program, guards: GuardTable) -> Program:
     """Add, for every element state that may be stored with one scale, that scale as a state of the tensor."""
+    taken = program.kinds().keys() | guards.guards.keys()
     lets = list(program.lets)
     inputs = dict(program.inputs)
     outputs = dict(program.outputs)
@@ -33,7 +35,8 @@ def scale_tensorwise(program: Program, guards: GuardTable) -> Program:
         inputs[scale] = Input(scale, "state", Kind.TENSOR, exists=tensorwise, codecs=("fp32",))
         if name not in program.outputs:
             continue
-        magnitude, largest, kept = f"{name}_magnitude", f"{name}_largest", f"{scale}_new"
+        stems = (f"{name}_magnitude", f"{name}_largest", f"{scale}_new")
+        magnitude, largest, kept = (unused_name(stem, taken) for stem in stems)
         new = program.outputs[name]
         finite = Call("where", (Call("isfinite", (new,)), Call("abs", (new,)), Const(0.0)))
         lets.append(Let(magnitude, finite, Kind.ELEMENT, f"largest magnitude of {name}"))

@@ -75,8 +75,8 @@ class Classes(Mapping[str, "type[Optimizer]"]):
         """
         if not isinstance(name, str):
             raise TypeError(f"create takes the name of a class, such as 'adamw', not {name!r}")
-        by_name = {key.lower(): key for key in self}
-        known = by_name.get(name.lower().replace("_", "").replace("-", ""))
+        by_name = {_plain(key): key for key in self}
+        known = by_name.get(_plain(name))
         if known is None:
             close = difflib.get_close_matches(name.lower(), by_name, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
@@ -97,3 +97,8 @@ class Classes(Mapping[str, "type[Optimizer]"]):
         if paged and not found.fixed.get("is_paged", False):
             settings = {**settings, "is_paged": True}
         return found(params, **settings)
+
+
+def _plain(name: str) -> str:
+    """A class's name as it is looked for: `adamw_8bit` and `AdamW8bit` are one."""
+    return name.lower().replace("_", "").replace("-", "")

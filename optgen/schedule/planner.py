@@ -35,6 +35,12 @@ def levels(program: Program) -> dict[str, int]:
     return result
 
 
+def beyond(program: Program, passes: int) -> Let | None:
+    """The first binding that waits for more passes over memory than these; None if there is none."""
+    level = levels(program)
+    return next((let for let in program.lets if level[let.name] > passes), None)
+
+
 def slots(program: Program) -> tuple[dict[str, dict[int, Formula]], int]:
     """The passes in which each reduction of elements is made, and the number of reduce passes.
 

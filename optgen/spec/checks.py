@@ -10,32 +10,12 @@ from optgen.codecs import CODECS, COMPENSATION
 from optgen.diagnostics import Reporter, suggest
 from optgen.spec.messages import check_message
 from optgen.spec.model import Hyperparameter, Input, Option, Rule, Shared, Spec, State
+from optgen.spec.names import ATTRIBUTES, OF_STATES, RESERVED, STORAGE, TARGET
 from optgen.spec.nodes import Document, Key
 from optgen.spec.ranges import Range, parse_range
 
-FACTS = (
-    "param", "grad", "update", "step", "active", "ndim", "numel", "index", "rows", "cols", "matrices", "total_numel",
-)  # fmt: skip
-FUNCTIONS = (
-    "sqrt", "rsqrt", "exp", "log", "abs", "min", "max", "sign", "floor", "tanh", "isfinite", "rounded", "where", "sum",
-    "mean", "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean", "push", "percentile",
-)  # fmt: skip
-TARGET = "target"  # the argument that chooses one; rules may ask for it
-ARGUMENTS = ("self", "params", "args", TARGET, "name", "inf", "over", "all", "matrix")
-RESERVED = frozenset((*FACTS, *FUNCTIONS, *ARGUMENTS))
-METHODS = frozenset(
-    (
-        "add_param_group", "check_row", "defaults", "engines", "load_state_dict", "override", "param_groups",
-        "profile_hook_step",
-        "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_state_dict_post_hook",
-        "register_state_dict_pre_hook", "register_step_post_hook", "register_step_pre_hook", "state", "state_bytes",
-        "state_dict", "step", "zero_grad",
-    )
-)  # fmt: skip
-
-ATTRIBUTES = METHODS | {"bits", "fixed", "found_inf", "rule"}  # what no input of a step can be named
-
 Setting = Hyperparameter | Option
+MAX_STATES = 32
 
 
 def check_shared(shared: Shared, document: Document, reporter: Reporter) -> None:
@@ -66,8 +46,12 @@ def check_family(spec: Spec, shared: Shared, document: Document, reporter: Repor
     for index, rule in enumerate(spec.rules):
         checker.rule(rule, ("rules", index), names if rule.on == "construct" else names | kept, places)
     for name in spec.methods:
-        if name in METHODS or keyword.iskeyword(name):
-            checker.error("reserved-name", f"`{name}` is a method of every optimizer", ("methods", name), "rename it")
+        if name in ATTRIBUTES or keyword.iskeyword(name):
+            what = "a keyword of Python" if keyword.iskeyword(name) else "an attribute of every optimizer"
+            checker.error("reserved-name", f"`{name}` is {what}", ("methods", name), "rename it")
+        elif name in ("construct", "apply"):
+            message = f"`{name}` says when a rule is looked at"
+            checker.error("reserved-name", message, ("methods", name), "rename it")
         elif name in spec.inputs or name in shared.inputs:
             message = f"`{name}` is set on the optimizer as an input"
             checker.error("reserved-name", message, ("methods", name), "rename the method or the input")
@@ -178,18 +162,21 @@ class _Checker:
                 else:
                     self.hyperparameter(name, setting, path)
         for name, state in states.items():
-            self.declare(name, ("states", name), ("states", name), RESERVED - {*FUNCTIONS})
+            self.declare(name, ("states", name), ("states", name), OF_STATES)
             self.state(name, state, ("states", name))
             if state.stored_as is not None:
                 self.stored_as(name, state, options)
             if name == COMPENSATION:
                 message = f"`{name}` is where what is beside a parameter is kept"
                 self.error("reserved-name", message, ("states", name), "use another name")
-        for name in states:
+        for name, place in self.taken.items():
             if name.endswith("_absmax") and name.removesuffix("_absmax") in states:
                 other = name.removesuffix("_absmax")
                 message = f"`{name}` is where the scales of `{other}` are kept"
-                self.error("reserved-name", message, ("states", name), "use another name")
+                self.error("reserved-name", message, place, "use another name")
+        for name in list(states)[MAX_STATES:]:
+            message = f"a rule has at most {MAX_STATES} states"
+            self.error("too-many-states", message, ("states", name), "leave out what is not needed")
 
     def declare(
         self, name: str, path: tuple[Key, ...], owner: tuple[Key, ...], reserved: frozenset[str] = RESERVED
@@ -197,6 +184,9 @@ class _Checker:
         """Takes a name for what is declared at `path`."""
         if keyword.iskeyword(name):
             self.error("reserved-name", f"`{name}` is a keyword of Python", path, f"use another name, as `{name}_`")
+        elif name in STORAGE and path[0] != "storage":
+            message = f"`{name}` says how numbers are kept, of every rule"
+            self.error("reserved-name", message, path, "use another name")
         elif name in reserved:
             self.error("reserved-name", f"`{name}` has a meaning of its own", path, "use another name")
         elif name in self.taken:

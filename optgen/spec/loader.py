@@ -15,6 +15,7 @@ from optgen import paths as stock
 from optgen.diagnostics import Location, Reporter, SpecError
 from optgen.spec.checks import check_family, check_shared
 from optgen.spec.model import Rule, Shared, Spec, Variant, VariantTable
+from optgen.spec.names import flags_class, modules_of, plain_class
 from optgen.spec.nodes import Document, Key, read_document
 from optgen.spec.source import SourceFile, SourceText
 from optgen.spec.validation import validate
@@ -228,7 +229,7 @@ def _load_spec(
 
 def _modules(rule: str) -> set[str]:
     """The modules that a rule is compiled to, as file systems tell them apart that know no case."""
-    return {rule.lower(), f"{rule.lower()}_torch"}
+    return {module.lower() for module in modules_of(rule)}
 
 
 def _is_misplaced(document: Document, path: Path, reporter: Reporter) -> bool:
@@ -261,6 +262,9 @@ def _merge(
     )
     variants: dict[str, Variant] = {}
     origins: dict[str, _Origin] = {}
+    modules = {m: f"`{m}` is a module of the rule `{rule}`" for rule in families for m in modules_of(rule)}
+    modules |= {flags_class(rule): f"`{flags_class(rule)}` holds the flags of the rule `{rule}`" for rule in families}
+    plain: dict[str, str] = {}
 
     def declare(name: str, variant: Variant, document: Document, path: tuple[Key, ...]) -> None:
         if name in origins:
@@ -268,6 +272,11 @@ def _merge(
             message = f"the class `{name}` is declared twice"
             reporter.error("duplicate-class", message, document.locate_key(*path), f"also in {first}; rename one")
             return
+        taken = modules.get(name) or plain.get(plain_class(name))
+        if taken is not None:
+            reporter.error("reserved-name", taken, document.locate_key(*path), "use another name")
+            return
+        plain[plain_class(name)] = f"`{name}` is a class too, and `create` takes names in any case"
         origins[name] = _Origin(document, path)
         resolved = checker.resolve(name, variant, document, path)
         if resolved is not None:

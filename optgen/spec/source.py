@@ -108,14 +108,19 @@ class SourceText:
 
     def _characters(self, line: int, column: int, length: int) -> tuple[int, int]:
         """Indices in `text` of a part of a line given in bytes."""
-        lines = self.text.split("\n")
+        lines = self._own.lines
         line = min(max(line, 1), len(lines))
-        before = sum(len(text) + 1 for text in lines[: line - 1])
+        before = self._own.line_start(line - 1)
         encoded = lines[line - 1].encode("utf-8", "surrogatepass")
         column = min(max(column, 0), len(encoded))
         head = len(encoded[:column].decode("utf-8", "ignore"))
         part = len(encoded[column : column + max(length, 1)].decode("utf-8", "ignore"))
         return before + head, before + head + max(part, 1)
+
+    @cached_property
+    def _own(self) -> SourceFile:
+        """The text's own lines."""
+        return SourceFile(self.source.path, self.text)
 
     @cached_property
     def _places(self) -> list[int]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from optgen.codecs import OF_BITS
 from optgen.diagnostics import Reporter, suggest
-from optgen.spec.checks import FACTS, Setting, as_written, check_rule, parts_of, settings_of, value_error
+from optgen.spec.checks import Setting, as_written, check_rule, parts_of, settings_of, value_error
 from optgen.spec.model import Hyperparameter, Option, Rule, Shared, Spec, Variant, VariantTable
+from optgen.spec.names import FACTS, OF_CLASSES
 from optgen.spec.nodes import Document, Key
 
 ARGS = "args"
@@ -74,6 +75,12 @@ class VariantChecker:
         if keyword.iskeyword(name):
             where = document.locate_key(*path)
             self.reporter.error("reserved-name", f"`{name}` is a keyword of Python", where, "use another name")
+        elif name in OF_CLASSES:
+            where, message = (
+                document.locate_key(*path),
+                f"`{name}` has a meaning of its own in Python or beside classes",
+            )
+            self.reporter.error("reserved-name", message, where, "use another name, in capitals as `MyRule`")
         family = self._family(name, variant, document, path)
         if family is None:
             return None

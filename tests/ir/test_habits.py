@@ -11,7 +11,7 @@ from support.compiling import compiled, probe, refusal
 
 from optgen.diagnostics import SpecError
 from optgen.ir.habits import CALLS, LIBRARIES, NAMES, SIGNATURES
-from optgen.spec.checks import RESERVED
+from optgen.spec.names import RESERVED
 
 ARGUMENTS = ("grad", "lr", "param")
 WRONG = {"not-in-language", "undefined-function", "undefined-name", "syntax", "arguments"}

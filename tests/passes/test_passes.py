@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def expressions(it: Program) -> dict[str, Expr]:
 
 def test_mask_writes_keeps_what_is_not_active() -> None:
     it = program({"active_1": call(">", "grad", 0.0), "new": call("-", "param", "grad")}, param=Ref("new"))
-    masked = mask_writes(it, Ref("active_1"))
+    masked = mask_writes(it, Ref("active_1"), GuardTable())
     verify(masked)
     assert masked.outputs == {"param": Ref("param_kept")}
     assert expressions(masked)["param_kept"] == call("where", "active_1", "new", "param")
@@ -90,8 +91,8 @@ def test_mask_writes_keeps_what_is_not_active() -> None:
 
 def test_mask_writes_leaves_alone_what_is_always_active_and_what_is_no_element() -> None:
     it = program({"new": Reduce("sum", Kind.TENSOR, Ref("grad"))}, size=Ref("new"))
-    assert mask_writes(it, Const(True)) is it
-    assert mask_writes(it, call(">", "grad", 0.0)).outputs == it.outputs
+    assert mask_writes(it, Const(True), GuardTable()) is it
+    assert mask_writes(it, call(">", "grad", 0.0), GuardTable()).outputs == it.outputs
 
 
 def test_scale_tensorwise_makes_the_scale_a_state_of_the_tensor() -> None:
@@ -170,7 +171,7 @@ def test_hoist_computes_every_value_at_its_own_kind_once() -> None:
         moment=Ref("moment_1"),
         param=Ref("new"),
     )  # fmt: skip
-    after = hoist(it)
+    after = hoist(it, GuardTable())
     kinds = after.kinds()
     made = expressions(after)
     assert made["one_minus_beta"] == share
@@ -262,7 +263,7 @@ def family_of(folder: Path, text: str) -> Family:
 def test_all_passes_together_mean_what_was_written(tmp_path: Path) -> None:
     family = family_of(tmp_path, PROBE + STEP)
     block = family.blocks["step"]
-    masked = mask_writes(block.program, block.active)
+    masked = mask_writes(block.program, block.active, family.guards)
     after = run_passes(block.program, block.active, family.guards)
     values = {
         "param": VALUES["param"], "grad": VALUES["grad"], "exp_avg": VALUES["moment"], "kept": VALUES["largest"] ** 2,
@@ -285,10 +286,13 @@ def test_all_passes_together_mean_what_was_written(tmp_path: Path) -> None:
 
 
 def test_every_pass_leaves_programs_of_all_rules_valid() -> None:
-    steps: list[Callable[[Program], Any]] = [resolve_choices, multiply_reciprocal, fold, forward, hoist, drop_unused]
     for unit in stock_units().values():
+        named = partial(hoist, guards=unit.family.guards)
+        steps: list[Callable[[Program], Any]] = [
+            resolve_choices, multiply_reciprocal, fold, forward, named, drop_unused,
+        ]  # fmt: skip
         for block in unit.family.blocks.values():
-            it = scale_tensorwise(mask_writes(block.program, block.active), unit.family.guards)
+            it = scale_tensorwise(mask_writes(block.program, block.active, unit.family.guards), unit.family.guards)
             for step in steps:
                 it = step(it)
                 verify(it)

@@ -1,0 +1,62 @@
+"""Names that a spec cannot give away: words of Python, and what the language and generated classes call their own.
+
+What a kernel calls its own is no matter of specs: printers write such names otherwise.
+"""
+
+from __future__ import annotations
+
+import builtins
+
+FACTS = (
+    "param", "grad", "update", "step", "active", "ndim", "numel", "index", "rows", "cols", "matrices", "total_numel",
+)  # fmt: skip
+FUNCTIONS = (
+    "sqrt", "rsqrt", "exp", "log", "abs", "min", "max", "sign", "floor", "tanh", "isfinite", "rounded", "where", "sum",
+    "mean", "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean", "push", "percentile",
+)  # fmt: skip
+TARGET = "target"  # the argument that chooses one; rules may ask for it
+ARGUMENTS = ("self", "super", "params", "args", TARGET, "name", "inf", "over", "all", "matrix")
+IN_GROUPS = ("param_names", "overrides")  # beside settings and states, what the runtime keeps in param groups
+STORAGE = frozenset(
+    ("block_size", "block_wise", "capturable", "codec", "differentiable", "fused_backward", "is_paged",
+     "min_8bit_size", "optim_bits", "rounding", "seed")
+)  # fmt: skip
+"""What the runtime asks for how numbers are kept; only `storage` of shared.yaml can declare it."""
+RESERVED = frozenset((*FACTS, *FUNCTIONS, *ARGUMENTS, *IN_GROUPS))
+OF_STATES = RESERVED - {*FUNCTIONS, "super"}
+"""What no state can be called: the name of a function is told from it by the bracket."""
+
+ATTRIBUTES = frozenset(
+    (
+        "OptimizerPostHook", "OptimizerPreHook", "add_param_group", "bits", "bitsandbytes_state_dict", "check_override",
+        "check_row", "checked_overrides", "defaults", "engines", "fixed", "found_inf", "given_bits", "load_state_dict",
+        "override", "paged_bytes", "param_groups", "profile_hook_step", "register_load_state_dict_post_hook",
+        "register_load_state_dict_pre_hook", "register_state_dict_post_hook", "register_state_dict_pre_hook",
+        "register_step_post_hook", "register_step_pre_hook", "rule", "state", "state_bytes", "state_dict", "step",
+        "zero_grad",
+    )
+)  # fmt: skip
+"""What optimizers have already, and no input or method of a rule can be called."""
+
+_MODULES = (
+    "Any", "Array", "Block", "CLASSES", "ClassVar", "Classes", "GlobalOptimManager", "Hyperparameter", "Literal",
+    "Mapping", "NamedTuple", "Optimizer", "Option", "Partial", "Pass", "RULE", "Rule", "Settings", "State",
+    "StoredAnewWarning", "TYPE_CHECKING", "Tensor", "always", "annotations", "create", "m",
+)  # fmt: skip
+OF_CLASSES = frozenset((*_MODULES, *dir(builtins)))
+"""What generated modules have already, or may use of Python's own, and no class can be called."""
+
+
+def modules_of(rule: str) -> tuple[str, str]:
+    """The Python modules that a rule becomes."""
+    return rule, f"{rule}_torch"
+
+
+def flags_class(rule: str) -> str:
+    """The class, in a rule's module, of what is fixed before a step."""
+    return "".join(part.capitalize() for part in rule.split("_")) + "Flags"
+
+
+def plain_class(name: str) -> str:
+    """A class's name as `create` looks for it, in any case: `AdamW_8bit` is `adamw8bit`."""
+    return name.lower().replace("_", "")

@@ -1,0 +1,32 @@
+"""What is too large is refused at once, with what the limit is."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from support.compiling import refusal
+
+HEAD = "name: large\n"
+CHAIN = HEAD + "blocks:\n  step: |\n    x = grad\n" + "    x = x * norm(x)\n" * 300 + "    param = param - x\n"
+
+
+def states(number: int) -> str:
+    declared = "".join(f"  s{k}: {{}}\n" for k in range(number))
+    used = "".join(f"    s{k} = s{k} + grad\n    x = x + s{k}\n" for k in range(number))
+    return f"{HEAD}states:\n{declared}blocks:\n  step: |\n    x = grad\n{used}    param = param - x\n"
+
+
+def test_passes_over_memory_are_counted_before_they_are_planned(tmp_path: Path) -> None:
+    start = time.process_time()
+    said = refusal(tmp_path, CHAIN)
+    assert said.startswith("error[too-many-passes]: this waits for more than 31 passes over memory")
+    assert "    x = x * norm(x)\n" in said
+    assert time.process_time() - start < 15  # planned, it took minutes
+
+
+@pytest.mark.parametrize(("number", "right"), [(8, True), (400, False)])
+def test_states_are_counted(number: int, right: bool, tmp_path: Path) -> None:
+    said = refusal(tmp_path, states(number))
+    assert said == "accepted" if right else said.startswith("error[too-many-states]: a rule has at most 32 states")

@@ -94,8 +94,7 @@ class Builder:
             self.visible = self.scope.common | COMMON if stage.shared else frozenset(self._names())
             self.writable = tuple(name for name in writable if name in self.visible)
             seen = {name: value for name, value in env.items() if not stage.shared or name in self.visible}
-            before = self.reporter.error_count
-            body = parse_block(stage.text, self.reporter)
+            before, body = self.reporter.error_count, parse_block(stage.text, self.reporter)
             self.unread = self.unread or self.reporter.error_count > before
             self.assigned = {name for statement in body for name in stored_names(statement)}
             after = self._statements(body, seen, TRUE)
@@ -134,11 +133,10 @@ class Builder:
         """A new binding for an expression."""
         if self.at_once:
             return expr
-        self.counts[name] = self.counts.get(name, 0) + 1
-        unique = f"{name}_{self.counts[name]}"
-        while unique in self.kinds or unique.lower() in self.scope.guards.names:
-            self.counts[name] += 1
-            unique = f"{name}_{self.counts[name]}"
+        number = self.counts.get(name, 0) + 1
+        while (unique := f"{name}_{number}") in self.kinds or unique.lower() in self.scope.guards.names:
+            number += 1
+        self.counts[name] = number
         kind = kind_of(expr, self.kinds)
         location = node_location(self.text, node) if node is not None else None
         let = Let(unique, expr, kind, source, location, self.path)

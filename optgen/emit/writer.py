@@ -5,7 +5,7 @@ Input: a package as texts by relative path. Output: a directory that holds them.
 A directory goes from its old content to its new one in a single step: everything is written into a new folder beside
 it, then the two are exchanged. Unchanged files are hard links, so they keep their inode and time. Whatever fails, and
 whenever the process is killed, the directory is whole: the old package or the new one. Where the file system cannot
-exchange directories, the old one is renamed out of the way first; the next build brings it back should a kill hit the
+exchange directories, the old one is moved out of the way first; the next build brings it back should a kill hit the
 moment between. Nothing is written or removed through a link, and no file here says what to do.
 """
 
@@ -99,8 +99,8 @@ def write(package: GeneratedPackage, out: Path) -> list[str]:
             return sorted([*changed, *stale])
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in (errno.EXDEV, errno.EBUSY):
-            reason = "a mount point, or part of a container's image, cannot be renamed; remove it, or use --out"
+        if error.errno == errno.EBUSY:
+            reason = "a mount point cannot be renamed; use --out"
         raise OutputError(f"cannot write {out}: {reason}; nothing was changed") from error
 
 
@@ -238,18 +238,37 @@ def _replace(package: GeneratedPackage, out: Path, changed: list[str], stale: li
         if not out.exists():
             staged.rename(out)
         elif not exchange_directories(staged, out):
-            out.rename(aside / "old")
+            _move_away(out, aside)
             staged.rename(out)
     finally:
         _discard(aside, out)
 
 
+def _move_away(out: Path, aside: Path) -> None:
+    """Have the old package in a folder of ours: by its name, or as a copy where it is part of a container's image."""
+    try:
+        out.rename(aside / "old")
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy = shutil.copytree(out, aside / "copy", symlinks=True)
+        copy.rename(aside / "old")  # now it is whole
+        shutil.rmtree(out)
+
+
 def _discard(aside: Path, out: Path) -> None:
-    """Remove a folder of ours; a package that was moved into it is brought back if no other took its place."""
-    old = aside / "old"
-    if not out.exists() and old.is_dir() and not old.is_symlink():
+    """Remove a folder of ours. Where it has both packages `out` never got the new one: the old one comes back."""
+    old, new = aside / "old", aside / "new"
+    if all(path.is_dir() and not path.is_symlink() for path in (old, new)) and _is_part(out, old):
+        if out.exists():
+            shutil.rmtree(out)
         old.rename(out)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_part(out: Path, old: Path) -> bool:
+    """Whether a folder has no file that the other lacks: what is left where removing was cut short."""
+    return all((old / path).exists() for path in _existing_files(out))
 
 
 def _stage(package: GeneratedPackage, out: Path, staged: Path, changed: list[str], stale: list[str]) -> None:

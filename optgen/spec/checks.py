@@ -174,8 +174,8 @@ class _Checker:
                 other = name.removesuffix("_absmax")
                 message = f"`{name}` is where the scales of `{other}` are kept"
                 self.error("reserved-name", message, place, "use another name")
-        for name in list(states)[MAX_STATES:]:
-            message = f"a rule has at most {MAX_STATES} states"
+        for name in list(states)[MAX_STATES : MAX_STATES + 1]:
+            message = f"a rule has at most {MAX_STATES} states, and this one {len(states)}"
             self.error("too-many-states", message, ("states", name), "leave out what is not needed")
 
     def declare(

@@ -16,21 +16,21 @@ LIBRARIES = frozenset(("np", "numpy", "torch", "math", "jnp", "jax", "tf", "F", 
 CALLS: Mapping[str, str] = {
     "absolute": "abs(x)", "add": "x + y", "addcdiv": "x + y / z", "addcmul": "x + y * z", "average": "mean(x)",
     "cbrt": "sign(x) * abs(x) ** (1 / 3)", "ceil": "-floor(-x)", "clamp": "min(max(x, y), z)", "clamp_max": "min(x, y)",
-    "clamp_min": "max(x, y)", "clip": "min(max(x, y), z)", "clone": "x", "copy": "y", "copysign": "abs(x) * sign(y)",
-    "detach": "x", "div": "x / y", "divide": "x / y", "dot": "sum(x * y)", "double": "x", "eq": "x == y",
-    "exp2": "2 ** x", "expit": "1 / (1 + exp(-x))", "expm1": "exp(x) - 1", "fabs": "abs(x)", "fill": "y", "float": "x",
-    "floor_divide": "floor(x / y)", "fmax": "max(x, y)", "fmin": "min(x, y)", "fmod": "x - y * floor(x / y)",
-    "ge": "x >= y", "gt": "x > y", "hypot": "sqrt(x * x + y * y)", "inner": "sum(x * y)", "isinf": "not isfinite(x)",
-    "isnan": "x != x", "item": "x", "le": "x <= y", "lerp": "x + z * (y - x)", "log10": "log(x) / log(10)",
-    "log1p": "log(1 + x)", "log2": "log(x) / log(2)", "logical_and": "x and y", "logical_not": "not x",
-    "logical_or": "x or y", "lt": "x < y", "masked_fill": "where(y, z, x)", "maximum": "max(x, y)",
-    "minimum": "min(x, y)", "mul": "x * y", "multiply": "x * y", "nan_to_num": "where(isfinite(x), x, 0)",
-    "ne": "x != y", "neg": "-x", "negative": "-x", "numel": "numel", "pow": "x ** y", "power": "x ** y",
-    "reciprocal": "1 / x", "relu": "max(x, 0)", "remainder": "x - y * floor(x / y)", "round": "floor(x + 0.5)",
-    "sgn": "sign(x)", "sigmoid": "1 / (1 + exp(-x))", "softplus": "log(1 + exp(x))", "square": "x * x",
-    "std": "sqrt(mean((x - mean(x)) ** 2))", "sub": "x - y", "subtract": "x - y", "true_divide": "x / y",
-    "trunc": "sign(x) * floor(abs(x))", "var": "mean((x - mean(x)) ** 2)", "vdot": "sum(x * y)",
-    "vector_norm": "norm(x)", "zero": "0 * x",
+    "clamp_min": "max(x, y)", "clip": "min(max(x, y), z)", "clone": "x", "copy": "y",
+    "copysign": "where(y < 0, -abs(x), abs(x))", "detach": "x", "div": "x / y", "divide": "x / y", "dot": "sum(x * y)",
+    "double": "x", "eq": "x == y", "exp2": "2 ** x", "expit": "1 / (1 + exp(-x))", "expm1": "exp(x) - 1",
+    "fabs": "abs(x)", "fill": "y", "float": "x", "floor_divide": "floor(x / y)", "fmax": "max(x, y)",
+    "fmin": "min(x, y)", "fmod": "x - y * sign(x / y) * floor(abs(x / y))", "ge": "x >= y", "gt": "x > y",
+    "hypot": "sqrt(x * x + y * y)", "inner": "sum(x * y)", "isinf": "x == x and not isfinite(x)", "isnan": "x != x",
+    "item": "x", "le": "x <= y", "lerp": "x + z * (y - x)", "log10": "log(x) / log(10)", "log1p": "log(1 + x)",
+    "log2": "log(x) / log(2)", "logical_and": "x and y", "logical_not": "not x", "logical_or": "x or y", "lt": "x < y",
+    "masked_fill": "where(y, z, x)", "maximum": "max(x, y)", "minimum": "min(x, y)", "mul": "x * y",
+    "multiply": "x * y", "nan_to_num": "where(isfinite(x), x, 0)", "ne": "x != y", "neg": "-x", "negative": "-x",
+    "numel": "numel", "pow": "x ** y", "power": "x ** y", "reciprocal": "1 / x", "relu": "max(x, 0)",
+    "remainder": "x - y * floor(x / y)", "round": "floor(x + 0.5)", "sgn": "sign(x)", "sigmoid": "1 / (1 + exp(-x))",
+    "softplus": "log(1 + exp(x))", "square": "x * x", "std": "sqrt(mean((x - mean(x)) ** 2))", "sub": "x - y",
+    "subtract": "x - y", "true_divide": "x / y", "trunc": "sign(x) * floor(abs(x))", "var": "mean((x - mean(x)) ** 2)",
+    "vdot": "sum(x * y)", "vector_norm": "norm(x)", "zero": "0 * x",
 }  # fmt: skip
 OPERATORS: Mapping[type[ast.operator], str] = {
     ast.FloorDiv: "floor(x / y)",
@@ -120,7 +120,7 @@ def instead_of_call(node: ast.Call, name: str) -> str:
     text = _written(_translated(node))
     if text:
         return text
-    if name in CALLS:
+    if name in CALLS and CALLS[name] not in "xyz":  # a letter alone stands for an argument, and says nothing
         return f"write `{CALLS[name]}`"
     if name in ("min", "max") and len(node.args) == 1:
         return f"write `{SIGNATURES[name]}`; `absmax(x)` is the largest magnitude of a tensor"

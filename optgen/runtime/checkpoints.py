@@ -153,7 +153,7 @@ def unreadable(settings: Iterable[str], saved: Mapping[str, Any]) -> list[str]:
             wrong = why_unreadable(value) if isinstance(value, Tensor) else ""
             if wrong:
                 found.append(f"parameter {number}: {name} is {wrong}")
-    return found
+    return list(dict.fromkeys(found))  # a setting may be asked for twice, and be several numbers
 
 
 def misset(rule: Rule, number: int, saved: Mapping[str, Any], count: int) -> list[str]:

@@ -19,6 +19,8 @@ def refused(opt: Any, params: Any, checkpoint: Any, *parts: str) -> None:
         opt.load_state_dict(checkpoint)
     for part in parts:
         assert part in str(raised.value)
+    said = str(raised.value).rpartition("does not fit: ")[2].split("; ")
+    assert len(said) == len(set(said))
     assert same(before, snapshot(opt, params))
     train(opt, params, 9, 9)
 

@@ -66,8 +66,8 @@ def test_bad_files(data: bytes, said: str) -> None:
 
 
 def test_large_files_within_the_limit_are_read() -> None:
-    lines = b"".join(b"  s%d: {doc: text of a state}\n" % n for n in range(2000))
-    assert _outcome(b"name: adam\nblocks: {step: param = param - grad}\nstates:\n" + lines) == ""
+    lines = b"".join(b"  h%d: {default: 1, doc: text of a setting}\n" % n for n in range(2000))
+    assert _outcome(b"name: adam\nblocks: {step: param = param - grad}\nhyperparameters:\n" + lines) == ""
 
 
 def test_many_errors_are_counted() -> None:

@@ -169,10 +169,10 @@ class _Checker:
             if name == COMPENSATION:
                 message = f"`{name}` is where what is beside a parameter is kept"
                 self.error("reserved-name", message, ("states", name), "use another name")
+        scales = {f"{name}_absmax".lower(): name for name in states}  # kernels' macros are in capitals
         for name, place in self.taken.items():
-            if name.endswith("_absmax") and name.removesuffix("_absmax") in states:
-                other = name.removesuffix("_absmax")
-                message = f"`{name}` is where the scales of `{other}` are kept"
+            if name.lower() in scales:
+                message = f"`{name}` is where the scales of `{scales[name.lower()]}` are kept"
                 self.error("reserved-name", message, place, "use another name")
         for name in list(states)[MAX_STATES : MAX_STATES + 1]:
             message = f"a rule has at most {MAX_STATES} states, and this one {len(states)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from optgen.backends.quoting import py_string
 from optgen.diagnostics import printable
 from optgen.errors import UserError
+from optgen.spec.names import OF_CLASSES
 
 _SPEC = """\
 # A working update rule, to be edited. See what it becomes:
@@ -106,6 +108,8 @@ def write_new_spec(name: str, path: Path | None = None) -> Path:
         NewSpecError: the name cannot be used, the file exists, or it cannot be written.
     """
     rule = spec_name(name)
+    if keyword.iskeyword(rule) or class_name(rule) in OF_CLASSES:
+        raise NewSpecError(f"{name!r} has a meaning of its own in Python or beside classes; give another name")
     path = path or Path(f"{rule}.yaml")
     try:
         with path.open("x", encoding="utf-8") as file:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import optgen
-from optgen.new import NewSpecError, class_name, new_spec, spec_name
+from optgen.new import NewSpecError, class_name, new_spec, spec_name, write_new_spec
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,13 @@ def test_names(given: str, rule: str, class_: str) -> None:
 def test_names_that_are_refused(name: str) -> None:
     with pytest.raises(NewSpecError, match="cannot name a rule"):
         spec_name(name)
+
+
+@pytest.mark.parametrize("name", ["class", "rule", "any", "Literal"])
+def test_names_that_classes_cannot_have_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(NewSpecError, match="has a meaning of its own in Python or beside classes; give another name"):
+        write_new_spec(name, tmp_path / "new.yaml")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", ["", "8bit"])

@@ -75,6 +75,7 @@ def test_ctrl_c_ends_the_command_by_its_signal_and_leaves_nothing(module: str, t
     """While the command itself is imported, and while it works."""
     program = f"""
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
 class CtrlC:
     def find_spec(self, name, *_):
         if name == {module!r}:
@@ -118,8 +119,8 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ["build", "SPEC", "--package", ESCAPES],
         ["explain", ESCAPES, "--specs", "SPEC"],
         ["explain", "Lion", "--specs", "SPEC", "--html", f"page {ESCAPES}"],
-        ["new", "rule", "--out", f"{ESCAPES}.yaml"],
-        ["new", "rule", "--out", f"{ESCAPES}/rule.yaml"],
+        ["new", "novel", "--out", f"{ESCAPES}.yaml"],
+        ["new", "novel", "--out", f"{ESCAPES}/rule.yaml"],
         ["new", ESCAPES],
         ["schema", ESCAPES],
         ["cache"],
@@ -140,7 +141,7 @@ def test_escapes_of_names_and_paths_are_shown_not_obeyed(words: list[str], hosti
 def test_paths_in_commands_to_copy_are_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     name = "my $(touch pwned) 'rule'.yaml"
-    lines = CliRunner().invoke(app, ["new", "rule", "--out", name]).output.splitlines()
+    lines = CliRunner().invoke(app, ["new", "novel", "--out", name]).output.splitlines()
     assert shlex.split(lines[1]) == ["optgen", "check", name]
     python, flag, program = shlex.split(lines[2])
     assert (python, flag) == ("python", "-c")

@@ -33,9 +33,7 @@ STRICT = ("-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills,-warn-lmem-usag
 REGISTERS = {3: 80, 2: 128}  # what 256 threads leave for each, by the blocks that a multiprocessor is to hold
 SPECS = Path(__file__).parents[1] / "specs"
 TESTED = sorted(path.stem for path in SPECS.glob("*.yaml"))
-KEPT = [pytest.param(name, marks=pytest.mark.full) for name in TESTED if name != "novograd"]
-# With clipping over all parameters its `step_apply_finish`, one block a tensor, spills 28 bytes at 255 registers.
-SPILLING = pytest.param("novograd", marks=pytest.mark.xfail(reason="one of its small kernels spills", strict=True))
+OTHERS = [pytest.param(name, marks=() if name == "novograd" else pytest.mark.full) for name in TESTED]
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 EIGHT_BITS: dict[str, Any] = {"optim_bits": 8, "min_8bit_size": 0}
@@ -228,7 +226,7 @@ def classes_of_spec(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*KEPT, SPILLING])
+@pytest.mark.parametrize("name", OTHERS)
 def test_kernels_of_other_specs(name: str, nvcc: Nvcc, tmp_path: Path) -> None:
     found = specializations(classes_of_spec(name), "cuda", (FP32,))
     assert found

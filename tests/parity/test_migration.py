@@ -51,6 +51,10 @@ ELSEWHERE = {  # rows that other tests show: their files, and what they are call
         ),
         ("parity/test_drop_in.py", "test_every_public_name_is_there_or_on_the_page"),
     ),
+    "Ctrl-C in the midst of a step": (
+        "runtime/test_interrupts.py",
+        "test_a_step_is_finished_wherever_it_is_interrupted",
+    ),
     "`RMSprop(centered=True)` on equal gradients": (
         "parity/test_torch_rules.py",
         "test_a_variance_is_never_below_zero",

@@ -21,7 +21,7 @@ STORED = [(name, bits) for name, info in CLASSES.items() for bits in info.bits_c
 SAMPLE = 100  # settings of each family
 
 RULE = """\
-name: rule
+name: least
 hyperparameters:
   lr: {default: 0.1, range: "[0, inf)"}
 {states}blocks:

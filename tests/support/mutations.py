@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from optgen.spec.checks import FACTS, FUNCTIONS
+from optgen.spec.names import FACTS, FUNCTIONS
 from support.compiling import FAMILIES, ROOT, STOCK, TESTED, probe
 from support.hostile import PARTS
 

@@ -146,7 +146,7 @@ def train(folder: Path, role: str, names: list[str], target: str) -> None:
 
 
 def pieces(names: list[str], role: str) -> Iterator[list[str]]:
-    size = {"state": 32, "flag": 100, "input": 100, "class": 100}.get(role, len(names))
+    size = {"state": 32, "group": 32, "flag": 100, "input": 100, "class": 100}.get(role, len(names))
     return (names[start : start + size] for start in range(0, len(names), size))
 
 

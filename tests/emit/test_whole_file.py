@@ -53,5 +53,5 @@ def test_a_new_spec_that_cannot_be_written_is_not_there(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(new, "new_spec", full)
     with pytest.raises(UserError, match="No space left on device"):
-        new.write_new_spec("rule", tmp_path / "rule.yaml")
+        new.write_new_spec("novel", tmp_path / "novel.yaml")
     assert not list(tmp_path.iterdir())

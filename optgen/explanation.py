@@ -22,7 +22,6 @@ from optgen.ir.dump import text
 from optgen.ir.family import Family
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Kind
-from optgen.ir.scope import COMPARISON
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 from optgen.schedule.traffic import Setting, pageable_bytes, pass_bytes, state_bytes, traffic
@@ -237,14 +236,14 @@ class ClassInfo:
         match guard.about:
             case "option":
                 value = self._default(guard.subject)
-                return bool(value) if guard.op == "true" else COMPARISON[guard.op](value, guard.value)
+                return bool(value) if guard.op == "true" else guard.holds(value)
             case "hyper":
                 number = self._number(guard.subject)
                 if guard.op == "given":
                     return number is not None
-                return number is not None and COMPARISON[guard.op](number, guard.value)
+                return number is not None and guard.holds(number)
             case "fact":
-                return COMPARISON[guard.op](LARGE_MATRIX[guard.subject], guard.value)
+                return guard.holds(LARGE_MATRIX[guard.subject])
             case "input":
                 return False
             case "codec":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import keyword
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 from optgen.backends.quoting import py_string
 from optgen.diagnostics import printable
 from optgen.errors import UserError
+from optgen.operations import FUNCTIONS, REDUCTIONS
 from optgen.spec.names import OF_CLASSES
 
 _SPEC = """\
@@ -46,9 +48,7 @@ states:
   exp_avg: {{doc: Average of the gradient.}}
   exp_avg_sq: {{range: unsigned, doc: Average of the squared gradient.}}
 
-# The equations. `param`, `grad` and `step` (1 at the first step) are given. `step` names the direction `update`,
-# `apply` moves the parameter. Functions: sqrt rsqrt exp log abs min max sign floor tanh isfinite where;
-# reductions over the tensor: sum mean norm rms absmax.
+{equations}
 blocks:
   step: |
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
@@ -98,7 +98,19 @@ def class_name(rule: str) -> str:
 def new_spec(rule: str, file: str) -> str:
     """The text of a working spec for the rule `rule`, to be saved as `file`."""
     path = printable(shlex.quote(file))
-    return _SPEC.format(name=rule, class_name=class_name(rule), path=path, text=py_string(file))
+    return _SPEC.format(
+        name=rule, class_name=class_name(rule), path=path, text=py_string(file), equations=_about_equations()
+    )
+
+
+def _about_equations() -> str:
+    reductions = [row.name for row in REDUCTIONS.values() if "tensor" in row.over]
+    words = (
+        "The equations. `param`, `grad` and `step` (1 at the first step) are given. `step` names the direction "
+        f"`update`, `apply` moves the parameter. Functions: {' '.join(FUNCTIONS)}; "
+        f"reductions over the tensor: {' '.join(reductions)}."
+    )
+    return textwrap.fill(words, 118, initial_indent="# ", subsequent_indent="# ")
 
 
 def write_new_spec(name: str, path: Path | None = None) -> Path:

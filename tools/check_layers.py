@@ -36,6 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("ir",),
     ("spec",),
+    ("operations",),
     ("diagnostics",),
     ("prose",),
     ("package_name",),

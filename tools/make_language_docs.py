@@ -1,8 +1,8 @@
-"""Writes the tables of fields in docs/language.md from the Pydantic models, between their markers.
+"""Writes the tables of docs/language.md from the Pydantic models and optgen/operations.py, between their markers.
 
     python tools/make_language_docs.py [--check]
 
-With --check nothing is written; the exit status is 1 if the file is not what the models say.
+With --check nothing is written; the exit status is 1 if the file is not what they say.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from optgen.operations import FUNCTIONS, REDUCTIONS, WINDOWS  # noqa: E402
 from optgen.spec import model  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "language.md"
-MARKERS = re.compile(r"<!-- fields: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+MARKERS = re.compile(r"<!-- (fields|operations): (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 MEANINGS: dict[str, dict[str, str]] = {
     "Spec": {
         "name": "The rule's name, that of its file.",
@@ -97,6 +98,9 @@ MEANINGS: dict[str, dict[str, str]] = {
 }
 
 
+OVER = {"tensor": "a tensor", "all": "`over=all`", "matrix": "`over=matrix`", "row": "a row", "col": "a column"}
+
+
 def table(name: str) -> str:
     """The table of a model's fields."""
     schema = getattr(model, name).model_json_schema(by_alias=True)
@@ -137,9 +141,22 @@ def _default(value: object) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
+def operations(name: str) -> str:
+    """The table of the functions, the reductions or the windows."""
+    if name == "reductions":
+        lines = ["| function | is | over |", "|---|---|---|"]
+        for row in REDUCTIONS.values():
+            lines.append(f"| `{row.signature}` | {row.doc} | {', '.join(OVER[over] for over in row.over)} |")
+        return "\n".join(lines)
+    rows = {"functions": FUNCTIONS, "windows": WINDOWS}[name].values()
+    shown = [(row.signature.replace(")", ", ...)") if row.endless else row.signature, row.doc) for row in rows]
+    return "\n".join(["| function | is |", "|---|---|", *(f"| `{signature}` | {doc} |" for signature, doc in shown)])
+
+
 def document(text: str) -> str:
     """The document with every table anew."""
-    return MARKERS.sub(lambda m: f"<!-- fields: {m[1]} -->\n{table(m[1])}\n<!-- end -->", text)
+    makers = {"fields": table, "operations": operations}
+    return MARKERS.sub(lambda m: f"<!-- {m[1]}: {m[2]} -->\n{makers[m[1]](m[2])}\n<!-- end -->", text)
 
 
 def main(arguments: list[str]) -> int:
@@ -148,7 +165,7 @@ def main(arguments: list[str]) -> int:
     after = document(before)
     if "--check" in arguments:
         if before != after:
-            print("docs/language.md is not what the models say; run `python tools/make_language_docs.py`")
+            print("docs/language.md is not what the code says; run `python tools/make_language_docs.py`")
         return int(before != after)
     if before != after:
         DOCUMENT.write_text(after, encoding="utf-8")

@@ -20,12 +20,11 @@ from optgen.ir.formula import Formula
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Const, Kind, Reduce, Ref, refs, walk
 from optgen.ir.refusals import Refusal
-from optgen.ir.scope import FACTS
 from optgen.ir.usage import asks_first_step_only
 from optgen.prose import Prose
 from optgen.schedule.plan import PassPlan, Plan, Reduction
 from optgen.spec.model import Hyperparameter, Option, State, Variant
-from optgen.spec.names import flags_class
+from optgen.spec.names import FACTS, flags_class
 from optgen.spec.ranges import parse_range
 
 KIND_NAMES = {"param": "element"}

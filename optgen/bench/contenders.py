@@ -27,7 +27,6 @@ from optgen.compiler import compile_specs
 from optgen.diagnostics import suggest
 from optgen.errors import UserError
 from optgen.explanation import ClassInfo
-from optgen.ir.scope import COMPARISON
 from optgen.package_name import STOCK_PACKAGE
 from optgen.paths import specs_dir
 from optgen.schedule.traffic import Setting, state_bytes, traffic
@@ -235,7 +234,7 @@ def setting_for(info: ClassInfo, bits: int, settings: Mapping[str, Any], shape: 
     found = info.stored_in(bits).given(settings).setting
     facts = {"ndim": len(shape), "numel": numel, "index": 0}
     guards = {
-        name: COMPARISON[guard.op](facts[guard.subject], guard.value)
+        name: guard.holds(facts[guard.subject])
         for name, guard in info.family_rule.guards.guards.items()
         if guard.about == "fact"
     }

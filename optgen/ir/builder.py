@@ -17,27 +17,14 @@ from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
 from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
-from optgen.ir.nodes import (
-    FUNCTIONS,
-    REDUCTIONS,
-    WINDOWS,
-    Call,
-    Const,
-    Expr,
-    Input,
-    Kind,
-    Let,
-    Program,
-    Ref,
-    Select,
-)
+from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Ref, Select
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, parse_block, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of
-from optgen.ir.scope import COMPARE, FACTS, Scope, several
+from optgen.ir.scope import Scope, several
+from optgen.operations import BY_SYNTAX, CALLED, REDUCTIONS, Operation, Reduction, Sort
+from optgen.spec.names import OF_BLOCKS
 from optgen.spec.source import SourceText
 
-BINARY: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
-COMMON = frozenset(("param", "grad", "step", "active", "update", *FACTS))  # what the stages of a step share
 ERROR = Const(float("nan"))
 
 
@@ -91,7 +78,7 @@ class Builder:
             if stage.shared and grads is not None:
                 env["grad"] = grads
             self.keeps_grad = stage.shared and grads is not None
-            self.visible = self.scope.common | COMMON if stage.shared else frozenset(self._names())
+            self.visible = self.scope.common.union(OF_BLOCKS) if stage.shared else frozenset(self._names())
             self.writable = tuple(name for name in writable if name in self.visible)
             seen = {name: value for name, value in env.items() if not stage.shared or name in self.visible}
             before, body = self.reporter.error_count, parse_block(stage.text, self.reporter)
@@ -237,7 +224,7 @@ class Builder:
                 "use another name for the value",
             )
             return False
-        if name in FUNCTIONS or name in REDUCTIONS or name in WINDOWS or name.startswith("_"):
+        if name in CALLED or name.startswith("_"):
             message = f"`{name}` is reserved"
             self.reporter.error("reserved-name", message, node_location(self.text, node), "use another name")
             return False
@@ -300,23 +287,19 @@ class Builder:
                 return ERROR
             case ast.Name(id=name):
                 return self._name(node, name, env, path)
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
-                return _call(BINARY[type(op)], self._number(left, env, path), self._number(right, env, path))
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in BY_SYNTAX:
+                return self._operation(BY_SYNTAX[type(op)], node, (left, right), env, path)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 inner = self._number(operand, env, path)
                 return Const(-inner.value) if isinstance(inner, Const) and inner != ERROR else _call("neg", inner)
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 return self._number(operand, env, path)
-            case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return _call("not", self._condition(operand, env, path))
+            case ast.UnaryOp(op=op, operand=operand) if type(op) in BY_SYNTAX:
+                return self._operation(BY_SYNTAX[type(op)], node, (operand,), env, path)
             case ast.BoolOp(op=op, values=values):
-                parts = [self._condition(value, env, path) for value in values]
-                result = parts[0]
-                for part in parts[1:]:
-                    result = _call("and" if isinstance(op, ast.And) else "or", result, part)
-                return result
-            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in COMPARE:
-                return _call(COMPARE[type(op)], self._number(left, env, path), self._number(right, env, path))
+                return self._operation(BY_SYNTAX[type(op)], node, values, env, path)
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in BY_SYNTAX:
+                return self._operation(BY_SYNTAX[type(op)], node, (left, right), env, path)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
                 return self._call(node, name, args, keywords, env, path)
         refuse(self.text, node, self.reporter)
@@ -384,78 +367,85 @@ class Builder:
         path: Formula,
     ) -> Expr:
         where = node_location(self.text, node)
-        if name in REDUCTIONS:
-            return self._reduction(node, name, args, keywords, env, path)
-        wanted = {**FUNCTIONS, **WINDOWS}.get(name)
-        if wanted is None:
-            known = [*FUNCTIONS, *REDUCTIONS, *WINDOWS]
-            message = f"there is no function `{name}`"
-            help_text = instead_of_call(node, name) or suggest(name, known) or ", ".join(known)
-            self.reporter.error("undefined-function", message, where, help_text)
-            return ERROR
-        if keywords or (len(args) != wanted and not (name in ("min", "max") and len(args) > 2)):
-            given = "named ones" if keywords else f"{len(args)}"
-            count = f"{wanted} argument{'s' if wanted > 1 else ''}"
-            message = f"`{name}` takes {count}, {given} given"
-            self.reporter.error("arguments", message, where, instead_of_call(node, name))
-            return ERROR
-        if name in WINDOWS:
-            return self._window(name, args, env, path)
-        if name == "where":
-            condition = self._condition(args[0], env, path)
-            then, other = (self._no_window(self._expression(arg, env, path), arg) for arg in args[1:])
-            if ERROR in (then, other):
+        match CALLED.get(name):
+            case Reduction() as row:
+                return self._reduction(node, row, args, keywords, env, path)
+            case None:
+                message = f"there is no function `{name}`"
+                help_text = instead_of_call(node, name) or suggest(name, [*CALLED]) or ", ".join(CALLED)
+                self.reporter.error("undefined-function", message, where, help_text)
                 return ERROR
-            if is_boolean(then, self.by_name) != is_boolean(other, self.by_name):
-                self.reporter.error("type", "both values of `where` are numbers, or both conditions", where)
+            case Operation(arity=wanted, endless=endless) as row:
+                if not keywords and (len(args) == wanted or (endless and len(args) > wanted)):
+                    return self._operation(row, node, args, env, path)
+                given = "named ones" if keywords else f"{len(args)}"
+                message = f"`{name}` takes {wanted} argument{'s' if wanted > 1 else ''}, {given} given"
+                self.reporter.error("arguments", message, where, instead_of_call(node, name))
                 return ERROR
-            return _call("where", condition, then, other)
-        numbers = [self._number(arg, env, path) for arg in args]
-        if name == "rounded" and kind_of(numbers[0], self.kinds) is not Kind.ELEMENT and ERROR not in numbers:
-            message = "`rounded` takes elements: it rounds as a parameter is stored"
-            self.reporter.error("kind", message, node_location(self.text, args[0]), "leave it out")
+
+    def _operation(
+        self, row: Operation, node: ast.expr, args: Sequence[ast.expr], env: Mapping[str, Value], path: Formula
+    ) -> Expr:
+        """An operation on its arguments; of more than it takes, on its result and the next one."""
+        sorts = [sort for _, sort in row.takes] + [row.takes[-1][1]] * (len(args) - row.arity)
+        values = [self._argument(row, sort, arg, env, path) for sort, arg in zip(sorts, args, strict=True)]
+        alike = [value for value, sort in zip(values, sorts, strict=True) if sort == "value"]
+        if ERROR not in alike and len({is_boolean(value, self.by_name) for value in alike}) > 1:
+            message = f"both values of `{row.name}` are numbers, or both conditions"
+            self.reporter.error("type", message, node_location(self.text, node))
             return ERROR
-        result = _call(name, *numbers[:wanted])
-        for extra in numbers[wanted:]:
-            result = _call(name, result, extra)
+        result = _call(row.name, *values[: row.arity], *map(Ref, row.beside))
+        for value in values[row.arity :]:
+            result = _call(row.name, result, value)
         return result
 
-    def _window(self, name: str, args: Sequence[ast.expr], env: Mapping[str, Value], path: Formula) -> Expr:
-        window, wrong = self._expression(args[0], env, path), ""
+    def _argument(self, row: Operation, sort: Sort, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
+        match sort:
+            case "condition":
+                return self._condition(node, env, path)
+            case "window":
+                return self._window(row, node, env, path)
+            case "value":
+                return self._no_window(self._expression(node, env, path), node)
+        number = self._number(node, env, path)
+        kind, wrong, help_text = kind_of(number, self.kinds), "", ""
+        if sort == "elements" and kind is not Kind.ELEMENT:
+            wrong, help_text = f"`{row.name}` takes one number per element", "leave it out"
+        if sort == "tensor" and kind > Kind.TENSOR:
+            wrong, help_text = f"`{row.name}` takes one number per tensor", "reduce it, with `norm(x)`"
+        if not wrong or number == ERROR:
+            return number
+        message = f"{wrong}, this is one per {unit_of(kind)}"
+        self.reporter.error("kind", message, node_location(self.text, node), help_text)
+        return ERROR
+
+    def _window(self, row: Operation, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
+        window, wrong = self._expression(node, env, path), ""
         if self._past(window) is None:
-            wrong = f"`{name}` takes a state with `window:` first"
-        elif name == "push" and is_pushed(window, self.by_name):
+            wrong = f"`{row.name}` takes a state with `window:` first"
+        elif row.gives == "window" and is_pushed(window, self.by_name):
             wrong = "a window takes one value a step"
         if wrong and window != ERROR:
-            self.reporter.error("type", wrong, node_location(self.text, args[0]))
-        if wrong:
-            return ERROR
-        value = self._number(args[1], env, path)
-        if kind_of(value, self.kinds) > Kind.TENSOR:
-            message = f"`{name}` takes one number per tensor"
-            self.reporter.error("kind", message, node_location(self.text, args[1]), "reduce it, with `norm(x)`")
-            return ERROR
-        return _call(name, window, value, Ref("step")) if name == "push" else _call(name, window, value)
+            self.reporter.error("type", wrong, node_location(self.text, node))
+        return ERROR if wrong else window
 
     def _reduction(
         self,
         node: ast.Call,
-        name: str,
+        row: Reduction,
         args: Sequence[ast.expr],
         keywords: Sequence[ast.keyword],
         env: Mapping[str, Value],
         path: Formula,
     ) -> Expr:
-        where, over = node_location(self.text, node), over_of(keywords)
-        line = name.startswith(("row_", "col_"))
-        if len(args) != 1 or over is None or (line and keywords):
-            message = f"`{name}` takes one value" + ("" if line else ", and `over=all` or `over=matrix`")
+        name, where, over = row.name, node_location(self.text, node), over_of(row, keywords)
+        if len(args) != 1 or over is None:
+            others = [f"`over={other}`" for other in row.over[1:]]
+            message = ", and ".join((f"`{name}` takes one value", *([" or ".join(others)] if others else [])))
             self.reporter.error("arguments", message, where, instead_of_call(node, name))
             return ERROR
         expr = self._number(args[0], env, path)
         kind = kind_of(expr, self.kinds)
-        if line:
-            over = Kind.ROW if name.startswith("row_") else Kind.COL
         if expr == ERROR:
             return ERROR
         if (
@@ -470,8 +460,9 @@ class Builder:
             message = "an initial value is made for each parameter by itself"
             self.reporter.error("kind", message, where, "leave `over=all` out")
             return ERROR
-        if over is Kind.GLOBAL and (kind is not Kind.ELEMENT or name in ("mean", "rms")):
-            message = "`over=all` takes `sum`, `norm` or `absmax` of one number per element"
+        if over is Kind.GLOBAL and (kind is not Kind.ELEMENT or "all" not in row.over):
+            *some, last = (f"`{other.name}`" for other in REDUCTIONS.values() if "all" in other.over)
+            message = f"`over=all` takes {', '.join(some)} or {last} of one number per element"
             self.reporter.error("kind", message, where)
             return ERROR
         if over in (Kind.ROW, Kind.COL, Kind.MATRIX) and not self.scope.has_rows(path):
@@ -479,12 +470,12 @@ class Builder:
             help_text = "write `when: ndim >= 2`" if self.at_once else "put it below `if ndim >= 2:`"
             self.reporter.error("no-rows", message, where, help_text)
             return ERROR
-        if name == "absmax" and (kind is not Kind.ELEMENT or over is Kind.MATRIX):
-            self.reporter.error("kind", "`absmax` reduces elements over a tensor or over all", where)
+        if row.of == "magnitudes" and (kind is not Kind.ELEMENT or over is Kind.MATRIX):
+            self.reporter.error("kind", f"`{name}` reduces elements over a tensor or over all", where)
             return ERROR
         if not isinstance(expr, Ref):
             expr = self.bind("reduced", expr, ast.unparse(args[0]), node)
-        return lowered(name, over, kind, expr, lambda stem, value: self.bind(stem, value, self.source))
+        return lowered(row, over, kind, expr, lambda stem, value: self.bind(stem, value, self.source))
 
 
 def _call(op: str, *args: Expr) -> Expr:

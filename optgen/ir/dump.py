@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import Call, Const, Expr, Kind, Program, Reduce, Ref, Select
-
-PRECEDENCE = {"or": 1, "and": 2, "==": 4, "!=": 4, "<": 4, "<=": 4, ">": 4, ">=": 4, "+": 6, "-": 6, "*": 7, "/": 7}
-UNARY, POWER, LOWEST = 8, 9, 0
+from optgen.operations import OPERATIONS, Binds, Infix, Prefix
 
 
 def dump(program: Program) -> str:
@@ -18,7 +16,7 @@ def dump(program: Program) -> str:
 
 def text(expr: Expr) -> str:
     """An expression; a choice that is fixed before the step reads `a if amsgrad else b`."""
-    return _text(expr, LOWEST)
+    return _text(expr, Binds.CHOICE)
 
 
 def condition(formula: Formula) -> str:
@@ -38,23 +36,21 @@ def _text(expr: Expr, outer: int) -> str:
         case Ref(name=name):
             return name
         case Select(formula=formula, then=then, other=other):
-            return _wrapped(f"{_text(then, 1)} if {condition(formula)} else {_text(other, LOWEST)}", 1, outer)
+            chosen = f"{_text(then, Binds.OR)} if {condition(formula)} else {_text(other, Binds.CHOICE)}"
+            return _wrapped(chosen, Binds.CHOICE, outer)
         case Reduce(op=op, over=over, x=x):
             name = {"sum": "sum", "squares": "sum_of_squares", "max": "max"}[op]
             if over in (Kind.ROW, Kind.COL):
                 return f"{over.name.lower()}_{name}({text(x)})"
             place = {Kind.TENSOR: "", Kind.MATRIX: ", over=matrix", Kind.GLOBAL: ", over=all"}[over]
             return f"{name}({text(x)}{place})"
-        case Call(op="neg", args=(x,)):
-            return _wrapped(f"-{_text(x, UNARY)}", UNARY, outer)
-        case Call(op="not", args=(x,)):
-            return _wrapped(f"not {_text(x, 3)}", 3, outer)
-        case Call(op="**", args=(x, y)):
-            return _wrapped(f"{_text(x, POWER + 1)}**{_text(y, UNARY)}", POWER, outer)
-        case Call(op=op, args=(a, b)) if op in PRECEDENCE:
-            level = PRECEDENCE[op]
-            return _wrapped(f"{_text(a, level)} {op} {_text(b, level + 1)}", level, outer)
         case Call(op=op, args=args):
+            match OPERATIONS[op].written, args:
+                case Prefix(symbol, binds, wants), (x,):
+                    return _wrapped(f"{symbol}{_text(x, wants)}", binds, outer)
+                case Infix(symbol, binds, wants=(left, right)), (a, b):
+                    symbol = symbol if binds is Binds.POWER else f" {symbol} "
+                    return _wrapped(f"{_text(a, left)}{symbol}{_text(b, right)}", binds, outer)
             return f"{op}({', '.join(text(arg) for arg in args)})"
 
 

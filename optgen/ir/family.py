@@ -19,14 +19,14 @@ from optgen.ir.guards import GuardTable
 from optgen.ir.nodes import Const, Expr, Input, Kind, Program
 from optgen.ir.parser import Stage, node_location, parse_block, parse_expression, stored_names
 from optgen.ir.refusals import Refusal, build_refusal
-from optgen.ir.scope import FACTS, Scope
+from optgen.ir.scope import Scope
 from optgen.prose import Prose
 from optgen.spec.checks import is_offered
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
 from optgen.spec.model import Hyperparameter, Method, Option, Rule, Spec, State
 from optgen.spec.model import Input as GivenInput
-from optgen.spec.names import TARGET
+from optgen.spec.names import FACTS, TARGET
 from optgen.spec.source import SourceText
 
 SHAPES = {

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from optgen.ir.formula import Formula, Term, atom
+from optgen.operations import COMPARISONS
 
 Subject = Literal["option", "hyper", "input", "fact", "codec"]
-WORDS = {"==": "is", "!=": "not", "<": "below", "<=": "up_to", ">": "above", ">=": "from"}
+WORDS = {"==": "is", "!=": "not"}
 MACROS = frozenset(
     ("export", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "int4_avx512", "int8_avx512",
      "method", "param_codec", "parts", "philox_avx512", "scales_avx512")
 )  # fmt: skip
 """What the kernels' headers and their builds define as OPTGEN_..."""
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]")
-COMPLEMENT = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Guard:
     op: str
     value: float | str | None = None
 
+    def holds(self, value: Any) -> bool:
+        """Whether a guard that compares holds of a value of its subject."""
+        compare = COMPARISONS[self.op].value
+        return compare is not None and bool(compare(value, self.value))
+
     def text(self, holds: bool) -> str:
         """As a spec says it, or its contrary: `ndim >= 2`, `mode != "a"`, `not amsgrad`, `beta1 is None`."""
         match self.op:
@@ -43,7 +48,7 @@ class Guard:
             case "tensorwise":
                 return f"{'not ' if holds else ''}block_wise"
         value = f'"{self.value}"' if isinstance(self.value, str) else f"{self.value}"
-        return f"{self.subject} {self.op if holds else COMPLEMENT[self.op]} {value}"
+        return f"{self.subject} {self.op if holds else COMPARISONS[self.op].contrary} {value}"
 
 
 def describe(formula: Formula, guards: Mapping[str, Guard]) -> str:
@@ -61,7 +66,7 @@ def guard_name(subject: str, op: str, value: float | str | None) -> str:
             return f"{subject}_{op}"
         case _:
             text = str(value).replace(".", "p").replace("-", "minus_").replace("+", "")
-            return f"{subject}_{WORDS[op]}_{re.sub(NOT_IN_A_NAME, '_', text)}"
+            return f"{subject}_{WORDS.get(op, COMPARISONS[op].word)}_{re.sub(NOT_IN_A_NAME, '_', text)}"
 
 
 class GuardTable:
@@ -91,9 +96,9 @@ class GuardTable:
 
     def formula(self, about: Subject, subject: str, op: str, value: float | str | None = None) -> Formula:
         """The formula for a comparison; the complement of a known guard is that guard negated."""
-        contrary = self._known.get((about, subject, COMPLEMENT.get(op, ""), value))
-        if contrary is not None:
-            return ~atom(contrary)
+        contrary = COMPARISONS[op].contrary if op in COMPARISONS else ""
+        if (about, subject, contrary, value) in self._known:
+            return ~atom(self._known[about, subject, contrary, value])
         if op == "==" and not isinstance(value, str):
             return ~self.formula(about, subject, "!=", value)
         key = (about, subject, op, value)

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from optgen.diagnostics import suggest
-from optgen.ir.nodes import FUNCTIONS, REDUCTIONS, WINDOWS
+from optgen.operations import CALLED
 
 LIBRARIES = frozenset(("np", "numpy", "torch", "math", "jnp", "jax", "tf", "F", "nn", "special", "linalg"))
 CALLS: Mapping[str, str] = {
@@ -40,13 +40,6 @@ OPERATORS: Mapping[type[ast.operator], str] = {
     ast.BitOr: "x or y",
     ast.LShift: "x * 2 ** y",
     ast.RShift: "floor(x / 2 ** y)",
-}
-SIGNATURES: Mapping[str, str] = {
-    **{name: f"{name}(x)" for name in (*FUNCTIONS, *REDUCTIONS)},
-    **{name: f"{name}(a, b)" for name in ("min", "max")},
-    "where": "where(condition, a, b)",
-    "push": "push(window, x)",
-    "percentile": "percentile(window, q)",
 }
 HINTS: Mapping[type[ast.AST], str] = {
     ast.Assert: "`rules` refuse settings; values are not looked at",
@@ -123,8 +116,8 @@ def instead_of_call(node: ast.Call, name: str) -> str:
     if name in CALLS and CALLS[name] not in "xyz":  # a letter alone stands for an argument, and says nothing
         return f"write `{CALLS[name]}`"
     if name in ("min", "max") and len(node.args) == 1:
-        return f"write `{SIGNATURES[name]}`; `absmax(x)` is the largest magnitude of a tensor"
-    return f"write `{SIGNATURES[name]}`" if name in SIGNATURES else ""
+        return f"write `{CALLED[name].signature}`; `absmax(x)` is the largest magnitude of a tensor"
+    return f"write `{CALLED[name].signature}`" if name in CALLED else ""
 
 
 def instead_of_name(name: str, known: Collection[str]) -> str:
@@ -150,7 +143,7 @@ def _translated(node: ast.expr) -> str:
 def _is_in_language(node: ast.AST) -> bool:
     for part in ast.walk(node):
         match part:
-            case ast.Call(func=ast.Name(id=name)) if name in SIGNATURES:
+            case ast.Call(func=ast.Name(id=name)) if name in CALLED:
                 pass
             case ast.BinOp(op=op) if not isinstance(op, ast.Add | ast.Sub | ast.Mult | ast.Div | ast.Pow):
                 return False
@@ -262,7 +255,7 @@ def _called(name: str, args: Sequence[ast.expr], keywords: Mapping[str, ast.expr
             return ast.Call(ast.Name(id="absmax"), [inner], [])
     if name in CALLS:
         return _filled(CALLS[name], given)
-    known = name in SIGNATURES and not keywords and len(args) == {**FUNCTIONS, **WINDOWS}.get(name, 1)
+    known = name in CALLED and not keywords and len(args) == CALLED[name].arity
     return ast.Call(ast.Name(id=name), list(args), []) if known else None
 
 

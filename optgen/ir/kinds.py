@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optgen.ir.nodes import BOOLEAN, Call, Const, Expr, Input, Kind, Let, Program, Reduce, Ref, Select, join
+from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Reduce, Ref, Select, join
+from optgen.operations import OPERATIONS
 
 
 def kind_of(expr: Expr, kinds: Mapping[str, Kind]) -> Kind:
@@ -32,10 +33,9 @@ def is_boolean(expr: Expr, lets: Mapping[str, Let]) -> bool:
             return isinstance(value, bool)
         case Ref(name=name):
             return name in lets and is_boolean(lets[name].expr, lets)
-        case Call(op="where", args=args):
-            return is_boolean(args[1], lets)
-        case Call(op=op):
-            return op in BOOLEAN
+        case Call(op=op, args=args):
+            gives = OPERATIONS[op].gives
+            return gives == "condition" or (gives == "value" and is_boolean(args[-1], lets))
         case Select(then=then):
             return is_boolean(then, lets)
         case Reduce():

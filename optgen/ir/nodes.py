@@ -60,27 +60,6 @@ def takes(whole: Kind, part: Kind) -> bool:
 Number = float | bool
 ReduceOp = Literal["sum", "squares", "max"]
 
-COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
-LOGIC = ("and", "or", "not")
-FUNCTIONS = {
-    "sqrt": 1,
-    "rsqrt": 1,
-    "exp": 1,
-    "log": 1,
-    "abs": 1,
-    "sign": 1,
-    "floor": 1,
-    "tanh": 1,
-    "isfinite": 1,
-    "rounded": 1,
-    "where": 3,
-    "min": 2,
-    "max": 2,
-}
-REDUCTIONS = ("sum", "mean", "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean")
-WINDOWS = {"push": 2, "percentile": 2}
-BOOLEAN = frozenset((*COMPARISONS, *LOGIC, "isfinite"))
-
 
 @dataclass(frozen=True)
 class Const:
@@ -98,7 +77,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class Call:
-    """An operator or function applied element by element."""
+    """An operation of `optgen.operations`, applied element by element."""
 
     op: str
     args: tuple[Expr, ...]

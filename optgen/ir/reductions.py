@@ -1,4 +1,4 @@
-"""What reductions are taken over, over how many numbers, and what they are made of."""
+"""Reductions in terms of sums and maxima, and over how many numbers they are taken."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import ast
 from collections.abc import Callable, Sequence
 
 from optgen.ir.nodes import Call, Expr, Kind, Reduce, ReduceOp, Ref
+from optgen.operations import Reduction
+
+WORDS = {"tensor": Kind.TENSOR, "all": Kind.GLOBAL, "matrix": Kind.MATRIX}
+"""What `over=` says."""
+KINDS = {**WORDS, "row": Kind.ROW, "col": Kind.COL}
 
 
 def count_of(kind: Kind, over: Kind) -> Expr:
@@ -31,47 +36,42 @@ def count_of(kind: Kind, over: Kind) -> Expr:
             return Ref("numel")
 
 
-def over_of(keywords: Sequence[ast.keyword]) -> Kind | None:
+def over_of(row: Reduction, keywords: Sequence[ast.keyword]) -> Kind | None:
     """What a call reduces over, from `over=...`; None if that is nothing there is."""
     match list(keywords):
         case []:
-            return Kind.TENSOR
-        case [ast.keyword(arg="over", value=ast.Name(id="all"))]:
-            return Kind.GLOBAL
-        case [ast.keyword(arg="over", value=ast.Name(id="matrix"))]:
-            return Kind.MATRIX
-        case [ast.keyword(arg="over", value=ast.Name(id="tensor"))]:
-            return Kind.TENSOR
+            return KINDS[row.over[0]]
+        case [ast.keyword(arg="over", value=ast.Name(id=name))] if row.over[0] in WORDS:
+            return WORDS.get(name)
     return None
 
 
-def lowered(name: str, over: Kind, kind: Kind, x: Expr, bind: Callable[[str, Expr], Expr]) -> Expr:
+def lowered(row: Reduction, over: Kind, kind: Kind, x: Expr, bind: Callable[[str, Expr], Expr]) -> Expr:
     """A reduction in terms of `sum` and `max`: means divide by the count, norms take the root.
 
     Args:
         kind: Of `x`.
         bind: Makes a binding of a value.
     """
+    match row.of:
+        case "numbers":
+            result = _reduced("sum", over, kind, x, bind)
+        case "squares":
+            result = _reduced("squares", over, kind, x, bind)
+        case "magnitudes":
+            result = _reduced("max", over, kind, Call("abs", (x,)), bind)
+    if row.is_mean:
+        result = Call("/", (result, count_of(kind, over)))
+    return Call("sqrt", (result,)) if row.is_root else result
 
-    def reduced(op: ReduceOp, value: Expr) -> Expr:
-        """Elements reduce to one number per tensor before they reduce over all, to rows before matrices."""
-        outer: ReduceOp = "max" if op == "max" else "sum"
-        if kind is not Kind.ELEMENT:
-            return Reduce(outer, over, Call("*", (value, value)) if op == "squares" else value)
-        if over is Kind.GLOBAL:
-            return Reduce(outer, Kind.GLOBAL, bind("tensor", Reduce(op, Kind.TENSOR, value)))
-        if over is Kind.MATRIX:
-            return Reduce(outer, Kind.MATRIX, bind("row", Reduce(op, Kind.ROW, value)))
-        return Reduce(op, over, value)
 
-    match name:
-        case "absmax":
-            return reduced("max", Call("abs", (x,)))
-        case "sum" | "row_sum" | "col_sum":
-            return reduced("sum", x)
-        case "norm":
-            return Call("sqrt", (reduced("squares", x),))
-        case "rms":
-            return Call("sqrt", (Call("/", (reduced("squares", x), count_of(kind, over))),))
-        case _:
-            return Call("/", (reduced("sum", x), count_of(kind, over)))
+def _reduced(op: ReduceOp, over: Kind, kind: Kind, x: Expr, bind: Callable[[str, Expr], Expr]) -> Expr:
+    """Elements reduce to one number per tensor before they reduce over all, to rows before matrices."""
+    outer: ReduceOp = "max" if op == "max" else "sum"
+    if kind is not Kind.ELEMENT:
+        return Reduce(outer, over, Call("*", (x, x)) if op == "squares" else x)
+    if over is Kind.GLOBAL:
+        return Reduce(outer, Kind.GLOBAL, bind("tensor", Reduce(op, Kind.TENSOR, x)))
+    if over is Kind.MATRIX:
+        return Reduce(outer, Kind.MATRIX, bind("row", Reduce(op, Kind.ROW, x)))
+    return Reduce(op, over, x)

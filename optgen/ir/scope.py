@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import ast
-import operator
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from optgen.diagnostics import Location, Reporter, suggest
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import GuardTable, feasible
-from optgen.ir.nodes import FUNCTIONS, REDUCTIONS, WINDOWS, Input, Kind
+from optgen.ir.nodes import Input, Kind
 from optgen.ir.parser import node_location, refuse
+from optgen.operations import BY_SYNTAX, CALLED
 from optgen.spec.source import SourceText
 
-COMPARE: dict[type[ast.cmpop], str] = {
-    ast.Lt: "<",
-    ast.LtE: "<=",
-    ast.Gt: ">",
-    ast.GtE: ">=",
-    ast.Eq: "==",
-    ast.NotEq: "!=",
-}
-COMPARISON: dict[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 CONSTANTS = ("True", "False", "None", "inf")
-MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
-FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
+ASKED = ("ndim", "numel", "index")
+"""The facts that `if` can ask for."""
 
 
 @dataclass
@@ -128,7 +111,7 @@ class Scope:
         """Whether a parameter on this path always has two dimensions or more."""
         facts = {n: g for n, g in self.guards.guards.items() if g.about == "fact" and g.subject == "ndim"}
         for ndim in (0, 1):
-            truth = {name: COMPARISON[guard.op](ndim, guard.value) for name, guard in facts.items()}
+            truth = {name: guard.holds(ndim) for name, guard in facts.items()}
             if any(all(truth.get(name, value) == value for name, value in term) for term in path.terms):
                 return False
         return True
@@ -143,11 +126,12 @@ class Scope:
                     given = self.guards.formula("input", name, "given")
                     return given if isinstance(op, ast.IsNot) else ~given
             return None
-        symbol = COMPARE.get(type(op))
-        if symbol is None:
+        comparison = BY_SYNTAX.get(type(op))
+        if comparison is None:
             return None
+        symbol = comparison.name
         if not isinstance(left, ast.Name):
-            left, right, symbol = right, left, MIRRORED[symbol]
+            left, right, symbol = right, left, comparison.mirrored
         value = _constant(right)
         if not isinstance(left, ast.Name) or value is None:
             return None
@@ -164,7 +148,7 @@ class Scope:
             return None
         if name in self.hypers:
             return self.guards.formula("hyper", name, symbol, value)
-        if name in ("ndim", "numel", "index"):
+        if name in ASKED:
             return self.guards.formula("fact", name, symbol, value)
         return None
 
@@ -188,7 +172,7 @@ class Scope:
                     reporter.error("undefined-name", *several(name, self.parts[name], where))
                     return
                 case ast.Name(id=name) if not self._is_known(name) and name not in (above or ()):
-                    known = [*self.options, *self.hypers, *self.given, "ndim", "numel", "index"]
+                    known = [*self.options, *self.hypers, *self.given, *ASKED]
                     message = f"`{name}` is not an option, hyperparameter or fact of `{self.rule}`"
                     reporter.error("undefined-name", message, where, suggest(name, known))
                     return
@@ -208,7 +192,7 @@ class Scope:
                 reporter.error("run-time-condition", message, where, help_text)
                 return
         for name in names:
-            if name not in (*self.options, *self.hypers, "ndim", "numel", "index") and name not in called:
+            if name not in (*self.options, *self.hypers, *ASKED) and name not in called:
                 message = f"`{name}` is not fixed before the step"
                 reporter.error("run-time-condition", message, where, instead)
                 return
@@ -234,8 +218,7 @@ class Scope:
         reporter.error("run-time-condition", message, where, help_text)
 
     def _is_known(self, name: str) -> bool:
-        functions = (*FUNCTIONS, *REDUCTIONS, *WINDOWS)
-        return name in (*self.options, *self.hypers, *self.inputs, *functions, *CONSTANTS)
+        return name in (*self.options, *self.hypers, *self.inputs, *CALLED, *CONSTANTS)
 
     def test_of(self, name: str) -> str:
         """How an option is asked for."""

@@ -7,24 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from xml.etree.ElementTree import Element, SubElement
 
+from optgen.operations import BY_SYNTAX, CALLED, MINUS, Binds, Reduction
+
 Symbols = Mapping[str, tuple[str, str]]
 
-# How tightly operators bind; what binds less tightly than its surroundings wants is put in brackets.
-OR, AND, NOT, COMPARE, ADD, MULTIPLY, POWER, ATOM = range(8)
-COMPARISONS: Mapping[type[ast.cmpop], str] = {
-    ast.Lt: "<",
-    ast.LtE: "≤",
-    ast.Gt: ">",
-    ast.GtE: "≥",
-    ast.Eq: "=",
-    ast.NotEq: "≠",
-    ast.Is: "is",
-    ast.IsNot: "is not",
-}
-WORDS: Mapping[str, str] = {"log": "ln", "sign": "sgn", "rounded": "round", "isfinite": "finite", "absmax": "max"}
-FENCES: Mapping[str, tuple[str, str]] = {"abs": ("|", "|"), "norm": ("‖", "‖"), "floor": ("⌊", "⌋")}
+IS: Mapping[type[ast.cmpop], str] = {ast.Is: "is", ast.IsNot: "is not"}
+DRAWN = ("sqrt", "rsqrt", "exp", "where")
+"""Functions that have a form of their own: a root, a power, cases behind a brace."""
 GAP = "0.17em"
-MINUS = "\N{MINUS SIGN}"
 
 
 class Printer:
@@ -57,7 +47,7 @@ class Printer:
         shown = _leaf("mi", letter)
         return shown if not index else _element("msub", shown, _leaf("mn" if index.isdigit() else "mtext", index))
 
-    def expression(self, node: ast.expr, wanted: int = OR) -> Element:
+    def expression(self, node: ast.expr, wanted: int = Binds.OR) -> Element:
         """An expression, in brackets if it binds less tightly than is wanted."""
         shown, binds = self._shown(node)
         return shown if binds >= wanted else _fenced("(", shown, ")")
@@ -65,35 +55,36 @@ class Printer:
     def _shown(self, node: ast.expr) -> tuple[Element, int]:
         match node:
             case ast.Name(id=name):
-                return self.name(name), ATOM
+                return self.name(name), Binds.ATOM
             case ast.Constant(value=bool() | None | str() as value):
-                return _leaf("mtext", str(value)), ATOM
+                return _leaf("mtext", str(value)), Binds.ATOM
             case ast.Constant(value=int() | float() as value):
                 return _number(value)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return _row(_operator(MINUS, form="prefix"), self.expression(operand, MULTIPLY)), ADD
+                return _row(_operator(MINUS, form="prefix"), self.expression(operand, Binds.PRODUCT)), Binds.SUM
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 return self._shown(operand)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return _row(_leaf("mtext", "not\u00a0"), self.expression(operand, NOT)), NOT
+                return _row(_leaf("mtext", "not\u00a0"), self.expression(operand, Binds.NOT)), Binds.NOT
             case ast.BoolOp(op=op, values=values):
-                binds = OR if isinstance(op, ast.Or) else AND
-                word = "or" if isinstance(op, ast.Or) else "and"
+                binds = Binds.OR if isinstance(op, ast.Or) else Binds.AND
+                word = BY_SYNTAX[type(op)].page
                 return _joined([self.expression(value, binds + 1) for value in values], lambda: _word(word)), binds
             case ast.Compare(left=left, ops=[op], comparators=[right]):
-                sign = COMPARISONS[type(op)]
-                middle = _word(sign) if sign.isalpha() or " " in sign else _operator(sign)
-                return _row(self.expression(left, ADD), middle, self.expression(right, ADD)), COMPARE
+                middle = _word(IS[type(op)]) if type(op) in IS else _operator(BY_SYNTAX[type(op)].page)
+                return _row(self.expression(left, Binds.SUM), middle, self.expression(right, Binds.SUM)), Binds.EQUAL
             case ast.BinOp(op=ast.Add() | ast.Sub() as op, left=left, right=right):
-                plus = isinstance(op, ast.Add)
-                between = _operator("+" if plus else MINUS)
-                return _row(self.expression(left, ADD), between, self.expression(right, ADD if plus else MULTIPLY)), ADD
+                between, wanted = (
+                    _operator(BY_SYNTAX[type(op)].page),
+                    Binds.SUM if isinstance(op, ast.Add) else Binds.PRODUCT,
+                )
+                return _row(self.expression(left, Binds.SUM), between, self.expression(right, wanted)), Binds.SUM
             case ast.BinOp(op=ast.Mult()):
-                return self._product(list(_factors(node))), MULTIPLY
+                return self._product(list(_factors(node))), Binds.PRODUCT
             case ast.BinOp(op=ast.Div()):
-                return self._fraction(node), MULTIPLY
+                return self._fraction(node), Binds.PRODUCT
             case ast.BinOp(op=ast.Pow(), left=left, right=right):
-                return _element("msup", self._base(left), self.expression(right)), POWER
+                return _element("msup", self._base(left), self.expression(right)), Binds.POWER
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
                 over = next((k.value.id for k in keywords if isinstance(k.value, ast.Name)), "")
                 return self._call(name, args, over)
@@ -103,8 +94,8 @@ class Printer:
     def _base(self, node: ast.expr) -> Element:
         """What a power is of: in brackets unless it is one name, number or pair of fences."""
         is_plain = isinstance(node, ast.Name | ast.Constant)  # a negative number is an operation on one
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FENCES:
-            is_plain = True
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            is_plain = "{}" in CALLED[node.func.id].page
         shown = self.expression(node)
         return shown if is_plain else _fenced("(", shown, ")")
 
@@ -124,13 +115,13 @@ class Printer:
             if count > 1:
                 parts.append(_element("msup", self._base(factor), _leaf("mn", str(count))))
             else:
-                parts.append(self.expression(factor, MULTIPLY))
+                parts.append(self.expression(factor, Binds.PRODUCT))
         return _row(*parts)
 
     def _is_word(self, node: ast.expr) -> bool:
         """Whether it is a name or a call of several letters, which would run into its neighbour."""
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            return node.func.id not in (*FENCES, "sqrt", "rsqrt", "exp", "where")
+            return node.func.id not in DRAWN and "{}" not in CALLED[node.func.id].page
         return isinstance(node, ast.Name) and len(self._symbols.get(node.id, (node.id, ""))[0]) > 1
 
     def _fraction(self, node: ast.BinOp) -> Element:
@@ -145,28 +136,26 @@ class Printer:
         return _element("mfrac", self.expression(above), divisor)
 
     def _call(self, name: str, args: Sequence[ast.expr], over: str) -> tuple[Element, int]:
-        shown = [self.expression(arg) for arg in args]
+        shown, row = [self.expression(arg) for arg in args], CALLED[name]
         match name:
             case "sqrt":
-                return _element("msqrt", *shown), ATOM
+                return _element("msqrt", *shown), Binds.ATOM
             case "rsqrt":
-                return _element("mfrac", _leaf("mn", "1"), _element("msqrt", *shown)), MULTIPLY
+                return _element("mfrac", _leaf("mn", "1"), _element("msqrt", *shown)), Binds.PRODUCT
             case "exp":
-                return _element("msup", _leaf("mi", "e"), *shown), POWER
+                return _element("msup", _leaf("mi", "e"), *shown), Binds.POWER
             case "where":
-                return self._cases(*args), ATOM
-            case _ if name in FENCES:
-                left, right = FENCES[name]
-                inside = _fenced(left, shown[0], right)
-                return (_element("msub", inside, _leaf("mtext", over)) if over else inside), ATOM
-            case "absmax":
-                shown = [_fenced("|", shown[0], "|")]
-        word = _leaf("mi", WORDS.get(name, name), mathvariant="normal")
-        kind, _, of = name.partition("_")
-        if kind in ("row", "col") and of:
-            word, over = _leaf("mi", of, mathvariant="normal"), "row" if kind == "row" else "column"
+                return self._cases(*args), Binds.ATOM
+        before, fence, after = row.page.partition("{}")
+        if fence:
+            inside = _fenced(before, shown[0], after)
+            return (_element("msub", inside, _leaf("mtext", over)) if over else inside), Binds.ATOM
+        if isinstance(row, Reduction):
+            over = {"row": "row", "col": "column"}.get(row.over[0], over)
+            shown = [_fenced("|", shown[0], "|")] if row.of == "magnitudes" else shown
+        word = _leaf("mi", row.page, mathvariant="normal")
         head = _element("msub", word, _leaf("mtext", over)) if over else word
-        return _row(head, _fenced("(", _joined(shown, lambda: _operator(",")), ")")), ATOM
+        return _row(head, _fenced("(", _joined(shown, lambda: _operator(",")), ")")), Binds.ATOM
 
     def _cases(self, condition: ast.expr, then: ast.expr, other: ast.expr) -> Element:
         """A value that depends on a condition, behind a brace."""
@@ -191,13 +180,13 @@ def _number(value: float) -> tuple[Element, int]:
     """A number with all of its digits, very small and large ones as a power of ten."""
     exact = Decimal(repr(value)).normalize()
     if value == 0 or isinstance(value, int) or 1e-3 <= abs(value) < 1e5:
-        return _leaf("mn", f"{exact:f}"), ATOM
+        return _leaf("mn", f"{exact:f}"), Binds.ATOM
     exponent = exact.adjusted()
     power = _element("msup", _leaf("mn", "10"), _row(*_signed(exponent)))
     mantissa = exact.scaleb(-exponent)
     if mantissa == 1:
-        return power, POWER
-    return _row(_leaf("mn", f"{mantissa:f}"), _operator("·"), power), MULTIPLY
+        return power, Binds.POWER
+    return _row(_leaf("mn", f"{mantissa:f}"), _operator("·"), power), Binds.PRODUCT
 
 
 def _signed(value: int) -> list[Element]:

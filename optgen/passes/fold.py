@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 from optgen.ir.nodes import Call, Const, Expr, Program, Select
+from optgen.operations import OPERATIONS
 from optgen.passes.rewrite import rewrite_program
-
-OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "**": operator.pow,
-}
 
 
 def fold(program: Program) -> Program:
@@ -37,19 +27,19 @@ def fold_expression(expr: Expr) -> Expr:
             return then if condition else other
         case Call(op="*", args=(Const(value=1.0), x)) | Call(op="*" | "/", args=(x, Const(value=1.0))):
             return x
-        case Call(op=op, args=(Const(value=float(a)), Const(value=float(b)))) if op in OPERATORS:
-            return _arithmetic(expr, op, a, b)
-        case Call(op="neg", args=(Const(value=value),)):
-            return Const(-value)
-        case Call(op="sqrt", args=(Const(value=value),)) if value >= 0:
-            return Const(math.sqrt(value))
+        case Call(op=op, args=args):
+            return _evaluated(op, args) or expr
         case _:
             return expr
 
 
-def _arithmetic(expr: Expr, op: str, a: float, b: float) -> Expr:
+def _evaluated(op: str, args: Sequence[Expr]) -> Const | None:
+    """The number that an operation on numbers gives; None where it gives none, or Python does not say which."""
+    value, numbers = OPERATIONS[op].value, [arg.value for arg in args if isinstance(arg, Const)]
+    if value is None or len(numbers) < len(args):
+        return None
     try:
-        result = OPERATORS[op](a, b)
-    except (ZeroDivisionError, OverflowError):
-        return expr
-    return Const(float(result)) if isinstance(result, float) else expr
+        result = value(*numbers)
+    except (ZeroDivisionError, OverflowError, ValueError):
+        return None
+    return Const(result) if isinstance(result, float) else None

@@ -12,6 +12,7 @@ from optgen.ir.formula import TRUE, Formula
 from optgen.ir.guards import GuardTable
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select
+from optgen.operations import OPERATIONS
 from optgen.passes.rewrite import unused_name
 
 
@@ -80,9 +81,6 @@ def _key(expr: Expr, let: Let) -> tuple[Expr, Formula]:
     return expr, let.path if sums_all else TRUE
 
 
-WORDS = {"-": "minus", "+": "plus", "*": "times", "/": "over", "**": "power", "neg": "minus"}
-
-
 def readable_name(expr: Expr, limit: int = 40) -> str:
     """A name that says what a value is: `one_minus_beta1`, `sum_update_times_update`."""
     text = _words(expr)
@@ -99,12 +97,10 @@ def _words(expr: Expr) -> str:
             return name
         case Call(op="/", args=(Const(value=1.0), x)):
             return f"inverse_{_words(x)}"
-        case Call(op=op, args=(a, b)) if op in WORDS:
-            return f"{_words(a)}_{WORDS[op]}_{_words(b)}"
+        case Call(op=op, args=(a, b)) if OPERATIONS[op].reads_between:
+            return f"{_words(a)}_{OPERATIONS[op].word}_{_words(b)}"
         case Call(op=op, args=args):
-            name = {"neg": "minus", "<": "below", ">": "above", "<=": "up_to", ">=": "from"}.get(op, op)
-            name = {"==": "equal", "!=": "differ"}.get(name, name)
-            return "_".join([name, *(_words(arg) for arg in args)])
+            return "_".join([OPERATIONS[op].word, *(_words(arg) for arg in args)])
         case Select(then=then, other=other):
             return f"{_words(then)}_or_{_words(other)}"
         case Reduce(op=op, over=over, x=x):

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import builtins
 
-FACTS = (
-    "param", "grad", "update", "step", "active", "ndim", "numel", "index", "rows", "cols", "matrices", "total_numel",
-)  # fmt: skip
-FUNCTIONS = (
-    "sqrt", "rsqrt", "exp", "log", "abs", "min", "max", "sign", "floor", "tanh", "isfinite", "rounded", "where", "sum",
-    "mean", "norm", "rms", "absmax", "row_sum", "row_mean", "col_sum", "col_mean", "push", "percentile",
-)  # fmt: skip
+from optgen.operations import CALLED
+
+FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
+"""What a block may ask of a parameter, or of all of a step."""
+OF_BLOCKS = ("param", "grad", "update", "step", "active", *FACTS)
+"""What every block calls its own."""
 TARGET = "target"  # the argument that chooses one; rules may ask for it
 ARGUMENTS = ("self", "super", "params", "args", TARGET, "name", "inf", "over", "all", "matrix")
 IN_GROUPS = ("param_names", "overrides")  # beside settings and states, what the runtime keeps in param groups
@@ -22,8 +21,8 @@ STORAGE = frozenset(
      "min_8bit_size", "optim_bits", "rounding", "seed")
 )  # fmt: skip
 """What the runtime asks for how numbers are kept; only `storage` of shared.yaml can declare it."""
-RESERVED = frozenset((*FACTS, *FUNCTIONS, *ARGUMENTS, *IN_GROUPS))
-OF_STATES = RESERVED - {*FUNCTIONS, "super"}
+RESERVED = frozenset((*OF_BLOCKS, *CALLED, *ARGUMENTS, *IN_GROUPS))
+OF_STATES = RESERVED - {*CALLED, "super"}
 """What no state can be called: the name of a function is told from it by the bracket."""
 
 ATTRIBUTES = frozenset(

@@ -10,7 +10,7 @@ from optgen.codecs import OF_BITS
 from optgen.diagnostics import Reporter, suggest
 from optgen.spec.checks import Setting, as_written, check_rule, parts_of, settings_of, value_error
 from optgen.spec.model import Hyperparameter, Option, Rule, Shared, Spec, Variant, VariantTable
-from optgen.spec.names import FACTS, OF_CLASSES
+from optgen.spec.names import OF_BLOCKS, OF_CLASSES
 from optgen.spec.nodes import Document, Key
 
 ARGS = "args"
@@ -229,7 +229,7 @@ class VariantChecker:
         if name in shared:
             needs = shared[name].needs
             return _NEEDS["update"] + _choices(needs) if isinstance(needs, dict) else _NEEDS.get(needs or "", "")
-        if name in FACTS or name in row.spec.states:
+        if name in OF_BLOCKS or name in row.spec.states:
             return "a constructor takes hyperparameters, options and storage"
         return suggest(name, [*row.settings, ARGS]) or f"it has {', '.join(row.settings)}"
 

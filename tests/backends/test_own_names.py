@@ -22,7 +22,7 @@ from optgen.compiler import check_specs
 from optgen.diagnostics import Reporter, SpecError
 from optgen.ir.guards import MACROS
 from optgen.spec.model import Name
-from optgen.spec.names import ATTRIBUTES, FACTS, OF_CLASSES, STORAGE, flags_class
+from optgen.spec.names import ATTRIBUTES, OF_BLOCKS, OF_CLASSES, STORAGE, flags_class
 
 HEADERS = ROOT / "templates" / "include"
 SHARED = """\
@@ -67,7 +67,7 @@ def of_kernels(files: Iterable[str]) -> set[str]:
 
 def usable(names: Iterable[str]) -> list[str]:
     """Those that can be given at all, without two that differ in case only."""
-    given = (name for name in sorted(names) if PATTERN.fullmatch(name) and len(name) < 40 and name not in FACTS)
+    given = (name for name in sorted(names) if PATTERN.fullmatch(name) and len(name) < 40 and name not in OF_BLOCKS)
     return list({name.lower(): name for name in given}.values())
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.compiling import ROOT, compiled
 
-from optgen.ir.nodes import FUNCTIONS, REDUCTIONS, WINDOWS
-from optgen.ir.scope import FACTS
+from optgen.operations import CALLED
+from optgen.spec.names import FACTS
 
 TEXT = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```yaml\n(name: .*?)```", TEXT, flags=re.DOTALL)
@@ -29,7 +29,7 @@ def test_examples_compile(text: str, tmp_path: Path) -> None:
     assert compiled(tmp_path, text).classes
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, *REDUCTIONS, *WINDOWS, *FACTS])
+@pytest.mark.parametrize("name", [*CALLED, *FACTS])
 def test_every_function_and_fact_is_described(name: str) -> None:
     assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", TEXT)
 

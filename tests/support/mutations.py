@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from optgen.spec.names import FACTS, FUNCTIONS
+from optgen.operations import CALLED
+from optgen.spec.names import OF_BLOCKS
 from support.compiling import FAMILIES, ROOT, STOCK, TESTED, probe
 from support.hostile import PARTS
 
@@ -251,7 +252,7 @@ def _equations(source: random.Random, text: str) -> str:
     at = source.randrange(len(body) + 1)
     match source.randrange(7):
         case 0:
-            body.insert(at, _fitting(source, {*_declared(text), *FACTS}))
+            body.insert(at, _fitting(source, {*_declared(text), *OF_BLOCKS}))
         case 1 if len(body) > 1:
             del body[at - 1]
         case 2 if body:
@@ -272,7 +273,7 @@ def _fitting(source: random.Random, names: set[str]) -> ast.stmt:
     for _ in range(20):
         statement = ast.parse(source.choice(_known_statements())).body[0]
         read = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-        if len(read - names - {*FUNCTIONS}) <= source.choice((0, 0, 0, 1)):
+        if len(read - names - {*CALLED}) <= source.choice((0, 0, 0, 1)):
             break
     return statement
 
@@ -291,7 +292,7 @@ def _change_expression(source: random.Random, block: ast.Module) -> None:
     parent, field, index = source.choice(places)
     held = getattr(parent, field)
     old = held[index] if isinstance(held, list) else held
-    names = sorted({node.id for node in ast.walk(block) if isinstance(node, ast.Name)} - {*FUNCTIONS})
+    names = sorted({node.id for node in ast.walk(block) if isinstance(node, ast.Name)} - {*CALLED})
     new = _expression(source, old, names)
     if source.random() < 0.05:  # as deep as the language goes, and deeper
         for _ in range(source.choice((50, 100, 200))):
@@ -306,7 +307,7 @@ def _expression(source: random.Random, old: ast.expr, names: list[str]) -> ast.e
     def atom() -> ast.expr:
         if source.random() < 0.3:
             return ast.Constant(source.choice((0, 1, 2, 0.5, 1e-8, 1e300, True)))
-        return ast.Name(source.choice([*names, *FACTS]), ast.Load())
+        return ast.Name(source.choice([*names, *OF_BLOCKS]), ast.Load())
 
     def call(function: str, *args: ast.expr) -> ast.Call:
         return ast.Call(ast.Name(function, ast.Load()), list(args), [])
@@ -315,9 +316,9 @@ def _expression(source: random.Random, old: ast.expr, names: list[str]) -> ast.e
         case 0:
             return atom()
         case 1:
-            return call(source.choice(FUNCTIONS), old)
+            return call(source.choice([*CALLED]), old)
         case 2:
-            return call(source.choice(FUNCTIONS), old, atom())
+            return call(source.choice([*CALLED]), old, atom())
         case 3:
             return call("where", ast.Compare(atom(), [ast.Gt()], [atom()]), old, atom())
         case 4:

@@ -1,0 +1,295 @@
+"""The operations of the equation language, a row each: how one is written, checked, printed, shown and documented.
+
+The checker, the printers, the pages, `optgen new` and docs/language.md follow from the rows. What an operation computes
+stands in `math.h` for the compiled targets, and in `torch_math.py` for torch and the host.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any, Literal
+
+Sort = Literal["number", "elements", "tensor", "condition", "window", "value"]
+"""What an argument is: a number of any kind, one for each element, one a tensor or less; `value` is a number or a
+condition."""
+Over = Literal["tensor", "matrix", "all", "row", "col"]
+Compare = Callable[[Any, Any], bool]
+MINUS = "\N{MINUS SIGN}"
+
+
+class Binds(IntEnum):
+    """How tightly an expression holds together, the loosest first."""
+
+    CHOICE = 0
+    OR = 1
+    AND = 2
+    NOT = 3
+    EQUAL = 4
+    ORDER = 5
+    SUM = 6
+    PRODUCT = 7
+    SIGN = 8
+    POWER = 9
+    ATOM = 10
+
+
+@dataclass(frozen=True)
+class Infix:
+    """`a + b`."""
+
+    symbol: str
+    binds: Binds
+
+    @property
+    def wants(self) -> tuple[int, int]:
+        """How tightly the operands bind that need no parentheses; powers group from the right, others from the left."""
+        return (Binds.ATOM, Binds.SIGN) if self.binds is Binds.POWER else (self.binds, self.binds + 1)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """`-a`, whose operand needs no parentheses if it binds as tightly as `wants`."""
+
+    symbol: str
+    binds: Binds
+    wants: Binds
+
+
+@dataclass(frozen=True)
+class Named:
+    """`f(a, b)`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Ternary:
+    """`condition ? a : b`."""
+
+
+Spelling = Infix | Prefix | Named | Ternary
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operator or function applied element by element, or to a window.
+
+    Attributes:
+        takes: Its arguments: the name and sort of each.
+        gives: What its result is; `value` if that is what its last argument is.
+        written: In the equation language.
+        c: In C++, for the cpu and the cuda target.
+        python: In Python, for the torch target (`m` is torch_math) and for the host.
+        page: On a page: a sign or a word, or signs around `{}`.
+        word: In the name of a value: `one_minus_beta1`.
+        doc: What it is, for docs/language.md.
+        syntax: The operator in Python's syntax trees.
+        value: Its result where the arguments are known when a spec is compiled.
+        endless: Whether it takes any number of arguments like its last.
+        beside: Inputs that it reads beside its arguments.
+        mirrored: The comparison with its sides exchanged.
+        contrary: The comparison that holds where this one does not.
+    """
+
+    name: str
+    takes: tuple[tuple[str, Sort], ...]
+    gives: Sort
+    written: Spelling
+    c: Spelling
+    python: Spelling
+    page: str
+    word: str
+    doc: str = ""
+    syntax: type[ast.AST] | None = None
+    value: Callable[..., Any] | None = None
+    endless: bool = False
+    beside: tuple[str, ...] = ()
+    mirrored: str = ""
+    contrary: str = ""
+
+    @property
+    def arity(self) -> int:
+        """How many arguments it takes."""
+        return len(self.takes)
+
+    @property
+    def reads_between(self) -> bool:
+        """Whether its word stands between its operands' in the name of a value, as in `one_minus_beta1`."""
+        return isinstance(self.written, Infix) and self.gives == "number"
+
+    @property
+    def signature(self) -> str:
+        """How it is called: `where(condition, a, b)`."""
+        return f"{self.name}({', '.join(name for name, _ in self.takes)})"
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A function from the numbers of a tensor to fewer: a sum or a maximum, and what is made of it.
+
+    Attributes:
+        over: What it may be taken over; the first is meant where nothing is said.
+        of: What is reduced: `squares` and `magnitudes` are those of the argument.
+        is_mean: Whether it is divided by the count.
+        is_root: Whether the root is taken last.
+        page: On a page: a word, or signs around `{}`.
+    """
+
+    name: str
+    over: tuple[Over, ...]
+    of: Literal["numbers", "squares", "magnitudes"]
+    page: str
+    doc: str
+    is_mean: bool = False
+    is_root: bool = False
+
+    @property
+    def arity(self) -> int:
+        """How many arguments it takes."""
+        return 1
+
+    @property
+    def signature(self) -> str:
+        """How it is called."""
+        return f"{self.name}(x)"
+
+
+Takes = tuple[tuple[str, Sort], ...]
+NUMBER: Takes = (("x", "number"),)
+NUMBERS: Takes = (("a", "number"), ("b", "number"))
+CONDITION: Takes = (("x", "condition"),)
+CONDITIONS: Takes = (("a", "condition"), ("b", "condition"))
+
+
+def _operator(
+    symbol: str,
+    binds: Binds,
+    syntax: type[ast.AST],
+    word: str,
+    *,
+    name: str = "",
+    takes: Takes = NUMBERS,
+    gives: Sort = "number",
+    c: Spelling | None = None,
+    python: Spelling | None = None,
+    page: str = "",
+    value: Callable[..., Any] | None = None,
+) -> Operation:
+    """An operator between two operands, or before one; spelled alike everywhere unless said otherwise."""
+    written = Infix(symbol, binds) if len(takes) == 2 else Prefix(symbol, binds, binds)
+    name, page = name or symbol, page or symbol
+    return Operation(name, takes, gives, written, c or written, python or written, page, word, "", syntax, value)
+
+
+def _comparison(
+    symbol: str, binds: Binds, syntax: type[ast.AST], word: str, mirrored: str, contrary: str, page: str, value: Compare
+) -> Operation:
+    same = _operator(symbol, binds, syntax, word, gives="condition", page=page, value=value)
+    return replace(same, mirrored=mirrored, contrary=contrary)
+
+
+def _function(
+    name: str,
+    doc: str,
+    *,
+    takes: Takes = NUMBER,
+    gives: Sort = "number",
+    c: Spelling | None = None,
+    python: str = "",
+    page: str = "",
+    value: Callable[..., Any] | None = None,
+    endless: bool = False,
+    beside: tuple[str, ...] = (),
+) -> Operation:
+    """A function, of the same name everywhere unless said otherwise."""
+    c, in_python = c or Named(f"optgen::{name}"), Named(python or f"m.{name}")
+    return Operation(
+        name, takes, gives, Named(name), c, in_python, page or name, name, doc, None, value, endless, beside
+    )
+
+
+_OPERATORS = (
+    _operator("+", Binds.SUM, ast.Add, "plus", value=operator.add),
+    _operator("-", Binds.SUM, ast.Sub, "minus", value=operator.sub, page=MINUS),
+    _operator("*", Binds.PRODUCT, ast.Mult, "times", value=operator.mul, page="·"),
+    _operator("/", Binds.PRODUCT, ast.Div, "over", value=operator.truediv),
+    _operator("**", Binds.POWER, ast.Pow, "power", value=operator.pow,
+              c=Named("optgen::power"), python=Named("m.power")),
+    # In C++, `--x` is another operation.
+    _operator("-", Binds.SIGN, ast.USub, "minus", name="neg", takes=NUMBER, value=operator.neg, page=MINUS,
+              c=Prefix("-", Binds.SIGN, wants=Binds.ATOM)),
+    _operator("and", Binds.AND, ast.And, "and", takes=CONDITIONS, gives="condition",
+              c=Infix("&&", Binds.AND), python=Named("m.both")),
+    _operator("or", Binds.OR, ast.Or, "or", takes=CONDITIONS, gives="condition",
+              c=Infix("||", Binds.OR), python=Named("m.either")),
+    _operator("not ", Binds.NOT, ast.Not, "not", name="not", takes=CONDITION, gives="condition",
+              c=Prefix("!", Binds.SIGN, wants=Binds.SIGN), python=Named("m.negate")),
+)  # fmt: skip
+_COMPARISONS = (  # with the sides exchanged, and where it does not hold
+    _comparison("<", Binds.ORDER, ast.Lt, "below", ">", ">=", page="<", value=operator.lt),
+    _comparison("<=", Binds.ORDER, ast.LtE, "up_to", ">=", ">", page="≤", value=operator.le),
+    _comparison(">", Binds.ORDER, ast.Gt, "above", "<", "<=", page=">", value=operator.gt),
+    _comparison(">=", Binds.ORDER, ast.GtE, "from", "<=", "<", page="≥", value=operator.ge),
+    _comparison("==", Binds.EQUAL, ast.Eq, "equal", "==", "!=", page="=", value=operator.eq),
+    _comparison("!=", Binds.EQUAL, ast.NotEq, "differ", "!=", "==", page="≠", value=operator.ne),
+)
+_FUNCTIONS = (
+    _function("sqrt", "the square root", value=math.sqrt),
+    _function("rsqrt", "one over the square root"),
+    _function("exp", "e to the power of x"),
+    _function("log", "the natural logarithm", page="ln"),
+    _function("abs", "the magnitude", python="m.absolute", page="|{}|"),
+    _function("sign", "-1, 0 or 1; 0 for NaN", page="sgn"),
+    _function("floor", "the largest whole number not above x", page="⌊{}⌋"),
+    _function("tanh", "the hyperbolic tangent"),
+    _function("isfinite", "whether x is neither NaN nor infinite", gives="condition", page="finite"),
+    _function("rounded", "elements as a parameter of this dtype would be stored, rounded to nearest",
+              takes=(("x", "elements"),), c=Named("optgen::rounded<ParamCodec>"), python="t.rounded", page="round"),
+    _function("where", "a where the condition holds, else b; both are numbers, or both conditions",
+              takes=(("condition", "condition"), ("a", "value"), ("b", "value")), gives="value", c=Ternary()),
+    _function("min", "the smallest; NaN is handed on",
+              takes=NUMBERS, endless=True, c=Named("optgen::minimum"), python="m.minimum"),
+    _function("max", "the largest; NaN is handed on",
+              takes=NUMBERS, endless=True, c=Named("optgen::maximum"), python="m.maximum"),
+)  # fmt: skip
+_WINDOWS = (
+    _function(
+        "push",
+        "the window with x in place of the oldest value; one that is not finite is left out, the first fills all",
+        takes=(("window", "window"), ("x", "tensor")),
+        gives="window",
+        beside=("step",),
+    ),
+    _function(
+        "percentile",
+        "the value at q percent of the sorted window",
+        takes=(("window", "window"), ("q", "tensor")),
+    ),
+)
+_REDUCTIONS = (
+    Reduction("sum", ("tensor", "all", "matrix"), "numbers", "sum", "the sum"),
+    Reduction("mean", ("tensor", "matrix"), "numbers", "mean", "the sum over the count", is_mean=True),
+    Reduction("norm", ("tensor", "all", "matrix"), "squares", "‖{}‖", "the root of the sum of squares", is_root=True),
+    Reduction("rms", ("tensor", "matrix"), "squares", "rms", "the root of the mean square", is_mean=True, is_root=True),
+    Reduction("absmax", ("tensor", "all"), "magnitudes", "max", "the largest magnitude"),
+    Reduction("row_sum", ("row",), "numbers", "sum", "the sum along the last dimension"),
+    Reduction("row_mean", ("row",), "numbers", "mean", "the mean along the last dimension", is_mean=True),
+    Reduction("col_sum", ("col",), "numbers", "sum", "the sum along the dimension before the last"),
+    Reduction("col_mean", ("col",), "numbers", "mean", "the mean along the dimension before the last", is_mean=True),
+)
+
+OPERATIONS: Mapping[str, Operation] = {row.name: row for row in (*_OPERATORS, *_COMPARISONS, *_FUNCTIONS, *_WINDOWS)}
+COMPARISONS: Mapping[str, Operation] = {row.name: row for row in _COMPARISONS}
+FUNCTIONS: Mapping[str, Operation] = {row.name: row for row in _FUNCTIONS}
+WINDOWS: Mapping[str, Operation] = {row.name: row for row in _WINDOWS}
+REDUCTIONS: Mapping[str, Reduction] = {row.name: row for row in _REDUCTIONS}
+CALLED: Mapping[str, Operation | Reduction] = {**FUNCTIONS, **REDUCTIONS, **WINDOWS}
+"""What stands before a bracket, by name, in the order in which it is listed."""
+BY_SYNTAX: Mapping[type[ast.AST], Operation] = {
+    row.syntax: row for row in OPERATIONS.values() if row.syntax is not None
+}

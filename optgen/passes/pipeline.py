@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from optgen.ir.guards import GuardTable
 from optgen.ir.nodes import Expr, Program
-from optgen.ir.verifier import verify
+from optgen.ir.verifier import Stage, verify
 from optgen.passes.drop_unused import drop_unused
 from optgen.passes.fold import fold
 from optgen.passes.forward import forward
@@ -18,11 +19,22 @@ from optgen.passes.scale_tensorwise import scale_tensorwise
 
 
 def run_passes(program: Program, active: Expr, guards: GuardTable) -> Program:
-    """From the program as written to the one that is scheduled."""
-    program = mask_writes(program, active, guards)
-    program = scale_tensorwise(program, guards)
-    steps = (resolve_choices, multiply_reciprocal, fold, forward, partial(hoist, guards=guards), drop_unused)
-    for step in steps:
+    """From the program as written to the one that is scheduled: verified then, and by tests after every pass."""
+    for step, _ in steps(active, guards):
         program = step(program)
-        verify(program)
+    verify(program, Stage.READY)
     return program
+
+
+def steps(active: Expr, guards: GuardTable) -> tuple[tuple[Callable[[Program], Program], Stage], ...]:
+    """The passes in their order, each with the stage that it brings a program to."""
+    return (
+        (partial(mask_writes, active=active, guards=guards), Stage.BUILT),
+        (partial(scale_tensorwise, guards=guards), Stage.BUILT),
+        (resolve_choices, Stage.BUILT),
+        (multiply_reciprocal, Stage.BUILT),
+        (fold, Stage.BUILT),
+        (forward, Stage.BUILT),
+        (partial(hoist, guards=guards), Stage.HOISTED),
+        (drop_unused, Stage.READY),
+    )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,15 +18,15 @@ from optgen.ir.family import Family, build_family
 from optgen.ir.formula import FALSE, atom
 from optgen.ir.guards import GuardTable
 from optgen.ir.kinds import kind_of
-from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Reduce, Ref, Select, walk
-from optgen.ir.verifier import VerificationError, verify
+from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Reduce, Ref, Select, refs, walk
+from optgen.ir.verifier import Stage, VerificationError, verify
 from optgen.passes.drop_unused import drop_unused
 from optgen.passes.fold import fold
 from optgen.passes.forward import forward
 from optgen.passes.hoist import hoist, readable_name
 from optgen.passes.mask_writes import mask_writes
 from optgen.passes.multiply_reciprocal import multiply_reciprocal
-from optgen.passes.pipeline import run_passes
+from optgen.passes.pipeline import run_passes, steps
 from optgen.passes.resolve_choices import resolve_choices
 from optgen.passes.scale_tensorwise import scale_tensorwise
 from optgen.spec.loader import load_specs
@@ -150,7 +148,7 @@ def test_multiply_reciprocal_divides_elements_by_one_number_once() -> None:
     ],
 )
 def test_fold(expr: Expr, expected: Expr) -> None:
-    assert fold(program({}, param=expr)).outputs["param"] == expected
+    assert fold(Program(dict(INPUTS), (), {"param": expr})).outputs["param"] == expected
 
 
 def test_forward_replaces_names_of_names_and_of_numbers() -> None:
@@ -209,18 +207,57 @@ def test_drop_unused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lets", "outputs", "message"),
+    ("exprs", "outputs", "stage", "message"),
     [
-        ([Let("a", Ref("b"), Kind.ELEMENT, "")], {}, "a reads b, which is not bound before it"),
-        ([Let("lr", Ref("grad"), Kind.ELEMENT, "")], {}, "lr is bound twice"),
-        ([Let("a", Ref("grad"), Kind.GROUP, "")], {}, "a is of kind GROUP, its value is not"),
-        ([], {"nothing": Ref("grad")}, "nothing is written but is no input"),
-        ([], {"size": Ref("grad")}, "size cannot take a value of kind ELEMENT"),
+        ([Ref("b")], {}, Stage.BUILT, "a reads b, which is not bound before it"),
+        ([], {"param": Ref("b")}, Stage.BUILT, "param reads b, which is not bound"),
+        ([Let("lr", Ref("grad"), Kind.ELEMENT, "")], {}, Stage.BUILT, "lr is bound twice"),
+        ([Let("a", Ref("grad"), Kind.GROUP, "")], {}, Stage.BUILT, "a is of kind GROUP, its value is not"),
+        ([], {"nothing": Ref("grad")}, Stage.BUILT, "nothing is written but is no input"),
+        ([], {"size": Ref("grad")}, Stage.BUILT, "size cannot take a value of kind ELEMENT"),
+        ([call("sin", "grad")], {}, Stage.BUILT, "a: `sin` is no operation"),
+        ([call("sqrt", "grad", "lr")], {}, Stage.BUILT, "a: `sqrt` has 2 operands"),
+        ([call("push", "window", "lr")], {}, Stage.BUILT, "a: `push` has 2 operands"),
+        ([call("and", "grad", call("<", "grad", 0.0))], {}, Stage.BUILT, "a: `and` takes a condition, not a number"),
+        ([call("+", "grad", call("<", "grad", 0.0))], {}, Stage.BUILT, r"a: `\+` takes a number, not a condition"),
+        ([call("percentile", "size", "lr")], {}, Stage.BUILT, "a: `percentile` takes a window, not a number"),
+        (
+            [call("where", call("<", "grad", 0.0), "grad", Const(True))],
+            {},
+            Stage.BUILT,
+            "`where` takes a value, not a ",
+        ),
+        ([Select(atom("amsgrad"), Ref("grad"), Const(True))], {}, Stage.BUILT, "a chooses between a number and a cond"),
+        ([Reduce("sum", Kind.TENSOR, call("<", "grad", 0.0))], {}, Stage.BUILT, "a reduces a condition"),
+        ([], {"moment": call("<", "grad", 0.0)}, Stage.BUILT, "moment is a number and cannot take a condition"),
+        ([], {"window": Ref("size")}, Stage.BUILT, "window is a window and cannot take a number"),
+        ([Reduce("sum", Kind.TENSOR, Ref("size"))], {}, Stage.BUILT, "a reduces TENSOR over TENSOR"),
+        ([Reduce("sum", Kind.ROW, Reduce("sum", Kind.COL, Ref("grad")))], {}, Stage.BUILT, "a reduces COL over ROW"),
+        ([Select(FALSE, Ref("grad"), Ref("moment"))], {}, Stage.BUILT, "a has a choice that is decided"),
+        ([call("*", "grad", call("-", 1.0, "lr"))], {}, Stage.HOISTED, "a computes a GROUP among ELEMENT"),
+        ([call("+", 1.0, Reduce("sum", Kind.TENSOR, Ref("grad")))], {}, Stage.HOISTED, "a has a reduction within"),
+        ([], {"size": Reduce("sum", Kind.TENSOR, Ref("grad"))}, Stage.HOISTED, "size has a reduction within"),
+        ([Reduce("sum", Kind.TENSOR, call("*", "grad", 2.0))], {}, Stage.HOISTED, "a reduces what has no name"),
+        ([call("*", "grad", 2.0)], {"param": Ref("grad")}, Stage.READY, "nothing needs a"),
     ],
 )
-def test_the_verifier_names_what_is_broken(lets: list[Let], outputs: dict[str, Expr], message: str) -> None:
-    with pytest.raises(VerificationError, match=message):
-        verify(Program(dict(INPUTS), tuple(lets), outputs))
+def test_the_verifier_names_what_is_broken(
+    exprs: list[Expr | Let], outputs: dict[str, Expr], stage: Stage, message: str
+) -> None:
+    """From the stage from which it must hold, and not before."""
+    inputs = {**INPUTS, "window": Input("window", "state", Kind.TENSOR, window=3)}
+    kinds = {name: item.kind for name, item in inputs.items()}
+    lets = [x if isinstance(x, Let) else Let("a", x, _kind(x, kinds), "") for x in exprs]
+    it = Program(inputs, tuple(lets), outputs)
+    if stage > Stage.BUILT:
+        verify(it, Stage(stage - 1))
+    for later in range(stage, Stage.READY + 1):
+        with pytest.raises(VerificationError, match=message):
+            verify(it, Stage(later))
+
+
+def _kind(expr: Expr, kinds: Mapping[str, Kind]) -> Kind:
+    return kind_of(expr, kinds) if set(refs(expr)) <= kinds.keys() else Kind.ELEMENT
 
 
 STEP = """blocks:
@@ -287,13 +324,10 @@ def test_all_passes_together_mean_what_was_written(tmp_path: Path) -> None:
 
 def test_every_pass_leaves_programs_of_all_rules_valid() -> None:
     for unit in stock_units().values():
-        named = partial(hoist, guards=unit.family.guards)
-        steps: list[Callable[[Program], Any]] = [
-            resolve_choices, multiply_reciprocal, fold, forward, named, drop_unused,
-        ]  # fmt: skip
         for block in unit.family.blocks.values():
-            it = scale_tensorwise(mask_writes(block.program, block.active, unit.family.guards), unit.family.guards)
-            for step in steps:
+            it = block.program
+            verify(it)
+            for step, stage in steps(block.active, unit.family.guards):
                 it = step(it)
-                verify(it)
+                verify(it, stage)
             assert FALSE not in [let.expr.formula for let in it.lets if isinstance(let.expr, Select)]

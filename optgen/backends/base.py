@@ -11,6 +11,10 @@ from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 
 
+class UnloweredNodeError(AssertionError):
+    """A node reached a printer that a pass should have replaced."""
+
+
 @dataclass(frozen=True)
 class Rendering:
     """A file to be emitted: a template with exactly the context that it names."""

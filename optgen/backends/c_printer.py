@@ -6,15 +6,16 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
+from optgen.backends.base import UnloweredNodeError
+from optgen.backends.code import Chain, Code, Labelled, Operand, call, chained, flat, formula_code, prefixed
+from optgen.backends.layout import c_code
 from optgen.backends.quoting import Identifier, identifier
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import Call, Const, Expr, Reduce, Ref, Select
+from optgen.operations import OPERATIONS, Binds, Infix, Named, Prefix, Ternary
 
-PRECEDENCE = {"or": 1, "and": 2, "==": 4, "!=": 4, "<": 5, "<=": 5, ">": 5, ">=": 5, "+": 6, "-": 6, "*": 7, "/": 7}
-SYMBOL = {"or": "||", "and": "&&"}
-FUNCTION = {"min": "minimum", "max": "maximum", "**": "power"}
-UNARY, ATOM, TERNARY = 8, 9, 0
 KEYWORDS = """
     alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class compl
     concept const const_cast consteval constexpr constinit continue co_await co_return co_yield decltype default delete
@@ -35,10 +36,6 @@ ENDINGS = ("_at", "_tile", "_part", "_value")
 FUNCTION_NAME = re.compile(r"\w+_(apply|reduce_\d+)(_(scalars|prepare|chunk|finish|values|shared|end))?")
 
 
-class UnloweredNodeError(AssertionError):
-    """A node reached a printer that a pass should have replaced."""
-
-
 def c_name(name: str) -> Identifier:
     """A name that is no keyword of C++ and none of the kernels' own; no two names become one.
 
@@ -50,11 +47,15 @@ def c_name(name: str) -> Identifier:
 
 def c_formula(formula: Formula) -> str:
     """A formula over the kernel's constants."""
-    if formula.is_true:
-        return "true"
-    if formula.is_false:
-        return "false"
-    return formula.text(lambda name, value: f"{'' if value else '!'}{c_name(name)}", " && ", " || ")
+    return flat(c_condition(formula).code)
+
+
+@lru_cache(maxsize=4096)
+def c_condition(formula: Formula) -> Operand:
+    """A formula over the kernel's constants, as an operand."""
+    if formula.is_true or formula.is_false:
+        return Operand("true" if formula.is_true else "false")
+    return formula_code(formula, lambda name, value: f"{'' if value else '!'}{c_name(name)}", "&&", "||")
 
 
 def c_all(*conditions: str) -> str:
@@ -90,48 +91,57 @@ class CPrinter:
     spell: Callable[[str], str] = c_name
 
     def print(self, expr: Expr) -> str:
-        """The expression as C++."""
-        return self._print(expr, TERNARY)
+        """The expression as C++, in one line."""
+        return flat(self.code(expr))
 
-    def _print(self, expr: Expr, outer: int) -> str:
+    def lines(self, expr: Expr, prefix: str = "", suffix: str = ";", indent: int = 0) -> list[str]:
+        """A statement as lines that fit when they are indented by `indent`, as `const float x = ` and `;` around it."""
+        return c_code(Labelled(prefix, self.code(expr)), indent, suffix)
+
+    def code(self, expr: Expr) -> Code:
+        """The expression as C++ that knows where its lines may end."""
+        return self.operand(expr).code
+
+    def operand(self, expr: Expr) -> Operand:
+        """The expression as C++, to be an operand of another."""
         match expr:
             case Const(value=bool(value)):
-                return "true" if value else "false"
+                return Operand("true" if value else "false")
             case Const(value=value):
                 text = self._number(float(value))
-                return f"({text})" if text.startswith("-") and outer > TERNARY else text
+                return Operand(text, Binds.CHOICE if text.startswith("-") else Binds.ATOM)
             case Ref(name=name):
-                return self.names.get(name, self.spell(name))
+                return Operand(self.names.get(name, self.spell(name)))
             case Call(op="where", args=(Ref(name=name), then, other)) if name in self.masks:
-                return f"optgen::where({self.spell(name)}, {self._print(then, TERNARY)}, {self._print(other, TERNARY)})"
-            case Call(op="where", args=(condition, then, other)):
-                return self._ternary(self._print(condition, 1), then, other, outer)
-            case Select(formula=formula, then=then, other=other):
-                return self._ternary(c_formula(formula), then, other, outer)
-            case Call(op="neg", args=(x,)):
-                return _wrap(f"-{self._print(x, ATOM)}", UNARY, outer)
-            case Call(op="not", args=(x,)):
-                return _wrap(f"!{self._print(x, UNARY)}", UNARY, outer)
+                return Operand(call("optgen::where", self.spell(name), self.code(then), self.code(other)))
             case Call(op="**", args=(x, Const(value=2.0))):
-                return f"optgen::square({self._print(x, TERNARY)})"
-            case Call(op="or", args=args):  # compilers want parentheses around `and` within `or`
-                parts = [self._print(x, 1 if isinstance(x, Call) and x.op == "or" else 3) for x in args]
-                return _wrap(" || ".join(parts), 1, outer)
-            case Call(op=op, args=(a, b)) if op in PRECEDENCE:
-                level = PRECEDENCE[op]
-                text = f"{self._print(a, level)} {SYMBOL.get(op, op)} {self._print(b, level + 1)}"
-                return _wrap(text, level, outer)
-            case Call(op="rounded", args=(x,)):
-                return f"optgen::rounded<ParamCodec>({self._print(x, TERNARY)})"
-            case Call(op=op, args=args):
-                inner = ", ".join(self._print(arg, TERNARY) for arg in args)
-                return f"optgen::{FUNCTION.get(op, op)}({inner})"
+                return Operand(call("optgen::square", self.code(x)))
+            case Call():
+                return self._operation(expr)
+            case Select(formula=formula, then=then, other=other):
+                return self._choice(c_condition(formula), then, other)
             case Reduce(over=over):
                 raise UnloweredNodeError(f"a reduction over {over.name} must be placed by the planner before printing")
 
-    def _ternary(self, condition: str, then: Expr, other: Expr, outer: int) -> str:
-        text = f"{condition} ? {self._print(then, 1)} : {self._print(other, TERNARY)}"
-        return f"({text})" if outer > TERNARY else text
+    def _operation(self, expr: Call) -> Operand:
+        match OPERATIONS[expr.op].c, expr.args:
+            case Infix(symbol, Binds.OR), (a, b):  # compilers want parentheses around `and` within `or`
+                first, second = self.operand(a), self.operand(b)
+                left, right = (Binds.OR if x.binds == Binds.OR else Binds.NOT for x in (first, second))
+                return chained(Binds.OR, first, symbol, second, (left, right))
+            case Infix(symbol, binds, wants=wants), (a, b):
+                return chained(binds, self.operand(a), symbol, self.operand(b), wants)
+            case Prefix(symbol, binds, wants), (x,):
+                return Operand(prefixed(symbol, self.operand(x).within(wants)), binds)
+            case Ternary(), (condition, then, other):
+                return self._choice(self.operand(condition), then, other)
+            case Named(name), args:
+                return Operand(call(name, *map(self.code, args)))
+        raise UnloweredNodeError(f"`{expr.op}` is not written with {len(expr.args)} operands")
+
+    def _choice(self, condition: Operand, then: Expr, other: Expr) -> Operand:
+        first, second = self.operand(then).within(Binds.OR), self.code(other)
+        return Operand(Chain(condition.within(Binds.OR), (("?", first), (":", second))), Binds.CHOICE)
 
     def _number(self, value: float) -> str:
         if math.isnan(value):
@@ -140,7 +150,3 @@ class CPrinter:
             return "INFINITY" if value > 0 else "-INFINITY"
         text = repr(value)
         return f"{text}f" if self.single else text
-
-
-def _wrap(text: str, level: int, outer: int) -> str:
-    return f"({text})" if level < outer else text

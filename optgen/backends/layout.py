@@ -6,8 +6,9 @@ Python is laid out as ruff and black do it; C++ is filled, broken before operato
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from optgen.backends.code import Brackets, Chain, Code, Labelled, flat, prefixed
 from optgen.backends.quoting import c_comment
 
 WIDTH = 120
@@ -15,6 +16,150 @@ OPENING, CLOSING = "([{", ")]}"
 COMPARISONS = (" < ", " <= ", " > ", " >= ", " == ", " != ")
 PYTHON_OPERATORS = ((" if ", " else "), (" or ",), (" and ",), COMPARISONS, (" + ", " - "), (" * ", " / "))
 C_OPERATORS = ((" ? ", " : "), (" || ",), (" && ",), (" + ", " - "), (" * ", " / "))
+
+
+RANKS = {"?": 1, ":": 1, "||": 2, "&&": 3, "+": 4, "-": 4, "*": 5, "/": 5}
+"""Where C++ is broken first: after commas, then before these, the loosest first; last after `=`."""
+COMMA, EQUAL = 0, 6
+Piece = tuple[str, tuple[int, int] | None]
+"""Text, with how deep in brackets and before what a line may end in front of it; None where it may not."""
+
+
+def python_code(code: Code, indent: int, end: str = "") -> list[str]:
+    """Python as lines that fit when they are indented by `indent`; `end` follows on the last: a comma, or a colon."""
+    if indent + len(flat(code)) + len(end) <= WIDTH:
+        return [flat(code) + end]
+    match code:
+        case Labelled(label, value):
+            return _labelled(label, value, indent, end)
+        case Brackets(head, items, close, groups) if items:
+            comma = "" if groups else ","
+            inner = (line for item in items for line in python_code(item, indent + 4, comma))
+            return [head, *_inner(inner), close + end]
+        case Chain(first, rest):
+            *parts, last = (first, *(prefixed(f"{operator} ", operand) for operator, operand in rest))
+            return [*(line for part in parts for line in python_code(part, indent)), *python_code(last, indent, end)]
+    return [flat(code) + end]
+
+
+def _labelled(label: str, value: Code, indent: int, end: str) -> list[str]:
+    """`x = a / f(...)` and `x = (...) / a` break inside of the brackets, where it is one operation with them."""
+    if isinstance(value, str | Labelled | Brackets) or label.endswith("="):  # no parentheses around an argument
+        return python_code(prefixed(label, value), indent, end)
+    if isinstance(value, Chain) and len(value.rest) == 1:
+        if broken := _in_last(label, value, indent, end):
+            return broken
+        first, after = _first(value)
+        if first is not None and (first.groups or _last(value)[1] is not None):
+            text = f"{first.close} {flat(after)}{end}"
+            ending = [text] if indent + len(text) <= WIDTH else _in_last(f"{first.close} ", after, indent, end)
+            if ending:
+                return [label + first.head, *_inside(first, indent), *ending]
+    return [f"{label}(", *_inner(python_code(value, indent + 4)), f"){end}"]
+
+
+def _in_last(label: str, value: Code, indent: int, end: str) -> list[str]:
+    """A value broken inside of the brackets that it ends in; nothing where it ends in none, or does not fit so."""
+    before, last = _last(value)
+    if last is None or not last.items or indent + len(label + before + last.head) > WIDTH:
+        return []
+    return [label + before + last.head, *_inside(last, indent), last.close + end]
+
+
+def _last(code: Code) -> tuple[str, Brackets | None]:
+    """The brackets that code ends in, if any, and the text before them."""
+    match code:
+        case Brackets():
+            return "", code
+        case Chain(first, rest):
+            text, last = _last(rest[-1][1])
+            return f"{flat(Chain(first, rest[:-1]))} {rest[-1][0]} {text}", last
+    return "", None
+
+
+def _first(code: Code) -> tuple[Brackets | None, Code]:
+    """The brackets that code begins with, if any, and the code after them."""
+    match code:
+        case Chain(Brackets() as first, ((operator, operand),)):
+            return first, prefixed(f"{operator} ", operand)
+        case Chain(Brackets() as first, ((operator, operand), *rest)):
+            return first, Chain(prefixed(f"{operator} ", operand), tuple(rest))
+        case Chain(first, rest):
+            inner, after = _first(first)
+            return inner, Chain(after, rest)
+    return None, code
+
+
+def _inside(brackets: Brackets, indent: int) -> list[str]:
+    """The items in one line, or an item a line."""
+    one = ", ".join(map(flat, brackets.items))
+    if indent + 4 + len(one) <= WIDTH:
+        return [f"    {one}"]
+    comma = "" if brackets.groups else ","
+    return _inner(line for item in brackets.items for line in python_code(item, indent + 4, comma))
+
+
+def c_code(code: Code, indent: int, end: str = ";") -> list[str]:
+    """A statement of C++ as lines that fit when they are indented by `indent`."""
+    text = flat(code) + end
+    if indent + len(text) <= WIDTH:
+        return [text]
+    match code:
+        case Labelled(label, value) if label.endswith("= ") and indent + 4 + len(flat(value) + end) <= WIDTH:
+            return [label.rstrip(), f"    {flat(value)}{end}"]
+    pieces, lines, margin = list(_pieces(code, 0)), [], 0
+    pieces[-1] = (pieces[-1][0] + end, pieces[-1][1])
+    while indent + margin + sum(len(text) for text, _ in pieces) > WIDTH:
+        place = _place(pieces, WIDTH - indent - margin)
+        if place is None:
+            break
+        lines.append(" " * margin + "".join(text for text, _ in pieces[:place]).rstrip())
+        pieces, margin = [(pieces[place][0].lstrip(), None), *pieces[place + 1 :]], 4
+    return [*lines, " " * margin + "".join(text for text, _ in pieces)]
+
+
+def _pieces(code: Code, depth: int) -> Iterator[Piece]:
+    """The code in pieces that stay whole."""
+    match code:
+        case str():
+            yield code, None
+        case Labelled(label, value):
+            yield label, None
+            (first, _), *rest = _pieces(value, depth)
+            yield first, (depth, EQUAL) if label.endswith("= ") else None
+            yield from rest
+        case Chain(first, operands):
+            yield from _pieces(first, depth)
+            for operator, operand in operands:
+                (head, _), *rest = _pieces(operand, depth)
+                yield f" {operator} {head}", (depth, RANKS[operator]) if operator in RANKS else None
+                yield from rest
+        case Brackets(head, items, close):
+            yield head, None
+            for number, item in enumerate(items):
+                (start, _), *rest = _pieces(item, depth + 1)
+                yield start, (depth + 1, COMMA) if number else None
+                yield from rest
+                yield (", " if number + 1 < len(items) else close), None
+            if not items:
+                yield close, None
+
+
+def _place(pieces: Sequence[Piece], width: int) -> int | None:
+    """The piece to begin a line with: the last of those in the fewest brackets, at the loosest operator.
+
+    Where none of them lets the line before it fit, the first that there is.
+    """
+    best: tuple[int, int, int] | None = None
+    place, length = None, 0
+    for index, (text, breaks) in enumerate(pieces):
+        end = length - (pieces[index - 1][0].endswith(" ") if index else 0)
+        if breaks is not None and end > 20 and (end <= width or place is None):
+            key = (-breaks[0], -breaks[1], end)
+            if best is None or key > best:
+                best, place = key, index
+        length += len(text)
+    return place
 
 
 def python_lines(lines: Iterable[str], indent: int) -> list[str]:

@@ -10,13 +10,15 @@ import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
+from optgen.backends.base import UnloweredNodeError
+from optgen.backends.code import Chain, Code, Labelled, Operand, call, chained, flat, formula_code, prefixed
+from optgen.backends.layout import python_code
 from optgen.backends.quoting import Identifier, identifier
 from optgen.ir.formula import Formula
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select, refs
+from optgen.operations import OPERATIONS, Binds, Infix, Named, Prefix
 
-PRECEDENCE = {"==": 4, "!=": 4, "<": 4, "<=": 4, ">": 4, ">=": 4, "+": 6, "-": 6, "*": 7, "/": 7}
-FUNCTION = {"min": "minimum", "max": "maximum", "and": "both", "or": "either", "not": "negate", "abs": "absolute"}
 REDUCTION = {
     (Kind.TENSOR, "sum"): "total",
     (Kind.TENSOR, "squares"): "total_squares",
@@ -26,7 +28,6 @@ REDUCTION = {
     (Kind.COL, "sum"): "col_total",
     (Kind.MATRIX, "sum"): "matrix_total",
 }
-UNARY, TERNARY = 8, 0
 RESERVED = frozenset(("m", "f", "t", "o", "sums", "float", "results"))
 
 
@@ -37,11 +38,14 @@ def py_name(name: str) -> Identifier:
 
 def py_formula(formula: Formula, flags: str = "f") -> str:
     """A formula over the flags."""
-    if formula.is_true:
-        return "True"
-    if formula.is_false:
-        return "False"
-    return formula.text(lambda name, value: f"{'' if value else 'not '}{flags}.{name}", " and ", " or ")
+    return flat(py_condition(formula, flags))
+
+
+def py_condition(formula: Formula, flags: str = "f") -> Code:
+    """A formula over the flags, as code that knows where its lines may end."""
+    if formula.is_true or formula.is_false:
+        return "True" if formula.is_true else "False"
+    return formula_code(formula, lambda name, value: f"{'' if value else 'not '}{flags}.{name}", "and", "or").code
 
 
 def py_number(value: float) -> str:
@@ -70,43 +74,54 @@ class PyPrinter:
     fewer: Set[str] = frozenset()
 
     def print(self, expr: Expr) -> str:
-        """The expression as Python."""
-        return self._print(expr, TERNARY)
+        """The expression as Python, in one line."""
+        return flat(self.code(expr))
 
-    def _print(self, expr: Expr, outer: int) -> str:
+    def lines(self, expr: Expr, prefix: str = "", indent: int = 0) -> list[str]:
+        """A statement as lines that fit when they are indented by `indent`, as `x = ` before it."""
+        return python_code(Labelled(prefix, self.code(expr)), indent)
+
+    def code(self, expr: Expr) -> Code:
+        """The expression as Python that knows where its lines may end."""
+        return self.operand(expr).code
+
+    def operand(self, expr: Expr) -> Operand:
+        """The expression as Python, to be an operand of another."""
         match expr:
             case Const(value=bool(value)):
-                return str(value)
+                return Operand(str(value))
             case Const(value=value):
                 text = py_number(float(value))
-                return f"({text})" if text.startswith("-") and outer > TERNARY else text
+                return Operand(text, Binds.CHOICE if text.startswith("-") else Binds.ATOM)
             case Ref(name=name):
-                return self.names.get(name, py_name(name))
+                return Operand(self.names.get(name, py_name(name)))
             case Select(formula=formula, then=then, other=other):
-                text = f"{self._print(then, 1)} if {py_formula(formula, self.flags)} else {self._print(other, TERNARY)}"
-                return f"({text})" if outer > TERNARY else text
-            case Call(op="neg", args=(x,)):
-                return self._wrap(f"-{self._print(x, UNARY)}", UNARY, outer)
-            case Call(op="/" | "**" as op, args=(a, b)) if op == "**" or self._on_host(expr):
-                return f"m.{'power' if op == '**' else 'divide'}({self.print(a)}, {self.print(b)})"
-            case Call(op=op, args=(a, b)) if op in PRECEDENCE:
-                level = PRECEDENCE[op]
-                text = f"{self._print(a, level)} {op} {self._print(b, level + 1)}"
-                return self._wrap(text, level, outer)
+                condition = py_condition(formula, self.flags)
+                chosen = Operand(Chain(self.operand(then).within(Binds.OR), (("if", condition),)), Binds.CHOICE)
+                return chained(Binds.CHOICE, chosen, "else", self.operand(other), (Binds.CHOICE, Binds.CHOICE))
+            case Call(op="/", args=(a, b)) if self._on_host(expr):
+                return Operand(call("m.divide", self.code(a), self.code(b)))
             case Call(op="rounded", args=(x,)):
-                return f"t.rounded({self._spread(x)})"
-            case Call(op=op, args=args):
-                return f"m.{FUNCTION.get(op, op)}({', '.join(self.print(arg) for arg in args)})"
+                return Operand(call("t.rounded", self._spread(x)))
+            case Call():
+                return self._operation(expr)
             case Reduce(op=op, over=over, x=x):
-                return f"m.{REDUCTION[over, op]}({self._spread(x)})"
+                return Operand(call(f"m.{REDUCTION[over, op]}", self._spread(x)))
 
-    def _spread(self, x: Expr) -> str:
+    def _operation(self, expr: Call) -> Operand:
+        match OPERATIONS[expr.op].python, expr.args:
+            case Infix(symbol, binds, wants=wants), (a, b):
+                return chained(binds, self.operand(a), symbol, self.operand(b), wants)
+            case Prefix(symbol, binds, wants), (x,):
+                return Operand(prefixed(symbol, self.operand(x).within(wants)), binds)
+            case Named(name), args:
+                return Operand(call(name, *map(self.code, args)))
+        raise UnloweredNodeError(f"`{expr.op}` is not written with {len(expr.args)} operands")
+
+    def _spread(self, x: Expr) -> Code:
         if any(name in self.fewer for name in refs(x)):
-            return f't.spread({self.print(x)}, "{kind_of(x, self.kinds).name.lower()}")'
-        return self.print(x)
+            return call("t.spread", self.code(x), f'"{kind_of(x, self.kinds).name.lower()}"')
+        return self.code(x)
 
     def _on_host(self, expr: Expr) -> bool:
         return kind_of(expr, self.kinds) <= Kind.STEP
-
-    def _wrap(self, text: str, level: int, outer: int) -> str:
-        return f"({text})" if level < outer else text

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import re
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from optgen.backends.c_printer import CPrinter, UnloweredNodeError, c_formula, c_name
+from optgen.backends.base import UnloweredNodeError
+from optgen.backends.c_printer import CPrinter, c_formula, c_name
 from optgen.backends.layout import c_lines, python_lines
 from optgen.backends.py_printer import PyPrinter, py_formula, py_number
 from optgen.backends.quoting import py_string
@@ -117,6 +120,38 @@ def test_long_lines_are_broken_and_say_the_same(words: list[str]) -> None:
     lines = c_lines([c], 8)
     assert all(len(line) <= 112 for line in lines)
     assert "".join("".join(lines).split()) == c.replace(" ", "")
+
+
+EXPRESSIONS = st.recursive(
+    st.sampled_from([Ref("a"), Ref("beta_with_a_long_name"), Ref("second_moment_estimate"), Const(1e-8), Const(-2.0)]),
+    lambda inner: st.one_of(
+        st.builds(lambda op, a, b: Call(op, (a, b)), st.sampled_from(["+", "-", "*", "/", "**", "min"]), inner, inner),
+        st.builds(lambda op, a: Call(op, (a,)), st.sampled_from(["neg", "sqrt"]), inner),
+        st.builds(lambda a, b, c: Call("where", (Call(">", (a, b)), b, c)), inner, inner, inner),
+        st.builds(lambda a, b: Select((atom("flag_one") & ~atom("flag_two")) | atom("flag_three"), a, b), inner, inner),
+    ),
+    max_leaves=30,
+)
+NAMED = PyPrinter(dict.fromkeys(["a", "beta_with_a_long_name", "second_moment_estimate"], Kind.ELEMENT))
+
+
+@given(EXPRESSIONS, st.integers(0, 60))
+@settings(max_examples=200, deadline=None)
+def test_python_says_the_same_on_several_lines(expr: Expr, indent: int) -> None:
+    """That ruff would break them there is looked at in whole packages (test_sources.py)."""
+    lines = NAMED.lines(expr, "x = ", indent)
+    assert ast.dump(ast.parse("\n".join(lines))) == ast.dump(ast.parse(f"x = {NAMED.print(expr)}"))
+    assert all(indent + len(line) <= 120 for line in lines)
+
+
+@given(EXPRESSIONS, st.integers(0, 60))
+@settings(max_examples=200, deadline=None)
+def test_c_says_the_same_on_several_lines(expr: Expr, indent: int) -> None:
+    lines = C_TEXT.lines(expr, "const float x = ", ";", indent)
+    assert "".join("".join(lines).split()) == "".join(f"const float x = {C_TEXT.print(expr)};".split())
+    assert all(
+        indent + len(line) <= 120 or not re.search(r".{24}(, | ([-+*/?:]|&&|[|][|]) )", line[:120]) for line in lines
+    )
 
 
 def test_a_template_and_its_context_agree() -> None:

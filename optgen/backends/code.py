@@ -1,0 +1,130 @@
+"""Code as a tree, which knows where its lines may end: what printers make, and `optgen.backends.layout` lays out.
+
+A leaf is text that stays whole, as a name or a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from optgen.ir.formula import Formula
+from optgen.operations import Binds
+
+
+@dataclass(frozen=True, slots=True)
+class Brackets:
+    """Items between brackets: the arguments of a call, a tuple, or an operand in parentheses.
+
+    Attributes:
+        head: What stands before the items, with the opening bracket: `f(`.
+        groups: Whether the brackets only hold together one operand.
+    """
+
+    head: str
+    items: tuple[Code, ...]
+    close: str = ")"
+    groups: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Operands with the operators between them, all of which bind alike: `a + b - c`, `a ? b : c`."""
+
+    first: Code
+    rest: tuple[tuple[str, Code], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A value after what it is for: `x = a + b`, `key=a`, `return a`, `if a`."""
+
+    label: str
+    value: Code
+
+
+Code = str | Brackets | Chain | Labelled
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Code with how tightly it binds."""
+
+    code: Code
+    binds: int = Binds.ATOM
+
+    def within(self, wanted: int) -> Code:
+        """The code where operands bind as tightly as `wanted`: in parentheses if it does not."""
+        return self.code if self.binds >= wanted else Brackets("(", (self.code,), groups=True)
+
+
+def call(function: str, *arguments: Code) -> Brackets:
+    """A call of a function."""
+    return Brackets(f"{function}(", arguments)
+
+
+def prefixed(text: str, code: Code) -> Code:
+    """Code with text right before it, on one line with its first part."""
+    match code:
+        case str():
+            return text + code
+        case Brackets(head=head):
+            return replace(code, head=text + head)
+        case Chain(first=first):
+            return replace(code, first=prefixed(text, first))
+        case Labelled(label=label):
+            return replace(code, label=text + label)
+
+
+def chained(binds: int, first: Operand, operator: str, second: Operand, wants: tuple[int, int]) -> Operand:
+    """Two operands with an operator between them, one chain with those of them that bind like it."""
+    left, right = first.within(wants[0]), second.within(wants[1])
+    rest: tuple[tuple[str, Code], ...] = ((operator, right),)
+    if isinstance(right, Chain) and second.binds == binds:
+        rest = ((operator, right.first), *right.rest)
+    if isinstance(left, Chain) and first.binds == binds:
+        return Operand(Chain(left.first, (*left.rest, *rest)), binds)
+    return Operand(Chain(left, rest), binds)
+
+
+def joined(operator: str, codes: Sequence[Code]) -> Code:
+    """Operands with one operator between them all."""
+    return codes[0] if len(codes) == 1 else Chain(codes[0], tuple((operator, code) for code in codes[1:]))
+
+
+def formula_code(formula: Formula, literal: Callable[[str, bool], str], both: str, either: str) -> Operand:
+    """A formula that is neither true nor false as an expression: what all terms share comes first.
+
+    Args:
+        literal: A guard, or its contrary, as text.
+        both: The operator between what holds together.
+        either: The operator between terms.
+    """
+    terms = [frozenset(term) for term in formula.ordered()]
+    shared = frozenset.intersection(*terms)
+    parts: list[Code] = [literal(*one) for one in sorted(shared)]
+    if shared in terms:
+        return Operand(joined(both, parts), _binds(parts))
+    rest: list[Code] = []
+    for term in terms:
+        own: list[Code] = [literal(*one) for one in sorted(term - shared)]
+        rest.append(Operand(joined(both, own), _binds(own)).within(Binds.NOT))
+    whole = Operand(joined(either, rest), Binds.OR)
+    return Operand(joined(both, [*parts, whole.within(Binds.AND)]), Binds.AND) if parts else whole
+
+
+def _binds(parts: Sequence[Code]) -> Binds:
+    return Binds.AND if len(parts) > 1 else Binds.ATOM
+
+
+def flat(code: Code) -> str:
+    """The code in one line."""
+    match code:
+        case str():
+            return code
+        case Brackets(head, items, close):
+            return f"{head}{', '.join(map(flat, items))}{close}"
+        case Chain(first, rest):
+            return flat(first) + "".join(f" {operator} {flat(item)}" for operator, item in rest)
+        case Labelled(label, value):
+            return label + flat(value)

@@ -316,9 +316,9 @@ struct step_reduce_3_scalars {
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && ((cautious && max_unorm_above_0) || (cautious && ndim_from_2) || (max_unorm_above_0 && ndim_from_2)
-      || (beta1_given && exp_avg_tensorwise && ndim_from_2)) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step)
-      : Window<100>{};
+      && ((cautious && max_unorm_above_0)
+      || (ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))))
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
   const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
@@ -424,21 +424,20 @@ void step_reduce_3_chunk(
         // direction = grad * rsqrt(exp_avg_sq)
         const float direction_2 = grad_10 * optgen::rsqrt(exp_avg_sq_1);
         const float direction_3 = ndim_from_2 ? direction_1 : direction_2;
-        if ((!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
-            || (!beta1_given && !cautious && !max_unorm_above_0)
-            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0))
+        if ((!max_unorm_above_0 && !ndim_from_2)
+            || (!cautious && (!ndim_from_2 || (!max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise)))))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
         if (cautious && max_unorm_above_0 && scale_parameter) squares_param = optgen::plus_square(squares_param, param);
-        if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+        if (ndim_from_2 && ((!cautious && max_unorm_above_0)
+            || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
           row_sum_squared_1 += double(squared_1);
-        if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+        if (ndim_from_2 && ((!cautious && max_unorm_above_0)
+            || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
           col_sum_squared_1_at[i] += double(squared_1);
         if (cautious && max_unorm_above_0) squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
       }
-      if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-          || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+      if (ndim_from_2 && ((!cautious && max_unorm_above_0)
+          || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
         lines.row(0)[segment.line - lines.first_row] += row_sum_squared_1;
       begin = segment.end;
     }
@@ -450,16 +449,16 @@ void step_reduce_3_chunk(
 
 void step_reduce_3_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
-      || (!beta1_given && !cautious && !max_unorm_above_0) || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0))
+  if ((!max_unorm_above_0 && !ndim_from_2)
+      || (!cautious && (!ndim_from_2 || (!max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise)))))
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, 8, 1));
   if (cautious && max_unorm_above_0 && scale_parameter) put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));
   if (cautious && max_unorm_above_0) put(call.reduced[t.index * 8 + 3], finished_sum(call, t, 8, 3));
-  if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+  if (ndim_from_2 && ((!cautious && max_unorm_above_0)
+      || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
     finish_rows(call, t, 1, 0, t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1));
-  if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+  if (ndim_from_2 && ((!cautious && max_unorm_above_0)
+      || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
     finish_cols(call, t, 1, 0, t.pointer<float>(AT_STEP_COL_SUM_SQUARED_1));
 }
 
@@ -588,18 +587,18 @@ void step_reduce_4_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = scale_parameter
-        && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-        || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
+        && ((!cautious && max_unorm_above_0)
+        || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise))))
         ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const exp_avg_sq_at = !ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     auto* const exp_avg_at = beta1_given && cautious && max_unorm_above_0
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
-    if ((!beta1_given && !cautious && !max_unorm_above_0) || (!beta1_given && ndim_from_2 && !scale_parameter)
-        || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0) || (!cautious && ndim_from_2 && !scale_parameter)
-        || (!max_unorm_above_0 && ndim_from_2 && !scale_parameter)
-        || (!beta1_given && cautious && max_unorm_above_0 && ndim_from_2))
+    if ((!cautious && ((ndim_from_2 && !scale_parameter)
+        || (!max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise))))
+        || (ndim_from_2 && ((!max_unorm_above_0 && !scale_parameter)
+        || (!beta1_given && cautious && max_unorm_above_0))))
       grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<ndim_from_2>(t, at, begin, n);
@@ -615,8 +614,8 @@ void step_reduce_4_chunk(
 #pragma omp simd reduction(+ : squares_grad_8, squares_param, row_sum_squared_1, squares_direction_3, sum_reduced_1)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param = scale_parameter
-            && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)) ? load(param_at[i]) : 0.0f;
+            && ((!cautious && max_unorm_above_0)
+            || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))) ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
         const float exp_avg_sq = !ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
             ? load(exp_avg_sq_at[i]) : 0.0f;
@@ -660,15 +659,15 @@ void step_reduce_4_chunk(
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         if (!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-        if (scale_parameter && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+        if (scale_parameter && ((!cautious && max_unorm_above_0)
+            || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
           squares_param = optgen::plus_square(squares_param, param);
         if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
           row_sum_squared_1 += double(squared_1);
         if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
           col_sum_squared_1_at[i] += double(squared_1);
-        if ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
+        if ((!cautious && max_unorm_above_0)
+            || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise))))
           squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
         if (cautious && max_unorm_above_0) sum_reduced_1 += double(reduced_1);
       }
@@ -687,11 +686,10 @@ void step_reduce_4_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   if (!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, 8, 1));
-  if (scale_parameter && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+  if (scale_parameter && ((!cautious && max_unorm_above_0)
+      || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
     put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));
-  if ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
+  if ((!cautious && max_unorm_above_0) || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise))))
     put(call.reduced[t.index * 8 + 3], finished_sum(call, t, 8, 3));
   if (cautious && max_unorm_above_0) put(call.reduced[t.index * 8 + 4], finished_sum(call, t, 8, 4));
   if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
@@ -826,18 +824,15 @@ void step_reduce_5_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const param_at = (max_unorm_above_0 && !scale_parameter)
-        || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
-        || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter)
+        || (!cautious && !max_unorm_above_0 && scale_parameter && (!beta1_given || !exp_avg_tensorwise))
         ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const exp_avg_sq_at = !ndim_from_2
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
     auto* const exp_avg_at = beta1_given && (cautious || exp_avg_tensorwise || max_unorm_above_0)
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
-    if (ndim_from_2 && ((!beta1_given && cautious && !max_unorm_above_0)
-        || (!beta1_given && cautious && scale_parameter) || (!beta1_given && !max_unorm_above_0 && !scale_parameter)
-        || (!beta1_given && max_unorm_above_0 && scale_parameter)
-        || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && !scale_parameter)))
+    if (ndim_from_2 && (!max_unorm_above_0 || scale_parameter) && (cautious || max_unorm_above_0 || !scale_parameter)
+        && (!beta1_given || (!cautious && !exp_avg_tensorwise && !scale_parameter)))
       grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<ndim_from_2>(t, at, begin, n);
@@ -850,8 +845,8 @@ void step_reduce_5_chunk(
     reduction(max : exp_avg_sq_largest, exp_avg_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float param = (max_unorm_above_0 && !scale_parameter)
-            || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
-            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter) ? load(param_at[i]) : 0.0f;
+            || (!cautious && !max_unorm_above_0 && scale_parameter && (!beta1_given || !exp_avg_tensorwise))
+            ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
         const float exp_avg_sq = !ndim_from_2 ? load(exp_avg_sq_at[i]) : 0.0f;
         const float exp_avg =
@@ -910,8 +905,7 @@ void step_reduce_5_chunk(
         // largest magnitude of exp_avg
         const float exp_avg_magnitude = optgen::isfinite(exp_avg_kept) ? optgen::abs(exp_avg_kept) : 0.0f;
         if ((max_unorm_above_0 && !scale_parameter)
-            || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
-            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter))
+            || (!cautious && !max_unorm_above_0 && scale_parameter && (!beta1_given || !exp_avg_tensorwise)))
           squares_param = optgen::plus_square(squares_param, param);
         if (!cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise))
           squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
@@ -936,8 +930,8 @@ void step_reduce_5_chunk(
 
 void step_reduce_5_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((max_unorm_above_0 && !scale_parameter) || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
-      || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter))
+  if ((max_unorm_above_0 && !scale_parameter)
+      || (!cautious && !max_unorm_above_0 && scale_parameter && (!beta1_given || !exp_avg_tensorwise)))
     put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));
   if (!cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise))
     put(call.reduced[t.index * 8 + 3], finished_sum(call, t, 8, 3));

@@ -344,9 +344,9 @@ struct step_reduce_3_scalars {
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && ((cautious && max_unorm_above_0) || (cautious && ndim_from_2) || (max_unorm_above_0 && ndim_from_2)
-      || (beta1_given && exp_avg_tensorwise && ndim_from_2)) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step)
-      : Window<100>{};
+      && ((cautious && max_unorm_above_0)
+      || (ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))))
+      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
   const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
@@ -451,40 +451,38 @@ __device__ __forceinline__ void step_reduce_3_chunk(
         // direction = grad * rsqrt(exp_avg_sq)
         const float direction_2 = grad_10 * optgen::rsqrt(exp_avg_sq_1);
         const float direction_3 = ndim_from_2 ? direction_1 : direction_2;
-        if ((!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
-            || (!beta1_given && !cautious && !max_unorm_above_0)
-            || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0))
+        if ((!max_unorm_above_0 && !ndim_from_2)
+            || (!cautious && (!ndim_from_2 || (!max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise)))))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
         if (cautious && max_unorm_above_0 && scale_parameter) squares_param = optgen::plus_square(squares_param, param);
-        if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+        if (ndim_from_2 && ((!cautious && max_unorm_above_0)
+            || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
           row_sum_squared_1 += double(squared_1);
-        if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+        if (ndim_from_2 && ((!cautious && max_unorm_above_0)
+            || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
           col_sum_squared_1 += double(squared_1);
         if (cautious && max_unorm_above_0) squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
       }
-      if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-          || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+      if (ndim_from_2 && ((!cautious && max_unorm_above_0)
+          || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
         band.add_row(0, row, row_sum_squared_1, shared.rows);
     }
-    if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-        || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+    if (ndim_from_2 && ((!cautious && max_unorm_above_0)
+        || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
       if (inside) call.lines[c.line + 0 * t.at(COLS) + col] = col_sum_squared_1;
   }
-  if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+  if (ndim_from_2 && ((!cautious && max_unorm_above_0)
+      || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
     band.store_rows(0, t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1), shared.rows);
-  if ((!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
-      || (!beta1_given && !cautious && !max_unorm_above_0) || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0))
+  if ((!max_unorm_above_0 && !ndim_from_2)
+      || (!cautious && (!ndim_from_2 || (!max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise)))))
     shared.partial.add(0, squares_grad_8);
   if (cautious && max_unorm_above_0 && scale_parameter) shared.partial.add(1, squares_param);
   if (cautious && max_unorm_above_0) shared.partial.add(2, squares_direction_3);
   __syncthreads();
   if (threadIdx.x == 0) {
-    if ((!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
-        || (!beta1_given && !cautious && !max_unorm_above_0)
-        || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0))
+    if ((!max_unorm_above_0 && !ndim_from_2)
+        || (!cautious && (!ndim_from_2 || (!max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise)))))
       call.partials[c.index * 8 + 1] = shared.partial.sum(0);
     if (cautious && max_unorm_above_0 && scale_parameter) call.partials[c.index * 8 + 2] = shared.partial.sum(1);
     if (cautious && max_unorm_above_0) call.partials[c.index * 8 + 3] = shared.partial.sum(2);
@@ -493,14 +491,14 @@ __device__ __forceinline__ void step_reduce_3_chunk(
 }
 
 __device__ void step_reduce_3_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((!cautious && !ndim_from_2) || (!max_unorm_above_0 && !ndim_from_2)
-      || (!beta1_given && !cautious && !max_unorm_above_0) || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0))
+  if ((!max_unorm_above_0 && !ndim_from_2)
+      || (!cautious && (!ndim_from_2 || (!max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise)))))
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, true, 8, 1));
   if (cautious && max_unorm_above_0 && scale_parameter)
     put(call.reduced[t.index * 8 + 2], finished_sum(call, t, true, 8, 2));
   if (cautious && max_unorm_above_0) put(call.reduced[t.index * 8 + 3], finished_sum(call, t, true, 8, 3));
-  if (ndim_from_2 && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+  if (ndim_from_2 && ((!cautious && max_unorm_above_0)
+      || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
     finish_cols(call, t, 0, t.pointer<float>(AT_STEP_COL_SUM_SQUARED_1));
 }
 
@@ -644,8 +642,8 @@ __device__ __forceinline__ void step_reduce_4_chunk(
       double row_sum_squared_1 = 0.0;
       if (inside) {
         const float param = scale_parameter
-            && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
+            && ((!cautious && max_unorm_above_0)
+            || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise))))
             ? read<ParamCodec>(t.pointer(PARAM), t.pointer(COMPENSATION), at, shared.books) : 0.0f;
         const float grad = read<GradCodec>(t.grad, nullptr, at, shared.books);
         const float exp_avg_sq = !ndim_from_2 && (cautious || max_unorm_above_0 || (beta1_given && exp_avg_tensorwise))
@@ -693,15 +691,15 @@ __device__ __forceinline__ void step_reduce_4_chunk(
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
         if (!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-        if (scale_parameter && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+        if (scale_parameter && ((!cautious && max_unorm_above_0)
+            || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
           squares_param = optgen::plus_square(squares_param, param);
         if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
           row_sum_squared_1 += double(squared_1);
         if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
           col_sum_squared_1 += double(squared_1);
-        if ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-            || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
+        if ((!cautious && max_unorm_above_0)
+            || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise))))
           squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
         if (cautious && max_unorm_above_0) sum_reduced_1 += double(reduced_1);
       }
@@ -715,22 +713,20 @@ __device__ __forceinline__ void step_reduce_4_chunk(
     band.store_rows(0, t.pointer<float>(AT_STEP_ROW_SUM_SQUARED_1), shared.rows);
   if (!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
     shared.partial.add(0, squares_grad_8);
-  if (scale_parameter && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+  if (scale_parameter && ((!cautious && max_unorm_above_0)
+      || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
     shared.partial.add(1, squares_param);
-  if ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
+  if ((!cautious && max_unorm_above_0) || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise))))
     shared.partial.add(2, squares_direction_3);
   if (cautious && max_unorm_above_0) shared.partial.add(3, sum_reduced_1);
   __syncthreads();
   if (threadIdx.x == 0) {
     if (!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
       call.partials[c.index * 8 + 1] = shared.partial.sum(0);
-    if (scale_parameter && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-        || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+    if (scale_parameter && ((!cautious && max_unorm_above_0)
+        || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
       call.partials[c.index * 8 + 2] = shared.partial.sum(1);
-    if ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-        || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
+    if ((!cautious && max_unorm_above_0) || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise))))
       call.partials[c.index * 8 + 3] = shared.partial.sum(2);
     if (cautious && max_unorm_above_0) call.partials[c.index * 8 + 4] = shared.partial.sum(3);
   }
@@ -740,11 +736,10 @@ __device__ __forceinline__ void step_reduce_4_chunk(
 __device__ void step_reduce_4_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   if (!cautious && !max_unorm_above_0 && !ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, true, 8, 1));
-  if (scale_parameter && ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0)))
+  if (scale_parameter && ((!cautious && max_unorm_above_0)
+      || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise)))))
     put(call.reduced[t.index * 8 + 2], finished_sum(call, t, true, 8, 2));
-  if ((!cautious && max_unorm_above_0) || (cautious && !max_unorm_above_0)
-      || (beta1_given && exp_avg_tensorwise && !max_unorm_above_0))
+  if ((!cautious && max_unorm_above_0) || (!max_unorm_above_0 && (cautious || (beta1_given && exp_avg_tensorwise))))
     put(call.reduced[t.index * 8 + 3], finished_sum(call, t, true, 8, 3));
   if (cautious && max_unorm_above_0) put(call.reduced[t.index * 8 + 4], finished_sum(call, t, true, 8, 4));
   if (!cautious && !max_unorm_above_0 && ndim_from_2 && (!beta1_given || !exp_avg_tensorwise))
@@ -894,8 +889,7 @@ __device__ __forceinline__ void step_reduce_5_chunk(
   uint32_t exp_avg_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = (max_unorm_above_0 && !scale_parameter)
-        || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
-        || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter)
+        || (!cautious && !max_unorm_above_0 && scale_parameter && (!beta1_given || !exp_avg_tensorwise))
         ? param_tile.open(place, shared.books) : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
     auto* const exp_avg_sq_at = !ndim_from_2 ? exp_avg_sq_tile.open(place, shared.books) : nullptr;
@@ -904,8 +898,8 @@ __device__ __forceinline__ void step_reduce_5_chunk(
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float param = (max_unorm_above_0 && !scale_parameter)
-          || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
-          || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter) ? load(param_at[i]) : 0.0f;
+          || (!cautious && !max_unorm_above_0 && scale_parameter && (!beta1_given || !exp_avg_tensorwise))
+          ? load(param_at[i]) : 0.0f;
       const float grad = load(grad_at[i]);
       const float exp_avg_sq = !ndim_from_2 ? load(exp_avg_sq_at[i]) : 0.0f;
       const float exp_avg =
@@ -968,8 +962,8 @@ __device__ __forceinline__ void step_reduce_5_chunk(
       // largest magnitude of exp_avg
       const float exp_avg_magnitude = optgen::isfinite(exp_avg_kept) ? optgen::abs(exp_avg_kept) : 0.0f;
       if (((max_unorm_above_0 && !scale_parameter)
-          || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
-          || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter)) && place.inside(i))
+          || (!cautious && !max_unorm_above_0 && scale_parameter && (!beta1_given || !exp_avg_tensorwise)))
+          && place.inside(i))
         squares_param = optgen::plus_square(squares_param, param);
       if (!cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise) && place.inside(i))
         squares_direction_3 = optgen::plus_square(squares_direction_3, direction_3);
@@ -986,8 +980,8 @@ __device__ __forceinline__ void step_reduce_5_chunk(
     exp_avg_sq_tile.advance(STRIDE);
     exp_avg_tile.advance(STRIDE);
   });
-  if ((max_unorm_above_0 && !scale_parameter) || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
-      || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter))
+  if ((max_unorm_above_0 && !scale_parameter)
+      || (!cautious && !max_unorm_above_0 && scale_parameter && (!beta1_given || !exp_avg_tensorwise)))
     shared.partial.add(0, squares_param);
   if (!cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise))
     shared.partial.add(1, squares_direction_3);
@@ -997,8 +991,8 @@ __device__ __forceinline__ void step_reduce_5_chunk(
   if (beta1_given && exp_avg_tensorwise) shared.partial.add_max(5, exp_avg_largest);
   __syncthreads();
   if (threadIdx.x == 0) {
-    if ((max_unorm_above_0 && !scale_parameter) || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
-        || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter))
+    if ((max_unorm_above_0 && !scale_parameter)
+        || (!cautious && !max_unorm_above_0 && scale_parameter && (!beta1_given || !exp_avg_tensorwise)))
       call.partials[c.index * 8 + 2] = shared.partial.sum(0);
     if (!cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise))
       call.partials[c.index * 8 + 3] = shared.partial.sum(1);
@@ -1011,8 +1005,8 @@ __device__ __forceinline__ void step_reduce_5_chunk(
 }
 
 __device__ void step_reduce_5_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((max_unorm_above_0 && !scale_parameter) || (!beta1_given && !cautious && !max_unorm_above_0 && scale_parameter)
-      || (!cautious && !exp_avg_tensorwise && !max_unorm_above_0 && scale_parameter))
+  if ((max_unorm_above_0 && !scale_parameter)
+      || (!cautious && !max_unorm_above_0 && scale_parameter && (!beta1_given || !exp_avg_tensorwise)))
     put(call.reduced[t.index * 8 + 2], finished_sum(call, t, false, 8, 2));
   if (!cautious && !max_unorm_above_0 && (!beta1_given || !exp_avg_tensorwise))
     put(call.reduced[t.index * 8 + 3], finished_sum(call, t, false, 8, 3));

@@ -272,12 +272,16 @@ RULE = Rule(
                 Pass(
                     "step_reduce_2",
                     lambda f: (
-                        (f.cautious and f.max_unorm_above_0 and f.ndim_from_2)
-                        or (f.cautious and f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.cautious and f.ndim_from_2 and f.percentile_clipping_below_100)
-                        or (f.max_unorm_above_0 and f.ndim_from_2 and f.percentile_clipping_below_100)
+                        (f.cautious and f.max_unorm_above_0 and f.percentile_clipping_below_100)
                         or (
-                            f.beta1_given and f.exp_avg_tensorwise and f.ndim_from_2 and f.percentile_clipping_below_100
+                            f.ndim_from_2
+                            and (
+                                (f.cautious and f.max_unorm_above_0)
+                                or (
+                                    f.percentile_clipping_below_100
+                                    and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise))
+                                )
+                            )
                         )
                     ),
                     reductions=("squares_grad_8",),
@@ -309,13 +313,19 @@ RULE = Rule(
                     "step_reduce_3",
                     lambda f: (
                         (f.cautious and f.max_unorm_above_0)
-                        or (f.cautious and f.ndim_from_2)
-                        or (f.cautious and f.percentile_clipping_below_100)
-                        or (f.max_unorm_above_0 and f.ndim_from_2)
-                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.ndim_from_2 and f.percentile_clipping_below_100)
-                        or (f.beta1_given and f.exp_avg_tensorwise and f.ndim_from_2)
-                        or (f.beta1_given and f.exp_avg_tensorwise and f.percentile_clipping_below_100)
+                        or (
+                            f.percentile_clipping_below_100
+                            and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise))
+                        )
+                        or (
+                            f.ndim_from_2
+                            and (
+                                f.cautious
+                                or f.max_unorm_above_0
+                                or f.percentile_clipping_below_100
+                                or (f.beta1_given and f.exp_avg_tensorwise)
+                            )
+                        )
                     ),
                     reductions=("squares_grad_8", "squares_param", "squares_direction_3"),
                     rows=1,
@@ -327,10 +337,14 @@ RULE = Rule(
                             "tensor",
                             "sum",
                             lambda f: (
-                                (not f.cautious and not f.ndim_from_2)
-                                or (not f.max_unorm_above_0 and not f.ndim_from_2)
-                                or (not f.beta1_given and not f.cautious and not f.max_unorm_above_0)
-                                or (not f.cautious and not f.exp_avg_tensorwise and not f.max_unorm_above_0)
+                                (not f.max_unorm_above_0 and not f.ndim_from_2)
+                                or (
+                                    not f.cautious
+                                    and (
+                                        not f.ndim_from_2
+                                        or (not f.max_unorm_above_0 and (not f.beta1_given or not f.exp_avg_tensorwise))
+                                    )
+                                )
                             ),
                         ),
                         Partial(
@@ -347,8 +361,10 @@ RULE = Rule(
                                 f.ndim_from_2
                                 and (
                                     (not f.cautious and f.max_unorm_above_0)
-                                    or (f.cautious and not f.max_unorm_above_0)
-                                    or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0)
+                                    or (
+                                        not f.max_unorm_above_0
+                                        and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise))
+                                    )
                                 )
                             ),
                         ),
@@ -360,8 +376,10 @@ RULE = Rule(
                                 f.ndim_from_2
                                 and (
                                     (not f.cautious and f.max_unorm_above_0)
-                                    or (f.cautious and not f.max_unorm_above_0)
-                                    or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0)
+                                    or (
+                                        not f.max_unorm_above_0
+                                        and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise))
+                                    )
                                 )
                             ),
                         ),
@@ -401,8 +419,10 @@ RULE = Rule(
                                 f.scale_parameter
                                 and (
                                     (not f.cautious and f.max_unorm_above_0)
-                                    or (f.cautious and not f.max_unorm_above_0)
-                                    or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0)
+                                    or (
+                                        not f.max_unorm_above_0
+                                        and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise))
+                                    )
                                 )
                             ),
                         ),
@@ -434,8 +454,9 @@ RULE = Rule(
                             "sum",
                             lambda f: (
                                 (not f.cautious and f.max_unorm_above_0)
-                                or (f.cautious and not f.max_unorm_above_0)
-                                or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0)
+                                or (
+                                    not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise))
+                                )
                             ),
                         ),
                         Partial("sum_reduced_1", "tensor", "sum", lambda f: f.cautious and f.max_unorm_above_0),
@@ -461,16 +482,10 @@ RULE = Rule(
                             lambda f: (
                                 (f.max_unorm_above_0 and not f.scale_parameter)
                                 or (
-                                    not f.beta1_given
-                                    and not f.cautious
-                                    and not f.max_unorm_above_0
-                                    and f.scale_parameter
-                                )
-                                or (
                                     not f.cautious
-                                    and not f.exp_avg_tensorwise
                                     and not f.max_unorm_above_0
                                     and f.scale_parameter
+                                    and (not f.beta1_given or not f.exp_avg_tensorwise)
                                 )
                             ),
                         ),

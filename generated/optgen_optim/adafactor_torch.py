@@ -164,9 +164,7 @@ def step_reduce_3(t: View) -> Results:
         exp_avg_sq = t.state("exp_avg_sq")
     if f.percentile_clipping_below_100 and (
         (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.beta1_given and f.exp_avg_tensorwise and f.ndim_from_2)
+        or (f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise)))
     ):
         gnorm_vec = t.state("gnorm_vec")
         squares_grad_8 = t.reduced["squares_grad_8"]
@@ -191,9 +189,7 @@ def step_reduce_3(t: View) -> Results:
     grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
     if f.percentile_clipping_below_100 and (
         (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.beta1_given and f.exp_avg_tensorwise and f.ndim_from_2)
+        or (f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise)))
     ):
         # gnorm = norm(grad)
         gnorm_1 = m.sqrt(squares_grad_8)
@@ -204,21 +200,19 @@ def step_reduce_3(t: View) -> Results:
         grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
         grad_9 = grad_8 * grad_9_factor
-    if (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.beta1_given and f.exp_avg_tensorwise and f.ndim_from_2)
+    if (f.cautious and f.max_unorm_above_0) or (
+        f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise))
     ):
         grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
     if f.cautious and f.max_unorm_above_0:
         # decay = 1 - step ** decay_rate
         decay_1 = 1.0 - m.power(step, decay_rate)
-    if (
-        (not f.cautious and f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.cautious and not f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.cautious and f.max_unorm_above_0 and not f.ndim_from_2)
-        or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0 and f.ndim_from_2)
+    if (f.cautious and f.max_unorm_above_0 and not f.ndim_from_2) or (
+        f.ndim_from_2
+        and (
+            (not f.cautious and f.max_unorm_above_0)
+            or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
+        )
     ):
         # squared = grad * grad + eps1
         squared_1 = grad_10 * grad_10 + eps1
@@ -247,19 +241,16 @@ def step_reduce_3(t: View) -> Results:
     if f.cautious and f.max_unorm_above_0:
         direction_3 = direction_1 if f.ndim_from_2 else direction_2
     results: Results = {}
-    if (
-        (not f.cautious and not f.ndim_from_2)
-        or (not f.max_unorm_above_0 and not f.ndim_from_2)
-        or (not f.beta1_given and not f.cautious and not f.max_unorm_above_0)
-        or (not f.cautious and not f.exp_avg_tensorwise and not f.max_unorm_above_0)
+    if (not f.max_unorm_above_0 and not f.ndim_from_2) or (
+        not f.cautious
+        and (not f.ndim_from_2 or (not f.max_unorm_above_0 and (not f.beta1_given or not f.exp_avg_tensorwise)))
     ):
         results["squares_grad_8"] = m.total_squares(grad_8)
     if f.cautious and f.max_unorm_above_0 and f.scale_parameter:
         results["squares_param"] = m.total_squares(param)
     if f.ndim_from_2 and (
         (not f.cautious and f.max_unorm_above_0)
-        or (f.cautious and not f.max_unorm_above_0)
-        or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0)
+        or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
     ):
         results["row_sum_squared_1"] = m.row_total(squared_1)
         results["col_sum_squared_1"] = m.col_total(squared_1)
@@ -355,12 +346,8 @@ def step_reduce_4(t: View) -> Results:
         # decay = 1 - step ** decay_rate
         decay_1 = 1.0 - m.power(step, decay_rate)
     if (
-        (f.cautious and not f.ndim_from_2)
-        or (f.max_unorm_above_0 and not f.ndim_from_2)
-        or (f.beta1_given and f.exp_avg_tensorwise and not f.ndim_from_2)
-        or (not f.beta1_given and not f.cautious and not f.max_unorm_above_0 and f.ndim_from_2)
-        or (not f.cautious and not f.exp_avg_tensorwise and not f.max_unorm_above_0 and f.ndim_from_2)
-    ):
+        not f.cautious and not f.max_unorm_above_0 and f.ndim_from_2 and (not f.beta1_given or not f.exp_avg_tensorwise)
+    ) or (not f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise))):
         # squared = grad * grad + eps1
         squared_1 = grad_10 * grad_10 + eps1
     if f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise):
@@ -414,17 +401,14 @@ def step_reduce_4(t: View) -> Results:
         results["squares_grad_8"] = m.total_squares(grad_8)
     if f.scale_parameter and (
         (not f.cautious and f.max_unorm_above_0)
-        or (f.cautious and not f.max_unorm_above_0)
-        or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0)
+        or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
     ):
         results["squares_param"] = m.total_squares(param)
     if not f.cautious and not f.max_unorm_above_0 and f.ndim_from_2 and (not f.beta1_given or not f.exp_avg_tensorwise):
         results["row_sum_squared_1"] = m.row_total(squared_1)
         results["col_sum_squared_1"] = m.col_total(squared_1)
-    if (
-        (not f.cautious and f.max_unorm_above_0)
-        or (f.cautious and not f.max_unorm_above_0)
-        or (f.beta1_given and f.exp_avg_tensorwise and not f.max_unorm_above_0)
+    if (not f.cautious and f.max_unorm_above_0) or (
+        not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise))
     ):
         results["squares_direction_3"] = m.total_squares(direction_3)
     if f.cautious and f.max_unorm_above_0:
@@ -579,10 +563,11 @@ def step_reduce_5(t: View) -> Results:
     if f.max_unorm_above_0:
         update_3 = update_2 if f.cautious else change_3
     results: Results = {}
-    if (
-        (f.max_unorm_above_0 and not f.scale_parameter)
-        or (not f.beta1_given and not f.cautious and not f.max_unorm_above_0 and f.scale_parameter)
-        or (not f.cautious and not f.exp_avg_tensorwise and not f.max_unorm_above_0 and f.scale_parameter)
+    if (f.max_unorm_above_0 and not f.scale_parameter) or (
+        not f.cautious
+        and not f.max_unorm_above_0
+        and f.scale_parameter
+        and (not f.beta1_given or not f.exp_avg_tensorwise)
     ):
         results["squares_param"] = m.total_squares(param)
     if not f.cautious and not f.max_unorm_above_0 and (not f.beta1_given or not f.exp_avg_tensorwise):

@@ -247,12 +247,11 @@ RULE = Rule(
                 Pass(
                     "step_reduce_2",
                     lambda f: (
-                        (f.cautious and f.max_unorm_above_0)
-                        or (f.cautious and f.percentile_clipping_below_100)
-                        or (f.cautious and f.trust_ratio_is_lamb)
-                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.percentile_clipping_below_100 and f.sum_tensorwise)
-                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                        (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
+                        or (
+                            f.percentile_clipping_below_100
+                            and (f.cautious or f.max_unorm_above_0 or f.sum_tensorwise or f.trust_ratio_is_lamb)
+                        )
                     ),
                     reductions=("squares_grad_8", "sum_reduced_1"),
                     scalars=5,

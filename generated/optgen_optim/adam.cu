@@ -436,8 +436,8 @@ __device__ __forceinline__ void step_reduce_3_chunk(
   uint32_t exp_avg_largest = 0;
   uint32_t exp_avg_sq_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
-    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb || (cautious && !decoupled_weight_decay)
-        || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise)
+    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb
+        || (!decoupled_weight_decay && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise))
         ? param_tile.open(place, shared.books) : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
     auto* const exp_avg_at = cautious || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
@@ -448,9 +448,9 @@ __device__ __forceinline__ void step_reduce_3_chunk(
         ? max_exp_avg_sq_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
-      const float param = max_unorm_above_0 || trust_ratio_is_lamb || (cautious && !decoupled_weight_decay)
-          || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise)
-          ? load(param_at[i]) : 0.0f;
+      const float param = max_unorm_above_0 || trust_ratio_is_lamb
+          || (!decoupled_weight_decay && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise)) ? load(param_at[i])
+          : 0.0f;
       const float grad = load(grad_at[i]);
       const float exp_avg =
           cautious || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb ? load(exp_avg_at[i]) : 0.0f;

@@ -335,10 +335,8 @@ struct step_reduce_3_scalars {
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && ((cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lamb)
-      || (cautious && compensation_tensorwise && use_kahan_summation)
-      || (compensation_tensorwise && max_unorm_above_0 && use_kahan_summation)
-      || (compensation_tensorwise && trust_ratio_is_lamb && use_kahan_summation))
+      && ((compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+      || (cautious && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation))))
       ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
@@ -381,20 +379,17 @@ void step_reduce_3_chunk(
     auto* const param_at = compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
-    auto* const exp_avg_at = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lamb)
-        || (cautious && compensation_tensorwise && use_kahan_summation)
-        || (compensation_tensorwise && max_unorm_above_0 && use_kahan_summation)
-        || (compensation_tensorwise && trust_ratio_is_lamb && use_kahan_summation)
+    auto* const exp_avg_at =
+        (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+        || (cautious && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation)))
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
-    auto* const exp_avg_sq_at = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lamb)
-        || (cautious && compensation_tensorwise && use_kahan_summation)
-        || (compensation_tensorwise && max_unorm_above_0 && use_kahan_summation)
-        || (compensation_tensorwise && trust_ratio_is_lamb && use_kahan_summation)
+    auto* const exp_avg_sq_at =
+        (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+        || (cautious && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation)))
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
-    if ((!cautious && !compensation_tensorwise) || (!cautious && !use_kahan_summation)
-        || (!cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
-        || (!compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-        || (!max_unorm_above_0 && !trust_ratio_is_lamb && !use_kahan_summation))
+    if ((!max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
+        || (!cautious && (!compensation_tensorwise || !use_kahan_summation
+        || (!max_unorm_above_0 && !trust_ratio_is_lamb))))
       grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
@@ -403,14 +398,14 @@ void step_reduce_3_chunk(
         const float param = compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb)
             ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
-        const float exp_avg = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lamb)
-            || (cautious && compensation_tensorwise && use_kahan_summation)
-            || (compensation_tensorwise && max_unorm_above_0 && use_kahan_summation)
-            || (compensation_tensorwise && trust_ratio_is_lamb && use_kahan_summation) ? load(exp_avg_at[i]) : 0.0f;
-        const float exp_avg_sq = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lamb)
-            || (cautious && compensation_tensorwise && use_kahan_summation)
-            || (compensation_tensorwise && max_unorm_above_0 && use_kahan_summation)
-            || (compensation_tensorwise && trust_ratio_is_lamb && use_kahan_summation) ? load(exp_avg_sq_at[i]) : 0.0f;
+        const float exp_avg =
+            (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+            || (cautious && (max_unorm_above_0 || trust_ratio_is_lamb
+            || (compensation_tensorwise && use_kahan_summation))) ? load(exp_avg_at[i]) : 0.0f;
+        const float exp_avg_sq =
+            (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+            || (cautious && (max_unorm_above_0 || trust_ratio_is_lamb
+            || (compensation_tensorwise && use_kahan_summation))) ? load(exp_avg_sq_at[i]) : 0.0f;
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
         const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -441,15 +436,13 @@ void step_reduce_3_chunk(
         // update = update * where(agrees, 1 / share, 0)
         const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
         const float update_3 = cautious ? update_2 : update_1;
-        if ((!cautious && !compensation_tensorwise) || (!cautious && !use_kahan_summation)
-            || (!cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
-            || (!compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-            || (!max_unorm_above_0 && !trust_ratio_is_lamb && !use_kahan_summation))
+        if ((!max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
+            || (!cautious && (!compensation_tensorwise || !use_kahan_summation
+            || (!max_unorm_above_0 && !trust_ratio_is_lamb))))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-        if (cautious && ((!compensation_tensorwise && max_unorm_above_0)
-            || (!compensation_tensorwise && trust_ratio_is_lamb) || (max_unorm_above_0 && !use_kahan_summation)
-            || (trust_ratio_is_lamb && !use_kahan_summation)
-            || (compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb && use_kahan_summation)))
+        if (cautious && (!compensation_tensorwise || !use_kahan_summation
+            || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+            && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation)))
           sum_reduced_1 += double(reduced_1);
         if (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
           squares_param = optgen::plus_square(squares_param, param);
@@ -467,14 +460,12 @@ void step_reduce_3_chunk(
 
 void step_reduce_3_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((!cautious && !compensation_tensorwise) || (!cautious && !use_kahan_summation)
-      || (!cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      || (!compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      || (!max_unorm_above_0 && !trust_ratio_is_lamb && !use_kahan_summation))
+  if ((!max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
+      || (!cautious && (!compensation_tensorwise || !use_kahan_summation
+      || (!max_unorm_above_0 && !trust_ratio_is_lamb))))
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, 8, 1));
-  if (cautious && ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-      || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation)
-      || (compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb && use_kahan_summation)))
+  if (cautious && (!compensation_tensorwise || !use_kahan_summation || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+      && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation)))
     put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));
   if (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
     put(call.reduced[t.index * 8 + 3], finished_sum(call, t, 8, 3));
@@ -701,11 +692,9 @@ void step_reduce_4_chunk(
         if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb
             && (!compensation_tensorwise || !use_kahan_summation))
           sum_reduced_1 += double(reduced_1);
-        if ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-            || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+        if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb))
           squares_param = optgen::plus_square(squares_param, param);
-        if ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-            || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+        if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb))
           squares_update_3 = optgen::plus_square(squares_update_3, update_3);
         exp_avg_largest = exp_avg_tensorwise && magnitude_bits(exp_avg_magnitude) > exp_avg_largest
             ? magnitude_bits(exp_avg_magnitude) : exp_avg_largest;
@@ -734,11 +723,9 @@ void step_reduce_4_finish(
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, 8, 1));
   if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
     put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));
-  if ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-      || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+  if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb))
     put(call.reduced[t.index * 8 + 3], finished_sum(call, t, 8, 3));
-  if ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-      || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+  if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb))
     put(call.reduced[t.index * 8 + 4], finished_sum(call, t, 8, 4));
   if (exp_avg_tensorwise) put(call.reduced[t.index * 8 + 5], finished_max(call, t, 8, 5));
   if (exp_avg_sq_tensorwise) put(call.reduced[t.index * 8 + 6], finished_max(call, t, 8, 6));

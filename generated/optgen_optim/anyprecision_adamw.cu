@@ -368,10 +368,8 @@ struct step_reduce_3_scalars {
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && ((cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lamb)
-      || (cautious && compensation_tensorwise && use_kahan_summation)
-      || (compensation_tensorwise && max_unorm_above_0 && use_kahan_summation)
-      || (compensation_tensorwise && trust_ratio_is_lamb && use_kahan_summation))
+      && ((compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+      || (cautious && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation))))
       ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
@@ -419,29 +417,27 @@ __device__ __forceinline__ void step_reduce_3_chunk(
     auto* const param_at = compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? param_tile.open(place, shared.books) : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
-    auto* const exp_avg_at = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lamb)
-        || (cautious && compensation_tensorwise && use_kahan_summation)
-        || (compensation_tensorwise && max_unorm_above_0 && use_kahan_summation)
-        || (compensation_tensorwise && trust_ratio_is_lamb && use_kahan_summation)
+    auto* const exp_avg_at =
+        (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+        || (cautious && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation)))
         ? exp_avg_tile.open(place, shared.books) : nullptr;
-    auto* const exp_avg_sq_at = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lamb)
-        || (cautious && compensation_tensorwise && use_kahan_summation)
-        || (compensation_tensorwise && max_unorm_above_0 && use_kahan_summation)
-        || (compensation_tensorwise && trust_ratio_is_lamb && use_kahan_summation)
+    auto* const exp_avg_sq_at =
+        (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+        || (cautious && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation)))
         ? exp_avg_sq_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float param = compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb)
           ? load(param_at[i]) : 0.0f;
       const float grad = load(grad_at[i]);
-      const float exp_avg = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lamb)
-          || (cautious && compensation_tensorwise && use_kahan_summation)
-          || (compensation_tensorwise && max_unorm_above_0 && use_kahan_summation)
-          || (compensation_tensorwise && trust_ratio_is_lamb && use_kahan_summation) ? load(exp_avg_at[i]) : 0.0f;
-      const float exp_avg_sq = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lamb)
-          || (cautious && compensation_tensorwise && use_kahan_summation)
-          || (compensation_tensorwise && max_unorm_above_0 && use_kahan_summation)
-          || (compensation_tensorwise && trust_ratio_is_lamb && use_kahan_summation) ? load(exp_avg_sq_at[i]) : 0.0f;
+      const float exp_avg =
+          (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+          || (cautious && (max_unorm_above_0 || trust_ratio_is_lamb
+          || (compensation_tensorwise && use_kahan_summation))) ? load(exp_avg_at[i]) : 0.0f;
+      const float exp_avg_sq =
+          (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
+          || (cautious && (max_unorm_above_0 || trust_ratio_is_lamb
+          || (compensation_tensorwise && use_kahan_summation))) ? load(exp_avg_sq_at[i]) : 0.0f;
       // grad = grad / grad_scale
       const float grad_1 = grad * inverse_grad_scale;
       const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -472,15 +468,12 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       // update = update * where(agrees, 1 / share, 0)
       const float update_2 = update_1 * (agrees_1 ? inverse_share_1 : 0.0f);
       const float update_3 = cautious ? update_2 : update_1;
-      if (((!cautious && !compensation_tensorwise) || (!cautious && !use_kahan_summation)
-          || (!cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
-          || (!compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-          || (!max_unorm_above_0 && !trust_ratio_is_lamb && !use_kahan_summation)) && place.inside(i))
+      if (((!max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
+          || (!cautious && (!compensation_tensorwise || !use_kahan_summation
+          || (!max_unorm_above_0 && !trust_ratio_is_lamb)))) && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if (cautious && ((!compensation_tensorwise && max_unorm_above_0)
-          || (!compensation_tensorwise && trust_ratio_is_lamb) || (max_unorm_above_0 && !use_kahan_summation)
-          || (trust_ratio_is_lamb && !use_kahan_summation)
-          || (compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb && use_kahan_summation))
+      if (cautious && (!compensation_tensorwise || !use_kahan_summation || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+          && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation))
           && place.inside(i))
         sum_reduced_1 += double(reduced_1);
       if (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb)
@@ -495,14 +488,12 @@ __device__ __forceinline__ void step_reduce_3_chunk(
     exp_avg_tile.advance(STRIDE);
     exp_avg_sq_tile.advance(STRIDE);
   });
-  if ((!cautious && !compensation_tensorwise) || (!cautious && !use_kahan_summation)
-      || (!cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      || (!compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      || (!max_unorm_above_0 && !trust_ratio_is_lamb && !use_kahan_summation))
+  if ((!max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
+      || (!cautious && (!compensation_tensorwise || !use_kahan_summation
+      || (!max_unorm_above_0 && !trust_ratio_is_lamb))))
     shared.partial.add(0, squares_grad_8);
-  if (cautious && ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-      || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation)
-      || (compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb && use_kahan_summation)))
+  if (cautious && (!compensation_tensorwise || !use_kahan_summation || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+      && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation)))
     shared.partial.add(1, sum_reduced_1);
   if (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
     shared.partial.add(2, squares_param);
@@ -510,15 +501,12 @@ __device__ __forceinline__ void step_reduce_3_chunk(
     shared.partial.add(3, squares_update_3);
   __syncthreads();
   if (threadIdx.x == 0) {
-    if ((!cautious && !compensation_tensorwise) || (!cautious && !use_kahan_summation)
-        || (!cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
-        || (!compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-        || (!max_unorm_above_0 && !trust_ratio_is_lamb && !use_kahan_summation))
+    if ((!max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
+        || (!cautious && (!compensation_tensorwise || !use_kahan_summation
+        || (!max_unorm_above_0 && !trust_ratio_is_lamb))))
       call.partials[c.index * 8 + 1] = shared.partial.sum(0);
-    if (cautious && ((!compensation_tensorwise && max_unorm_above_0)
-        || (!compensation_tensorwise && trust_ratio_is_lamb) || (max_unorm_above_0 && !use_kahan_summation)
-        || (trust_ratio_is_lamb && !use_kahan_summation)
-        || (compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb && use_kahan_summation)))
+    if (cautious && (!compensation_tensorwise || !use_kahan_summation || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+        && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation)))
       call.partials[c.index * 8 + 2] = shared.partial.sum(1);
     if (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
       call.partials[c.index * 8 + 3] = shared.partial.sum(2);
@@ -529,14 +517,12 @@ __device__ __forceinline__ void step_reduce_3_chunk(
 }
 
 __device__ void step_reduce_3_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((!cautious && !compensation_tensorwise) || (!cautious && !use_kahan_summation)
-      || (!cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      || (!compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      || (!max_unorm_above_0 && !trust_ratio_is_lamb && !use_kahan_summation))
+  if ((!max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
+      || (!cautious && (!compensation_tensorwise || !use_kahan_summation
+      || (!max_unorm_above_0 && !trust_ratio_is_lamb))))
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, false, 8, 1));
-  if (cautious && ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-      || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation)
-      || (compensation_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb && use_kahan_summation)))
+  if (cautious && (!compensation_tensorwise || !use_kahan_summation || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+      && (max_unorm_above_0 || trust_ratio_is_lamb || (compensation_tensorwise && use_kahan_summation)))
     put(call.reduced[t.index * 8 + 2], finished_sum(call, t, false, 8, 2));
   if (compensation_tensorwise && use_kahan_summation && (max_unorm_above_0 || trust_ratio_is_lamb))
     put(call.reduced[t.index * 8 + 3], finished_sum(call, t, false, 8, 3));
@@ -763,12 +749,10 @@ __device__ __forceinline__ void step_reduce_4_chunk(
       if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation)
           && place.inside(i))
         sum_reduced_1 += double(reduced_1);
-      if (((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-          || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+      if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb)
           && place.inside(i))
         squares_param = optgen::plus_square(squares_param, param);
-      if (((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-          || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+      if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb)
           && place.inside(i))
         squares_update_3 = optgen::plus_square(squares_update_3, update_3);
       if (exp_avg_tensorwise && place.inside(i) && magnitude_bits(exp_avg_magnitude) > exp_avg_largest)
@@ -790,11 +774,9 @@ __device__ __forceinline__ void step_reduce_4_chunk(
     shared.partial.add(0, squares_grad_8);
   if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
     shared.partial.add(1, sum_reduced_1);
-  if ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-      || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+  if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb))
     shared.partial.add(2, squares_param);
-  if ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-      || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+  if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb))
     shared.partial.add(3, squares_update_3);
   if (exp_avg_tensorwise) shared.partial.add_max(4, exp_avg_largest);
   if (exp_avg_sq_tensorwise) shared.partial.add_max(5, exp_avg_sq_largest);
@@ -806,11 +788,9 @@ __device__ __forceinline__ void step_reduce_4_chunk(
       call.partials[c.index * 8 + 1] = shared.partial.sum(0);
     if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
       call.partials[c.index * 8 + 2] = shared.partial.sum(1);
-    if ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-        || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+    if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb))
       call.partials[c.index * 8 + 3] = shared.partial.sum(2);
-    if ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-        || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+    if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb))
       call.partials[c.index * 8 + 4] = shared.partial.sum(3);
     if (exp_avg_tensorwise) call.partials[c.index * 8 + 5] = shared.partial.largest(4);
     if (exp_avg_sq_tensorwise) call.partials[c.index * 8 + 6] = shared.partial.largest(5);
@@ -825,11 +805,9 @@ __device__ void step_reduce_4_end([[maybe_unused]] const Call& call, [[maybe_unu
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, false, 8, 1));
   if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && (!compensation_tensorwise || !use_kahan_summation))
     put(call.reduced[t.index * 8 + 2], finished_sum(call, t, false, 8, 2));
-  if ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-      || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+  if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb))
     put(call.reduced[t.index * 8 + 3], finished_sum(call, t, false, 8, 3));
-  if ((!compensation_tensorwise && max_unorm_above_0) || (!compensation_tensorwise && trust_ratio_is_lamb)
-      || (max_unorm_above_0 && !use_kahan_summation) || (trust_ratio_is_lamb && !use_kahan_summation))
+  if ((!compensation_tensorwise || !use_kahan_summation) && (max_unorm_above_0 || trust_ratio_is_lamb))
     put(call.reduced[t.index * 8 + 4], finished_sum(call, t, false, 8, 4));
   if (exp_avg_tensorwise) put(call.reduced[t.index * 8 + 5], finished_max(call, t, false, 8, 5));
   if (exp_avg_sq_tensorwise) put(call.reduced[t.index * 8 + 6], finished_max(call, t, false, 8, 6));

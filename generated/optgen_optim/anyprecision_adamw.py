@@ -276,29 +276,24 @@ RULE = Rule(
                 Pass(
                     "step_reduce_2",
                     lambda f: (
-                        (f.cautious and f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.cautious and f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
-                        or (f.cautious and f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
+                        (
+                            f.compensation_tensorwise
+                            and f.percentile_clipping_below_100
+                            and f.use_kahan_summation
+                            and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                        )
                         or (
                             f.cautious
-                            and f.compensation_tensorwise
-                            and f.percentile_clipping_below_100
-                            and f.use_kahan_summation
-                        )
-                        or (
-                            f.cautious and f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation
-                        )
-                        or (
-                            f.compensation_tensorwise
-                            and f.max_unorm_above_0
-                            and f.percentile_clipping_below_100
-                            and f.use_kahan_summation
-                        )
-                        or (
-                            f.compensation_tensorwise
-                            and f.percentile_clipping_below_100
-                            and f.trust_ratio_is_lamb
-                            and f.use_kahan_summation
+                            and (
+                                (f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
+                                or (
+                                    f.compensation_tensorwise
+                                    and f.use_kahan_summation
+                                    and (
+                                        f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb
+                                    )
+                                )
+                            )
                         )
                     ),
                     reductions=("squares_grad_8", "sum_reduced_1"),
@@ -331,17 +326,33 @@ RULE = Rule(
                 Pass(
                     "step_reduce_3",
                     lambda f: (
-                        (f.cautious and f.max_unorm_above_0)
-                        or (f.cautious and f.percentile_clipping_below_100)
-                        or (f.cautious and f.trust_ratio_is_lamb)
-                        or (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100)
-                        or (f.exp_avg_tensorwise and f.percentile_clipping_below_100)
-                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
-                        or (f.cautious and f.compensation_tensorwise and f.use_kahan_summation)
-                        or (f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
-                        or (f.compensation_tensorwise and f.percentile_clipping_below_100 and f.use_kahan_summation)
-                        or (f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation)
+                        (
+                            f.max_unorm_above_0
+                            or f.percentile_clipping_below_100
+                            or f.trust_ratio_is_lamb
+                            or (f.compensation_tensorwise and f.use_kahan_summation)
+                        )
+                        and (
+                            f.cautious
+                            or (
+                                (
+                                    f.percentile_clipping_below_100
+                                    or (f.compensation_tensorwise and f.use_kahan_summation)
+                                )
+                                and (
+                                    f.max_unorm_above_0
+                                    or f.trust_ratio_is_lamb
+                                    or (
+                                        f.percentile_clipping_below_100
+                                        and (
+                                            f.exp_avg_sq_tensorwise
+                                            or f.exp_avg_tensorwise
+                                            or (f.compensation_tensorwise and f.use_kahan_summation)
+                                        )
+                                    )
+                                )
+                            )
+                        )
                     ),
                     reductions=("squares_grad_8", "sum_reduced_1", "squares_param", "squares_update_3"),
                     scalars=11,
@@ -351,15 +362,19 @@ RULE = Rule(
                             "tensor",
                             "sum",
                             lambda f: (
-                                (not f.cautious and not f.compensation_tensorwise)
-                                or (not f.cautious and not f.use_kahan_summation)
-                                or (not f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
-                                or (
-                                    not f.compensation_tensorwise
-                                    and not f.max_unorm_above_0
+                                (
+                                    not f.max_unorm_above_0
                                     and not f.trust_ratio_is_lamb
+                                    and (not f.compensation_tensorwise or not f.use_kahan_summation)
                                 )
-                                or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb and not f.use_kahan_summation)
+                                or (
+                                    not f.cautious
+                                    and (
+                                        not f.compensation_tensorwise
+                                        or not f.use_kahan_summation
+                                        or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+                                    )
+                                )
                             ),
                         ),
                         Partial(
@@ -369,16 +384,14 @@ RULE = Rule(
                             lambda f: (
                                 f.cautious
                                 and (
-                                    (not f.compensation_tensorwise and f.max_unorm_above_0)
-                                    or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-                                    or (f.max_unorm_above_0 and not f.use_kahan_summation)
-                                    or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-                                    or (
-                                        f.compensation_tensorwise
-                                        and not f.max_unorm_above_0
-                                        and not f.trust_ratio_is_lamb
-                                        and f.use_kahan_summation
-                                    )
+                                    not f.compensation_tensorwise
+                                    or not f.use_kahan_summation
+                                    or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+                                )
+                                and (
+                                    f.max_unorm_above_0
+                                    or f.trust_ratio_is_lamb
+                                    or (f.compensation_tensorwise and f.use_kahan_summation)
                                 )
                             ),
                         ),
@@ -455,10 +468,8 @@ RULE = Rule(
                             "tensor",
                             "sum",
                             lambda f: (
-                                (not f.compensation_tensorwise and f.max_unorm_above_0)
-                                or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-                                or (f.max_unorm_above_0 and not f.use_kahan_summation)
-                                or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+                                (not f.compensation_tensorwise or not f.use_kahan_summation)
+                                and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
                             ),
                         ),
                         Partial(
@@ -466,10 +477,8 @@ RULE = Rule(
                             "tensor",
                             "sum",
                             lambda f: (
-                                (not f.compensation_tensorwise and f.max_unorm_above_0)
-                                or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-                                or (f.max_unorm_above_0 and not f.use_kahan_summation)
-                                or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+                                (not f.compensation_tensorwise or not f.use_kahan_summation)
+                                and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
                             ),
                         ),
                         Partial("exp_avg_largest", "tensor", "max", lambda f: f.exp_avg_tensorwise),

@@ -192,21 +192,18 @@ def step_reduce_3(t: View) -> Results:
     grad = t.grad
     step = t.step
     numel = t.numel
-    if (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.trust_ratio_is_lamb)
-        or (f.cautious and f.compensation_tensorwise and f.use_kahan_summation)
-        or (f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
-        or (f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation)
+    if (f.compensation_tensorwise and f.use_kahan_summation and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)) or (
+        f.cautious
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb or (f.compensation_tensorwise and f.use_kahan_summation))
     ):
         exp_avg = t.state("exp_avg")
         exp_avg_sq = t.state("exp_avg_sq")
     if f.percentile_clipping_below_100 and (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.trust_ratio_is_lamb)
-        or (f.cautious and f.compensation_tensorwise and f.use_kahan_summation)
-        or (f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
-        or (f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation)
+        (f.compensation_tensorwise and f.use_kahan_summation and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
+        or (
+            f.cautious
+            and (f.max_unorm_above_0 or f.trust_ratio_is_lamb or (f.compensation_tensorwise and f.use_kahan_summation))
+        )
     ):
         gnorm_vec = t.state("gnorm_vec")
         squares_grad_8 = t.reduced["squares_grad_8"]
@@ -234,11 +231,11 @@ def step_reduce_3(t: View) -> Results:
         grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
     grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
     if f.percentile_clipping_below_100 and (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.trust_ratio_is_lamb)
-        or (f.cautious and f.compensation_tensorwise and f.use_kahan_summation)
-        or (f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
-        or (f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation)
+        (f.compensation_tensorwise and f.use_kahan_summation and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
+        or (
+            f.cautious
+            and (f.max_unorm_above_0 or f.trust_ratio_is_lamb or (f.compensation_tensorwise and f.use_kahan_summation))
+        )
     ):
         # gnorm = norm(grad)
         gnorm_1 = m.sqrt(squares_grad_8)
@@ -249,12 +246,9 @@ def step_reduce_3(t: View) -> Results:
         grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
         grad_9 = grad_8 * grad_9_factor
-    if (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.trust_ratio_is_lamb)
-        or (f.cautious and f.compensation_tensorwise and f.use_kahan_summation)
-        or (f.compensation_tensorwise and f.max_unorm_above_0 and f.use_kahan_summation)
-        or (f.compensation_tensorwise and f.trust_ratio_is_lamb and f.use_kahan_summation)
+    if (f.compensation_tensorwise and f.use_kahan_summation and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)) or (
+        f.cautious
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb or (f.compensation_tensorwise and f.use_kahan_summation))
     ):
         grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
         # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
@@ -272,17 +266,14 @@ def step_reduce_3(t: View) -> Results:
     ):
         # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
         agrees_1 = m.either(m.both(update_1 > 0.0, grad_10 > 0.0), m.both(update_1 < 0.0, grad_10 < 0.0))
-    if f.cautious and (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-        or (
-            f.compensation_tensorwise
-            and not f.max_unorm_above_0
-            and not f.trust_ratio_is_lamb
-            and f.use_kahan_summation
+    if (
+        f.cautious
+        and (
+            not f.compensation_tensorwise
+            or not f.use_kahan_summation
+            or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
         )
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb or (f.compensation_tensorwise and f.use_kahan_summation))
     ):
         # where(agrees, 1, 0)
         reduced_1 = m.where(agrees_1, 1.0, 0.0)
@@ -301,24 +292,26 @@ def step_reduce_3(t: View) -> Results:
         update_3 = update_2 if f.cautious else update_1
     results: Results = {}
     if (
-        (not f.cautious and not f.compensation_tensorwise)
-        or (not f.cautious and not f.use_kahan_summation)
-        or (not f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
-        or (not f.compensation_tensorwise and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
-        or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb and not f.use_kahan_summation)
+        not f.max_unorm_above_0
+        and not f.trust_ratio_is_lamb
+        and (not f.compensation_tensorwise or not f.use_kahan_summation)
+    ) or (
+        not f.cautious
+        and (
+            not f.compensation_tensorwise
+            or not f.use_kahan_summation
+            or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+        )
     ):
         results["squares_grad_8"] = m.total_squares(grad_8)
-    if f.cautious and (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-        or (
-            f.compensation_tensorwise
-            and not f.max_unorm_above_0
-            and not f.trust_ratio_is_lamb
-            and f.use_kahan_summation
+    if (
+        f.cautious
+        and (
+            not f.compensation_tensorwise
+            or not f.use_kahan_summation
+            or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
         )
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb or (f.compensation_tensorwise and f.use_kahan_summation))
     ):
         results["sum_reduced_1"] = m.total(reduced_1)
     if f.compensation_tensorwise and f.use_kahan_summation and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
@@ -342,132 +335,104 @@ def step_reduce_4(t: View) -> Results:
     grad = t.grad
     step = t.step
     numel = t.numel
-    if (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+    if (not f.compensation_tensorwise or not f.use_kahan_summation) and (
+        f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb
     ):
         exp_avg = t.state("exp_avg")
         exp_avg_sq = t.state("exp_avg_sq")
-    if f.percentile_clipping_below_100 and (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+    if (
+        f.percentile_clipping_below_100
+        and (not f.compensation_tensorwise or not f.use_kahan_summation)
+        and (f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb)
     ):
         gnorm_vec = t.state("gnorm_vec")
         squares_grad_8 = t.reduced["squares_grad_8"]
-    if f.cautious and (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+    if (
+        f.cautious
+        and (not f.compensation_tensorwise or not f.use_kahan_summation)
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
     ):
         sum_reduced_1 = t.reduced["sum_reduced_1"]
-    if f.grad_scale_given and (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.use_kahan_summation)
+    if (
+        f.grad_scale_given
+        and (not f.compensation_tensorwise or not f.use_kahan_summation)
+        and (
+            f.cautious
+            or f.max_unorm_above_0
+            or f.trust_ratio_is_lamb
+            or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+        )
     ):
         # grad = grad / grad_scale
         grad_1 = grad * inverse_grad_scale
-    if (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.use_kahan_summation)
+    if (not f.compensation_tensorwise or not f.use_kahan_summation) and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
     ):
         grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize and (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.use_kahan_summation)
+    if (
+        f.maximize
+        and (not f.compensation_tensorwise or not f.use_kahan_summation)
+        and (
+            f.cautious
+            or f.max_unorm_above_0
+            or f.trust_ratio_is_lamb
+            or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+        )
     ):
         # grad = -grad
         grad_3 = -grad_2
-    if (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.use_kahan_summation)
+    if (not f.compensation_tensorwise or not f.use_kahan_summation) and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
     ):
         grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip and (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.use_kahan_summation)
+    if (
+        f.nonfinite_is_skip
+        and (not f.compensation_tensorwise or not f.use_kahan_summation)
+        and (
+            f.cautious
+            or f.max_unorm_above_0
+            or f.trust_ratio_is_lamb
+            or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+        )
     ):
         # grad = where(isfinite(grad), grad, 0)
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    if (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.use_kahan_summation)
+    if (not f.compensation_tensorwise or not f.use_kahan_summation) and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
     ):
         grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if f.max_grad_norm_above_0 and (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.use_kahan_summation)
+    if (
+        f.max_grad_norm_above_0
+        and (not f.compensation_tensorwise or not f.use_kahan_summation)
+        and (
+            f.cautious
+            or f.max_unorm_above_0
+            or f.trust_ratio_is_lamb
+            or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
+        )
     ):
         # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
         grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
-    if (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and not f.use_kahan_summation)
+    if (not f.compensation_tensorwise or not f.use_kahan_summation) and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
     ):
         grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
-    if f.percentile_clipping_below_100 and (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+    if (
+        f.percentile_clipping_below_100
+        and (not f.compensation_tensorwise or not f.use_kahan_summation)
+        and (f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb)
     ):
         # gnorm = norm(grad)
         gnorm_1 = m.sqrt(squares_grad_8)
@@ -478,13 +443,8 @@ def step_reduce_4(t: View) -> Results:
         grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
         grad_9 = grad_8 * grad_9_factor
-    if (
-        (f.cautious and not f.compensation_tensorwise)
-        or (f.cautious and not f.use_kahan_summation)
-        or (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+    if (not f.compensation_tensorwise or not f.use_kahan_summation) and (
+        f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb
     ):
         grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
         # exp_avg = beta1 * exp_avg + (1 - beta1) * grad
@@ -508,23 +468,17 @@ def step_reduce_4(t: View) -> Results:
     ):
         # where(agrees, 1, 0)
         reduced_1 = m.where(agrees_1, 1.0, 0.0)
-    if f.cautious and (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
+    if (
+        f.cautious
+        and (not f.compensation_tensorwise or not f.use_kahan_summation)
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
     ):
         # share = max(mean(where(agrees, 1, 0)), 0.001)
         share_1 = m.maximum(sum_reduced_1 / numel, 0.001)
         inverse_share_1 = 1.0 / share_1
         # update = update * where(agrees, 1 / share, 0)
         update_2 = update_1 * m.where(agrees_1, inverse_share_1, 0.0)
-    if (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-    ):
+    if (not f.compensation_tensorwise or not f.use_kahan_summation) and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         update_3 = update_2 if f.cautious else update_1
     results: Results = {}
     if (
@@ -543,12 +497,7 @@ def step_reduce_4(t: View) -> Results:
         and (not f.compensation_tensorwise or not f.use_kahan_summation)
     ):
         results["sum_reduced_1"] = m.total(reduced_1)
-    if (
-        (not f.compensation_tensorwise and f.max_unorm_above_0)
-        or (not f.compensation_tensorwise and f.trust_ratio_is_lamb)
-        or (f.max_unorm_above_0 and not f.use_kahan_summation)
-        or (f.trust_ratio_is_lamb and not f.use_kahan_summation)
-    ):
+    if (not f.compensation_tensorwise or not f.use_kahan_summation) and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         results["squares_param"] = m.total_squares(param)
         results["squares_update_3"] = m.total_squares(update_3)
     return results

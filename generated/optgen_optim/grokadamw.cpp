@@ -295,11 +295,10 @@ struct step_reduce_3_scalars {
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && ((cautious && gradient_clipping_above_0) || (cautious && max_unorm_above_0)
-      || (cautious && trust_ratio_is_lamb) || (exp_avg_sq_tensorwise && gradient_clipping_above_0)
-      || (exp_avg_tensorwise && gradient_clipping_above_0) || (gradient_clipping_above_0 && grok_ema_tensorwise)
-      || (gradient_clipping_above_0 && max_unorm_above_0) || (gradient_clipping_above_0 && trust_ratio_is_lamb))
-      ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
+      && ((cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
+      || (gradient_clipping_above_0
+      && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise || max_unorm_above_0
+      || trust_ratio_is_lamb))) ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
   const double grad_9_factor = gnorm_1 > clip_1 ? clip_1 / gnorm_1 : 1.0;
@@ -390,17 +389,15 @@ void step_reduce_3_chunk(
         const bool agrees_1 = (update_1 > 0.0f && grad_10 > 0.0f) || (update_1 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
-        if ((!cautious && !gradient_clipping_above_0)
-            || (!gradient_clipping_above_0 && !max_unorm_above_0 && !trust_ratio_is_lamb)
-            || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
-            && !trust_ratio_is_lamb))
+        if ((!gradient_clipping_above_0 && !max_unorm_above_0 && !trust_ratio_is_lamb)
+            || (!cautious && (!gradient_clipping_above_0
+            || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
+            && !trust_ratio_is_lamb))))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
         if (gradient_clipping_above_0
-            && ((!cautious && max_unorm_above_0) || (!cautious && trust_ratio_is_lamb)
-            || (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
-            || (exp_avg_sq_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-            || (exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-            || (grok_ema_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)))
+            && ((!cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
+            || (!max_unorm_above_0 && !trust_ratio_is_lamb
+            && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise))))
           squares_grad_10 = optgen::plus_square(squares_grad_10, grad_10);
         if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) sum_reduced_1 += double(reduced_1);
       }
@@ -414,17 +411,15 @@ void step_reduce_3_chunk(
 
 void step_reduce_3_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((!cautious && !gradient_clipping_above_0)
-      || (!gradient_clipping_above_0 && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
-      && !trust_ratio_is_lamb))
+  if ((!gradient_clipping_above_0 && !max_unorm_above_0 && !trust_ratio_is_lamb)
+      || (!cautious && (!gradient_clipping_above_0
+      || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !grok_ema_tensorwise && !max_unorm_above_0
+      && !trust_ratio_is_lamb))))
     put(call.reduced[t.index * 9 + 1], finished_sum(call, t, 9, 1));
   if (gradient_clipping_above_0
-      && ((!cautious && max_unorm_above_0) || (!cautious && trust_ratio_is_lamb)
-      || (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      || (exp_avg_sq_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      || (exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)
-      || (grok_ema_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb)))
+      && ((!cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
+      || (!max_unorm_above_0 && !trust_ratio_is_lamb
+      && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || grok_ema_tensorwise))))
     put(call.reduced[t.index * 9 + 2], finished_sum(call, t, 9, 2));
   if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
     put(call.reduced[t.index * 9 + 3], finished_sum(call, t, 9, 3));

@@ -352,16 +352,28 @@ RULE = Rule(
                 Pass(
                     "step_reduce_2",
                     lambda f: (
-                        (f.cautious and f.gradient_clipping_above_0 and f.max_unorm_above_0)
-                        or (f.cautious and f.gradient_clipping_above_0 and f.percentile_clipping_below_100)
-                        or (f.cautious and f.gradient_clipping_above_0 and f.trust_ratio_is_lamb)
-                        or (f.cautious and f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.cautious and f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
-                        or (f.exp_avg_sq_tensorwise and f.gradient_clipping_above_0 and f.percentile_clipping_below_100)
-                        or (f.exp_avg_tensorwise and f.gradient_clipping_above_0 and f.percentile_clipping_below_100)
-                        or (f.gradient_clipping_above_0 and f.grok_ema_tensorwise and f.percentile_clipping_below_100)
-                        or (f.gradient_clipping_above_0 and f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.gradient_clipping_above_0 and f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                        (
+                            f.cautious
+                            and f.percentile_clipping_below_100
+                            and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                        )
+                        or (
+                            f.gradient_clipping_above_0
+                            and (
+                                (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
+                                or (
+                                    f.percentile_clipping_below_100
+                                    and (
+                                        f.cautious
+                                        or f.exp_avg_sq_tensorwise
+                                        or f.exp_avg_tensorwise
+                                        or f.grok_ema_tensorwise
+                                        or f.max_unorm_above_0
+                                        or f.trust_ratio_is_lamb
+                                    )
+                                )
+                            )
+                        )
                     ),
                     reductions=("squares_grad_8", "squares_grad_10"),
                     scalars=3,
@@ -391,21 +403,26 @@ RULE = Rule(
                 Pass(
                     "step_reduce_3",
                     lambda f: (
-                        (f.cautious and f.gradient_clipping_above_0)
-                        or (f.cautious and f.max_unorm_above_0)
-                        or (f.cautious and f.percentile_clipping_below_100)
-                        or (f.cautious and f.trust_ratio_is_lamb)
-                        or (f.exp_avg_sq_tensorwise and f.gradient_clipping_above_0)
-                        or (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100)
-                        or (f.exp_avg_tensorwise and f.gradient_clipping_above_0)
-                        or (f.exp_avg_tensorwise and f.percentile_clipping_below_100)
-                        or (f.gradient_clipping_above_0 and f.grok_ema_tensorwise)
-                        or (f.gradient_clipping_above_0 and f.max_unorm_above_0)
-                        or (f.gradient_clipping_above_0 and f.percentile_clipping_below_100)
-                        or (f.gradient_clipping_above_0 and f.trust_ratio_is_lamb)
-                        or (f.grok_ema_tensorwise and f.percentile_clipping_below_100)
-                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                        (
+                            f.gradient_clipping_above_0
+                            or f.max_unorm_above_0
+                            or f.percentile_clipping_below_100
+                            or f.trust_ratio_is_lamb
+                        )
+                        and (
+                            f.cautious
+                            or (
+                                (f.gradient_clipping_above_0 or f.percentile_clipping_below_100)
+                                and (
+                                    f.exp_avg_sq_tensorwise
+                                    or f.exp_avg_tensorwise
+                                    or f.grok_ema_tensorwise
+                                    or f.max_unorm_above_0
+                                    or f.trust_ratio_is_lamb
+                                    or (f.gradient_clipping_above_0 and f.percentile_clipping_below_100)
+                                )
+                            )
+                        )
                     ),
                     reductions=("squares_grad_8", "squares_grad_10", "sum_reduced_1"),
                     scalars=13,
@@ -415,19 +432,23 @@ RULE = Rule(
                             "tensor",
                             "sum",
                             lambda f: (
-                                (not f.cautious and not f.gradient_clipping_above_0)
-                                or (
+                                (
                                     not f.gradient_clipping_above_0
                                     and not f.max_unorm_above_0
                                     and not f.trust_ratio_is_lamb
                                 )
                                 or (
                                     not f.cautious
-                                    and not f.exp_avg_sq_tensorwise
-                                    and not f.exp_avg_tensorwise
-                                    and not f.grok_ema_tensorwise
-                                    and not f.max_unorm_above_0
-                                    and not f.trust_ratio_is_lamb
+                                    and (
+                                        not f.gradient_clipping_above_0
+                                        or (
+                                            not f.exp_avg_sq_tensorwise
+                                            and not f.exp_avg_tensorwise
+                                            and not f.grok_ema_tensorwise
+                                            and not f.max_unorm_above_0
+                                            and not f.trust_ratio_is_lamb
+                                        )
+                                    )
                                 )
                             ),
                         ),
@@ -438,16 +459,17 @@ RULE = Rule(
                             lambda f: (
                                 f.gradient_clipping_above_0
                                 and (
-                                    (not f.cautious and f.max_unorm_above_0)
-                                    or (not f.cautious and f.trust_ratio_is_lamb)
-                                    or (f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+                                    (not f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
                                     or (
-                                        f.exp_avg_sq_tensorwise
-                                        and not f.max_unorm_above_0
+                                        not f.max_unorm_above_0
                                         and not f.trust_ratio_is_lamb
+                                        and (
+                                            f.cautious
+                                            or f.exp_avg_sq_tensorwise
+                                            or f.exp_avg_tensorwise
+                                            or f.grok_ema_tensorwise
+                                        )
                                     )
-                                    or (f.exp_avg_tensorwise and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
-                                    or (f.grok_ema_tensorwise and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
                                 )
                             ),
                         ),

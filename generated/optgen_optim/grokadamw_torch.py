@@ -160,14 +160,18 @@ def step_reduce_3(t: View) -> Results:
         exp_avg_sq = t.state("exp_avg_sq")
         grok_ema = t.state("grok_ema")
     if f.percentile_clipping_below_100 and (
-        (f.cautious and f.gradient_clipping_above_0)
-        or (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.trust_ratio_is_lamb)
-        or (f.exp_avg_sq_tensorwise and f.gradient_clipping_above_0)
-        or (f.exp_avg_tensorwise and f.gradient_clipping_above_0)
-        or (f.gradient_clipping_above_0 and f.grok_ema_tensorwise)
-        or (f.gradient_clipping_above_0 and f.max_unorm_above_0)
-        or (f.gradient_clipping_above_0 and f.trust_ratio_is_lamb)
+        (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
+        or (
+            f.gradient_clipping_above_0
+            and (
+                f.cautious
+                or f.exp_avg_sq_tensorwise
+                or f.exp_avg_tensorwise
+                or f.grok_ema_tensorwise
+                or f.max_unorm_above_0
+                or f.trust_ratio_is_lamb
+            )
+        )
     ):
         gnorm_vec = t.state("gnorm_vec")
         squares_grad_8 = t.reduced["squares_grad_8"]
@@ -190,14 +194,18 @@ def step_reduce_3(t: View) -> Results:
         grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
     grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
     if f.percentile_clipping_below_100 and (
-        (f.cautious and f.gradient_clipping_above_0)
-        or (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.trust_ratio_is_lamb)
-        or (f.exp_avg_sq_tensorwise and f.gradient_clipping_above_0)
-        or (f.exp_avg_tensorwise and f.gradient_clipping_above_0)
-        or (f.gradient_clipping_above_0 and f.grok_ema_tensorwise)
-        or (f.gradient_clipping_above_0 and f.max_unorm_above_0)
-        or (f.gradient_clipping_above_0 and f.trust_ratio_is_lamb)
+        (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
+        or (
+            f.gradient_clipping_above_0
+            and (
+                f.cautious
+                or f.exp_avg_sq_tensorwise
+                or f.exp_avg_tensorwise
+                or f.grok_ema_tensorwise
+                or f.max_unorm_above_0
+                or f.trust_ratio_is_lamb
+            )
+        )
     ):
         # gnorm = norm(grad)
         gnorm_1 = m.sqrt(squares_grad_8)
@@ -208,15 +216,16 @@ def step_reduce_3(t: View) -> Results:
         grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
         grad_9 = grad_8 * grad_9_factor
-    if (
-        (f.cautious and f.gradient_clipping_above_0)
-        or (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.trust_ratio_is_lamb)
-        or (f.exp_avg_sq_tensorwise and f.gradient_clipping_above_0)
-        or (f.exp_avg_tensorwise and f.gradient_clipping_above_0)
-        or (f.gradient_clipping_above_0 and f.grok_ema_tensorwise)
-        or (f.gradient_clipping_above_0 and f.max_unorm_above_0)
-        or (f.gradient_clipping_above_0 and f.trust_ratio_is_lamb)
+    if (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)) or (
+        f.gradient_clipping_above_0
+        and (
+            f.cautious
+            or f.exp_avg_sq_tensorwise
+            or f.exp_avg_tensorwise
+            or f.grok_ema_tensorwise
+            or f.max_unorm_above_0
+            or f.trust_ratio_is_lamb
+        )
     ):
         grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
     if f.cautious and f.gradient_clipping_above_0 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
@@ -247,26 +256,27 @@ def step_reduce_3(t: View) -> Results:
         # where(agrees, 1, 0)
         reduced_1 = m.where(agrees_1, 1.0, 0.0)
     results: Results = {}
-    if (
-        (not f.cautious and not f.gradient_clipping_above_0)
-        or (not f.gradient_clipping_above_0 and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
-        or (
-            not f.cautious
-            and not f.exp_avg_sq_tensorwise
-            and not f.exp_avg_tensorwise
-            and not f.grok_ema_tensorwise
-            and not f.max_unorm_above_0
-            and not f.trust_ratio_is_lamb
+    if (not f.gradient_clipping_above_0 and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb) or (
+        not f.cautious
+        and (
+            not f.gradient_clipping_above_0
+            or (
+                not f.exp_avg_sq_tensorwise
+                and not f.exp_avg_tensorwise
+                and not f.grok_ema_tensorwise
+                and not f.max_unorm_above_0
+                and not f.trust_ratio_is_lamb
+            )
         )
     ):
         results["squares_grad_8"] = m.total_squares(grad_8)
     if f.gradient_clipping_above_0 and (
-        (not f.cautious and f.max_unorm_above_0)
-        or (not f.cautious and f.trust_ratio_is_lamb)
-        or (f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
-        or (f.exp_avg_sq_tensorwise and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
-        or (f.exp_avg_tensorwise and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
-        or (f.grok_ema_tensorwise and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
+        (not f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
+        or (
+            not f.max_unorm_above_0
+            and not f.trust_ratio_is_lamb
+            and (f.cautious or f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.grok_ema_tensorwise)
+        )
     ):
         results["squares_grad_10"] = m.total_squares(grad_10)
     if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):

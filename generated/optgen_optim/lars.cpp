@@ -190,7 +190,7 @@ struct step_reduce_3_scalars {
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && ((cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lars)
+      && ((cautious && (max_unorm_above_0 || trust_ratio_is_lars))
       || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars))
       ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
@@ -221,21 +221,21 @@ void step_reduce_3_chunk(
   double sum_reduced_1 = 0.0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lars)
+    auto* const param_at = (cautious && (max_unorm_above_0 || trust_ratio_is_lars))
         || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars)
         ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const momentum_buffer_at = cautious && max_unorm_above_0 && momentum_not_0 && !trust_ratio_is_lars
         ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
-    if ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
-        || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars))
+    if ((!max_unorm_above_0 && !trust_ratio_is_lars)
+        || (!cautious && (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars)))
       grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
 #pragma omp simd reduction(+ : squares_grad_8, squares_param, squares_grad_10, sum_reduced_1)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float param = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lars)
+        const float param = (cautious && (max_unorm_above_0 || trust_ratio_is_lars))
             || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars) ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
         const float momentum_buffer = cautious && max_unorm_above_0 && momentum_not_0 && !trust_ratio_is_lars
@@ -269,8 +269,8 @@ void step_reduce_3_chunk(
         const bool agrees_1 = (update_5 > 0.0f && grad_10 > 0.0f) || (update_5 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
-        if ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
-            || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars))
+        if ((!max_unorm_above_0 && !trust_ratio_is_lars)
+            || (!cautious && (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars)))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
         if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
           squares_param = optgen::plus_square(squares_param, param);
@@ -289,8 +289,8 @@ void step_reduce_3_chunk(
 
 void step_reduce_3_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
-      || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars))
+  if ((!max_unorm_above_0 && !trust_ratio_is_lars)
+      || (!cautious && (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars)))
     put(call.reduced[t.index * 7 + 1], finished_sum(call, t, 7, 1));
   if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
     put(call.reduced[t.index * 7 + 2], finished_sum(call, t, 7, 2));
@@ -450,8 +450,7 @@ void step_reduce_4_chunk(
         if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
         if ((max_unorm_above_0 && !trust_ratio_is_lars)
-            || (!cautious && !momentum_buffer_tensorwise && trust_ratio_is_lars)
-            || (!cautious && !momentum_not_0 && trust_ratio_is_lars))
+            || (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)))
           squares_param = optgen::plus_square(squares_param, param);
         if (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
           squares_grad_10 = optgen::plus_square(squares_grad_10, grad_10);
@@ -477,8 +476,8 @@ void step_reduce_4_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
     put(call.reduced[t.index * 7 + 1], finished_sum(call, t, 7, 1));
-  if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!cautious && !momentum_buffer_tensorwise && trust_ratio_is_lars)
-      || (!cautious && !momentum_not_0 && trust_ratio_is_lars))
+  if ((max_unorm_above_0 && !trust_ratio_is_lars)
+      || (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)))
     put(call.reduced[t.index * 7 + 2], finished_sum(call, t, 7, 2));
   if (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
     put(call.reduced[t.index * 7 + 3], finished_sum(call, t, 7, 3));

@@ -211,7 +211,7 @@ struct step_reduce_3_scalars {
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && ((cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lars)
+      && ((cautious && (max_unorm_above_0 || trust_ratio_is_lars))
       || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars))
       ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
@@ -247,7 +247,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
   double squares_grad_10 = 0.0;
   double sum_reduced_1 = 0.0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
-    auto* const param_at = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lars)
+    auto* const param_at = (cautious && (max_unorm_above_0 || trust_ratio_is_lars))
         || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars) ? param_tile.open(place, shared.books)
         : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
@@ -255,7 +255,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
         ? momentum_buffer_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
-      const float param = (cautious && max_unorm_above_0) || (cautious && trust_ratio_is_lars)
+      const float param = (cautious && (max_unorm_above_0 || trust_ratio_is_lars))
           || (momentum_buffer_tensorwise && momentum_not_0 && trust_ratio_is_lars) ? load(param_at[i]) : 0.0f;
       const float grad = load(grad_at[i]);
       const float momentum_buffer =
@@ -289,8 +289,9 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       const bool agrees_1 = (update_5 > 0.0f && grad_10 > 0.0f) || (update_5 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
-      if (((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
-          || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars)) && place.inside(i))
+      if (((!max_unorm_above_0 && !trust_ratio_is_lars)
+          || (!cautious && (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars)))
+          && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)) && place.inside(i))
         squares_param = optgen::plus_square(squares_param, param);
@@ -302,8 +303,8 @@ __device__ __forceinline__ void step_reduce_3_chunk(
     grad_tile.advance(STRIDE);
     momentum_buffer_tile.advance(STRIDE);
   });
-  if ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
-      || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars))
+  if ((!max_unorm_above_0 && !trust_ratio_is_lars)
+      || (!cautious && (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars)))
     shared.partial.add(0, squares_grad_8);
   if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
     shared.partial.add(1, squares_param);
@@ -312,8 +313,8 @@ __device__ __forceinline__ void step_reduce_3_chunk(
   if (cautious && max_unorm_above_0 && !trust_ratio_is_lars) shared.partial.add(3, sum_reduced_1);
   __syncthreads();
   if (threadIdx.x == 0) {
-    if ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
-        || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars))
+    if ((!max_unorm_above_0 && !trust_ratio_is_lars)
+        || (!cautious && (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars)))
       call.partials[c.index * 7 + 1] = shared.partial.sum(0);
     if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
       call.partials[c.index * 7 + 2] = shared.partial.sum(1);
@@ -325,8 +326,8 @@ __device__ __forceinline__ void step_reduce_3_chunk(
 }
 
 __device__ void step_reduce_3_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
-      || (!cautious && !trust_ratio_is_lars) || (!max_unorm_above_0 && !trust_ratio_is_lars))
+  if ((!max_unorm_above_0 && !trust_ratio_is_lars)
+      || (!cautious && (!momentum_buffer_tensorwise || !momentum_not_0 || !trust_ratio_is_lars)))
     put(call.reduced[t.index * 7 + 1], finished_sum(call, t, false, 7, 1));
   if (trust_ratio_is_lars && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
     put(call.reduced[t.index * 7 + 2], finished_sum(call, t, false, 7, 2));
@@ -489,8 +490,7 @@ __device__ __forceinline__ void step_reduce_4_chunk(
           && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       if (((max_unorm_above_0 && !trust_ratio_is_lars)
-          || (!cautious && !momentum_buffer_tensorwise && trust_ratio_is_lars)
-          || (!cautious && !momentum_not_0 && trust_ratio_is_lars)) && place.inside(i))
+          || (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))) && place.inside(i))
         squares_param = optgen::plus_square(squares_param, param);
       if (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0) && place.inside(i))
         squares_grad_10 = optgen::plus_square(squares_grad_10, grad_10);
@@ -508,8 +508,8 @@ __device__ __forceinline__ void step_reduce_4_chunk(
   });
   if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
     shared.partial.add(0, squares_grad_8);
-  if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!cautious && !momentum_buffer_tensorwise && trust_ratio_is_lars)
-      || (!cautious && !momentum_not_0 && trust_ratio_is_lars))
+  if ((max_unorm_above_0 && !trust_ratio_is_lars)
+      || (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)))
     shared.partial.add(1, squares_param);
   if (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
     shared.partial.add(2, squares_grad_10);
@@ -520,8 +520,8 @@ __device__ __forceinline__ void step_reduce_4_chunk(
   if (threadIdx.x == 0) {
     if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
       call.partials[c.index * 7 + 1] = shared.partial.sum(0);
-    if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!cautious && !momentum_buffer_tensorwise && trust_ratio_is_lars)
-        || (!cautious && !momentum_not_0 && trust_ratio_is_lars))
+    if ((max_unorm_above_0 && !trust_ratio_is_lars)
+        || (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)))
       call.partials[c.index * 7 + 2] = shared.partial.sum(1);
     if (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
       call.partials[c.index * 7 + 3] = shared.partial.sum(2);
@@ -535,8 +535,8 @@ __device__ __forceinline__ void step_reduce_4_chunk(
 __device__ void step_reduce_4_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   if (!cautious && !max_unorm_above_0 && !trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
     put(call.reduced[t.index * 7 + 1], finished_sum(call, t, false, 7, 1));
-  if ((max_unorm_above_0 && !trust_ratio_is_lars) || (!cautious && !momentum_buffer_tensorwise && trust_ratio_is_lars)
-      || (!cautious && !momentum_not_0 && trust_ratio_is_lars))
+  if ((max_unorm_above_0 && !trust_ratio_is_lars)
+      || (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0)))
     put(call.reduced[t.index * 7 + 2], finished_sum(call, t, false, 7, 2));
   if (!cautious && trust_ratio_is_lars && (!momentum_buffer_tensorwise || !momentum_not_0))
     put(call.reduced[t.index * 7 + 3], finished_sum(call, t, false, 7, 3));

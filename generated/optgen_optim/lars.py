@@ -232,8 +232,7 @@ RULE = Rule(
                     lambda f: (
                         f.percentile_clipping_below_100
                         and (
-                            (f.cautious and f.max_unorm_above_0)
-                            or (f.cautious and f.trust_ratio_is_lars)
+                            (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lars))
                             or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
                         )
                     ),
@@ -244,13 +243,17 @@ RULE = Rule(
                 Pass(
                     "step_reduce_3",
                     lambda f: (
-                        (f.cautious and f.max_unorm_above_0)
-                        or (f.cautious and f.percentile_clipping_below_100)
-                        or (f.cautious and f.trust_ratio_is_lars)
-                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lars)
-                        or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100)
+                        (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lars))
                         or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
+                        or (
+                            f.percentile_clipping_below_100
+                            and (
+                                f.cautious
+                                or f.max_unorm_above_0
+                                or f.trust_ratio_is_lars
+                                or (f.momentum_buffer_tensorwise and f.momentum_not_0)
+                            )
+                        )
                     ),
                     reductions=("squares_grad_8", "squares_param", "squares_grad_10", "sum_reduced_1"),
                     scalars=7,
@@ -260,10 +263,15 @@ RULE = Rule(
                             "tensor",
                             "sum",
                             lambda f: (
-                                (not f.cautious and not f.momentum_buffer_tensorwise)
-                                or (not f.cautious and not f.momentum_not_0)
-                                or (not f.cautious and not f.trust_ratio_is_lars)
-                                or (not f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+                                (not f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+                                or (
+                                    not f.cautious
+                                    and (
+                                        not f.momentum_buffer_tensorwise
+                                        or not f.momentum_not_0
+                                        or not f.trust_ratio_is_lars
+                                    )
+                                )
                             ),
                         ),
                         Partial(
@@ -328,8 +336,11 @@ RULE = Rule(
                             "sum",
                             lambda f: (
                                 (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-                                or (not f.cautious and not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
-                                or (not f.cautious and not f.momentum_not_0 and f.trust_ratio_is_lars)
+                                or (
+                                    not f.cautious
+                                    and f.trust_ratio_is_lars
+                                    and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
+                                )
                             ),
                         ),
                         Partial(

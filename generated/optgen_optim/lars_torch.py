@@ -96,8 +96,7 @@ def step_reduce_3(t: View) -> Results:
     if f.cautious and f.max_unorm_above_0 and f.momentum_not_0 and not f.trust_ratio_is_lars:
         momentum_buffer = t.state("momentum_buffer")
     if f.percentile_clipping_below_100 and (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.trust_ratio_is_lars)
+        (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lars))
         or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
         gnorm_vec = t.state("gnorm_vec")
@@ -119,8 +118,7 @@ def step_reduce_3(t: View) -> Results:
         grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
     grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
     if f.percentile_clipping_below_100 and (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.trust_ratio_is_lars)
+        (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lars))
         or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
     ):
         # gnorm = norm(grad)
@@ -132,10 +130,8 @@ def step_reduce_3(t: View) -> Results:
         grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
         grad_9 = grad_8 * grad_9_factor
-    if (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.trust_ratio_is_lars)
-        or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
+    if (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lars)) or (
+        f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars
     ):
         grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
     if f.cautious and f.max_unorm_above_0 and not f.trust_ratio_is_lars:
@@ -158,11 +154,8 @@ def step_reduce_3(t: View) -> Results:
         # where(agrees, 1, 0)
         reduced_1 = m.where(agrees_1, 1.0, 0.0)
     results: Results = {}
-    if (
-        (not f.cautious and not f.momentum_buffer_tensorwise)
-        or (not f.cautious and not f.momentum_not_0)
-        or (not f.cautious and not f.trust_ratio_is_lars)
-        or (not f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+    if (not f.max_unorm_above_0 and not f.trust_ratio_is_lars) or (
+        not f.cautious and (not f.momentum_buffer_tensorwise or not f.momentum_not_0 or not f.trust_ratio_is_lars)
     ):
         results["squares_grad_8"] = m.total_squares(grad_8)
     if f.trust_ratio_is_lars and (f.cautious or (f.momentum_buffer_tensorwise and f.momentum_not_0)):
@@ -192,8 +185,7 @@ def step_reduce_4(t: View) -> Results:
     if f.percentile_clipping_below_100 and (
         f.cautious
         or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
-        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+        or (f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0))
     ):
         gnorm_vec = t.state("gnorm_vec")
         squares_grad_8 = t.reduced["squares_grad_8"]
@@ -265,8 +257,7 @@ def step_reduce_4(t: View) -> Results:
     if f.percentile_clipping_below_100 and (
         f.cautious
         or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
-        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+        or (f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0))
     ):
         # gnorm = norm(grad)
         gnorm_1 = m.sqrt(squares_grad_8)
@@ -280,8 +271,7 @@ def step_reduce_4(t: View) -> Results:
     if (
         f.cautious
         or (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-        or (not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
-        or (not f.momentum_not_0 and f.trust_ratio_is_lars)
+        or (f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0))
     ):
         grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
     if f.cautious and f.trust_ratio_is_lars:
@@ -332,10 +322,8 @@ def step_reduce_4(t: View) -> Results:
         and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
     ):
         results["squares_grad_8"] = m.total_squares(grad_8)
-    if (
-        (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-        or (not f.cautious and not f.momentum_buffer_tensorwise and f.trust_ratio_is_lars)
-        or (not f.cautious and not f.momentum_not_0 and f.trust_ratio_is_lars)
+    if (f.max_unorm_above_0 and not f.trust_ratio_is_lars) or (
+        not f.cautious and f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
     ):
         results["squares_param"] = m.total_squares(param)
     if not f.cautious and f.trust_ratio_is_lars and (not f.momentum_buffer_tensorwise or not f.momentum_not_0):

@@ -201,8 +201,7 @@ struct step_reduce_2_scalars {
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = cautious && percentile_clipping_below_100
-      && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
+      && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d)
       ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
@@ -227,9 +226,7 @@ void step_reduce_2_chunk(
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
-    auto* const last_grad_at = cautious
-        && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-        || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
+    auto* const last_grad_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d)
         ? last_grad_tile.open(t.pointer(AT_LAST_GRAD), t.pointer(AT_LAST_GRAD_ABSMAX), at, n) : nullptr;
     if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d))
       grad_tile.prefetch(t.grad, at, n);
@@ -238,10 +235,8 @@ void step_reduce_2_chunk(
 #pragma omp simd reduction(+ : squares_grad_8, squares_corrected_1)
       for (int i = segment.begin; i < segment.end; ++i) {
         const float grad = load(grad_at[i]);
-        const float last_grad = cautious
-            && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-            || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)) ? load(last_grad_at[i])
-            : 0.0f;
+        const float last_grad = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d)
+            ? load(last_grad_at[i]) : 0.0f;
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
         const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -263,8 +258,7 @@ void step_reduce_2_chunk(
         const float corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1;
         if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-        if (cautious && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-            || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)))
+        if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d))
           squares_corrected_1 = optgen::plus_square(squares_corrected_1, corrected_1);
       }
       begin = segment.end;
@@ -278,8 +272,7 @@ void step_reduce_2_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d))
     put(call.reduced[t.index * 9 + 1], finished_sum(call, t, 9, 1));
-  if (cautious && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)))
+  if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d))
     put(call.reduced[t.index * 9 + 2], finished_sum(call, t, 9, 2));
 }
 
@@ -332,11 +325,9 @@ struct step_reduce_3_scalars {
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && ((cautious && max_unorm_above_0) || (cautious && ndim_from_2) || (cautious && optimize_1d)
-      || (cautious && trust_ratio_is_lamb) || (exp_avg_sq_tensorwise && ndim_from_2)
-      || (exp_avg_sq_tensorwise && optimize_1d) || (exp_avg_tensorwise && ndim_from_2)
-      || (exp_avg_tensorwise && optimize_1d) || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
+      && (max_unorm_above_0 || ndim_from_2 || optimize_1d || trust_ratio_is_lamb)
+      && (cautious || ((ndim_from_2 || optimize_1d)
+      && (exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)))
       ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
@@ -391,15 +382,12 @@ void step_reduce_3_chunk(
         ? exp_avg_tile.open(t.pointer(AT_EXP_AVG), t.pointer(AT_EXP_AVG_ABSMAX), at, n) : nullptr;
     auto* const exp_avg_sq_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb)
         ? exp_avg_sq_tile.open(t.pointer(AT_EXP_AVG_SQ), t.pointer(AT_EXP_AVG_SQ_ABSMAX), at, n) : nullptr;
-    auto* const last_grad_at = (cautious && ndim_from_2) || (cautious && optimize_1d)
-        || (exp_avg_sq_tensorwise && ndim_from_2) || (exp_avg_sq_tensorwise && optimize_1d)
-        || (exp_avg_tensorwise && ndim_from_2) || (exp_avg_tensorwise && optimize_1d)
-        || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-        || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)
+    auto* const last_grad_at = (ndim_from_2 || optimize_1d)
+        && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
         ? last_grad_tile.open(t.pointer(AT_LAST_GRAD), t.pointer(AT_LAST_GRAD_ABSMAX), at, n) : nullptr;
-    if ((!cautious && !ndim_from_2 && !optimize_1d)
-        || (!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
-        || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))
+    if ((!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
+        || (!cautious && ((!ndim_from_2 && !optimize_1d)
+        || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))))
       grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
@@ -408,12 +396,9 @@ void step_reduce_3_chunk(
         const float grad = load(grad_at[i]);
         const float exp_avg = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_at[i]) : 0.0f;
         const float exp_avg_sq = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_sq_at[i]) : 0.0f;
-        const float last_grad = (cautious && ndim_from_2) || (cautious && optimize_1d)
-            || (exp_avg_sq_tensorwise && ndim_from_2) || (exp_avg_sq_tensorwise && optimize_1d)
-            || (exp_avg_tensorwise && ndim_from_2) || (exp_avg_tensorwise && optimize_1d)
-            || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-            || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb) ? load(last_grad_at[i])
-            : 0.0f;
+        const float last_grad = (ndim_from_2 || optimize_1d)
+            && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
+            ? load(last_grad_at[i]) : 0.0f;
         // grad = grad / grad_scale
         const float grad_1 = grad * inverse_grad_scale;
         const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -454,19 +439,12 @@ void step_reduce_3_chunk(
         const bool agrees_1 = (update_3 > 0.0f && grad_10 > 0.0f) || (update_3 < 0.0f && grad_10 < 0.0f);
         // where(agrees, 1, 0)
         const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
-        if ((!cautious && !ndim_from_2 && !optimize_1d)
-            || (!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
-            || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0
-            && !trust_ratio_is_lamb))
+        if ((!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
+            || (!cautious && ((!ndim_from_2 && !optimize_1d)
+            || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-        if ((!cautious && max_unorm_above_0 && ndim_from_2) || (!cautious && max_unorm_above_0 && optimize_1d)
-            || (!cautious && ndim_from_2 && trust_ratio_is_lamb) || (!cautious && optimize_1d && trust_ratio_is_lamb)
-            || (cautious && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-            || (cautious && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-            || (exp_avg_sq_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-            || (exp_avg_sq_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-            || (exp_avg_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-            || (exp_avg_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb))
+        if ((ndim_from_2 || optimize_1d) && (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+            && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb))
           squares_corrected_1 = optgen::plus_square(squares_corrected_1, corrected_1);
         if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) sum_reduced_1 += double(reduced_1);
       }
@@ -480,18 +458,12 @@ void step_reduce_3_chunk(
 
 void step_reduce_3_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((!cautious && !ndim_from_2 && !optimize_1d)
-      || (!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
-      || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))
+  if ((!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
+      || (!cautious && ((!ndim_from_2 && !optimize_1d)
+      || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))))
     put(call.reduced[t.index * 9 + 1], finished_sum(call, t, 9, 1));
-  if ((!cautious && max_unorm_above_0 && ndim_from_2) || (!cautious && max_unorm_above_0 && optimize_1d)
-      || (!cautious && ndim_from_2 && trust_ratio_is_lamb) || (!cautious && optimize_1d && trust_ratio_is_lamb)
-      || (cautious && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-      || (cautious && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-      || (exp_avg_sq_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-      || (exp_avg_sq_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-      || (exp_avg_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-      || (exp_avg_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb))
+  if ((ndim_from_2 || optimize_1d) && (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+      && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb))
     put(call.reduced[t.index * 9 + 2], finished_sum(call, t, 9, 2));
   if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
     put(call.reduced[t.index * 9 + 3], finished_sum(call, t, 9, 3));

@@ -224,8 +224,7 @@ struct step_reduce_2_scalars {
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = cautious && percentile_clipping_below_100
-      && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
+      && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d)
       ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
@@ -254,17 +253,13 @@ __device__ __forceinline__ void step_reduce_2_chunk(
   double squares_corrected_1 = 0.0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const grad_at = grad_tile.open(place, shared.books);
-    auto* const last_grad_at = cautious
-        && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-        || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
+    auto* const last_grad_at = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d)
         ? last_grad_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float grad = load(grad_at[i]);
-      const float last_grad = cautious
-          && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-          || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)) ? load(last_grad_at[i])
-          : 0.0f;
+      const float last_grad = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d)
+          ? load(last_grad_at[i]) : 0.0f;
       // grad = grad / grad_scale
       const float grad_1 = grad * inverse_grad_scale;
       const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -287,8 +282,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
       if ((!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d))
           && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if (cautious && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-          || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)) && place.inside(i))
+      if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d) && place.inside(i))
         squares_corrected_1 = optgen::plus_square(squares_corrected_1, corrected_1);
     }
     grad_tile.advance(STRIDE);
@@ -296,15 +290,13 @@ __device__ __forceinline__ void step_reduce_2_chunk(
   });
   if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d))
     shared.partial.add(0, squares_grad_8);
-  if (cautious && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)))
+  if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d))
     shared.partial.add(1, squares_corrected_1);
   __syncthreads();
   if (threadIdx.x == 0) {
     if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d))
       call.partials[c.index * 9 + 1] = shared.partial.sum(0);
-    if (cautious && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-        || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)))
+    if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d))
       call.partials[c.index * 9 + 2] = shared.partial.sum(1);
   }
   __syncthreads();
@@ -313,8 +305,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
 __device__ void step_reduce_2_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb) || (!ndim_from_2 && !optimize_1d))
     put(call.reduced[t.index * 9 + 1], finished_sum(call, t, false, 9, 1));
-  if (cautious && ((max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)))
+  if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && (ndim_from_2 || optimize_1d))
     put(call.reduced[t.index * 9 + 2], finished_sum(call, t, false, 9, 2));
 }
 
@@ -372,11 +363,9 @@ struct step_reduce_3_scalars {
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
   const Window<100> gnorm_vec_1 = percentile_clipping_below_100
-      && ((cautious && max_unorm_above_0) || (cautious && ndim_from_2) || (cautious && optimize_1d)
-      || (cautious && trust_ratio_is_lamb) || (exp_avg_sq_tensorwise && ndim_from_2)
-      || (exp_avg_sq_tensorwise && optimize_1d) || (exp_avg_tensorwise && ndim_from_2)
-      || (exp_avg_tensorwise && optimize_1d) || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-      || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb))
+      && (max_unorm_above_0 || ndim_from_2 || optimize_1d || trust_ratio_is_lamb)
+      && (cautious || ((ndim_from_2 || optimize_1d)
+      && (exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)))
       ? optgen::push(gnorm_vec, gnorm_1 * gnorm_1, step) : Window<100>{};
   // clip = sqrt(percentile(gnorm_vec, percentile_clipping))
   const double clip_1 = optgen::sqrt(optgen::percentile(gnorm_vec_1, percentile_clipping));
@@ -435,23 +424,17 @@ __device__ __forceinline__ void step_reduce_3_chunk(
         cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? exp_avg_tile.open(place, shared.books) : nullptr;
     auto* const exp_avg_sq_at =
         cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? exp_avg_sq_tile.open(place, shared.books) : nullptr;
-    auto* const last_grad_at = (cautious && ndim_from_2) || (cautious && optimize_1d)
-        || (exp_avg_sq_tensorwise && ndim_from_2) || (exp_avg_sq_tensorwise && optimize_1d)
-        || (exp_avg_tensorwise && ndim_from_2) || (exp_avg_tensorwise && optimize_1d)
-        || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-        || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb)
+    auto* const last_grad_at = (ndim_from_2 || optimize_1d)
+        && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
         ? last_grad_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
       const float grad = load(grad_at[i]);
       const float exp_avg = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_at[i]) : 0.0f;
       const float exp_avg_sq = cautious && (max_unorm_above_0 || trust_ratio_is_lamb) ? load(exp_avg_sq_at[i]) : 0.0f;
-      const float last_grad = (cautious && ndim_from_2) || (cautious && optimize_1d)
-          || (exp_avg_sq_tensorwise && ndim_from_2) || (exp_avg_sq_tensorwise && optimize_1d)
-          || (exp_avg_tensorwise && ndim_from_2) || (exp_avg_tensorwise && optimize_1d)
-          || (max_unorm_above_0 && ndim_from_2) || (max_unorm_above_0 && optimize_1d)
-          || (ndim_from_2 && trust_ratio_is_lamb) || (optimize_1d && trust_ratio_is_lamb) ? load(last_grad_at[i])
-          : 0.0f;
+      const float last_grad = (ndim_from_2 || optimize_1d)
+          && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
+          ? load(last_grad_at[i]) : 0.0f;
       // grad = grad / grad_scale
       const float grad_1 = grad * inverse_grad_scale;
       const float grad_2 = grad_scale_given ? grad_1 : grad;
@@ -492,19 +475,14 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       const bool agrees_1 = (update_3 > 0.0f && grad_10 > 0.0f) || (update_3 < 0.0f && grad_10 < 0.0f);
       // where(agrees, 1, 0)
       const float reduced_1 = agrees_1 ? 1.0f : 0.0f;
-      if (((!cautious && !ndim_from_2 && !optimize_1d)
-          || (!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
-          || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))
+      if (((!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
+          || (!cautious && ((!ndim_from_2 && !optimize_1d)
+          || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))))
           && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
-      if (((!cautious && max_unorm_above_0 && ndim_from_2) || (!cautious && max_unorm_above_0 && optimize_1d)
-          || (!cautious && ndim_from_2 && trust_ratio_is_lamb) || (!cautious && optimize_1d && trust_ratio_is_lamb)
-          || (cautious && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-          || (cautious && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-          || (exp_avg_sq_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-          || (exp_avg_sq_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-          || (exp_avg_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-          || (exp_avg_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)) && place.inside(i))
+      if ((ndim_from_2 || optimize_1d) && (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+          && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb)
+          && place.inside(i))
         squares_corrected_1 = optgen::plus_square(squares_corrected_1, corrected_1);
       if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb) && place.inside(i)) sum_reduced_1 += double(reduced_1);
     }
@@ -513,34 +491,22 @@ __device__ __forceinline__ void step_reduce_3_chunk(
     exp_avg_sq_tile.advance(STRIDE);
     last_grad_tile.advance(STRIDE);
   });
-  if ((!cautious && !ndim_from_2 && !optimize_1d)
-      || (!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
-      || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))
+  if ((!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
+      || (!cautious && ((!ndim_from_2 && !optimize_1d)
+      || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))))
     shared.partial.add(0, squares_grad_8);
-  if ((!cautious && max_unorm_above_0 && ndim_from_2) || (!cautious && max_unorm_above_0 && optimize_1d)
-      || (!cautious && ndim_from_2 && trust_ratio_is_lamb) || (!cautious && optimize_1d && trust_ratio_is_lamb)
-      || (cautious && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-      || (cautious && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-      || (exp_avg_sq_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-      || (exp_avg_sq_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-      || (exp_avg_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-      || (exp_avg_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb))
+  if ((ndim_from_2 || optimize_1d) && (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+      && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb))
     shared.partial.add(1, squares_corrected_1);
   if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) shared.partial.add(2, sum_reduced_1);
   __syncthreads();
   if (threadIdx.x == 0) {
-    if ((!cautious && !ndim_from_2 && !optimize_1d)
-        || (!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
-        || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))
+    if ((!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
+        || (!cautious && ((!ndim_from_2 && !optimize_1d)
+        || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))))
       call.partials[c.index * 9 + 1] = shared.partial.sum(0);
-    if ((!cautious && max_unorm_above_0 && ndim_from_2) || (!cautious && max_unorm_above_0 && optimize_1d)
-        || (!cautious && ndim_from_2 && trust_ratio_is_lamb) || (!cautious && optimize_1d && trust_ratio_is_lamb)
-        || (cautious && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-        || (cautious && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-        || (exp_avg_sq_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-        || (exp_avg_sq_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-        || (exp_avg_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-        || (exp_avg_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb))
+    if ((ndim_from_2 || optimize_1d) && (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+        && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb))
       call.partials[c.index * 9 + 2] = shared.partial.sum(1);
     if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) call.partials[c.index * 9 + 3] = shared.partial.sum(2);
   }
@@ -548,18 +514,12 @@ __device__ __forceinline__ void step_reduce_3_chunk(
 }
 
 __device__ void step_reduce_3_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  if ((!cautious && !ndim_from_2 && !optimize_1d)
-      || (!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
-      || (!cautious && !exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))
+  if ((!max_unorm_above_0 && !ndim_from_2 && !optimize_1d && !trust_ratio_is_lamb)
+      || (!cautious && ((!ndim_from_2 && !optimize_1d)
+      || (!exp_avg_sq_tensorwise && !exp_avg_tensorwise && !max_unorm_above_0 && !trust_ratio_is_lamb))))
     put(call.reduced[t.index * 9 + 1], finished_sum(call, t, false, 9, 1));
-  if ((!cautious && max_unorm_above_0 && ndim_from_2) || (!cautious && max_unorm_above_0 && optimize_1d)
-      || (!cautious && ndim_from_2 && trust_ratio_is_lamb) || (!cautious && optimize_1d && trust_ratio_is_lamb)
-      || (cautious && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-      || (cautious && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-      || (exp_avg_sq_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-      || (exp_avg_sq_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb)
-      || (exp_avg_tensorwise && !max_unorm_above_0 && ndim_from_2 && !trust_ratio_is_lamb)
-      || (exp_avg_tensorwise && !max_unorm_above_0 && optimize_1d && !trust_ratio_is_lamb))
+  if ((ndim_from_2 || optimize_1d) && (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
+      && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb))
     put(call.reduced[t.index * 9 + 2], finished_sum(call, t, false, 9, 2));
   if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
     put(call.reduced[t.index * 9 + 3], finished_sum(call, t, false, 9, 3));

@@ -307,12 +307,8 @@ RULE = Rule(
                     lambda f: (
                         f.cautious
                         and f.percentile_clipping_below_100
-                        and (
-                            (f.max_unorm_above_0 and f.ndim_from_2)
-                            or (f.max_unorm_above_0 and f.optimize_1d)
-                            or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-                            or (f.optimize_1d and f.trust_ratio_is_lamb)
-                        )
+                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                        and (f.ndim_from_2 or f.optimize_1d)
                     ),
                     reductions=("squares_grad_8",),
                     scalars=2,
@@ -321,22 +317,25 @@ RULE = Rule(
                 Pass(
                     "step_reduce_2",
                     lambda f: (
-                        (f.cautious and f.max_unorm_above_0 and f.ndim_from_2)
-                        or (f.cautious and f.max_unorm_above_0 and f.optimize_1d)
-                        or (f.cautious and f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.cautious and f.ndim_from_2 and f.percentile_clipping_below_100)
-                        or (f.cautious and f.ndim_from_2 and f.trust_ratio_is_lamb)
-                        or (f.cautious and f.optimize_1d and f.percentile_clipping_below_100)
-                        or (f.cautious and f.optimize_1d and f.trust_ratio_is_lamb)
-                        or (f.cautious and f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
-                        or (f.exp_avg_sq_tensorwise and f.ndim_from_2 and f.percentile_clipping_below_100)
-                        or (f.exp_avg_sq_tensorwise and f.optimize_1d and f.percentile_clipping_below_100)
-                        or (f.exp_avg_tensorwise and f.ndim_from_2 and f.percentile_clipping_below_100)
-                        or (f.exp_avg_tensorwise and f.optimize_1d and f.percentile_clipping_below_100)
-                        or (f.max_unorm_above_0 and f.ndim_from_2 and f.percentile_clipping_below_100)
-                        or (f.max_unorm_above_0 and f.optimize_1d and f.percentile_clipping_below_100)
-                        or (f.ndim_from_2 and f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
-                        or (f.optimize_1d and f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                        (f.ndim_from_2 or f.optimize_1d or f.percentile_clipping_below_100)
+                        and (
+                            f.max_unorm_above_0
+                            or f.trust_ratio_is_lamb
+                            or (f.percentile_clipping_below_100 and (f.ndim_from_2 or f.optimize_1d))
+                        )
+                        and (
+                            f.cautious
+                            or (
+                                f.percentile_clipping_below_100
+                                and (f.ndim_from_2 or f.optimize_1d)
+                                and (
+                                    f.exp_avg_sq_tensorwise
+                                    or f.exp_avg_tensorwise
+                                    or f.max_unorm_above_0
+                                    or f.trust_ratio_is_lamb
+                                )
+                            )
+                        )
                     ),
                     reductions=("squares_grad_8", "squares_corrected_1"),
                     scalars=5,
@@ -357,12 +356,8 @@ RULE = Rule(
                             "sum",
                             lambda f: (
                                 f.cautious
-                                and (
-                                    (f.max_unorm_above_0 and f.ndim_from_2)
-                                    or (f.max_unorm_above_0 and f.optimize_1d)
-                                    or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-                                    or (f.optimize_1d and f.trust_ratio_is_lamb)
-                                )
+                                and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                                and (f.ndim_from_2 or f.optimize_1d)
                             ),
                         ),
                     ),
@@ -370,25 +365,26 @@ RULE = Rule(
                 Pass(
                     "step_reduce_3",
                     lambda f: (
-                        (f.cautious and f.max_unorm_above_0)
-                        or (f.cautious and f.ndim_from_2)
-                        or (f.cautious and f.optimize_1d)
-                        or (f.cautious and f.percentile_clipping_below_100)
-                        or (f.cautious and f.trust_ratio_is_lamb)
-                        or (f.exp_avg_sq_tensorwise and f.ndim_from_2)
-                        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
-                        or (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100)
-                        or (f.exp_avg_tensorwise and f.ndim_from_2)
-                        or (f.exp_avg_tensorwise and f.optimize_1d)
-                        or (f.exp_avg_tensorwise and f.percentile_clipping_below_100)
-                        or (f.max_unorm_above_0 and f.ndim_from_2)
-                        or (f.max_unorm_above_0 and f.optimize_1d)
-                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.ndim_from_2 and f.percentile_clipping_below_100)
-                        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-                        or (f.optimize_1d and f.percentile_clipping_below_100)
-                        or (f.optimize_1d and f.trust_ratio_is_lamb)
-                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                        (
+                            f.max_unorm_above_0
+                            or f.ndim_from_2
+                            or f.optimize_1d
+                            or f.percentile_clipping_below_100
+                            or f.trust_ratio_is_lamb
+                        )
+                        and (
+                            f.cautious
+                            or (
+                                (f.ndim_from_2 or f.optimize_1d or f.percentile_clipping_below_100)
+                                and (
+                                    f.exp_avg_sq_tensorwise
+                                    or f.exp_avg_tensorwise
+                                    or f.max_unorm_above_0
+                                    or f.trust_ratio_is_lamb
+                                    or (f.percentile_clipping_below_100 and (f.ndim_from_2 or f.optimize_1d))
+                                )
+                            )
+                        )
                     ),
                     reductions=("squares_grad_8", "squares_corrected_1", "sum_reduced_1"),
                     scalars=19,
@@ -398,8 +394,7 @@ RULE = Rule(
                             "tensor",
                             "sum",
                             lambda f: (
-                                (not f.cautious and not f.ndim_from_2 and not f.optimize_1d)
-                                or (
+                                (
                                     not f.max_unorm_above_0
                                     and not f.ndim_from_2
                                     and not f.optimize_1d
@@ -407,10 +402,15 @@ RULE = Rule(
                                 )
                                 or (
                                     not f.cautious
-                                    and not f.exp_avg_sq_tensorwise
-                                    and not f.exp_avg_tensorwise
-                                    and not f.max_unorm_above_0
-                                    and not f.trust_ratio_is_lamb
+                                    and (
+                                        (not f.ndim_from_2 and not f.optimize_1d)
+                                        or (
+                                            not f.exp_avg_sq_tensorwise
+                                            and not f.exp_avg_tensorwise
+                                            and not f.max_unorm_above_0
+                                            and not f.trust_ratio_is_lamb
+                                        )
+                                    )
                                 )
                             ),
                         ),
@@ -419,45 +419,14 @@ RULE = Rule(
                             "tensor",
                             "sum",
                             lambda f: (
-                                (not f.cautious and f.max_unorm_above_0 and f.ndim_from_2)
-                                or (not f.cautious and f.max_unorm_above_0 and f.optimize_1d)
-                                or (not f.cautious and f.ndim_from_2 and f.trust_ratio_is_lamb)
-                                or (not f.cautious and f.optimize_1d and f.trust_ratio_is_lamb)
-                                or (
+                                (f.ndim_from_2 or f.optimize_1d)
+                                and (not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb))
+                                and (
                                     f.cautious
-                                    and not f.max_unorm_above_0
-                                    and f.ndim_from_2
-                                    and not f.trust_ratio_is_lamb
-                                )
-                                or (
-                                    f.cautious
-                                    and not f.max_unorm_above_0
-                                    and f.optimize_1d
-                                    and not f.trust_ratio_is_lamb
-                                )
-                                or (
-                                    f.exp_avg_sq_tensorwise
-                                    and not f.max_unorm_above_0
-                                    and f.ndim_from_2
-                                    and not f.trust_ratio_is_lamb
-                                )
-                                or (
-                                    f.exp_avg_sq_tensorwise
-                                    and not f.max_unorm_above_0
-                                    and f.optimize_1d
-                                    and not f.trust_ratio_is_lamb
-                                )
-                                or (
-                                    f.exp_avg_tensorwise
-                                    and not f.max_unorm_above_0
-                                    and f.ndim_from_2
-                                    and not f.trust_ratio_is_lamb
-                                )
-                                or (
-                                    f.exp_avg_tensorwise
-                                    and not f.max_unorm_above_0
-                                    and f.optimize_1d
-                                    and not f.trust_ratio_is_lamb
+                                    or f.exp_avg_sq_tensorwise
+                                    or f.exp_avg_tensorwise
+                                    or f.max_unorm_above_0
+                                    or f.trust_ratio_is_lamb
                                 )
                             ),
                         ),

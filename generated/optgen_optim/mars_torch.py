@@ -95,22 +95,13 @@ def step_reduce_2(t: View) -> Results:
     gamma_times_beta1_over_one_minus_beta1 = t.values["gamma_times_beta1_over_one_minus_beta1"]
     grad = t.grad
     step = t.step
-    if f.cautious and (
-        (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
-    ):
+    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb) and (f.ndim_from_2 or f.optimize_1d):
         last_grad = t.state("last_grad")
     if (
         f.cautious
         and f.percentile_clipping_below_100
-        and (
-            (f.max_unorm_above_0 and f.ndim_from_2)
-            or (f.max_unorm_above_0 and f.optimize_1d)
-            or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-            or (f.optimize_1d and f.trust_ratio_is_lamb)
-        )
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+        and (f.ndim_from_2 or f.optimize_1d)
     ):
         gnorm_vec = t.state("gnorm_vec")
         squares_grad_8 = t.reduced["squares_grad_8"]
@@ -133,12 +124,8 @@ def step_reduce_2(t: View) -> Results:
     if (
         f.cautious
         and f.percentile_clipping_below_100
-        and (
-            (f.max_unorm_above_0 and f.ndim_from_2)
-            or (f.max_unorm_above_0 and f.optimize_1d)
-            or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-            or (f.optimize_1d and f.trust_ratio_is_lamb)
-        )
+        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+        and (f.ndim_from_2 or f.optimize_1d)
     ):
         # gnorm = norm(grad)
         gnorm_1 = m.sqrt(squares_grad_8)
@@ -149,12 +136,7 @@ def step_reduce_2(t: View) -> Results:
         grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
         grad_9 = grad_8 * grad_9_factor
-    if f.cautious and (
-        (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
-    ):
+    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb) and (f.ndim_from_2 or f.optimize_1d):
         grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
         above_step_one = step > 1.0
         # change = where(step > 1, grad - last_grad, 0)
@@ -168,12 +150,7 @@ def step_reduce_2(t: View) -> Results:
         or (not f.ndim_from_2 and not f.optimize_1d)
     ):
         results["squares_grad_8"] = m.total_squares(grad_8)
-    if f.cautious and (
-        (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
-    ):
+    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb) and (f.ndim_from_2 or f.optimize_1d):
         results["squares_corrected_1"] = m.total_squares(corrected_1)
     return results
 
@@ -199,41 +176,24 @@ def step_reduce_3(t: View) -> Results:
     if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         exp_avg = t.state("exp_avg")
         exp_avg_sq = t.state("exp_avg_sq")
-    if (
-        (f.cautious and f.ndim_from_2)
-        or (f.cautious and f.optimize_1d)
-        or (f.exp_avg_sq_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
-        or (f.exp_avg_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_tensorwise and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
+    if (f.ndim_from_2 or f.optimize_1d) and (
+        f.cautious or f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb
     ):
         last_grad = t.state("last_grad")
-    if f.percentile_clipping_below_100 and (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.ndim_from_2)
-        or (f.cautious and f.optimize_1d)
-        or (f.cautious and f.trust_ratio_is_lamb)
-        or (f.exp_avg_sq_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
-        or (f.exp_avg_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_tensorwise and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
+    if (
+        f.percentile_clipping_below_100
+        and (f.max_unorm_above_0 or f.ndim_from_2 or f.optimize_1d or f.trust_ratio_is_lamb)
+        and (
+            f.cautious
+            or (
+                (f.ndim_from_2 or f.optimize_1d)
+                and (f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+            )
+        )
     ):
         gnorm_vec = t.state("gnorm_vec")
         squares_grad_8 = t.reduced["squares_grad_8"]
-    if f.cautious and (
-        (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
-    ):
+    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb) and (f.ndim_from_2 or f.optimize_1d):
         squares_corrected_1 = t.reduced["squares_corrected_1"]
     if f.grad_scale_given:
         # grad = grad / grad_scale
@@ -251,19 +211,16 @@ def step_reduce_3(t: View) -> Results:
         # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
         grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
     grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
-    if f.percentile_clipping_below_100 and (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.ndim_from_2)
-        or (f.cautious and f.optimize_1d)
-        or (f.cautious and f.trust_ratio_is_lamb)
-        or (f.exp_avg_sq_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
-        or (f.exp_avg_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_tensorwise and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
+    if (
+        f.percentile_clipping_below_100
+        and (f.max_unorm_above_0 or f.ndim_from_2 or f.optimize_1d or f.trust_ratio_is_lamb)
+        and (
+            f.cautious
+            or (
+                (f.ndim_from_2 or f.optimize_1d)
+                and (f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+            )
+        )
     ):
         # gnorm = norm(grad)
         gnorm_1 = m.sqrt(squares_grad_8)
@@ -274,44 +231,23 @@ def step_reduce_3(t: View) -> Results:
         grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
         # grad = grad * where(gnorm > clip, clip / gnorm, 1)
         grad_9 = grad_8 * grad_9_factor
-    if (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.cautious and f.ndim_from_2)
-        or (f.cautious and f.optimize_1d)
-        or (f.cautious and f.trust_ratio_is_lamb)
-        or (f.exp_avg_sq_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
-        or (f.exp_avg_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_tensorwise and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
+    if (f.max_unorm_above_0 or f.ndim_from_2 or f.optimize_1d or f.trust_ratio_is_lamb) and (
+        f.cautious
+        or (
+            (f.ndim_from_2 or f.optimize_1d)
+            and (f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+        )
     ):
         grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
-    if (
-        (f.cautious and f.ndim_from_2)
-        or (f.cautious and f.optimize_1d)
-        or (f.exp_avg_sq_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_sq_tensorwise and f.optimize_1d)
-        or (f.exp_avg_tensorwise and f.ndim_from_2)
-        or (f.exp_avg_tensorwise and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
+    if (f.ndim_from_2 or f.optimize_1d) and (
+        f.cautious or f.exp_avg_sq_tensorwise or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb
     ):
         above_step_one = step > 1.0
         # change = where(step > 1, grad - last_grad, 0)
         change_1 = m.where(above_step_one, grad_10 - last_grad, 0.0)
         # corrected = grad + gamma * (beta1 / (1 - beta1)) * change
         corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1
-    if f.cautious and (
-        (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
-    ):
+    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb) and (f.ndim_from_2 or f.optimize_1d):
         inverse_max_one_sqrt_squares_corrected_1 = 1.0 / m.maximum(1.0, m.sqrt(squares_corrected_1))
         # corrected = corrected / max(1, norm(corrected))
         corrected_2 = corrected_1 * inverse_max_one_sqrt_squares_corrected_1
@@ -347,29 +283,29 @@ def step_reduce_3(t: View) -> Results:
         # where(agrees, 1, 0)
         reduced_1 = m.where(agrees_1, 1.0, 0.0)
     results: Results = {}
-    if (
-        (not f.cautious and not f.ndim_from_2 and not f.optimize_1d)
-        or (not f.max_unorm_above_0 and not f.ndim_from_2 and not f.optimize_1d and not f.trust_ratio_is_lamb)
-        or (
-            not f.cautious
-            and not f.exp_avg_sq_tensorwise
-            and not f.exp_avg_tensorwise
-            and not f.max_unorm_above_0
-            and not f.trust_ratio_is_lamb
+    if (not f.max_unorm_above_0 and not f.ndim_from_2 and not f.optimize_1d and not f.trust_ratio_is_lamb) or (
+        not f.cautious
+        and (
+            (not f.ndim_from_2 and not f.optimize_1d)
+            or (
+                not f.exp_avg_sq_tensorwise
+                and not f.exp_avg_tensorwise
+                and not f.max_unorm_above_0
+                and not f.trust_ratio_is_lamb
+            )
         )
     ):
         results["squares_grad_8"] = m.total_squares(grad_8)
     if (
-        (not f.cautious and f.max_unorm_above_0 and f.ndim_from_2)
-        or (not f.cautious and f.max_unorm_above_0 and f.optimize_1d)
-        or (not f.cautious and f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (not f.cautious and f.optimize_1d and f.trust_ratio_is_lamb)
-        or (f.cautious and not f.max_unorm_above_0 and f.ndim_from_2 and not f.trust_ratio_is_lamb)
-        or (f.cautious and not f.max_unorm_above_0 and f.optimize_1d and not f.trust_ratio_is_lamb)
-        or (f.exp_avg_sq_tensorwise and not f.max_unorm_above_0 and f.ndim_from_2 and not f.trust_ratio_is_lamb)
-        or (f.exp_avg_sq_tensorwise and not f.max_unorm_above_0 and f.optimize_1d and not f.trust_ratio_is_lamb)
-        or (f.exp_avg_tensorwise and not f.max_unorm_above_0 and f.ndim_from_2 and not f.trust_ratio_is_lamb)
-        or (f.exp_avg_tensorwise and not f.max_unorm_above_0 and f.optimize_1d and not f.trust_ratio_is_lamb)
+        (f.ndim_from_2 or f.optimize_1d)
+        and (not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb))
+        and (
+            f.cautious
+            or f.exp_avg_sq_tensorwise
+            or f.exp_avg_tensorwise
+            or f.max_unorm_above_0
+            or f.trust_ratio_is_lamb
+        )
     ):
         results["squares_corrected_1"] = m.total_squares(corrected_1)
     if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
@@ -400,34 +336,22 @@ def step_reduce_4(t: View) -> Results:
     if f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb:
         exp_avg = t.state("exp_avg")
         exp_avg_sq = t.state("exp_avg_sq")
-    if (
-        (f.cautious and f.ndim_from_2)
-        or (f.cautious and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+    if (f.ndim_from_2 or f.optimize_1d) and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
     ):
         last_grad = t.state("last_grad")
     if f.percentile_clipping_below_100 and (
         f.cautious
         or f.max_unorm_above_0
         or f.trust_ratio_is_lamb
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and (f.ndim_from_2 or f.optimize_1d))
     ):
         gnorm_vec = t.state("gnorm_vec")
         squares_grad_8 = t.reduced["squares_grad_8"]
-    if (
-        (f.cautious and f.ndim_from_2)
-        or (f.cautious and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
-    ):
+    if (f.ndim_from_2 or f.optimize_1d) and (f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         squares_corrected_1 = t.reduced["squares_corrected_1"]
     if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         sum_reduced_1 = t.reduced["sum_reduced_1"]
@@ -495,8 +419,7 @@ def step_reduce_4(t: View) -> Results:
         f.cautious
         or f.max_unorm_above_0
         or f.trust_ratio_is_lamb
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and (f.ndim_from_2 or f.optimize_1d))
     ):
         # gnorm = norm(grad)
         gnorm_1 = m.sqrt(squares_grad_8)
@@ -511,33 +434,21 @@ def step_reduce_4(t: View) -> Results:
         f.cautious
         or f.max_unorm_above_0
         or f.trust_ratio_is_lamb
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and (f.ndim_from_2 or f.optimize_1d))
     ):
         grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
-    if (
-        (f.cautious and f.ndim_from_2)
-        or (f.cautious and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.ndim_from_2)
-        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise and f.optimize_1d)
+    if (f.ndim_from_2 or f.optimize_1d) and (
+        f.cautious
+        or f.max_unorm_above_0
+        or f.trust_ratio_is_lamb
+        or (not f.exp_avg_sq_tensorwise and not f.exp_avg_tensorwise)
     ):
         above_step_one = step > 1.0
         # change = where(step > 1, grad - last_grad, 0)
         change_1 = m.where(above_step_one, grad_10 - last_grad, 0.0)
         # corrected = grad + gamma * (beta1 / (1 - beta1)) * change
         corrected_1 = grad_10 + gamma_times_beta1_over_one_minus_beta1 * change_1
-    if (
-        (f.cautious and f.ndim_from_2)
-        or (f.cautious and f.optimize_1d)
-        or (f.max_unorm_above_0 and f.ndim_from_2)
-        or (f.max_unorm_above_0 and f.optimize_1d)
-        or (f.ndim_from_2 and f.trust_ratio_is_lamb)
-        or (f.optimize_1d and f.trust_ratio_is_lamb)
-    ):
+    if (f.ndim_from_2 or f.optimize_1d) and (f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb):
         inverse_max_one_sqrt_squares_corrected_1 = 1.0 / m.maximum(1.0, m.sqrt(squares_corrected_1))
         # corrected = corrected / max(1, norm(corrected))
         corrected_2 = corrected_1 * inverse_max_one_sqrt_squares_corrected_1

@@ -409,8 +409,8 @@ void step_reduce_3_chunk(
   uint32_t exp_avg_sq_largest = 0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb || (cautious && !decoupled_weight_decay)
-        || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise)
+    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb
+        || (!decoupled_weight_decay && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise))
         ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const exp_avg_at = cautious || exp_avg_tensorwise || max_unorm_above_0 || trust_ratio_is_lamb
@@ -425,8 +425,8 @@ void step_reduce_3_chunk(
     reduction(+ : squares_grad_8, sum_reduced_1, squares_param, squares_update_3) \
     reduction(max : exp_avg_largest, exp_avg_sq_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float param = max_unorm_above_0 || trust_ratio_is_lamb || (cautious && !decoupled_weight_decay)
-            || (!decoupled_weight_decay && exp_avg_sq_tensorwise) || (!decoupled_weight_decay && exp_avg_tensorwise)
+        const float param = max_unorm_above_0 || trust_ratio_is_lamb
+            || (!decoupled_weight_decay && (cautious || exp_avg_sq_tensorwise || exp_avg_tensorwise))
             ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
         const float exp_avg =

@@ -269,13 +269,17 @@ RULE = Rule(
                 Pass(
                     "step_reduce_2",
                     lambda f: (
-                        (f.cautious and f.max_unorm_above_0)
-                        or (f.cautious and f.percentile_clipping_below_100)
-                        or (f.cautious and f.trust_ratio_is_lamb)
-                        or (f.exp_avg_sq_tensorwise and f.percentile_clipping_below_100)
-                        or (f.exp_avg_tensorwise and f.percentile_clipping_below_100)
-                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
+                        (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
+                        or (
+                            f.percentile_clipping_below_100
+                            and (
+                                f.cautious
+                                or f.exp_avg_sq_tensorwise
+                                or f.exp_avg_tensorwise
+                                or f.max_unorm_above_0
+                                or f.trust_ratio_is_lamb
+                            )
+                        )
                     ),
                     reductions=("squares_grad_8", "sum_reduced_1"),
                     scalars=12,

@@ -394,8 +394,7 @@ void step_reduce_3_chunk(
         || (momentum_above_0 && momentum_buffer_tensorwise))
         ? grad_avg_tile.open(t.pointer(AT_GRAD_AVG), t.pointer(AT_GRAD_AVG_ABSMAX), at, n) : nullptr;
     if (!cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb
-        && ((!centered && !momentum_above_0) || (!centered && !momentum_buffer_tensorwise)
-        || (!grad_avg_tensorwise && !momentum_above_0) || (!grad_avg_tensorwise && !momentum_buffer_tensorwise)))
+        && (!centered || !grad_avg_tensorwise) && (!momentum_above_0 || !momentum_buffer_tensorwise))
       grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
@@ -471,8 +470,7 @@ void step_reduce_3_chunk(
         // largest magnitude of grad_avg
         const float grad_avg_magnitude = optgen::isfinite(grad_avg_kept) ? optgen::abs(grad_avg_kept) : 0.0f;
         if (!cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb
-            && ((!centered && !momentum_above_0) || (!centered && !momentum_buffer_tensorwise)
-            || (!grad_avg_tensorwise && !momentum_above_0) || (!grad_avg_tensorwise && !momentum_buffer_tensorwise)))
+            && (!centered || !grad_avg_tensorwise) && (!momentum_above_0 || !momentum_buffer_tensorwise))
           squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
         if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) sum_reduced_1 += double(reduced_1);
         if (max_unorm_above_0 || trust_ratio_is_lamb) squares_param = optgen::plus_square(squares_param, param);
@@ -501,8 +499,7 @@ void step_reduce_3_chunk(
 void step_reduce_3_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   if (!cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb
-      && ((!centered && !momentum_above_0) || (!centered && !momentum_buffer_tensorwise)
-      || (!grad_avg_tensorwise && !momentum_above_0) || (!grad_avg_tensorwise && !momentum_buffer_tensorwise)))
+      && (!centered || !grad_avg_tensorwise) && (!momentum_above_0 || !momentum_buffer_tensorwise))
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, 8, 1));
   if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
     put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));

@@ -501,8 +501,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
       // largest magnitude of grad_avg
       const float grad_avg_magnitude = optgen::isfinite(grad_avg_kept) ? optgen::abs(grad_avg_kept) : 0.0f;
       if (!cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb
-          && ((!centered && !momentum_above_0) || (!centered && !momentum_buffer_tensorwise)
-          || (!grad_avg_tensorwise && !momentum_above_0) || (!grad_avg_tensorwise && !momentum_buffer_tensorwise))
+          && (!centered || !grad_avg_tensorwise) && (!momentum_above_0 || !momentum_buffer_tensorwise)
           && place.inside(i))
         squares_grad_8 = optgen::plus_square(squares_grad_8, grad_8);
       if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb && place.inside(i)) sum_reduced_1 += double(reduced_1);
@@ -525,8 +524,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
     grad_avg_tile.advance(STRIDE);
   });
   if (!cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb
-      && ((!centered && !momentum_above_0) || (!centered && !momentum_buffer_tensorwise)
-      || (!grad_avg_tensorwise && !momentum_above_0) || (!grad_avg_tensorwise && !momentum_buffer_tensorwise)))
+      && (!centered || !grad_avg_tensorwise) && (!momentum_above_0 || !momentum_buffer_tensorwise))
     shared.partial.add(0, squares_grad_8);
   if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) shared.partial.add(1, sum_reduced_1);
   if (max_unorm_above_0 || trust_ratio_is_lamb) shared.partial.add(2, squares_param);
@@ -537,8 +535,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
   __syncthreads();
   if (threadIdx.x == 0) {
     if (!cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb
-        && ((!centered && !momentum_above_0) || (!centered && !momentum_buffer_tensorwise)
-        || (!grad_avg_tensorwise && !momentum_above_0) || (!grad_avg_tensorwise && !momentum_buffer_tensorwise)))
+        && (!centered || !grad_avg_tensorwise) && (!momentum_above_0 || !momentum_buffer_tensorwise))
       call.partials[c.index * 8 + 1] = shared.partial.sum(0);
     if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) call.partials[c.index * 8 + 2] = shared.partial.sum(1);
     if (max_unorm_above_0 || trust_ratio_is_lamb) call.partials[c.index * 8 + 3] = shared.partial.sum(2);
@@ -552,8 +549,7 @@ __device__ __forceinline__ void step_reduce_3_chunk(
 
 __device__ void step_reduce_3_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
   if (!cautious && !max_unorm_above_0 && !square_avg_tensorwise && !trust_ratio_is_lamb
-      && ((!centered && !momentum_above_0) || (!centered && !momentum_buffer_tensorwise)
-      || (!grad_avg_tensorwise && !momentum_above_0) || (!grad_avg_tensorwise && !momentum_buffer_tensorwise)))
+      && (!centered || !grad_avg_tensorwise) && (!momentum_above_0 || !momentum_buffer_tensorwise))
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, false, 8, 1));
   if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
     put(call.reduced[t.index * 8 + 2], finished_sum(call, t, false, 8, 2));

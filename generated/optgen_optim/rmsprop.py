@@ -273,14 +273,18 @@ RULE = Rule(
                 Pass(
                     "step_reduce_2",
                     lambda f: (
-                        (f.cautious and f.max_unorm_above_0)
-                        or (f.cautious and f.percentile_clipping_below_100)
-                        or (f.cautious and f.trust_ratio_is_lamb)
-                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.percentile_clipping_below_100 and f.square_avg_tensorwise)
-                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
-                        or (f.centered and f.grad_avg_tensorwise and f.percentile_clipping_below_100)
-                        or (f.momentum_above_0 and f.momentum_buffer_tensorwise and f.percentile_clipping_below_100)
+                        (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
+                        or (
+                            f.percentile_clipping_below_100
+                            and (
+                                f.cautious
+                                or f.max_unorm_above_0
+                                or f.square_avg_tensorwise
+                                or f.trust_ratio_is_lamb
+                                or (f.centered and f.grad_avg_tensorwise)
+                                or (f.momentum_above_0 and f.momentum_buffer_tensorwise)
+                            )
+                        )
                     ),
                     reductions=("squares_grad_8", "sum_reduced_1"),
                     scalars=8,
@@ -330,12 +334,8 @@ RULE = Rule(
                                 and not f.max_unorm_above_0
                                 and not f.square_avg_tensorwise
                                 and not f.trust_ratio_is_lamb
-                                and (
-                                    (not f.centered and not f.momentum_above_0)
-                                    or (not f.centered and not f.momentum_buffer_tensorwise)
-                                    or (not f.grad_avg_tensorwise and not f.momentum_above_0)
-                                    or (not f.grad_avg_tensorwise and not f.momentum_buffer_tensorwise)
-                                )
+                                and (not f.centered or not f.grad_avg_tensorwise)
+                                and (not f.momentum_above_0 or not f.momentum_buffer_tensorwise)
                             ),
                         ),
                         Partial(

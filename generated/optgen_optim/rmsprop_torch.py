@@ -189,10 +189,11 @@ def step_reduce_3(t: View) -> Results:
         f.cautious
         or f.max_unorm_above_0
         or f.trust_ratio_is_lamb
-        or (not f.centered and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.centered and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
+        or (
+            not f.square_avg_tensorwise
+            and (not f.centered or not f.grad_avg_tensorwise)
+            and (not f.momentum_above_0 or not f.momentum_buffer_tensorwise)
+        )
     ):
         # grad = grad / grad_scale
         grad_1 = grad * inverse_grad_scale
@@ -200,20 +201,22 @@ def step_reduce_3(t: View) -> Results:
         f.cautious
         or f.max_unorm_above_0
         or f.trust_ratio_is_lamb
-        or (not f.centered and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.centered and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
+        or (
+            not f.square_avg_tensorwise
+            and (not f.centered or not f.grad_avg_tensorwise)
+            and (not f.momentum_above_0 or not f.momentum_buffer_tensorwise)
+        )
     ):
         grad_2 = grad_1 if f.grad_scale_given else grad
     if f.maximize and (
         f.cautious
         or f.max_unorm_above_0
         or f.trust_ratio_is_lamb
-        or (not f.centered and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.centered and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
+        or (
+            not f.square_avg_tensorwise
+            and (not f.centered or not f.grad_avg_tensorwise)
+            and (not f.momentum_above_0 or not f.momentum_buffer_tensorwise)
+        )
     ):
         # grad = -grad
         grad_3 = -grad_2
@@ -221,20 +224,22 @@ def step_reduce_3(t: View) -> Results:
         f.cautious
         or f.max_unorm_above_0
         or f.trust_ratio_is_lamb
-        or (not f.centered and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.centered and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
+        or (
+            not f.square_avg_tensorwise
+            and (not f.centered or not f.grad_avg_tensorwise)
+            and (not f.momentum_above_0 or not f.momentum_buffer_tensorwise)
+        )
     ):
         grad_4 = grad_3 if f.maximize else grad_2
     if f.nonfinite_is_skip and (
         f.cautious
         or f.max_unorm_above_0
         or f.trust_ratio_is_lamb
-        or (not f.centered and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.centered and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
+        or (
+            not f.square_avg_tensorwise
+            and (not f.centered or not f.grad_avg_tensorwise)
+            and (not f.momentum_above_0 or not f.momentum_buffer_tensorwise)
+        )
     ):
         # grad = where(isfinite(grad), grad, 0)
         grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
@@ -242,20 +247,22 @@ def step_reduce_3(t: View) -> Results:
         f.cautious
         or f.max_unorm_above_0
         or f.trust_ratio_is_lamb
-        or (not f.centered and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.centered and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
+        or (
+            not f.square_avg_tensorwise
+            and (not f.centered or not f.grad_avg_tensorwise)
+            and (not f.momentum_above_0 or not f.momentum_buffer_tensorwise)
+        )
     ):
         grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
     if f.max_grad_norm_above_0 and (
         f.cautious
         or f.max_unorm_above_0
         or f.trust_ratio_is_lamb
-        or (not f.centered and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.centered and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
+        or (
+            not f.square_avg_tensorwise
+            and (not f.centered or not f.grad_avg_tensorwise)
+            and (not f.momentum_above_0 or not f.momentum_buffer_tensorwise)
+        )
     ):
         # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
         grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
@@ -263,10 +270,11 @@ def step_reduce_3(t: View) -> Results:
         f.cautious
         or f.max_unorm_above_0
         or f.trust_ratio_is_lamb
-        or (not f.centered and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.centered and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_above_0 and not f.square_avg_tensorwise)
-        or (not f.grad_avg_tensorwise and not f.momentum_buffer_tensorwise and not f.square_avg_tensorwise)
+        or (
+            not f.square_avg_tensorwise
+            and (not f.centered or not f.grad_avg_tensorwise)
+            and (not f.momentum_above_0 or not f.momentum_buffer_tensorwise)
+        )
     ):
         grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
     if f.percentile_clipping_below_100 and (f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb):
@@ -319,12 +327,8 @@ def step_reduce_3(t: View) -> Results:
         and not f.max_unorm_above_0
         and not f.square_avg_tensorwise
         and not f.trust_ratio_is_lamb
-        and (
-            (not f.centered and not f.momentum_above_0)
-            or (not f.centered and not f.momentum_buffer_tensorwise)
-            or (not f.grad_avg_tensorwise and not f.momentum_above_0)
-            or (not f.grad_avg_tensorwise and not f.momentum_buffer_tensorwise)
-        )
+        and (not f.centered or not f.grad_avg_tensorwise)
+        and (not f.momentum_above_0 or not f.momentum_buffer_tensorwise)
     ):
         results["squares_grad_8"] = m.total_squares(grad_8)
     if f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb:

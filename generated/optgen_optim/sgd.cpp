@@ -348,8 +348,8 @@ void step_reduce_3_chunk(
   uint32_t momentum_buffer_largest = 0;
   for (int64_t at = c.begin; at < c.end; at += TILE) {
     const int n = int(c.end - at < TILE ? c.end - at : TILE);
-    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb || (cautious && !decoupled_weight_decay)
-        || (!decoupled_weight_decay && momentum_buffer_tensorwise && momentum_not_0)
+    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb
+        || (!decoupled_weight_decay && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
         ? param_tile.open(t.pointer(PARAM), t.pointer(COMPENSATION), at, n) : nullptr;
     auto* const grad_at = grad_tile.open(t.grad, nullptr, at, n);
     auto* const momentum_buffer_at = momentum_not_0
@@ -357,8 +357,8 @@ void step_reduce_3_chunk(
         ? momentum_buffer_tile.open(t.pointer(AT_MOMENTUM_BUFFER), t.pointer(AT_MOMENTUM_BUFFER_ABSMAX), at, n)
         : nullptr;
     if (!max_unorm_above_0 && !trust_ratio_is_lamb
-        && ((!cautious && !momentum_buffer_tensorwise) || (!cautious && !momentum_not_0)
-        || (decoupled_weight_decay && !momentum_not_0)))
+        && ((decoupled_weight_decay && !momentum_not_0)
+        || (!cautious && (!momentum_buffer_tensorwise || !momentum_not_0))))
       grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
       const Segment segment = segment_at<false>(t, at, begin, n);
@@ -366,8 +366,9 @@ void step_reduce_3_chunk(
     reduction(+ : squares_grad_8, sum_reduced_1, squares_param, squares_update_7) \
     reduction(max : momentum_buffer_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
-        const float param = max_unorm_above_0 || trust_ratio_is_lamb || (cautious && !decoupled_weight_decay)
-            || (!decoupled_weight_decay && momentum_buffer_tensorwise && momentum_not_0) ? load(param_at[i]) : 0.0f;
+        const float param = max_unorm_above_0 || trust_ratio_is_lamb
+            || (!decoupled_weight_decay && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
+            ? load(param_at[i]) : 0.0f;
         const float grad = load(grad_at[i]);
         const float momentum_buffer = momentum_not_0
             && (cautious || max_unorm_above_0 || momentum_buffer_tensorwise || trust_ratio_is_lamb)

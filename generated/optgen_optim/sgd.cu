@@ -386,8 +386,8 @@ __device__ __forceinline__ void step_reduce_3_chunk(
   double squares_update_7 = 0.0;
   uint32_t momentum_buffer_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
-    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb || (cautious && !decoupled_weight_decay)
-        || (!decoupled_weight_decay && momentum_buffer_tensorwise && momentum_not_0)
+    auto* const param_at = max_unorm_above_0 || trust_ratio_is_lamb
+        || (!decoupled_weight_decay && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
         ? param_tile.open(place, shared.books) : nullptr;
     auto* const grad_at = grad_tile.open(place, shared.books);
     auto* const momentum_buffer_at = momentum_not_0
@@ -395,8 +395,9 @@ __device__ __forceinline__ void step_reduce_3_chunk(
         ? momentum_buffer_tile.open(place, shared.books) : nullptr;
 #pragma unroll
     for (int i = 0; i < LANE; ++i) {
-      const float param = max_unorm_above_0 || trust_ratio_is_lamb || (cautious && !decoupled_weight_decay)
-          || (!decoupled_weight_decay && momentum_buffer_tensorwise && momentum_not_0) ? load(param_at[i]) : 0.0f;
+      const float param = max_unorm_above_0 || trust_ratio_is_lamb
+          || (!decoupled_weight_decay && (cautious || (momentum_buffer_tensorwise && momentum_not_0)))
+          ? load(param_at[i]) : 0.0f;
       const float grad = load(grad_at[i]);
       const float momentum_buffer = momentum_not_0
           && (cautious || max_unorm_above_0 || momentum_buffer_tensorwise || trust_ratio_is_lamb)

@@ -259,12 +259,16 @@ RULE = Rule(
                 Pass(
                     "step_reduce_2",
                     lambda f: (
-                        (f.cautious and f.max_unorm_above_0)
-                        or (f.cautious and f.percentile_clipping_below_100)
-                        or (f.cautious and f.trust_ratio_is_lamb)
-                        or (f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                        or (f.percentile_clipping_below_100 and f.trust_ratio_is_lamb)
-                        or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.percentile_clipping_below_100)
+                        (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
+                        or (
+                            f.percentile_clipping_below_100
+                            and (
+                                f.cautious
+                                or f.max_unorm_above_0
+                                or f.trust_ratio_is_lamb
+                                or (f.momentum_buffer_tensorwise and f.momentum_not_0)
+                            )
+                        )
                     ),
                     reductions=("squares_grad_8", "sum_reduced_1"),
                     scalars=7,

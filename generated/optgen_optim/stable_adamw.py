@@ -285,8 +285,7 @@ RULE = Rule(
                     "step_reduce_2",
                     lambda f: (
                         f.percentile_clipping_below_100
-                        or (f.cautious and f.max_unorm_above_0)
-                        or (f.cautious and f.trust_ratio_is_lamb)
+                        or (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
                     ),
                     reductions=("squares_grad_8", "sum_reduced_2"),
                     scalars=7,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from optgen.ir.formula import Formula
+from optgen.ir.formula import Formula, Part
 from optgen.operations import Binds
 
 
@@ -93,28 +93,21 @@ def joined(operator: str, codes: Sequence[Code]) -> Code:
 
 
 def formula_code(formula: Formula, literal: Callable[[str, bool], str], both: str, either: str) -> Operand:
-    """A formula that is neither true nor false as an expression: what all terms share comes first.
+    """A formula that is neither true nor false as an expression.
 
     Args:
         literal: A guard, or its contrary, as text.
         both: The operator between what holds together.
-        either: The operator between terms.
+        either: The operator between what may hold by itself.
     """
-    terms = [frozenset(term) for term in formula.ordered()]
-    shared = frozenset.intersection(*terms)
-    parts: list[Code] = [literal(*one) for one in sorted(shared)]
-    if shared in terms:
-        return Operand(joined(both, parts), _binds(parts))
-    rest: list[Code] = []
-    for term in terms:
-        own: list[Code] = [literal(*one) for one in sorted(term - shared)]
-        rest.append(Operand(joined(both, own), _binds(own)).within(Binds.NOT))
-    whole = Operand(joined(either, rest), Binds.OR)
-    return Operand(joined(both, [*parts, whole.within(Binds.AND)]), Binds.AND) if parts else whole
 
+    def operand(part: Part) -> Operand:
+        if isinstance(part, tuple):
+            return Operand(literal(*part))
+        parts = [operand(inner).within(Binds.NOT) for inner in part.parts]
+        return Operand(joined(both, parts), Binds.AND) if part.both else Operand(joined(either, parts), Binds.OR)
 
-def _binds(parts: Sequence[Code]) -> Binds:
-    return Binds.AND if len(parts) > 1 else Binds.ATOM
+    return operand(formula.expression())
 
 
 def flat(code: Code) -> str:

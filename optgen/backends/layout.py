@@ -217,7 +217,7 @@ def _at_an_end(head: str, value: str, indent: int) -> list[str]:
         if len(parts) == 2:
             operator, last = parts[1].split(" ", 1)
             place = _bracket(last)
-            if place is None and parts[0].startswith("(") and _in_parentheses(f"_ {parts[0]}"):
+            if place is None and _in_parentheses(parts[0]):
                 return [f"{head}(", *_inner(_operands(parts[0][1:-1], indent + 4)), f") {operator} {last}"]
             if place is None:
                 return []
@@ -234,16 +234,23 @@ def _condition(text: str, indent: int) -> list[str]:
         parts = list(_split(text, operators, keep=True))
         if len(parts) == 2 and _in_parentheses(parts[1]):
             first, operator, last = parts[0], *parts[1].split(" ", 1)
-            return [f"if {first} {operator} (", *_inner(_operands(last[1:-1], indent + 4)), "):"]
+            after = ["(", *_inner(_operands(last[1:-1], indent + 4)), "):"]
+            if indent + len(f"if {first} {operator} (") <= WIDTH:
+                return [f"if {first} {operator} {after[0]}", *after[1:]]
+            if _in_parentheses(first):
+                after = [f"{last}:"] if indent + len(f") {operator} {last}:") <= WIDTH else after
+                return ["if (", *_inner(_operands(first[1:-1], indent + 4)), f") {operator} {after[0]}", *after[1:]]
         if len(parts) > 1:
             break
     return ["if (", *_inner(_operands(text, indent + 4)), "):"]
 
 
 def _in_parentheses(part: str) -> bool:
-    """Whether an operand, with its operator before it, is in parentheses."""
-    place = part.find(" (")
-    return 0 < place < 4 and part.endswith(")") and len(list(_split(part[place + 1 :], (") ",)))) == 1
+    """Whether an operand, with its operator before it if it is not the first, is in parentheses."""
+    place = part.find("(")
+    value = part[place:]
+    opened = place == 0 or (0 < place < 5 and part[place - 1] == " ")
+    return opened and next((at for at, depth in _depths(value) if depth == 0 and value[at] == ")"), 0) == len(value) - 1
 
 
 def _element(text: str, indent: int) -> list[str]:
@@ -291,8 +298,8 @@ def _operands(text: str, indent: int) -> list[str]:
 def _operand(part: str, indent: int) -> list[str]:
     if indent + len(part) <= WIDTH or not _in_parentheses(part):
         return _element(part, indent)
-    operator, value = part.split(" ", 1)
-    return [f"{operator} (", *_inner(_operands(value[1:-1], indent + 4)), ")"]
+    start = part.index("(") + 1
+    return [part[:start], *_inner(_operands(part[start:-1], indent + 4)), ")"]
 
 
 def _inner(lines: Iterable[str]) -> list[str]:

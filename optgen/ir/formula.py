@@ -1,63 +1,84 @@
-"""Boolean formulas over named guards, in disjunctive normal form.
+"""Boolean formulas over named guards, as decision diagrams.
 
 A guard is a fact that is fixed before a kernel is compiled: `amsgrad`, `max_unorm > 0`, `ndim >= 2`. A formula says
 under which guards a value is needed.
+
+A formula that is neither true nor false asks for one guard, and goes on with another formula whichever way that is
+answered. Guards are asked for in the order of their names, none to no effect, and the same question is one object
+(Bryant 1986): formulas are equal whenever they mean the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 Literal = tuple[str, bool]
 Term = frozenset[Literal]
 
-
-MAX_TERMS = 256
-MAX_PRODUCTS = 4096  # of the terms of two formulas, most of which fall together
+MAX_CASES = 4096
+LAST = "~"  # after all names
 
 
 class FormulaTooLargeError(ValueError):
     """A rule asks more of its settings at once than can be worked out."""
 
 
-@dataclass(frozen=True)
 class Formula:
-    """A disjunction of conjunctions of literals. No term at all is false; an empty term is true."""
+    """A question with a formula for each answer; TRUE and FALSE ask nothing.
 
-    terms: frozenset[Term]
+    Attributes:
+        guard: The guard that is asked for.
+        then: What remains to hold where it does.
+        other: What remains to hold where it does not.
+        cases: The number of ways through all questions.
+    """
+
+    __slots__ = ("cases", "guard", "other", "then")
+
+    def __init__(self, guard: str = LAST, then: Formula | None = None, other: Formula | None = None) -> None:
+        self.guard = guard
+        self.then, self.other = then or self, other or self
+        self.cases: int = then.cases + other.cases if then and other else 1
+        if self.cases > MAX_CASES:
+            raise FormulaTooLargeError
+
+    def __repr__(self) -> str:
+        if self.is_true or self.is_false:
+            return str(self.is_true)
+        terms = (" and ".join(name if value else f"not {name}" for name, value in term) for term in self.ordered())
+        return " or ".join(terms)
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        """A copy is the same object."""
+        if self.guard is LAST:
+            return str(self.is_true).upper()
+        return _question, (self.guard, self.then, self.other)
 
     @property
     def is_true(self) -> bool:
         """Whether it holds whatever the settings are."""
-        return frozenset() in self.terms
+        return self is TRUE
 
     @property
     def is_false(self) -> bool:
         """Whether it holds for no settings."""
-        return not self.terms
+        return self is FALSE
 
     def __and__(self, other: Formula) -> Formula:
-        if self.is_true or other.is_false or self == other:
-            return other
-        if other.is_true or self.is_false or self.terms <= other.terms:
-            return self
-        return other if other.terms <= self.terms else _both(self, other)
+        return _choice(self, other, FALSE)
 
     def __or__(self, other: Formula) -> Formula:
-        if self.is_false or other.is_true or self == other:
-            return other
-        if other.is_false or self.is_true or other.terms <= self.terms:
-            return self
-        return other if self.terms <= other.terms else _either(self, other)
+        return _choice(self, TRUE, other)
 
     def __invert__(self) -> Formula:
-        return _negated(self)
+        return _choice(self, FALSE, TRUE)
 
     def implies(self, other: Formula) -> bool:
         """Whether the other formula holds wherever this one does."""
-        return self == other or all(_covers(other.terms, term) for term in self.terms)
+        return _choice(self, other, TRUE) is TRUE
 
     def given(self, known: Formula) -> Formula:
         """The formula with everything left out that need not be asked where `known` holds.
@@ -68,134 +89,153 @@ class Formula:
 
     def holds(self, values: Mapping[str, bool]) -> bool:
         """Whether the formula holds when the guards have these values."""
-        return any(all(values[name] == value for name, value in term) for term in self.terms)
+        formula = self
+        while formula.guard is not LAST:
+            formula = formula.then if values[formula.guard] else formula.other
+        return formula.is_true
 
     def names(self) -> set[str]:
         """The guards that the formula depends on."""
-        return {name for term in self.terms for name, _ in term}
+        if self.guard is LAST:
+            return set()
+        return {self.guard} | self.then.names() | self.other.names()
 
     def ordered(self) -> list[list[Literal]]:
-        """The terms in a fixed order, for printing."""
-        return sorted((sorted(term) for term in self.terms), key=lambda term: (len(term), term))
+        """Terms of which one at least holds where the formula does, in a fixed order, for printing."""
+        return sorted((sorted(term) for term in _terms(self)), key=lambda term: (len(term), term))
 
-    def text(self, spell: Callable[[str, bool], str], both: str, either: str) -> str:
-        """A formula that is neither true nor false as an expression: what all terms share comes first.
-
-        Args:
-            spell: A literal as text.
-            both: The operator between what holds together.
-            either: The operator between terms.
-        """
-        shared = frozenset.intersection(*self.terms)
-        parts = [spell(*literal) for literal in sorted(shared)]
-        rest = Formula(frozenset(term - shared for term in self.terms))
-        if rest.is_true:
-            return both.join(parts)
-        terms = [both.join(spell(*literal) for literal in term) for term in rest.ordered()]
-        whole = either.join(f"({term})" if both in term else term for term in terms)
-        return both.join([*parts, f"({whole})"]) if parts else whole
+    def expression(self) -> Part:
+        """A formula that is neither true nor false, in few literals: what several terms share stands there once."""
+        return _shortest(self)
 
 
-TRUE = Formula(frozenset([frozenset()]))
-FALSE = Formula(frozenset())
+TRUE = Formula()
+FALSE = Formula()
 
 
 def atom(name: str) -> Formula:
     """The formula that holds when the guard does."""
-    return Formula(frozenset([frozenset([(name, True)])]))
+    return _question(name, TRUE, FALSE)
 
 
-@lru_cache(maxsize=65536)
-def _both(first: Formula, second: Formula) -> Formula:
-    if len(first.terms) * len(second.terms) > MAX_PRODUCTS:
-        raise FormulaTooLargeError
-    products = (a | b for a in first.terms for b in second.terms)
-    result = _simplified(frozenset(t for t in products if not _contradicts(t)))
-    if len(result.terms) > MAX_TERMS:
-        raise FormulaTooLargeError
-    return result
+_questions: dict[tuple[str, Formula, Formula], Formula] = {}
 
 
-@lru_cache(maxsize=65536)
-def _either(first: Formula, second: Formula) -> Formula:
-    if len(first.terms) + len(second.terms) > MAX_TERMS:
-        raise FormulaTooLargeError
-    return _simplified(first.terms | second.terms)
+def _question(guard: str, then: Formula, other: Formula) -> Formula:
+    """The formula that asks for this guard first: one object, from whatever thread it is made."""
+    key = (guard, then, other)
+    if then is other:
+        return then
+    return _questions.get(key) or _questions.setdefault(key, Formula(guard, then, other))
 
 
-@lru_cache(maxsize=4096)
-def _negated(formula: Formula) -> Formula:
-    result = TRUE
-    for term in sorted(formula.terms, key=sorted):
-        result = result & Formula(frozenset(frozenset([(name, not value)]) for name, value in term))
-    return result
+@lru_cache(maxsize=1000000)
+def _choice(question: Formula, then: Formula, other: Formula) -> Formula:
+    """`then` where the question holds, else `other`."""
+    if question is TRUE or then is other:
+        return then
+    if question is FALSE:
+        return other
+    if then is TRUE and other is FALSE:
+        return question
+    guard = min(question.guard, then.guard, other.guard)
+    (q1, q0), (t1, t0), (o1, o0) = (_answers(formula, guard) for formula in (question, then, other))
+    return _question(guard, _choice(q1, t1, o1), _choice(q0, t0, o0))
+
+
+def _answers(formula: Formula, guard: str) -> tuple[Formula, Formula]:
+    """What remains of a formula where a guard holds that it asks for first, if at all, and where it does not."""
+    return (formula.then, formula.other) if formula.guard == guard else (formula, formula)
+
+
+@lru_cache(maxsize=1000000)
+def _sum(least: Formula, most: Formula) -> tuple[Formula, tuple[Term, ...]]:
+    """Terms of which none can be left out, with their disjunction: it holds where `least` does, and only where `most`.
+
+    By S. Minato, Fast generation of prime-irredundant covers from binary decision diagrams, 1993.
+    """
+    if least is FALSE:
+        return FALSE, ()
+    if most is TRUE:
+        return TRUE, (frozenset(),)
+    guard = min(least.guard, most.guard)
+    (least1, least0), (most1, most0) = _answers(least, guard), _answers(most, guard)
+    with_it, terms1 = _sum(least1 & ~most0, most1)
+    without, terms0 = _sum(least0 & ~most1, most0)
+    either, terms = _sum((least1 & ~with_it) | (least0 & ~without), most1 & most0)
+    terms1 = tuple(term | {(guard, True)} for term in terms1)
+    terms0 = tuple(term | {(guard, False)} for term in terms0)
+    return _question(guard, with_it | either, without | either), (*terms1, *terms0, *terms)
+
+
+def _terms(formula: Formula) -> tuple[Term, ...]:
+    return _sum(formula, formula)[1]
 
 
 @lru_cache(maxsize=4096)
 def _given(formula: Formula, known: Formula) -> Formula:
-    """Drop the literals, then the terms, that are not missed where `known` holds."""
     if known.implies(formula):
         return TRUE
-    terms = sorted(formula.terms, key=sorted)
-    for index in range(len(terms)):
-        for literal in sorted(terms[index]):
-            shorter = Formula(frozenset([terms[index] - {literal}]))
-            if (shorter & known).implies(formula):
-                terms[index] = terms[index] - {literal}
-    for term in list(dict.fromkeys(terms)):
-        others = Formula(frozenset(terms) - {term})
-        if (Formula(frozenset([term])) & known).implies(others):
-            terms = [other for other in terms if other != term]
-    return _simplified(frozenset(terms))
+    if known.implies(~formula):
+        return FALSE
+    shorter, _ = _sum(formula & known, formula | ~known)
+    contrary, _ = _sum(~formula & known, ~formula | ~known)
+    return min(formula, shorter, ~contrary, key=lambda it: _size(_shortest(it)))
 
 
-@lru_cache(maxsize=65536)
-def _covers(terms: frozenset[Term], known: Term) -> bool:
-    """Whether at least one of some terms holds wherever all of `known` does: guard by guard, both ways."""
-    left = frozenset(term - known for term in terms if not any((name, not value) in known for name, value in term))
-    if not left or frozenset() in left:
-        return bool(left)
-    name = min(min(term)[0] for term in left)
-    return all(_covers(left, frozenset([(name, value)])) for value in (True, False))
+# Printing
 
 
-def _contradicts(term: Term) -> bool:
-    return any((name, not value) in term for name, value in term)
+@dataclass(frozen=True)
+class Group:
+    """Literals and groups that hold all, or at least one of which holds."""
+
+    both: bool
+    parts: tuple[Part, ...]
 
 
-def _simplified(terms: frozenset[Term]) -> Formula:
-    """Merge `a & b | a & !b` to `a`, `a | !a & b` to `a | b`, and drop terms that another term covers."""
-    if len(terms) == 1:
-        return Formula(terms)
-    current = _least(terms)
-    changed = True
-    while changed:
-        changed = False
-        having: dict[Literal, list[Term]] = {}
-        for term in current:
-            for literal in term:
-                having.setdefault(literal, []).append(term)
-        for term in sorted(current, key=sorted):
-            for name, value in sorted(term):
-                opposite = (name, not value)
-                rest = term - {(name, value)}
-                if any(other - {opposite} <= rest for other in having.get(opposite, ())):
-                    current = _least(current - {term} | {rest})
-                    changed = True
-                    break
-            if changed:
-                break
-    return Formula(frozenset(current))
+Part = Literal | Group
 
 
-def _least(terms: Iterable[Term]) -> set[Term]:
-    """Terms that no shorter term covers."""
-    kept: set[Term] = set()
-    holding: dict[Literal, list[Term]] = {}  # what is kept, by one of its literals: whoever it covers has that one too
-    for term in sorted(set(terms), key=len):
-        if not term:
-            return {term}
-        if not any(other <= term for literal in term for other in holding.get(literal, ())):
-            kept.add(term)
-            holding.setdefault(next(iter(term)), []).append(term)
-    return kept
+@lru_cache(maxsize=4096)
+def _shortest(formula: Formula) -> Part:
+    """The terms of a formula, or the contrary of its contrary's: whichever takes fewer literals."""
+    return min(_factored(_terms(formula)), _negated(_factored(_terms(~formula))), key=_size)
+
+
+def _factored(terms: tuple[Term, ...]) -> Part:
+    """A sum of terms; what several share is taken out."""
+    shared = frozenset.intersection(*terms)
+    if shared or len(terms) == 1:
+        rest = [_factored(tuple(term - shared for term in terms))] if len(terms) > 1 else []
+        return _group(True, [*sorted(shared), *rest])
+    often, count = max(sorted(Counter(literal for term in terms for literal in term).items()), key=lambda item: item[1])
+    if count == 1:
+        return _group(False, [_factored((term,)) for term in terms])
+    having, others = ([term for term in terms if (often in term) is there] for there in (True, False))
+    return _group(False, [_factored(tuple(having)), _factored(tuple(others))])
+
+
+def _group(both: bool, parts: Iterable[Part]) -> Part:
+    """The parts as one, the shorter first."""
+    flat = [p for part in parts for p in (part.parts if isinstance(part, Group) and part.both is both else [part])]
+    return Group(both, tuple(sorted(flat, key=_rank))) if len(flat) > 1 else flat[0]
+
+
+def _negated(part: Part) -> Part:
+    if isinstance(part, tuple):
+        name, value = part
+        return name, not value
+    return _group(not part.both, map(_negated, part.parts))
+
+
+def _literals(part: Part) -> list[Literal]:
+    return [part] if isinstance(part, tuple) else [literal for p in part.parts for literal in _literals(p)]
+
+
+def _size(part: Part) -> int:
+    return len(_literals(part))
+
+
+def _rank(part: Part) -> tuple[int, list[Literal]]:
+    return len(_literals(part)), _literals(part)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations
+from operator import or_
 from typing import Any, Literal
 
-from optgen.ir.formula import Formula, Term, atom
+from optgen.ir.formula import FALSE, TRUE, Formula, FormulaTooLargeError, atom
 from optgen.operations import COMPARISONS
 
 Subject = Literal["option", "hyper", "input", "fact", "codec"]
@@ -18,6 +21,7 @@ MACROS = frozenset(
 )  # fmt: skip
 """What the kernels' headers and their builds define as OPTGEN_..."""
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]")
+MAX_GUARDS = 128  # of a rule: formulas are as deep
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,11 @@ class GuardTable:
         return table
 
     def formula(self, about: Subject, subject: str, op: str, value: float | str | None = None) -> Formula:
-        """The formula for a comparison; the complement of a known guard is that guard negated."""
+        """The formula for a comparison; the complement of a known guard is that guard negated.
+
+        Raises:
+            FormulaTooLargeError: a rule has no room for one more.
+        """
         contrary = COMPARISONS[op].contrary if op in COMPARISONS else ""
         if (about, subject, contrary, value) in self._known:
             return ~atom(self._known[about, subject, contrary, value])
@@ -103,6 +111,8 @@ class GuardTable:
             return ~self.formula(about, subject, "!=", value)
         key = (about, subject, op, value)
         if key not in self._known:
+            if len(self.guards) == MAX_GUARDS:
+                raise FormulaTooLargeError
             name = guard_name(subject, op, value)
             while name.lower() in self.taken or name.lower() in self.names:
                 name += "_"
@@ -117,20 +127,29 @@ class GuardTable:
 
 
 def feasible(formula: Formula, guards: Mapping[str, Guard], choices: Mapping[str, Iterable[str | int]]) -> bool:
-    """Whether some setting satisfies the formula.
+    """Whether some setting satisfies the formula."""
+    asked = [guards[name] for name in sorted(formula.names())]
+    return not (formula & _settings(asked, choices)).is_false
+
+
+def _settings(guards: Iterable[Guard], choices: Mapping[str, Iterable[str | int]]) -> Formula:
+    """What holds of guards under every setting.
 
     An enumeration has exactly one of its choices; an optional hyperparameter that is not given compares as NaN does.
     """
-
-    def term_feasible(term: Term) -> bool:
-        for option, values in choices.items():
-            truth = {guards[n].value: v for n, v in term if guards[n].subject == option and guards[n].op == "=="}
-            if sum(truth.values()) > 1:
-                return False
-            if truth and not any(truth.get(value, True) for value in values):
-                return False
-        absent = {guards[name].subject for name, holds in term if guards[name].op == "given" and not holds}
-        compared = ((guards[name], holds) for name, holds in term if guards[name].subject in absent)
-        return not any(guard.op != "given" and holds != (guard.op == "!=") for guard, holds in compared)
-
-    return any(term_feasible(term) for term in formula.terms)
+    result = TRUE
+    by_subject: dict[str, list[Guard]] = {}
+    for guard in guards:
+        by_subject.setdefault(guard.subject, []).append(guard)
+    for option, values in choices.items():
+        chosen = {guard.value: atom(guard.name) for guard in by_subject.get(option, ()) if guard.op == "=="}
+        for first, second in combinations(chosen.values(), 2):
+            result = result & ~(first & second)
+        if chosen.keys() >= set(values):
+            result = result & reduce(or_, chosen.values(), FALSE)
+    for several in by_subject.values():
+        given = next((atom(guard.name) for guard in several if guard.op == "given"), TRUE)
+        for guard in several:
+            if guard.op != "given":
+                result = result & (given | (atom(guard.name) if guard.op == "!=" else ~atom(guard.name)))
+    return result

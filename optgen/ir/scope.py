@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from optgen.diagnostics import Location, Reporter, suggest
-from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.formula import FALSE, TRUE, Formula, atom
 from optgen.ir.guards import GuardTable, feasible
 from optgen.ir.nodes import Input, Kind
 from optgen.ir.parser import node_location, refuse
@@ -109,10 +109,12 @@ class Scope:
 
     def has_rows(self, path: Formula) -> bool:
         """Whether a parameter on this path always has two dimensions or more."""
-        facts = {n: g for n, g in self.guards.guards.items() if g.about == "fact" and g.subject == "ndim"}
+        facts = [guard for guard in self.guards.guards.values() if guard.about == "fact" and guard.subject == "ndim"]
         for ndim in (0, 1):
-            truth = {name: guard.holds(ndim) for name, guard in facts.items()}
-            if any(all(truth.get(name, value) == value for name, value in term) for term in path.terms):
+            lines = path
+            for guard in facts:
+                lines = lines & (atom(guard.name) if guard.holds(ndim) else ~atom(guard.name))
+            if not lines.is_false:
                 return False
         return True
 

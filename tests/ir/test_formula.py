@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
+import re
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optgen.backends.code import flat, formula_code
 from optgen.ir.formula import FALSE, TRUE, Formula, FormulaTooLargeError, atom
 from optgen.ir.guards import Guard, GuardTable, feasible
 
 NAMES = "abcd"
+a, b, c, d = map(atom, NAMES)
 TABLE = [dict(zip(NAMES, row, strict=True)) for row in itertools.product((False, True), repeat=len(NAMES))]
 formulas = st.recursive(
     st.sampled_from([TRUE, FALSE, *map(atom, NAMES)]),
@@ -22,6 +28,15 @@ formulas = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+def literals(formula: Formula) -> int:
+    """How many literals a formula is written with."""
+    return 0 if formula.is_true or formula.is_false else len(re.findall(rf"\b[{NAMES}]\b", text(formula)))
+
+
+def text(formula: Formula) -> str:
+    return flat(formula_code(formula, lambda name, value: name if value else f"(not {name})", "and", "or").code)
 
 
 def truth(formula: Formula) -> list[bool]:
@@ -44,7 +59,35 @@ def test_given_agrees_where_it_is_asked_and_is_no_longer(a: Formula, known: Form
     assert [x for x, k in zip(truth(short), truth(known), strict=True) if k] == [
         x for x, k in zip(truth(a), truth(known), strict=True) if k
     ]
-    assert sum(map(len, short.terms)) <= sum(map(len, a.terms))
+    assert literals(short) <= literals(a)
+
+
+@given(formulas, formulas)
+@settings(max_examples=300, deadline=None)
+def test_formulas_that_mean_the_same_are_one(a: Formula, b: Formula) -> None:
+    assert (a == b) == (a is b) == (truth(a) == truth(b))
+
+
+@given(formulas)
+@settings(max_examples=300, deadline=None)
+def test_a_formula_depends_on_the_names_that_change_it(a: Formula) -> None:
+    changing = {n for row in TABLE for n in NAMES if a.holds(row) != a.holds(row | {n: not row[n]})}
+    assert a.names() == changing
+
+
+@given(formulas)
+@settings(max_examples=300, deadline=None)
+def test_of_the_terms_none_can_be_left_out_nor_be_shorter(a: Formula) -> None:
+    terms = [frozenset(term) for term in a.ordered()]
+
+    def holds(some: Iterable[frozenset[tuple[str, bool]]]) -> list[bool]:
+        return [any(all(row[name] is value for name, value in term) for term in some) for row in TABLE]
+
+    assert holds(terms) == truth(a)
+    for term in terms:
+        others = [other for other in terms if other != term]
+        assert holds(others) != truth(a)
+        assert all(holds([*others, term - {literal}]) != truth(a) for literal in term)
 
 
 @given(formulas)
@@ -59,14 +102,27 @@ def test_constants_are_recognised(a: Formula) -> None:
 def test_text_means_the_formula(a: Formula) -> None:
     if a.is_true or a.is_false:
         return
-    text = a.text(lambda name, value: name if value else f"not {name}", " and ", " or ")
-    assert [eval(text, {}, dict(row)) for row in TABLE] == truth(a)
+    assert [eval(text(a), {}, dict(row)) for row in TABLE] == truth(a)
 
 
-def test_text_takes_out_what_terms_share() -> None:
-    a, b, c = map(atom, "abc")
-    text = ((a & b) | (b & ~c)).text(lambda name, value: name if value else f"!{name}", " && ", " || ")
-    assert text == "b && (a || !c)"
+@pytest.mark.parametrize(
+    ("formula", "expected"),
+    [
+        ((a & b) | (b & ~c), "b and (a or (not c))"),
+        ((a & b) | (a & c) | d, "d or (a and (b or c))"),
+        ((a | b) & (c | d), "(a or b) and (c or d)"),
+        (~(a & b), "(not a) or (not b)"),
+        ((a & b) | (~a & c) | (b & c), "((not a) and c) or (a and b)"),
+        (((a & ~b) | (a & c)).given(a | b), "a and ((not b) or c)"),
+    ],
+)
+def test_text_is_short(formula: Formula, expected: str) -> None:
+    assert text(formula) == expected
+
+
+def test_a_formula_is_the_same_when_it_is_copied() -> None:
+    formula = (a & b) | (~c & d)
+    assert copy.deepcopy((formula, TRUE)) == pickle.loads(pickle.dumps((formula, TRUE))) == (formula, TRUE)
 
 
 def test_a_formula_that_grows_without_bound_is_refused() -> None:

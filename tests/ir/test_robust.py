@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.compiling import compiled, probe
@@ -67,6 +68,19 @@ def test_long_chains_are_taken_or_refused() -> None:
             assert outcome(f"y = norm(grad)\nparam = where({chain}, param, grad)") == (
                 "accepted" if length == 100 else "refused"
             )
+
+
+@pytest.mark.parametrize(("count", "expected"), [(100, "accepted"), (300, "refused")])
+@pytest.mark.parametrize("nested", [False, True])
+def test_many_settings_are_taken_or_refused(count: int, expected: str, nested: bool) -> None:
+    tests = [f"lr > {i}" for i in range(count)]
+    lines = [f"if {test}:\n    x = x + grad" for test in tests]
+    if nested:
+        rows = [" and ".join(tests[i : i + 7]) for i in range(0, count, 7)]
+        lines = [
+            f"{'    ' * i}if {row}:\n{'    ' * (i + 1)}x = x + {' + '.join(['x'] * 100)}" for i, row in enumerate(rows)
+        ]
+    assert outcome("\n".join(["x = grad", *lines, "param = x"])) == expected
 
 
 def test_both_happen() -> None:

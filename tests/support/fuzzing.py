@@ -15,6 +15,7 @@ from optgen.compiler import Package, compile_specs
 from optgen.diagnostics import SpecError, printable
 from optgen.ir.nodes import Kind
 from optgen.page import page
+from optgen.schedule.verifier import verify_plan
 from support.compiling import ROOT
 from support.hostile import c_code
 from support.mutations import Case
@@ -55,6 +56,8 @@ def examine(case: Case, folder: Path, compiler: str = "") -> str:
     for fault in faults(package):
         raise FaultError(fault)
     for info in package.classes:
+        for plan in info.plans.values():
+            verify_plan(plan)
         info.explain()
         page(info)
     if compiler:

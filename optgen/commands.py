@@ -58,6 +58,7 @@ app.add_typer(cache_app, name="cache")
 
 _SPECS_HELP = "Spec files or folders of them. By default the folder specs/, or optgen's own specs where there is none."
 SpecsArgument = Annotated[list[Path] | None, typer.Argument(metavar="[SPECS]...", help=_SPECS_HELP, show_default=False)]
+FILES = "[spec|shared|vocabulary|functions|variants]"
 StrictOption = Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -231,15 +232,13 @@ def new(
 
 @app.command()
 def schema(
-    kind: Annotated[
-        str, typer.Argument(metavar="[spec|shared|variants]", help="Which kind of file; by default spec.")
-    ] = "spec",
+    kind: Annotated[str, typer.Argument(metavar=FILES, help="Which kind of file; by default spec.")] = "spec",
 ) -> None:
     """Print the JSON Schema of spec files, for editors."""
     from optgen.spec.schema import SCHEMAS, json_schema
 
     if kind not in SCHEMAS:
-        raise typer.BadParameter(f"{kind!r} is none of {', '.join(SCHEMAS)}", param_hint="[spec|shared|variants]")
+        raise typer.BadParameter(f"{kind!r} is none of {', '.join(SCHEMAS)}", param_hint=FILES)
     print_json(json_schema(kind))
 
 

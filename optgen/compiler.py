@@ -24,6 +24,7 @@ from optgen.emit.writer import MARK
 from optgen.explanation import ClassInfo
 from optgen.ir.family import Family, build_family, readers
 from optgen.ir.formula import FormulaTooLargeError
+from optgen.ir.functions import Function, parse_functions
 from optgen.ir.nodes import Program
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.usage import check_use
@@ -105,10 +106,13 @@ def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[Unit, ...]:
         SpecError: all mistakes of all files at once.
     """
     specs = load_specs(paths, reporter, partial=True)
+    functions: dict[str, Function] = {}
+    for text in specs.functions:
+        functions |= parse_functions(text, functions, reporter)
     units = []
     for name, loaded in specs.families.items():
         try:
-            family = build_family(loaded, specs.shared, _shown_path(loaded.source.path), reporter)
+            family = build_family(loaded, specs.shared, functions, _shown_path(loaded.source.path), reporter)
             if family is None:
                 continue
             if not reporter.errors_in(loaded.source.path):
@@ -146,7 +150,7 @@ def _shown_path(path: str) -> Prose:
 def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> tuple[ClassSpec, ...]:
     settings = readers(family.hypers, family.options, family.storage)
     result = []
-    for class_name, variant in specs.table.variants.items():
+    for class_name, variant in specs.classes.items():
         if variant.family != name:
             continue
         refusals: list[Refusal] = []

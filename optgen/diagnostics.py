@@ -15,6 +15,7 @@ import difflib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Literal
 
 MAX_SHOWN = 50
@@ -26,12 +27,16 @@ _LEFT_CONTEXT = 60
 
 @dataclass(frozen=True)
 class Location:
-    """A stretch of one line of a file. `line` and `column` count from 1, `column` and `length` in characters."""
+    """A stretch of one line of a file. `line` and `column` count from 1, `column` and `length` in characters.
+
+    `within` are the lines of functions that a call at this place leads to, the outermost first.
+    """
 
     file: str
     line: int
     column: int
     length: int = 1
+    within: tuple[Location, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
@@ -39,7 +44,10 @@ class Location:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One mistake. `rule` is a stable kebab-case id such as `undefined-name`; `help` says what would be right."""
+    """One mistake. `rule` is a stable kebab-case id such as `undefined-name`; `help` says what would be right.
+
+    `source_line` is the line of its location, `inner_lines` those that this is within.
+    """
 
     rule: str
     message: str
@@ -47,6 +55,7 @@ class Diagnostic:
     help: str = ""
     source_line: str = ""
     severity: Literal["error", "warning"] = "error"
+    inner_lines: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return format_diagnostic(self)
@@ -90,18 +99,22 @@ class Reporter:
         self._sources[file] = text.split("\n")
 
     def error(self, rule: str, message: str, location: Location | None, help: str = "") -> None:
-        """Collect one error; it is raised by `raise_if_any`."""
-        self._diagnostics.append(Diagnostic(rule, message, location, help, self._line(location)))
+        """Collect one error; it is raised by `raise_if_any`. What a call is wrong in is said once a place."""
+        if location is not None and location.within and self._is_said(rule, message, location):
+            return
+        self.add([Diagnostic(rule, message, location, help)])
 
     def warning(self, rule: str, message: str, location: Location | None, help: str = "") -> None:
         """Collect one warning."""
-        self._diagnostics.append(Diagnostic(rule, message, location, help, self._line(location), "warning"))
+        self.add([Diagnostic(rule, message, location, help, severity="warning")])
 
     def add(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Collect what was raised elsewhere, for example the errors of a `SpecError`."""
         for diagnostic in diagnostics:
-            line = diagnostic.source_line or self._line(diagnostic.location)
-            self._diagnostics.append(replace(diagnostic, source_line=line))
+            place = diagnostic.location
+            line = diagnostic.source_line or self._line(place)
+            inner = diagnostic.inner_lines or tuple(self._line(part) for part in (place.within if place else ()))
+            self._diagnostics.append(replace(diagnostic, source_line=line, inner_lines=inner))
 
     @property
     def error_count(self) -> int:
@@ -130,6 +143,10 @@ class Reporter:
         if self.has_errors:
             raise SpecError(diagnostic for diagnostic in self._diagnostics if diagnostic.severity == "error")
 
+    def _is_said(self, rule: str, message: str, location: Location) -> bool:
+        said = (rule, message, str(location))
+        return any((known.rule, known.message, str(known.location)) == said for known in self._diagnostics)
+
     def _line(self, location: Location | None) -> str:
         if location is None:
             return ""
@@ -153,20 +170,22 @@ def count(diagnostics: Iterable[Diagnostic]) -> str:
 
 
 def format_diagnostic(diagnostic: Diagnostic) -> str:
-    """The diagnostic as text: its message, the place, the line with a caret under it, the help."""
+    """The diagnostic as text: its message, the place, the line with a caret under it, the help.
+
+    Of what a function's line does where it is called, both places are shown, the help at the last.
+    """
     lines = [f"{diagnostic.severity}[{diagnostic.rule}]: {printable(diagnostic.message)}"]
-    location, help_text = diagnostic.location, printable(diagnostic.help)
-    if location is not None:
-        lines.append(f" --> {printable(str(location))}")
-    if location is None or not diagnostic.source_line.strip():
-        if help_text:
-            lines.append(f"  = help: {help_text}")
-        return "\n".join(lines)
-    excerpt, offset, length = _excerpt(diagnostic.source_line, location)
-    number = str(location.line)
-    lines.append(f"{number} | {excerpt}".rstrip())
-    lines.append(f"{' ' * len(number)} | {' ' * offset}{'^' * length} {help_text}".rstrip())
-    return "\n".join(lines)
+    location, left = diagnostic.location, printable(diagnostic.help)
+    places = () if location is None else (location, *location.within)
+    for place, source in zip_longest(places, (diagnostic.source_line, *diagnostic.inner_lines)[: len(places)]):
+        lines.append(f" {'-->' if place is location else '  in'} {printable(str(place))}")
+        if (source or "").strip():
+            said, left = (left, "") if place is places[-1] else ("", left)
+            excerpt, offset, length = _excerpt(source, place)
+            number = str(place.line)
+            lines.append(f"{number} | {excerpt}".rstrip())
+            lines.append(f"{' ' * len(number)} | {' ' * offset}{'^' * length} {said}".rstrip())
+    return "\n".join([*lines, f"  = help: {left}"] if left else lines)
 
 
 def suggest(name: str, candidates: Iterable[str]) -> str:

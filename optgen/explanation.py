@@ -208,6 +208,8 @@ class ClassInfo:
         equations = []
         for name, block in self.family_rule.equations.items():
             equations += [f"{name}:", *(f"    {line.raw}" for line in block.lines())]
+        for function in self.family_rule.functions:
+            equations += function.written.split("\n")
         return Explanation(tuple(equations), kinds, passes, self.rendered)
 
     def _refusals(self, bits: int) -> set[str]:

@@ -57,6 +57,7 @@ def document(specs: Path = SPECS) -> str:
     bits = sorted({b for info in classes for b in info.bits_choices}, reverse=True)
     parts = [HEAD, *_contents(order, families), "## Classes\n", overview(classes, bits)]
     parts += ["## Arguments of every class\n", ARGUMENTS_HEAD, shared_arguments(classes, shared), *_stages(shared)]
+    parts += _functions(families[name][0].family_rule for name in order)
     for name in order:
         parts += family_section(families[name], shared, bits)
     return "\n".join(parts).rstrip() + "\n"
@@ -65,6 +66,7 @@ def document(specs: Path = SPECS) -> str:
 def _contents(order: Sequence[str], families: Mapping[str, Sequence[ClassInfo]]) -> list[str]:
     lines = ["## Contents\n", "- [Classes](#classes)", "- [Arguments of every class](#arguments-of-every-class)"]
     lines.append("- [Stages that rules share](#stages-that-rules-share)")
+    lines.append("- [Functions that rules share](#functions-that-rules-share)")
     for name in order:
         rule = families[name][0].family_rule
         title = rule.title.raw
@@ -181,6 +183,15 @@ def _stages(shared: Shared) -> list[str]:
     return parts
 
 
+def _functions(families: Iterable[Family]) -> list[str]:
+    """The functions that equations call, by name."""
+    found = {function.name: function.written for family in families for function in family.functions}
+    parts = ["## Functions that rules share\n"]
+    parts.append("A call stands for these lines, with settings, `step`, `param` and `grad` of the rule that calls.\n")
+    text = "\n\n".join(found[name] for name in sorted(found))
+    return [*parts, f"```text\n{text}\n```\n"]
+
+
 # A rule
 
 
@@ -213,14 +224,14 @@ def family_section(classes: Sequence[ClassInfo], shared: Shared, bits: Sequence[
 
 def _equations_by_class(family: Family, classes: Sequence[ClassInfo]) -> Iterator[str]:
     """The blocks, once for each set of options that classes fix."""
-    kinds: dict[str, tuple[Mapping[str, object], list[str]]] = {}
+    kinds: dict[str, list[str]] = {}
     for info in classes:
-        fixed: Mapping[str, object] = info.spec.variant.set
-        kinds.setdefault(repr(sorted(fixed.items())), (fixed, []))[1].append(info.name)
-    for fixed, names in kinds.values():
+        blocks = {name: text.raw for name, text in family.equations.items()}
+        kinds.setdefault(equations(blocks, info.spec.variant.set), []).append(info.name)
+    for text, names in kinds.items():
         if len(kinds) > 1:
             yield f"{', '.join(f'`{name}`' for name in names)}:\n"
-        yield equations({name: text.raw for name, text in family.equations.items()}, fixed)
+        yield text
 
 
 def equations(blocks: Mapping[str, str], fixed: Mapping[str, object]) -> str:

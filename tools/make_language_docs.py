@@ -31,6 +31,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "inputs": "Numbers that are set on the optimizer for a step.",
         "states": "What is kept between steps.",
         "rules": "Combinations of settings that are refused.",
+        "functions": "Named pieces of the equations, as `def`s.",
         "blocks": "The equations of a step.",
         "methods": "Further blocks, each a method of the optimizer.",
         "variants": "The classes to make; without any there is one, named after the rule.",
@@ -82,11 +83,12 @@ MEANINGS: dict[str, dict[str, str]] = {
         "message": "What it says: `{name}` is the class, `{lr}` a setting, `{mode!r}` one with its quotes.",
         "on": "`construct`, `step`, or the method before which it is looked at.",
     },
-    "Variant": {
+    "Row": {
         "family": "The rule; in a rule's own file it is that rule.",
         "signature": "The arguments taken by position, in order: names, or a name of `signatures`.",
-        "bits": "Fixes the bits of the states, one of the choices of `optim_bits`.",
-        "paged": "Fixes whether states are pageable.",
+        "bits": "Fixes the bits of the states, one of the choices of `optim_bits`; `any` leaves them to the user.",
+        "paged": "Fixes whether states are pageable; `any` leaves it to the user.",
+        "keeps": "Arguments that stay though the class fixes what they say.",
         "block_wise": "The default of `block_wise`.",
         "target": "Fixes the target.",
         "set": "Options that the class fixes.",
@@ -104,12 +106,14 @@ OVER = {"tensor": "a tensor", "all": "`over=all`", "matrix": "`over=matrix`", "r
 def table(name: str) -> str:
     """The table of a model's fields."""
     schema = getattr(model, name).model_json_schema(by_alias=True)
+    schema = schema["anyOf"][-1] if "anyOf" in schema else schema  # the long form is the last
     fields, meanings = schema["properties"], MEANINGS[name]
     if set(fields) != set(meanings):
         difference = ", ".join(sorted(set(fields) ^ set(meanings)))
         raise SystemExit(f"MEANINGS[{name!r}] and the model differ in {difference}")
     lines = ["| field | value | default | meaning |", "|---|---|---|---|"]
-    for field, described in fields.items():
+    for field in meanings:
+        described = fields[field]
         needed = field in schema.get("required", [])
         if name == "Hyperparameter" and field == "default":
             default = "none: required"

@@ -5,29 +5,61 @@
 // https://arxiv.org/abs/1908.03265, algorithm 2.
 //
 // step:
-//     if not decoupled_weight_decay:
-//         grad = grad + weight_decay * param
+//     grad = coupled_decay(grad)
 //     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
 //     distance = grad - exp_avg
 //     exp_avg_var = beta2 * exp_avg_var + (1 - beta2) * distance * distance + eps
-//     if amsgrad:
-//         max_exp_avg_var = max(max_exp_avg_var, exp_avg_var)
-//         second = max_exp_avg_var
-//     else:
-//         second = exp_avg_var
+//     second, max_exp_avg_var = amsgrad_maximum(exp_avg_var, max_exp_avg_var)
 //     if rectify:
-//         longest = 2 / (1 - beta2) - 1
-//         length = longest - 2 * step * beta2**step / (1 - beta2**step)
-//         term = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-//         rate = sqrt(max(term, 0) * (1 - beta2**step))
-//         update = exp_avg / (1 - beta1**step) * where(length >= 5, rate / (sqrt(second) + eps), 1)
+//         length, longest = averaged_steps(beta2, step)
+//         term = rectification(length, longest)
+//         rate = sqrt(max(term, 0) * bias_correction(beta2, step))
+//         update = exp_avg / bias_correction(beta1, step) * where(length >= 5, rate / (sqrt(second) + eps), 1)
 //     else:
-//         update = exp_avg / (1 - beta1**step) / (sqrt(second) / sqrt(1 - beta2**step) + eps)
+//         update = adam_direction(exp_avg, second, beta1, beta2)
 //
 // apply:
+//     param = decoupled_decay(param)
+//     param = param - lr * update
+//
+// def coupled_decay(grad):
+//     """The gradient with the decay of the parameter, where that is not decoupled."""
+//     if not decoupled_weight_decay:
+//         grad = grad + weight_decay * param
+//     return grad
+//
+// def amsgrad_maximum(average, largest):
+//     """What to divide by the root of, and the largest average so far."""
+//     if amsgrad:
+//         largest = max(largest, average)
+//         second = largest
+//     else:
+//         second = average
+//     return second, largest
+//
+// def averaged_steps(beta, step):
+//     """How many steps an average is of (RAdam's rho), and of how many in the end."""
+//     longest = 2 / (1 - beta) - 1
+//     length = longest - 2 * step * beta**step / bias_correction(beta, step)
+//     return length, longest
+//
+// def rectification(length, longest):
+//     """The square of RAdam's rectification of the rate, for an average of so many steps."""
+//     return (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+//
+// def adam_direction(average, square, beta1, beta2):
+//     """An average over the root of one of its square, both corrected for their start at zero."""
+//     return average / bias_correction(beta1, step) / (sqrt(square) / sqrt(bias_correction(beta2, step)) + eps)
+//
+// def bias_correction(beta, step):
+//     """How much of its values an average, zero at first, has taken up after some steps."""
+//     return 1 - beta**step
+//
+// def decoupled_decay(param):
+//     """The parameter after its decay, where that is decoupled."""
 //     if decoupled_weight_decay:
 //         param = param * (1 - lr * weight_decay)
-//     param = param - lr * update
+//     return param
 #include <optgen/cuda.h>
 
 using namespace optgen;

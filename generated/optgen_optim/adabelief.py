@@ -735,11 +735,3 @@ class AdaBelief8bit(Optimizer):
             "target": target,
         }
         super().__init__(params, settings, None)
-
-    @classmethod
-    def _refuse(cls, o: Mapping[str, Any]) -> None:
-        name = cls.__name__
-        if o["amsgrad"] and o["optim_bits"] == 8:
-            message = "{name} does not support amsgrad=True"
-            raise ValueError(message.format_map({**o, "name": name}))
-        super()._refuse(o)

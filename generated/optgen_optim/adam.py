@@ -725,14 +725,6 @@ class AdamW8bit(Optimizer):
         }
         super().__init__(params, settings, args)
 
-    @classmethod
-    def _refuse(cls, o: Mapping[str, Any]) -> None:
-        name = cls.__name__
-        if o["amsgrad"] and o["optim_bits"] == 8:
-            message = "{name} does not support amsgrad=True"
-            raise ValueError(message.format_map({**o, "name": name}))
-        super()._refuse(o)
-
 
 class AdamW32bit(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in 32 bits.
@@ -1214,14 +1206,6 @@ class PagedAdamW8bit(Optimizer):
             "target": target,
         }
         super().__init__(params, settings, args)
-
-    @classmethod
-    def _refuse(cls, o: Mapping[str, Any]) -> None:
-        name = cls.__name__
-        if o["amsgrad"] and o["optim_bits"] == 8:
-            message = "{name} does not support amsgrad=True"
-            raise ValueError(message.format_map({**o, "name": name}))
-        super()._refuse(o)
 
 
 class PagedAdamW32bit(Optimizer):
@@ -1709,14 +1693,6 @@ class Adam8bit(Optimizer):
         }
         super().__init__(params, settings, args)
 
-    @classmethod
-    def _refuse(cls, o: Mapping[str, Any]) -> None:
-        name = cls.__name__
-        if o["amsgrad"] and o["optim_bits"] == 8:
-            message = "{name} does not support amsgrad=True"
-            raise ValueError(message.format_map({**o, "name": name}))
-        super()._refuse(o)
-
 
 class Adam32bit(Optimizer):
     """Adam, with coupled or decoupled weight decay: states in 32 bits.
@@ -2198,14 +2174,6 @@ class PagedAdam8bit(Optimizer):
             "target": target,
         }
         super().__init__(params, settings, args)
-
-    @classmethod
-    def _refuse(cls, o: Mapping[str, Any]) -> None:
-        name = cls.__name__
-        if o["amsgrad"] and o["optim_bits"] == 8:
-            message = "{name} does not support amsgrad=True"
-            raise ValueError(message.format_map({**o, "name": name}))
-        super()._refuse(o)
 
 
 class PagedAdam32bit(Optimizer):

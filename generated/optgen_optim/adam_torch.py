@@ -5,22 +5,41 @@ Kingma and Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 1; decoupled deca
 https://arxiv.org/abs/1711.05101, algorithm 2; amsgrad: Reddi et al. 2018, https://arxiv.org/abs/1904.09237.
 
 step:
-    if not decoupled_weight_decay:
-        grad = grad + weight_decay * param
+    grad = coupled_decay(grad)
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-    if amsgrad:
-        max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
-        second = max_exp_avg_sq
-    else:
-        second = exp_avg_sq
-    denom = sqrt(second) / sqrt(1 - beta2**step) + eps
-    update = exp_avg / (1 - beta1**step) / denom
+    second, max_exp_avg_sq = amsgrad_maximum(exp_avg_sq, max_exp_avg_sq)
+    denom = sqrt(second) / sqrt(bias_correction(beta2, step)) + eps
+    update = exp_avg / bias_correction(beta1, step) / denom
 
 apply:
+    param = decoupled_decay(param)
+    param = param - lr * update
+
+def coupled_decay(grad):
+    \"\"\"The gradient with the decay of the parameter, where that is not decoupled.""\"
+    if not decoupled_weight_decay:
+        grad = grad + weight_decay * param
+    return grad
+
+def amsgrad_maximum(average, largest):
+    \"\"\"What to divide by the root of, and the largest average so far.""\"
+    if amsgrad:
+        largest = max(largest, average)
+        second = largest
+    else:
+        second = average
+    return second, largest
+
+def bias_correction(beta, step):
+    \"\"\"How much of its values an average, zero at first, has taken up after some steps.""\"
+    return 1 - beta**step
+
+def decoupled_decay(param):
+    \"\"\"The parameter after its decay, where that is decoupled.""\"
     if decoupled_weight_decay:
         param = param * (1 - lr * weight_decay)
-    param = param - lr * update
+    return param
 """
 
 from __future__ import annotations

@@ -7,10 +7,14 @@
 //     grad = grad + weight_decay * param
 //     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
 //     exp_inf = max(beta2 * exp_inf, abs(grad) + eps)
-//     update = exp_avg / (1 - beta1**step) / exp_inf
+//     update = exp_avg / bias_correction(beta1, step) / exp_inf
 //
 // apply:
 //     param = param - lr * update
+//
+// def bias_correction(beta, step):
+//     """How much of its values an average, zero at first, has taken up after some steps."""
+//     return 1 - beta**step
 #include <optgen/cpu.h>
 
 using namespace optgen;

@@ -11,14 +11,18 @@ step:
     exp_avg_diff = beta2 * exp_avg_diff + (1 - beta2) * change
     exp_avg_sq = beta3 * exp_avg_sq + (1 - beta3) * ahead * ahead
     previous_grad = grad
-    denom = sqrt(exp_avg_sq) / sqrt(1 - beta3**step) + eps
-    update = (exp_avg / (1 - beta1**step) + beta2 / (1 - beta2**step) * exp_avg_diff) / denom
+    denom = sqrt(exp_avg_sq) / sqrt(bias_correction(beta3, step)) + eps
+    update = (exp_avg / bias_correction(beta1, step) + beta2 / bias_correction(beta2, step) * exp_avg_diff) / denom
 
 apply:
     if no_prox:
         param = param * (1 - lr * weight_decay) - lr * update
     else:
         param = (param - lr * update) / (1 + lr * weight_decay)
+
+def bias_correction(beta, step):
+    \"\"\"How much of its values an average, zero at first, has taken up after some steps.""\"
+    return 1 - beta**step
 """
 
 from __future__ import annotations

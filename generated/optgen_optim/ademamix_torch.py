@@ -16,12 +16,16 @@ step:
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_slow = slow * exp_avg_slow + (1 - slow) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-    denom = sqrt(exp_avg_sq) / sqrt(1 - beta2**step) + eps
-    update = (exp_avg / (1 - beta1**step) + weight * exp_avg_slow) / denom
+    denom = sqrt(exp_avg_sq) / sqrt(bias_correction(beta2, step)) + eps
+    update = (exp_avg / bias_correction(beta1, step) + weight * exp_avg_slow) / denom
 
 apply:
     param = param * (1 - lr * weight_decay)
     param = param - lr * update
+
+def bias_correction(beta, step):
+    \"\"\"How much of its values an average, zero at first, has taken up after some steps.""\"
+    return 1 - beta**step
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 // step:
 //     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
 //     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-//     denom = sqrt(exp_avg_sq) / sqrt(1 - beta2**step) + eps
-//     update = exp_avg / (1 - beta1**step) / denom
+//     denom = sqrt(exp_avg_sq) / sqrt(bias_correction(beta2, step)) + eps
+//     update = exp_avg / bias_correction(beta1, step) / denom
 //
 // apply:
 //     change = lr * update + lr * weight_decay * param
@@ -19,6 +19,10 @@
 //         compensation = exact + (old - param)
 //     else:
 //         param = param - change
+//
+// def bias_correction(beta, step):
+//     """How much of its values an average, zero at first, has taken up after some steps."""
+//     return 1 - beta**step
 #include <optgen/cuda.h>
 
 using namespace optgen;

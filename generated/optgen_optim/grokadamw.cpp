@@ -19,10 +19,14 @@
 //     decay = beta1 * (1 - gamma) ** index
 //     exp_avg = decay * exp_avg + (1 - decay) * amplified
 //     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * amplified * amplified
-//     update = sqrt(1 - beta2**step) / (1 - beta1**step) * (exp_avg / (sqrt(exp_avg_sq) + eps))
+//     update = sqrt(bias_correction(beta2, step)) / bias_correction(beta1, step) * (exp_avg / (sqrt(exp_avg_sq) + eps))
 //
 // apply:
 //     param = param * (1 - lr * weight_decay) - lr * update
+//
+// def bias_correction(beta, step):
+//     """How much of its values an average, zero at first, has taken up after some steps."""
+//     return 1 - beta**step
 #include <optgen/cpu.h>
 
 using namespace optgen;

@@ -9,13 +9,9 @@
 //         grad = grad + weight_decay * param
 //     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
 //     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-//     if amsgrad:
-//         max_exp_avg_sq = max(max_exp_avg_sq, exp_avg_sq)
-//         second = max_exp_avg_sq
-//     else:
-//         second = exp_avg_sq
+//     second, max_exp_avg_sq = amsgrad_maximum(exp_avg_sq, max_exp_avg_sq)
 //     if bias_correction:
-//         update = exp_avg / (1 - beta1**step) / (sqrt(second) / sqrt(1 - beta2**step) + eps)
+//         update = adam_direction(exp_avg, second, beta1, beta2)
 //     else:
 //         update = exp_avg / (sqrt(second) + eps)
 //     if adam_w_mode and trust_ratio == "lamb":
@@ -25,6 +21,23 @@
 //     if adam_w_mode and trust_ratio == "none":
 //         param = param * (1 - lr * weight_decay)
 //     param = param - lr * update
+//
+// def amsgrad_maximum(average, largest):
+//     """What to divide by the root of, and the largest average so far."""
+//     if amsgrad:
+//         largest = max(largest, average)
+//         second = largest
+//     else:
+//         second = average
+//     return second, largest
+//
+// def adam_direction(average, square, beta1, beta2):
+//     """An average over the root of one of its square, both corrected for their start at zero."""
+//     return average / bias_correction(beta1, step) / (sqrt(square) / sqrt(bias_correction(beta2, step)) + eps)
+//
+// def bias_correction(beta, step):
+//     """How much of its values an average, zero at first, has taken up after some steps."""
+//     return 1 - beta**step
 #include <optgen/cuda.h>
 
 using namespace optgen;

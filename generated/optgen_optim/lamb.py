@@ -731,14 +731,6 @@ class LAMB8bit(Optimizer):
         }
         super().__init__(params, settings, args)
 
-    @classmethod
-    def _refuse(cls, o: Mapping[str, Any]) -> None:
-        name = cls.__name__
-        if o["amsgrad"] and o["optim_bits"] == 8:
-            message = "{name} does not support amsgrad=True"
-            raise ValueError(message.format_map({**o, "name": name}))
-        super()._refuse(o)
-
 
 class LAMB32bit(Optimizer):
     """LAMB, layer-wise adaptive moments: states in 32 bits.

@@ -416,9 +416,9 @@ class LARS(Optimizer):
     Args:
         params: Tensors, named tensors or param groups.
         lr: Step size. In [0, inf).
-        momentum: Momentum. In [0, inf). Default: 0.0.
-        dampening: Share of the new gradient that is kept out of the momentum after the first step. In (-inf, inf).
-            Default: 0.0.
+        momentum: Share of the running sum that is kept; 0 keeps no state. In [0, inf). Default: 0.0.
+        dampening: Share of the new gradient that is kept out of the running sum after the first step. In (-inf,
+            inf). Default: 0.0.
         weight_decay: Weight decay, added to the gradient. In [0, inf). Default: 0.0.
         nesterov: Nesterov momentum. Default: False.
         optim_bits: Bits of each element of the states: 32 (float32), 16 (bfloat16), 8 (int8) or 4 (int4). States
@@ -580,9 +580,9 @@ class LARS8bit(Optimizer):
     Args:
         params: Tensors, named tensors or param groups.
         lr: Step size. In [0, inf).
-        momentum: Momentum. In [0, inf). Default: 0.0.
-        dampening: Share of the new gradient that is kept out of the momentum after the first step. In (-inf, inf).
-            Default: 0.0.
+        momentum: Share of the running sum that is kept; 0 keeps no state. In [0, inf). Default: 0.0.
+        dampening: Share of the new gradient that is kept out of the running sum after the first step. In (-inf,
+            inf). Default: 0.0.
         weight_decay: Weight decay, added to the gradient. In [0, inf). Default: 0.0.
         nesterov: Nesterov momentum. Default: False.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
@@ -740,9 +740,9 @@ class LARS32bit(Optimizer):
     Args:
         params: Tensors, named tensors or param groups.
         lr: Step size. In [0, inf).
-        momentum: Momentum. In [0, inf). Default: 0.0.
-        dampening: Share of the new gradient that is kept out of the momentum after the first step. In (-inf, inf).
-            Default: 0.0.
+        momentum: Share of the running sum that is kept; 0 keeps no state. In [0, inf). Default: 0.0.
+        dampening: Share of the new gradient that is kept out of the running sum after the first step. In (-inf,
+            inf). Default: 0.0.
         weight_decay: Weight decay, added to the gradient. In [0, inf). Default: 0.0.
         nesterov: Nesterov momentum. Default: False.
         args: An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and
@@ -900,9 +900,9 @@ class PytorchLARS(Optimizer):
     Args:
         params: Tensors, named tensors or param groups.
         lr: Step size. In [0, inf). Default: 0.01.
-        momentum: Momentum. In [0, inf). Default: 0.0.
-        dampening: Share of the new gradient that is kept out of the momentum after the first step. In (-inf, inf).
-            Default: 0.0.
+        momentum: Share of the running sum that is kept; 0 keeps no state. In [0, inf). Default: 0.0.
+        dampening: Share of the new gradient that is kept out of the running sum after the first step. In (-inf,
+            inf). Default: 0.0.
         weight_decay: Weight decay, added to the gradient. In [0, inf). Default: 0.0.
         nesterov: Nesterov momentum. Default: False.
         max_unorm: The update is scaled down to this many times the norm of the parameter; 0 is off. In [0, inf).

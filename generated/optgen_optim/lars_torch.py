@@ -13,17 +13,22 @@ step:
         grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
     else:
         grad = grad + weight_decay * param
-    if momentum != 0:
-        momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
-        if nesterov:
-            update = grad + momentum * momentum_buffer
-        else:
-            update = momentum_buffer
-    else:
-        update = grad
+    update, momentum_buffer = with_momentum(grad, momentum_buffer)
 
 apply:
     param = param - lr * update
+
+def with_momentum(grad, buffer):
+    \"\"\"The direction of SGD, and the running sum of gradients, of which the first is undampened.""\"
+    if momentum != 0:
+        buffer = where(step > 1, momentum * buffer + (1 - dampening) * grad, grad)
+        if nesterov:
+            update = grad + momentum * buffer
+        else:
+            update = buffer
+    else:
+        update = grad
+    return update, buffer
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@
 //         corrected = corrected / max(1, norm(corrected))
 //         exp_avg = beta1 * exp_avg + (1 - beta1) * corrected
 //         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * corrected * corrected
-//         update = exp_avg / (1 - beta1**step) / (sqrt(exp_avg_sq) / sqrt(1 - beta2**step) + eps)
+//         update = adam_direction(exp_avg, exp_avg_sq, beta1, beta2)
 //     else:
 //         exp_avg = beta1_1d * exp_avg + (1 - beta1_1d) * grad
 //         exp_avg_sq = beta2_1d * exp_avg_sq + (1 - beta2_1d) * grad * grad
-//         update = exp_avg / (1 - beta1_1d**step) / (sqrt(exp_avg_sq) / sqrt(1 - beta2_1d**step) + eps)
+//         update = adam_direction(exp_avg, exp_avg_sq, beta1_1d, beta2_1d)
 //
 // apply:
 //     if optimize_1d or ndim >= 2:
@@ -29,6 +29,14 @@
 //         rate = lr * lr_1d_factor
 //         decay = weight_decay
 //     param = param * (1 - rate * decay) - rate * update
+//
+// def adam_direction(average, square, beta1, beta2):
+//     """An average over the root of one of its square, both corrected for their start at zero."""
+//     return average / bias_correction(beta1, step) / (sqrt(square) / sqrt(bias_correction(beta2, step)) + eps)
+//
+// def bias_correction(beta, step):
+//     """How much of its values an average, zero at first, has taken up after some steps."""
+//     return 1 - beta**step
 #include <optgen/cpu.h>
 
 using namespace optgen;

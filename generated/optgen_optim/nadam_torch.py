@@ -5,21 +5,35 @@ Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ, algorithm 2 wi
 its section on warming up, as torch.optim.NAdam has it.
 
 step:
-    if not decoupled_weight_decay:
-        grad = grad + weight_decay * param
+    grad = coupled_decay(grad)
     mu = beta1 * (1 - 0.5 * 0.96**(step * momentum_decay))
     mu_next = beta1 * (1 - 0.5 * 0.96**((step + 1) * momentum_decay))
     mu_product = mu_product * mu
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-    denom = sqrt(exp_avg_sq) / sqrt(1 - beta2**step) + eps
+    denom = sqrt(exp_avg_sq) / sqrt(bias_correction(beta2, step)) + eps
     ahead = (1 - mu) / (1 - mu_product) * grad + mu_next / (1 - mu_product * mu_next) * exp_avg
     update = ahead / denom
 
 apply:
+    param = decoupled_decay(param)
+    param = param - lr * update
+
+def coupled_decay(grad):
+    \"\"\"The gradient with the decay of the parameter, where that is not decoupled.""\"
+    if not decoupled_weight_decay:
+        grad = grad + weight_decay * param
+    return grad
+
+def bias_correction(beta, step):
+    \"\"\"How much of its values an average, zero at first, has taken up after some steps.""\"
+    return 1 - beta**step
+
+def decoupled_decay(param):
+    \"\"\"The parameter after its decay, where that is decoupled.""\"
     if decoupled_weight_decay:
         param = param * (1 - lr * weight_decay)
-    param = param - lr * update
+    return param
 """
 
 from __future__ import annotations

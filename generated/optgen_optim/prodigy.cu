@@ -7,7 +7,7 @@
 //     if not decouple:
 //         grad = grad + weight_decay * param
 //     if use_bias_correction:
-//         rate = d * lr * sqrt(1 - beta2 ** (k + 1)) / (1 - beta1 ** (k + 1))
+//         rate = d * lr * sqrt(bias_correction(beta2, k + 1)) / bias_correction(beta1, k + 1)
 //     else:
 //         rate = d * lr
 //     if safeguard_warmup:
@@ -40,6 +40,10 @@
 //     if decouple:
 //         param = param * where(moved, 1 - weight_decay * rate, 1)
 //     param = param - rate * update
+//
+// def bias_correction(beta, step):
+//     """How much of its values an average, zero at first, has taken up after some steps."""
+//     return 1 - beta**step
 #include <optgen/cuda.h>
 
 using namespace optgen;

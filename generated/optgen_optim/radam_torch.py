@@ -4,21 +4,44 @@
 Liu et al. 2020, https://arxiv.org/abs/1908.03265, algorithm 2, with the threshold of 5 that torch uses.
 
 step:
-    if not decoupled_weight_decay:
-        grad = grad + weight_decay * param
+    grad = coupled_decay(grad)
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-    longest = 2 / (1 - beta2) - 1
-    length = longest - 2 * step * beta2**step / (1 - beta2**step)
+    length, longest = averaged_steps(beta2, step)
     safe = max(length, 5)
-    rect = sqrt((safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe))
-    adaptive = rect * sqrt(1 - beta2**step) / (sqrt(exp_avg_sq) + eps)
-    update = exp_avg / (1 - beta1**step) * where(length > 5, adaptive, 1)
+    rect = sqrt(rectification(safe, longest))
+    adaptive = rect * sqrt(bias_correction(beta2, step)) / (sqrt(exp_avg_sq) + eps)
+    update = exp_avg / bias_correction(beta1, step) * where(length > 5, adaptive, 1)
 
 apply:
+    param = decoupled_decay(param)
+    param = param - lr * update
+
+def coupled_decay(grad):
+    \"\"\"The gradient with the decay of the parameter, where that is not decoupled.""\"
+    if not decoupled_weight_decay:
+        grad = grad + weight_decay * param
+    return grad
+
+def averaged_steps(beta, step):
+    \"\"\"How many steps an average is of (RAdam's rho), and of how many in the end.""\"
+    longest = 2 / (1 - beta) - 1
+    length = longest - 2 * step * beta**step / bias_correction(beta, step)
+    return length, longest
+
+def rectification(length, longest):
+    \"\"\"The square of RAdam's rectification of the rate, for an average of so many steps.""\"
+    return (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+
+def bias_correction(beta, step):
+    \"\"\"How much of its values an average, zero at first, has taken up after some steps.""\"
+    return 1 - beta**step
+
+def decoupled_decay(param):
+    \"\"\"The parameter after its decay, where that is decoupled.""\"
     if decoupled_weight_decay:
         param = param * (1 - lr * weight_decay)
-    param = param - lr * update
+    return param
 """
 
 from __future__ import annotations

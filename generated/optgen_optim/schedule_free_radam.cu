@@ -6,20 +6,16 @@
 //
 // step:
 //     k = k + 1
-//     longest = 2 / (1 - beta2) - 1
-//     length = longest - 2 * k * beta2**k / (1 - beta2**k)
-//     term = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+//     length, longest = averaged_steps(beta2, k)
+//     term = rectification(length, longest)
 //     if silent_sgd_phase:
 //         factor = where(length > 4, sqrt(max(term, 0)), 0)
 //     else:
 //         factor = where(length > 4, sqrt(max(term, 0)), 1)
 //     rate = lr * factor
-//     lr_max = max(lr_max, rate)
-//     weight = k**r * lr_max**weight_lr_power
-//     weight_sum = weight_sum + weight
-//     share = where(weight_sum > 0, weight / weight_sum, 0)
+//     share, lr_max, weight_sum = schedule_free_share(rate, lr_max, weight_sum, k)
 //     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-//     scaled = grad / (sqrt(exp_avg_sq) / sqrt(1 - beta2**k) + eps)
+//     scaled = grad / (sqrt(exp_avg_sq) / sqrt(bias_correction(beta2, k)) + eps)
 //     update = where(length > 4, scaled, grad) + weight_decay * param
 //
 // apply:
@@ -33,6 +29,28 @@
 // eval:
 //     param = where(train_mode == 1, param + (1 - 1 / beta1) * (z - param), param)
 //     train_mode = 0
+//
+// def averaged_steps(beta, step):
+//     """How many steps an average is of (RAdam's rho), and of how many in the end."""
+//     longest = 2 / (1 - beta) - 1
+//     length = longest - 2 * step * beta**step / bias_correction(beta, step)
+//     return length, longest
+//
+// def rectification(length, longest):
+//     """The square of RAdam's rectification of the rate, for an average of so many steps."""
+//     return (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+//
+// def schedule_free_share(rate, lr_max, weight_sum, step):
+//     """The share of a new iterate in the average of all; the largest rate and the sum of weights so far."""
+//     lr_max = max(lr_max, rate)
+//     weight = step**r * lr_max**weight_lr_power
+//     weight_sum = weight_sum + weight
+//     share = where(weight_sum > 0, weight / weight_sum, 0)
+//     return share, lr_max, weight_sum
+//
+// def bias_correction(beta, step):
+//     """How much of its values an average, zero at first, has taken up after some steps."""
+//     return 1 - beta**step
 #include <optgen/cuda.h>
 
 using namespace optgen;

@@ -5,14 +5,8 @@
 //
 // step:
 //     k = k + 1
-//     if warmup_steps > 0:
-//         rate = lr * min(1, k / warmup_steps)
-//     else:
-//         rate = lr
-//     lr_max = max(lr_max, rate)
-//     weight = k**r * lr_max**weight_lr_power
-//     weight_sum = weight_sum + weight
-//     share = where(weight_sum > 0, weight / weight_sum, 0)
+//     rate = warmed_up(lr, k)
+//     share, lr_max, weight_sum = schedule_free_share(rate, lr_max, weight_sum, k)
 //     update = grad + weight_decay * param
 //
 // apply:
@@ -26,6 +20,22 @@
 // eval:
 //     param = where(train_mode == 1, param + (1 - 1 / momentum) * (z - param), param)
 //     train_mode = 0
+//
+// def warmed_up(lr, step):
+//     """A rate that grows over the first steps."""
+//     if warmup_steps > 0:
+//         rate = lr * min(1, step / warmup_steps)
+//     else:
+//         rate = lr
+//     return rate
+//
+// def schedule_free_share(rate, lr_max, weight_sum, step):
+//     """The share of a new iterate in the average of all; the largest rate and the sum of weights so far."""
+//     lr_max = max(lr_max, rate)
+//     weight = step**r * lr_max**weight_lr_power
+//     weight_sum = weight_sum + weight
+//     share = where(weight_sum > 0, weight / weight_sum, 0)
+//     return share, lr_max, weight_sum
 #include <optgen/cuda.h>
 
 using namespace optgen;

@@ -5,21 +5,36 @@ Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html, in th
 gives it; decoupled decay: Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, algorithm 1.
 
 step:
-    if not decoupled_weight_decay:
-        grad = grad + weight_decay * param
-    if momentum != 0:
-        momentum_buffer = where(step > 1, momentum * momentum_buffer + (1 - dampening) * grad, grad)
-        if nesterov:
-            update = grad + momentum * momentum_buffer
-        else:
-            update = momentum_buffer
-    else:
-        update = grad
+    grad = coupled_decay(grad)
+    update, momentum_buffer = with_momentum(grad, momentum_buffer)
 
 apply:
+    param = decoupled_decay(param)
+    param = param - lr * update
+
+def coupled_decay(grad):
+    \"\"\"The gradient with the decay of the parameter, where that is not decoupled.""\"
+    if not decoupled_weight_decay:
+        grad = grad + weight_decay * param
+    return grad
+
+def with_momentum(grad, buffer):
+    \"\"\"The direction of SGD, and the running sum of gradients, of which the first is undampened.""\"
+    if momentum != 0:
+        buffer = where(step > 1, momentum * buffer + (1 - dampening) * grad, grad)
+        if nesterov:
+            update = grad + momentum * buffer
+        else:
+            update = buffer
+    else:
+        update = grad
+    return update, buffer
+
+def decoupled_decay(param):
+    \"\"\"The parameter after its decay, where that is decoupled.""\"
     if decoupled_weight_decay:
         param = param * (1 - lr * weight_decay)
-    param = param - lr * update
+    return param
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 // correction.
 //
 // step:
-//     decay1 = beta1 * (1 - beta1 ** (step - 1)) / (1 - beta1**step)
-//     decay2 = beta2 * (1 - beta2 ** (step - 1)) / (1 - beta2**step)
+//     decay1 = beta1 * bias_correction(beta1, step - 1) / bias_correction(beta1, step)
+//     decay2 = beta2 * bias_correction(beta2, step - 1) / bias_correction(beta2, step)
 //     exp_avg = exp_avg + (1 - decay1) * (grad - exp_avg)
 //     exp_avg_sq = decay2 * exp_avg_sq + (1 - decay2) * grad * grad
 //     ratio = sqrt(mean(grad * grad / max(exp_avg_sq, eps * eps)))
@@ -19,6 +19,10 @@
 //     else:
 //         param = param * (1 - rate * weight_decay)
 //     param = param - rate * update
+//
+// def bias_correction(beta, step):
+//     """How much of its values an average, zero at first, has taken up after some steps."""
+//     return 1 - beta**step
 #include <optgen/cuda.h>
 
 using namespace optgen;

@@ -18,7 +18,7 @@ from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
 from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
 from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Ref, Select
-from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, parse_block, refuse, stored_names, too_deep
+from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of
 from optgen.ir.scope import Scope, several
 from optgen.operations import BY_SYNTAX, CALLED, REDUCTIONS, Operation, Reduction, Sort
@@ -81,7 +81,7 @@ class Builder:
             self.visible = self.scope.common.union(OF_BLOCKS) if stage.shared else frozenset(self._names())
             self.writable = tuple(name for name in writable if name in self.visible)
             seen = {name: value for name, value in env.items() if not stage.shared or name in self.visible}
-            before, body = self.reporter.error_count, parse_block(stage.text, self.reporter)
+            before, body = self.reporter.error_count, self.scope.library.statements(stage, self.reporter)
             self.unread = self.unread or self.reporter.error_count > before
             self.assigned = {name for statement in body for name in stored_names(statement)}
             after = self._statements(body, seen, TRUE)
@@ -372,7 +372,8 @@ class Builder:
                 return self._reduction(node, row, args, keywords, env, path)
             case None:
                 message = f"there is no function `{name}`"
-                help_text = instead_of_call(node, name) or suggest(name, [*CALLED]) or ", ".join(CALLED)
+                known = [*CALLED, *self.scope.library.functions]
+                help_text = instead_of_call(node, name) or suggest(name, known) or ", ".join(known)
                 self.reporter.error("undefined-function", message, where, help_text)
                 return ERROR
             case Operation(arity=wanted, endless=endless) as row:

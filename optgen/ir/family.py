@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -14,7 +15,9 @@ from typing import TypeVar
 from optgen.codecs import CODECS
 from optgen.diagnostics import Location, Reporter
 from optgen.ir.builder import Builder
+from optgen.ir.expansion import Library
 from optgen.ir.formula import TRUE, Formula
+from optgen.ir.functions import Function, parse_functions, reached
 from optgen.ir.guards import GuardTable
 from optgen.ir.nodes import Const, Expr, Input, Kind, Program
 from optgen.ir.parser import Stage, node_location, parse_block, parse_expression, stored_names
@@ -26,7 +29,7 @@ from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
 from optgen.spec.model import Hyperparameter, Method, Option, Rule, Spec, State
 from optgen.spec.model import Input as GivenInput
-from optgen.spec.names import FACTS, TARGET
+from optgen.spec.names import FACTS, RESERVED, TARGET
 from optgen.spec.source import SourceText
 
 SHAPES = {
@@ -64,6 +67,7 @@ class Family:
         inits: Initial values of states that are not plain numbers, as written.
         equations: The text of each block, for people.
         stages: The text of the shared stages before `step` and before `apply`, by the name of that block.
+        functions: Those that its own blocks call, and those that these call.
     """
 
     spec: Spec
@@ -80,6 +84,7 @@ class Family:
     refusals: tuple[Refusal, ...]
     equations: Mapping[str, Prose]
     stages: Mapping[str, Prose]
+    functions: tuple[Function, ...]
     has_update: bool
 
     @property
@@ -97,15 +102,24 @@ class Family:
         return self.spec.title.line() or Prose(self.spec.name)
 
 
-def build_family(loaded: LoadedSpec, shared: LoadedShared, path: Prose, reporter: Reporter) -> Family | None:
-    """The family of a spec; mistakes are reported and give None."""
+def build_family(
+    loaded: LoadedSpec, shared: LoadedShared, functions: Mapping[str, Function], path: Prose, reporter: Reporter
+) -> Family | None:
+    """The family of a spec; mistakes are reported and give None. `functions` are those that every rule may call."""
     before = reporter.error_count
-    family = _FamilyBuilder(loaded, shared, path, reporter).build()
+    family = _FamilyBuilder(loaded, shared, functions, path, reporter).build()
     return family if reporter.error_count == before else None
 
 
 class _FamilyBuilder:
-    def __init__(self, loaded: LoadedSpec, shared: LoadedShared, path: Prose, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        loaded: LoadedSpec,
+        shared: LoadedShared,
+        functions: Mapping[str, Function],
+        path: Prose,
+        reporter: Reporter,
+    ) -> None:
         self.loaded, self.spec, self.path, self.reporter = loaded, loaded.spec, path, reporter
         self.shared = shared
         self.has_update = self.spec.blocks.apply is not None
@@ -125,7 +139,30 @@ class _FamilyBuilder:
             common=self._common(),
             given=frozenset(self.given),
             parts={name: tuple(h.names) for name, h in self.hypers.items() if h.names},
+            library=self._library(functions),
         )
+
+    def _library(self, shared: Mapping[str, Function]) -> Library:
+        """The functions that its blocks may call: its own, then those of all rules."""
+        own = parse_functions(self.loaded.text("functions"), shared, self.reporter) if self.spec.functions else {}
+        settings = (part for name, hyper in self.hypers.items() for part in hyper.names or [name])
+        given = frozenset((*settings, *self.options, *self.given, *FACTS))
+        common = self.shared.shared.blocks
+        texts = (*self._texts().values(), common.grad, common.update)
+        used = {word for text in texts for word in re.findall(r"\w+", text)}
+        names = frozenset((*RESERVED, *given, *self.states, *used))
+        return Library({**shared, **own}, shared, self.spec.name, given, frozenset(self.states), names)
+
+    def _texts(self) -> dict[str, str]:
+        """The rule's own blocks by name."""
+        blocks = self.spec.blocks
+        texts = {"step": blocks.step, **({} if blocks.apply is None else {"apply": blocks.apply})}
+        return texts | {name: method.block for name, method in self.spec.methods.items()}
+
+    def _text(self, block: str) -> SourceText:
+        """One of its own blocks with its place."""
+        is_step = block in ("step", "apply")
+        return self.loaded.text("blocks", block) if is_step else self.loaded.text("methods", block, "block")
 
     def _values(self) -> Iterator[str]:
         """The names that kernels give to values and to codecs."""
@@ -172,10 +209,8 @@ class _FamilyBuilder:
             blocks[name] = self._method(name, method)
         if self.reporter.error_count == before:
             self._check_effect(blocks["step"].program)
-        equations, shared = {"step": self.spec.blocks.step}, self.shared.shared.blocks
-        if self.spec.blocks.apply is not None:
-            equations["apply"] = self.spec.blocks.apply
-        equations |= {name: method.block for name, method in self.spec.methods.items()}
+        shared, texts = self.shared.shared.blocks, self._texts()
+        trees = (statement for name in texts for statement in parse_block(self._text(name), Reporter()))
         return Family(
             spec=self.spec,
             path=self.path,
@@ -189,8 +224,9 @@ class _FamilyBuilder:
             blocks=blocks,
             inits=self._inits(),
             refusals=self._refusals(),
-            equations={name: Prose(text) for name, text in equations.items()},
+            equations={name: Prose(text) for name, text in texts.items()},
             stages={"step": Prose(shared.grad), "apply": Prose(shared.update if self.has_update else "")},
+            functions=tuple(reached(self.scope.library.functions, *trees)),
             has_update=self.has_update,
         )
 
@@ -230,7 +266,7 @@ class _FamilyBuilder:
         loaded = self.loaded if name in self.spec.states else self.shared
         exists: Formula = TRUE
         if state.when is not None:
-            text = loaded.text("states", name, "when")
+            text = loaded.text_of(state.when, "states", name, "when")
             node = parse_expression(text, self.reporter)
             if node is not None:
                 before = self.reporter.error_count
@@ -324,10 +360,11 @@ class _FamilyBuilder:
                 result[name] = Const(float(state.init) if state.window is None else math.inf)
                 continue
             loaded = self.loaded if name in self.spec.states else self.shared
-            text = loaded.text("states", name, "init")
+            text = loaded.text_of(state.init, "states", name, "init")
             node = parse_expression(text, self.reporter)
             if node is None:
                 continue
+            node = self.scope.library.expression(node, text, self.reporter)
             names = {n: i for n, i in self.scope.inputs.items() if i.role in ("param", "grad", "hyper", "fact")}
             names.pop("total_numel")
             builder = Builder(replace(self.scope, inputs=names), self.reporter, at_once=True)

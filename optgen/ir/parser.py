@@ -10,7 +10,7 @@ import ast
 import keyword
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optgen.diagnostics import Location, Reporter
 from optgen.ir.habits import instead
@@ -25,7 +25,7 @@ SYNTAX = {
     r"\+\+|--": "write `x = x + 1`",
     r"\?": "write `where(condition, a, b)`",
     r"^\s*//|//.*\w\s+\w": "a comment begins with `#`",
-    r"^\s*(if|elif|else)\b(?!.*:\s*$)": "end the line with `:`",
+    r"^\s*(if|elif|else|def)\b(?!.*:\s*$)": "end the line with `:`",
     r"(?<![\w.])[0-9.]+(?![eE][-+]?[0-9])[A-Za-z_]": "a product is written with `*`",
     r"[{};]": "blocks are told by their indentation alone",
 }
@@ -114,7 +114,15 @@ def parse_expression(text: SourceText, reporter: Reporter) -> ast.expr | None:
 
 
 def node_location(text: SourceText, node: ast.AST) -> Location:
-    """Where a node stands in the YAML file, underlined to its end when that is on the same line."""
+    """Where a node stands in the YAML file, underlined to its end when that is on the same line.
+
+    What comes of a function stands at the call, within the function's line (`expansion.py`).
+    """
+    within = tuple(node_location(*place) for place in getattr(node, "within", ()))
+    return replace(_location(text, node), within=within) if within else _location(text, node)
+
+
+def _location(text: SourceText, node: ast.AST) -> Location:
     line = getattr(node, "lineno", 1)
     column = getattr(node, "col_offset", 0)
     end_line = getattr(node, "end_lineno", line)

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from optgen.diagnostics import Location, Reporter, suggest
+from optgen.ir.expansion import Library
 from optgen.ir.formula import FALSE, TRUE, Formula, atom
 from optgen.ir.guards import GuardTable, feasible
 from optgen.ir.nodes import Input, Kind
@@ -31,6 +32,7 @@ class Scope:
         parts: Of the hyperparameters that are several numbers, the names of those.
         common: The names among these that shared stages may use.
         refused: Conditions, each with its text, under which the settings are refused.
+        library: The functions that blocks may call.
     """
 
     rule: str
@@ -42,6 +44,7 @@ class Scope:
     common: frozenset[str] = frozenset()
     given: frozenset[str] = frozenset()
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    library: Library = field(default_factory=Library)
 
     def condition(
         self,
@@ -220,7 +223,7 @@ class Scope:
         reporter.error("run-time-condition", message, where, help_text)
 
     def _is_known(self, name: str) -> bool:
-        return name in (*self.options, *self.hypers, *self.inputs, *CALLED, *CONSTANTS)
+        return name in (*self.options, *self.hypers, *self.inputs, *CALLED, *self.library.functions, *CONSTANTS)
 
     def test_of(self, name: str) -> str:
         """How an option is asked for."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from optgen.codecs import CODECS
 from optgen.diagnostics import Location, Reporter
 from optgen.ir.family import Family
+from optgen.ir.functions import named as named_in
 from optgen.ir.nodes import Call, Const, Expr, Program, Ref, children, refs
 from optgen.ir.parser import node_location
 from optgen.ir.weights import weight_states
@@ -101,7 +102,7 @@ def _check_values(family: Family, loaded: LoadedSpec, reporter: Reporter) -> Non
     """Names of a block's own that nothing reads below."""
     step = [loaded.text("blocks", name) for name in ("step", "apply") if name in family.equations]
     for texts in (step, *([loaded.text("methods", name, "block")] for name in family.spec.methods)):
-        nodes = [(text, node) for text in texts for node in _name_nodes(ast.parse(text.text))]
+        nodes = [(text, node) for text in texts for node in named_in(ast.parse(text.text))]
         read = {node.id for _, node in nodes if isinstance(node.ctx, ast.Load)}
         if family.has_update and texts is step and "update" not in _names_in(family.equations["apply"].raw):
             read.discard("update")  # the shared stage would change it for nothing
@@ -150,7 +151,10 @@ def _used_names(family: Family, shared: LoadedShared) -> set[str]:
     texts += [str(state.init) for state in family.states.values()]
     texts += [state.when for state in family.states.values() if state.when is not None]
     texts += [rule.when for rule in family.spec.rules]
-    return _names_in(*texts) | {state.stored_as for state in family.states.values() if state.stored_as is not None}
+    found = _names_in(*texts) | {state.stored_as for state in family.states.values() if state.stored_as is not None}
+    for function in family.functions:
+        found |= {node.id for node in function.reads()} - function.own
+    return found
 
 
 def _names_in(*texts: str) -> set[str]:
@@ -159,11 +163,4 @@ def _names_in(*texts: str) -> set[str]:
 
 
 def _names(*texts: str) -> Iterable[ast.Name]:
-    return (node for text in texts for node in _name_nodes(ast.parse(text.strip())))
-
-
-def _name_nodes(tree: ast.AST) -> list[ast.Name]:
-    """The names in a tree. A function's is none of them: a state may have the same."""
-    nodes = list(ast.walk(tree))
-    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
-    return [node for node in nodes if isinstance(node, ast.Name) and id(node) not in called]
+    return (node for text in texts for node in named_in(ast.parse(text.strip())))

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from optgen.emit.environment import render
 from optgen.emit.whole_file import write_whole
 from optgen.explanation import ClassInfo
-from optgen.page.equations import Line, lines, truth
+from optgen.page.equations import Line, function_lines, lines, truth
 from optgen.page.layout import Layout, layout_of, number
 from optgen.page.mathml import Printer
 from optgen.page.pictures import passes_picture, traffic_picture
@@ -134,6 +134,10 @@ def _stages(info: ClassInfo) -> list[Stage]:
             seen = [one for one in seen if one[1] or text is block]
             if seen:
                 made.append(Stage(title or f"Method {name}()", tuple(seen)))
+    for function in info.family_rule.functions:
+        found = function_lines(function, info.spec.variant.set)
+        own = {name: value for name, value in values.items() if name not in function.own}
+        made.append(Stage(f"Function {function.signature}", tuple(zip(found, _taken(found, own), strict=True))))
     return made
 
 
@@ -141,13 +145,14 @@ def _printer(info: ClassInfo) -> Printer:
     rule = info.family_rule
     hypers = [name for owner, hyper in rule.hypers.items() for name in (hyper.names or (owner,))]
     local = [
-        target.id
+        part.id
         for stage in _stages(info)
         for line, _ in stage.lines
         if isinstance(line.node, ast.Assign)
-        for target in line.node.targets
-        if isinstance(target, ast.Name)
+        for part in ast.walk(line.node.targets[0])
+        if isinstance(part, ast.Name)
     ]
+    local += [name for function in rule.functions for name in function.params]
     return Printer(symbols(["param", "grad", "step", "update", *hypers, *rule.states, *local]))
 
 
@@ -190,7 +195,7 @@ def _taken(found: Sequence[Line], values: dict[str, object]) -> list[bool]:
     for line in found:
         del open_branches[line.depth + bool(line.word in ("elif", "else")) :]
         outer = all(taken for taken, _ in open_branches[: line.depth])
-        if not line.word:
+        if line.word in ("", "return"):
             result.append(outer)
             continue
         before = open_branches[line.depth][1] if line.word != "if" else False

@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from optgen.ir.functions import Function
+
 INDENT = "    "
 UNKNOWN = object()
 
@@ -16,8 +18,8 @@ class Line:
 
     Attributes:
         depth: How many conditions it stands under.
-        word: "if", "elif" or "else", "" for a statement.
-        node: The condition of `if` and `elif`, or the statement; None for `else`.
+        word: "if", "elif" or "else", "return", "" for another statement.
+        node: The condition of `if` and `elif`, what is returned, or the statement; None for `else`.
         text: As written, without its indent.
     """
 
@@ -42,10 +44,18 @@ def lines(block: str, fixed: Mapping[str, object]) -> list[Line]:
     return list(_lines(ast.parse(block).body, block, fixed, 0))
 
 
+def function_lines(function: Function, fixed: Mapping[str, object]) -> list[Line]:
+    """The lines of a function, without its documentation."""
+    free = {name: value for name, value in fixed.items() if name not in function.own}
+    return list(_lines([*function.body, function.node.body[-1]], function.text.text, free, 0))
+
+
 def _lines(body: Sequence[ast.stmt], text: str, fixed: Mapping[str, object], depth: int) -> Iterator[Line]:
     for statement in body:
         if isinstance(statement, ast.If):
             yield from _branches(statement, text, fixed, depth)
+        elif isinstance(statement, ast.Return):
+            yield Line(depth, "return", statement.value, _source(text, statement))
         else:
             yield Line(depth, "", statement, _source(text, statement))
 

@@ -29,9 +29,9 @@ class Printer:
 
     def statement(self, node: ast.stmt) -> Element:
         """An assignment, as `name ← expression`."""
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+        if not isinstance(node, ast.Assign):
             raise TypeError(f"no statement of the spec language: {ast.dump(node)}")
-        return _math(self.name(node.targets[0].id), _operator("←"), self.expression(node.value))
+        return _math(self.expression(node.targets[0]), _operator("←"), self.expression(node.value))
 
     def condition(self, node: ast.expr) -> Element:
         """A condition."""
@@ -56,6 +56,8 @@ class Printer:
         match node:
             case ast.Name(id=name):
                 return self.name(name), Binds.ATOM
+            case ast.Tuple(elts=parts):
+                return _joined([self.expression(part) for part in parts], lambda: _operator(",")), Binds.OR
             case ast.Constant(value=bool() | None | str() as value):
                 return _leaf("mtext", str(value)), Binds.ATOM
             case ast.Constant(value=int() | float() as value):
@@ -95,7 +97,7 @@ class Printer:
         """What a power is of: in brackets unless it is one name, number or pair of fences."""
         is_plain = isinstance(node, ast.Name | ast.Constant)  # a negative number is an operation on one
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            is_plain = "{}" in CALLED[node.func.id].page
+            is_plain = "{}" in _notation(node.func.id)
         shown = self.expression(node)
         return shown if is_plain else _fenced("(", shown, ")")
 
@@ -121,7 +123,7 @@ class Printer:
     def _is_word(self, node: ast.expr) -> bool:
         """Whether it is a name or a call of several letters, which would run into its neighbour."""
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            return node.func.id not in DRAWN and "{}" not in CALLED[node.func.id].page
+            return node.func.id not in DRAWN and "{}" not in _notation(node.func.id)
         return isinstance(node, ast.Name) and len(self._symbols.get(node.id, (node.id, ""))[0]) > 1
 
     def _fraction(self, node: ast.BinOp) -> Element:
@@ -136,7 +138,7 @@ class Printer:
         return _element("mfrac", self.expression(above), divisor)
 
     def _call(self, name: str, args: Sequence[ast.expr], over: str) -> tuple[Element, int]:
-        shown, row = [self.expression(arg) for arg in args], CALLED[name]
+        shown, row = [self.expression(arg) for arg in args], CALLED.get(name)
         match name:
             case "sqrt":
                 return _element("msqrt", *shown), Binds.ATOM
@@ -146,14 +148,14 @@ class Printer:
                 return _element("msup", _leaf("mi", "e"), *shown), Binds.POWER
             case "where":
                 return self._cases(*args), Binds.ATOM
-        before, fence, after = row.page.partition("{}")
+        before, fence, after = _notation(name).partition("{}")
         if fence:
             inside = _fenced(before, shown[0], after)
             return (_element("msub", inside, _leaf("mtext", over)) if over else inside), Binds.ATOM
         if isinstance(row, Reduction):
             over = {"row": "row", "col": "column"}.get(row.over[0], over)
             shown = [_fenced("|", shown[0], "|")] if row.of == "magnitudes" else shown
-        word = _leaf("mi", row.page, mathvariant="normal")
+        word = _leaf("mi", _notation(name), mathvariant="normal")
         head = _element("msub", word, _leaf("mtext", over)) if over else word
         return _row(head, _fenced("(", _joined(shown, lambda: _operator(",")), ")")), Binds.ATOM
 
@@ -166,6 +168,11 @@ class Printer:
             row.append(_element("mtd", self.expression(value)))
             row.append(_element("mtd", *when))
         return _row(_operator("{", fence="true", stretchy="true", form="prefix"), table)
+
+
+def _notation(name: str) -> str:
+    """What is written for a function: of the rules' own, its name."""
+    return CALLED[name].page if name in CALLED else name
 
 
 def _factors(node: ast.expr) -> Iterator[ast.expr]:

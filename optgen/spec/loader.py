@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Ordered
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optgen import paths as stock
 from optgen.diagnostics import Location, Reporter, SpecError
 from optgen.spec.checks import check_family, check_shared
-from optgen.spec.model import Rule, Shared, Spec, Variant, VariantTable
+from optgen.spec.model import Row, Rule, Shared, SharedFunctions, Spec, Variant, VariantTable, Vocabulary
 from optgen.spec.names import flags_class, modules_of, plain_class
 from optgen.spec.nodes import Document, Key, read_document
 from optgen.spec.source import SourceFile, SourceText
 from optgen.spec.validation import validate
-from optgen.spec.variants import VariantChecker
+from optgen.spec.variants import Declared, VariantChecker, classes_of
+from optgen.spec.vocabulary import Words, check_vocabulary
 
 SHARED = "shared.yaml"
 VARIANTS = "variants.yaml"
+VOCABULARY = "vocabulary.yaml"
+FUNCTIONS = "functions.yaml"
+BESIDE = (SHARED, VOCABULARY, FUNCTIONS)
+"""What acts on the rules beside which it stands."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,10 @@ class _Located:
     def text(self, *keys: Key) -> SourceText:
         """A scalar by its path, as `text("states", "z", "init")`; empty, at its parent, where there is none."""
         return self.document.text(*keys)
+
+    def text_of(self, value: str, *keys: Key) -> SourceText:
+        """A text by its path; one that the vocabulary says stands at its word."""
+        return replace(self.text(*keys), text=value)
 
     def locate(self, *keys: Key) -> Location:
         """The place of a value; where there is none, of its nearest parent's key."""
@@ -70,46 +79,43 @@ class Rejection:
 
 
 @dataclass(frozen=True)
-class _Origin:
-    """Where a class is declared: a path in a document; None for a class that follows from a rule without any."""
-
-    document: Document
-    path: tuple[Key, ...]
-
-
-@dataclass(frozen=True)
 class SpecSet:
     """All rules and classes of a run.
 
     Attributes:
         families: The rules by name, sorted.
         shared: What acts on every rule.
-        table: All classes: `variants.yaml` merged with the rules' own, and one for each rule that has none. Every
+        classes: All classes: those of `variants.yaml`, the rules' own, and one for each rule that has none. Every
             class has its `family`, and its `signature` as a list of names.
+        rejects: What `variants.yaml` has names for.
+        functions: The texts of functions that every rule may call, of which later ones come before earlier ones.
     """
 
     families: dict[str, LoadedSpec]
     shared: LoadedShared
-    table: VariantTable
-    origins: dict[str, _Origin]
+    classes: dict[str, Variant]
+    declared: dict[str, Declared]
+    rejects: dict[str, Rule]
+    functions: tuple[SourceText, ...]
     table_document: Document | None
 
     def locate_variant(self, name: str, *keys: Key) -> Location:
-        """The place of a class (its name), or of a value of it."""
-        origin = self.origins[name]
-        path = (*origin.path, *keys)
-        return origin.document.locate(*path) if keys else origin.document.locate_key(*path)
+        """The place of a class (its row's name), or of a value of it."""
+        declared = self.declared[name]
+        if not keys:
+            return declared.document.locate_key(*declared.path)
+        return declared.document.locate(*declared.at(str(keys[0]), *keys[1:]))
 
     def rejections(self, name: str) -> tuple[Rejection, ...]:
         """What the class `name` refuses, names resolved to the rules of `variants.yaml`."""
-        origin, found = self.origins[name], []
-        for index, entry in enumerate(self.table.variants[name].rejects):
+        declared, found = self.declared[name], []
+        for index, entry in enumerate(self.classes[name].rejects):
             if isinstance(entry, Rule):
-                when = origin.document.text(*origin.path, "rejects", index, "when")
+                when = declared.document.text(*declared.at("rejects", index, "when"))
                 found.append(Rejection(entry, when))
-            elif self.table_document is not None and entry in self.table.rejects:
+            elif self.table_document is not None and entry in self.rejects:
                 when = self.table_document.text("rejects", entry, "when")
-                found.append(Rejection(self.table.rejects[entry], when))
+                found.append(Rejection(self.rejects[entry], when))
         return tuple(found)
 
 
@@ -118,7 +124,8 @@ def load_specs(paths: Ordered[Path], reporter: Reporter, *, partial: bool = Fals
 
     Args:
         paths: Spec files, and folders of which every `*.yaml` is read. A `shared.yaml` in a folder (for a file: in
-            its folder) replaces the stock one; a `variants.yaml` is read from folders and where it is named.
+            its folder) replaces the stock one; a `vocabulary.yaml` and a `functions.yaml` there add to the stock
+            ones and come before them. A `variants.yaml` is read from folders and where it is named.
         reporter: Collects the errors; those of another stage may be in it already.
         partial: Return the rules and classes that could be read even if there are errors, which stay in `reporter`,
             so that a later stage can add its own before all are raised. Ranges may be unreadable then.
@@ -127,16 +134,18 @@ def load_specs(paths: Ordered[Path], reporter: Reporter, *, partial: bool = Fals
         SpecError: all errors of all files at once (with `partial`, only if there is no rule to return).
     """
     files = _Files.of(paths, reporter)
-    shared = _load_shared(files.shared, reporter)
+    words = Words.of(*(_load_vocabulary(path, reporter) for path in files.vocabularies))
+    shared = _load_shared(files.shared, words, reporter)
     table_document = read_document(files.variants, reporter) if files.variants else None
     table = validate(table_document, VariantTable, reporter) if table_document else None
     families: dict[str, LoadedSpec] = {}
     for path in files.specs:
-        loaded = _load_spec(path, shared, families, reporter)
+        loaded = _load_spec(path, shared, words, families, reporter)
         if loaded is not None:
             families[loaded.spec.name] = loaded
     complete = not reporter.has_errors
-    specs = _merge(families, shared, table, table_document, reporter, complete)
+    functions = tuple(text for path in files.functions for text in _load_functions(path, reporter))
+    specs = _merge(families, shared, table, table_document, functions, reporter, complete)
     if specs is None or not specs.families or not partial:
         reporter.raise_if_any()
     if specs is None:
@@ -149,6 +158,8 @@ class _Files:
     specs: tuple[Path, ...]
     shared: Path
     variants: Path | None
+    vocabularies: tuple[Path, ...]
+    functions: tuple[Path, ...]
 
     @staticmethod
     def of(paths: Ordered[Path], reporter: Reporter) -> _Files:
@@ -156,21 +167,28 @@ class _Files:
         for path in paths:
             for file in _yaml_files(path, reporter):
                 found.setdefault(_resolved(file), file)
-        specs = tuple(file for file in found.values() if file.name not in (SHARED, VARIANTS))
-        variants = [file for file in found.values() if file.name == VARIANTS]
-        shared = {_resolved(file): file for file in found.values() if file.name == SHARED}
+        specs = tuple(file for file in found.values() if file.name not in (*BESIDE, VARIANTS))
         for file in specs:
-            beside = file.parent / SHARED
-            if beside.is_file():
-                shared.setdefault(_resolved(beside), beside)
-        for name, several in ((SHARED, list(shared.values())), (VARIANTS, variants)):
+            for beside in (file.parent / name for name in BESIDE):
+                if beside.is_file():
+                    found.setdefault(_resolved(beside), beside)
+        named = {name: [file for file in found.values() if file.name == name] for name in (*BESIDE, VARIANTS)}
+        for name, several in named.items():
             if len(several) > 1:
                 listed = ", ".join(f"`{file.as_posix()}`" for file in several)
                 reporter.error(f"several-{Path(name).stem}", f"a build takes one {name}, found {listed}", None)
         if not specs and not reporter.has_errors:
             reporter.error("no-specs", "there is no spec to read", None, "`optgen new NAME` writes a spec to edit")
-        own = next(iter(shared.values()), None)
-        return _Files(specs, own or stock.specs_dir() / SHARED, variants[0] if variants else None)
+        own = {name: several[0] for name, several in named.items() if several}
+        stock_files = {name: stock.specs_dir() / name for name in BESIDE}
+
+        def both(name: str) -> tuple[Path, ...]:
+            """The stock file and then the one that is beside the rules."""
+            files = (stock_files[name], own.get(name, stock_files[name]))
+            return tuple({_resolved(file): file for file in files}.values())
+
+        shared = own.get(SHARED, stock_files[SHARED])
+        return _Files(specs, shared, own.get(VARIANTS), both(VOCABULARY), both(FUNCTIONS))
 
 
 def _resolved(path: Path) -> Path:
@@ -194,22 +212,41 @@ def _yaml_files(path: Path, reporter: Reporter) -> Iterable[Path]:
     return files
 
 
-def _load_shared(path: Path, reporter: Reporter) -> LoadedShared | None:
+def _load_vocabulary(path: Path, reporter: Reporter) -> Vocabulary:
+    """The words of a file; of one that cannot be read, none."""
     document = read_document(path, reporter)
-    shared = validate(document, Shared, reporter) if document else None
-    if document is None or shared is None:
+    vocabulary = validate(document, Vocabulary, reporter) if document else None
+    if document is None or vocabulary is None:
+        return Vocabulary()
+    check_vocabulary(vocabulary, document, reporter)
+    return vocabulary
+
+
+def _load_functions(path: Path, reporter: Reporter) -> list[SourceText]:
+    """The functions of a file as text; of one that cannot be read, none."""
+    document = read_document(path, reporter)
+    functions = validate(document, SharedFunctions, reporter) if document else None
+    return [] if document is None or functions is None else [document.text("functions")]
+
+
+def _load_shared(path: Path, words: Words, reporter: Reporter) -> LoadedShared | None:
+    document = read_document(path, reporter)
+    if document is None:
+        return None
+    document, shared = words.read(document, Shared, reporter)
+    if shared is None:
         return None
     check_shared(shared, document, reporter)
     return LoadedShared(document, shared)
 
 
 def _load_spec(
-    path: Path, shared: LoadedShared | None, families: dict[str, LoadedSpec], reporter: Reporter
+    path: Path, shared: LoadedShared | None, words: Words, families: dict[str, LoadedSpec], reporter: Reporter
 ) -> LoadedSpec | None:
     document = read_document(path, reporter)
     if document is None or _is_misplaced(document, path, reporter):
         return None
-    spec = validate(document, Spec, reporter)
+    document, spec = words.read(document, Spec, reporter)
     if spec is None:
         return None
     for name, other in families.items():
@@ -247,6 +284,7 @@ def _merge(
     shared: LoadedShared | None,
     table: VariantTable | None,
     table_document: Document | None,
+    functions: tuple[SourceText, ...],
     reporter: Reporter,
     complete: bool,
 ) -> SpecSet | None:
@@ -260,43 +298,48 @@ def _merge(
         complete=complete,
         reporter=reporter,
     )
-    variants: dict[str, Variant] = {}
-    origins: dict[str, _Origin] = {}
+    classes: dict[str, Variant] = {}
+    found: dict[str, Declared] = {}
     modules = {m: f"`{m}` is a module of the rule `{rule}`" for rule in families for m in modules_of(rule)}
     modules |= {flags_class(rule): f"`{flags_class(rule)}` holds the flags of the rule `{rule}`" for rule in families}
     plain: dict[str, str] = {}
 
-    def declare(name: str, variant: Variant, document: Document, path: tuple[Key, ...]) -> None:
-        if name in origins:
-            first = origins[name].document.locate_key(*origins[name].path)
+    def declare(name: str, row: Row, document: Document, path: tuple[Key, ...]) -> None:
+        if checker.check_lists(name, row, document, path):
+            for declared in classes_of(name, row, document, path):
+                declare_class(declared)
+
+    def declare_class(declared: Declared) -> None:
+        name, where = declared.name, declared.document.locate_key(*declared.path)
+        if name in found:
+            first = found[name].document.locate_key(*found[name].path)
             message = f"the class `{name}` is declared twice"
-            reporter.error("duplicate-class", message, document.locate_key(*path), f"also in {first}; rename one")
+            reporter.error("duplicate-class", message, where, f"also in {first}; rename one")
             return
         taken = modules.get(name) or plain.get(plain_class(name))
         if taken is not None:
-            reporter.error("reserved-name", taken, document.locate_key(*path), "use another name")
+            reporter.error("reserved-name", taken, where, "use another name")
             return
         plain[plain_class(name)] = f"`{name}` is a class too, and `create` takes names in any case"
-        origins[name] = _Origin(document, path)
-        resolved = checker.resolve(name, variant, document, path)
+        found[name] = declared
+        resolved = checker.resolve(declared)
         if resolved is not None:
-            variants[name] = resolved
+            classes[name] = resolved
 
     if table_document is not None:
         checker.check_table()
-        for name, variant in rows.variants.items():
-            declare(name, variant, table_document, ("variants", name))
-    served = {variant.family for variant in rows.variants.values()}
+        for name, row in rows.variants.items():
+            declare(name, row, table_document, ("variants", name))
+    served = {row.family for row in rows.variants.values()}
     for family, loaded in families.items():
-        for name, variant in loaded.spec.variants.items():
-            own = variant.model_copy(update={"family": variant.family or family})
+        for name, row in loaded.spec.variants.items():
+            own = row.model_copy(update={"family": row.family or family})
             declare(name, own, loaded.document, ("variants", name))
         if family not in served and not loaded.spec.variants:
-            declare(_class_name(family), Variant(family=family), loaded.document, ("name",))
+            declare(_class_name(family), Row(family=family), loaded.document, ("name",))
     if shared is None:
         return None
-    merged = VariantTable(signatures=rows.signatures, rejects=rows.rejects, variants=variants)
-    return SpecSet(dict(sorted(families.items())), shared, merged, origins, table_document)
+    return SpecSet(dict(sorted(families.items())), shared, classes, found, rows.rejects, functions, table_document)
 
 
 def _class_name(family: str) -> str:

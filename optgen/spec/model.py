@@ -5,9 +5,12 @@ Everything here is data as written; meaning is given by the later stages. Unknow
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from optgen.codecs import CODECS
 from optgen.prose import Prose
@@ -17,6 +20,8 @@ Text = Annotated[str, StringConstraints(max_length=65536)]
 Number = int | float
 Shape = Literal["param", "row", "col", "matrix", "tensor", "group", "global"]
 Needs = Literal["update", "codec", "quantized"] | dict[Name, int | str]
+Bits = int | Literal["any"]
+Paged = bool | Literal["any"]
 Raised = Literal["ValueError", "TypeError", "NotImplementedError", "RuntimeError"]
 
 
@@ -25,23 +30,40 @@ def _left_out() -> Any:
     return Field(default="", validate_default=True)
 
 
+def _or_short(long: JsonSchemaValue, types: Sequence[str], *others: JsonSchemaValue) -> JsonSchemaValue:
+    """The schema of what has a short form too: a value of one of these types."""
+    return {"anyOf": [*({"type": name} for name in types), *others, long]}
+
+
 class SpecModel(BaseModel):
     """Common settings: no unknown keys, no coercion, no change after loading."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Hyperparameter(SpecModel):
-    """A number the user sets. Without `default` it is required; `default: null` makes it optional."""
+class NumberWord(SpecModel):
+    """What the vocabulary says of a hyperparameter: all but its default."""
 
-    default: Number | list[Number] | None = None
     range: Text = "(-inf, inf)"
     names: list[Name] = []
     label: Prose | None = None
     integer: bool = False
     scope: Literal["group", "global"] = "group"
-    needs: Needs | None = None
     doc: Prose = _left_out()
+
+
+class Hyperparameter(NumberWord):
+    """A number the user sets. Without `default` it is required; `default: null` makes it optional.
+
+    A default alone, as `lr: 1e-3`, is short for `lr: {default: 1e-3}`.
+    """
+
+    default: Number | list[Number] | None = None
+    needs: Needs | None = None
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return _or_short(handler(schema), ["number", "null"], {"type": "array", "items": {"type": "number"}})
 
     @property
     def required(self) -> bool:
@@ -54,32 +76,48 @@ class Hyperparameter(SpecModel):
         return not self.required and self.default is None
 
 
-class Option(SpecModel):
+class OptionWord(SpecModel):
+    """What the vocabulary says of an option: all but its default."""
+
+    choices: list[bool | int | str | None] | None = None
+    doc: Prose = _left_out()
+
+
+class Option(OptionWord):
     """A flag (no `choices`) or an enumeration, fixed when a kernel is compiled.
 
-    Of `storage`, which equations do not ask for, null, true and false can be choices too.
+    Of `storage`, which equations do not ask for, null, true and false can be choices too. A default alone, as
+    `amsgrad: false`, is short for `amsgrad: {default: false}`.
     """
 
     default: bool | int | str | None
-    choices: list[bool | int | str | None] | None = None
     needs: Needs | None = None
-    doc: Prose = _left_out()
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return _or_short(handler(schema), ["boolean", "integer", "string"])
 
 
 class Input(SpecModel):
     """A number that is set on the optimizer for a step, as `opt.grad_scale = scale`, and is no argument of a class.
 
-    It is one number for all param groups. Steps for which it is not set run kernels without what it decides.
+    It is one number for all param groups. Steps for which it is not set run kernels without what it decides. A text
+    alone is short for its `doc`.
     """
 
     doc: Prose = _left_out()
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return _or_short(handler(schema), ["string"])
 
 
 class State(SpecModel):
     """Something kept between steps.
 
     `init` is a number or an expression over `param`, `grad`, the hyperparameters and the parameter's facts. `window`
-    makes a tensor state a ring of that many past values.
+    makes a tensor state a ring of that many past values. A text alone is short for its `doc`, nothing for a word of the
+    vocabulary as it stands there.
     """
 
     shape: Shape = "param"
@@ -90,6 +128,10 @@ class State(SpecModel):
     codecs: list[Text] | None = None
     stored_as: Name | None = None
     doc: Prose = _left_out()
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return _or_short(handler(schema), ["string", "null"])
 
     @property
     def choice(self) -> frozenset[str]:
@@ -123,13 +165,11 @@ class Method(SpecModel):
     doc: Prose = _left_out()
 
 
-class Variant(SpecModel):
-    """A public class: a family with its signature, its defaults and what it fixes."""
+class _ClassWords(SpecModel):
+    """What a class and a row of classes say alike."""
 
     family: Name | None = None
     signature: Name | list[Name] | None = None
-    bits: int | None = None
-    paged: bool | None = None
     block_wise: bool | None = None
     target: Literal["torch"] | None = None
     set: dict[Name, bool | int | str] = {}
@@ -137,6 +177,24 @@ class Variant(SpecModel):
     required: list[Name] = []
     rejects: list[Name | Rule] = []
     doc: Prose = _left_out()
+
+
+class Variant(_ClassWords):
+    """A public class: a family with its signature, its defaults and what it fixes."""
+
+    bits: int | None = None
+    paged: bool | None = None
+
+
+class Row(_ClassWords):
+    """A row of the table: a class, or with lists of bits and of paged a class for each pair of them.
+
+    `bits: [any, 8]` and `paged: [any, true]` of a row `Lion` are Lion, Lion8bit, PagedLion and PagedLion8bit.
+    """
+
+    bits: Bits | list[Bits] | None = None
+    paged: Paged | list[Paged] | None = None
+    keeps: list[Literal["optim_bits"]] = []
 
 
 class Spec(SpecModel):
@@ -151,9 +209,10 @@ class Spec(SpecModel):
     inputs: dict[Name, Input] = {}
     states: dict[Name, State] = {}
     rules: list[Rule] = []
+    functions: Text = ""
     blocks: Blocks
     methods: dict[Name, Method] = {}
-    variants: dict[Name, Variant] = {}
+    variants: dict[Name, Row] = {}
 
     def meets(self, needs: Needs | None) -> bool:
         """Whether the rule has what a shared setting needs: an update stage, or a state with a choice of codecs."""
@@ -196,9 +255,23 @@ class Shared(SpecModel):
     blocks: SharedBlocks = SharedBlocks()
 
 
+class Vocabulary(SpecModel):
+    """`vocabulary.yaml`: what words mean in every rule that does not say otherwise."""
+
+    hyperparameters: dict[Name, NumberWord] = {}
+    options: dict[Name, OptionWord] = {}
+    states: dict[Name, State] = {}
+
+
+class SharedFunctions(SpecModel):
+    """`functions.yaml`: named pieces of equations that every rule may call."""
+
+    functions: Text
+
+
 class VariantTable(SpecModel):
     """`variants.yaml`: the public classes of all families."""
 
     signatures: dict[Name, list[Name]] = {}
     rejects: dict[Name, Rule] = {}
-    variants: dict[Name, Variant]
+    variants: dict[Name, Row]

@@ -189,7 +189,7 @@ def compose(source: SourceFile, reporter: Reporter) -> Document | None:
         return None
     if isinstance(root, Mapping):
         return Document(source, root)
-    if root is None or (isinstance(root, Scalar) and root.style == "" and root.text in ("", "~", "null")):
+    if root is None or is_null(root):
         help_text = "`optgen new NAME` writes a spec to edit"
         reporter.error("empty-file", "this file is empty", source.location(0), help_text)
         return None
@@ -212,6 +212,16 @@ def to_data(node: Node, source: SourceFile, reporter: Reporter) -> object:
 def is_number(text: str) -> bool:
     """Whether plain text is a number to the loader."""
     return _FLOAT.fullmatch(text) is not None
+
+
+def is_null(node: Node) -> bool:
+    """Whether nothing is written, or that it is nothing."""
+    return isinstance(node, Scalar) and node.style == "" and node.text in ("", "~", "null")
+
+
+def is_text(node: Node) -> bool:
+    """Whether it is text: no number, no truth value, not nothing."""
+    return isinstance(node, Scalar) and bool(node.style or not (node.text in _CONSTANTS or is_number(node.text)))
 
 
 def _scalar(node: Scalar, source: SourceFile, reporter: Reporter) -> object:

@@ -6,11 +6,13 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from optgen.spec.model import Shared, Spec, SpecModel, VariantTable
+from optgen.spec.model import Shared, SharedFunctions, Spec, SpecModel, VariantTable, Vocabulary
 
 SCHEMAS: dict[str, tuple[type[SpecModel], str]] = {
     "spec": (Spec, "An optimizer's update rule: a file of specs/, compiled by `optgen build`."),
     "shared": (Shared, "What acts on every rule: shared.yaml."),
+    "vocabulary": (Vocabulary, "Words that rules share: vocabulary.yaml."),
+    "functions": (SharedFunctions, "Named pieces of equations that every rule may call: functions.yaml."),
     "variants": (VariantTable, "The public classes: variants.yaml."),
 }
 """The kinds of files, with what they are."""

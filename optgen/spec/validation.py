@@ -95,11 +95,12 @@ def _closest(node: Node | None, problems: list[_Problem]) -> list[_Problem]:
 def _closest_member(node: Node | None, members: list[list[_Problem]]) -> list[_Problem]:
     """The problems of the member of a union that the author most likely meant."""
     candidates = [_closest(node, group) for group in members]
-    near = [group for group in candidates if not any(_is_wrong_type(problem, group) for problem in group)]
+    words = _has_words(node, candidates)
+    near = [group for group in candidates if not any(_is_wrong_type(problem, group, words) for problem in group)]
     if near:
         return min(near, key=len)
     first = candidates[0][0]
-    kinds = list(dict.fromkeys(_EXPECTED[problem.kind] for group in candidates for problem in group[:1]))
+    kinds = list(dict.fromkeys(_expected(problem) for group in candidates for problem in group[:1]))
     if "a number" in kinds and "a whole number" in kinds:
         kinds.remove("a whole number")
     return [_Problem(first.path, (), "expected", _listed(kinds), {})]
@@ -110,8 +111,19 @@ def _listed(words: list[str]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
-def _is_wrong_type(problem: _Problem, group: list[_Problem]) -> bool:
-    return len(group) == 1 and problem.kind in _EXPECTED
+def _is_wrong_type(problem: _Problem, group: list[_Problem], words: bool) -> bool:
+    return len(group) == 1 and (problem.kind in _EXPECTED or (words and problem.kind == "literal_error"))
+
+
+def _has_words(node: Node | None, candidates: list[list[_Problem]]) -> bool:
+    """Whether the words of a union are no more likely meant than its other members."""
+    scalars = {problem.kind for group in candidates for problem in group} & {"int_type", "float_type", "bool_type"}
+    return bool(scalars) or not isinstance(node, Scalar)
+
+
+def _expected(problem: _Problem) -> str:
+    """What a member of a union is."""
+    return _EXPECTED.get(problem.kind) or str(problem.context.get("expected", "")).replace("'", "`")
 
 
 def _report(document: Document, model: type[BaseModel], problem: _Problem, reporter: Reporter) -> None:

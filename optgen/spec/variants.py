@@ -5,11 +5,13 @@ from __future__ import annotations
 import keyword
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 from optgen.codecs import OF_BITS
-from optgen.diagnostics import Reporter, suggest
+from optgen.diagnostics import Location, Reporter, suggest
 from optgen.spec.checks import Setting, as_written, check_rule, parts_of, settings_of, value_error
-from optgen.spec.model import Hyperparameter, Option, Rule, Shared, Spec, Variant, VariantTable
+from optgen.spec.model import Hyperparameter, Option, Row, Rule, Shared, Spec, Variant, VariantTable
 from optgen.spec.names import OF_BLOCKS, OF_CLASSES
 from optgen.spec.nodes import Document, Key
 
@@ -23,14 +25,69 @@ _FIXES = {"bits": "optim_bits", "paged": "is_paged", "block_wise": "block_wise"}
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A class being checked: where it stands, and what its constructor may take."""
+class Declared:
+    """A class as a row declares it.
 
+    Attributes:
+        document: Where the row stands.
+        path: The row's path there.
+        places: Below it, the paths of those of its values that the row has in lists.
+        keeps: The arguments that stay although the class fixes what they say.
+    """
+
+    name: str
+    variant: Variant
     document: Document
     path: tuple[Key, ...]
+    places: Mapping[str, tuple[Key, ...]]
+    keeps: tuple[str, ...]
+
+    def at(self, key: str, *keys: Key) -> tuple[Key, ...]:
+        """The path of a value."""
+        return (*self.path, *self.places.get(key, (key,)), *keys)
+
+
+def classes_of(name: str, row: Row, document: Document, path: tuple[Key, ...]) -> list[Declared]:
+    """The classes of a row: of lists, each of `paged` with each of `bits`, in their order."""
+    own = {field: getattr(row, field) for field in Variant.model_fields}
+    found = []
+    for (paged_place, paged), (bits_place, bits) in product(_listed("paged", row.paged), _listed("bits", row.bits)):
+        prefix = "Paged" if paged is True and paged_place else ""
+        suffix = f"{bits}bit" if bits is not None and bits_place else ""
+        variant = Variant.model_construct(**{**own, "bits": bits, "paged": paged})
+        places = {"bits": bits_place, "paged": paged_place}
+        given = {key: place for key, place in places.items() if place}
+        found.append(Declared(f"{prefix}{name}{suffix}", variant, document, path, given, tuple(row.keeps)))
+    return found
+
+
+def _listed(key: str, value: object) -> list[tuple[tuple[Key, ...], Any]]:
+    """The values that a row has for classes, each with its place in the row if they are a list; `any` is None."""
+    if isinstance(value, list):
+        return [((key, at), None if item == "any" else item) for at, item in enumerate(value)]
+    return [((), None if value == "any" else value)]
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A class being checked: as declared, its rule, and what its constructor may take."""
+
+    declared: Declared
     spec: Spec
     settings: Mapping[str, Setting]
     parts: Mapping[str, str]
+
+    @property
+    def variant(self) -> Variant:
+        return self.declared.variant
+
+    def locate(self, key: str, *keys: Key) -> Location:
+        """The place of a value."""
+        return self.declared.document.locate(*self.declared.at(key, *keys))
+
+    def locate_key(self, key: str, *keys: Key) -> Location:
+        """The place of a key."""
+        return self.declared.document.locate_key(*self.declared.at(key, *keys))
 
 
 @dataclass(frozen=True)
@@ -57,7 +114,8 @@ class VariantChecker:
         known = {ARGS, *self.shared.storage}
         for spec in self.families.values():
             known |= set(settings_of(spec, self.shared)) | set(parts_of(spec, self.shared))
-        used = {v.signature for v in self.table.variants.values() if isinstance(v.signature, str)}
+        rows = self.table.variants.values()
+        used = {row.signature if isinstance(row.signature, str) else row.family for row in rows}
         for name, entries in self.table.signatures.items():
             if name in used:
                 continue
@@ -70,96 +128,116 @@ class VariantChecker:
             if name not in rejected:
                 check_rule(rule, document, ("rejects", name), known, self.reporter)
 
-    def resolve(self, name: str, variant: Variant, document: Document, path: tuple[Key, ...]) -> Variant | None:
+    def check_lists(self, name: str, row: Row, document: Document, path: tuple[Key, ...]) -> bool:
+        """Whether a row's lists make classes, each of another name; if not, it is reported."""
+        before = self.reporter.error_count
+        for key in ("bits", "paged"):
+            values = getattr(row, key)
+            if values == []:
+                message, help_text = f"`{name}` has no `{key}`", "list at least one, or leave it out"
+                self.reporter.error("value", message, document.locate(*path, key), help_text)
+            for at, value in enumerate(values if isinstance(values, list) else ()):
+                if any(value == other and type(value) is type(other) for other in values[:at]):
+                    message = f"`{as_written(value)}` is in this list twice"
+                    self.reporter.error("duplicate-name", message, document.locate(*path, key, at), "remove one")
+        return self.reporter.error_count == before
+
+    def resolve(self, declared: Declared) -> Variant | None:
         """Checks a class; returns it with its family and with its signature as a list, or None if that is unknown."""
+        name, where = declared.name, declared.document.locate_key(*declared.path)
         if keyword.iskeyword(name):
-            where = document.locate_key(*path)
             self.reporter.error("reserved-name", f"`{name}` is a keyword of Python", where, "use another name")
         elif name in OF_CLASSES:
-            where, message = (
-                document.locate_key(*path),
-                f"`{name}` has a meaning of its own in Python or beside classes",
-            )
+            message = f"`{name}` has a meaning of its own in Python or beside classes"
             self.reporter.error("reserved-name", message, where, "use another name, in capitals as `MyRule`")
-        family = self._family(name, variant, document, path)
+        family = self._family(declared)
         if family is None:
             return None
-        row = _Row(document, path, family, settings_of(family, self.shared), parts_of(family, self.shared))
-        signature = self._signature(variant, row)
-        self._fixed(name, variant, row)
-        self._defaults(variant, row)
-        self._rejects(variant, row)
-        return variant.model_copy(update={"family": family.name, "signature": signature})
+        row = _Class(declared, family, settings_of(family, self.shared), parts_of(family, self.shared))
+        signature = self._signature(row)
+        self._fixed(row)
+        self._defaults(row)
+        self._rejects(row)
+        return declared.variant.model_copy(update={"family": family.name, "signature": signature})
 
-    def _family(self, name: str, variant: Variant, document: Document, path: tuple[Key, ...]) -> Spec | None:
-        if variant.family is None:
-            message, where = f"the class `{name}` has no `family`", document.locate_key(*path)
+    def _family(self, declared: Declared) -> Spec | None:
+        document, family = declared.document, declared.variant.family
+        if family is None:
+            message, where = f"the class `{declared.name}` has no `family`", document.locate_key(*declared.path)
             self.reporter.error("missing-key", message, where, "add `family:`, a rule's name")
             return None
         inside = document.find("blocks") is not None
-        own = document.find("name")
-        if inside and own is not None and getattr(own, "text", "") != variant.family:
-            where = document.locate(*path, "family")
+        own, where = document.find("name"), document.locate(*declared.at("family"))
+        if inside and own is not None and getattr(own, "text", "") != family:
             self.reporter.error("family", "a class in a rule's own file is of that rule", where, "remove `family`")
             return None
-        spec = self.families.get(variant.family)
+        spec = self.families.get(family)
         if spec is None and self.complete:
-            help_text = suggest(variant.family, self.families) or f"the rules are {', '.join(sorted(self.families))}"
-            where = document.locate(*path, "family")
-            self.reporter.error("undefined-name", f"there is no rule `{variant.family}`", where, help_text)
+            help_text = suggest(family, self.families) or f"the rules are {', '.join(sorted(self.families))}"
+            self.reporter.error("undefined-name", f"there is no rule `{family}`", where, help_text)
         return spec
 
-    def _signature(self, variant: Variant, row: _Row) -> list[str]:
-        """The signature as names; without any: the rule's hyperparameters in order, those without default first."""
-        given = variant.signature
+    def _signature(self, row: _Class) -> list[str]:
+        """The signature as names.
+
+        Without one, that of `signatures` which has the rule's name, less what the class fixes; without that the rule's
+        hyperparameters in order, those without default first.
+        """
+        given, variant = row.variant.signature, row.variant
+        if given is None and row.spec.name in self.table.signatures:
+            entries = self.table.signatures[row.spec.name]
+            self._entries(entries, ("signatures", row.spec.name), row, self.table_document)
+            return [entry for entry in entries if entry not in self._left_out(row)]
         if given is None:
             own = row.spec.hyperparameters
             return sorted(own, key=lambda name: not _is_required(name, own[name], variant))
-        document, path = row.document, (*row.path, "signature")
-        if isinstance(given, str):
-            entries = self.table.signatures.get(given)
-            if entries is None:
-                known = self.table.signatures
-                help_text = suggest(given, known) or f"the signatures are {', '.join(known) or 'none'}"
-                where = document.locate(*path)
-                self.reporter.error("undefined-name", f"there is no signature `{given}`", where, help_text)
-                return []
-            if document.find("signatures") is not None:
-                path = ("signatures", given)
-        else:
-            entries = given
-        self._entries(entries, path, variant, row)
+        path = row.declared.at("signature")
+        if isinstance(given, list):
+            self._entries(given, path, row, row.declared.document)
+            return list(given)
+        entries = self.table.signatures.get(given, [])
+        if given not in self.table.signatures:
+            known = self.table.signatures
+            help_text = suggest(given, known) or f"the signatures are {', '.join(known) or 'none'}"
+            where = row.locate("signature")
+            self.reporter.error("undefined-name", f"there is no signature `{given}`", where, help_text)
+        self._entries(entries, ("signatures", given), row, self.table_document)
         return list(entries)
 
-    def _entries(self, entries: list[str], path: tuple[Key, ...], variant: Variant, row: _Row) -> None:
+    def _left_out(self, row: _Class) -> set[str]:
+        """The arguments that a class fixes, so that its constructor does not take them."""
+        fixed = {_FIXES[key] for key in ("bits", "paged") if getattr(row.variant, key) is not None}
+        return (fixed | set(row.variant.set)) - set(row.declared.keeps)
+
+    def _entries(self, entries: list[str], path: tuple[Key, ...], row: _Class, document: Document | None) -> None:
         optional_before = ""
         for index, entry in enumerate(entries):
-            where = row.document.locate(*path, index)
+            where = document.locate(*path, index) if document is not None else None
             setting = row.settings.get(entry)
             if entry in entries[:index]:
                 self.reporter.error("duplicate-name", f"`{entry}` is in this signature twice", where, "remove one")
             if setting is None and entry != ARGS:
                 self.reporter.error("undefined-name", _unknown(entry, row), where, self._help(entry, row))
                 continue
-            if isinstance(setting, Hyperparameter) and _is_required(entry, setting, variant):
+            if isinstance(setting, Hyperparameter) and _is_required(entry, setting, row.variant):
                 if optional_before:
                     message = f"`{entry}` has no default and stands after `{optional_before}`, which has one"
                     self.reporter.error("signature-order", message, where, "move it to the front")
             else:
                 optional_before = optional_before or entry
 
-    def _fixed(self, name: str, variant: Variant, row: _Row) -> None:
+    def _fixed(self, row: _Class) -> None:
+        name, variant = row.declared.name, row.variant
         options = {key: setting for key, setting in row.settings.items() if isinstance(setting, Option)}
         for key, value in variant.set.items():
-            path = (*row.path, "set", key)
             if key not in options:
                 if key in row.settings:
                     message, help_text = f"`{key}` is not an option", "`set` fixes options; use `defaults` for numbers"
                 else:
                     message, help_text = _unknown(key, row), self._help(key, row)
-                self.reporter.error("undefined-name", message, row.document.locate_key(*path), help_text)
+                self.reporter.error("undefined-name", message, row.locate_key("set", key), help_text)
                 continue
-            self._value(key, options[key], value, path, row)
+            self._value(key, options[key], value, row.locate("set", key), row)
         for key, setting_name in _FIXES.items():
             value = getattr(variant, key)
             setting = self.shared.storage.get(setting_name)
@@ -167,62 +245,61 @@ class VariantChecker:
                 continue
             if setting is not None and setting_name not in row.settings:
                 message, help_text = _unknown(setting_name, row), self._help(setting_name, row)
-                self.reporter.error("undefined-name", message, row.document.locate_key(*row.path, key), help_text)
+                self.reporter.error("undefined-name", message, row.locate_key(key), help_text)
             elif setting is None:
                 message = f"`{key}` of `{name}` fixes `{setting_name}`, which shared.yaml does not declare"
-                self.reporter.error("undefined-name", message, row.document.locate_key(*row.path, key))
-            elif self._value(key, setting, value, (*row.path, key), row) and key == "bits":
+                self.reporter.error("undefined-name", message, row.locate_key(key))
+            elif self._value(key, setting, value, row.locate(key), row) and key == "bits":
                 self._bits(name, value, row)
 
-    def _bits(self, name: str, bits: int, row: _Row) -> None:
+    def _bits(self, name: str, bits: int, row: _Class) -> None:
         """A class cannot be made if none of its states has the bits that it fixes."""
         codec = OF_BITS.get(bits, "fp32")
         if codec != "fp32" and not any(codec in state.choice for state in row.spec.states.values()):
             message = f"`{name}` fixes {bits} bits, in which no state of `{row.spec.name}` can be stored"
             help_text = f"it needs one whose `codecs` name {codec}"
-            self.reporter.error("conflict", message, row.document.locate(*row.path, "bits"), help_text)
+            self.reporter.error("conflict", message, row.locate("bits"), help_text)
 
-    def _defaults(self, variant: Variant, row: _Row) -> None:
+    def _defaults(self, row: _Class) -> None:
+        variant = row.variant
         for key, value in variant.defaults.items():
-            path = (*row.path, "defaults", key)
+            where = row.locate_key("defaults", key)
             if key not in row.settings:
-                where = row.document.locate_key(*path)
                 self.reporter.error("undefined-name", _unknown(key, row), where, self._help(key, row))
             else:
-                self._value(key, row.settings[key], value, path, row)
+                self._value(key, row.settings[key], value, row.locate("defaults", key), row)
             if key in variant.set or key in variant.required:
                 other = "fixed by `set`" if key in variant.set else "`required`"
                 message = f"`{key}` has a default and is {other}"
-                self.reporter.error("conflict", message, row.document.locate_key(*path), "remove one")
+                self.reporter.error("conflict", message, where, "remove one")
         for index, key in enumerate(variant.required):
-            where = row.document.locate(*row.path, "required", index)
+            where = row.locate("required", index)
             if key not in row.settings:
                 self.reporter.error("undefined-name", _unknown(key, row), where, self._help(key, row))
             elif not isinstance(row.settings[key], Hyperparameter):
                 self.reporter.error("conflict", f"`{key}` is an option, which has a default", where, "remove it")
 
-    def _rejects(self, variant: Variant, row: _Row) -> None:
+    def _rejects(self, row: _Class) -> None:
         names = {*row.settings, *row.parts}
-        for index, entry in enumerate(variant.rejects):
-            path = (*row.path, "rejects", index)
+        for index, entry in enumerate(row.variant.rejects):
             if isinstance(entry, Rule):
-                check_rule(entry, row.document, path, names, self.reporter)
+                check_rule(entry, row.declared.document, row.declared.at("rejects", index), names, self.reporter)
             elif entry not in self.table.rejects:
                 known = self.table.rejects
                 help_text = suggest(entry, known) or f"`rejects` declares {', '.join(known) or 'none'}"
-                where = row.document.locate(*path)
+                where = row.locate("rejects", index)
                 self.reporter.error("undefined-name", f"there is no rejection `{entry}`", where, help_text)
             elif self.table_document is not None:
                 check_rule(self.table.rejects[entry], self.table_document, ("rejects", entry), names, self.reporter)
 
-    def _value(self, key: str, setting: Setting, value: object, path: tuple[Key, ...], row: _Row) -> bool:
+    def _value(self, key: str, setting: Setting, value: object, where: Location, row: _Class) -> bool:
         wrong = value_error(setting, value)
         if wrong:
             message = f"{as_written(value)} is no value for `{key}` of `{row.spec.name}`"
-            self.reporter.error("value", message, row.document.locate(*path), wrong)
+            self.reporter.error("value", message, where, wrong)
         return not wrong
 
-    def _help(self, name: str, row: _Row) -> str:
+    def _help(self, name: str, row: _Class) -> str:
         if name in row.parts:
             return f"write `{row.parts[name]}`, of which it is a part"
         shared = {**self.shared.hyperparameters, **self.shared.options, **self.shared.storage}
@@ -234,7 +311,7 @@ class VariantChecker:
         return suggest(name, [*row.settings, ARGS]) or f"it has {', '.join(row.settings)}"
 
 
-def _unknown(name: str, row: _Row) -> str:
+def _unknown(name: str, row: _Class) -> str:
     return f"`{name}` is not a hyperparameter or option of `{row.spec.name}`"
 
 

@@ -56,7 +56,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, text in BLOCKS:
         match kind:
             case "yaml":
-                assert len(text.splitlines()) == 15
+                assert len(text.splitlines()) == 10
                 Path("calm.yaml").write_text(text, encoding="utf-8")
             case "python":
                 with contextlib.redirect_stdout(io.StringIO()) as output:

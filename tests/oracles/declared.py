@@ -43,6 +43,20 @@ def read_yaml(path: Path) -> Any:
     return yaml.load(path.read_text(), _Loader)
 
 
+def read_spec(path: Path) -> dict[str, Any]:
+    """A file with its short forms written out: `lr: 0.1` with all that the vocabulary says of `lr`."""
+    spec: dict[str, Any] = read_yaml(path)
+    words = read_yaml(SPECS / "vocabulary.yaml")
+    for section in ("hyperparameters", "options"):
+        declared = {n: x if isinstance(x, dict) else {"default": x} for n, x in (spec.get(section) or {}).items()}
+        spec[section] = {name: {**words[section].get(name, {}), **data} for name, data in declared.items()}
+    for name, text in (spec.get("inputs") or {}).items():
+        spec["inputs"][name] = {"doc": text} if isinstance(text, str) else text
+    states = spec.get("states") or {}
+    spec["states"] = {n: x if isinstance(x, dict) else words["states"].get(n, {}) for n, x in states.items()}
+    return spec
+
+
 @dataclass(frozen=True)
 class Hyper:
     """A number that the user sets, or a tuple of numbers."""
@@ -248,6 +262,7 @@ class Family:
     rules: tuple[Refusal, ...]
     stages: tuple[Stage, ...]
     methods: Mapping[str, Method]
+    functions: Mapping[str, ast.FunctionDef]
     common: frozenset[str]
     own: frozenset[str]
     rows: Mapping[str, Row] = field(default_factory=dict)
@@ -321,6 +336,12 @@ def family_of(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> Family:
         methods={
             name: Method(_stage(data["block"]), data.get("grad", False))
             for name, data in (spec.get("methods") or {}).items()
+        },
+        functions={
+            node.name: node
+            for text in (read_yaml(SPECS / "functions.yaml")["functions"], spec.get("functions") or "")
+            for node in ast.parse(text).body
+            if isinstance(node, ast.FunctionDef)
         },
         common=frozenset(name for section in sections for name in (shared.get(section) or {})),
         own=frozenset((*hypers, *options)),
@@ -406,31 +427,44 @@ def _row(name: str, family: Family, data: Mapping[str, Any], rejects: Mapping[st
     )
 
 
+def _classes(rows: Mapping[str, Any] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The classes of a table: a row with lists of bits and of paged stands for one of each pair."""
+    for name, data in (rows or {}).items():
+        row = data or {}
+        bits, paged = row.get("bits"), row.get("paged")
+        for one in paged if isinstance(paged, list) else [paged]:
+            for number in bits if isinstance(bits, list) else [bits]:
+                ahead = "Paged" if isinstance(paged, list) and one is True else ""
+                after = f"{number}bit" if isinstance(bits, list) and number != "any" else ""
+                fixed = {"bits": None if number == "any" else number, "paged": None if one == "any" else one}
+                yield f"{ahead}{name}{after}", {**row, **fixed}
+
+
 def load_spec(path: Path, shared: Path = SPECS / "shared.yaml") -> dict[str, Row]:
     """The classes of one rule's own file: without any there is one, named after the rule."""
-    spec = read_yaml(path)
-    family = family_of(spec, read_yaml(shared))
+    spec = read_spec(path)
+    family = family_of(spec, read_spec(shared))
     classes = spec.get("variants") or {"".join(part.capitalize() for part in spec["name"].split("_")): {}}
-    return {name: _row(name, family, data or {}, {}) for name, data in classes.items()}
+    return {name: _row(name, family, data, {}) for name, data in _classes(classes)}
 
 
 @cache
 def load_catalogue(folder: Path = SPECS) -> dict[str, Row]:
     """Every class of a folder: of variants.yaml, and of the rules' own files."""
-    shared = read_yaml(folder / "shared.yaml")
+    shared = read_spec(folder / "shared.yaml")
     table = read_yaml(folder / "variants.yaml") if (folder / "variants.yaml").exists() else {}
     rows: dict[str, Row] = {}
     families, own = {}, {}
     for path in sorted(folder.glob("*.yaml")):
-        if path.stem not in ("shared", "variants"):
-            spec = read_yaml(path)
+        if path.stem not in ("shared", "variants", "vocabulary", "functions"):
+            spec = read_spec(path)
             families[spec["name"]] = family_of(spec, shared)
             own[spec["name"]] = spec.get("variants") or {}
-    for name, data in (table.get("variants") or {}).items():
+    for name, data in _classes(table.get("variants")):
         rows[name] = _row(name, families[data["family"]], data, table.get("rejects") or {})
     for family, classes in own.items():
-        for name, data in classes.items():
-            rows[name] = _row(name, families[family], data or {}, table.get("rejects") or {})
+        for name, data in _classes(classes):
+            rows[name] = _row(name, families[family], data, table.get("rejects") or {})
     for family, declared in families.items():
         if not any(row.family is declared for row in rows.values()):
             name = "".join(part.capitalize() for part in family.split("_"))

@@ -277,9 +277,15 @@ class Evaluator:
     """Values of expressions, given those of names."""
 
     def __init__(
-        self, names: Mapping[str, Value], step: int, everywhere: Everywhere, dtype: torch.dtype | None = None
+        self,
+        names: Mapping[str, Value],
+        step: int,
+        everywhere: Everywhere,
+        dtype: torch.dtype | None = None,
+        functions: Mapping[str, Callable[[ast.Call], Sequence[Value]]] | None = None,
     ) -> None:
         self.names, self.step, self.everywhere, self.dtype = names, step, everywhere, dtype
+        self.functions = functions or {}
 
     def value(self, node: ast.expr) -> Value:
         match node:
@@ -327,6 +333,9 @@ class Evaluator:
         return value
 
     def _call(self, node: ast.Call, name: str, args: Sequence[ast.expr], keywords: Sequence[ast.keyword]) -> Value:
+        if name in self.functions:
+            (value,) = self.functions[name](node)
+            return value
         match name:
             case "where":
                 return choose(self.truth(args[0]), self.value(args[1]), self.value(args[2]))

@@ -91,8 +91,13 @@ class _Block:
     def _statements(self, body: Sequence[ast.stmt], names: dict[str, Value], everywhere: Any) -> None:
         for statement in body:
             match statement:
+                case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Call() as call):
+                    for target, value in zip(targets, self._call(call, names, everywhere), strict=True):
+                        assert isinstance(target, ast.Name)
+                        if value is not None:
+                            names[target.id] = value
                 case ast.Assign(targets=[ast.Name(id=name)], value=node):
-                    value = Evaluator(names, self.step, everywhere, self.dtype).value(node)
+                    value = self._evaluator(names, everywhere).value(node)
                     if name == "active":
                         active = names["active"]
                         assert isinstance(active, Truth)
@@ -108,6 +113,36 @@ class _Block:
                     pass
                 case _:
                     raise ValueError(f"not in the language: {ast.unparse(statement)}")
+
+    def _evaluator(self, names: Mapping[str, Value], everywhere: Any) -> Evaluator:
+        def caller(call: ast.Call) -> list[Value]:
+            return [value for value in self._call(call, names, everywhere) if value is not None]
+
+        functions = dict.fromkeys(self.oracle.family.functions, caller)
+        return Evaluator(names, self.step, everywhere, self.dtype, functions)
+
+    def _call(self, call: ast.Call, names: Mapping[str, Value], everywhere: Any) -> list[Value | None]:
+        """What a function returns: its statements over the caller's names, in which its own come first.
+
+        A state that does not exist can be handed to it and back; it is None.
+        """
+        assert isinstance(call.func, ast.Name)
+        function, evaluator = self.oracle.family.functions[call.func.id], self._evaluator(names, everywhere)
+        own = dict(names)
+        for param, arg in zip(function.args.args, call.args, strict=True):
+            own.pop(param.arg, None)
+            if not isinstance(arg, ast.Name) or arg.id in names:
+                own[param.arg] = evaluator.value(arg)
+        *body, last = function.body
+        assert isinstance(last, ast.Return)
+        self._statements(body, own, everywhere)
+        results = last.value.elts if isinstance(last.value, ast.Tuple) else [last.value]
+        inner = self._evaluator(own, everywhere)
+        return [
+            None if isinstance(result, ast.Name) and result.id not in own else inner.value(result)
+            for result in results
+            if result is not None
+        ]
 
     def _widen(self, names: dict[str, Value], before: Mapping[str, Value], left: Sequence[ast.stmt]) -> None:
         """Give numbers the kind that they have behind an `if`, where its other branch leaves a larger one."""
@@ -136,9 +171,10 @@ def _assigned_kinds(body: Sequence[ast.stmt], kinds: dict[str, Kind]) -> None:
     """What kinds names would have after statements; those that read what is not there are left out."""
     for statement in body:
         match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=node):
+            case ast.Assign(targets=[target], value=node):
                 with suppress(KeyError):
-                    kinds[name] = kind_of(node, kinds)
+                    kind = kind_of(node, kinds)
+                    kinds |= {part.id: kind for part in ast.walk(target) if isinstance(part, ast.Name)}
             case ast.If(body=then, orelse=other):
                 branches = [dict(kinds), dict(kinds)]
                 _assigned_kinds(then, branches[0])

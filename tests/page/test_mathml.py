@@ -5,14 +5,14 @@ from __future__ import annotations
 import ast
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
 import pytest
 from support.compiling import stock_package
 
-from optgen.page.equations import lines
+from optgen.page.equations import function_lines, lines
 from optgen.page.mathml import Printer
 from optgen.page.symbols import symbols
 
@@ -94,9 +94,9 @@ UNARY = {"log": "ln", "sign": "sgn", "rounded": "round", "isfinite": "finite"}
 REDUCED = ("sum", "mean", "rms", "norm")
 
 
-def environment(names: set[str], seed: int) -> dict[str, Any]:
+def environment(names: set[str], functions: Sequence[str], seed: int) -> dict[str, Any]:
     drawn = random.Random(seed)
-    found: dict[str, Any] = dict(CALLS)
+    found: dict[str, Any] = CALLS | {name: function(0.4 + 0.05 * k) for k, name in enumerate(functions)}
     for source, shown in UNARY.items():
         found[source] = found[shown] = function(0.3 + 0.01 * len(source))
     for number, name in enumerate(REDUCED):
@@ -140,10 +140,14 @@ class Named(ast.NodeTransformer):
 
 
 def statements(family: Any) -> Iterator[tuple[str, ast.expr, str]]:
-    for name, block in family.equations.items():
-        for line in lines(block.raw, {}):
-            if isinstance(line.node, ast.Assign):
-                yield f"{name}: {line.text}", line.node.value, line.node.targets[0].id  # type: ignore[attr-defined]
+    found = [(name, line) for name, block in family.equations.items() for line in lines(block.raw, {})]
+    found += [(one.name, line) for one in family.functions for line in function_lines(one, {})]
+    for name, line in found:
+        if isinstance(line.node, ast.Assign):
+            target = ",".join(n.id for n in ast.walk(line.node.targets[0]) if isinstance(n, ast.Name))
+            yield f"{name}: {line.text}", line.node.value, target
+        elif line.word == "return" and isinstance(line.node, ast.expr) and not isinstance(line.node, ast.Tuple):
+            yield f"{name}: {line.text}", line.node, "update"
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -152,7 +156,7 @@ def test_equations_mean_what_they_say(family: str) -> None:
     found = list(statements(rule))
     assert found
     names = {n.id for _, value, _ in found for n in ast.walk(value) if isinstance(n, ast.Name)}
-    names |= {target for _, _, target in found}
+    names |= {name for _, _, target in found for name in target.split(",")}
     letters = symbols(["param", "grad", "step", "update", *sorted(names)])
     printer, reader = Printer(letters), Reader({short: name for name, short in letters.items()})
     compared = 0
@@ -163,7 +167,7 @@ def test_equations_mean_what_they_say(family: str) -> None:
         read = reader.read(right)
         source = ast.unparse(Named().visit(ast.parse(ast.unparse(value), mode="eval")))
         for seed in range(3):
-            values = environment(names, seed)
+            values = environment(names, [one.name for one in rule.functions], seed)
             wanted, got = (eval(code, {"__builtins__": {}}, values) for code in (source, read))
             if isinstance(wanted, complex) or isinstance(got, complex):
                 assert isinstance(wanted, complex) == isinstance(got, complex), f"{text}\n{read}"

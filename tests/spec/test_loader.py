@@ -34,14 +34,14 @@ def _write(folder: Path, files: Mapping[str, str]) -> Path:
 def test_stock_specs() -> None:
     specs = _load(paths.specs_dir())
     assert {"adam", "lamb", "lars"} <= set(specs.families)
-    assert specs.table.variants["AdamW8bit"].family == "adam"
-    signature = specs.table.variants["AdamW8bit"].signature
+    assert specs.classes["AdamW8bit"].family == "adam"
+    signature = specs.classes["AdamW8bit"].signature
     assert isinstance(signature, list)
     assert signature[:3] == ["lr", "betas", "eps"]
     assert specs.families["adam"].spec.hyperparameters["lr"].default == 0.001
-    (rejection,) = specs.rejections("AdamW8bit")
-    assert rejection.rule.message.raw == "{name} does not support amsgrad=True"
-    assert rejection.when.text == "amsgrad and optim_bits == 8"
+    (rejection,) = specs.rejections("LARS8bit")
+    assert rejection.rule.message.raw == "LARS without momentum is not supported!"
+    assert rejection.when.text == "momentum == 0"
     line = (paths.specs_dir() / "variants.yaml").read_text().splitlines()[specs.locate_variant("LAMB").line - 1]
     assert line.strip().startswith("LAMB:")
 
@@ -63,7 +63,7 @@ def test_values_as_written() -> None:
     assert spec.options["mode"].choices == ["on", "off", 3]
     assert spec.states["total"].init == 0.001
     assert spec.blocks.apply == "param = param - lr * update"
-    assert specs.table.variants["Every8bit"].signature == ["lr", "betas", "warmup", "gamma", "max_unorm", "lr_sum"]
+    assert specs.classes["Every8bit"].signature == ["lr", "betas", "warmup", "gamma", "max_unorm", "lr_sum"]
     assert str(specs.locate_variant("Every8bit", "bits")).endswith("everything.yaml:38:11")
     assert specs.rejections("Every8bit")[0].when.text == "lr > 2"
     assert specs.families["everything"].text("states", "exp_avg_sq", "init").text == "grad * grad"
@@ -72,9 +72,9 @@ def test_values_as_written() -> None:
 def test_a_rule_without_classes_gets_one(tmp_path: Path) -> None:
     text = RULE.format(name="my_rule2x") + "hyperparameters:\n  a: {default: 1}\n  b: {}\n  c: {}\n"
     specs = _load(_write(tmp_path, {"my_rule2x.yaml": text}))
-    assert list(specs.table.variants) == ["MyRule2x"]
-    assert specs.table.variants["MyRule2x"].signature == ["b", "c", "a"]
-    assert specs.table.variants["MyRule2x"].family == "my_rule2x"
+    assert list(specs.classes) == ["MyRule2x"]
+    assert specs.classes["MyRule2x"].signature == ["b", "c", "a"]
+    assert specs.classes["MyRule2x"].family == "my_rule2x"
 
 
 def test_a_folder_may_have_its_own_shared(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_partial_returns_what_could_be_read(tmp_path: Path) -> None:
     folder = _write(tmp_path, {"a.yaml": RULE.format(name="a"), "b.yaml": bad})
     reporter = Reporter()
     specs = load_specs([folder], reporter, partial=True)
-    assert list(specs.families) == list(map(str.lower, specs.table.variants)) == ["a"]
+    assert list(specs.families) == list(map(str.lower, specs.classes)) == ["a"]
     assert [d.rule for d in reporter.diagnostics] == ["unknown-key"]
 
 

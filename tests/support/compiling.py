@@ -13,7 +13,8 @@ from optgen.explanation import ClassInfo
 from optgen.schedule.plan import Plan
 
 ROOT = Path(__file__).parents[2]
-STOCK = sorted(p for p in (ROOT / "specs").glob("*.yaml") if p.stem not in ("shared", "variants"))
+OTHERS = ("functions", "shared", "variants", "vocabulary")
+STOCK = sorted(p for p in (ROOT / "specs").glob("*.yaml") if p.stem not in OTHERS)
 FAMILIES = sorted({p.stem for p in (*STOCK, *(ROOT / "tests" / "specs").glob("*.yaml"))})
 TESTED = sorted((ROOT / "tests" / "specs").glob("*.yaml"))
 PROBE = """\

@@ -111,8 +111,7 @@ def _classes(rule: str) -> str:
     rows = {name: row for name, row in TABLE["variants"].items() if row.get("family") == rule}
     named = {entry for row in rows.values() for entry in row.get("rejects", []) if isinstance(entry, str)}
     rejects = {name: reject for name, reject in TABLE["rejects"].items() if name in named}
-    used = {row["signature"] for row in rows.values() if isinstance(row.get("signature"), str)}
-    signatures = {name: entries for name, entries in TABLE["signatures"].items() if name in used}
+    signatures = {name: entries for name, entries in TABLE["signatures"].items() if name == rule}
     return _written({"signatures": signatures, "rejects": rejects, "variants": rows})
 
 

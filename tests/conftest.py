@@ -5,16 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import random
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from distributed.processes import Processes, looks_at_scenario, selected
+from support.environment import prepare_compiling
 from support.machine import why_no_gpu
 from support.targets import ready
 
@@ -23,14 +21,7 @@ from optgen.runtime.building.headers import parse_headers
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Of what the compiler makes, tests look at results, which no flag changes; tests of its speed say so themselves.
-    os.environ.setdefault("OPTGEN_CXXFLAGS", "-Og -fuse-ld=gold" if shutil.which("ld.gold") else "-Og")
-    if "OPTGEN_CACHE_DIR" not in os.environ:
-        # One folder for the session and all its xdist workers (which inherit the variable), kept between sessions:
-        # entries are keyed by content, so that a kernel is compiled once until it changes.
-        cache = Path(tempfile.gettempdir()) / f"optgen-test-cache-{os.getuid()}"
-        cache.mkdir(mode=0o700, exist_ok=True)
-        os.environ["OPTGEN_CACHE_DIR"] = str(cache)
+    prepare_compiling()
     compiler = None if hasattr(config, "workerinput") else find_compiler()
     if compiler is not None:
         parse_headers(compiler)

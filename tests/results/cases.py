@@ -1,0 +1,186 @@
+"""Which trainings are hashed: the matrix of numerics/cases.py, and every class in every storage and dtype.
+
+Three sets, each within the next:
+
+- `quick`, which every `make test` holds: on torch every class as it is by default, and one of EVERY other cases; on the
+  cpu target the kernels that tests/numerics compiles anyway;
+- `core`: on torch, which compiles nothing, every class in every dtype and storage, each setting alone, and all pairs of
+  a rule's own settings with everything; on the cpu target every class as it is by default, and of each rule all pairs
+  of its own settings, with what rules share spread over them, so that over all rules nearly every pair of that meets;
+- `whole`: also all pairs of what rules share, each rule in every dtype and storage on the cpu target, and the cuda
+  target on the stand-in.
+
+Which settings there are is read from specs/, and no rule is named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from numerics.cases import DTYPES, axes, compiled, full, paired, settings_of, storages, valid
+from oracles.declared import Choice, Hyper, Row, is_off
+from support.catalogue import OWN, all_rows, families, optimizer_class, required
+from support.pairs import Case as Values
+from support.pairs import Pairs, all_pairs, full_product, near, one_at_a_time, spread
+
+from results.training import Case
+
+HALVED = ("lr", "weight_decay")  # in the second param group
+SETS = ("quick", "core", "whole")
+EVERY = 20
+
+
+def cases(name: str, targets: Sequence[str] | None = None) -> list[Case]:
+    """The cases of a set on some targets, or on all, each once, those of a rule together."""
+    made = {"quick": _quick, "core": _core, "whole": _whole}
+    found: dict[str, Case] = {}
+    for each in SETS[: SETS.index(name) + 1]:
+        for case in made[each]():
+            if targets is None or case.target in targets:
+                found.setdefault(case.label, replace(case, set=each))
+    return sorted(found.values(), key=lambda case: (case.target, _rule(case)))
+
+
+def _rule(case: Case) -> str:
+    return all_rows()[f"{OWN}{case.name}" if case.spec else case.name].family.name
+
+
+def of(values: Values, special: bool = False) -> Case:
+    """The training that stands for a case of the matrix."""
+    name = values["class"]
+    row = all_rows()[name]
+    settings = settings_of(values)
+    own = name.startswith(OWN)
+    return Case(
+        name.removeprefix(OWN),
+        values["target"],
+        values["dtype"],
+        values["dtype"] if values["grad_dtype"] == "same" else values["grad_dtype"],
+        f"{row.family.name}.yaml" if own else "",
+        settings,
+        {} if special else _second(row, settings),
+        {name: values[name] for name in row.family.inputs if values[name] is not None},
+        tuple(row.family.methods),
+        _beginning(row.family.name),
+        special,
+    )
+
+
+def _second(row: Row, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that differ in the second group, without another branch of the code."""
+    found = {}
+    for name in HALVED:
+        setting = row.accepted.get(name)
+        value = settings.get(name, None if setting is None else row.default(name))
+        if isinstance(setting, Hyper) and not setting.is_global and isinstance(value, float) and value > 0:
+            found[name] = value / 2
+    return found
+
+
+@cache
+def _beginning(family: str) -> str:
+    """The method without which a rule does not step, or ""."""
+    (name, *_) = families(all_rows())[family]
+    for method in ("", *all_rows()[name].family.methods):
+        opt: Any = optimizer_class(name)([torch.zeros(1, requires_grad=True)], **required(name))
+        if method:
+            getattr(opt, method)()
+        try:
+            opt.step()
+        except RuntimeError:
+            continue
+        return method
+    raise AssertionError(f"{name}: no method lets it step")
+
+
+def _usual(names: list[str], target: str) -> tuple[dict[str, tuple[Any, ...]], Values]:
+    whole = axes(names, (target,))
+    return whole, {name: values[0] for name, values in whole.items()}
+
+
+def _compiled_names(names: list[str]) -> list[str]:
+    return [name for name in names if not all_rows()[name].torch_only]
+
+
+def _product(target: str, names: list[str], dtypes: tuple[str, ...], ways: tuple[str, ...]) -> Iterator[Values]:
+    """Classes by dtypes and storages, everything else as usual, or as near to it as is valid."""
+    whole, _ = _usual(names, target)
+    for values in full_product({"class": tuple(names), "dtype": dtypes, "storage": ways}):
+        case = near(values, whole, valid)
+        if case is not None:
+            yield case
+
+
+def _defaults(target: str, names: list[str]) -> Iterator[Values]:
+    """Each class with nothing but what it must be told, and small states stored as large ones."""
+    whole, usual = _usual(names, target)
+    for name in names:
+        row = all_rows()[name]
+        plain = {key: row.default(key) for key in row.family.settings if key in whole and not row.needed(key)}
+        plain = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+        small = {"min_8bit_size": 0} if "min_8bit_size" in whole else {}
+        way = next(way for way in storages() if valid({"class": name, "storage": way}))
+        case = {**usual, "class": name, "storage": way, **plain, **required(name), **small}
+        yield {**case, **dict.fromkeys(row.family.inputs)}
+
+
+def _quick() -> Iterator[Case]:
+    for names in families(all_rows()).values():
+        yield from map(of, _defaults("torch", names))
+    yield from list(_on_torch())[::EVERY]
+    yield from (of(values) for values in compiled().values() if values["target"] == "cpu")
+
+
+def _on_torch() -> Iterator[Case]:
+    yield from map(of, paired().values())
+    for names in families(all_rows()).values():
+        whole, _ = _usual(names, "torch")
+        for values in _defaults("torch", names):
+            yield from (of({**values, "dtype": dtype}, special=True) for dtype in DTYPES)
+        yield from map(of, _product("torch", names, DTYPES, tuple(storages())))
+        yield from map(of, one_at_a_time(whole, valid))
+
+
+def _core() -> Iterator[Case]:
+    yield from _on_torch()
+    met = Pairs()
+    for names in map(_compiled_names, families(all_rows()).values()):
+        whole, usual = _usual(names, "cpu")
+        plain = list(_defaults("cpu", names))
+        yield from map(of, plain)
+        yield of(plain[0], special=True)
+        family = all_rows()[names[0]].family
+        own = {name: values for name, values in whole.items() if name in family.own}
+        branching = {name for name, values in own.items() if _branches(family.settings[name], values)}
+        branched = {name: values if name in branching else values[:1] for name, values in own.items()}
+        starts = all_pairs({"class": _unlike(names), **branched}, valid, ("class",))
+        yield from map(of, spread(whole, valid, met, starts))
+        alone = {name: values[:1] if name in branching else values for name, values in own.items()}
+        yield from map(of, one_at_a_time({name: (value,) for name, value in usual.items()} | alone, valid))
+
+
+def _unlike(names: list[str]) -> tuple[str, ...]:
+    """The first of the classes that fix the same options."""
+    return tuple({str(all_rows()[name].set): name for name in reversed(names)}.values())[::-1]
+
+
+def _branches(setting: Hyper | Choice, values: tuple[Any, ...]) -> bool:
+    """Whether a kernel may have other statements for one of the values than for another."""
+    return isinstance(setting, Choice) or any(value is None or is_off(setting, value) for value in values)
+
+
+def _whole() -> Iterator[Case]:
+    yield from (of(values) for values in compiled().values() if values["target"] == "cuda")
+    yield from map(of, full().values())
+    met = Pairs()
+    for names in map(_compiled_names, families(all_rows()).values()):
+        whole, _ = _usual(names, "cpu")
+        family = all_rows()[names[0]].family
+        shared = [name for name in whole if name not in family.own and name not in family.inputs]
+        yield from map(of, all_pairs(whole, valid, shared, met))
+        yield from map(of, _product("cpu", names[:1], DTYPES, tuple(storages())))
+        yield from map(of, _defaults("cuda", names))

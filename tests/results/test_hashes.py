@@ -1,0 +1,44 @@
+"""The hashes of results: they notice what they are there to notice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from results.files import Record, Recorded, read, write
+from results.training import Case, run
+
+ADAMW = Case("AdamW", "torch", settings={"amsgrad": True, "lr": 0.01})
+
+
+def test_a_training_is_the_same_every_time() -> None:
+    first = run(ADAMW)
+    torch.manual_seed(5)
+    assert run(ADAMW) == first
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lr": 0.011}, "parameters from call 1 on; param; groups; of 0-dim, one"),
+        (
+            {"betas": (0.9, 0.998)},
+            "parameters from call 1 on; param; exp_avg_sq; max_exp_avg_sq; groups; of 0-dim, one",
+        ),
+        ({"min_8bit_size": 1}, "groups"),
+    ],
+)
+def test_where_results_differ(settings: dict[str, object], said: str) -> None:
+    other = run(replace(ADAMW, settings={**ADAMW.settings, **settings}))
+    assert run(ADAMW).difference(other, ADAMW).startswith(said)
+
+
+def test_a_file_holds_what_it_was_given(tmp_path: Path) -> None:
+    settings = {"betas": (0.9, 0.99), "beta3": None}
+    case = Case("Prodigy", "cpu", "bf16", "fp32", settings=settings, second={"weight_decay": 1e-2})
+    record = Record({"sum": "0123"}, (Recorded(case, run(ADAMW), ("sum",)),))
+    write(tmp_path / "results.jsonl", record)
+    assert read(tmp_path / "results.jsonl") == record

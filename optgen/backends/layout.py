@@ -6,7 +6,7 @@ Python is laid out as ruff and black do it; C++ is filled, broken before operato
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from optgen.backends.code import Brackets, Chain, Code, Labelled, flat, prefixed
 from optgen.backends.quoting import c_comment
@@ -16,13 +16,6 @@ OPENING, CLOSING = "([{", ")]}"
 COMPARISONS = (" < ", " <= ", " > ", " >= ", " == ", " != ")
 PYTHON_OPERATORS = ((" if ", " else "), (" or ",), (" and ",), COMPARISONS, (" + ", " - "), (" * ", " / "))
 C_OPERATORS = ((" ? ", " : "), (" || ",), (" && ",), (" + ", " - "), (" * ", " / "))
-
-
-RANKS = {"?": 1, ":": 1, "||": 2, "&&": 3, "+": 4, "-": 4, "*": 5, "/": 5}
-"""Where C++ is broken first: after commas, then before these, the loosest first; last after `=`."""
-COMMA, EQUAL = 0, 6
-Piece = tuple[str, tuple[int, int] | None]
-"""Text, with how deep in brackets and before what a line may end in front of it; None where it may not."""
 
 
 def python_code(code: Code, indent: int, end: str = "") -> list[str]:
@@ -100,66 +93,47 @@ def _inside(brackets: Brackets, indent: int) -> list[str]:
 
 
 def c_code(code: Code, indent: int, end: str = ";") -> list[str]:
-    """A statement of C++ as lines that fit when they are indented by `indent`."""
-    text = flat(code) + end
-    if indent + len(text) <= WIDTH:
-        return [text]
+    """A statement of C++ as lines that fit when they are indented by `indent`: filled, broken before operators."""
+    whole = flat(code) + end
+    if indent + len(whole) <= WIDTH:
+        return [whole]
     match code:
         case Labelled(label, value) if label.endswith("= ") and indent + 4 + len(flat(value) + end) <= WIDTH:
             return [label.rstrip(), f"    {flat(value)}{end}"]
-    pieces, lines, margin = list(_pieces(code, 0)), [], 0
-    pieces[-1] = (pieces[-1][0] + end, pieces[-1][1])
-    while indent + margin + sum(len(text) for text, _ in pieces) > WIDTH:
-        place = _place(pieces, WIDTH - indent - margin)
-        if place is None:
-            break
-        lines.append(" " * margin + "".join(text for text, _ in pieces[:place]).rstrip())
-        pieces, margin = [(pieces[place][0].lstrip(), None), *pieces[place + 1 :]], 4
-    return [*lines, " " * margin + "".join(text for text, _ in pieces)]
+    lines = [""]
+    _fill(code, lines, 4, end, WIDTH - indent)
+    return lines
 
 
-def _pieces(code: Code, depth: int) -> Iterator[Piece]:
-    """The code in pieces that stay whole."""
+def _fill(code: Code, lines: list[str], margin: int, end: str, width: int) -> None:
+    """Go on with code on the last line, and where it does not fit on lines of their own, indented by `margin`."""
+    if len(lines[-1] + flat(code) + end) <= width:
+        lines[-1] += flat(code) + end
+        return
     match code:
         case str():
-            yield code, None
+            lines[-1] += code + end
         case Labelled(label, value):
-            yield label, None
-            (first, _), *rest = _pieces(value, depth)
-            yield first, (depth, EQUAL) if label.endswith("= ") else None
-            yield from rest
-        case Chain(first, operands):
-            yield from _pieces(first, depth)
-            for operator, operand in operands:
-                (head, _), *rest = _pieces(operand, depth)
-                yield f" {operator} {head}", (depth, RANKS[operator]) if operator in RANKS else None
-                yield from rest
+            lines[-1] += label
+            _fill(value, lines, margin, end, width)
+        case Chain(first, rest):
+            _fill(first, lines, margin + 4 * (rest[0][0] == "?"), "", width)
+            for number, (operator, operand) in enumerate(rest, 1):
+                after = end if number == len(rest) else ""
+                text = f" {operator} {flat(operand)}{after}"
+                if operator not in "?:" and len(lines[-1] + text) <= width:
+                    lines[-1] += text
+                    continue
+                lines.append(f"{' ' * margin}{operator} ")
+                _fill(operand, lines, margin + 4, after, width)
         case Brackets(head, items, close):
-            yield head, None
-            for number, item in enumerate(items):
-                (start, _), *rest = _pieces(item, depth + 1)
-                yield start, (depth + 1, COMMA) if number else None
-                yield from rest
-                yield (", " if number + 1 < len(items) else close), None
-            if not items:
-                yield close, None
-
-
-def _place(pieces: Sequence[Piece], width: int) -> int | None:
-    """The piece to begin a line with: the last of those in the fewest brackets, at the loosest operator.
-
-    Where none of them lets the line before it fit, the first that there is.
-    """
-    best: tuple[int, int, int] | None = None
-    place, length = None, 0
-    for index, (text, breaks) in enumerate(pieces):
-        end = length - (pieces[index - 1][0].endswith(" ") if index else 0)
-        if breaks is not None and end > 20 and (end <= width or place is None):
-            key = (-breaks[0], -breaks[1], end)
-            if best is None or key > best:
-                best, place = key, index
-        length += len(text)
-    return place
+            lines[-1] += head
+            for number, item in enumerate(items, 1):
+                after = "," if number < len(items) else close + end
+                if number > 1:
+                    fits = len(f"{lines[-1]} {flat(item)}{after}") <= width
+                    lines[-1:] = [f"{lines[-1]} "] if fits else [lines[-1], " " * margin]
+                _fill(item, lines, margin, after, width)
 
 
 def python_lines(lines: Iterable[str], indent: int) -> list[str]:

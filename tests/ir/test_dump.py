@@ -23,6 +23,8 @@ A, B = Ref("a"), Ref("b")
         (Call("neg", (Call("+", (A, B)),)), "-(a + b)"),
         (Call("**", (Call("neg", (A,)), Const(2.0))), "(-a)**2"),
         (Call("not", (Call("and", (A, B)),)), "not (a and b)"),
+        (Call("not", (Call(">", (A, B)),)), "not a > b"),
+        (Select(atom("f"), Select(atom("g"), A, B), B), "(a if g else b) if f else b"),
         (Call("where", (Call(">", (A, Const(0.0))), A, B)), "where(a > 0, a, b)"),
         (Select(atom("f") & ~atom("g"), A, B), "a if f and not g else b"),
         (Call("*", (Select(atom("f"), A, B), A)), "(a if f else b) * a"),

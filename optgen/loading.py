@@ -42,11 +42,11 @@ def load(*specs: str | Path) -> ModuleType:
     from optgen.emit.writer import write
 
     paths = [Path(spec) for spec in specs]
-    draft = compile_specs(paths, "loaded")
-    if draft.warnings:
-        warnings.warn(f"\n{format_diagnostics(draft.warnings)}\n", SpecWarning, stacklevel=2)
-    content = hashlib.sha256("\0".join(f"{k}\0{v}" for k, v in draft.files.items()).encode()).hexdigest()
-    name = f"optgen_loaded_{content[:16]}"
+    package = compile_specs(paths, "optgen_loaded")
+    if package.warnings:
+        warnings.warn(f"\n{format_diagnostics(package.warnings)}\n", SpecWarning, stacklevel=2)
+    content = hashlib.sha256("\0".join(f"{k}\0{v}" for k, v in package.files.items()).encode()).hexdigest()
+    name = f"{package.name}_{content[:16]}"
     with _locks.setdefault(os.getpid(), threading.Lock()):
         if name in sys.modules:
             return sys.modules[name]
@@ -54,7 +54,7 @@ def load(*specs: str | Path) -> ModuleType:
             _directory.append(_own_directory())
         if _directory[0] not in sys.path:  # also where someone has put sys.path back to what it was
             sys.path.append(_directory[0])
-        write(compile_specs(paths, name), Path(_directory[0]) / name)
+        write(package, Path(_directory[0]) / name)
         importlib.invalidate_caches()
         return importlib.import_module(name)
 

@@ -289,7 +289,7 @@ class _FamilyBuilder:
 
     def _check_lasting(self, name: str, exists: Formula, where: Location) -> None:
         """A state is there for longer than a step."""
-        for guard in sorted(exists.names()):
+        for guard in sorted(exists.names):
             subject = self.scope.guards.guards[guard].subject
             if subject in self.given:
                 message = f"whether `{name}` exists cannot depend on `{subject}`, which is set for one step"

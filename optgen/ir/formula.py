@@ -94,11 +94,10 @@ class Formula:
             formula = formula.then if values[formula.guard] else formula.other
         return formula.is_true
 
-    def names(self) -> set[str]:
+    @property
+    def names(self) -> frozenset[str]:
         """The guards that the formula depends on."""
-        if self.guard is LAST:
-            return set()
-        return {self.guard} | self.then.names() | self.other.names()
+        return _names(self)
 
     def ordered(self) -> list[list[Literal]]:
         """Terms of which one at least holds where the formula does, in a fixed order, for printing."""
@@ -129,7 +128,12 @@ def _question(guard: str, then: Formula, other: Formula) -> Formula:
     return _questions.get(key) or _questions.setdefault(key, Formula(guard, then, other))
 
 
-@lru_cache(maxsize=1000000)
+@lru_cache(maxsize=4096)
+def _names(formula: Formula) -> frozenset[str]:
+    return frozenset() if formula.guard is LAST else _names(formula.then) | _names(formula.other) | {formula.guard}
+
+
+@lru_cache(maxsize=1 << 20)
 def _choice(question: Formula, then: Formula, other: Formula) -> Formula:
     """`then` where the question holds, else `other`."""
     if question is TRUE or then is other:
@@ -139,7 +143,9 @@ def _choice(question: Formula, then: Formula, other: Formula) -> Formula:
     if then is TRUE and other is FALSE:
         return question
     guard = min(question.guard, then.guard, other.guard)
-    (q1, q0), (t1, t0), (o1, o0) = (_answers(formula, guard) for formula in (question, then, other))
+    q1, q0 = _answers(question, guard)
+    t1, t0 = _answers(then, guard)
+    o1, o0 = _answers(other, guard)
     return _question(guard, _choice(q1, t1, o1), _choice(q0, t0, o0))
 
 
@@ -148,7 +154,7 @@ def _answers(formula: Formula, guard: str) -> tuple[Formula, Formula]:
     return (formula.then, formula.other) if formula.guard == guard else (formula, formula)
 
 
-@lru_cache(maxsize=1000000)
+@lru_cache(maxsize=1 << 20)
 def _sum(least: Formula, most: Formula) -> tuple[Formula, tuple[Term, ...]]:
     """Terms of which none can be left out, with their disjunction: it holds where `least` does, and only where `most`.
 
@@ -178,6 +184,8 @@ def _given(formula: Formula, known: Formula) -> Formula:
         return TRUE
     if known.implies(~formula):
         return FALSE
+    if not formula.names & known.names:
+        return formula
     shorter, _ = _sum(formula & known, formula | ~known)
     contrary, _ = _sum(~formula & known, ~formula | ~known)
     return min(formula, shorter, ~contrary, key=lambda it: _size(_shortest(it)))

@@ -128,7 +128,7 @@ class GuardTable:
 
 def feasible(formula: Formula, guards: Mapping[str, Guard], choices: Mapping[str, Iterable[str | int]]) -> bool:
     """Whether some setting satisfies the formula."""
-    asked = [guards[name] for name in sorted(formula.names())]
+    asked = [guards[name] for name in sorted(formula.names)]
     return not (formula & _settings(asked, choices)).is_false
 
 

@@ -86,7 +86,7 @@ class Scope:
     def condition_kind(self, formula: Formula) -> Kind:
         """For what a condition can differ: for the optimizer, for each group, or for each parameter."""
         result = Kind.GLOBAL
-        for name in formula.names():
+        for name in formula.names:
             guard = self.guards.guards[name]
             match guard.about:
                 case "fact" | "codec":

@@ -72,7 +72,7 @@ def test_formulas_that_mean_the_same_are_one(a: Formula, b: Formula) -> None:
 @settings(max_examples=300, deadline=None)
 def test_a_formula_depends_on_the_names_that_change_it(a: Formula) -> None:
     changing = {n for row in TABLE for n in NAMES if a.holds(row) != a.holds(row | {n: not row[n]})}
-    assert a.names() == changing
+    assert a.names == changing
 
 
 @given(formulas)

@@ -26,27 +26,25 @@ name: {name}
 title: {class_name}, an adaptive step with two averages
 doc: An average of the gradient, divided by the root of an average of its square.
 
-# Numbers that the user sets. Without a default a number is required; `range` is checked wherever it is set.
+# Numbers that the user sets, with their defaults. Of these names the vocabulary knows the ranges, which are checked
+# wherever a number is set, and what they are; what a spec says itself comes first. `betas` is `beta1` and `beta2` in the
+# equations. A name of your own is written out: `gamma: {{default: 0.5, range: "[0, 1]", doc: What it does.}}`
 hyperparameters:
-  lr: {{default: 1e-3, range: "[0, inf)", label: learning rate, doc: Step size.}}
-  betas:
-    default: [0.9, 0.999]
-    names: [beta1, beta2]        # the names of its parts in the equations
-    range: "[0, 1)"
-    label: beta parameter
-    doc: Decay rates of the two averages.
-  eps: {{default: 1e-8, range: "[0, inf)", label: epsilon value, doc: Added to the denominator.}}
-  weight_decay: {{default: 0.0, range: "[0, inf)", doc: "Decay of the parameter itself, times lr."}}
+  lr: 1e-3
+  betas: [0.9, 0.999]
+  eps: 1e-8
+  weight_decay: {{default: 0.0, doc: "Decay of the parameter itself, times lr."}}
 
 # Flags, fixed when the optimizer is made. In the equations they stand in `if`.
 options:
   bias_correction: {{default: true, doc: Correct the averages for their start at zero.}}
 
-# What is kept between steps, shaped like the parameter and zero at first. A state that is never negative says so:
-# its 8-bit codes then spend nothing on a sign.
+# What is kept between steps, shaped like the parameter and zero at first; these are words of the vocabulary too. A state
+# of your own that is never negative says so, `{{range: unsigned, doc: What it is.}}`: its 8-bit codes spend nothing on a
+# sign.
 states:
-  exp_avg: {{doc: Average of the gradient.}}
-  exp_avg_sq: {{range: unsigned, doc: Average of the squared gradient.}}
+  exp_avg:
+  exp_avg_sq:
 
 {equations}
 blocks:
@@ -64,8 +62,7 @@ blocks:
 
 # The classes to make. Each is named here with what it fixes; without this section there is one class, {class_name}.
 variants:
-  {class_name}: {{}}
-  {class_name}8bit: {{bits: 8}}
+  {class_name}: {{bits: [any, 8]}}  # {class_name} and {class_name}8bit
 """
 
 

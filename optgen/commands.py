@@ -58,7 +58,7 @@ app.add_typer(cache_app, name="cache")
 
 _SPECS_HELP = "Spec files or folders of them. By default the folder specs/, or optgen's own specs where there is none."
 SpecsArgument = Annotated[list[Path] | None, typer.Argument(metavar="[SPECS]...", help=_SPECS_HELP, show_default=False)]
-FILES = "[spec|shared|vocabulary|functions|variants]"
+FILES = "[spec|shared|vocabulary|functions|classes]"
 StrictOption = Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -110,7 +110,7 @@ def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[Unit, ...]:
     for text in specs.functions:
         functions |= parse_functions(text, functions, reporter)
     units = []
-    for name, loaded in specs.families.items():
+    for name, loaded in specs.rules.items():
         try:
             family = build_family(loaded, specs.shared, functions, _shown_path(loaded.source.path), reporter)
             if family is None:
@@ -151,11 +151,11 @@ def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> t
     settings = readers(family.hypers, family.options, family.storage)
     result = []
     for class_name, variant in specs.classes.items():
-        if variant.family != name:
+        if variant.rule != name:
             continue
         refusals: list[Refusal] = []
-        for rejection in specs.rejections(class_name):
-            refusal = build_refusal(rejection.rule, rejection.when, settings, reporter)
+        for placed in specs.refusals_of(class_name):
+            refusal = build_refusal(placed.refused, placed.when, settings, reporter)
             if refusal is not None:
                 refusals.append(refusal)
         result.append(ClassSpec(class_name, variant, tuple(refusals)))

@@ -27,8 +27,8 @@ title: {class_name}, an adaptive step with two averages
 doc: An average of the gradient, divided by the root of an average of its square.
 
 # Numbers that the user sets, with their defaults. Of these names the vocabulary knows the ranges, which are checked
-# wherever a number is set, and what they are; what a spec says itself comes first. `betas` is `beta1` and `beta2` in the
-# equations. A name of your own is written out: `gamma: {{default: 0.5, range: "[0, 1]", doc: What it does.}}`
+# wherever a number is set, and what they are; what a spec says itself comes first. `betas` is `beta1` and `beta2` in
+# the equations. A name of your own is written out: `gamma: {{default: 0.5, range: "[0, 1]", doc: What it does.}}`
 hyperparameters:
   lr: 1e-3
   betas: [0.9, 0.999]
@@ -39,9 +39,9 @@ hyperparameters:
 options:
   bias_correction: {{default: true, doc: Correct the averages for their start at zero.}}
 
-# What is kept between steps, shaped like the parameter and zero at first; these are words of the vocabulary too. A state
-# of your own that is never negative says so, `{{range: unsigned, doc: What it is.}}`: its 8-bit codes spend nothing on a
-# sign.
+# What is kept between steps, shaped like the parameter and zero at first; these are words of the vocabulary too. A
+# state of your own that is never negative says so, `{{range: unsigned, doc: What it is.}}`: its 8-bit codes spend
+# nothing on a sign.
 states:
   exp_avg:
   exp_avg_sq:
@@ -61,7 +61,7 @@ blocks:
     param = param - lr * update
 
 # The classes to make. Each is named here with what it fixes; without this section there is one class, {class_name}.
-variants:
+classes:
   {class_name}: {{bits: [any, 8]}}  # {class_name} and {class_name}8bit
 """
 

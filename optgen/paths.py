@@ -27,5 +27,5 @@ def include_dir() -> Path:
 
 
 def specs_dir() -> Path:
-    """Return the folder of the stock specs, with `shared.yaml` and `variants.yaml`."""
+    """Return the folder of the stock specs, with `shared.yaml` and `classes.yaml`."""
     return _data("specs")

@@ -214,7 +214,7 @@ def family_section(classes: Sequence[ClassInfo], shared: Shared, bits: Sequence[
         yield f"Attribute `{name}`, set for one step: {item.doc.raw}\n"
     for name, method in family.spec.methods.items():
         yield f"Method `{name}()`: {method.doc.raw}\n"
-    refused = [*family.spec.rules]
+    refused = [*family.spec.refusals]
     if refused:
         rows = [(f"`{r.when}`", f"`{r.on}`", f"`{r.raises}`: {r.message.raw}") for r in refused]
         yield table(("refused", "at", "with"), rows)

@@ -30,11 +30,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "options": "Flags and enumerations that the user sets.",
         "inputs": "Numbers that are set on the optimizer for a step.",
         "states": "What is kept between steps.",
-        "rules": "Combinations of settings that are refused.",
+        "refusals": "Combinations of settings that are refused.",
         "functions": "Named pieces of the equations, as `def`s.",
         "blocks": "The equations of a step.",
         "methods": "Further blocks, each a method of the optimizer.",
-        "variants": "The classes to make; without any there is one, named after the rule.",
+        "classes": "The classes to make; without any there is one, named after the rule.",
     },
     "Hyperparameter": {
         "default": "A number, one for each of `names`, or `null` (optional). Without it the user must give one.",
@@ -77,14 +77,14 @@ MEANINGS: dict[str, dict[str, str]] = {
         "grad": "Whether it reads gradients.",
         "doc": "The method's documentation.",
     },
-    "Rule": {
+    "Refused": {
         "when": "The condition over settings, `target` among them, that is refused.",
         "raise": "The exception.",
         "message": "What it says: `{name}` is the class, `{lr}` a setting, `{mode!r}` one with its quotes.",
         "on": "`construct`, `step`, or the method before which it is looked at.",
     },
-    "Row": {
-        "family": "The rule; in a rule's own file it is that rule.",
+    "ClassRow": {
+        "rule": "The rule; in a rule's own file it is that rule.",
         "signature": "The arguments taken by position, in order: names, or a name of `signatures`.",
         "bits": "Fixes the bits of the states, one of the choices of `optim_bits`; `any` leaves them to the user.",
         "paged": "Fixes whether states are pageable; `any` leaves it to the user.",
@@ -94,7 +94,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "set": "Options that the class fixes.",
         "defaults": "Defaults that differ from the rule's.",
         "required": "Hyperparameters that the user must give.",
-        "rejects": "Rules of the class, or names of `rejects` in `variants.yaml`.",
+        "refusals": "What the class refuses besides, or names of `refusals` in `classes.yaml`.",
         "doc": "What is said of the class.",
     },
 }
@@ -132,7 +132,7 @@ def _kind(described: dict[str, Any]) -> str:
         kinds = [_kind(part) for part in described["anyOf"] if part.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if "$ref" in described:
-        return {"Blocks": "blocks", "Rule": "rule"}.get(described["$ref"].rsplit("/", 1)[1], "mapping")
+        return {"Blocks": "blocks", "Refused": "refusal"}.get(described["$ref"].rsplit("/", 1)[1], "mapping")
     words = {"integer": "number", "number": "number", "string": "text", "boolean": "true, false", "object": "mapping"}
     if described.get("type") == "array":
         return f"list of {_kind(described['items'])}"

@@ -27,7 +27,7 @@ from optgen.prose import Prose
 from optgen.spec.checks import is_offered
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
-from optgen.spec.model import Hyperparameter, Method, Option, Rule, Spec, State
+from optgen.spec.model import Hyperparameter, Method, Option, Refused, Spec, State
 from optgen.spec.model import Input as GivenInput
 from optgen.spec.names import FACTS, RESERVED, TARGET
 from optgen.spec.source import SourceText
@@ -180,25 +180,24 @@ class _FamilyBuilder:
 
     def _refused(self) -> Iterator[tuple[ast.expr, SourceText]]:
         """The conditions under which the rule's settings are refused."""
-        rules = [(rule, self.loaded.text("rules", i, "when")) for i, rule in enumerate(self.spec.rules)]
-        rules += self._shared_rules()
-        for rule, text in rules:
-            if rule.on == "construct":
+        own = [(one, self.loaded.text("refusals", i, "when")) for i, one in enumerate(self.spec.refusals)]
+        for refused, text in (*own, *self._shared_refusals()):
+            if refused.on == "construct":
                 node = parse_expression(text, Reporter())
                 if node is not None:
                     yield node, text
 
-    def _shared_rules(self) -> Iterator[tuple[Rule, SourceText]]:
+    def _shared_refusals(self) -> Iterator[tuple[Refused, SourceText]]:
         """The combinations that all rules refuse, but for those with settings that this rule is not offered."""
         common = self.shared.shared
         offered = {**self.hypers, **self.options, **self.storage}
         withheld = {*common.hyperparameters, *common.options, *common.storage} - offered.keys()
-        for index, rule in enumerate(common.rules):
-            text = self.shared.text("rules", index, "when")
+        for index, refused in enumerate(common.refusals):
+            text = self.shared.text("refusals", index, "when")
             node = parse_expression(text, Reporter())
             names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node is not None else set()
-            if not names.union(message_fields(rule.message.raw)) & withheld:
-                yield rule, text
+            if not names.union(message_fields(refused.message.raw)) & withheld:
+                yield refused, text
 
     def build(self) -> Family:
         before = self.reporter.error_count
@@ -342,13 +341,13 @@ class _FamilyBuilder:
         found = []
         settings = readers(self.hypers, self.options, self.storage)
         kept = {n: f'o["{n}"]' for n, s in self.states.items() if s.shape in ("group", "global")}
-        for index, rule in enumerate(self.spec.rules):
-            known = settings if rule.on == "construct" else settings | kept
-            refusal = build_refusal(rule, self.loaded.text("rules", index, "when"), known, self.reporter)
+        for index, refused in enumerate(self.spec.refusals):
+            known = settings if refused.on == "construct" else settings | kept
+            refusal = build_refusal(refused, self.loaded.text("refusals", index, "when"), known, self.reporter)
             if refusal is not None:
                 found.append(refusal)
-        for rule, text in self._shared_rules():
-            refusal = build_refusal(rule, text, settings, self.reporter)
+        for refused, text in self._shared_refusals():
+            refusal = build_refusal(refused, text, settings, self.reporter)
             if refusal is not None:
                 found.append(refusal)
         return tuple(found)

@@ -42,7 +42,7 @@ OPERATORS: Mapping[type[ast.operator], str] = {
     ast.RShift: "floor(x / 2 ** y)",
 }
 HINTS: Mapping[type[ast.AST], str] = {
-    ast.Assert: "`rules` refuse settings; values are not looked at",
+    ast.Assert: "`refusals` are of settings; values are not looked at",
     ast.Attribute: "call functions by their plain names, as in `sqrt(x)`",
     ast.For: "every statement already acts on all elements; use `sum`, `norm` or `where`",
     ast.IfExp: "use `where(condition, a, b)`, or `if` for what is fixed before the step",

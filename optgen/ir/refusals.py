@@ -1,4 +1,4 @@
-"""Conditions over settings, as in `rules:` and `rejects:`: checked here, evaluated by generated classes."""
+"""Conditions over settings, as in `refusals:`: checked here, evaluated by generated classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optgen.diagnostics import Reporter, suggest
 from optgen.ir.parser import node_location, parse_expression
 from optgen.prose import Prose
 from optgen.spec.messages import message_fields
-from optgen.spec.model import Rule
+from optgen.spec.model import Refused
 from optgen.spec.source import SourceText
 
 ALLOWED = (
@@ -54,8 +54,10 @@ class Refusal:
     on: str
 
 
-def build_refusal(rule: Rule, text: SourceText, settings: Mapping[str, str], reporter: Reporter) -> Refusal | None:
-    """The refusal that a rule declares; mistakes are reported and give None.
+def build_refusal(
+    refused: Refused, text: SourceText, settings: Mapping[str, str], reporter: Reporter
+) -> Refusal | None:
+    """What a spec refuses, for generated code; mistakes are reported and give None.
 
     Args:
         text: Its condition.
@@ -66,7 +68,7 @@ def build_refusal(rule: Rule, text: SourceText, settings: Mapping[str, str], rep
         return None
     for part in ast.walk(node):
         if not isinstance(part, ALLOWED):
-            message = "a rule's condition compares settings"
+            message = "the condition of a refusal compares settings"
             place = node_location(text, part) if hasattr(part, "lineno") else text.whole()
             reporter.error("not-in-language", message, place, "use names, numbers, `and`, `or`, `not`, comparisons")
             return None
@@ -74,9 +76,9 @@ def build_refusal(rule: Rule, text: SourceText, settings: Mapping[str, str], rep
             message = f"`{part.id}` is not a setting"
             reporter.error("undefined-name", message, node_location(text, part), suggest(part.id, list(settings)))
             return None
-    reads = {name: settings[name] for name in message_fields(rule.message.raw) if name in settings}
+    reads = {name: settings[name] for name in message_fields(refused.message.raw) if name in settings}
     parts = {name: read for name, read in reads.items() if read != f'o["{name}"]'}
-    return Refusal(ast.unparse(_Reader(settings).visit(node)), rule.raises, rule.message, parts, rule.on)
+    return Refusal(ast.unparse(_Reader(settings).visit(node)), refused.raises, refused.message, parts, refused.on)
 
 
 class _Reader(ast.NodeTransformer):

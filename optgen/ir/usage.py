@@ -134,8 +134,8 @@ def _live_inputs(family: Family, roots: Iterable[str]) -> set[str]:
         waiting += inputs_of(block.active)
         for name, value in block.program.outputs.items():
             reads[name] = reads.get(name, set()) | inputs_of(value)
-    for rule in family.spec.rules:
-        waiting += [*_names_in(rule.when), *message_fields(rule.message.raw)]
+    for refused in family.spec.refusals:
+        waiting += [*_names_in(refused.when), *message_fields(refused.message.raw)]
     live: set[str] = set()
     while waiting:
         name = waiting.pop()
@@ -150,7 +150,7 @@ def _used_names(family: Family, shared: LoadedShared) -> set[str]:
     texts = [*(text.raw for text in family.equations.values()), common.grad, common.update if family.has_update else ""]
     texts += [str(state.init) for state in family.states.values()]
     texts += [state.when for state in family.states.values() if state.when is not None]
-    texts += [rule.when for rule in family.spec.rules]
+    texts += [refused.when for refused in family.spec.refusals]
     found = _names_in(*texts) | {state.stored_as for state in family.states.values() if state.stored_as is not None}
     for function in family.functions:
         found |= {node.id for node in function.reads()} - function.own

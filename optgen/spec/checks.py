@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from optgen.codecs import CODECS, COMPENSATION
 from optgen.diagnostics import Reporter, suggest
 from optgen.spec.messages import check_message
-from optgen.spec.model import Hyperparameter, Input, Option, Rule, Shared, Spec, State
+from optgen.spec.model import Hyperparameter, Input, Option, Refused, Shared, Spec, State
 from optgen.spec.names import ATTRIBUTES, OF_STATES, RESERVED, STORAGE, TARGET
 from optgen.spec.nodes import Document, Key
 from optgen.spec.ranges import Range, parse_range
@@ -25,14 +25,14 @@ def check_shared(shared: Shared, document: Document, reporter: Reporter) -> None
     checker.inputs(shared.inputs)
     parts = {part for hyper in shared.hyperparameters.values() for part in hyper.names}
     names = {*shared.hyperparameters, *shared.options, *shared.storage, *parts, TARGET}
-    for index, rule in enumerate(shared.rules):
-        checker.rule(rule, ("rules", index), names, {"construct"})
+    for index, refused in enumerate(shared.refusals):
+        checker.refusal(refused, ("refusals", index), names, {"construct"})
     for section, settings in (("hyperparameters", shared.hyperparameters), ("options", shared.options)):
         for name, setting in settings.items():
             checker.needs(setting, shared, (section, name, "needs"))
 
 
-def check_family(spec: Spec, shared: Shared, document: Document, reporter: Reporter) -> None:
+def check_rule(spec: Spec, shared: Shared, document: Document, reporter: Reporter) -> None:
     """Checks a rule together with what all rules share."""
     checker = _Checker(document, reporter)
     if keyword.iskeyword(spec.name):
@@ -43,14 +43,15 @@ def check_family(spec: Spec, shared: Shared, document: Document, reporter: Repor
     names = {*settings_of(spec, shared), *parts_of(spec, shared), TARGET}
     kept = {name for name, state in {**shared.states, **spec.states}.items() if state.shape in ("group", "global")}
     places = {"construct", "step", *spec.methods}
-    for index, rule in enumerate(spec.rules):
-        checker.rule(rule, ("rules", index), names if rule.on == "construct" else names | kept, places)
+    for index, refused in enumerate(spec.refusals):
+        known = names if refused.on == "construct" else names | kept
+        checker.refusal(refused, ("refusals", index), known, places)
     for name in spec.methods:
         if name in ATTRIBUTES or keyword.iskeyword(name):
             what = "a keyword of Python" if keyword.iskeyword(name) else "an attribute of every optimizer"
             checker.error("reserved-name", f"`{name}` is {what}", ("methods", name), "rename it")
         elif name in ("construct", "apply"):
-            message = f"`{name}` says when a rule is looked at"
+            message = f"`{name}` says when a refusal is looked at"
             checker.error("reserved-name", message, ("methods", name), "rename it")
         elif name in spec.inputs or name in shared.inputs:
             message = f"`{name}` is set on the optimizer as an input"
@@ -86,9 +87,11 @@ def parts_of(spec: Spec, shared: Shared) -> dict[str, str]:
     return {part: name for name, hyper in tuples.items() for part in hyper.names}
 
 
-def check_rule(rule: Rule, document: Document, path: tuple[Key, ...], names: set[str], reporter: Reporter) -> None:
-    """Checks a combination that a class rejects; `names` are those that its message may show."""
-    _Checker(document, reporter).rule(rule, path, names, {"construct"})
+def check_refusal(
+    refused: Refused, document: Document, path: tuple[Key, ...], names: set[str], reporter: Reporter
+) -> None:
+    """Checks a combination that a class refuses; `names` are those that its message may show."""
+    _Checker(document, reporter).refusal(refused, path, names, {"construct"})
 
 
 def value_error(setting: Setting, value: object) -> str:
@@ -328,13 +331,13 @@ class _Checker:
                 message = f"`{choice}` is no choice of `{name}`"
                 self.value("unknown-choice", message, (*path, name), value_error(option, choice))
 
-    def rule(self, rule: Rule, path: tuple[Key, ...], names: Iterable[str], places: set[str]) -> None:
-        """A rejected combination: where it is looked at, and what its message shows."""
-        if rule.on not in places:
-            message, help_text = f"there is no block `{rule.on}`", suggest(rule.on, places)
+    def refusal(self, refused: Refused, path: tuple[Key, ...], names: Iterable[str], places: set[str]) -> None:
+        """A combination that is refused: where it is looked at, and what its message shows."""
+        if refused.on not in places:
+            message, help_text = f"there is no block `{refused.on}`", suggest(refused.on, places)
             if places == {"construct"}:
-                message, help_text = "what a class rejects is looked at when it is made", "leave `on` out"
-            elif rule.on == "apply":
+                message, help_text = "what a class refuses is looked at when it is made", "leave `on` out"
+            elif refused.on == "apply":
                 message, help_text = "`apply` is a part of `step`", "write `on: step`"
             help_text = help_text or f"one of {', '.join(sorted(places))}"
             self.value("undefined-name", message, (*path, "on"), help_text)

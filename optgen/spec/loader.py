@@ -13,17 +13,19 @@ from pathlib import Path
 
 from optgen import paths as stock
 from optgen.diagnostics import Location, Reporter, SpecError
-from optgen.spec.checks import check_family, check_shared
-from optgen.spec.model import Row, Rule, Shared, SharedFunctions, Spec, Variant, VariantTable, Vocabulary
+from optgen.spec.checks import check_rule, check_shared
+from optgen.spec.classes import ClassChecker, Declared, classes_of
+from optgen.spec.model import ClassRow, ClassTable, Refused, Shared, SharedFunctions, Spec, Variant, Vocabulary
 from optgen.spec.names import flags_class, modules_of, plain_class
-from optgen.spec.nodes import Document, Key, read_document
+from optgen.spec.nodes import Document, Key
+from optgen.spec.nodes import read_document as read_nodes
+from optgen.spec.present import FORMER_TABLE, with_present_keys
 from optgen.spec.source import SourceFile, SourceText
 from optgen.spec.validation import validate
-from optgen.spec.variants import Declared, VariantChecker, classes_of
 from optgen.spec.vocabulary import Words, check_vocabulary
 
 SHARED = "shared.yaml"
-VARIANTS = "variants.yaml"
+CLASSES = "classes.yaml"
 VOCABULARY = "vocabulary.yaml"
 FUNCTIONS = "functions.yaml"
 BESIDE = (SHARED, VOCABULARY, FUNCTIONS)
@@ -71,10 +73,10 @@ class LoadedShared(_Located):
 
 
 @dataclass(frozen=True)
-class Rejection:
-    """What a class refuses: the rule, and its condition with its place."""
+class PlacedRefusal:
+    """What a class refuses, and its condition with its place."""
 
-    rule: Rule
+    refused: Refused
     when: SourceText
 
 
@@ -83,39 +85,39 @@ class SpecSet:
     """All rules and classes of a run.
 
     Attributes:
-        families: The rules by name, sorted.
+        rules: The rules by name, sorted.
         shared: What acts on every rule.
-        classes: All classes: those of `variants.yaml`, the rules' own, and one for each rule that has none. Every
-            class has its `family`, and its `signature` as a list of names.
-        rejects: What `variants.yaml` has names for.
+        classes: All classes: those of `classes.yaml`, the rules' own, and one for each rule that has none. Every
+            class has its `rule`, and its `signature` as a list of names.
+        refusals: What `classes.yaml` has names for.
         functions: The texts of functions that every rule may call, of which later ones come before earlier ones.
     """
 
-    families: dict[str, LoadedSpec]
+    rules: dict[str, LoadedSpec]
     shared: LoadedShared
     classes: dict[str, Variant]
     declared: dict[str, Declared]
-    rejects: dict[str, Rule]
+    refusals: dict[str, Refused]
     functions: tuple[SourceText, ...]
     table_document: Document | None
 
-    def locate_variant(self, name: str, *keys: Key) -> Location:
+    def locate_class(self, name: str, *keys: Key) -> Location:
         """The place of a class (its row's name), or of a value of it."""
         declared = self.declared[name]
         if not keys:
             return declared.document.locate_key(*declared.path)
         return declared.document.locate(*declared.at(str(keys[0]), *keys[1:]))
 
-    def rejections(self, name: str) -> tuple[Rejection, ...]:
-        """What the class `name` refuses, names resolved to the rules of `variants.yaml`."""
+    def refusals_of(self, name: str) -> tuple[PlacedRefusal, ...]:
+        """What the class `name` refuses, names resolved to those of `classes.yaml`."""
         declared, found = self.declared[name], []
-        for index, entry in enumerate(self.classes[name].rejects):
-            if isinstance(entry, Rule):
-                when = declared.document.text(*declared.at("rejects", index, "when"))
-                found.append(Rejection(entry, when))
-            elif self.table_document is not None and entry in self.rejects:
-                when = self.table_document.text("rejects", entry, "when")
-                found.append(Rejection(self.rejects[entry], when))
+        for index, entry in enumerate(self.classes[name].refusals):
+            if isinstance(entry, Refused):
+                when = declared.document.text(*declared.at("refusals", index, "when"))
+                found.append(PlacedRefusal(entry, when))
+            elif self.table_document is not None and entry in self.refusals:
+                when = self.table_document.text("refusals", entry, "when")
+                found.append(PlacedRefusal(self.refusals[entry], when))
         return tuple(found)
 
 
@@ -125,7 +127,7 @@ def load_specs(paths: Ordered[Path], reporter: Reporter, *, partial: bool = Fals
     Args:
         paths: Spec files, and folders of which every `*.yaml` is read. A `shared.yaml` in a folder (for a file: in
             its folder) replaces the stock one; a `vocabulary.yaml` and a `functions.yaml` there add to the stock
-            ones and come before them. A `variants.yaml` is read from folders and where it is named.
+            ones and come before them. A `classes.yaml` is read from folders and where it is named.
         reporter: Collects the errors; those of another stage may be in it already.
         partial: Return the rules and classes that could be read even if there are errors, which stay in `reporter`,
             so that a later stage can add its own before all are raised. Ranges may be unreadable then.
@@ -136,17 +138,17 @@ def load_specs(paths: Ordered[Path], reporter: Reporter, *, partial: bool = Fals
     files = _Files.of(paths, reporter)
     words = Words.of(*(_load_vocabulary(path, reporter) for path in files.vocabularies))
     shared = _load_shared(files.shared, words, reporter)
-    table_document = read_document(files.variants, reporter) if files.variants else None
-    table = validate(table_document, VariantTable, reporter) if table_document else None
-    families: dict[str, LoadedSpec] = {}
+    table_document = read_document(files.classes, reporter) if files.classes else None
+    table = validate(table_document, ClassTable, reporter) if table_document else None
+    rules: dict[str, LoadedSpec] = {}
     for path in files.specs:
-        loaded = _load_spec(path, shared, words, families, reporter)
+        loaded = _load_spec(path, shared, words, rules, reporter)
         if loaded is not None:
-            families[loaded.spec.name] = loaded
+            rules[loaded.spec.name] = loaded
     complete = not reporter.has_errors
     functions = tuple(text for path in files.functions for text in _load_functions(path, reporter))
-    specs = _merge(families, shared, table, table_document, functions, reporter, complete)
-    if specs is None or not specs.families or not partial:
+    specs = _merge(rules, shared, table, table_document, functions, reporter, complete)
+    if specs is None or not specs.rules or not partial:
         reporter.raise_if_any()
     if specs is None:
         raise SpecError(())  # cannot be: what is missing has been reported
@@ -157,7 +159,7 @@ def load_specs(paths: Ordered[Path], reporter: Reporter, *, partial: bool = Fals
 class _Files:
     specs: tuple[Path, ...]
     shared: Path
-    variants: Path | None
+    classes: Path | None
     vocabularies: tuple[Path, ...]
     functions: tuple[Path, ...]
 
@@ -167,12 +169,12 @@ class _Files:
         for path in paths:
             for file in _yaml_files(path, reporter):
                 found.setdefault(_resolved(file), file)
-        specs = tuple(file for file in found.values() if file.name not in (*BESIDE, VARIANTS))
+        specs = tuple(file for file in found.values() if _role(file) not in (*BESIDE, CLASSES))
         for file in specs:
             for beside in (file.parent / name for name in BESIDE):
                 if beside.is_file():
                     found.setdefault(_resolved(beside), beside)
-        named = {name: [file for file in found.values() if file.name == name] for name in (*BESIDE, VARIANTS)}
+        named = {name: [file for file in found.values() if _role(file) == name] for name in (*BESIDE, CLASSES)}
         for name, several in named.items():
             if len(several) > 1:
                 listed = ", ".join(f"`{file.as_posix()}`" for file in several)
@@ -188,7 +190,12 @@ class _Files:
             return tuple({_resolved(file): file for file in files}.values())
 
         shared = own.get(SHARED, stock_files[SHARED])
-        return _Files(specs, shared, own.get(VARIANTS), both(VOCABULARY), both(FUNCTIONS))
+        return _Files(specs, shared, own.get(CLASSES), both(VOCABULARY), both(FUNCTIONS))
+
+
+def _role(file: Path) -> str:
+    """What a file is, by its name."""
+    return CLASSES if file.name == FORMER_TABLE else file.name
 
 
 def _resolved(path: Path) -> Path:
@@ -210,6 +217,12 @@ def _yaml_files(path: Path, reporter: Reporter) -> Iterable[Path]:
         message = f"the folder `{path.as_posix()}` holds no *.yaml"
         reporter.error("no-specs", message, None, "`optgen new NAME` writes a spec to edit")
     return files
+
+
+def read_document(path: Path, reporter: Reporter) -> Document | None:
+    """A file with the keys of today; None where it cannot be read."""
+    document = read_nodes(path, reporter)
+    return None if document is None else with_present_keys(document, reporter)
 
 
 def _load_vocabulary(path: Path, reporter: Reporter) -> Vocabulary:
@@ -241,7 +254,7 @@ def _load_shared(path: Path, words: Words, reporter: Reporter) -> LoadedShared |
 
 
 def _load_spec(
-    path: Path, shared: LoadedShared | None, words: Words, families: dict[str, LoadedSpec], reporter: Reporter
+    path: Path, shared: LoadedShared | None, words: Words, rules: dict[str, LoadedSpec], reporter: Reporter
 ) -> LoadedSpec | None:
     document = read_document(path, reporter)
     if document is None or _is_misplaced(document, path, reporter):
@@ -249,7 +262,7 @@ def _load_spec(
     document, spec = words.read(document, Spec, reporter)
     if spec is None:
         return None
-    for name, other in families.items():
+    for name, other in rules.items():
         if _modules(name) & _modules(spec.name):
             message = f"the rules `{name}` and `{spec.name}` would be one file of the package"
             message = f"the rule `{spec.name}` is declared twice" if name == spec.name else message
@@ -260,7 +273,7 @@ def _load_spec(
         message = f"the rule `{spec.name}` is in a file called `{path.name}`"
         help_text = f"call the file `{spec.name}.yaml`"
         reporter.warning("file-name", message, document.locate("name"), help_text)
-    check_family(spec, shared.shared if shared else Shared(), document, reporter)
+    check_rule(spec, shared.shared if shared else Shared(), document, reporter)
     return LoadedSpec(document, spec)
 
 
@@ -272,26 +285,26 @@ def _modules(rule: str) -> set[str]:
 def _is_misplaced(document: Document, path: Path, reporter: Reporter) -> bool:
     """A table of classes under another name is told from a broken rule."""
     keys = set(document.root.keys)
-    if "variants" in keys and keys <= {"signatures", "rejects", "variants"}:
+    if "classes" in keys and keys <= {"signatures", "refusals", "classes"}:
         message = f"{path.name} is a table of classes, not a rule"
-        reporter.error("file-name", message, document.locate_key(), f"name the file {VARIANTS}")
+        reporter.error("file-name", message, document.locate_key(), f"name the file {CLASSES}")
         return True
     return False
 
 
 def _merge(
-    families: dict[str, LoadedSpec],
+    rules: dict[str, LoadedSpec],
     shared: LoadedShared | None,
-    table: VariantTable | None,
+    table: ClassTable | None,
     table_document: Document | None,
     functions: tuple[SourceText, ...],
     reporter: Reporter,
     complete: bool,
 ) -> SpecSet | None:
-    """All classes in one table. When files were unreadable (`complete` is false), families may be missing unsaid."""
-    rows = table or VariantTable(variants={})
-    checker = VariantChecker(
-        families={name: loaded.spec for name, loaded in families.items()},
+    """All classes in one table. When files were unreadable (`complete` is false), rules may be missing unsaid."""
+    rows = table or ClassTable(classes={})
+    checker = ClassChecker(
+        rules={name: loaded.spec for name, loaded in rules.items()},
         shared=shared.shared if shared else Shared(),
         table=rows,
         table_document=table_document,
@@ -300,11 +313,11 @@ def _merge(
     )
     classes: dict[str, Variant] = {}
     found: dict[str, Declared] = {}
-    modules = {m: f"`{m}` is a module of the rule `{rule}`" for rule in families for m in modules_of(rule)}
-    modules |= {flags_class(rule): f"`{flags_class(rule)}` holds the flags of the rule `{rule}`" for rule in families}
+    modules = {m: f"`{m}` is a module of the rule `{rule}`" for rule in rules for m in modules_of(rule)}
+    modules |= {flags_class(rule): f"`{flags_class(rule)}` holds the flags of the rule `{rule}`" for rule in rules}
     plain: dict[str, str] = {}
 
-    def declare(name: str, row: Row, document: Document, path: tuple[Key, ...]) -> None:
+    def declare(name: str, row: ClassRow, document: Document, path: tuple[Key, ...]) -> None:
         if checker.check_lists(name, row, document, path):
             for declared in classes_of(name, row, document, path):
                 declare_class(declared)
@@ -328,20 +341,20 @@ def _merge(
 
     if table_document is not None:
         checker.check_table()
-        for name, row in rows.variants.items():
-            declare(name, row, table_document, ("variants", name))
-    served = {row.family for row in rows.variants.values()}
-    for family, loaded in families.items():
-        for name, row in loaded.spec.variants.items():
-            own = row.model_copy(update={"family": row.family or family})
-            declare(name, own, loaded.document, ("variants", name))
-        if family not in served and not loaded.spec.variants:
-            declare(_class_name(family), Row(family=family), loaded.document, ("name",))
+        for name, row in rows.classes.items():
+            declare(name, row, table_document, ("classes", name))
+    served = {row.rule for row in rows.classes.values()}
+    for rule, loaded in rules.items():
+        for name, row in loaded.spec.classes.items():
+            own = row.model_copy(update={"rule": row.rule or rule})
+            declare(name, own, loaded.document, ("classes", name))
+        if rule not in served and not loaded.spec.classes:
+            declare(_class_name(rule), ClassRow(rule=rule), loaded.document, ("name",))
     if shared is None:
         return None
-    return SpecSet(dict(sorted(families.items())), shared, classes, found, rows.rejects, functions, table_document)
+    return SpecSet(dict(sorted(rules.items())), shared, classes, found, rows.refusals, functions, table_document)
 
 
-def _class_name(family: str) -> str:
+def _class_name(rule: str) -> str:
     """`my_rule` as `MyRule`."""
-    return "".join(part[:1].upper() + part[1:] for part in family.split("_"))
+    return "".join(part[:1].upper() + part[1:] for part in rule.split("_"))

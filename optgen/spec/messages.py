@@ -1,4 +1,4 @@
-"""Messages of rules: text in which `{lr}` stands for a setting, and `{lr!r}` for it as Python writes it.
+"""Messages of refusals: text in which `{lr}` stands for a setting, and `{lr!r}` for it as Python writes it.
 
 Nothing else of Python's formats is allowed, so that a message can always be filled in, and shows no more than settings.
 """

@@ -141,7 +141,7 @@ class State(SpecModel):
         return frozenset(self.codecs or CODECS)
 
 
-class Rule(SpecModel):
+class Refused(SpecModel):
     """A combination that is refused, with the exception to raise.
 
     `on` names when it is looked at: `construct` (the settings, also of every group) or a block's name (the settings
@@ -168,25 +168,25 @@ class Method(SpecModel):
 class _ClassWords(SpecModel):
     """What a class and a row of classes say alike."""
 
-    family: Name | None = None
+    rule: Name | None = None
     signature: Name | list[Name] | None = None
     block_wise: bool | None = None
     target: Literal["torch"] | None = None
     set: dict[Name, bool | int | str] = {}
     defaults: dict[Name, bool | Number | str | list[Number] | None] = {}
     required: list[Name] = []
-    rejects: list[Name | Rule] = []
+    refusals: list[Name | Refused] = []
     doc: Prose = _left_out()
 
 
 class Variant(_ClassWords):
-    """A public class: a family with its signature, its defaults and what it fixes."""
+    """A public class: a rule with its signature, its defaults and what it fixes."""
 
     bits: int | None = None
     paged: bool | None = None
 
 
-class Row(_ClassWords):
+class ClassRow(_ClassWords):
     """A row of the table: a class, or with lists of bits and of paged a class for each pair of them.
 
     `bits: [any, 8]` and `paged: [any, true]` of a row `Lion` are Lion, Lion8bit, PagedLion and PagedLion8bit.
@@ -208,11 +208,11 @@ class Spec(SpecModel):
     options: dict[Name, Option] = {}
     inputs: dict[Name, Input] = {}
     states: dict[Name, State] = {}
-    rules: list[Rule] = []
+    refusals: list[Refused] = []
     functions: Text = ""
     blocks: Blocks
     methods: dict[Name, Method] = {}
-    variants: dict[Name, Row] = {}
+    classes: dict[Name, ClassRow] = {}
 
     def meets(self, needs: Needs | None) -> bool:
         """Whether the rule has what a shared setting needs: an update stage, or a state with a choice of codecs."""
@@ -251,7 +251,7 @@ class Shared(SpecModel):
     inputs: dict[Name, Input] = {}
     storage: dict[Name, Option | Hyperparameter] = {}
     states: dict[Name, State] = {}
-    rules: list[Rule] = []
+    refusals: list[Refused] = []
     blocks: SharedBlocks = SharedBlocks()
 
 
@@ -269,9 +269,9 @@ class SharedFunctions(SpecModel):
     functions: Text
 
 
-class VariantTable(SpecModel):
-    """`variants.yaml`: the public classes of all families."""
+class ClassTable(SpecModel):
+    """`classes.yaml`: the public classes of all rules."""
 
     signatures: dict[Name, list[Name]] = {}
-    rejects: dict[Name, Rule] = {}
-    variants: dict[Name, Row]
+    refusals: dict[Name, Refused] = {}
+    classes: dict[Name, ClassRow]

@@ -68,7 +68,7 @@ Node = Scalar | Sequence | Mapping
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML file whose parts are found by path: `("states", "exp_avg", "init")`, `("rules", 0, "when")`."""
+    """A YAML file whose parts are found by path: `("states", "exp_avg", "init")`, `("refusals", 0, "when")`."""
 
     source: SourceFile
     root: Mapping

@@ -6,14 +6,14 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from optgen.spec.model import Shared, SharedFunctions, Spec, SpecModel, VariantTable, Vocabulary
+from optgen.spec.model import ClassTable, Shared, SharedFunctions, Spec, SpecModel, Vocabulary
 
 SCHEMAS: dict[str, tuple[type[SpecModel], str]] = {
     "spec": (Spec, "An optimizer's update rule: a file of specs/, compiled by `optgen build`."),
     "shared": (Shared, "What acts on every rule: shared.yaml."),
     "vocabulary": (Vocabulary, "Words that rules share: vocabulary.yaml."),
     "functions": (SharedFunctions, "Named pieces of equations that every rule may call: functions.yaml."),
-    "variants": (VariantTable, "The public classes: variants.yaml."),
+    "classes": (ClassTable, "The public classes: classes.yaml."),
 }
 """The kinds of files, with what they are."""
 

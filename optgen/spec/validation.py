@@ -199,7 +199,7 @@ def _name_message(name: str, problem: _Problem, where: Location) -> tuple[str, L
 
 
 def _named(path: Iterable[Key]) -> str:
-    """A path as people write it: `betas.default`, `rules[0].when`."""
+    """A path as people write it: `betas.default`, `refusals[0].when`."""
     text = ""
     for key in list(path)[-3:]:
         text += f"[{key}]" if isinstance(key, int) else f".{_short(key)}"

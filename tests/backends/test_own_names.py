@@ -85,7 +85,7 @@ def spec(role: str, names: list[str]) -> str:
                 "group": ("states", "{shape: group, init: 1}"), "flag": ("options", "{default: true}"),
                 "input": ("inputs", "{}")}  # fmt: skip
     if role == "class":
-        return f"{head}{step}    param = param - grad\nvariants:\n" + "".join(f"  {name}: {{}}\n" for name in names)
+        return f"{head}{step}    param = param - grad\nclasses:\n" + "".join(f"  {name}: {{}}\n" for name in names)
     if role == "method":
         methods = "".join(f"  {name}:\n    block: param = param - 1\n" for name in names)
         return f"{head}{step}    param = param - 0 * grad\nmethods:\n{methods}"

@@ -43,7 +43,7 @@ inputs:
 states:
   exp_avg: {doc: A doc}
   size: {shape: tensor, init: norm(param)}
-rules:
+refusals:
   - {when: lr == 3, message: "{name} refuses"}
 blocks:
   step: |
@@ -57,7 +57,7 @@ blocks:
   apply: param = param - lr * update
 methods:
   reset: {block: exp_avg = 0 * exp_avg, doc: A doc}
-variants:
+classes:
   Quoted: {doc: A doc, rejects: [{when: mode == "b", message: no}]}
 """
 COMPILERS = [path for name in ("g++", "clang++") if (path := shutil.which(name))]

@@ -353,7 +353,7 @@ def test_new_writes_a_rule_that_works(here: Path) -> None:
     assert "my_rule.yaml exists already" in again.stderr
 
 
-@pytest.mark.parametrize("kind", ["spec", "shared", "variants"])
+@pytest.mark.parametrize("kind", ["spec", "shared", "vocabulary", "functions", "classes"])
 def test_schema_is_json(kind: str) -> None:
     schema = json.loads(optgen_command("schema", kind).stdout)
     assert schema["title"] == f"optgen {kind}"

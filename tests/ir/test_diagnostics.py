@@ -180,7 +180,7 @@ def with_states(states: str, body: str = "") -> str:
     return text + "".join(f"    {line}\n" for line in statements.split("\n"))
 
 
-RULE = "rules:\n  - {when: %s, message: %s}\nblocks:\n  step: |\n    param = param - grad\n"
+RULE = "refusals:\n  - {when: %s, message: %s}\nblocks:\n  step: |\n    param = param - grad\n"
 STEP = "  step: |\n    param = param - grad\n"
 SPECS = {
     "folded": PROBE + "blocks:\n  step: >\n    exp_avg = grad\n    param = param - exp_avg\n",
@@ -197,7 +197,7 @@ SPECS = {
     "rule is no expression": PROBE + RULE % ('"amsgrad ="', "no"),
     "message names nothing": PROBE + RULE % ("amsgrad", '"{amsgrid}"'),
     "rule on no block": PROBE
-    + "rules:\n  - {when: amsgrad, message: no, on: stop}\nblocks:\n  step: |\n    param = param - grad\n",
+    + "refusals:\n  - {when: amsgrad, message: no, on: stop}\nblocks:\n  step: |\n    param = param - grad\n",
     "no update": PROBE + "blocks:\n  step: |\n    exp_avg = grad\n  apply: |\n    param = param - exp_avg\n",
     "apply has no effect": PROBE + "blocks:\n  step: |\n    update = grad\n  apply: |\n    exp_avg = update\n",
     "method without gradient": PROBE
@@ -252,7 +252,7 @@ WARNED = {
     "    exp_avg_sq = 0.9 * exp_avg_sq + grad * grad\n    largest = max(largest, exp_avg_sq)\n"
     "    denom = sqrt(largest)\n    # param = param - lr * grad / denom\n    param = param - lr * grad\n",
     "states that a rule and a method read": PLAIN + "states:\n  mode: {shape: group}\n  sums: {}\n  unread: {}\n"
-    "rules:\n  - {when: mode > 1, message: no, on: step}\nblocks:\n  step: |\n    sums = sums + grad\n"
+    "refusals:\n  - {when: mode > 1, message: no, on: step}\nblocks:\n  step: |\n    sums = sums + grad\n"
     "    unread = unread + grad\n    param = param - lr * grad\n"
     "methods:\n  move:\n    block: |\n      mode = 1\n      param = sums\n      unread = 2 * unread\n",
     "update that apply does not read": PLAIN

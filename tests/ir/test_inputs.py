@@ -69,7 +69,7 @@ REFUSED = {
         "whether `exp_avg` exists cannot depend on `loss`, which is set for one step",
     ),
     "in a rule": (
-        spec(methods="rules:\n  - {when: loss > 1, message: no}"),
+        spec(methods="refusals:\n  - {when: loss > 1, message: no}"),
         "undefined-name",
         "`loss` is not a setting",
     ),

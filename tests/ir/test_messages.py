@@ -24,7 +24,7 @@ options:
   mode: {default: plain, choices: [plain, other]}
 states:
   total: {shape: group, init: 3}
-rules:
+refusals:
   - {when: mode == "other", message: "{name} {lr} {betas} {beta2} {mode} {mode!r} {seed} {{{name}}} {{}}"}
   - {when: total > 2, message: "{name}: {total} {beta1}", on: step}
 blocks:

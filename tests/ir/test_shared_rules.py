@@ -20,7 +20,7 @@ storage:
   optim_bits: {default: 32, choices: [32, 8]}
   min_8bit_size: {default: 4096, integer: true}
   block_wise: {default: true}
-rules:
+refusals:
   - {when: most > 0 and form != "bounded", message: "{name}: most={most} needs form='bounded'"}
 blocks:
   update: |

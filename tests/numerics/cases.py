@@ -152,7 +152,7 @@ def valid(case: Case) -> bool:
     for name in row.fixed.keys() - DECIDE_STORAGE:
         if name in case and case[name] != _only(row, name):
             return False  # the class has no such argument: one value stands for it
-    rules = [rule for rule in (*row.rejects, *row.family.rules) if rule.on == "construct"]
+    rules = [rule for rule in (*row.refusals, *row.family.refusals) if rule.on == "construct"]
     decided = [rule for rule in rules if _decided(rule.names, row, case)]
     if not decided:
         return True

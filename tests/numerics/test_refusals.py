@@ -34,7 +34,9 @@ def meeting(name: str, row: Row, rule: Refusal) -> dict[str, Any] | None:
     parts = {part: whole for whole, hyper in row.family.hypers.items() for part in hyper.parts}
     asked = {parts.get(each, each) for each in rule.names} & row.accepted.keys()
     # A rule before it may be met at the defaults of what only that one asks for.
-    before = {parts.get(each, each) for other in row.family.rules if other.names & rule.names for each in other.names}
+    before = {
+        parts.get(each, each) for other in row.family.refusals if other.names & rule.names for each in other.names
+    }
     for names in (sorted(asked), sorted(asked | (before & row.accepted.keys()))):
         tried = product(*(values(row, each) for each in names))
         candidates = [required(name) | dict(zip(names, chosen, strict=True)) for chosen in tried]
@@ -51,7 +53,7 @@ def _unusual(row: Row, settings: dict[str, Any]) -> int:
 def rules() -> list[Any]:
     cases = []
     for name, row in all_rows().items():
-        for index, rule in enumerate((*row.rejects, *row.family.rules)):
+        for index, rule in enumerate((*row.refusals, *row.family.refusals)):
             if rule.on == "construct" and not (rule.names & set(row.family.inputs)):
                 cases.append(pytest.param(name, rule, id=f"{name}-{index}"))
     return cases

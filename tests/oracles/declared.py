@@ -259,7 +259,7 @@ class Family:
     storage: Mapping[str, Hyper | Choice]
     inputs: tuple[str, ...]
     states: Mapping[str, State]
-    rules: tuple[Refusal, ...]
+    refusals: tuple[Refusal, ...]
     stages: tuple[Stage, ...]
     methods: Mapping[str, Method]
     functions: Mapping[str, ast.FunctionDef]
@@ -292,10 +292,10 @@ def _codecs(state: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(state.get("codecs") or BITS)
 
 
-def _shared_rules(shared: Mapping[str, Any], *settings: Mapping[str, Any]) -> Iterator[Refusal]:
+def _shared_refusals(shared: Mapping[str, Any], *settings: Mapping[str, Any]) -> Iterator[Refusal]:
     """Those of shared.yaml that ask for what a rule has."""
     known = {name for each in (*settings, shared.get("storage") or {}) for name in each}
-    for data in shared.get("rules") or ():
+    for data in shared.get("refusals") or ():
         rule = _refusal(data)
         if rule.names <= known:
             yield rule
@@ -328,9 +328,9 @@ def family_of(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> Family:
         storage={name: _setting(name, data) for name, data in _offered(shared.get("storage"), {}, has).items()},
         inputs=(*(spec.get("inputs") or {}), *(shared.get("inputs") or {})),
         states={name: _state(name, data) for name, data in states.items()},
-        rules=(
-            *(_refusal(rule) for rule in spec.get("rules") or ()),
-            *_shared_rules(shared, every_hyper, every_option),
+        refusals=(
+            *(_refusal(rule) for rule in spec.get("refusals") or ()),
+            *_shared_refusals(shared, every_hyper, every_option),
         ),
         stages=tuple(stages),
         methods={
@@ -363,7 +363,7 @@ class Row:
     set: Mapping[str, Any]
     changed: Mapping[str, Any]
     required: frozenset[str]
-    rejects: tuple[Refusal, ...]
+    refusals: tuple[Refusal, ...]
 
     @cached_property
     def fixed(self) -> dict[str, Any]:
@@ -400,7 +400,7 @@ class Row:
     def refusal(self, settings: Settings, on: str = "construct", values: Settings | None = None) -> Refusal | None:
         """The first rule that these settings meet: the class's own are looked at first."""
         names = {**self.complete(settings), **(values or {})}
-        for rule in (*self.rejects, *self.family.rules):
+        for rule in (*self.refusals, *self.family.refusals):
             if rule.on == on and rule.holds(names):
                 return rule
         return None
@@ -409,11 +409,11 @@ class Row:
         return refusal.message.format_map({**self.complete(settings), "name": self.name})
 
 
-def _row(name: str, family: Family, data: Mapping[str, Any], rejects: Mapping[str, Any]) -> Row:
+def _row(name: str, family: Family, data: Mapping[str, Any], named: Mapping[str, Any]) -> Row:
     changed = dict(data.get("defaults") or {})
     if data.get("block_wise") is not None:
         changed["block_wise"] = data["block_wise"]
-    own = [rejects[entry] if isinstance(entry, str) else entry for entry in data.get("rejects") or ()]
+    own = [named[entry] if isinstance(entry, str) else entry for entry in data.get("refusals") or ()]
     return Row(
         name=name,
         family=family,
@@ -423,7 +423,7 @@ def _row(name: str, family: Family, data: Mapping[str, Any], rejects: Mapping[st
         set=data.get("set") or {},
         changed=changed,
         required=frozenset(data.get("required") or ()),
-        rejects=tuple(_refusal(rule) for rule in own),
+        refusals=tuple(_refusal(rule) for rule in own),
     )
 
 
@@ -444,27 +444,27 @@ def load_spec(path: Path, shared: Path = SPECS / "shared.yaml") -> dict[str, Row
     """The classes of one rule's own file: without any there is one, named after the rule."""
     spec = read_spec(path)
     family = family_of(spec, read_spec(shared))
-    classes = spec.get("variants") or {"".join(part.capitalize() for part in spec["name"].split("_")): {}}
+    classes = spec.get("classes") or {"".join(part.capitalize() for part in spec["name"].split("_")): {}}
     return {name: _row(name, family, data, {}) for name, data in _classes(classes)}
 
 
 @cache
 def load_catalogue(folder: Path = SPECS) -> dict[str, Row]:
-    """Every class of a folder: of variants.yaml, and of the rules' own files."""
+    """Every class of a folder: of classes.yaml, and of the rules' own files."""
     shared = read_spec(folder / "shared.yaml")
-    table = read_yaml(folder / "variants.yaml") if (folder / "variants.yaml").exists() else {}
+    table = read_yaml(folder / "classes.yaml") if (folder / "classes.yaml").exists() else {}
     rows: dict[str, Row] = {}
     families, own = {}, {}
     for path in sorted(folder.glob("*.yaml")):
-        if path.stem not in ("shared", "variants", "vocabulary", "functions"):
+        if path.stem not in ("shared", "classes", "vocabulary", "functions"):
             spec = read_spec(path)
             families[spec["name"]] = family_of(spec, shared)
-            own[spec["name"]] = spec.get("variants") or {}
-    for name, data in _classes(table.get("variants")):
-        rows[name] = _row(name, families[data["family"]], data, table.get("rejects") or {})
+            own[spec["name"]] = spec.get("classes") or {}
+    for name, data in _classes(table.get("classes")):
+        rows[name] = _row(name, families[data["rule"]], data, table.get("refusals") or {})
     for family, classes in own.items():
         for name, data in _classes(classes):
-            rows[name] = _row(name, families[family], data, table.get("rejects") or {})
+            rows[name] = _row(name, families[family], data, table.get("refusals") or {})
     for family, declared in families.items():
         if not any(row.family is declared for row in rows.values()):
             name = "".join(part.capitalize() for part in family.split("_"))

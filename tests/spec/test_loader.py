@@ -33,27 +33,27 @@ def _write(folder: Path, files: Mapping[str, str]) -> Path:
 
 def test_stock_specs() -> None:
     specs = _load(paths.specs_dir())
-    assert {"adam", "lamb", "lars"} <= set(specs.families)
-    assert specs.classes["AdamW8bit"].family == "adam"
+    assert {"adam", "lamb", "lars"} <= set(specs.rules)
+    assert specs.classes["AdamW8bit"].rule == "adam"
     signature = specs.classes["AdamW8bit"].signature
     assert isinstance(signature, list)
     assert signature[:3] == ["lr", "betas", "eps"]
-    assert specs.families["adam"].spec.hyperparameters["lr"].default == 0.001
-    (rejection,) = specs.rejections("LARS8bit")
-    assert rejection.rule.message.raw == "LARS without momentum is not supported!"
-    assert rejection.when.text == "momentum == 0"
-    line = (paths.specs_dir() / "variants.yaml").read_text().splitlines()[specs.locate_variant("LAMB").line - 1]
+    assert specs.rules["adam"].spec.hyperparameters["lr"].default == 0.001
+    (placed,) = specs.refusals_of("LARS8bit")
+    assert placed.refused.message.raw == "LARS without momentum is not supported!"
+    assert placed.when.text == "momentum == 0"
+    line = (paths.specs_dir() / "classes.yaml").read_text().splitlines()[specs.locate_class("LAMB").line - 1]
     assert line.strip().startswith("LAMB:")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in VALID.glob("*.yaml")))
 def test_valid_files(name: str) -> None:
-    assert list(_load(VALID / name).families) == [Path(name).stem]
+    assert list(_load(VALID / name).rules) == [Path(name).stem]
 
 
 def test_values_as_written() -> None:
     specs = _load(VALID / "everything.yaml")
-    spec = specs.families["everything"].spec
+    spec = specs.rules["everything"].spec
     assert spec.title.raw == "Every key of a spec: 日本 é"
     assert spec.hyperparameters["betas"].default == [0.9, 0.999]
     assert spec.hyperparameters["lr"].required
@@ -64,9 +64,9 @@ def test_values_as_written() -> None:
     assert spec.states["total"].init == 0.001
     assert spec.blocks.apply == "param = param - lr * update"
     assert specs.classes["Every8bit"].signature == ["lr", "betas", "warmup", "gamma", "max_unorm", "lr_sum"]
-    assert str(specs.locate_variant("Every8bit", "bits")).endswith("everything.yaml:38:11")
-    assert specs.rejections("Every8bit")[0].when.text == "lr > 2"
-    assert specs.families["everything"].text("states", "exp_avg_sq", "init").text == "grad * grad"
+    assert str(specs.locate_class("Every8bit", "bits")).endswith("everything.yaml:38:11")
+    assert specs.refusals_of("Every8bit")[0].when.text == "lr > 2"
+    assert specs.rules["everything"].text("states", "exp_avg_sq", "init").text == "grad * grad"
 
 
 def test_a_rule_without_classes_gets_one(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_rule_without_classes_gets_one(tmp_path: Path) -> None:
     specs = _load(_write(tmp_path, {"my_rule2x.yaml": text}))
     assert list(specs.classes) == ["MyRule2x"]
     assert specs.classes["MyRule2x"].signature == ["b", "c", "a"]
-    assert specs.classes["MyRule2x"].family == "my_rule2x"
+    assert specs.classes["MyRule2x"].rule == "my_rule2x"
 
 
 def test_a_folder_may_have_its_own_shared(tmp_path: Path) -> None:
@@ -91,36 +91,36 @@ def test_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
     assert _errors(tmp_path / "a.yaml")[0].split(" ", 1)[0].endswith("a.yaml:4:1")
 
 
-def test_variants_table(tmp_path: Path) -> None:
+def test_table_of_classes(tmp_path: Path) -> None:
     table = """\
 signatures:
   plain: [lr, optim_bits, mu]
   unused: [lrr]
-rejects:
+refusals:
   high: {when: lr > 1, message: "{name} {lr} {nope}"}
-variants:
-  One: {family: a, signature: plain, rejects: [hihg, high]}
-  Two: {family: aa}
+classes:
+  One: {rule: a, signature: plain, refusals: [hihg, high]}
+  Two: {rule: aa}
   Three: {signature: plian}
-  Four: {family: a, signature: plian}
-  A: {family: a}
+  Four: {rule: a, signature: plian}
+  A: {rule: a}
 """
-    rule = RULE.format(name="a") + "hyperparameters: {lr: {default: 1}}\nstates: {m: {}}\nvariants:\n  One: {}\n"
-    folder = _write(tmp_path, {"variants.yaml": table, "a.yaml": rule})
+    rule = RULE.format(name="a") + "hyperparameters: {lr: {default: 1}}\nstates: {m: {}}\nclasses:\n  One: {}\n"
+    folder = _write(tmp_path, {"classes.yaml": table, "a.yaml": rule})
     said = [line.removeprefix(f"{folder.as_posix()}/") for line in _errors(folder)]
     assert said == [
-        f"a.yaml:7:3 duplicate-class: the class `One` is declared twice; also in {folder.as_posix()}/variants.yaml:7:3;"
+        f"a.yaml:7:3 duplicate-class: the class `One` is declared twice; also in {folder.as_posix()}/classes.yaml:7:3;"
         " rename one",
-        "variants.yaml:2:27 undefined-name: `mu` is not a hyperparameter or option of `a`; it has lr, max_grad_norm, "
+        "classes.yaml:2:27 undefined-name: `mu` is not a hyperparameter or option of `a`; it has lr, max_grad_norm, "
         "percentile_clipping, maximize, skip_zeros, nonfinite, optim_bits, codec, block_size, min_8bit_size, "
         "block_wise, rounding, seed, is_paged, capturable, fused_backward, fused, foreach, differentiable",
-        "variants.yaml:3:12 undefined-name: no rule has `lrr`; did you mean `lr`?",
-        "variants.yaml:5:46 undefined-name: `{nope}` in this message is not a setting; "
+        "classes.yaml:3:12 undefined-name: no rule has `lrr`; did you mean `lr`?",
+        "classes.yaml:5:46 undefined-name: `{nope}` in this message is not a setting; "
         "`{name}` is the class; settings go by their names",
-        "variants.yaml:7:48 undefined-name: there is no rejection `hihg`; did you mean `high`?",
-        "variants.yaml:8:17 undefined-name: there is no rule `aa`; did you mean `a`?",
-        "variants.yaml:9:3 missing-key: the class `Three` has no `family`; add `family:`, a rule's name",
-        "variants.yaml:10:32 undefined-name: there is no signature `plian`; did you mean `plain`?",
+        "classes.yaml:7:47 undefined-name: there is no refusal `hihg`; did you mean `high`?",
+        "classes.yaml:8:15 undefined-name: there is no rule `aa`; did you mean `a`?",
+        "classes.yaml:9:3 missing-key: the class `Three` has no `rule`; add `rule:`, its name",
+        "classes.yaml:10:30 undefined-name: there is no signature `plian`; did you mean `plain`?",
     ]
 
 
@@ -132,7 +132,7 @@ def test_all_errors_of_all_files_at_once(tmp_path: Path) -> None:
             "b.yaml": "\tname: b\n",
             "c.yaml": RULE.format(name="c") + "states:\n  grad: {}\n",
             "shared.yaml": "options:\n  x: {default: y}\n",
-            "variants.yaml": "variants:\n  A: {family: a, bitz: 8}\n",
+            "classes.yaml": "classes:\n  A: {rule: a, bitz: 8}\n",
         },
     )
     rules = [line.removeprefix(f"{folder.as_posix()}/").split(":")[:4] for line in _errors(folder)]
@@ -141,8 +141,8 @@ def test_all_errors_of_all_files_at_once(tmp_path: Path) -> None:
         "a.yaml:5:8 type: `title`",
         "b.yaml:1:1 tab: a tab is not allowed as indentation; indent with spaces",
         "c.yaml:5:3 reserved-name: `grad` has a meaning of its own; use another name",
+        "classes.yaml:2:16 unknown-key: unknown key `bitz`; did you mean `bits`?",
         "shared.yaml:2:16 default: `x` has no `choices`, so it is a flag; write true or false, or list the `choices`",
-        "variants.yaml:2:18 unknown-key: unknown key `bitz`; did you mean `bits`?",
     ]
 
 
@@ -151,7 +151,7 @@ def test_partial_returns_what_could_be_read(tmp_path: Path) -> None:
     folder = _write(tmp_path, {"a.yaml": RULE.format(name="a"), "b.yaml": bad})
     reporter = Reporter()
     specs = load_specs([folder], reporter, partial=True)
-    assert list(specs.families) == list(map(str.lower, specs.classes)) == ["a"]
+    assert list(specs.rules) == list(map(str.lower, specs.classes)) == ["a"]
     assert [d.rule for d in reporter.diagnostics] == ["unknown-key"]
 
 
@@ -174,7 +174,7 @@ def test_same_rule_twice(tmp_path: Path) -> None:
     _write(one, {"a.yaml": RULE.format(name="a")})
     _write(two, {"a.yaml": RULE.format(name="a")})
     assert "duplicate-rule" in _errors(one, two)[0]
-    assert list(_load(one, one / "a.yaml").families) == ["a"]
+    assert list(_load(one, one / "a.yaml").rules) == ["a"]
     _write(one, {"shared.yaml": "{}"})
     _write(two, {"shared.yaml": "{}"})
     assert "several-shared" in _errors(one, two)[0]
@@ -187,5 +187,5 @@ def test_rules_that_would_be_one_file(tmp_path: Path, other: str) -> None:
 
 
 def test_a_table_under_another_name(tmp_path: Path) -> None:
-    _write(tmp_path, {"classes.yaml": "variants:\n  A: {family: adam}\n"})
-    assert "is a table of classes, not a rule; name the file variants.yaml" in _errors(tmp_path / "classes.yaml")[0]
+    _write(tmp_path, {"mine.yaml": "classes:\n  A: {rule: adam}\n"})
+    assert "is a table of classes, not a rule; name the file classes.yaml" in _errors(tmp_path / "mine.yaml")[0]

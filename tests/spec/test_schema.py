@@ -14,5 +14,5 @@ def test_schema() -> None:
     assert schema["description"]
     assert schema["required"] == ["name", "blocks"]
     assert schema["additionalProperties"] is False
-    assert "raise" in schema["$defs"]["Rule"]["properties"]
+    assert "raise" in schema["$defs"]["Refused"]["properties"]
     assert json.loads(json.dumps(schema)) == schema

@@ -15,7 +15,7 @@ RULE = "name: a\n{}\nblocks:\n  step: param = param - lr * grad\n"
 def _loaded(folder: Path, declarations: str, **files: str) -> LoadedSpec:
     for name, text in {"a": RULE.format(declarations), **files}.items():
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
-    return load_specs([folder / "a.yaml"], Reporter()).families["a"]
+    return load_specs([folder / "a.yaml"], Reporter()).rules["a"]
 
 
 def test_a_default_alone_has_what_the_vocabulary_says(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from optgen.explanation import ClassInfo
 from optgen.schedule.plan import Plan
 
 ROOT = Path(__file__).parents[2]
-OTHERS = ("functions", "shared", "variants", "vocabulary")
+OTHERS = ("classes", "functions", "shared", "vocabulary")
 STOCK = sorted(p for p in (ROOT / "specs").glob("*.yaml") if p.stem not in OTHERS)
 FAMILIES = sorted({p.stem for p in (*STOCK, *(ROOT / "tests" / "specs").glob("*.yaml"))})
 TESTED = sorted((ROOT / "tests" / "specs").glob("*.yaml"))

@@ -19,7 +19,7 @@ from support.hostile import PARTS
 
 Tree = dict[str, Any] | list[Any] | str
 SHARED = (ROOT / "specs" / "shared.yaml").read_text(encoding="utf-8")
-TABLE: dict[str, Any] = yaml.load((ROOT / "specs" / "variants.yaml").read_text(encoding="utf-8"), yaml.BaseLoader)
+TABLE: dict[str, Any] = yaml.load((ROOT / "specs" / "classes.yaml").read_text(encoding="utf-8"), yaml.BaseLoader)
 BODY = """
 past = push(past, norm(grad))
 if ndim >= 2:
@@ -101,18 +101,18 @@ def make_case(seed: int) -> Case:
     files = {f"{name}.yaml": _changed(source, SPECS[name], source.choice((1, 1, 1, 2, 3)))}
     if source.random() < 0.1:
         files["shared.yaml"] = _changed(source, SHARED, 1)
-    if source.random() < 0.3 and "\nvariants:" not in SPECS[name]:
-        files["variants.yaml"] = _changed(source, _classes(name), source.choice((0, 1, 2)))
+    if source.random() < 0.3 and "\nclasses:" not in SPECS[name]:
+        files["classes.yaml"] = _changed(source, _classes(name), source.choice((0, 1, 2)))
     return Case(seed, {path: text.encode("utf-8", "surrogatepass") for path, text in files.items()})
 
 
 def _classes(rule: str) -> str:
     """The classes of a rule as a table."""
-    rows = {name: row for name, row in TABLE["variants"].items() if row.get("family") == rule}
-    named = {entry for row in rows.values() for entry in row.get("rejects", []) if isinstance(entry, str)}
-    rejects = {name: reject for name, reject in TABLE["rejects"].items() if name in named}
+    rows = {name: row for name, row in TABLE["classes"].items() if row.get("rule") == rule}
+    named = {entry for row in rows.values() for entry in row.get("refusals", []) if isinstance(entry, str)}
+    refusals = {name: refused for name, refused in TABLE["refusals"].items() if name in named}
     signatures = {name: entries for name, entries in TABLE["signatures"].items() if name == rule}
-    return _written({"signatures": signatures, "rejects": rejects, "variants": rows})
+    return _written({"signatures": signatures, "refusals": refusals, "classes": rows})
 
 
 class _AsRead(yaml.dumper.BaseDumper):
@@ -154,7 +154,7 @@ def _declared(text: str) -> list[str]:
     except (yaml.YAMLError, ValueError):
         return []
     found = set(re.findall(r"(?m)^ *(\w+) = ", text)) - {"param", "grad", "update", "active"}
-    for section in ("hyperparameters", "options", "states", "inputs", "methods", "variants"):
+    for section in ("hyperparameters", "options", "states", "inputs", "methods", "classes"):
         part = tree.get(section) if isinstance(tree, dict) else None
         if isinstance(part, dict):
             found |= set(part)

@@ -1,4 +1,4 @@
-"""The public classes: `variants.yaml` and the `variants` of rules, checked against the rules they name."""
+"""The public classes: `classes.yaml` and the `classes` of rules, checked against the rules they name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from optgen.codecs import OF_BITS
 from optgen.diagnostics import Location, Reporter, suggest
-from optgen.spec.checks import Setting, as_written, check_rule, parts_of, settings_of, value_error
-from optgen.spec.model import Hyperparameter, Option, Row, Rule, Shared, Spec, Variant, VariantTable
+from optgen.spec.checks import Setting, as_written, check_refusal, parts_of, settings_of, value_error
+from optgen.spec.model import ClassRow, ClassTable, Hyperparameter, Option, Refused, Shared, Spec, Variant
 from optgen.spec.names import OF_BLOCKS, OF_CLASSES
 from optgen.spec.nodes import Document, Key
 
@@ -47,7 +47,7 @@ class Declared:
         return (*self.path, *self.places.get(key, (key,)), *keys)
 
 
-def classes_of(name: str, row: Row, document: Document, path: tuple[Key, ...]) -> list[Declared]:
+def classes_of(name: str, row: ClassRow, document: Document, path: tuple[Key, ...]) -> list[Declared]:
     """The classes of a row: of lists, each of `paged` with each of `bits`, in their order."""
     own = {field: getattr(row, field) for field in Variant.model_fields}
     found = []
@@ -91,31 +91,31 @@ class _Class:
 
 
 @dataclass(frozen=True)
-class VariantChecker:
+class ClassChecker:
     """Checks classes.
 
     Attributes:
         table_document: Where the table stands, if it is a file.
-        complete: Whether all files could be read. If not, a family that is missing is no error of the table.
+        complete: Whether all files could be read. If not, a rule that is missing is no error of the table.
     """
 
-    families: Mapping[str, Spec]
+    rules: Mapping[str, Spec]
     shared: Shared
-    table: VariantTable
+    table: ClassTable
     table_document: Document | None
     complete: bool
     reporter: Reporter
 
     def check_table(self) -> None:
-        """Checks what no row refers to: that signatures and rejections name settings of some family."""
+        """Checks what no row refers to: that signatures and refusals name settings of some rule."""
         document = self.table_document
         if document is None or not self.complete:
             return
         known = {ARGS, *self.shared.storage}
-        for spec in self.families.values():
+        for spec in self.rules.values():
             known |= set(settings_of(spec, self.shared)) | set(parts_of(spec, self.shared))
-        rows = self.table.variants.values()
-        used = {row.signature if isinstance(row.signature, str) else row.family for row in rows}
+        rows = self.table.classes.values()
+        used = {row.signature if isinstance(row.signature, str) else row.rule for row in rows}
         for name, entries in self.table.signatures.items():
             if name in used:
                 continue
@@ -123,12 +123,12 @@ class VariantChecker:
                 if entry not in known:
                     where = document.locate("signatures", name, index)
                     self.reporter.error("undefined-name", f"no rule has `{entry}`", where, suggest(entry, known))
-        rejected = {entry for v in self.table.variants.values() for entry in v.rejects if isinstance(entry, str)}
-        for name, rule in self.table.rejects.items():
-            if name not in rejected:
-                check_rule(rule, document, ("rejects", name), known, self.reporter)
+        named = {entry for v in self.table.classes.values() for entry in v.refusals if isinstance(entry, str)}
+        for name, refused in self.table.refusals.items():
+            if name not in named:
+                check_refusal(refused, document, ("refusals", name), known, self.reporter)
 
-    def check_lists(self, name: str, row: Row, document: Document, path: tuple[Key, ...]) -> bool:
+    def check_lists(self, name: str, row: ClassRow, document: Document, path: tuple[Key, ...]) -> bool:
         """Whether a row's lists make classes, each of another name; if not, it is reported."""
         before = self.reporter.error_count
         for key in ("bits", "paged"):
@@ -143,38 +143,38 @@ class VariantChecker:
         return self.reporter.error_count == before
 
     def resolve(self, declared: Declared) -> Variant | None:
-        """Checks a class; returns it with its family and with its signature as a list, or None if that is unknown."""
+        """Checks a class; returns it with its rule and with its signature as a list, or None if that is unknown."""
         name, where = declared.name, declared.document.locate_key(*declared.path)
         if keyword.iskeyword(name):
             self.reporter.error("reserved-name", f"`{name}` is a keyword of Python", where, "use another name")
         elif name in OF_CLASSES:
             message = f"`{name}` has a meaning of its own in Python or beside classes"
             self.reporter.error("reserved-name", message, where, "use another name, in capitals as `MyRule`")
-        family = self._family(declared)
-        if family is None:
+        spec = self._rule(declared)
+        if spec is None:
             return None
-        row = _Class(declared, family, settings_of(family, self.shared), parts_of(family, self.shared))
+        row = _Class(declared, spec, settings_of(spec, self.shared), parts_of(spec, self.shared))
         signature = self._signature(row)
         self._fixed(row)
         self._defaults(row)
-        self._rejects(row)
-        return declared.variant.model_copy(update={"family": family.name, "signature": signature})
+        self._refusals(row)
+        return declared.variant.model_copy(update={"rule": spec.name, "signature": signature})
 
-    def _family(self, declared: Declared) -> Spec | None:
-        document, family = declared.document, declared.variant.family
-        if family is None:
-            message, where = f"the class `{declared.name}` has no `family`", document.locate_key(*declared.path)
-            self.reporter.error("missing-key", message, where, "add `family:`, a rule's name")
+    def _rule(self, declared: Declared) -> Spec | None:
+        document, rule = declared.document, declared.variant.rule
+        if rule is None:
+            message, where = f"the class `{declared.name}` has no `rule`", document.locate_key(*declared.path)
+            self.reporter.error("missing-key", message, where, "add `rule:`, its name")
             return None
         inside = document.find("blocks") is not None
-        own, where = document.find("name"), document.locate(*declared.at("family"))
-        if inside and own is not None and getattr(own, "text", "") != family:
-            self.reporter.error("family", "a class in a rule's own file is of that rule", where, "remove `family`")
+        own, where = document.find("name"), document.locate(*declared.at("rule"))
+        if inside and own is not None and getattr(own, "text", "") != rule:
+            self.reporter.error("rule", "a class in a rule's own file is of that rule", where, "remove `rule`")
             return None
-        spec = self.families.get(family)
+        spec = self.rules.get(rule)
         if spec is None and self.complete:
-            help_text = suggest(family, self.families) or f"the rules are {', '.join(sorted(self.families))}"
-            self.reporter.error("undefined-name", f"there is no rule `{family}`", where, help_text)
+            help_text = suggest(rule, self.rules) or f"the rules are {', '.join(sorted(self.rules))}"
+            self.reporter.error("undefined-name", f"there is no rule `{rule}`", where, help_text)
         return spec
 
     def _signature(self, row: _Class) -> list[str]:
@@ -279,18 +279,19 @@ class VariantChecker:
             elif not isinstance(row.settings[key], Hyperparameter):
                 self.reporter.error("conflict", f"`{key}` is an option, which has a default", where, "remove it")
 
-    def _rejects(self, row: _Class) -> None:
+    def _refusals(self, row: _Class) -> None:
         names = {*row.settings, *row.parts}
-        for index, entry in enumerate(row.variant.rejects):
-            if isinstance(entry, Rule):
-                check_rule(entry, row.declared.document, row.declared.at("rejects", index), names, self.reporter)
-            elif entry not in self.table.rejects:
-                known = self.table.rejects
-                help_text = suggest(entry, known) or f"`rejects` declares {', '.join(known) or 'none'}"
-                where = row.locate("rejects", index)
-                self.reporter.error("undefined-name", f"there is no rejection `{entry}`", where, help_text)
+        for index, entry in enumerate(row.variant.refusals):
+            if isinstance(entry, Refused):
+                check_refusal(entry, row.declared.document, row.declared.at("refusals", index), names, self.reporter)
+            elif entry not in self.table.refusals:
+                known = self.table.refusals
+                help_text = suggest(entry, known) or f"`refusals` declares {', '.join(known) or 'none'}"
+                where = row.locate("refusals", index)
+                self.reporter.error("undefined-name", f"there is no refusal `{entry}`", where, help_text)
             elif self.table_document is not None:
-                check_rule(self.table.rejects[entry], self.table_document, ("rejects", entry), names, self.reporter)
+                refused = self.table.refusals[entry]
+                check_refusal(refused, self.table_document, ("refusals", entry), names, self.reporter)
 
     def _value(self, key: str, setting: Setting, value: object, where: Location, row: _Class) -> bool:
         wrong = value_error(setting, value)

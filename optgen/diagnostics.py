@@ -200,11 +200,7 @@ def suggest(name: str, candidates: Iterable[str]) -> str:
 
 def printable(text: str) -> str:
     """`text` with everything that could disturb a terminal or break the line shown as an escape."""
-    return "".join(char if _is_printable(char) else _escape(char) for char in text)
-
-
-def _is_printable(char: str) -> bool:
-    return char == " " or (char.isprintable() and unicodedata.category(char) not in {"Cs", "Co", "Cn"})
+    return text if text.isprintable() else "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
 def _escape(char: str) -> str:
@@ -214,7 +210,7 @@ def _escape(char: str) -> str:
 def _excerpt(line: str, location: Location) -> tuple[str, int, int]:
     """The part of the line to show, where its caret starts, and how wide the caret is, in terminal cells."""
     line = line.replace("\t", " ")
-    line = "".join(char if _is_printable(char) else "\N{REPLACEMENT CHARACTER}" for char in line)
+    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
     column = min(max(location.column - 1, 0), len(line))
     end = min(column + max(location.length, 1), len(line))
     prefix = ""

@@ -8,6 +8,7 @@ import textwrap
 import tokenize
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
 
 from optgen.backends.base import Rendering
 from optgen.backends.c_passes import PassRenderer, pass_function
@@ -155,6 +156,7 @@ def _pieces(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, drop_whitespace=False, replace_whitespace=False, expand_tabs=False)
 
 
+@cache
 def _requoted(condition: str) -> str:
     """An expression with its strings in double quotes."""
     tokens = list(tokenize.generate_tokens(io.StringIO(condition).readline))

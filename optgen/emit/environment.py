@@ -1,4 +1,4 @@
-"""The Jinja environment: strict, with exactly the names that a template uses."""
+"""The Jinja environment: strict."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, meta
 
 from optgen.paths import templates_dir
-
-
-class TemplateContextError(AssertionError):
-    """A template and the context it is given disagree."""
 
 
 @cache
@@ -27,8 +23,8 @@ def _environment() -> Environment:
     )
 
 
-@cache
-def _names(template: str) -> frozenset[str]:
+def names(template: str) -> frozenset[str]:
+    """The names that a template uses: its context has exactly these, which tests look at."""
     environment = _environment()
     assert environment.loader is not None
     source, _, _ = environment.loader.get_source(environment, template)
@@ -36,13 +32,5 @@ def _names(template: str) -> frozenset[str]:
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
-    """A template's text.
-
-    Raises:
-        TemplateContextError: if the context lacks a name that the template uses, or has one that it does not.
-    """
-    wanted = _names(template)
-    if wanted != set(context):
-        difference = sorted(wanted ^ set(context))
-        raise TemplateContextError(f"{template} and its context differ in {', '.join(difference)}")
+    """A template's text."""
     return _environment().get_template(template).render(context)

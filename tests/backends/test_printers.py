@@ -15,7 +15,6 @@ from optgen.backends.c_printer import CPrinter, c_formula, c_name
 from optgen.backends.layout import c_lines, python_lines
 from optgen.backends.py_printer import PyPrinter, py_formula, py_number
 from optgen.backends.quoting import py_string
-from optgen.emit.environment import TemplateContextError, render
 from optgen.ir.formula import FALSE, TRUE, atom
 from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select
 from optgen.runtime import torch_math
@@ -183,8 +182,3 @@ def test_c_says_the_same_on_several_lines(expr: Expr, indent: int) -> None:
     lines = C_TEXT.lines(expr, "const float x = ", ";", indent)
     assert "".join("".join(lines).split()) == "".join(f"const float x = {C_TEXT.print(expr)};".split())
     assert all(indent + len(line) <= 120 for line in lines)
-
-
-def test_a_template_and_its_context_agree() -> None:
-    with pytest.raises(TemplateContextError, match=r"torch/functions.py.j2 and its context differ in functions, heads"):
-        render("torch/functions.py.j2", {"title": "", "head": [], "heads": []})

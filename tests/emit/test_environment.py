@@ -1,0 +1,33 @@
+"""Templates and what they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from jinja2 import UndefinedError
+from support.compiling import ROOT
+
+from optgen import compiler, page
+from optgen.emit.environment import names, render
+
+
+def test_contexts_have_the_names_that_their_templates_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, set[str]] = {}
+
+    def noted(template: str, context: Mapping[str, Any]) -> str:
+        given[template] = set(context)
+        return render(template, context)
+
+    monkeypatch.setattr(compiler, "render", noted)
+    monkeypatch.setattr(page, "render", noted)
+    package = compiler.compile_specs([ROOT / "specs" / "lion.yaml"], "probe")
+    page.page(package.classes[0])
+    templates = {path.relative_to(ROOT / "templates").as_posix() for path in (ROOT / "templates").rglob("*.j2")}
+    assert given == {template: set(names(template)) for template in templates}
+
+
+def test_a_name_that_is_missing_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="functions"):
+        render("torch/functions.py.j2", {"title": "", "head": []})

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 from optgen.console import print_error, print_json, print_table, print_text
 from optgen.diagnostics import SpecError, count, format_diagnostics, strictly, suggest
 from optgen.errors import UserError
+from optgen.garbage import garbage_left
 
 if TYPE_CHECKING:
     from optgen.compiler import Package
@@ -380,10 +381,11 @@ def _specs(specs: Sequence[Path] | None) -> list[Path]:
 
 def _compiled(paths: Sequence[Path], package: str | None = None) -> Package:
     """The package of some specs; without a name, where nothing is written, theirs if they are the stock ones."""
-    from optgen.compiler import compile_specs
-    from optgen.package_name import STOCK_PACKAGE, is_stock
+    with garbage_left():
+        from optgen.compiler import compile_specs
+        from optgen.package_name import STOCK_PACKAGE, is_stock
 
-    return compile_specs(paths, package or (STOCK_PACKAGE if is_stock(paths) else None))
+        return compile_specs(paths, package or (STOCK_PACKAGE if is_stock(paths) else None))
 
 
 def _warn(package: Package, strict: bool) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from optgen.errors import UserError
+from optgen.garbage import garbage_left
 from optgen.runtime.building.temporary import temporary_dir
 
 _directory: list[str] = []
@@ -37,12 +38,12 @@ def load(*specs: str | Path) -> ModuleType:
     Warns:
         SpecWarning: what of the specs is allowed and was hardly meant.
     """
-    from optgen.compiler import compile_specs
-    from optgen.diagnostics import SpecWarning, format_diagnostics
-    from optgen.emit.writer import write
+    with garbage_left():
+        from optgen.compiler import compile_specs
+        from optgen.diagnostics import SpecWarning, format_diagnostics
+        from optgen.emit.writer import write
 
-    paths = [Path(spec) for spec in specs]
-    package = compile_specs(paths, "optgen_loaded")
+        package = compile_specs([Path(spec) for spec in specs], "optgen_loaded")
     if package.warnings:
         warnings.warn(f"\n{format_diagnostics(package.warnings)}\n", SpecWarning, stacklevel=2)
     content = hashlib.sha256("\0".join(f"{k}\0{v}" for k, v in package.files.items()).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
@@ -76,6 +77,21 @@ def test_mistakes_are_spec_errors(spec: Path) -> None:
     spec.write_text(SPEC.replace("sign(exp_avg)", "sing(exp_avg)"))
     with pytest.raises(SpecError, match="there is no function `sing`"):
         optgen.load(spec)
+
+
+def test_garbage_is_looked_for_afterwards_if_it_was_before(spec: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(SPEC.replace("lr * update", "lr * nothing"))
+    for looks in (True, False):
+        (gc.enable if looks else gc.disable)()
+        try:
+            optgen.load(spec)
+            assert gc.isenabled() is looks
+            with pytest.raises(SpecError):
+                optgen.load(wrong)
+            assert gc.isenabled() is looks
+        finally:
+            gc.enable()
 
 
 def test_nothing_is_left_behind_and_nothing_is_warned(spec: Path) -> None:

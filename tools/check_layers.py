@@ -41,6 +41,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("prose",),
     ("package_name",),
     ("errors",),
+    ("garbage",),
     ("codecs",),
     ("dtypes",),
     ("paths",),

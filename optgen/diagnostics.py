@@ -172,19 +172,24 @@ def count(diagnostics: Iterable[Diagnostic]) -> str:
 def format_diagnostic(diagnostic: Diagnostic) -> str:
     """The diagnostic as text: its message, the place, the line with a caret under it, the help.
 
-    Of what a function's line does where it is called, both places are shown, the help at the last.
+    Of what a function's line does where it is called, both places are shown, the help at the last; of calls that lead
+    to further ones, the first and the last of them.
     """
     lines = [f"{diagnostic.severity}[{diagnostic.rule}]: {printable(diagnostic.message)}"]
     location, left = diagnostic.location, printable(diagnostic.help)
     places = () if location is None else (location, *location.within)
-    for place, source in zip_longest(places, (diagnostic.source_line, *diagnostic.inner_lines)[: len(places)]):
+    sources = zip_longest(places, (diagnostic.source_line, *diagnostic.inner_lines)[: len(places)])
+    for number, (place, source) in enumerate(sources):
+        if 1 < number < len(places) - 2:
+            lines += ["   in ..."] if number == 2 else []
+            continue
         lines.append(f" {'-->' if place is location else '  in'} {printable(str(place))}")
         if (source or "").strip():
             said, left = (left, "") if place is places[-1] else ("", left)
             excerpt, offset, length = _excerpt(source, place)
-            number = str(place.line)
-            lines.append(f"{number} | {excerpt}".rstrip())
-            lines.append(f"{' ' * len(number)} | {' ' * offset}{'^' * length} {said}".rstrip())
+            head = str(place.line)
+            lines.append(f"{head} | {excerpt}".rstrip())
+            lines.append(f"{' ' * len(head)} | {' ' * offset}{'^' * length} {said}".rstrip())
     return "\n".join([*lines, f"  = help: {left}"] if left else lines)
 
 

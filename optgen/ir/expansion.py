@@ -16,11 +16,13 @@ from typing import NoReturn, TypeVar
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.functions import Function, calls, check_arguments, named
-from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, parse_block
+from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, parse_block, too_deep
 from optgen.spec.source import SourceText
 
 Tree = TypeVar("Tree", bound=ast.AST)
 Functions = Mapping[str, Function]
+MAX_LEVELS = 40
+"""How deeply calls may nest."""
 MAX_NODES = 100_000
 """How many nodes of a syntax tree the calls of a block may become."""
 IN_EVERY_RULE = frozenset(("param", "grad", "step", "active"))
@@ -67,7 +69,11 @@ class Library:
         if before:
             message = "an initial value is one expression, and this call takes several lines"
             reporter.error("not-in-language", message, node_location(text, node), "write it out")
-        return found
+        elif depth(found) > MAX_DEPTH:
+            too_deep(text, node, reporter)
+        else:
+            return found
+        return node
 
 
 class _Writer:
@@ -158,11 +164,18 @@ class _Writer:
         own = [self._instance(statement, function, call, values) for statement in function.body]
         body += _each(own, lambda statement: self._statement(statement, function.others, inner))
         results = [self._instance(result, function, call, values) for result in function.results]
+        for result in results:
+            if depth(result) > MAX_DEPTH:
+                too_deep(self.text, result, self.reporter)
+                raise _StopError
         return body, [self.expression(result, body, function.others, inner) for result in results]
 
     def _check(self, function: Function, call: ast.Call, wanted: int) -> None:
         """Stops at a call that cannot be: other arguments, other results, or names that the rule does not have."""
         name = function.name
+        if len(getattr(call, "within", ())) >= MAX_LEVELS:
+            message, help_text = f"calls nest more than {MAX_LEVELS} levels deep", "let functions call fewer others"
+            self._stop("too-deep", message, call, help_text)
         if not function.whole:
             self._stop("undefined-function", f"`{name}` cannot be called: there is a mistake in its definition", call)
         if not check_arguments(call, function, self.text, self.reporter):

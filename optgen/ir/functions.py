@@ -8,7 +8,7 @@ names of its own, and returns values in its last line; beside them it may name s
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optgen.diagnostics import Location, Reporter, suggest
@@ -110,11 +110,12 @@ def parse_functions(text: SourceText, outer: Mapping[str, Function], reporter: R
             function = _Definition(statement, text, others, reporter).function()
             if statement.name not in BUILT_IN:
                 own[statement.name] = others[statement.name] = function
+    inner = {id(function.node): _called_by(function) for function in others.values()}
     for name, function in own.items():
         before = reporter.error_count
         if function.whole:
             _check_calls(function, reporter)
-            _check_recursion(function, reporter)
+            _check_recursion(function, inner, reporter)
         if reporter.error_count > before:
             own[name] = others[name] = replace(function, whole=False)
     return own
@@ -151,6 +152,8 @@ class _Definition:
         if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             del body[0]  # its documentation
         results = self._results(body.pop() if body else None)
+        for result in results:
+            self._depth(result)
         for statement in body:
             self._statement(statement)
         function = Function(self.node.name, params, tuple(body), results, self.text, self.node, self.others)
@@ -214,8 +217,11 @@ class _Definition:
                 self._error("no-return", message, statement, "assign a name here, and return that at the end")
             case _:
                 refuse(self.text, statement, self.reporter)
-        if not isinstance(statement, ast.If) and depth(statement) > MAX_DEPTH:
-            too_deep(self.text, statement, self.reporter)
+        self._depth(statement.test if isinstance(statement, ast.If) else statement)
+
+    def _depth(self, node: ast.AST) -> None:
+        if depth(node) > MAX_DEPTH:
+            too_deep(self.text, node, self.reporter)
 
     def _use(self, function: Function) -> None:
         """Parameters and values that nothing reads."""
@@ -241,9 +247,18 @@ def _check_calls(function: Function, reporter: Reporter) -> None:
             reporter.error("undefined-function", f"there is no function `{name}`", where, help_text)
 
 
-def _check_recursion(function: Function, reporter: Reporter) -> None:
+Inner = Mapping[int, Sequence[tuple[ast.Call, Function]]]
+
+
+def _called_by(function: Function) -> list[tuple[ast.Call, Function]]:
+    """The functions that a function calls, by the call."""
+    found = ((call, function.others.get(name)) for name, call in calls(*function.body, *function.results))
+    return [(call, other) for call, other in found if other is not None]
+
+
+def _check_recursion(function: Function, inner: Inner, reporter: Reporter) -> None:
     """A function that comes back to itself would never end."""
-    found = _way_back(function)
+    found = _way_back(function, inner)
     if found is not None:
         call, between = found
         by = f", by way of {' and '.join(f'`{name}`' for name in between)}" if between else ""
@@ -251,17 +266,16 @@ def _check_recursion(function: Function, reporter: Reporter) -> None:
         reporter.error("recursion", message, where, "calls are written out; keep what steps hand on in a state")
 
 
-def _way_back(start: Function) -> tuple[ast.Call, tuple[str, ...]] | None:
+def _way_back(start: Function, inner: Inner) -> tuple[ast.Call, tuple[str, ...]] | None:
     """The first call on a way from a function back to itself, and the functions between."""
     seen: set[int] = set()
     waiting: list[tuple[Function, ast.Call | None, tuple[str, ...]]] = [(start, None, ())]
     while waiting:
         function, first, passed = waiting.pop()
-        for name, call in calls(*function.body, *function.results):
-            other = function.others.get(name)
-            if other is not None and other.node is start.node:
+        for call, other in inner.get(id(function.node), ()):
+            if other.node is start.node:
                 return first or call, passed
-            if other is not None and id(other.node) not in seen:
+            if id(other.node) not in seen:
                 seen.add(id(other.node))
-                waiting.append((other, first or call, (*passed, name)))
+                waiting.append((other, first or call, (*passed, other.name)))
     return None

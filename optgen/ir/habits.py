@@ -45,6 +45,7 @@ HINTS: Mapping[type[ast.AST], str] = {
     ast.Assert: "`refusals` are of settings; values are not looked at",
     ast.Attribute: "call functions by their plain names, as in `sqrt(x)`",
     ast.For: "every statement already acts on all elements; use `sum`, `norm` or `where`",
+    ast.FunctionDef: "define it in `functions:`, and call it here",
     ast.IfExp: "use `where(condition, a, b)`, or `if` for what is fixed before the step",
     ast.Lambda: "only assignments and `if` are allowed",
     ast.MatMult: "there are no matrix products; `sum(a * b)` is the inner product of two tensors",

@@ -85,10 +85,12 @@ def _instead_of_syntax(text: SourceText, error: SyntaxError) -> str:
 
 
 def _deepest_if(module: ast.Module) -> ast.If | None:
-    """An `if` below more than `MAX_BRANCHES` others, found without recursion."""
+    """An `if` below more than `MAX_BRANCHES` others, in functions too, found without recursion."""
     stack: list[tuple[ast.stmt, int]] = [(statement, 1) for statement in module.body]
     while stack:
         statement, level = stack.pop()
+        if isinstance(statement, ast.FunctionDef):
+            stack.extend((inner, level) for inner in statement.body)
         if isinstance(statement, ast.If):
             if level > MAX_BRANCHES:
                 return statement

@@ -179,6 +179,11 @@ DEFINED = {
     "decorated": "@g\n" + ONE,
     "no functions": "x = 3\nfor i in x: pass\nclass A: pass",
     "no statements": "def f(x):\n    for i in x: pass\n    x += 1\n    return x",
+    "too deep": f"def f(x):\n    y = {'-' * 200}x\n    return y\ndef g(x):\n    return {'x + ' * 200}x\n"
+    f"def h(x):\n    if {'not ' * 150}amsgrad:\n        x = 1\n    return x",
+    "too many branches": "def f(x):\n    if amsgrad:\n        x = 1\n"
+    + "    elif amsgrad:\n        x = 2\n" * 60
+    + "    return x",
     "syntax": "def f(x)\n    return x",
     "not Python": "f(x) = x + 1",
 }
@@ -212,6 +217,15 @@ CALLED = {
     "in a condition": (ONE, "if f(1) > 0:\n    param = param - grad\nparam = grad"),
     "an unknown name as an argument": (ONE, "param = f(gradd)"),
     "several names of what is no function": (ONE, "a, b = sqrt(grad)\nparam = a"),
+    "a definition in a block": (ONE, "def g(x):\n    return x\nparam = g(grad)"),
+    "calls that nest too deep": (
+        "def f0(x):\n    return x\n" + "\n".join(f"def f{i}(x):\n    return f{i - 1}(x)" for i in range(1, 60)),
+        "param = f59(grad)",
+    ),
+    "expressions that nest too deep": (
+        f"def f(x):\n    return {'(1 + ' * 70}x{')' * 70}\ndef g(x):\n    y = f(f(x))\n    return y",
+        "a = f(f(grad))\nb = g(grad)\nparam = a + b",
+    ),
     "too many lines": (
         "def f0(x):\n    return x + x\n"
         + "\n".join(f"def f{i}(x):\n    return f{i - 1}(x) * f{i - 1}(x + 1)" for i in range(1, 20)),

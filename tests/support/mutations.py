@@ -19,6 +19,7 @@ from support.hostile import PARTS
 
 Tree = dict[str, Any] | list[Any] | str
 SHARED = (ROOT / "specs" / "shared.yaml").read_text(encoding="utf-8")
+BESIDE = {name: (ROOT / "specs" / f"{name}.yaml").read_text(encoding="utf-8") for name in ("functions", "vocabulary")}
 TABLE: dict[str, Any] = yaml.load((ROOT / "specs" / "classes.yaml").read_text(encoding="utf-8"), yaml.BaseLoader)
 BODY = """
 past = push(past, norm(grad))
@@ -101,6 +102,9 @@ def make_case(seed: int) -> Case:
     files = {f"{name}.yaml": _changed(source, SPECS[name], source.choice((1, 1, 1, 2, 3)))}
     if source.random() < 0.1:
         files["shared.yaml"] = _changed(source, SHARED, 1)
+    for other in ("functions", "vocabulary"):
+        if source.random() < 0.1:
+            files[f"{other}.yaml"] = _changed(source, BESIDE[other], source.choice((1, 2)))
     if source.random() < 0.3 and "\nclasses:" not in SPECS[name]:
         files["classes.yaml"] = _changed(source, _classes(name), source.choice((0, 1, 2)))
     return Case(seed, {path: text.encode("utf-8", "surrogatepass") for path, text in files.items()})

@@ -168,7 +168,7 @@ def list_classes(specs: SpecsArgument = None, as_json: JsonOption = False) -> No
     if as_json:
         print_json([_class_record(info) for info in result.classes])
         return
-    columns = ("class", "family", "bits", "states", "state B/param", "passes", "traffic B/param")
+    columns = ("class", "rule", "bits", "states", "state B/param", "passes", "traffic B/param")
     rows = [
         (
             info.name,
@@ -459,7 +459,7 @@ def _paging(info: ClassInfo) -> str:
 
 def _print_explanation(info: ClassInfo) -> None:
     explanation = info.explain()
-    print_text(f"{info.name}: family {info.family}, {info.bits}-bit states")
+    print_text(f"{info.name}: rule {info.family}, {info.bits}-bit states")
     if info.doc:
         print_text(info.doc.raw)
     print_text("\nequations")

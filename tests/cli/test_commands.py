@@ -276,7 +276,7 @@ def test_list_falls_back_on_the_stock_specs(here: Path) -> None:
     result = optgen_command("list")
     assert result.exit_code == 0, result.output
     header, *rows = result.stdout.splitlines()
-    assert header.split() == ["class", "family", "bits", "states", "state", "B/param", "passes", "traffic", "B/param"]
+    assert header.split() == ["class", "rule", "bits", "states", "state", "B/param", "passes", "traffic", "B/param"]
     table = {row.split()[0]: row.split() for row in rows}
     assert table["AdamW"][-3:] == ["8", "1", "28"]
     assert table["AdamW8bit"][-3:] == ["2.03", "1", "16.03"]
@@ -306,7 +306,7 @@ def test_json_names_the_module_that_a_class_is_imported_from(here: Path) -> None
 
 def test_explain_shows_equations_plan_and_files(here: Path) -> None:
     text = optgen_command("explain", "LAMB8bit").stdout
-    assert "LAMB8bit: family lamb, 8-bit states" in text
+    assert "LAMB8bit: rule lamb, 8-bit states" in text
     assert "exp_avg = beta1 * exp_avg + (1 - beta1) * grad" in text
     assert "tensor" in text
     assert "apply" in text
@@ -419,5 +419,5 @@ assert "torch" not in sys.modules
 def test_a_closed_pipe_is_no_traceback(here: Path) -> None:
     command = f"{sys.executable} -c 'from optgen.cli import main; main()' explain LAMB8bit | head -n 1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
-    assert result.stdout == "LAMB8bit: family lamb, 8-bit states\n"
+    assert result.stdout == "LAMB8bit: rule lamb, 8-bit states\n"
     assert "Traceback" not in result.stderr

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optgen.backends.base import Backend, Rendering
 from optgen.backends.cpu import CpuBackend
 from optgen.backends.cuda import CudaBackend
 from optgen.backends.layout import import_lines, import_order
-from optgen.backends.python import ClassSpec, PythonBackend
+from optgen.backends.python import PythonBackend
+from optgen.backends.python_classes import ClassSpec
+from optgen.backends.python_shared import SharedParts
 from optgen.backends.quoting import c_comment, python_comment
 from optgen.backends.torch import TorchBackend
 from optgen.diagnostics import Diagnostic, Reporter
@@ -45,10 +46,14 @@ class Unit:
     plans: Mapping[str, Plan]
     classes: tuple[ClassSpec, ...]
 
-    @cached_property
-    def renderings(self) -> tuple[Rendering, ...]:
-        """The family's files, one a backend."""
-        backends: tuple[Backend, ...] = (PythonBackend(self.classes), TorchBackend(), CpuBackend(), CudaBackend())
+    def renderings(self, shared: SharedParts) -> tuple[Rendering, ...]:
+        """The family's files, one a backend.
+
+        Args:
+            shared: What it shares with others of the package.
+        """
+        python = PythonBackend(self.classes, shared)
+        backends: tuple[Backend, ...] = (python, TorchBackend(), CpuBackend(), CudaBackend())
         return tuple(backend.render(self.family, self.plans) for backend in backends)
 
 
@@ -81,14 +86,19 @@ def compile_specs(paths: Sequence[Path], package: str | None) -> Package:
     """
     reporter = Reporter()
     units = check_specs(paths, reporter)
-    files = {rendering.path: _emit(unit, rendering) for unit in units for rendering in unit.renderings}
+    shared = shared_parts(units)
+    renderings = {unit.family.name: unit.renderings(shared) for unit in units}
+    files = {r.path: _emit(unit.family.path, r) for unit in units for r in renderings[unit.family.name]}
+    if units:
+        module = shared.render()
+        files[module.path] = _emit(None, module)
     infos = tuple(
         ClassInfo(
             unit.family,
             unit.plans,
             spec,
             None if package is None else f"{package}.{unit.family.name}",
-            tuple(r.path for r in unit.renderings),
+            tuple(r.path for r in renderings[unit.family.name]),
         )
         for unit in units
         for spec in unit.classes
@@ -157,15 +167,22 @@ def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> t
         for placed in specs.refusals_of(class_name):
             refusal = build_refusal(placed.refused, placed.when, settings, reporter)
             if refusal is not None:
-                refusals.append(refusal)
+                refusals.append(replace(refusal, name=placed.name))
         result.append(ClassSpec(class_name, variant, tuple(refusals)))
     return tuple(result)
 
 
-def _emit(unit: Unit, rendering: Rendering) -> str:
+def shared_parts(units: Sequence[Unit]) -> SharedParts:
+    """What the rules of a package share."""
+    refusals = {unit.family.name: [refusal for spec in unit.classes for refusal in spec.refusals] for unit in units}
+    return SharedParts([unit.family for unit in units], refusals)
+
+
+def _emit(path: Prose | None, rendering: Rendering) -> str:
     is_python = rendering.path.endswith(".py")
     comment = python_comment if is_python else c_comment
-    head = comment(f"{MARK} from " + unit.family.path + "; change that file and run `optgen build`.")
+    source = Prose("; change the specs") if path is None else " from " + path + "; change that file"
+    head = comment(MARK + source + " and run `optgen build`.")
     text = f"{head}\n{render(rendering.template, rendering.context)}"
     if is_python:
         ast.parse(text.encode())  # as bytes: a file may name its encoding

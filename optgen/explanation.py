@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from optgen.backends.python import Argument, ClassSpec, class_arguments
+from optgen.backends.python_classes import Argument, ClassSpec, class_arguments
 from optgen.codecs import (
     CODECS,
     OF_BITS,

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from optgen.backends.python import Argument  # noqa: E402
+from optgen.backends.python_classes import Argument  # noqa: E402
 from optgen.compiler import compile_specs  # noqa: E402
 from optgen.diagnostics import Reporter  # noqa: E402
 from optgen.explanation import ClassInfo  # noqa: E402

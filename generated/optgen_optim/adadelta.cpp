@@ -54,8 +54,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double inverse_grad_scale = value[8];
+  const double* const value = call.values + t.at(GROUP) * 15;
+  const double inverse_grad_scale = value[11];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -105,9 +105,9 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double inverse_grad_scale = value[8];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
+  const double* const value = call.values + t.at(GROUP) * 15;
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
   return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -166,14 +166,14 @@ struct step_reduce_2_scalars {
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 15;
   const double rho = value[1];
   const double eps = value[2];
   const double weight_decay = value[3];
-  const double percentile_clipping = value[4];
-  const double inverse_grad_scale = value[8];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
-  const double one_minus_rho = value[10];
+  const double percentile_clipping = value[5];
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  const double one_minus_rho = value[13];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -283,14 +283,14 @@ struct step_reduce_3_scalars {
 
 [[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 15;
   const double rho = value[1];
   const double eps = value[2];
   const double weight_decay = value[3];
-  const double percentile_clipping = value[4];
-  const double inverse_grad_scale = value[8];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
-  const double one_minus_rho = value[10];
+  const double percentile_clipping = value[5];
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  const double one_minus_rho = value[13];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
@@ -458,19 +458,19 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 15;
   const double lr = value[0];
   const double rho = value[1];
   const double eps = value[2];
   const double weight_decay = value[3];
-  const double percentile_clipping = value[4];
-  const double max_unorm = value[5];
-  const double min_trust_ratio = value[6];
-  const double max_trust_ratio = value[7];
-  const double inverse_grad_scale = value[8];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[9];
-  const double one_minus_rho = value[10];
-  const double min_one_max_unorm = value[11];
+  const double percentile_clipping = value[5];
+  const double max_unorm = value[6];
+  const double min_trust_ratio = value[7];
+  const double max_trust_ratio = value[8];
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  const double one_minus_rho = value[13];
+  const double min_one_max_unorm = value[14];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =

@@ -91,8 +91,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double inverse_grad_scale = value[9];
+  const double* const value = call.values + t.at(GROUP) * 15;
+  const double inverse_grad_scale = value[12];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -142,9 +142,9 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double inverse_grad_scale = value[9];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  const double* const value = call.values + t.at(GROUP) * 15;
+  const double inverse_grad_scale = value[12];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[13];
   return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -200,11 +200,11 @@ struct step_reduce_2_scalars {
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 15;
   const double eps1 = value[1];
-  const double percentile_clipping = value[7];
-  const double inverse_grad_scale = value[9];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  const double percentile_clipping = value[8];
+  const double inverse_grad_scale = value[12];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[13];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -296,12 +296,12 @@ struct step_reduce_3_scalars {
 
 [[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 15;
   const double eps1 = value[1];
   const double decay_rate = value[4];
-  const double percentile_clipping = value[7];
-  const double inverse_grad_scale = value[9];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
+  const double percentile_clipping = value[8];
+  const double inverse_grad_scale = value[12];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[13];
   const double step = steps_of(t) + 1.0;
   const double rows = double(t.at(ROWS));
   const double cols = double(t.at(COLS));
@@ -479,17 +479,17 @@ struct step_reduce_4_scalars {
 
 [[maybe_unused]] step_reduce_4_scalars step_reduce_4_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 15;
   const double lr = value[0];
   const double eps1 = value[1];
   const double eps2 = value[2];
   const double clip_threshold = value[3];
   const double decay_rate = value[4];
   const double beta1 = value[5];
-  const double percentile_clipping = value[7];
-  const double inverse_grad_scale = value[9];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
-  const double one_minus_beta1 = value[11];
+  const double percentile_clipping = value[8];
+  const double inverse_grad_scale = value[12];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[13];
+  const double one_minus_beta1 = value[14];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double rows = double(t.at(ROWS));
@@ -716,17 +716,17 @@ struct step_reduce_5_scalars {
 
 [[maybe_unused]] step_reduce_5_scalars step_reduce_5_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 15;
   const double lr = value[0];
   const double eps1 = value[1];
   const double eps2 = value[2];
   const double clip_threshold = value[3];
   const double decay_rate = value[4];
   const double beta1 = value[5];
-  const double percentile_clipping = value[7];
-  const double inverse_grad_scale = value[9];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
-  const double one_minus_beta1 = value[11];
+  const double percentile_clipping = value[8];
+  const double inverse_grad_scale = value[12];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[13];
+  const double one_minus_beta1 = value[14];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double rows = double(t.at(ROWS));
@@ -963,7 +963,7 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 15;
   const double lr = value[0];
   const double eps1 = value[1];
   const double eps2 = value[2];
@@ -971,11 +971,11 @@ struct step_apply_scalars {
   const double decay_rate = value[4];
   const double beta1 = value[5];
   const double weight_decay = value[6];
-  const double percentile_clipping = value[7];
-  const double max_unorm = value[8];
-  const double inverse_grad_scale = value[9];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[10];
-  const double one_minus_beta1 = value[11];
+  const double percentile_clipping = value[8];
+  const double max_unorm = value[9];
+  const double inverse_grad_scale = value[12];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[13];
+  const double one_minus_beta1 = value[14];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double rows = double(t.at(ROWS));

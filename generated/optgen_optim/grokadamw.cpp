@@ -75,8 +75,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 18;
-  const double inverse_grad_scale = value[10];
+  const double* const value = call.values + t.at(GROUP) * 28;
+  const double inverse_grad_scale = value[20];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -126,9 +126,9 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 18;
-  const double inverse_grad_scale = value[10];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
+  const double* const value = call.values + t.at(GROUP) * 28;
+  const double inverse_grad_scale = value[20];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[21];
   return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -183,10 +183,10 @@ struct step_reduce_2_scalars {
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 18;
-  const double percentile_clipping = value[6];
-  const double inverse_grad_scale = value[10];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
+  const double* const value = call.values + t.at(GROUP) * 28;
+  const double percentile_clipping = value[14];
+  const double inverse_grad_scale = value[20];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[21];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -276,19 +276,19 @@ struct step_reduce_3_scalars {
 
 [[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 18;
+  const double* const value = call.values + t.at(GROUP) * 28;
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
-  const double lamb = value[4];
-  const double gradient_clipping = value[5];
-  const double percentile_clipping = value[6];
-  const double inverse_grad_scale = value[10];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
-  const double alpha_1 = value[12];
-  const double one_minus_alpha_1 = value[13];
-  const double one_minus_gamma = value[14];
-  const double one_minus_beta2 = value[15];
+  const double lamb = value[6];
+  const double gradient_clipping = value[9];
+  const double percentile_clipping = value[14];
+  const double inverse_grad_scale = value[20];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[21];
+  const double alpha_1 = value[22];
+  const double one_minus_alpha_1 = value[23];
+  const double one_minus_gamma = value[24];
+  const double one_minus_beta2 = value[25];
   const double step = steps_of(t) + 1.0;
   const double index = double(t.at(INDEX));
   const Window<100> gnorm_vec =
@@ -450,19 +450,19 @@ struct step_reduce_4_scalars {
 
 [[maybe_unused]] step_reduce_4_scalars step_reduce_4_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 18;
+  const double* const value = call.values + t.at(GROUP) * 28;
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
-  const double lamb = value[4];
-  const double gradient_clipping = value[5];
-  const double percentile_clipping = value[6];
-  const double inverse_grad_scale = value[10];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
-  const double alpha_1 = value[12];
-  const double one_minus_alpha_1 = value[13];
-  const double one_minus_gamma = value[14];
-  const double one_minus_beta2 = value[15];
+  const double lamb = value[6];
+  const double gradient_clipping = value[9];
+  const double percentile_clipping = value[14];
+  const double inverse_grad_scale = value[20];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[21];
+  const double alpha_1 = value[22];
+  const double one_minus_alpha_1 = value[23];
+  const double one_minus_gamma = value[24];
+  const double one_minus_beta2 = value[25];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double index = double(t.at(INDEX));
@@ -685,25 +685,25 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 18;
+  const double* const value = call.values + t.at(GROUP) * 28;
   const double lr = value[0];
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
-  const double lamb = value[4];
-  const double gradient_clipping = value[5];
-  const double percentile_clipping = value[6];
-  const double max_unorm = value[7];
-  const double min_trust_ratio = value[8];
-  const double max_trust_ratio = value[9];
-  const double inverse_grad_scale = value[10];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
-  const double alpha_1 = value[12];
-  const double one_minus_alpha_1 = value[13];
-  const double one_minus_gamma = value[14];
-  const double one_minus_beta2 = value[15];
-  const double min_one_max_unorm = value[16];
-  const double one_minus_lr_times_weight_decay = value[17];
+  const double lamb = value[6];
+  const double gradient_clipping = value[9];
+  const double percentile_clipping = value[14];
+  const double max_unorm = value[15];
+  const double min_trust_ratio = value[16];
+  const double max_trust_ratio = value[17];
+  const double inverse_grad_scale = value[20];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[21];
+  const double alpha_1 = value[22];
+  const double one_minus_alpha_1 = value[23];
+  const double one_minus_gamma = value[24];
+  const double one_minus_beta2 = value[25];
+  const double min_one_max_unorm = value[26];
+  const double one_minus_lr_times_weight_decay = value[27];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double index = double(t.at(INDEX));

@@ -68,8 +68,8 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 9;
-  const double inverse_grad_scale = value[6];
+  const double* const value = call.values + t.at(GROUP) * 13;
+  const double inverse_grad_scale = value[10];
   return step_reduce_1_scalars{float(inverse_grad_scale)};
 }
 
@@ -119,9 +119,9 @@ struct step_reduce_2_scalars {
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 9;
-  const double inverse_grad_scale = value[6];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[7];
+  const double* const value = call.values + t.at(GROUP) * 13;
+  const double inverse_grad_scale = value[10];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
   return step_reduce_2_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -180,13 +180,13 @@ struct step_reduce_3_scalars {
 
 [[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 9;
+  const double* const value = call.values + t.at(GROUP) * 13;
   const double momentum = value[1];
-  const double weight_decay = value[2];
-  const double percentile_clipping = value[5];
-  const double inverse_grad_scale = value[6];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[7];
-  const double one_minus_dampening = value[8];
+  const double weight_decay = value[3];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[10];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
+  const double one_minus_dampening = value[12];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -321,14 +321,14 @@ struct step_reduce_4_scalars {
 
 [[maybe_unused]] step_reduce_4_scalars step_reduce_4_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 9;
+  const double* const value = call.values + t.at(GROUP) * 13;
   const double momentum = value[1];
-  const double weight_decay = value[2];
-  const double trust_coefficient = value[4];
-  const double percentile_clipping = value[5];
-  const double inverse_grad_scale = value[6];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[7];
-  const double one_minus_dampening = value[8];
+  const double weight_decay = value[3];
+  const double trust_coefficient = value[5];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[10];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
+  const double one_minus_dampening = value[12];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
@@ -511,16 +511,16 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 9;
+  const double* const value = call.values + t.at(GROUP) * 13;
   const double lr = value[0];
   const double momentum = value[1];
-  const double weight_decay = value[2];
-  const double max_unorm = value[3];
-  const double trust_coefficient = value[4];
-  const double percentile_clipping = value[5];
-  const double inverse_grad_scale = value[6];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[7];
-  const double one_minus_dampening = value[8];
+  const double weight_decay = value[3];
+  const double max_unorm = value[4];
+  const double trust_coefficient = value[5];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[10];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
+  const double one_minus_dampening = value[12];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =

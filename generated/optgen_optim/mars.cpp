@@ -86,8 +86,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 21;
-  const double inverse_grad_scale = value[11];
+  const double* const value = call.values + t.at(GROUP) * 27;
+  const double inverse_grad_scale = value[17];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -137,9 +137,9 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 21;
-  const double inverse_grad_scale = value[11];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  const double* const value = call.values + t.at(GROUP) * 27;
+  const double inverse_grad_scale = value[17];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[18];
   return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -196,11 +196,11 @@ struct step_reduce_2_scalars {
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 21;
-  const double percentile_clipping = value[7];
-  const double inverse_grad_scale = value[11];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
-  const double gamma_times_beta1_over_one_minus_beta1 = value[13];
+  const double* const value = call.values + t.at(GROUP) * 27;
+  const double percentile_clipping = value[11];
+  const double inverse_grad_scale = value[17];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[18];
+  const double gamma_times_beta1_over_one_minus_beta1 = value[19];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -310,20 +310,20 @@ struct step_reduce_3_scalars {
 
 [[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 21;
+  const double* const value = call.values + t.at(GROUP) * 27;
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
-  const double beta1_1d = value[5];
-  const double beta2_1d = value[6];
-  const double percentile_clipping = value[7];
-  const double inverse_grad_scale = value[11];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
-  const double gamma_times_beta1_over_one_minus_beta1 = value[13];
-  const double one_minus_beta1 = value[14];
-  const double one_minus_beta2 = value[15];
-  const double one_minus_beta1_1d = value[16];
-  const double one_minus_beta2_1d = value[17];
+  const double beta1_1d = value[7];
+  const double beta2_1d = value[8];
+  const double percentile_clipping = value[11];
+  const double inverse_grad_scale = value[17];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[18];
+  const double gamma_times_beta1_over_one_minus_beta1 = value[19];
+  const double one_minus_beta1 = value[20];
+  const double one_minus_beta2 = value[21];
+  const double one_minus_beta1_1d = value[22];
+  const double one_minus_beta2_1d = value[23];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -504,20 +504,20 @@ struct step_reduce_4_scalars {
 
 [[maybe_unused]] step_reduce_4_scalars step_reduce_4_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 21;
+  const double* const value = call.values + t.at(GROUP) * 27;
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
-  const double beta1_1d = value[5];
-  const double beta2_1d = value[6];
-  const double percentile_clipping = value[7];
-  const double inverse_grad_scale = value[11];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
-  const double gamma_times_beta1_over_one_minus_beta1 = value[13];
-  const double one_minus_beta1 = value[14];
-  const double one_minus_beta2 = value[15];
-  const double one_minus_beta1_1d = value[16];
-  const double one_minus_beta2_1d = value[17];
+  const double beta1_1d = value[7];
+  const double beta2_1d = value[8];
+  const double percentile_clipping = value[11];
+  const double inverse_grad_scale = value[17];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[18];
+  const double gamma_times_beta1_over_one_minus_beta1 = value[19];
+  const double one_minus_beta1 = value[20];
+  const double one_minus_beta2 = value[21];
+  const double one_minus_beta1_1d = value[22];
+  const double one_minus_beta2_1d = value[23];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
@@ -761,28 +761,28 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 21;
+  const double* const value = call.values + t.at(GROUP) * 27;
   const double lr = value[0];
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
   const double weight_decay = value[4];
-  const double beta1_1d = value[5];
-  const double beta2_1d = value[6];
-  const double percentile_clipping = value[7];
-  const double max_unorm = value[8];
-  const double min_trust_ratio = value[9];
-  const double max_trust_ratio = value[10];
-  const double inverse_grad_scale = value[11];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
-  const double gamma_times_beta1_over_one_minus_beta1 = value[13];
-  const double one_minus_beta1 = value[14];
-  const double one_minus_beta2 = value[15];
-  const double one_minus_beta1_1d = value[16];
-  const double one_minus_beta2_1d = value[17];
-  const double min_one_max_unorm = value[18];
-  const double rate_4 = value[19];
-  const double decay_4 = value[20];
+  const double beta1_1d = value[7];
+  const double beta2_1d = value[8];
+  const double percentile_clipping = value[11];
+  const double max_unorm = value[12];
+  const double min_trust_ratio = value[13];
+  const double max_trust_ratio = value[14];
+  const double inverse_grad_scale = value[17];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[18];
+  const double gamma_times_beta1_over_one_minus_beta1 = value[19];
+  const double one_minus_beta1 = value[20];
+  const double one_minus_beta2 = value[21];
+  const double one_minus_beta1_1d = value[22];
+  const double one_minus_beta2_1d = value[23];
+  const double min_one_max_unorm = value[24];
+  const double rate_4 = value[25];
+  const double decay_4 = value[26];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =

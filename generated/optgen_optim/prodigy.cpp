@@ -94,8 +94,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 20;
-  const double inverse_grad_scale = value[7];
+  const double* const value = call.values + t.at(GROUP) * 35;
+  const double inverse_grad_scale = value[22];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -145,9 +145,9 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 20;
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
+  const double* const value = call.values + t.at(GROUP) * 35;
+  const double inverse_grad_scale = value[22];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[23];
   return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -206,14 +206,14 @@ struct step_reduce_2_scalars {
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 20;
-  const double weight_decay = value[2];
-  const double percentile_clipping = value[3];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double decay_3 = value[10];
-  const double d_over_d0_times_pull_3 = value[14];
-  const double d_over_d0_times_rate_3 = value[15];
+  const double* const value = call.values + t.at(GROUP) * 35;
+  const double weight_decay = value[5];
+  const double percentile_clipping = value[10];
+  const double inverse_grad_scale = value[22];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[23];
+  const double decay_3 = value[25];
+  const double d_over_d0_times_pull_3 = value[29];
+  const double d_over_d0_times_rate_3 = value[30];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -318,17 +318,17 @@ struct step_reduce_3_scalars {
 
 [[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 20;
-  const double beta1 = value[0];
-  const double beta2 = value[1];
-  const double weight_decay = value[2];
-  const double percentile_clipping = value[3];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double d_times_one_minus_beta1 = value[12];
-  const double d_times_d_times_one_minus_beta2 = value[13];
-  const bool moved_1 = value[16] != 0.0;
-  const double d_3_times_eps = value[17];
+  const double* const value = call.values + t.at(GROUP) * 35;
+  const double beta1 = value[1];
+  const double beta2 = value[2];
+  const double weight_decay = value[5];
+  const double percentile_clipping = value[10];
+  const double inverse_grad_scale = value[22];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[23];
+  const double d_times_one_minus_beta1 = value[27];
+  const double d_times_d_times_one_minus_beta2 = value[28];
+  const bool moved_1 = value[31] != 0.0;
+  const double d_3_times_eps = value[32];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -438,18 +438,18 @@ struct step_reduce_4_scalars {
 
 [[maybe_unused]] step_reduce_4_scalars step_reduce_4_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 20;
-  const double beta1 = value[0];
-  const double beta2 = value[1];
-  const double weight_decay = value[2];
-  const double percentile_clipping = value[3];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const bool above_lr_c0 = value[11] != 0.0;
-  const double d_times_one_minus_beta1 = value[12];
-  const double d_times_d_times_one_minus_beta2 = value[13];
-  const bool moved_1 = value[16] != 0.0;
-  const double d_3_times_eps = value[17];
+  const double* const value = call.values + t.at(GROUP) * 35;
+  const double beta1 = value[1];
+  const double beta2 = value[2];
+  const double weight_decay = value[5];
+  const double percentile_clipping = value[10];
+  const double inverse_grad_scale = value[22];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[23];
+  const bool above_lr_c0 = value[26] != 0.0;
+  const double d_times_one_minus_beta1 = value[27];
+  const double d_times_d_times_one_minus_beta2 = value[28];
+  const bool moved_1 = value[31] != 0.0;
+  const double d_3_times_eps = value[32];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
@@ -624,26 +624,26 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 20;
-  const double beta1 = value[0];
-  const double beta2 = value[1];
-  const double weight_decay = value[2];
-  const double percentile_clipping = value[3];
-  const double max_unorm = value[4];
-  const double min_trust_ratio = value[5];
-  const double max_trust_ratio = value[6];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double rate_3 = value[9];
-  const double decay_3 = value[10];
-  const bool above_lr_c0 = value[11] != 0.0;
-  const double d_times_one_minus_beta1 = value[12];
-  const double d_times_d_times_one_minus_beta2 = value[13];
-  const double d_over_d0_times_pull_3 = value[14];
-  const bool moved_1 = value[16] != 0.0;
-  const double d_3_times_eps = value[17];
-  const double min_one_max_unorm = value[18];
-  const double param_1_factor = value[19];
+  const double* const value = call.values + t.at(GROUP) * 35;
+  const double beta1 = value[1];
+  const double beta2 = value[2];
+  const double weight_decay = value[5];
+  const double percentile_clipping = value[10];
+  const double max_unorm = value[11];
+  const double min_trust_ratio = value[12];
+  const double max_trust_ratio = value[13];
+  const double inverse_grad_scale = value[22];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[23];
+  const double rate_3 = value[24];
+  const double decay_3 = value[25];
+  const bool above_lr_c0 = value[26] != 0.0;
+  const double d_times_one_minus_beta1 = value[27];
+  const double d_times_d_times_one_minus_beta2 = value[28];
+  const double d_over_d0_times_pull_3 = value[29];
+  const bool moved_1 = value[31] != 0.0;
+  const double d_3_times_eps = value[32];
+  const double min_one_max_unorm = value[33];
+  const double param_1_factor = value[34];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =

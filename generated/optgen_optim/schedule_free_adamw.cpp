@@ -83,8 +83,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 16;
-  const double inverse_grad_scale = value[7];
+  const double* const value = call.values + t.at(GROUP) * 27;
+  const double inverse_grad_scale = value[18];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -134,9 +134,9 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 16;
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
+  const double* const value = call.values + t.at(GROUP) * 27;
+  const double inverse_grad_scale = value[18];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[19];
   return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -196,15 +196,15 @@ struct step_reduce_2_scalars {
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 16;
-  const double beta2 = value[0];
-  const double eps = value[1];
-  const double weight_decay = value[2];
-  const double percentile_clipping = value[3];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double one_minus_beta2 = value[11];
-  const double inverse_sqrt_one_minus_beta2_power_k_1 = value[12];
+  const double* const value = call.values + t.at(GROUP) * 27;
+  const double beta2 = value[2];
+  const double eps = value[3];
+  const double weight_decay = value[4];
+  const double percentile_clipping = value[9];
+  const double inverse_grad_scale = value[18];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[19];
+  const double one_minus_beta2 = value[22];
+  const double inverse_sqrt_one_minus_beta2_power_k_1 = value[23];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -312,15 +312,15 @@ struct step_reduce_3_scalars {
 
 [[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 16;
-  const double beta2 = value[0];
-  const double eps = value[1];
-  const double weight_decay = value[2];
-  const double percentile_clipping = value[3];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double one_minus_beta2 = value[11];
-  const double inverse_sqrt_one_minus_beta2_power_k_1 = value[12];
+  const double* const value = call.values + t.at(GROUP) * 27;
+  const double beta2 = value[2];
+  const double eps = value[3];
+  const double weight_decay = value[4];
+  const double percentile_clipping = value[9];
+  const double inverse_grad_scale = value[18];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[19];
+  const double one_minus_beta2 = value[22];
+  const double inverse_sqrt_one_minus_beta2_power_k_1 = value[23];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
@@ -473,23 +473,23 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 16;
-  const double beta2 = value[0];
-  const double eps = value[1];
-  const double weight_decay = value[2];
-  const double percentile_clipping = value[3];
-  const double max_unorm = value[4];
-  const double min_trust_ratio = value[5];
-  const double max_trust_ratio = value[6];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double rate_3 = value[9];
-  const double share_1 = value[10];
-  const double one_minus_beta2 = value[11];
-  const double inverse_sqrt_one_minus_beta2_power_k_1 = value[12];
-  const double min_one_max_unorm = value[13];
-  const double one_minus_share_1 = value[14];
-  const double rate_3_times_beta1_times_one_minus_share = value[15];
+  const double* const value = call.values + t.at(GROUP) * 27;
+  const double beta2 = value[2];
+  const double eps = value[3];
+  const double weight_decay = value[4];
+  const double percentile_clipping = value[9];
+  const double max_unorm = value[10];
+  const double min_trust_ratio = value[11];
+  const double max_trust_ratio = value[12];
+  const double inverse_grad_scale = value[18];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[19];
+  const double rate_3 = value[20];
+  const double share_1 = value[21];
+  const double one_minus_beta2 = value[22];
+  const double inverse_sqrt_one_minus_beta2_power_k_1 = value[23];
+  const double min_one_max_unorm = value[24];
+  const double one_minus_share_1 = value[25];
+  const double rate_3_times_beta1_times_one_minus_share = value[26];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
@@ -671,9 +671,9 @@ struct train_apply_scalars {
 
 [[maybe_unused]] train_apply_scalars train_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 2;
-  const bool equal_train_mode_c0 = value[0] != 0.0;
-  const double one_minus_beta1 = value[1];
+  const double* const value = call.values + t.at(GROUP) * 4;
+  const bool equal_train_mode_c0 = value[2] != 0.0;
+  const double one_minus_beta1 = value[3];
   return train_apply_scalars{equal_train_mode_c0, float(one_minus_beta1)};
 }
 
@@ -718,9 +718,9 @@ struct eval_apply_scalars {
 
 [[maybe_unused]] eval_apply_scalars eval_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 2;
-  const bool equal_train_mode_one = value[0] != 0.0;
-  const double one_minus_inverse_beta1 = value[1];
+  const double* const value = call.values + t.at(GROUP) * 4;
+  const bool equal_train_mode_one = value[2] != 0.0;
+  const double one_minus_inverse_beta1 = value[3];
   return eval_apply_scalars{equal_train_mode_one, float(one_minus_inverse_beta1)};
 }
 

@@ -74,8 +74,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double inverse_grad_scale = value[5];
+  const double* const value = call.values + t.at(GROUP) * 23;
+  const double inverse_grad_scale = value[16];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -125,9 +125,9 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double inverse_grad_scale = value[5];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[6];
+  const double* const value = call.values + t.at(GROUP) * 23;
+  const double inverse_grad_scale = value[16];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[17];
   return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -183,11 +183,11 @@ struct step_reduce_2_scalars {
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double weight_decay = value[0];
-  const double percentile_clipping = value[1];
-  const double inverse_grad_scale = value[5];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[6];
+  const double* const value = call.values + t.at(GROUP) * 23;
+  const double weight_decay = value[2];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[16];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[17];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -279,11 +279,11 @@ struct step_reduce_3_scalars {
 
 [[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double weight_decay = value[0];
-  const double percentile_clipping = value[1];
-  const double inverse_grad_scale = value[5];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[6];
+  const double* const value = call.values + t.at(GROUP) * 23;
+  const double weight_decay = value[2];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[16];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[17];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
@@ -400,19 +400,19 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double weight_decay = value[0];
-  const double percentile_clipping = value[1];
-  const double max_unorm = value[2];
-  const double min_trust_ratio = value[3];
-  const double max_trust_ratio = value[4];
-  const double inverse_grad_scale = value[5];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[6];
-  const double rate_3 = value[7];
-  const double share_1 = value[8];
-  const double min_one_max_unorm = value[9];
-  const double one_minus_share_1 = value[10];
-  const double rate_3_times_momentum_times_one_minus_sh = value[11];
+  const double* const value = call.values + t.at(GROUP) * 23;
+  const double weight_decay = value[2];
+  const double percentile_clipping = value[7];
+  const double max_unorm = value[8];
+  const double min_trust_ratio = value[9];
+  const double max_trust_ratio = value[10];
+  const double inverse_grad_scale = value[16];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[17];
+  const double rate_3 = value[18];
+  const double share_1 = value[19];
+  const double min_one_max_unorm = value[20];
+  const double one_minus_share_1 = value[21];
+  const double rate_3_times_momentum_times_one_minus_sh = value[22];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
@@ -570,9 +570,9 @@ struct train_apply_scalars {
 
 [[maybe_unused]] train_apply_scalars train_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 2;
-  const bool equal_train_mode_c0 = value[0] != 0.0;
-  const double one_minus_momentum = value[1];
+  const double* const value = call.values + t.at(GROUP) * 4;
+  const bool equal_train_mode_c0 = value[2] != 0.0;
+  const double one_minus_momentum = value[3];
   return train_apply_scalars{equal_train_mode_c0, float(one_minus_momentum)};
 }
 
@@ -617,9 +617,9 @@ struct eval_apply_scalars {
 
 [[maybe_unused]] eval_apply_scalars eval_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 2;
-  const bool equal_train_mode_one = value[0] != 0.0;
-  const double one_minus_inverse_momentum = value[1];
+  const double* const value = call.values + t.at(GROUP) * 4;
+  const bool equal_train_mode_one = value[2] != 0.0;
+  const double one_minus_inverse_momentum = value[3];
   return eval_apply_scalars{equal_train_mode_one, float(one_minus_inverse_momentum)};
 }
 

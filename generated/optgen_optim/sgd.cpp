@@ -77,8 +77,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double inverse_grad_scale = value[7];
+  const double* const value = call.values + t.at(GROUP) * 16;
+  const double inverse_grad_scale = value[11];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -128,9 +128,9 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
+  const double* const value = call.values + t.at(GROUP) * 16;
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
   return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -189,13 +189,13 @@ struct step_reduce_2_scalars {
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 16;
   const double momentum = value[1];
-  const double weight_decay = value[2];
-  const double percentile_clipping = value[3];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double one_minus_dampening = value[9];
+  const double weight_decay = value[3];
+  const double percentile_clipping = value[5];
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  const double one_minus_dampening = value[13];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -311,13 +311,13 @@ struct step_reduce_3_scalars {
 
 [[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 16;
   const double momentum = value[1];
-  const double weight_decay = value[2];
-  const double percentile_clipping = value[3];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double one_minus_dampening = value[9];
+  const double weight_decay = value[3];
+  const double percentile_clipping = value[5];
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  const double one_minus_dampening = value[13];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
@@ -482,19 +482,19 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 12;
+  const double* const value = call.values + t.at(GROUP) * 16;
   const double lr = value[0];
   const double momentum = value[1];
-  const double weight_decay = value[2];
-  const double percentile_clipping = value[3];
-  const double max_unorm = value[4];
-  const double min_trust_ratio = value[5];
-  const double max_trust_ratio = value[6];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double one_minus_dampening = value[9];
-  const double min_one_max_unorm = value[10];
-  const double one_minus_lr_times_weight_decay = value[11];
+  const double weight_decay = value[3];
+  const double percentile_clipping = value[5];
+  const double max_unorm = value[6];
+  const double min_trust_ratio = value[7];
+  const double max_trust_ratio = value[8];
+  const double inverse_grad_scale = value[11];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[12];
+  const double one_minus_dampening = value[13];
+  const double min_one_max_unorm = value[14];
+  const double one_minus_lr_times_weight_decay = value[15];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =

@@ -56,8 +56,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 13;
-  const double inverse_grad_scale = value[7];
+  const double* const value = call.values + t.at(GROUP) * 19;
+  const double inverse_grad_scale = value[13];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -107,9 +107,9 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 13;
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
+  const double* const value = call.values + t.at(GROUP) * 19;
+  const double inverse_grad_scale = value[13];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[14];
   return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -168,14 +168,14 @@ struct step_reduce_2_scalars {
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 13;
+  const double* const value = call.values + t.at(GROUP) * 19;
   const double beta1 = value[1];
-  const double eps = value[2];
-  const double percentile_clipping = value[3];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double one_minus_beta1 = value[9];
-  const double rho_times_bs = value[10];
+  const double eps = value[3];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[13];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[14];
+  const double one_minus_beta1 = value[15];
+  const double rho_times_bs = value[16];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -281,14 +281,14 @@ struct step_reduce_3_scalars {
 
 [[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 13;
+  const double* const value = call.values + t.at(GROUP) * 19;
   const double beta1 = value[1];
-  const double eps = value[2];
-  const double percentile_clipping = value[3];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double one_minus_beta1 = value[9];
-  const double rho_times_bs = value[10];
+  const double eps = value[3];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[13];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[14];
+  const double one_minus_beta1 = value[15];
+  const double rho_times_bs = value[16];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
@@ -441,20 +441,20 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 13;
+  const double* const value = call.values + t.at(GROUP) * 19;
   const double lr = value[0];
   const double beta1 = value[1];
-  const double eps = value[2];
-  const double percentile_clipping = value[3];
-  const double max_unorm = value[4];
-  const double min_trust_ratio = value[5];
-  const double max_trust_ratio = value[6];
-  const double inverse_grad_scale = value[7];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[8];
-  const double one_minus_beta1 = value[9];
-  const double rho_times_bs = value[10];
-  const double min_one_max_unorm = value[11];
-  const double one_minus_lr_times_weight_decay = value[12];
+  const double eps = value[3];
+  const double percentile_clipping = value[7];
+  const double max_unorm = value[8];
+  const double min_trust_ratio = value[9];
+  const double max_trust_ratio = value[10];
+  const double inverse_grad_scale = value[13];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[14];
+  const double one_minus_beta1 = value[15];
+  const double rho_times_bs = value[16];
+  const double min_one_max_unorm = value[17];
+  const double one_minus_lr_times_weight_decay = value[18];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
@@ -623,8 +623,8 @@ struct update_hessian_reduce_0_scalars {
 
 [[maybe_unused]] update_hessian_reduce_0_scalars update_hessian_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 5;
-  const double inverse_grad_scale = value[2];
+  const double* const value = call.values + t.at(GROUP) * 8;
+  const double inverse_grad_scale = value[5];
   return update_hessian_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -674,9 +674,9 @@ struct update_hessian_reduce_1_scalars {
 
 [[maybe_unused]] update_hessian_reduce_1_scalars update_hessian_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 5;
-  const double inverse_grad_scale = value[2];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[3];
+  const double* const value = call.values + t.at(GROUP) * 8;
+  const double inverse_grad_scale = value[5];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[6];
   return update_hessian_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -733,12 +733,12 @@ struct update_hessian_reduce_2_scalars {
 
 [[maybe_unused]] update_hessian_reduce_2_scalars update_hessian_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 5;
+  const double* const value = call.values + t.at(GROUP) * 8;
   const double beta2 = value[0];
-  const double percentile_clipping = value[1];
-  const double inverse_grad_scale = value[2];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[3];
-  const double one_minus_beta2 = value[4];
+  const double percentile_clipping = value[2];
+  const double inverse_grad_scale = value[5];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[6];
+  const double one_minus_beta2 = value[7];
   const double step = steps_of(t);
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -836,12 +836,12 @@ struct update_hessian_apply_scalars {
 
 [[maybe_unused]] update_hessian_apply_scalars update_hessian_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 5;
+  const double* const value = call.values + t.at(GROUP) * 8;
   const double beta2 = value[0];
-  const double percentile_clipping = value[1];
-  const double inverse_grad_scale = value[2];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[3];
-  const double one_minus_beta2 = value[4];
+  const double percentile_clipping = value[2];
+  const double inverse_grad_scale = value[5];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[6];
+  const double one_minus_beta2 = value[7];
   const double step = steps_of(t);
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};

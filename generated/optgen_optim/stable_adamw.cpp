@@ -67,8 +67,8 @@ struct step_reduce_0_scalars {
 
 [[maybe_unused]] step_reduce_0_scalars step_reduce_0_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 14;
-  const double inverse_grad_scale = value[10];
+  const double* const value = call.values + t.at(GROUP) * 17;
+  const double inverse_grad_scale = value[13];
   return step_reduce_0_scalars{float(inverse_grad_scale)};
 }
 
@@ -118,9 +118,9 @@ struct step_reduce_1_scalars {
 
 [[maybe_unused]] step_reduce_1_scalars step_reduce_1_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 14;
-  const double inverse_grad_scale = value[10];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
+  const double* const value = call.values + t.at(GROUP) * 17;
+  const double inverse_grad_scale = value[13];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[14];
   return step_reduce_1_scalars{float(inverse_grad_scale), float(min_one_max_grad_norm_over_sqrt_global_s)};
 }
 
@@ -179,13 +179,13 @@ struct step_reduce_2_scalars {
 
 [[maybe_unused]] step_reduce_2_scalars step_reduce_2_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 14;
+  const double* const value = call.values + t.at(GROUP) * 17;
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
-  const double percentile_clipping = value[6];
-  const double inverse_grad_scale = value[10];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[13];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[14];
   const double step = steps_of(t) + 1.0;
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
@@ -271,7 +271,7 @@ void step_reduce_2_chunk(
     }
   }
   call.partials[c.index * 8 + 1] = squares_grad_8;
-  call.partials[c.index * 8 + 3] = sum_reduced_2;
+  call.partials[c.index * 8 + 2] = sum_reduced_2;
 }
 
 void step_reduce_2_finish(
@@ -279,7 +279,7 @@ void step_reduce_2_finish(
   if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, 8, 1));
   if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
-    put(call.reduced[t.index * 8 + 3], finished_sum(call, t, 8, 3));
+    put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));
 }
 
 // step, pass 4 of 5: reduces
@@ -298,20 +298,20 @@ struct step_reduce_3_scalars {
 
 [[maybe_unused]] step_reduce_3_scalars step_reduce_3_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 14;
+  const double* const value = call.values + t.at(GROUP) * 17;
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
-  const double percentile_clipping = value[6];
-  const double inverse_grad_scale = value[10];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
-  const double eps_times_eps = value[12];
+  const double percentile_clipping = value[7];
+  const double inverse_grad_scale = value[13];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[14];
+  const double eps_times_eps = value[15];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
-  const double sum_reduced_2 = call.reduced[t.index * 8 + 3];
+  const double sum_reduced_2 = call.reduced[t.index * 8 + 2];
   // gnorm = norm(grad)
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
@@ -432,8 +432,8 @@ void step_reduce_3_chunk(
       begin = segment.end;
     }
   }
-  call.partials[c.index * 8 + 2] = sum_reduced_1;
-  call.partials[c.index * 8 + 3] = sum_reduced_2;
+  call.partials[c.index * 8 + 3] = sum_reduced_1;
+  call.partials[c.index * 8 + 2] = sum_reduced_2;
   call.partials[c.index * 8 + 4] = squares_param;
   call.partials[c.index * 8 + 5] = squares_update_3;
   call.partials[c.index * 8 + 6] = from_bits(exp_avg_largest);
@@ -442,9 +442,9 @@ void step_reduce_3_chunk(
 
 void step_reduce_3_finish(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));
+  put(call.reduced[t.index * 8 + 3], finished_sum(call, t, 8, 3));
   if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
-    put(call.reduced[t.index * 8 + 3], finished_sum(call, t, 8, 3));
+    put(call.reduced[t.index * 8 + 2], finished_sum(call, t, 8, 2));
   if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 8 + 4], finished_sum(call, t, 8, 4));
   if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 8 + 5], finished_sum(call, t, 8, 5));
   if (exp_avg_tensorwise) put(call.reduced[t.index * 8 + 6], finished_max(call, t, 8, 6));
@@ -473,27 +473,27 @@ struct step_apply_scalars {
 
 [[maybe_unused]] step_apply_scalars step_apply_prepare(
     [[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  const double* const value = call.values + t.at(GROUP) * 14;
+  const double* const value = call.values + t.at(GROUP) * 17;
   const double lr = value[0];
   const double beta1 = value[1];
   const double beta2 = value[2];
   const double eps = value[3];
   const double weight_decay = value[4];
   const double max_lr = value[5];
-  const double percentile_clipping = value[6];
-  const double max_unorm = value[7];
-  const double min_trust_ratio = value[8];
-  const double max_trust_ratio = value[9];
-  const double inverse_grad_scale = value[10];
-  const double min_one_max_grad_norm_over_sqrt_global_s = value[11];
-  const double min_one_max_unorm = value[13];
+  const double percentile_clipping = value[7];
+  const double max_unorm = value[8];
+  const double min_trust_ratio = value[9];
+  const double max_trust_ratio = value[10];
+  const double inverse_grad_scale = value[13];
+  const double min_one_max_grad_norm_over_sqrt_global_s = value[14];
+  const double min_one_max_unorm = value[16];
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
-  const double sum_reduced_1 = call.reduced[t.index * 8 + 2];
-  const double sum_reduced_2 = call.reduced[t.index * 8 + 3];
+  const double sum_reduced_2 = call.reduced[t.index * 8 + 2];
+  const double sum_reduced_1 = call.reduced[t.index * 8 + 3];
   const double squares_param = call.reduced[t.index * 8 + 4];
   const double squares_update_3 = call.reduced[t.index * 8 + 5];
   const double exp_avg_largest = call.reduced[t.index * 8 + 6];

@@ -298,7 +298,7 @@ __device__ __forceinline__ void step_reduce_2_chunk(
   if (threadIdx.x == 0) {
     if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
       call.partials[c.index * 8 + 1] = shared.partial.sum(0);
-    if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) call.partials[c.index * 8 + 3] = shared.partial.sum(1);
+    if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb)) call.partials[c.index * 8 + 2] = shared.partial.sum(1);
   }
   __syncthreads();
 }
@@ -307,7 +307,7 @@ __device__ void step_reduce_2_end([[maybe_unused]] const Call& call, [[maybe_unu
   if (!cautious || (!max_unorm_above_0 && !trust_ratio_is_lamb))
     put(call.reduced[t.index * 8 + 1], finished_sum(call, t, false, 8, 1));
   if (cautious && (max_unorm_above_0 || trust_ratio_is_lamb))
-    put(call.reduced[t.index * 8 + 3], finished_sum(call, t, false, 8, 3));
+    put(call.reduced[t.index * 8 + 2], finished_sum(call, t, false, 8, 2));
 }
 
 // step, pass 4 of 5: reduces
@@ -343,7 +343,7 @@ struct step_reduce_3_scalars {
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
-  const double sum_reduced_2 = call.reduced[t.index * 8 + 3];
+  const double sum_reduced_2 = call.reduced[t.index * 8 + 2];
   // gnorm = norm(grad)
   const double gnorm_1 = optgen::sqrt(squares_grad_8);
   // gnorm_vec = push(gnorm_vec, gnorm * gnorm)
@@ -475,8 +475,8 @@ __device__ __forceinline__ void step_reduce_3_chunk(
   if (exp_avg_sq_tensorwise) shared.partial.add_max(5, exp_avg_sq_largest);
   __syncthreads();
   if (threadIdx.x == 0) {
-    call.partials[c.index * 8 + 2] = shared.partial.sum(0);
-    if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) call.partials[c.index * 8 + 3] = shared.partial.sum(1);
+    call.partials[c.index * 8 + 3] = shared.partial.sum(0);
+    if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb) call.partials[c.index * 8 + 2] = shared.partial.sum(1);
     if (max_unorm_above_0 || trust_ratio_is_lamb) call.partials[c.index * 8 + 4] = shared.partial.sum(2);
     if (max_unorm_above_0 || trust_ratio_is_lamb) call.partials[c.index * 8 + 5] = shared.partial.sum(3);
     if (exp_avg_tensorwise) call.partials[c.index * 8 + 6] = shared.partial.largest(4);
@@ -486,9 +486,9 @@ __device__ __forceinline__ void step_reduce_3_chunk(
 }
 
 __device__ void step_reduce_3_end([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
-  put(call.reduced[t.index * 8 + 2], finished_sum(call, t, false, 8, 2));
+  put(call.reduced[t.index * 8 + 3], finished_sum(call, t, false, 8, 3));
   if (cautious && !max_unorm_above_0 && !trust_ratio_is_lamb)
-    put(call.reduced[t.index * 8 + 3], finished_sum(call, t, false, 8, 3));
+    put(call.reduced[t.index * 8 + 2], finished_sum(call, t, false, 8, 2));
   if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 8 + 4], finished_sum(call, t, false, 8, 4));
   if (max_unorm_above_0 || trust_ratio_is_lamb) put(call.reduced[t.index * 8 + 5], finished_sum(call, t, false, 8, 5));
   if (exp_avg_tensorwise) put(call.reduced[t.index * 8 + 6], finished_max(call, t, false, 8, 6));
@@ -540,8 +540,8 @@ struct step_apply_scalars {
   const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(AT_GNORM_VEC)) : Window<100>{};
   const double squares_grad_8 = call.reduced[t.index * 8 + 1];
-  const double sum_reduced_1 = call.reduced[t.index * 8 + 2];
-  const double sum_reduced_2 = call.reduced[t.index * 8 + 3];
+  const double sum_reduced_2 = call.reduced[t.index * 8 + 2];
+  const double sum_reduced_1 = call.reduced[t.index * 8 + 3];
   const double squares_param = call.reduced[t.index * 8 + 4];
   const double squares_update_3 = call.reduced[t.index * 8 + 5];
   const double exp_avg_largest = call.reduced[t.index * 8 + 6];

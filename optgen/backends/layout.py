@@ -233,7 +233,7 @@ def _element(text: str, indent: int) -> list[str]:
     body = text.removesuffix(",")
     if indent + len(text) <= WIDTH:
         return [text]
-    function = re.match(r"(\w+=)?lambda f: ", body)
+    function = re.match(r"(\w+=)?lambda \w+: ", body)
     if function is not None:
         return [f"{function.group()}(", *_inner(_operands(body[function.end() :], indent + 4)), f"){comma}"]
     place = _bracket(body)

@@ -27,7 +27,7 @@ from optgen.prose import Prose
 from optgen.spec.checks import is_offered
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
-from optgen.spec.model import Hyperparameter, Method, Option, Refused, Spec, State
+from optgen.spec.model import Hyperparameter, Method, Option, Refused, Shared, Spec, State
 from optgen.spec.model import Input as GivenInput
 from optgen.spec.names import FACTS, RESERVED, TARGET
 from optgen.spec.source import SourceText
@@ -68,6 +68,7 @@ class Family:
         equations: The text of each block, for people.
         stages: The text of the shared stages before `step` and before `apply`, by the name of that block.
         functions: Those that its own blocks call, and those that these call.
+        shared: What all rules are offered.
     """
 
     spec: Spec
@@ -86,6 +87,7 @@ class Family:
     stages: Mapping[str, Prose]
     functions: tuple[Function, ...]
     has_update: bool
+    shared: Shared
 
     @property
     def name(self) -> str:
@@ -227,6 +229,7 @@ class _FamilyBuilder:
             stages={"step": Prose(shared.grad), "apply": Prose(shared.update if self.has_update else "")},
             functions=tuple(reached(self.scope.library.functions, *trees)),
             has_update=self.has_update,
+            shared=self.shared.shared,
         )
 
     def _check_case(self) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.parser import node_location, parse_expression
 from optgen.prose import Prose
-from optgen.spec.messages import message_fields
 from optgen.spec.model import Refused
 from optgen.spec.source import SourceText
 
@@ -43,15 +42,15 @@ class Refusal:
         condition: Python over `o`, the settings.
         exception: The exception's name.
         message: A format string over the settings and `name`, the class.
-        parts: How parts of settings that the message shows are read, as `o["betas"][0]`.
         on: `construct`, or the block before which it is looked at.
+        name: What the table of classes calls it.
     """
 
     condition: str
     exception: str
     message: Prose
-    parts: Mapping[str, str]
     on: str
+    name: str = ""
 
 
 def build_refusal(
@@ -76,9 +75,7 @@ def build_refusal(
             message = f"`{part.id}` is not a setting"
             reporter.error("undefined-name", message, node_location(text, part), suggest(part.id, list(settings)))
             return None
-    reads = {name: settings[name] for name in message_fields(refused.message.raw) if name in settings}
-    parts = {name: read for name, read in reads.items() if read != f'o["{name}"]'}
-    return Refusal(ast.unparse(_Reader(settings).visit(node)), refused.raises, refused.message, parts, refused.on)
+    return Refusal(ast.unparse(_Reader(settings).visit(node)), refused.raises, refused.message, refused.on)
 
 
 class _Reader(ast.NodeTransformer):

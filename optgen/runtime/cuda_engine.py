@@ -148,7 +148,7 @@ class CudaEngine(KernelEngine):
 
     def take(self, values: HostValues) -> None:
         """Bring the gradients' addresses and the settings to the device, if they are not there already."""
-        flat = list(chain.from_iterable(values.inputs))
+        flat = list(chain.from_iterable(row.values() for row in values.inputs))
         numbers = array("q", self.addresses)
         numbers.frombytes(array("d", [0.0 if isinstance(x, Tensor) else x for x in flat]).tobytes())
         table = self._recorded_table(numbers) if self.gpu.is_capturing() else self._current_table(numbers)

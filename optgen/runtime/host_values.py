@@ -2,14 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, cached_property
+from typing import Any
 
 from torch import Tensor
 
-from optgen.runtime.rule import Block, Settings
+from optgen.runtime import torch_math as m
+from optgen.runtime.rule import Block, Rule, Settings
 
 Sums = Mapping[str, float | Tensor]
+
+
+def given(
+    rule: Rule, names: Iterable[str], settings: Settings, sums: Sums, elements: float
+) -> dict[str, float | Tensor]:
+    """Numbers of a group and sums over all parameters by name; tensors on a GPU are unread.
+
+    Args:
+        settings: Those of a group, with its states and the inputs of the step.
+        elements: Elements of all parameters, which are called `total_numel`.
+    """
+    result: dict[str, float | Tensor] = {}
+    for name in names:
+        source = rule.sources.get(name)
+        if source is None:
+            result[name] = elements if name == "total_numel" else sums.get(name, m.NAN)
+        else:
+            value, part = settings.get(source[0]), source[1]
+            result[name] = m.unread(value if part is None or value is None else value[part])
+    return result
+
+
+def evaluated(
+    rule: Rule, function: Callable[..., dict[str, float]], settings: Settings, numbers: Mapping[str, float]
+) -> dict[str, float]:
+    """What a function of the host returns for a group.
+
+    Args:
+        numbers: What it may be given.
+    """
+    arguments = {parameter: numbers[name] for parameter, name in parameters(function).items()}
+    if "f" in function.__annotations__:
+        arguments["f"] = rule.flags(settings, 0, 0, 0, frozenset())
+    return function(**arguments)
+
+
+def committed(
+    rule: Rule, function: Callable[..., dict[str, float]], settings: Settings, sums: Sums, elements: float
+) -> dict[str, float]:
+    """New values of the states of a group, and of those of the optimizer."""
+    inputs = given(rule, parameters(function).values(), settings, sums, elements)
+    return evaluated(rule, function, settings, {name: m.number(value) for name, value in inputs.items()})
+
+
+@cache
+def parameters(function: Callable[..., Any]) -> Mapping[str, str]:
+    """The numbers that a function of the host is given: parameters with their names in equations, as `f_value`: f."""
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount]
+    return {name: name.removesuffix("_value") for name in names if name != "f"}
 
 
 class HostValues:
@@ -21,8 +73,8 @@ class HostValues:
         elements: Elements of all parameters.
     """
 
-    def __init__(self, block: Block, rows: Sequence[Settings], sums: Sums, elements: float) -> None:
-        self.block, self.rows, self.sums, self.elements = block, rows, sums, elements
+    def __init__(self, rule: Rule, block: Block, rows: Sequence[Settings], sums: Sums, elements: float) -> None:
+        self.rule, self.block, self.rows, self.sums, self.elements = rule, block, rows, sums, elements
 
     @cached_property
     def numbers(self) -> dict[str, float]:
@@ -30,11 +82,17 @@ class HostValues:
         return {name: float(value) for name, value in self.sums.items()}
 
     @cached_property
-    def computed(self) -> list[tuple[float, ...]]:
-        """The values that passes read, computed by the host: a row for every settings."""
-        return [self.block.values(row, self.numbers, self.elements) for row in self.rows]
+    def computed(self) -> list[dict[str, float]]:
+        """The values that passes read, by name in the order of kernels: what others follow from, then these."""
+        result, function = [], self.block.values
+        for row, inputs in zip(self.rows, self.inputs, strict=True):
+            numbers = {name: m.number(value) for name, value in inputs.items()}
+            derived = {} if function is None else evaluated(self.rule, function, row, numbers)
+            result.append(numbers | derived)
+        return result
 
     @cached_property
-    def inputs(self) -> list[tuple[float | Tensor, ...]]:
+    def inputs(self) -> list[dict[str, float | Tensor]]:
         """What those values follow from, for a target that computes them itself; tensors stay unread."""
-        return [self.block.inputs(row, self.sums, self.elements) for row in self.rows]
+        names = self.block.reads.split()
+        return [given(self.rule, names, row, self.sums, self.elements) for row in self.rows]

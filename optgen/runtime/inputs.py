@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ class Inputs:
 NO_INPUTS = Inputs()
 
 
-def read_inputs(optimizer: Any, names: tuple[str, ...]) -> Inputs:
+def read_inputs(optimizer: Any, names: Iterable[str]) -> Inputs:
     """What is set on an optimizer at present.
 
     Raises:

@@ -15,16 +15,18 @@ from optgen.runtime.capture import check_capture, is_capturing, place_lr
 from optgen.runtime.checkpoints import adopt_entry
 from optgen.runtime.codec_marks import as_checkpoint
 from optgen.runtime.counts import Count
+from optgen.runtime.documentation import document
 from optgen.runtime.engines import Prepared, agreed, prepare
 from optgen.runtime.fitting import fitting
 from optgen.runtime.handles import make_handle
+from optgen.runtime.host_values import committed
 from optgen.runtime.in_backward import InBackward, attach, check_free, check_settings
 from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.interrupts import Uninterrupted
 from optgen.runtime.loans import wait_for_host
 from optgen.runtime.overrides import enlist, registered, with_registered
 from optgen.runtime.parameters import StaleError, as_list, check_names, check_parameter, check_twice, unnamed
-from optgen.runtime.rule import Rule, Settings, State
+from optgen.runtime.rule import Refusal, Rule, Settings, State
 from optgen.runtime.run_passes import run_passes
 from optgen.runtime.settings import (
     SCHEDULED,
@@ -60,12 +62,14 @@ class Optimizer(torch.optim.Optimizer):
         fixed: Settings that the class fixes.
         bits: Bits that the class stores its states in, or None if the user says.
         given_bits: The `optim_bits` that a class with `bits` of its own takes, which is its default.
+        refusals: What the class rejects, beside what its rule does.
     """
 
     rule: ClassVar[Rule]
     fixed: ClassVar[Mapping[str, Any]] = {}
     bits: ClassVar[int | None] = None
     given_bits: ClassVar[int] = 32
+    refusals: ClassVar[tuple[Refusal, ...]] = ()
     _step_supports_amp_scaling: ClassVar[bool] = False  # torch.amp.GradScaler asks for it
     _kept: tuple[Prepared, ...] = ()  # the last steps' engines, newest first
     _captured: tuple[Prepared, ...] = ()  # engines of steps that graphs have recorded: replays need their memory
@@ -76,6 +80,7 @@ class Optimizer(torch.optim.Optimizer):
     def __init_subclass__(cls, **keywords: Any) -> None:
         """A class whose rule reads `grad_scale` unscales gradients itself; for others torch.amp.GradScaler does."""
         super().__init_subclass__(**keywords)
+        document(cls)
         rule: Rule | None = getattr(cls, "rule", None)
         cls._step_supports_amp_scaling = rule is not None and "grad_scale" in rule.inputs
 
@@ -109,9 +114,8 @@ class Optimizer(torch.optim.Optimizer):
 
     @classmethod
     def _refuse(cls, settings: Mapping[str, Any]) -> None:
-        """Raise for combinations that the rule or the class rejects; classes add their own."""
-        if cls.rule.refuse is not None:
-            cls.rule.refuse(cls.__name__, settings)
+        """Raise for combinations that the rule or the class rejects."""
+        cls.rule.refuse(cls.__name__, settings, (*cls.refusals, *cls.rule.refusals))
         if settings.get("fused_backward"):
             check_settings(cls.__name__, cls.rule, settings)
 
@@ -304,9 +308,8 @@ class Optimizer(torch.optim.Optimizer):
         """
         name = type(self).__name__
         declared = self.rule.blocks[block]
-        if declared.refuse is not None:
-            for group in self.param_groups:
-                declared.refuse(name, group)
+        for group in self.param_groups:
+            self.rule.refuse(name, group, declared.refusals)
         for group in self.param_groups:
             if group.get("capturable"):
                 place_lr(name, group)
@@ -325,7 +328,7 @@ class Optimizer(torch.optim.Optimizer):
         if is_capturing():
             self._captured = (*self._captured, prepared)
         with Uninterrupted(prepared.at_once and declared.commit is None):
-            values = run_passes(prepared, block, declared, settings)
+            values = run_passes(prepared, self.rule, block, settings)
             if declared.commit is not None:
                 self._commit(declared.commit, inputs, values.numbers, prepared.elements)
 
@@ -374,7 +377,8 @@ class Optimizer(torch.optim.Optimizer):
         self, commit: Callable[..., dict[str, float]], inputs: Inputs, sums: Mapping[str, float], elements: float
     ) -> None:
         """Store group and global states; the first group decides for the optimizer."""
-        results = [commit({**group, **inputs.values}, sums, elements) for group in self.param_groups]
+        rows = [{**group, **inputs.values} for group in self.param_groups]
+        results = [committed(self.rule, commit, row, sums, elements) for row in rows]
         for group, result in zip(self.param_groups, results, strict=True):
             for key, value in result.items():
                 shared = self.rule.states[key].kind == "global"

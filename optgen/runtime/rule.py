@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 Settings = Mapping[str, Any]
-Flags = Any  # the rule's own NamedTuple of truth values
+Flags = Any  # a NamedTuple of truth values, one for every flag of the rule
 Live = Callable[[Any], bool]
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def always(flags: Flags) -> bool:
@@ -20,43 +22,58 @@ def always(flags: Flags) -> bool:
     return True
 
 
+def no_flags(settings: Settings, *facts: object) -> Mapping[str, bool]:
+    """The flags of what has none."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A number the user sets, and what it may be."""
+    """A number the user sets.
+
+    Attributes:
+        range: What it may be, as `[0, 1)`; a round bracket leaves the end out.
+        label: What messages call it; empty is `NAME value`.
+        parts: The names of its numbers, if it is a tuple of several.
+        scope: `group`, or `global` where all groups have the same.
+        decides: Whether it decides which kernels serve or what is refused, so that the host must know it.
+        doc: What it does, where several rules have it.
+    """
 
     name: str
-    low: float
-    high: float
-    low_open: bool = False
-    high_open: bool = False
+    range: str
     label: str = ""
     parts: tuple[str, ...] = ()
     optional: bool = False
     integer: bool = False
     scope: str = "group"
+    decides: bool = False
+    doc: str = ""
 
     def __str__(self) -> str:
-        """The range, as `[0, 1)`."""
-        left, right = "(" if self.low_open else "[", ")" if self.high_open else "]"
-        return f"{left}{_plain(self.low)}, {_plain(self.high)}{right}"
+        """The range."""
+        return self.range
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        low, high = self.range[1:-1].split(", ")
+        return float(low), float(high)
 
     def contains(self, value: float) -> bool:
         """Whether a number is in range; NaN never is."""
-        above = value > self.low if self.low_open else value >= self.low
-        below = value < self.high if self.high_open else value <= self.high
+        low, high = self._ends
+        above = value > low if self.range[0] == "(" else value >= low
+        below = value < high if self.range[-1] == ")" else value <= high
         return above and below
-
-
-def _plain(value: float) -> str:
-    return str(int(value)) if value.is_integer() else str(value)
 
 
 @dataclass(frozen=True)
 class Option:
-    """A flag, or one of several choices."""
+    """A flag, or one of several choices; `doc` says what it does, where several rules have it."""
 
     name: str
     choices: tuple[bool | int | str | None, ...] | None = None
+    doc: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,7 @@ class State:
     """
 
     name: str
-    kind: str
+    kind: str = "element"
     signed: bool = True
     codecs: tuple[str, ...] = ("fp32",)
     stored_as: str | None = None
@@ -85,19 +102,34 @@ class State:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A combination of settings that is refused.
+
+    Attributes:
+        when: Whether these settings are.
+        message: A format string over the settings, the parts of tuples, and `name`, the class.
+        error: What is raised.
+    """
+
+    when: Callable[[Settings], bool]
+    message: str
+    error: type[Exception] = ValueError
+
+
+@dataclass(frozen=True)
 class Partial:
     """A result of a pass, to which every part of a tensor adds.
 
     Attributes:
+        live: Whether the pass makes it, where it is run.
         over: tensor, row or col: of which it is one number each.
         op: sum or max.
-        live: Whether the pass makes it, where it is run.
     """
 
     name: str
-    over: str
-    op: str
-    live: Live
+    live: Live = always
+    over: str = "tensor"
+    op: str = "sum"
 
 
 @dataclass(frozen=True)
@@ -107,20 +139,29 @@ class Pass:
     Attributes:
         function: Its name in every target.
         live: When it is run.
-        reductions: What it reduces to one number per tensor.
-        rows: How many sums of rows it makes.
-        cols: How many sums of columns.
         scalars: How many values below element kind it hands to its elements.
-        partials: All that it reduces, rows and columns included.
+        partials: All that it reduces.
     """
 
     function: str
     live: Live
-    reductions: tuple[str, ...] = ()
-    rows: int = 0
-    cols: int = 0
     scalars: int = 0
     partials: tuple[Partial, ...] = ()
+
+    @cached_property
+    def reductions(self) -> tuple[str, ...]:
+        """What it reduces to one number per tensor."""
+        return tuple(partial.name for partial in self.partials if partial.over == "tensor")
+
+    @cached_property
+    def rows(self) -> int:
+        """How many sums of rows it makes."""
+        return sum(partial.over == "row" for partial in self.partials)
+
+    @cached_property
+    def cols(self) -> int:
+        """How many sums of columns."""
+        return sum(partial.over == "col" for partial in self.partials)
 
 
 @dataclass(frozen=True)
@@ -137,62 +178,154 @@ class Block:
     """A block of a rule.
 
     Attributes:
-        values: Evaluates what is the same for a group: (settings, sums over all parameters, their elements) -> floats.
-        inputs: What those values follow from, where tensors on a GPU stay unread: same arguments.
-        names: The names of those values.
-        commit: New values of group and global states.
-        reductions: Every reduction to one number per tensor, in the order of their results.
+        reads: What the step reads that is the same for a group: names of hyperparameters, inputs, states of the group
+            and sums over all parameters, with spaces between them.
+        values: What passes read that follows from these, by name; its parameters say from which.
+        commit: New values of group and global states, likewise.
         sums: Sums over all parameters: (name, operator, reduction).
-        refuse: Raises where the block may not run: (class name, settings).
+        refusals: Settings and states of a group with which the block may not run.
         grads: Whether the block runs over parameters that have a gradient, rather than over those that have states.
         line_sums: Whether numbers of rows, columns or matrices are summed over the tensor.
         counts: Whether anything depends on a parameter's position in its group.
     """
 
     passes: tuple[Pass, ...]
-    values: Callable[[Settings, Mapping[str, float], float], tuple[float, ...]]
-    inputs: Callable[[Settings, Mapping[str, Any], float], tuple[Any, ...]]
-    names: tuple[str, ...]
-    commit: Callable[[Settings, Mapping[str, float], float], dict[str, float]] | None = None
-    reductions: tuple[str, ...] = ()
+    reads: str = ""
+    values: Callable[..., dict[str, float]] | None = None
+    commit: Callable[..., dict[str, float]] | None = None
     sums: tuple[tuple[str, str, str], ...] = ()
     arrays: tuple[Array, ...] = ()
-    refuse: Callable[[str, Settings], None] | None = None
+    refusals: tuple[Refusal, ...] = ()
     grads: bool = False
     line_sums: bool = False
     counts: bool = False
 
+    @cached_property
+    def reductions(self) -> tuple[str, ...]:
+        """Every reduction to one number per tensor, in the order of their results."""
+        return tuple(dict.fromkeys(name for item in self.passes for name in item.reductions))
+
 
 @dataclass(frozen=True)
-class Rule:
-    """A rule as its module declares it.
+class Shared:
+    """What the rules of a package share that have a thing in common, as an update of elements.
 
     Attributes:
+        settings: Hyperparameters and options.
+        storage: Settings of how states are kept.
+        inputs: What may be set on the optimizer for a step, as `grad_scale`, and what it is.
+        arguments: What arguments do that are no settings; `optim_bits` is that of classes which fix the bits.
+        flags: Truth values that follow from settings, by name.
+        refusals: What is refused.
+    """
+
+    settings: tuple[Hyperparameter | Option, ...] = ()
+    storage: tuple[Hyperparameter | Option, ...] = ()
+    states: tuple[State, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    flags: Callable[[Settings], Mapping[str, bool]] = no_flags
+    refusals: tuple[Refusal, ...] = ()
+
+
+class Rule:
+    """A rule as its module declares it, with what it shares with others of its package.
+
+    What the rule declares itself goes before what it shares, and takes its place where both have a name.
+
+    Args:
         name: The family.
         file: The module's file; its kernels lie beside it.
         package: The module's package.
-        flags: (settings, ndim, numel, index, states with one scale for the tensor) -> flags.
-        fixed_by: Settings that the flags, the storage and what is refused depend on: the host must know them.
-        inputs: Names of what may be set on the optimizer for a step, such as `grad_scale`.
+        settings: Hyperparameters and options of its own.
+        flags: (settings, ndim, numel, index, states with one scale for the tensor) -> its own flags by name.
+        shared: What it shares with other rules.
+        inputs: What may be set on the optimizer for a step, and what it is.
         constants: Flags that the codecs decide, which no kernel is given.
         first_step_only: Whether blocks ask of the count of steps no more than whether this is the first.
-        refuse: Raises for combinations that the rule rejects: (class name, settings).
+        refusals: Combinations that it rejects.
+
+    Attributes:
+        documented: Settings by name that several rules have, with what they do.
+        arguments: What arguments do that are no settings.
     """
 
-    name: str
-    file: str
-    package: str
-    hypers: Mapping[str, Hyperparameter]
-    options: Mapping[str, Option]
-    storage: Mapping[str, Option | Hyperparameter]
-    states: Mapping[str, State]
-    flags: Callable[[Settings, int, int, int, frozenset[str]], Flags]
-    fixed_by: tuple[str, ...]
-    blocks: Mapping[str, Block]
-    inputs: tuple[str, ...] = ()
-    constants: tuple[str, ...] = ()
-    first_step_only: bool = False
-    refuse: Callable[[str, Settings], None] | None = None
+    def __init__(
+        self,
+        name: str,
+        file: str,
+        package: str | None,
+        *,
+        settings: Sequence[Hyperparameter | Option] = (),
+        states: Sequence[State] = (),
+        flags: Callable[[Settings, int, int, int, frozenset[str]], Mapping[str, bool]] = no_flags,
+        blocks: Mapping[str, Block],
+        shared: Sequence[Shared] = (),
+        inputs: Mapping[str, str] = NOTHING,
+        constants: tuple[str, ...] = (),
+        first_step_only: bool = False,
+        refusals: Sequence[Refusal] = (),
+    ) -> None:
+        self.name, self.file, self.package = name, file, package or ""
+        self.blocks, self.constants, self.first_step_only = blocks, constants, first_step_only
+        own = {setting.name: setting for setting in settings}
+        common = {s.name: s for part in shared for s in part.settings if s.name not in own}
+        declared = {**own, **common}
+        self.hypers = {key: s for key, s in declared.items() if isinstance(s, Hyperparameter)}
+        self.options = {key: s for key, s in declared.items() if isinstance(s, Option)}
+        self.storage = {setting.name: setting for part in shared for setting in part.storage}
+        self.documented = {**common, **self.storage}
+        self.arguments = {key: doc for part in shared for key, doc in part.arguments.items()}
+        self.states = {state.name: state for state in (*states, *(s for part in shared for s in part.states))}
+        self.inputs = dict(inputs)
+        for part in shared:
+            self.inputs = {**part.inputs, **self.inputs}
+        self.refusals = (*refusals, *(refusal for part in shared for refusal in part.refusals))
+        self._flags, self._shared_flags = flags, [part.flags for part in shared]
+        self._flags_type: Callable[..., Flags] | None = None
+
+    def flags(self, settings: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset[str]) -> Flags:
+        """What is fixed before a step of a parameter.
+
+        Args:
+            index: The parameter's position in its group.
+            tensorwise: The states that are stored with one scale for the tensor.
+        """
+        truths = dict(self._flags(settings, ndim, numel, index, tensorwise))
+        for shared in self._shared_flags:
+            truths.update(shared(settings))
+        if self._flags_type is None:
+            self._flags_type = namedtuple("Flags", truths)  # type: ignore[misc]
+        return self._flags_type(**truths)
+
+    def refuse(self, name: str, settings: Settings, refusals: Iterable[Refusal]) -> None:
+        """Raise the error of the first of these refusals that holds.
+
+        Args:
+            name: The class's.
+        """
+        for refusal in refusals:
+            if refusal.when(settings):
+                tuples = [hyper for hyper in self.hypers.values() if hyper.parts and settings.get(hyper.name)]
+                parts = {part: x for h in tuples for part, x in zip(h.parts, settings[h.name], strict=False)}
+                raise refusal.error(refusal.message.format_map({**settings, **parts, "name": name}))
+
+    @cached_property
+    def sources(self) -> Mapping[str, tuple[str, int | None]]:
+        """Where a group keeps what functions of the host read: the key, and which part of a tuple it is."""
+        whole = {name: (name, None) for name in (*self.hypers, *self.inputs, *self.states)}
+        return whole | {part: (h.name, i) for h in self.hypers.values() for i, part in enumerate(h.parts)}
+
+    @cached_property
+    def fixed_by(self) -> tuple[str, ...]:
+        """Settings that the flags, the storage and what is refused depend on: the host must know them."""
+        decides = [hyper.name for hyper in self.hypers.values() if hyper.decides]
+        return (*decides, *self.options, *self.storage, "target")
+
+    @property
+    def module(self) -> str:
+        """The name of its module."""
+        return f"{self.package}.{self.name}" if self.package else self.name
 
     @property
     def source(self) -> Path:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from optgen.runtime.engines import Prepared
 from optgen.runtime.host_values import HostValues, Sums
-from optgen.runtime.rule import Block, Settings
+from optgen.runtime.rule import Rule, Settings
 
 
-def run_passes(prepared: Prepared, name: str, block: Block, settings: Sequence[Settings]) -> HostValues:
+def run_passes(prepared: Prepared, rule: Rule, name: str, settings: Sequence[Settings]) -> HostValues:
     """Run a block whose engines have begun a step, and end the step.
 
     Args:
@@ -19,8 +19,9 @@ def run_passes(prepared: Prepared, name: str, block: Block, settings: Sequence[S
     Returns:
         The values of the last pass.
     """
+    block = rule.blocks[name]
     sums: Sums = {}
-    values = HostValues(block, settings, sums, prepared.elements)
+    values = HostValues(rule, block, settings, sums, prepared.elements)
     for engine in prepared.engines:
         engine.take(values)
     for index, item in enumerate(block.passes):
@@ -32,7 +33,7 @@ def run_passes(prepared: Prepared, name: str, block: Block, settings: Sequence[S
         new = prepared.sums(block, item, running)
         if new:
             sums = {**sums, **new}
-            values = HostValues(block, settings, sums, prepared.elements)
+            values = HostValues(rule, block, settings, sums, prepared.elements)
             for engine in prepared.engines:
                 engine.take(values)
     for engine in prepared.engines:

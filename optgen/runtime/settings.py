@@ -18,6 +18,11 @@ SCHEDULED = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", 
 SETTINGS_OF_ARGS = ("optim_bits", "min_8bit_size", "percentile_clipping", "block_wise", "max_unorm", "skip_zeros")
 
 
+def settings_in(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the arguments of a constructor, as its `locals()` has them to begin with, those that are settings."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "__class__", "params", "args")}
+
+
 def lock_bits(name: str, bits: int, args: object, settings: Mapping[str, Any], given: int = 32) -> dict[str, Any]:
     """Settings of a class that fixes the bits: it takes `optim_bits` for compatibility only, and only as `given`.
 

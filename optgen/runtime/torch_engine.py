@@ -199,7 +199,7 @@ class TorchEngine:
         function = getattr(self.rule.torch_functions, block.passes[index].function)
         last = index == len(block.passes) - 1
         for view in self.views:
-            view.values = dict(zip(block.names, self.values.computed[view.member.row], strict=True))
+            view.values = self.values.computed[view.member.row]
             results: Results = function(view)
             if not last:
                 self._keep(view, results, block.passes[index])

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optgen.ir.formula import TRUE, Formula
-from optgen.ir.nodes import Expr, Input, Kind, Let, Program, Reduce, refs
+from optgen.ir.nodes import Expr, Input, Kind, Let, Program, Reduce
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class Plan:
 
     Attributes:
         host: Bindings of global and group kind, evaluated by the host.
-        values: Names of host kind that passes read, in the order in which they are handed over.
+        values: Names of host kind that passes read, in the order in which they are handed over: first what all of
+            them follow from, which no pass may read itself.
         reductions: All reductions of elements to one number per tensor, in the order of their results.
         sums: Global reductions: name -> (operator, name of the tensor reduction).
         arrays: Names of row, column and matrix kind that are kept in scratch between passes, with their formulas.
@@ -105,12 +106,8 @@ class Plan:
     @property
     def host_inputs(self) -> tuple[str, ...]:
         """What values of host kind are computed from: settings, shared states and sums over all parameters."""
-        needed = set(self.values)
-        for let in reversed(self.host):
-            if let.name in needed:
-                needed.update(refs(let.expr))
-        inputs = [name for name, item in self.program.inputs.items() if item.kind.is_host]
-        return tuple(name for name in (*inputs, *self.sums) if name in needed)
+        computed = {let.name for let in self.host}
+        return tuple(name for name in self.values if name not in computed)
 
     def live_passes(self, guards: Mapping[str, bool]) -> tuple[PassPlan, ...]:
         """The passes that run under these guards."""

@@ -7,7 +7,7 @@ needs is taken with the other norms of the pass before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from optgen.ir.formula import FALSE, TRUE, Formula
@@ -110,10 +110,11 @@ class _Planner:
         commits = self._writes(lambda kind: kind.is_scalar or kind.is_array)
         roots = [root for write in commits for root in demands(write.value, write.live)]
         commit = self._prepare(roots, arrays=False)
+        made = dict.fromkeys(r.name for item in passes for r in item.reductions if r.reduce.over is Kind.TENSOR)
         tensors = tuple(
             Reduction(let.name, let.expr, self.demand[let.name])
-            for let in self.lets
-            if isinstance(let.expr, Reduce) and let.kind is Kind.TENSOR and let.name in self.slot
+            for let in (self.by_name[name] for name in made)
+            if isinstance(let.expr, Reduce)
         )
         sums = {
             let.name: (let.expr.op, let.expr.x.name)
@@ -125,7 +126,7 @@ class _Planner:
             program=self.program,
             passes=tuple(p for p in passes if p.slot == self.count or p.reductions),
             host=host,
-            values=self._values(passes, commit, commits),
+            values=self._values(passes, commit, commits, host, sums),
             reductions=tensors,
             sums=sums,
             arrays=self.arrays,
@@ -211,8 +212,15 @@ class _Planner:
             if of_kind(self.program.inputs[name].kind)
         )
 
-    def _values(self, passes: Iterable[PassPlan], commit: Iterable[Step], commits: Iterable[Write]) -> tuple[str, ...]:
-        """Host values that anything outside the host reads, in the order of the program."""
+    def _values(
+        self,
+        passes: Iterable[PassPlan],
+        commit: Iterable[Step],
+        commits: Iterable[Write],
+        host: Sequence[Let],
+        sums: Iterable[str],
+    ) -> tuple[str, ...]:
+        """Host values that anything outside the host reads: what they follow from, then the others."""
         used: set[str] = set()
         for item in passes:
             for step in (*item.elements, *item.prepare):
@@ -223,8 +231,13 @@ class _Planner:
             used.update(refs(step.let.expr))
         for write in commits:
             used.update(refs(write.value))
-        names = [*self.program.inputs, *(let.name for let in self.lets)]
-        return tuple(name for name in names if name in used and self.kinds[name].is_host)
+        needed = set(used)
+        for let in reversed(host):
+            if let.name in needed:
+                needed.update(refs(let.expr))
+        given = [name for name, item in self.program.inputs.items() if item.kind.is_host]
+        names = [name for name in (*given, *sums) if name in needed]
+        return (*names, *(let.name for let in host if let.name in used))
 
 
 def _step(let: Let, live: Formula, known: Formula) -> Step:

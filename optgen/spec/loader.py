@@ -16,7 +16,7 @@ from optgen.diagnostics import Location, Reporter, SpecError
 from optgen.spec.checks import check_rule, check_shared
 from optgen.spec.classes import ClassChecker, Declared, classes_of
 from optgen.spec.model import ClassRow, ClassTable, Refused, Shared, SharedFunctions, Spec, Variant, Vocabulary
-from optgen.spec.names import flags_class, modules_of, plain_class
+from optgen.spec.names import SHARED_MODULE, modules_of, plain_class
 from optgen.spec.nodes import Document, Key
 from optgen.spec.nodes import read_document as read_nodes
 from optgen.spec.present import FORMER_TABLE, with_present_keys
@@ -74,8 +74,9 @@ class LoadedShared(_Located):
 
 @dataclass(frozen=True)
 class PlacedRefusal:
-    """What a class refuses, and its condition with its place."""
+    """What a class refuses, with a name for it, and its condition with its place."""
 
+    name: str
     refused: Refused
     when: SourceText
 
@@ -114,10 +115,10 @@ class SpecSet:
         for index, entry in enumerate(self.classes[name].refusals):
             if isinstance(entry, Refused):
                 when = declared.document.text(*declared.at("refusals", index, "when"))
-                found.append(PlacedRefusal(entry, when))
+                found.append(PlacedRefusal(f"{name}_refuses_{index}", entry, when))
             elif self.table_document is not None and entry in self.refusals:
                 when = self.table_document.text("refusals", entry, "when")
-                found.append(PlacedRefusal(self.refusals[entry], when))
+                found.append(PlacedRefusal(entry, self.refusals[entry], when))
         return tuple(found)
 
 
@@ -262,6 +263,10 @@ def _load_spec(
     document, spec = words.read(document, Spec, reporter)
     if spec is None:
         return None
+    if SHARED_MODULE in _modules(spec.name):
+        message = f"`{spec.name}` is the module of what rules of a package share"
+        reporter.error("reserved-name", message, document.locate("name"), "use another name")
+        return None
     for name, other in rules.items():
         if _modules(name) & _modules(spec.name):
             message = f"the rules `{name}` and `{spec.name}` would be one file of the package"
@@ -314,7 +319,6 @@ def _merge(
     classes: dict[str, Variant] = {}
     found: dict[str, Declared] = {}
     modules = {m: f"`{m}` is a module of the rule `{rule}`" for rule in rules for m in modules_of(rule)}
-    modules |= {flags_class(rule): f"`{flags_class(rule)}` holds the flags of the rule `{rule}`" for rule in rules}
     plain: dict[str, str] = {}
 
     def declare(name: str, row: ClassRow, document: Document, path: tuple[Key, ...]) -> None:

@@ -14,7 +14,9 @@ FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
 OF_BLOCKS = ("param", "grad", "update", "step", "active", *FACTS)
 """What every block calls its own."""
 TARGET = "target"  # the argument that chooses one; rules may ask for it
-ARGUMENTS = ("self", "super", "params", "args", TARGET, "name", "inf", "over", "all", "matrix")
+ARGUMENTS = (
+    "self", "super", "locals", "settings_in", "params", "args", TARGET, "name", "inf", "over", "all", "matrix",
+)  # fmt: skip
 IN_GROUPS = ("param_names", "overrides")  # beside settings and states, what the runtime keeps in param groups
 STORAGE = frozenset(
     ("block_size", "block_wise", "capturable", "codec", "differentiable", "fused_backward", "is_paged",
@@ -29,31 +31,30 @@ ATTRIBUTES = frozenset(
     (
         "OptimizerPostHook", "OptimizerPreHook", "add_param_group", "bits", "bitsandbytes_state_dict", "check_override",
         "check_row", "checked_overrides", "defaults", "engines", "fixed", "found_inf", "given_bits", "load_state_dict",
-        "override", "paged_bytes", "param_groups", "profile_hook_step", "register_load_state_dict_post_hook",
-        "register_load_state_dict_pre_hook", "register_state_dict_post_hook", "register_state_dict_pre_hook",
-        "register_step_post_hook", "register_step_pre_hook", "rule", "state", "state_bytes", "state_dict", "step",
-        "zero_grad",
+        "override", "paged_bytes", "param_groups", "profile_hook_step", "refusals",
+        "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_state_dict_post_hook",
+        "register_state_dict_pre_hook", "register_step_post_hook", "register_step_pre_hook", "rule", "state",
+        "state_bytes", "state_dict", "step", "zero_grad",
     )
 )  # fmt: skip
 """What optimizers have already, and no input or method of a rule can be called."""
 
 _MODULES = (
-    "Any", "Array", "Block", "CLASSES", "ClassVar", "Classes", "GlobalOptimManager", "Hyperparameter", "Literal",
-    "Mapping", "NamedTuple", "Optimizer", "Option", "Partial", "Pass", "RULE", "Rule", "Settings", "State",
-    "StoredAnewWarning", "TYPE_CHECKING", "Tensor", "always", "annotations", "create", "m",
+    "Any", "Array", "Block", "CLASSES", "ClassVar", "Classes", "Flags", "GlobalOptimManager", "Hyperparameter",
+    "Literal", "Mapping", "Optimizer", "Option", "Partial", "Pass", "RULE", "Refusal", "Rule", "Settings", "State",
+    "StoredAnewWarning", "TYPE_CHECKING", "Tensor", "always", "annotations", "create", "m", "settings_in", "shared",
 )  # fmt: skip
 OF_CLASSES = frozenset((*_MODULES, *dir(builtins)))
 """What generated modules have already, or may use of Python's own, and no class can be called."""
 
 
+SHARED_MODULE = "shared"
+"""The module of what the rules of a package share, and no rule can be called."""
+
+
 def modules_of(rule: str) -> tuple[str, str]:
     """The Python modules that a rule becomes."""
     return rule, f"{rule}_torch"
-
-
-def flags_class(rule: str) -> str:
-    """The class, in a rule's module, of what is fixed before a step."""
-    return "".join(part.capitalize() for part in rule.split("_")) + "Flags"
 
 
 def plain_class(name: str) -> str:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.compiling import compiled, probe
 
+from optgen.compiler import shared_parts
 from optgen.diagnostics import SpecError
 
 TEXT = """
@@ -51,7 +52,7 @@ def outcome(body: str, uses: str = "") -> str:
         except SpecError as error:
             assert all(d.location is not None for d in error.diagnostics)
             return "refused"
-        assert len(unit.renderings) == 4
+        assert len(unit.renderings(shared_parts([unit]))) == 4
         return "accepted"
 
 

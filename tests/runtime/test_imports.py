@@ -59,7 +59,7 @@ def test_the_package_alone_imports_no_class_and_no_torch() -> None:
 )
 def test_a_class_imports_its_module_alone(code: str) -> None:
     modules = imported(code)
-    assert own(modules) == {"optgen_optim.lamb"}
+    assert own(modules) == {"optgen_optim.lamb", "optgen_optim.shared"}
     assert not modules & {*CUDA_ONLY, "optgen.runtime.cpu_engine", "pycuda"}
     assert not any(name.startswith("optgen.runtime.building") for name in modules)
 

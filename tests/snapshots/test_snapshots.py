@@ -40,7 +40,7 @@ def rendered() -> dict[str, str]:
     for spec in SPECS:
         made = compile_specs([spec], "golden").files
         files |= {name: text for name, text in made.items() if name.startswith(spec.stem)}
-    return files
+    return {**files, "shared.py": compile_specs(SPECS, "golden").files["shared.py"]}
 
 
 @pytest.mark.parametrize("name", sorted(rendered()))

@@ -34,15 +34,24 @@ def with_texts(unit: Unit, text: str) -> Unit:
     def refused(refusals: tuple[Refusal, ...]) -> tuple[Refusal, ...]:
         return tuple(replace(refusal, message=prose) for refusal in refusals)
 
-    spec = family.spec.model_copy(
-        update={"title": prose, "doc": prose, "reference": prose, "methods": documented(family.spec.methods)}
-    )
-    hypers = {n: h.model_copy(update={"doc": prose, "label": prose}) for n, h in family.hypers.items()}
+    def labelled(items: Any) -> Any:
+        return {name: item.model_copy(update={"label": prose}) for name, item in documented(items).items()}
+
+    def told(declared: Any) -> dict[str, Any]:
+        """The settings and inputs of a spec, or of what all rules are offered."""
+        settings = {key: documented(getattr(declared, key)) for key in ("options", "inputs")}
+        return {**settings, "hyperparameters": labelled(declared.hyperparameters)}
+
+    texts = {"title": prose, "doc": prose, "reference": prose, "methods": documented(family.spec.methods)}
+    spec = family.spec.model_copy(update={**texts, **told(family.spec)})
+    storage = documented(family.shared.storage)
+    shared = family.shared.model_copy(update={**told(family.shared), "storage": storage})
     changed = replace(
         family,
         spec=spec,
         path=prose,
-        hypers=hypers,
+        shared=shared,
+        hypers=labelled(family.hypers),
         options=documented(family.options),
         given=documented(family.given),
         equations=dict.fromkeys(family.equations, prose),

@@ -1,0 +1,74 @@
+"""Calls and tables of generated Python that hold strings: what people wrote, in pieces where it is long."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from optgen.backends.layout import WIDTH, python_lines
+from optgen.backends.quoting import py_string
+from optgen.prose import Prose
+
+
+def tuple_text(texts: Sequence[str]) -> str:
+    """A tuple of these."""
+    return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
+
+
+def names_text(items: Sequence[str]) -> str:
+    """A tuple of names."""
+    return tuple_text([f'"{item}"' for item in items])
+
+
+def table_lines(name: str, lines: Sequence[str], indent: int) -> list[str]:
+    """A field that is a tuple, an entry a line."""
+    line = f"{name}=({lines[0]}),"
+    if len(lines) == 1 and indent + len(line) <= WIDTH:
+        return [line]
+    return [f"{name}=(", *(f"    {line}" for line in lines), "),"]
+
+
+def docs_lines(name: str, docs: Mapping[str, Prose], indent: int) -> list[str]:
+    """A field that is a dict of texts."""
+    lines = [line for key, doc in docs.items() for line in string_lines(f'"{key}": ', doc.line(), indent + 4)]
+    return [f"{name}={{", *(f"    {line}" for line in lines), "},"]
+
+
+def call_lines(
+    call: str, parts: Sequence[str | Prose], texts: Mapping[str, Prose], indent: int, end: str = ","
+) -> list[str]:
+    """A call, an argument a line where it does not fit in one.
+
+    Args:
+        parts: Arguments; prose is a string.
+        texts: Arguments by keyword that are strings, behind the others.
+        end: What stands behind it.
+    """
+    shown = [py_string(part) if isinstance(part, Prose) else part for part in parts]
+    shown += [f"{key}={py_string(text)}" for key, text in texts.items()]
+    line = f"{call}({', '.join(shown)}){end}"
+    if indent + len(line) <= WIDTH:
+        return [line]
+    lines = []
+    for part in parts:
+        lines += (
+            string_lines("", part, indent + 4) if isinstance(part, Prose) else python_lines([f"{part},"], indent + 4)
+        )
+    for key, text in texts.items():
+        lines += string_lines(f"{key}=", text, indent + 4)
+    return [f"{call}(", *(f"    {line}" for line in lines), f"){end}"]
+
+
+def string_lines(head: str, text: Prose, indent: int) -> list[str]:
+    """A string as an argument or entry, with `head` before it; in several pieces where it is long."""
+    line = f"{head}{py_string(text)},"
+    if indent + len(line) <= WIDTH:
+        return [line]
+    inner = 4 if head else 0
+    pieces = textwrap.wrap(
+        text.raw, WIDTH - indent - inner - 6, drop_whitespace=False, replace_whitespace=False, expand_tabs=False
+    )
+    strings = [py_string(piece) for piece in pieces]
+    if head:
+        return [f"{head}(", *(f"    {string}" for string in strings), "),"]
+    return [*strings[:-1], f"{strings[-1]},"]

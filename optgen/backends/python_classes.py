@@ -1,0 +1,271 @@
+"""The classes of a rule: signatures, documentation, and what one class inherits of another.
+
+A class whose constructor takes the same arguments as another's, which leaves the bits of its states open, is derived
+from it; where several of fixed bits have one constructor, that stands in a class of its own before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import takewhile
+
+from optgen.backends.python_calls import tuple_text
+from optgen.backends.python_rule import literal
+from optgen.backends.quoting import Docstring, Identifier, docstring, identifier
+from optgen.ir.family import Family
+from optgen.ir.refusals import Refusal
+from optgen.prose import Prose
+from optgen.spec.model import Hyperparameter, Option, Variant
+from optgen.spec.ranges import parse_range
+
+WIDTH = 112  # of documentation, without its indentation
+NOTHING = Prose("")
+TARGET_TYPE = 'Literal["cuda", "cpu", "torch"] | None'
+TARGET_DOC = (
+    'Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations, any device), '
+    "None for the fastest there is."
+)
+ARGS_DOC = (
+    "An object whose attributes optim_bits, min_8bit_size, percentile_clipping, block_wise, max_unorm and skip_zeros "
+    "take the place of those arguments."
+)
+BITS_DOC = "Taken for compatibility; the states of this class have {bits} bits."
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A public class: its row of the table, and what it refuses."""
+
+    name: str
+    variant: Variant
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a class's constructor."""
+
+    name: str
+    annotation: str
+    default: str | None
+    doc: Prose
+
+    @property
+    def text(self) -> str:
+        """As it stands in a signature."""
+        return f"{self.name}: {self.annotation}" + ("" if self.default is None else f" = {self.default}")
+
+
+@dataclass(frozen=True)
+class Constructor:
+    """The arguments of a constructor, beside `params`: first those that can be given by position."""
+
+    positional: tuple[Argument, ...]
+    keyword: tuple[Argument, ...]
+
+    @property
+    def texts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The arguments as they stand in the signature."""
+        return tuple(a.text for a in self.positional), tuple(a.text for a in self.keyword)
+
+
+@dataclass(frozen=True)
+class ConstructorText:
+    """A constructor, ready for the template."""
+
+    doc: tuple[Docstring, ...]
+    positional: tuple[str, ...]
+    keyword: tuple[str, ...]
+    call: str
+
+
+@dataclass(frozen=True)
+class ClassText:
+    """A class, ready for the template.
+
+    Attributes:
+        attributes: What it sets, where it differs from its base.
+        constructor: Its own, if it inherits none.
+    """
+
+    name: Identifier
+    base: Identifier
+    doc: tuple[Docstring, ...]
+    attributes: tuple[str, ...]
+    constructor: ConstructorText | None
+
+
+def render_classes(family: Family, classes: Sequence[ClassSpec], constants: Mapping[Refusal, str]) -> list[ClassText]:
+    """The classes of a rule's module in their order, each behind the one that it is derived from.
+
+    Args:
+        constants: How what classes reject is written.
+    """
+    alike: dict[object, list[ClassSpec]] = {}
+    for spec in classes:
+        alike.setdefault((constructor(family, spec.variant).texts, _fixed(spec.variant)), []).append(spec)
+    result: list[ClassText] = []
+    for specs in alike.values():
+        attributes = {spec.name: _attributes(spec, constants) for spec in specs}
+        general = next((spec for spec in specs if spec.variant.bits is None), None)
+        first = general or specs[0]
+        name, title, own = first.name, _title(family, first.variant), attributes[first.name]
+        if general is None and len(specs) > 1:
+            name = _base_name([*attributes], {text.name for text in result})
+            title = Prose(f"What {' and '.join(f'`{each}`' for each in attributes)} share.")
+            own = {k: text for k, text in own.items() if all(of.get(k) == text for of in attributes.values())}
+        doc = _docstring([title, *_about(family, first.variant)])
+        made = _constructor_text(family, first)
+        result.append(ClassText(identifier(name), identifier("Optimizer"), doc, tuple(own.values()), made))
+        for spec in (spec for spec in specs if spec.name != name):
+            about = _about(family, spec.variant)
+            lines = [_title(family, spec.variant), *(about if about != _about(family, first.variant) else [])]
+            differs = {"refusals": "refusals = ()"} if "refusals" in own else {}
+            differs |= attributes[spec.name]
+            changed = tuple(text for key, text in differs.items() if own.get(key) != text)
+            result.append(ClassText(identifier(spec.name), identifier(name), _docstring(lines), changed, None))
+    return result
+
+
+def _base_name(names: Sequence[str], taken: Set[str]) -> str:
+    """The class before several that fix the bits of their states: `_LAMBBase` before `LAMB8bit` and `LAMB32bit`."""
+    common = "".join(chars[0] for chars in takewhile(lambda chars: len(set(chars)) == 1, zip(*names, strict=False)))
+    name = f"_{common.rstrip('0123456789_') or names[0]}Base"
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _fixed(variant: Variant) -> str:
+    """What a class fixes, beside the bits of its states."""
+    fixed: dict[str, object] = dict(variant.set)
+    if variant.paged is not None:
+        fixed["is_paged"] = variant.paged
+    if variant.target is not None:
+        fixed["target"] = variant.target
+    return "{" + ", ".join(f'"{key}": {literal(value)}' for key, value in fixed.items()) + "}"
+
+
+def _attributes(spec: ClassSpec, constants: Mapping[Refusal, str]) -> dict[str, str]:
+    """The statements of a class that set its attributes, by name."""
+    variant, fixed = spec.variant, _fixed(spec.variant)
+    result = {"rule": "rule = RULE"}
+    if fixed != "{}":
+        result["fixed"] = f"fixed: ClassVar[Mapping[str, Any]] = {fixed}"
+    if variant.bits is not None:
+        result["bits"] = f"bits = {variant.bits}"
+        if "optim_bits" in variant.defaults:
+            result["given_bits"] = f"given_bits = {literal(variant.defaults['optim_bits'])}"
+    if spec.refusals:
+        result["refusals"] = f"refusals = {tuple_text([constants[refusal] for refusal in spec.refusals])}"
+    return result
+
+
+# Constructors
+
+
+def constructor(family: Family, variant: Variant) -> Constructor:
+    """A class's constructor."""
+    arguments = class_arguments(family, variant)
+    signature = list(variant.signature or [])
+    keyword = tuple(a for name, a in arguments.items() if name not in signature and name != "args")
+    return Constructor(tuple(arguments[name] for name in signature), keyword)
+
+
+def _constructor_text(family: Family, spec: ClassSpec) -> ConstructorText:
+    made = constructor(family, spec.variant)
+    positional, keyword = made.texts
+    more = f"These are its own arguments; `help({spec.name})` describes those too that all rules take."
+    lines = [family.title + ".", NOTHING, *Prose(more).filled(WIDTH - 4), NOTHING, Prose("Args:")]
+    lines.append(Prose("    params: Tensors, named tensors or param groups."))
+    for argument in (*made.positional, *made.keyword):
+        if argument.name in family.spec.hyperparameters or argument.name in family.spec.options:
+            text = f"{argument.name}: " + _with_range(family, argument)
+            lines += text.filled(WIDTH - 4, " " * 4, " " * 8)
+    args = ", args" if "args" in (spec.variant.signature or []) else ""
+    call = f"super().__init__(params, settings_in(locals()){args})"
+    return ConstructorText(_docstring(lines), positional, keyword, call)
+
+
+def class_arguments(family: Family, variant: Variant) -> dict[str, Argument]:
+    """All arguments of a class by name, those it fixes left out."""
+    fixed = set(variant.set) | ({"is_paged"} if variant.paged is not None else set())
+    signature = list(variant.signature or [])
+    result = {}
+    for name, hyper in family.hypers.items():
+        if name not in fixed:
+            result[name] = Argument(name, _hyper_type(name, hyper), _hyper_default(name, hyper, variant), hyper.doc)
+    for name, option in family.options.items():
+        if name not in fixed:
+            default = variant.defaults.get(name, option.default)
+            result[name] = Argument(name, _option_type(option), literal(default), option.doc)
+    for name, item in family.storage.items():
+        if name in fixed or (name == "optim_bits" and variant.bits is not None and name not in signature):
+            continue
+        own = {"block_wise": variant.block_wise}.get(name)
+        default = own if own is not None else variant.defaults.get(name, item.default)
+        doc = item.doc
+        if name == "optim_bits" and variant.bits is not None:
+            doc = Prose(BITS_DOC.format(bits=variant.bits))
+        kind = _option_type(item) if isinstance(item, Option) else _hyper_type(name, item)
+        result[name] = Argument(name, kind, literal(default), doc)
+    if "args" in signature:
+        result["args"] = Argument("args", "object", "None", Prose(ARGS_DOC))
+    if variant.target is None:
+        result["target"] = Argument("target", TARGET_TYPE, "None", Prose(TARGET_DOC))
+    return result
+
+
+def _hyper_default(name: str, hyper: Hyperparameter, variant: Variant) -> str | None:
+    if name in variant.required or (hyper.required and name not in variant.defaults):
+        return None
+    default = variant.defaults.get(name, hyper.default)
+    return literal(tuple(default) if isinstance(default, list) else default)
+
+
+def _hyper_type(name: str, hyper: Hyperparameter) -> str:
+    if hyper.names:
+        text = f"tuple[{', '.join(['float'] * len(hyper.names))}] | str"
+    else:
+        text = "int" if hyper.integer else "float | Tensor" if name == "lr" else "float"
+    return f"{text} | None" if hyper.optional else text
+
+
+def _option_type(option: Option) -> str:
+    if option.choices is None:
+        return "bool"
+    if all(choice is None or isinstance(choice, bool) for choice in option.choices):
+        return "bool | None"
+    if all(isinstance(choice, int) for choice in option.choices):
+        return "int"
+    return f"Literal[{', '.join(literal(choice) for choice in option.choices)}]"
+
+
+# Documentation
+
+
+def _docstring(lines: Sequence[Prose]) -> tuple[Docstring, ...]:
+    return tuple(docstring(line) for line in lines)
+
+
+def _title(family: Family, variant: Variant) -> Prose:
+    bits = 32 if "optim_bits" not in family.storage else variant.bits
+    kept = f"states in {'`optim_bits`' if bits is None else bits} bits"
+    return family.title + f": {kept}{', paged' if variant.paged else ''}."
+
+
+def _about(family: Family, variant: Variant) -> list[Prose]:
+    """What a class says below its title: what is its own, then what its rule is."""
+    lines: list[Prose] = []
+    for text in (variant.doc, family.spec.doc):
+        if text:
+            lines += [NOTHING, *text.filled(WIDTH)]
+    return lines
+
+
+def _with_range(family: Family, argument: Argument) -> Prose:
+    hyper = family.hypers.get(argument.name)
+    where = f" In {parse_range(hyper.range)}." if hyper is not None else ""
+    default = "" if argument.default is None else f" Default: {argument.default}."
+    return argument.doc + where + default

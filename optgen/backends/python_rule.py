@@ -1,0 +1,190 @@
+"""The tables of a rule's module: settings, states, flags and refusals, each as an expression or statement of Python."""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections.abc import Mapping, Sequence
+
+from optgen.backends.layout import python_lines
+from optgen.backends.py_printer import PyPrinter, py_number
+from optgen.backends.python_blocks import live_text
+from optgen.backends.python_calls import call_lines, names_text, tuple_text
+from optgen.backends.quoting import py_string
+from optgen.ir.family import Family, given_readers, readers
+from optgen.ir.guards import Guard
+from optgen.ir.nodes import Const, Kind, Reduce, refs, walk
+from optgen.ir.refusals import Refusal
+from optgen.prose import Prose
+from optgen.spec.model import Hyperparameter, Option, State
+from optgen.spec.names import FACTS
+from optgen.spec.ranges import parse_range
+
+KIND_NAMES = {"param": "element"}
+NOTHING = Prose("")
+Setting = Hyperparameter | Option
+
+
+def literal(value: object) -> str:
+    """A default or choice as Python text."""
+    match value:
+        case str() | Prose():
+            return py_string(value)
+        case float() if value == int(value) and abs(value) < 1e16:
+            return repr(value)
+        case tuple():
+            return tuple_text([literal(item) for item in value])
+        case _:
+            return repr(value)
+
+
+# Settings
+
+
+def setting_lines(name: str, setting: Setting, decides: bool, doc: Prose, indent: int) -> list[str]:
+    """An entry of a table of settings.
+
+    Args:
+        decides: Whether it decides flags or what is refused.
+        doc: What it does, where classes do not say so themselves.
+    """
+    call = "Option" if isinstance(setting, Option) else "Hyperparameter"
+    parts = _option(name, setting) if isinstance(setting, Option) else _hyper(name, setting, decides)
+    return call_lines(call, parts, {"doc": doc.line()} if doc else {}, indent)
+
+
+def _hyper(name: str, hyper: Hyperparameter, decides: bool) -> list[str]:
+    parts = [f'"{name}"', f'"{parse_range(hyper.range)}"']
+    if hyper.label:
+        parts.append(f"label={literal(hyper.label)}")
+    if hyper.names:
+        parts.append(f"parts={names_text(hyper.names)}")
+    if hyper.optional:
+        parts.append("optional=True")
+    if hyper.integer:
+        parts.append("integer=True")
+    if hyper.scope != "group":
+        parts.append(f'scope="{hyper.scope}"')
+    if decides:
+        parts.append("decides=True")
+    return parts
+
+
+def _option(name: str, option: Option) -> list[str]:
+    choices = [] if option.choices is None else [tuple_text([literal(c) for c in option.choices])]
+    return [f'"{name}"', *choices]
+
+
+def decisive(family: Family, refusals: Sequence[Refusal]) -> frozenset[str]:
+    """The hyperparameters that decide flags, or what is refused."""
+    owners = {part: name for name, h in family.hypers.items() for part in (h.names or [name])}
+    subjects = {owners.get(g.subject, g.subject) for g in family.guards.guards.values() if g.about == "hyper"}
+    named = {name for refusal in (*family.refusals, *refusals) for name in settings_named(refusal.condition)}
+    return frozenset(name for name in family.hypers if name in subjects or name in named)
+
+
+def settings_named(condition: str) -> set[str]:
+    """The settings that a condition over `o` reads."""
+    found = [node.slice for node in ast.walk(ast.parse(condition)) if isinstance(node, ast.Subscript)]
+    return {str(key.value) for key in found if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+
+
+# States
+
+
+def state_lines(family: Family, name: str, state: State, indent: int) -> list[str]:
+    """An entry of a table of states."""
+    item = family.inputs[name]
+    parts = [f'"{name}"']
+    if state.shape != "param":
+        parts.append(f'"{state.shape}"')
+    if not item.signed:
+        parts.append("signed=False")
+    if item.kind is Kind.ELEMENT:
+        if item.codecs != ("fp32",):
+            parts.append(f"codecs={names_text(item.codecs)}")
+        if state.stored_as is not None:
+            parts.append(f'stored_as="{state.stored_as}"')
+    if item.window is not None:
+        parts.append(f"window={item.window}")
+    if not item.exists.is_true:
+        parts.append(f"exists={live_text(item.exists)}")
+    init = family.inits[name]
+    if not isinstance(init, Const):
+        parts.append(f"init=_start_{name}")
+        if {"param", "grad"}.intersection(refs(init)):
+            parts.append("reads_elements=True")
+        if any(isinstance(part, Reduce) for part in walk(init)):
+            parts.append("reduced=True")
+    elif init.value != 0.0 and item.window is None:
+        parts.append(f"init={py_number(float(init.value))}")
+    return python_lines([f"State({', '.join(parts)}),"], indent)
+
+
+def start(family: Family, name: str) -> tuple[str, str] | None:
+    """A function for an initial value that is not a number: the state, and what it returns."""
+    expr = family.inits[name]
+    if isinstance(expr, Const):
+        return None
+    read = readers(family.hypers, family.options, family.storage)
+    names = {n: f"m.number({text.replace('o[', 't.settings[', 1)})" for n, text in read.items()}
+    names |= {"param": "t.param", "grad": "t.unscaled_grad"} | {fact: f"t.{fact}" for fact in FACTS}
+    kinds = {n: i.kind for n, i in family.inputs.items()}
+    return name, PyPrinter(kinds, names=names).print(expr)
+
+
+# Flags
+
+
+def flag_texts(family: Family) -> dict[str, str]:
+    """The value of every flag by name."""
+    return {name: _flag(family, guard) for name, guard in family.guards.guards.items()}
+
+
+def _flag(family: Family, guard: Guard) -> str:
+    read = readers(family.hypers, family.options, family.storage)
+    match guard.about, guard.op:
+        case "option", "true":
+            return read[guard.subject]
+        case "option", _:
+            return f"{read[guard.subject]} {guard.op} {literal(guard.value)}"
+        case "hyper", "given":
+            return f"{read[guard.subject]} is not None"
+        case "input", _:
+            return f"{given_readers(family.given)[guard.subject]} is not None"
+        case "hyper", _:
+            return f"m.number({read[guard.subject]}) {guard.op} {guard.value}"
+        case "fact", _:
+            return f"{guard.subject} {guard.op} {guard.value}"
+    return f'"{guard.subject}" in tensorwise'
+
+
+def flag_lines(flags: Mapping[str, str]) -> list[str]:
+    """A function's statement that returns flags."""
+    items = ", ".join(f'"{name}": {text}' for name, text in flags.items())
+    return python_lines([f"return {{{items}}}"], 4)
+
+
+# Refusals
+
+
+def refusal_lines(refusal: Refusal, indent: int) -> list[str]:
+    """A refusal as an entry of a table."""
+    return call_lines("Refusal", refusal_parts(refusal), {}, indent)
+
+
+def refusal_parts(refusal: Refusal) -> list[str | Prose]:
+    """Its arguments."""
+    error = [] if refusal.exception == "ValueError" else [f"error={refusal.exception}"]
+    return [f"lambda o: {requoted(refusal.condition)}", refusal.message, *error]
+
+
+def requoted(condition: str) -> str:
+    """An expression with its strings in double quotes."""
+    tokens = list(tokenize.generate_tokens(io.StringIO(condition).readline))
+    for token in reversed(tokens):
+        if token.type == tokenize.STRING:
+            text = py_string(ast.literal_eval(token.string))
+            condition = condition[: token.start[1]] + text + condition[token.end[1] :]
+    return condition

@@ -1,0 +1,254 @@
+"""What the rules of a package share, in one module: settings with their documentation, states, flags, refusals.
+
+A setting of `shared.yaml` is offered to the rules that have what it needs, as an update of elements. The settings with
+one need are a group, which all of those rules have in full. Flags and refusals go to a group whose rules all have them
+alike; what fits none stands with each rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+from optgen.backends.base import Rendering
+from optgen.backends.layout import import_lines, import_order
+from optgen.backends.python_calls import docs_lines, table_lines
+from optgen.backends.python_classes import ARGS_DOC, BITS_DOC, TARGET_DOC
+from optgen.backends.python_rule import (
+    Setting,
+    decisive,
+    flag_lines,
+    flag_texts,
+    refusal_lines,
+    setting_lines,
+    settings_named,
+    state_lines,
+)
+from optgen.backends.quoting import Comment, python_comment
+from optgen.ir.family import Family
+from optgen.ir.nodes import Const
+from optgen.ir.refusals import Refusal
+from optgen.prose import Prose
+from optgen.spec.checks import is_offered
+from optgen.spec.model import Needs, Shared
+from optgen.spec.names import SHARED_MODULE
+
+EVERY = "EVERY"
+OF = {
+    EVERY: "Of every rule.",
+    "UPDATE": "Of rules with an `update`, which an `apply` block follows.",
+    "CODEC": "Of rules with states that can be stored in several ways.",
+    "QUANTIZED": "Of rules with states that can have 8 or 4 bits.",
+}
+NOT_IN_A_NAME = re.compile(r"\W+", re.ASCII)
+Entry = TypeVar("Entry", bound=Hashable)
+
+
+@dataclass
+class Group:
+    """What rules share that meet one need.
+
+    Attributes:
+        name: The constant that it is in the module.
+        about: Whose it is, as a comment.
+        rules: The names of those rules.
+        states: Entries of the table, as lines.
+        arguments: What the arguments do that are no settings.
+        flags: Their values by name.
+    """
+
+    name: str
+    about: str
+    rules: frozenset[str]
+    settings: dict[str, Setting] = field(default_factory=dict)
+    storage: dict[str, Setting] = field(default_factory=dict)
+    states: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    inputs: dict[str, Prose] = field(default_factory=dict)
+    arguments: dict[str, Prose] = field(default_factory=dict)
+    flags: dict[str, str] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class GroupText:
+    """A group, ready for the template."""
+
+    name: str
+    about: Comment
+    flags_name: str
+    flags: tuple[str, ...]
+    fields: tuple[str, ...]
+
+
+class SharedParts:
+    """What the rules of a package share.
+
+    Args:
+        families: All of them.
+        refusals: What the classes of each reject, by its name.
+    """
+
+    def __init__(self, families: Sequence[Family], refusals: Mapping[str, Sequence[Refusal]]) -> None:
+        self.families = families
+        self.common = families[0].shared if families else Shared()
+        self.decisive = {name for f in families for name in decisive(f, refusals.get(f.name, ()))}
+        every = frozenset(family.name for family in families)
+        self._groups: dict[Hashable, Group] = {None: Group(EVERY, OF[EVERY], every)}
+        self._add_settings()
+        self._groups[None].inputs |= {name: given.doc for name, given in self.common.inputs.items()}
+        self._groups[None].arguments |= {"args": Prose(ARGS_DOC), "target": Prose(TARGET_DOC)}
+        if "optim_bits" in self.common.storage:
+            self._groups[None].arguments["optim_bits"] = Prose(BITS_DOC)
+        self._add_states()
+        self._add_flags()
+        self._add_refusals()
+
+    def of(self, family: Family) -> list[Group]:
+        """The groups that a rule has."""
+        return [group for group in self.groups if family.name in group.rules]
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """All groups that hold something, in the order of their first settings."""
+        parts = (vars(group) for group in self._groups.values())
+        holds = [
+            any(part[key] for key in ("settings", "storage", "states", "inputs", "arguments", "flags", "refusals"))
+            for part in parts
+        ]
+        return [group for group, kept in zip(self._groups.values(), holds, strict=True) if kept]
+
+    # What goes where
+
+    def _add_settings(self) -> None:
+        common = self.common
+        settings: dict[str, Setting] = {**common.hyperparameters, **common.options}
+        for name, setting in settings.items():
+            self._group(setting).settings[name] = setting
+        for name, setting in common.storage.items():
+            self._group(setting).storage[name] = setting
+
+    def _group(self, setting: Setting) -> Group:
+        key = _key(setting.needs)
+        if key not in self._groups:
+            rules = frozenset(f.name for f in self.families if is_offered(setting, f.spec, self.common))
+            name, about = _named(setting.needs)
+            while any(group.name == name for group in self._groups.values()):
+                name += "_"
+            self._groups[key] = Group(name, about, rules)
+        return self._groups[key]
+
+    def _add_states(self) -> None:
+        found: dict[tuple[str, tuple[str, ...]], set[str]] = {}
+        for family in self.families:
+            for name, state in self.common.states.items():
+                if name not in family.spec.states and isinstance(family.inits[name], Const):
+                    found.setdefault((name, tuple(state_lines(family, name, state, 8))), set()).add(family.name)
+        for (name, lines), group in self._placed(found, {}):
+            group.states[name] = lines
+
+    def _add_flags(self) -> None:
+        found: dict[tuple[str, str], set[str]] = {}
+        needs: dict[tuple[str, str], Hashable] = {}
+        settings: dict[str, Setting] = {**self.common.hyperparameters, **self.common.options}
+        common = {*settings, *self.common.inputs}
+        owners = {part: name for name, hyper in self.common.hyperparameters.items() for part in hyper.names}
+        for family in self.families:
+            for name, text in flag_texts(family).items():
+                guard = family.guards.guards[name]
+                owner = owners.get(guard.subject, guard.subject)
+                choices = getattr(settings.get(owner), "choices", None) or (guard.value,)
+                if guard.about in ("option", "hyper", "input") and owner in common and guard.value in choices:
+                    found.setdefault((name, text), set()).add(family.name)
+                    needs[name, text] = _key(settings[owner].needs) if owner in settings else None
+        for (name, text), group in self._placed(found, needs):
+            group.flags[name] = text
+
+    def _add_refusals(self) -> None:
+        found: dict[int, set[str]] = {}
+        needs: dict[int, Hashable] = {}
+        refusals: list[Refusal] = []
+        common = self.common
+        settings: dict[str, Setting] = {**common.hyperparameters, **common.options, **common.storage}
+        for family in self.families:
+            for refusal in family.refusals[len(family.spec.refusals) :]:
+                if refusal.on != "construct":
+                    continue
+                if refusal not in refusals:
+                    refusals.append(refusal)
+                index = refusals.index(refusal)
+                found.setdefault(index, set()).add(family.name)
+                keys = [_key(settings[n].needs) for n in settings_named(refusal.condition) if n in settings]
+                needs[index] = max(keys, key=_narrowness, default=None)
+        for index, group in self._placed(found, needs):
+            group.refusals.append(refusals[index])
+
+    def _placed(
+        self, found: Mapping[Entry, set[str]], needs: Mapping[Entry, Hashable]
+    ) -> Iterator[tuple[Entry, Group]]:
+        """Each entry with the group that it goes to: that of what it needs, else the largest whose rules have it."""
+        by_size = sorted(self._groups.values(), key=lambda group: len(group.rules), reverse=True)
+        for entry, rules in found.items():
+            first = self._groups[needs.get(entry)]
+            group = next((g for g in (first, *by_size) if g.rules and g.rules <= rules), None)
+            if group is not None:
+                yield entry, group
+
+    # Its module
+
+    def render(self) -> Rendering:
+        """The module."""
+        groups = [self._text(group) for group in self.groups]
+        used = {"Shared"}
+        for group in self.groups:
+            used |= {type(setting).__name__ for setting in (*group.settings.values(), *group.storage.values())}
+            used |= ({"State"} if group.states else set()) | ({"Refusal"} if group.refusals else set())
+            used |= {"Settings"} if group.flags else set()
+        context = {
+            "imports": import_lines("optgen.runtime.rule", sorted(used, key=import_order)),
+            "numbers": any("m." in line for group in groups for line in group.flags),
+            "groups": groups,
+        }
+        return Rendering(f"{SHARED_MODULE}.py", "python/shared.py.j2", context)
+
+    def _text(self, group: Group) -> GroupText:
+        flags_name = f"_{group.name.lower()}_flags"
+        tables = {
+            "settings": self._settings(group.settings),
+            "storage": self._settings(group.storage),
+            "states": [line for lines in group.states.values() for line in lines],
+            "refusals": [line for refusal in group.refusals for line in refusal_lines(refusal, 8)],
+        }
+        fields = [line for name, lines in tables.items() if lines for line in table_lines(name, lines, 4)]
+        fields += docs_lines("inputs", group.inputs, 4) if group.inputs else []
+        fields += docs_lines("arguments", group.arguments, 4) if group.arguments else []
+        fields += [f"flags={flags_name},"] if group.flags else []
+        flags = flag_lines(group.flags) if group.flags else []
+        return GroupText(group.name, python_comment(group.about), flags_name, tuple(flags), tuple(fields))
+
+    def _settings(self, settings: Mapping[str, Setting]) -> list[str]:
+        lines: list[str] = []
+        for name, setting in settings.items():
+            lines += setting_lines(name, setting, name in self.decisive, setting.doc, 8)
+        return lines
+
+
+def _key(needs: Needs | None) -> Hashable:
+    return tuple(needs.items()) if isinstance(needs, dict) else needs
+
+
+def _narrowness(key: Hashable) -> int:
+    """How much a need asks for: a choice of options more than a kind of rule."""
+    return 0 if key is None else 1 if isinstance(key, str) else 2
+
+
+def _named(needs: Needs | None) -> tuple[str, str]:
+    """The constant of a group, and whose it is."""
+    if not isinstance(needs, dict) or not needs:
+        name = str(needs or "update").upper()
+        return name, OF.get(name, f"Of rules that need `{needs}`.")
+    name = "_".join(f"{option}_{choice}" for option, choice in needs.items())
+    choices = " and ".join(f"`{option}` can be `{choice}`" for option, choice in needs.items())
+    return NOT_IN_A_NAME.sub("_", name).upper(), f"Of rules whose {choices}."

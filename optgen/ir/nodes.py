@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Literal
 
 from optgen.diagnostics import Location
@@ -164,13 +165,14 @@ class Program:
 
     def kind(self, name: str) -> Kind:
         """The kind of an input or binding."""
-        for let in self.lets:
-            if let.name == name:
-                return let.kind
-        return self.inputs[name].kind
+        return self._kinds[name]
 
     def kinds(self) -> dict[str, Kind]:
-        """The kinds of all names."""
+        """The kinds of all names, to be added to."""
+        return dict(self._kinds)
+
+    @cached_property
+    def _kinds(self) -> Mapping[str, Kind]:
         return {**{n: i.kind for n, i in self.inputs.items()}, **{let.name: let.kind for let in self.lets}}
 
 

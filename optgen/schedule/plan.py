@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.nodes import Expr, Input, Kind, Let, Program, Reduce
@@ -98,8 +99,8 @@ class Plan:
     commits: tuple[Write, ...]
     host_commits: tuple[Write, ...]
 
-    @property
-    def kinds(self) -> dict[str, Kind]:
+    @cached_property
+    def kinds(self) -> Mapping[str, Kind]:
         """The kind of each of the program's values."""
         return self.program.kinds()
 

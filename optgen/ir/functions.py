@@ -122,7 +122,7 @@ def parse_functions(text: SourceText, outer: Mapping[str, Function], reporter: R
 
 
 def check_arguments(call: ast.Call, function: Function, text: SourceText, reporter: Reporter) -> bool:
-    """Whether a call has as many values as the function takes; if not, it is reported."""
+    """Compares a call's values with what the function takes; false, and reported, where they are not as many."""
     if not call.keywords and len(call.args) == len(function.params):
         return True
     given = "named ones" if call.keywords else f"{len(call.args)}"
@@ -206,7 +206,8 @@ class _Definition:
             case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Call()) if all(
                 isinstance(target, ast.Name) for target in targets
             ):
-                pass
+                for part in targets:
+                    self._own(getattr(part, "id", ""), part)
             case ast.If(body=then, orelse=other):
                 for inner in (*then, *other):
                     self._statement(inner)

@@ -56,7 +56,7 @@ class Refusal:
 def build_refusal(
     refused: Refused, text: SourceText, settings: Mapping[str, str], reporter: Reporter
 ) -> Refusal | None:
-    """What a spec refuses, for generated code; mistakes are reported and give None.
+    """The refusal of a combination, for generated code; mistakes are reported and give None.
 
     Args:
         text: Its condition.

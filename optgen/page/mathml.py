@@ -171,7 +171,7 @@ class Printer:
 
 
 def _notation(name: str) -> str:
-    """What is written for a function: of the rules' own, its name."""
+    """The notation of a function; of the rules' own, its name."""
     return CALLED[name].page if name in CALLED else name
 
 

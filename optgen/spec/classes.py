@@ -129,7 +129,7 @@ class ClassChecker:
                 check_refusal(refused, document, ("refusals", name), known, self.reporter)
 
     def check_lists(self, name: str, row: ClassRow, document: Document, path: tuple[Key, ...]) -> bool:
-        """Whether a row's lists make classes, each of another name; if not, it is reported."""
+        """Looks at a row's lists; false, and reported, where they do not make classes, each of another name."""
         before = self.reporter.error_count
         for key in ("bits", "paged"):
             values = getattr(row, key)

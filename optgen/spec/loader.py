@@ -29,7 +29,7 @@ CLASSES = "classes.yaml"
 VOCABULARY = "vocabulary.yaml"
 FUNCTIONS = "functions.yaml"
 BESIDE = (SHARED, VOCABULARY, FUNCTIONS)
-"""What acts on the rules beside which it stands."""
+"""Files that act on the rules beside which they stand."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class LoadedShared(_Located):
 
 @dataclass(frozen=True)
 class PlacedRefusal:
-    """What a class refuses, with a name for it, and its condition with its place."""
+    """A combination that a class refuses, with a name for it, and its condition with its place."""
 
     name: str
     refused: Refused
@@ -110,7 +110,7 @@ class SpecSet:
         return declared.document.locate(*declared.at(str(keys[0]), *keys[1:]))
 
     def refusals_of(self, name: str) -> tuple[PlacedRefusal, ...]:
-        """What the class `name` refuses, names resolved to those of `classes.yaml`."""
+        """The combinations that the class `name` refuses, names resolved to those of `classes.yaml`."""
         declared, found = self.declared[name], []
         for index, entry in enumerate(self.classes[name].refusals):
             if isinstance(entry, Refused):
@@ -195,7 +195,7 @@ class _Files:
 
 
 def _role(file: Path) -> str:
-    """What a file is, by its name."""
+    """The name that a file is known by."""
     return CLASSES if file.name == FORMER_TABLE else file.name
 
 

@@ -42,7 +42,7 @@ class SpecModel(BaseModel):
 
 
 class NumberWord(SpecModel):
-    """What the vocabulary says of a hyperparameter: all but its default."""
+    """A hyperparameter in the vocabulary: all but its default."""
 
     range: Text = "(-inf, inf)"
     names: list[Name] = []
@@ -77,7 +77,7 @@ class Hyperparameter(NumberWord):
 
 
 class OptionWord(SpecModel):
-    """What the vocabulary says of an option: all but its default."""
+    """An option in the vocabulary: all but its default."""
 
     choices: list[bool | int | str | None] | None = None
     doc: Prose = _left_out()
@@ -166,7 +166,7 @@ class Method(SpecModel):
 
 
 class _ClassWords(SpecModel):
-    """What a class and a row of classes say alike."""
+    """Fields that a class and a row of classes have alike."""
 
     rule: Name | None = None
     signature: Name | list[Name] | None = None

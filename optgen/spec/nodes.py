@@ -215,12 +215,12 @@ def is_number(text: str) -> bool:
 
 
 def is_null(node: Node) -> bool:
-    """Whether nothing is written, or that it is nothing."""
+    """Tells a value that is left out, or written as null."""
     return isinstance(node, Scalar) and node.style == "" and node.text in ("", "~", "null")
 
 
 def is_text(node: Node) -> bool:
-    """Whether it is text: no number, no truth value, not nothing."""
+    """Tells text from numbers, truth values and null."""
     return isinstance(node, Scalar) and bool(node.style or not (node.text in _CONSTANTS or is_number(node.text)))
 
 

@@ -116,13 +116,13 @@ def _is_wrong_type(problem: _Problem, group: list[_Problem], words: bool) -> boo
 
 
 def _has_words(node: Node | None, candidates: list[list[_Problem]]) -> bool:
-    """Whether the words of a union are no more likely meant than its other members."""
+    """Tells if the words of a union are no more likely meant than its other members."""
     scalars = {problem.kind for group in candidates for problem in group} & {"int_type", "float_type", "bool_type"}
     return bool(scalars) or not isinstance(node, Scalar)
 
 
 def _expected(problem: _Problem) -> str:
-    """What a member of a union is."""
+    """The kind of value that a member of a union is."""
     return _EXPECTED.get(problem.kind) or str(problem.context.get("expected", "")).replace("'", "`")
 
 

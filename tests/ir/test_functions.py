@@ -174,7 +174,7 @@ DEFINED = {
     "def h(x: int):\n    return x\ndef i(x) -> int:\n    return x",
     "parameters twice": "def f(x, x):\n    return x",
     "reserved names": "def sqrt(x):\n    return x\ndef _f(x):\n    return x\n"
-    "def f(where):\n    _x = where\n    return _x",
+    "def f(where):\n    _x = where\n    return _x\ndef g(x):\n    _a, exp = f(x)\n    return _a * exp",
     "twice": ONE + "\n" + ONE,
     "decorated": "@g\n" + ONE,
     "no functions": "x = 3\nfor i in x: pass\nclass A: pass",

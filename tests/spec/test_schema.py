@@ -16,3 +16,15 @@ def test_schema() -> None:
     assert schema["additionalProperties"] is False
     assert "raise" in schema["$defs"]["Refused"]["properties"]
     assert json.loads(json.dumps(schema)) == schema
+
+
+def test_short_forms_are_in_the_schema() -> None:
+    defined = json_schema()["$defs"]
+    for name, types in (
+        ("Hyperparameter", {"number", "null", "array", "object"}),
+        ("Option", {"boolean", "integer", "string", "object"}),
+        ("State", {"string", "null", "object"}),
+        ("Input", {"string", "object"}),
+    ):
+        assert {form["type"] for form in defined[name]["anyOf"]} == types
+    assert json_schema("vocabulary")["$defs"]["NumberWord"]["type"] == "object"

@@ -28,7 +28,7 @@ def python_code(code: Code, indent: int, end: str = "") -> list[str]:
         case Brackets(head, items, close, groups) if items:
             comma = "" if groups else ","
             inner = (line for item in items for line in python_code(item, indent + 4, comma))
-            return [head, *_inner(inner), close + end]
+            return [head, *_inner(inner), close.removeprefix(",") + end]
         case Chain(first, rest):
             *parts, last = (first, *(prefixed(f"{operator} ", operand) for operator, operand in rest))
             return [*(line for part in parts for line in python_code(part, indent)), *python_code(last, indent, end)]
@@ -37,9 +37,11 @@ def python_code(code: Code, indent: int, end: str = "") -> list[str]:
 
 def _labelled(label: str, value: Code, indent: int, end: str) -> list[str]:
     """`x = a / f(...)` and `x = (...) / a` break inside of the brackets, where it is one operation with them."""
-    if isinstance(value, str | Labelled | Brackets) or label.endswith("="):  # no parentheses around an argument
+    is_item = label.endswith(("=", '": '))  # an argument or an entry, which gets no parentheses
+    if is_item or isinstance(value, str | Labelled | Brackets):
         return python_code(prefixed(label, value), indent, end)
-    if isinstance(value, Chain) and len(value.rest) == 1:
+    is_function = label.endswith(": ")  # what it gives is in parentheses of its own
+    if isinstance(value, Chain) and len(value.rest) == 1 and not is_function:
         if broken := _in_last(label, value, indent, end):
             return broken
         first, after = _first(value)

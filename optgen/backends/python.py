@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.backends.base import Rendering
-from optgen.backends.layout import import_lines, import_order, python_lines
+from optgen.backends.code import Code
+from optgen.backends.layout import import_lines, import_order
 from optgen.backends.python_blocks import block_lines
-from optgen.backends.python_calls import call_lines, docs_lines, names_text, table_lines, tuple_text
+from optgen.backends.python_calls import call_lines, docs_lines, field_lines, names_code, table_lines, tuple_code
 from optgen.backends.python_classes import WIDTH, ClassSpec, ClassText, render_classes
 from optgen.backends.python_host import HostText, host_functions
 from optgen.backends.python_rule import (
@@ -98,13 +99,13 @@ class PythonBackend:
         if family.spec.inputs:
             lines += docs_lines("inputs", {name: given.doc for name, given in family.spec.inputs.items()}, 4)
         constants = [name for name, guard in family.guards.guards.items() if guard.about == "codec"]
-        more = {
+        more: dict[str, Code] = {
             "flags": "_flags" if has_flags else "",
-            "constants": names_text(constants) if constants else "",
+            "constants": names_code(constants) if constants else "",
             "first_step_only": "True" if _asks_first_step_only(family) else "",
-            "shared": tuple_text([f"shared.{group.name}" for group in groups]),
+            "shared": tuple_code([f"shared.{group.name}" for group in groups]),
         }
-        return [*lines, *python_lines([f"{name}={text}," for name, text in more.items() if text], 4)]
+        return [*lines, *field_lines(more, 4)]
 
 
 def _source(family: Family) -> list[Prose]:
@@ -133,7 +134,7 @@ def _imports(
     groups: Sequence[Group],
     flags: Mapping[str, str],
     hosts: Sequence[HostText],
-    starts: Sequence[tuple[str, str]],
+    starts: Sequence[tuple[str, Sequence[str]]],
     classes: Sequence[ClassText],
 ) -> dict[str, list[str]]:
     """What a module imports: only what it uses."""
@@ -155,7 +156,8 @@ def _imports(
     }
     rule = {"Block", "Pass", "Rule", "always", *(name for name, there in used.items() if there)}
     rule |= {type(setting).__name__ for setting in own}
-    functions = [*flags.values(), *(text for _, text in starts), *(line for host in hosts for line in host.lines)]
+    functions = [*flags.values(), *(line for host in hosts for line in host.lines)]
+    functions += [line for _, lines in starts for line in lines]
     return {
         "typing": ["Any", *(["ClassVar"] if fixes else []), *(["Literal"] if _uses(arguments, "Literal") else [])],
         "mapping": ["Mapping"] if fixes else [],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Set
 
 from optgen.backends.c_passes import PassRenderer, pass_function
-from optgen.backends.layout import python_lines
-from optgen.backends.py_printer import py_formula
-from optgen.backends.python_calls import string_lines, tuple_text
+from optgen.backends.code import Code, Labelled, call
+from optgen.backends.py_printer import py_condition
+from optgen.backends.python_calls import field_lines, names_code, string_lines, tuple_code
 from optgen.ir.family import Family
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import Kind, Reduce, Ref, refs
@@ -17,27 +17,29 @@ from optgen.schedule.plan import PassPlan, Plan, Reduction
 
 def block_lines(name: str, plan: Plan, family: Family) -> list[str]:
     """The fields of a block, but for what it refuses."""
-    sums = [f'("{sum_name}", "{op}", "{reduction}")' for sum_name, (op, reduction) in plan.sums.items()]
-    arrays = [f'Array("{n}", "{plan.kinds[n].name.lower()}", {live_text(live)})' for n, live in plan.arrays.items()]
+    sums = [names_code((sum_name, op, reduction)) for sum_name, (op, reduction) in plan.sums.items()]
+    arrays = [
+        call("Array", f'"{n}"', f'"{plan.kinds[n].name.lower()}"', live_code(live)) for n, live in plan.arrays.items()
+    ]
     summed = {reduction for _, reduction in plan.sums.values()}
     passes = [_pass(name, p, len(PassRenderer(family, name, plan, p).fields()), summed) for p in plan.passes]
-    fields = {
-        "passes": tuple_text(passes),
+    fields: dict[str, Code] = {
+        "passes": tuple_code(passes),
         "values": f"_{name}_values" if len(plan.values) > len(plan.host_inputs) else "",
         "commit": f"_{name}_commit" if plan.host_commits else "",
-        "sums": tuple_text(sums) if sums else "",
-        "arrays": tuple_text(arrays) if arrays else "",
+        "sums": tuple_code(sums) if sums else "",
+        "arrays": tuple_code(arrays) if arrays else "",
         "grads": "True" if family.reads_gradients(name) else "",
         "line_sums": "True" if _sums_lines(plan) else "",
         "counts": "True" if _reads_index(plan) else "",
     }
     reads = string_lines("reads=", Prose(" ".join(plan.host_inputs)), 4) if plan.host_inputs else []
-    return [*reads, *python_lines([f"{field}={text}," for field, text in fields.items() if text], 4)]
+    return [*reads, *field_lines(fields, 4)]
 
 
-def live_text(formula: Formula) -> str:
+def live_code(formula: Formula) -> Code:
     """A formula as a function of flags."""
-    return "always" if formula.is_true else f"lambda f: {py_formula(formula)}"
+    return "always" if formula.is_true else Labelled("lambda f: ", py_condition(formula))
 
 
 def _sums_lines(plan: Plan) -> bool:
@@ -53,20 +55,19 @@ def _reads_index(plan: Plan) -> bool:
     return any(positions.intersection(refs(value)) for value in values)
 
 
-def _pass(block: str, item: PassPlan, scalars: int, summed: Set[str]) -> str:
-    parts = [f'"{pass_function(block, item)}"', live_text(item.live)]
+def _pass(block: str, item: PassPlan, scalars: int, summed: Set[str]) -> Code:
+    parts: list[Code] = [f'"{pass_function(block, item)}"', live_code(item.live)]
     if scalars:
         parts.append(f"scalars={scalars}")
     if item.reductions:
-        parts.append(f"partials={tuple_text([_partial(r, r.name in summed) for r in item.reductions])}")
-    return f"Pass({', '.join(parts)})"
+        parts.append(Labelled("partials=", tuple_code([_partial(r, r.name in summed) for r in item.reductions])))
+    return call("Pass", *parts)
 
 
-def _partial(reduction: Reduction, summed: bool) -> str:
+def _partial(reduction: Reduction, summed: bool) -> Code:
     """A result of a pass; one that is summed over all parameters is there wherever the pass runs."""
     reduce = reduction.reduce
-    live = [] if summed or reduction.live.is_true else [live_text(reduction.live)]
+    live = [] if summed or reduction.live.is_true else [live_code(reduction.live)]
     over = [] if reduce.over is Kind.TENSOR else [f'over="{reduce.over.name.lower()}"']
     op = ['op="max"'] if reduce.op == "max" else []
-    parts = [f'"{reduction.name}"', *live, *over, *op]
-    return f"Partial({', '.join(parts)})"
+    return call("Partial", f'"{reduction.name}"', *live, *over, *op)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from optgen.backends.layout import WIDTH, python_lines
+from optgen.backends.code import Brackets, Code, Labelled, flat
+from optgen.backends.layout import WIDTH, python_code
 from optgen.backends.quoting import py_string
 from optgen.prose import Prose
 
 
-def tuple_text(texts: Sequence[str]) -> str:
+def tuple_code(items: Sequence[Code]) -> Brackets:
     """A tuple of these."""
-    return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
+    return Brackets("(", tuple(items), ",)" if len(items) == 1 else ")")
 
 
-def names_text(items: Sequence[str]) -> str:
+def names_code(items: Sequence[str]) -> Brackets:
     """A tuple of names."""
-    return tuple_text([f'"{item}"' for item in items])
+    return tuple_code([f'"{item}"' for item in items])
 
 
 def table_lines(name: str, lines: Sequence[str], indent: int) -> list[str]:
@@ -28,6 +29,13 @@ def table_lines(name: str, lines: Sequence[str], indent: int) -> list[str]:
     return [f"{name}=(", *(f"    {line}" for line in lines), "),"]
 
 
+def field_lines(fields: Mapping[str, Code], indent: int) -> list[str]:
+    """Arguments by keyword, those that are empty left out."""
+    return [
+        line for key, code in fields.items() if code for line in python_code(Labelled(f"{key}=", code), indent, ",")
+    ]
+
+
 def docs_lines(name: str, docs: Mapping[str, Prose], indent: int) -> list[str]:
     """A field that is a dict of texts."""
     lines = [line for key, doc in docs.items() for line in string_lines(f'"{key}": ', doc.line(), indent + 4)]
@@ -35,7 +43,7 @@ def docs_lines(name: str, docs: Mapping[str, Prose], indent: int) -> list[str]:
 
 
 def call_lines(
-    call: str, parts: Sequence[str | Prose], texts: Mapping[str, Prose], indent: int, end: str = ","
+    call: str, parts: Sequence[Code | Prose], texts: Mapping[str, Prose], indent: int, end: str = ","
 ) -> list[str]:
     """A call, an argument a line where it does not fit in one.
 
@@ -44,16 +52,17 @@ def call_lines(
         texts: Arguments by keyword that are strings, behind the others.
         end: What stands behind it.
     """
-    shown = [py_string(part) if isinstance(part, Prose) else part for part in parts]
+    shown = [py_string(part) if isinstance(part, Prose) else flat(part) for part in parts]
     shown += [f"{key}={py_string(text)}" for key, text in texts.items()]
     line = f"{call}({', '.join(shown)}){end}"
     if indent + len(line) <= WIDTH:
         return [line]
     lines = []
     for part in parts:
-        lines += (
-            string_lines("", part, indent + 4) if isinstance(part, Prose) else python_lines([f"{part},"], indent + 4)
-        )
+        if isinstance(part, Prose):
+            lines += string_lines("", part, indent + 4)
+        else:
+            lines += python_code(part, indent + 4, ",")
     for key, text in texts.items():
         lines += string_lines(f"{key}=", text, indent + 4)
     return [f"{call}(", *(f"    {line}" for line in lines), f"){end}"]

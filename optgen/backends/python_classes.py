@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import takewhile
 
-from optgen.backends.python_calls import tuple_text
+from optgen.backends.code import flat
+from optgen.backends.python_calls import tuple_code
 from optgen.backends.python_rule import literal
 from optgen.backends.quoting import Docstring, Identifier, docstring, identifier
 from optgen.ir.family import Family
@@ -158,7 +159,7 @@ def _attributes(spec: ClassSpec, constants: Mapping[Refusal, str]) -> dict[str, 
         if "optim_bits" in variant.defaults:
             result["given_bits"] = f"given_bits = {literal(variant.defaults['optim_bits'])}"
     if spec.refusals:
-        result["refusals"] = f"refusals = {tuple_text([constants[refusal] for refusal in spec.refusals])}"
+        result["refusals"] = f"refusals = {flat(tuple_code([constants[refusal] for refusal in spec.refusals]))}"
     return result
 
 

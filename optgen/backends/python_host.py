@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optgen.backends.layout import WIDTH, python_lines
+from optgen.backends.code import Brackets, Code, Labelled, call, flat
+from optgen.backends.layout import WIDTH, python_code
 from optgen.backends.py_printer import PyPrinter, py_name
 from optgen.backends.quoting import python_comment
 from optgen.ir.family import Family
@@ -32,17 +33,17 @@ class HostText:
 
 def host_functions(block: str, plan: Plan, family: Family) -> list[HostText]:
     """The functions of a block: what passes read, and new values of shared states."""
-    values: dict[str, str] = {name: py_name(name) for name in plan.values[len(plan.host_inputs) :]}
+    values: dict[str, Code] = {name: py_name(name) for name in plan.values[len(plan.host_inputs) :]}
     result = []
     if values:
         doc = f"What follows from what `{block}` reads, and is the same for all parameters of a group."
         result.append(_function(f"_{block}_values", doc, plan, tuple(values), values))
     if plan.host_commits:
         printer = PyPrinter(plan.kinds)
-        commits = {
-            write.input.name: text if isinstance(write.value, Const) else f"float({text})"
+        commits: dict[str, Code] = {
+            write.input.name: code if isinstance(write.value, Const) else call("float", code)
             for write in plan.host_commits
-            for text in [printer.print(write.value)]
+            for code in [printer.code(write.value)]
         }
         roots = [name for write in plan.host_commits for name in refs(write.value)]
         doc = f"New values of group and global states after `{block}`."
@@ -50,7 +51,7 @@ def host_functions(block: str, plan: Plan, family: Family) -> list[HostText]:
     return result
 
 
-def _function(name: str, doc: str, plan: Plan, roots: Sequence[str], results: Mapping[str, str]) -> HostText:
+def _function(name: str, doc: str, plan: Plan, roots: Sequence[str], results: Mapping[str, Code]) -> HostText:
     """A function that returns numbers by name.
 
     Args:
@@ -66,26 +67,25 @@ def _function(name: str, doc: str, plan: Plan, roots: Sequence[str], results: Ma
     inputs = [n for n, item in plan.program.inputs.items() if item.kind.is_host and n in needed]
     names = [*inputs, *(n for n in plan.sums if n in needed)]
     printer = PyPrinter(plan.kinds)
-    texts = [printer.print(let.expr) for let in lets]
     parameters = [f"{py_name(n)}: float" for n in names]
     if any(isinstance(part, Select) for let in lets for part in walk(let.expr)):
         parameters.append("f: Flags")
     lines: list[str] = []
     source = ""
     used = {name for let in lets for name in refs(let.expr)}
-    for let, text in zip(lets, texts, strict=True):
-        if let.name in results and let.name not in used and not let.source:
-            line = f'"{let.name}": {text},'
-            if 8 + len(line) <= WIDTH:
-                results = {**results, let.name: text}
-                continue
+    for let in lets:
+        code = printer.code(let.expr)
+        is_result = let.name in results and let.name not in used and not let.source
+        if is_result and len(f'        "{let.name}": {flat(code)},') <= WIDTH:
+            results = {**results, let.name: code}
+            continue
         if let.source and let.source != source:
             source = let.source
             lines.append(python_comment(source))
-        lines.append(f"{py_name(let.name)} = {text}")
-    items = ", ".join(f'"{key}": {text}' for key, text in results.items())
-    lines.append(f"return {{{items}}}")
-    return HostText(tuple(_head(name, parameters)), doc, tuple(python_lines(lines, 4)))
+        lines += python_code(Labelled(f"{py_name(let.name)} = ", code), 4)
+    items = tuple(Labelled(f'"{key}": ', code) for key, code in results.items())
+    lines += python_code(Brackets("return {", items, "}"), 4)
+    return HostText(tuple(_head(name, parameters)), doc, tuple(lines))
 
 
 def _head(name: str, parameters: Sequence[str]) -> list[str]:

@@ -7,10 +7,11 @@ import io
 import tokenize
 from collections.abc import Mapping, Sequence
 
-from optgen.backends.layout import python_lines
+from optgen.backends.code import Brackets, Code, Labelled, call, flat, prefixed
+from optgen.backends.layout import python_code
 from optgen.backends.py_printer import PyPrinter, py_number
-from optgen.backends.python_blocks import live_text
-from optgen.backends.python_calls import call_lines, names_text, tuple_text
+from optgen.backends.python_blocks import live_code
+from optgen.backends.python_calls import call_lines, names_code, tuple_code
 from optgen.backends.quoting import py_string
 from optgen.ir.family import Family, given_readers, readers
 from optgen.ir.guards import Guard
@@ -34,7 +35,7 @@ def literal(value: object) -> str:
         case float() if value == int(value) and abs(value) < 1e16:
             return repr(value)
         case tuple():
-            return tuple_text([literal(item) for item in value])
+            return flat(tuple_code([literal(item) for item in value]))
         case _:
             return repr(value)
 
@@ -49,17 +50,17 @@ def setting_lines(name: str, setting: Setting, decides: bool, doc: Prose, indent
         decides: Whether it decides flags or what is refused.
         doc: What it does, where classes do not say so themselves.
     """
-    call = "Option" if isinstance(setting, Option) else "Hyperparameter"
+    kind = "Option" if isinstance(setting, Option) else "Hyperparameter"
     parts = _option(name, setting) if isinstance(setting, Option) else _hyper(name, setting, decides)
-    return call_lines(call, parts, {"doc": doc.line()} if doc else {}, indent)
+    return call_lines(kind, parts, {"doc": doc.line()} if doc else {}, indent)
 
 
-def _hyper(name: str, hyper: Hyperparameter, decides: bool) -> list[str]:
-    parts = [f'"{name}"', f'"{parse_range(hyper.range)}"']
+def _hyper(name: str, hyper: Hyperparameter, decides: bool) -> list[Code]:
+    parts: list[Code] = [f'"{name}"', f'"{parse_range(hyper.range)}"']
     if hyper.label:
         parts.append(f"label={literal(hyper.label)}")
     if hyper.names:
-        parts.append(f"parts={names_text(hyper.names)}")
+        parts.append(Labelled("parts=", names_code(hyper.names)))
     if hyper.optional:
         parts.append("optional=True")
     if hyper.integer:
@@ -71,8 +72,8 @@ def _hyper(name: str, hyper: Hyperparameter, decides: bool) -> list[str]:
     return parts
 
 
-def _option(name: str, option: Option) -> list[str]:
-    choices = [] if option.choices is None else [tuple_text([literal(c) for c in option.choices])]
+def _option(name: str, option: Option) -> list[Code]:
+    choices = [] if option.choices is None else [tuple_code([literal(c) for c in option.choices])]
     return [f'"{name}"', *choices]
 
 
@@ -96,20 +97,20 @@ def settings_named(condition: str) -> set[str]:
 def state_lines(family: Family, name: str, state: State, indent: int) -> list[str]:
     """An entry of a table of states."""
     item = family.inputs[name]
-    parts = [f'"{name}"']
+    parts: list[Code] = [f'"{name}"']
     if state.shape != "param":
         parts.append(f'"{state.shape}"')
     if not item.signed:
         parts.append("signed=False")
     if item.kind is Kind.ELEMENT:
         if item.codecs != ("fp32",):
-            parts.append(f"codecs={names_text(item.codecs)}")
+            parts.append(Labelled("codecs=", names_code(item.codecs)))
         if state.stored_as is not None:
             parts.append(f'stored_as="{state.stored_as}"')
     if item.window is not None:
         parts.append(f"window={item.window}")
     if not item.exists.is_true:
-        parts.append(f"exists={live_text(item.exists)}")
+        parts.append(prefixed("exists=", live_code(item.exists)))
     init = family.inits[name]
     if not isinstance(init, Const):
         parts.append(f"init=_start_{name}")
@@ -119,11 +120,11 @@ def state_lines(family: Family, name: str, state: State, indent: int) -> list[st
             parts.append("reduced=True")
     elif init.value != 0.0 and item.window is None:
         parts.append(f"init={py_number(float(init.value))}")
-    return python_lines([f"State({', '.join(parts)}),"], indent)
+    return python_code(call("State", *parts), indent, ",")
 
 
-def start(family: Family, name: str) -> tuple[str, str] | None:
-    """A function for an initial value that is not a number: the state, and what it returns."""
+def start(family: Family, name: str) -> tuple[str, list[str]] | None:
+    """A function for an initial value that is not a number: the state, and the statement that returns it."""
     expr = family.inits[name]
     if isinstance(expr, Const):
         return None
@@ -131,7 +132,7 @@ def start(family: Family, name: str) -> tuple[str, str] | None:
     names = {n: f"m.number({text.replace('o[', 't.settings[', 1)})" for n, text in read.items()}
     names |= {"param": "t.param", "grad": "t.unscaled_grad"} | {fact: f"t.{fact}" for fact in FACTS}
     kinds = {n: i.kind for n, i in family.inputs.items()}
-    return name, PyPrinter(kinds, names=names).print(expr)
+    return name, PyPrinter(kinds, names=names).lines(expr, "return ", 4)
 
 
 # Flags
@@ -162,8 +163,7 @@ def _flag(family: Family, guard: Guard) -> str:
 
 def flag_lines(flags: Mapping[str, str]) -> list[str]:
     """A function's statement that returns flags."""
-    items = ", ".join(f'"{name}": {text}' for name, text in flags.items())
-    return python_lines([f"return {{{items}}}"], 4)
+    return python_code(Brackets("return {", tuple(f'"{name}": {text}' for name, text in flags.items()), "}"), 4)
 
 
 # Refusals
@@ -174,7 +174,7 @@ def refusal_lines(refusal: Refusal, indent: int) -> list[str]:
     return call_lines("Refusal", refusal_parts(refusal), {}, indent)
 
 
-def refusal_parts(refusal: Refusal) -> list[str | Prose]:
+def refusal_parts(refusal: Refusal) -> list[Code | Prose]:
     """Its arguments."""
     error = [] if refusal.exception == "ValueError" else [f"error={refusal.exception}"]
     return [f"lambda o: {requoted(refusal.condition)}", refusal.message, *error]

@@ -261,6 +261,6 @@ class ClassInfo:
         if hyper.required or name in self.spec.variant.required:
             return 1.0
         value = self._default(name)
-        if value == 0 and any(r.condition == f"o['{name}'] == 0" for r in self.spec.refusals):
+        if value == 0 and any(r.condition == f'o["{name}"] == 0' for r in self.spec.refusals):
             return 1.0
         return value

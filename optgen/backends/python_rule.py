@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import io
-import tokenize
 from collections.abc import Mapping, Sequence
 
 from optgen.backends.code import Brackets, Code, Labelled, call, flat, prefixed
@@ -81,14 +78,8 @@ def decisive(family: Family, refusals: Sequence[Refusal]) -> frozenset[str]:
     """The hyperparameters that decide flags, or what is refused."""
     owners = {part: name for name, h in family.hypers.items() for part in (h.names or [name])}
     subjects = {owners.get(g.subject, g.subject) for g in family.guards.guards.values() if g.about == "hyper"}
-    named = {name for refusal in (*family.refusals, *refusals) for name in settings_named(refusal.condition)}
+    named = {owners.get(name, name) for refusal in (*family.refusals, *refusals) for name in refusal.settings}
     return frozenset(name for name in family.hypers if name in subjects or name in named)
-
-
-def settings_named(condition: str) -> set[str]:
-    """The settings that a condition over `o` reads."""
-    found = [node.slice for node in ast.walk(ast.parse(condition)) if isinstance(node, ast.Subscript)]
-    return {str(key.value) for key in found if isinstance(key, ast.Constant) and isinstance(key.value, str)}
 
 
 # States
@@ -177,14 +168,4 @@ def refusal_lines(refusal: Refusal, indent: int) -> list[str]:
 def refusal_parts(refusal: Refusal) -> list[Code | Prose]:
     """Its arguments."""
     error = [] if refusal.exception == "ValueError" else [f"error={refusal.exception}"]
-    return [f"lambda o: {requoted(refusal.condition)}", refusal.message, *error]
-
-
-def requoted(condition: str) -> str:
-    """An expression with its strings in double quotes."""
-    tokens = list(tokenize.generate_tokens(io.StringIO(condition).readline))
-    for token in reversed(tokens):
-        if token.type == tokenize.STRING:
-            text = py_string(ast.literal_eval(token.string))
-            condition = condition[: token.start[1]] + text + condition[token.end[1] :]
-    return condition
+    return [f"lambda o: {refusal.condition}", refusal.message, *error]

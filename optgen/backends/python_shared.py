@@ -24,7 +24,6 @@ from optgen.backends.python_rule import (
     flag_texts,
     refusal_lines,
     setting_lines,
-    settings_named,
     state_lines,
 )
 from optgen.backends.quoting import Comment, python_comment
@@ -172,6 +171,7 @@ class SharedParts:
         refusals: list[Refusal] = []
         common = self.common
         settings: dict[str, Setting] = {**common.hyperparameters, **common.options, **common.storage}
+        settings |= {part: hyper for hyper in common.hyperparameters.values() for part in hyper.names}
         for family in self.families:
             for refusal in family.refusals[len(family.spec.refusals) :]:
                 if refusal.on != "construct":
@@ -180,7 +180,7 @@ class SharedParts:
                     refusals.append(refusal)
                 index = refusals.index(refusal)
                 found.setdefault(index, set()).add(family.name)
-                keys = [_key(settings[n].needs) for n in settings_named(refusal.condition) if n in settings]
+                keys = [_key(settings[n].needs) for n in refusal.settings if n in settings]
                 needs[index] = max(keys, key=_narrowness, default=None)
         for index, group in self._placed(found, needs):
             group.refusals.append(refusals[index])

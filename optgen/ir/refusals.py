@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ class Refusal:
 
     Attributes:
         condition: Python over `o`, the settings.
+        settings: The settings that it reads.
         exception: The exception's name.
         message: A format string over the settings and `name`, the class.
         on: `construct`, or the block before which it is looked at.
@@ -47,6 +49,7 @@ class Refusal:
     """
 
     condition: str
+    settings: tuple[str, ...]
     exception: str
     message: Prose
     on: str
@@ -75,14 +78,22 @@ def build_refusal(
             message = f"`{part.id}` is not a setting"
             reporter.error("undefined-name", message, node_location(text, part), suggest(part.id, list(settings)))
             return None
-    return Refusal(ast.unparse(_Reader(settings).visit(node)), refused.raises, refused.message, refused.on)
+    names = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+    condition = ast.unparse(_Reader(settings).visit(node))
+    return Refusal(condition, tuple(dict.fromkeys(names)), refused.raises, refused.message, refused.on)
 
 
 class _Reader(ast.NodeTransformer):
-    """Replaces names by how they are read."""
+    """Replaces names by how they are read, and puts plain words between double quotes."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         self.settings = settings
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        return ast.parse(self.settings[node.id], mode="eval").body
+        return ast.Name(self.settings[node.id])
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        match node.value:
+            case str() as word if re.fullmatch(r"[\w.-]*", word, re.ASCII):
+                return ast.Name(f'"{word}"')
+        return node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn
 
 
@@ -46,8 +47,7 @@ class Prose:
             first: How the first line is indented.
             rest: How all others are.
         """
-        words = " ".join(self.raw.split())
-        return [Prose(line) for line in textwrap.wrap(words, width, initial_indent=first, subsequent_indent=rest)]
+        return [Prose(line) for line in _filled(" ".join(self.raw.split()), width, first, rest)]
 
     def line(self) -> Prose:
         """Its words in one line."""
@@ -61,3 +61,8 @@ class Prose:
         text = core_schema.str_schema(max_length=65536, strict=True)
         written = core_schema.plain_serializer_function_ser_schema(lambda prose: prose.raw)
         return core_schema.no_info_after_validator_function(cls, text, serialization=written)
+
+
+@lru_cache(maxsize=4096)  # arguments are documented in every class that has them
+def _filled(words: str, width: int, first: str, rest: str) -> tuple[str, ...]:
+    return tuple(textwrap.wrap(words, width, initial_indent=first, subsequent_indent=rest))

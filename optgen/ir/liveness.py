@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from optgen.ir.formula import FALSE, Formula
-from optgen.ir.nodes import Call, Const, Expr, Let, Reduce, Ref, Select, children
+from optgen.ir.nodes import Expr, Let, Ref, Select, children, with_operands
 
 
 def demands(expr: Expr, live: Formula) -> Iterator[tuple[str, Formula]]:
@@ -44,16 +43,11 @@ def needed(
 def resolve(expr: Expr, live: Formula) -> Expr:
     """The expression where `live` holds: choices that it decides are made, and others ask no more than they must."""
     match expr:
-        case Const() | Ref():
-            return expr
-        case Call(args=args):
-            return replace(expr, args=tuple(resolve(arg, live) for arg in args))
-        case Reduce(x=x):
-            return replace(expr, x=resolve(x, live))
-        case Select(formula=formula, then=then, other=other):
+        case Select(formula=formula, then=then, other=other, kind=kind):
             if live.implies(formula):
                 return resolve(then, live)
             if live.implies(~formula):
                 return resolve(other, live)
             then, other = resolve(then, live & formula), resolve(other, live & ~formula)
-            return replace(expr, formula=formula.given(live), then=then, other=other)
+            return Select(formula.given(live), then, other, kind)
+    return with_operands(expr, [resolve(operand, live) for operand in children(expr)])

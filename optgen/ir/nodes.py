@@ -7,7 +7,7 @@ rank of the parameter, codec of a state) is a `Select` over a `Formula` of named
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -187,6 +187,20 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return (then, other)
         case Reduce(x=x):
             return (x,)
+
+
+def with_operands(expr: Expr, operands: Sequence[Expr]) -> Expr:
+    """The same expression of other operands, as many as it has."""
+    match expr:
+        case Call(op=op):
+            return Call(op, tuple(operands))
+        case Select(formula=formula, kind=kind):
+            then, other = operands
+            return Select(formula, then, other, kind)
+        case Reduce(op=op, over=over):
+            (x,) = operands
+            return Reduce(op, over, x)
+    return expr
 
 
 def walk(expr: Expr) -> Iterator[Expr]:

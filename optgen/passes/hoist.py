@@ -11,7 +11,7 @@ from dataclasses import replace
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.guards import GuardTable
 from optgen.ir.kinds import kind_of
-from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select
+from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select, children, with_operands
 from optgen.operations import OPERATIONS
 from optgen.passes.rewrite import unused_name
 
@@ -41,14 +41,11 @@ class _Hoister:
         match expr:
             case Const() | Ref():
                 return expr
-            case Call(args=args):
-                return replace(expr, args=tuple(self._part(arg, expr, let) for arg in args))
-            case Select(then=then, other=other):
-                return replace(expr, then=self._part(then, expr, let), other=self._part(other, expr, let))
             case Reduce(x=x):
-                return replace(expr, x=self._named(x, let))
+                return with_operands(expr, [self._named(x, let)])
+        return with_operands(expr, [self._part(operand, let) for operand in children(expr)])
 
-    def _part(self, part: Expr, whole: Expr, let: Let) -> Expr:
+    def _part(self, part: Expr, let: Let) -> Expr:
         if isinstance(part, Const | Ref):
             return part
         if isinstance(part, Reduce) or kind_of(part, self.kinds) < let.kind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from optgen.ir.nodes import Call, Const, Expr, Program, Reduce, Ref, Select
+from optgen.ir.nodes import Expr, Program, children, with_operands
 
 
 def unused_name(stem: str, taken: Collection[str]) -> str:
@@ -19,15 +19,7 @@ def unused_name(stem: str, taken: Collection[str]) -> str:
 
 def rewrite(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
     """The expression with `change` applied to every node, operands first."""
-    match expr:
-        case Const() | Ref():
-            return change(expr)
-        case Call(args=args):
-            return change(replace(expr, args=tuple(rewrite(arg, change) for arg in args)))
-        case Select(then=then, other=other):
-            return change(replace(expr, then=rewrite(then, change), other=rewrite(other, change)))
-        case Reduce(x=x):
-            return change(replace(expr, x=rewrite(x, change)))
+    return change(with_operands(expr, [rewrite(operand, change) for operand in children(expr)]))
 
 
 def rewrite_program(program: Program, change: Callable[[Expr], Expr]) -> Program:

@@ -143,9 +143,9 @@ def _choice(question: Formula, then: Formula, other: Formula) -> Formula:
     if then is TRUE and other is FALSE:
         return question
     guard = min(question.guard, then.guard, other.guard)
-    q1, q0 = _answers(question, guard)
-    t1, t0 = _answers(then, guard)
-    o1, o0 = _answers(other, guard)
+    q1, q0 = (question.then, question.other) if question.guard == guard else (question, question)
+    t1, t0 = (then.then, then.other) if then.guard == guard else (then, then)
+    o1, o0 = (other.then, other.other) if other.guard == guard else (other, other)
     return _question(guard, _choice(q1, t1, o1), _choice(q0, t0, o0))
 
 
@@ -200,6 +200,7 @@ class Group:
 
     both: bool
     parts: tuple[Part, ...]
+    literals: tuple[Literal, ...]
 
 
 Part = Literal | Group
@@ -227,7 +228,10 @@ def _factored(terms: tuple[Term, ...]) -> Part:
 def _group(both: bool, parts: Iterable[Part]) -> Part:
     """The parts as one, the shorter first."""
     flat = [p for part in parts for p in (part.parts if isinstance(part, Group) and part.both is both else [part])]
-    return Group(both, tuple(sorted(flat, key=_rank))) if len(flat) > 1 else flat[0]
+    if len(flat) == 1:
+        return flat[0]
+    flat.sort(key=lambda part: (_size(part), _literals(part)))
+    return Group(both, tuple(flat), tuple(literal for part in flat for literal in _literals(part)))
 
 
 def _negated(part: Part) -> Part:
@@ -237,13 +241,9 @@ def _negated(part: Part) -> Part:
     return _group(not part.both, map(_negated, part.parts))
 
 
-def _literals(part: Part) -> list[Literal]:
-    return [part] if isinstance(part, tuple) else [literal for p in part.parts for literal in _literals(p)]
+def _literals(part: Part) -> tuple[Literal, ...]:
+    return part.literals if isinstance(part, Group) else (part,)
 
 
 def _size(part: Part) -> int:
-    return len(_literals(part))
-
-
-def _rank(part: Part) -> tuple[int, list[Literal]]:
-    return len(_literals(part)), _literals(part)
+    return len(part.literals) if isinstance(part, Group) else 1

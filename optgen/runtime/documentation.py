@@ -22,7 +22,7 @@ INPUT = "Set for one step, and not there otherwise."
 RAISES = """\
 Raises:
     TypeError: for values and parameters of the wrong type.
-    ValueError: for values out of range and combinations that the rule rejects."""
+    ValueError: for values out of range and combinations that the rule refuses."""
 
 
 class Documentation:

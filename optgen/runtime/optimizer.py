@@ -62,7 +62,7 @@ class Optimizer(torch.optim.Optimizer):
         fixed: Settings that the class fixes.
         bits: Bits that the class stores its states in, or None if the user says.
         given_bits: The `optim_bits` that a class with `bits` of its own takes, which is its default.
-        refusals: What the class rejects, beside what its rule does.
+        refusals: What the class refuses, beside what its rule does.
     """
 
     rule: ClassVar[Rule]
@@ -94,7 +94,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError: for values and parameters of the wrong type.
-            ValueError: for values out of range and combinations that the rule rejects.
+            ValueError: for values out of range and combinations that the rule refuses.
         """
         name = type(self).__name__
         if self.bits is not None:
@@ -114,7 +114,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @classmethod
     def _refuse(cls, settings: Mapping[str, Any]) -> None:
-        """Raise for combinations that the rule or the class rejects."""
+        """Raise for combinations that the rule or the class refuses."""
         cls.rule.refuse(cls.__name__, settings, (*cls.refusals, *cls.rule.refusals))
         if settings.get("fused_backward"):
             check_settings(cls.__name__, cls.rule, settings)
@@ -126,7 +126,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError: for parameters that cannot be trained, values of the wrong type, and settings of the optimizer.
-            ValueError: for values out of range, unknown settings, and combinations that the rule rejects.
+            ValueError: for values out of range, unknown settings, and combinations that the rule refuses.
         """
         name = type(self).__name__
         if not isinstance(param_group, dict):
@@ -362,7 +362,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError: for values of the wrong type.
-            ValueError: for values out of range, settings that the class fixes and combinations that it rejects.
+            ValueError: for values out of range, settings that the class fixes and combinations that it refuses.
         """
         name = type(self).__name__
         checked(name, self.rule, {key: settings[key] for key in self.defaults if key in settings})

@@ -243,7 +243,7 @@ class Rule:
         inputs: What may be set on the optimizer for a step, and what it is.
         constants: Flags that the codecs decide, which no kernel is given.
         first_step_only: Whether blocks ask of the count of steps no more than whether this is the first.
-        refusals: Combinations that it rejects.
+        refusals: Combinations that it refuses.
 
     Attributes:
         documented: Settings by name that several rules have, with what they do.

@@ -58,7 +58,7 @@ blocks:
 methods:
   reset: {block: exp_avg = 0 * exp_avg, doc: A doc}
 classes:
-  Quoted: {doc: A doc, rejects: [{when: mode == "b", message: no}]}
+  Quoted: {doc: A doc, refusals: [{when: mode == "b", message: no}]}
 """
 COMPILERS = [path for name in ("g++", "clang++") if (path := shutil.which(name))]
 ENDINGS = ("\\", "\\ ", "\\\t", "??/", "??/ ", "\\\\", "x", "*/", "\\\v", "\\\f", "\r", "\\\r", "\u2028", "\x85")

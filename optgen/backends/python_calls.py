@@ -16,6 +16,17 @@ def tuple_code(items: Sequence[Code]) -> Brackets:
     return Brackets("(", tuple(items), ",)" if len(items) == 1 else ")")
 
 
+def filled(items: Sequence[str], indent: int) -> list[str]:
+    """Items with commas behind them, as many a line as fit."""
+    lines: list[str] = []
+    for item in items:
+        if lines and indent + len(lines[-1]) + len(item) + 2 <= WIDTH:
+            lines[-1] += f" {item},"
+        else:
+            lines.append(f"{item},")
+    return lines
+
+
 def names_code(items: Sequence[str]) -> Brackets:
     """A tuple of names."""
     return tuple_code([f'"{item}"' for item in items])

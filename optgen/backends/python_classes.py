@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from optgen.backends.code import flat
-from optgen.backends.python_calls import tuple_code
+from optgen.backends.python_calls import filled, tuple_code
 from optgen.backends.python_rule import literal
 from optgen.backends.quoting import Docstring, Identifier, docstring, identifier
 from optgen.ir.family import Family
@@ -73,7 +73,11 @@ class Constructor:
 
 @dataclass(frozen=True)
 class ConstructorText:
-    """A constructor, ready for the template."""
+    """A constructor, ready for the template.
+
+    Attributes:
+        keyword: Lines of arguments that are given by keyword only: most are of all rules, and stand close together.
+    """
 
     doc: tuple[Docstring, ...]
     positional: tuple[str, ...]
@@ -186,7 +190,7 @@ def _constructor_text(family: Family, spec: ClassSpec) -> ConstructorText:
             lines += text.filled(WIDTH - 4, " " * 4, " " * 8)
     args = ", args" if "args" in (spec.variant.signature or []) else ""
     call = f"super().__init__(params, settings_in(locals()){args})"
-    return ConstructorText(_docstring(lines), positional, keyword, call)
+    return ConstructorText(_docstring(lines), positional, tuple(filled(keyword, 8)), call)
 
 
 def class_arguments(family: Family, variant: Variant) -> dict[str, Argument]:

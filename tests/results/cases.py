@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from numerics.cases import DTYPES, axes, compiled, full, paired, settings_of, storages, valid
 from oracles.declared import Choice, Hyper, Row, is_off
-from support.catalogue import OWN, all_rows, families, optimizer_class, required
+from support.catalogue import OWN, all_rows, families, required
 from support.pairs import Case as Values
 from support.pairs import Pairs, all_pairs, full_product, near, one_at_a_time, spread
 
-from results.training import Case
+from results.training import Case, class_of
 
 HALVED = ("lr", "weight_decay")  # in the second param group
 SETS = ("quick", "core", "whole")
@@ -51,16 +51,14 @@ def _rule(case: Case) -> str:
 
 def of(values: Values, special: bool = False) -> Case:
     """The training that stands for a case of the matrix."""
-    name = values["class"]
-    row = all_rows()[name]
+    row = all_rows()[values["class"]]
     settings = settings_of(values)
-    own = name.startswith(OWN)
     return Case(
-        name.removeprefix(OWN),
+        values["class"].removeprefix(OWN),
         values["target"],
         values["dtype"],
         values["dtype"] if values["grad_dtype"] == "same" else values["grad_dtype"],
-        f"{row.family.name}.yaml" if own else "",
+        _spec(values["class"]),
         settings,
         {} if special else _second(row, settings),
         {name: values[name] for name in row.family.inputs if values[name] is not None},
@@ -81,12 +79,18 @@ def _second(row: Row, settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _spec(name: str) -> str:
+    """The file of tests/specs that a class is loaded from, or ""."""
+    return f"{all_rows()[name].family.name}.yaml" if name.startswith(OWN) else ""
+
+
 @cache
 def _beginning(family: str) -> str:
     """The method without which a rule does not step, or ""."""
     (name, *_) = families(all_rows())[family]
     for method in ("", *all_rows()[name].family.methods):
-        opt: Any = optimizer_class(name)([torch.zeros(1, requires_grad=True)], **required(name))
+        made = class_of(name.removeprefix(OWN), _spec(name))
+        opt = made([torch.zeros(1, requires_grad=True)], **required(name))
         if method:
             getattr(opt, method)()
         try:

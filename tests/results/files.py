@@ -50,7 +50,7 @@ def read(path: Path) -> Record:
 
 
 def _line(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, separators=(", ", ":")) + "\n"
+    return json.dumps(data, separators=(",", ":")) + "\n"
 
 
 def _as_data(recorded: Recorded) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from optgen.runtime.building.compilers import find_compiler
 from results.values import numbers
 
-LIBRARY, COMPILER = "the C library", "how kernels are optimized"
+LIBRARY, COMPILER = "libm", "-O"
 DIGITS = 8
 SHAPED = ("block+1", "matrix", "matrices", "long")
 

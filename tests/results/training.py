@@ -108,7 +108,7 @@ def run(case: Case) -> Result:
     groups: Any = params
     if case.second:
         groups = [{"params": [p for i, p in enumerate(params) if i % 3]}, {"params": params[::3], **case.second}]
-    opt = targeted(_class_of(case), groups, case.target, **case.settings)
+    opt = targeted(class_of(case.name, case.spec), groups, case.target, **case.settings)
     steps = []
     turn = 0
     for call in _calls(case):
@@ -149,12 +149,12 @@ def _members(opt: torch.optim.Optimizer) -> list[Tensor]:
     return [param for group in opt.param_groups for param in group["params"]]
 
 
-def _class_of(case: Case) -> Any:
-    if case.spec:
-        optgen = importlib.import_module("optgen")
-        specs = Path(optgen.__file__).parents[1] / "tests" / "specs"  # of the tree that is run
-        return getattr(optgen.load(specs / case.spec), case.name)
-    return getattr(importlib.import_module("optgen_optim"), case.name)
+def class_of(name: str, spec: str = "") -> Any:
+    """A class of the package that is run, or of a file of its tests/specs."""
+    if not spec:
+        return getattr(importlib.import_module("optgen_optim"), name)
+    optgen = importlib.import_module("optgen")
+    return getattr(optgen.load(Path(optgen.__file__).parents[1] / "tests" / "specs" / spec), name)
 
 
 def _hash(parts: Iterable[bytes]) -> str:

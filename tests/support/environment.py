@@ -23,5 +23,9 @@ def prepare_compiling() -> None:
 
 
 def same_loops() -> None:
-    """Let torch take loops that every processor can run, before it is imported: the width decides the order of sums."""
-    os.environ |= {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
+    """Let torch take loops that every processor can run, unless the environment says otherwise.
+
+    To be called before torch is imported. How wide its loops are decides the order of sums.
+    """
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "default")
+    os.environ.setdefault("MKL_CBWR", "COMPATIBLE")

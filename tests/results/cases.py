@@ -5,27 +5,27 @@ Three sets, each within the next:
 - `quick`, which every `make test` holds: on torch every class as it is by default, and one of EVERY other cases; on the
   cpu target the kernels that tests/numerics compiles anyway;
 - `core`: on torch, which compiles nothing, every class in every dtype and storage, each setting alone, and all pairs of
-  a rule's own settings with everything; on the cpu target every class as it is by default, and of each rule all pairs
-  of its own settings, with what rules share spread over them, so that over all rules nearly every pair of that meets;
-- `whole`: also all pairs of what rules share, each rule in every dtype and storage on the cpu target, and the cuda
-  target on the stand-in.
+  a rule's own settings with everything; on the cpu target, and the cuda target on the stand-in, every class as it is by
+  default, and of each rule all pairs of its own settings and each shared one, spread so that over all rules nearly
+  every pair of those meets;
+- `whole`: also all pairs of what rules share, and on each target every rule in every dtype and storage.
 
 Which settings there are is read from specs/, and no rule is named here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
-from numerics.cases import DTYPES, axes, compiled, full, paired, settings_of, storages, valid
+from numerics.cases import COMPILED, DTYPES, axes, compiled, full, paired, settings_of, storages, valid
 from oracles.declared import Choice, Hyper, Row, is_off
 from support.catalogue import OWN, all_rows, families, required
+from support.pairs import Axes, Pairs, all_pairs, full_product, near, one_at_a_time, spread
 from support.pairs import Case as Values
-from support.pairs import Pairs, all_pairs, full_product, near, one_at_a_time, spread
 
 from results.training import Case, class_of
 
@@ -151,20 +151,45 @@ def _on_torch() -> Iterator[Case]:
 
 def _core() -> Iterator[Case]:
     yield from _on_torch()
-    met = Pairs()
-    for names in map(_compiled_names, families(all_rows()).values()):
-        whole, usual = _usual(names, "cpu")
-        plain = list(_defaults("cpu", names))
-        yield from map(of, plain)
-        yield of(plain[0], special=True)
-        family = all_rows()[names[0]].family
-        own = {name: values for name, values in whole.items() if name in family.own}
-        branching = {name for name, values in own.items() if _branches(family.settings[name], values)}
-        branched = {name: values if name in branching else values[:1] for name, values in own.items()}
-        starts = all_pairs({"class": _unlike(names), **branched}, valid, ("class",))
-        yield from map(of, spread(whole, valid, met, starts))
-        alone = {name: values[:1] if name in branching else values for name, values in own.items()}
-        yield from map(of, one_at_a_time({name: (value,) for name, value in usual.items()} | alone, valid))
+    yield from (of(values) for values in compiled().values() if values["target"] == "cuda")
+    for target in COMPILED:
+        met = Pairs()
+        for names in map(_compiled_names, families(all_rows()).values()):
+            yield from _on_compiled(target, names, met)
+
+
+def _on_compiled(target: str, names: list[str], met: Pairs) -> Iterator[Case]:
+    """Of a rule, for which a kernel is compiled in each of its few forms."""
+    whole, usual = _usual(names, target)
+    plain = list(_defaults(target, names))
+    yield from map(of, plain)
+    yield of(plain[0], special=True)
+    family = all_rows()[names[0]].family
+    own = {name: values for name, values in whole.items() if name in family.own}
+    branching = {name for name, values in own.items() if _branches(family.settings[name], values)}
+    branched = {name: values if name in branching else values[:1] for name, values in own.items()}
+    starts = all_pairs({"class": _unlike(names), **branched}, valid, ("class",))
+    found = spread(whole, valid, met, starts)
+    found += spread(
+        whole, valid, met, list(_unmet(whole, [name for name in whole if name not in ("class", "storage")], found))
+    )
+    yield from map(of, found)
+    alone = {name: values[:1] if name in branching else values for name, values in own.items()}
+    yield from map(of, one_at_a_time({name: (value,) for name, value in usual.items()} | alone, valid))
+
+
+def _unmet(whole: Axes, names: Collection[str], met: Sequence[Values]) -> Iterator[Values]:
+    """Few cases, as far as they are decided, with all values of some axes that are in no other case."""
+    left = [(name, value) for name in names for value in whole[name] if all(case[name] != value for case in met)]
+    while left:
+        start: Values = {}
+        for name, value in left:
+            if name not in start and near({**start, name: value}, whole, valid) is not None:
+                start[name] = value
+        if not start:
+            return  # no case can have what is left
+        yield start
+        left = [(name, value) for name, value in left if start.get(name) != value]
 
 
 def _unlike(names: list[str]) -> tuple[str, ...]:
@@ -178,13 +203,12 @@ def _branches(setting: Hyper | Choice, values: tuple[Any, ...]) -> bool:
 
 
 def _whole() -> Iterator[Case]:
-    yield from (of(values) for values in compiled().values() if values["target"] == "cuda")
     yield from map(of, full().values())
-    met = Pairs()
-    for names in map(_compiled_names, families(all_rows()).values()):
-        whole, _ = _usual(names, "cpu")
-        family = all_rows()[names[0]].family
-        shared = [name for name in whole if name not in family.own and name not in family.inputs]
-        yield from map(of, all_pairs(whole, valid, shared, met))
-        yield from map(of, _product("cpu", names[:1], DTYPES, tuple(storages())))
-        yield from map(of, _defaults("cuda", names))
+    for target in COMPILED:
+        met = Pairs()
+        for names in map(_compiled_names, families(all_rows()).values()):
+            whole, _ = _usual(names, target)
+            family = all_rows()[names[0]].family
+            shared = [name for name in whole if name not in family.own and name not in family.inputs]
+            yield from map(of, all_pairs(whole, valid, shared, met))
+            yield from map(of, _product(target, names[:1], DTYPES, tuple(storages())))

@@ -1,4 +1,4 @@
-"""The hashes of results: they notice what they are there to notice."""
+"""The results that are written down hold, and their hashes notice what they are there to notice."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from results.files import Record, Recorded, read, write
 from results.training import Case, run
+from results.work import Workers
 
 ADAMW = Case("AdamW", "torch", settings={"amsgrad": True, "lr": 0.01})
 
@@ -34,6 +35,26 @@ def test_a_training_is_the_same_every_time() -> None:
 def test_where_results_differ(settings: dict[str, object], said: str) -> None:
     other = run(replace(ADAMW, settings={**ADAMW.settings, **settings}))
     assert run(ADAMW).difference(other, ADAMW).startswith(said)
+
+
+def test_what_differs_is_said_and_what_cannot_be_compared_is_left_out() -> None:
+    wrong = replace(ADAMW, settings={**ADAMW.settings, "maximize": True})
+    right, found = run(ADAMW), run(wrong)
+    written = Workers(1).record([ADAMW])[0]
+    assert written.cases[0].result == right
+    spoilt = Recorded(ADAMW, found, ("libm",))
+    elsewhere = Recorded(ADAMW, found, ("libm", "sum"))
+    record = Record({**written.probes, "sum": "another"}, (*written.cases, spoilt, elsewhere))
+    done = Workers(1).compare(record)
+    assert (done.compared, done.left_out, done.reasons) == (2, 1, {"sum": 1})
+    assert done.differing == (f"{ADAMW.label}: {found.difference(right, ADAMW)}",)
+
+
+def test_a_case_that_fails_is_said_to() -> None:
+    bad = replace(ADAMW, settings={"no_such": 1})
+    record, errors = Workers(1).record([bad])
+    assert not record.cases
+    assert errors == [f"{bad.label}: TypeError: {errors[0].partition('TypeError: ')[2]}"]
 
 
 def test_a_file_holds_what_it_was_given(tmp_path: Path) -> None:

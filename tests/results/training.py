@@ -95,8 +95,7 @@ def _apart(these: str, others: str) -> list[int]:
 
 def names_of(case: Case) -> list[str]:
     """The parameters of a training."""
-    without = () if case.special else SPECIAL
-    return [name for name in SHAPES if name not in without and (name != "long" or case.target != "cuda")]
+    return [name for name in SHAPES if case.special or name not in SPECIAL]
 
 
 def run(case: Case) -> Result:

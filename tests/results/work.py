@@ -56,6 +56,9 @@ class Workers:
 
     def _run(self, cases: Sequence[Case], notes_uses: bool) -> list[Outcome]:
         """In the order of the cases."""
+        if self.processes == 1:
+            _begin(self.threads)
+            return _run_all(cases, notes_uses)
         parts = [cases[at : at + AT_ONCE] for at in range(0, len(cases), AT_ONCE)]
         begun = said = time.monotonic()
         context = multiprocessing.get_context("spawn")
@@ -90,7 +93,6 @@ class Comparison:
 
 def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
-    warnings.simplefilter("ignore")  # what a class says of its settings is for other tests
 
 
 def _run_all(cases: Sequence[Case], notes_uses: bool) -> list[Outcome]:
@@ -100,7 +102,8 @@ def _run_all(cases: Sequence[Case], notes_uses: bool) -> list[Outcome]:
 def _outcome(case: Case, notes_uses: bool) -> Outcome:
     uses = Uses()
     try:
-        with uses if notes_uses else nullcontext():
+        with warnings.catch_warnings(), uses if notes_uses else nullcontext():
+            warnings.simplefilter("ignore")  # what a class says of its settings is for other tests
             result = run(case)
     except Exception as error:  # whatever goes wrong in a changed kernel or class is what is to be said of the case
         return case, f"{type(error).__name__}: {error}", ()

@@ -1,6 +1,6 @@
 """Hold a change of generated code to the results of today.
 
-    python tests/results/hashes.py check                      this tree against the results that are kept beside it
+    python tests/results/hashes.py check                      this tree against the results in tests/results/kept
     python tests/results/hashes.py against HEAD~1             this tree against another commit, both run here
     python tests/results/hashes.py record FILE --set whole    write down what this tree computes
     python tests/results/hashes.py check FILE --only LAMB     hold a tree to a file, in part
@@ -10,9 +10,9 @@ and of `state_dict()`. `--target` and `--only` (text of a case's label; several 
 A case that differs is printed with its settings, with the call from which on parameters differ, and with the entries
 and tensors that do. The exit status is 1 if one does.
 
-`check` without a file takes core.jsonl, which holds on every machine: cases that depend on what this one computes in
-another way are left out, and it is said how many and why (results/machine.py). A new class, or a change that is to
-change results, writes it anew: `record tests/results/core.jsonl`.
+`check` without a file takes the files of kept/, which hold on every machine: cases that depend on what this one
+computes in another way are left out, and it is said how many and why (results/machine.py). A new class, or a change
+that is to change results, writes them anew, a file for each target: `record tests/results/kept/cpu.jsonl --target cpu`.
 
 `against` needs no data. It is also for kernels as users have them, in vectorised loops, whose sums differ from machine
 to machine: OPTGEN_CXXFLAGS="" compiles with the usual flags, OPTGEN_CXXFLAGS="-mno-avx512f" for another width.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-KEPT = HERE / "core.jsonl"
+KEPT = HERE / "kept"  # a file for each target
 SETS = ("quick", "core", "whole")  # each within the next: results/cases.py
 SHOWN = 40  # cases that differ, at most
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case "record":
             return record(asked)
         case "check":
-            return check(asked, asked.file)
+            return check(asked, asked.files)
         case _:
             return against(asked)
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     recording = commands.add_parser("record", help="write down what a tree computes")
     recording.add_argument("file", type=Path, metavar="FILE")
     checking = commands.add_parser("check", help="hold a tree to what is written down")
-    checking.add_argument("file", type=Path, metavar="FILE", nargs="?", default=KEPT)
+    checking.add_argument("files", type=Path, metavar="FILE", nargs="*", default=sorted(KEPT.glob("*.jsonl")))
     comparing = commands.add_parser("against", help="hold this tree to another commit")
     comparing.add_argument("commit", metavar="COMMIT")
     for command, usual in ((recording, "core"), (checking, "whole"), (comparing, "core")):
@@ -93,25 +93,30 @@ def record(asked: argparse.Namespace) -> int:
     return int(bool(errors))
 
 
-def check(asked: argparse.Namespace, file: Path) -> int:
-    """Hold a tree to a file of results."""
+def check(asked: argparse.Namespace, files: Sequence[Path]) -> int:
+    """Hold a tree to files of results."""
     from results.files import Record, read
     from results.work import Workers
 
-    whole = read(file)
-    chosen = [each for each in whole.cases if _wanted(each.case, asked)][:: asked.every]
-    if not chosen:
-        print(f"{file} has no such case")
-        return 1
-    done = Workers(asked.jobs, asked.threads).compare(Record(whole.probes, tuple(chosen)))
-    if done.left_out:
-        reasons = ", ".join(f"{name} ({count})" for name, count in sorted(done.reasons.items()))
-        print(f"{done.left_out} cases are left out: this machine computes in another way {reasons}")
-    print(f"{len(done.differing)} of {done.compared} cases differ")
-    print(*(f"  {line}" for line in done.differing[:SHOWN]), sep="\n", end="\n" if done.differing else "")
-    if len(done.differing) > SHOWN:
-        print(f"  and {len(done.differing) - SHOWN} more")
-    return int(bool(done.differing))
+    failed, looked_at = False, 0
+    for file in files:
+        whole = read(file)
+        chosen = [each for each in whole.cases if _wanted(each.case, asked)][:: asked.every]
+        if not chosen:
+            continue
+        done = Workers(asked.jobs, asked.threads).compare(Record(whole.probes, tuple(chosen)))
+        if done.left_out:
+            reasons = ", ".join(f"{name} ({count})" for name, count in sorted(done.reasons.items()))
+            print(f"{file.name}: {done.left_out} cases are left out, since these are others here: {reasons}")
+        print(f"{file.name}: {len(done.differing)} of {done.compared} cases differ")
+        print(*(f"  {line}\n" for line in done.differing[:SHOWN]), sep="", end="")
+        if len(done.differing) > SHOWN:
+            print(f"  and {len(done.differing) - SHOWN} more")
+        failed |= bool(done.differing)
+        looked_at += len(chosen)
+    if not looked_at:
+        print("no such case is written down")
+    return int(failed or not looked_at)
 
 
 def against(asked: argparse.Namespace) -> int:
@@ -125,7 +130,7 @@ def against(asked: argparse.Namespace) -> int:
             passed += [f"--{name}", str(getattr(asked, name))]
         subprocess.run([sys.executable, *passed], check=False)
         asked.every = 1
-        return check(asked, file)
+        return check(asked, [file])
 
 
 @contextmanager

@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from oracles.rounding import ROUNDINGS
+from oracles.storage import CODECS, DTYPES
+from support.catalogue import rows
 
 from results.files import Record, Recorded, read, write
 from results.training import Case, run
 from results.work import Workers
 
+TOOL = Path(__file__).parent / "hashes.py"
+KEPT = Path(__file__).parent / "kept"
 ADAMW = Case("AdamW", "torch", settings={"amsgrad": True, "lr": 0.01})
+
+
+def hold(*arguments: str) -> None:
+    """In a process of its own: what torch computes is decided before it is imported."""
+    done = subprocess.run([sys.executable, str(TOOL), "check", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if "0 of 0 cases" in done.stdout:
+        pytest.skip(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["cpu"])
+def test_results_hold(target: str) -> None:
+    hold("--set", "quick", "--target", target, "--jobs", "1")
+
+
+@pytest.mark.full
+def test_all_results_hold() -> None:
+    hold()
+
+
+@pytest.mark.parametrize("target", ["cpu"])
+def test_every_class_codec_and_rounding_is_written_down(target: str) -> None:
+    cases = [each.case for each in read(KEPT / f"{target}.jsonl").cases]
+    assert {case.target for case in cases} == {target}
+    classes = {name for name, row in rows().items() if target == "torch" or not row.torch_only}
+    assert {case.name for case in cases if not case.spec} == classes
+    assert {case.dtype for case in cases} == {case.grad_dtype for case in cases} == set(DTYPES)
+    assert {*CODECS, "bf16", "fp16"} <= {case.settings.get("codec") for case in cases}
+    assert {case.settings.get("rounding", "nearest") for case in cases} == set(ROUNDINGS)
 
 
 def test_a_training_is_the_same_every_time() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optgen.backends.base import Backend, Rendering
+from optgen.backends.c_rule import RuleBackend
 from optgen.backends.cpu import CpuBackend
 from optgen.backends.cuda import CudaBackend
 from optgen.backends.layout import import_lines, import_order
@@ -53,7 +54,7 @@ class Unit:
             shared: What it shares with others of the package.
         """
         python = PythonBackend(self.classes, shared)
-        backends: tuple[Backend, ...] = (python, TorchBackend(), CpuBackend(), CudaBackend())
+        backends: tuple[Backend, ...] = (python, TorchBackend(), RuleBackend(), CpuBackend(), CudaBackend())
         return tuple(backend.render(self.family, self.plans) for backend in backends)
 
 

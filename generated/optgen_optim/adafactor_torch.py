@@ -44,710 +44,97 @@ from optgen.runtime import torch_math as m
 from optgen.runtime.torch_engine import Results, View
 
 
-def step_reduce_0(t: View) -> Results:
-    """step, pass 1 of 7: reduces."""
-    f = t.flags
-    inverse_grad_scale = t.values["inverse_grad_scale"]
+def step(t: View) -> Results:
+    """Update a parameter; or return the sums that a pass takes."""
+    f, v, s, sums = t.flags, t.values, t.states, t.sums
     grad = t.grad
     if f.grad_scale_given:
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    grad_2 = grad_1 if f.grad_scale_given else grad
+        grad = t.grad * v.inverse_grad_scale
     if f.maximize:
-        # grad = -grad
-        grad_3 = -grad_2
-    grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip:
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    return {
-        "tensor_1": m.total_squares(grad_6),
-    }
-
-
-def step_reduce_1(t: View) -> Results:
-    """step, pass 2 of 7: reduces."""
-    f = t.flags
-    inverse_grad_scale = t.values["inverse_grad_scale"]
-    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
-    grad = t.grad
-    if f.grad_scale_given:
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize:
-        # grad = -grad
-        grad_3 = -grad_2
-    grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip:
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if f.max_grad_norm_above_0:
-        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
-        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
-    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
-    return {
-        "squares_grad_8": m.total_squares(grad_8),
-    }
-
-
-def step_reduce_2(t: View) -> Results:
-    """step, pass 3 of 7: reduces."""
-    f = t.flags
-    eps1 = t.values["eps1"]
-    percentile_clipping = t.values["percentile_clipping"]
-    inverse_grad_scale = t.values["inverse_grad_scale"]
-    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
-    grad = t.grad
-    step = t.step
-    if f.cautious and f.max_unorm_above_0 and f.ndim_from_2 and f.percentile_clipping_below_100:
-        gnorm_vec = t.state("gnorm_vec")
-        squares_grad_8 = t.reduced["squares_grad_8"]
-    if f.grad_scale_given:
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize:
-        # grad = -grad
-        grad_3 = -grad_2
-    grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip:
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if f.max_grad_norm_above_0:
-        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
-        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
-    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
-    if f.cautious and f.max_unorm_above_0 and f.ndim_from_2 and f.percentile_clipping_below_100:
-        # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_8)
-        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
-        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
-        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_9 = grad_8 * grad_9_factor
-    if f.cautious and f.max_unorm_above_0 and f.ndim_from_2:
-        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
-        # squared = grad * grad + eps1
-        squared_1 = grad_10 * grad_10 + eps1
-    results: Results = {}
-    if not f.cautious or not f.max_unorm_above_0 or not f.ndim_from_2:
-        results["squares_grad_8"] = m.total_squares(grad_8)
-    if f.cautious and f.max_unorm_above_0 and f.ndim_from_2:
-        results["row_sum_squared_1"] = m.row_total(squared_1)
-        results["col_sum_squared_1"] = m.col_total(squared_1)
-    return results
-
-
-def step_reduce_3(t: View) -> Results:
-    """step, pass 4 of 7: reduces."""
-    f = t.flags
-    eps1 = t.values["eps1"]
-    decay_rate = t.values["decay_rate"]
-    percentile_clipping = t.values["percentile_clipping"]
-    inverse_grad_scale = t.values["inverse_grad_scale"]
-    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
-    param = t.param
-    grad = t.grad
-    step = t.step
-    rows = t.rows
-    cols = t.cols
-    if f.cautious and f.max_unorm_above_0 and f.ndim_from_2:
-        exp_avg_sq_row = t.state("exp_avg_sq_row")
-        exp_avg_sq_col = t.state("exp_avg_sq_col")
-    if f.cautious and f.max_unorm_above_0 and not f.ndim_from_2:
-        exp_avg_sq = t.state("exp_avg_sq")
-    if f.percentile_clipping_below_100 and (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise)))
-    ):
-        gnorm_vec = t.state("gnorm_vec")
-        squares_grad_8 = t.reduced["squares_grad_8"]
-    if f.cautious and f.max_unorm_above_0 and f.ndim_from_2:
-        row_sum_squared_1 = t.reduced["row_sum_squared_1"]
-        col_sum_squared_1 = t.reduced["col_sum_squared_1"]
-    if f.grad_scale_given:
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize:
-        # grad = -grad
-        grad_3 = -grad_2
-    grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip:
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if f.max_grad_norm_above_0:
-        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
-        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
-    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
-    if f.percentile_clipping_below_100 and (
-        (f.cautious and f.max_unorm_above_0)
-        or (f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise)))
-    ):
-        # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_8)
-        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
-        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
-        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_9 = grad_8 * grad_9_factor
-    if (f.cautious and f.max_unorm_above_0) or (
-        f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise))
-    ):
-        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
-    if f.cautious and f.max_unorm_above_0:
-        # decay = 1 - step ** decay_rate
-        decay_1 = 1.0 - m.power(step, decay_rate)
-    if (f.cautious and f.max_unorm_above_0 and not f.ndim_from_2) or (
-        f.ndim_from_2
-        and (
-            (not f.cautious and f.max_unorm_above_0)
-            or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
-        )
-    ):
-        # squared = grad * grad + eps1
-        squared_1 = grad_10 * grad_10 + eps1
-    if f.cautious and f.max_unorm_above_0:
-        one_minus_decay_1 = 1.0 - decay_1
-    if f.cautious and f.max_unorm_above_0 and f.ndim_from_2:
-        inverse_cols = m.divide(1.0, cols)
-        # exp_avg_sq_row = decay * exp_avg_sq_row + (1 - decay) * row_mean(squared)
-        exp_avg_sq_row_1 = decay_1 * exp_avg_sq_row + one_minus_decay_1 * (row_sum_squared_1 * inverse_cols)
-        inverse_rows = m.divide(1.0, rows)
-        # exp_avg_sq_col = decay * exp_avg_sq_col + (1 - decay) * col_mean(squared)
-        exp_avg_sq_col_1 = decay_1 * exp_avg_sq_col + one_minus_decay_1 * (col_sum_squared_1 * inverse_rows)
-        matrix_sum_exp_avg_sq_row_1 = m.matrix_total(exp_avg_sq_row_1)
-        matrix_sum_exp_avg_sq_row_1_times_invers = matrix_sum_exp_avg_sq_row_1 * inverse_rows
-        # row_factor = rsqrt(exp_avg_sq_row / mean(exp_avg_sq_row, over=matrix))
-        row_factor_1 = m.rsqrt(exp_avg_sq_row_1 / matrix_sum_exp_avg_sq_row_1_times_invers)
-        # col_factor = rsqrt(exp_avg_sq_col)
-        col_factor_1 = m.rsqrt(exp_avg_sq_col_1)
-        # direction = grad * row_factor * col_factor
-        direction_1 = grad_10 * t.own_rows(row_factor_1) * t.own_cols(col_factor_1)
-    if f.cautious and f.max_unorm_above_0 and not f.ndim_from_2:
-        # exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
-        exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1
-        # direction = grad * rsqrt(exp_avg_sq)
-        direction_2 = grad_10 * m.rsqrt(exp_avg_sq_1)
-    if f.cautious and f.max_unorm_above_0:
-        direction_3 = direction_1 if f.ndim_from_2 else direction_2
-    results: Results = {}
-    if (not f.max_unorm_above_0 and not f.ndim_from_2) or (
-        not f.cautious
-        and (not f.ndim_from_2 or (not f.max_unorm_above_0 and (not f.beta1_given or not f.exp_avg_tensorwise)))
-    ):
-        results["squares_grad_8"] = m.total_squares(grad_8)
-    if f.cautious and f.max_unorm_above_0 and f.scale_parameter:
-        results["squares_param"] = m.total_squares(param)
-    if f.ndim_from_2 and (
-        (not f.cautious and f.max_unorm_above_0)
-        or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
-    ):
-        results["row_sum_squared_1"] = m.row_total(squared_1)
-        results["col_sum_squared_1"] = m.col_total(squared_1)
-    if f.cautious and f.max_unorm_above_0:
-        results["squares_direction_3"] = m.total_squares(direction_3)
-    return results
-
-
-def step_reduce_4(t: View) -> Results:
-    """step, pass 5 of 7: reduces."""
-    f = t.flags
-    lr = t.values["lr"]
-    eps1 = t.values["eps1"]
-    eps2 = t.values["eps2"]
-    clip_threshold = t.values["clip_threshold"]
-    decay_rate = t.values["decay_rate"]
-    beta1 = t.values["beta1"]
-    percentile_clipping = t.values["percentile_clipping"]
-    inverse_grad_scale = t.values["inverse_grad_scale"]
-    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
-    one_minus_beta1 = t.values["one_minus_beta1"]
-    param = t.param
-    grad = t.grad
-    step = t.step
-    numel = t.numel
-    rows = t.rows
-    cols = t.cols
-    if f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise)):
-        exp_avg_sq_row = t.state("exp_avg_sq_row")
-        exp_avg_sq_col = t.state("exp_avg_sq_col")
-    if not f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise)):
-        exp_avg_sq = t.state("exp_avg_sq")
-    if f.beta1_given and f.cautious and f.max_unorm_above_0:
-        exp_avg = t.state("exp_avg")
-    if f.percentile_clipping_below_100 and (
-        f.cautious or f.max_unorm_above_0 or f.ndim_from_2 or (f.beta1_given and f.exp_avg_tensorwise)
-    ):
-        gnorm_vec = t.state("gnorm_vec")
-        squares_grad_8 = t.reduced["squares_grad_8"]
-    if f.cautious and f.max_unorm_above_0 and f.scale_parameter:
-        squares_param = t.reduced["squares_param"]
-    if f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise)):
-        row_sum_squared_1 = t.reduced["row_sum_squared_1"]
-        col_sum_squared_1 = t.reduced["col_sum_squared_1"]
-    if f.cautious and f.max_unorm_above_0:
-        squares_direction_3 = t.reduced["squares_direction_3"]
-    if f.grad_scale_given:
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize:
-        # grad = -grad
-        grad_3 = -grad_2
-    grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip:
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if f.max_grad_norm_above_0:
-        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
-        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
-    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
-    if f.percentile_clipping_below_100 and (
-        f.cautious or f.max_unorm_above_0 or f.ndim_from_2 or (f.beta1_given and f.exp_avg_tensorwise)
-    ):
-        # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_8)
-        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
-        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
-        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_9 = grad_8 * grad_9_factor
-    if f.cautious or f.max_unorm_above_0 or f.ndim_from_2 or (f.beta1_given and f.exp_avg_tensorwise):
-        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
-    if f.cautious and f.max_unorm_above_0 and f.relative_step and f.warmup_init:
-        # base = min(1e-06 * step, 1 / sqrt(step))
-        base_2 = m.minimum(1e-06 * step, m.divide(1.0, m.sqrt(step)))
-    if f.cautious and f.max_unorm_above_0 and f.relative_step and not f.warmup_init:
-        # base = min(0.01, 1 / sqrt(step))
-        base_3 = m.minimum(0.01, m.divide(1.0, m.sqrt(step)))
-    if f.cautious and f.max_unorm_above_0 and f.relative_step:
-        base_4 = base_2 if f.warmup_init else base_3
-    if f.cautious and f.max_unorm_above_0:
-        base_5 = lr if not f.relative_step else base_4
-    if f.cautious and f.max_unorm_above_0 and f.scale_parameter:
-        # rate = base * max(eps2, rms(param))
-        rate_1 = base_5 * m.maximum(eps2, m.sqrt(squares_param / numel))
-    if f.cautious and f.max_unorm_above_0:
-        rate_3 = rate_1 if f.scale_parameter else base_5
-    if f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise):
-        # decay = 1 - step ** decay_rate
-        decay_1 = 1.0 - m.power(step, decay_rate)
-    if (
-        not f.cautious and not f.max_unorm_above_0 and f.ndim_from_2 and (not f.beta1_given or not f.exp_avg_tensorwise)
-    ) or (not f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise))):
-        # squared = grad * grad + eps1
-        squared_1 = grad_10 * grad_10 + eps1
-    if f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise):
-        one_minus_decay_1 = 1.0 - decay_1
-    if f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise)):
-        inverse_cols = m.divide(1.0, cols)
-        # exp_avg_sq_row = decay * exp_avg_sq_row + (1 - decay) * row_mean(squared)
-        exp_avg_sq_row_1 = decay_1 * exp_avg_sq_row + one_minus_decay_1 * (row_sum_squared_1 * inverse_cols)
-        inverse_rows = m.divide(1.0, rows)
-        # exp_avg_sq_col = decay * exp_avg_sq_col + (1 - decay) * col_mean(squared)
-        exp_avg_sq_col_1 = decay_1 * exp_avg_sq_col + one_minus_decay_1 * (col_sum_squared_1 * inverse_rows)
-        matrix_sum_exp_avg_sq_row_1 = m.matrix_total(exp_avg_sq_row_1)
-        matrix_sum_exp_avg_sq_row_1_times_invers = matrix_sum_exp_avg_sq_row_1 * inverse_rows
-        # row_factor = rsqrt(exp_avg_sq_row / mean(exp_avg_sq_row, over=matrix))
-        row_factor_1 = m.rsqrt(exp_avg_sq_row_1 / matrix_sum_exp_avg_sq_row_1_times_invers)
-        # col_factor = rsqrt(exp_avg_sq_col)
-        col_factor_1 = m.rsqrt(exp_avg_sq_col_1)
-        # direction = grad * row_factor * col_factor
-        direction_1 = grad_10 * t.own_rows(row_factor_1) * t.own_cols(col_factor_1)
-    if not f.ndim_from_2 and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise)):
-        # exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
-        exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1
-        # direction = grad * rsqrt(exp_avg_sq)
-        direction_2 = grad_10 * m.rsqrt(exp_avg_sq_1)
-    if f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise):
-        direction_3 = direction_1 if f.ndim_from_2 else direction_2
-    if f.cautious and f.max_unorm_above_0:
-        inverse_max_one_sqrt_squares_direction_3 = 1.0 / m.maximum(
-            1.0, m.sqrt(squares_direction_3 / numel) / clip_threshold
-        )
-        # direction = direction / max(1, rms(direction) / clip_threshold)
-        direction_4 = direction_3 * inverse_max_one_sqrt_squares_direction_3
-        # change = rate * direction
-        change_1 = rate_3 * direction_4
-    if f.beta1_given and f.cautious and f.max_unorm_above_0:
-        # exp_avg = beta1 * exp_avg + (1 - beta1) * change
-        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * change_1
-    if f.cautious and f.max_unorm_above_0:
-        change_3 = exp_avg_1 if f.beta1_given else change_1
-        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        agrees_1 = m.either(m.both(change_3 > 0.0, grad_10 > 0.0), m.both(change_3 < 0.0, grad_10 < 0.0))
-        # where(agrees, 1, 0)
-        reduced_1 = m.where(agrees_1, 1.0, 0.0)
-    results: Results = {}
-    if (
-        not f.cautious
-        and not f.max_unorm_above_0
-        and not f.ndim_from_2
-        and (not f.beta1_given or not f.exp_avg_tensorwise)
-    ):
-        results["squares_grad_8"] = m.total_squares(grad_8)
-    if f.scale_parameter and (
-        (not f.cautious and f.max_unorm_above_0)
-        or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
-    ):
-        results["squares_param"] = m.total_squares(param)
-    if not f.cautious and not f.max_unorm_above_0 and f.ndim_from_2 and (not f.beta1_given or not f.exp_avg_tensorwise):
-        results["row_sum_squared_1"] = m.row_total(squared_1)
-        results["col_sum_squared_1"] = m.col_total(squared_1)
-    if (not f.cautious and f.max_unorm_above_0) or (
-        not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise))
-    ):
-        results["squares_direction_3"] = m.total_squares(direction_3)
-    if f.cautious and f.max_unorm_above_0:
-        results["sum_reduced_1"] = m.total(reduced_1)
-    return results
-
-
-def step_reduce_5(t: View) -> Results:
-    """step, pass 6 of 7: reduces."""
-    f = t.flags
-    lr = t.values["lr"]
-    eps1 = t.values["eps1"]
-    eps2 = t.values["eps2"]
-    clip_threshold = t.values["clip_threshold"]
-    decay_rate = t.values["decay_rate"]
-    beta1 = t.values["beta1"]
-    percentile_clipping = t.values["percentile_clipping"]
-    inverse_grad_scale = t.values["inverse_grad_scale"]
-    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
-    one_minus_beta1 = t.values["one_minus_beta1"]
-    param = t.param
-    grad = t.grad
-    step = t.step
-    numel = t.numel
-    rows = t.rows
-    cols = t.cols
-    if f.ndim_from_2 and (not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0):
-        exp_avg_sq_row = t.state("exp_avg_sq_row")
-        exp_avg_sq_col = t.state("exp_avg_sq_col")
-    if not f.ndim_from_2 and (not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0):
-        exp_avg_sq = t.state("exp_avg_sq")
-    if f.beta1_given and (f.cautious or f.max_unorm_above_0):
-        exp_avg = t.state("exp_avg")
-    if f.percentile_clipping_below_100 and (
-        not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0
-    ):
-        gnorm_vec = t.state("gnorm_vec")
-        squares_grad_8 = t.reduced["squares_grad_8"]
-    if f.scale_parameter and (f.cautious or f.max_unorm_above_0):
-        squares_param = t.reduced["squares_param"]
-    if f.ndim_from_2 and (not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0):
-        row_sum_squared_1 = t.reduced["row_sum_squared_1"]
-        col_sum_squared_1 = t.reduced["col_sum_squared_1"]
-    if f.cautious or f.max_unorm_above_0:
-        squares_direction_3 = t.reduced["squares_direction_3"]
-    if f.cautious and f.max_unorm_above_0:
-        sum_reduced_1 = t.reduced["sum_reduced_1"]
-    if f.grad_scale_given and (not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0):
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    if not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0:
-        grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize and (not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0):
-        # grad = -grad
-        grad_3 = -grad_2
-    if not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0:
-        grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip and (not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0):
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    if not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0:
-        grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if f.max_grad_norm_above_0 and (not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0):
-        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
-        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
-    if not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0:
-        grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
-    if f.percentile_clipping_below_100 and (
-        not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0
-    ):
-        # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_8)
-        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
-        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
-        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_9 = grad_8 * grad_9_factor
-    if not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0:
-        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
-    if f.relative_step and f.warmup_init and (f.cautious or f.max_unorm_above_0):
-        # base = min(1e-06 * step, 1 / sqrt(step))
-        base_2 = m.minimum(1e-06 * step, m.divide(1.0, m.sqrt(step)))
-    if f.relative_step and not f.warmup_init and (f.cautious or f.max_unorm_above_0):
-        # base = min(0.01, 1 / sqrt(step))
-        base_3 = m.minimum(0.01, m.divide(1.0, m.sqrt(step)))
-    if f.relative_step and (f.cautious or f.max_unorm_above_0):
-        base_4 = base_2 if f.warmup_init else base_3
-    if f.cautious or f.max_unorm_above_0:
-        base_5 = lr if not f.relative_step else base_4
-    if f.scale_parameter and (f.cautious or f.max_unorm_above_0):
-        # rate = base * max(eps2, rms(param))
-        rate_1 = base_5 * m.maximum(eps2, m.sqrt(squares_param / numel))
-    if f.cautious or f.max_unorm_above_0:
-        rate_3 = rate_1 if f.scale_parameter else base_5
-    if not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0:
-        # decay = 1 - step ** decay_rate
-        decay_1 = 1.0 - m.power(step, decay_rate)
-    if not f.ndim_from_2 and (not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0):
-        # squared = grad * grad + eps1
-        squared_1 = grad_10 * grad_10 + eps1
-    if not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0:
-        one_minus_decay_1 = 1.0 - decay_1
-    if f.ndim_from_2 and (not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0):
-        inverse_cols = m.divide(1.0, cols)
-        # exp_avg_sq_row = decay * exp_avg_sq_row + (1 - decay) * row_mean(squared)
-        exp_avg_sq_row_1 = decay_1 * exp_avg_sq_row + one_minus_decay_1 * (row_sum_squared_1 * inverse_cols)
-        inverse_rows = m.divide(1.0, rows)
-        # exp_avg_sq_col = decay * exp_avg_sq_col + (1 - decay) * col_mean(squared)
-        exp_avg_sq_col_1 = decay_1 * exp_avg_sq_col + one_minus_decay_1 * (col_sum_squared_1 * inverse_rows)
-        matrix_sum_exp_avg_sq_row_1 = m.matrix_total(exp_avg_sq_row_1)
-        matrix_sum_exp_avg_sq_row_1_times_invers = matrix_sum_exp_avg_sq_row_1 * inverse_rows
-        # row_factor = rsqrt(exp_avg_sq_row / mean(exp_avg_sq_row, over=matrix))
-        row_factor_1 = m.rsqrt(exp_avg_sq_row_1 / matrix_sum_exp_avg_sq_row_1_times_invers)
-        # col_factor = rsqrt(exp_avg_sq_col)
-        col_factor_1 = m.rsqrt(exp_avg_sq_col_1)
-        # direction = grad * row_factor * col_factor
-        direction_1 = grad_10 * t.own_rows(row_factor_1) * t.own_cols(col_factor_1)
-    if not f.ndim_from_2 and (not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0):
-        # exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
-        exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1
-        # direction = grad * rsqrt(exp_avg_sq)
-        direction_2 = grad_10 * m.rsqrt(exp_avg_sq_1)
-    if not f.beta1_given or f.cautious or not f.exp_avg_tensorwise or f.max_unorm_above_0:
-        direction_3 = direction_1 if f.ndim_from_2 else direction_2
-    if f.cautious or f.max_unorm_above_0:
-        inverse_max_one_sqrt_squares_direction_3 = 1.0 / m.maximum(
-            1.0, m.sqrt(squares_direction_3 / numel) / clip_threshold
-        )
-        # direction = direction / max(1, rms(direction) / clip_threshold)
-        direction_4 = direction_3 * inverse_max_one_sqrt_squares_direction_3
-        # change = rate * direction
-        change_1 = rate_3 * direction_4
-    if f.beta1_given and (f.cautious or f.max_unorm_above_0):
-        # exp_avg = beta1 * exp_avg + (1 - beta1) * change
-        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * change_1
-    if f.cautious or f.max_unorm_above_0:
-        change_3 = exp_avg_1 if f.beta1_given else change_1
-    if f.cautious:
-        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        agrees_1 = m.either(m.both(change_3 > 0.0, grad_10 > 0.0), m.both(change_3 < 0.0, grad_10 < 0.0))
-    if f.cautious and not f.max_unorm_above_0:
-        # where(agrees, 1, 0)
-        reduced_1 = m.where(agrees_1, 1.0, 0.0)
-    if f.cautious and f.max_unorm_above_0:
-        # share = max(mean(where(agrees, 1, 0)), 0.001)
-        share_1 = m.maximum(sum_reduced_1 / numel, 0.001)
-        inverse_share_1 = 1.0 / share_1
-        # update = update * where(agrees, 1 / share, 0)
-        update_2 = change_3 * m.where(agrees_1, inverse_share_1, 0.0)
-    if f.max_unorm_above_0:
-        update_3 = update_2 if f.cautious else change_3
-    results: Results = {}
-    if (f.max_unorm_above_0 and not f.scale_parameter) or (
-        not f.cautious
-        and not f.max_unorm_above_0
-        and f.scale_parameter
-        and (not f.beta1_given or not f.exp_avg_tensorwise)
-    ):
-        results["squares_param"] = m.total_squares(param)
-    if not f.cautious and not f.max_unorm_above_0 and (not f.beta1_given or not f.exp_avg_tensorwise):
-        results["squares_direction_3"] = m.total_squares(direction_3)
-    if f.cautious and not f.max_unorm_above_0:
-        results["sum_reduced_1"] = m.total(reduced_1)
-    if f.max_unorm_above_0:
-        results["squares_update_3"] = m.total_squares(update_3)
-    return results
-
-
-def step_apply(t: View) -> Results:
-    """step, pass 7 of 7: writes param, exp_avg_sq, exp_avg."""
-    f = t.flags
-    lr = t.values["lr"]
-    eps1 = t.values["eps1"]
-    eps2 = t.values["eps2"]
-    clip_threshold = t.values["clip_threshold"]
-    decay_rate = t.values["decay_rate"]
-    beta1 = t.values["beta1"]
-    weight_decay = t.values["weight_decay"]
-    percentile_clipping = t.values["percentile_clipping"]
-    max_unorm = t.values["max_unorm"]
-    inverse_grad_scale = t.values["inverse_grad_scale"]
-    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
-    one_minus_beta1 = t.values["one_minus_beta1"]
-    param = t.param
-    grad = t.grad
-    step = t.step
-    numel = t.numel
-    rows = t.rows
-    cols = t.cols
-    if f.ndim_from_2:
-        exp_avg_sq_row = t.state("exp_avg_sq_row")
-        exp_avg_sq_col = t.state("exp_avg_sq_col")
-    if not f.ndim_from_2:
-        exp_avg_sq = t.state("exp_avg_sq")
-    if f.beta1_given:
-        exp_avg = t.state("exp_avg")
-    if f.percentile_clipping_below_100:
-        gnorm_vec = t.state("gnorm_vec")
-        squares_grad_8 = t.reduced["squares_grad_8"]
-    if f.max_unorm_above_0 or f.scale_parameter:
-        squares_param = t.reduced["squares_param"]
-    if f.ndim_from_2:
-        row_sum_squared_1 = t.reduced["row_sum_squared_1"]
-        col_sum_squared_1 = t.reduced["col_sum_squared_1"]
-    squares_direction_3 = t.reduced["squares_direction_3"]
-    if f.cautious:
-        sum_reduced_1 = t.reduced["sum_reduced_1"]
-    if f.max_unorm_above_0:
-        squares_update_3 = t.reduced["squares_update_3"]
-    if f.grad_scale_given:
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize:
-        # grad = -grad
-        grad_3 = -grad_2
-    grad_4 = grad_3 if f.maximize else grad_2
+        grad = -grad
+    active = True
     if f.skip_zeros:
-        # active = active and grad != 0
-        active_1 = grad_4 != 0.0
-    active_2 = active_1 if f.skip_zeros else True
+        active = grad != 0.0
     if f.nonfinite_is_skip:
-        # active = active and isfinite(grad)
-        active_3 = m.both(active_2, m.isfinite(grad_4))
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    active_4 = active_3 if f.nonfinite_is_skip else active_2
+        active = m.both(active, m.isfinite(grad))
+        grad = m.where(m.isfinite(grad), grad, 0.0)
     if f.max_grad_norm_above_0:
-        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
-        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
-    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
+        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
+            return t.taken
+        grad = grad * v.grad_factor
     if f.percentile_clipping_below_100:
-        # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_8)
-        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
-        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
-        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_9 = grad_8 * grad_9_factor
-    grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
-    if f.relative_step and f.warmup_init:
-        # base = min(1e-06 * step, 1 / sqrt(step))
-        base_2 = m.minimum(1e-06 * step, m.divide(1.0, m.sqrt(step)))
-    if f.relative_step and not f.warmup_init:
-        # base = min(0.01, 1 / sqrt(step))
-        base_3 = m.minimum(0.01, m.divide(1.0, m.sqrt(step)))
+        if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+            return t.taken
+        gnorm = m.sqrt(sums.grad_squares_2)
+        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
+        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
+        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+    base = v.lr
     if f.relative_step:
-        base_4 = base_2 if f.warmup_init else base_3
-    base_5 = lr if not f.relative_step else base_4
+        if f.warmup_init:
+            base = m.minimum(1e-06 * t.step, m.divide(1.0, m.sqrt(t.step)))
+        else:
+            base = m.minimum(0.01, m.divide(1.0, m.sqrt(t.step)))
+    rate = base
     if f.scale_parameter:
-        # rate = base * max(eps2, rms(param))
-        rate_1 = base_5 * m.maximum(eps2, m.sqrt(squares_param / numel))
-    rate_3 = rate_1 if f.scale_parameter else base_5
-    # decay = 1 - step ** decay_rate
-    decay_1 = 1.0 - m.power(step, decay_rate)
-    if not f.ndim_from_2:
-        # squared = grad * grad + eps1
-        squared_1 = grad_10 * grad_10 + eps1
-    one_minus_decay_1 = 1.0 - decay_1
+        if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
+            return t.taken
+        rate = base * m.maximum(v.eps2, m.sqrt(sums.param_squares / t.numel))
+    decay = 1.0 - m.power(t.step, v.decay_rate)
+    squared = grad * grad + v.eps1
     if f.ndim_from_2:
-        inverse_cols = m.divide(1.0, cols)
-        # exp_avg_sq_row = decay * exp_avg_sq_row + (1 - decay) * row_mean(squared)
-        exp_avg_sq_row_1 = decay_1 * exp_avg_sq_row + one_minus_decay_1 * (row_sum_squared_1 * inverse_cols)
-        inverse_rows = m.divide(1.0, rows)
-        # exp_avg_sq_col = decay * exp_avg_sq_col + (1 - decay) * col_mean(squared)
-        exp_avg_sq_col_1 = decay_1 * exp_avg_sq_col + one_minus_decay_1 * (col_sum_squared_1 * inverse_rows)
-        matrix_sum_exp_avg_sq_row_1 = m.matrix_total(exp_avg_sq_row_1)
-        matrix_sum_exp_avg_sq_row_1_times_invers = matrix_sum_exp_avg_sq_row_1 * inverse_rows
-        # row_factor = rsqrt(exp_avg_sq_row / mean(exp_avg_sq_row, over=matrix))
-        row_factor_1 = m.rsqrt(exp_avg_sq_row_1 / matrix_sum_exp_avg_sq_row_1_times_invers)
-        # col_factor = rsqrt(exp_avg_sq_col)
-        col_factor_1 = m.rsqrt(exp_avg_sq_col_1)
-        # direction = grad * row_factor * col_factor
-        direction_1 = grad_10 * t.own_rows(row_factor_1) * t.own_cols(col_factor_1)
-    if not f.ndim_from_2:
-        # exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
-        exp_avg_sq_1 = decay_1 * exp_avg_sq + one_minus_decay_1 * squared_1
-        # direction = grad * rsqrt(exp_avg_sq)
-        direction_2 = grad_10 * m.rsqrt(exp_avg_sq_1)
-    direction_3 = direction_1 if f.ndim_from_2 else direction_2
-    inverse_max_one_sqrt_squares_direction_3 = 1.0 / m.maximum(
-        1.0, m.sqrt(squares_direction_3 / numel) / clip_threshold
-    )
-    # direction = direction / max(1, rms(direction) / clip_threshold)
-    direction_4 = direction_3 * inverse_max_one_sqrt_squares_direction_3
-    # change = rate * direction
-    change_1 = rate_3 * direction_4
+        one_minus_decay = 1.0 - decay
+        if "squared_row_sum" in t.wanted and t.ends(squared_row_sum=m.row_total(squared)):
+            return t.taken
+        exp_avg_sq_row = decay * s.exp_avg_sq_row + one_minus_decay * (sums.squared_row_sum * m.divide(1.0, t.cols))
+        if "squared_col_sum" in t.wanted and t.ends(squared_col_sum=m.col_total(squared)):
+            return t.taken
+        inverse_rows = m.divide(1.0, t.rows)
+        exp_avg_sq_col = decay * s.exp_avg_sq_col + one_minus_decay * (sums.squared_col_sum * inverse_rows)
+        row_factor = m.rsqrt(exp_avg_sq_row / (m.matrix_total(exp_avg_sq_row) * inverse_rows))
+        col_factor = m.rsqrt(exp_avg_sq_col)
+        direction = grad * t.own_rows(row_factor) * t.own_cols(col_factor)
+    else:
+        exp_avg_sq = decay * s.exp_avg_sq + (1.0 - decay) * squared
+        direction = grad * m.rsqrt(exp_avg_sq)
+    if "direction_squares" in t.wanted and t.ends(direction_squares=m.total_squares(direction)):
+        return t.taken
+    direction = direction * (1.0 / m.maximum(1.0, m.sqrt(sums.direction_squares / t.numel) / v.clip_threshold))
+    change = rate * direction
     if f.beta1_given:
-        # exp_avg = beta1 * exp_avg + (1 - beta1) * change
-        exp_avg_1 = beta1 * exp_avg + one_minus_beta1 * change_1
-    change_3 = exp_avg_1 if f.beta1_given else change_1
+        exp_avg = v.beta1 * s.exp_avg + v.one_minus_beta1 * change
+        change = exp_avg
+    update = change
     if f.cautious:
-        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        agrees_1 = m.either(m.both(change_3 > 0.0, grad_10 > 0.0), m.both(change_3 < 0.0, grad_10 < 0.0))
-        # share = max(mean(where(agrees, 1, 0)), 0.001)
-        share_1 = m.maximum(sum_reduced_1 / numel, 0.001)
-        inverse_share_1 = 1.0 / share_1
-        # update = update * where(agrees, 1 / share, 0)
-        update_2 = change_3 * m.where(agrees_1, inverse_share_1, 0.0)
-    update_3 = update_2 if f.cautious else change_3
+        agrees = m.either(m.both(change > 0.0, grad > 0.0), m.both(change < 0.0, grad < 0.0))
+        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
+            return t.taken
+        share = m.maximum(sums.share_sum / t.numel, 0.001)
+        update = change * m.where(agrees, 1.0 / share, 0.0)
     if f.max_unorm_above_0:
-        # param_norm = norm(param)
-        param_norm_1 = m.sqrt(squares_param)
-        # update_norm = norm(update)
-        update_norm_1 = m.sqrt(squares_update_3)
-        # limit = max_unorm * param_norm
-        limit_1 = max_unorm * param_norm_1
-        update_4_factor = m.where(m.both(limit_1 > 0.0, update_norm_1 > limit_1), limit_1 / update_norm_1, 1.0)
-        # update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-        update_4 = update_4_factor * update_3
-    update_5 = update_4 if f.max_unorm_above_0 else update_3
-    weight_decay_times_rate_3 = weight_decay * rate_3
-    # param = param - weight_decay * rate * param
-    param_1 = param - weight_decay_times_rate_3 * param
-    # param = param - update
-    param_2 = param_1 - update_5
-    # param where active
-    param_kept = m.where(active_4, param_2, param)
-    if not f.ndim_from_2:
-        # exp_avg_sq where active
-        exp_avg_sq_kept = m.where(active_4, exp_avg_sq_1, exp_avg_sq)
-    if f.beta1_given:
-        # exp_avg where active
-        exp_avg_kept = m.where(active_4, exp_avg_1, exp_avg)
+        if "param_squares_2" in t.wanted and t.ends(param_squares_2=m.total_squares(t.param)):
+            return t.taken
+        param_norm = m.sqrt(sums.param_squares_2)
+        if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+            return t.taken
+        update_norm = m.sqrt(sums.update_squares)
+    if f.max_unorm_above_0:
+        limit = v.max_unorm * param_norm
+        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    param = t.param - v.weight_decay * rate * t.param
+    param = param - update
+    if t.wanted:
+        return t.taken
     results: Results = {
-        "param": param_kept,
+        "param": m.where(active, param, t.param),
     }
-    if not f.ndim_from_2:
-        results["exp_avg_sq"] = exp_avg_sq_kept
-    if f.beta1_given:
-        results["exp_avg"] = exp_avg_kept
     if f.ndim_from_2:
-        results["exp_avg_sq_row"] = exp_avg_sq_row_1
-        results["exp_avg_sq_col"] = exp_avg_sq_col_1
+        results["exp_avg_sq_row"] = exp_avg_sq_row
+        results["exp_avg_sq_col"] = exp_avg_sq_col
+    if not f.ndim_from_2:
+        results["exp_avg_sq"] = m.where(active, exp_avg_sq, s.exp_avg_sq)
+    if f.beta1_given:
+        results["exp_avg"] = m.where(active, exp_avg, s.exp_avg)
     if f.percentile_clipping_below_100:
-        results["gnorm_vec"] = gnorm_vec_1
+        results["gnorm_vec"] = gnorm_vec
     return results

@@ -49,371 +49,84 @@ from optgen.runtime import torch_math as m
 from optgen.runtime.torch_engine import Results, View
 
 
-def step_reduce_0(t: View) -> Results:
-    """step, pass 1 of 5: reduces."""
-    f = t.flags
-    inverse_grad_scale = t.values["inverse_grad_scale"]
+def step(t: View) -> Results:
+    """Update a parameter; or return the sums that a pass takes."""
+    f, v, s, sums = t.flags, t.values, t.states, t.sums
     grad = t.grad
     if f.grad_scale_given:
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    grad_2 = grad_1 if f.grad_scale_given else grad
+        grad = t.grad * v.inverse_grad_scale
     if f.maximize:
-        # grad = -grad
-        grad_3 = -grad_2
-    grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip:
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    return {
-        "tensor_1": m.total_squares(grad_6),
-    }
-
-
-def step_reduce_1(t: View) -> Results:
-    """step, pass 2 of 5: reduces."""
-    f = t.flags
-    inverse_grad_scale = t.values["inverse_grad_scale"]
-    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
-    grad = t.grad
-    if f.grad_scale_given:
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize:
-        # grad = -grad
-        grad_3 = -grad_2
-    grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip:
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if f.max_grad_norm_above_0:
-        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
-        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
-    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
-    return {
-        "squares_grad_8": m.total_squares(grad_8),
-    }
-
-
-def step_reduce_2(t: View) -> Results:
-    """step, pass 3 of 5: reduces."""
-    f = t.flags
-    beta2 = t.values["beta2"]
-    eps = t.values["eps"]
-    weight_decay = t.values["weight_decay"]
-    percentile_clipping = t.values["percentile_clipping"]
-    inverse_grad_scale = t.values["inverse_grad_scale"]
-    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
-    one_minus_beta2 = t.values["one_minus_beta2"]
-    inverse_sqrt_one_minus_beta2_power_k_1 = t.values["inverse_sqrt_one_minus_beta2_power_k_1"]
-    param = t.param
-    grad = t.grad
-    step = t.step
-    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        exp_avg_sq = t.state("exp_avg_sq")
-    if f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        gnorm_vec = t.state("gnorm_vec")
-        squares_grad_8 = t.reduced["squares_grad_8"]
-    if f.grad_scale_given:
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize:
-        # grad = -grad
-        grad_3 = -grad_2
-    grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip:
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if f.max_grad_norm_above_0:
-        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
-        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
-    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
-    if f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_8)
-        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
-        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
-        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_9 = grad_8 * grad_9_factor
-    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
-        # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-        exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10
-        # update = grad / (sqrt(exp_avg_sq) / sqrt(1 - beta2 ** k) + eps) + weight_decay * param
-        update_1 = (
-            grad_10 / (m.sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_k_1 + eps) + weight_decay * param
-        )
-        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        agrees_1 = m.either(m.both(update_1 > 0.0, grad_10 > 0.0), m.both(update_1 < 0.0, grad_10 < 0.0))
-        # where(agrees, 1, 0)
-        reduced_1 = m.where(agrees_1, 1.0, 0.0)
-    results: Results = {}
-    if not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb):
-        results["squares_grad_8"] = m.total_squares(grad_8)
-    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        results["sum_reduced_1"] = m.total(reduced_1)
-    return results
-
-
-def step_reduce_3(t: View) -> Results:
-    """step, pass 4 of 5: reduces."""
-    f = t.flags
-    beta2 = t.values["beta2"]
-    eps = t.values["eps"]
-    weight_decay = t.values["weight_decay"]
-    percentile_clipping = t.values["percentile_clipping"]
-    inverse_grad_scale = t.values["inverse_grad_scale"]
-    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
-    one_minus_beta2 = t.values["one_minus_beta2"]
-    inverse_sqrt_one_minus_beta2_power_k_1 = t.values["inverse_sqrt_one_minus_beta2_power_k_1"]
-    param = t.param
-    grad = t.grad
-    step = t.step
-    numel = t.numel
-    if f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        exp_avg_sq = t.state("exp_avg_sq")
-    if f.percentile_clipping_below_100 and (f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        gnorm_vec = t.state("gnorm_vec")
-        squares_grad_8 = t.reduced["squares_grad_8"]
-    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        sum_reduced_1 = t.reduced["sum_reduced_1"]
-    if f.grad_scale_given and (
-        f.cautious or not f.exp_avg_sq_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb
-    ):
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    if f.cautious or not f.exp_avg_sq_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize and (f.cautious or not f.exp_avg_sq_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        # grad = -grad
-        grad_3 = -grad_2
-    if f.cautious or not f.exp_avg_sq_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        grad_4 = grad_3 if f.maximize else grad_2
-    if f.nonfinite_is_skip and (
-        f.cautious or not f.exp_avg_sq_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb
-    ):
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    if f.cautious or not f.exp_avg_sq_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    if f.max_grad_norm_above_0 and (
-        f.cautious or not f.exp_avg_sq_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb
-    ):
-        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
-        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
-    if f.cautious or not f.exp_avg_sq_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
-    if f.percentile_clipping_below_100 and (f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_8)
-        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
-        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
-        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_9 = grad_8 * grad_9_factor
-    if f.cautious or f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
-        # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-        exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10
-        # update = grad / (sqrt(exp_avg_sq) / sqrt(1 - beta2 ** k) + eps) + weight_decay * param
-        update_1 = (
-            grad_10 / (m.sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_k_1 + eps) + weight_decay * param
-        )
-    if f.cautious:
-        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        agrees_1 = m.either(m.both(update_1 > 0.0, grad_10 > 0.0), m.both(update_1 < 0.0, grad_10 < 0.0))
-    if f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb:
-        # where(agrees, 1, 0)
-        reduced_1 = m.where(agrees_1, 1.0, 0.0)
-    if f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb):
-        # share = max(mean(where(agrees, 1, 0)), 0.001)
-        share_2 = m.maximum(sum_reduced_1 / numel, 0.001)
-        inverse_share_2 = 1.0 / share_2
-        # update = update * where(agrees, 1 / share, 0)
-        update_2 = update_1 * m.where(agrees_1, inverse_share_2, 0.0)
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        update_3 = update_2 if f.cautious else update_1
-    results: Results = {}
-    if not f.cautious and not f.exp_avg_sq_tensorwise and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb:
-        results["squares_grad_8"] = m.total_squares(grad_8)
-    if f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb:
-        results["sum_reduced_1"] = m.total(reduced_1)
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        results["squares_param"] = m.total_squares(param)
-        results["squares_update_3"] = m.total_squares(update_3)
-    return results
-
-
-def step_apply(t: View) -> Results:
-    """step, pass 5 of 5: writes param, z, exp_avg_sq."""
-    f = t.flags
-    beta2 = t.values["beta2"]
-    eps = t.values["eps"]
-    weight_decay = t.values["weight_decay"]
-    percentile_clipping = t.values["percentile_clipping"]
-    max_unorm = t.values["max_unorm"]
-    min_trust_ratio = t.values["min_trust_ratio"]
-    max_trust_ratio = t.values["max_trust_ratio"]
-    inverse_grad_scale = t.values["inverse_grad_scale"]
-    min_one_max_grad_norm_over_sqrt_global_s = t.values["min_one_max_grad_norm_over_sqrt_global_s"]
-    rate_3 = t.values["rate_3"]
-    share_1 = t.values["share_1"]
-    one_minus_beta2 = t.values["one_minus_beta2"]
-    inverse_sqrt_one_minus_beta2_power_k_1 = t.values["inverse_sqrt_one_minus_beta2_power_k_1"]
-    min_one_max_unorm = t.values["min_one_max_unorm"]
-    one_minus_share_1 = t.values["one_minus_share_1"]
-    rate_3_times_beta1_times_one_minus_share = t.values["rate_3_times_beta1_times_one_minus_share"]
-    param = t.param
-    grad = t.grad
-    step = t.step
-    numel = t.numel
-    z = t.state("z")
-    exp_avg_sq = t.state("exp_avg_sq")
-    if f.percentile_clipping_below_100:
-        gnorm_vec = t.state("gnorm_vec")
-        squares_grad_8 = t.reduced["squares_grad_8"]
-    if f.cautious:
-        sum_reduced_1 = t.reduced["sum_reduced_1"]
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        squares_param = t.reduced["squares_param"]
-        squares_update_3 = t.reduced["squares_update_3"]
-    if f.grad_scale_given:
-        # grad = grad / grad_scale
-        grad_1 = grad * inverse_grad_scale
-    grad_2 = grad_1 if f.grad_scale_given else grad
-    if f.maximize:
-        # grad = -grad
-        grad_3 = -grad_2
-    grad_4 = grad_3 if f.maximize else grad_2
+        grad = -grad
+    active = True
     if f.skip_zeros:
-        # active = active and grad != 0
-        active_1 = grad_4 != 0.0
-    active_2 = active_1 if f.skip_zeros else True
+        active = grad != 0.0
     if f.nonfinite_is_skip:
-        # active = active and isfinite(grad)
-        active_3 = m.both(active_2, m.isfinite(grad_4))
-        # grad = where(isfinite(grad), grad, 0)
-        grad_5 = m.where(m.isfinite(grad_4), grad_4, 0.0)
-    grad_6 = grad_5 if f.nonfinite_is_skip else grad_4
-    active_4 = active_3 if f.nonfinite_is_skip else active_2
+        active = m.both(active, m.isfinite(grad))
+        grad = m.where(m.isfinite(grad), grad, 0.0)
     if f.max_grad_norm_above_0:
-        # grad = grad * min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
-        grad_7 = grad_6 * min_one_max_grad_norm_over_sqrt_global_s
-    grad_8 = grad_7 if f.max_grad_norm_above_0 else grad_6
+        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
+            return t.taken
+        grad = grad * v.grad_factor
     if f.percentile_clipping_below_100:
-        # gnorm = norm(grad)
-        gnorm_1 = m.sqrt(squares_grad_8)
-        # gnorm_vec = push(gnorm_vec, gnorm * gnorm)
-        gnorm_vec_1 = m.push(gnorm_vec, gnorm_1 * gnorm_1, step)
-        # clip = sqrt(percentile(gnorm_vec, percentile_clipping))
-        clip_1 = m.sqrt(m.percentile(gnorm_vec_1, percentile_clipping))
-        grad_9_factor = m.where(gnorm_1 > clip_1, clip_1 / gnorm_1, 1.0)
-        # grad = grad * where(gnorm > clip, clip / gnorm, 1)
-        grad_9 = grad_8 * grad_9_factor
-    grad_10 = grad_9 if f.percentile_clipping_below_100 else grad_8
-    # exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-    exp_avg_sq_1 = beta2 * exp_avg_sq + one_minus_beta2 * grad_10 * grad_10
-    # update = grad / (sqrt(exp_avg_sq) / sqrt(1 - beta2 ** k) + eps) + weight_decay * param
-    update_1 = grad_10 / (m.sqrt(exp_avg_sq_1) * inverse_sqrt_one_minus_beta2_power_k_1 + eps) + weight_decay * param
+        if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+            return t.taken
+        gnorm = m.sqrt(sums.grad_squares_2)
+        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
+        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
+        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+    exp_avg_sq = v.beta2 * s.exp_avg_sq + v.one_minus_beta2 * grad * grad
+    update = grad / (m.sqrt(exp_avg_sq) * v.inverse_sqrt_one_minus_beta2_power_k + v.eps) + v.weight_decay * t.param
     if f.cautious:
-        # agrees = update > 0 and grad > 0 or (update < 0 and grad < 0)
-        agrees_1 = m.either(m.both(update_1 > 0.0, grad_10 > 0.0), m.both(update_1 < 0.0, grad_10 < 0.0))
-        # share = max(mean(where(agrees, 1, 0)), 0.001)
-        share_2 = m.maximum(sum_reduced_1 / numel, 0.001)
-        inverse_share_2 = 1.0 / share_2
-        # update = update * where(agrees, 1 / share, 0)
-        update_2 = update_1 * m.where(agrees_1, inverse_share_2, 0.0)
-    update_3 = update_2 if f.cautious else update_1
+        agrees = m.either(m.both(update > 0.0, grad > 0.0), m.both(update < 0.0, grad < 0.0))
+        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
+            return t.taken
+        share = m.maximum(sums.share_sum / t.numel, 0.001)
+        update = update * m.where(agrees, 1.0 / share, 0.0)
+    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
+        if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
+            return t.taken
+        param_norm = m.sqrt(sums.param_squares)
+        if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+            return t.taken
+        update_norm = m.sqrt(sums.update_squares)
     if f.trust_ratio_is_lamb:
-        # param_norm = norm(param)
-        param_norm_1 = m.sqrt(squares_param)
-        # update_norm = norm(update)
-        update_norm_1 = m.sqrt(squares_update_3)
-        # ratio = param_norm / update_norm
-        ratio_1 = param_norm_1 / update_norm_1
-    if f.min_trust_ratio_above_0 and f.trust_ratio_is_lamb:
-        # ratio = max(ratio, min_trust_ratio)
-        ratio_2 = m.maximum(ratio_1, min_trust_ratio)
-    if f.trust_ratio_is_lamb:
-        ratio_3 = ratio_2 if f.min_trust_ratio_above_0 else ratio_1
-    if f.max_trust_ratio_above_0 and f.trust_ratio_is_lamb:
-        # ratio = min(ratio, max_trust_ratio)
-        ratio_4 = m.minimum(ratio_3, max_trust_ratio)
-    if f.trust_ratio_is_lamb:
-        ratio_5 = ratio_4 if f.max_trust_ratio_above_0 else ratio_3
-        # ratio = where(param_norm > 0 and update_norm > 0, ratio, 1)
-        ratio_6 = m.where(m.both(param_norm_1 > 0.0, update_norm_1 > 0.0), ratio_5, 1.0)
-    if f.max_unorm_above_0 and f.trust_ratio_is_lamb:
-        # ratio = ratio * min(1, max_unorm)
-        ratio_7 = ratio_6 * min_one_max_unorm
-    if f.trust_ratio_is_lamb:
-        ratio_8 = ratio_7 if f.max_unorm_above_0 else ratio_6
-        # update = ratio * update
-        update_4 = ratio_8 * update_3
-    if f.max_unorm_above_0 and not f.trust_ratio_is_lamb:
-        # param_norm = norm(param)
-        param_norm_2 = m.sqrt(squares_param)
-        # update_norm = norm(update)
-        update_norm_2 = m.sqrt(squares_update_3)
-        # limit = max_unorm * param_norm
-        limit_1 = max_unorm * param_norm_2
-        update_5_factor = m.where(m.both(limit_1 > 0.0, update_norm_2 > limit_1), limit_1 / update_norm_2, 1.0)
-        # update = where(limit > 0 and update_norm > limit, limit / update_norm, 1) * update
-        update_5 = update_5_factor * update_3
-    if not f.trust_ratio_is_lamb:
-        update_6 = update_5 if f.max_unorm_above_0 else update_3
-    update_7 = update_4 if f.trust_ratio_is_lamb else update_6
-    # param = (1 - share) * param + share * z + rate * (beta1 * (1 - share) - 1) * update
-    param_1 = one_minus_share_1 * param + share_1 * z + rate_3_times_beta1_times_one_minus_share * update_7
-    # z = z - rate * update
-    z_1 = z - rate_3 * update_7
-    # param where active
-    param_kept = m.where(active_4, param_1, param)
-    # z where active
-    z_kept = m.where(active_4, z_1, z)
-    # exp_avg_sq where active
-    exp_avg_sq_kept = m.where(active_4, exp_avg_sq_1, exp_avg_sq)
+        ratio = param_norm / update_norm
+        if f.min_trust_ratio_above_0:
+            ratio = m.maximum(ratio, v.min_trust_ratio)
+        if f.max_trust_ratio_above_0:
+            ratio = m.minimum(ratio, v.max_trust_ratio)
+        ratio = m.where(m.both(param_norm > 0.0, update_norm > 0.0), ratio, 1.0)
+        if f.max_unorm_above_0:
+            ratio = ratio * v.min_one_max_unorm
+        update = ratio * update
+    elif f.max_unorm_above_0:
+        limit = v.max_unorm * param_norm
+        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    param = v.one_minus_share * t.param + v.share_2 * s.z + v.param_factor * update
+    z = s.z - v.rate * update
+    if t.wanted:
+        return t.taken
     results: Results = {
-        "param": param_kept,
-        "z": z_kept,
-        "exp_avg_sq": exp_avg_sq_kept,
+        "param": m.where(active, param, t.param),
+        "z": m.where(active, z, s.z),
+        "exp_avg_sq": m.where(active, exp_avg_sq, s.exp_avg_sq),
     }
     if f.percentile_clipping_below_100:
-        results["gnorm_vec"] = gnorm_vec_1
+        results["gnorm_vec"] = gnorm_vec
     return results
 
 
-def train_apply(t: View) -> Results:
-    """train, pass 1 of 1: writes param."""
-    equal_train_mode_c0 = t.values["equal_train_mode_c0"]
-    one_minus_beta1 = t.values["one_minus_beta1"]
-    param = t.param
-    z = t.state("z")
-    # param = where(train_mode == 0, param + (1 - beta1) * (z - param), param)
-    param_1 = m.where(equal_train_mode_c0, param + one_minus_beta1 * (z - param), param)
+def train(t: View) -> Results:
+    """Run `train` for a parameter; or return the sums that a pass takes."""
+    v, s = t.values, t.states
     return {
-        "param": param_1,
+        "param": m.where(v.equal_train_mode_c0, t.param + v.one_minus_beta1 * (s.z - t.param), t.param),
     }
 
 
-def eval_apply(t: View) -> Results:
-    """eval, pass 1 of 1: writes param."""
-    equal_train_mode_one = t.values["equal_train_mode_one"]
-    one_minus_inverse_beta1 = t.values["one_minus_inverse_beta1"]
-    param = t.param
-    z = t.state("z")
-    # param = where(train_mode == 1, param + (1 - 1 / beta1) * (z - param), param)
-    param_1 = m.where(equal_train_mode_one, param + one_minus_inverse_beta1 * (z - param), param)
+def eval(t: View) -> Results:
+    """Run `eval` for a parameter; or return the sums that a pass takes."""
+    v, s = t.values, t.states
     return {
-        "param": param_1,
+        "param": m.where(v.equal_train_mode_one, t.param + v.one_minus_inverse_beta1 * (s.z - t.param), t.param),
     }

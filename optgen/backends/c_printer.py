@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,24 +24,31 @@ KEYWORDS = """
     true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
 """
 WORDS = """
-    t c s i k n at call value values row column lines segment tile load store chunk prepare finish commit begin end
-    lines_of segment_at sum_of magnitude_bits from_bits read_window finished_sum finished_max finish_rows finish_cols
-    steps_of count_step draw_of put run_pass
-    first place shared band line inside aligned element books count lane
-    main memcpy errno math_errhandling int64_t uint32_t uint8_t int8_t optgen std is_tensorwise
+    t c s x v i k n at call sum value place first shared band line inside aligned element terms pass begin segment lines
+    partial body count row col books scalars prepare run finish run_chunk run_tiles run_bands store_sums in_bands
+    row_sums col_sums update before is_one_of values_of sums_of partials_of steps_of count_step read_window sum_of
+    line_sum load store read put each larger plus_square magnitude_bits from_bits draw_of lines_of segment_at run_pass
+    finish_sum finish_max finish_rows finish_cols wait_for_all first_element for_each_tile are_aligned line_at run_of
+    tensors_of blocks_with is_tensorwise
+    main memcpy errno math_errhandling int64_t uint32_t uint8_t int8_t optgen std
 """
 RESERVED = frozenset((*KEYWORDS.split(), *WORDS.split()))
-ENDINGS = ("_at", "_tile", "_part", "_value")
-FUNCTION_NAME = re.compile(r"\w+_(apply|reduce_\d+)(_(scalars|prepare|chunk|finish|values|shared|end))?")
+ENDINGS = ("_at", "_here", "_tile", "_pass", "_value")
+STARTS = ("reads_",)
 
 
 def c_name(name: str) -> Identifier:
     """A name that is no keyword of C++ and none of the kernels' own; no two names become one.
 
-    Their own are those with capitals and some endings, and those of functions.
+    Their own are those with capitals, and some endings.
     """
-    own = name in RESERVED or name.endswith(ENDINGS) or name != name.lower() or FUNCTION_NAME.fullmatch(name)
+    own = name in RESERVED or name.endswith(ENDINGS) or name.startswith(STARTS) or name != name.lower()
     return identifier(f"{name}_value" if own else name)
+
+
+def c_member(name: str) -> Identifier:
+    """A name among those of a struct: all but keywords are free there."""
+    return identifier(f"{name}_value" if name in KEYWORDS.split() or name.endswith("_value") else name)
 
 
 def c_formula(formula: Formula) -> str:
@@ -111,7 +117,7 @@ class CPrinter:
                 text = self._number(float(value))
                 return Operand(text, Binds.CHOICE if text.startswith("-") else Binds.ATOM)
             case Ref(name=name):
-                return Operand(self.names.get(name, self.spell(name)))
+                return Operand(self.names[name] if name in self.names else self.spell(name))
             case Call(op="where", args=(Ref(name=name), then, other)) if name in self.masks:
                 return Operand(call("optgen::where", self.spell(name), self.code(then), self.code(other)))
             case Call(op="**", args=(x, Const(value=2.0))):

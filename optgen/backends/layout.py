@@ -294,7 +294,7 @@ def _c(line: str, indent: int) -> list[str]:
         return [" " * own + part for part in _comment(text, WIDTH - indent - own)]
     if text.startswith("#"):
         return _directive(text)
-    if text.startswith("if (") and not text.endswith(")"):
+    if text.startswith(("if (", "if constexpr (")) and not text.endswith((")", "{")):
         end = next(place for place, depth in _depths(text) if depth == 0 and text[place] == ")") + 1
         head, body = " " * own + text[:end], " " * (own + 2) + text[end + 1 :]
         return [*_c(head, indent), *_c(body, indent)]

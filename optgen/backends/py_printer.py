@@ -28,7 +28,7 @@ REDUCTION = {
     (Kind.COL, "sum"): "col_total",
     (Kind.MATRIX, "sum"): "matrix_total",
 }
-RESERVED = frozenset(("m", "f", "t", "o", "sums", "float", "results"))
+RESERVED = frozenset(("m", "f", "t", "o", "v", "s", "sums", "float", "results"))
 
 
 def py_name(name: str) -> Identifier:
@@ -94,7 +94,7 @@ class PyPrinter:
                 text = py_number(float(value))
                 return Operand(text, Binds.CHOICE if text.startswith("-") else Binds.ATOM)
             case Ref(name=name):
-                return Operand(self.names.get(name, py_name(name)))
+                return Operand(self.names[name] if name in self.names else py_name(name))
             case Select(formula=formula, then=then, other=other):
                 condition = py_condition(formula, self.flags)
                 chosen = Operand(Chain(self.operand(then).within(Binds.OR), (("if", condition),)), Binds.CHOICE)
@@ -102,11 +102,11 @@ class PyPrinter:
             case Call(op="/", args=(a, b)) if self._on_host(expr):
                 return Operand(call("m.divide", self.code(a), self.code(b)))
             case Call(op="rounded", args=(x,)):
-                return Operand(call("t.rounded", self._spread(x)))
+                return Operand(call("t.rounded", self.spread(x)))
             case Call():
                 return self._operation(expr)
             case Reduce(op=op, over=over, x=x):
-                return Operand(call(f"m.{REDUCTION[over, op]}", self._spread(x)))
+                return Operand(call(f"m.{REDUCTION[over, op]}", self.spread(x)))
 
     def _operation(self, expr: Call) -> Operand:
         match OPERATIONS[expr.op].python, expr.args:
@@ -118,7 +118,8 @@ class PyPrinter:
                 return Operand(call(name, *map(self.code, args)))
         raise UnloweredNodeError(f"`{expr.op}` is not written with {len(expr.args)} operands")
 
-    def _spread(self, x: Expr) -> Code:
+    def spread(self, x: Expr) -> Code:
+        """A value that is reduced or rounded, with as many numbers as its kind says."""
         if any(name in self.fewer for name in refs(x)):
             return call("t.spread", self.code(x), f'"{kind_of(x, self.kinds).name.lower()}"')
         return self.code(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from optgen.backends.c_passes import PassRenderer, pass_function
+from optgen.backends.c_block import BlockText
 from optgen.backends.code import Code, Labelled, call
 from optgen.backends.py_printer import py_condition
 from optgen.backends.python_calls import field_lines, names_code, string_lines, tuple_code
@@ -22,7 +22,8 @@ def block_lines(name: str, plan: Plan, family: Family) -> list[str]:
         call("Array", f'"{n}"', f'"{plan.kinds[n].name.lower()}"', live_code(live)) for n, live in plan.arrays.items()
     ]
     summed = {reduction for _, reduction in plan.sums.values()}
-    passes = [_pass(name, p, len(PassRenderer(family, name, plan, p).fields()), summed) for p in plan.passes]
+    scalars = len(BlockText(family, name, plan).fields)
+    passes = [_pass(name, item, scalars, summed) for item in plan.passes]
     fields: dict[str, Code] = {
         "passes": tuple_code(passes),
         "values": f"_{name}_values" if len(plan.values) > len(plan.host_inputs) else "",
@@ -56,7 +57,7 @@ def _reads_index(plan: Plan) -> bool:
 
 
 def _pass(block: str, item: PassPlan, scalars: int, summed: Set[str]) -> Code:
-    parts: list[Code] = [f'"{pass_function(block, item)}"', live_code(item.live)]
+    parts: list[Code] = [f'"{block}_{item.name}"', live_code(item.live)]
     if scalars:
         parts.append(f"scalars={scalars}")
     if item.reductions:

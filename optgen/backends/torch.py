@@ -1,6 +1,7 @@
-"""The torch target: a plan as plain torch operations, one function a pass.
+"""The torch target: a block as plain torch operations, one function.
 
-Runs on every device torch has, serves where no compiler is found, and is the oracle of the other targets.
+Runs on every device torch has, serves where no compiler is found, and is the oracle of the other targets. A pass calls
+the same function, which returns where the sums of the pass are at hand.
 """
 
 from __future__ import annotations
@@ -8,25 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
+from optgen.backends.assignments import Code, Part
 from optgen.backends.base import Rendering, describe
+from optgen.backends.code import flat
 from optgen.backends.layout import python_lines
-from optgen.backends.py_printer import PyPrinter, py_formula, py_name
-from optgen.backends.quoting import docstring, python_comment
+from optgen.backends.py_printer import REDUCTION, PyPrinter, py_formula, py_name
+from optgen.backends.quoting import docstring
+from optgen.backends.statements import Assign, Block, Declare, Fill, If, Statement, Take, reads, walk_statements
 from optgen.ir.family import Family
-from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.kinds import kind_of
+from optgen.ir.kinds import boolean_names, kind_of, window_name
 from optgen.ir.liveness import demands, needed, resolve
-from optgen.ir.nodes import Call, Expr, Input, Kind, Program, Reduce, Ref, Select, refs
+from optgen.ir.nodes import Call, Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
+from optgen.passes.rewrite import rewrite
 from optgen.passes.scale_tensorwise import scale_name
-from optgen.schedule.plan import PassPlan, Plan, Reduction, Step, Write
-
-Line = tuple[Formula, str]
-Result = tuple[str, Expr, Formula]
+from optgen.schedule.plan import Plan
+from optgen.schedule.sums import element_sums
 
 
 @dataclass(frozen=True)
 class FunctionText:
-    """One pass as a Python function, ready for the template."""
+    """A block as a Python function, ready for the template."""
 
     name: str
     doc: str
@@ -38,135 +40,209 @@ class TorchBackend:
 
     def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
         """One module a family."""
-        functions = [
-            _FunctionRenderer(name, plan, item, fewer).render()
-            for name, plan in plans.items()
-            for fewer in [_fewer(plan.program)]
-            for item in plan.passes
-        ]
+        functions = [_FunctionRenderer(name, plan).render() for name, plan in plans.items()]
         head = [docstring(line) for line in describe(family)[1:]]
         context = {"title": docstring(family.title), "head": head, "functions": functions}
         return Rendering(f"{family.name}_torch.py", "torch/functions.py.j2", context)
 
 
 class _FunctionRenderer:
-    """Renders one pass. A state's scale for the whole tensor is left out: encoding the state finds it anew."""
+    """Renders a block. A state's scale for the whole tensor is left out: encoding the state finds it anew."""
 
-    def __init__(self, block: str, plan: Plan, item: PassPlan, fewer: Set[str]) -> None:
-        self.block, self.plan, self.item = block, plan, item
-        self.last = item is plan.passes[-1]
-        self.inputs = plan.program.inputs
-        self.kinds = plan.kinds
-        self.printer = PyPrinter(plan.kinds, fewer=fewer)
+    def __init__(self, block: str, plan: Plan) -> None:
+        self.block, self.plan = block, plan
+        self.inputs, self.kinds = plan.program.inputs, plan.kinds
         self.scales = {scale_name(name) for name, i in self.inputs.items() if i.kind is Kind.ELEMENT}
-        outputs = [(value, target) for target, value in plan.program.outputs.items() if target not in self.scales]
-        roots = [root for value, target in outputs for root in demands(value, self.inputs[target].exists)]
-        self.wanted = needed(plan.program.lets, roots)
+        self.outputs = {
+            n: value
+            for n, value in plan.program.outputs.items()
+            if n not in self.scales and not self.inputs[n].kind.is_host
+        }
+        roots = [root for n, value in self.outputs.items() for root in demands(value, self.inputs[n].exists)]
+        over_all = {reduction for _, reduction in plan.sums.values()}
+        sums = {item.name: item for item in element_sums(plan).all}
+        roots += [(name, sums[name].live) for name in over_all if name in sums]
+        self.live = needed(plan.program.lets, roots)
+        self.lets = [
+            replace(let, expr=resolve(let.expr, self.live[let.name]))
+            for let in plan.program.lets
+            if let.name in self.live and not let.kind.is_host
+        ]
+        self.by_name = {let.name: let for let in plan.program.lets}
+        self.sums = {name for name in sums if name in self.live}
+        self.fewer = _fewer(plan.program)
+        self.booleans = boolean_names(plan.program)
 
     def render(self) -> FunctionText:
-        position = self.plan.passes.index(self.item) + 1
-        what = "writes " + ", ".join(w.input.name for w in self.item.writes) if self.last else "reduces"
-        results = list(self._results())
-        steps = self._steps(results)
-        lines = [*self._inputs(steps, results), *self._bindings(steps)]
-        code = [*_guarded(lines), *self._returned(results)]
-        if any("f." in line for line in code):
-            code.insert(0, "f = t.flags")
+        given = {self._input(name): name for name, item in self.inputs.items() if not item.kind.is_host}
+        part = Part(
+            self.lets,
+            self.live,
+            outside=self._outside,
+            sort=self._sort,
+            given=given,
+            takes={name: name for name in self.sums},
+            inlined=[name for value in self.outputs.values() for name in refs(value) if self._keeps(name)],
+        )
+        asked = [
+            (n, live) for name, value in self.outputs.items() for n, live in demands(value, self.inputs[name].exists)
+        ]
+        code = part.code(asked=asked)
+        self.loose = code.loose
+        what = "Update" if self.block == "step" else f"Run `{self.block}` for"
+        lines = [*self._heads(code), *self._lines(code.body, self._printer(code)), *self._results(code)]
         return FunctionText(
-            name=f"{self.block}_{self.item.name}",
-            doc=f"{self.block}, pass {position} of {len(self.plan.passes)}: {what}.",
-            lines=tuple(python_lines(code, 4)),
+            name=self.block,
+            doc=f"{what} a parameter; or return the sums that a pass takes.",
+            lines=tuple(python_lines(lines, 4)),
         )
 
-    def _steps(self, results: Iterable[Result]) -> list[Step]:
-        """The bindings that the results need of this pass, each once."""
-        names = {
-            s.let.name for s in (*self.item.prepare, *self.item.elements, *(self.plan.commit if self.last else ()))
-        }
-        lets = [let for let in self.plan.program.lets if let.name in names]
-        known = TRUE if self.last else self.item.live
-        roots = [root for _, value, live in results for root in demands(value, live & known)]
-        live = needed(lets, roots)
-        return [
-            Step(replace(let, expr=resolve(let.expr, live[let.name])), live[let.name].given(known))
-            for let in lets
-            if let.name in live
-        ]
+    def _keeps(self, name: str) -> bool:
+        """Whether a binding is the new value of an input where elements are active, and the old one elsewhere."""
+        let = self.by_name.get(name)
+        match let.expr if let is not None else None:
+            case Call(op="where", args=(_, _, Ref(name=old))):
+                return let is not None and old == let.variable and old in self.outputs and not let.arms
+        return False
 
-    def _writes(self) -> tuple[Write, ...]:
-        if not self.last:
-            return ()
-        return (*self.item.writes, *(w for w in self.plan.commits if w.input.name not in self.scales))
+    # Names
 
-    def _reductions(self) -> list[Reduction]:
-        return [r for r in self.item.reductions if r.name in self.wanted]
-
-    def _inputs(self, steps: Iterable[Step], results: Iterable[Result]) -> Iterator[Line]:
-        """What is read, each under the formula under which anything here needs it."""
-        live: dict[str, Formula] = {}
-        reads = [(step.let.expr, step.live) for step in steps] + [(value, formula) for _, value, formula in results]
-        for expr, formula in reads:
-            for name, needs in demands(expr, formula):
-                live[name] = live.get(name, FALSE) | needs
-        yield from ((TRUE, f'{py_name(name)} = t.values["{name}"]') for name in self.plan.values if name in live)
-        for name, item in self.inputs.items():
-            if name in live and not item.kind.is_host:
-                yield self._input(item, live[name])
-        made = {step.let.name for step in steps}
-        for let in self.plan.program.lets:
-            if let.name in live and let.name not in made and not let.kind.is_host:
-                yield self._known(live[let.name]), f'{py_name(let.name)} = t.reduced["{let.name}"]'
-
-    def _known(self, live: Formula) -> Formula:
-        return live.given(TRUE if self.last else self.item.live)
-
-    def _input(self, item: Input, live: Formula) -> Line:
+    def _input(self, name: str) -> str:
+        item = self.inputs[name]
         match item.role:
-            case "param" | "grad" | "step":
-                return TRUE, f"{item.role} = t.{item.role}"
-            case "fact":
-                return TRUE, f"{py_name(item.name)} = t.{item.name}"
-        return self._known(live), f'{py_name(item.name)} = t.state("{item.name}")'
+            case "param" | "grad" | "step" | "fact":
+                return f"t.{name}"
+        return f"s.{name}"
 
-    def _bindings(self, steps: Iterable[Step]) -> Iterator[Line]:
-        source = ""
-        for step in steps:
-            let = step.let
-            if let.source and let.source != source:
-                source = let.source
-                yield step.live, python_comment(source)
-            yield step.live, f"{py_name(let.name)} = {self._text(let.expr, let.kind)}"
+    def _outside(self, name: str) -> str:
+        if name in self.sums:
+            return f"sums.{name}"
+        return f"v.{name}"
 
-    def _text(self, expr: Expr, kind: Kind) -> str:
+    def _sort(self, let: Let) -> object:
+        return let.kind, let.name in self.booleans, window_name(let.expr, self.inputs, self.by_name)
+
+    def _printer(self, code: Code) -> PyPrinter:
+        kinds, fewer, texts = {}, set(), {}
+        for variable, let in code.types.items():
+            kinds[variable] = let.kind
+        holders: dict[str, set[str]] = {}
+        for name, variable in code.holders.items():
+            holders.setdefault(variable, set()).add(name)
+        fewer |= {variable for variable, names in holders.items() if names & self.fewer}
+        for name in reads(code.body) | {n for value in code.values.values() for n in refs(value)}:
+            head, _, own = name.partition(".")
+            if head in ("v", "s", "sums", "t") and own:
+                texts[name] = name
+                kinds[name] = self.kinds[own]
+                if own in self.fewer:
+                    fewer.add(name)
+        return PyPrinter(kinds, names=texts, fewer=fewer)
+
+    # Statements
+
+    def _heads(self, code: Code) -> Iterator[str]:
+        """Short names for what the function reads."""
+        used = {name.partition(".")[0] for name in reads(code.body) if "." in name}
+        used |= {name.partition(".")[0] for value in code.values.values() for name in refs(value) if "." in name}
+        flags = any(isinstance(s, If) for s in walk_statements(code.body)) or _chooses(code)
+        flags = flags or any(not self.inputs[name].exists.is_true for name in self.outputs)
+        known = {"f": "t.flags", "v": "t.values", "s": "t.states", "sums": "t.sums"}
+        names = [name for name in known if name in used or (name == "f" and flags)]
+        if names:
+            yield f"{', '.join(names)} = {', '.join(known[name] for name in names)}"
+
+    def _lines(self, block: Block, printer: PyPrinter) -> Iterator[str]:
+        for statement in block:
+            yield from self._statement(statement, printer)
+
+    def _statement(self, statement: Statement, printer: PyPrinter) -> Iterator[str]:
+        match statement:
+            case Assign(variable=variable, value=value):
+                yield f"{py_name(variable)} = {self._text(value, printer.kinds[variable], printer)}"
+            case Declare(variable=variable):
+                if variable in self.loose:
+                    yield f"{py_name(variable)} = m.NAN"
+            case If(formula=formula, then=then, other=other):
+                yield f"if {py_formula(formula)}:"
+                yield from (f"    {line}" for line in self._lines(then, printer) or ["pass"])
+                match other:
+                    case (If() as chained,):
+                        nested = list(self._statement(chained, printer))
+                        yield f"el{nested[0]}"
+                        yield from nested[1:]
+                    case ():
+                        pass
+                    case _:
+                        yield "else:"
+                        yield from (f"    {line}" for line in self._lines(other, printer))
+            case Take(name=name, value=value):
+                reduce = self.by_name[name].expr
+                assert isinstance(reduce, Reduce)
+                text = f"m.{REDUCTION[reduce.over, reduce.op]}({flat(printer.spread(value))})"
+                yield f'if "{name}" in t.wanted and t.ends({name}={text}):'
+                yield "    return t.taken"
+            case Fill():
+                raise AssertionError("arrays are variables here")
+
+    def _text(self, expr: Expr, kind: Kind, printer: PyPrinter) -> str:
         """An expression; among elements stand the numbers of their own rows and columns."""
         if kind is not Kind.ELEMENT:
-            return self.printer.print(expr)
+            return printer.print(expr)
         of_lines = {Kind.ROW: "t.own_rows({})", Kind.COL: "t.own_cols({})"}
-        names = {n: of_lines[self.kinds[n]].format(py_name(n)) for n in refs(expr) if self.kinds[n] in of_lines}
-        return replace(self.printer, names=names).print(expr)
+        names = {
+            n: of_lines[printer.kinds[n]].format(printer.print(Ref(n)))
+            for n in refs(expr)
+            if printer.kinds.get(n) in of_lines
+        }
+        return replace(printer, names={**printer.names, **names}).print(expr)
 
-    def _results(self) -> Iterator[Result]:
-        for write in self._writes():
-            yield write.input.name, resolve(write.value, write.live), write.live
-        for r in self._reductions():
-            yield r.name, r.reduce, r.live
-
-    def _returned(self, results: list[Result]) -> list[str]:
-        """What a pass hands over: nothing under settings that do not need it, 0 where all parameters are summed."""
-        summed = {reduction for _, reduction in self.plan.sums.values()}
+    def _results(self, code: Code) -> Iterator[str]:
+        """What the last pass hands over: nothing of what there is not under these settings."""
+        if self.sums:
+            yield "if t.wanted:"
+            yield "    return t.taken"
+        printer = self._printer(code)
         always, sometimes = [], []
-        for name, value, live in results:
-            text = self._text(value, self.kinds[name]) if name in self.inputs else self.printer.print(value)
-            if live.is_true:
+        for name, output in self.outputs.items():
+            exists = self.inputs[name].exists
+            value = resolve(output, exists)
+            text = self._text(_replaced(value, code.values), self.kinds[name], printer)
+            if exists.is_true:
                 always.append(f'    "{name}": {text},')
-            elif name in summed:
-                always.append(f'    "{name}": {text} if {py_formula(live)} else 0.0,')
             else:
-                sometimes.append((live, f'results["{name}"] = {text}'))
+                sometimes += [f"if {py_formula(exists)}:", f'    results["{name}"] = {text}']
         if not sometimes:
-            return ["return {", *always, "}"] if always else ["return {}"]
-        first = ["results: Results = {", *always, "}"] if always else ["results: Results = {}"]
-        return [*first, *_guarded(sometimes), "return results"]
+            yield from ["return {", *always, "}"] if always else ["return {}"]
+            return
+        yield from ["results: Results = {", *always, "}"] if always else ["results: Results = {}"]
+        yield from _joined(sometimes)
+        yield "return results"
+
+
+def _joined(lines: list[str]) -> list[str]:
+    """Lines below one `if` where several follow each other with the same condition."""
+    result: list[str] = []
+    condition = ""
+    for line in lines:
+        if line.startswith("if "):
+            if line == condition:
+                continue
+            condition = line
+        result.append(line)
+    return result
+
+
+def _chooses(code: Code) -> bool:
+    values: Iterable[Expr] = [
+        *(s.value for s in walk_statements(code.body) if isinstance(s, Assign | Take)),
+        *code.values.values(),
+    ]
+    return any(isinstance(node, Select) for value in values for node in walk(value))
+
+
+def _replaced(expr: Expr, values: Mapping[str, Expr]) -> Expr:
+    return rewrite(expr, lambda part: values.get(part.name, part) if isinstance(part, Ref) else part)
 
 
 def _fewer(program: Program) -> set[str]:
@@ -194,15 +270,3 @@ def _whole(expr: Expr, fewer: Set[str], kinds: Mapping[str, Kind]) -> Set[Kind]:
             found = frozenset().union(*(_whole(arg, fewer, kinds) for arg in args))
             return found | {Kind.ELEMENT} if {Kind.ROW, Kind.COL} <= found else found
     return frozenset()
-
-
-def _guarded(lines: Iterable[Line]) -> list[str]:
-    """Lines, those of one formula that stand together below one `if`."""
-    result: list[str] = []
-    before = TRUE
-    for live, text in lines:
-        if live != before and not live.is_true:
-            result.append(f"if {py_formula(live)}:")
-        before = live
-        result.append(text if live.is_true else f"    {text}")
-    return result

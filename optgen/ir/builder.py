@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.fits import fits, fits_below
@@ -17,29 +16,14 @@ from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
 from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
-from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Ref, Select
+from optgen.ir.nodes import Arm, Const, Expr, Input, Kind, Let, Program, Ref, Select
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of
 from optgen.ir.scope import Scope, several
+from optgen.ir.values import ERROR, Value, also, call
 from optgen.operations import BY_SYNTAX, CALLED, REDUCTIONS, Operation, Reduction, Sort
 from optgen.spec.names import OF_BLOCKS
 from optgen.spec.source import SourceText
-
-ERROR = Const(float("nan"))
-
-
-@dataclass(frozen=True)
-class Value:
-    """What a name stands for at some point.
-
-    Attributes:
-        missing: Under which guards it stands for nothing.
-        mixed: Whether it is a number under some guards, and a condition or a window under others.
-    """
-
-    expr: Expr
-    missing: Formula = FALSE
-    mixed: bool = False
 
 
 class Builder:
@@ -60,6 +44,9 @@ class Builder:
         self.text: SourceText
         self.shared = False
         self.source, self.path = "", TRUE
+        self.target = "value"
+        self.arms: tuple[Arm, ...] = ()
+        self.branches = 0
         self.writable: tuple[str, ...] = ()
         self.visible: frozenset[str] = frozenset()
         self.final: Mapping[str, Value] = {}
@@ -116,8 +103,15 @@ class Builder:
             result[name] = Value(Ref(name), missing)
         return result
 
-    def bind(self, name: str, expr: Expr, source: str, node: ast.AST | None = None) -> Expr:
-        """A new binding for an expression."""
+    def bind(self, name: str, expr: Expr, source: str, node: ast.AST | None = None, joins: int = 0) -> Expr:
+        """A new value of a variable, which may choose between the two sides of an `if`."""
+        return self._bind(name, expr, source, node, name, joins)
+
+    def bind_part(self, name: str, expr: Expr, node: ast.AST | None = None) -> Expr:
+        """A binding for a part of a statement."""
+        return self._bind(name, expr, self.source, node, "", 0)
+
+    def _bind(self, name: str, expr: Expr, source: str, node: ast.AST | None, variable: str, joins: int) -> Expr:
         if self.at_once:
             return expr
         number = self.counts.get(name, 0) + 1
@@ -126,7 +120,7 @@ class Builder:
         self.counts[name] = number
         kind = kind_of(expr, self.kinds)
         location = node_location(self.text, node) if node is not None else None
-        let = Let(unique, expr, kind, source, location, self.path)
+        let = Let(unique, expr, kind, source, location, self.path, variable, self.arms, joins, self.shared)
         self.lets.append(let)
         self.by_name[unique] = let
         self.scope.guards.taken.add(unique.lower())
@@ -171,7 +165,7 @@ class Builder:
         if not self._may_assign(name, target):
             env |= self._unknown(node, {})
             return
-        self.source, self.path = ast.unparse(node), path
+        self.source, self.path, self.target = ast.unparse(node), path, name
         expr = self._expression(value, env, path)
         if expr == ERROR:
             env[name] = Value(ERROR)
@@ -196,7 +190,7 @@ class Builder:
             env[name] = Value(expr)
             return
         if name == "active":
-            expr = _also(env[name].expr, expr)
+            expr = also(env[name].expr, expr)
         env[name] = Value(self.bind(name, expr, self.source, node))
 
     def _fits(self, name: str, state: Input, expr: Expr, node: ast.expr, help_text: str) -> bool:
@@ -242,8 +236,13 @@ class Builder:
             return self._statements(then, env, path)
         if condition.is_false:
             return self._statements(other, env, path)
+        self.branches += 1
+        branch, arms = self.branches, self.arms
+        self.arms = (*arms, Arm(branch, condition, True))
         first = self._statements(then, dict(env), path & condition)
+        self.arms = (*arms, Arm(branch, condition, False))
         second = self._statements(other, dict(env), path & ~condition)
+        self.arms = arms
         merged: dict[str, Value] = {}
         for name in {**first, **second}:
             a = first.get(name, Value(ERROR, TRUE))
@@ -261,7 +260,7 @@ class Builder:
                 merged[name] = Value(ERROR, missing, mixed)
                 continue
             select = Select(condition, a.expr, b.expr, self.scope.condition_kind(condition))
-            merged[name] = Value(self.bind(name, select, ""), missing)
+            merged[name] = Value(self.bind(name, select, "", joins=branch), missing)
         return merged
 
     def _sort(self, value: Value) -> tuple[bool, bool, str | None]:
@@ -291,7 +290,7 @@ class Builder:
                 return self._operation(BY_SYNTAX[type(op)], node, (left, right), env, path)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 inner = self._number(operand, env, path)
-                return Const(-inner.value) if isinstance(inner, Const) and inner != ERROR else _call("neg", inner)
+                return Const(-inner.value) if isinstance(inner, Const) and inner != ERROR else call("neg", inner)
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 return self._number(operand, env, path)
             case ast.UnaryOp(op=op, operand=operand) if type(op) in BY_SYNTAX:
@@ -395,9 +394,9 @@ class Builder:
             message = f"both values of `{row.name}` are numbers, or both conditions"
             self.reporter.error("type", message, node_location(self.text, node))
             return ERROR
-        result = _call(row.name, *values[: row.arity], *map(Ref, row.beside))
+        result = call(row.name, *values[: row.arity], *map(Ref, row.beside))
         for value in values[row.arity :]:
-            result = _call(row.name, result, value)
+            result = call(row.name, result, value)
         return result
 
     def _argument(self, row: Operation, sort: Sort, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
@@ -475,18 +474,11 @@ class Builder:
             self.reporter.error("kind", f"`{name}` reduces elements over a tensor or over all", where)
             return ERROR
         if not isinstance(expr, Ref):
-            expr = self.bind("reduced", expr, ast.unparse(args[0]), node)
-        return lowered(row, over, kind, expr, lambda stem, value: self.bind(stem, value, self.source))
+            expr = self.bind_part(self.target, expr, node)
+        return lowered(row, over, kind, expr, self._stem(expr), self.bind_part)
 
-
-def _call(op: str, *args: Expr) -> Expr:
-    """An operation; with something that was refused it is refused too, of which no more is said."""
-    return ERROR if ERROR in args else Call(op, args)
-
-
-def _also(active: Expr, expr: Expr) -> Expr:
-    """A condition on top of the ones before: what left an element out of a step stays."""
-    match expr:
-        case Call(op="and", args=(first, _)) if first == active:
-            return expr
-    return Call("and", (active, expr))
+    def _stem(self, x: Expr) -> str:
+        """What a value that is reduced is called."""
+        if not isinstance(x, Ref):
+            return self.target
+        return self.by_name[x.name].variable or self.target if x.name in self.by_name else x.name

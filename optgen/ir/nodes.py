@@ -135,8 +135,30 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """One side of an `if` of the equations.
+
+    Attributes:
+        branch: The number of the `if` in its block.
+        formula: Its condition.
+        holds: The side: that where the condition holds, or the other.
+    """
+
+    branch: int
+    formula: Formula
+    holds: bool
+
+
+@dataclass(frozen=True)
 class Let:
-    """A binding, with the statement it comes from, and under which guards that is reached."""
+    """A binding, with the statement it comes from, and under which guards that is reached.
+
+    Attributes:
+        variable: The name that the statement assigns; empty for a part of one.
+        arms: The sides of `if`s in which the statement stands, outermost first.
+        joins: The `if` after which the binding chooses between the values of its two sides; 0 for none.
+        shared: Whether the statement is of a stage that all rules have.
+    """
 
     name: str
     expr: Expr
@@ -144,6 +166,10 @@ class Let:
     source: str
     location: Location | None = field(default=None, compare=False)
     path: Formula = TRUE
+    variable: str = field(default="", compare=False)
+    arms: tuple[Arm, ...] = field(default=(), compare=False)
+    joins: int = field(default=0, compare=False)
+    shared: bool = field(default=False, compare=False)
 
     @property
     def sums_all(self) -> bool:

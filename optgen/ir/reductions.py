@@ -46,32 +46,37 @@ def over_of(row: Reduction, keywords: Sequence[ast.keyword]) -> Kind | None:
     return None
 
 
-def lowered(row: Reduction, over: Kind, kind: Kind, x: Expr, bind: Callable[[str, Expr], Expr]) -> Expr:
+REDUCED: dict[ReduceOp, str] = {"sum": "sum", "squares": "squares", "max": "largest"}
+"""What a reduction's name ends in."""
+
+
+def lowered(row: Reduction, over: Kind, kind: Kind, x: Expr, stem: str, bind: Callable[[str, Expr], Expr]) -> Expr:
     """A reduction in terms of `sum` and `max`: means divide by the count, norms take the root.
 
     Args:
         kind: Of `x`.
+        stem: What `x` is called.
         bind: Makes a binding of a value.
     """
     match row.of:
         case "numbers":
-            result = _reduced("sum", over, kind, x, bind)
+            result = _reduced("sum", over, kind, x, stem, bind)
         case "squares":
-            result = _reduced("squares", over, kind, x, bind)
+            result = _reduced("squares", over, kind, x, stem, bind)
         case "magnitudes":
-            result = _reduced("max", over, kind, Call("abs", (x,)), bind)
+            result = _reduced("max", over, kind, Call("abs", (x,)), stem, bind)
     if row.is_mean:
         result = Call("/", (result, count_of(kind, over)))
     return Call("sqrt", (result,)) if row.is_root else result
 
 
-def _reduced(op: ReduceOp, over: Kind, kind: Kind, x: Expr, bind: Callable[[str, Expr], Expr]) -> Expr:
+def _reduced(op: ReduceOp, over: Kind, kind: Kind, x: Expr, stem: str, bind: Callable[[str, Expr], Expr]) -> Expr:
     """Elements reduce to one number per tensor before they reduce over all, to rows before matrices."""
     outer: ReduceOp = "max" if op == "max" else "sum"
     if kind is not Kind.ELEMENT:
         return Reduce(outer, over, Call("*", (x, x)) if op == "squares" else x)
     if over is Kind.GLOBAL:
-        return Reduce(outer, Kind.GLOBAL, bind("tensor", Reduce(op, Kind.TENSOR, x)))
+        return Reduce(outer, Kind.GLOBAL, bind(f"{stem}_{REDUCED[op]}", Reduce(op, Kind.TENSOR, x)))
     if over is Kind.MATRIX:
-        return Reduce(outer, Kind.MATRIX, bind("row", Reduce(op, Kind.ROW, x)))
+        return Reduce(outer, Kind.MATRIX, bind(f"{stem}_row_{REDUCED[op]}", Reduce(op, Kind.ROW, x)))
     return Reduce(op, over, x)

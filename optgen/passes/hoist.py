@@ -1,18 +1,22 @@
 """Every binding computes at its own kind: lower-kind operands and reductions get bindings of their own.
 
 `exp_avg * (1 - beta1)` reads a number that is the same for all elements; here it becomes a binding of group kind,
-which is evaluated once. The same expression gets the same binding.
+which is evaluated once. The same expression gets the same binding, on the same side of an `if`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.guards import GuardTable
 from optgen.ir.kinds import kind_of
-from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select, children, with_operands
+from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select, children, refs, with_operands
+from optgen.ir.reductions import REDUCED
 from optgen.operations import OPERATIONS
+from optgen.passes.rename import stem_of
 from optgen.passes.rewrite import unused_name
 
 
@@ -25,15 +29,16 @@ class _Hoister:
     def __init__(self, program: Program, guards: GuardTable) -> None:
         self.program, self.guards = program, guards
         self.kinds = program.kinds()
-        self.known: dict[tuple[Expr, Formula], str] = {}
+        self.known: dict[tuple[Expr, Formula], list[Let]] = {}
         self.lets: list[Let] = []
+        self.by_name = {let.name: let for let in program.lets}
 
     def run(self) -> Program:
         for let in self.program.lets:
             expr = self._operand_free(let.expr, let)
             self.lets.append(replace(let, expr=expr))
             if not isinstance(expr, Ref | Const):
-                self.known.setdefault(_key(expr, let), let.name)
+                self.known.setdefault(_key(expr, let), []).append(self.lets[-1])
         return replace(self.program, lets=tuple(self.lets))
 
     def _operand_free(self, expr: Expr, let: Let) -> Expr:
@@ -58,18 +63,34 @@ class _Hoister:
         kind = kind_of(expr, self.kinds)
         inner = replace(let, kind=kind)
         expr = self._operand_free(expr, inner)
-        if _key(expr, let) in self.known:
-            return Ref(self.known[_key(expr, let)])
+        for known in self.known.setdefault(_key(expr, let), []):
+            if known.arms == let.arms[: len(known.arms)]:
+                return Ref(known.name)
         name = self._fresh(expr, let)
         self.kinds[name] = kind
-        self.lets.append(Let(name, expr, kind, "", let.location, let.path))
-        self.known[_key(expr, let)] = name
+        self.lets.append(Let(name, expr, kind, "", let.location, let.path, arms=let.arms, shared=let.shared))
+        self.known[_key(expr, let)].append(self.lets[-1])
+        self.by_name[name] = self.lets[-1]
         return Ref(name)
 
     def _fresh(self, expr: Expr, let: Let) -> str:
+        taken = self.kinds.keys() | self.guards.guards.keys()
+        if isinstance(expr, Reduce):
+            return unused_name(self._reduced(expr), taken)
         choice = isinstance(expr, Select) or (isinstance(expr, Call) and expr.op == "where")
-        stem = f"{let.name}_factor" if choice else readable_name(expr)
-        return unused_name(stem, self.kinds.keys() | self.guards.guards.keys())
+        words = readable_name(expr, {let.name: stem_of(let) for let in refs_of(expr, self.by_name)})
+        stem = f"{let.variable or let.name}_factor" if choice or len(words) > LONGEST else words
+        return unused_name(stem, taken)
+
+    def _reduced(self, expr: Reduce) -> str:
+        """A name for a reduction: what is reduced, and how."""
+        assert isinstance(expr.x, Ref)
+        let = self.by_name.get(expr.x.name)
+        stem = expr.x.name if let is None else stem_of(let)
+        if expr.over is Kind.GLOBAL:
+            return f"{stem}_all"
+        over = "" if expr.over is Kind.TENSOR else f"{expr.over.name.lower()}_"
+        return f"{stem}_{over}{REDUCED[expr.op]}"
 
 
 def _key(expr: Expr, let: Let) -> tuple[Expr, Formula]:
@@ -78,27 +99,38 @@ def _key(expr: Expr, let: Let) -> tuple[Expr, Formula]:
     return expr, let.path if sums_all else TRUE
 
 
-def readable_name(expr: Expr, limit: int = 40) -> str:
-    """A name that says what a value is: `one_minus_beta1`, `sum_update_times_update`."""
-    text = _words(expr)
-    return text if len(text) <= limit else f"{text[:limit].rstrip('_')}"
+LONGEST = 40
 
 
-def _words(expr: Expr) -> str:
-    match expr:
-        case Const(value=1.0):
-            return "one"
-        case Const(value=value):
-            return "c" + f"{value:g}".replace(".", "p").replace("-", "m").replace("+", "")
-        case Ref(name=name):
-            return name
-        case Call(op="/", args=(Const(value=1.0), x)):
-            return f"inverse_{_words(x)}"
-        case Call(op=op, args=(a, b)) if OPERATIONS[op].reads_between:
-            return f"{_words(a)}_{OPERATIONS[op].word}_{_words(b)}"
-        case Call(op=op, args=args):
-            return "_".join([OPERATIONS[op].word, *(_words(arg) for arg in args)])
-        case Select(then=then, other=other):
-            return f"{_words(then)}_or_{_words(other)}"
-        case Reduce(op=op, over=over, x=x):
-            return f"{over.name.lower() + '_' if over is not Kind.TENSOR else ''}{op}_{_words(x)}"
+def refs_of(expr: Expr, lets: Mapping[str, Let]) -> Iterator[Let]:
+    """The bindings that an expression reads."""
+    return (lets[name] for name in refs(expr) if name in lets)
+
+
+def readable_name(expr: Expr, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A name that says what a value is: `one_minus_beta1`.
+
+    Args:
+        names: What the bindings in it are called.
+    """
+
+    def words(expr: Expr) -> str:
+        match expr:
+            case Const(value=1.0):
+                return "one"
+            case Const(value=value):
+                return "c" + f"{value:g}".replace(".", "p").replace("-", "m").replace("+", "")
+            case Ref(name=name):
+                return names.get(name, name)
+            case Call(op="/", args=(Const(value=1.0), x)):
+                return f"inverse_{words(x)}"
+            case Call(op=op, args=(a, b)) if OPERATIONS[op].reads_between:
+                return f"{words(a)}_{OPERATIONS[op].word}_{words(b)}"
+            case Call(op=op, args=args):
+                return "_".join([OPERATIONS[op].word, *(words(arg) for arg in args)])
+            case Select(then=then, other=other):
+                return f"{words(then)}_or_{words(other)}"
+            case Reduce(op=op, over=over, x=x):
+                return f"{over.name.lower() + '_' if over is not Kind.TENSOR else ''}{op}_{words(x)}"
+
+    return words(expr)

@@ -21,6 +21,6 @@ def mask_writes(program: Program, active: Expr, guards: GuardTable) -> Program:
             continue
         kept = Call("where", (active, value, Ref(name)))
         unique = unused_name(f"{name}_kept", taken)
-        lets.append(Let(unique, kept, Kind.ELEMENT, f"{name} where active"))
+        lets.append(Let(unique, kept, Kind.ELEMENT, f"{name} where active", variable=name))
         outputs[name] = Ref(unique)
     return replace(program, lets=tuple(lets), outputs=outputs)

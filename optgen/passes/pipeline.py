@@ -14,6 +14,7 @@ from optgen.passes.forward import forward
 from optgen.passes.hoist import hoist
 from optgen.passes.mask_writes import mask_writes
 from optgen.passes.multiply_reciprocal import multiply_reciprocal
+from optgen.passes.rename import rename
 from optgen.passes.resolve_choices import resolve_choices
 from optgen.passes.scale_tensorwise import scale_tensorwise
 
@@ -37,4 +38,5 @@ def steps(active: Expr, guards: GuardTable) -> tuple[tuple[Callable[[Program], P
         (forward, Stage.BUILT),
         (partial(hoist, guards=guards), Stage.HOISTED),
         (drop_unused, Stage.READY),
+        (partial(rename, guards=guards), Stage.READY),
     )

@@ -92,7 +92,7 @@ class CpuEngine(KernelEngine):
 
     def take(self, values: HostValues) -> None:
         """Take the values that passes read."""
-        self.values = array("d", chain.from_iterable(row.values() for row in values.computed))
+        self.values = array("d", map(float, chain.from_iterable(row.values() for row in values.inputs)))
         self.call.values = address(self.values)
 
     def run(self, block: Block, index: int) -> None:

@@ -92,9 +92,8 @@ class KernelEngine:
         self.kept: list[Tensor] = []
         self.grads: Sequence[Tensor] = ()
         self.width = max((len(b.reductions) for b in rule.blocks.values()), default=0)
-        passes = [p for block in rule.blocks.values() for p in block.passes]
-        self.row_sums = max((p.rows for p in passes), default=0)
-        self.col_sums = max((p.cols for p in passes), default=0)
+        self.row_sums = max(block.count("row") for block in rule.blocks.values())
+        self.col_sums = max(block.count("col") for block in rule.blocks.values())
         self.chunks = self._cut_chunks()
         self.band_table = self._cut_bands()
         self.arrays = self._empty_arrays()

@@ -205,6 +205,10 @@ class Block:
         """Every reduction to one number per tensor, in the order of their results."""
         return tuple(dict.fromkeys(name for item in self.passes for name in item.reductions))
 
+    def count(self, over: str) -> int:
+        """How many sums over rows or columns it makes, whatever the pass."""
+        return len({partial.name for item in self.passes for partial in item.partials if partial.over == over})
+
 
 @dataclass(frozen=True)
 class Shared:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from optgen.runtime.rule import Block, Partial, Pass, Rule
 from optgen.runtime.state_checks import check_same_scales
 from optgen.runtime.states import Placement, own_shape, scale_key
 from optgen.runtime.torch_codecs import decode, encode
-from optgen.runtime.torch_math import whole_steps
+from optgen.runtime.torch_math import NAN, whole_steps
 from optgen.runtime.torch_rounding import decode_parameter, encode_parameter
 
 Results = dict[str, Any]
@@ -29,9 +31,13 @@ class View:
 
     Attributes:
         flags: What is fixed for this parameter.
-        values: Values of its group.
+        values: Values of its group, by name.
+        states: Its states, decoded as they are asked for.
         step: The step's number, from 1.
-        reduced: Results of the passes before.
+        sums: Results of the passes before; NaN for what later ones find.
+        reduced: The same as a table.
+        wanted: The sums that the pass at hand takes.
+        taken: Those that it has taken.
         wide: Of a part, its sums of rows and columns before they are rounded.
         gradient: The parameter's.
     """
@@ -41,22 +47,45 @@ class View:
         self.flags = member.flags
         self.step = step
         self.index = float(member.index)
-        self.values: Mapping[str, float] = {}
+        self.values: Any = None
+        self.states: States
+        self.sums: Sums
         self.reduced: dict[str, Any] = {}
+        self.wanted: frozenset[str] = frozenset()
+        self.taken: Results = {}
         self.wide: dict[str, Tensor] = {}
         param = member.param
         self.gradient = param.grad if grad is None else grad
         self.numel, self.ndim = float(member.shape.numel()), float(len(member.shape))
         layout = member.layout()
         self.matrices, self.rows, self.cols = float(layout.matrices), float(layout.rows), float(layout.cols)
-        self._states: dict[str, Tensor] = {}
+
+    def ends(self, **sums: Any) -> bool:
+        """Take sums; tell whether they were the last of the pass."""
+        self.taken |= sums
+        return self.taken.keys() >= self.wanted
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """The settings of the parameter."""
         return self.member.settings
 
-    @property
+    def take(self, values: Any, wanted: frozenset[str], lines: Mapping[str, str]) -> None:
+        """Begin a pass.
+
+        Args:
+            lines: The sums over rows and columns, each with which of them it is.
+        """
+        self.values, self.wanted, self.taken = values, wanted, {}
+        self.states, self.sums = States(self.rule, self.member), Sums(self.member, self.reduced, lines)
+
+    def forget(self) -> None:
+        """End a pass: drop what is in float32 for it alone."""
+        self.states = States(self.rule, self.member)
+        for name in ("param", "grad"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
     def param(self) -> Tensor:
         """The parameter in float32; one without dimensions has one here."""
         member = self.member
@@ -67,7 +96,7 @@ class View:
         """Elements rounded to nearest as the parameter's dtype holds them, in float32."""
         return x.to(self.member.param.dtype).to(torch.float32)
 
-    @property
+    @cached_property
     def grad(self) -> Tensor:
         """The gradient in float32."""
         assert self.gradient is not None
@@ -85,17 +114,7 @@ class View:
 
     def spread(self, x: Any, kind: str) -> Tensor:
         """Numbers of a smaller kind, one for each of this kind."""
-        lines = self.member.line_shape
-        match kind:
-            case "row":
-                shape = (*lines[:-1], 1)
-            case "col":
-                shape = (*lines[:-2], 1, *lines[-1:])
-            case "matrix":
-                shape = (*lines[:-2], 1, 1)
-            case _:
-                shape = tuple(self.member.param.shape) or (1,)
-        return torch.as_tensor(x, device=self.member.param.device).to(torch.float32).expand(shape)
+        return _spread(self.member, x, kind)
 
     def own_rows(self, x: Tensor) -> Tensor:
         """Numbers of rows, (..., rows, 1): of the rows that this process has elements of."""
@@ -107,29 +126,67 @@ class View:
         part = self.member.part
         return x if part is None else part.own_lines(x, "col")
 
-    def state(self, name: str) -> Tensor:
-        """A state: elements in the parameter's shape, rows as (..., rows, 1), columns as (..., 1, cols)."""
-        if name not in self._states:
-            self._states[name] = self._read(name)
-        return self._states[name]
 
-    def _read(self, name: str) -> Tensor:
-        entry, state = self.member.entry, self.rule.states[name]
-        stored = entry[name]
-        match state.kind:
-            case "element":
-                codec = self.member.codecs[self.rule.element_states.index(state)]
-                return _float(decode(codec, stored, entry.get(scale_key(name)), state.signed, self.member.param.shape))
-            case "row":
-                return stored.unsqueeze(-1)  # type: ignore[no-any-return]
-            case "col":
-                return stored.unsqueeze(-2)  # type: ignore[no-any-return]
-            case "matrix":
-                return stored[..., None, None]  # type: ignore[no-any-return]
-            case _ if state.window is not None:
-                return stored  # type: ignore[no-any-return]
-            case _:
-                return stored.double()  # type: ignore[no-any-return]
+class States:
+    """The states of a parameter as attributes, decoded when they are first asked for.
+
+    Elements come in the parameter's shape, rows as (..., rows, 1), columns as (..., 1, cols). One that does not exist
+    under these settings is NaN: nothing that is kept follows from it.
+    """
+
+    def __init__(self, rule: Rule, member: Member) -> None:
+        self._rule, self._member = rule, member
+
+    def __getattr__(self, name: str) -> Any:
+        member = self._member
+        value = _state(self._rule, member, name) if self._rule.states[name].exists(member.flags) else NAN
+        setattr(self, name, value)
+        return value
+
+
+class Sums:
+    """The sums over a parameter as attributes; NaN for one that a later pass takes."""
+
+    def __init__(self, member: Member, found: Mapping[str, Any], lines: Mapping[str, str]) -> None:
+        self._member, self._found, self._lines = member, found, lines
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._found:
+            return self._found[name]
+        return _spread(self._member, NAN, self._lines[name]) if name in self._lines else NAN
+
+
+def _state(rule: Rule, member: Member, name: str) -> Tensor:
+    entry, state = member.entry, rule.states[name]
+    stored = entry[name]
+    match state.kind:
+        case "element":
+            codec = member.codecs[rule.element_states.index(state)]
+            return _float(decode(codec, stored, entry.get(scale_key(name)), state.signed, member.param.shape))
+        case "row":
+            return stored.unsqueeze(-1)  # type: ignore[no-any-return]
+        case "col":
+            return stored.unsqueeze(-2)  # type: ignore[no-any-return]
+        case "matrix":
+            return stored[..., None, None]  # type: ignore[no-any-return]
+        case _ if state.window is not None:
+            return stored  # type: ignore[no-any-return]
+        case _:
+            return stored.double()  # type: ignore[no-any-return]
+
+
+def _spread(member: Member, x: Any, kind: str) -> Tensor:
+    lines = member.line_shape
+    match kind:
+        case "row":
+            shape = (*lines[:-1], 1)
+        case "col":
+            shape = (*lines[:-2], 1, *lines[-1:])
+        case "matrix":
+            shape = (*lines[:-2], 1, 1)
+        case _:
+            shape = tuple(member.param.shape) or (1,)
+    return torch.as_tensor(x, device=member.param.device).to(torch.float32).expand(shape)
 
 
 def _float(x: Tensor) -> Tensor:
@@ -171,6 +228,7 @@ class TorchEngine:
             StaleError: if a parameter, a gradient or a state has another form than before.
             ValueError: if codes have lost some of their scales.
         """
+        self.name = name
         forms = [_forms(member) for member in self.bucket.members]
         if self.forms and forms != self.forms:
             for member in self.bucket.members:
@@ -196,15 +254,22 @@ class TorchEngine:
 
     def run(self, block: Block, index: int) -> None:
         """Run one pass."""
-        function = getattr(self.rule.torch_functions, block.passes[index].function)
-        last = index == len(block.passes) - 1
+        function = getattr(self.rule.torch_functions, self.name)
+        item, last = block.passes[index], index == len(block.passes) - 1
+        lines = {partial.name: partial.over for p in block.passes for partial in p.partials if partial.over != "tensor"}
         for view in self.views:
-            view.values = self.values.computed[view.member.row]
+            values = SimpleNamespace(**self.values.computed[view.member.row])
+            wanted = frozenset(partial.name for partial in item.partials if partial.live(view.flags))
+            if not wanted and not last:
+                continue
+            view.take(values, wanted, lines)
             results: Results = function(view)
-            if not last:
-                self._keep(view, results, block.passes[index])
-            else:
+            if last:
                 self._store(view, results)
+            else:
+                # Not taken under these settings: 0, for it is added to that of other parameters.
+                self._keep(view, dict.fromkeys(wanted, 0.0) | results, item)
+            view.forget()
 
     def reduction(self, block: Block, name: str) -> list[float]:
         """A reduction's result for every parameter."""

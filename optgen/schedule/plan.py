@@ -86,6 +86,7 @@ class Plan:
         arrays: Names of row, column and matrix kind that are kept in scratch between passes, with their formulas.
         commit: Bindings needed for the values below element kind that are stored after the last pass.
         commits: Those values.
+        live: Under which settings each binding and input is needed.
     """
 
     program: Program
@@ -98,6 +99,7 @@ class Plan:
     commit: tuple[Step, ...]
     commits: tuple[Write, ...]
     host_commits: tuple[Write, ...]
+    live: Mapping[str, Formula]
 
     @cached_property
     def kinds(self) -> Mapping[str, Kind]:

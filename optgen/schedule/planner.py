@@ -133,6 +133,7 @@ class _Planner:
             commit=commit,
             commits=commits,
             host_commits=self._writes(lambda kind: kind.is_host),
+            live=self.demand,
         )
 
     def _pass(self, slot: int) -> PassPlan:

@@ -171,7 +171,7 @@ def test_names_of_kernels(role: str, tmp_path: Path) -> None:
     (tmp_path / "shared.yaml").write_text(SHARED, encoding="utf-8")
     module = optgen.load(tmp_path / "probe_rule.yaml")
     folder = Path(str(module.__file__)).parent
-    files = [path.read_text(encoding="utf-8") for path in (*folder.glob("*.cpp"), *folder.glob("*.cu"))]
+    files = [path.read_text(encoding="utf-8") for path in folder.glob("*.[ch]*")]
     for piece in pieces(usable(of_kernels(files)), role):
         train(tmp_path, role, accepted(tmp_path, role, piece), "cpu")
 

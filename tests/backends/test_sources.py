@@ -82,6 +82,7 @@ def test_cpp_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
     files = {**own_package().files, **stock_package().files}
     source = tmp_path / f"{name}.cpp"
     source.write_text(files[f"{name}.cpp"], encoding="utf-8")
+    source.with_suffix(".h").write_text(files[f"{name}.h"], encoding="utf-8")
     include = f"-I{ROOT / 'templates' / 'include'}"
     int8 = CODECS["int8"]
     cases = list(zip(settings(unit), (CODECS["fp32"], int8, int8.with_block(WHOLE_TENSOR)), strict=False))

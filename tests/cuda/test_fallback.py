@@ -58,13 +58,14 @@ def test_without_nvcc_the_first_step_says_what_mends_it(tmp_path: Path, monkeypa
 def test_an_nvcc_that_fails_shows_its_message_with_file_and_line(tmp_path: Path, monkeypatch) -> None:
     source = Path(AdamW8bit.rule.file).with_name("adam.cu")
     broken = tmp_path / "adam.cu"
-    text = source.read_text().replace("const float grad_2 =", "const flaot grad_2 =", 1)
+    text = source.read_text().replace("double grad_squares =", "duoble grad_squares =", 1)
     broken.write_text(text)
-    line = 1 + text[: text.index("flaot")].count("\n")
+    broken.with_suffix(".h").write_text(source.with_suffix(".h").read_text())
+    line = 1 + text[: text.index("duoble")].count("\n")
     monkeypatch.setattr(type(AdamW8bit.rule), "cuda_source", property(lambda rule: broken))
     param, opt = make(target="cuda")
     before = param.detach().clone()
-    with pytest.raises(CompileError, match=rf"adam\.cu:{line}:.*flaot"):
+    with pytest.raises(CompileError, match=rf"adam\.cu:{line}:.*duoble"):
         opt.step()
     assert torch.equal(param, before)
     assert not opt.state

@@ -39,7 +39,8 @@ def ask(command: Sequence[str], source: Path, output: Path | None = None) -> str
     """Compile `source`, a word of the command, now or when the same was asked before.
 
     Asked anew when one of these has changed: the command, its programs, the environment's words to them, the source, a
-    header of optgen's. Headers of the system and assemblers count as parts of the compiler that is of their version.
+    header beside it, one of optgen's. Headers of the system and assemblers count as parts of the compiler that is of
+    their version.
 
     Args:
         output: Where the command writes to, a word of it.
@@ -50,7 +51,6 @@ def ask(command: Sequence[str], source: Path, output: Path | None = None) -> str
     Raises:
         CompileError: the compiler's own words, when it ends with an error.
     """
-    assert '#include "' not in source.read_text(encoding="utf-8"), f"{source} includes what no key knows"
     places = {str(source): SOURCE, str(output): OUTPUT} if output is not None else {str(source): SOURCE}
     plain = [places.get(word, word) for word in command]
 

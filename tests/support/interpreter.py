@@ -15,6 +15,7 @@ FUNCTIONS: dict[str, Any] = {
     "and": np.logical_and, "or": np.logical_or, "not": np.logical_not, "where": np.where, "min": np.minimum,
     "max": np.maximum, "sqrt": np.sqrt, "abs": np.abs, "sign": np.sign, "floor": np.floor, "tanh": np.tanh,
     "exp": np.exp, "log": np.log, "isfinite": np.isfinite,
+    "rounded": lambda x: np.asarray(x, dtype=np.float32).astype(np.float64),
     "push": lambda *parts: np.nan, "percentile": lambda *parts: np.nan,
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ with its length and SHA-256, so that what a full disk or a crash damaged is told
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import struct
 import threading
@@ -131,13 +132,14 @@ class Hash:
             self.add("define", name, defines[name])
 
     def add_source(self, source: Path) -> None:
-        """Take up a source and all headers of `optgen.paths.include_dir()`, wherever they lie.
+        """Take up a source, what it includes from beside it, and all headers of `optgen.paths.include_dir()`.
 
         Raises:
             CompileError: when one of them cannot be read.
         """
         try:
-            self.add("source", source.read_bytes())
+            for path in _with_included(source):
+                self.add("source", path.name, path.read_bytes())
             root = include_dir()
             for header in sorted(path for path in root.rglob("*") if path.is_file()):
                 self.add("header", str(header.relative_to(root)), header.read_bytes())
@@ -149,6 +151,18 @@ class Hash:
     def hexdigest(self) -> str:
         """The hash of what was taken up so far."""
         return self._digest.hexdigest()
+
+
+INCLUDE = re.compile(rb'^#include "(\w+\.h)"$', re.MULTILINE)
+
+
+def _with_included(source: Path) -> list[Path]:
+    """A source and the headers beside it that it includes, and they."""
+    paths = [source]
+    for path in paths:
+        found = (source.with_name(name.decode()) for name in INCLUDE.findall(path.read_bytes()))
+        paths += [header for header in found if header not in paths]
+    return paths
 
 
 def words(defines: Mapping[str, str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 #include <omp.h>
 #include <optgen/call.h>
 #include <optgen/math.h>
+#include <optgen/passes.h>
 #include <optgen/tile.h>
 #include <optgen/window.h>
 
@@ -57,18 +58,20 @@ inline Lines lines_of(const Call& call, const Tensor& t, const Chunk& c, int row
   return {call.lines + c.line, first, last - first + 1, first / rows, last / rows - first / rows + 1, cols, row_sums};
 }
 
+using Condition = Mask;  // one that is the same for all elements of a tensor
+
 // Sums of the partial results of a tensor's chunks, in their order.
-inline double finished_sum(const Call& call, const Tensor& t, int reductions, int k) {
-  double sum = 0.0;
-  for (int64_t c = 0; c < t.at(CHUNKS); ++c) sum += call.partials[(t.at(FIRST_CHUNK) + c) * reductions + k];
-  return sum;
+template <bool in_bands, class Sums> inline double finished_sum(const Call& call, const Tensor& t, double Sums::* sum) {
+  const Sums* const parts = reinterpret_cast<const Sums*>(call.partials) + t.at(FIRST_CHUNK);
+  double total = 0.0;
+  for (int64_t c = 0; c < t.at(CHUNKS); ++c) total += parts[c].*sum;
+  return total;
 }
 
-inline double finished_max(const Call& call, const Tensor& t, int reductions, int k) {
+template <bool in_bands, class Sums> inline double finished_max(const Call& call, const Tensor& t, double Sums::* sum) {
+  const Sums* const parts = reinterpret_cast<const Sums*>(call.partials) + t.at(FIRST_CHUNK);
   double largest = 0.0;
-  for (int64_t c = 0; c < t.at(CHUNKS); ++c) {
-    largest = maximum(largest, call.partials[(t.at(FIRST_CHUNK) + c) * reductions + k]);
-  }
+  for (int64_t c = 0; c < t.at(CHUNKS); ++c) largest = maximum(largest, parts[c].*sum);
   return largest;
 }
 
@@ -129,6 +132,13 @@ inline void count_step(const Tensor& t) {
   put(*t.pointer<float>(STEP), count);
 }
 
+inline void wait_for_all() {}
+
+// Every number of an array.
+template <class Body> inline void each(int64_t count, const Body& body) {
+  for (int64_t k = 0; k < count; ++k) body(k);
+}
+
 // Sums over arrays below element kind.
 inline double sum_of(const float* x, int64_t count) {
   double sum = 0.0;
@@ -156,3 +166,5 @@ inline void run_pass(const Call& call, Prepare prepare, RunChunk run_chunk, Fini
 }
 
 }  // namespace optgen
+
+#include <optgen/finish.h>

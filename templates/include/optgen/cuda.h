@@ -13,6 +13,7 @@
 #include <optgen/cuda_tile.h>
 #include <optgen/cuda_window.h>
 #include <optgen/math.h>
+#include <optgen/passes.h>
 
 namespace optgen {
 
@@ -110,21 +111,36 @@ __device__ inline double block_max(double value) {
   return most.largest(0);
 }
 
+using Condition = bool;  // one that is the same for all elements of a tensor
+
 // The partial results of a tensor's chunks, or bands. What other blocks wrote is there: it was an earlier launch.
-__device__ inline double finished_sum(const Call& call, const Tensor& t, bool bands, int reductions, int k) {
-  const int64_t first = t.at(bands ? FIRST_BAND : FIRST_CHUNK), count = t.at(bands ? BANDS : CHUNKS);
-  double sum = 0.0;
-  for (int64_t c = threadIdx.x; c < count; c += blockDim.x) sum += call.partials[(first + c) * reductions + k];
-  return block_sum(sum);
+template <bool in_bands, class Sums>
+__device__ inline double finished_sum(const Call& call, const Tensor& t, double Sums::* sum) {
+  const Sums* const parts = reinterpret_cast<const Sums*>(call.partials) + t.at(in_bands ? FIRST_BAND : FIRST_CHUNK);
+  double total = 0.0;
+  for (int64_t c = threadIdx.x; c < t.at(in_bands ? BANDS : CHUNKS); c += blockDim.x) total += parts[c].*sum;
+  return block_sum(total);
 }
 
-__device__ inline double finished_max(const Call& call, const Tensor& t, bool bands, int reductions, int k) {
-  const int64_t first = t.at(bands ? FIRST_BAND : FIRST_CHUNK), count = t.at(bands ? BANDS : CHUNKS);
+template <bool in_bands, class Sums>
+__device__ inline double finished_max(const Call& call, const Tensor& t, double Sums::* sum) {
+  const Sums* const parts = reinterpret_cast<const Sums*>(call.partials) + t.at(in_bands ? FIRST_BAND : FIRST_CHUNK);
   double largest = 0.0;
-  for (int64_t c = threadIdx.x; c < count; c += blockDim.x) {
-    largest = maximum(largest, call.partials[(first + c) * reductions + k]);
+  for (int64_t c = threadIdx.x; c < t.at(in_bands ? BANDS : CHUNKS); c += blockDim.x) {
+    largest = maximum(largest, parts[c].*sum);
   }
   return block_max(largest);
+}
+
+// A band's rows are whole: their sums are stored by the pass itself.
+__device__ inline void finish_rows(const Call&, const Tensor&, int, int, float*) {}
+
+__device__ inline void wait_for_all() { __syncthreads(); }
+
+// Every number of an array.
+template <class Body> __device__ inline void each(int64_t count, const Body& body) {
+  for (int64_t k = threadIdx.x; k < count; k += blockDim.x) body(k);
+  __syncthreads();
 }
 
 // Sums over arrays below element kind.
@@ -161,4 +177,44 @@ __device__ inline void count_step(const Tensor& t) {
   put(*t.pointer<float>(STEP), count);
 }
 
+// The three launches of a pass.
+template <int columns, class Scalars, class Compute>
+__device__ __forceinline__ void prepare_tensors(const Call& call, const Compute& scalars) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) {
+    const Scalars s = scalars(call, tensor_of<columns>(call, i));
+    if (threadIdx.x == 0) reinterpret_cast<Scalars*>(call.scratch)[i] = s;
+  }
+}
+
+template <int columns, class Scalars, class PassShared, class Run>
+__device__ __forceinline__ void run_chunks(const Call& call, const Run& run) {
+  if (is_skipped(call)) return;
+  __shared__ PassShared shared;
+  shared.books.fill();
+  for (int64_t i = call.first + blockIdx.x; i < call.first + call.chunks; i += gridDim.x) {
+    const Chunk c = chunk_of(call, i);
+    run(call, tensor_of<columns>(call, c.tensor), c, reinterpret_cast<const Scalars*>(call.scratch)[c.tensor], shared);
+  }
+}
+
+template <int columns, class Finish>
+__device__ __forceinline__ void finish_tensors(const Call& call, const Finish& finish) {
+  if (is_skipped(call)) return;
+  for (int64_t i = blockIdx.x; i < call.tensors; i += gridDim.x) finish(call, tensor_of<columns>(call, i));
+}
+
 }  // namespace optgen
+
+#include <optgen/finish.h>
+
+#define OPTGEN_KERNELS(block, name, pass)                                                       \
+  extern "C" __global__ void __launch_bounds__(WARP) name##_prepare(const Call call) {          \
+    prepare_tensors<Column::COUNT, block::Scalars>(call, block::scalars<pass>);                 \
+  }                                                                                             \
+  extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) name(const Call call) {         \
+    run_chunks<Column::COUNT, block::Scalars, block::PassShared>(call, block::run_chunk<pass>); \
+  }                                                                                             \
+  extern "C" __global__ void __launch_bounds__(THREADS) name##_finish(const Call call) {        \
+    finish_tensors<Column::COUNT>(call, block::finish<pass>);                                   \
+  }

@@ -118,7 +118,7 @@ struct Band {
 };
 
 // The sums of a tensor's columns, band by band.
-__device__ inline void finish_cols(const Call& call, const Tensor& t, int k, float* out) {
+__device__ inline void finish_cols(const Call& call, const Tensor& t, int, int k, float* out) {
   const int64_t cols = t.at(COLS), bands = (t.at(ROWS) + BAND_ROWS - 1) / BAND_ROWS;
   for (int64_t i = threadIdx.x; i < t.count(false, true); i += blockDim.x) {
     const int64_t matrix = i / cols, first = t.at(FIRST_BAND) + matrix * bands;

@@ -54,6 +54,11 @@ OPTGEN_FUNCTION float from_bits(uint32_t bits) {
   return x;
 }
 
+// The larger of two magnitudes, by their bits.
+OPTGEN_FUNCTION uint32_t larger(uint32_t largest, float x) {
+  return magnitude_bits(x) > largest ? magnitude_bits(x) : largest;
+}
+
 // The square of a float32 value is exact in double, so that a sum is the same with fma, which takes half the time.
 OPTGEN_FUNCTION double plus_square(double sum, float x) {
 #if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -76,5 +81,7 @@ OPTGEN_FUNCTION float where(Mask mask, float then, float other) {
   return from_bits((a & mask.bits) | (b & ~mask.bits));
 }
 OPTGEN_FUNCTION bool where(Mask mask, bool then, bool other) { return mask ? then : other; }
+OPTGEN_FUNCTION float where(bool condition, float then, float other) { return condition ? then : other; }
+OPTGEN_FUNCTION bool where(bool condition, bool then, bool other) { return condition ? then : other; }
 
 }  // namespace optgen

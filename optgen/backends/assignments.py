@@ -1,0 +1,335 @@
+"""From bindings to statements.
+
+A program is in single assignment form. Code that people read assigns to variables as the equations do, and asks for
+settings with `if` as they do: here bindings become assignments to the variable that the equations name, and a choice
+between the two sides of an `if` becomes what each side has assigned. A value that is needed after its variable has got
+another one is kept in a variable of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from optgen.backends.declarations import declared
+from optgen.backends.statements import Assign, Block, Fill, If, Statement, Take, names_of, reads_first
+from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.nodes import Call, Const, Expr, Let, Reduce, Ref, Select, refs
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is left in a variable at the end: the new value of an input, or a number that others read."""
+
+    variable: str
+    value: Expr
+    live: Formula
+
+
+@dataclass(frozen=True)
+class Code:
+    """A part of a program as statements.
+
+    Attributes:
+        values: How a name that is asked for at the end is written there.
+        types: A binding of each variable.
+        holders: The variable of each binding.
+        loose: Variables that are read, where nothing follows from it, under settings that do not assign them.
+    """
+
+    body: Block
+    values: Mapping[str, Expr]
+    types: Mapping[str, Let]
+    holders: Mapping[str, str]
+    loose: frozenset[str]
+
+
+class Part:
+    """The bindings of a program that one function computes.
+
+    Attributes:
+        lets: Those bindings, in order.
+        live: Under which settings each of them is needed.
+        given: The variables that hold a value at the start, with the name of that value.
+        variables: The variable of a binding, where it is not the one that its statement names.
+        takes: Reductions of which an element's term is taken here, with the names of the terms.
+        arrays: Names of arrays, which no variable holds.
+        outside: How a name that is none of these is written.
+        taken: Names that no variable gets.
+        inlined: Bindings that are written where they are read.
+        sort: What two bindings that share a variable have in common.
+    """
+
+    def __init__(
+        self,
+        lets: Sequence[Let],
+        live: Mapping[str, Formula],
+        outside: Callable[[str], str],
+        sort: Callable[[Let], object],
+        given: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
+        takes: Mapping[str, str] | None = None,
+        arrays: Collection[str] = (),
+        taken: Collection[str] = (),
+        inlined: Collection[str] = (),
+    ) -> None:
+        self.lets, self.live, self.outside, self.sort = lets, live, outside, sort
+        self.given, self.variables = dict(given or {}), dict(variables or {})
+        self.takes, self.arrays, self.taken = dict(takes or {}), frozenset(arrays), frozenset(taken)
+        self.by_name = {let.name: let for let in lets}
+        self.kept: dict[str, str] = {}
+        self.chosen: dict[str, str] = {}
+        self.inlined = frozenset(inlined)
+
+    def code(self, outputs: Iterable[Output] = (), asked: Iterable[tuple[str, Formula]] = ()) -> Code:
+        """The statements; those that leave `outputs` in their variables stand last.
+
+        Args:
+            asked: Names whose values are read after the last statement, each with the formula under which it is.
+        """
+        outputs, asked = tuple(outputs), tuple(asked)
+        self.inlined |= self._used_once(outputs, asked)
+        while True:
+            before = dict(self.kept)
+            self.env: dict[str, dict[str, Formula]] = {name: {value: TRUE} for name, value in self.given.items()}
+            self.loose: set[str] = set()
+            self.path = TRUE
+            body = [self._keep(value) for value in dict.fromkeys(self.given.values()) if value in self.kept]
+            body += self._block(self.lets, 0, TRUE)
+            for output in outputs:
+                held = isinstance(output.value, Ref) and output.value.name in self.env.get(output.variable, ())
+                if not held:
+                    body.append(Assign(output.variable, self._expr(output.value, output.live)))
+            values = {}
+            for name, live in asked:
+                self.path = live
+                values[name] = self._expr(Ref(name), live)
+            if self.kept == before:
+                break
+        own = {output.variable for output in outputs} | self.given.keys()
+        ends = {name for value in values.values() for name in refs(value)}
+        return Code(
+            tuple(declared(body, own, ends)),
+            values,
+            self._types(),
+            {**self.chosen, **self.kept},
+            frozenset(self.loose),
+        )
+
+    def _types(self) -> dict[str, Let]:
+        result = {}
+        for name, variable in (*self.chosen.items(), *self.kept.items()):
+            if name in self.by_name:
+                result[variable] = self.by_name[name]
+        return result
+
+    def _used_once(self, outputs: Sequence[Output], asked: Sequence[tuple[str, Formula]]) -> frozenset[str]:
+        """Parts of statements that are read in one place: they are written there, but for what an array reads.
+
+        Arrays are computed in another precision than what is one number for a tensor.
+        """
+        counts: dict[str, int] = {}
+        for expr in (*(let.expr for let in self.lets), *(output.value for output in outputs)):
+            for name in refs(expr):
+                counts[name] = counts.get(name, 0) + 1
+        for name, _ in asked:
+            counts[name] = counts.get(name, 0) + 1
+        of_arrays = {name for let in self.lets if let.name in self.arrays for name in refs(let.expr)}
+        return frozenset(
+            let.name
+            for let in self.lets
+            if not let.variable
+            and let.name not in of_arrays
+            and counts.get(let.name) == 1
+            and let.name not in self.takes
+            and let.name not in self.arrays
+            and let.name not in self.variables
+            and not let.joins
+        )
+
+    # Statements
+
+    def _block(self, lets: Sequence[Let], depth: int, path: Formula) -> list[Statement]:
+        result: list[Statement] = []
+        at = 0
+        while at < len(lets):
+            let = lets[at]
+            branch = let.arms[depth].branch if len(let.arms) > depth else self._joined(let)
+            if not branch:
+                result += self._statement(let, path)
+                at += 1
+                continue
+            end = at
+            while end < len(lets) and len(lets[end].arms) > depth and lets[end].arms[depth].branch == branch:
+                end += 1
+            last = end
+            while last < len(lets) and self._joined(lets[last]) == branch:
+                last += 1
+            result += self._branch(lets[at:end], lets[end:last], depth, path)
+            at = last
+        return result
+
+    def _statement(self, let: Let, path: Formula) -> list[Statement]:
+        live, self.path = self.live[let.name] & path, path
+        if let.name in self.inlined:
+            return []
+        if let.name in self.takes:
+            assert isinstance(let.expr, Reduce)
+            return [Take(self.takes[let.name], self._expr(let.expr.x, live))]
+        if let.name in self.arrays:
+            return [Fill(replace(let, expr=self._expr(let.expr, live)))]
+        value = self._expr(let.expr, live)
+        variable = self._variable(let)
+        self.env[variable] = {let.name: TRUE}
+        kept = [self._keep(let.name)] if let.name in self.kept else []
+        return [Assign(variable, value), *kept]
+
+    def _keep(self, name: str) -> Statement:
+        """A value that is read after its variable has got another one."""
+        variable = self.kept[name]
+        held = next(v for v, values in self.env.items() if name in values and v != variable)
+        self.env[variable] = {name: TRUE}
+        return Assign(variable, Ref(held))
+
+    def _branch(self, inner: Sequence[Let], joins: Sequence[Let], depth: int, path: Formula) -> list[Statement]:
+        formula = inner[0].arms[depth].formula if inner else _choice(joins[0]).formula
+        before, sides, envs = self.env, [], []
+        for holds, own in ((True, formula), (False, ~formula)):
+            self.env = {variable: dict(values) for variable, values in before.items()}
+            body = self._block([let for let in inner if let.arms[depth].holds is holds], depth + 1, path & own)
+            body += self._ends(joins, holds, path & own)
+            sides.append(tuple(body))
+            envs.append(self.env)
+        self.env = _merged(formula, *envs)
+        for let in joins:
+            self.env[self._variable(let)] = {let.name: TRUE}
+        result = _choices(formula, *sides)
+        return result + [self._keep(let.name) for let in joins if let.name in self.kept]
+
+    def _ends(self, joins: Sequence[Let], holds: bool, path: Formula) -> Iterator[Statement]:
+        """What a side of an `if` leaves in the variables that both sides assign."""
+        for let in joins:
+            choice = _choice(let)
+            value, live = choice.then if holds else choice.other, self.live[let.name] & path
+            variable, self.path = self._variable(let), path
+            if live.is_false or (isinstance(value, Ref) and live.implies(self._held(variable, value.name))):
+                continue
+            yield Assign(variable, self._expr(value, live))
+            self.env[variable] = {value.name: TRUE} if isinstance(value, Ref) else {}
+
+    def _joined(self, let: Let) -> int:
+        """The `if` between whose sides a variable chooses; an array is computed like any other."""
+        return let.joins if isinstance(let.expr, Select) and let.name not in self.arrays else 0
+
+    # Values
+
+    def _expr(self, expr: Expr, live: Formula) -> Expr:
+        """An expression over variables, at this place."""
+        match expr:
+            case Const():
+                return expr
+            case Ref(name=name):
+                return self._expr(self.by_name[name].expr, live) if name in self.inlined else Ref(self._use(name, live))
+            case Call(args=args):
+                return replace(expr, args=tuple(self._expr(arg, live) for arg in args))
+            case Reduce(x=x):
+                return replace(expr, x=self._expr(x, live))
+            case Select(formula=formula, then=then, other=other):
+                parts = self._expr(then, live & formula), self._expr(other, live & ~formula)
+                return replace(expr, then=parts[0], other=parts[1])
+
+    def _held(self, variable: str, name: str) -> Formula:
+        """Under which settings a variable holds a value."""
+        return self.env.get(variable, {}).get(name, FALSE)
+
+    def _use(self, name: str, live: Formula) -> str:
+        if (name not in self.by_name or name in self.arrays or name in self.takes) and name not in self.given.values():
+            return self.outside(name)
+        own = self.chosen.get(name)
+        holders = [own] if own is not None else []
+        others = [variable for variable in self.env if name in self.env[variable] and variable != own]
+        holders += sorted(others, key=lambda variable: "." in variable)
+        for variable in holders:
+            if live.implies(self._held(variable, name)):
+                self._look(variable)
+                return variable
+        if name not in self.kept:
+            let = self.by_name.get(name)
+            stem = (let.variable if let is not None else "") or name
+            self.kept[name] = self._unused(f"{'stage' if let is not None and let.shared else 'earlier'}_{stem}")
+        return self.kept[name]
+
+    def _look(self, variable: str) -> None:
+        """Note a variable that is read here under settings that have not assigned it."""
+        assigned = FALSE
+        for live in self.env[variable].values():
+            assigned = assigned | live
+        if not self.path.implies(assigned):
+            self.loose.add(variable)
+
+    def _variable(self, let: Let) -> str:
+        """The variable of a binding: the one that its statement names, if what that holds is of the same sort."""
+        if let.name in self.variables:
+            return self.variables[let.name]
+        if let.name not in self.chosen:
+            stem = let.variable or let.name
+            name, count = stem, 1
+            while name in self.taken or not self._fits(name, let):
+                count += 1
+                name = f"{stem}_{count}"
+            self.chosen[let.name] = name
+        return self.chosen[let.name]
+
+    def _fits(self, variable: str, let: Let) -> bool:
+        others = [self.by_name[n] for n, v in self.chosen.items() if v == variable]
+        return variable not in self.kept.values() and all(self.sort(let) == self.sort(other) for other in others)
+
+    def _unused(self, stem: str) -> str:
+        names = {*self.chosen.values(), *self.kept.values(), *self.given, *self.taken}
+        name, count = stem, 1
+        while name in names:
+            count += 1
+            name = f"{stem}_{count}"
+        return name
+
+
+def _choice(let: Let) -> Select:
+    assert isinstance(let.expr, Select)
+    return let.expr
+
+
+def _merged(
+    formula: Formula, then: Mapping[str, dict[str, Formula]], other: Mapping[str, dict[str, Formula]]
+) -> dict[str, dict[str, Formula]]:
+    """Which variable holds what after an `if`."""
+    result: dict[str, dict[str, Formula]] = {}
+    for variable in {**then, **other}:
+        first, second = then.get(variable, {}), other.get(variable, {})
+        if first == second:
+            result[variable] = dict(first)
+            continue
+        held = {
+            name: (first.get(name, FALSE) & formula) | (second.get(name, FALSE) & ~formula)
+            for name in {**first, **second}
+        }
+        result[variable] = {name: live for name, live in held.items() if not live.is_false}
+    return result
+
+
+def _choices(formula: Formula, then: Block, other: Block) -> list[Statement]:
+    """An `if` with these sides; one that only chooses between two values is one assignment."""
+    match then, other:
+        case (), ():
+            return []
+        case (), _:
+            return [If(~formula, other, ())]
+        case (Assign(variable=a, value=Ref() | Const() as x),), (Assign(variable=b, value=Ref() | Const() as y),):
+            if a == b:
+                return [Assign(a, Select(formula, x, y))]
+        case _, (Assign(variable=variable, value=Ref() | Const()) as default,):
+            if variable in names_of(then) and not reads_first(then, variable):
+                return [default, If(formula, then, ())]
+        case (Assign(variable=variable, value=Ref() | Const()) as default,), _:
+            if variable in names_of(other) and not reads_first(other, variable):
+                return [default, If(~formula, other, ())]
+    return [If(formula, then, other)]

@@ -1,0 +1,304 @@
+"""A block of a rule in C++: its sums, what it does to an element, and where that lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from optgen.backends.assignments import Code, Output, Part
+from optgen.backends.c_names import codec_type, column, member, pass_of
+from optgen.backends.c_printer import CPrinter, c_all, c_formula, c_member, c_name
+from optgen.backends.c_statements import CStatements, spelled
+from optgen.backends.layout import c_lines
+from optgen.backends.statements import Assign, Block, If, reads, walk_statements
+from optgen.ir.family import Family
+from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.kinds import boolean_names
+from optgen.ir.liveness import resolve
+from optgen.ir.nodes import Call, Expr, Kind, Let, Ref, Select, refs, walk
+from optgen.passes.scale_tensorwise import scale_name
+from optgen.schedule.plan import Plan, Write
+from optgen.schedule.sums import ElementSum, Sums, element_sums
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Numbers of elements in memory, as both targets walk them.
+
+    Attributes:
+        reads: When a pass reads them.
+        writes: When the last pass writes them; None where it never does.
+        data: The address, and that of what is kept beside the numbers.
+    """
+
+    name: str
+    codec: str
+    reads: str
+    writes: Formula | None
+    reads_last: Formula
+    data: str
+    aside: str
+    is_state: bool
+    scale: str
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the last pass may write what it does not read."""
+        return self.writes is not None and not self.writes.implies(self.reads_last)
+
+
+class BlockText:
+    """A block of a rule as C++: the lines that the templates put into their frames."""
+
+    def __init__(self, family: Family, block: str, plan: Plan) -> None:
+        self.family, self.block, self.plan = family, block, plan
+        self.inputs, self.kinds = plan.program.inputs, plan.kinds
+        self.booleans = boolean_names(plan.program)
+        self.lets = [
+            replace(let, expr=resolve(let.expr, plan.live[let.name]))
+            for let in plan.program.lets
+            if let.name in plan.live
+        ]
+        self.by_name = {let.name: let for let in self.lets}
+        self.sums: Sums = element_sums(plan)
+        self.names = {item.name for item in self.sums.all}
+        self.last = plan.passes[-1]
+        self.guards: set[str] = set()
+
+    # Names
+
+    @cached_property
+    def values(self) -> list[str]:
+        """Numbers that are the same for all parameters of a group, which the host hands over."""
+        return list(self.plan.host_inputs)
+
+    @cached_property
+    def elements(self) -> list[str]:
+        """What an element is computed from: stored numbers, then those of its row, column and matrix."""
+        found = {name for item in self.sums.all for name in item.reads} | self.sums.last_reads.keys()
+        found |= {write.input.name for write in self.last.writes}
+        return [*(n for n in self.inputs if n in found and not self.kinds[n].is_array), *self.element_arrays]
+
+    @cached_property
+    def element_arrays(self) -> list[str]:
+        """Rows, columns and matrices of which an element reads its own number."""
+        found = {name for item in self.sums.all for name in item.reads} | self.sums.last_reads.keys()
+        return [name for name in (*self.inputs, *self.by_name) if name in found and self.kinds[name].is_array]
+
+    def is_written(self, name: str) -> bool:
+        """Whether the last pass writes an element input."""
+        return any(write.input.name == name for write in self.last.writes)
+
+    # Conditions
+
+    def formula(self, formula: Formula) -> str:
+        """A condition over the rule's constants."""
+        self.guards |= formula.names()
+        return c_formula(formula)
+
+    def pass_lines(self) -> list[str]:
+        """The pass in which each sum is taken."""
+        result = [f"constexpr int APPLY = {self.last.slot};"]
+        for item in reversed(self.sums.all):
+            if item.fixed is not None:
+                text = str(item.fixed)
+            else:
+                waiting = [self._waiting(name, formula) for name, formula in reversed(item.waiting)]
+                text = f"before({', '.join(waiting)})"
+            if not item.live.is_true:
+                text = f"{self.formula(item.live)} ? {text} : NEVER"
+            result.append(f"constexpr int {pass_of(item.name)} = {text};")
+        return c_lines(result, 0)
+
+    def _waiting(self, name: str | None, formula: Formula) -> str:
+        number = "APPLY" if name is None else pass_of(name)
+        return number if formula.is_true else f"{self.formula(formula)} ? {number} : NEVER"
+
+    def read_lines(self) -> list[str]:
+        """When a pass reads each of the stored numbers and arrays."""
+        head = "template <int pass> constexpr bool reads_{} = {};"
+        return c_lines([head.format(c_member(name), self._reads(name)) for name in self.elements], 0)
+
+    def _reads(self, name: str) -> str:
+        places: dict[Formula, list[str]] = {}
+        if name in self.sums.last_reads:
+            places.setdefault(self.sums.last_reads[name].given(TRUE), []).append("APPLY")
+        for item in self.sums.all:
+            if name in item.reads:
+                places.setdefault(item.reads[name], []).append(pass_of(item.name))
+        texts = []
+        for formula, numbers in places.items():
+            when = f"pass == {numbers[0]}" if len(numbers) == 1 else f"is_one_of(pass, {', '.join(numbers)})"
+            if formula.is_true:
+                texts.append(when)
+            else:
+                texts.append(
+                    c_all(self.formula(formula), when)
+                    if len(places) == 1
+                    else f"({c_all(self.formula(formula), when)})"
+                )
+        return " || ".join(texts) or "false"
+
+    # An element
+
+    @cached_property
+    def element(self) -> Code:
+        """What a pass does to an element: all of the rule, of which a compiler keeps what the pass uses."""
+        lets = [let for let in self.lets if let.kind is Kind.ELEMENT or let.name in self.names]
+        given = {name: name for name in self.elements} | {f"x.{name}": name for name in self.elements}
+        variables = {}
+        for write in self.last.writes:
+            if (
+                isinstance(write.value, Ref)
+                and write.value.name in self.by_name
+                and _keeps(self.by_name[write.value.name], write)
+            ):
+                variables[write.value.name] = f"x.{write.input.name}"
+        part = Part(
+            lets,
+            self.plan.live,
+            outside=lambda name: f"s.{name}",
+            sort=lambda let: let.name in self.booleans,
+            given=given,
+            variables=variables,
+            takes={name: name for name in self.names},
+            taken=self.family.guards.guards,
+        )
+        outputs = [Output(f"x.{write.input.name}", write.value, write.live) for write in self.last.writes]
+        return part.code(outputs)
+
+    @cached_property
+    def fields(self) -> dict[str, Formula]:
+        """Values below element kind that elements read, in the order of the program, each with its formula."""
+        used = {name.removeprefix("s.") for name in reads(self.element.body) if name.startswith("s.")}
+        for write in self.last.writes:
+            scale = self.plan.program.outputs.get(scale_name(write.input.name))
+            used |= set(refs(scale)) if scale is not None else set()
+        return {name: self.plan.live.get(name, TRUE) for name in (*self.inputs, *self.by_name) if name in used}
+
+    def element_lines(self) -> list[str]:
+        """The statements of an element."""
+        code = self.element
+        texts = {name: member(name) for name in names_in(code.body) if name.startswith(("s.", "x."))}
+        printer = CPrinter(
+            single=True, names={}, spell=spelled(texts, c_name), masks=frozenset(f"s.{n}" for n in self.booleans)
+        )
+        body = self.asked(code.body)
+        used = {name for name in (*reads(body), *assigned(body)) if name in self.elements}
+        locals_ = [f"{c_name(name)} = x.{c_member(name)}" for name in self.elements if name in used]
+        lines = [f"float {', '.join(locals_)};"] if locals_ else []
+        print_ = CStatements(printer, lambda variable: self._element_type(code, variable))
+        return c_lines([*lines, *print_.lines(body)], 2)
+
+    def _element_type(self, code: Code, variable: str) -> str:
+        let = code.types.get(variable)
+        return "bool" if let is not None and let.name in self.booleans else "float"
+
+    def asked(self, block: Block) -> Block:
+        """The same statements; their conditions are constants of the kernel."""
+        for statement in walk_statements(block):
+            if isinstance(statement, If):
+                self.guards |= statement.formula.names()
+        for let in self.lets:
+            for part in _selects(let.expr):
+                self.guards |= part.names()
+        return block
+
+    # Sums of a chunk
+
+    def sum_lines(self) -> list[str]:
+        """The variables that elements are added to."""
+        tensor = self.sums.over(Kind.TENSOR)
+        sums = [f"{c_name(item.name)} = 0.0" for item in tensor if not item.is_largest]
+        largest = [f"{c_name(item.name)} = 0" for item in tensor if item.is_largest]
+        lines = [f"double {', '.join(sums)};"] if sums else []
+        return lines + ([f"uint32_t {', '.join(largest)};"] if largest else [])
+
+    def adds(self, sums: Iterable[ElementSum], of_column: str = "") -> list[str]:
+        """An element's terms added to the sums; `of_column` follows what is a sum for each column."""
+        result = []
+        for item in sums:
+            to, term = str(c_name(item.name)), f"terms.{c_member(item.name)}"
+            if item.reduce.over is Kind.COL and of_column:
+                to = f"{c_member(item.name)}{of_column}"
+            match item.reduce.op:
+                case "max":
+                    statement = f"{to} = larger({to}, {term});"
+                case "squares":
+                    statement = f"{to} = plus_square({to}, {term});"
+                case _:
+                    statement = f"{to} += double({term});"
+            result.append(f"if constexpr (pass == {pass_of(item.name)}) {statement}")
+        return result
+
+    # Memory
+
+    @cached_property
+    def arrays(self) -> list[str]:
+        """Arrays of rows, columns and matrices: states, sums and what is computed from them."""
+        return [name for name in (*self.inputs, *self.by_name) if self.kinds[name].is_array]
+
+    def array(self, name: str) -> str:
+        """The address of an array's numbers."""
+        return f"t.pointer<float>({column(name if name in self.inputs else f'{self.block}_{name}')})"
+
+    def stored(self) -> list[Stored]:
+        """Element inputs, as the targets walk them."""
+        writes = {write.input.name: write for write in self.last.writes}
+        result = []
+        for name in self.elements:
+            item = self.inputs.get(name)
+            if item is None or item.kind is not Kind.ELEMENT:
+                continue
+            write = writes.get(name)
+            scale = self.plan.program.outputs.get(scale_name(name))
+            scales = list(refs(scale)) if scale is not None and write is not None else []
+            match item.role:
+                case "param":
+                    codec, data, aside = "ParamCodec", "t.pointer(PARAM)", "t.pointer(COMPENSATION)"
+                case "grad":
+                    codec, data, aside = "GradCodec", "t.grad", "nullptr"
+                case _:
+                    codec, data = codec_type(name), f"t.pointer({column(name)})"
+                    aside = f"t.pointer({column(scale_name(name))})"
+            if write is not None:
+                self.guards |= write.live.names()
+            result.append(
+                Stored(
+                    name=c_member(name),
+                    codec=codec,
+                    reads=f"reads_{c_member(name)}<pass>",
+                    writes=None if write is None else write.live,
+                    reads_last=self.sums.last_reads.get(name, FALSE),
+                    data=data,
+                    aside=aside,
+                    is_state=item.role == "state",
+                    scale=f"s.{c_member(scales[0])}" if scales else "0.0f",
+                )
+            )
+        return result
+
+
+def _keeps(let: Let, write: Write) -> bool:
+    """Whether a binding is the new value where elements are active, and the old one elsewhere."""
+    match let.expr:
+        case Call(op="where", args=(_, _, Ref(name=name))):
+            return name == write.input.name and not let.arms and let.variable == name
+    return False
+
+
+def names_in(block: Block) -> set[str]:
+    """The names that statements read or assign."""
+    return reads(block) | assigned(block)
+
+
+def assigned(block: Block) -> set[str]:
+    """The variables that statements assign."""
+    return {s.variable for s in walk_statements(block) if isinstance(s, Assign)}
+
+
+def _selects(expr: Expr) -> Iterator[Formula]:
+    for node in walk(expr):
+        if isinstance(node, Select):
+            yield node.formula

@@ -1,0 +1,103 @@
+"""The header of a rule: what both compiled targets include.
+
+Input: a rule's plans. Output: what `templates/c/rule.h.j2` is filled with; cpu.py and cuda.py say how memory is walked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from optgen.backends.base import Rendering, describe
+from optgen.backends.c_block import BlockText
+from optgen.backends.c_names import array_columns, codec_type, element_states, macro, state_columns
+from optgen.backends.c_printer import c_member, c_name
+from optgen.backends.c_scalars import ScalarText
+from optgen.backends.layout import c_lines
+from optgen.backends.quoting import c_comment
+from optgen.ir.family import Family
+from optgen.ir.nodes import Kind
+from optgen.schedule.plan import Plan
+
+
+class RuleBackend:
+    """Renders what both compiled targets include."""
+
+    def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
+        """One header a family."""
+        texts = [BlockText(family, name, plan) for name, plan in plans.items()]
+        blocks = [_block_context(text) for text in texts]
+        used = {name for text in texts for name in text.guards}
+        head = [c_comment(line) for line in describe(family)]
+        context = {"head": head, "blocks": blocks, **_head_context(family, plans, used)}
+        return Rendering(f"{family.name}.h", "c/rule.h.j2", context)
+
+
+def _head_context(family: Family, plans: Mapping[str, Plan], used: set[str]) -> dict[str, object]:
+    """The constants, codecs and table columns of a rule.
+
+    Args:
+        used: The guards that the code asks for: one that only the host asks for is no constant of the kernels.
+    """
+    guards = [guard for guard in family.guards.guards.values() if guard.name in used]
+    return {
+        "flags": [f"constexpr bool {c_name(g.name)} = {macro(g.name)};" for g in guards if g.about != "codec"],
+        "types": ["using ParamCodec = OPTGEN_PARAM_CODEC;", "using GradCodec = OPTGEN_GRAD_CODEC;"]
+        + [f"using {codec_type(name)} = {macro(f'{name}_codec')};" for name in element_states(family)],
+        "codec_flags": [
+            f"constexpr bool {c_name(g.name)} = is_tensorwise<{codec_type(g.subject)}>;"
+            for g in guards
+            if g.about == "codec"
+        ],
+        "columns": [c_member(name) for name in (*state_columns(family), *array_columns(plans))],
+    }
+
+
+def _block_context(text: BlockText) -> dict[str, object]:
+    """What `rule.h.j2` says of a block."""
+    scalars = ScalarText(text)
+    text.stored()  # asks for settings too
+    terms = [c_member(item.name) for item in text.sums.all]
+    tensor = [c_member(item.name) for item in text.sums.over(Kind.TENSOR)]
+    return {
+        "name": c_name(text.block),
+        "values": _declared("double", [c_member(name) for name in text.values]),
+        "sums": _declared("double", tensor),
+        "elements": _declared("float", [c_member(name) for name in text.elements]),
+        "terms": _declared("float", terms),
+        "fields": c_lines(_field_lines(text), 2),
+        "passes": text.pass_lines(),
+        "reads": text.read_lines(),
+        "row_sums": len(text.sums.over(Kind.ROW)),
+        "col_sums": len(text.sums.over(Kind.COL)),
+        "bands": _bands(text),
+        "scalars": scalars.scalar_lines(),
+        "element": text.element_lines(),
+        "finish": scalars.finish_lines(),
+        "commit": scalars.commit_lines(),
+    }
+
+
+def _field_lines(text: BlockText) -> list[str]:
+    """Fields in order; conditions are as wide as what they choose between."""
+    lines: list[str] = []
+    for name in text.fields:
+        kind = "Condition" if name in text.booleans else "float"
+        if lines and lines[-1].startswith(f"{kind} "):
+            lines[-1] = f"{lines[-1][:-1]}, {c_member(name)};"
+        else:
+            lines.append(f"{kind} {c_member(name)};")
+    return lines
+
+
+def _bands(text: BlockText) -> str:
+    """When a pass may sum rows or columns under some settings: it then walks bands on a GPU."""
+    slots = [
+        item.slot for item in text.plan.passes if any(r.reduce.over in (Kind.ROW, Kind.COL) for r in item.reductions)
+    ]
+    if not slots:
+        return "false"
+    return f"pass == {slots[0]}" if len(slots) == 1 else f"is_one_of(pass, {', '.join(map(str, slots))})"
+
+
+def _declared(kind: str, names: Sequence[str]) -> list[str]:
+    return c_lines([f"{kind} {', '.join(names)};"], 2) if names else []

@@ -1,0 +1,259 @@
+"""A rule's values below element kind in C++: what elements read, and what is stored after them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from optgen.backends.assignments import Code, Part
+from optgen.backends.c_block import BlockText, assigned, names_in
+from optgen.backends.c_names import FACTS, column, member, pass_of
+from optgen.backends.c_printer import CPrinter, c_all, c_condition, c_member, c_name
+from optgen.backends.c_statements import CStatements, spelled, under
+from optgen.backends.code import Chain, Operand, call
+from optgen.backends.layout import c_lines
+from optgen.backends.statements import Block, Fill, reads, walk_statements
+from optgen.ir.formula import TRUE, Formula
+from optgen.ir.kinds import window_name
+from optgen.ir.liveness import demands, needed
+from optgen.ir.nodes import Expr, Input, Kind, Let, Reduce, Ref, refs
+from optgen.operations import Binds
+from optgen.passes.rewrite import rewrite
+from optgen.schedule.plan import Write
+
+
+class ScalarText:
+    """What is one number for a tensor, or an array of its rows and columns, as statements."""
+
+    def __init__(self, text: BlockText) -> None:
+        self.text = text
+
+    def _below(self, roots: Iterable[tuple[str, Formula]], arrays: bool) -> list[Let]:
+        """The bindings that these follow from, sums of elements and inputs excluded."""
+
+        def given(let: Let) -> bool:
+            return let.name in self.text.names or let.name in self.text.plan.sums or (let.kind.is_array and not arrays)
+
+        live = needed(self.text.lets, roots, stop=given)
+        return [let for let in self.text.lets if let.name in live and not given(let) and let.kind is not Kind.ELEMENT]
+
+    def _part(self, lets: Sequence[Let]) -> Part:
+        states = {
+            name: name for name, item in self.text.inputs.items() if item.role == "state" and item.kind is Kind.TENSOR
+        }
+        return Part(
+            lets,
+            self.text.plan.live,
+            outside=self._outside,
+            sort=lambda let: (
+                let.name in self.text.booleans,
+                window_name(let.expr, self.text.inputs, self.text.by_name),
+            ),
+            given=states,
+            arrays=self.text.arrays,
+            taken=[*self.text.family.guards.guards, *(name for name in self.text.inputs if name not in states)],
+        )
+
+    def _outside(self, name: str) -> str:
+        if name in self.text.values:
+            return f"v.{name}"
+        return f"sum.{name}" if name in self.text.names and not self.text.kinds[name].is_array else name
+
+    def scalar_lines(self) -> list[str]:
+        """The statements that compute what elements read."""
+        roots = list(self.text.fields.items()) + [(name, TRUE) for name in self._filled]
+        code = self._part(self._below(roots, arrays=True)).code(asked=self.text.fields.items())
+        printer = self._scalar_printer(code)
+        fields = [c_cast(name, printer.print(code.values[name]), self.text.booleans) for name in self.text.fields]
+        lines = self._given_lines(code, code.values.values())
+        lines += CStatements(printer, lambda v: self._scalar_type(code, v), self._fill_lines).lines(
+            self.text.asked(code.body)
+        )
+        return c_lines([*lines, f"return {{{', '.join(fields)}}};"], 2)
+
+    @cached_property
+    def _filled(self) -> list[str]:
+        """Arrays that a pass computes, for its elements or to be stored."""
+        return [name for name in self.text.plan.arrays if name in self.text.by_name and name not in self.text.names]
+
+    def _scalar_printer(self, code: Code) -> CPrinter:
+        names = names_in(code.body).union(*(refs(value) for value in code.values.values()))
+        texts = {name: member(name) for name in names if name.startswith(("v.", "sum."))}
+        arrays = {name: c_name(name) for name in self.text.arrays}
+        return _Scalars(
+            single=False,
+            names={},
+            spell=spelled({**texts, **arrays}, c_name),
+            kinds=self.text.kinds,
+            live=self.text.plan.arrays,
+        )
+
+    def _scalar_type(self, code: Code, variable: str) -> str:
+        let = code.types.get(variable)
+        if let is None:
+            return "double"
+        if let.name in self.text.booleans:
+            return "bool"
+        past = window_name(let.expr, self.text.inputs, self.text.by_name)
+        return "double" if past is None else f"Window<{self.text.inputs[past].window}>"
+
+    def _given_lines(self, code: Code, values: Iterable[Expr]) -> list[str]:
+        """What statements below element kind begin with."""
+        used = reads(code.body) | {name for value in values for name in refs(value)} | assigned(code.body)
+        lines = []
+        if any(name.startswith("v.") for name in used):
+            lines.append("const Values& v = values_of<Values>(call, t);")
+        if any(name.startswith("sum.") for name in used):
+            lines.append("const Sums& sum = sums_of<Sums>(call, t);")
+        written = assigned(code.body)
+        for name, item in self.text.inputs.items():
+            if name in used and not item.kind.is_host and item.kind is not Kind.ELEMENT:
+                lines.append(("" if name in written else "const ") + self._input_line(item))
+        for name in self.text.by_name:
+            if name in self.text.arrays and (name in used or name in _filled(code.body)):
+                lines.append(f"float* const {c_name(name)} = {self.text.array(name)};")
+        return lines
+
+    def _input_line(self, item: Input) -> str:
+        name = c_name(item.name)
+        if item.role == "step":
+            return f"double step = steps_of(t){' + 1.0' if self.text.block == 'step' else ''};"
+        if item.role == "fact":
+            return f"double {name} = double(t.at({FACTS[item.name]}));"
+        pointer = f"t.pointer<float>({column(item.name)})"
+        if item.kind.is_array:
+            return f"float* const {name} = {pointer};"
+        exists = self.text.formula(item.exists)
+        if item.window is not None:
+            n = item.window
+            read = f"read_window<{n}>({pointer})"
+            return f"Window<{n}> {name} = {read if exists == 'true' else f'{exists} ? {read} : Window<{n}>{{}}'};"
+        read = f"double(*{pointer})"
+        return f"double {name} = {read if exists == 'true' else f'{exists} ? {read} : 0.0'};"
+
+    def _fill_lines(self, let: Let) -> Iterator[str]:
+        """An array's numbers, once the sums are there from which they follow."""
+        text = _each(let.kind, c_name(let.name), self._array_value(let.expr, let.kind))
+        live = self.text.plan.arrays[let.name].given(let.path)
+        waits = [] if live.is_true else [self.text.formula(live)]
+        waits += [f"pass > {pass_of(name)}" for name in self._sums_before(let.name)]
+        yield f"if constexpr ({c_all(*waits)}) {text}" if waits else text
+
+    def _sums_before(self, name: str) -> list[str]:
+        """The sums that must be there before an array can be computed; of those that wait for others, no more."""
+        found = needed(self.text.lets, [(name, TRUE)], stop=lambda let: let.name in self.text.names)
+        return [item.name for item in self.text.sums.all if item.name in found and item.fixed is None]
+
+    def _array_value(self, expr: Expr, kind: Kind) -> str:
+        if isinstance(expr, Reduce):
+            assert isinstance(expr.x, Ref)
+            x, length = expr.x.name, "t.at(ROWS)" if self.text.kinds[expr.x.name] is Kind.ROW else "t.at(COLS)"
+            return f"float(line_sum({c_name(x)} + k * {length}, {length}))"
+        names = {}
+        for name in refs(expr):
+            text = member(name) if name.startswith(("v.", "sum.")) else c_name(name)
+            own = self.text.kinds.get(name, Kind.STEP)
+            if name not in self.text.arrays:
+                names[name] = text if name in self.text.booleans else f"float({text})"
+            elif own is kind:
+                names[name] = f"{text}[k]"
+            else:
+                names[name] = f"{text}[k / t.at({'ROWS' if kind is Kind.ROW else 'COLS'})]"
+        return CPrinter(single=True, names=names).print(expr)
+
+    # After a pass
+
+    def finish_lines(self) -> list[str]:
+        """What is done with the partial results of a pass."""
+        lines = []
+        over_all = {reduction for _, reduction in self.text.plan.sums.values()}
+        for item in self.text.sums.over(Kind.TENSOR):
+            how, number = "finish_max" if item.is_largest else "finish_sum", pass_of(item.name)
+            name = c_member(item.name)
+            lines.append(f"{how}<pass == {number}, in_bands<pass>>(call, t, &Sums::{name});")
+            if item.name in over_all and not item.live.is_true:  # 0 is added to what other settings take
+                lines.append(
+                    f"if constexpr (pass == {item.fixed} && {number} == NEVER) put(sums_of<Sums>(call, t).{name}, 0.0);"
+                )
+        for kind, how in ((Kind.ROW, "finish_rows"), (Kind.COL, "finish_cols")):
+            for k, item in enumerate(self.text.sums.over(kind)):
+                call = f"{how}(call, t, row_sums, {k}, {self.text.array(item.name)});"
+                lines.append(f"if constexpr (pass == {pass_of(item.name)}) {call}")
+        return c_lines(lines, 2)
+
+    def commit_lines(self) -> list[str]:
+        """What is stored below element kind, after all elements: nothing is left half done."""
+        commits = self.text.plan.commits
+        roots = [root for write in commits for root in demands(write.value, write.live)]
+        lets = self._below(roots, arrays=False)
+        asked = [(name, write.live) for write in commits for name in refs(write.value) if name not in self.text.arrays]
+        code = self._part(lets).code(asked=asked)
+        printer = self._scalar_printer(code)
+        used = {name for write in commits if write.input.kind.is_array for name in refs(write.value)}
+        lines = self._given_lines(code, [*code.values.values(), *map(Ref, used)])
+        lines += CStatements(printer, lambda v: self._scalar_type(code, v), self._fill_lines).lines(
+            self.text.asked(code.body)
+        )
+        if lines and commits:
+            lines.append("wait_for_all();  // what is written now has been read")
+        for write in commits:
+            lines.append(under(write.live, self._put(write, code, printer)))
+            self.text.guards |= write.live.names()
+        if self.text.block == "step":
+            lines.append("count_step(t);")
+        return c_lines(lines, 4)
+
+    def _put(self, write: Write, code: Code, printer: CPrinter) -> str:
+        pointer = f"t.pointer<float>({column(write.input.name)})"
+        value = _replaced(write.value, code.values)
+        if write.input.kind.is_array:
+            text = self._array_value(value, write.input.kind)
+            return _each(write.input.kind, pointer, text)
+        to = pointer if write.input.window is not None else f"*{pointer}"
+        return f"put({to}, {printer.print(value)});"
+
+
+@dataclass(frozen=True)
+class _Scalars(CPrinter):
+    """Prints numbers below element kind; sums over arrays are loops of their own."""
+
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    live: Mapping[str, Formula] = field(default_factory=dict)
+
+    def operand(self, expr: Expr) -> Operand:
+        """The expression, to be an operand of another."""
+        match expr:
+            case Reduce(x=Ref(name=name)):
+                value = call("sum_of", self.spell(name), count_of(self.kinds[name]))
+                live = self.live.get(name, TRUE)
+                return (
+                    Operand(value)
+                    if live.is_true
+                    else Operand(Chain(c_condition(live).within(Binds.OR), (("?", value), (":", "0.0"))), Binds.CHOICE)
+                )
+        return super().operand(expr)
+
+
+def c_cast(name: str, text: str, booleans: set[str]) -> str:
+    """A value as elements take it."""
+    return text if name in booleans else f"float({text})"
+
+
+def _filled(block: Block) -> set[str]:
+    return {s.let.name for s in walk_statements(block) if isinstance(s, Fill)}
+
+
+def _replaced(expr: Expr, values: Mapping[str, Expr]) -> Expr:
+    return rewrite(expr, lambda part: values.get(part.name, part) if isinstance(part, Ref) else part)
+
+
+def _each(kind: Kind, array: str, value: str) -> str:
+    """All numbers of an array."""
+    return f"each({count_of(kind)}, [&](int64_t k) {{ {array}[k] = {value}; }});"
+
+
+def count_of(kind: Kind) -> str:
+    """How many numbers an array of a kind has."""
+    rows, cols = ("true" if kind is own else "false" for own in (Kind.ROW, Kind.COL))
+    return f"t.count({rows}, {cols})"

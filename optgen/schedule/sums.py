@@ -1,0 +1,139 @@
+"""What each sum over elements reads, and what waits for it.
+
+A sum is taken in the pass before the first that needs it. Which that is depends on settings; here it is said as the
+relation between sums from which it follows, in place of a case for each setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.liveness import demands, needed
+from optgen.ir.nodes import Kind, Reduce
+from optgen.passes.scale_tensorwise import scale_name
+from optgen.schedule.plan import Plan
+
+Demands = Mapping[str, Formula]
+
+
+@dataclass(frozen=True)
+class ElementSum:
+    """A reduction of elements.
+
+    Attributes:
+        live: Under which settings it is taken.
+        fixed: The pass in which it is taken, where that is the same under all settings: sums over all parameters.
+        waiting: The sums that need its result, each with the formula under which it does; None is the last pass.
+        reads: The stored elements and the arrays that its elements are computed from, each with its formula.
+    """
+
+    name: str
+    reduce: Reduce
+    live: Formula
+    fixed: int | None
+    waiting: tuple[tuple[str | None, Formula], ...]
+    reads: Demands
+
+    @property
+    def is_largest(self) -> bool:
+        """Whether it is the largest of the elements rather than their sum."""
+        return self.reduce.op == "max"
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sums over elements of a block, and what its last pass reads."""
+
+    all: tuple[ElementSum, ...]
+    last_reads: Demands
+
+    def over(self, kind: Kind) -> tuple[ElementSum, ...]:
+        """Those that are one number for each of a kind."""
+        return tuple(item for item in self.all if item.reduce.over is kind)
+
+
+def element_sums(plan: Plan) -> Sums:
+    """The sums of a plan, in the order of its passes, those of one in the order of the program."""
+    lets = plan.program.lets
+    places: dict[str, dict[int, Formula]] = {}
+    reduces: dict[str, Reduce] = {}
+    for item in plan.passes:
+        for r in item.reductions:
+            places.setdefault(r.name, {})[item.slot] = r.live & item.live
+            reduces[r.name] = r.reduce
+    live = {name: _any(found.values()) for name, found in places.items()}
+    names = sorted((let.name for let in lets if let.name in places), key=lambda name: min(places[name]))
+
+    def waited(roots: Iterable[tuple[str, Formula]]) -> Demands:
+        found = needed(lets, roots, stop=lambda let: let.name in places)
+        return {name: formula for name, formula in found.items() if name in places}
+
+    def read(roots: Iterable[tuple[str, Formula]]) -> Demands:
+        found = needed(lets, roots, stop=lambda let: let.kind is not Kind.ELEMENT)
+        stored = [n for n, i in plan.program.inputs.items() if i.kind is Kind.ELEMENT]
+        return {n: found[n] for n in found if n in stored or plan.kinds[n].is_array}
+
+    terms = {name: list(demands(reduces[name].x, live[name])) for name in names}
+    needs: dict[str | None, Demands] = {name: waited(terms[name]) for name in names}
+    outputs = [
+        root for n, value in plan.program.outputs.items() for root in demands(value, plan.program.inputs[n].exists)
+    ]
+    needs[None] = waited(outputs)
+    stored = [root for write in plan.passes[-1].writes for root in demands(write.value, write.live)]
+    stored += [
+        root
+        for write in plan.passes[-1].writes
+        if (scale := scale_name(write.input.name)) in plan.program.outputs
+        for root in demands(plan.program.outputs[scale], plan.program.inputs[scale].exists)
+    ]
+    over_all = {reduction for _, reduction in plan.sums.values()}
+    return Sums(
+        tuple(
+            ElementSum(
+                name=name,
+                reduce=reduces[name],
+                live=live[name],
+                fixed=min(places[name]) if name in over_all else None,
+                waiting=tuple(
+                    (waiting, formula)
+                    for waiting, found in needs.items()
+                    if not (
+                        formula := _known(found.get(name, FALSE), live[name], live.get(waiting or "", TRUE))
+                    ).is_false
+                ),
+                reads={n: formula.given(live[name]) for n, formula in read(terms[name]).items()},
+            )
+            for name in names
+        ),
+        read(stored),
+    )
+
+
+def sum_pass(sums: Sums, name: str | None, last: int, guards: Mapping[str, bool]) -> int | None:
+    """The pass in which a sum is taken under these settings; None where it is not taken."""
+    if name is None:
+        return last
+    item = next(item for item in sums.all if item.name == name)
+    if not item.live.holds(guards):
+        return None
+    if item.fixed is not None:
+        return item.fixed
+    waiting = [sum_pass(sums, other, last, guards) for other, formula in item.waiting if formula.holds(guards)]
+    return min(number for number in waiting if number is not None) - 1
+
+
+def _known(formula: Formula, *known: Formula) -> Formula:
+    """What is left to ask of a formula where others hold; false where they cannot hold together."""
+    both = TRUE
+    for other in known:
+        both = both & other
+    return FALSE if (formula & both).is_false else formula.given(both)
+
+
+def _any(formulas: Iterable[Formula]) -> Formula:
+    result = FALSE
+    for formula in formulas:
+        result = result | formula
+    return result

@@ -236,30 +236,30 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     max_exp_avg_var = optgen::maximum(max_exp_avg_var, exp_avg_var);
     second = max_exp_avg_var;
   }
-  float update_value;
+  float update;
   if constexpr (rectify) {
-    update_value = exp_avg * s.inverse_one_minus_beta1_power_step
+    update = exp_avg * s.inverse_one_minus_beta1_power_step
         * optgen::where(s.from_length_c5, s.rate / (optgen::sqrt(second) + s.eps), 1.0f);
   } else {
-    update_value = exp_avg * s.inverse_one_minus_beta1_power_step_2
+    update = exp_avg * s.inverse_one_minus_beta1_power_step_2
         / (optgen::sqrt(second) * s.inverse_sqrt_one_minus_beta2_power_step + s.eps);
   }
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && stage_grad > 0.0f) || (update_value < 0.0f && stage_grad < 0.0f);
+    const bool agrees = (update > 0.0f && stage_grad > 0.0f) || (update < 0.0f && stage_grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor * update_value;
+    update = s.update_factor * update;
   }
   if constexpr (decoupled_weight_decay) param = param * s.one_minus_lr_times_weight_decay;
-  param = param - s.lr * update_value;
+  param = param - s.lr * update;
   x.param = active ? param : x.param;
   x.exp_avg = active ? exp_avg : x.exp_avg;
   x.exp_avg_var = active ? exp_avg_var : x.exp_avg_var;

@@ -159,23 +159,23 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   const float stage_grad = grad;
   grad = grad + s.weight_decay * param;
   square_avg = s.rho * square_avg + s.one_minus_rho * grad * grad;
-  float update_value = optgen::sqrt(acc_delta + s.eps) / optgen::sqrt(square_avg + s.eps) * grad;
-  acc_delta = s.rho * acc_delta + s.one_minus_rho * update_value * update_value;
+  float update = optgen::sqrt(acc_delta + s.eps) / optgen::sqrt(square_avg + s.eps) * grad;
+  acc_delta = s.rho * acc_delta + s.one_minus_rho * update * update;
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && stage_grad > 0.0f) || (update_value < 0.0f && stage_grad < 0.0f);
+    const bool agrees = (update > 0.0f && stage_grad > 0.0f) || (update < 0.0f && stage_grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor * update_value;
+    update = s.update_factor * update;
   }
-  param = param - s.lr * update_value;
+  param = param - s.lr * update;
   x.param = active ? param : x.param;
   x.square_avg = active ? square_avg : x.square_avg;
   x.acc_delta = active ? acc_delta : x.acc_delta;

@@ -253,19 +253,19 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * change;
     change = exp_avg;
   }
-  float update_value = change;
+  float update = change;
   if constexpr (cautious) {
     const bool agrees = (change > 0.0f && grad > 0.0f) || (change < 0.0f && grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = change * (agrees ? s.inverse_share : 0.0f);
+    update = change * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0) {
     terms.param_squares_2 = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
-  if constexpr (max_unorm_above_0) update_value = s.update_factor * update_value;
+  if constexpr (max_unorm_above_0) update = s.update_factor * update;
   param = param - s.weight_decay_times_rate * param;
-  param = param - update_value;
+  param = param - update;
   x.param = active ? param : x.param;
   x.exp_avg_sq = active ? exp_avg_sq : x.exp_avg_sq;
   x.exp_avg = active ? exp_avg : x.exp_avg;

@@ -152,22 +152,22 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   const float stage_grad = grad;
   grad = grad + s.weight_decay * param;
   sum_value = sum_value + grad * grad;
-  float update_value = grad / (optgen::sqrt(sum_value) + s.eps);
+  float update = grad / (optgen::sqrt(sum_value) + s.eps);
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && stage_grad > 0.0f) || (update_value < 0.0f && stage_grad < 0.0f);
+    const bool agrees = (update > 0.0f && stage_grad > 0.0f) || (update < 0.0f && stage_grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor * update_value;
+    update = s.update_factor * update;
   }
-  param = param - s.param_factor * update_value;
+  param = param - s.param_factor * update;
   x.param = active ? param : x.param;
   x.sum = active ? sum_value : x.sum;
   terms.sum_largest = optgen::isfinite(x.sum) ? optgen::abs(x.sum) : 0.0f;

@@ -197,26 +197,26 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   exp_avg_diff = s.beta2 * exp_avg_diff + s.one_minus_beta2 * change;
   exp_avg_sq = s.beta3 * exp_avg_sq + s.one_minus_beta3 * ahead * ahead;
   const float denom = optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_one_minus_beta3_power_step + s.eps;
-  float update_value = (exp_avg * s.inverse_one_minus_beta1_power_step
+  float update = (exp_avg * s.inverse_one_minus_beta1_power_step
       + s.beta2_over_one_minus_beta2_power_step * exp_avg_diff) / denom;
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && grad > 0.0f) || (update_value < 0.0f && grad < 0.0f);
+    const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor * update_value;
+    update = s.update_factor * update;
   }
   if constexpr (no_prox) {
-    param = param * s.one_minus_lr_times_weight_decay - s.lr * update_value;
+    param = param * s.one_minus_lr_times_weight_decay - s.lr * update;
   } else {
-    param = (param - s.lr * update_value) * s.inverse_one_plus_lr_times_weight_decay;
+    param = (param - s.lr * update) * s.inverse_one_plus_lr_times_weight_decay;
   }
   x.param = active ? param : x.param;
   x.exp_avg = active ? exp_avg : x.exp_avg;

@@ -180,23 +180,23 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   if constexpr (clip) scaled = optgen::maximum(optgen::minimum(scaled, s.limit_2), s.minus_limit);
   exp_avg = optgen::where(s.above_step_one, s.beta1 * exp_avg + s.one_minus_beta1 * scaled, exp_avg);
   exp_avg_sq = optgen::where(s.above_step_one, s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad, grad * grad);
-  float update_value = exp_avg;
+  float update = exp_avg;
   if constexpr (cautious) {
     const bool agrees = (exp_avg > 0.0f && stage_grad > 0.0f) || (exp_avg < 0.0f && stage_grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = exp_avg * (agrees ? s.inverse_share : 0.0f);
+    update = exp_avg * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor * update_value;
+    update = s.update_factor * update;
   }
   if constexpr (decouple) param = param * s.param_factor;
-  param = param - s.lr * update_value;
+  param = param - s.lr * update;
   x.param = active ? param : x.param;
   x.exp_avg = active ? exp_avg : x.exp_avg;
   x.exp_avg_sq = active ? exp_avg_sq : x.exp_avg_sq;

@@ -213,22 +213,22 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   const float amplified = grad + s.lamb * grok_ema;
   exp_avg = s.decay * exp_avg + s.one_minus_decay * amplified;
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * amplified * amplified;
-  float update_value = s.update_factor * (exp_avg / (optgen::sqrt(exp_avg_sq) + s.eps));
+  float update = s.update_factor * (exp_avg / (optgen::sqrt(exp_avg_sq) + s.eps));
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && stage_grad > 0.0f) || (update_value < 0.0f && stage_grad < 0.0f);
+    const bool agrees = (update > 0.0f && stage_grad > 0.0f) || (update < 0.0f && stage_grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor_2 * update_value;
+    update = s.update_factor_2 * update;
   }
-  param = param * s.one_minus_lr_times_weight_decay - s.lr * update_value;
+  param = param * s.one_minus_lr_times_weight_decay - s.lr * update;
   x.param = active ? param : x.param;
   x.exp_avg = active ? exp_avg : x.exp_avg;
   x.exp_avg_sq = active ? exp_avg_sq : x.exp_avg_sq;

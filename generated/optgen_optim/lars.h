@@ -183,24 +183,24 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   } else {
     grad = grad + s.weight_decay * param;
   }
-  float update_value = grad;
+  float update = grad;
   if constexpr (momentum_not_0) {
     momentum_buffer =
         optgen::where(s.above_step_one, s.momentum * momentum_buffer + s.one_minus_dampening * grad, grad);
-    update_value = momentum_buffer;
-    if constexpr (nesterov) update_value = grad + s.momentum * momentum_buffer;
+    update = momentum_buffer;
+    if constexpr (nesterov) update = grad + s.momentum * momentum_buffer;
   }
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && stage_grad > 0.0f) || (update_value < 0.0f && stage_grad < 0.0f);
+    const bool agrees = (update > 0.0f && stage_grad > 0.0f) || (update < 0.0f && stage_grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) {
     terms.param_squares_2 = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
-  if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) update_value = s.update_factor * update_value;
-  param = param - s.lr * update_value;
+  if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) update = s.update_factor * update;
+  param = param - s.lr * update;
   x.param = active ? param : x.param;
   x.momentum_buffer = active ? momentum_buffer : x.momentum_buffer;
   terms.momentum_buffer_largest = optgen::isfinite(x.momentum_buffer) ? optgen::abs(x.momentum_buffer) : 0.0f;

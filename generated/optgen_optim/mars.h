@@ -217,7 +217,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.grad_squares_2 = grad;
     grad = grad * s.grad_factor_2;
   }
-  float update_value;
+  float update;
   if constexpr (ndim_from_2 || optimize_1d) {
     const float change = optgen::where(s.above_step_one, grad - last_grad, 0.0f);
     float corrected = grad + s.gamma_times_beta1_over_one_minus_beta1 * change;
@@ -225,29 +225,28 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     corrected = corrected * s.inverse_max_one_sqrt_corrected_squares;
     exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * corrected;
     exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * corrected * corrected;
-    update_value = exp_avg * s.inverse_one_minus_beta1_power_step
+    update = exp_avg * s.inverse_one_minus_beta1_power_step
         / (optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_one_minus_beta2_power_step + s.eps);
   } else {
     exp_avg = s.beta1_1d * exp_avg + s.one_minus_beta1_1d * grad;
     exp_avg_sq = s.beta2_1d * exp_avg_sq + s.one_minus_beta2_1d * grad * grad;
-    update_value =
-        exp_avg * s.inverse_one_minus_beta1_1d_power_step / (optgen::sqrt(exp_avg_sq) * s.update_factor + s.eps);
+    update = exp_avg * s.inverse_one_minus_beta1_1d_power_step / (optgen::sqrt(exp_avg_sq) * s.update_factor + s.eps);
   }
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && grad > 0.0f) || (update_value < 0.0f && grad < 0.0f);
+    const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor_2 * update_value;
+    update = s.update_factor_2 * update;
   }
-  param = param * s.one_minus_rate_times_decay - s.rate * update_value;
+  param = param * s.one_minus_rate_times_decay - s.rate * update;
   x.param = active ? param : x.param;
   x.exp_avg = active ? exp_avg : x.exp_avg;
   x.exp_avg_sq = active ? exp_avg_sq : x.exp_avg_sq;

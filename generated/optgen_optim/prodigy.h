@@ -239,23 +239,23 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   s_value = s.decay * s_value + s.d_over_d0_times_pull * grad;
   terms.numerator_sum = s.d_over_d0_times_rate * grad * (p0 - param);
   terms.denominator_sum = optgen::abs(s_value);
-  float update_value = optgen::where(s.moved, exp_avg / (optgen::sqrt(exp_avg_sq) + s.d_times_eps), 0.0f);
+  float update = optgen::where(s.moved, exp_avg / (optgen::sqrt(exp_avg_sq) + s.d_times_eps), 0.0f);
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && stage_grad > 0.0f) || (update_value < 0.0f && stage_grad < 0.0f);
+    const bool agrees = (update > 0.0f && stage_grad > 0.0f) || (update < 0.0f && stage_grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor * update_value;
+    update = s.update_factor * update;
   }
   if constexpr (decouple) param = param * s.param_factor;
-  param = param - s.rate * update_value;
+  param = param - s.rate * update;
   x.param = active ? param : x.param;
   x.exp_avg = active ? exp_avg : x.exp_avg;
   x.exp_avg_sq = active ? exp_avg_sq : x.exp_avg_sq;

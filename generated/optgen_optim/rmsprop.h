@@ -190,26 +190,26 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     variance = optgen::maximum(square_avg - grad_avg * grad_avg, 0.0f);
   }
   const float scaled = grad / (optgen::sqrt(variance) + s.eps);
-  float update_value = scaled;
+  float update = scaled;
   if constexpr (momentum_above_0) {
     momentum_buffer = s.momentum * momentum_buffer + scaled;
-    update_value = momentum_buffer;
+    update = momentum_buffer;
   }
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && stage_grad > 0.0f) || (update_value < 0.0f && stage_grad < 0.0f);
+    const bool agrees = (update > 0.0f && stage_grad > 0.0f) || (update < 0.0f && stage_grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor * update_value;
+    update = s.update_factor * update;
   }
-  param = param - s.lr * update_value;
+  param = param - s.lr * update;
   x.param = active ? param : x.param;
   x.square_avg = active ? square_avg : x.square_avg;
   x.momentum_buffer = active ? momentum_buffer : x.momentum_buffer;

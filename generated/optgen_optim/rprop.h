@@ -152,22 +152,22 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   const float factor = change > 0.0f ? s.etaplus : change < 0.0f ? s.etaminus : 1.0f;
   step_size = optgen::minimum(optgen::maximum(step_size * factor, s.step_size_min), s.step_size_max);
   prev = change < 0.0f ? 0.0f : grad;
-  float update_value = optgen::sign(prev) * step_size;
+  float update = optgen::sign(prev) * step_size;
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && grad > 0.0f) || (update_value < 0.0f && grad < 0.0f);
+    const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor * update_value;
+    update = s.update_factor * update;
   }
-  param = param - update_value;
+  param = param - update;
   x.param = active ? param : x.param;
   x.prev = active ? prev : x.prev;
   x.step_size = active ? step_size : x.step_size;

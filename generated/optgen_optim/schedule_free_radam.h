@@ -213,23 +213,23 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   }
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad;
   const float scaled = grad / (optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_one_minus_beta2_power_k + s.eps);
-  float update_value = optgen::where(s.above_length_c4, scaled, grad) + s.weight_decay * param;
+  float update = optgen::where(s.above_length_c4, scaled, grad) + s.weight_decay * param;
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && grad > 0.0f) || (update_value < 0.0f && grad < 0.0f);
+    const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor * update_value;
+    update = s.update_factor * update;
   }
-  param = s.one_minus_share * param + s.share_2 * z + s.param_factor * update_value;
-  z = z - s.rate * update_value;
+  param = s.one_minus_share * param + s.share_2 * z + s.param_factor * update;
+  z = z - s.rate * update;
   x.param = active ? param : x.param;
   x.z = active ? z : x.z;
   x.exp_avg_sq = active ? exp_avg_sq : x.exp_avg_sq;

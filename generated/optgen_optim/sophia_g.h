@@ -155,23 +155,23 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     grad = grad * s.grad_factor_2;
   }
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
-  float update_value =
+  float update =
       optgen::maximum(optgen::minimum(exp_avg / optgen::maximum(s.rho_times_bs * hessian, s.eps), 1.0f), -1.0f);
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && grad > 0.0f) || (update_value < 0.0f && grad < 0.0f);
+    const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor * update_value;
+    update = s.update_factor * update;
   }
-  param = param * s.one_minus_lr_times_weight_decay - s.lr * update_value;
+  param = param * s.one_minus_lr_times_weight_decay - s.lr * update;
   x.param = active ? param : x.param;
   x.exp_avg = active ? exp_avg : x.exp_avg;
   terms.exp_avg_largest = optgen::isfinite(x.exp_avg) ? optgen::abs(x.exp_avg) : 0.0f;

@@ -180,27 +180,27 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   exp_avg = exp_avg + s.one_minus_decay1 * (grad - exp_avg);
   exp_avg_sq = s.decay2 * exp_avg_sq + s.one_minus_decay2 * grad * grad;
   terms.ratio_sum = grad * grad / optgen::maximum(exp_avg_sq, s.eps_times_eps);
-  float update_value = exp_avg / (optgen::sqrt(exp_avg_sq) + s.eps);
+  float update = exp_avg / (optgen::sqrt(exp_avg_sq) + s.eps);
   if constexpr (cautious) {
-    const bool agrees = (update_value > 0.0f && grad > 0.0f) || (update_value < 0.0f && grad < 0.0f);
+    const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;
-    update_value = update_value * (agrees ? s.inverse_share : 0.0f);
+    update = update * (agrees ? s.inverse_share : 0.0f);
   }
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
     terms.param_squares = param;
-    terms.update_squares = update_value;
+    terms.update_squares = update;
   }
   if constexpr (trust_ratio_is_lamb) {
-    update_value = s.ratio * update_value;
+    update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
-    update_value = s.update_factor * update_value;
+    update = s.update_factor * update;
   }
   if constexpr (decouple_lr) {
     param = param * s.param_factor;
   } else {
     param = param * s.one_minus_rate_times_weight_decay;
   }
-  param = param - s.rate * update_value;
+  param = param - s.rate * update;
   x.param = active ? param : x.param;
   x.exp_avg = active ? exp_avg : x.exp_avg;
   x.exp_avg_sq = active ? exp_avg_sq : x.exp_avg_sq;

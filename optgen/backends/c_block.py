@@ -94,7 +94,7 @@ class BlockText:
 
     def formula(self, formula: Formula) -> str:
         """A condition over the rule's constants."""
-        self.guards |= formula.names()
+        self.guards |= formula.names
         return c_formula(formula)
 
     def pass_lines(self) -> list[str]:
@@ -199,10 +199,10 @@ class BlockText:
         """The same statements; their conditions are constants of the kernel."""
         for statement in walk_statements(block):
             if isinstance(statement, If):
-                self.guards |= statement.formula.names()
+                self.guards |= statement.formula.names
         for let in self.lets:
             for part in _selects(let.expr):
-                self.guards |= part.names()
+                self.guards |= part.names
         return block
 
     # Sums of a chunk
@@ -263,7 +263,7 @@ class BlockText:
                     codec, data = codec_type(name), f"t.pointer({column(name)})"
                     aside = f"t.pointer({column(scale_name(name))})"
             if write is not None:
-                self.guards |= write.live.names()
+                self.guards |= write.live.names
             result.append(
                 Stored(
                     name=c_member(name),

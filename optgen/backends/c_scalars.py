@@ -199,7 +199,7 @@ class ScalarText:
             lines.append("wait_for_all();  // what is written now has been read")
         for write in commits:
             lines.append(under(write.live, self._put(write, code, printer)))
-            self.text.guards |= write.live.names()
+            self.text.guards |= write.live.names
         if self.text.block == "step":
             lines.append("count_step(t);")
         return c_lines(lines, 4)

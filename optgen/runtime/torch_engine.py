@@ -153,7 +153,8 @@ class Sums:
     def __getattr__(self, name: str) -> Any:
         if name in self._found:
             return self._found[name]
-        return _spread(self._member, NAN, self._lines[name]) if name in self._lines else NAN
+        unknown = torch.tensor(NAN, dtype=torch.float64, device="cpu")
+        return _spread(self._member, unknown, self._lines[name]) if name in self._lines else unknown
 
 
 def _state(rule: Rule, member: Member, name: str) -> Tensor:

@@ -19,8 +19,8 @@ from optgen.ir.formula import FALSE, TRUE, atom
 from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select
 from optgen.runtime import torch_math
 
-KINDS = dict.fromkeys("abx", Kind.ELEMENT)
-A, B, X = map(Ref, "abx")
+KINDS = dict.fromkeys("abd", Kind.ELEMENT)
+A, B, D = map(Ref, "abd")
 C_TEXT = CPrinter(single=True, names={})
 PY_TEXT = PyPrinter(KINDS)
 
@@ -28,10 +28,10 @@ PY_TEXT = PyPrinter(KINDS)
 @pytest.mark.parametrize(
     ("expr", "c", "python"),
     [
-        (Call("+", (Call("*", (A, B)), X)), "a * b + x", "a * b + x"),
-        (Call("*", (Call("+", (A, B)), X)), "(a + b) * x", "(a + b) * x"),
-        (Call("-", (A, Call("-", (B, X)))), "a - (b - x)", "a - (b - x)"),
-        (Call("/", (A, Call("*", (B, X)))), "a / (b * x)", "a / (b * x)"),
+        (Call("+", (Call("*", (A, B)), D)), "a * b + d", "a * b + d"),
+        (Call("*", (Call("+", (A, B)), D)), "(a + b) * d", "(a + b) * d"),
+        (Call("-", (A, Call("-", (B, D)))), "a - (b - d)", "a - (b - d)"),
+        (Call("/", (A, Call("*", (B, D)))), "a / (b * d)", "a / (b * d)"),
         (Call("neg", (Call("neg", (A,)),)), "-(-a)", "--a"),
         (Call("neg", (Call("+", (A, B)),)), "-(a + b)", "-(a + b)"),
         (Call("-", (A, Const(-2.0))), "a - (-2.0f)", "a - (-2.0)"),
@@ -39,14 +39,14 @@ PY_TEXT = PyPrinter(KINDS)
         (Call("**", (A, B)), "optgen::power(a, b)", "m.power(a, b)"),
         (Call("min", (A, Const(1.0))), "optgen::minimum(a, 1.0f)", "m.minimum(a, 1.0)"),
         (
-            Call("where", (Call(">", (A, B)), A, Call("where", (Call("<", (A, X)), B, X)))),
-            "a > b ? a : a < x ? b : x",
-            "m.where(a > b, a, m.where(a < x, b, x))",
+            Call("where", (Call(">", (A, B)), A, Call("where", (Call("<", (A, D)), B, D)))),
+            "a > b ? a : a < d ? b : d",
+            "m.where(a > b, a, m.where(a < d, b, d))",
         ),
-        (Call("+", (Call("where", (Call(">", (A, B)), A, B)), X)), "(a > b ? a : b) + x", "m.where(a > b, a, b) + x"),
-        (Call("and", (Call("or", (A, B)), X)), "(a || b) && x", "m.both(m.either(a, b), x)"),
+        (Call("+", (Call("where", (Call(">", (A, B)), A, B)), D)), "(a > b ? a : b) + d", "m.where(a > b, a, b) + d"),
+        (Call("and", (Call("or", (A, B)), D)), "(a || b) && d", "m.both(m.either(a, b), d)"),
         (Call("not", (Call("and", (A, B)),)), "!(a && b)", "m.negate(m.both(a, b))"),
-        (Call("+", (Select(atom("flag"), A, B), X)), "(flag ? a : b) + x", "(a if f.flag else b) + x"),
+        (Call("+", (Select(atom("flag"), A, B), D)), "(flag ? a : b) + d", "(a if f.flag else b) + d"),
         (Const(True), "true", "True"),
     ],
 )
@@ -98,14 +98,14 @@ def test_strings_are_quoted_as_formatters_do() -> None:
 
 
 def test_formulas() -> None:
-    a, b, x = map(atom, "abx")
+    a, b, d = map(atom, "abd")
     assert (c_formula(TRUE), c_formula(FALSE)) == ("true", "false")
     assert (py_formula(TRUE), py_formula(FALSE)) == ("True", "False")
-    assert c_formula((a & ~b) | x) == "x || (a && !b)"
-    assert py_formula((a & ~b) | x) == "f.x or (f.a and not f.b)"
+    assert c_formula((a & ~b) | d) == "d || (a && !b)"
+    assert py_formula((a & ~b) | d) == "f.d or (f.a and not f.b)"
 
 
-@given(st.lists(st.sampled_from(["alpha", "beta_long_name", "gamma", "f(x, y)"]), min_size=2, max_size=40))
+@given(st.lists(st.sampled_from(["alpha", "beta_long_name", "gamma", "f(d, y)"]), min_size=2, max_size=40))
 @settings(max_examples=100, deadline=None)
 def test_long_lines_are_broken_and_say_the_same(words: list[str]) -> None:
     python = f"name = {' + '.join(words)}"
@@ -133,21 +133,21 @@ EXPRESSIONS = st.recursive(
 NAMED = PyPrinter(dict.fromkeys(["a", "beta_with_a_long_name", "second_moment_estimate"], Kind.ELEMENT))
 
 
-MEAN = Call("+", (Call("*", (A, Ref("second_moment"))), Call("*", (Call("max", (B, X)), Call("-", (Const(1.0), A))))))
-CHOICE = Call("where", (Call("and", (Call(">", (Ref("second_moment"), A)), Call(">", (B, X)))), Call("neg", (A,)), B))
+MEAN = Call("+", (Call("*", (A, Ref("second_moment"))), Call("*", (Call("max", (B, D)), Call("-", (Const(1.0), A))))))
+CHOICE = Call("where", (Call("and", (Call(">", (Ref("second_moment"), A)), Call(">", (B, D)))), Call("neg", (A,)), B))
 
 
 @pytest.mark.parametrize(
     ("expr", "indent", "lines"),
     [
-        (MEAN, 70, ["x = a * second_moment", "    + optgen::maximum(b, x) * (1.0f - a);"]),
-        (MEAN, 95, ["x = a * second_moment", "    + optgen::maximum(b,", "        x) * (1.0f - a);"]),
-        (CHOICE, 84, ["x = second_moment > a && b > x", "    ? -a", "    : b;"]),
-        (CHOICE, 92, ["x = second_moment > a", "        && b > x", "    ? -a", "    : b;"]),
+        (MEAN, 70, ["d = a * second_moment", "    + optgen::maximum(b, d) * (1.0f - a);"]),
+        (MEAN, 95, ["d = a * second_moment", "    + optgen::maximum(b,", "        d) * (1.0f - a);"]),
+        (CHOICE, 84, ["d = second_moment > a && b > d", "    ? -a", "    : b;"]),
+        (CHOICE, 92, ["d = second_moment > a", "        && b > d", "    ? -a", "    : b;"]),
     ],
 )
 def test_c_breaks_before_operators(expr: Expr, indent: int, lines: list[str]) -> None:
-    assert C_TEXT.lines(expr, "x = ", ";", indent) == lines
+    assert C_TEXT.lines(expr, "d = ", ";", indent) == lines
 
 
 def test_c_breaks_after_a_long_name() -> None:
@@ -158,27 +158,27 @@ def test_c_breaks_after_a_long_name() -> None:
 @pytest.mark.parametrize(
     ("expr", "indent", "lines"),
     [
-        (MEAN, 75, ["x = a * second_moment + m.maximum(b, x) * (", "    1.0 - a", ")"]),
-        (MEAN, 80, ["x = (", "    a * second_moment", "    + m.maximum(b, x) * (1.0 - a)", ")"]),
-        (CHOICE, 80, ["x = m.where(", "    m.both(second_moment > a, b > x),", "    -a,", "    b,", ")"]),
+        (MEAN, 75, ["d = a * second_moment + m.maximum(b, d) * (", "    1.0 - a", ")"]),
+        (MEAN, 80, ["d = (", "    a * second_moment", "    + m.maximum(b, d) * (1.0 - a)", ")"]),
+        (CHOICE, 80, ["d = m.where(", "    m.both(second_moment > a, b > d),", "    -a,", "    b,", ")"]),
     ],
 )
 def test_python_breaks_within_brackets(expr: Expr, indent: int, lines: list[str]) -> None:
-    assert PyPrinter(dict.fromkeys(["a", "b", "x", "second_moment"], Kind.ELEMENT)).lines(expr, "x = ", indent) == lines
+    assert PyPrinter(dict.fromkeys(["a", "b", "d", "second_moment"], Kind.ELEMENT)).lines(expr, "d = ", indent) == lines
 
 
 @given(EXPRESSIONS, st.integers(0, 60))
 @settings(max_examples=200, deadline=None)
 def test_python_says_the_same_on_several_lines(expr: Expr, indent: int) -> None:
     """That ruff would break them there is looked at in whole packages (test_sources.py)."""
-    lines = NAMED.lines(expr, "x = ", indent)
-    assert ast.dump(ast.parse("\n".join(lines))) == ast.dump(ast.parse(f"x = {NAMED.print(expr)}"))
+    lines = NAMED.lines(expr, "d = ", indent)
+    assert ast.dump(ast.parse("\n".join(lines))) == ast.dump(ast.parse(f"d = {NAMED.print(expr)}"))
     assert all(indent + len(line) <= 120 for line in lines)
 
 
 @given(EXPRESSIONS, st.integers(0, 60))
 @settings(max_examples=200, deadline=None)
 def test_c_says_the_same_on_several_lines(expr: Expr, indent: int) -> None:
-    lines = C_TEXT.lines(expr, "const float x = ", ";", indent)
-    assert "".join("".join(lines).split()) == "".join(f"const float x = {C_TEXT.print(expr)};".split())
+    lines = C_TEXT.lines(expr, "const float d = ", ";", indent)
+    assert "".join("".join(lines).split()) == "".join(f"const float d = {C_TEXT.print(expr)};".split())
     assert all(indent + len(line) <= 120 for line in lines)

@@ -188,7 +188,14 @@ def test_names_of_hoisted_values_say_what_they_are() -> None:
     assert readable_name(call("/", 1.0, "lr")) == "inverse_lr"
     assert readable_name(call("*", "lr", -1.5e-3)) == "lr_times_cm0p0015"
     assert readable_name(Reduce("sum", Kind.ROW, Ref("x"))) == "row_sum_x"
-    assert len(readable_name(call("+", "a" * 64, "b" * 64))) <= 40
+
+
+def test_a_hoisted_value_of_many_words_is_called_by_what_it_serves() -> None:
+    factor = call(
+        "+", call("*", call("+", "lr", "beta"), call("-", "lr", "beta")), call("/", "lr", call("+", "beta", 7.0))
+    )
+    after = hoist(program({"change": call("*", "grad", factor)}, param=Ref("change")), GuardTable())
+    assert list(expressions(after)) == ["change_factor", "change"]
 
 
 def test_resolve_choices_makes_those_that_are_known() -> None:

@@ -62,9 +62,9 @@ template <int pass> void run_chunk(const Call& call, const Tensor& t, const Chun
         [[maybe_unused]] const Terms terms = element(i);
         if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
         if constexpr (pass == grad_squares_2_pass) grad_squares_2 = plus_square(grad_squares_2, terms.grad_squares_2);
-        if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == squared_row_sum_pass) squared_row_sum += double(terms.squared_row_sum);
         if constexpr (pass == squared_col_sum_pass) squared_col_sum_at[i] += double(terms.squared_col_sum);
+        if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == direction_squares_pass)
           direction_squares = plus_square(direction_squares, terms.direction_squares);
         if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);

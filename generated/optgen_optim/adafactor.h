@@ -83,12 +83,12 @@ constexpr int update_squares_pass = max_unorm_above_0 ? before(APPLY) : NEVER;
 constexpr int param_squares_2_pass = max_unorm_above_0 ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
 constexpr int direction_squares_pass = before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass);
+constexpr int param_squares_pass =
+    scale_parameter ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int squared_col_sum_pass = ndim_from_2
     ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass, direction_squares_pass) : NEVER;
 constexpr int squared_row_sum_pass = ndim_from_2
     ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass, direction_squares_pass) : NEVER;
-constexpr int param_squares_pass =
-    scale_parameter ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
     ? before(APPLY, exp_avg_largest_pass, exp_avg_sq_largest_pass, update_squares_pass, share_sum_pass,
     direction_squares_pass, squared_col_sum_pass, squared_row_sum_pass) : NEVER;
@@ -131,7 +131,7 @@ struct Element {
 
 // What an element adds to the sums.
 struct Terms {
-  float grad_squares, grad_squares_2, param_squares, squared_row_sum, squared_col_sum, direction_squares, share_sum,
+  float grad_squares, grad_squares_2, squared_row_sum, squared_col_sum, param_squares, direction_squares, share_sum,
       param_squares_2, update_squares, exp_avg_sq_largest, exp_avg_largest;
 };
 

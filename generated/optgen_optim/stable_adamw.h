@@ -67,20 +67,20 @@ constexpr int exp_avg_sq_largest_pass = exp_avg_sq_tensorwise ? before(APPLY) : 
 constexpr int exp_avg_largest_pass = exp_avg_tensorwise ? before(APPLY) : NEVER;
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
-constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
 constexpr int ratio_sum_pass = before(APPLY);
+constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
-    ? before(APPLY, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass, share_sum_pass, ratio_sum_pass)
+    ? before(APPLY, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass, ratio_sum_pass, share_sum_pass)
     : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
 template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, ratio_sum_pass, share_sum_pass, update_squares_pass,
+    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, share_sum_pass, ratio_sum_pass, update_squares_pass,
     exp_avg_largest_pass, exp_avg_sq_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_sq =
-    is_one_of(pass, APPLY, ratio_sum_pass, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
+    is_one_of(pass, APPLY, share_sum_pass, ratio_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
 template <int pass> constexpr bool in_bands = false;
 constexpr int row_sums = 0, col_sums = 0;
 
@@ -90,7 +90,7 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, ratio_sum, share_sum, param_squares, update_squares, exp_avg_largest,
+  double grad_squares, grad_squares_2, share_sum, ratio_sum, param_squares, update_squares, exp_avg_largest,
       exp_avg_sq_largest;
 };
 
@@ -107,7 +107,7 @@ struct Element {
 
 // What an element adds to the sums.
 struct Terms {
-  float grad_squares, grad_squares_2, ratio_sum, share_sum, param_squares, update_squares, exp_avg_largest,
+  float grad_squares, grad_squares_2, share_sum, ratio_sum, param_squares, update_squares, exp_avg_largest,
       exp_avg_sq_largest;
 };
 
@@ -213,8 +213,8 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
   if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
   finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == ratio_sum_pass, in_bands<pass>>(call, t, &Sums::ratio_sum);
   finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
+  finish_sum<pass == ratio_sum_pass, in_bands<pass>>(call, t, &Sums::ratio_sum);
   finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
   finish_max<pass == exp_avg_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_largest);

@@ -96,7 +96,8 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_var_tensorwise = is_tensorwise<ExpAvgVarCodec>;
 
 struct Column {
-  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_var, exp_avg_var_absmax, max_exp_avg_var, max_exp_avg_var_absmax, gnorm_vec, COUNT };
+  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_var, exp_avg_var_absmax, max_exp_avg_var,
+      max_exp_avg_var_absmax, gnorm_vec, COUNT };
 };
 
 namespace step {

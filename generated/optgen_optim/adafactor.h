@@ -70,7 +70,9 @@ constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 
 struct Column {
-  enum { exp_avg_sq_row = BASE_COLUMNS, exp_avg_sq_col, exp_avg_sq, exp_avg_sq_absmax, exp_avg, exp_avg_absmax, gnorm_vec, step_row_factor, step_col_factor, step_new_exp_avg_sq_col, step_new_exp_avg_sq_row, step_row_factor_factor, step_exp_avg_sq_row_matrix_sum, step_squared_col_sum, step_squared_row_sum, COUNT };
+  enum { exp_avg_sq_row = BASE_COLUMNS, exp_avg_sq_col, exp_avg_sq, exp_avg_sq_absmax, exp_avg, exp_avg_absmax,
+      gnorm_vec, step_row_factor, step_col_factor, step_new_exp_avg_sq_col, step_new_exp_avg_sq_row,
+      step_row_factor_factor, step_exp_avg_sq_row_matrix_sum, step_squared_col_sum, step_squared_row_sum, COUNT };
 };
 
 namespace step {

@@ -7,7 +7,8 @@ namespace {
 
 namespace step {
 
-template <int pass> void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars) {
+template <int pass>
+void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars) {
   const Scalars s = scalars;  // a copy, which no store can change
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;

@@ -60,7 +60,8 @@ constexpr bool exp_avg_diff_tensorwise = is_tensorwise<ExpAvgDiffCodec>;
 constexpr bool previous_grad_tensorwise = is_tensorwise<PreviousGradCodec>;
 
 struct Column {
-  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, exp_avg_diff, exp_avg_diff_absmax, previous_grad, previous_grad_absmax, gnorm_vec, COUNT };
+  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, exp_avg_diff, exp_avg_diff_absmax,
+      previous_grad, previous_grad_absmax, gnorm_vec, COUNT };
 };
 
 namespace step {

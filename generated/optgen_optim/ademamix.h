@@ -62,7 +62,8 @@ constexpr bool exp_avg_slow_tensorwise = is_tensorwise<ExpAvgSlowCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
 struct Column {
-  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_slow, exp_avg_slow_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, COUNT };
+  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_slow, exp_avg_slow_absmax, exp_avg_sq, exp_avg_sq_absmax,
+      gnorm_vec, COUNT };
 };
 
 namespace step {

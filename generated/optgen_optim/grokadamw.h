@@ -65,7 +65,8 @@ constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool grok_ema_tensorwise = is_tensorwise<GrokEmaCodec>;
 
 struct Column {
-  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, grok_ema, grok_ema_absmax, gnorm_vec, COUNT };
+  enum { exp_avg =
+      BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, grok_ema, grok_ema_absmax, gnorm_vec, COUNT };
 };
 
 namespace step {

@@ -31,6 +31,8 @@ def bias_correction(beta, step):
 
 from __future__ import annotations
 
+from typing import Any
+
 from optgen.runtime import torch_math as m
 from optgen.runtime.torch_engine import Results, View
 
@@ -43,7 +45,7 @@ def step(t: View) -> Results:
         grad = t.grad * v.inverse_grad_scale
     if f.maximize:
         grad = -grad
-    active = True
+    active: Any = True
     if f.skip_zeros:
         active = grad != 0.0
     if f.nonfinite_is_skip:
@@ -70,9 +72,8 @@ def step(t: View) -> Results:
     decay = v.beta1 * m.power(v.one_minus_gamma, t.index)
     exp_avg = decay * s.exp_avg + (1.0 - decay) * amplified
     exp_avg_sq = v.beta2 * s.exp_avg_sq + v.one_minus_beta2 * amplified * amplified
-    update = (
-        m.divide(m.sqrt(1.0 - m.power(v.beta2, t.step)), 1.0 - m.power(v.beta1, t.step))
-        * (exp_avg / (m.sqrt(exp_avg_sq) + v.eps))
+    update = m.divide(m.sqrt(1.0 - m.power(v.beta2, t.step)), 1.0 - m.power(v.beta1, t.step)) * (
+        exp_avg / (m.sqrt(exp_avg_sq) + v.eps)
     )
     if f.cautious:
         agrees = m.either(m.both(update > 0.0, stage_grad > 0.0), m.both(update < 0.0, stage_grad < 0.0))

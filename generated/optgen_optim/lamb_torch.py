@@ -42,6 +42,8 @@ def bias_correction(beta, step):
 
 from __future__ import annotations
 
+from typing import Any
+
 from optgen.runtime import torch_math as m
 from optgen.runtime.torch_engine import Results, View
 
@@ -54,7 +56,7 @@ def step(t: View) -> Results:
         grad = t.grad * v.inverse_grad_scale
     if f.maximize:
         grad = -grad
-    active = True
+    active: Any = True
     if f.skip_zeros:
         active = grad != 0.0
     if f.nonfinite_is_skip:

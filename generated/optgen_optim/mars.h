@@ -74,7 +74,8 @@ constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool last_grad_tensorwise = is_tensorwise<LastGradCodec>;
 
 struct Column {
-  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, last_grad, last_grad_absmax, gnorm_vec, COUNT };
+  enum { exp_avg =
+      BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, last_grad, last_grad_absmax, gnorm_vec, COUNT };
 };
 
 namespace step {

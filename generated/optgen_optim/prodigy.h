@@ -83,7 +83,8 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
 struct Column {
-  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, s, s_absmax, p0, p0_absmax, gnorm_vec, COUNT };
+  enum { exp_avg =
+      BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, s, s_absmax, p0, p0_absmax, gnorm_vec, COUNT };
 };
 
 namespace step {

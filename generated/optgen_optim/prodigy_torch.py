@@ -48,6 +48,8 @@ def bias_correction(beta, step):
 
 from __future__ import annotations
 
+from typing import Any
+
 from optgen.runtime import torch_math as m
 from optgen.runtime.torch_engine import Results, View
 
@@ -60,7 +62,7 @@ def step(t: View) -> Results:
         grad = t.grad * v.inverse_grad_scale
     if f.maximize:
         grad = -grad
-    active = True
+    active: Any = True
     if f.skip_zeros:
         active = grad != 0.0
     if f.nonfinite_is_skip:
@@ -84,9 +86,8 @@ def step(t: View) -> Results:
     exp_avg = v.beta1 * s.exp_avg + v.d_times_one_minus_beta1 * grad
     exp_avg_sq = v.beta2 * s.exp_avg_sq + v.d_times_d_times_one_minus_beta2 * grad * grad
     s_value = v.decay * s.s + v.d_over_d0_times_pull * grad
-    if (
-        "numerator_sum" in t.wanted
-        and t.ends(numerator_sum=m.total(t.spread(v.d_over_d0_times_rate * grad * (s.p0 - t.param), "element")))
+    if "numerator_sum" in t.wanted and t.ends(
+        numerator_sum=m.total(t.spread(v.d_over_d0_times_rate * grad * (s.p0 - t.param), "element"))
     ):
         return t.taken
     if "denominator_sum" in t.wanted and t.ends(denominator_sum=m.total(m.absolute(s_value))):

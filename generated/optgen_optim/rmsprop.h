@@ -57,7 +57,8 @@ constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 constexpr bool grad_avg_tensorwise = is_tensorwise<GradAvgCodec>;
 
 struct Column {
-  enum { square_avg = BASE_COLUMNS, square_avg_absmax, momentum_buffer, momentum_buffer_absmax, grad_avg, grad_avg_absmax, gnorm_vec, COUNT };
+  enum { square_avg = BASE_COLUMNS, square_avg_absmax, momentum_buffer, momentum_buffer_absmax, grad_avg,
+      grad_avg_absmax, gnorm_vec, COUNT };
 };
 
 namespace step {

@@ -308,7 +308,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   return terms;
 }
 
-template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
+template <int pass> OPTGEN_TARGET void finish([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
 }
 
 }  // namespace train
@@ -356,7 +356,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   return terms;
 }
 
-template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
+template <int pass> OPTGEN_TARGET void finish([[maybe_unused]] const Call& call, [[maybe_unused]] const Tensor& t) {
 }
 
 }  // namespace eval

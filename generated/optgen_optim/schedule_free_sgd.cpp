@@ -7,7 +7,8 @@ namespace {
 
 namespace step {
 
-template <int pass> void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars) {
+template <int pass>
+void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars) {
   const Scalars s = scalars;  // a copy, which no store can change
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
@@ -62,7 +63,8 @@ template <int pass> void run(const Call& call) {
 
 namespace train {
 
-template <int pass> void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars) {
+template <int pass>
+void run_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars) {
   const Scalars s = scalars;  // a copy, which no store can change
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;
@@ -98,7 +100,8 @@ template <int pass> void run(const Call& call) {
 
 namespace eval {
 
-template <int pass> void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars) {
+template <int pass>
+void run_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars) {
   const Scalars s = scalars;  // a copy, which no store can change
   Tile<ParamCodec> param_tile;
   Tile<ZCodec> z_tile;

@@ -27,6 +27,8 @@ def bias_correction(beta, step):
 
 from __future__ import annotations
 
+from typing import Any
+
 from optgen.runtime import torch_math as m
 from optgen.runtime.torch_engine import Results, View
 
@@ -39,7 +41,7 @@ def step(t: View) -> Results:
         grad = t.grad * v.inverse_grad_scale
     if f.maximize:
         grad = -grad
-    active = True
+    active: Any = True
     if f.skip_zeros:
         active = grad != 0.0
     if f.nonfinite_is_skip:
@@ -60,9 +62,8 @@ def step(t: View) -> Results:
     decay2 = m.divide(v.beta2 * (1.0 - m.power(v.beta2, t.step - 1.0)), 1.0 - m.power(v.beta2, t.step))
     exp_avg = s.exp_avg + (1.0 - decay1) * (grad - s.exp_avg)
     exp_avg_sq = decay2 * s.exp_avg_sq + (1.0 - decay2) * grad * grad
-    if (
-        "ratio_sum" in t.wanted
-        and t.ends(ratio_sum=m.total(t.spread(grad * grad / m.maximum(exp_avg_sq, v.eps_times_eps), "element")))
+    if "ratio_sum" in t.wanted and t.ends(
+        ratio_sum=m.total(t.spread(grad * grad / m.maximum(exp_avg_sq, v.eps_times_eps), "element"))
     ):
         return t.taken
     ratio = m.sqrt(sums.ratio_sum / t.numel)

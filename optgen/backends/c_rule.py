@@ -48,8 +48,14 @@ def _head_context(family: Family, plans: Mapping[str, Plan], used: set[str]) -> 
             for g in guards
             if g.about == "codec"
         ],
-        "columns": [c_member(name) for name in (*state_columns(family), *array_columns(plans))],
+        "columns": c_lines([f"enum {{ {', '.join(_enumerated(family, plans))} }};"], 2),
     }
+
+
+def _enumerated(family: Family, plans: Mapping[str, Plan]) -> list[str]:
+    """The table's columns, and how many they are."""
+    first, *others = (*map(c_member, (*state_columns(family), *array_columns(plans))), "COUNT")
+    return [f"{first} = BASE_COLUMNS", *others]
 
 
 def _block_context(text: BlockText) -> dict[str, object]:

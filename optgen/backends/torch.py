@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 
 from optgen.backends.assignments import Code, Part
 from optgen.backends.base import Rendering, describe
-from optgen.backends.code import flat
-from optgen.backends.layout import python_lines
-from optgen.backends.py_printer import REDUCTION, PyPrinter, py_formula, py_name
+from optgen.backends.code import Chain, Labelled, call
+from optgen.backends.layout import python_code
+from optgen.backends.py_printer import REDUCTION, PyPrinter, py_condition, py_name
 from optgen.backends.quoting import docstring
 from optgen.backends.statements import Assign, Block, Declare, Fill, If, Statement, Take, reads, walk_statements
 from optgen.ir.family import Family
+from optgen.ir.formula import Formula
 from optgen.ir.kinds import boolean_names, kind_of, window_name
 from optgen.ir.liveness import demands, needed, resolve
-from optgen.ir.nodes import Call, Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
+from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
 from optgen.passes.rewrite import rewrite
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan
@@ -42,7 +43,8 @@ class TorchBackend:
         """One module a family."""
         functions = [_FunctionRenderer(name, plan).render() for name, plan in plans.items()]
         head = [docstring(line) for line in describe(family)[1:]]
-        context = {"title": docstring(family.title), "head": head, "functions": functions}
+        any_ = any(": Any = " in line for function in functions for line in function.lines)
+        context = {"any": any_, "title": docstring(family.title), "head": head, "functions": functions}
         return Rendering(f"{family.name}_torch.py", "torch/functions.py.j2", context)
 
 
@@ -90,11 +92,11 @@ class _FunctionRenderer:
         code = part.code(asked=asked)
         self.loose = code.loose
         what = "Update" if self.block == "step" else f"Run `{self.block}` for"
-        lines = [*self._heads(code), *self._lines(code.body, self._printer(code)), *self._results(code)]
+        lines = [*self._heads(code), *self._lines(code.body, self._printer(code), 4), *self._results(code)]
         return FunctionText(
             name=self.block,
             doc=f"{what} a parameter; or return the sums that a pass takes.",
-            lines=tuple(python_lines(lines, 4)),
+            lines=tuple(lines),
         )
 
     def _keeps(self, name: str) -> bool:
@@ -152,85 +154,77 @@ class _FunctionRenderer:
         if names:
             yield f"{', '.join(names)} = {', '.join(known[name] for name in names)}"
 
-    def _lines(self, block: Block, printer: PyPrinter) -> Iterator[str]:
-        for statement in block:
-            yield from self._statement(statement, printer)
+    def _lines(self, block: Block, printer: PyPrinter, indent: int) -> list[str]:
+        return [line for statement in block for line in self._statement(statement, printer, indent)]
 
-    def _statement(self, statement: Statement, printer: PyPrinter) -> Iterator[str]:
+    def _statement(self, statement: Statement, printer: PyPrinter, indent: int) -> list[str]:
+        """A statement as lines that fit when they are indented by `indent`."""
         match statement:
-            case Assign(variable=variable, value=value):
-                yield f"{py_name(variable)} = {self._text(value, printer.kinds[variable], printer)}"
+            case Assign(variable=variable, value=value, declares=declares, constant=constant):
+                own = self._among(value, printer.kinds[variable], printer)
+                any_ = ": Any" if declares and not constant and isinstance(value, Const) else ""
+                return own.lines(value, f"{py_name(variable)}{any_} = ", indent)
             case Declare(variable=variable):
-                if variable in self.loose:
-                    yield f"{py_name(variable)} = m.NAN"
-            case If(formula=formula, then=then, other=other):
-                yield f"if {py_formula(formula)}:"
-                yield from (f"    {line}" for line in self._lines(then, printer) or ["pass"])
-                match other:
-                    case (If() as chained,):
-                        nested = list(self._statement(chained, printer))
-                        yield f"el{nested[0]}"
-                        yield from nested[1:]
-                    case ():
-                        pass
-                    case _:
-                        yield "else:"
-                        yield from (f"    {line}" for line in self._lines(other, printer))
+                return [f"{py_name(variable)}: Any = m.NAN"] if variable in self.loose else []
+            case If():
+                return self._if(statement, printer, indent)
             case Take(name=name, value=value):
                 reduce = self.by_name[name].expr
                 assert isinstance(reduce, Reduce)
-                text = f"m.{REDUCTION[reduce.over, reduce.op]}({flat(printer.spread(value))})"
-                yield f'if "{name}" in t.wanted and t.ends({name}={text}):'
-                yield "    return t.taken"
+                result = Labelled(f"{name}=", call(f"m.{REDUCTION[reduce.over, reduce.op]}", printer.spread(value)))
+                asked = Chain(f'"{name}" in t.wanted', (("and", call("t.ends", result)),))
+                return [*python_code(Labelled("if ", asked), indent, ":"), "    return t.taken"]
             case Fill():
                 raise AssertionError("arrays are variables here")
 
-    def _text(self, expr: Expr, kind: Kind, printer: PyPrinter) -> str:
-        """An expression; among elements stand the numbers of their own rows and columns."""
+    def _if(self, statement: If, printer: PyPrinter, indent: int) -> list[str]:
+        lines = python_code(Labelled("if ", py_condition(statement.formula)), indent, ":")
+        lines += _below(self._lines(statement.then, printer, indent + 4)) or ["    pass"]
+        match statement.other:
+            case (If() as chained,):
+                first, *rest = self._if(chained, printer, indent)
+                return [*lines, f"el{first}", *rest]
+            case (_, *_):
+                return [*lines, "else:", *_below(self._lines(statement.other, printer, indent + 4))]
+        return lines
+
+    def _among(self, expr: Expr, kind: Kind, printer: PyPrinter) -> PyPrinter:
+        """A printer for what is computed for each of a kind: among elements stand their own rows and columns."""
         if kind is not Kind.ELEMENT:
-            return printer.print(expr)
+            return printer
         of_lines = {Kind.ROW: "t.own_rows({})", Kind.COL: "t.own_cols({})"}
         names = {
             n: of_lines[printer.kinds[n]].format(printer.print(Ref(n)))
             for n in refs(expr)
             if printer.kinds.get(n) in of_lines
         }
-        return replace(printer, names={**printer.names, **names}).print(expr)
+        return replace(printer, names={**printer.names, **names})
 
-    def _results(self, code: Code) -> Iterator[str]:
+    def _results(self, code: Code) -> list[str]:
         """What the last pass hands over: nothing of what there is not under these settings."""
-        if self.sums:
-            yield "if t.wanted:"
-            yield "    return t.taken"
         printer = self._printer(code)
-        always, sometimes = [], []
+        lines = ["if t.wanted:", "    return t.taken"] if self.sums else []
+        always: list[str] = []
+        sometimes: dict[Formula, list[str]] = {}
         for name, output in self.outputs.items():
             exists = self.inputs[name].exists
-            value = resolve(output, exists)
-            text = self._text(_replaced(value, code.values), self.kinds[name], printer)
+            value = _replaced(resolve(output, exists), code.values)
+            text = self._among(value, self.kinds[name], printer).code(value)
             if exists.is_true:
-                always.append(f'    "{name}": {text},')
+                always += _below(python_code(Labelled(f'"{name}": ', text), 8, ","))
             else:
-                sometimes += [f"if {py_formula(exists)}:", f'    results["{name}"] = {text}']
+                sometimes.setdefault(exists, []).extend(python_code(Labelled(f'results["{name}"] = ', text), 8))
+        whole = ["{", *always, "}"] if always else ["{}"]
         if not sometimes:
-            yield from ["return {", *always, "}"] if always else ["return {}"]
-            return
-        yield from ["results: Results = {", *always, "}"] if always else ["results: Results = {}"]
-        yield from _joined(sometimes)
-        yield "return results"
+            return [*lines, f"return {whole[0]}", *whole[1:]]
+        lines += [f"results: Results = {whole[0]}", *whole[1:]]
+        for formula, stored in sometimes.items():
+            lines += [*python_code(Labelled("if ", py_condition(formula)), 4, ":"), *_below(stored)]
+        return [*lines, "return results"]
 
 
-def _joined(lines: list[str]) -> list[str]:
-    """Lines below one `if` where several follow each other with the same condition."""
-    result: list[str] = []
-    condition = ""
-    for line in lines:
-        if line.startswith("if "):
-            if line == condition:
-                continue
-            condition = line
-        result.append(line)
-    return result
+def _below(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 def _chooses(code: Code) -> bool:

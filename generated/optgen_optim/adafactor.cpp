@@ -34,14 +34,14 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     if constexpr (pass != APPLY && !reads_param<pass> && !reads_exp_avg_sq<pass> && !reads_exp_avg<pass>)
       grad_tile.prefetch(t.grad, at, n);
     for (int begin = 0; begin < n;) {
-      const Segment segment = segment_at<pass == squared_row_sum_pass || pass == squared_col_sum_pass || reads_row_factor<pass> || reads_col_factor<pass>>(t, at, begin, n);
+      const Segment segment = segment_at<walks_lines<pass>>(t, at, begin, n);
       const float row_factor_here =
           reads_row_factor<pass> ? t.pointer<float>(Column::step_row_factor)[segment.row] : 0.0f;
       const float* const col_factor_at = reads_col_factor<pass>
           ? t.pointer<float>(Column::step_col_factor) + segment.matrix * t.at(COLS) + segment.col - segment.begin
           : nullptr;
       double squared_row_sum = 0.0;
-      double* const squared_col_sum_at = pass == squared_col_sum_pass
+      double* const squared_col_sum_to = pass == squared_col_sum_pass
           ? lines.col(0) + (segment.matrix - lines.first_matrix) * lines.cols + segment.place - segment.begin : nullptr;
       const auto element = [&](int i) OPTGEN_INLINED {
         Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
@@ -64,7 +64,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
         if constexpr (pass == grad_squares_2_pass) grad_squares_2 = plus_square(grad_squares_2, terms.grad_squares_2);
         if constexpr (pass == squared_row_sum_pass) squared_row_sum += double(terms.squared_row_sum);
-        if constexpr (pass == squared_col_sum_pass) squared_col_sum_at[i] += double(terms.squared_col_sum);
+        if constexpr (pass == squared_col_sum_pass) squared_col_sum_to[i] += double(terms.squared_col_sum);
         if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == direction_squares_pass)
           direction_squares = plus_square(direction_squares, terms.direction_squares);

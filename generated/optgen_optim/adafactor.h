@@ -108,6 +108,8 @@ template <int pass> constexpr bool reads_row_factor = ndim_from_2
     && is_one_of(pass, APPLY, direction_squares_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_col_factor = ndim_from_2
     && is_one_of(pass, APPLY, direction_squares_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
+template <int pass> constexpr bool walks_lines =
+    pass == squared_row_sum_pass || pass == squared_col_sum_pass || reads_row_factor<pass> || reads_col_factor<pass>;
 template <int pass> constexpr bool in_bands = is_one_of(pass, 2, 3, 4);
 constexpr int row_sums = 1, col_sums = 1;
 

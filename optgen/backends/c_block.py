@@ -118,7 +118,12 @@ class BlockText:
     def read_lines(self) -> list[str]:
         """When a pass reads each of the stored numbers and arrays."""
         head = "template <int pass> constexpr bool reads_{} = {};"
-        return c_lines([head.format(c_member(name), self._reads(name)) for name in self.elements], 0)
+        lines = [head.format(c_member(name), self._reads(name)) for name in self.elements]
+        walked = [f"pass == {pass_of(item.name)}" for kind in (Kind.ROW, Kind.COL) for item in self.sums.over(kind)]
+        walked += [f"reads_{c_member(name)}<pass>" for name in self.element_arrays]
+        if walked:
+            lines.append(f"template <int pass> constexpr bool walks_lines = {' || '.join(walked)};")
+        return c_lines(lines, 0)
 
     def _reads(self, name: str) -> str:
         places: dict[Formula, list[str]] = {}

@@ -49,7 +49,6 @@ class _Walk:
             "summed": " || ".join(f"pass == {pass_of(item.name)}" for item in (*self.rows, *self.cols)),
             "opens": c_lines(self._opens(), 4),
             "segmented": bool(self.rows or self.cols or text.element_arrays),
-            "lined": " || ".join(self._lined()) or "false",
             "segment": c_lines(self._segment(), 6),
             "element": self._element(),
             "stores": [
@@ -58,7 +57,7 @@ class _Walk:
                 if item.writes is not None
             ],
             "clauses": self._clauses(),
-            "adds": c_lines(text.adds(self.sums.all, "_at[i]"), 8),
+            "adds": c_lines(text.adds(self.sums.all, "_to[i]"), 8),
             "row_ends": c_lines(self._row_ends(), 6),
             "closes": c_lines(self._closes(), 6),
             "results": c_lines(self._results(), 2),
@@ -78,11 +77,6 @@ class _Walk:
             )
         return result
 
-    def _lined(self) -> list[str]:
-        """When the rows that elements stand in matter."""
-        lines = [f"pass == {pass_of(item.name)}" for item in (*self.rows, *self.cols)]
-        return lines + [f"reads_{c_member(name)}<pass>" for name in self.text.element_arrays]
-
     def _segment(self) -> list[str]:
         result = []
         for name in self.text.element_arrays:
@@ -99,7 +93,7 @@ class _Walk:
         for k, item in enumerate(self.cols):
             place = "(segment.matrix - lines.first_matrix) * lines.cols + segment.place - segment.begin"
             when = f"pass == {pass_of(item.name)}"
-            result.append(f"double* const {c_member(item.name)}_at = {when} ? lines.col({k}) + {place} : nullptr;")
+            result.append(f"double* const {c_member(item.name)}_to = {when} ? lines.col({k}) + {place} : nullptr;")
         return result
 
     def _element(self) -> list[str]:

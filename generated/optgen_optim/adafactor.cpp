@@ -14,8 +14,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   Tile<GradCodec> grad_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<ExpAvgCodec> exp_avg_tile;
-  double grad_squares = 0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0,
-      param_squares_2 = 0.0, update_squares = 0.0;
+  double grad_squares =
+      0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0, update_squares = 0.0;
   uint32_t exp_avg_sq_largest = 0, exp_avg_largest = 0;
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t), t.at(START));
   const Lines lines = lines_of(call, t, c, row_sums);
@@ -56,21 +56,19 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         return terms;
       };
 #pragma omp simd \
-    reduction(+ : grad_squares, grad_squares_2, param_squares, direction_squares, share_sum, param_squares_2, \
-        update_squares, squared_row_sum) \
+    reduction(+ : grad_squares, grad_squares_2, param_squares, direction_squares, share_sum, update_squares, \
+        squared_row_sum) \
     reduction(max : exp_avg_sq_largest, exp_avg_largest)
       for (int i = segment.begin; i < segment.end; ++i) {
         [[maybe_unused]] const Terms terms = element(i);
         if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
         if constexpr (pass == grad_squares_2_pass) grad_squares_2 = plus_square(grad_squares_2, terms.grad_squares_2);
-        if constexpr (pass == squared_row_sum_pass) squared_row_sum += double(terms.squared_row_sum);
         if constexpr (pass == squared_col_sum_pass) squared_col_sum_to[i] += double(terms.squared_col_sum);
+        if constexpr (pass == squared_row_sum_pass) squared_row_sum += double(terms.squared_row_sum);
         if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == direction_squares_pass)
           direction_squares = plus_square(direction_squares, terms.direction_squares);
         if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
-        if constexpr (pass == param_squares_2_pass)
-          param_squares_2 = plus_square(param_squares_2, terms.param_squares_2);
         if constexpr (pass == update_squares_pass) update_squares = plus_square(update_squares, terms.update_squares);
         if constexpr (pass == exp_avg_sq_largest_pass)
           exp_avg_sq_largest = larger(exp_avg_sq_largest, terms.exp_avg_sq_largest);
@@ -93,7 +91,6 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   if constexpr (pass == param_squares_pass) partial.param_squares = param_squares;
   if constexpr (pass == direction_squares_pass) partial.direction_squares = direction_squares;
   if constexpr (pass == share_sum_pass) partial.share_sum = share_sum;
-  if constexpr (pass == param_squares_2_pass) partial.param_squares_2 = param_squares_2;
   if constexpr (pass == update_squares_pass) partial.update_squares = update_squares;
   if constexpr (pass == exp_avg_sq_largest_pass) partial.exp_avg_sq_largest = from_bits(exp_avg_sq_largest);
   if constexpr (pass == exp_avg_largest_pass) partial.exp_avg_largest = from_bits(exp_avg_largest);

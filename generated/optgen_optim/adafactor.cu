@@ -11,7 +11,7 @@ constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgSqCodec, ExpAvgC
 
 namespace step {
 
-using PassShared = BandShared<KernelBooks, 9, row_sums>;
+using PassShared = BandShared<KernelBooks, 8, row_sums>;
 
 // Adds up what the threads of a block have found.
 template <int pass>
@@ -24,10 +24,9 @@ __device__ __forceinline__ void store_sums(const Call& call, const Chunk& c, Pas
     if constexpr (pass == param_squares_pass) partial.param_squares = shared.partial.sum(2);
     if constexpr (pass == direction_squares_pass) partial.direction_squares = shared.partial.sum(3);
     if constexpr (pass == share_sum_pass) partial.share_sum = shared.partial.sum(4);
-    if constexpr (pass == param_squares_2_pass) partial.param_squares_2 = shared.partial.sum(5);
-    if constexpr (pass == update_squares_pass) partial.update_squares = shared.partial.sum(6);
-    if constexpr (pass == exp_avg_sq_largest_pass) partial.exp_avg_sq_largest = shared.partial.largest(7);
-    if constexpr (pass == exp_avg_largest_pass) partial.exp_avg_largest = shared.partial.largest(8);
+    if constexpr (pass == update_squares_pass) partial.update_squares = shared.partial.sum(5);
+    if constexpr (pass == exp_avg_sq_largest_pass) partial.exp_avg_sq_largest = shared.partial.largest(6);
+    if constexpr (pass == exp_avg_largest_pass) partial.exp_avg_largest = shared.partial.largest(7);
   }
   __syncthreads();
 }
@@ -44,8 +43,8 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::exp_avg_sq), t.pointer(Column::exp_avg),
       t.pointer(COMPENSATION));
-  double grad_squares = 0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0,
-      param_squares_2 = 0.0, update_squares = 0.0;
+  double grad_squares =
+      0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0, update_squares = 0.0;
   uint32_t exp_avg_sq_largest = 0, exp_avg_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = reads_param<pass> ? param_tile.open(place, shared.books) : nullptr;
@@ -71,8 +70,6 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
         if constexpr (pass == direction_squares_pass)
           direction_squares = plus_square(direction_squares, terms.direction_squares);
         if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
-        if constexpr (pass == param_squares_2_pass)
-          param_squares_2 = plus_square(param_squares_2, terms.param_squares_2);
         if constexpr (pass == update_squares_pass) update_squares = plus_square(update_squares, terms.update_squares);
         if constexpr (pass == exp_avg_sq_largest_pass)
           exp_avg_sq_largest = larger(exp_avg_sq_largest, terms.exp_avg_sq_largest);
@@ -97,10 +94,9 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
     if constexpr (pass == param_squares_pass) shared.partial.add(2, param_squares);
     if constexpr (pass == direction_squares_pass) shared.partial.add(3, direction_squares);
     if constexpr (pass == share_sum_pass) shared.partial.add(4, share_sum);
-    if constexpr (pass == param_squares_2_pass) shared.partial.add(5, param_squares_2);
-    if constexpr (pass == update_squares_pass) shared.partial.add(6, update_squares);
-    if constexpr (pass == exp_avg_sq_largest_pass) shared.partial.add_max(7, exp_avg_sq_largest);
-    if constexpr (pass == exp_avg_largest_pass) shared.partial.add_max(8, exp_avg_largest);
+    if constexpr (pass == update_squares_pass) shared.partial.add(5, update_squares);
+    if constexpr (pass == exp_avg_sq_largest_pass) shared.partial.add_max(6, exp_avg_sq_largest);
+    if constexpr (pass == exp_avg_largest_pass) shared.partial.add_max(7, exp_avg_largest);
     store_sums<pass>(call, c, shared);
   }
 }
@@ -109,8 +105,8 @@ template <int pass>
 __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars,
                                           PassShared& shared) {
   const Scalars s = scalars;
-  double grad_squares = 0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0,
-      param_squares_2 = 0.0, update_squares = 0.0;
+  double grad_squares =
+      0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0, update_squares = 0.0;
   uint32_t exp_avg_sq_largest = 0, exp_avg_largest = 0;
   const Band band(t, c, shared.rows);
   for (int64_t first = 0; first < t.at(COLS); first += THREADS) {
@@ -137,8 +133,6 @@ __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, con
         if constexpr (pass == direction_squares_pass)
           direction_squares = plus_square(direction_squares, terms.direction_squares);
         if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
-        if constexpr (pass == param_squares_2_pass)
-          param_squares_2 = plus_square(param_squares_2, terms.param_squares_2);
         if constexpr (pass == update_squares_pass) update_squares = plus_square(update_squares, terms.update_squares);
         if constexpr (pass == exp_avg_sq_largest_pass)
           exp_avg_sq_largest = larger(exp_avg_sq_largest, terms.exp_avg_sq_largest);
@@ -157,10 +151,9 @@ __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, con
   if constexpr (pass == param_squares_pass) shared.partial.add(2, param_squares);
   if constexpr (pass == direction_squares_pass) shared.partial.add(3, direction_squares);
   if constexpr (pass == share_sum_pass) shared.partial.add(4, share_sum);
-  if constexpr (pass == param_squares_2_pass) shared.partial.add(5, param_squares_2);
-  if constexpr (pass == update_squares_pass) shared.partial.add(6, update_squares);
-  if constexpr (pass == exp_avg_sq_largest_pass) shared.partial.add_max(7, exp_avg_sq_largest);
-  if constexpr (pass == exp_avg_largest_pass) shared.partial.add_max(8, exp_avg_largest);
+  if constexpr (pass == update_squares_pass) shared.partial.add(5, update_squares);
+  if constexpr (pass == exp_avg_sq_largest_pass) shared.partial.add_max(6, exp_avg_sq_largest);
+  if constexpr (pass == exp_avg_largest_pass) shared.partial.add_max(7, exp_avg_largest);
   store_sums<pass>(call, c, shared);
 }
 

@@ -82,22 +82,22 @@ constexpr int APPLY = 6;
 constexpr int exp_avg_largest_pass = beta1_given && exp_avg_tensorwise ? before(APPLY) : NEVER;
 constexpr int exp_avg_sq_largest_pass = exp_avg_sq_tensorwise && !ndim_from_2 ? before(APPLY) : NEVER;
 constexpr int update_squares_pass = max_unorm_above_0 ? before(APPLY) : NEVER;
-constexpr int param_squares_2_pass = max_unorm_above_0 ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
 constexpr int direction_squares_pass = before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass);
-constexpr int param_squares_pass =
-    scale_parameter ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
-constexpr int squared_col_sum_pass = ndim_from_2
-    ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass, direction_squares_pass) : NEVER;
+constexpr int param_squares_pass = max_unorm_above_0 || scale_parameter
+    ? before(APPLY, scale_parameter ? exp_avg_largest_pass : NEVER, scale_parameter ? update_squares_pass : NEVER,
+    scale_parameter ? share_sum_pass : NEVER) : NEVER;
 constexpr int squared_row_sum_pass = ndim_from_2
+    ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass, direction_squares_pass) : NEVER;
+constexpr int squared_col_sum_pass = ndim_from_2
     ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass, direction_squares_pass) : NEVER;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
     ? before(APPLY, exp_avg_largest_pass, exp_avg_sq_largest_pass, update_squares_pass, share_sum_pass,
-    direction_squares_pass, squared_col_sum_pass, squared_row_sum_pass) : NEVER;
+    direction_squares_pass, squared_row_sum_pass, squared_col_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
-template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass, param_squares_2_pass);
+template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
 template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, squared_row_sum_pass, squared_col_sum_pass,
+    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, squared_col_sum_pass, squared_row_sum_pass,
     direction_squares_pass, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_sq =
     (!ndim_from_2 && is_one_of(pass, APPLY, direction_squares_pass, share_sum_pass, update_squares_pass,
@@ -119,8 +119,8 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, param_squares, direction_squares, share_sum, param_squares_2, update_squares,
-      exp_avg_sq_largest, exp_avg_largest;
+  double grad_squares, grad_squares_2, param_squares, direction_squares, share_sum, update_squares, exp_avg_sq_largest,
+      exp_avg_largest;
 };
 
 // What is the same for all elements of a tensor.
@@ -135,8 +135,8 @@ struct Element {
 
 // What an element adds to the sums.
 struct Terms {
-  float grad_squares, grad_squares_2, squared_row_sum, squared_col_sum, param_squares, direction_squares, share_sum,
-      param_squares_2, update_squares, exp_avg_sq_largest, exp_avg_largest;
+  float grad_squares, grad_squares_2, squared_col_sum, squared_row_sum, param_squares, direction_squares, share_sum,
+      update_squares, exp_avg_sq_largest, exp_avg_largest;
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
@@ -150,9 +150,9 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const float* const exp_avg_sq_col = t.pointer<float>(Column::exp_avg_sq_col);
   Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+  float* const squared_col_sum = t.pointer<float>(Column::step_squared_col_sum);
   float* const squared_row_sum = t.pointer<float>(Column::step_squared_row_sum);
   float* const new_exp_avg_sq_row = t.pointer<float>(Column::step_new_exp_avg_sq_row);
-  float* const squared_col_sum = t.pointer<float>(Column::step_squared_col_sum);
   float* const new_exp_avg_sq_col = t.pointer<float>(Column::step_new_exp_avg_sq_col);
   float* const exp_avg_sq_row_matrix_sum = t.pointer<float>(Column::step_exp_avg_sq_row_matrix_sum);
   float* const row_factor_factor = t.pointer<float>(Column::step_row_factor_factor);
@@ -179,23 +179,23 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   if constexpr (ndim_from_2) {
     const double one_minus_decay = 1.0 - decay;
     const double inverse_cols = 1.0 / cols;
-    if constexpr (pass > squared_row_sum_pass)
+    if constexpr (is_found(pass, squared_row_sum_pass))
       each(t.count(true, false), [&](int64_t k) { new_exp_avg_sq_row[k] =
           float(decay) * exp_avg_sq_row[k] + float(one_minus_decay) * (squared_row_sum[k] * float(inverse_cols)); });
     const double inverse_rows = 1.0 / rows;
-    if constexpr (pass > squared_col_sum_pass)
+    if constexpr (is_found(pass, squared_col_sum_pass))
       each(t.count(false, true), [&](int64_t k) { new_exp_avg_sq_col[k] =
           float(decay) * exp_avg_sq_col[k] + float(one_minus_decay) * (squared_col_sum[k] * float(inverse_rows)); });
-    if constexpr (pass > squared_row_sum_pass)
+    if constexpr (is_found(pass, squared_row_sum_pass))
       each(t.count(false, false), [&](int64_t k) { exp_avg_sq_row_matrix_sum[k] =
           float(line_sum(new_exp_avg_sq_row + k * t.at(ROWS), t.at(ROWS))); });
-    if constexpr (pass > squared_row_sum_pass)
+    if constexpr (is_found(pass, squared_row_sum_pass))
       each(t.count(false, false), [&](int64_t k) { row_factor_factor[k] =
           exp_avg_sq_row_matrix_sum[k] * float(inverse_rows); });
-    if constexpr (pass > squared_row_sum_pass)
+    if constexpr (is_found(pass, squared_row_sum_pass))
       each(t.count(true, false), [&](int64_t k) { row_factor[k] =
           optgen::rsqrt(new_exp_avg_sq_row[k] / row_factor_factor[k / t.at(ROWS)]); });
-    if constexpr (pass > squared_col_sum_pass)
+    if constexpr (is_found(pass, squared_col_sum_pass))
       each(t.count(false, true), [&](int64_t k) { col_factor[k] = optgen::rsqrt(new_exp_avg_sq_col[k]); });
   }
   double share = 0.0;
@@ -203,7 +203,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   double param_norm = 0.0;
   double update_norm = 0.0;
   if constexpr (max_unorm_above_0) {
-    param_norm = optgen::sqrt(sum.param_squares_2);
+    param_norm = optgen::sqrt(sum.param_squares);
     update_norm = optgen::sqrt(sum.update_squares);
   }
   double limit = 0.0;
@@ -223,6 +223,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg_sq = x.exp_avg_sq, exp_avg = x.exp_avg, row_factor = x.row_factor,
       col_factor = x.col_factor;
+  terms.param_squares = param;
   if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
   if constexpr (maximize) grad = -grad;
   bool active = true;
@@ -235,16 +236,13 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.grad_squares = grad;
     grad = grad * s.grad_factor;
   }
-  if constexpr (percentile_clipping_below_100) {
-    terms.grad_squares_2 = grad;
-    grad = grad * s.grad_factor_2;
-  }
-  if constexpr (scale_parameter) terms.param_squares = param;
+  terms.grad_squares_2 = grad;
+  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
   const float squared = grad * grad + s.eps1;
+  terms.squared_col_sum = squared;
+  terms.squared_row_sum = squared;
   float direction;
   if constexpr (ndim_from_2) {
-    terms.squared_row_sum = squared;
-    terms.squared_col_sum = squared;
     direction = grad * row_factor * col_factor;
   } else {
     exp_avg_sq = s.decay * exp_avg_sq + s.one_minus_decay_2 * squared;
@@ -263,10 +261,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.share_sum = agrees ? 1.0f : 0.0f;
     update = change * (agrees ? s.inverse_share : 0.0f);
   }
-  if constexpr (max_unorm_above_0) {
-    terms.param_squares_2 = param;
-    terms.update_squares = update;
-  }
+  terms.update_squares = update;
   if constexpr (max_unorm_above_0) update = s.update_factor * update;
   param = param - s.weight_decay_times_rate * param;
   param = param - update;
@@ -285,7 +280,6 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
   finish_sum<pass == direction_squares_pass, in_bands<pass>>(call, t, &Sums::direction_squares);
   finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_2_pass, in_bands<pass>>(call, t, &Sums::param_squares_2);
   finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
   finish_max<pass == exp_avg_sq_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_sq_largest);
   finish_max<pass == exp_avg_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_largest);

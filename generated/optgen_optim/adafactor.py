@@ -84,8 +84,8 @@ _step_block = Block(
             scalars=15,
             partials=(
                 Partial("grad_squares_2", lambda f: not f.cautious or not f.max_unorm_above_0 or not f.ndim_from_2),
-                Partial("squared_row_sum", lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2, over="row"),
                 Partial("squared_col_sum", lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2, over="col"),
+                Partial("squared_row_sum", lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2, over="row"),
             ),
         ),
         Pass(
@@ -108,6 +108,7 @@ _step_block = Block(
             ),
             scalars=15,
             partials=(
+                Partial("param_squares", lambda f: f.cautious and f.max_unorm_above_0 and f.scale_parameter),
                 Partial(
                     "grad_squares_2",
                     lambda f: (
@@ -121,18 +122,6 @@ _step_block = Block(
                         )
                     ),
                 ),
-                Partial("param_squares", lambda f: f.cautious and f.max_unorm_above_0 and f.scale_parameter),
-                Partial(
-                    "squared_row_sum",
-                    lambda f: (
-                        f.ndim_from_2
-                        and (
-                            (not f.cautious and f.max_unorm_above_0)
-                            or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
-                        )
-                    ),
-                    over="row",
-                ),
                 Partial(
                     "squared_col_sum",
                     lambda f: (
@@ -143,6 +132,17 @@ _step_block = Block(
                         )
                     ),
                     over="col",
+                ),
+                Partial(
+                    "squared_row_sum",
+                    lambda f: (
+                        f.ndim_from_2
+                        and (
+                            (not f.cautious and f.max_unorm_above_0)
+                            or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
+                        )
+                    ),
+                    over="row",
                 ),
                 Partial("direction_squares", lambda f: f.cautious and f.max_unorm_above_0),
             ),
@@ -159,15 +159,6 @@ _step_block = Block(
             scalars=15,
             partials=(
                 Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        not f.cautious
-                        and not f.max_unorm_above_0
-                        and not f.ndim_from_2
-                        and (not f.beta1_given or not f.exp_avg_tensorwise)
-                    ),
-                ),
-                Partial(
                     "param_squares",
                     lambda f: (
                         f.scale_parameter
@@ -178,14 +169,13 @@ _step_block = Block(
                     ),
                 ),
                 Partial(
-                    "squared_row_sum",
+                    "grad_squares_2",
                     lambda f: (
                         not f.cautious
                         and not f.max_unorm_above_0
-                        and f.ndim_from_2
+                        and not f.ndim_from_2
                         and (not f.beta1_given or not f.exp_avg_tensorwise)
                     ),
-                    over="row",
                 ),
                 Partial(
                     "squared_col_sum",
@@ -196,6 +186,16 @@ _step_block = Block(
                         and (not f.beta1_given or not f.exp_avg_tensorwise)
                     ),
                     over="col",
+                ),
+                Partial(
+                    "squared_row_sum",
+                    lambda f: (
+                        not f.cautious
+                        and not f.max_unorm_above_0
+                        and f.ndim_from_2
+                        and (not f.beta1_given or not f.exp_avg_tensorwise)
+                    ),
+                    over="row",
                 ),
                 Partial(
                     "direction_squares",
@@ -215,10 +215,13 @@ _step_block = Block(
                 Partial(
                     "param_squares",
                     lambda f: (
-                        not f.cautious
-                        and not f.max_unorm_above_0
-                        and f.scale_parameter
-                        and (not f.beta1_given or not f.exp_avg_tensorwise)
+                        (f.max_unorm_above_0 and not f.scale_parameter)
+                        or (
+                            not f.cautious
+                            and not f.max_unorm_above_0
+                            and f.scale_parameter
+                            and (not f.beta1_given or not f.exp_avg_tensorwise)
+                        )
                     ),
                 ),
                 Partial(
@@ -228,7 +231,6 @@ _step_block = Block(
                     ),
                 ),
                 Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0),
-                Partial("param_squares_2", lambda f: f.max_unorm_above_0),
                 Partial("update_squares", lambda f: f.max_unorm_above_0),
                 Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise and not f.ndim_from_2, op="max"),
                 Partial("exp_avg_largest", lambda f: f.beta1_given and f.exp_avg_tensorwise, op="max"),

@@ -49,6 +49,8 @@ from optgen.runtime.torch_engine import Results, View
 def step(t: View) -> Results:
     """Update a parameter; or return the sums that a pass takes."""
     f, v, s, sums = t.flags, t.values, t.states, t.sums
+    if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
+        return t.taken
     grad = t.grad
     if f.grad_scale_given:
         grad = t.grad * v.inverse_grad_scale
@@ -64,9 +66,9 @@ def step(t: View) -> Results:
         if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
             return t.taken
         grad = grad * v.grad_factor
+    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+        return t.taken
     if f.percentile_clipping_below_100:
-        if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
-            return t.taken
         gnorm = m.sqrt(sums.grad_squares_2)
         gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
         clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
@@ -79,18 +81,16 @@ def step(t: View) -> Results:
             base = m.minimum(0.01, m.divide(1.0, m.sqrt(t.step)))
     rate = base
     if f.scale_parameter:
-        if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
-            return t.taken
         rate = base * m.maximum(v.eps2, m.sqrt(sums.param_squares / t.numel))
     decay = 1.0 - m.power(t.step, v.decay_rate)
     squared = grad * grad + v.eps1
+    if "squared_col_sum" in t.wanted and t.ends(squared_col_sum=m.col_total(squared)):
+        return t.taken
+    if "squared_row_sum" in t.wanted and t.ends(squared_row_sum=m.row_total(squared)):
+        return t.taken
     if f.ndim_from_2:
         one_minus_decay = 1.0 - decay
-        if "squared_row_sum" in t.wanted and t.ends(squared_row_sum=m.row_total(squared)):
-            return t.taken
         exp_avg_sq_row = decay * s.exp_avg_sq_row + one_minus_decay * (sums.squared_row_sum * m.divide(1.0, t.cols))
-        if "squared_col_sum" in t.wanted and t.ends(squared_col_sum=m.col_total(squared)):
-            return t.taken
         inverse_rows = m.divide(1.0, t.rows)
         exp_avg_sq_col = decay * s.exp_avg_sq_col + one_minus_decay * (sums.squared_col_sum * inverse_rows)
         row_factor = m.rsqrt(exp_avg_sq_row / (m.matrix_total(exp_avg_sq_row) * inverse_rows))
@@ -113,12 +113,10 @@ def step(t: View) -> Results:
             return t.taken
         share = m.maximum(sums.share_sum / t.numel, 0.001)
         update = change * m.where(agrees, 1.0 / share, 0.0)
+    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+        return t.taken
     if f.max_unorm_above_0:
-        if "param_squares_2" in t.wanted and t.ends(param_squares_2=m.total_squares(t.param)):
-            return t.taken
-        param_norm = m.sqrt(sums.param_squares_2)
-        if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
-            return t.taken
+        param_norm = m.sqrt(sums.param_squares)
         update_norm = m.sqrt(sums.update_squares)
     if f.max_unorm_above_0:
         limit = v.max_unorm * param_norm

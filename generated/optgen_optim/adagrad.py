@@ -79,6 +79,7 @@ _step_block = Block(
             ),
             scalars=10,
             partials=(
+                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
                     "grad_squares_2",
                     lambda f: (
@@ -89,7 +90,6 @@ _step_block = Block(
                     ),
                 ),
                 Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial("sum_largest", lambda f: f.sum_tensorwise, op="max"),
             ),

@@ -179,6 +179,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param =
       x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq, max_exp_avg_sq = x.max_exp_avg_sq;
+  terms.param_squares = param;
   if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
   if constexpr (maximize) grad = -grad;
   bool active = true;
@@ -191,10 +192,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.grad_squares = grad;
     grad = grad * s.grad_factor;
   }
-  if constexpr (percentile_clipping_below_100) {
-    terms.grad_squares_2 = grad;
-    grad = grad * s.grad_factor_2;
-  }
+  terms.grad_squares_2 = grad;
+  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
   const float stage_grad = grad;
   if constexpr (!decoupled_weight_decay) grad = grad + s.weight_decay * param;
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
@@ -211,10 +210,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.share_sum = agrees ? 1.0f : 0.0f;
     update = update * (agrees ? s.inverse_share : 0.0f);
   }
-  if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    terms.param_squares = param;
-    terms.update_squares = update;
-  }
+  terms.update_squares = update;
   if constexpr (trust_ratio_is_lamb) {
     update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {

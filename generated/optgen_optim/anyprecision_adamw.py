@@ -142,6 +142,14 @@ _step_block = Block(
             scalars=18,
             partials=(
                 Partial(
+                    "param_squares",
+                    lambda f: (
+                        f.compensation_tensorwise
+                        and f.use_kahan_summation
+                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                    ),
+                ),
+                Partial(
                     "grad_squares_2",
                     lambda f: (
                         (
@@ -176,14 +184,6 @@ _step_block = Block(
                     ),
                 ),
                 Partial(
-                    "param_squares",
-                    lambda f: (
-                        f.compensation_tensorwise
-                        and f.use_kahan_summation
-                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
-                    ),
-                ),
-                Partial(
                     "update_squares",
                     lambda f: (
                         f.compensation_tensorwise
@@ -207,6 +207,13 @@ _step_block = Block(
             scalars=18,
             partials=(
                 Partial(
+                    "param_squares",
+                    lambda f: (
+                        (not f.compensation_tensorwise or not f.use_kahan_summation)
+                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
+                    ),
+                ),
+                Partial(
                     "grad_squares_2",
                     lambda f: (
                         not f.cautious
@@ -224,13 +231,6 @@ _step_block = Block(
                         and not f.max_unorm_above_0
                         and not f.trust_ratio_is_lamb
                         and (not f.compensation_tensorwise or not f.use_kahan_summation)
-                    ),
-                ),
-                Partial(
-                    "param_squares",
-                    lambda f: (
-                        (not f.compensation_tensorwise or not f.use_kahan_summation)
-                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
                     ),
                 ),
                 Partial(

@@ -68,12 +68,12 @@ _step_block = Block(
             lambda f: f.cautious or f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb,
             scalars=11,
             partials=(
+                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
                     "grad_squares_2",
                     lambda f: not f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb,
                 ),
                 Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
             ),
         ),

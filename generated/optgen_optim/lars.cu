@@ -11,7 +11,7 @@ constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, MomentumBufferCodec>;
 
 namespace step {
 
-using PassShared = Shared<KernelBooks, 8>;
+using PassShared = Shared<KernelBooks, 7>;
 
 // Adds up what the threads of a block have found.
 template <int pass>
@@ -24,9 +24,8 @@ __device__ __forceinline__ void store_sums(const Call& call, const Chunk& c, Pas
     if constexpr (pass == param_squares_pass) partial.param_squares = shared.partial.sum(2);
     if constexpr (pass == grad_squares_3_pass) partial.grad_squares_3 = shared.partial.sum(3);
     if constexpr (pass == share_sum_pass) partial.share_sum = shared.partial.sum(4);
-    if constexpr (pass == param_squares_2_pass) partial.param_squares_2 = shared.partial.sum(5);
-    if constexpr (pass == update_squares_pass) partial.update_squares = shared.partial.sum(6);
-    if constexpr (pass == momentum_buffer_largest_pass) partial.momentum_buffer_largest = shared.partial.largest(7);
+    if constexpr (pass == update_squares_pass) partial.update_squares = shared.partial.sum(5);
+    if constexpr (pass == momentum_buffer_largest_pass) partial.momentum_buffer_largest = shared.partial.largest(6);
   }
   __syncthreads();
 }
@@ -43,8 +42,8 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned =
       are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::momentum_buffer), t.pointer(COMPENSATION));
-  double grad_squares = 0.0, grad_squares_2 = 0.0, param_squares = 0.0, grad_squares_3 = 0.0, share_sum = 0.0,
-      param_squares_2 = 0.0, update_squares = 0.0;
+  double grad_squares =
+      0.0, grad_squares_2 = 0.0, param_squares = 0.0, grad_squares_3 = 0.0, share_sum = 0.0, update_squares = 0.0;
   uint32_t momentum_buffer_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = reads_param<pass> ? param_tile.open(place, shared.books) : nullptr;
@@ -65,8 +64,6 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
         if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == grad_squares_3_pass) grad_squares_3 = plus_square(grad_squares_3, terms.grad_squares_3);
         if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
-        if constexpr (pass == param_squares_2_pass)
-          param_squares_2 = plus_square(param_squares_2, terms.param_squares_2);
         if constexpr (pass == update_squares_pass) update_squares = plus_square(update_squares, terms.update_squares);
         if constexpr (pass == momentum_buffer_largest_pass)
           momentum_buffer_largest = larger(momentum_buffer_largest, terms.momentum_buffer_largest);
@@ -87,9 +84,8 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
     if constexpr (pass == param_squares_pass) shared.partial.add(2, param_squares);
     if constexpr (pass == grad_squares_3_pass) shared.partial.add(3, grad_squares_3);
     if constexpr (pass == share_sum_pass) shared.partial.add(4, share_sum);
-    if constexpr (pass == param_squares_2_pass) shared.partial.add(5, param_squares_2);
-    if constexpr (pass == update_squares_pass) shared.partial.add(6, update_squares);
-    if constexpr (pass == momentum_buffer_largest_pass) shared.partial.add_max(7, momentum_buffer_largest);
+    if constexpr (pass == update_squares_pass) shared.partial.add(5, update_squares);
+    if constexpr (pass == momentum_buffer_largest_pass) shared.partial.add_max(6, momentum_buffer_largest);
     store_sums<pass>(call, c, shared);
   }
 }

@@ -68,18 +68,17 @@ namespace step {
 constexpr int APPLY = 5;
 constexpr int momentum_buffer_largest_pass = momentum_buffer_tensorwise && momentum_not_0 ? before(APPLY) : NEVER;
 constexpr int update_squares_pass = max_unorm_above_0 && !trust_ratio_is_lars ? before(APPLY) : NEVER;
-constexpr int param_squares_2_pass = max_unorm_above_0 && !trust_ratio_is_lars ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
 constexpr int grad_squares_3_pass =
     trust_ratio_is_lars ? before(APPLY, momentum_buffer_largest_pass, share_sum_pass) : NEVER;
-constexpr int param_squares_pass =
-    trust_ratio_is_lars ? before(APPLY, momentum_buffer_largest_pass, share_sum_pass) : NEVER;
+constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lars
+    ? before(APPLY, trust_ratio_is_lars ? momentum_buffer_largest_pass : NEVER,
+    trust_ratio_is_lars ? share_sum_pass : NEVER) : NEVER;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
     ? before(APPLY, momentum_buffer_largest_pass, update_squares_pass, share_sum_pass, grad_squares_3_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 1 : NEVER;
 template <int pass> constexpr bool reads_param =
-    is_one_of(pass, APPLY, param_squares_pass, share_sum_pass, param_squares_2_pass, update_squares_pass,
-    momentum_buffer_largest_pass);
+    is_one_of(pass, APPLY, param_squares_pass, share_sum_pass, update_squares_pass, momentum_buffer_largest_pass);
 template <int pass> constexpr bool reads_grad =
     is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, grad_squares_3_pass, share_sum_pass,
     update_squares_pass, momentum_buffer_largest_pass);
@@ -95,7 +94,7 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, param_squares, grad_squares_3, share_sum, param_squares_2, update_squares,
+  double grad_squares, grad_squares_2, param_squares, grad_squares_3, share_sum, update_squares,
       momentum_buffer_largest;
 };
 
@@ -112,8 +111,7 @@ struct Element {
 
 // What an element adds to the sums.
 struct Terms {
-  float grad_squares, grad_squares_2, param_squares, grad_squares_3, share_sum, param_squares_2, update_squares,
-      momentum_buffer_largest;
+  float grad_squares, grad_squares_2, param_squares, grad_squares_3, share_sum, update_squares, momentum_buffer_largest;
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
@@ -142,7 +140,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
   double update_norm = 0.0;
   if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) {
-    param_norm = optgen::sqrt(sum.param_squares_2);
+    param_norm = optgen::sqrt(sum.param_squares);
     update_norm = optgen::sqrt(sum.update_squares);
   }
   double limit = 0.0;
@@ -159,6 +157,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, momentum_buffer = x.momentum_buffer;
+  terms.param_squares = param;
   if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
   if constexpr (maximize) grad = -grad;
   bool active = true;
@@ -171,14 +170,11 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.grad_squares = grad;
     grad = grad * s.grad_factor;
   }
-  if constexpr (percentile_clipping_below_100) {
-    terms.grad_squares_2 = grad;
-    grad = grad * s.grad_factor_2;
-  }
+  terms.grad_squares_2 = grad;
+  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
   const float stage_grad = grad;
+  terms.grad_squares_3 = grad;
   if constexpr (trust_ratio_is_lars) {
-    terms.param_squares = param;
-    terms.grad_squares_3 = grad;
     grad = s.grad_factor_3 * (grad + s.weight_decay * param);
   } else {
     grad = grad + s.weight_decay * param;
@@ -195,10 +191,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.share_sum = agrees ? 1.0f : 0.0f;
     update = update * (agrees ? s.inverse_share : 0.0f);
   }
-  if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) {
-    terms.param_squares_2 = param;
-    terms.update_squares = update;
-  }
+  terms.update_squares = update;
   if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) update = s.update_factor * update;
   param = param - s.lr * update;
   x.param = active ? param : x.param;
@@ -214,7 +207,6 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
   finish_sum<pass == grad_squares_3_pass, in_bands<pass>>(call, t, &Sums::grad_squares_3);
   finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_2_pass, in_bands<pass>>(call, t, &Sums::param_squares_2);
   finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
   finish_max<pass == momentum_buffer_largest_pass, in_bands<pass>>(call, t, &Sums::momentum_buffer_largest);
   if constexpr (pass == APPLY) {

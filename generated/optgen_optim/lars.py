@@ -78,6 +78,12 @@ _step_block = Block(
             scalars=12,
             partials=(
                 Partial(
+                    "param_squares",
+                    lambda f: (
+                        f.trust_ratio_is_lars and (f.cautious or (f.momentum_buffer_tensorwise and f.momentum_not_0))
+                    ),
+                ),
+                Partial(
                     "grad_squares_2",
                     lambda f: (
                         (not f.max_unorm_above_0 and not f.trust_ratio_is_lars)
@@ -85,12 +91,6 @@ _step_block = Block(
                             not f.cautious
                             and (not f.momentum_buffer_tensorwise or not f.momentum_not_0 or not f.trust_ratio_is_lars)
                         )
-                    ),
-                ),
-                Partial(
-                    "param_squares",
-                    lambda f: (
-                        f.trust_ratio_is_lars and (f.cautious or (f.momentum_buffer_tensorwise and f.momentum_not_0))
                     ),
                 ),
                 Partial(
@@ -114,19 +114,22 @@ _step_block = Block(
             scalars=12,
             partials=(
                 Partial(
+                    "param_squares",
+                    lambda f: (
+                        (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
+                        or (
+                            not f.cautious
+                            and f.trust_ratio_is_lars
+                            and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
+                        )
+                    ),
+                ),
+                Partial(
                     "grad_squares_2",
                     lambda f: (
                         not f.cautious
                         and not f.max_unorm_above_0
                         and not f.trust_ratio_is_lars
-                        and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
-                    ),
-                ),
-                Partial(
-                    "param_squares",
-                    lambda f: (
-                        not f.cautious
-                        and f.trust_ratio_is_lars
                         and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
                     ),
                 ),
@@ -139,7 +142,6 @@ _step_block = Block(
                     ),
                 ),
                 Partial("share_sum", lambda f: f.cautious and (not f.max_unorm_above_0 or f.trust_ratio_is_lars)),
-                Partial("param_squares_2", lambda f: f.max_unorm_above_0 and not f.trust_ratio_is_lars),
                 Partial("update_squares", lambda f: f.max_unorm_above_0 and not f.trust_ratio_is_lars),
                 Partial(
                     "momentum_buffer_largest",

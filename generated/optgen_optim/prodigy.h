@@ -216,6 +216,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq, s_value = x.s, p0 = x.p0;
+  terms.param_squares = param;
   if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
   if constexpr (maximize) grad = -grad;
   bool active = true;
@@ -228,10 +229,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.grad_squares = grad;
     grad = grad * s.grad_factor;
   }
-  if constexpr (percentile_clipping_below_100) {
-    terms.grad_squares_2 = grad;
-    grad = grad * s.grad_factor_2;
-  }
+  terms.grad_squares_2 = grad;
+  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
   const float stage_grad = grad;
   if constexpr (!decouple) grad = grad + s.weight_decay * param;
   active = active && s.above_lr_c0;
@@ -246,10 +245,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.share_sum = agrees ? 1.0f : 0.0f;
     update = update * (agrees ? s.inverse_share : 0.0f);
   }
-  if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    terms.param_squares = param;
-    terms.update_squares = update;
-  }
+  terms.update_squares = update;
   if constexpr (trust_ratio_is_lamb) {
     update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {

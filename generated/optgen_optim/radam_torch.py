@@ -55,6 +55,8 @@ from optgen.runtime.torch_engine import Results, View
 def step(t: View) -> Results:
     """Update a parameter; or return the sums that a pass takes."""
     f, v, s, sums = t.flags, t.values, t.states, t.sums
+    if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
+        return t.taken
     grad = t.grad
     if f.grad_scale_given:
         grad = t.grad * v.inverse_grad_scale
@@ -70,9 +72,9 @@ def step(t: View) -> Results:
         if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
             return t.taken
         grad = grad * v.grad_factor
+    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+        return t.taken
     if f.percentile_clipping_below_100:
-        if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
-            return t.taken
         gnorm = m.sqrt(sums.grad_squares_2)
         gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
         clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
@@ -93,12 +95,10 @@ def step(t: View) -> Results:
             return t.taken
         share = m.maximum(sums.share_sum / t.numel, 0.001)
         update = update * m.where(agrees, 1.0 / share, 0.0)
+    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+        return t.taken
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
-            return t.taken
         param_norm = m.sqrt(sums.param_squares)
-        if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
-            return t.taken
         update_norm = m.sqrt(sums.update_squares)
     if f.trust_ratio_is_lamb:
         ratio = param_norm / update_norm

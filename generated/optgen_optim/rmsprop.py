@@ -92,6 +92,7 @@ _step_block = Block(
             ),
             scalars=15,
             partials=(
+                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
                     "grad_squares_2",
                     lambda f: (
@@ -104,7 +105,6 @@ _step_block = Block(
                     ),
                 ),
                 Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial("square_avg_largest", lambda f: f.square_avg_tensorwise, op="max"),
                 Partial(

@@ -132,6 +132,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, prev = x.prev, step_size = x.step_size;
+  terms.param_squares = param;
   if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
   if constexpr (maximize) grad = -grad;
   bool active = true;
@@ -144,10 +145,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.grad_squares = grad;
     grad = grad * s.grad_factor;
   }
-  if constexpr (percentile_clipping_below_100) {
-    terms.grad_squares_2 = grad;
-    grad = grad * s.grad_factor_2;
-  }
+  terms.grad_squares_2 = grad;
+  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
   const float change = optgen::sign(grad * prev);
   const float factor = change > 0.0f ? s.etaplus : change < 0.0f ? s.etaminus : 1.0f;
   step_size = optgen::minimum(optgen::maximum(step_size * factor, s.step_size_min), s.step_size_max);
@@ -158,10 +157,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.share_sum = agrees ? 1.0f : 0.0f;
     update = update * (agrees ? s.inverse_share : 0.0f);
   }
-  if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    terms.param_squares = param;
-    terms.update_squares = update;
-  }
+  terms.update_squares = update;
   if constexpr (trust_ratio_is_lamb) {
     update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {

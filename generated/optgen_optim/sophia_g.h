@@ -138,6 +138,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, hessian = x.hessian;
+  terms.param_squares = param;
   if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
   if constexpr (maximize) grad = -grad;
   bool active = true;
@@ -150,10 +151,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.grad_squares = grad;
     grad = grad * s.grad_factor;
   }
-  if constexpr (percentile_clipping_below_100) {
-    terms.grad_squares_2 = grad;
-    grad = grad * s.grad_factor_2;
-  }
+  terms.grad_squares_2 = grad;
+  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
   float update =
       optgen::maximum(optgen::minimum(exp_avg / optgen::maximum(s.rho_times_bs * hessian, s.eps), 1.0f), -1.0f);
@@ -162,10 +161,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.share_sum = agrees ? 1.0f : 0.0f;
     update = update * (agrees ? s.inverse_share : 0.0f);
   }
-  if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    terms.param_squares = param;
-    terms.update_squares = update;
-  }
+  terms.update_squares = update;
   if constexpr (trust_ratio_is_lamb) {
     update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
@@ -276,10 +272,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.grad_squares = grad;
     grad = grad * s.grad_factor;
   }
-  if constexpr (percentile_clipping_below_100) {
-    terms.grad_squares_2 = grad;
-    grad = grad * s.grad_factor_2;
-  }
+  terms.grad_squares_2 = grad;
+  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
   hessian = s.beta2 * hessian + s.one_minus_beta2 * grad * grad;
   x.hessian = active ? hessian : x.hessian;
   terms.hessian_largest = optgen::isfinite(x.hessian) ? optgen::abs(x.hessian) : 0.0f;

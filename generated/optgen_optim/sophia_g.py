@@ -98,6 +98,7 @@ _step_block = Block(
             ),
             scalars=13,
             partials=(
+                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
                     "grad_squares_2",
                     lambda f: (
@@ -108,7 +109,6 @@ _step_block = Block(
                     ),
                 ),
                 Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial("exp_avg_largest", lambda f: f.exp_avg_tensorwise, op="max"),
             ),

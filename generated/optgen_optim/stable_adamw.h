@@ -66,8 +66,8 @@ constexpr int APPLY = 4;
 constexpr int exp_avg_sq_largest_pass = exp_avg_sq_tensorwise ? before(APPLY) : NEVER;
 constexpr int exp_avg_largest_pass = exp_avg_tensorwise ? before(APPLY) : NEVER;
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
-constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int ratio_sum_pass = before(APPLY);
+constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
     ? before(APPLY, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass, ratio_sum_pass, share_sum_pass)
@@ -90,7 +90,7 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, share_sum, ratio_sum, param_squares, update_squares, exp_avg_largest,
+  double grad_squares, grad_squares_2, share_sum, param_squares, ratio_sum, update_squares, exp_avg_largest,
       exp_avg_sq_largest;
 };
 
@@ -107,7 +107,7 @@ struct Element {
 
 // What an element adds to the sums.
 struct Terms {
-  float grad_squares, grad_squares_2, share_sum, ratio_sum, param_squares, update_squares, exp_avg_largest,
+  float grad_squares, grad_squares_2, share_sum, param_squares, ratio_sum, update_squares, exp_avg_largest,
       exp_avg_sq_largest;
 };
 
@@ -161,6 +161,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq;
+  terms.param_squares = param;
   if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
   if constexpr (maximize) grad = -grad;
   bool active = true;
@@ -173,10 +174,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.grad_squares = grad;
     grad = grad * s.grad_factor;
   }
-  if constexpr (percentile_clipping_below_100) {
-    terms.grad_squares_2 = grad;
-    grad = grad * s.grad_factor_2;
-  }
+  terms.grad_squares_2 = grad;
+  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
   exp_avg = exp_avg + s.one_minus_decay1 * (grad - exp_avg);
   exp_avg_sq = s.decay2 * exp_avg_sq + s.one_minus_decay2 * grad * grad;
   terms.ratio_sum = grad * grad / optgen::maximum(exp_avg_sq, s.eps_times_eps);
@@ -186,10 +185,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     terms.share_sum = agrees ? 1.0f : 0.0f;
     update = update * (agrees ? s.inverse_share : 0.0f);
   }
-  if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    terms.param_squares = param;
-    terms.update_squares = update;
-  }
+  terms.update_squares = update;
   if constexpr (trust_ratio_is_lamb) {
     update = s.ratio * update;
   } else if constexpr (max_unorm_above_0) {
@@ -214,8 +210,8 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
   finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
   finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == ratio_sum_pass, in_bands<pass>>(call, t, &Sums::ratio_sum);
   finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
+  finish_sum<pass == ratio_sum_pass, in_bands<pass>>(call, t, &Sums::ratio_sum);
   finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
   finish_max<pass == exp_avg_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_largest);
   finish_max<pass == exp_avg_sq_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_sq_largest);

@@ -137,7 +137,7 @@ class ScalarText:
         text = _each(let.kind, c_name(let.name), self._array_value(let.expr, let.kind))
         live = self.text.plan.arrays[let.name].given(let.path)
         waits = [] if live.is_true else [self.text.formula(live)]
-        waits += [f"pass > {pass_of(name)}" for name in self._sums_before(let.name)]
+        waits += [f"is_found(pass, {pass_of(name)})" for name in self._sums_before(let.name)]
         yield f"if constexpr ({c_all(*waits)}) {text}" if waits else text
 
     def _sums_before(self, name: str) -> list[str]:

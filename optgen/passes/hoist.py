@@ -63,15 +63,37 @@ class _Hoister:
         kind = kind_of(expr, self.kinds)
         inner = replace(let, kind=kind)
         expr = self._operand_free(expr, inner)
+        of_elements = isinstance(expr, Reduce) and kind_of(expr.x, self.kinds) is Kind.ELEMENT
         for known in self.known.setdefault(_key(expr, let), []):
-            if known.arms == let.arms[: len(known.arms)]:
+            if of_elements or known.arms == let.arms[: len(known.arms)]:
                 return Ref(known.name)
         name = self._fresh(expr, let)
         self.kinds[name] = kind
-        self.lets.append(Let(name, expr, kind, "", let.location, let.path, arms=let.arms, shared=let.shared))
-        self.known[_key(expr, let)].append(self.lets[-1])
-        self.by_name[name] = self.lets[-1]
+        made = Let(name, expr, kind, "", let.location, let.path, arms=let.arms, shared=let.shared)
+        if of_elements:
+            made = self._insert(made)
+        else:
+            self.lets.append(made)
+        self.known[_key(expr, let)].append(made)
+        self.by_name[name] = made
         return Ref(name)
+
+    def _insert(self, reduction: Let) -> Let:
+        """A reduction of elements stands where they are at hand, whichever side of an `if` asks for it."""
+        assert isinstance(reduction.expr, Reduce)
+        assert isinstance(reduction.expr.x, Ref)
+        names = [let.name for let in self.lets]
+        if reduction.expr.x.name not in names:  # an input
+            made = replace(reduction, arms=())
+            self.lets.insert(0, made)
+            return made
+        place = names.index(reduction.expr.x.name)
+        x = self.lets[place]
+        made = replace(reduction, path=x.path, arms=x.arms)
+        while x.joins and place + 1 < len(self.lets) and self.lets[place + 1].joins == x.joins:
+            place += 1
+        self.lets.insert(place + 1, made)
+        return made
 
     def _fresh(self, expr: Expr, let: Let) -> str:
         taken = self.kinds.keys() | self.guards.guards.keys()

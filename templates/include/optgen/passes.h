@@ -14,6 +14,9 @@ template <class... Passes> constexpr int before(int first, Passes... others) {
   return first - 1;
 }
 
+// Whether a pass has the result of a sum, or needs none.
+constexpr bool is_found(int pass, int sum) { return sum == NEVER || pass > sum; }
+
 template <class... Passes> constexpr bool is_one_of(int pass, Passes... others) { return ((pass == others) || ...); }
 
 // The numbers that the host hands to a tensor's group, the sums over a tensor, and what a chunk adds to them.

@@ -323,26 +323,14 @@ class AnyPrecisionAdamW(Optimizer):
         variance_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
         compensation_buffer_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
         *,
-        max_grad_norm: float = 0.0,
-        percentile_clipping: float = 100,
-        max_unorm: float = 0.0,
-        min_trust_ratio: float = 0.0,
-        max_trust_ratio: float = 0.0,
-        maximize: bool = False,
-        skip_zeros: bool = False,
-        nonfinite: Literal["propagate", "skip"] = "propagate",
-        trust_ratio: Literal["none", "lamb"] = "none",
-        cautious: bool = False,
-        rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
-        seed: int = 0,
-        is_paged: bool = False,
-        capturable: bool = False,
-        fused_backward: bool = False,
-        fused: bool | None = None,
-        foreach: bool | None = None,
-        differentiable: bool = False,
+        max_grad_norm: float = 0.0, percentile_clipping: float = 100, max_unorm: float = 0.0,
+        min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0, maximize: bool = False, skip_zeros: bool = False,
+        nonfinite: Literal["propagate", "skip"] = "propagate", trust_ratio: Literal["none", "lamb"] = "none",
+        cautious: bool = False, rounding: Literal["nearest", "stochastic", "kahan", "split8", "split16"] = "nearest",
+        seed: int = 0, is_paged: bool = False, capturable: bool = False, fused_backward: bool = False,
+        fused: bool | None = None, foreach: bool | None = None, differentiable: bool = False,
         target: Literal["cuda", "cpu", "torch"] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """AnyPrecision AdamW, states in chosen dtypes and Kahan summation.
 
         These are its own arguments; `help(AnyPrecisionAdamW)` describes those too that all rules take.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,7 @@ def break_source(name: str, change: Callable[[str], str], folder: Path, monkeypa
     assert changed != text
     copy = folder / source.name
     copy.write_text(changed, encoding="utf-8")
+    shutil.copy(source.with_suffix(".h"), folder)
     monkeypatch.setattr(Rule, "cuda_source", property(lambda _: copy))
 
 
@@ -241,8 +243,8 @@ def test_no_access_outside_of_tensors(driver: standin.Driver) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "clean"), done.stderr[-4000:]
 
 
-CHUNK = r"const Chunk c = (chunk_of\([^;]*\));"
-LONGER = r"Chunk c = \1; c.end += 1;"
+CHUNK = r"for_each_tile<RUN>\(c, "
+LONGER = "for_each_tile<RUN>(Chunk{c.index, c.tensor, c.begin, c.end + 1, c.line}, "
 
 
 def test_an_access_outside_of_a_tensor_would_be_seen(driver: standin.Driver, tmp_path: Path) -> None:
@@ -252,6 +254,7 @@ def test_an_access_outside_of_a_tensor_would_be_seen(driver: standin.Driver, tmp
     changed, count = re.subn(CHUNK, LONGER, text)
     assert count
     broken.write_text(changed, encoding="utf-8")
+    shutil.copy(source.with_suffix(".h"), tmp_path)
     done = sanitized(str(broken))
     assert done.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr

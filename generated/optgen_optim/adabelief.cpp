@@ -29,7 +29,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         ? exp_avg_var_tile.open(t.pointer(Column::exp_avg_var), t.pointer(Column::exp_avg_var_absmax), at, n) : nullptr;
     auto* const max_exp_avg_var_at = reads_max_exp_avg_var<pass>
         ? max_exp_avg_var_tile.open(t.pointer(Column::max_exp_avg_var), t.pointer(Column::max_exp_avg_var_absmax), at,
-        n) : nullptr;
+            n) : nullptr;
     if constexpr (pass != APPLY && !reads_param<pass> && !reads_exp_avg<pass> && !reads_exp_avg_var<pass>
         && !reads_max_exp_avg_var<pass>)
       grad_tile.prefetch(t.grad, at, n);

@@ -40,8 +40,8 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_absmax), first);
   Tile<ExpAvgVarCodec, RUN> exp_avg_var_tile(t.pointer(Column::exp_avg_var), t.pointer(Column::exp_avg_var_absmax),
       first);
-  Tile<MaxExpAvgVarCodec,
-      RUN> max_exp_avg_var_tile(t.pointer(Column::max_exp_avg_var), t.pointer(Column::max_exp_avg_var_absmax), first);
+  Tile<MaxExpAvgVarCodec, RUN> max_exp_avg_var_tile(t.pointer(Column::max_exp_avg_var),
+      t.pointer(Column::max_exp_avg_var_absmax), first);
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_var),
       t.pointer(Column::max_exp_avg_var), t.pointer(COMPENSATION));

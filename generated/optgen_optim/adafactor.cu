@@ -43,8 +43,8 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::exp_avg_sq), t.pointer(Column::exp_avg),
       t.pointer(COMPENSATION));
-  double grad_squares =
-      0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0, update_squares = 0.0;
+  double grad_squares = 0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0,
+      update_squares = 0.0;
   uint32_t exp_avg_sq_largest = 0, exp_avg_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = reads_param<pass> ? param_tile.open(place, shared.books) : nullptr;
@@ -105,8 +105,8 @@ template <int pass>
 __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars,
                                           PassShared& shared) {
   const Scalars s = scalars;
-  double grad_squares =
-      0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0, update_squares = 0.0;
+  double grad_squares = 0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0,
+      update_squares = 0.0;
   uint32_t exp_avg_sq_largest = 0, exp_avg_largest = 0;
   const Band band(t, c, shared.rows);
   for (int64_t first = 0; first < t.at(COLS); first += THREADS) {
@@ -118,11 +118,13 @@ __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, con
       const int64_t at = c.begin + row * t.at(COLS) + col;
       double squared_row_sum = 0.0;
       if (inside) {
-        Element x{reads_param<pass> ? read<ParamCodec>(t.pointer(PARAM), t.pointer(COMPENSATION), at, shared.books)
-            : 0.0f, reads_grad<pass> ? read<GradCodec>(t.grad, nullptr, at, shared.books) : 0.0f,
+        Element x{reads_param<pass>
+            ? read<ParamCodec>(t.pointer(PARAM), t.pointer(COMPENSATION), at, shared.books) : 0.0f,
+            reads_grad<pass> ? read<GradCodec>(t.grad, nullptr, at, shared.books) : 0.0f,
             reads_exp_avg_sq<pass>
             ? read<ExpAvgSqCodec>(t.pointer(Column::exp_avg_sq), t.pointer(Column::exp_avg_sq_absmax), at, shared.books)
-            : 0.0f, reads_exp_avg<pass>
+            : 0.0f,
+            reads_exp_avg<pass>
             ? read<ExpAvgCodec>(t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_absmax), at, shared.books) : 0.0f,
             reads_row_factor<pass> ? t.pointer<float>(Column::step_row_factor)[line.row] : 0.0f,
             reads_col_factor<pass> ? t.pointer<float>(Column::step_col_factor)[line.col] : 0.0f};

@@ -86,22 +86,22 @@ constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : N
 constexpr int direction_squares_pass = before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass);
 constexpr int param_squares_pass = max_unorm_above_0 || scale_parameter
     ? before(APPLY, scale_parameter ? exp_avg_largest_pass : NEVER, scale_parameter ? update_squares_pass : NEVER,
-    scale_parameter ? share_sum_pass : NEVER) : NEVER;
+        scale_parameter ? share_sum_pass : NEVER) : NEVER;
 constexpr int squared_row_sum_pass = ndim_from_2
     ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass, direction_squares_pass) : NEVER;
 constexpr int squared_col_sum_pass = ndim_from_2
     ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass, direction_squares_pass) : NEVER;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
     ? before(APPLY, exp_avg_largest_pass, exp_avg_sq_largest_pass, update_squares_pass, share_sum_pass,
-    direction_squares_pass, squared_row_sum_pass, squared_col_sum_pass) : NEVER;
+        direction_squares_pass, squared_row_sum_pass, squared_col_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
-template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, squared_col_sum_pass, squared_row_sum_pass,
-    direction_squares_pass, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass, exp_avg_largest_pass);
-template <int pass> constexpr bool reads_exp_avg_sq =
-    (!ndim_from_2 && is_one_of(pass, APPLY, direction_squares_pass, share_sum_pass, update_squares_pass,
-    exp_avg_largest_pass)) || pass == exp_avg_sq_largest_pass;
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+    squared_col_sum_pass, squared_row_sum_pass, direction_squares_pass, share_sum_pass, update_squares_pass,
+    exp_avg_sq_largest_pass, exp_avg_largest_pass);
+template <int pass> constexpr bool reads_exp_avg_sq = (!ndim_from_2
+    && is_one_of(pass, APPLY, direction_squares_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass))
+    || pass == exp_avg_sq_largest_pass;
 template <int pass> constexpr bool reads_exp_avg =
     (beta1_given && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass)) || pass == exp_avg_largest_pass;
 template <int pass> constexpr bool reads_row_factor = ndim_from_2
@@ -180,21 +180,28 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
     const double one_minus_decay = 1.0 - decay;
     const double inverse_cols = 1.0 / cols;
     if constexpr (is_found(pass, squared_row_sum_pass))
-      each(t.count(true, false), [&](int64_t k) { new_exp_avg_sq_row[k] =
-          float(decay) * exp_avg_sq_row[k] + float(one_minus_decay) * (squared_row_sum[k] * float(inverse_cols)); });
+      each(t.count(true, false), [&](int64_t k) {
+        new_exp_avg_sq_row[k] =
+            float(decay) * exp_avg_sq_row[k] + float(one_minus_decay) * (squared_row_sum[k] * float(inverse_cols));
+      });
     const double inverse_rows = 1.0 / rows;
     if constexpr (is_found(pass, squared_col_sum_pass))
-      each(t.count(false, true), [&](int64_t k) { new_exp_avg_sq_col[k] =
-          float(decay) * exp_avg_sq_col[k] + float(one_minus_decay) * (squared_col_sum[k] * float(inverse_rows)); });
+      each(t.count(false, true), [&](int64_t k) {
+        new_exp_avg_sq_col[k] =
+            float(decay) * exp_avg_sq_col[k] + float(one_minus_decay) * (squared_col_sum[k] * float(inverse_rows));
+      });
     if constexpr (is_found(pass, squared_row_sum_pass))
-      each(t.count(false, false), [&](int64_t k) { exp_avg_sq_row_matrix_sum[k] =
-          float(line_sum(new_exp_avg_sq_row + k * t.at(ROWS), t.at(ROWS))); });
+      each(t.count(false, false), [&](int64_t k) {
+        exp_avg_sq_row_matrix_sum[k] = float(line_sum(new_exp_avg_sq_row + k * t.at(ROWS), t.at(ROWS)));
+      });
     if constexpr (is_found(pass, squared_row_sum_pass))
-      each(t.count(false, false), [&](int64_t k) { row_factor_factor[k] =
-          exp_avg_sq_row_matrix_sum[k] * float(inverse_rows); });
+      each(t.count(false, false), [&](int64_t k) {
+        row_factor_factor[k] = exp_avg_sq_row_matrix_sum[k] * float(inverse_rows);
+      });
     if constexpr (is_found(pass, squared_row_sum_pass))
-      each(t.count(true, false), [&](int64_t k) { row_factor[k] =
-          optgen::rsqrt(new_exp_avg_sq_row[k] / row_factor_factor[k / t.at(ROWS)]); });
+      each(t.count(true, false), [&](int64_t k) {
+        row_factor[k] = optgen::rsqrt(new_exp_avg_sq_row[k] / row_factor_factor[k / t.at(ROWS)]);
+      });
     if constexpr (is_found(pass, squared_col_sum_pass))
       each(t.count(false, true), [&](int64_t k) { col_factor[k] = optgen::rsqrt(new_exp_avg_sq_col[k]); });
   }
@@ -300,11 +307,13 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     }
     wait_for_all();  // what is written now has been read
     if constexpr (ndim_from_2)
-      each(t.count(true, false), [&](int64_t k) { t.pointer<float>(Column::exp_avg_sq_row)[k] =
-          new_exp_avg_sq_row[k]; });
+      each(t.count(true, false), [&](int64_t k) {
+        t.pointer<float>(Column::exp_avg_sq_row)[k] = new_exp_avg_sq_row[k];
+      });
     if constexpr (ndim_from_2)
-      each(t.count(false, true), [&](int64_t k) { t.pointer<float>(Column::exp_avg_sq_col)[k] =
-          new_exp_avg_sq_col[k]; });
+      each(t.count(false, true), [&](int64_t k) {
+        t.pointer<float>(Column::exp_avg_sq_col)[k] = new_exp_avg_sq_col[k];
+      });
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_sq_tensorwise && !ndim_from_2)
       put(*t.pointer<float>(Column::exp_avg_sq_absmax),

@@ -56,9 +56,8 @@ constexpr int grad_squares_2_pass =
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param =
     is_one_of(pass, APPLY, share_sum_pass, param_squares_pass, update_squares_pass, sum_largest_pass);
-template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, share_sum_pass, update_squares_pass,
-    sum_largest_pass);
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+    share_sum_pass, update_squares_pass, sum_largest_pass);
 template <int pass> constexpr bool reads_sum =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, sum_largest_pass);
 template <int pass> constexpr bool in_bands = false;

@@ -39,8 +39,8 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_absmax), first);
   Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(Column::exp_avg_sq), t.pointer(Column::exp_avg_sq_absmax), first);
-  Tile<MaxExpAvgSqCodec,
-      RUN> max_exp_avg_sq_tile(t.pointer(Column::max_exp_avg_sq), t.pointer(Column::max_exp_avg_sq_absmax), first);
+  Tile<MaxExpAvgSqCodec, RUN> max_exp_avg_sq_tile(t.pointer(Column::max_exp_avg_sq),
+      t.pointer(Column::max_exp_avg_sq_absmax), first);
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_sq),
       t.pointer(Column::max_exp_avg_sq), t.pointer(COMPENSATION));

@@ -93,10 +93,9 @@ constexpr int grad_squares_2_pass = percentile_clipping_below_100
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass)
     || (!decoupled_weight_decay
-    && is_one_of(pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass));
-template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, share_sum_pass, update_squares_pass,
-    exp_avg_largest_pass, exp_avg_sq_largest_pass);
+        && is_one_of(pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass));
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+    share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_sq =
@@ -177,8 +176,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
 template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
-  float param =
-      x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq, max_exp_avg_sq = x.max_exp_avg_sq;
+  float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq,
+      max_exp_avg_sq = x.max_exp_avg_sq;
   terms.param_squares = param;
   if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
   if constexpr (maximize) grad = -grad;

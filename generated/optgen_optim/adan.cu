@@ -7,8 +7,8 @@ namespace {
 
 constexpr int RUN = run_of<ParamCodec> > run_of<GradCodec> ? run_of<ParamCodec> : run_of<GradCodec>;
 using KernelBooks = Books<ExpAvgCodec, ExpAvgSqCodec, ExpAvgDiffCodec, PreviousGradCodec>;
-constexpr int BLOCKS =
-    blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, ExpAvgDiffCodec, PreviousGradCodec>;
+constexpr int BLOCKS = blocks_with<ParamCodec, GradCodec, ExpAvgCodec, ExpAvgSqCodec, ExpAvgDiffCodec,
+    PreviousGradCodec>;
 
 namespace step {
 
@@ -42,10 +42,10 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<ExpAvgCodec, RUN> exp_avg_tile(t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_absmax), first);
   Tile<ExpAvgSqCodec, RUN> exp_avg_sq_tile(t.pointer(Column::exp_avg_sq), t.pointer(Column::exp_avg_sq_absmax), first);
-  Tile<ExpAvgDiffCodec,
-      RUN> exp_avg_diff_tile(t.pointer(Column::exp_avg_diff), t.pointer(Column::exp_avg_diff_absmax), first);
-  Tile<PreviousGradCodec,
-      RUN> previous_grad_tile(t.pointer(Column::previous_grad), t.pointer(Column::previous_grad_absmax), first);
+  Tile<ExpAvgDiffCodec, RUN> exp_avg_diff_tile(t.pointer(Column::exp_avg_diff), t.pointer(Column::exp_avg_diff_absmax),
+      first);
+  Tile<PreviousGradCodec, RUN> previous_grad_tile(t.pointer(Column::previous_grad),
+      t.pointer(Column::previous_grad_absmax), first);
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_sq),
       t.pointer(Column::exp_avg_diff), t.pointer(Column::previous_grad), t.pointer(COMPENSATION));

@@ -77,21 +77,20 @@ constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? be
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
     ? before(APPLY, previous_grad_largest_pass, exp_avg_diff_largest_pass, exp_avg_sq_largest_pass,
-    exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
+        exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
-template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, share_sum_pass, update_squares_pass,
-    exp_avg_largest_pass, exp_avg_sq_largest_pass, exp_avg_diff_largest_pass, previous_grad_largest_pass);
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+    share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass, exp_avg_diff_largest_pass,
+    previous_grad_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_sq =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_diff =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_diff_largest_pass);
-template <int pass> constexpr bool reads_previous_grad =
-    is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass, exp_avg_diff_largest_pass,
-    previous_grad_largest_pass);
+template <int pass> constexpr bool reads_previous_grad = is_one_of(pass, APPLY, share_sum_pass, update_squares_pass,
+    exp_avg_sq_largest_pass, exp_avg_diff_largest_pass, previous_grad_largest_pass);
 template <int pass> constexpr bool in_bands = false;
 constexpr int row_sums = 0, col_sums = 0;
 
@@ -197,8 +196,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   exp_avg_diff = s.beta2 * exp_avg_diff + s.one_minus_beta2 * change;
   exp_avg_sq = s.beta3 * exp_avg_sq + s.one_minus_beta3 * ahead * ahead;
   const float denom = optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_one_minus_beta3_power_step + s.eps;
-  float update = (exp_avg * s.inverse_one_minus_beta1_power_step
-      + s.beta2_over_one_minus_beta2_power_step * exp_avg_diff) / denom;
+  float update =
+      (exp_avg * s.inverse_one_minus_beta1_power_step + s.beta2_over_one_minus_beta2_power_step * exp_avg_diff) / denom;
   if constexpr (cautious) {
     const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
     terms.share_sum = agrees ? 1.0f : 0.0f;

@@ -15,8 +15,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   Tile<ExpAvgCodec> exp_avg_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<GrokEmaCodec> grok_ema_tile;
-  double grad_squares =
-      0.0, grad_squares_2 = 0.0, grad_squares_3 = 0.0, share_sum = 0.0, param_squares = 0.0, update_squares = 0.0;
+  double grad_squares = 0.0, grad_squares_2 = 0.0, grad_squares_3 = 0.0, share_sum = 0.0, param_squares = 0.0,
+      update_squares = 0.0;
   uint32_t exp_avg_largest = 0, exp_avg_sq_largest = 0, grok_ema_largest = 0;
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t), t.at(START));
   for (int64_t at = c.begin; at < c.end; at += TILE) {

@@ -65,8 +65,8 @@ constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool grok_ema_tensorwise = is_tensorwise<GrokEmaCodec>;
 
 struct Column {
-  enum { exp_avg =
-      BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, grok_ema, grok_ema_absmax, gnorm_vec, COUNT };
+  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, grok_ema, grok_ema_absmax, gnorm_vec,
+      COUNT };
 };
 
 namespace step {
@@ -81,22 +81,21 @@ constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? be
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
 constexpr int grad_squares_3_pass = gradient_clipping_above_0
     ? before(APPLY, grok_ema_largest_pass, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass,
-    share_sum_pass) : NEVER;
+        share_sum_pass) : NEVER;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
     ? before(APPLY, grok_ema_largest_pass, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass,
-    share_sum_pass, grad_squares_3_pass) : NEVER;
+        share_sum_pass, grad_squares_3_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
-template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, grad_squares_3_pass, share_sum_pass,
-    update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass, grok_ema_largest_pass);
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+    grad_squares_3_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass,
+    grok_ema_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_sq =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
-template <int pass> constexpr bool reads_grok_ema =
-    is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass,
-    grok_ema_largest_pass);
+template <int pass> constexpr bool reads_grok_ema = is_one_of(pass, APPLY, share_sum_pass, update_squares_pass,
+    exp_avg_largest_pass, exp_avg_sq_largest_pass, grok_ema_largest_pass);
 template <int pass> constexpr bool in_bands = false;
 constexpr int row_sums = 0, col_sums = 0;
 

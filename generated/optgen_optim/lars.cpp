@@ -13,8 +13,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   Tile<ParamCodec> param_tile;
   Tile<GradCodec> grad_tile;
   Tile<MomentumBufferCodec> momentum_buffer_tile;
-  double grad_squares =
-      0.0, grad_squares_2 = 0.0, param_squares = 0.0, grad_squares_3 = 0.0, share_sum = 0.0, update_squares = 0.0;
+  double grad_squares = 0.0, grad_squares_2 = 0.0, param_squares = 0.0, grad_squares_3 = 0.0, share_sum = 0.0,
+      update_squares = 0.0;
   uint32_t momentum_buffer_largest = 0;
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t), t.at(START));
   for (int64_t at = c.begin; at < c.end; at += TILE) {
@@ -24,7 +24,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     auto* const grad_at = reads_grad<pass> ? grad_tile.open(t.grad, nullptr, at, n) : nullptr;
     auto* const momentum_buffer_at = reads_momentum_buffer<pass>
         ? momentum_buffer_tile.open(t.pointer(Column::momentum_buffer), t.pointer(Column::momentum_buffer_absmax), at,
-        n) : nullptr;
+            n) : nullptr;
     if constexpr (pass != APPLY && !reads_param<pass> && !reads_momentum_buffer<pass>)
       grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {

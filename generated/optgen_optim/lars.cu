@@ -37,13 +37,13 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   const Scalars s = scalars;
   Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
-  Tile<MomentumBufferCodec,
-      RUN> momentum_buffer_tile(t.pointer(Column::momentum_buffer), t.pointer(Column::momentum_buffer_absmax), first);
+  Tile<MomentumBufferCodec, RUN> momentum_buffer_tile(t.pointer(Column::momentum_buffer),
+      t.pointer(Column::momentum_buffer_absmax), first);
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned =
       are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::momentum_buffer), t.pointer(COMPENSATION));
-  double grad_squares =
-      0.0, grad_squares_2 = 0.0, param_squares = 0.0, grad_squares_3 = 0.0, share_sum = 0.0, update_squares = 0.0;
+  double grad_squares = 0.0, grad_squares_2 = 0.0, param_squares = 0.0, grad_squares_3 = 0.0, share_sum = 0.0,
+      update_squares = 0.0;
   uint32_t momentum_buffer_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = reads_param<pass> ? param_tile.open(place, shared.books) : nullptr;

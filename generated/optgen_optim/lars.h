@@ -73,15 +73,14 @@ constexpr int grad_squares_3_pass =
     trust_ratio_is_lars ? before(APPLY, momentum_buffer_largest_pass, share_sum_pass) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lars
     ? before(APPLY, trust_ratio_is_lars ? momentum_buffer_largest_pass : NEVER,
-    trust_ratio_is_lars ? share_sum_pass : NEVER) : NEVER;
+        trust_ratio_is_lars ? share_sum_pass : NEVER) : NEVER;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
     ? before(APPLY, momentum_buffer_largest_pass, update_squares_pass, share_sum_pass, grad_squares_3_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 1 : NEVER;
 template <int pass> constexpr bool reads_param =
     is_one_of(pass, APPLY, param_squares_pass, share_sum_pass, update_squares_pass, momentum_buffer_largest_pass);
-template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, grad_squares_3_pass, share_sum_pass,
-    update_squares_pass, momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+    grad_squares_3_pass, share_sum_pass, update_squares_pass, momentum_buffer_largest_pass);
 template <int pass> constexpr bool reads_momentum_buffer =
     (momentum_not_0 && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass))
     || pass == momentum_buffer_largest_pass;

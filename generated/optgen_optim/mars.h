@@ -74,8 +74,8 @@ constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool last_grad_tensorwise = is_tensorwise<LastGradCodec>;
 
 struct Column {
-  enum { exp_avg =
-      BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, last_grad, last_grad_absmax, gnorm_vec, COUNT };
+  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, last_grad, last_grad_absmax, gnorm_vec,
+      COUNT };
 };
 
 namespace step {
@@ -92,18 +92,17 @@ constexpr int corrected_squares_pass = ndim_from_2 || optimize_1d
     ? before(APPLY, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
     ? before(APPLY, last_grad_largest_pass, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass,
-    share_sum_pass, corrected_squares_pass) : NEVER;
+        share_sum_pass, corrected_squares_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
-template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, corrected_squares_pass, share_sum_pass,
-    update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass, last_grad_largest_pass);
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+    corrected_squares_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass,
+    last_grad_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_sq =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
-template <int pass> constexpr bool reads_last_grad =
-    ((ndim_from_2 || optimize_1d)
+template <int pass> constexpr bool reads_last_grad = ((ndim_from_2 || optimize_1d)
     && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass))
     || is_one_of(pass, corrected_squares_pass, last_grad_largest_pass);
 template <int pass> constexpr bool in_bands = false;

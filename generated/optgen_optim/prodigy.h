@@ -83,8 +83,8 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
 struct Column {
-  enum { exp_avg =
-      BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, s, s_absmax, p0, p0_absmax, gnorm_vec, COUNT };
+  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, s, s_absmax, p0, p0_absmax, gnorm_vec,
+      COUNT };
 };
 
 namespace step {
@@ -100,14 +100,15 @@ constexpr int denominator_sum_pass = 2;
 constexpr int numerator_sum_pass = 2;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
     ? before(APPLY, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass, share_sum_pass,
-    denominator_sum_pass, numerator_sum_pass) : NEVER;
+        denominator_sum_pass, numerator_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, numerator_sum_pass, param_squares_pass)
-    || (!decouple && is_one_of(pass, denominator_sum_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass,
-    exp_avg_sq_largest_pass));
-template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, numerator_sum_pass, denominator_sum_pass,
-    share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass);
+    || (!decouple
+        && is_one_of(pass, denominator_sum_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass,
+            exp_avg_sq_largest_pass));
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+    numerator_sum_pass, denominator_sum_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass,
+    exp_avg_sq_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_sq =

@@ -27,7 +27,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
         ? square_avg_tile.open(t.pointer(Column::square_avg), t.pointer(Column::square_avg_absmax), at, n) : nullptr;
     auto* const momentum_buffer_at = reads_momentum_buffer<pass>
         ? momentum_buffer_tile.open(t.pointer(Column::momentum_buffer), t.pointer(Column::momentum_buffer_absmax), at,
-        n) : nullptr;
+            n) : nullptr;
     auto* const grad_avg_at = reads_grad_avg<pass>
         ? grad_avg_tile.open(t.pointer(Column::grad_avg), t.pointer(Column::grad_avg_absmax), at, n) : nullptr;
     if constexpr (pass != APPLY && !reads_param<pass> && !reads_square_avg<pass> && !reads_momentum_buffer<pass>

@@ -39,8 +39,8 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
   Tile<SquareAvgCodec, RUN> square_avg_tile(t.pointer(Column::square_avg), t.pointer(Column::square_avg_absmax), first);
-  Tile<MomentumBufferCodec,
-      RUN> momentum_buffer_tile(t.pointer(Column::momentum_buffer), t.pointer(Column::momentum_buffer_absmax), first);
+  Tile<MomentumBufferCodec, RUN> momentum_buffer_tile(t.pointer(Column::momentum_buffer),
+      t.pointer(Column::momentum_buffer_absmax), first);
   Tile<GradAvgCodec, RUN> grad_avg_tile(t.pointer(Column::grad_avg), t.pointer(Column::grad_avg_absmax), first);
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::square_avg),

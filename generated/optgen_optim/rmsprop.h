@@ -73,14 +73,12 @@ constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? be
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
 constexpr int grad_squares_2_pass = percentile_clipping_below_100
     ? before(APPLY, grad_avg_largest_pass, momentum_buffer_largest_pass, square_avg_largest_pass, update_squares_pass,
-    share_sum_pass) : NEVER;
+        share_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
-template <int pass> constexpr bool reads_param =
-    is_one_of(pass, APPLY, share_sum_pass, param_squares_pass, update_squares_pass, square_avg_largest_pass,
-    momentum_buffer_largest_pass, grad_avg_largest_pass);
-template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, share_sum_pass, update_squares_pass,
-    square_avg_largest_pass, momentum_buffer_largest_pass, grad_avg_largest_pass);
+template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, share_sum_pass, param_squares_pass,
+    update_squares_pass, square_avg_largest_pass, momentum_buffer_largest_pass, grad_avg_largest_pass);
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+    share_sum_pass, update_squares_pass, square_avg_largest_pass, momentum_buffer_largest_pass, grad_avg_largest_pass);
 template <int pass> constexpr bool reads_square_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, square_avg_largest_pass, momentum_buffer_largest_pass);
 template <int pass> constexpr bool reads_momentum_buffer =
@@ -164,8 +162,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
 template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
-  float param =
-      x.param, grad = x.grad, square_avg = x.square_avg, momentum_buffer = x.momentum_buffer, grad_avg = x.grad_avg;
+  float param = x.param, grad = x.grad, square_avg = x.square_avg, momentum_buffer = x.momentum_buffer,
+      grad_avg = x.grad_avg;
   terms.param_squares = param;
   if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
   if constexpr (maximize) grad = -grad;

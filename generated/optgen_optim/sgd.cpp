@@ -23,7 +23,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     auto* const grad_at = reads_grad<pass> ? grad_tile.open(t.grad, nullptr, at, n) : nullptr;
     auto* const momentum_buffer_at = reads_momentum_buffer<pass>
         ? momentum_buffer_tile.open(t.pointer(Column::momentum_buffer), t.pointer(Column::momentum_buffer_absmax), at,
-        n) : nullptr;
+            n) : nullptr;
     if constexpr (pass != APPLY && !reads_param<pass> && !reads_momentum_buffer<pass>)
       grad_tile.prefetch(t.grad, at, n);
     const auto element = [&](int i) OPTGEN_INLINED {

@@ -36,8 +36,8 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   const Scalars s = scalars;
   Tile<ParamCodec, RUN> param_tile(t.pointer(PARAM), t.pointer(COMPENSATION), first);
   Tile<GradCodec, RUN> grad_tile(t.grad, nullptr, first);
-  Tile<MomentumBufferCodec,
-      RUN> momentum_buffer_tile(t.pointer(Column::momentum_buffer), t.pointer(Column::momentum_buffer_absmax), first);
+  Tile<MomentumBufferCodec, RUN> momentum_buffer_tile(t.pointer(Column::momentum_buffer),
+      t.pointer(Column::momentum_buffer_absmax), first);
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned =
       are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::momentum_buffer), t.pointer(COMPENSATION));

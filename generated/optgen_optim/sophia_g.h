@@ -60,9 +60,8 @@ constexpr int grad_squares_2_pass =
     percentile_clipping_below_100 ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
-template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, share_sum_pass, update_squares_pass,
-    exp_avg_largest_pass);
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+    share_sum_pass, update_squares_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_hessian = is_one_of(pass, APPLY, share_sum_pass, update_squares_pass);

@@ -43,8 +43,8 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_sq),
       t.pointer(COMPENSATION));
-  double grad_squares =
-      0.0, grad_squares_2 = 0.0, share_sum = 0.0, param_squares = 0.0, ratio_sum = 0.0, update_squares = 0.0;
+  double grad_squares = 0.0, grad_squares_2 = 0.0, share_sum = 0.0, param_squares = 0.0, ratio_sum = 0.0,
+      update_squares = 0.0;
   uint32_t exp_avg_largest = 0, exp_avg_sq_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
     auto* const param_at = reads_param<pass> ? param_tile.open(place, shared.books) : nullptr;

@@ -27,7 +27,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Code:
+class Assignments:
     """A part of a program as statements.
 
     Attributes:
@@ -81,7 +81,7 @@ class Part:
         self.chosen: dict[str, str] = {}
         self.inlined = frozenset(inlined)
 
-    def code(self, outputs: Iterable[Output] = (), asked: Iterable[tuple[str, Formula]] = ()) -> Code:
+    def code(self, outputs: Iterable[Output] = (), asked: Iterable[tuple[str, Formula]] = ()) -> Assignments:
         """The statements; those that leave `outputs` in their variables stand last.
 
         Args:
@@ -108,7 +108,7 @@ class Part:
                 break
         own = {output.variable for output in outputs} | self.given.keys()
         ends = {name for value in values.values() for name in refs(value)}
-        return Code(
+        return Assignments(
             tuple(declared(body, own, ends)),
             values,
             self._types(),

@@ -6,17 +6,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from optgen.backends.assignments import Code, Output, Part
+from optgen.backends.assignments import Assignments, Output, Part
 from optgen.backends.c_names import codec_type, column, member, pass_of
-from optgen.backends.c_printer import CPrinter, c_all, c_formula, c_member, c_name
+from optgen.backends.c_printer import CPrinter, c_condition, c_member, c_name
 from optgen.backends.c_statements import CStatements, spelled
-from optgen.backends.layout import c_lines
+from optgen.backends.code import Code, Guarded, Labelled, Operand, both, call, choice, declared, joined
+from optgen.backends.layout import c_code, c_lines
 from optgen.backends.statements import Assign, Block, If, reads, walk_statements
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import resolve
 from optgen.ir.nodes import Call, Expr, Kind, Let, Ref, Select, refs, walk
+from optgen.operations import Binds
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan, Write
 from optgen.schedule.sums import ElementSum, Sums, element_sums
@@ -92,63 +94,57 @@ class BlockText:
 
     # Conditions
 
-    def formula(self, formula: Formula) -> str:
+    def condition(self, formula: Formula) -> Operand:
         """A condition over the rule's constants."""
         self.guards |= formula.names
-        return c_formula(formula)
+        return c_condition(formula)
 
     def pass_lines(self) -> list[str]:
         """The pass in which each sum is taken."""
-        result = [f"constexpr int APPLY = {self.last.slot};"]
+        result: list[Code] = [f"constexpr int APPLY = {self.last.slot}"]
         for item in reversed(self.sums.all):
             if item.fixed is not None:
-                text = str(item.fixed)
+                number: Code = str(item.fixed)
             else:
-                waiting = [self._waiting(name, formula) for name, formula in reversed(item.waiting)]
-                text = f"before({', '.join(waiting)})"
+                number = call("before", *(self._waiting(name, formula) for name, formula in reversed(item.waiting)))
             if not item.live.is_true:
-                text = f"{self.formula(item.live)} ? {text} : NEVER"
-            result.append(f"constexpr int {pass_of(item.name)} = {text};")
+                number = choice(self.condition(item.live), number, "NEVER")
+            result.append(Labelled(f"constexpr int {pass_of(item.name)} = ", number))
         return c_lines(result, 0)
 
-    def _waiting(self, name: str | None, formula: Formula) -> str:
+    def _waiting(self, name: str | None, formula: Formula) -> Code:
         number = "APPLY" if name is None else pass_of(name)
-        return number if formula.is_true else f"{self.formula(formula)} ? {number} : NEVER"
+        return number if formula.is_true else choice(self.condition(formula), number, "NEVER")
 
     def read_lines(self) -> list[str]:
         """When a pass reads each of the stored numbers and arrays."""
-        head = "template <int pass> constexpr bool reads_{} = {};"
-        lines = [head.format(c_member(name), self._reads(name)) for name in self.elements]
+        head = "template <int pass> constexpr bool reads_{} = "
+        lines = [Labelled(head.format(c_member(name)), self._reads(name)) for name in self.elements]
         walked = [f"pass == {pass_of(item.name)}" for kind in (Kind.ROW, Kind.COL) for item in self.sums.over(kind)]
         walked += [f"reads_{c_member(name)}<pass>" for name in self.element_arrays]
         if walked:
-            lines.append(f"template <int pass> constexpr bool walks_lines = {' || '.join(walked)};")
+            lines.append(Labelled("template <int pass> constexpr bool walks_lines = ", joined("||", walked)))
         return c_lines(lines, 0)
 
-    def _reads(self, name: str) -> str:
+    def _reads(self, name: str) -> Code:
         places: dict[Formula, list[str]] = {}
         if name in self.sums.last_reads:
             places.setdefault(self.sums.last_reads[name].given(TRUE), []).append("APPLY")
         for item in self.sums.all:
             if name in item.reads:
                 places.setdefault(item.reads[name], []).append(pass_of(item.name))
-        texts = []
+        when = []
         for formula, numbers in places.items():
-            when = f"pass == {numbers[0]}" if len(numbers) == 1 else f"is_one_of(pass, {', '.join(numbers)})"
-            if formula.is_true:
-                texts.append(when)
-            else:
-                texts.append(
-                    c_all(self.formula(formula), when)
-                    if len(places) == 1
-                    else f"({c_all(self.formula(formula), when)})"
-                )
-        return " || ".join(texts) or "false"
+            taken = Operand(f"pass == {numbers[0]}" if len(numbers) == 1 else call("is_one_of", "pass", *numbers))
+            when.append(taken if formula.is_true else both(self.condition(formula), taken))
+        if len(when) < 2:
+            return when[0].code if when else "false"
+        return joined("||", [condition.within(Binds.NOT) for condition in when])
 
     # An element
 
     @cached_property
-    def element(self) -> Code:
+    def element(self) -> Assignments:
         """What a pass does to an element: all of the rule, of which a compiler keeps what the pass uses."""
         lets = [let for let in self.lets if let.kind is Kind.ELEMENT or let.name in self.names]
         given = {name: name for name in self.elements} | {f"x.{name}": name for name in self.elements}
@@ -192,11 +188,10 @@ class BlockText:
         body = self.asked(code.body)
         used = {name for name in (*reads(body), *assigned(body)) if name in self.elements}
         locals_ = [f"{c_name(name)} = x.{c_member(name)}" for name in self.elements if name in used]
-        lines = [f"float {', '.join(locals_)};"] if locals_ else []
-        print_ = CStatements(printer, lambda variable: self._element_type(code, variable))
-        return c_lines([*lines, *print_.lines(body)], 2)
+        lines = c_code(declared("float", locals_), 2) if locals_ else []
+        return lines + CStatements(printer, lambda variable: self._element_type(code, variable)).lines(body, 2)
 
-    def _element_type(self, code: Code, variable: str) -> str:
+    def _element_type(self, code: Assignments, variable: str) -> str:
         let = code.types.get(variable)
         return "bool" if let is not None and let.name in self.booleans else "float"
 
@@ -212,29 +207,28 @@ class BlockText:
 
     # Sums of a chunk
 
-    def sum_lines(self) -> list[str]:
+    def sum_lines(self) -> list[Code]:
         """The variables that elements are added to."""
         tensor = self.sums.over(Kind.TENSOR)
         sums = [f"{c_name(item.name)} = 0.0" for item in tensor if not item.is_largest]
         largest = [f"{c_name(item.name)} = 0" for item in tensor if item.is_largest]
-        lines = [f"double {', '.join(sums)};"] if sums else []
-        return lines + ([f"uint32_t {', '.join(largest)};"] if largest else [])
+        return [declared(kind, names) for kind, names in (("double", sums), ("uint32_t", largest)) if names]
 
-    def adds(self, sums: Iterable[ElementSum], of_column: str = "") -> list[str]:
+    def adds(self, sums: Iterable[ElementSum], of_column: str = "") -> list[Code]:
         """An element's terms added to the sums; `of_column` follows what is a sum for each column."""
-        result = []
+        result: list[Code] = []
         for item in sums:
             to, term = str(c_name(item.name)), f"terms.{c_member(item.name)}"
             if item.reduce.over is Kind.COL and of_column:
                 to = f"{c_member(item.name)}{of_column}"
             match item.reduce.op:
                 case "max":
-                    statement = f"{to} = larger({to}, {term});"
+                    statement = Labelled(f"{to} = ", call("larger", to, term))
                 case "squares":
-                    statement = f"{to} = plus_square({to}, {term});"
+                    statement = Labelled(f"{to} = ", call("plus_square", to, term))
                 case _:
-                    statement = f"{to} += double({term});"
-            result.append(f"if constexpr (pass == {pass_of(item.name)}) {statement}")
+                    statement = Labelled(f"{to} += ", call("double", term))
+            result.append(Guarded(f"pass == {pass_of(item.name)}", statement))
         return result
 
     # Memory

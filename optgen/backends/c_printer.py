@@ -51,34 +51,12 @@ def c_member(name: str) -> Identifier:
     return identifier(f"{name}_value" if name in KEYWORDS.split() or name.endswith("_value") else name)
 
 
-def c_formula(formula: Formula) -> str:
-    """A formula over the kernel's constants."""
-    return flat(c_condition(formula).code)
-
-
 @lru_cache(maxsize=4096)
 def c_condition(formula: Formula) -> Operand:
     """A formula over the kernel's constants, as an operand."""
     if formula.is_true or formula.is_false:
         return Operand("true" if formula.is_true else "false")
     return formula_code(formula, lambda name, value: f"{'' if value else '!'}{c_name(name)}", "&&", "||")
-
-
-def c_all(*conditions: str) -> str:
-    """Conditions that hold together; one of which either part holds is parenthesised."""
-    if len(conditions) == 1:
-        return conditions[0]
-    return " && ".join(f"({text})" if _is_either(text) else text for text in conditions)
-
-
-def _is_either(text: str) -> bool:
-    """Whether an expression has an `||` outside of all brackets."""
-    depth = 0
-    for place, char in enumerate(text):
-        depth += (char in "([") - (char in ")]")
-        if depth == 0 and text.startswith("||", place):
-            return True
-    return False
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ Input: a rule's plans. Output: what `templates/c/rule.h.j2` is filled with; cpu.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from optgen.backends.base import Rendering, describe
 from optgen.backends.c_block import BlockText
 from optgen.backends.c_names import array_columns, codec_type, element_states, macro, state_columns
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_scalars import ScalarText
-from optgen.backends.layout import c_lines
+from optgen.backends.code import Brackets, Code, declared
+from optgen.backends.layout import c_code, c_lines
 from optgen.backends.quoting import c_comment
 from optgen.ir.family import Family
 from optgen.ir.nodes import Kind
@@ -48,14 +50,14 @@ def _head_context(family: Family, plans: Mapping[str, Plan], used: set[str]) -> 
             for g in guards
             if g.about == "codec"
         ],
-        "columns": c_lines([f"enum {{ {', '.join(_enumerated(family, plans))} }};"], 2),
+        "columns": _columns([c_member(name) for name in (*state_columns(family), *array_columns(plans))]),
     }
 
 
-def _enumerated(family: Family, plans: Mapping[str, Plan]) -> list[str]:
-    """The table's columns, and how many they are."""
-    first, *others = (*map(c_member, (*state_columns(family), *array_columns(plans))), "COUNT")
-    return [f"{first} = BASE_COLUMNS", *others]
+def _columns(names: Sequence[str]) -> list[str]:
+    """The columns of the table of addresses, after those that all rules have."""
+    first, *rest = (*names, "COUNT")
+    return c_code(Brackets("enum { ", (f"{first} = BASE_COLUMNS", *rest), " }"), 2)
 
 
 def _block_context(text: BlockText) -> dict[str, object]:
@@ -70,7 +72,7 @@ def _block_context(text: BlockText) -> dict[str, object]:
         "sums": _declared("double", tensor),
         "elements": _declared("float", [c_member(name) for name in text.elements]),
         "terms": _declared("float", terms),
-        "fields": c_lines(_field_lines(text), 2),
+        "fields": c_lines(_fields(text), 2),
         "passes": text.pass_lines(),
         "reads": text.read_lines(),
         "row_sums": len(text.sums.over(Kind.ROW)),
@@ -83,16 +85,10 @@ def _block_context(text: BlockText) -> dict[str, object]:
     }
 
 
-def _field_lines(text: BlockText) -> list[str]:
+def _fields(text: BlockText) -> list[Code]:
     """Fields in order; conditions are as wide as what they choose between."""
-    lines: list[str] = []
-    for name in text.fields:
-        kind = "Condition" if name in text.booleans else "float"
-        if lines and lines[-1].startswith(f"{kind} "):
-            lines[-1] = f"{lines[-1][:-1]}, {c_member(name)};"
-        else:
-            lines.append(f"{kind} {c_member(name)};")
-    return lines
+    types = groupby(text.fields, lambda name: "Condition" if name in text.booleans else "float")
+    return [declared(kind, [c_member(name) for name in names]) for kind, names in types]
 
 
 def _bands(text: BlockText) -> str:
@@ -106,4 +102,4 @@ def _bands(text: BlockText) -> str:
 
 
 def _declared(kind: str, names: Sequence[str]) -> list[str]:
-    return c_lines([f"{kind} {', '.join(names)};"], 2) if names else []
+    return c_code(declared(kind, names), 2) if names else []

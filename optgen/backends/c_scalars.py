@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from optgen.backends.assignments import Code, Part
+from optgen.backends.assignments import Assignments, Part
 from optgen.backends.c_block import BlockText, assigned, names_in
 from optgen.backends.c_names import FACTS, column, member, pass_of
-from optgen.backends.c_printer import CPrinter, c_all, c_condition, c_member, c_name
+from optgen.backends.c_printer import CPrinter, c_condition, c_member, c_name
 from optgen.backends.c_statements import CStatements, spelled, under
-from optgen.backends.code import Chain, Operand, call
-from optgen.backends.layout import c_lines
+from optgen.backends.code import Brackets, Code, Guarded, Labelled, Lambda, Operand, both, call, choice, prefixed
+from optgen.backends.layout import c_code, c_lines
 from optgen.backends.statements import Block, Fill, reads, walk_statements
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.kinds import window_name
@@ -65,19 +65,18 @@ class ScalarText:
         roots = list(self.text.fields.items()) + [(name, TRUE) for name in self._filled]
         code = self._part(self._below(roots, arrays=True)).code(asked=self.text.fields.items())
         printer = self._scalar_printer(code)
-        fields = [c_cast(name, printer.print(code.values[name]), self.text.booleans) for name in self.text.fields]
-        lines = self._given_lines(code, code.values.values())
-        lines += CStatements(printer, lambda v: self._scalar_type(code, v), self._fill_lines).lines(
-            self.text.asked(code.body)
-        )
-        return c_lines([*lines, f"return {{{', '.join(fields)}}};"], 2)
+        fields = [c_cast(name, printer.code(code.values[name]), self.text.booleans) for name in self.text.fields]
+        lines = c_lines(self._given(code, code.values.values()), 2)
+        statements = CStatements(printer, lambda variable: self._scalar_type(code, variable), self._fill)
+        lines += statements.lines(self.text.asked(code.body), 2)
+        return lines + c_code(Brackets("return {", tuple(fields), "}"), 2)
 
     @cached_property
     def _filled(self) -> list[str]:
         """Arrays that a pass computes, for its elements or to be stored."""
         return [name for name in self.text.plan.arrays if name in self.text.by_name and name not in self.text.names]
 
-    def _scalar_printer(self, code: Code) -> CPrinter:
+    def _scalar_printer(self, code: Assignments) -> CPrinter:
         names = names_in(code.body).union(*(refs(value) for value in code.values.values()))
         texts = {name: member(name) for name in names if name.startswith(("v.", "sum."))}
         arrays = {name: c_name(name) for name in self.text.arrays}
@@ -89,7 +88,7 @@ class ScalarText:
             live=self.text.plan.arrays,
         )
 
-    def _scalar_type(self, code: Code, variable: str) -> str:
+    def _scalar_type(self, code: Assignments, variable: str) -> str:
         let = code.types.get(variable)
         if let is None:
             return "double"
@@ -98,58 +97,57 @@ class ScalarText:
         past = window_name(let.expr, self.text.inputs, self.text.by_name)
         return "double" if past is None else f"Window<{self.text.inputs[past].window}>"
 
-    def _given_lines(self, code: Code, values: Iterable[Expr]) -> list[str]:
+    def _given(self, code: Assignments, values: Iterable[Expr]) -> list[Code]:
         """What statements below element kind begin with."""
         used = reads(code.body) | {name for value in values for name in refs(value)} | assigned(code.body)
-        lines = []
+        lines: list[Code] = []
         if any(name.startswith("v.") for name in used):
-            lines.append("const Values& v = values_of<Values>(call, t);")
+            lines.append("const Values& v = values_of<Values>(call, t)")
         if any(name.startswith("sum.") for name in used):
-            lines.append("const Sums& sum = sums_of<Sums>(call, t);")
+            lines.append("const Sums& sum = sums_of<Sums>(call, t)")
         written = assigned(code.body)
         for name, item in self.text.inputs.items():
             if name in used and not item.kind.is_host and item.kind is not Kind.ELEMENT:
-                lines.append(("" if name in written else "const ") + self._input_line(item))
+                lines.append(prefixed("" if name in written else "const ", self._input(item)))
         for name in self.text.by_name:
             if name in self.text.arrays and (name in used or name in _filled(code.body)):
-                lines.append(f"float* const {c_name(name)} = {self.text.array(name)};")
+                lines.append(f"float* const {c_name(name)} = {self.text.array(name)}")
         return lines
 
-    def _input_line(self, item: Input) -> str:
+    def _input(self, item: Input) -> Code:
         name = c_name(item.name)
         if item.role == "step":
-            return f"double step = steps_of(t){' + 1.0' if self.text.block == 'step' else ''};"
+            return f"double step = steps_of(t){' + 1.0' if self.text.block == 'step' else ''}"
         if item.role == "fact":
-            return f"double {name} = double(t.at({FACTS[item.name]}));"
+            return f"double {name} = double(t.at({FACTS[item.name]}))"
         pointer = f"t.pointer<float>({column(item.name)})"
         if item.kind.is_array:
-            return f"float* const {name} = {pointer};"
-        exists = self.text.formula(item.exists)
+            return f"float* const {name} = {pointer}"
+        kind, read, nothing = "double", call("double", f"*{pointer}"), "0.0"
         if item.window is not None:
-            n = item.window
-            read = f"read_window<{n}>({pointer})"
-            return f"Window<{n}> {name} = {read if exists == 'true' else f'{exists} ? {read} : Window<{n}>{{}}'};"
-        read = f"double(*{pointer})"
-        return f"double {name} = {read if exists == 'true' else f'{exists} ? {read} : 0.0'};"
+            kind = f"Window<{item.window}>"
+            read, nothing = call(f"read_window<{item.window}>", pointer), f"{kind}{{}}"
+        exists = self.text.condition(item.exists)
+        return Labelled(f"{kind} {name} = ", read if item.exists.is_true else choice(exists, read, nothing))
 
-    def _fill_lines(self, let: Let) -> Iterator[str]:
+    def _fill(self, let: Let) -> Code:
         """An array's numbers, once the sums are there from which they follow."""
-        text = _each(let.kind, c_name(let.name), self._array_value(let.expr, let.kind))
+        numbers = _each(let.kind, c_name(let.name), self._array_value(let.expr, let.kind))
         live = self.text.plan.arrays[let.name].given(let.path)
-        waits = [] if live.is_true else [self.text.formula(live)]
-        waits += [f"is_found(pass, {pass_of(name)})" for name in self._sums_before(let.name)]
-        yield f"if constexpr ({c_all(*waits)}) {text}" if waits else text
+        waits = [] if live.is_true else [self.text.condition(live)]
+        waits += [Operand(call("is_found", "pass", pass_of(name))) for name in self._sums_before(let.name)]
+        return Guarded(both(*waits).code, numbers) if waits else numbers
 
     def _sums_before(self, name: str) -> list[str]:
         """The sums that must be there before an array can be computed; of those that wait for others, no more."""
         found = needed(self.text.lets, [(name, TRUE)], stop=lambda let: let.name in self.text.names)
         return [item.name for item in self.text.sums.all if item.name in found and item.fixed is None]
 
-    def _array_value(self, expr: Expr, kind: Kind) -> str:
+    def _array_value(self, expr: Expr, kind: Kind) -> Code:
         if isinstance(expr, Reduce):
             assert isinstance(expr.x, Ref)
             x, length = expr.x.name, "t.at(ROWS)" if self.text.kinds[expr.x.name] is Kind.ROW else "t.at(COLS)"
-            return f"float(line_sum({c_name(x)} + k * {length}, {length}))"
+            return call("float", call("line_sum", f"{c_name(x)} + k * {length}", length))
         names = {}
         for name in refs(expr):
             text = member(name) if name.startswith(("v.", "sum.")) else c_name(name)
@@ -160,26 +158,25 @@ class ScalarText:
                 names[name] = f"{text}[k]"
             else:
                 names[name] = f"{text}[k / t.at({'ROWS' if kind is Kind.ROW else 'COLS'})]"
-        return CPrinter(single=True, names=names).print(expr)
+        return CPrinter(single=True, names=names).code(expr)
 
     # After a pass
 
     def finish_lines(self) -> list[str]:
         """What is done with the partial results of a pass."""
-        lines = []
+        lines: list[Code] = []
         over_all = {reduction for _, reduction in self.text.plan.sums.values()}
         for item in self.text.sums.over(Kind.TENSOR):
             how, number = "finish_max" if item.is_largest else "finish_sum", pass_of(item.name)
             name = c_member(item.name)
-            lines.append(f"{how}<pass == {number}, in_bands<pass>>(call, t, &Sums::{name});")
+            lines.append(call(f"{how}<pass == {number}, in_bands<pass>>", "call", "t", f"&Sums::{name}"))
             if item.name in over_all and not item.live.is_true:  # 0 is added to what other settings take
-                lines.append(
-                    f"if constexpr (pass == {item.fixed} && {number} == NEVER) put(sums_of<Sums>(call, t).{name}, 0.0);"
-                )
+                untaken = f"pass == {item.fixed} && {number} == NEVER"
+                lines.append(Guarded(untaken, call("put", f"sums_of<Sums>(call, t).{name}", "0.0")))
         for kind, how in ((Kind.ROW, "finish_rows"), (Kind.COL, "finish_cols")):
             for k, item in enumerate(self.text.sums.over(kind)):
-                call = f"{how}(call, t, row_sums, {k}, {self.text.array(item.name)});"
-                lines.append(f"if constexpr (pass == {pass_of(item.name)}) {call}")
+                finished = call(how, "call", "t", "row_sums", f"{k}", self.text.array(item.name))
+                lines.append(Guarded(f"pass == {pass_of(item.name)}", finished))
         return c_lines(lines, 2)
 
     def commit_lines(self) -> list[str]:
@@ -191,27 +188,25 @@ class ScalarText:
         code = self._part(lets).code(asked=asked)
         printer = self._scalar_printer(code)
         used = {name for write in commits if write.input.kind.is_array for name in refs(write.value)}
-        lines = self._given_lines(code, [*code.values.values(), *map(Ref, used)])
-        lines += CStatements(printer, lambda v: self._scalar_type(code, v), self._fill_lines).lines(
-            self.text.asked(code.body)
-        )
+        lines = c_lines(self._given(code, [*code.values.values(), *map(Ref, used)]), 4)
+        statements = CStatements(printer, lambda variable: self._scalar_type(code, variable), self._fill)
+        lines += statements.lines(self.text.asked(code.body), 4)
         if lines and commits:
             lines.append("wait_for_all();  // what is written now has been read")
         for write in commits:
-            lines.append(under(write.live, self._put(write, code, printer)))
+            lines += c_code(under(write.live, self._put(write, code, printer)), 4)
             self.text.guards |= write.live.names
         if self.text.block == "step":
             lines.append("count_step(t);")
-        return c_lines(lines, 4)
+        return lines
 
-    def _put(self, write: Write, code: Code, printer: CPrinter) -> str:
+    def _put(self, write: Write, code: Assignments, printer: CPrinter) -> Code:
         pointer = f"t.pointer<float>({column(write.input.name)})"
         value = _replaced(write.value, code.values)
         if write.input.kind.is_array:
-            text = self._array_value(value, write.input.kind)
-            return _each(write.input.kind, pointer, text)
+            return _each(write.input.kind, pointer, self._array_value(value, write.input.kind))
         to = pointer if write.input.window is not None else f"*{pointer}"
-        return f"put({to}, {printer.print(value)});"
+        return call("put", to, printer.code(value))
 
 
 @dataclass(frozen=True)
@@ -227,17 +222,15 @@ class _Scalars(CPrinter):
             case Reduce(x=Ref(name=name)):
                 value = call("sum_of", self.spell(name), count_of(self.kinds[name]))
                 live = self.live.get(name, TRUE)
-                return (
-                    Operand(value)
-                    if live.is_true
-                    else Operand(Chain(c_condition(live).within(Binds.OR), (("?", value), (":", "0.0"))), Binds.CHOICE)
-                )
+                if live.is_true:
+                    return Operand(value)
+                return Operand(choice(c_condition(live), value, "0.0"), Binds.CHOICE)
         return super().operand(expr)
 
 
-def c_cast(name: str, text: str, booleans: set[str]) -> str:
+def c_cast(name: str, value: Code, booleans: set[str]) -> Code:
     """A value as elements take it."""
-    return text if name in booleans else f"float({text})"
+    return value if name in booleans else call("float", value)
 
 
 def _filled(block: Block) -> set[str]:
@@ -248,9 +241,9 @@ def _replaced(expr: Expr, values: Mapping[str, Expr]) -> Expr:
     return rewrite(expr, lambda part: values.get(part.name, part) if isinstance(part, Ref) else part)
 
 
-def _each(kind: Kind, array: str, value: str) -> str:
+def _each(kind: Kind, array: str, value: Code) -> Code:
     """All numbers of an array."""
-    return f"each({count_of(kind)}, [&](int64_t k) {{ {array}[k] = {value}; }});"
+    return Lambda(f"each({count_of(kind)}, [&](int64_t k) {{", Labelled(f"{array}[k] = ", value))
 
 
 def count_of(kind: Kind) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from optgen.backends.c_printer import CPrinter, c_formula, c_member
+from optgen.backends.c_printer import CPrinter, c_condition, c_member
+from optgen.backends.code import Brackets, Code, Guarded, Labelled
+from optgen.backends.layout import c_code
 from optgen.backends.statements import Assign, Block, Declare, Fill, If, Statement, Take
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import Let
@@ -18,59 +20,63 @@ class CStatements:
     Attributes:
         printer: Of expressions.
         type_of: The type of a variable.
-        fill: An array's numbers as statements.
+        fill: An array's numbers as a statement.
     """
 
     printer: CPrinter
     type_of: Callable[[str], str]
-    fill: Callable[[Let], Iterable[str]] = lambda let: ()
+    fill: Callable[[Let], Code] | None = None
 
-    def lines(self, block: Block) -> list[str]:
-        """Statements, a line each, indented by what they stand in."""
-        return [line for statement in block for line in self._statement(statement)]
+    def lines(self, block: Block, indent: int) -> list[str]:
+        """Statements as lines that fit when they are indented by `indent`."""
+        return [line for statement in block for line in self._statement(statement, indent)]
 
-    def _statement(self, statement: Statement) -> Iterable[str]:
+    def _statement(self, statement: Statement, indent: int) -> Iterable[str]:
+        if isinstance(statement, If):
+            return self._if(statement, indent)
+        return c_code(self._code(statement), indent)
+
+    def _code(self, statement: Assign | Declare | Take | Fill) -> Code:
         match statement:
             case Assign(variable=variable, value=value, declares=declares, constant=constant):
                 head = f"{'const ' if constant else ''}{self.type_of(variable)} " if declares else ""
-                yield f"{head}{self.printer.spell(variable)} = {self.printer.print(value)};"
+                return Labelled(f"{head}{self.printer.spell(variable)} = ", self.printer.code(value))
             case Declare(variable=variable, always_assigned=always):
                 start = "" if always else f" = {self._zero(variable)}"
-                yield f"{self.type_of(variable)} {self.printer.spell(variable)}{start};"
-            case If():
-                yield from self._if(statement)
+                return f"{self.type_of(variable)} {self.printer.spell(variable)}{start}"
             case Take(name=name, value=value):
-                yield f"terms.{c_member(name)} = {self.printer.print(value)};"
+                return Labelled(f"terms.{c_member(name)} = ", self.printer.code(value))
             case Fill(let=let):
-                yield from self.fill(let)
+                assert self.fill is not None
+                return self.fill(let)
 
     def _zero(self, variable: str) -> str:
         return {"float": "0.0f", "double": "0.0", "bool": "false"}.get(self.type_of(variable), "{}")
 
-    def _if(self, statement: If, short: bool = True) -> Iterable[str]:
+    def _if(self, statement: If, indent: int, before: str = "") -> Iterable[str]:
         """An `if` with its sides; one of a single short statement may stand in one line."""
-        then, other = self.lines(statement.then), self.lines(statement.other)
-        head = f"if constexpr ({c_formula(statement.formula)})"
-        if short and not other and len(then) == 1 and not then[0].startswith("if "):
-            yield f"{head} {then[0]}"
-            return
-        yield f"{head} {{"
-        yield from (f"  {line}" for line in then)
+        condition = c_condition(statement.formula).code
+        match statement:
+            case If(then=(Assign() | Declare() | Take() | Fill() as single,), other=()) if not before:
+                code = self._code(single)
+                if not isinstance(code, Guarded):
+                    yield from c_code(Guarded(condition, code), indent)
+                    return
+        yield from c_code(Brackets(f"{before}if constexpr (", (condition,), ") {"), indent, "")
+        yield from (f"  {line}" for line in self.lines(statement.then, indent + 2))
         match statement.other:
             case (If() as chained,):
-                first, *rest = self._if(chained, short=False)
-                yield f"}} else {first}"
-                yield from rest
+                yield from self._if(chained, indent, "} else ")
                 return
-            case (_, *_):
+            case (_, *_) as other:
                 yield "} else {"
-                yield from (f"  {line}" for line in other)
+                yield from (f"  {line}" for line in self.lines(tuple(other), indent + 2))
         yield "}"
 
 
-def under(formula: Formula, statement: str) -> str:
+def under(formula: Formula, statement: Code) -> Code:
     """A statement under settings that are fixed before the kernel is compiled."""
-    return statement if formula.is_true else f"if constexpr ({c_formula(formula)}) {statement}"
+    return statement if formula.is_true else Guarded(c_condition(formula).code, statement)
 
 
 def spelled(names: Mapping[str, str], spell: Callable[[str], str]) -> Callable[[str], str]:

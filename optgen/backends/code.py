@@ -43,7 +43,28 @@ class Labelled:
     value: Code
 
 
-Code = str | Brackets | Chain | Labelled
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A statement of C++ under a condition that is fixed before it is compiled."""
+
+    condition: Code
+    statement: Code
+
+
+@dataclass(frozen=True, slots=True)
+class Lambda:
+    """A call of C++ that is given a function of one statement: `each(n, [&](int64_t k) { x[k] = a; })`.
+
+    Attributes:
+        head: All before the statement, with the opening brace.
+    """
+
+    head: str
+    statement: Code
+    close: str = "})"
+
+
+Code = str | Brackets | Chain | Labelled | Guarded | Lambda
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +84,24 @@ def call(function: str, *arguments: Code) -> Brackets:
     return Brackets(f"{function}(", arguments)
 
 
+def declared(kind: str, names: Sequence[Code]) -> Brackets:
+    """Several variables of a type, each with its value or without: `float a, b`."""
+    return Brackets(f"{kind} ", tuple(names), "")
+
+
+def choice(condition: Operand, then: Code, other: Code) -> Chain:
+    """One of two values in C++: `condition ? a : b`."""
+    return Chain(condition.within(Binds.OR), (("?", then), (":", other)))
+
+
+def both(*conditions: Operand) -> Operand:
+    """Conditions of C++ that hold together."""
+    first, *rest = conditions
+    for condition in rest:
+        first = chained(Binds.AND, first, "&&", condition, (Binds.AND, Binds.AND))
+    return first
+
+
 def prefixed(text: str, code: Code) -> Code:
     """Code with text right before it, on one line with its first part."""
     match code:
@@ -74,6 +113,8 @@ def prefixed(text: str, code: Code) -> Code:
             return replace(code, first=prefixed(text, first))
         case Labelled(label=label):
             return replace(code, label=text + label)
+        case Guarded() | Lambda():
+            raise TypeError("nothing stands before a whole statement")
 
 
 def chained(binds: int, first: Operand, operator: str, second: Operand, wants: tuple[int, int]) -> Operand:
@@ -121,3 +162,7 @@ def flat(code: Code) -> str:
             return flat(first) + "".join(f" {operator} {flat(item)}" for operator, item in rest)
         case Labelled(label, value):
             return label + flat(value)
+        case Guarded(condition, statement):
+            return f"if constexpr ({flat(condition)}) {flat(statement)}"
+        case Lambda(head, statement, close):
+            return f"{head} {flat(statement)}; {close}"

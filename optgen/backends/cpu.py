@@ -10,7 +10,8 @@ from optgen.backends.c_block import BlockText
 from optgen.backends.c_names import pass_of
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_statements import under
-from optgen.backends.layout import c_lines
+from optgen.backends.code import Brackets, Chain, Code, Guarded, Labelled, Operand, call, choice, joined
+from optgen.backends.layout import c_code, c_lines, c_pragma
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE
 from optgen.ir.nodes import Kind
@@ -43,7 +44,7 @@ class _Walk:
             "passes": [item.name for item in text.plan.passes],
             "slots": [item.slot for item in text.plan.passes],
             "sums": c_lines(text.sum_lines(), 2),
-            "tiles": [f"Tile<{item.codec}> {item.name}_tile;" for item in text.stored()],
+            "tiles": c_lines([f"Tile<{item.codec}> {item.name}_tile" for item in text.stored()], 2),
             "draws": text.is_written("param"),
             "lines": bool(self.rows or self.cols),
             "summed": " || ".join(f"pass == {pass_of(item.name)}" for item in (*self.rows, *self.cols)),
@@ -52,9 +53,10 @@ class _Walk:
             "segment": c_lines(self._segment(), 6),
             "element": self._element(),
             "stores": [
-                under(item.writes, f"store({item.name}_at[i], x.{item.name});")
+                line
                 for item in text.stored()
                 if item.writes is not None
+                for line in c_code(under(item.writes, call("store", f"{item.name}_at[i]", f"x.{item.name}")), 8)
             ],
             "clauses": self._clauses(),
             "adds": c_lines(text.adds(self.sums.all, "_to[i]"), 8),
@@ -63,41 +65,45 @@ class _Walk:
             "results": c_lines(self._results(), 2),
         }
 
-    def _opens(self) -> list[str]:
-        result = []
+    def _opens(self) -> list[Code]:
+        result: list[Code] = []
         for item in self.text.stored():
-            given = f"({item.data}, {item.aside}, at, n)"
-            else_ = f"pass == APPLY ? {item.name}_tile.open_new{given} : nullptr" if item.is_new else "nullptr"
-            value = f"{item.reads} ? {item.name}_tile.open{given} : {else_}"
-            result.append(f"auto* const {item.name}_at = {value};")
+            given = (item.data, item.aside, "at", "n")
+            otherwise: Code = "nullptr"
+            if item.is_new:
+                otherwise = choice(Operand("pass == APPLY"), call(f"{item.name}_tile.open_new", *given), "nullptr")
+            opened = choice(Operand(item.reads), call(f"{item.name}_tile.open", *given), otherwise)
+            result.append(Labelled(f"auto* const {item.name}_at = ", opened))
         others = [f"!{item.reads}" for item in self.text.stored() if item.codec != "GradCodec"]
         if self.sums.all and any(item.codec == "GradCodec" for item in self.text.stored()):
-            result.append(
-                f"if constexpr ({' && '.join(['pass != APPLY', *others])}) grad_tile.prefetch(t.grad, at, n);"
-            )
+            alone = joined("&&", ["pass != APPLY", *others])
+            result.append(Guarded(alone, call("grad_tile.prefetch", "t.grad", "at", "n")))
         return result
 
-    def _segment(self) -> list[str]:
-        result = []
+    def _segment(self) -> list[Code]:
+        result: list[Code] = []
         for name in self.text.element_arrays:
-            when, pointer = f"reads_{c_member(name)}<pass>", self.text.array(name)
-            match self.text.kinds[name]:
-                case Kind.ROW:
-                    result.append(f"const float {c_member(name)}_here = {when} ? {pointer}[segment.row] : 0.0f;")
-                case Kind.MATRIX:
-                    result.append(f"const float {c_member(name)}_here = {when} ? {pointer}[segment.matrix] : 0.0f;")
+            when, pointer = Operand(f"reads_{c_member(name)}<pass>"), self.text.array(name)
+            kind, head, none = self.text.kinds[name], f"const float {c_member(name)}_here = ", "0.0f"
+            match kind:
+                case Kind.ROW | Kind.MATRIX:
+                    value: Code = f"{pointer}[segment.{kind.name.lower()}]"
                 case _:
-                    place = "segment.matrix * t.at(COLS) + segment.col - segment.begin"
-                    result.append(f"const float* const {c_member(name)}_at = {when} ? {pointer} + {place} : nullptr;")
-        result += [f"double {c_name(item.name)} = 0.0;" for item in self.rows]
+                    head, none = f"const float* const {c_member(name)}_at = ", "nullptr"
+                    value = Chain(
+                        pointer, (("+", "segment.matrix * t.at(COLS)"), ("+", "segment.col"), ("-", "segment.begin"))
+                    )
+            result.append(Labelled(head, choice(when, value, none)))
+        result += [f"double {c_name(item.name)} = 0.0" for item in self.rows]
         for k, item in enumerate(self.cols):
-            place = "(segment.matrix - lines.first_matrix) * lines.cols + segment.place - segment.begin"
-            when = f"pass == {pass_of(item.name)}"
-            result.append(f"double* const {c_member(item.name)}_to = {when} ? lines.col({k}) + {place} : nullptr;")
+            matrix = "(segment.matrix - lines.first_matrix) * lines.cols"
+            place = Chain(f"lines.col({k})", (("+", matrix), ("+", "segment.place"), ("-", "segment.begin")))
+            value = choice(Operand(f"pass == {pass_of(item.name)}"), place, "nullptr")
+            result.append(Labelled(f"double* const {c_member(item.name)}_to = ", value))
         return result
 
     def _element(self) -> list[str]:
-        parts = []
+        parts: list[Code] = []
         for name in self.text.elements:
             value = f"load({c_member(name)}_at[i])"
             if self.text.kinds[name].is_array:
@@ -105,31 +111,33 @@ class _Walk:
                 if self.text.kinds[name] is not Kind.COL:
                     parts.append(value)
                     continue
-            parts.append(f"reads_{c_member(name)}<pass> ? {value} : 0.0f")
-        return c_lines([f"Element x{{{', '.join(parts)}}};"], 8)
+            parts.append(choice(Operand(f"reads_{c_member(name)}<pass>"), value, "0.0f"))
+        return c_code(Brackets("Element x{", tuple(parts), "}"), 8)
 
     def _clauses(self) -> str:
         sums = [c_name(item.name) for item in (*self.tensor, *self.rows) if not item.is_largest]
         largest = [c_name(item.name) for item in self.tensor if item.is_largest]
-        text = (f" reduction(+ : {', '.join(sums)})" if sums else "") + (
-            f" reduction(max : {', '.join(largest)})" if largest else ""
-        )
-        return "\n".join(c_lines([f"#pragma omp simd{text}"], 0))
+        clauses = [Brackets(f"reduction({how} : ", tuple(n)) for how, n in (("+", sums), ("max", largest)) if n]
+        return "\n".join(c_pragma("#pragma omp simd", clauses))
 
-    def _row_ends(self) -> list[str]:
-        statement = "if constexpr (pass == {}) lines.row({})[segment.line - lines.first_row] += {};"
-        return [statement.format(pass_of(item.name), k, c_name(item.name)) for k, item in enumerate(self.rows)]
+    def _row_ends(self) -> list[Code]:
+        place = "lines.row({})[segment.line - lines.first_row] += "
+        return [
+            Guarded(f"pass == {pass_of(item.name)}", Labelled(place.format(k), c_name(item.name)))
+            for k, item in enumerate(self.rows)
+        ]
 
-    def _closes(self) -> list[str]:
+    def _closes(self) -> list[Code]:
         """All scales are found before anything is encoded."""
         written = [item for item in self.text.stored() if item.writes is not None]
-        result = [under(item.writes or FALSE, f"{item.name}_tile.measure();") for item in written if item.is_state]
-        return result + [under(item.writes or FALSE, f"{item.name}_tile.close({item.scale});") for item in written]
+        result = [under(item.writes or FALSE, call(f"{item.name}_tile.measure")) for item in written if item.is_state]
+        return result + [under(item.writes or FALSE, call(f"{item.name}_tile.close", item.scale)) for item in written]
 
-    def _results(self) -> list[str]:
-        result = []
+    def _results(self) -> list[Code]:
+        result: list[Code] = []
         for item in self.tensor:
             name = c_name(item.name)
-            value = f"from_bits({name})" if item.is_largest else name
-            result.append(f"if constexpr (pass == {pass_of(item.name)}) partial.{c_member(item.name)} = {value};")
+            value = call("from_bits", name) if item.is_largest else name
+            statement = Labelled(f"partial.{c_member(item.name)} = ", value)
+            result.append(Guarded(f"pass == {pass_of(item.name)}", statement))
         return result

@@ -5,7 +5,7 @@ A pass that may sum rows or columns walks bands of whole rows, all others tiles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optgen.backends.base import Rendering
@@ -13,7 +13,8 @@ from optgen.backends.c_block import BlockText
 from optgen.backends.c_names import codec_type, element_states, pass_of
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_statements import under
-from optgen.backends.layout import c_lines
+from optgen.backends.code import Brackets, Code, Guarded, Labelled, Operand, both, call, choice
+from optgen.backends.layout import c_code, c_lines
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE
 from optgen.ir.nodes import Kind
@@ -29,9 +30,9 @@ class CudaBackend:
         codecs = [codec_type(name) for name in element_states(family)]
         context = {
             "rule": family.name,
-            "books": c_lines([f"using KernelBooks = Books<{', '.join(codecs)}>;"], 0),
-            "occupancy": c_lines(
-                [f"constexpr int BLOCKS = blocks_with<{', '.join(['ParamCodec', 'GradCodec', *codecs])}>;"], 0
+            "books": c_code(Brackets("using KernelBooks = Books<", tuple(codecs), ">"), 0),
+            "occupancy": c_code(
+                Brackets("constexpr int BLOCKS = blocks_with<", ("ParamCodec", "GradCodec", *codecs), ">"), 0
             ),
             "blocks": [_Walk(BlockText(family, name, plan)).context() for name, plan in plans.items()],
         }
@@ -62,39 +63,48 @@ class _Walk:
             "sums": c_lines(text.sum_lines(), 2),
             "draws": text.is_written("param"),
             "tiles": c_lines(self._tiles(), 2),
-            "aligned": c_lines([f"const bool aligned = are_aligned({', '.join(self._moved())});"], 2),
+            "aligned": c_code(Labelled("const bool aligned = ", call("are_aligned", *self._moved())), 2),
             "opens": c_lines(self._opens(), 4),
-            "element": c_lines([f"Element x{{{', '.join(self._element(False))}}};"], 6),
+            "element": c_code(Brackets("Element x{", tuple(self._element(False)), "}"), 6),
             "line": bool(text.element_arrays),
             "stores": [
-                under(item.writes, f"store({item.name}_at[i], x.{item.name});")
+                line
                 for item in text.stored()
                 if item.writes is not None
+                for line in c_code(under(item.writes, call("store", f"{item.name}_at[i]", f"x.{item.name}")), 8)
             ],
             "adds": c_lines(text.adds(self.tensor), 8),
             "closes": c_lines(self._closes(), 6),
-            "advances": [f"{item.name}_tile.advance(STRIDE);" for item in text.stored()],
+            "advances": c_lines([call(f"{item.name}_tile.advance", "STRIDE") for item in text.stored()], 4),
             "partials": c_lines(self._partials(), 2),
             "results": c_lines(self._results(), 4),
-            "band_element": c_lines([f"Element x{{{', '.join(self._element(True))}}};"], 8),
+            "band_element": c_code(Brackets("Element x{", tuple(self._element(True)), "}"), 8),
             "band_adds": c_lines(text.adds((*self.tensor, *self.rows, *self.cols)), 8),
-            "row_begins": [f"double {c_name(item.name)} = 0.0;" for item in self.rows],
-            "col_begins": [f"double {c_name(item.name)} = 0.0;" for item in self.cols],
-            "row_ends": self._each(self.rows, "band.add_row({k}, row, {name}, shared.rows);", 6),
-            "col_ends": self._each(self.cols, "if (inside) call.lines[c.line + {k} * t.at(COLS) + col] = {name};", 4),
-            "band_ends": self._each(self.rows, "band.store_rows({k}, {array}, shared.rows);", 2),
+            "row_begins": c_lines([f"double {c_name(item.name)} = 0.0" for item in self.rows], 6),
+            "col_begins": c_lines([f"double {c_name(item.name)} = 0.0" for item in self.cols], 4),
+            "row_ends": c_lines(
+                _each(self.rows, lambda k, item: call("band.add_row", f"{k}", "row", c_name(item.name), "shared.rows")),
+                6,
+            ),
+            "col_ends": c_lines(
+                _each(
+                    self.cols,
+                    lambda k, item: f"if (inside) call.lines[c.line + {k} * t.at(COLS) + col] = {c_name(item.name)}",
+                ),
+                4,
+            ),
+            "band_ends": c_lines(
+                _each(
+                    self.rows,
+                    lambda k, item: call("band.store_rows", f"{k}", self.text.array(item.name), "shared.rows"),
+                ),
+                2,
+            ),
         }
 
-    def _each(self, sums: tuple[ElementSum, ...], statement: str, indent: int) -> list[str]:
-        lines = []
-        for k, item in enumerate(sums):
-            text = statement.format(k=k, name=c_name(item.name), array=self.text.array(item.name))
-            lines.append(f"if constexpr (pass == {pass_of(item.name)}) {text}")
-        return c_lines(lines, indent)
-
-    def _tiles(self) -> list[str]:
+    def _tiles(self) -> list[Code]:
         return [
-            f"Tile<{item.codec}, RUN> {item.name}_tile({item.data}, {item.aside}, first);"
+            call(f"Tile<{item.codec}, RUN> {item.name}_tile", item.data, item.aside, "first")
             for item in self.text.stored()
         ]
 
@@ -103,49 +113,52 @@ class _Walk:
         stored = self.text.stored()
         return [item.data for item in stored] + [item.aside for item in stored if item.codec == "ParamCodec"]
 
-    def _opens(self) -> list[str]:
-        result = []
+    def _opens(self) -> list[Code]:
+        result: list[Code] = []
         for item in self.text.stored():
-            else_ = f"{item.name}_tile.open_new()" if item.is_new else "nullptr"
-            value = f"{item.reads} ? {item.name}_tile.open(place, shared.books) : {else_}"
-            result.append(f"auto* const {item.name}_at = {value};")
+            otherwise = f"{item.name}_tile.open_new()" if item.is_new else "nullptr"
+            opened = call(f"{item.name}_tile.open", "place", "shared.books")
+            result.append(Labelled(f"auto* const {item.name}_at = ", choice(Operand(item.reads), opened, otherwise)))
         return result
 
-    def _element(self, bands: bool) -> list[str]:
+    def _element(self, bands: bool) -> list[Code]:
         stored = {item.name: item for item in self.text.stored()}
         place = {Kind.ROW: "line.row", Kind.COL: "line.col", Kind.MATRIX: "line.matrix"}
-        result = []
+        result: list[Code] = []
         for name in self.text.elements:
-            kind, reads = self.text.kinds[name], f"reads_{c_member(name)}<pass>"
+            kind, reads = self.text.kinds[name], Operand(f"reads_{c_member(name)}<pass>")
+            value: Code = call("load", f"{c_member(name)}_at[i]")
             if kind.is_array:
-                inside = "" if bands else " && place.inside(i)"  # a tile's last elements may lie beyond the tensor
-                result.append(f"{reads}{inside} ? {self.text.array(name)}[{place[kind]}] : 0.0f")
+                value = f"{self.text.array(name)}[{place[kind]}]"
+                # A tile's last elements may lie beyond the tensor.
+                reads = reads if bands else both(reads, Operand("place.inside(i)"))
             elif bands:
                 item = stored[c_member(name)]
-                result.append(f"{reads} ? read<{item.codec}>({item.data}, {item.aside}, at, shared.books) : 0.0f")
-            else:
-                result.append(f"{reads} ? load({c_member(name)}_at[i]) : 0.0f")
+                value = call(f"read<{item.codec}>", item.data, item.aside, "at", "shared.books")
+            result.append(choice(reads, value, "0.0f"))
         return result
 
-    def _closes(self) -> list[str]:
+    def _closes(self) -> list[Code]:
         """All scales are found before anything is encoded."""
         written = [item for item in self.text.stored() if item.writes is not None]
-        result = [under(item.writes or FALSE, f"{item.name}_tile.measure(place);") for item in written if item.is_state]
-        return result + [
-            under(item.writes or FALSE, f"{item.name}_tile.close({item.scale}, place, shared.books);")
-            for item in written
-        ]
+        measures = [(item, call(f"{item.name}_tile.measure", "place")) for item in written if item.is_state]
+        closes = [(item, call(f"{item.name}_tile.close", item.scale, "place", "shared.books")) for item in written]
+        return [under(item.writes or FALSE, statement) for item, statement in (*measures, *closes)]
 
-    def _partials(self) -> list[str]:
-        return [
-            f"if constexpr (pass == {pass_of(item.name)}) "
-            f"shared.partial.{'add_max' if item.is_largest else 'add'}({k}, {c_name(item.name)});"
-            for k, item in enumerate(self.tensor)
-        ]
+    def _partials(self) -> list[Code]:
+        def added(k: int, item: ElementSum) -> Code:
+            return call(f"shared.partial.{'add_max' if item.is_largest else 'add'}", f"{k}", c_name(item.name))
 
-    def _results(self) -> list[str]:
-        return [
-            f"if constexpr (pass == {pass_of(item.name)}) "
-            f"partial.{c_member(item.name)} = shared.partial.{'largest' if item.is_largest else 'sum'}({k});"
-            for k, item in enumerate(self.tensor)
-        ]
+        return _each(self.tensor, added)
+
+    def _results(self) -> list[Code]:
+        def found(k: int, item: ElementSum) -> Code:
+            value = call(f"shared.partial.{'largest' if item.is_largest else 'sum'}", f"{k}")
+            return Labelled(f"partial.{c_member(item.name)} = ", value)
+
+        return _each(self.tensor, found)
+
+
+def _each(sums: Sequence[ElementSum], statement: Callable[[int, ElementSum], Code]) -> list[Code]:
+    """A statement for each of some sums, in the pass that takes it."""
+    return [Guarded(f"pass == {pass_of(item.name)}", statement(k, item)) for k, item in enumerate(sums)]

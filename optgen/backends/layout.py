@@ -6,16 +6,11 @@ Python is laid out as ruff and black do it; C++ is filled, broken before operato
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from optgen.backends.code import Brackets, Chain, Code, Labelled, flat, prefixed
-from optgen.backends.quoting import c_comment
+from optgen.backends.code import Brackets, Chain, Code, Guarded, Labelled, Lambda, flat, prefixed
 
 WIDTH = 120
-OPENING, CLOSING = "([{", ")]}"
-COMPARISONS = (" < ", " <= ", " > ", " >= ", " == ", " != ")
-PYTHON_OPERATORS = ((" if ", " else "), (" or ",), (" and ",), COMPARISONS, (" + ", " - "), (" * ", " / "))
-C_OPERATORS = ((" ? ", " : "), (" || ",), (" && ",), (" + ", " - "), (" * ", " / "))
 
 
 def python_code(code: Code, indent: int, end: str = "") -> list[str]:
@@ -94,6 +89,15 @@ def _inside(brackets: Brackets, indent: int) -> list[str]:
     return _inner(line for item in brackets.items for line in python_code(item, indent + 4, comma))
 
 
+def _inner(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def c_lines(statements: Iterable[Code], indent: int) -> list[str]:
+    """Statements of C++, without their semicolons, as lines that fit when they are indented by `indent`."""
+    return [line for statement in statements for line in c_code(statement, indent)]
+
+
 def c_code(code: Code, indent: int, end: str = ";") -> list[str]:
     """A statement of C++ as lines that fit when they are indented by `indent`: filled, broken before operators."""
     whole = flat(code) + end
@@ -102,9 +106,29 @@ def c_code(code: Code, indent: int, end: str = ";") -> list[str]:
     match code:
         case Labelled(label, value) if label.endswith("= ") and indent + 4 + len(flat(value) + end) <= WIDTH:
             return [label.rstrip(), f"    {flat(value)}{end}"]
+        case Labelled(label, Chain(first) as value) if label.endswith("= "):
+            if indent + len(label + flat(first)) > WIDTH >= indent + 4 + len(flat(first)):
+                lines = [label.rstrip(), "    "]
+                _fill(value, lines, 4, end, WIDTH - indent)
+                return lines
+        case Lambda(start, statement, close):
+            return [start, *(f"  {line}" for line in c_code(statement, indent + 2)), close + end]
+        case Guarded(condition, statement):
+            head = Brackets("if constexpr (", (condition,))
+            return [*c_code(head, indent, ""), *(f"  {line}" for line in c_code(statement, indent + 2, end))]
     lines = [""]
     _fill(code, lines, 4, end, WIDTH - indent)
     return lines
+
+
+def c_pragma(pragma: str, clauses: Iterable[Code]) -> list[str]:
+    """A directive with its clauses, each on a line of its own where they do not fit on one."""
+    clauses = list(clauses)
+    one = " ".join([pragma, *map(flat, clauses)])
+    if len(one) <= WIDTH:
+        return [one]
+    lines = [pragma, *(f"    {line}" for clause in clauses for line in c_code(clause, 6, ""))]
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
 def _fill(code: Code, lines: list[str], margin: int, end: str, width: int) -> None:
@@ -118,12 +142,14 @@ def _fill(code: Code, lines: list[str], margin: int, end: str, width: int) -> No
         case Labelled(label, value):
             lines[-1] += label
             _fill(value, lines, margin, end, width)
+        case Guarded() | Lambda():
+            raise TypeError("a whole statement is no part of another")
         case Chain(first, rest):
             _fill(first, lines, margin + 4 * (rest[0][0] == "?"), "", width)
             for number, (operator, operand) in enumerate(rest, 1):
                 after = end if number == len(rest) else ""
                 text = f" {operator} {flat(operand)}{after}"
-                if operator not in "?:" and len(lines[-1] + text) <= width:
+                if operator != "?" and len(lines[-1] + text) <= width:
                     lines[-1] += text
                     continue
                 lines.append(f"{' ' * margin}{operator} ")
@@ -132,20 +158,13 @@ def _fill(code: Code, lines: list[str], margin: int, end: str, width: int) -> No
             lines[-1] += head
             for number, item in enumerate(items, 1):
                 after = "," if number < len(items) else close + end
-                if number > 1:
-                    fits = len(f"{lines[-1]} {flat(item)}{after}") <= width
-                    lines[-1:] = [f"{lines[-1]} "] if fits else [lines[-1], " " * margin]
+                space = " " if number > 1 else ""
+                fits = len(f"{lines[-1]}{space}{flat(item)}{after}") <= width
+                if fits or (number == 1 and not isinstance(item, str)):
+                    lines[-1] += space
+                else:
+                    lines.append(" " * margin)
                 _fill(item, lines, margin, after, width)
-
-
-def python_lines(lines: Iterable[str], indent: int) -> list[str]:
-    """Statements as lines that fit when they are indented by `indent`; each may be indented further on its own."""
-    return [short for line in lines for short in _python(line, indent)]
-
-
-def c_lines(lines: Iterable[str], indent: int) -> list[str]:
-    """Statements of C++ as lines that fit when they are indented by `indent`."""
-    return [short for line in lines for short in _c(line, indent)]
 
 
 def import_lines(module: str, names: Iterable[str], indent: int = 0) -> list[str]:
@@ -161,229 +180,3 @@ def import_order(name: str) -> tuple[int, list[tuple[int, str]]]:
     rank = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
     parts = re.findall(r"(\d+)|(\D+)", name)
     return rank, [(int(number) if number else -1, word) for number, word in parts]
-
-
-# Python
-
-
-def _python(line: str, indent: int) -> list[str]:
-    own = len(line) - len(line.lstrip(" "))
-    text = line.lstrip(" ")
-    if indent + len(line) <= WIDTH or text.startswith("#"):
-        return [line]
-    return [" " * own + part for part in _statement(text, indent + own)]
-
-
-def _statement(text: str, indent: int) -> list[str]:
-    if text.startswith("if ") and text.endswith(":"):
-        return _condition(text[3:-1], indent)
-    target = re.match(r"(return |\w+(\[[^]]*\])? = )", text)
-    if target is None:
-        return _element(text, indent)
-    head, value = target.group(), text[target.end() :]
-    if _bracket(value) is not None:
-        return _element(text, indent)
-    return _at_an_end(head, value, indent) or [f"{head}(", *_inner(_operands(value, indent + 4)), ")"]
-
-
-def _at_an_end(head: str, value: str, indent: int) -> list[str]:
-    """`x = a / f(...)` and `x = (...) / a` break inside of the brackets, where it is one operation with them."""
-    for operators in PYTHON_OPERATORS:
-        parts = list(_split(value, operators, keep=True))
-        if len(parts) == 2:
-            operator, last = parts[1].split(" ", 1)
-            place = _bracket(last)
-            if place is None and _in_parentheses(parts[0]):
-                return [f"{head}(", *_inner(_operands(parts[0][1:-1], indent + 4)), f") {operator} {last}"]
-            if place is None:
-                return []
-            items = last[place + 1 : -1]
-            inner = [items] if indent + 4 + len(items) <= WIDTH else _element(last, indent)[1:-1]
-            return [f"{head}{parts[0]} {operator} {last[: place + 1]}", *_inner(inner), last[-1]]
-        if len(parts) > 1:
-            break
-    return []
-
-
-def _condition(text: str, indent: int) -> list[str]:
-    for operators in PYTHON_OPERATORS:
-        parts = list(_split(text, operators, keep=True))
-        if len(parts) == 2 and _in_parentheses(parts[1]):
-            first, operator, last = parts[0], *parts[1].split(" ", 1)
-            after = ["(", *_inner(_operands(last[1:-1], indent + 4)), "):"]
-            if indent + len(f"if {first} {operator} (") <= WIDTH:
-                return [f"if {first} {operator} {after[0]}", *after[1:]]
-            if _in_parentheses(first):
-                after = [f"{last}:"] if indent + len(f") {operator} {last}:") <= WIDTH else after
-                return ["if (", *_inner(_operands(first[1:-1], indent + 4)), f") {operator} {after[0]}", *after[1:]]
-        if len(parts) > 1:
-            break
-    return ["if (", *_inner(_operands(text, indent + 4)), "):"]
-
-
-def _in_parentheses(part: str) -> bool:
-    """Whether an operand, with its operator before it if it is not the first, is in parentheses."""
-    place = part.find("(")
-    value = part[place:]
-    opened = place == 0 or (0 < place < 5 and part[place - 1] == " ")
-    return opened and next((at for at, depth in _depths(value) if depth == 0 and value[at] == ")"), 0) == len(value) - 1
-
-
-def _element(text: str, indent: int) -> list[str]:
-    """A call, tuple or function of flags, one item a line; what has no brackets to break stays whole."""
-    comma = "," if text.endswith(",") else ""
-    body = text.removesuffix(",")
-    if indent + len(text) <= WIDTH:
-        return [text]
-    function = re.match(r"(\w+=)?lambda \w+: ", body)
-    if function is not None:
-        return [f"{function.group()}(", *_inner(_operands(body[function.end() :], indent + 4)), f"){comma}"]
-    place = _bracket(body)
-    if place is None:
-        return [text]
-    items = [item for item in _split(body[place + 1 : -1], (", ", ",")) if item]
-    lines = [line for item in items for line in _element(f"{item},", indent + 4)]
-    return [body[: place + 1], *_inner(lines), f"{body[-1]}{comma}"]
-
-
-def _bracket(text: str) -> int | None:
-    """Where the bracket opens that ends a call or a tuple, if the text is one."""
-    if not text or text[-1] not in CLOSING:
-        return None
-    places = [place for place, depth in _depths(text) if depth == 0 and text[place] in OPENING]
-    if not places:
-        return None
-    place = places[-1]
-    head = re.fullmatch(r"(return |[\w.]+ = )?(\"\w+\": |\w+=|\w+: [\w. |\[\],]+ = )?[\w.]*", text[:place])
-    call = place > 0 and (text[place - 1].isalnum() or text[place - 1] == "_")
-    tuple_like = text[place] != "(" or len(list(_split(text[place + 1 : -1], (",",)))) > 1
-    return place if head is not None and (call or tuple_like) else None
-
-
-def _operands(text: str, indent: int) -> list[str]:
-    """An expression in parentheses: one line, or an operand a line with its operator before it."""
-    if indent + len(text) <= WIDTH:
-        return [text]
-    for operators in PYTHON_OPERATORS:
-        parts = list(_split(text, operators, keep=True))
-        if len(parts) > 1:
-            return [line for part in parts for line in _operand(part, indent)]
-    return _element(text, indent)
-
-
-def _operand(part: str, indent: int) -> list[str]:
-    if indent + len(part) <= WIDTH or not _in_parentheses(part):
-        return _element(part, indent)
-    start = part.index("(") + 1
-    return [part[:start], *_inner(_operands(part[start:-1], indent + 4)), ")"]
-
-
-def _inner(lines: Iterable[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
-
-
-# C++
-
-
-def _c(line: str, indent: int) -> list[str]:
-    own = len(line) - len(line.lstrip(" "))
-    text = line.lstrip(" ")
-    if indent + len(line) <= WIDTH:
-        return [line]
-    if text.startswith("//"):
-        return [" " * own + part for part in _comment(text, WIDTH - indent - own)]
-    if text.startswith("#"):
-        return _directive(text)
-    if text.startswith(("if (", "if constexpr (")) and not text.endswith((")", "{")):
-        end = next(place for place, depth in _depths(text) if depth == 0 and text[place] == ")") + 1
-        head, body = " " * own + text[:end], " " * (own + 2) + text[end + 1 :]
-        return [*_c(head, indent), *_c(body, indent)]
-    start = text.find(" = ") + 2
-    if start > 2 and indent + own + 4 + len(text) - start <= WIDTH:
-        return [" " * own + text[:start].rstrip(), " " * (own + 4) + text[start:].lstrip()]
-    result, extra = [], 0
-    while indent + own + extra + len(text) > WIDTH:
-        place = _break(text, WIDTH - indent - own - extra)
-        if place is None:
-            break
-        result.append(" " * (own + extra) + text[:place].rstrip())
-        text, extra = text[place:].lstrip(), 4
-    return [*result, " " * (own + extra) + text]
-
-
-def _break(text: str, width: int) -> int | None:
-    """The last of the best places to break: outside of most brackets, at the loosest operator."""
-    best: tuple[int, int, int] | None = None
-    place = None
-    for at, depth in _depths(text):
-        if at > width:
-            break
-        if text[at] not in ", ":
-            continue
-        for rank, operators in enumerate(((", ",), *C_OPERATORS, (" = ",))):
-            operator = next((o for o in operators if text.startswith(o, at)), None)
-            if operator is None:
-                continue
-            end = at + 1 if operator == ", " else at + 2 if operator == " = " else at
-            key = (-depth, -rank, end)
-            if 0 < end <= width and end > 20 and (best is None or key > best):
-                best, place = key, end
-    return place
-
-
-def _directive(text: str) -> list[str]:
-    """A directive, broken before its clauses and after commas."""
-    lines = [""]
-    for word in re.split(r" (?=reduction)|(?<=,) ", text):
-        clause = word.startswith("reduction")
-        if lines[-1] and (clause or len(lines[-1]) + len(word) + 3 > WIDTH):
-            lines.append("   " if clause else "       ")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
-
-
-def _comment(text: str, width: int) -> list[str]:
-    lines = [""]
-    for word in text.removeprefix("// ").split(" "):
-        if lines[-1] and len(lines[-1]) + len(word) + 4 > width:
-            lines.append("   ")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return [c_comment(line) for line in lines]
-
-
-# Both
-
-
-def _depths(text: str) -> Iterator[tuple[int, int]]:
-    """Every place outside of strings, with the number of brackets around it."""
-    depth, quote, escaped = 0, "", False
-    for place, char in enumerate(text):
-        if quote:
-            if not escaped and char == quote:
-                quote = ""
-            escaped = char == "\\" and not escaped
-            continue
-        if char in "\"'":
-            quote = char
-            continue
-        if char in CLOSING:
-            depth -= 1
-        yield place, depth
-        if char in OPENING:
-            depth += 1
-
-
-def _split(text: str, separators: Iterable[str], keep: bool = False) -> Iterator[str]:
-    """The parts between separators outside of brackets; with `keep`, each after the first begins with its own."""
-    start = 0
-    for place, depth in list(_depths(text)):
-        if depth or place < start:
-            continue
-        found = next((s for s in separators if text.startswith(s, place)), None)
-        if found is None:
-            continue
-        yield text[start:place].strip()
-        start = place if keep else place + len(found)
-        if keep:
-            start = place + 1
-    yield text[start:].strip()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
-from optgen.backends.assignments import Code, Part
+from optgen.backends.assignments import Assignments, Part
 from optgen.backends.base import Rendering, describe
 from optgen.backends.code import Chain, Labelled, call
 from optgen.backends.layout import python_code
@@ -124,7 +124,7 @@ class _FunctionRenderer:
     def _sort(self, let: Let) -> object:
         return let.kind, let.name in self.booleans, window_name(let.expr, self.inputs, self.by_name)
 
-    def _printer(self, code: Code) -> PyPrinter:
+    def _printer(self, code: Assignments) -> PyPrinter:
         kinds, fewer, texts = {}, set(), {}
         for variable, let in code.types.items():
             kinds[variable] = let.kind
@@ -143,7 +143,7 @@ class _FunctionRenderer:
 
     # Statements
 
-    def _heads(self, code: Code) -> Iterator[str]:
+    def _heads(self, code: Assignments) -> Iterator[str]:
         """Short names for what the function reads."""
         used = {name.partition(".")[0] for name in reads(code.body) if "." in name}
         used |= {name.partition(".")[0] for value in code.values.values() for name in refs(value) if "." in name}
@@ -200,7 +200,7 @@ class _FunctionRenderer:
         }
         return replace(printer, names={**printer.names, **names})
 
-    def _results(self, code: Code) -> list[str]:
+    def _results(self, code: Assignments) -> list[str]:
         """What the last pass hands over: nothing of what there is not under these settings."""
         printer = self._printer(code)
         lines = ["if t.wanted:", "    return t.taken"] if self.sums else []
@@ -227,7 +227,7 @@ def _below(lines: Iterable[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
 
-def _chooses(code: Code) -> bool:
+def _chooses(code: Assignments) -> bool:
     values: Iterable[Expr] = [
         *(s.value for s in walk_statements(code.body) if isinstance(s, Assign | Take)),
         *code.values.values(),

@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from optgen.backends.base import UnloweredNodeError
-from optgen.backends.c_printer import CPrinter, c_formula, c_name
-from optgen.backends.layout import c_lines, python_lines
+from optgen.backends.c_printer import CPrinter, c_condition, c_name
+from optgen.backends.code import Brackets, Code, Guarded, Labelled, Lambda, Operand, both, call, choice, flat
+from optgen.backends.layout import c_code, c_lines, c_pragma, python_code
 from optgen.backends.py_printer import PyPrinter, py_formula, py_number
 from optgen.backends.quoting import py_string
 from optgen.ir.formula import FALSE, TRUE, atom
@@ -98,26 +99,11 @@ def test_strings_are_quoted_as_formatters_do() -> None:
 
 
 def test_formulas() -> None:
-    a, b, d = map(atom, "abd")
-    assert (c_formula(TRUE), c_formula(FALSE)) == ("true", "false")
+    a, b, w = map(atom, "abw")
+    assert (c_condition(TRUE), c_condition(FALSE)) == (Operand("true"), Operand("false"))
     assert (py_formula(TRUE), py_formula(FALSE)) == ("True", "False")
-    assert c_formula((a & ~b) | d) == "d || (a && !b)"
-    assert py_formula((a & ~b) | d) == "f.d or (f.a and not f.b)"
-
-
-@given(st.lists(st.sampled_from(["alpha", "beta_long_name", "gamma", "f(d, y)"]), min_size=2, max_size=40))
-@settings(max_examples=100, deadline=None)
-def test_long_lines_are_broken_and_say_the_same(words: list[str]) -> None:
-    python = f"name = {' + '.join(words)}"
-    lines = python_lines([python], 4)
-    assert all(len(line) <= 116 for line in lines)
-    assert "".join("".join(lines).split()).replace("name=(", "name=", 1).rstrip(")") == python.replace(" ", "").rstrip(
-        ")"
-    )
-    c = f"const float name = {' + '.join(words)};"
-    lines = c_lines([c], 8)
-    assert all(len(line) <= 112 for line in lines)
-    assert "".join("".join(lines).split()) == c.replace(" ", "")
+    assert flat(c_condition((a & ~b) | w).code) == "w || (a && !b)"
+    assert py_formula((a & ~b) | w) == "f.w or (f.a and not f.b)"
 
 
 EXPRESSIONS = st.recursive(
@@ -142,8 +128,8 @@ CHOICE = Call("where", (Call("and", (Call(">", (Ref("second_moment"), A)), Call(
     [
         (MEAN, 70, ["d = a * second_moment", "    + optgen::maximum(b, d) * (1.0f - a);"]),
         (MEAN, 95, ["d = a * second_moment", "    + optgen::maximum(b,", "        d) * (1.0f - a);"]),
-        (CHOICE, 84, ["d = second_moment > a && b > d", "    ? -a", "    : b;"]),
-        (CHOICE, 92, ["d = second_moment > a", "        && b > d", "    ? -a", "    : b;"]),
+        (CHOICE, 84, ["d = second_moment > a && b > d", "    ? -a : b;"]),
+        (CHOICE, 92, ["d = second_moment > a", "        && b > d", "    ? -a : b;"]),
     ],
 )
 def test_c_breaks_before_operators(expr: Expr, indent: int, lines: list[str]) -> None:
@@ -165,6 +151,63 @@ def test_c_breaks_after_a_long_name() -> None:
 )
 def test_python_breaks_within_brackets(expr: Expr, indent: int, lines: list[str]) -> None:
     assert PyPrinter(dict.fromkeys(["a", "b", "d", "second_moment"], Kind.ELEMENT)).lines(expr, "d = ", indent) == lines
+
+
+LONG = [f"argument_{n}" for n in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        (Guarded("amsgrad", Labelled("x = ", "y")), ["if constexpr (amsgrad) x = y;"]),
+        (
+            Guarded("amsgrad", call("compute_something_long", *LONG[:7])),
+            ["if constexpr (amsgrad)", f"  compute_something_long({', '.join(LONG[:7])});"],
+        ),
+        (Lambda("each(n, [&](int k) {", Labelled("x[k] = ", "0.0f")), ["each(n, [&](int k) { x[k] = 0.0f; });"]),
+        (
+            Lambda("each(n, [&](int k) {", Labelled("x[k] = ", call("sum", *LONG[:8]))),
+            ["each(n, [&](int k) {", f"  x[k] = sum({', '.join(LONG[:8])});", "});"],
+        ),
+        (
+            Labelled(
+                "auto* const x = ", choice(both(Operand("is_read"), Operand("is_first")), call("f", *LONG), "none")
+            ),
+            [
+                "auto* const x = is_read && is_first",
+                f"    ? f({', '.join(LONG[:9])},",
+                f"        {', '.join(LONG[9:])}) : none;",
+            ],
+        ),
+    ],
+)
+def test_statements_of_c(code: Code, lines: list[str]) -> None:
+    assert c_code(code, 2) == c_lines([code], 2) == lines
+
+
+def test_a_directive_has_its_clauses_on_lines_of_their_own() -> None:
+    clauses = [Brackets("reduction(+ : ", ("a", "b")), Brackets("reduction(max : ", tuple(LONG))]
+    assert c_pragma("#pragma omp simd", clauses[:1]) == ["#pragma omp simd reduction(+ : a, b)"]
+    assert c_pragma("#pragma omp simd", clauses) == [
+        "#pragma omp simd \\",
+        "    reduction(+ : a, b) \\",
+        f"    reduction(max : {', '.join(LONG[:8])}, \\",
+        f"        {', '.join(LONG[8:])})",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        (call("State", *LONG), ["State(", *(f"    {item}," for item in LONG), "),"]),
+        (
+            call("State", Labelled("exists=", call("f", *LONG[:8])), "long_basis"),
+            ["State(", f"    exists=f({', '.join(LONG[:8])}),", "    long_basis,", "),"],
+        ),
+    ],
+)
+def test_entries_of_python(code: Code, lines: list[str]) -> None:
+    assert python_code(code, 0, ",") == lines
 
 
 @given(EXPRESSIONS, st.integers(0, 60))

@@ -16,8 +16,9 @@ from optgen.operations import COMPARISONS
 Subject = Literal["option", "hyper", "input", "fact", "codec"]
 WORDS = {"==": "is", "!=": "not"}
 MACROS = frozenset(
-    ("export", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "int4_avx512", "int8_avx512",
-     "method", "param_codec", "parts", "philox_avx512", "scales_avx512")
+    ("export", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "inline", "inlined",
+     "int4_avx512", "int8_avx512", "kernels", "method", "param_codec", "parts", "philox_avx512",
+     "scales_avx512", "target")
 )  # fmt: skip
 """What the kernels' headers and their builds define as OPTGEN_..."""
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]")

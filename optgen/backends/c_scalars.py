@@ -133,7 +133,10 @@ class ScalarText:
     def _fill(self, let: Let) -> Code:
         """An array's numbers, once the sums are there from which they follow."""
         numbers = _each(let.kind, c_name(let.name), self._array_value(let.expr, let.kind))
-        live = self.text.plan.arrays[let.name].given(let.path)
+        known = TRUE
+        for arm in let.arms:
+            known = known & (arm.formula if arm.holds else ~arm.formula)
+        live = self.text.plan.arrays[let.name].given(known)
         waits = [] if live.is_true else [self.text.condition(live)]
         waits += [Operand(call("is_found", "pass", pass_of(name))) for name in self._sums_before(let.name)]
         return Guarded(both(*waits).code, numbers) if waits else numbers

@@ -55,9 +55,9 @@ def shared_library(
 
     One that lacks any of `functions` is built again, and refused if it still does.
 
-    The headers of `optgen.paths.include_dir()` are found by the compiler; headers beside the source are not part of an
-    entry's key and must not be included. Safe to call from many processes and threads at once. Import torch first:
-    the library then shares torch's OpenMP threads.
+    The headers of `optgen.paths.include_dir()` are found by the compiler; they and headers beside the source that it
+    includes are part of an entry's key. Safe to call from many processes and threads at once. Import torch first: the
+    library then shares torch's OpenMP threads.
 
     Raises CompileError.
     """

@@ -70,7 +70,7 @@ def cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc | None
     call from many processes and threads at once.
 
     Args:
-        source: A .cu file; headers beside it are no part of the name and must not be included.
+        source: A .cu file; a header beside it that it includes is a part of the content that the name is made of.
         arch: "sm_90" for compute capability 9.0.
         nvcc: What builds it; None where there is none.
 

@@ -69,8 +69,13 @@ def test_failures_are_told_and_not_kept(asked: tuple[Path, Path], tmp_path: Path
         answer(compiler, source)
 
 
-def test_what_no_key_knows_is_refused(asked: tuple[Path, Path], tmp_path: Path) -> None:
-    source = tmp_path / "source.cpp"
+def test_headers_beside_a_source_are_part_of_it(asked: tuple[Path, Path], tmp_path: Path) -> None:
+    compiler, runs = asked
+    source, header = tmp_path / "source.cpp", tmp_path / "beside.h"
     source.write_text('#include "beside.h"\n')
-    with pytest.raises(AssertionError, match="no key knows"):
-        answer(asked[0], source)
+    with pytest.raises(CompileError, match=r"beside\.h"):
+        answer(compiler, source)
+    for number, text in enumerate(("one", "two", "two"), 1):
+        header.write_text(text)
+        answer(compiler, source)
+        assert runs.read_text().count("run") == min(number, 2)

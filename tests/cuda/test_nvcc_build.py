@@ -170,7 +170,8 @@ def check(nvcc: Nvcc, source: Path, macros: Mapping[str, str], folder: Path, arc
     said = ask(command, source, output)
     wrong = [line for line in said.splitlines() if re.search(r"(?i)error|warning", line)]
     assert wrong == [], f"{source.name} with {dict(macros)}"
-    kernels = set(re.findall(r'extern "C" __global__ void .*?(\w+)\(const Call', source.read_text(encoding="utf-8")))
+    passes = re.findall(r"OPTGEN_KERNELS\(\w+, (\w+), \d+\)", source.read_text(encoding="utf-8"))
+    kernels = {f"{name}{launch}" for name in passes for launch in ("_prepare", "", "_finish")}
     found = list(usages(said))
     assert {(use.function, use.arch) for use in found if use.registers is not None} == {
         (kernel, f"sm_{arch}") for kernel in kernels for arch in archs

@@ -139,7 +139,7 @@ class Hash:
         """
         try:
             for path in _with_included(source):
-                self.add("source", path.name, path.read_bytes())
+                self.add("source", path.read_bytes())
             root = include_dir()
             for header in sorted(path for path in root.rglob("*") if path.is_file()):
                 self.add("header", str(header.relative_to(root)), header.read_bytes())

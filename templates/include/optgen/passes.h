@@ -9,15 +9,17 @@ namespace optgen {
 
 constexpr int NEVER = 1 << 16;  // the pass of what is not taken under the settings at hand
 
-template <class... Passes> constexpr int before(int first, Passes... others) {
+template <class... Passes> OPTGEN_METHOD constexpr int before(int first, Passes... others) {
   ((first = others < first ? others : first), ...);
   return first - 1;
 }
 
 // Whether a pass has the result of a sum, or needs none.
-constexpr bool is_found(int pass, int sum) { return sum == NEVER || pass > sum; }
+OPTGEN_METHOD constexpr bool is_found(int pass, int sum) { return sum == NEVER || pass > sum; }
 
-template <class... Passes> constexpr bool is_one_of(int pass, Passes... others) { return ((pass == others) || ...); }
+template <class... Passes> OPTGEN_METHOD constexpr bool is_one_of(int pass, Passes... others) {
+  return ((pass == others) || ...);
+}
 
 // The numbers that the host hands to a tensor's group, the sums over a tensor, and what a chunk adds to them.
 template <class Values> OPTGEN_FUNCTION const Values& values_of(const Call& call, const Tensor& t) {

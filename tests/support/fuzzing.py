@@ -74,13 +74,13 @@ def _check_said(said: str) -> None:
 def faults(package: Package) -> Iterator[str]:
     """What is wrong with a package's files."""
     for path, text in package.files.items():
-        if not re.fullmatch(r"[A-Za-z_]\w*\.(py|cpp|cu|typed)", path):
+        if not re.fullmatch(r"[A-Za-z_]\w*\.(py|h|cpp|cu|typed)", path):
             yield f"a file is called {path!r}"
         if any(printable(line) != line for line in text.split("\n")):
             yield f"{path} holds what nobody can see"
         if path.endswith(".py"):
             yield from (f"{path}: {fault}" for fault in python_faults(text))
-        elif path.endswith((".cpp", ".cu")):
+        elif path.endswith((".h", ".cpp", ".cu")):
             yield from (f"{path}: {fault}" for fault in c_faults(text))
 
 
@@ -134,7 +134,8 @@ def _compile(package: Package, folder: Path, compiler: str) -> None:
     families = {info.family: info.family_rule for info in package.classes}
     for name, family in families.items():
         source = folder / f"{name}.cpp"
-        source.write_text(package.files[source.name], encoding="utf-8")
+        for path in (source, source.with_suffix(".h")):
+            path.write_text(package.files[path.name], encoding="utf-8")
         guards = [guard.name for guard in family.guards.guards.values() if guard.about != "codec"]
         states = [i for i in family.inputs.values() if i.role == "state" and i.kind is Kind.ELEMENT]
         codecs = {f"{i.name}_codec": CODECS[i.codecs[-1]].cpp_type(i.signed) for i in states}

@@ -1,4 +1,7 @@
-"""Bindings get the names that people read: that of their variable, for its last value; others are numbered."""
+"""Bindings get the names that people read: that of their variable.
+
+Of numbers that are one for a tensor the last value has it; others, and elements that are several, are numbered.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 from dataclasses import replace
 
 from optgen.ir.guards import GuardTable
-from optgen.ir.nodes import Expr, Let, Program, Ref
+from optgen.ir.nodes import Expr, Kind, Let, Program, Ref
 from optgen.passes.rewrite import rewrite, unused_name
 
 NUMBER = re.compile(r"_\d+$")
@@ -21,11 +24,20 @@ def rename(program: Program, guards: GuardTable) -> Program:
     """Give every binding its name; those of inputs and settings stay theirs."""
     taken = {*program.inputs, *guards.guards}
     names: dict[str, str] = {}
-    parts = [let for let in program.lets if not let.variable]
-    for let in (*reversed([let for let in program.lets if let.variable]), *parts):
-        stem = stem_of(let)
-        names[let.name] = unused_name(f"new_{stem}" if stem in program.inputs else stem, taken)
+
+    def name(let: Let, stem: str) -> None:
+        names[let.name] = unused_name(stem, taken)
         taken.add(names[let.name])
+
+    others = [let for let in program.lets if let.kind is not Kind.ELEMENT]
+    values = [let for let in others if let.variable]
+    for let in (*reversed(values), *(let for let in others if not let.variable)):
+        name(let, f"new_{stem_of(let)}" if stem_of(let) in program.inputs else stem_of(let))
+    elements = [let for let in program.lets if let.kind is Kind.ELEMENT]
+    stems = [stem_of(let) for let in elements]
+    for number, (let, stem) in enumerate(zip(elements, stems, strict=True)):  # of which only programs show the names
+        several = stem in program.inputs or stems.count(stem) > 1
+        name(let, f"{stem}_{stems[: number + 1].count(stem)}" if several else stem)
 
     def change(expr: Expr) -> Expr:
         return Ref(names[expr.name]) if isinstance(expr, Ref) and expr.name in names else expr

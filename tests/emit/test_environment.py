@@ -30,4 +30,4 @@ def test_contexts_have_the_names_that_their_templates_use(monkeypatch: pytest.Mo
 
 def test_a_name_that_is_missing_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="functions"):
-        render("torch/functions.py.j2", {"title": "", "head": []})
+        render("torch/functions.py.j2", {"title": "", "head": [], "any": False})

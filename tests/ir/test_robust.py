@@ -52,7 +52,7 @@ def outcome(body: str, uses: str = "") -> str:
         except SpecError as error:
             assert all(d.location is not None for d in error.diagnostics)
             return "refused"
-        assert len(unit.renderings(shared_parts([unit]))) == 4
+        assert len(unit.renderings(shared_parts([unit]))) == 5
         return "accepted"
 
 

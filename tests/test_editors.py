@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pydoc
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -156,6 +157,8 @@ def test_help_describes_every_argument(name) -> None:
     """What it does, its range and its default: those of its rule first, as editors show them, then what all have."""
     cls = optimizer_class(name)
     told, parameters = described(name), inspect.signature(cls).parameters
+    page = pydoc.plain(pydoc.render_doc(cls))  # what help() prints
+    assert all(f"  {key}: " in page for key in parameters)
     assert set(told) == set(parameters)
     for key, parameter in parameters.items():
         default = "" if parameter.default is parameter.empty or key == "params" else default_text(parameter.default)

@@ -60,11 +60,10 @@ _step_block = Block(
         "max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=21, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=21,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -82,7 +81,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=21,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -101,7 +99,6 @@ _step_block = Block(
                 or f.percentile_clipping_below_100
                 or f.trust_ratio_is_lamb
             ),
-            scalars=21,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -120,8 +117,9 @@ _step_block = Block(
                 Partial("exp_avg_var_largest", lambda f: f.exp_avg_var_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=21),
+        Pass("step_apply", always),
     ),
+    scalars=21,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

@@ -40,11 +40,10 @@ _step_block = Block(
         "grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=13, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=13,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -62,7 +61,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=13,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -81,7 +79,6 @@ _step_block = Block(
                 or f.square_avg_tensorwise
                 or f.trust_ratio_is_lamb
             ),
-            scalars=13,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -100,8 +97,9 @@ _step_block = Block(
                 Partial("acc_delta_largest", lambda f: f.acc_delta_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=13),
+        Pass("step_apply", always),
     ),
+    scalars=13,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

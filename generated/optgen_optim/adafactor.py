@@ -59,11 +59,10 @@ _step_block = Block(
         "grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=15, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2 and f.percentile_clipping_below_100,
-            scalars=15,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -81,7 +80,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=15,
             partials=(
                 Partial("grad_squares_2", lambda f: not f.cautious or not f.max_unorm_above_0 or not f.ndim_from_2),
                 Partial("squared_col_sum", lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2, over="col"),
@@ -106,7 +104,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=15,
             partials=(
                 Partial("param_squares", lambda f: f.cautious and f.max_unorm_above_0 and f.scale_parameter),
                 Partial(
@@ -156,7 +153,6 @@ _step_block = Block(
                 or f.percentile_clipping_below_100
                 or (f.beta1_given and f.exp_avg_tensorwise)
             ),
-            scalars=15,
             partials=(
                 Partial(
                     "param_squares",
@@ -210,7 +206,6 @@ _step_block = Block(
         Pass(
             "step_reduce_5",
             always,
-            scalars=15,
             partials=(
                 Partial(
                     "param_squares",
@@ -236,8 +231,9 @@ _step_block = Block(
                 Partial("exp_avg_largest", lambda f: f.beta1_given and f.exp_avg_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=15),
+        Pass("step_apply", always),
     ),
+    scalars=15,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     arrays=(

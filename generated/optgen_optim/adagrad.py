@@ -43,11 +43,10 @@ _step_block = Block(
         "grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=10, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=10,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -59,7 +58,6 @@ _step_block = Block(
                     and (f.cautious or f.max_unorm_above_0 or f.sum_tensorwise or f.trust_ratio_is_lamb)
                 )
             ),
-            scalars=10,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -77,7 +75,6 @@ _step_block = Block(
                 or f.sum_tensorwise
                 or f.trust_ratio_is_lamb
             ),
-            scalars=10,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -94,8 +91,9 @@ _step_block = Block(
                 Partial("sum_largest", lambda f: f.sum_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=10),
+        Pass("step_apply", always),
     ),
+    scalars=10,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

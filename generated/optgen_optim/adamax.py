@@ -40,11 +40,10 @@ _step_block = Block(
         "max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=15, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=15,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -62,7 +61,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=15,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -81,7 +79,6 @@ _step_block = Block(
                 or f.percentile_clipping_below_100
                 or f.trust_ratio_is_lamb
             ),
-            scalars=15,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -100,8 +97,9 @@ _step_block = Block(
                 Partial("exp_inf_largest", lambda f: f.exp_inf_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=15),
+        Pass("step_apply", always),
     ),
+    scalars=15,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

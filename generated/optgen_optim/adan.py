@@ -59,11 +59,10 @@ _step_block = Block(
         "max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=24, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=24,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -83,7 +82,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=24,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -104,7 +102,6 @@ _step_block = Block(
                 or f.previous_grad_tensorwise
                 or f.trust_ratio_is_lamb
             ),
-            scalars=24,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -127,8 +124,9 @@ _step_block = Block(
                 Partial("previous_grad_largest", lambda f: f.previous_grad_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=24),
+        Pass("step_apply", always),
     ),
+    scalars=24,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

@@ -59,11 +59,10 @@ _step_block = Block(
         "min_trust_ratio max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=21, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=21,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -82,7 +81,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=21,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -102,7 +100,6 @@ _step_block = Block(
                 or f.percentile_clipping_below_100
                 or f.trust_ratio_is_lamb
             ),
-            scalars=21,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -123,8 +120,9 @@ _step_block = Block(
                 Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=21),
+        Pass("step_apply", always),
     ),
+    scalars=21,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

@@ -55,7 +55,7 @@ _step_block = Block(
         "max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=18, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: (
@@ -65,7 +65,6 @@ _step_block = Block(
                 and f.use_kahan_summation
                 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
             ),
-            scalars=18,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -89,7 +88,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=18,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -139,7 +137,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=18,
             partials=(
                 Partial(
                     "param_squares",
@@ -204,7 +201,6 @@ _step_block = Block(
                 or f.trust_ratio_is_lamb
                 or (f.compensation_tensorwise and f.use_kahan_summation)
             ),
-            scalars=18,
             partials=(
                 Partial(
                     "param_squares",
@@ -249,8 +245,9 @@ _step_block = Block(
                 ),
             ),
         ),
-        Pass("step_apply", always, scalars=18),
+        Pass("step_apply", always),
     ),
+    scalars=18,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

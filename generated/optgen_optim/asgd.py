@@ -41,11 +41,10 @@ _step_block = Block(
         " grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=11, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=11,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -54,7 +53,6 @@ _step_block = Block(
                 (f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
                 or (f.cautious and (f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb))
             ),
-            scalars=11,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -66,7 +64,6 @@ _step_block = Block(
         Pass(
             "step_reduce_3",
             lambda f: f.cautious or f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb,
-            scalars=11,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -77,8 +74,9 @@ _step_block = Block(
                 Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
             ),
         ),
-        Pass("step_apply", always, scalars=11),
+        Pass("step_apply", always),
     ),
+    scalars=11,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

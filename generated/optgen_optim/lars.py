@@ -47,7 +47,7 @@ _step_block = Block(
         "grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_1", lambda f: f.max_grad_norm_above_0, scalars=12, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_1", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_2",
             lambda f: (
@@ -57,7 +57,6 @@ _step_block = Block(
                     or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
                 )
             ),
-            scalars=12,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -75,7 +74,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=12,
             partials=(
                 Partial(
                     "param_squares",
@@ -111,7 +109,6 @@ _step_block = Block(
                 or f.trust_ratio_is_lars
                 or (f.momentum_buffer_tensorwise and f.momentum_not_0)
             ),
-            scalars=12,
             partials=(
                 Partial(
                     "param_squares",
@@ -150,8 +147,9 @@ _step_block = Block(
                 ),
             ),
         ),
-        Pass("step_apply", always, scalars=12),
+        Pass("step_apply", always),
     ),
+    scalars=12,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

@@ -50,11 +50,10 @@ _step_block = Block(
         "grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=13, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=13,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -66,7 +65,6 @@ _step_block = Block(
                     and (f.cautious or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb)
                 )
             ),
-            scalars=13,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -84,7 +82,6 @@ _step_block = Block(
                 or f.percentile_clipping_below_100
                 or f.trust_ratio_is_lamb
             ),
-            scalars=13,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -101,8 +98,9 @@ _step_block = Block(
                 Partial("exp_avg_largest", lambda f: f.exp_avg_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=13),
+        Pass("step_apply", always),
     ),
+    scalars=13,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

@@ -82,7 +82,7 @@ _step_block = Block(
         "percentile_clipping max_unorm min_trust_ratio max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=27, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: (
@@ -91,7 +91,6 @@ _step_block = Block(
                 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
                 and (f.ndim_from_2 or f.optimize_1d)
             ),
-            scalars=27,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -117,7 +116,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=27,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -161,7 +159,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=27,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -215,7 +212,6 @@ _step_block = Block(
                 or f.percentile_clipping_below_100
                 or f.trust_ratio_is_lamb
             ),
-            scalars=27,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -252,8 +248,9 @@ _step_block = Block(
                 ),
             ),
         ),
-        Pass("step_apply", always, scalars=27),
+        Pass("step_apply", always),
     ),
+    scalars=27,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

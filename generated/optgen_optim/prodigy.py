@@ -155,18 +155,12 @@ _step_block = Block(
         "denominator"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=21, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_1",
-            lambda f: f.percentile_clipping_below_100,
-            scalars=21,
-            partials=(Partial("grad_squares_2"),),
-        ),
-        Pass("step_reduce_2", always, scalars=21, partials=(Partial("numerator_sum"), Partial("denominator_sum"))),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_1", lambda f: f.percentile_clipping_below_100, partials=(Partial("grad_squares_2"),)),
+        Pass("step_reduce_2", always, partials=(Partial("numerator_sum"), Partial("denominator_sum"))),
         Pass(
             "step_reduce_3",
             lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=21,
             partials=(Partial("share_sum"),),
         ),
         Pass(
@@ -178,7 +172,6 @@ _step_block = Block(
                 or f.max_unorm_above_0
                 or f.trust_ratio_is_lamb
             ),
-            scalars=21,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
@@ -187,8 +180,9 @@ _step_block = Block(
                 Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=21),
+        Pass("step_apply", always),
     ),
+    scalars=21,
     values=_step_values,
     commit=_step_commit,
     sums=(

@@ -146,11 +146,10 @@ _step_block = Block(
         "min_trust_ratio max_trust_ratio grad_scale k weight_sum lr_max grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=17, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=17,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -162,7 +161,6 @@ _step_block = Block(
                     and (f.cautious or f.exp_avg_sq_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb)
                 )
             ),
-            scalars=17,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -180,7 +178,6 @@ _step_block = Block(
                 or f.percentile_clipping_below_100
                 or f.trust_ratio_is_lamb
             ),
-            scalars=17,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -197,8 +194,9 @@ _step_block = Block(
                 Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=17),
+        Pass("step_apply", always),
     ),
+    scalars=17,
     values=_step_values,
     commit=_step_commit,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
@@ -215,14 +213,16 @@ _step_block = Block(
 
 _train_block = Block(
     reads="beta1 train_mode",
-    passes=(Pass("train_apply", always, scalars=2),),
+    passes=(Pass("train_apply", always),),
+    scalars=2,
     values=_train_values,
     commit=_train_commit,
 )
 
 _eval_block = Block(
     reads="beta1 train_mode",
-    passes=(Pass("eval_apply", always, scalars=2),),
+    passes=(Pass("eval_apply", always),),
+    scalars=2,
     values=_eval_values,
     commit=_eval_commit,
 )

@@ -117,11 +117,10 @@ _step_block = Block(
         "min_trust_ratio max_trust_ratio grad_scale k weight_sum lr_max grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=11, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=11,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -130,7 +129,6 @@ _step_block = Block(
                 (f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
                 or (f.cautious and (f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb))
             ),
-            scalars=11,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -142,7 +140,6 @@ _step_block = Block(
         Pass(
             "step_reduce_3",
             lambda f: f.cautious or f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb,
-            scalars=11,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -153,8 +150,9 @@ _step_block = Block(
                 Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
             ),
         ),
-        Pass("step_apply", always, scalars=11),
+        Pass("step_apply", always),
     ),
+    scalars=11,
     values=_step_values,
     commit=_step_commit,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
@@ -171,14 +169,16 @@ _step_block = Block(
 
 _train_block = Block(
     reads="momentum train_mode",
-    passes=(Pass("train_apply", always, scalars=2),),
+    passes=(Pass("train_apply", always),),
+    scalars=2,
     values=_train_values,
     commit=_train_commit,
 )
 
 _eval_block = Block(
     reads="momentum train_mode",
-    passes=(Pass("eval_apply", always, scalars=2),),
+    passes=(Pass("eval_apply", always),),
+    scalars=2,
     values=_eval_values,
     commit=_eval_commit,
 )

@@ -54,11 +54,10 @@ _step_block = Block(
         "max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=13, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=13,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -75,7 +74,6 @@ _step_block = Block(
                     )
                 )
             ),
-            scalars=13,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -93,7 +91,6 @@ _step_block = Block(
                 or f.trust_ratio_is_lamb
                 or (f.momentum_buffer_tensorwise and f.momentum_not_0)
             ),
-            scalars=13,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -114,8 +111,9 @@ _step_block = Block(
                 ),
             ),
         ),
-        Pass("step_apply", always, scalars=13),
+        Pass("step_apply", always),
     ),
+    scalars=13,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

@@ -62,11 +62,10 @@ _step_block = Block(
         "max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=13, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=13,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -78,7 +77,6 @@ _step_block = Block(
                     and (f.cautious or f.exp_avg_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb)
                 )
             ),
-            scalars=13,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -96,7 +94,6 @@ _step_block = Block(
                 or f.percentile_clipping_below_100
                 or f.trust_ratio_is_lamb
             ),
-            scalars=13,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial(
@@ -113,8 +110,9 @@ _step_block = Block(
                 Partial("exp_avg_largest", lambda f: f.exp_avg_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=13),
+        Pass("step_apply", always),
     ),
+    scalars=13,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,
@@ -123,29 +121,23 @@ _step_block = Block(
 _update_hessian_block = Block(
     reads="beta2 max_grad_norm percentile_clipping grad_scale grad_squares_all",
     passes=(
-        Pass(
-            "update_hessian_reduce_0",
-            lambda f: f.max_grad_norm_above_0,
-            scalars=6,
-            partials=(Partial("grad_squares"),),
-        ),
+        Pass("update_hessian_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "update_hessian_reduce_1",
             lambda f: f.hessian_tensorwise and f.percentile_clipping_below_100,
-            scalars=6,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
             "update_hessian_reduce_2",
             lambda f: f.hessian_tensorwise or f.percentile_clipping_below_100,
-            scalars=6,
             partials=(
                 Partial("grad_squares_2", lambda f: not f.hessian_tensorwise),
                 Partial("hessian_largest", lambda f: f.hessian_tensorwise, op="max"),
             ),
         ),
-        Pass("update_hessian_apply", always, scalars=6),
+        Pass("update_hessian_apply", always),
     ),
+    scalars=6,
     values=_update_hessian_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

@@ -46,11 +46,10 @@ _step_block = Block(
         "max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, scalars=16, partials=(Partial("grad_squares"),)),
+        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
         Pass(
             "step_reduce_1",
             lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            scalars=16,
             partials=(Partial("grad_squares_2"),),
         ),
         Pass(
@@ -58,7 +57,6 @@ _step_block = Block(
             lambda f: (
                 f.percentile_clipping_below_100 or (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
             ),
-            scalars=16,
             partials=(
                 Partial(
                     "grad_squares_2",
@@ -70,7 +68,6 @@ _step_block = Block(
         Pass(
             "step_reduce_3",
             always,
-            scalars=16,
             partials=(
                 Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
                 Partial("ratio_sum"),
@@ -80,8 +77,9 @@ _step_block = Block(
                 Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
             ),
         ),
-        Pass("step_apply", always, scalars=16),
+        Pass("step_apply", always),
     ),
+    scalars=16,
     values=_step_values,
     sums=(("grad_squares_all", "sum", "grad_squares"),),
     grads=True,

@@ -23,9 +23,10 @@ def block_lines(name: str, plan: Plan, family: Family) -> list[str]:
     ]
     summed = {reduction for _, reduction in plan.sums.values()}
     scalars = len(BlockText(family, name, plan).fields)
-    passes = [_pass(name, item, scalars, summed) for item in plan.passes]
+    passes = [_pass(name, item, summed) for item in plan.passes]
     fields: dict[str, Code] = {
         "passes": tuple_code(passes),
+        "scalars": str(scalars) if scalars else "",
         "values": f"_{name}_values" if len(plan.values) > len(plan.host_inputs) else "",
         "commit": f"_{name}_commit" if plan.host_commits else "",
         "sums": tuple_code(sums) if sums else "",
@@ -56,10 +57,8 @@ def _reads_index(plan: Plan) -> bool:
     return any(positions.intersection(refs(value)) for value in values)
 
 
-def _pass(block: str, item: PassPlan, scalars: int, summed: Set[str]) -> Code:
+def _pass(block: str, item: PassPlan, summed: Set[str]) -> Code:
     parts: list[Code] = [f'"{block}_{item.name}"', live_code(item.live)]
-    if scalars:
-        parts.append(f"scalars={scalars}")
     if item.reductions:
         parts.append(Labelled("partials=", tuple_code([_partial(r, r.name in summed) for r in item.reductions])))
     return call("Pass", *parts)

@@ -162,7 +162,7 @@ class KernelEngine:
 
     def _scratch_bytes(self) -> int:
         """What a pass's values below element kind take, at most four bytes each."""
-        scalars = max((p.scalars for block in self.rule.blocks.values() for p in block.passes), default=0)
+        scalars = max((block.scalars for block in self.rule.blocks.values()), default=0)
         return max(4 * scalars, 8)
 
     def _table(self) -> array[int]:

@@ -139,13 +139,11 @@ class Pass:
     Attributes:
         function: Its name in every target.
         live: When it is run.
-        scalars: How many values below element kind it hands to its elements.
         partials: All that it reduces.
     """
 
     function: str
     live: Live
-    scalars: int = 0
     partials: tuple[Partial, ...] = ()
 
     @cached_property
@@ -178,6 +176,7 @@ class Block:
     """A block of a rule.
 
     Attributes:
+        scalars: How many values below element kind passes hand to their elements.
         reads: What the step reads that is the same for a group: names of hyperparameters, inputs, states of the group
             and sums over all parameters, with spaces between them.
         values: What passes read that follows from these, by name; its parameters say from which.
@@ -190,6 +189,7 @@ class Block:
     """
 
     passes: tuple[Pass, ...]
+    scalars: int = 0
     reads: str = ""
     values: Callable[..., dict[str, float]] | None = None
     commit: Callable[..., dict[str, float]] | None = None

@@ -135,6 +135,8 @@ def _written(text: str) -> str:
 
 def _translated(node: ast.expr) -> str:
     """An expression in the words of the language; "" if that cannot be said, or says no more."""
+    if isinstance(node, ast.Starred):  # no expression of its own
+        return ""
     before = ast.unparse(node)
     after = _Translator().visit(ast.parse(before, mode="eval").body)
     text = ast.unparse(after)

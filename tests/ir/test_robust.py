@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.compiling import compiled, probe
 
@@ -57,6 +57,7 @@ def outcome(body: str, uses: str = "") -> str:
 
 
 @given(bodies, st.sampled_from(("", USES)))
+@example("param = *grad / lr", "")
 @settings(max_examples=250, deadline=None)
 def test_every_block_compiles_or_is_refused(body: str, uses: str) -> None:
     outcome(body, uses)

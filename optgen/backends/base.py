@@ -36,6 +36,6 @@ def describe(family: Family) -> list[Prose]:
     lines = [family.title, Prose(""), *family.spec.reference.filled(110)]
     for name, text in family.equations.items():
         lines += [Prose(""), Prose(f"{name}:"), *("    " + line if line else line for line in text.lines())]
-    for function in family.functions:
-        lines += [Prose(""), *Prose(function.written).lines()]
+    for number, function in enumerate(family.functions):
+        lines += [*([] if number else [Prose("")]), *map(Prose, function.brief)]
     return lines

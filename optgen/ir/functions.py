@@ -18,6 +18,7 @@ from optgen.operations import CALLED
 from optgen.spec.source import SourceText
 
 BUILT_IN = frozenset(CALLED)
+MAX_BRIEF = 110
 FORM = "write `def name(x):`, below it statements and, last, `return` with a value"
 
 
@@ -51,6 +52,15 @@ class Function:
     def written(self) -> str:
         """Its lines, as a text of their own."""
         return "\n".join(self.text.text.split("\n")[self.node.lineno - 1 : self.node.end_lineno])
+
+    @property
+    def brief(self) -> list[str]:
+        """Its lines without its documentation; of one that only returns, one line."""
+        lines, above = self.written.split("\n"), self.node.lineno
+        first = self.body[0] if self.body else self.node.body[-1]
+        lines = [*lines[: self.node.body[0].lineno - above], *lines[first.lineno - above :]]
+        short = " ".join(line.strip() for line in lines)
+        return [short] if len(lines) == 2 and len(short) <= MAX_BRIEF else lines
 
     def reads(self) -> list[ast.Name]:
         """Where it reads a name."""

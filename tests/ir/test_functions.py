@@ -141,6 +141,24 @@ def test_a_rule_is_the_same_without_functions(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    ("text", "brief"),
+    [
+        ('def f(x):\n    """Text,\n    more."""\n    return x', "def f(x): return x"),
+        ("def f(x): return x", "def f(x): return x"),
+        ("def f(x,\n      y):\n    return x + y", "def f(x,\n      y):\n    return x + y"),
+        (
+            'def f(x):\n    """Text."""\n    # why\n    y = x\n    return y + y',
+            "def f(x):\n    y = x\n    return y + y",
+        ),
+        (f"def f(x):\n    return {'x + ' * 30}x", f"def f(x):\n    return {'x + ' * 30}x"),
+    ],
+)
+def test_brief(text: str, brief: str) -> None:
+    function = parse_functions(_text(f"def before(x):\n    return x\n{text}"), {}, Reporter())["f"]
+    assert "\n".join(function.brief) == brief
+
+
 def test_initial_values(tmp_path: Path) -> None:
     text = spec("def start(x):\n    return x * x", "param = param - lr * grad * size").replace(
         "size: {shape: tensor}", "size: {shape: tensor, init: start(lr)}"

@@ -23,40 +23,26 @@ apply:
     param = param - lr * update
 
 def coupled_decay(grad):
-    \"\"\"The gradient with the decay of the parameter, where that is not decoupled.""\"
     if not decoupled_weight_decay:
         grad = grad + weight_decay * param
     return grad
-
 def amsgrad_maximum(average, largest):
-    \"\"\"What to divide by the root of, and the largest average so far.""\"
     if amsgrad:
         largest = max(largest, average)
         second = largest
     else:
         second = average
     return second, largest
-
 def averaged_steps(beta, step):
-    \"\"\"How many steps an average is of (RAdam's rho), and of how many in the end.""\"
     longest = 2 / (1 - beta) - 1
     length = longest - 2 * step * beta**step / bias_correction(beta, step)
     return length, longest
-
 def rectification(length, longest):
-    \"\"\"The square of RAdam's rectification of the rate, for an average of so many steps.""\"
     return (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-
 def adam_direction(average, square, beta1, beta2):
-    \"\"\"An average over the root of one of its square, both corrected for their start at zero.""\"
     return average / bias_correction(beta1, step) / (sqrt(square) / sqrt(bias_correction(beta2, step)) + eps)
-
-def bias_correction(beta, step):
-    \"\"\"How much of its values an average, zero at first, has taken up after some steps.""\"
-    return 1 - beta**step
-
+def bias_correction(beta, step): return 1 - beta**step
 def decoupled_decay(param):
-    \"\"\"The parameter after its decay, where that is decoupled.""\"
     if decoupled_weight_decay:
         param = param * (1 - lr * weight_decay)
     return param

@@ -17,26 +17,18 @@
 //     param = param - lr * update
 //
 // def coupled_decay(grad):
-//     """The gradient with the decay of the parameter, where that is not decoupled."""
 //     if not decoupled_weight_decay:
 //         grad = grad + weight_decay * param
 //     return grad
-//
 // def amsgrad_maximum(average, largest):
-//     """What to divide by the root of, and the largest average so far."""
 //     if amsgrad:
 //         largest = max(largest, average)
 //         second = largest
 //     else:
 //         second = average
 //     return second, largest
-//
-// def bias_correction(beta, step):
-//     """How much of its values an average, zero at first, has taken up after some steps."""
-//     return 1 - beta**step
-//
+// def bias_correction(beta, step): return 1 - beta**step
 // def decoupled_decay(param):
-//     """The parameter after its decay, where that is decoupled."""
 //     if decoupled_weight_decay:
 //         param = param * (1 - lr * weight_decay)
 //     return param

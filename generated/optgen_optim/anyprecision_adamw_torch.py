@@ -20,9 +20,7 @@ apply:
     else:
         param = param - change
 
-def bias_correction(beta, step):
-    \"\"\"How much of its values an average, zero at first, has taken up after some steps.""\"
-    return 1 - beta**step
+def bias_correction(beta, step): return 1 - beta**step
 """
 
 from __future__ import annotations

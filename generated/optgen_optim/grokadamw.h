@@ -24,9 +24,7 @@
 // apply:
 //     param = param * (1 - lr * weight_decay) - lr * update
 //
-// def bias_correction(beta, step):
-//     """How much of its values an average, zero at first, has taken up after some steps."""
-//     return 1 - beta**step
+// def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
 #if defined(__CUDACC__)

@@ -19,7 +19,6 @@
 //     param = param - lr * update
 //
 // def with_momentum(grad, buffer):
-//     """The direction of SGD, and the running sum of gradients, of which the first is undampened."""
 //     if momentum != 0:
 //         buffer = where(step > 1, momentum * buffer + (1 - dampening) * grad, grad)
 //         if nesterov:

@@ -31,12 +31,8 @@
 //     param = param * (1 - rate * decay) - rate * update
 //
 // def adam_direction(average, square, beta1, beta2):
-//     """An average over the root of one of its square, both corrected for their start at zero."""
 //     return average / bias_correction(beta1, step) / (sqrt(square) / sqrt(bias_correction(beta2, step)) + eps)
-//
-// def bias_correction(beta, step):
-//     """How much of its values an average, zero at first, has taken up after some steps."""
-//     return 1 - beta**step
+// def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
 #if defined(__CUDACC__)

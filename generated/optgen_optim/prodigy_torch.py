@@ -41,9 +41,7 @@ apply:
         param = param * where(moved, 1 - weight_decay * rate, 1)
     param = param - rate * update
 
-def bias_correction(beta, step):
-    \"\"\"How much of its values an average, zero at first, has taken up after some steps.""\"
-    return 1 - beta**step
+def bias_correction(beta, step): return 1 - beta**step
 """
 
 from __future__ import annotations

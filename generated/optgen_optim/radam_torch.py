@@ -18,27 +18,17 @@ apply:
     param = param - lr * update
 
 def coupled_decay(grad):
-    \"\"\"The gradient with the decay of the parameter, where that is not decoupled.""\"
     if not decoupled_weight_decay:
         grad = grad + weight_decay * param
     return grad
-
 def averaged_steps(beta, step):
-    \"\"\"How many steps an average is of (RAdam's rho), and of how many in the end.""\"
     longest = 2 / (1 - beta) - 1
     length = longest - 2 * step * beta**step / bias_correction(beta, step)
     return length, longest
-
 def rectification(length, longest):
-    \"\"\"The square of RAdam's rectification of the rate, for an average of so many steps.""\"
     return (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-
-def bias_correction(beta, step):
-    \"\"\"How much of its values an average, zero at first, has taken up after some steps.""\"
-    return 1 - beta**step
-
+def bias_correction(beta, step): return 1 - beta**step
 def decoupled_decay(param):
-    \"\"\"The parameter after its decay, where that is decoupled.""\"
     if decoupled_weight_decay:
         param = param * (1 - lr * weight_decay)
     return param

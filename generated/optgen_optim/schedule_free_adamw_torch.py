@@ -23,24 +23,18 @@ eval:
     train_mode = 0
 
 def warmed_up(lr, step):
-    \"\"\"A rate that grows over the first steps.""\"
     if warmup_steps > 0:
         rate = lr * min(1, step / warmup_steps)
     else:
         rate = lr
     return rate
-
 def schedule_free_share(rate, lr_max, weight_sum, step):
-    \"\"\"The share of a new iterate in the average of all; the largest rate and the sum of weights so far.""\"
     lr_max = max(lr_max, rate)
     weight = step**r * lr_max**weight_lr_power
     weight_sum = weight_sum + weight
     share = where(weight_sum > 0, weight / weight_sum, 0)
     return share, lr_max, weight_sum
-
-def bias_correction(beta, step):
-    \"\"\"How much of its values an average, zero at first, has taken up after some steps.""\"
-    return 1 - beta**step
+def bias_correction(beta, step): return 1 - beta**step
 """
 
 from __future__ import annotations

@@ -31,26 +31,18 @@
 //     train_mode = 0
 //
 // def averaged_steps(beta, step):
-//     """How many steps an average is of (RAdam's rho), and of how many in the end."""
 //     longest = 2 / (1 - beta) - 1
 //     length = longest - 2 * step * beta**step / bias_correction(beta, step)
 //     return length, longest
-//
 // def rectification(length, longest):
-//     """The square of RAdam's rectification of the rate, for an average of so many steps."""
 //     return (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-//
 // def schedule_free_share(rate, lr_max, weight_sum, step):
-//     """The share of a new iterate in the average of all; the largest rate and the sum of weights so far."""
 //     lr_max = max(lr_max, rate)
 //     weight = step**r * lr_max**weight_lr_power
 //     weight_sum = weight_sum + weight
 //     share = where(weight_sum > 0, weight / weight_sum, 0)
 //     return share, lr_max, weight_sum
-//
-// def bias_correction(beta, step):
-//     """How much of its values an average, zero at first, has taken up after some steps."""
-//     return 1 - beta**step
+// def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
 #if defined(__CUDACC__)

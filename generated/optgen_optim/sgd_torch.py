@@ -13,13 +13,10 @@ apply:
     param = param - lr * update
 
 def coupled_decay(grad):
-    \"\"\"The gradient with the decay of the parameter, where that is not decoupled.""\"
     if not decoupled_weight_decay:
         grad = grad + weight_decay * param
     return grad
-
 def with_momentum(grad, buffer):
-    \"\"\"The direction of SGD, and the running sum of gradients, of which the first is undampened.""\"
     if momentum != 0:
         buffer = where(step > 1, momentum * buffer + (1 - dampening) * grad, grad)
         if nesterov:
@@ -29,9 +26,7 @@ def with_momentum(grad, buffer):
     else:
         update = grad
     return update, buffer
-
 def decoupled_decay(param):
-    \"\"\"The parameter after its decay, where that is decoupled.""\"
     if decoupled_weight_decay:
         param = param * (1 - lr * weight_decay)
     return param

@@ -20,9 +20,7 @@
 //         param = param * (1 - rate * weight_decay)
 //     param = param - rate * update
 //
-// def bias_correction(beta, step):
-//     """How much of its values an average, zero at first, has taken up after some steps."""
-//     return 1 - beta**step
+// def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
 #if defined(__CUDACC__)

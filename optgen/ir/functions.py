@@ -8,8 +8,9 @@ names of its own, and returns values in its last line; beside them it may name s
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from optgen.diagnostics import Location, Reporter, suggest
 from optgen.ir.habits import instead_of_call
@@ -64,20 +65,20 @@ class Function:
 
     def reads(self) -> list[ast.Name]:
         """Where it reads a name."""
-        return [node for node in self._names() if isinstance(node.ctx, ast.Load)]
+        return [node for node in self._names if isinstance(node.ctx, ast.Load)]
 
     def assigns(self) -> list[ast.Name]:
         """Where it assigns a name."""
-        return [node for node in self._names() if isinstance(node.ctx, ast.Store)]
+        return [node for node in self._names if isinstance(node.ctx, ast.Store)]
 
-    @property
+    @cached_property
     def own(self) -> frozenset[str]:
         """Its parameters and the names that it assigns."""
         return frozenset((*self.params, *(node.id for node in self.assigns())))
 
-    def _names(self) -> Iterator[ast.Name]:
-        for part in (*self.body, *self.results):
-            yield from named(part)
+    @cached_property
+    def _names(self) -> list[ast.Name]:
+        return [name for part in (*self.body, *self.results) for name in named(part)]
 
 
 def named(tree: ast.AST) -> list[ast.Name]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from optgen.codecs import CODECS
 from optgen.diagnostics import Location, Reporter
@@ -81,9 +82,8 @@ def _check_states(
     family: Family, loaded: LoadedSpec, used: set[str], weights: Iterable[str], reporter: Reporter
 ) -> None:
     """States that stay as they begin, and states on which nothing depends; means of weights are for people to read."""
-    assigned = {
-        node.id for node in _names(*(text.raw for text in family.equations.values())) if isinstance(node.ctx, ast.Store)
-    }
+    written = [node for text in family.equations.values() for node in _names(text.raw)]
+    assigned = {node.id for node in written if isinstance(node.ctx, ast.Store)}
     live = _live_inputs(family, weights)
     for name, state in family.spec.states.items():
         where = loaded.locate_key("states", name)
@@ -159,8 +159,9 @@ def _used_names(family: Family, shared: LoadedShared) -> set[str]:
 
 def _names_in(*texts: str) -> set[str]:
     """The names that texts mention."""
-    return {node.id for node in _names(*texts)}
+    return {node.id for text in texts for node in _names(text)}
 
 
-def _names(*texts: str) -> Iterable[ast.Name]:
-    return (node for text in texts for node in named_in(ast.parse(text.strip())))
+@lru_cache(maxsize=256)  # the shared stages are looked at for every rule
+def _names(text: str) -> tuple[ast.Name, ...]:
+    return tuple(named_in(ast.parse(text.strip())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from optgen.backends.assignments import Assignments, Output, Part
 from optgen.backends.c_names import codec_type, column, member, pass_of
@@ -277,6 +277,12 @@ class BlockText:
                 )
             )
         return result
+
+
+@lru_cache(maxsize=8)
+def block_text(family: Family, block: str, plan: Plan) -> BlockText:
+    """A block's text: one for the header and both targets."""
+    return BlockText(family, block, plan)
 
 
 def _keeps(let: Let, write: Write) -> bool:

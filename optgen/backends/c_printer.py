@@ -32,7 +32,8 @@ WORDS = """
     for_each_tile are_aligned line_at run_of tensors_of blocks_with is_tensorwise main memcpy errno math_errhandling
     int64_t uint32_t uint8_t int8_t optgen std
 """
-RESERVED = frozenset((*KEYWORDS.split(), *WORDS.split()))
+OF_THE_LANGUAGE = frozenset(KEYWORDS.split())
+RESERVED = OF_THE_LANGUAGE | frozenset(WORDS.split())
 ENDINGS = ("_at", "_here", "_to", "_tile", "_pass", "_value")
 STARTS = ("reads_",)
 
@@ -48,7 +49,7 @@ def c_name(name: str) -> Identifier:
 
 def c_member(name: str) -> Identifier:
     """A name among those of a struct: all but keywords are free there."""
-    return identifier(f"{name}_value" if name in KEYWORDS.split() or name.endswith("_value") else name)
+    return identifier(f"{name}_value" if name in OF_THE_LANGUAGE or name.endswith("_value") else name)
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from optgen.backends.base import Rendering, describe
-from optgen.backends.c_block import BlockText
+from optgen.backends.c_block import BlockText, block_text
 from optgen.backends.c_names import array_columns, codec_type, element_states, macro, state_columns
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_scalars import ScalarText
@@ -26,7 +26,7 @@ class RuleBackend:
 
     def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
         """One header a family."""
-        texts = [BlockText(family, name, plan) for name, plan in plans.items()]
+        texts = [block_text(family, name, plan) for name, plan in plans.items()]
         blocks = [_block_context(text) for text in texts]
         used = {name for text in texts for name in text.guards}
         head = [c_comment(line) for line in describe(family)]

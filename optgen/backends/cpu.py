@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optgen.backends.base import Rendering
-from optgen.backends.c_block import BlockText
+from optgen.backends.c_block import BlockText, block_text
 from optgen.backends.c_names import pass_of
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_statements import under
@@ -23,7 +23,7 @@ class CpuBackend:
 
     def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
         """One .cpp file a family."""
-        blocks = [_Walk(BlockText(family, name, plan)).context() for name, plan in plans.items()]
+        blocks = [_Walk(block_text(family, name, plan)).context() for name, plan in plans.items()]
         return Rendering(f"{family.name}.cpp", "cpu/kernel.cpp.j2", {"rule": family.name, "blocks": blocks})
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optgen.backends.base import Rendering
-from optgen.backends.c_block import BlockText
+from optgen.backends.c_block import BlockText, block_text
 from optgen.backends.c_names import codec_type, element_states, pass_of
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_statements import under
@@ -34,7 +34,7 @@ class CudaBackend:
             "occupancy": c_code(
                 Brackets("constexpr int BLOCKS = blocks_with<", ("ParamCodec", "GradCodec", *codecs), ">"), 0
             ),
-            "blocks": [_Walk(BlockText(family, name, plan)).context() for name, plan in plans.items()],
+            "blocks": [_Walk(block_text(family, name, plan)).context() for name, plan in plans.items()],
         }
         return Rendering(f"{family.name}.cu", "cuda/kernel.cu.j2", context)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from optgen.backends.c_block import BlockText
+from optgen.backends.c_block import block_text
 from optgen.backends.code import Code, Labelled, call
 from optgen.backends.py_printer import py_condition
 from optgen.backends.python_calls import field_lines, names_code, string_lines, tuple_code
@@ -22,7 +22,7 @@ def block_lines(name: str, plan: Plan, family: Family) -> list[str]:
         call("Array", f'"{n}"', f'"{plan.kinds[n].name.lower()}"', live_code(live)) for n, live in plan.arrays.items()
     ]
     summed = {reduction for _, reduction in plan.sums.values()}
-    scalars = len(BlockText(family, name, plan).fields)
+    scalars = len(block_text(family, name, plan).fields)
     passes = [_pass(name, item, summed) for item in plan.passes]
     fields: dict[str, Code] = {
         "passes": tuple_code(passes),

@@ -52,7 +52,7 @@ class Block:
     active: Expr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """A rule, ready to be planned.
 

@@ -73,7 +73,7 @@ class PassPlan:
     prepare: tuple[Step, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """All that a block does in a step.
 

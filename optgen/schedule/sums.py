@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.liveness import demands, needed
@@ -54,6 +55,7 @@ class Sums:
         return tuple(item for item in self.all if item.reduce.over is kind)
 
 
+@lru_cache(maxsize=8)
 def element_sums(plan: Plan) -> Sums:
     """The sums of a plan, in the order of its passes, those of one in the order of the program."""
     lets = plan.program.lets

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from optgen.backends.assignments import Assignments, Output, Part
 from optgen.backends.c_names import codec_type, column, member, pass_of
 from optgen.backends.c_printer import CPrinter, c_condition, c_member, c_name
-from optgen.backends.c_statements import CStatements, spelled
+from optgen.backends.c_statements import CStatements, spelled, under
 from optgen.backends.code import Code, Guarded, Labelled, Operand, both, call, choice, declared, joined
 from optgen.backends.layout import c_code, c_lines
 from optgen.backends.statements import Assign, Block, If, reads, walk_statements
@@ -231,6 +231,12 @@ class BlockText:
             result.append(Guarded(f"pass == {pass_of(item.name)}", statement))
         return result
 
+    @cached_property
+    def band_slots(self) -> list[int]:
+        """The passes that may sum rows or columns under some settings: they walk bands on a GPU."""
+        lines = (Kind.ROW, Kind.COL)
+        return [item.slot for item in self.plan.passes if any(r.reduce.over in lines for r in item.reductions)]
+
     # Memory
 
     @cached_property
@@ -241,6 +247,11 @@ class BlockText:
     def array(self, name: str) -> str:
         """The address of an array's numbers."""
         return f"t.pointer<float>({column(name if name in self.inputs else f'{self.block}_{name}')})"
+
+    def stores(self) -> list[Code]:
+        """What an element leaves in its tiles."""
+        written = [item for item in self.stored() if item.writes is not None]
+        return [under(item.writes or FALSE, call("store", f"{item.name}_at[i]", f"x.{item.name}")) for item in written]
 
     def stored(self) -> list[Stored]:
         """Element inputs, as the targets walk them."""

@@ -92,10 +92,8 @@ def _fields(text: BlockText) -> list[Code]:
 
 
 def _bands(text: BlockText) -> str:
-    """When a pass may sum rows or columns under some settings: it then walks bands on a GPU."""
-    slots = [
-        item.slot for item in text.plan.passes if any(r.reduce.over in (Kind.ROW, Kind.COL) for r in item.reductions)
-    ]
+    """When a pass walks bands on a GPU."""
+    slots = text.band_slots
     if not slots:
         return "false"
     return f"pass == {slots[0]}" if len(slots) == 1 else f"is_one_of(pass, {', '.join(map(str, slots))})"

@@ -19,7 +19,7 @@ from optgen.ir.kinds import window_name
 from optgen.ir.liveness import demands, needed
 from optgen.ir.nodes import Expr, Input, Kind, Let, Reduce, Ref, refs
 from optgen.operations import Binds
-from optgen.passes.rewrite import rewrite
+from optgen.passes.rewrite import replaced
 from optgen.schedule.plan import Write
 
 
@@ -205,7 +205,7 @@ class ScalarText:
 
     def _put(self, write: Write, code: Assignments, printer: CPrinter) -> Code:
         pointer = f"t.pointer<float>({column(write.input.name)})"
-        value = _replaced(write.value, code.values)
+        value = replaced(write.value, code.values)
         if write.input.kind.is_array:
             return _each(write.input.kind, pointer, self._array_value(value, write.input.kind))
         to = pointer if write.input.window is not None else f"*{pointer}"
@@ -238,10 +238,6 @@ def c_cast(name: str, value: Code, booleans: set[str]) -> Code:
 
 def _filled(block: Block) -> set[str]:
     return {s.let.name for s in walk_statements(block) if isinstance(s, Fill)}
-
-
-def _replaced(expr: Expr, values: Mapping[str, Expr]) -> Expr:
-    return rewrite(expr, lambda part: values.get(part.name, part) if isinstance(part, Ref) else part)
 
 
 def _each(kind: Kind, array: str, value: Code) -> Code:

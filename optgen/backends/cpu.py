@@ -52,12 +52,7 @@ class _Walk:
             "segmented": bool(self.rows or self.cols or text.element_arrays),
             "segment": c_lines(self._segment(), 6),
             "element": self._element(),
-            "stores": [
-                line
-                for item in text.stored()
-                if item.writes is not None
-                for line in c_code(under(item.writes, call("store", f"{item.name}_at[i]", f"x.{item.name}")), 8)
-            ],
+            "stores": c_lines(text.stores(), 8),
             "clauses": self._clauses(),
             "adds": c_lines(text.adds(self.sums.all, "_to[i]"), 8),
             "row_ends": c_lines(self._row_ends(), 6),

@@ -49,16 +49,11 @@ class _Walk:
     def context(self) -> dict[str, Any]:
         """What the template is filled with."""
         text = self.text
-        bands = [
-            item.slot
-            for item in text.plan.passes
-            if any(r.reduce.over in (Kind.ROW, Kind.COL) for r in item.reductions)
-        ]
         return {
             "name": c_name(text.block),
             "passes": [(f"{text.block}_{item.name}", item.slot) for item in text.plan.passes],
-            "bands": bool(bands),
-            "tiles_too": any(item.slot not in bands for item in text.plan.passes),
+            "bands": bool(text.band_slots),
+            "tiles_too": any(item.slot not in text.band_slots for item in text.plan.passes),
             "count": len(self.tensor),
             "sums": c_lines(text.sum_lines(), 2),
             "draws": text.is_written("param"),
@@ -67,12 +62,7 @@ class _Walk:
             "opens": c_lines(self._opens(), 4),
             "element": c_code(Brackets("Element x{", tuple(self._element(False)), "}"), 6),
             "line": bool(text.element_arrays),
-            "stores": [
-                line
-                for item in text.stored()
-                if item.writes is not None
-                for line in c_code(under(item.writes, call("store", f"{item.name}_at[i]", f"x.{item.name}")), 8)
-            ],
+            "stores": c_lines(text.stores(), 8),
             "adds": c_lines(text.adds(self.tensor), 8),
             "closes": c_lines(self._closes(), 6),
             "advances": c_lines([call(f"{item.name}_tile.advance", "STRIDE") for item in text.stored()], 4),

@@ -21,7 +21,7 @@ from optgen.ir.formula import Formula
 from optgen.ir.kinds import boolean_names, kind_of, window_name
 from optgen.ir.liveness import demands, needed, resolve
 from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
-from optgen.passes.rewrite import rewrite
+from optgen.passes.rewrite import replaced
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import element_sums
@@ -208,7 +208,7 @@ class _FunctionRenderer:
         sometimes: dict[Formula, list[str]] = {}
         for name, output in self.outputs.items():
             exists = self.inputs[name].exists
-            value = _replaced(resolve(output, exists), code.values)
+            value = replaced(resolve(output, exists), code.values)
             text = self._among(value, self.kinds[name], printer).code(value)
             if exists.is_true:
                 always += _below(python_code(Labelled(f'"{name}": ', text), 8, ","))
@@ -233,10 +233,6 @@ def _chooses(code: Assignments) -> bool:
         *code.values.values(),
     ]
     return any(isinstance(node, Select) for value in values for node in walk(value))
-
-
-def _replaced(expr: Expr, values: Mapping[str, Expr]) -> Expr:
-    return rewrite(expr, lambda part: values.get(part.name, part) if isinstance(part, Ref) else part)
 
 
 def _fewer(program: Program) -> set[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from optgen.ir.nodes import Expr, Program, children, with_operands
+from optgen.ir.nodes import Expr, Program, Ref, children, with_operands
 
 
 def unused_name(stem: str, taken: Collection[str]) -> str:
@@ -20,6 +20,11 @@ def unused_name(stem: str, taken: Collection[str]) -> str:
 def rewrite(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
     """The expression with `change` applied to every node, operands first."""
     return change(with_operands(expr, [rewrite(operand, change) for operand in children(expr)]))
+
+
+def replaced(expr: Expr, values: Mapping[str, Expr]) -> Expr:
+    """The expression with what some of its names stand for."""
+    return rewrite(expr, lambda part: values.get(part.name, part) if isinstance(part, Ref) else part)
 
 
 def rewrite_program(program: Program, change: Callable[[Expr], Expr]) -> Program:

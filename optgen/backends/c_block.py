@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -10,14 +10,14 @@ from optgen.backends.assignments import Assignments, Output, Part
 from optgen.backends.c_names import codec_type, column, member, pass_of
 from optgen.backends.c_printer import CPrinter, c_condition, c_member, c_name
 from optgen.backends.c_statements import CStatements, spelled, under
-from optgen.backends.code import Code, Guarded, Labelled, Operand, both, call, choice, declared, joined
+from optgen.backends.code import Chain, Code, Labelled, Operand, both, call, choice, declared, guarded, joined
 from optgen.backends.layout import c_code, c_lines
 from optgen.backends.statements import Assign, Block, If, reads, walk_statements
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import resolve
-from optgen.ir.nodes import Call, Expr, Kind, Let, Ref, Select, refs, walk
+from optgen.ir.nodes import Call, Expr, Kind, Let, Ref, Role, Select, refs, walk
 from optgen.operations import Binds
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan, Write
@@ -29,19 +29,21 @@ class Stored:
     """Numbers of elements in memory, as both targets walk them.
 
     Attributes:
+        role: Whether they are the parameter, the gradient or a state.
         reads: When a pass reads them.
         writes: When the last pass writes them; None where it never does.
-        data: The address, and that of what is kept beside the numbers.
+        data: The address.
+        aside: The address of what is kept beside the numbers.
     """
 
     name: str
+    role: Role
     codec: str
-    reads: str
+    reads: Operand
     writes: Formula | None
     reads_last: Formula
     data: str
     aside: str
-    is_state: bool
     scale: str
 
     @property
@@ -94,6 +96,23 @@ class BlockText:
 
     # Conditions
 
+    @property
+    def is_last(self) -> Operand:
+        """When a pass is the last one."""
+        return Operand(Chain("pass", (("==", "APPLY"),)), Binds.EQUAL)
+
+    def is_taken(self, item: ElementSum) -> Operand:
+        """When a pass takes a sum."""
+        return Operand(f"pass == {pass_of(item.name)}")
+
+    def is_found(self, name: str) -> Operand:
+        """When a pass has a sum's result, or needs none."""
+        return Operand(call("is_found", "pass", pass_of(name)))
+
+    def is_read(self, name: str) -> Operand:
+        """When a pass reads a stored number or an array."""
+        return Operand(f"reads_{c_member(name)}<pass>")
+
     def condition(self, formula: Formula) -> Operand:
         """A condition over the rule's constants."""
         self.guards |= formula.names
@@ -107,14 +126,12 @@ class BlockText:
                 number: Code = str(item.fixed)
             else:
                 number = call("before", *(self._waiting(name, formula) for name, formula in reversed(item.waiting)))
-            if not item.live.is_true:
-                number = choice(self.condition(item.live), number, "NEVER")
+            number = choice(self.condition(item.live), number, "NEVER")
             result.append(Labelled(f"constexpr int {pass_of(item.name)} = ", number))
         return c_lines(result, 0)
 
     def _waiting(self, name: str | None, formula: Formula) -> Code:
-        number = "APPLY" if name is None else pass_of(name)
-        return number if formula.is_true else choice(self.condition(formula), number, "NEVER")
+        return choice(self.condition(formula), "APPLY" if name is None else pass_of(name), "NEVER")
 
     def read_lines(self) -> list[str]:
         """When a pass reads each of the stored numbers and arrays."""
@@ -136,7 +153,7 @@ class BlockText:
         when = []
         for formula, numbers in places.items():
             taken = Operand(f"pass == {numbers[0]}" if len(numbers) == 1 else call("is_one_of", "pass", *numbers))
-            when.append(taken if formula.is_true else both(self.condition(formula), taken))
+            when.append(both(self.condition(formula), taken))
         if len(when) < 2:
             return when[0].code if when else "false"
         return joined("||", [condition.within(Binds.NOT) for condition in when])
@@ -216,20 +233,19 @@ class BlockText:
 
     def adds(self, sums: Iterable[ElementSum], of_column: str = "") -> list[Code]:
         """An element's terms added to the sums; `of_column` follows what is a sum for each column."""
-        result: list[Code] = []
-        for item in sums:
-            to, term = str(c_name(item.name)), f"terms.{c_member(item.name)}"
-            if item.reduce.over is Kind.COL and of_column:
-                to = f"{c_member(item.name)}{of_column}"
-            match item.reduce.op:
-                case "max":
-                    statement = Labelled(f"{to} = ", call("larger", to, term))
-                case "squares":
-                    statement = Labelled(f"{to} = ", call("plus_square", to, term))
-                case _:
-                    statement = Labelled(f"{to} += ", call("double", term))
-            result.append(Guarded(f"pass == {pass_of(item.name)}", statement))
-        return result
+        return self.taking(sums, lambda _, item: added(item, f"terms.{c_member(item.name)}", of_column))
+
+    def taking(self, sums: Iterable[ElementSum], statement: Callable[[int, ElementSum], Code]) -> list[Code]:
+        """A statement for each of some sums, in the pass that takes it."""
+        numbered = enumerate(sums)
+        return [line for k, item in numbered for line in guarded(self.is_taken(item), statement(k, item))]
+
+    def finished(self, item: ElementSum) -> Code:
+        """A sum over a tensor, from the partial results of the pass that takes it."""
+        how = "finish_max" if item.is_largest else "finish_sum"
+        return call(
+            f"{how}<pass == {pass_of(item.name)}, in_bands<pass>>", "call", "t", f"&Sums::{c_member(item.name)}"
+        )
 
     @cached_property
     def band_slots(self) -> list[int]:
@@ -243,6 +259,11 @@ class BlockText:
     def arrays(self) -> list[str]:
         """Arrays of rows, columns and matrices: states, sums and what is computed from them."""
         return [name for name in (*self.inputs, *self.by_name) if self.kinds[name].is_array]
+
+    @property
+    def filled(self) -> list[str]:
+        """Arrays that a pass computes, for its elements or to be stored."""
+        return [name for name in self.plan.arrays if name in self.by_name and name not in self.names]
 
     def array(self, name: str) -> str:
         """The address of an array's numbers."""
@@ -277,13 +298,13 @@ class BlockText:
             result.append(
                 Stored(
                     name=c_member(name),
+                    role=item.role,
                     codec=codec,
-                    reads=f"reads_{c_member(name)}<pass>",
+                    reads=self.is_read(name),
                     writes=None if write is None else write.live,
                     reads_last=self.sums.last_reads.get(name, FALSE),
                     data=data,
                     aside=aside,
-                    is_state=item.role == "state",
                     scale=f"s.{c_member(scales[0])}" if scales else "0.0f",
                 )
             )
@@ -294,6 +315,17 @@ class BlockText:
 def block_text(family: Family, block: str, plan: Plan) -> BlockText:
     """A block's text: one for the header and both targets."""
     return BlockText(family, block, plan)
+
+
+def added(item: ElementSum, term: Code, of_column: str = "") -> Code:
+    """An element's term added to a sum; `of_column` follows what is a sum for each column."""
+    to = f"{c_member(item.name)}{of_column}" if item.reduce.over is Kind.COL and of_column else str(c_name(item.name))
+    match item.reduce.op:
+        case "max":
+            return Labelled(f"{to} = ", call("larger", to, term))
+        case "squares":
+            return Labelled(f"{to} = ", call("plus_square", to, term))
+    return Labelled(f"{to} += ", call("double", term))
 
 
 def _keeps(let: Let, write: Write) -> bool:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from optgen.backends.assignments import Assignments, Part
 from optgen.backends.c_block import BlockText, assigned, names_in
 from optgen.backends.c_names import FACTS, column, member, pass_of
 from optgen.backends.c_printer import CPrinter, c_condition, c_member, c_name
 from optgen.backends.c_statements import CStatements, spelled, under
-from optgen.backends.code import Brackets, Code, Guarded, Labelled, Lambda, Operand, both, call, choice, prefixed
+from optgen.backends.code import (
+    Brackets,
+    Code,
+    Guarded,
+    Labelled,
+    Lambda,
+    Operand,
+    both,
+    call,
+    choice,
+    guarded,
+    prefixed,
+)
 from optgen.backends.layout import c_code, c_lines
 from optgen.backends.statements import Block, Fill, reads, walk_statements
 from optgen.ir.formula import TRUE, Formula
@@ -21,6 +32,7 @@ from optgen.ir.nodes import Expr, Input, Kind, Let, Reduce, Ref, refs
 from optgen.operations import Binds
 from optgen.passes.rewrite import replaced
 from optgen.schedule.plan import Write
+from optgen.schedule.sums import ElementSum
 
 
 class ScalarText:
@@ -62,7 +74,7 @@ class ScalarText:
 
     def scalar_lines(self) -> list[str]:
         """The statements that compute what elements read."""
-        roots = list(self.text.fields.items()) + [(name, TRUE) for name in self._filled]
+        roots = list(self.text.fields.items()) + [(name, TRUE) for name in self.text.filled]
         code = self._part(self._below(roots, arrays=True)).code(asked=self.text.fields.items())
         printer = self._scalar_printer(code)
         fields = [c_cast(name, printer.code(code.values[name]), self.text.booleans) for name in self.text.fields]
@@ -70,11 +82,6 @@ class ScalarText:
         statements = CStatements(printer, lambda variable: self._scalar_type(code, variable), self._fill)
         lines += statements.lines(self.text.asked(code.body), 2)
         return lines + c_code(Brackets("return {", tuple(fields), "}"), 2)
-
-    @cached_property
-    def _filled(self) -> list[str]:
-        """Arrays that a pass computes, for its elements or to be stored."""
-        return [name for name in self.text.plan.arrays if name in self.text.by_name and name not in self.text.names]
 
     def _scalar_printer(self, code: Assignments) -> CPrinter:
         names = names_in(code.body).union(*(refs(value) for value in code.values.values()))
@@ -127,8 +134,7 @@ class ScalarText:
         if item.window is not None:
             kind = f"Window<{item.window}>"
             read, nothing = call(f"read_window<{item.window}>", pointer), f"{kind}{{}}"
-        exists = self.text.condition(item.exists)
-        return Labelled(f"{kind} {name} = ", read if item.exists.is_true else choice(exists, read, nothing))
+        return Labelled(f"{kind} {name} = ", choice(self.text.condition(item.exists), read, nothing))
 
     def _fill(self, let: Let) -> Code:
         """An array's numbers, once the sums are there from which they follow."""
@@ -136,10 +142,10 @@ class ScalarText:
         known = TRUE
         for arm in let.arms:
             known = known & (arm.formula if arm.holds else ~arm.formula)
-        live = self.text.plan.arrays[let.name].given(known)
-        waits = [] if live.is_true else [self.text.condition(live)]
-        waits += [Operand(call("is_found", "pass", pass_of(name))) for name in self._sums_before(let.name)]
-        return Guarded(both(*waits).code, numbers) if waits else numbers
+        live = self.text.condition(self.text.plan.arrays[let.name].given(known))
+        found = map(self.text.is_found, self._sums_before(let.name))
+        (statement,) = guarded(both(live, *found), numbers)
+        return statement
 
     def _sums_before(self, name: str) -> list[str]:
         """The sums that must be there before an array can be computed; of those that wait for others, no more."""
@@ -170,17 +176,19 @@ class ScalarText:
         lines: list[Code] = []
         over_all = {reduction for _, reduction in self.text.plan.sums.values()}
         for item in self.text.sums.over(Kind.TENSOR):
-            how, number = "finish_max" if item.is_largest else "finish_sum", pass_of(item.name)
-            name = c_member(item.name)
-            lines.append(call(f"{how}<pass == {number}, in_bands<pass>>", "call", "t", f"&Sums::{name}"))
+            lines.append(self.text.finished(item))
             if item.name in over_all and not item.live.is_true:  # 0 is added to what other settings take
-                untaken = f"pass == {item.fixed} && {number} == NEVER"
-                lines.append(Guarded(untaken, call("put", f"sums_of<Sums>(call, t).{name}", "0.0")))
-        for kind, how in ((Kind.ROW, "finish_rows"), (Kind.COL, "finish_cols")):
-            for k, item in enumerate(self.text.sums.over(kind)):
-                finished = call(how, "call", "t", "row_sums", f"{k}", self.text.array(item.name))
-                lines.append(Guarded(f"pass == {pass_of(item.name)}", finished))
-        return c_lines(lines, 2)
+                untaken = f"pass == {item.fixed} && {pass_of(item.name)} == NEVER"
+                lines.append(Guarded(untaken, call("put", f"sums_of<Sums>(call, t).{c_member(item.name)}", "0.0")))
+        return c_lines(
+            [*lines, *self._line_sums(Kind.ROW, "finish_rows"), *self._line_sums(Kind.COL, "finish_cols")], 2
+        )
+
+    def _line_sums(self, kind: Kind, how: str) -> list[Code]:
+        def finished(k: int, item: ElementSum) -> Code:
+            return call(how, "call", "t", "row_sums", f"{k}", self.text.array(item.name))
+
+        return self.text.taking(self.text.sums.over(kind), finished)
 
     def commit_lines(self) -> list[str]:
         """What is stored below element kind, after all elements: nothing is left half done."""
@@ -225,9 +233,8 @@ class _Scalars(CPrinter):
             case Reduce(x=Ref(name=name)):
                 value = call("sum_of", self.spell(name), count_of(self.kinds[name]))
                 live = self.live.get(name, TRUE)
-                if live.is_true:
-                    return Operand(value)
-                return Operand(choice(c_condition(live), value, "0.0"), Binds.CHOICE)
+                chosen = choice(c_condition(live), value, "0.0")
+                return Operand(chosen, Binds.ATOM if live.is_true else Binds.CHOICE)
         return super().operand(expr)
 
 

@@ -79,6 +79,10 @@ class Operand:
         return self.code if self.binds >= wanted else Brackets("(", (self.code,), groups=True)
 
 
+ALWAYS, NEVER = Operand("true"), Operand("false")
+"""Conditions of C++ that ask nothing."""
+
+
 def call(function: str, *arguments: Code) -> Brackets:
     """A call of a function."""
     return Brackets(f"{function}(", arguments)
@@ -89,14 +93,35 @@ def declared(kind: str, names: Sequence[Code]) -> Brackets:
     return Brackets(f"{kind} ", tuple(names), "")
 
 
-def choice(condition: Operand, then: Code, other: Code) -> Chain:
+def choice(condition: Operand, then: Code, other: Code) -> Code:
     """One of two values in C++: `condition ? a : b`."""
+    if condition in (ALWAYS, NEVER):
+        return then if condition == ALWAYS else other
     return Chain(condition.within(Binds.OR), (("?", then), (":", other)))
+
+
+def negated(condition: Operand) -> Operand:
+    """The contrary of a condition of C++."""
+    if condition in (ALWAYS, NEVER):
+        return NEVER if condition == ALWAYS else ALWAYS
+    match condition.code:
+        case Chain(first, (("==", second),)):
+            return Operand(Chain(first, (("!=", second),)), condition.binds)
+    return Operand(prefixed("!", condition.within(Binds.NOT)), Binds.NOT)
+
+
+def guarded(condition: Operand, statement: Code) -> list[Code]:
+    """A statement where a condition of C++ holds; no more of it than what is left to ask."""
+    if condition == NEVER:
+        return []
+    return [statement if condition == ALWAYS else Guarded(condition.code, statement)]
 
 
 def both(*conditions: Operand) -> Operand:
     """Conditions of C++ that hold together."""
-    first, *rest = conditions
+    if NEVER in conditions:
+        return NEVER
+    first, *rest = [condition for condition in conditions if condition != ALWAYS] or [ALWAYS]
     for condition in rest:
         first = chained(Binds.AND, first, "&&", condition, (Binds.AND, Binds.AND))
     return first

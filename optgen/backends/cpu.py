@@ -10,12 +10,13 @@ from optgen.backends.c_block import BlockText, block_text
 from optgen.backends.c_names import pass_of
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_statements import under
-from optgen.backends.code import Brackets, Chain, Code, Guarded, Labelled, Operand, call, choice, joined
+from optgen.backends.code import Brackets, Chain, Code, Labelled, both, call, choice, guarded, negated
 from optgen.backends.layout import c_code, c_lines, c_pragma
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE
 from optgen.ir.nodes import Kind
 from optgen.schedule.plan import Plan
+from optgen.schedule.sums import ElementSum
 
 
 class CpuBackend:
@@ -66,19 +67,19 @@ class _Walk:
             given = (item.data, item.aside, "at", "n")
             otherwise: Code = "nullptr"
             if item.is_new:
-                otherwise = choice(Operand("pass == APPLY"), call(f"{item.name}_tile.open_new", *given), "nullptr")
-            opened = choice(Operand(item.reads), call(f"{item.name}_tile.open", *given), otherwise)
+                otherwise = choice(self.text.is_last, call(f"{item.name}_tile.open_new", *given), "nullptr")
+            opened = choice(item.reads, call(f"{item.name}_tile.open", *given), otherwise)
             result.append(Labelled(f"auto* const {item.name}_at = ", opened))
-        others = [f"!{item.reads}" for item in self.text.stored() if item.codec != "GradCodec"]
-        if self.sums.all and any(item.codec == "GradCodec" for item in self.text.stored()):
-            alone = joined("&&", ["pass != APPLY", *others])
-            result.append(Guarded(alone, call("grad_tile.prefetch", "t.grad", "at", "n")))
+        others = [item.reads for item in self.text.stored() if item.role != "grad"]
+        if self.sums.all and any(item.role == "grad" for item in self.text.stored()):
+            alone = both(*map(negated, (self.text.is_last, *others)))
+            result += guarded(alone, call("grad_tile.prefetch", "t.grad", "at", "n"))
         return result
 
     def _segment(self) -> list[Code]:
         result: list[Code] = []
         for name in self.text.element_arrays:
-            when, pointer = Operand(f"reads_{c_member(name)}<pass>"), self.text.array(name)
+            when, pointer = self.text.is_read(name), self.text.array(name)
             kind, head, none = self.text.kinds[name], f"const float {c_member(name)}_here = ", "0.0f"
             match kind:
                 case Kind.ROW | Kind.MATRIX:
@@ -93,7 +94,7 @@ class _Walk:
         for k, item in enumerate(self.cols):
             matrix = "(segment.matrix - lines.first_matrix) * lines.cols"
             place = Chain(f"lines.col({k})", (("+", matrix), ("+", "segment.place"), ("-", "segment.begin")))
-            value = choice(Operand(f"pass == {pass_of(item.name)}"), place, "nullptr")
+            value = choice(self.text.is_taken(item), place, "nullptr")
             result.append(Labelled(f"double* const {c_member(item.name)}_to = ", value))
         return result
 
@@ -106,7 +107,7 @@ class _Walk:
                 if self.text.kinds[name] is not Kind.COL:
                     parts.append(value)
                     continue
-            parts.append(choice(Operand(f"reads_{c_member(name)}<pass>"), value, "0.0f"))
+            parts.append(choice(self.text.is_read(name), value, "0.0f"))
         return c_code(Brackets("Element x{", tuple(parts), "}"), 8)
 
     def _clauses(self) -> str:
@@ -117,22 +118,19 @@ class _Walk:
 
     def _row_ends(self) -> list[Code]:
         place = "lines.row({})[segment.line - lines.first_row] += "
-        return [
-            Guarded(f"pass == {pass_of(item.name)}", Labelled(place.format(k), c_name(item.name)))
-            for k, item in enumerate(self.rows)
-        ]
+        return self.text.taking(self.rows, lambda k, item: Labelled(place.format(k), c_name(item.name)))
 
     def _closes(self) -> list[Code]:
         """All scales are found before anything is encoded."""
         written = [item for item in self.text.stored() if item.writes is not None]
-        result = [under(item.writes or FALSE, call(f"{item.name}_tile.measure")) for item in written if item.is_state]
+        states = [item for item in written if item.role == "state"]
+        result = [under(item.writes or FALSE, call(f"{item.name}_tile.measure")) for item in states]
         return result + [under(item.writes or FALSE, call(f"{item.name}_tile.close", item.scale)) for item in written]
 
     def _results(self) -> list[Code]:
-        result: list[Code] = []
-        for item in self.tensor:
+        def found(_: int, item: ElementSum) -> Code:
             name = c_name(item.name)
             value = call("from_bits", name) if item.is_largest else name
-            statement = Labelled(f"partial.{c_member(item.name)} = ", value)
-            result.append(Guarded(f"pass == {pass_of(item.name)}", statement))
-        return result
+            return Labelled(f"partial.{c_member(item.name)} = ", value)
+
+        return self.text.taking(self.tensor, found)

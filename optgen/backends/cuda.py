@@ -5,15 +5,15 @@ A pass that may sum rows or columns walks bands of whole rows, all others tiles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from optgen.backends.base import Rendering
 from optgen.backends.c_block import BlockText, block_text
-from optgen.backends.c_names import codec_type, element_states, pass_of
+from optgen.backends.c_names import codec_type, element_states
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_statements import under
-from optgen.backends.code import Brackets, Code, Guarded, Labelled, Operand, both, call, choice
+from optgen.backends.code import Brackets, Code, Labelled, Operand, both, call, choice
 from optgen.backends.layout import c_code, c_lines
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE
@@ -73,20 +73,22 @@ class _Walk:
             "row_begins": c_lines([f"double {c_name(item.name)} = 0.0" for item in self.rows], 6),
             "col_begins": c_lines([f"double {c_name(item.name)} = 0.0" for item in self.cols], 4),
             "row_ends": c_lines(
-                _each(self.rows, lambda k, item: call("band.add_row", f"{k}", "row", c_name(item.name), "shared.rows")),
+                text.taking(
+                    self.rows, lambda k, item: call("band.add_row", f"{k}", "row", c_name(item.name), "shared.rows")
+                ),
                 6,
             ),
             "col_ends": c_lines(
-                _each(
+                text.taking(
                     self.cols,
                     lambda k, item: f"if (inside) call.lines[c.line + {k} * t.at(COLS) + col] = {c_name(item.name)}",
                 ),
                 4,
             ),
             "band_ends": c_lines(
-                _each(
+                text.taking(
                     self.rows,
-                    lambda k, item: call("band.store_rows", f"{k}", self.text.array(item.name), "shared.rows"),
+                    lambda k, item: call("band.store_rows", f"{k}", text.array(item.name), "shared.rows"),
                 ),
                 2,
             ),
@@ -101,14 +103,14 @@ class _Walk:
     def _moved(self) -> list[str]:
         """The addresses that 16 bytes are moved from or to at once."""
         stored = self.text.stored()
-        return [item.data for item in stored] + [item.aside for item in stored if item.codec == "ParamCodec"]
+        return [item.data for item in stored] + [item.aside for item in stored if item.role == "param"]
 
     def _opens(self) -> list[Code]:
         result: list[Code] = []
         for item in self.text.stored():
             otherwise = f"{item.name}_tile.open_new()" if item.is_new else "nullptr"
             opened = call(f"{item.name}_tile.open", "place", "shared.books")
-            result.append(Labelled(f"auto* const {item.name}_at = ", choice(Operand(item.reads), opened, otherwise)))
+            result.append(Labelled(f"auto* const {item.name}_at = ", choice(item.reads, opened, otherwise)))
         return result
 
     def _element(self, bands: bool) -> list[Code]:
@@ -116,7 +118,7 @@ class _Walk:
         place = {Kind.ROW: "line.row", Kind.COL: "line.col", Kind.MATRIX: "line.matrix"}
         result: list[Code] = []
         for name in self.text.elements:
-            kind, reads = self.text.kinds[name], Operand(f"reads_{c_member(name)}<pass>")
+            kind, reads = self.text.kinds[name], self.text.is_read(name)
             value: Code = call("load", f"{c_member(name)}_at[i]")
             if kind.is_array:
                 value = f"{self.text.array(name)}[{place[kind]}]"
@@ -131,7 +133,8 @@ class _Walk:
     def _closes(self) -> list[Code]:
         """All scales are found before anything is encoded."""
         written = [item for item in self.text.stored() if item.writes is not None]
-        measures = [(item, call(f"{item.name}_tile.measure", "place")) for item in written if item.is_state]
+        states = [item for item in written if item.role == "state"]
+        measures = [(item, call(f"{item.name}_tile.measure", "place")) for item in states]
         closes = [(item, call(f"{item.name}_tile.close", item.scale, "place", "shared.books")) for item in written]
         return [under(item.writes or FALSE, statement) for item, statement in (*measures, *closes)]
 
@@ -139,16 +142,11 @@ class _Walk:
         def added(k: int, item: ElementSum) -> Code:
             return call(f"shared.partial.{'add_max' if item.is_largest else 'add'}", f"{k}", c_name(item.name))
 
-        return _each(self.tensor, added)
+        return self.text.taking(self.tensor, added)
 
     def _results(self) -> list[Code]:
         def found(k: int, item: ElementSum) -> Code:
             value = call(f"shared.partial.{'largest' if item.is_largest else 'sum'}", f"{k}")
             return Labelled(f"partial.{c_member(item.name)} = ", value)
 
-        return _each(self.tensor, found)
-
-
-def _each(sums: Sequence[ElementSum], statement: Callable[[int, ElementSum], Code]) -> list[Code]:
-    """A statement for each of some sums, in the pass that takes it."""
-    return [Guarded(f"pass == {pass_of(item.name)}", statement(k, item)) for k, item in enumerate(sums)]
+        return self.text.taking(self.tensor, found)

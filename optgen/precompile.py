@@ -34,7 +34,7 @@ def precompile(package: str, directory: Path) -> int:
     compiler = find_compiler()
     if compiler is None:
         raise PrecompileError(f"nothing was compiled: {why_no_compiler()}")
-    from optgen.runtime.building.precompile import compile_libraries
+    from optgen.runtime.precompile import compile_libraries
 
     try:
         return compile_libraries(package, directory, compiler)
@@ -82,7 +82,7 @@ def precompile_cubins(package: str, directory: Path, archs: Sequence[str]) -> in
     nvcc = find_nvcc()
     if nvcc is None:
         raise PrecompileError(f"nothing was compiled: {why_no_nvcc()}")
-    from optgen.runtime.building.precompile import compile_cubins
+    from optgen.runtime.precompile import compile_cubins
 
     try:
         return compile_cubins(package, directory, archs, nvcc)

@@ -90,7 +90,7 @@ def _the_standin_serves_one_test() -> Iterator[None]:
     """Outside of tests that ask for it, target="cuda" is refused for CPU tensors, and its nvcc is not found."""
     nvcc = os.environ.get("OPTGEN_NVCC")
     yield
-    cuda_device = sys.modules.get("optgen.runtime.cuda_device")
+    cuda_device = sys.modules.get("optgen.runtime.cuda.cuda_device")
     if cuda_device is not None:
         cuda_device.register(torch.device("cpu"), None)
     if nvcc is None:

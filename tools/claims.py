@@ -34,7 +34,7 @@ from optgen.commands import app  # noqa: E402
 from optgen.compiler import compile_specs  # noqa: E402
 from optgen.console import print_table  # noqa: E402
 from optgen.explanation import ClassInfo  # noqa: E402
-from optgen.runtime import sweep  # noqa: E402
+from optgen.runtime.core import sweep  # noqa: E402
 
 README = ROOT / "README.md"
 SUBJECTS = ("figures", "tests", "speed")

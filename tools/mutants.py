@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 AREAS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     area: (folder, tuple(files.split()), tuple(tests.split()))
     for area, folder, files, tests in (
-        ("codecs", "optgen", "codecs.py runtime/torch_codecs.py runtime/torch_rounding.py runtime/storage.py",
+        ("codecs", "optgen", "codecs.py runtime/states/torch_codecs.py runtime/states/torch_rounding.py"
+         " runtime/settings/storage.py",
          "codecs/test_torch*.py codecs/test_books.py oracles/test_storage.py runtime/test_*stor*.py "
          "cuda/test_*codecs.py numerics/test_rounding.py codecs/test_*.py"),
         ("headers", "templates/include/optgen", "*[!s].h *[!k]s.h cuda_books.h int4_books.h",
@@ -41,16 +42,15 @@ AREAS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
          "passes/test_*.py schedule/test_*.py snapshots/test_*.py ir/test_*.py numerics/test_generality.py"),
         ("printers", "optgen/backends", "*.py",
          "backends/test_*.py snapshots/test_*.py numerics/test_generality.py ir/test_*.py"),
-        ("engines", "optgen/runtime", "*engine*.py parameters.py states.py optimizer.py sweep.py targets.py call.py"
-         " rule.py settings.py overrides.py inputs.py host_values.py graph_step.py in_backward.py capture.py"
-         " portions.py paging.py torch_math.py",
+        ("engines", "optgen/runtime", "*.py core/[!s]*.py core/sweep.py core/step_inputs.py engines/*.py hooks/*.py"
+         " cuda/[gp]*.py settings/[!s]*.py states/s*.py step/[pt]*.py",
          "runtime/test_[egmosw]*.py runtime/test_changes.py runtime/test_f*.py numerics/test_parity.py"
          " cuda/test_host.py cuda/test_paging.py cuda/test_fallback.py runtime/test_c*.py"),
-        ("checkpoints", "optgen/runtime", "checkpoints.py fitting.py codec_marks.py *_form.py sharded_*.py"
-         " boxed_states.py",
+        ("checkpoints", "optgen/runtime", "checkpoints/*.py",
          "runtime/test_checkpoint*.py runtime/test_misfit*.py parity/test_bitsandbytes_checkpoints.py"
          " parity/test_migration.py runtime/test_resume.py distributed/test_processes.py"),
-        ("distributed", "optgen/runtime", "division.py parts.py flat_shards.py reducer.py draws.py",
+        ("distributed", "optgen/runtime", "core/shards.py states/philox.py step/all_reduce.py step/fsdp1.py"
+         " step/shard_limits.py",
          "codecs/test_torch_rounding.py numerics/test_rounding.py distributed/test_*.py docs/test_distributed.py"),
     )
 }  # fmt: skip

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from optgen.runtime.classes import Classes
 
 if TYPE_CHECKING:
-    from optgen.runtime.checkpoints import StoredAnewWarning
+    from optgen.runtime.checkpoints.validate import StoredAnewWarning
     from optgen.runtime.optimizer import Optimizer
-    from optgen.runtime.overrides import GlobalOptimManager
+    from optgen.runtime.settings.overrides import GlobalOptimManager
 
     from .adabelief import AdaBelief, AdaBelief8bit
     from .adadelta import Adadelta

@@ -14,7 +14,7 @@ from torch import Tensor
 from optgen.runtime import torch_math as m
 from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.rule import Block, Hyperparameter, Option, Partial, Pass, Rule, Settings, State, always
-from optgen.runtime.settings import settings_in
+from optgen.runtime.settings.validation import settings_in
 
 from . import shared
 

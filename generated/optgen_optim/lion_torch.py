@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from optgen.runtime import torch_math as m
-from optgen.runtime.torch_engine import Results, View
+from optgen.runtime.engines.torch_engine import Results, View
 
 
 def step(t: View) -> Results:

@@ -26,7 +26,7 @@ from optgen.runtime.rule import (
     State,
     always,
 )
-from optgen.runtime.settings import settings_in
+from optgen.runtime.settings.validation import settings_in
 
 from . import shared
 

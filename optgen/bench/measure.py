@@ -19,8 +19,8 @@ from optgen.bench.cases import Case
 from optgen.bench.contenders import Contender
 from optgen.bench.memory import stored_bytes
 from optgen.bench.peers import quiet
-from optgen.runtime import sweep
 from optgen.runtime.building.cache import CompileError, find_compiler, shared_library
+from optgen.runtime.core import sweep
 
 STATES_AGE = 10
 BANDWIDTH_BYTES = 12

@@ -118,7 +118,7 @@ class Factory:
         """
         from torch.nn import Embedding, Module
 
-        from optgen.runtime.overrides import registered
+        from optgen.runtime.settings.overrides import registered
 
         if model is None and not kwargs:
             return self

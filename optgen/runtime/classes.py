@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 # What else a package has: the one for code written for bitsandbytes.optim, the other to be made an error by filters.
-OTHERS = {"GlobalOptimManager": "optgen.runtime.overrides", "StoredAnewWarning": "optgen.runtime.checkpoints"}
+OTHERS = {
+    "GlobalOptimManager": "optgen.runtime.settings.overrides",
+    "StoredAnewWarning": "optgen.runtime.checkpoints.validate",
+}
 
 
 class Classes(Mapping[str, "type[Optimizer]"]):

@@ -10,25 +10,22 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from optgen.runtime import bitsandbytes_form
-from optgen.runtime.capture import check_capture, is_capturing, place_lr
-from optgen.runtime.checkpoints import adopt_entry
-from optgen.runtime.codec_marks import as_checkpoint
-from optgen.runtime.counts import Count
-from optgen.runtime.documentation import document
-from optgen.runtime.engines import Prepared, agreed, prepare
-from optgen.runtime.fitting import fitting
-from optgen.runtime.handles import make_handle
-from optgen.runtime.host_values import committed
-from optgen.runtime.in_backward import InBackward, attach, check_free, check_settings
-from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
-from optgen.runtime.interrupts import Uninterrupted
-from optgen.runtime.loans import wait_for_host
-from optgen.runtime.overrides import enlist, registered, with_registered
-from optgen.runtime.parameters import StaleError, as_list, check_names, check_parameter, check_twice, unnamed
+from optgen.runtime.checkpoints import bitsandbytes_form
+from optgen.runtime.checkpoints.codec_record import as_checkpoint
+from optgen.runtime.checkpoints.load import fitting
+from optgen.runtime.checkpoints.validate import adopt_entry
+from optgen.runtime.core.bucket import StaleError, as_list, check_names, check_parameter, check_twice, unnamed
+from optgen.runtime.core.host_values import committed
+from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
+from optgen.runtime.cuda.graph_capture import check_capture, is_capturing, place_lr
+from optgen.runtime.cuda.paged_memory import wait_for_host
+from optgen.runtime.hooks.fused_backward import InBackward, attach, check_free, check_settings
+from optgen.runtime.hooks.handles import make_handle
 from optgen.runtime.rule import Refusal, Rule, Settings, State
-from optgen.runtime.run_passes import run_passes
-from optgen.runtime.settings import (
+from optgen.runtime.settings.documentation import document
+from optgen.runtime.settings.overrides import enlist, registered, with_registered
+from optgen.runtime.settings.storage import check_rounding, check_storage, settle_bits
+from optgen.runtime.settings.validation import (
     SCHEDULED,
     check_agreement,
     check_fixed,
@@ -38,9 +35,12 @@ from optgen.runtime.settings import (
     refuse_unknown,
     unscheduled,
 )
-from optgen.runtime.states import entry_bytes, paged_bytes
-from optgen.runtime.storage import check_rounding, check_storage, settle_bits
-from optgen.runtime.targets import find_pager
+from optgen.runtime.states.step_counts import Count
+from optgen.runtime.states.store import entry_bytes, paged_bytes
+from optgen.runtime.step.interrupts import Uninterrupted
+from optgen.runtime.step.prepare import Prepared, agreed, prepare
+from optgen.runtime.step.run_passes import run_passes
+from optgen.runtime.step.target_choice import find_pager
 
 # What param groups may hold beside settings: torch's own keys and those of its learning rate schedulers.
 GROUP_KEYS = ("params", "param_names", "name", "overrides", *SCHEDULED)
@@ -271,7 +271,7 @@ class Optimizer(torch.optim.Optimizer):
             KeyboardInterrupt: when all parameters are stepped, for a Ctrl-C that came meanwhile.
         """
         if is_compiling():
-            from optgen.runtime.graph_step import graph_step
+            from optgen.runtime.hooks.compiled_step import graph_step
 
             return graph_step(self, closure)
         check_capture(type(self).__name__, self.param_groups)
@@ -290,7 +290,7 @@ class Optimizer(torch.optim.Optimizer):
     def _run(self, block: str) -> None:
         """Run a block that is a method; outside of the graph, in a function that torch.compile compiles."""
         if is_compiling():
-            from optgen.runtime.graph_step import METHOD, OUTSIDE
+            from optgen.runtime.hooks.compiled_step import METHOD, OUTSIDE
 
             OUTSIDE[METHOD](self._handle, block)
         else:
@@ -407,7 +407,7 @@ class Optimizer(torch.optim.Optimizer):
 
         It holds tensors and plain values alone: `torch.load(weights_only=True)` reads it. Where paged states lie in
         pinned memory, this waits until the host can read them. States of DTensor parameters are DTensors, for
-        torch.distributed.checkpoint; sharded_states.py tells their form.
+        torch.distributed.checkpoint; checkpoints/row_format.py tells their form.
         """
         self._wait_for_host()
         return as_checkpoint(self, super().state_dict())

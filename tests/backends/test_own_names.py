@@ -229,7 +229,7 @@ def test_what_the_runtime_asks_for_is_storage() -> None:
 def test_macros_are_those_of_headers_and_builds() -> None:
     places = [
         *HEADERS.rglob("*.h"),
-        *(ROOT / "optgen" / "runtime" / name for name in ("cpu_engine.py", "kernel_engine.py")),
+        *(ROOT / "optgen" / "runtime" / "engines" / name for name in ("cpu_engine.py", "kernel_engine.py")),
     ]
     found = {
         name.lower()

@@ -11,12 +11,13 @@ import torch
 from support.fake_programs import fake_nvcc, no_nvcc
 from support.machine import require_compiler
 
-from optgen.runtime import cpu_engine
-from optgen.runtime.building import nvcc, precompile
+from optgen.runtime import precompile
+from optgen.runtime.building import nvcc
 from optgen.runtime.building.cache import CompileError
 from optgen.runtime.building.cubins import cubin, stored_cubins
-from optgen.runtime.building.precompile import STARTS, classes_of, compile_cubins, specializations
-from optgen.runtime.parameters import DTYPES
+from optgen.runtime.core.bucket import DTYPES
+from optgen.runtime.engines import cpu_engine
+from optgen.runtime.precompile import STARTS, classes_of, compile_cubins, specializations
 
 PACKAGE = Path(optgen_optim.__file__).parent
 CLASSES = optgen_optim.CLASSES

@@ -11,8 +11,8 @@ import pytest
 from support.fake_programs import script
 
 from optgen.runtime.building import cache, private_dir
-from optgen.runtime.building.precompile import _at_once
 from optgen.runtime.building.programs import TIMED_OUT, run
+from optgen.runtime.precompile import _at_once
 
 LATE = "(sleep 0.6; touch {late}) &\nwait"
 

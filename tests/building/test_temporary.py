@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 from support.owners import ANOTHER, Give
 
-from optgen.runtime import cuda_device
 from optgen.runtime.building import temporary
+from optgen.runtime.cuda import cuda_device
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 ROOT = Path(__file__).parents[2]

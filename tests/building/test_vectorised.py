@@ -22,8 +22,8 @@ from support.asked import ask
 from optgen.paths import include_dir
 from optgen.runtime.building.compilers import Compiler, compiler_candidates
 from optgen.runtime.building.entries import words
-from optgen.runtime.building.precompile import STARTS
-from optgen.runtime.kernel_engine import defines
+from optgen.runtime.engines.kernel_engine import defines
+from optgen.runtime.precompile import STARTS
 
 LOOP = "#pragma omp simd"
 VECTORISED = re.compile(r":(\d+):\d+: optimized: loop vectorized using (\d+) byte vectors")

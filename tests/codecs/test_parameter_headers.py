@@ -8,8 +8,8 @@ from support.cpp_headers import Headers
 from torch import Tensor
 
 from optgen.codecs import PARAMETER_CODECS, ParameterCodec
-from optgen.runtime.draws import Draw, philox
-from optgen.runtime.torch_rounding import decode_parameter, encode_parameter
+from optgen.runtime.states.philox import Draw, philox
+from optgen.runtime.states.torch_rounding import decode_parameter, encode_parameter
 
 CASES = [
     pytest.param(codec, getattr(torch, dtype), id=f"{codec.name}-{dtype}")

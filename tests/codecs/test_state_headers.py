@@ -14,7 +14,7 @@ from support.cpp_headers import BUILDS, COMPILERS, ROOT, Headers, compile_cpp
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec, code_book, codec, midpoints
-from optgen.runtime.torch_codecs import decode, encode
+from optgen.runtime.states.torch_codecs import decode, encode
 
 SCALES = [1e-45, 1e-40, 1.2e-38, 1e-30, 1e-7, 1e-3, 1.0, 255.0, 1e20, 3e38]
 BOOKS = [name for name, item in CODECS.items() if item.scaled]

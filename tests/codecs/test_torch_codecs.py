@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, SMALLEST_ABSMAX, WHOLE_TENSOR, Codec, code_book, codec, midpoints
-from optgen.runtime.torch_codecs import decode, encode, zeros
+from optgen.runtime.states.torch_codecs import decode, encode, zeros
 
 SHAPES = [(), (0,), (1,), (0, 3), (255,), (256,), (257,), (7, 5, 11), (3, 1000)]
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
@@ -269,7 +269,7 @@ def test_bitsandbytes_reads_our_codes(signed: bool) -> None:
 
 def test_import_makes_no_tensors() -> None:
     code = (
-        "import optgen.runtime.torch_codecs as c, sys;"
+        "import optgen.runtime.states.torch_codecs as c, sys;"
         "sys.exit(c._book.cache_info().currsize + c._midpoints.cache_info().currsize)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

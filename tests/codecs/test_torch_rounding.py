@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import PARAMETER_CODECS
-from optgen.runtime.draws import MULTIPLIERS, WEYL, Draw, philox
-from optgen.runtime.torch_rounding import compensation_of, decode_parameter, encode_parameter
+from optgen.runtime.states.philox import MULTIPLIERS, WEYL, Draw, philox
+from optgen.runtime.states.torch_rounding import compensation_of, decode_parameter, encode_parameter
 
 # Of the reference implementation, Random123: counter, key, words.
 KNOWN = [

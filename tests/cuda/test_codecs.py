@@ -13,7 +13,7 @@ from support.codec_kernels import OF_STATES, RUNS, Guarded, Job, Kernels, floats
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec
-from optgen.runtime.torch_codecs import decode, encode
+from optgen.runtime.states.torch_codecs import decode, encode
 
 pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 

@@ -16,8 +16,8 @@ pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 from optgen_optim import LAMB, AdamW
 from support.gpu import StandinDevice, install_standin
 
-from optgen.runtime import cuda_device
-from optgen.runtime.cuda_device import CudaDevice
+from optgen.runtime.cuda import cuda_device
+from optgen.runtime.cuda.cuda_device import CudaDevice
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
@@ -84,7 +84,7 @@ class TestStreams:
         script = """
 import threading, torch, standin
 standin.load()
-from optgen.runtime.cuda_device import CudaDevice, cuda_device
+from optgen.runtime.cuda.cuda_device import CudaDevice, cuda_device
 from support.gpu import install_standin
 gpu = install_standin()
 from optgen_optim import AdamW

@@ -14,16 +14,18 @@ pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 import standin
 from optgen_optim import AdamW8bit
 
-from optgen.runtime import cuda_device, cuda_target, targets
 from optgen.runtime.building.cache import CompileError
-from optgen.runtime.targets import choose_target
+from optgen.runtime.cuda import cuda_device
+from optgen.runtime.engines import cuda_factory
+from optgen.runtime.step import target_choice
+from optgen.runtime.step.target_choice import choose_target
 
 GPU = torch.device("cuda:0")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(driver: standin.Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "_said", set())
+    monkeypatch.setattr(target_choice, "_said", set())
 
 
 def make(**settings: Any) -> tuple[torch.Tensor, AdamW8bit]:
@@ -33,7 +35,7 @@ def make(**settings: Any) -> tuple[torch.Tensor, AdamW8bit]:
 
 
 def test_without_pycuda_the_torch_target_serves_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_target, "why_no_pycuda", lambda: "PyCUDA is not installed: pip install 'optgen[cuda]'")
+    monkeypatch.setattr(cuda_factory, "why_no_pycuda", lambda: "PyCUDA is not installed: pip install 'optgen[cuda]'")
     with pytest.warns(RuntimeWarning, match=r"pip install 'optgen\[cuda\]'; so the torch target serves"):
         assert choose_target("AdamW", GPU, None) == "torch"
     with warnings.catch_warnings():
@@ -44,7 +46,7 @@ def test_without_pycuda_the_torch_target_serves_and_it_is_said_once(monkeypatch:
 
 
 def test_without_nvcc_the_first_step_says_what_mends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_target, "find_nvcc", lambda: None)
+    monkeypatch.setattr(cuda_factory, "find_nvcc", lambda: None)
     monkeypatch.setenv("OPTGEN_NVCC", "/nowhere/nvcc")
     monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "cache"))  # no kernel of an earlier test
     param, opt = make(target="cuda")
@@ -75,14 +77,14 @@ def test_a_kernel_that_cannot_be_built_leaves_the_step_to_torch_unless_captured(
     def fails(*_: Any) -> Any:
         raise CompileError("nvcc says no")
 
-    monkeypatch.setattr(cuda_target, "CudaEngine", fails)
+    monkeypatch.setattr(cuda_factory, "CudaEngine", fails)
     bucketed = []
 
     def choose(name: str, device: torch.device, wanted: str | None) -> str:
         bucketed.append(wanted)
         return "cuda"
 
-    monkeypatch.setattr("optgen.runtime.engines.choose_target", choose)
+    monkeypatch.setattr("optgen.runtime.step.prepare.choose_target", choose)
     _, opt = make()
     with pytest.warns(RuntimeWarning, match="could not be compiled, so the torch target serves: nvcc says no"):
         opt.step()
@@ -100,8 +102,8 @@ def test_a_skipped_first_step_is_skipped_by_torch_too(monkeypatch: pytest.Monkey
     def fails(*_: Any) -> Any:
         raise CompileError("nvcc says no")
 
-    monkeypatch.setattr(cuda_target, "CudaEngine", fails)
-    monkeypatch.setattr("optgen.runtime.engines.choose_target", lambda *_: "cuda")
+    monkeypatch.setattr(cuda_factory, "CudaEngine", fails)
+    monkeypatch.setattr("optgen.runtime.step.prepare.choose_target", lambda *_: "cuda")
     param, opt = make()
     assert param.grad is not None
     param.grad.fill_(torch.inf)

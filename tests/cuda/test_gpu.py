@@ -22,8 +22,8 @@ from runtime.training import same, snapshot
 from support.cuda_training import CASES, SHAPES, draw, new, set_grads, train
 from torch import Tensor, nn
 
-from optgen.runtime.cuda_device import cuda_device
-from optgen.runtime.paging import ManagedPager, StreamedPager
+from optgen.runtime.cuda.cuda_device import cuda_device
+from optgen.runtime.cuda.paging import ManagedPager, StreamedPager
 
 pytestmark = pytest.mark.gpu
 
@@ -395,7 +395,7 @@ def test_paged_states_are_those_of_ordinary_ones(
     if managed and not cuda_device(torch.device("cuda:0")).has_concurrent_managed_access():
         pytest.skip("this GPU has no concurrent managed access")
     pager = ManagedPager if managed else StreamedPager
-    monkeypatch.setattr("optgen.runtime.cuda_engine.pager_of", pager)
+    monkeypatch.setattr("optgen.runtime.engines.cuda_engine.pager_of", pager)
     monkeypatch.setattr(pager, "portion_bytes", 300_000)
     shapes = [(400_000,), (300, 400), (5000,)]
     plain, plain_params = new(name.removeprefix("Paged"), shapes, device=GPU)

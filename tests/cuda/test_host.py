@@ -20,8 +20,10 @@ pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 import standin
 from support.gpu import StandinDevice
 
-from optgen.runtime import capture, cuda_device, engines, torch_math
-from optgen.runtime import settings as runtime_settings
+from optgen.runtime import torch_math
+from optgen.runtime.cuda import cuda_device, graph_capture
+from optgen.runtime.settings import validation as runtime_settings
+from optgen.runtime.step import prepare
 
 HOST = torch.device("cpu")
 
@@ -55,12 +57,12 @@ def nothing_is_read() -> Iterator[None]:
 @pytest.fixture
 def numbers_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the host every tensor lies on a GPU, settings and inputs too."""
-    for module in (capture, engines, runtime_settings):
+    for module in (graph_capture, prepare, runtime_settings):
         monkeypatch.setattr(module, "on_device", lambda value: isinstance(value, torch.Tensor))
     number = torch_math.number
     unread = lambda value: value if isinstance(value, torch.Tensor) else number(value)  # noqa: E731
     monkeypatch.setattr(torch_math, "unread", unread)
-    monkeypatch.setattr(capture, "_on_gpu", lambda group: True)
+    monkeypatch.setattr(graph_capture, "_on_gpu", lambda group: True)
 
 
 # A class of each rule. The host keeps states of groups, and reads what they follow from; Adafactor has no lr at first.
@@ -129,7 +131,7 @@ def capturable(driver: standin.Driver, numbers_on_a_gpu: None, monkeypatch: pyte
     with device.entered():
         device.current = device.driver.Stream()
     monkeypatch.setitem(cuda_device._devices, HOST, device)
-    monkeypatch.setattr(capture, "is_capturing", device.is_capturing)
+    monkeypatch.setattr(graph_capture, "is_capturing", device.is_capturing)
     return device
 
 

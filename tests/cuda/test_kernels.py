@@ -19,8 +19,10 @@ pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 import standin
 from support.gpu import StandinDevice
 
-from optgen.runtime import cuda_device, cuda_engine, targets
+from optgen.runtime.cuda import cuda_device
+from optgen.runtime.engines import cuda_engine
 from optgen.runtime.rule import Rule
+from optgen.runtime.step import target_choice
 
 HOST = torch.device("cpu")
 ODD = (0, 1, 255, 256, 257, 4097)
@@ -288,11 +290,11 @@ def test_an_older_device_is_left_to_torch_and_that_is_said_once(
     driver.configure(compute_capability=(7, 0))
     gpu = torch.device("cuda:0")
     monkeypatch.setitem(cuda_device._devices, gpu, StandinDevice(0))
-    monkeypatch.setattr(targets, "_said", set())
+    monkeypatch.setattr(target_choice, "_said", set())
     with pytest.warns(
         RuntimeWarning, match=r"cuda:0 has compute capability 7\.0, .* 7\.5 or newer; so the torch target"
     ):
-        assert targets.choose_target("AdamW", gpu, None) == "torch"
-    assert targets.choose_target("AdamW", gpu, None) == "torch"  # any warning would be an error
+        assert target_choice.choose_target("AdamW", gpu, None) == "torch"
+    assert target_choice.choose_target("AdamW", gpu, None) == "torch"  # any warning would be an error
     with pytest.raises(RuntimeError, match=r"AdamW: target='cuda' cannot serve: cuda:0 has compute capability 7\.0"):
-        targets.choose_target("AdamW", gpu, "cuda")
+        target_choice.choose_target("AdamW", gpu, "cuda")

@@ -15,8 +15,8 @@ pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 import standin
 from optgen_optim import AdamW, AdamW8bit, LAMB8bit
 
-from optgen.runtime.cuda_engine import CudaEngine
-from optgen.runtime.kernel_engine import KernelEngine
+from optgen.runtime.engines.cuda_engine import CudaEngine
+from optgen.runtime.engines.kernel_engine import KernelEngine
 
 FAR = 2**33 + 2**31  # a multiple of the tile
 SIZE = 20_000

@@ -34,7 +34,7 @@ from support.paged import (
 )
 
 from optgen.codecs import PAGED_NUMEL
-from optgen.runtime import loans
+from optgen.runtime.cuda import paged_memory
 
 PAGED = [name for name, row in rows().items() if row.fixed.get("is_paged")]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -55,7 +55,7 @@ class TestFreedMemory:
         assert torch.equal(kept, values)
         del kept
         assert live(driver) == []
-        assert not {allocation.pointer for allocation in live(driver)} & loans.LOANS.keys()
+        assert not {allocation.pointer for allocation in live(driver)} & paged_memory.LOANS.keys()
 
     def test_another_thread_can_free_it(self, kind, driver, recwarn) -> None:
         holder = [trained(PagedAdamW, 1)]
@@ -129,7 +129,7 @@ class TestCheckpoints:
         torch.save(opt.state_dict(), file)
         loaded = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
         states = [value for entry in loaded["state"].values() for value in entry.values()]
-        assert not any(map(loans.is_paged, states))
+        assert not any(map(paged_memory.is_paged, states))
         assert all(value.untyped_storage().nbytes() == value.nbytes for value in states), (
             "nothing else is dragged along"
         )
@@ -238,7 +238,7 @@ class TestTooLittleMemory:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 468.00 KiB")
 
         with monkeypatch.context() as short:
-            short.setattr("optgen.runtime.states.zeros", refuse)
+            short.setattr("optgen.runtime.states.store.zeros", refuse)
             wanted = r"state 'exp_avg' of a parameter of shape \(300,\): CUDA out of memory. Tried"
             with pytest.raises(torch.cuda.OutOfMemoryError, match=wanted):
                 train(opt, params, 1, 1)

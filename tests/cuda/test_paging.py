@@ -36,10 +36,10 @@ from support.paged import (
 
 import optgen
 from optgen.codecs import PAGED_NUMEL
-from optgen.runtime import cuda_device, loans, paging
-from optgen.runtime.cuda_engine import CudaEngine
+from optgen.runtime.cuda import cuda_device, paged_memory, paging
+from optgen.runtime.cuda.paging import StreamedPager
+from optgen.runtime.engines.cuda_engine import CudaEngine
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.paging import StreamedPager
 
 SPECS = Path(__file__).parents[1] / "specs"
 
@@ -140,7 +140,7 @@ class TestPlacement:
         params, opt = trained(PagedAdamW8bit, 1)
         for param in params:
             entry = opt.state[param]
-            paged = {key for key, value in entry.items() if loans.is_paged(value)}
+            paged = {key for key, value in entry.items() if paged_memory.is_paged(value)}
             assert paged == ({"exp_avg", "exp_avg_sq"} if param.numel() >= PAGED_NUMEL else set())
         sizes = [param.numel() for param in params if param.numel() >= PAGED_NUMEL]
         assert held(driver, kind) == sorted(sizes * 2)
@@ -154,7 +154,7 @@ class TestPlacement:
         opt.override(params[0], is_paged=False)
         opt.override(params[3], is_paged=True)
         train(opt, params, 1, 2)
-        assert [loans.is_paged(opt.state[param]["exp_avg"]) for param in params] == [False, True, False, True]
+        assert [paged_memory.is_paged(opt.state[param]["exp_avg"]) for param in params] == [False, True, False, True]
 
     def test_states_move_when_the_setting_changes(self, kind, driver) -> None:
         params, opt = trained(AdamW8bit, 2)
@@ -194,7 +194,7 @@ class TestPlacement:
         opt.state[params[1]]["exp_avg"] = torch.ones(SHAPES[1])
         train(opt, params, 2, 2)
         opt._wait_for_host()
-        assert loans.is_paged(opt.state[params[1]]["exp_avg"])
+        assert paged_memory.is_paged(opt.state[params[1]]["exp_avg"])
         reference, plain = trained(AdamW, 1)
         plain.state[reference[1]]["exp_avg"] = torch.ones(SHAPES[1])
         train(plain, reference, 2, 2)

@@ -12,8 +12,8 @@ from support.codec_kernels import OF_PARAMETERS, RUNS, Guarded, Job, Kernels, fl
 from torch import Tensor
 
 from optgen.codecs import PARAMETER_CODECS
-from optgen.runtime.draws import Draw, philox
-from optgen.runtime.torch_rounding import decode_parameter, encode_parameter
+from optgen.runtime.states.philox import Draw, philox
+from optgen.runtime.states.torch_rounding import decode_parameter, encode_parameter
 
 pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 

@@ -14,7 +14,7 @@ from support.targets import GPU, require_standin
 
 from numerics.bounds import assert_few_ulps
 from numerics.harness import NAMES, STEPS, Duel, make_grads, make_params, set_grads, targeted
-from optgen.runtime.torch_engine import TorchEngine, View
+from optgen.runtime.engines.torch_engine import TorchEngine, View
 
 pytest.importorskip("optgen_optim")
 

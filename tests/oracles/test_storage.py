@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from optgen.codecs import BLOCK_SIZES, PARAMETER_CODECS, WHOLE_TENSOR, codec, midpoints
-from optgen.runtime.draws import Draw
-from optgen.runtime.torch_codecs import decode, encode
-from optgen.runtime.torch_rounding import decode_parameter, encode_parameter
+from optgen.runtime.states.philox import Draw
+from optgen.runtime.states.torch_codecs import decode, encode
+from optgen.runtime.states.torch_rounding import decode_parameter, encode_parameter
 from oracles.ball import Ball
 from oracles.base import array
 from oracles.philox import bits16, philox

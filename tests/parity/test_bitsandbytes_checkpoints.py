@@ -16,9 +16,9 @@ from runtime.training import same, set_grads, snapshot, train
 from support.catalogue import make_oracle, optimizer_class
 from torch import Tensor, nn
 
-from optgen.runtime import bitsandbytes_form
-from optgen.runtime.storage import asked_codec
-from optgen.runtime.torch_codecs import decode
+from optgen.runtime.checkpoints import bitsandbytes_form
+from optgen.runtime.settings.storage import asked_codec
+from optgen.runtime.states.torch_codecs import decode
 
 bnb = pytest.importorskip("bitsandbytes")
 

@@ -16,7 +16,7 @@ import torch
 from runtime.training import same, saved, snapshot, train
 from torch import nn
 
-from optgen.runtime import overrides
+from optgen.runtime.settings import overrides
 
 bnb = pytest.importorskip("bitsandbytes")
 

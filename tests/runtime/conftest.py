@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from support.machine import sweep_or_skip
 
-from optgen.runtime import sweep
+from optgen.runtime.core import sweep
 
 
 @pytest.fixture(params=["python", "compiled"])

@@ -15,8 +15,8 @@ from support.compiling import ROOT
 from torch import Tensor, nn
 
 import optgen
-from optgen.runtime.engines import _check_skipped
-from optgen.runtime.inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
+from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
+from optgen.runtime.step.prepare import _check_skipped
 from runtime.training import make_params, same, snapshot
 
 SPECS = Path(__file__).parents[1] / "specs"

@@ -14,10 +14,10 @@ from support.catalogue import optimizer_class, required, rows
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from optgen.runtime import capture
-from optgen.runtime.capture import check_capture, place_lr
-from optgen.runtime.engines import raw_settings
-from optgen.runtime.settings import checked
+from optgen.runtime.cuda import graph_capture
+from optgen.runtime.cuda.graph_capture import check_capture, place_lr
+from optgen.runtime.settings.validation import checked
+from optgen.runtime.step.prepare import raw_settings
 from runtime.training import make_params, same, saved, snapshot, train
 
 AdamW: Any = optimizer_class("AdamW")
@@ -124,7 +124,7 @@ def capturing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_captured_here() -> None:
-    assert capture.is_capturing() is False
+    assert graph_capture.is_capturing() is False
 
 
 @pytest.mark.usefixtures("capturing")
@@ -207,9 +207,9 @@ def test_lr_as_a_tensor_on_the_cpu_is_refused() -> None:
 @pytest.mark.parametrize("form", [0.25, torch.tensor(0.25), torch.tensor(0.25, dtype=torch.float64)], ids=repr)
 def test_a_saved_lr_moves_to_the_gpu(form: Any) -> None:
     group = {"params": [torch.empty(3, device="meta")], "capturable": True, "lr": number_on_a_device()}
-    assert capture.adopted_lr(group, form) is form  # no GPU
+    assert graph_capture.adopted_lr(group, form) is form  # no GPU
     opt = on_gpu(capturable=True)
-    adopted = capture.adopted_lr(opt.param_groups[0], form)
+    adopted = graph_capture.adopted_lr(opt.param_groups[0], form)
     assert (type(adopted), adopted) == (float, 0.25)
     with FakeTensorMode():
         opt.param_groups[0]["lr"] = adopted

@@ -12,7 +12,7 @@ from support.machine import sweep_or_skip
 from support.targets import ready
 from torch import Tensor
 
-from optgen.runtime import sweep
+from optgen.runtime.core import sweep
 from runtime.training import same, snapshot
 
 SHAPE = (64, 256)

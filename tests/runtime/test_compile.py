@@ -353,7 +353,7 @@ def test_several_optimizers_through_one_function() -> None:
 
 def test_the_operator_is_registered_as_torch_asks() -> None:
     """torch's own check: the schema says what is changed, the fake implementation agrees, and graphs can hold it."""
-    from optgen.runtime.graph_step import step_operator
+    from optgen.runtime.hooks.compiled_step import step_operator
 
     run = Run("AdamW", lr=torch.tensor(0.01))
     run.backward()
@@ -378,7 +378,7 @@ def test_a_cuda_graph_leaves_it_out() -> None:
     tag = getattr(torch.Tag, "cudagraph_unsafe", None)
     if tag is None:
         pytest.skip("this torch has no such tag")
-    import optgen.runtime.graph_step  # noqa: F401
+    import optgen.runtime.hooks.compiled_step  # noqa: F401
 
     assert tag in torch.ops.optgen.step.default.tags
 

@@ -153,7 +153,7 @@ def test_forward_backward_step_and_clearing(backend: str, graphs: str, rule: str
 def test_the_operator_passes_every_check_of_torch(rule: str, target: str) -> None:
     from torch.testing._internal.optests.generate_tests import DEFAULT_TEST_UTILS
 
-    from optgen.runtime.graph_step import step_operator
+    from optgen.runtime.hooks.compiled_step import step_operator
 
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     assert {*DEFAULT_TEST_UTILS} == {*checks}

@@ -13,7 +13,7 @@ from optgen_optim import AdamW, AdamW8bit
 from support.targets import ready
 from torch import Tensor
 
-from optgen.runtime.draws import Draw
+from optgen.runtime.states.philox import Draw
 from runtime.training import same, saved, snapshot
 
 LAST = 2**24  # the last number of a step that float32 counts to

@@ -11,8 +11,8 @@ from optgen_optim import LAMB, AdamW, AdamW8bit, PytorchLARS
 from support.machine import require_compiler
 from torch import nn
 
-from optgen.runtime import targets
 from optgen.runtime.building.cache import CompileError
+from optgen.runtime.step import target_choice
 from runtime.training import SMALL, make_params, same, saved, set_grads, snapshot, train
 
 pytestmark = pytest.mark.usefixtures("each_sweep")
@@ -294,8 +294,8 @@ def test_a_kernel_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None
     def fails(*_: Any) -> Any:
         raise CompileError("g++ says no")
 
-    monkeypatch.setattr("optgen.runtime.cpu_engine.CpuEngine", fails)
-    monkeypatch.setattr(targets, "_said", set())
+    monkeypatch.setattr("optgen.runtime.engines.cpu_engine.CpuEngine", fails)
+    monkeypatch.setattr(target_choice, "_said", set())
     params = make_params()
     opt = AdamW(params)
     set_grads(params, 1)

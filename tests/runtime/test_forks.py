@@ -13,7 +13,7 @@ import pytest
 import torch
 from optgen_optim import AdamW32bit
 
-from optgen.runtime.cpu_engine import CpuEngine
+from optgen.runtime.engines.cpu_engine import CpuEngine
 
 SCRIPT = Path(__file__).parent.parent / "support" / "forking.py"
 

@@ -13,8 +13,8 @@ import pytest
 from support.machine import require_compiler
 
 ROOT = Path(__file__).parents[2]
-CUDA = ("cuda_engine", "cuda_device", "cuda_target", "paging", "portions", "building.nvcc", "building.nvidia")
-CUDA_ONLY = [f"optgen.runtime.{name}" for name in (*CUDA, "building.cubins")]
+CUDA = ("cuda.cuda_device", "cuda.paging", "engines.cuda_engine", "engines.cuda_factory", "engines.cuda_paging")
+CUDA_ONLY = [f"optgen.runtime.{name}" for name in (*CUDA, "building.nvcc", "building.nvidia", "building.cubins")]
 STEP = """
 import torch
 p = torch.nn.Parameter(torch.ones(8))
@@ -60,7 +60,7 @@ def test_the_package_alone_imports_no_class_and_no_torch() -> None:
 def test_a_class_imports_its_module_alone(code: str) -> None:
     modules = imported(code)
     assert own(modules) == {"optgen_optim.lamb", "optgen_optim.shared"}
-    assert not modules & {*CUDA_ONLY, "optgen.runtime.cpu_engine", "pycuda"}
+    assert not modules & {*CUDA_ONLY, "optgen.runtime.engines.cpu_engine", "pycuda"}
     assert not any(name.startswith("optgen.runtime.building") for name in modules)
 
 
@@ -70,12 +70,12 @@ def test_a_step_on_the_cpu_imports_nothing_for_gpus(target: str) -> None:
         require_compiler()
     modules = imported("import optgen_optim\n" + STEP.format(target=target))
     assert not modules & {*CUDA_ONLY, "pycuda"}
-    assert ("optgen.runtime.cpu_engine" in modules) == (target == "cpu")
+    assert ("optgen.runtime.engines.cpu_engine" in modules) == (target == "cpu")
 
 
 def test_these_modules_exist() -> None:
     """The names above are no misspellings."""
-    assert set(CUDA_ONLY) <= imported("import optgen.runtime.cuda_target")
+    assert set(CUDA_ONLY) <= imported("import optgen.runtime.engines.cuda_factory")
 
 
 def test_everything_at_once() -> None:

@@ -14,9 +14,9 @@ import torch
 from optgen_optim import LAMB, AdamW8bit, Prodigy
 from support.targets import ready
 
-from optgen.runtime.inputs import NO_INPUTS
-from optgen.runtime.interrupts import Uninterrupted
-from optgen.runtime.states import Settled
+from optgen.runtime.core.step_inputs import NO_INPUTS
+from optgen.runtime.states.store import Settled
+from optgen.runtime.step.interrupts import Uninterrupted
 from runtime.training import SMALL, make_params, same, set_grads, snapshot
 
 

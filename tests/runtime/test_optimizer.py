@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +91,20 @@ def test_copies_go_on_alone(how, target) -> None:
     assert same(snapshot(opt, params), snapshot(other, copied))
     other.add_param_group({"params": [nn.Parameter(torch.ones(2))], "lr": 0.5})
     other.load_state_dict(other.state_dict())
+
+
+def test_a_pickle_of_before_goes_on() -> None:
+    """One that was made when counts of steps were a module of `optgen.runtime`."""
+    kept = pickle.loads((Path(__file__).parent / "data" / "optimizer.pickle").read_bytes())
+    params = kept.param_groups[0]["params"]
+    assert {id(count.state) for count in kept._counts.values()} == {id(kept.state[param]["step"]) for param in params}
+    fresh = [nn.Parameter(param.detach().clone()) for param in params]
+    other = AdamW8bit(fresh, min_8bit_size=0, target="torch")
+    other.load_state_dict(kept.state_dict())
+    for opt, own in ((kept, params), (other, fresh)):
+        train(opt, own, 3, 4)
+        assert [float(opt.state[param]["step"]) for param in own] == [4.0, 4.0]
+    assert same(snapshot(kept, params), snapshot(other, fresh))
 
 
 def test_a_copy_before_the_first_step(target) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from optgen.codecs import BLOCK_SIZES, CODECS, PARAMETER_CODECS
-from optgen.runtime.storage import asked_codec
+from optgen.runtime.settings.storage import asked_codec
 
 optim = pytest.importorskip("optgen_optim")
 
@@ -214,7 +214,7 @@ def test_resuming_keeps_what_lies_beside_a_parameter(rounding: str, target: str,
 @pytest.mark.parametrize("before", ["kahan", "split8", "split16"])
 @pytest.mark.parametrize("after", ["kahan", "split8", "split16", "nearest"])
 def test_another_rounding_takes_over_what_was_kept(before: str, after: str) -> None:
-    from optgen.runtime.torch_rounding import decode_parameter
+    from optgen.runtime.states.torch_rounding import decode_parameter
 
     param = make(torch.bfloat16)
     opt = optim.AdamW([param], rounding=before, lr=1e-5, target="torch")

@@ -17,10 +17,10 @@ from optgen_optim import AdamW, AdamW8bit
 from support.machine import require_compiler, sweep_or_skip
 from torch import Tensor, nn
 
-from optgen.runtime import sweep
 from optgen.runtime.building import extension
 from optgen.runtime.building.entries import CompileError
-from optgen.runtime.sweep import PLAIN, Sweep
+from optgen.runtime.core import sweep
+from optgen.runtime.core.sweep import PLAIN, Sweep
 from runtime.training import same, snapshot
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import Codec, ParameterCodec
-from optgen.runtime.draws import Draw
+from optgen.runtime.states.philox import Draw
 from support.asked import ask
 
 ROOT = Path(__file__).parents[2]

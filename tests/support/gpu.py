@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.runtime import cuda_device
-from optgen.runtime.cuda_device import CudaDevice
+from optgen.runtime.cuda import cuda_device
+from optgen.runtime.cuda.cuda_device import CudaDevice
 
 
 class StandinDevice(CudaDevice):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from optgen.runtime.sweep import Sweep
+    from optgen.runtime.core.sweep import Sweep
 
 
 def require_compiler() -> None:

@@ -13,9 +13,9 @@ from runtime.training import snapshot, train
 from torch import Tensor
 
 from optgen.codecs import PAGED_NUMEL
-from optgen.runtime.cuda_engine import CudaEngine
+from optgen.runtime.cuda.paging import ManagedPager, StreamedPager
+from optgen.runtime.engines.cuda_engine import CudaEngine
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.paging import ManagedPager, StreamedPager
 
 SHAPES = ((300,), (120_000,), (5000,), (400, 300), (PAGED_NUMEL,), (PAGED_NUMEL - 1,))
 LARGE = 340_000  # elements of those that are paged

@@ -16,9 +16,9 @@ from optgen.runtime.building.compilers import Compiler, find_compiler, why_no_co
 from optgen.runtime.building.entries import CompileError, Hash, Kernel, Loader
 from optgen.runtime.building.private_dir import cache_dir
 from optgen.runtime.building.programs import COMPILE_TIMEOUT_SECONDS, FORMAT_VERSION, run
-from optgen.runtime.sweep import Sweep
+from optgen.runtime.core.sweep import Sweep
 
-SOURCE = Path(__file__).parents[1] / "sweep.cpp"
+SOURCE = Path(__file__).parents[1] / "core" / "sweep.cpp"
 FLAGS = ("-O2", "-std=c++20", "-shared", "-fPIC", "-fvisibility=hidden")
 
 _modules = Loader[ModuleType]()

@@ -38,7 +38,7 @@ enum BaseColumn {
   BASE_COLUMNS,
 };
 
-// Mirrored by `Call` in optgen/runtime/call.py.
+// Mirrored by `Call` in optgen/runtime/core/call.py.
 struct Call {
   int64_t tensors;
   int64_t chunks;              // of this call

@@ -17,7 +17,7 @@
 
 namespace optgen {
 
-constexpr int THREADS = 256;  // of a block, mirrored in optgen/runtime/cuda_device.py
+constexpr int THREADS = 256;  // of a block, mirrored in optgen/runtime/cuda/cuda_device.py
 constexpr int WARPS = THREADS / WARP;
 
 // Blocks of a multiprocessor, which their registers must leave room for: a lane keeps eight elements of each tensor,

@@ -3,7 +3,7 @@
 //
 // The key is the seed, the counter (element / 8, position of the parameter, number of the step): the four words are
 // eight numbers of 16 bits, the lower half of each word first, for eight neighbouring elements. As in
-// optgen/runtime/draws.py.
+// optgen/runtime/states/philox.py.
 #pragma once
 
 #include <optgen/call.h>

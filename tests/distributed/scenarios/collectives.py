@@ -70,8 +70,8 @@ def counted(world: World, case: str, kind: str) -> None:
 
 def _planned(optimizer: Any, params: list[Any]) -> int:
     """Passes of the plan that make anything of a whole tensor, for any of these parameters."""
-    from optgen.runtime.parameters import flags_of
-    from optgen.runtime.storage import choose_codecs, tensorwise
+    from optgen.runtime.core.bucket import flags_of
+    from optgen.runtime.settings.storage import choose_codecs, tensorwise
 
     rule, found = optimizer.rule, set()
     for group in optimizer.param_groups:
@@ -86,7 +86,7 @@ def _planned(optimizer: Any, params: list[Any]) -> int:
 
 def maxima_beside_sums(world: World) -> None:
     """Maxima that travel with sums are the largest of all processes, unrounded; a NaN or Inf of one is not lost."""
-    from optgen.runtime.reducer import Item, _all_reduce
+    from optgen.runtime.step.all_reduce import Item, _all_reduce
 
     own = torch.tensor([[0.1, 7.0, 3.0, 0.0], [0.3, 1e-30, 2.0, 0.0]], dtype=torch.float64)[world.rank % 2]
     for extra in (0.0, float("inf"), float("nan")):

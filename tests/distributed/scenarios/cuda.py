@@ -14,9 +14,9 @@ from torch.distributed.tensor import Shard
 
 from distributed.scenarios.parts import against_one, maker
 from distributed.scenarios.world import LeftOut, Scenario, Scenarios, World, distribute_tensor
-from optgen.runtime import cuda_device
 from optgen.runtime.building import nvidia
-from optgen.runtime.division import part_target
+from optgen.runtime.cuda import cuda_device
+from optgen.runtime.step.shard_limits import part_target
 
 
 def on_standin(run: Callable[[World], Any]) -> Scenario:

@@ -1,0 +1,1 @@
+"""Checkpoints: what they say, whether they fit, and their forms."""

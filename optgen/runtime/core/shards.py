@@ -1,0 +1,226 @@
+"""Parameters of which a process has a part: DTensors (FSDP2, tensor parallelism) and the flat shards of FSDP1.
+
+Kernels work on the part as on a tensor of its own. What they must know of the whole tensor, and which processes have
+the other parts, stands here; step/all_reduce.py adds up what they find.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """A division of a tensor among the processes of a group; of what dimension, if it is of one."""
+
+    group: Any
+    dim: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The part of a tensor that this process has.
+
+    Attributes:
+        shape: Of the whole tensor.
+        own: Of the part in memory.
+        divisions: How it is divided, one after the other: results are summed over their groups.
+        offset: Where the part begins, dimension by dimension; None where it is no box of the tensor, as in FSDP1.
+        start: The number of its first element in the whole tensor, where its elements follow each other there; the
+            same on all processes whether this is known.
+        placed: The mesh and placements of a DTensor.
+        unnamed: Why this is no tensor of the model, in words, if it is none.
+    """
+
+    shape: torch.Size
+    own: torch.Size
+    divisions: tuple[Division, ...]
+    offset: tuple[int, ...] | None = None
+    start: int | None = None
+    placed: tuple[Any, Any] | None = None
+    unnamed: str = ""
+
+    @property
+    def line_shape(self) -> torch.Size:
+        """The shape that numbers of rows and columns belong to: whole matrices, if this process has a part of them."""
+        if self.offset is None:
+            return self.own
+        return torch.Size((*self.own[:-2], *self.shape[-2:]))
+
+    def cuts_lines(self, division: Division) -> bool:
+        """Whether a division goes through matrices, so that it takes several processes to sum their rows or columns."""
+        return division.dim is not None and division.dim >= len(self.shape) - 2
+
+    @property
+    def cuts_matrices(self) -> bool:
+        """Whether processes have different matrices of the tensor."""
+        return any(d.dim is not None and d.dim < len(self.shape) - 2 for d in self.divisions)
+
+    def whole_lines(self, lines: Tensor, over: str) -> Tensor:
+        """This part's sums of rows or columns among zeros, as many as whole matrices have.
+
+        lines: (..., own rows, 1) or (..., 1, own cols), as `over` says.
+        """
+        assert self.offset is not None
+        dim = -2 if over == "row" else -1
+        if len(self.shape) < 2 and over == "row":
+            return lines
+        result = lines.new_zeros([*lines.shape[:dim], self.shape[dim], *lines.shape[lines.dim() + dim + 1 :]])
+        result.narrow(dim, min(self.offset[dim], self.shape[dim]), lines.shape[dim]).copy_(lines)
+        return result
+
+    def own_lines(self, lines: Tensor, over: str) -> Tensor:
+        """What `whole_lines` was made of."""
+        dim = -2 if over == "row" else -1
+        if self.offset is None or (len(self.shape) < 2 and over == "row"):
+            return lines
+        return lines.narrow(dim, min(self.offset[dim], self.shape[dim]), self.own[dim])
+
+    def element_numbers(self, device: torch.device) -> Tensor:
+        """The number in the whole tensor of each element, int64 of shape `own`."""
+        if self.start is not None:
+            return torch.arange(self.start, self.start + self.own.numel(), device=device).reshape(self.own)
+        assert self.offset is not None
+        result = torch.zeros(self.own, dtype=torch.int64, device=device)
+        stride = 1
+        for dim in reversed(range(len(self.own))):
+            shape = [-1 if d == dim else 1 for d in range(len(self.own))]
+            first = self.offset[dim]
+            numbers = torch.arange(first, first + self.own[dim], dtype=torch.int64, device=device)
+            result += (stride * numbers).reshape(shape)
+            stride *= self.shape[dim]
+        return result
+
+
+def is_dtensor(value: object) -> bool:
+    """Whether something is a DTensor; where nothing has imported them, nothing is."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
+
+
+def local_tensor(tensor: Tensor) -> Tensor:
+    """The part of a tensor in this process's memory; a plain tensor is all of it."""
+    if not is_dtensor(tensor):
+        return tensor
+    with torch.no_grad():
+        local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    return local.detach()
+
+
+def local_gradient(param: Tensor, grad: Tensor) -> Tensor:
+    """The part of a gradient that belongs to the part of the parameter; brought there if it lies otherwise.
+
+    Raises:
+        ValueError: if this process has another part of the gradient than of the parameter.
+    """
+    if not is_dtensor(param):
+        return grad
+    mesh, placements = param.device_mesh, param.placements  # type: ignore[attr-defined]
+    if grad.device_mesh != mesh or tuple(grad.placements) != tuple(placements):  # type: ignore[attr-defined]
+        with torch.no_grad():
+            grad = grad.redistribute(mesh, placements)  # type: ignore[attr-defined]
+    own, wanted = local_tensor(grad), local_tensor(param).shape
+    if own.shape != wanted:
+        raise ValueError(
+            f"this process has {tuple(own.shape)} of a gradient and {tuple(wanted)} of its parameter, a DTensor: they "
+            "are divided unlike each other, though their placements are the same"
+        )
+    return own
+
+
+def with_stand_ins(params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Gradients, empty ones where FSDP1 has left a parameter to other processes: they take part in its results."""
+    flat = [i for i, grad in enumerate(grads) if grad is None and getattr(params[i], "_fsdp_flattened", False)]
+    result = list(grads)
+    if not flat or (all(grad is None for grad in grads) and any(param.numel() for param in params)):
+        return result
+    for i in flat:
+        if params[i].requires_grad and params[i].numel() == 0:
+            result[i] = torch.empty_like(params[i]).detach()
+    return result
+
+
+def find_parts(name: str, params: Sequence[Tensor]) -> dict[int, Part]:
+    """The parts among parameters, by the identity of the parameter.
+
+    Raises:
+        ValueError: for DTensors that are not sharded or replicated, and shards of FSDP1 whose module is gone.
+    """
+    parts: dict[int, Part] = {}
+    flat = [param for param in params if getattr(param, "_fsdp_flattened", False)]
+    if flat:
+        from optgen.runtime.step.fsdp1 import flat_parts
+
+        parts.update(flat_parts(name, flat))
+    for param in params:
+        if is_dtensor(param):
+            parts[id(param)] = _dtensor_part(name, param)
+    return parts
+
+
+def _dtensor_part(name: str, param: Any) -> Part:
+    mesh, placements = param.device_mesh, tuple(param.placements)
+    for placement in placements:
+        if not (placement.is_replicate() or _shard_dim(placement) is not None):
+            raise ValueError(
+                f"{name}: a DTensor parameter with the placement {placement} has no values of its own; "
+                "redistribute it to Shard or Replicate placements"
+            )
+    if mesh.get_coordinate() is None:
+        raise ValueError(f"{name}: this process has no part of a DTensor parameter on {mesh}")
+    shape, own = torch.Size(param.shape), local_tensor(param).shape
+    dims = [_shard_dim(placement) for placement in placements]
+    divisions = tuple(
+        Division(mesh.get_group(i), dim) for i, dim in enumerate(dims) if dim is not None and mesh.shape[i] > 1
+    )
+    offset, start = _offset(name, (mesh, placements), shape, own), None
+    if all(division.dim == 0 for division in divisions):
+        start = min(offset[0], shape[0]) * shape[1:].numel() if shape else 0
+    return Part(shape, own, divisions, offset, start, (mesh, placements))
+
+
+def _shard_dim(placement: Any) -> int | None:
+    """The dimension that a placement divides; `_StridedShard` is no `Shard`, and its `is_shard` says so."""
+    from torch.distributed.tensor import Shard
+
+    if isinstance(placement, Shard) or type(placement).__name__ == "_StridedShard":
+        return int(placement.dim)
+    return None
+
+
+def divisions_of(placed: tuple[Any, Any]) -> list[tuple[int, int, int]]:
+    """How a DTensor is divided, one after the other: (dimension, among how many, which of them this process has).
+
+    Placements say it in the order of the mesh, but for `_StridedShard`, as FSDP2 has over tensor parallelism: those
+    divide what `split_factor` parts have.
+    """
+    mesh, placements = placed
+    found = zip(placements, mesh.shape, mesh.get_coordinate(), strict=True)
+    divided = [(getattr(p, "split_factor", 1), dim, n, at) for p, n, at in found if (dim := _shard_dim(p)) is not None]
+    return [(dim, n, at) for _, dim, n, at in sorted(divided, key=lambda each: each[0])]
+
+
+def _offset(name: str, placed: tuple[Any, Any], shape: torch.Size, own: torch.Size) -> tuple[int, ...]:
+    """Where this process's part begins.
+
+    Raises:
+        ValueError: if the part in memory is not the one that the placements speak of.
+    """
+    first, length = [0] * len(shape), list(shape)
+    for dim, count, at in divisions_of(placed):
+        size = -(-length[dim] // count)
+        before = min(at * size, length[dim])
+        first[dim] += before
+        length[dim] = min(size, length[dim] - before)
+    if tuple(length) != tuple(own):
+        raise ValueError(
+            f"{name}: this process's part of a parameter of shape {tuple(shape)} has the shape {tuple(own)}, and by "
+            f"its placements {placed[1]} it has {tuple(length)}; make DTensors with distribute_tensor or fully_shard"
+        )
+    return tuple(first)

@@ -1,0 +1,41 @@
+"""The cuda target; nothing of it is imported before a tensor of a GPU, target="cuda" or paging asks for it."""
+
+from __future__ import annotations
+
+import torch
+
+from optgen.runtime.building.nvcc import find_nvcc
+from optgen.runtime.building.nvidia import why_no_pycuda
+from optgen.runtime.core.bucket import Bucket
+from optgen.runtime.cuda.cuda_device import OLDEST, cuda_device, serves
+from optgen.runtime.cuda.paging import Pager, pager_of
+from optgen.runtime.engines.cuda_engine import CudaEngine
+from optgen.runtime.rule import Rule
+
+__all__ = ["make_cuda_engine", "pager_on", "serves", "why_no_cuda"]
+
+
+def why_no_cuda(device: torch.device) -> str:
+    """Why kernels cannot run on a GPU, with what mends it; "" if they can."""
+    reason = why_no_pycuda()
+    if reason:
+        return reason
+    capability = cuda_device(device).capability
+    if capability < OLDEST:
+        have, need = (".".join(map(str, version)) for version in (capability, OLDEST))
+        return f"{device} has compute capability {have}, and optgen's kernels need {need} or newer"
+    return ""
+
+
+def pager_on(device: torch.device) -> Pager:
+    """What holds the paged states of parameters on a GPU."""
+    return pager_of(cuda_device(device))
+
+
+def make_cuda_engine(rule: Rule, bucket: Bucket) -> CudaEngine:
+    """The engine of a bucket.
+
+    Raises:
+        CompileError: if its kernel cannot be built.
+    """
+    return CudaEngine(rule, bucket, cuda_device(bucket.device), find_nvcc())

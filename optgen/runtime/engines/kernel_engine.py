@@ -1,0 +1,282 @@
+"""What the compiled targets share: tables of addresses and chunks, made once and kept between steps.
+
+A step only looks whether anything moved.
+"""
+
+from __future__ import annotations
+
+import operator
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from optgen.codecs import COMPENSATION, PARAMETER_CODECS
+from optgen.runtime.core import sweep
+from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, matrix_shape
+from optgen.runtime.rule import Pass, Rule
+from optgen.runtime.settings.storage import dtype_name
+from optgen.runtime.states.checks import check_same_scales
+from optgen.runtime.states.store import scale_key
+
+TILE = 256
+BAND_ROWS = 32  # mirrored in templates/include/optgen/cuda_band.h
+
+
+def defines(rule: Rule, bucket: Bucket) -> dict[str, str]:
+    """The macros that specialize a rule's kernels for a bucket."""
+    result = {
+        "OPTGEN_PARAM_CODEC": PARAMETER_CODECS[bucket.rounding].cpp_type(dtype_name(bucket.dtype)),
+        "OPTGEN_GRAD_CODEC": PARAMETER_CODECS["nearest"].cpp_type(dtype_name(bucket.grad_dtype)),
+    }
+    for state, codec in zip(rule.element_states, bucket.codecs, strict=True):
+        there = state.exists(bucket.flags)
+        result[f"OPTGEN_{state.name.upper()}_CODEC"] = codec.cpp_type(state.signed) if there else "Absent"
+    for name, value in bucket.flags._asdict().items():
+        if name not in rule.constants:
+            result[f"OPTGEN_{name.upper()}"] = str(int(value))
+    return result
+
+
+@dataclass
+class ChunkTable:
+    """How the memory of a bucket is cut, the same whatever runs it.
+
+    Attributes:
+        numbers: (tensor, begin, end, place among partial sums of lines), chunk after chunk.
+        first, count: Of every tensor, the number of its first chunk and how many it has.
+        lines: Numbers that partial sums of rows and columns take.
+    """
+
+    numbers: array[int]
+    first: list[int]
+    count: list[int]
+    lines: int = 0
+
+    def __len__(self) -> int:
+        return len(self.numbers) // 4
+
+
+class KernelEngine:
+    """A compiled target of one bucket.
+
+    Attributes:
+        chunk: Elements of a chunk, a multiple of the tile.
+        bands: Whether passes with sums of rows or columns walk bands of whole rows.
+    """
+
+    target: ClassVar[str]
+    chunk: ClassVar[int]
+    bands: ClassVar[bool] = False
+
+    @property
+    def at_once(self) -> bool:
+        """Whether one call of a kernel writes all that a step writes."""
+        return False
+
+    def __init__(self, rule: Rule, bucket: Bucket) -> None:
+        self.rule, self.bucket = rule, bucket
+        self.members = bucket.members
+        self.params = [m.param for m in self.members]
+        self.forms = sweep.forms(self.params)
+        self.devices = list(map(_device, self.params))
+        self.entries = [m.entry for m in self.members]
+        self.pointers: list[int] = []
+        self.states: sweep.Facts = None
+        self.facts: sweep.Facts = None
+        self.staged = self._find_staged()
+        self.staging = {i: torch.empty_like(self.params[i], memory_format=torch.contiguous_format) for i in self.staged}
+        self.kept: list[Tensor] = []
+        self.grads: Sequence[Tensor] = ()
+        self.width = max((len(b.reductions) for b in rule.blocks.values()), default=0)
+        self.row_sums = max(block.count("row") for block in rule.blocks.values())
+        self.col_sums = max(block.count("col") for block in rule.blocks.values())
+        self.chunks = self._cut_chunks()
+        self.band_table = self._cut_bands()
+        self.arrays = self._empty_arrays()
+
+    def _find_staged(self) -> list[int]:
+        """Parameters that do not lie as kernels read them, which get their values from a copy and give them back."""
+        return [i for i, p in enumerate(self.params) if not p.is_contiguous() or p.is_neg()]
+
+    # Tables
+
+    def walks_bands(self, item: Pass) -> bool:
+        """Whether a pass walks bands."""
+        return self.bands and bool(item.rows or item.cols)
+
+    def _cut_chunks(self) -> ChunkTable:
+        """Cuts every tensor at multiples of the tile."""
+        table = ChunkTable(array("q"), [], [])
+        lines = not self.bands and bool(self.row_sums or self.col_sums)
+        for index, param in enumerate(self.params):
+            numel = param.numel()
+            _, rows, cols = matrix_shape(param.shape)
+            size = self.chunk if not lines else max(self.chunk, -(-16 * cols // TILE) * TILE)
+            table.first.append(len(table))
+            for begin in range(0, numel, size):
+                end = min(begin + size, numel)
+                table.numbers.extend((index, begin, end, table.lines))
+                if lines:
+                    touched = (end - 1) // cols - begin // cols + 1
+                    matrices = (end - 1) // (cols * rows) - begin // (cols * rows) + 1
+                    table.lines += self.row_sums * touched + self.col_sums * matrices * cols
+            table.count.append(len(table) - table.first[-1])
+        return table
+
+    def _cut_bands(self) -> ChunkTable:
+        """Cuts every matrix between rows, if there are passes that walk bands; numbered after the chunks."""
+        table = ChunkTable(array("q"), [], [])
+        for index, param in enumerate(self.params if self.bands and (self.row_sums or self.col_sums) else ()):
+            matrices, rows, cols = matrix_shape(param.shape)
+            table.first.append(len(self.chunks) + len(table))
+            for matrix in range(matrices if param.numel() else 0):
+                for row in range(0, rows, BAND_ROWS):
+                    begin = (matrix * rows + row) * cols
+                    end = (matrix * rows + min(row + BAND_ROWS, rows)) * cols
+                    table.numbers.extend((index, begin, end, table.lines))
+                    table.lines += self.col_sums * cols
+            table.count.append(len(self.chunks) + len(table) - table.first[-1])
+        return table
+
+    def _empty_arrays(self) -> dict[tuple[str, str], Tensor]:
+        """Rows, columns and matrices that are kept between passes, all tensors' in a row."""
+        sizes = {
+            (name, a.name): sum(self._length(a.kind, m) for m in self.members)
+            for name, block in self.rule.blocks.items()
+            for a in block.arrays
+            if a.live(self.bucket.flags)
+        }
+        # Arrays that lie a multiple of 4096 bytes apart stand in each other's way in caches.
+        apart = [-(-size // 16) * 16 + 16 for size in sizes.values()]
+        self.array_memory = torch.empty(sum(apart), dtype=torch.float32, device=self.bucket.device)
+        pieces = zip(sizes.items(), torch.split(self.array_memory, apart), strict=True)
+        return {key: piece[:size] for (key, size), piece in pieces}
+
+    def _length(self, kind: str, member: Member) -> int:
+        layout = member.layout()
+        return layout.matrices * {"row": layout.rows, "col": layout.cols}.get(kind, 1)
+
+    def _scratch_bytes(self) -> int:
+        """What a pass's values below element kind take, at most four bytes each."""
+        scalars = max((block.scalars for block in self.rule.blocks.values()), default=0)
+        return max(4 * scalars, 8)
+
+    def _table(self) -> array[int]:
+        """The address of everything that a kernel reads or writes, a row a parameter."""
+        table = array("q")
+        offsets = dict.fromkeys(self.arrays, 0)
+        self.kept = []
+        for index, member in enumerate(self.members):
+            at, part = member.layout(), member.part
+            start = 0 if part is None or part.start is None else part.start
+            step = self._kept(member.entry["step"])
+            seed = int(member.settings.get("seed", 0))
+            param = self.staging.get(index, member.param)
+            table.extend((param.data_ptr(), self._state_address(member, COMPENSATION), seed, member.number))
+            assert member.count is not None
+            count = self._kept(member.count)
+            table.extend((step.data_ptr(), count.data_ptr(), member.shape.numel(), len(member.shape), member.index))
+            table.extend(
+                (at.rows, at.cols, at.matrices, member.row, self.chunks.first[index], self.chunks.count[index])
+            )
+            table.extend((self.band_table.first[index], self.band_table.count[index]) if self.band_table else (0, 0))
+            table.extend((at.own_rows, at.own_cols, at.first_row, at.first_col, start))
+            for state in self.rule.states.values():
+                if state.kind in ("group", "global"):
+                    continue
+                table.append(self._state_address(member, state.name))
+                if state.kind == "element":
+                    table.append(self._state_address(member, scale_key(state.name)))
+            for name, block in self.rule.blocks.items():
+                for item in block.arrays:
+                    buffer = self.arrays.get((name, item.name))
+                    if buffer is None:
+                        table.append(0)
+                        continue
+                    table.append(buffer.data_ptr() + 4 * offsets[name, item.name])
+                    offsets[name, item.name] += self._length(item.kind, member)
+        return table
+
+    def _state_address(self, member: Member, key: str) -> int:
+        value = member.entry.get(key)
+        return 0 if value is None else self._kept(value).data_ptr()
+
+    def _kept(self, value: Tensor) -> Tensor:
+        self.kept.append(value)
+        return value
+
+    # A step
+
+    def _take_addresses(self, grads: list[Tensor]) -> array[int]:
+        """The gradients' addresses; everything else's is taken anew if it moved.
+
+        Raises:
+            StaleError: if a parameter, a gradient or a state has another form than before.
+        """
+        facts = sweep.used.facts(self.params, self.entries)
+        if facts != self.facts:
+            self._look_closer()
+            self.facts = sweep.used.facts(self.params, self.entries)
+        for index in self.staged:
+            self.staging[index].copy_(self.params[index].detach())
+        if not grads:  # a block without them
+            return array("q", bytes(8 * len(self.params)))
+        addresses = sweep.used.addresses(grads, self.params)
+        if addresses is None:
+            if not all(map(is_like, grads, self.params)):
+                raise StaleError  # what no kernel can read is refused when the engine is to be built anew
+            grads = [grad.resolve_neg().contiguous() for grad in grads]
+            addresses = sweep.PLAIN.addresses(grads, self.params)
+            assert addresses is not None
+        self.grads = grads
+        return array("q", addresses)
+
+    def _look_closer(self) -> None:
+        """Take the addresses of parameters and states anew, where something is not as it was.
+
+        Raises:
+            StaleError: if it is more than memory of parameters that has moved.
+            ValueError: if codes have lost some of their scales.
+        """
+        if self.forms != sweep.forms(self.params):
+            raise StaleError
+        pointers = list(map(Tensor.data_ptr, self.params))
+        moved = pointers != self.pointers
+        if moved and (self.devices != list(map(_device, self.params)) or self.staged != self._find_staged()):
+            raise StaleError
+        states = self._states()
+        if self.states and self.states != states:
+            for member in self.members:
+                check_same_scales(self.rule, member)
+            raise StaleError
+        if moved or not self.states:
+            self.pointers = pointers
+            self._table_changed(self._table())
+            self.states = self._states()
+
+    def _states(self) -> sweep.Facts:
+        """Where states lie and their forms: a user may put others in their place, or give them other memory."""
+        return sweep.PLAIN.facts([], self.entries)
+
+    def _table_changed(self, table: array[int]) -> None:
+        """Hand a new table to the kernels."""
+        raise NotImplementedError
+
+    def finish(self, name: str) -> None:
+        """End the step: parameters that are not contiguous get their new values."""
+        for index in self.staged:
+            self.params[index].detach().copy_(self.staging[index])
+        sweep.used.mark_changed(self.params)
+        self.grads = ()
+
+
+_device = operator.attrgetter("device")
+
+
+def address(values: array[Any]) -> int:
+    """Where an array's numbers lie."""
+    return values.buffer_info()[0]

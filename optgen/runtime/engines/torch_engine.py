@@ -1,0 +1,362 @@
+"""Runs a step in plain torch operations, parameter by parameter, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.codecs import COMPENSATION, PARAMETER_CODECS
+from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like
+from optgen.runtime.core.host_values import HostValues
+from optgen.runtime.core.step_inputs import Inputs
+from optgen.runtime.rule import Block, Partial, Pass, Rule
+from optgen.runtime.states.checks import check_same_scales
+from optgen.runtime.states.philox import Draw
+from optgen.runtime.states.step_counts import steps_of
+from optgen.runtime.states.store import Placement, own_shape, scale_key
+from optgen.runtime.states.torch_codecs import decode, encode
+from optgen.runtime.states.torch_rounding import decode_parameter, encode_parameter
+from optgen.runtime.torch_math import NAN, whole_steps
+
+Results = dict[str, Any]
+
+
+class View:
+    """A parameter as generated functions see it: everything in float32, states decoded.
+
+    Attributes:
+        flags: What is fixed for this parameter.
+        values: Values of its group, by name.
+        states: Its states, decoded as they are asked for.
+        step: The step's number, from 1.
+        sums: Results of the passes before; NaN for what later ones find.
+        reduced: The same as a table.
+        wanted: The sums that the pass at hand takes.
+        taken: Those that it has taken.
+        wide: Of a part, its sums of rows and columns before they are rounded.
+        gradient: The parameter's.
+    """
+
+    def __init__(self, rule: Rule, member: Member, step: float, grad: Tensor | None = None) -> None:
+        self.rule, self.member = rule, member
+        self.flags = member.flags
+        self.step = step
+        self.index = float(member.index)
+        self.values: Any = None
+        self.states: States
+        self.sums: Sums
+        self.reduced: dict[str, Any] = {}
+        self.wanted: frozenset[str] = frozenset()
+        self.taken: Results = {}
+        self.wide: dict[str, Tensor] = {}
+        param = member.param
+        self.gradient = param.grad if grad is None else grad
+        self.numel, self.ndim = float(member.shape.numel()), float(len(member.shape))
+        layout = member.layout()
+        self.matrices, self.rows, self.cols = float(layout.matrices), float(layout.rows), float(layout.cols)
+
+    def ends(self, **sums: Any) -> bool:
+        """Take sums; tell whether they were the last of the pass."""
+        self.taken |= sums
+        return self.taken.keys() >= self.wanted
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of the parameter."""
+        return self.member.settings
+
+    def take(self, values: Any, wanted: frozenset[str], lines: Mapping[str, str]) -> None:
+        """Begin a pass.
+
+        Args:
+            lines: The sums over rows and columns, each with which of them it is.
+        """
+        self.values, self.wanted, self.taken = values, wanted, {}
+        self.states, self.sums = States(self.rule, self.member), Sums(self.member, self.reduced, lines)
+
+    def forget(self) -> None:
+        """End a pass: drop what is in float32 for it alone."""
+        self.states = States(self.rule, self.member)
+        for name in ("param", "grad"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def param(self) -> Tensor:
+        """The parameter in float32; one without dimensions has one here."""
+        member = self.member
+        codec = PARAMETER_CODECS[member.rounding]
+        return _float(decode_parameter(codec, member.param.detach(), member.entry.get(COMPENSATION)))
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Elements rounded to nearest as the parameter's dtype holds them, in float32."""
+        return x.to(self.member.param.dtype).to(torch.float32)
+
+    @cached_property
+    def grad(self) -> Tensor:
+        """The gradient in float32."""
+        assert self.gradient is not None
+        return _float(self.gradient)
+
+    @property
+    def unscaled_grad(self) -> Tensor:
+        """The gradient that initial values see: in float32, divided by `grad_scale` where that is set."""
+        scale = self.settings.get("grad_scale")
+        if scale is None:
+            return self.grad
+        if not isinstance(scale, Tensor):
+            scale = torch.tensor(scale, dtype=torch.float64, device="cpu")
+        return self.grad * scale.double().reciprocal().float().to(self.grad.device)
+
+    def spread(self, x: Any, kind: str) -> Tensor:
+        """Numbers of a smaller kind, one for each of this kind."""
+        return _spread(self.member, x, kind)
+
+    def own_rows(self, x: Tensor) -> Tensor:
+        """Numbers of rows, (..., rows, 1): of the rows that this process has elements of."""
+        part = self.member.part
+        return x if part is None else part.own_lines(x, "row")
+
+    def own_cols(self, x: Tensor) -> Tensor:
+        """Numbers of columns, (..., 1, cols): of the columns that this process has elements of."""
+        part = self.member.part
+        return x if part is None else part.own_lines(x, "col")
+
+
+class States:
+    """The states of a parameter as attributes, decoded when they are first asked for.
+
+    Elements come in the parameter's shape, rows as (..., rows, 1), columns as (..., 1, cols). One that does not exist
+    under these settings is NaN: nothing that is kept follows from it.
+    """
+
+    def __init__(self, rule: Rule, member: Member) -> None:
+        self._rule, self._member = rule, member
+
+    def __getattr__(self, name: str) -> Any:
+        member = self._member
+        value = _state(self._rule, member, name) if self._rule.states[name].exists(member.flags) else NAN
+        setattr(self, name, value)
+        return value
+
+
+class Sums:
+    """The sums over a parameter as attributes; NaN for one that a later pass takes."""
+
+    def __init__(self, member: Member, found: Mapping[str, Any], lines: Mapping[str, str]) -> None:
+        self._member, self._found, self._lines = member, found, lines
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._found:
+            return self._found[name]
+        unknown = torch.tensor(NAN, dtype=torch.float64, device="cpu")
+        return _spread(self._member, unknown, self._lines[name]) if name in self._lines else unknown
+
+
+def _state(rule: Rule, member: Member, name: str) -> Tensor:
+    entry, state = member.entry, rule.states[name]
+    stored = entry[name]
+    match state.kind:
+        case "element":
+            codec = member.codecs[rule.element_states.index(state)]
+            return _float(decode(codec, stored, entry.get(scale_key(name)), state.signed, member.param.shape))
+        case "row":
+            return stored.unsqueeze(-1)  # type: ignore[no-any-return]
+        case "col":
+            return stored.unsqueeze(-2)  # type: ignore[no-any-return]
+        case "matrix":
+            return stored[..., None, None]  # type: ignore[no-any-return]
+        case _ if state.window is not None:
+            return stored  # type: ignore[no-any-return]
+        case _:
+            return stored.double()  # type: ignore[no-any-return]
+
+
+def _spread(member: Member, x: Any, kind: str) -> Tensor:
+    lines = member.line_shape
+    match kind:
+        case "row":
+            shape = (*lines[:-1], 1)
+        case "col":
+            shape = (*lines[:-2], 1, *lines[-1:])
+        case "matrix":
+            shape = (*lines[:-2], 1, 1)
+        case _:
+            shape = tuple(member.param.shape) or (1,)
+    return torch.as_tensor(x, device=member.param.device).to(torch.float32).expand(shape)
+
+
+def _float(x: Tensor) -> Tensor:
+    x = x.to(torch.float32)
+    return x.reshape(1) if x.dim() == 0 else x
+
+
+def _forms(member: Member) -> list[Any]:
+    values = (member.param, *member.entry.values())
+    return [(id(value), _form(value) if isinstance(value, Tensor) else None) for value in values]
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    dense = tensor.layout is torch.strided
+    return tensor.dtype, tensor.device, tensor.shape, tensor.layout, dense and tensor.is_contiguous()
+
+
+class TorchEngine:
+    """The torch target of one bucket."""
+
+    target = "torch"
+    at_once = False
+
+    def __init__(self, rule: Rule, bucket: Bucket) -> None:
+        self.rule, self.bucket = rule, bucket
+        self.views: list[View] = []
+        self.forms: list[list[Any]] = []
+
+    def placement(self, member: Member) -> Placement:
+        """States lie with their parameter, counts of steps on the host."""
+        return Placement(self.bucket.device, torch.device("cpu"))
+
+    def begin(self, name: str, block: Block, grads: list[Tensor], inputs: Inputs) -> None:
+        """Start a step: `name` is the block's; gradients are read from the parameters.
+
+        The host has read `inputs`, so that all that is needed of them comes with the passes' values.
+
+        Raises:
+            StaleError: if a parameter, a gradient or a state has another form than before.
+            ValueError: if codes have lost some of their scales.
+        """
+        self.name = name
+        forms = [_forms(member) for member in self.bucket.members]
+        if self.forms and forms != self.forms:
+            for member in self.bucket.members:
+                check_same_scales(self.rule, member)
+            raise StaleError
+        self.forms = forms
+        if grads and not all(is_like(g, m.param) for g, m in zip(grads, self.bucket.members, strict=True)):
+            raise StaleError
+        ahead = 1.0 if name == "step" else 0.0
+        own: Sequence[Tensor | None] = grads or [None] * len(self.bucket.members)
+        self.views = [
+            View(self.rule, member, self._steps_of(member) + ahead, grad)
+            for member, grad in zip(self.bucket.members, own, strict=True)
+        ]
+
+    def _steps_of(self, member: Member) -> float:
+        assert member.count is not None
+        return steps_of(float(member.entry["step"]), float(member.count))
+
+    def take(self, values: HostValues) -> None:
+        """Take the values that passes read."""
+        self.values = values
+
+    def run(self, block: Block, index: int) -> None:
+        """Run one pass."""
+        function = getattr(self.rule.torch_functions, self.name)
+        item, last = block.passes[index], index == len(block.passes) - 1
+        lines = {partial.name: partial.over for p in block.passes for partial in p.partials if partial.over != "tensor"}
+        for view in self.views:
+            values = SimpleNamespace(**self.values.computed[view.member.row])
+            wanted = frozenset(partial.name for partial in item.partials if partial.live(view.flags))
+            if not wanted and not last:
+                continue
+            view.take(values, wanted, lines)
+            results: Results = function(view)
+            if last:
+                self._store(view, results)
+            else:
+                # Not taken under these settings: 0, for it is added to that of other parameters.
+                self._keep(view, dict.fromkeys(wanted, 0.0) | results, item)
+            view.forget()
+
+    def reduction(self, block: Block, name: str) -> list[float]:
+        """A reduction's result for every parameter."""
+        return [float(view.reduced[name]) for view in self.views]
+
+    # Parts of tensors
+
+    def partial(self, block: Block, name: str) -> Tensor:
+        """A result of every tensor, float64 of shape (members,)."""
+        device = self.bucket.device
+        numbers = [torch.as_tensor(view.reduced[name], dtype=torch.float64, device=device) for view in self.views]
+        return torch.stack(numbers)
+
+    def complete(self, block: Block, name: str, values: Tensor) -> None:
+        """Take the results of the whole tensors."""
+        for view, value in zip(self.views, values.unbind(), strict=True):
+            view.reduced[name] = value
+
+    def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
+        """Sums of rows or columns of a tensor, as they are before they are rounded."""
+        return self.views[index].wide[partial.name]
+
+    def complete_lines(self, name: str, partial: Partial, index: int, values: Tensor) -> None:
+        """Take those of a larger part, or of the whole tensor, rounded once."""
+        view = self.views[index]
+        view.wide[partial.name] = values.reshape(view.wide[partial.name].shape)
+        view.reduced[partial.name] = view.wide[partial.name].float()
+
+    def _keep(self, view: View, results: Results, item: Pass) -> None:
+        """Keep the results of a pass, sums of rows and columns rounded; of a part both ways, for all lines."""
+        lines = {partial.name: partial.over for partial in item.partials if partial.over != "tensor"}
+        part = view.member.part
+        for name, value in results.items():
+            if name in lines:
+                if part is not None:
+                    value = view.wide[name] = part.whole_lines(value, lines[name])
+                value = value.float()
+            view.reduced[name] = value
+
+    def finish(self, name: str) -> None:
+        """End the step: counters advance after everything else is stored."""
+        if name == "step":
+            for view in self.views:
+                assert view.member.count is not None
+                view.member.count.fill_(view.step)
+                view.member.entry["step"].fill_(view.step)
+        self.views = []
+
+    def _store(self, view: View, results: Results) -> None:
+        """Round every new value once, then store all of them."""
+        stored: list[tuple[Tensor, Tensor]] = []
+        param, entry = view.member.param.detach(), view.member.entry
+        for name, value in results.items():
+            if name == "param":
+                stored += self._rounded(view, _full(value, param))
+                continue
+            state = self.rule.states.get(name)
+            if value is None or state is None or not state.exists(view.flags):
+                continue
+            target = entry[name]
+            if state.kind == "element":
+                codec = view.member.codecs[self.rule.element_states.index(state)]
+                codes, scales = encode(codec, _full(value, param), state.signed)
+                stored.append((target, codes))
+                if scales is not None:
+                    stored.append((entry[scale_key(name)], scales))
+            elif state.window is not None:
+                stored.append((target, value))
+            else:
+                stored.append((target, own_shape(state.kind, value, view.member.line_shape, param.device)))
+        for target, value in stored:
+            target.copy_(value)
+
+    def _rounded(self, view: View, value: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """A new parameter, and what is kept beside it."""
+        member = view.member
+        param = member.param.detach()
+        elements = None
+        if member.part is not None and member.rounding == "stochastic":
+            elements = member.part.element_numbers(param.device)
+        step = whole_steps(self._steps_of(member)) + 1
+        draw = Draw(int(member.settings.get("seed", 0)), member.number, step, elements)
+        rounded, rest = encode_parameter(PARAMETER_CODECS[member.rounding], value, param.dtype, draw)
+        return [(param, rounded)] + ([] if rest is None else [(member.entry[COMPENSATION], rest)])
+
+
+def _full(value: Any, param: Tensor) -> Tensor:
+    full = torch.as_tensor(value, dtype=torch.float32, device=param.device)
+    return full.reshape(param.shape) if full.numel() == param.numel() else full.expand(param.shape)

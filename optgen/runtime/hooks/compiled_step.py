@@ -1,0 +1,291 @@
+"""A step in a function that torch.compile compiles: one operator, `optgen::step`, in place of all of a step's Python.
+
+The operator names what it changes, parameters and states, so that a compiler keeps the order of whatever else reads or
+writes them. Where a compiler hands it copies, as functionalization does, these take the place of the real tensors while
+the step runs, and the real ones stay as they were: the graph brings the result back. Settings are read from the param
+groups when the operator runs, so that another learning rate compiles nothing anew.
+
+A step that a graph cannot hold runs outside of it, as torch.optim's steps do in part: see `hindrance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.core.bucket import StaleError
+from optgen.runtime.core.shards import is_dtensor
+from optgen.runtime.core.step_inputs import SkippedStepError, read_inputs
+from optgen.runtime.cuda.graph_capture import check_capture
+from optgen.runtime.cuda.paged_memory import is_paged
+from optgen.runtime.hooks.handles import optimizer_of
+from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.step.target_choice import choose_target
+
+
+def graph_step(optimizer: Optimizer, closure: Callable[[], float] | None) -> float | None:
+    """`optimizer.step`, as a compiler traces it."""
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    # By __dict__: a compiler that sees `optimizer.param_groups` compiles anew for every lr, and sets `capturable`.
+    groups = optimizer.__dict__["param_groups"]
+    handle = optimizer._handle
+    every = [param for group in groups for param in group["params"]]
+    positions = [position for position, param in enumerate(every) if param.grad is not None]
+    params = [every[position] for position in positions]
+    reason = hindrance(handle, tuple(positions))
+    entries = optimizer.__dict__["state"]
+    there = [param in entries for param in params]  # where this changes, the compiler looks again
+    if reason or not all(there):
+        OUTSIDE[reason or STARTS](handle, "step")
+    elif params:
+        states = [value for param in params for value in entries[param].values()]
+        grads = [param.grad for param in params]
+        places = tensor_settings(handle)
+        settings = [groups[index][key] for index, key in _split(places)]
+        with torch.no_grad():
+            step_operator(params, states, grads, settings, positions, places, handle)
+    return loss
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def tensor_settings(handle: str) -> str:
+    """Which settings of groups are tensors, as `0.lr 1.lr`."""
+    optimizer = optimizer_of(handle)
+    groups = enumerate(optimizer.param_groups)
+    found = [(index, key) for index, group in groups for key in optimizer.defaults if isinstance(group[key], Tensor)]
+    return " ".join(f"{index}.{key}" for index, key in found)
+
+
+# Why a step, or another block, runs outside of the graph: what torch says where `fullgraph=True` allows no break.
+METHOD = "methods of the optimizer beside step() run outside of graphs"
+BACKWARD = "fused_backward=True updates parameters within backward"
+SHARED = "the rule keeps numbers of a param group, which are no tensors that a graph could hold"
+TENSORS = "tensors in betas, in overrides or set for this step are none that the graph knows of"
+CHANGED = (
+    "the compiled function changes param groups, states or the optimizer, which takes place when its graph has run"
+)
+DIVIDED = "parameters are divided among processes"
+STARTS = "states are to start with what the graph has yet to compute; take a first step before it is compiled"
+STORED = "states are paged, or no tensors"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def hindrance(handle: str, positions: tuple[int, ...]) -> str:
+    """Why no graph can hold this step, or nothing; asked while a compiler traces it. States are made, as torch does."""
+    optimizer = optimizer_of(handle)
+    if optimizer._in_backward is not None:
+        return BACKWARD
+    if optimizer.rule.blocks["step"].commit is not None:
+        return SHARED
+    if _has_hidden_tensors(optimizer):
+        return TENSORS
+    if _is_changed(optimizer):
+        return CHANGED
+    every = [param for group in optimizer.param_groups for param in group["params"]]
+    if any(is_dtensor(param) for param in every):
+        return DIVIDED
+    params = [every[position] for position in positions]
+    if not all(optimizer.state.get(param) for param in params) and not _make_states(optimizer, params):
+        return STARTS
+    values = [value for param in params for value in optimizer.state[param].values()]
+    return "" if all(isinstance(value, Tensor) and not is_paged(value) for value in values) else STORED
+
+
+def _has_hidden_tensors(optimizer: Optimizer) -> bool:
+    """Whether there are tensors among the settings that `tensor_settings` does not know, or inputs of this step."""
+    parts = [value for group in optimizer.param_groups for value in group.values() if isinstance(value, tuple)]
+    own = [override for group in optimizer.param_groups for override in group.get("overrides", {}).values()]
+    values = [*(part for part in parts for part in part), *(value for override in own for value in override.values())]
+    inputs = (*optimizer.rule.inputs, "found_inf")
+    return any(isinstance(value, Tensor) for value in values) or any(hasattr(optimizer, name) for name in inputs)
+
+
+def _is_changed(optimizer: Optimizer) -> bool:
+    """Whether the function that is being compiled has changed settings, states or attributes of the optimizer.
+
+    It counts as changed where this torch does not tell.
+    """
+    effects = _side_effects()
+    if effects is None:
+        return True
+    groups = optimizer.param_groups
+    overrides = [group["overrides"] for group in groups if "overrides" in group]
+    inner = [own for part in overrides for own in part.values()]
+    things = [optimizer, groups, *groups, *overrides, *inner, optimizer.state, *optimizer.state.values()]
+    known = [effects.id_to_variable[id(thing)] for thing in things if id(thing) in effects.id_to_variable]
+    return any(effects.is_modified(variable) for variable in known)
+
+
+def _side_effects() -> Any:
+    """What the function that is being compiled has changed by now, as the compiler keeps it; None if it cannot say."""
+    try:
+        from torch._dynamo.symbolic_convert import InstructionTranslator
+
+        effects = InstructionTranslator.current_tx().output.side_effects
+        return effects if hasattr(effects, "is_modified") and hasattr(effects, "id_to_variable") else None
+    except (ImportError, AttributeError):
+        return None
+
+
+@torch.no_grad()
+def _make_states(optimizer: Optimizer, params: Sequence[Tensor]) -> bool:
+    """Make the states of a first step while it is traced, from the gradients that are there."""
+    effects = _side_effects()
+    if effects is None or id(optimizer.state) in effects.id_to_variable:
+        return False  # the function has looked at them, and would not find what it saw
+    starts = [state for state in optimizer.rule.states.values() if callable(state.init)]
+    if any(state.reads_elements for state in starts) or (starts and tensor_settings(optimizer._handle)):
+        return False  # the graph may change them before
+    with_grads = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if len(with_grads) != len(params) or any(a is not b for a, b in zip(with_grads, params, strict=True)):
+        return False
+    try:
+        optimizer._begin("step", read_inputs(optimizer, optimizer.rule.inputs))
+    except (StaleError, SkippedStepError, RuntimeError, TypeError, ValueError):
+        return False  # the step itself will say why
+    return True
+
+
+def _undo_capturable(optimizer: Optimizer, group: dict[str, Any]) -> None:
+    """Take back `capturable` where nothing can serve it: torch.compile sets it in groups that a function changes."""
+    if group.get("capturable") and not optimizer.defaults["capturable"] and group["params"]:
+        name, device = type(optimizer).__name__, group["params"][0].device
+        if device.type != "cuda" or choose_target(name, device, group["target"]) != "cuda":
+            group["capturable"] = False
+
+
+def _keep_whole(function: Callable[..., None]) -> None:
+    """Have torch.compile leave a function, and what it calls, as it is, at no cost to other calls.
+
+    Where torch gives up on a function before its graph has anything in it, it runs the function itself and looks into
+    what that calls, without `is_compiling`.
+    """
+    try:
+        from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
+    except ImportError:  # a torch that has no such thing looks into it, and breaks its graphs there
+        return
+    set_code_exec_strategy(function.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP))
+
+
+_keep_whole(Optimizer._run_now)
+
+
+def _run_outside(handle: str, block: str) -> None:
+    optimizer = optimizer_of(handle)
+    for group in optimizer.param_groups:
+        _undo_capturable(optimizer, group)
+    if block == "step":
+        check_capture(type(optimizer).__name__, optimizer.param_groups)
+        if optimizer._in_backward is not None:
+            optimizer._in_backward.check_scaler(optimizer)
+            optimizer._in_backward.close(optimizer)
+    optimizer._run_now(block)
+
+
+def _outside(function: Callable[..., None], reason: str) -> Callable[..., None]:
+    """A function that torch.compile leaves as it is, and says why."""
+    told = f"{reason}; leave fullgraph=True out"
+    return torch.compiler.disable(function, reason=told)  # type: ignore[no-untyped-call, no-any-return]
+
+
+REASONS = (METHOD, BACKWARD, SHARED, TENSORS, CHANGED, DIVIDED, STARTS, STORED)
+# What runs a block of the optimizer with a handle, outside of the graph: by the reason for it.
+OUTSIDE = {reason: _outside(_run_outside, reason) for reason in REASONS}
+
+
+def _update_outside(handle: str, param: Tensor) -> None:
+    optimizer = optimizer_of(handle)
+    if optimizer._in_backward is not None:
+        optimizer._in_backward.update(optimizer, param)
+
+
+update_outside = _outside(_update_outside, BACKWARD)
+"""Steps a parameter with fused_backward, outside of the graph."""
+
+
+def _step(
+    params: list[Tensor],
+    states: list[Tensor],
+    grads: list[Tensor],
+    settings: list[Tensor],
+    positions: list[int],
+    places: str,
+    optimizer: str,
+) -> None:
+    """Step parameters that may be copies of the real ones, with gradients that need not be in `param.grad`.
+
+    Args:
+        states: Of these parameters, in their order; empty if there were none when the graph was made.
+        settings: Settings that are tensors.
+        positions: Of the parameters, among all of the optimizer.
+        places: Of the settings, as `tensor_settings` has them.
+        optimizer: Its handle.
+    """
+    found = optimizer_of(optimizer)
+    every = [param for group in found.param_groups for param in group["params"]]
+    own = [every[position] for position in positions]
+    kept = [value for param in own for value in found.state[param].values()] if states else []
+    read = [found.param_groups[index][key] for index, key in _split(places)]
+    pairs = [*zip(own, params, strict=True), *zip(kept, states, strict=True), *zip(read, settings, strict=True)]
+    with _gradients(every, dict(zip(positions, grads, strict=True))), _in_place_of(pairs):
+        _run_outside(optimizer, "step")
+
+
+def _split(places: str) -> list[tuple[int, str]]:
+    pairs = [place.split(".", 1) for place in places.split()]
+    return [(int(index), key) for index, key in pairs]
+
+
+@contextmanager
+def _in_place_of(pairs: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Give real tensors the memory of those that the operator was handed, where it is other memory."""
+    others = [(real, given) for real, given in pairs if real is not given and real.data_ptr() != given.data_ptr()]
+    before = [real.data for real, _ in others]
+    try:
+        for real, given in others:
+            real.data = given.data
+        yield
+    finally:
+        for (real, _), data in zip(others, before, strict=True):
+            real.data = data
+
+
+@contextmanager
+def _gradients(every: Sequence[Tensor], grads: Mapping[int, Tensor]) -> Iterator[None]:
+    """Let `param.grad` be what the graph has computed, and nothing where it has none."""
+    before = [param.grad for param in every]
+    changed = [index for index, grad in enumerate(before) if grad is not grads.get(index)]
+    try:
+        for index in changed:
+            every[index].grad = grads.get(index)
+        yield
+    finally:
+        for index in changed:
+            every[index].grad = before[index]
+
+
+# A CUDA graph would replay what the kernels did without the host, which launches them and reads the settings.
+_UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
+_TAGS: dict[str, Any] = {} if _UNSAFE is None else {"tags": (_UNSAFE,)}
+
+step_operator = torch.library.custom_op("optgen::step", _step, mutates_args=("params", "states"), **_TAGS)
+
+
+@step_operator.register_fake
+def _(
+    params: list[Tensor],
+    states: list[Tensor],
+    grads: list[Tensor],
+    settings: list[Tensor],
+    positions: list[int],
+    places: str,
+    optimizer: str,
+) -> None:
+    """Nothing has another shape after a step."""

@@ -1,0 +1,312 @@
+"""fused_backward: a parameter is updated within backward as soon as its gradient is there, and the gradient is freed.
+
+A hook of autograd steps one parameter at a time, with engines of its own. `step()` then ends the round: it updates what
+still has a gradient (parameters without fused_backward, and those whose hook is not there yet), and lets the next
+backward pass begin.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.core.shards import is_dtensor
+from optgen.runtime.cuda.graph_capture import check_capture
+from optgen.runtime.hooks.grad_scaler import is_scaled, watch
+from optgen.runtime.rule import Rule, Settings
+from optgen.runtime.settings.storage import LARGE
+from optgen.runtime.step.prepare import Prepared, raw_settings
+
+if TYPE_CHECKING:
+    from optgen.runtime.optimizer import Optimizer
+
+VECTOR = (1, *LARGE[1:])
+
+
+def attach(optimizer: Optimizer) -> None:
+    """Hook what is to be updated within backward, if anything is.
+
+    Raises:
+        ValueError: for a parameter that another optimizer updates within backward.
+    """
+    if optimizer._in_backward is None:
+        if not _asked(optimizer.param_groups):
+            return
+        optimizer._in_backward = InBackward(optimizer)
+    optimizer._in_backward.attach(optimizer)
+
+
+def _asked(groups: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether anything is to be updated within backward."""
+    return any(part.get("fused_backward") for group in groups for part in _parts(group))
+
+
+def _parts(group: Mapping[str, Any]) -> Iterator[Settings]:
+    """A group, and the overrides in it."""
+    yield group
+    yield from group.get("overrides", {}).values()
+
+
+def check_settings(name: str, rule: Rule, settings: Settings) -> None:
+    """Raise for what cannot go with fused_backward=True.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if settings.get("capturable"):
+        raise ValueError(
+            f"{name}: fused_backward=True does not go with capturable=True: every parameter has a step of its own, and "
+            "a CUDA graph could hold only a few of them; leave one out"
+        )
+    if rule.shared_states:
+        states = ", ".join(state.name for state in rule.shared_states)
+        owner = "optimizer" if any(state.kind == "global" for state in rule.shared_states) else "param group"
+        raise ValueError(
+            f"{name} cannot have fused_backward=True: it keeps states of the whole {owner} ({states}), which change "
+            "once a step, and each parameter is updated before the next one has its gradient"
+        )
+    others = [block for block, declared in rule.blocks.items() if declared.grads and block != "step"]
+    if others:
+        raise ValueError(
+            f"{name} cannot have fused_backward=True: {others[0]}() reads the gradients of a backward pass of its own, "
+            "which would be applied as an update and freed"
+        )
+    if _needs_all(rule, settings):
+        hypers = [hyper.name for hyper in rule.hypers.values() if hyper.scope == "global"]
+        cause = next((key for key in hypers if not _needs_all(rule, {**settings, key: 0.0})), None)
+        if cause is None:
+            raise ValueError(
+                f"{name} cannot have fused_backward=True: its step takes a sum over all parameters, whose gradients "
+                "are never there together"
+            )
+        raise ValueError(
+            f"{name}: fused_backward=True does not go with {cause}={settings[cause]}, which takes all gradients "
+            "together: each is applied and freed before the next one is there. percentile_clipping and max_unorm clip "
+            "parameter by parameter"
+        )
+
+
+def _needs_all(rule: Rule, settings: Settings) -> bool:
+    """Whether a step takes a sum over all parameters."""
+    block = rule.blocks["step"]
+    wanted = {reduction for _, _, reduction in block.sums}
+    flags = [rule.flags(settings, *facts) for facts in (LARGE, VECTOR)]
+    return any(item.live(own) and wanted & set(item.reductions) for item in block.passes for own in flags)
+
+
+class Hook:
+    """What autograd calls when a parameter has its gradient; nothing, once its optimizer is gone."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = weakref.ref(optimizer)
+
+    def __call__(self, param: Tensor) -> None:
+        """Update the parameter."""
+        optimizer = self.optimizer()
+        if optimizer is None or optimizer._in_backward is None:
+            return
+        if torch.compiler.is_compiling():
+            from optgen.runtime.hooks.compiled_step import update_outside
+
+            update_outside(optimizer._handle, param)
+        else:
+            optimizer._in_backward.update(optimizer, param)
+
+
+class InBackward:
+    """The hooks of an optimizer, and what they have done since its last `step()`.
+
+    Attributes:
+        kept: By the identity of a parameter, the engines of its last few steps.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.kept: dict[int, tuple[Prepared, ...]] = {}
+        self._hook = Hook(optimizer)
+        self._handles: list[Any] = []
+        self._places: dict[int, tuple[int, int]] = {}
+        self._updated: set[int] = set()
+        self._checked: list[tuple[Any, ...]] = []
+        self._lock = threading.Lock()  # backward has a thread for every device
+        weakref.finalize(optimizer, _remove, self._handles).atexit = False
+        watch()
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Hook what is to be updated within backward and is not hooked yet: frozen parameters once they are thawed.
+
+        Raises:
+            ValueError: for a parameter that another optimizer updates within backward; nothing is hooked then.
+        """
+        new = [
+            param
+            for param, settings in _members(optimizer.param_groups)
+            if settings.get("fused_backward") and param.requires_grad and self._hook not in _hooks(param)
+        ]
+        for param in new:
+            check_free(optimizer, param)
+        for param in new:
+            handle = param.register_post_accumulate_grad_hook(self._hook)  # type: ignore[no-untyped-call]
+            self._handles.append(handle)
+
+    def update(self, optimizer: Optimizer, param: Tensor) -> None:
+        """Step one parameter with its gradient, and free it.
+
+        Raises:
+            RuntimeError: for a second gradient since the last `step()`, one of a loss that torch.amp.GradScaler has
+                scaled, and with several processes.
+            TypeError, ValueError: as `step()`. The parameter is as it was then, and has no gradient.
+        """
+        with self._lock:
+            settings = self._settings(optimizer, param)
+            if settings is None or not settings.get("fused_backward"):
+                return  # it was taken out of the optimizer, or has been made an ordinary parameter: step() will see it
+            try:
+                self._check(optimizer, param)
+                optimizer._run_now("step", param)
+                self._updated.add(id(param))
+            finally:
+                param.grad = None
+
+    def close(self, optimizer: Optimizer) -> None:
+        """End a round: the next gradients are those of another step."""
+        self._updated.clear()
+        self.attach(optimizer)
+
+    def forget(self, only: Tensor | None) -> None:
+        """Let go of the engines of a parameter, or of all."""
+        if only is None:
+            self.kept = {}
+        else:
+            self.kept.pop(id(only), None)
+
+    def check_scaler(self, optimizer: Optimizer) -> None:
+        """Raise in a step of a gradient scaler, which can do nothing any more about gradients that are applied.
+
+        Raises:
+            RuntimeError: saying so.
+        """
+        groups = optimizer.param_groups
+        if getattr(optimizer, "found_inf", None) is None or not _asked(groups):
+            return
+        scale = getattr(optimizer, "grad_scale", None)
+        by = "" if scale is None else f" by {float(scale):g}"
+        for key in ("grad_scale", "found_inf"):
+            optimizer.__dict__.pop(key, None)
+        damage = ""
+        if self._updated:
+            damage = (
+                f". {len(self._updated)} parameters and their states have been changed with gradients scaled{by} since "
+                "the last step(), and are not what training would have made of them: go back to a checkpoint"
+            )
+        raise RuntimeError(f"{_no_scaler(optimizer)}{damage}")
+
+    def _settings(self, optimizer: Optimizer, param: Tensor) -> Settings | None:
+        """The settings of a parameter as they are now; None if it is no longer in the optimizer."""
+        groups = optimizer.param_groups
+        number, index = self._places.get(id(param), (-1, -1))
+        if not (0 <= number < len(groups)) or not _holds(groups[number]["params"], index, param):
+            self._places = {
+                id(member): (number, index)
+                for number, group in enumerate(groups)
+                for index, member in enumerate(group["params"])
+            }
+            if id(param) not in self._places:
+                return None
+            number, index = self._places[id(param)]
+        return {**groups[number], **groups[number].get("overrides", {}).get(index, {})}
+
+    def _check(self, optimizer: Optimizer, param: Tensor) -> None:
+        name = type(optimizer).__name__
+        if id(param) in self._updated:
+            raise RuntimeError(
+                f"{name}: a parameter of shape {tuple(param.shape)} has a second gradient since the last step(), and "
+                "fused_backward=True has applied and freed the first: gradients cannot be accumulated over backward "
+                "passes. Call step() after every one of them, or leave fused_backward out"
+            )
+        if is_scaled():
+            raise RuntimeError(_no_scaler(optimizer))
+        if is_dtensor(param):
+            raise RuntimeError(
+                f"{name}: fused_backward=True is not for parameters that are divided among processes, whose gradients "
+                "need not be complete on all of them in the same order; leave fused_backward out"
+            )
+        if _has_processes():
+            raise RuntimeError(
+                f"{name}: fused_backward=True applies a gradient before other processes' are added to it, so that each "
+                "would train a model of its own; leave fused_backward out"
+            )
+        if not self._updated:  # the first of a round: what is wrong with others is said before anything is changed
+            check_capture(name, optimizer.param_groups)
+            rows = [{**group, **part} for group in optimizer.param_groups for part in _parts(group)]
+            raw = [raw_settings(optimizer, row) for row in rows]
+            if raw != self._checked:
+                for row in rows:
+                    optimizer.check_row(row)
+                self._checked = raw
+
+
+def _no_scaler(optimizer: Optimizer) -> str:
+    return (
+        f"{type(optimizer).__name__}: fused_backward=True does not go with torch.amp.GradScaler: gradients are applied "
+        "within backward, scaled as they are, before the scaler can look for an Inf among them. Train in bfloat16, "
+        "which needs no scaler, or leave fused_backward out"
+    )
+
+
+def _holds(params: Sequence[Tensor], index: int, param: Tensor) -> bool:
+    return index < len(params) and params[index] is param
+
+
+def check_free(optimizer: Optimizer, param: Tensor) -> None:
+    """Raise for a parameter that another optimizer updates within backward.
+
+    Raises:
+        ValueError: naming the other one.
+    """
+    for hook in _hooks(param):
+        other = hook.optimizer() if isinstance(hook, Hook) else None
+        if other is not None and other is not optimizer:
+            raise ValueError(
+                f"{type(optimizer).__name__}: a parameter of shape {tuple(param.shape)} is updated within backward by "
+                f"another optimizer, a {type(other).__name__} with fused_backward=True, which frees its gradient; "
+                "delete that one first"
+            )
+
+
+def check_members(optimizer: Optimizer) -> None:
+    """Raise for a parameter that is to be updated within backward by this optimizer, and is by another one.
+
+    Raises:
+        ValueError: naming the other one.
+    """
+    for param, settings in _members(optimizer.param_groups):
+        if settings.get("fused_backward"):
+            check_free(optimizer, param)
+
+
+def _hooks(param: Tensor) -> list[Any]:
+    """What autograd calls when a parameter has its gradient."""
+    return list((getattr(param, "_post_accumulate_grad_hooks", None) or {}).values())
+
+
+def _has_processes() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _members(groups: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Tensor, Settings]]:
+    """Every parameter with its settings."""
+    for group in groups:
+        overrides = group.get("overrides", {})
+        for index, param in enumerate(group["params"]):
+            yield param, {**group, **overrides[index]} if index in overrides else group
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()

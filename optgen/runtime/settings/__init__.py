@@ -1,0 +1,1 @@
+"""What users set: which settings there are, what they may be, how states are stored."""

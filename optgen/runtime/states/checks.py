@@ -1,0 +1,122 @@
+"""Whether kernels can read the states of a parameter: a user may put others in their place between two steps.
+
+Looked at when a step is prepared, which it is anew as soon as a state lies elsewhere or has another form than before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.codecs import COMPENSATION
+from optgen.runtime.core.bucket import Member
+from optgen.runtime.core.shards import local_tensor
+from optgen.runtime.rule import Rule
+from optgen.runtime.settings.storage import dtype_name
+from optgen.runtime.states.store import KEPT_DTYPES, Placement, has_form, scale_key, stored_shape, stored_shapes
+
+
+def why_unreadable(value: Tensor) -> str:
+    """Why no kernel can read a tensor, in words that follow "is"; "" if it can."""
+    value = local_tensor(value)
+    if value.layout is not torch.strided or value.is_nested:
+        return f"{'nested' if value.is_nested else value.layout}, not dense"
+    if value.is_meta:
+        return "on the device meta, without values"
+    if value.numel() and value.device.type in ("cpu", "cuda") and not _address(value):
+        return f"a {type(value).__name__} without memory of its own"
+    return ""
+
+
+def _address(value: Tensor) -> int:
+    try:
+        return value.data_ptr()
+    except RuntimeError:  # it has no storage
+        return 0
+
+
+def check_states(rule: Rule, member: Member, placement: Placement) -> None:
+    """Raise for a state that was replaced by what does not fit. One that is None is not there.
+
+    Raises:
+        TypeError, ValueError: naming the state and what is wrong.
+    """
+    entry, param = member.entry, member.param
+    for state in (*rule.element_states, *rule.tensor_states):
+        value = entry.get(state.name)
+        if value is None:
+            continue
+        _check_readable(state.name, value)
+        shape = param.shape if state.kind == "element" else member.line_shape
+        if tuple(value.shape) not in stored_shapes(state, shape):
+            raise ValueError(f"state {state.name!r} has shape {tuple(value.shape)}, not {stored_shape(state, shape)}")
+        if not placement.takes(state, value):
+            raise ValueError(f"state {state.name!r} is on {value.device}, its parameter on {param.device}")
+        if state.kind != "element" and value.dtype is not torch.float32:
+            raise ValueError(f"state {state.name!r} is {value.dtype}, not torch.float32")
+        if state.kind == "element" and entry.get(scale_key(state.name)) is not None:
+            check_scales(state.name, entry[scale_key(state.name)])
+            if entry[scale_key(state.name)].device != param.device:
+                where = f"on {entry[scale_key(state.name)].device}, its parameter on {param.device}"
+                raise ValueError(f"state {scale_key(state.name)!r} is {where}")
+    kept = entry.get(COMPENSATION)
+    if kept is not None:
+        check_compensation(kept, param)
+        if kept.device != param.device:
+            raise ValueError(f"state {COMPENSATION!r} is on {kept.device}, its parameter on {param.device}")
+
+
+def _check_readable(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"state {name!r} is a {type(value).__name__}, not a tensor")
+    wrong = why_unreadable(value)
+    if wrong:
+        raise ValueError(f"state {name!r} is {wrong}")
+
+
+def check_scales(name: str, scales: Any) -> None:
+    """Raise for what are no scales of a state, however many it needs.
+
+    Raises:
+        TypeError, ValueError: naming what is wrong.
+    """
+    _check_readable(scale_key(name), scales)
+    if scales.dtype is not torch.float32:
+        raise ValueError(f"state {scale_key(name)!r} is {scales.dtype}, not torch.float32")
+
+
+def check_compensation(kept: Any, param: Tensor) -> None:
+    """Raise for what no parameter keeps beside it.
+
+    Raises:
+        TypeError, ValueError: naming what is wrong.
+    """
+    _check_readable(COMPENSATION, kept)
+    if kept.shape != param.shape:
+        raise ValueError(f"state {COMPENSATION!r} has shape {tuple(kept.shape)}, not {tuple(param.shape)}")
+    if kept.dtype not in KEPT_DTYPES:
+        allowed = ", ".join(sorted(map(dtype_name, KEPT_DTYPES)))
+        raise ValueError(f"state {COMPENSATION!r} is {kept.dtype}, not one of {allowed}")
+
+
+def check_same_scales(rule: Rule, member: Member) -> None:
+    """Raise for states whose codes look as they did, and whose scales have become more or fewer.
+
+    Fewer can be as many as another block size has, of which the codes would then be taken to be.
+
+    Raises:
+        ValueError: naming the state and both numbers.
+    """
+    shape = member.param.shape
+    for state, codec in zip(rule.element_states, member.codecs, strict=True):
+        codes, scales = member.entry.get(state.name), member.entry.get(scale_key(state.name))
+        if not codec.scaled or not isinstance(codes, Tensor) or not isinstance(scales, Tensor):
+            continue
+        wanted = codec.scales(shape.numel())
+        if scales.numel() != wanted and has_form(codec, codes, shape, wanted):
+            raise ValueError(
+                f"state {scale_key(state.name)!r} has {scales.numel()} scales, and the codes of {state.name!r}, "
+                f"{codec}, have {wanted}"
+            )

@@ -1,0 +1,67 @@
+"""Parameters of FullyShardedDataParallel, FSDP1: one-dimensional stretches of flattened tensors.
+
+With `use_orig_params=True` each parameter is a stretch of one tensor of the model, whose shape the module's handle
+knows. Without it, the optimizer has flat parameters, in which the module's tensors lie one after the other.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.core.shards import Division, Part
+
+FLAT = (
+    "it is a flat parameter of FullyShardedDataParallel, in which the tensors of a module lie one after the other: "
+    "build the module with use_orig_params=True, or use fully_shard"
+)
+
+
+def flat_parts(name: str, params: Sequence[Tensor]) -> dict[int, Part]:
+    """The parts that these parameters are, by their identity.
+
+    FSDP1 keeps no way from a parameter to what it knows of it: its handles are looked for among all objects, once for
+    every set of parameters.
+
+    Raises:
+        ValueError: if a handle is gone.
+    """
+    known: dict[int, Part] = {}
+    for handle in _handles():
+        known.update(_parts_of(handle))
+    parts = {}
+    for param in params:
+        if id(param) not in known:
+            raise ValueError(
+                f"{name}: a parameter of shape {tuple(param.shape)} belongs to no FullyShardedDataParallel module that "
+                "is alive: keep the module, and pass its parameters() to the optimizer"
+            )
+        parts[id(param)] = known[id(param)]
+    return parts
+
+
+def _handles() -> Iterator[Any]:
+    from torch.distributed.fsdp._flat_param import FlatParamHandle
+
+    for thing in gc.get_objects():
+        if type(thing) is FlatParamHandle:
+            yield thing
+
+
+def _parts_of(handle: Any) -> Iterator[tuple[int, Part]]:
+    flat = handle.flat_param
+    divided = handle.uses_sharded_strategy and handle.process_group.size() > 1
+    divisions = (Division(handle.process_group),) if divided else ()
+    if flat._params is None:
+        whole = torch.Size(flat._unpadded_unsharded_size)
+        yield id(flat), Part(whole, flat.shape, divisions, unnamed=FLAT)
+        return
+    infos = zip(flat._params, flat._shapes, flat._contiguities, flat._shard_param_infos, strict=True)
+    for param, shape, contiguous, info in infos:
+        start = (info.intra_param_start_idx or 0) if contiguous else None
+        own = param.shape
+        yield id(param), Part(torch.Size(shape), own, divisions, None, start)

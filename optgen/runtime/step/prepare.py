@@ -1,0 +1,480 @@
+"""Prepares a step: which parameters take part, in buckets with an engine each; kept while nothing changes."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.core import sweep
+from optgen.runtime.core.bucket import (
+    Bucket,
+    Member,
+    StaleError,
+    check_gradient,
+    check_groups,
+    check_parameter,
+    flags_of,
+)
+from optgen.runtime.core.host_values import HostValues
+from optgen.runtime.core.shards import Part, find_parts, local_gradient, local_tensor, with_stand_ins
+from optgen.runtime.core.step_inputs import Inputs, SkippedStepError
+from optgen.runtime.cuda.graph_capture import check_warm
+from optgen.runtime.cuda.paged_memory import asks_for_paging
+from optgen.runtime.engines.torch_engine import View
+from optgen.runtime.rule import Block, Partial, Pass, Rule, Settings
+from optgen.runtime.settings.storage import check_rounding, choose_codecs, choose_rounding, tensorwise
+from optgen.runtime.settings.validation import check_agreement, on_device
+from optgen.runtime.states.checks import check_states
+from optgen.runtime.states.step_counts import read_counts, settled_count
+from optgen.runtime.states.store import Placement, Settled, settle_states
+from optgen.runtime.step.all_reduce import Reducer
+from optgen.runtime.step.interrupts import Uninterrupted
+from optgen.runtime.step.shard_limits import check_one_scale, check_partition, check_starts, part_target, reduces
+from optgen.runtime.step.target_choice import choose_target, make_engine
+
+if TYPE_CHECKING:
+    from optgen.runtime.optimizer import Optimizer
+
+
+class Engine(Protocol):
+    """Runs the passes of a bucket on one target."""
+
+    bucket: Bucket
+
+    @property
+    def at_once(self) -> bool:
+        """Whether one call of a kernel writes all that a step writes."""
+
+    @property
+    def target(self) -> str:
+        """The target's name."""
+
+    def placement(self, member: Member) -> Placement:
+        """Where the states of a parameter lie."""
+
+    def begin(self, name: str, block: Block, grads: list[Tensor], inputs: Inputs) -> None:
+        """Start a step.
+
+        Args:
+            grads: The gradients of the bucket, or nothing in a block without them.
+            inputs: What is set for this step. The host has read `found_inf` unless all engines are of the cuda target.
+        """
+
+    def take(self, values: HostValues) -> None:
+        """Take what is the same for groups, for the passes from now on; nothing fails for lack of memory after it."""
+
+    def run(self, block: Block, index: int) -> None:
+        """Run one pass."""
+
+    def reduction(self, block: Block, name: str) -> list[float] | Tensor:
+        """A reduction's result for every parameter; on a GPU a tensor there."""
+
+    def partial(self, block: Block, name: str) -> Tensor:
+        """A result of every tensor, float64 of shape (members,)."""
+
+    def complete(self, block: Block, name: str, values: Tensor) -> None:
+        """Take the results of the whole tensors."""
+
+    def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
+        """Sums of rows or columns of a tensor, float64, as many as whole matrices have."""
+
+    def complete_lines(self, name: str, partial: Partial, index: int, values: Tensor) -> None:
+        """Take those of the whole tensor."""
+
+    def finish(self, name: str) -> None:
+        """End the step."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step is prepared for: identities of parameters, dtypes of their gradients, names of the inputs set."""
+
+    block: str
+    params: bytes
+    grads: list[torch.dtype]
+    inputs: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class Prepared:
+    """A step's parameters and engines.
+
+    Attributes:
+        rows: The settings of the step: (group, override) for every combination in use.
+        fixed: What decides kernels, of every row.
+        raw: The settings that this follows from.
+        elements: Elements of all parameters.
+        seen: The parameters and the dtypes of their gradients.
+        entries: Identities of the groups and of the entries of `optimizer.state`: all, or that of an only parameter.
+        reducer: What adds up results over processes; None where no parameter is divided among any.
+        sharded: Whether there are parameters of which this process has a part, or a replica.
+        at_once: Whether the last pass is one call of a kernel, and all that writes.
+        replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
+        since: When these engines were made.
+    """
+
+    members: list[Member]
+    engines: list[Engine]
+    rows: list[tuple[dict[str, Any], Mapping[str, Any]]]
+    fixed: list[tuple[Any, ...]]
+    raw: list[tuple[Any, ...]]
+    elements: float
+    seen: Seen
+    entries: bytes
+    reducer: Reducer | None = None
+    sharded: bool = False
+    at_once: bool = False
+    replaced: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+    def serve_again(self) -> None:
+        """Once steps of many tensors repeat, looking at them is worth compiling."""
+        if len(self.members) >= sweep.MANY and any(engine.target != "torch" for engine in self.engines):
+            sweep.settle(self.since)
+
+    def settings(self, inputs: Mapping[str, Any] | None = None) -> list[Settings]:
+        """The settings of every row, as they are now, and the inputs of the step."""
+        if inputs:
+            return [{**group, **override, **inputs} for group, override in self.rows]
+        return [{**group, **override} if override else group for group, override in self.rows]
+
+    def own_gradients(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        """The parts of gradients that belong to what this process has of the parameters.
+
+        Raises:
+            StaleError: if a parameter lies elsewhere than before.
+        """
+        for member in self.members:
+            if member.whole is not member.param:
+                own = local_tensor(member.whole)
+                if own.shape != member.param.shape or own.data_ptr() != member.param.data_ptr():
+                    raise StaleError
+        places = {member.position: member.whole for member in self.members} if grads else {}
+        return [local_gradient(places[position], grad) for position, grad in enumerate(grads)]
+
+    def sums(self, block: Block, item: Pass, running: Sequence[Engine]) -> dict[str, float | Tensor]:
+        """Sums over all parameters that a pass completes; where GPUs have all of it, a tensor that nobody has read."""
+        return {
+            name: _joined(kind, [engine.reduction(block, reduction) for engine in running])
+            for name, kind, reduction in block.sums
+            if reduction in item.reductions and running
+        }
+
+
+def _joined(kind: str, parts: Sequence[list[float] | Tensor]) -> float | Tensor:
+    """Results of all buckets as one, always in the same order."""
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if len(tensors) == len(parts):
+        whole = torch.cat([part.to(tensors[0].device, non_blocking=True) for part in tensors])
+        return whole.amax() if kind == "max" else whole.sum()
+    numbers = [x for part in parts for x in (part.tolist() if isinstance(part, Tensor) else part)]
+    if kind == "max":
+        return max(numbers, default=0.0)
+    total = 0.0
+    for number in numbers:
+        total += number
+    return total
+
+
+def prepare(
+    optimizer: Optimizer, block: str, kept: Sequence[Prepared], inputs: Inputs, only: Tensor | None = None
+) -> tuple[Prepared, list[Tensor]]:
+    """The step's engines (kept ones, if nothing that matters has changed) and its gradients, in their order.
+
+    Args:
+        only: A parameter with a gradient that is stepped alone.
+
+    Raises:
+        SkippedStepError: if the step is to be skipped and the host must know it. Nothing has changed then.
+    """
+    params = list(chain.from_iterable(map(_params, optimizer.param_groups))) if only is None else [only]
+    grads: list[Any] = []
+    if optimizer.rule.blocks[block].grads:
+        try:
+            grads = sweep.used.gradients(params)
+        except AttributeError:
+            for param in params:
+                check_parameter(type(optimizer).__name__, param)
+            raise
+        if type(None) in set(map(type, grads)):
+            grads = with_stand_ins(params, grads)
+            params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
+            grads = [grad for grad in grads if grad is not None]
+    else:
+        params = [p for p in params if optimizer.state.get(p)]
+    seen = Seen(block, sweep.used.identities(params), sweep.used.dtypes(grads), inputs.names)
+    for prepared in kept:
+        known = prepared.seen == seen and prepared.entries == _entries(optimizer, only)
+        if known and _still_serves(optimizer, prepared):
+            if inputs.found_inf is not None:
+                _check_skipped(optimizer.rule.blocks[block], inputs, (engine.target for engine in prepared.engines))
+            prepared.serve_again()
+            return prepared, grads
+    check_warm(type(optimizer).__name__)
+    return _Preparer(optimizer, params, grads, seen, inputs).run(only), grads
+
+
+def agreed(optimizer: Optimizer, inputs: Inputs, kept: Sequence[Prepared]) -> Inputs:
+    """The inputs of a step, its `found_inf` that of all processes: a step is skipped by all of them or by none."""
+    if inputs.found_inf is None:
+        return inputs
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if kept:
+        reducer = kept[0].reducer
+    else:
+        parts = find_parts(type(optimizer).__name__, params)
+        reducer = Reducer(parts.values()) if parts else None
+    return inputs if reducer is None else replace(inputs, found_inf=reducer.agree(inputs.found_inf))
+
+
+def _check_skipped(block: Block, inputs: Inputs, targets: Iterable[str], starts: bool = False) -> None:
+    """Raise if the step is to be skipped, where the host has a part in it.
+
+    The cuda target alone skips a step by itself, without making the host wait. Everything else is done by the host:
+    the other targets, states of groups, and values that states start with.
+    """
+    host = starts or block.commit is not None or any(target != "cuda" for target in targets)
+    if host and inputs.skips():
+        raise SkippedStepError
+
+
+def _entries(optimizer: Optimizer, only: Tensor | None) -> bytes:
+    entries = optimizer.state.values() if only is None else (optimizer.state.get(only),)
+    return sweep.used.identities([*optimizer.param_groups, *entries])
+
+
+_params = operator.itemgetter("params")
+
+
+def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:
+    """Whether the settings still ask for these kernels; changed ones are checked first."""
+    settings = prepared.settings()
+    raw = [raw_settings(optimizer, row) for row in settings]
+    if raw == prepared.raw:
+        return True
+    for row, before, now in zip(settings, prepared.raw, raw, strict=True):
+        if before != now:
+            optimizer.check_row(row)
+    check_agreement(type(optimizer).__name__, optimizer.rule, optimizer.param_groups)
+    if prepared.fixed != [_fixed(optimizer.rule, row) for row in settings]:
+        return False
+    prepared.raw = raw
+    return True
+
+
+def raw_settings(optimizer: Optimizer, settings: Settings) -> tuple[Any, ...]:
+    """Every setting as it stands; a tensor, which can change in place, by its value, one on a device unread."""
+    values = tuple(map(settings.get, optimizer.defaults))
+    if _PLAIN.issuperset(map(type, values)):
+        return values
+    return tuple([_seen(value) if isinstance(value, Tensor) else value for value in values])
+
+
+_PLAIN = frozenset((float, int, bool, str, tuple, type(None)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Unread:
+    """A tensor on a device: the same as long as it is the same object, whatever its value is."""
+
+    tensor: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unread) and self.tensor is other.tensor
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _seen(value: Tensor) -> _Unread | float:
+    return _Unread(value) if on_device(value) or value.numel() != 1 else float(value)
+
+
+def _fixed(rule: Rule, settings: Settings) -> tuple[Any, ...]:
+    """What engines are built for: flags, so that a schedule of momentum keeps them, and how states are stored."""
+    facts = (2, 1, 0, frozenset[str]())
+    return (rule.flags(settings, *facts), settings["target"], *[settings.get(key) for key in rule.storage])
+
+
+class _Preparer:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        params: list[Tensor],
+        grads: list[Tensor],
+        seen: Seen,
+        inputs: Inputs,
+    ) -> None:
+        self.optimizer, self.rule, self.block = optimizer, optimizer.rule, seen.block
+        self.with_grads = self.rule.blocks[self.block].grads
+        self.name = type(optimizer).__name__
+        self.params, self.grads, self.seen, self.inputs = params, grads, seen, inputs
+        self.parts: Mapping[int, Part] = {}
+        self.reduces = False  # anything of a parameter that is divided among processes
+        self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
+        self.known_rows: dict[tuple[Any, ...], int] = {}
+        self.targets: dict[tuple[torch.device, str | None], str] = {}
+
+    def run(self, only: Tensor | None) -> Prepared:
+        check_groups(self.name, self.optimizer.param_groups)
+        for param in self.params:
+            check_parameter(self.name, param)
+        for param, grad in zip(self.params, self.grads, strict=False):
+            check_gradient(self.name, grad, param)
+        check_agreement(self.name, self.rule, self.optimizer.param_groups)
+        everything = [param for group in self.optimizer.param_groups for param in group["params"]]
+        self.parts = find_parts(self.name, everything)
+        members = self._members()
+        check_partition(self.name, self.rule.blocks[self.block], members)
+        on_host = all(param.device.type == "cpu" for param in everything)
+        step = f"{self.rule.name}.{self.block}"
+        reducer = Reducer(self.parts.values(), step, members, checks=self.reduces and on_host)
+        buckets: dict[tuple[Any, ...], Bucket] = {}
+        for member in members:
+            self._bucket(buckets, member)
+        engines: list[Engine] = [make_engine(self.name, self.rule, bucket) for bucket in buckets.values()]
+        if self.inputs.found_inf is not None and members:
+            # Asked of the engines: another target than was chosen may serve, which must not run a skipped step.
+            starts = any(callable(state.init) for state in self.rule.states.values())
+            _check_skipped(self.rule.blocks[self.block], self.inputs, (e.target for e in engines), starts)
+        counts = {param: count for param, count in self.optimizer._counts.items() if param in self.optimizer.state}
+        steps = read_counts(counts, members)
+        settled = [self._settled(engine, member) for engine in engines for member in engine.bucket.members]
+        replaced = any(key in member.entry for member, new in settled for key in (*new.made, *new.dropped))
+        for member, new in settled:
+            state = new.made["step"] if "step" in new.made else member.entry["step"]
+            counts[member.whole] = settled_count(counts.get(member.whole), state, steps.get(id(member)))
+            member.count = counts[member.whole].exact
+        with Uninterrupted():  # only now, when nothing can fail any more
+            self.optimizer._counts = counts
+            for member, new in settled:
+                new.store(member.entry)
+                self.optimizer.state[member.whole] = member.entry
+        return Prepared(
+            members=members,
+            engines=engines,
+            rows=self.rows,
+            fixed=[_fixed(self.rule, {**group, **override}) for group, override in self.rows],
+            raw=[raw_settings(self.optimizer, {**group, **override}) for group, override in self.rows],
+            elements=float(sum(member.shape.numel() for member in members)),
+            seen=self.seen,
+            entries=_entries(self.optimizer, only),
+            reducer=reducer if reducer.groups else None,
+            sharded=bool(self.parts),
+            at_once=len(engines) == 1 and engines[0].at_once,
+            replaced=replaced,
+        )
+
+    def _settled(self, engine: Engine, member: Member) -> tuple[Member, Settled]:
+        grad = None
+        if self.grads and member.part is not None:
+            grad = local_gradient(member.whole, self.grads[member.position])
+        view = View(self.rule, member, 0.0, grad)
+        placement = engine.placement(member)
+        check_states(self.rule, member, placement)
+        if member.part is not None and member.part.divisions:
+            check_one_scale(self.name, self.rule, member)
+            check_starts(self.name, self.rule, member)
+        return member, settle_states(
+            self.rule,
+            member.param,
+            member.entry,
+            member.flags,
+            member.codecs,
+            member.rounding,
+            view,
+            placement,
+            member.line_shape,
+        )
+
+    def _members(self) -> list[Member]:
+        active = {id(param): position for position, param in enumerate(self.params)}
+        block = self.rule.blocks[self.block]
+        result: list[Member] = []
+        before = 0
+        for number, group in enumerate(self.optimizer.param_groups):
+            overrides = group.get("overrides", {})
+            for index, param in enumerate(group["params"]):
+                part = self.parts.get(id(param))
+                place = active.get(id(param))
+                if place is None and part is None:
+                    continue
+                override = overrides.get(index, {})
+                settings = {**group, **override, **self.inputs.values}
+                shape = param.shape if part is None else part.shape
+                codecs = choose_codecs(self.rule, settings, shape.numel())
+                flags = flags_of(self.rule, settings, shape, index, tensorwise(self.rule, codecs))
+                self.reduces = self.reduces or (part is not None and bool(part.divisions) and reduces(block, flags))
+                if place is None:
+                    continue
+                check_rounding(self.name, settings, [param], first=False)
+                entry = self.optimizer.state.get(param, {})
+                if not isinstance(entry, dict):
+                    raise TypeError(f"{self.name}: the state of a parameter is a dict, not a {type(entry).__name__}")
+                result.append(
+                    Member(
+                        param=local_tensor(param),
+                        whole=param,
+                        position=place,
+                        index=index,
+                        row=self._row(number, group, override),
+                        settings=settings,
+                        entry=entry,
+                        flags=flags,
+                        codecs=codecs,
+                        number=before + index,
+                        rounding=choose_rounding(settings, param),
+                        part=part,
+                    )
+                )
+            before += len(group["params"])
+        return result
+
+    def _row(self, number: int, group: dict[str, Any], override: Mapping[str, Any]) -> int:
+        key = (number, *sorted(override.items(), key=lambda item: item[0]))
+        if key not in self.known_rows:
+            self.optimizer.check_row({**group, **override})
+            self.known_rows[key] = len(self.rows)
+            self.rows.append((group, override))
+        return self.known_rows[key]
+
+    def _bucket(self, buckets: dict[tuple[Any, ...], Bucket], member: Member) -> None:
+        param = member.param
+        grad_dtype = self.grads[member.position].dtype if self.with_grads else param.dtype
+        block = self.rule.blocks[self.block]
+        target = self._target(param, member.settings["target"])
+        if member.part is not None:
+            target = part_target(self.name, block, member, target)
+        if member.settings.get("capturable") and target != "cuda":
+            gpu = param.device.type == "cuda"
+            way = "see what `optgen doctor` says of the cuda target" if gpu else "move the parameter to an NVIDIA GPU"
+            raise RuntimeError(
+                f"{self.name}: capturable=True needs the cuda target, and the {target} target serves a parameter on "
+                f"{param.device}; leave capturable out, or {way}"
+            )
+        if member.settings.get("capturable") and block.commit is not None:
+            raise RuntimeError(
+                f"{self.name}: capturable=True is not for rules with states of a group, which the host keeps: leave it "
+                "out"
+            )
+        if member.settings.get("capturable") and asks_for_paging(member.settings, param.numel()):
+            raise RuntimeError(
+                f"{self.name}: capturable=True is not for paged states, which a CUDA graph cannot bring to the GPU: "
+                f"leave one out, or override(param, is_paged=False) for this parameter of {param.numel()} elements"
+            )
+        key = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs, member.rounding)
+        if key not in buckets:
+            buckets[key] = Bucket(*key)
+        buckets[key].members.append(member)
+
+    def _target(self, param: Tensor, wanted: str | None) -> str:
+        key = (param.device, wanted)
+        if key not in self.targets:
+            self.targets[key] = choose_target(self.name, param.device, wanted)
+        return self.targets[key]

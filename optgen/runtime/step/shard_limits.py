@@ -1,0 +1,172 @@
+"""Which target serves a part of a parameter, and what cannot be done with one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from optgen.codecs import WHOLE_TENSOR
+from optgen.runtime.core.bucket import Member
+from optgen.runtime.core.shards import Part
+from optgen.runtime.rule import Block, Flags, Rule
+from optgen.runtime.states.store import scale_key, stored_codec
+
+FLAT_SHARD = "FullyShardedDataParallel keeps flat shards, which have no rows and columns; use fully_shard"
+
+
+def part_target(name: str, block: Block, member: Member, target: str) -> str:
+    """The target that serves a part: the one that would serve a whole tensor, or torch's where that cannot.
+
+    Raises:
+        ValueError: for what cannot be computed of parts, with the reason.
+        RuntimeError: for a target that was asked for and cannot serve.
+    """
+    part = member.part
+    assert part is not None
+    what = f"a parameter of shape {tuple(part.shape)}"
+    lines = _uses_lines(block, member)
+    _refuse(name, what, block, member, part, lines)
+    if member.settings.get("capturable") and part.divisions:
+        raise RuntimeError(f"{name}: capturable=True is not for {what} that is divided among processes; leave it out")
+    why = _why_not(part, member, target, lines)
+    if why and member.settings["target"] == target:
+        raise RuntimeError(f"{name}: target={target!r} cannot serve {what}: {why}; leave target out")
+    if why:
+        target = "torch"
+    if target == "torch" and part.divisions and any(codec.block == WHOLE_TENSOR for codec in member.codecs):
+        raise ValueError(
+            f"{name}: one scale for the whole of {what}, whose parts lie in several processes, needs the cpu or the "
+            "cuda target; take block_wise=True"
+        )
+    return target
+
+
+def _why_not(part: Part, member: Member, target: str, lines: bool) -> str:
+    if target == "cuda" and lines and any(part.cuts_lines(division) for division in part.divisions):
+        return "its rows or columns are divided among processes, and these kernels have no place to add them up"
+    if member.rounding == "stochastic" and part.divisions:
+        if target == "cuda":
+            return "with rounding='stochastic' the kernels of this target draw for whole tensors"
+        if target == "cpu" and part.start is None:
+            return "with rounding='stochastic' the kernels of this target draw for parts that are divided by rows"
+    return ""
+
+
+def _uses_lines(block: Block, member: Member) -> bool:
+    return any(array.live(member.flags) for array in block.arrays)
+
+
+def _refuse(name: str, what: str, block: Block, member: Member, part: Part, lines: bool) -> None:
+    """Raise for what cannot be computed.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if lines and part.offset is None:
+        raise ValueError(f"{name}: its rows and columns cannot be had of {what}: " + (part.unnamed or FLAT_SHARD))
+    if lines and block.line_sums and part.cuts_matrices:
+        raise ValueError(
+            f"{name}: sums over the rows of all matrices cannot be had of {what}, whose matrices are divided"
+        )
+    if part.unnamed:
+        wrong = _tensor_results(block, member)
+        if wrong:
+            raise ValueError(
+                f"{name}: norms and means of a tensor ({wrong[0]}) cannot be had of {what}: {part.unnamed}"
+            )
+        if block.counts:
+            raise ValueError(
+                f"{name} depends on the position of each tensor, which cannot be had of {what}: {part.unnamed}"
+            )
+        if member.shape.numel() and member.rounding == "stochastic":
+            raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {part.unnamed}")
+    if member.rounding == "stochastic" and part.start is None and part.offset is None:
+        raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {FLAT_SHARD}")
+
+
+def _tensor_results(block: Block, member: Member) -> list[str]:
+    """Results of a tensor that are used as such, rather than summed over all parameters."""
+    summed = {reduction for _, _, reduction in block.sums}
+    return [
+        partial.name
+        for item in block.passes
+        if item.live(member.flags)
+        for partial in item.partials
+        if partial.name not in summed and partial.live(member.flags)
+    ]
+
+
+def reduces(block: Block, flags: Flags) -> bool:
+    """Whether a block reduces anything of a parameter."""
+    return any(item.live(flags) and any(partial.live(flags) for partial in item.partials) for item in block.passes)
+
+
+def check_one_scale(name: str, rule: Rule, member: Member) -> None:
+    """Raise for a stored state that would have to get one scale for the tensor: no process alone can find it.
+
+    Raises:
+        ValueError: naming the state.
+    """
+    for state, codec in zip(rule.element_states, member.codecs, strict=True):
+        codes = member.entry.get(state.name)
+        if codec.block != WHOLE_TENSOR or codes is None:
+            continue
+        present = stored_codec(state, codes, member.entry.get(scale_key(state.name)), member.param.shape, codec)
+        if present != codec:
+            raise ValueError(
+                f"{name}: state {state.name!r} is stored as {present}, and of a parameter that is divided among "
+                f"processes it cannot be brought to {codec}; take block_wise=True"
+            )
+
+
+def check_starts(name: str, rule: Rule, member: Member) -> None:
+    """Raise for a state that would have to begin with a reduction of the tensor: no process alone can make it.
+
+    Raises:
+        ValueError: naming the state.
+    """
+    for state in rule.states.values():
+        if state.reduced and state.exists(member.flags) and state.name not in member.entry:
+            raise ValueError(
+                f"{name}: state {state.name!r} begins with a reduction of a parameter of shape {tuple(member.shape)}, "
+                "which is divided among processes; take the first step before it is divided"
+            )
+
+
+def check_partition(name: str, block: Block, members: Sequence[Member]) -> None:
+    """Raise where a rule needs all parameters and this optimizer, as one of ZeroRedundancyOptimizer's, has some.
+
+    Raises:
+        RuntimeError: with the reason.
+    """
+    if not _inside_zero():
+        return
+    wanted = "; use one of ours without it, and fully_shard to divide its states"
+    if block.counts:
+        raise RuntimeError(
+            f"{name} depends on the position of each tensor, which ZeroRedundancyOptimizer changes{wanted}"
+        )
+    summed = {reduction for _, _, reduction in block.sums}
+    for member in members:
+        for item in block.passes:
+            if summed.intersection(item.reductions) and item.live(member.flags):
+                raise RuntimeError(
+                    f"{name}: sums over all parameters (as of max_grad_norm) cannot be had inside "
+                    f"ZeroRedundancyOptimizer, which gives each process some of them{wanted}"
+                )
+
+
+def _inside_zero() -> bool:
+    """Tell if ZeroRedundancyOptimizer takes this step. It tells its optimizers nothing; only the stack shows it.
+
+    Frames are known by their code: to look at a frame's variables would keep them alive for as long as it runs.
+    """
+    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    if module is None:
+        return False
+    code = module.ZeroRedundancyOptimizer._local_step.__code__
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None

@@ -192,7 +192,7 @@ class Part:
         return Assign(variable, Ref(held))
 
     def _branch(self, inner: Sequence[Let], joins: Sequence[Let], depth: int, path: Formula) -> list[Statement]:
-        formula = inner[0].arms[depth].formula if inner else _choice(joins[0]).formula
+        formula = inner[0].arms[depth].formula if inner else self._asked(joins)
         before, sides, envs = self.env, [], []
         for holds, own in ((True, formula), (False, ~formula)):
             self.env = {variable: dict(values) for variable, values in before.items()}
@@ -205,6 +205,17 @@ class Part:
             self.env[self._variable(let)] = {let.name: TRUE}
         result = _choices(formula, *sides)
         return result + [self._keep(let.name) for let in joins if let.name in self.kept]
+
+    def _asked(self, joins: Sequence[Let]) -> Formula:
+        """The condition of an `if` of which choices are left, each with as much of it as decides where it is needed."""
+        formulas = {_choice(let).formula for let in joins}
+        if len(formulas) == 1:
+            return formulas.pop()
+        known, holds = FALSE, FALSE
+        for let in joins:
+            live = self.live[let.name]
+            known, holds = known | live, holds | (_choice(let).formula & live)
+        return holds.given(known)
 
     def _ends(self, joins: Sequence[Let], holds: bool, path: Formula) -> Iterator[Statement]:
         """What a side of an `if` leaves in the variables that both sides assign."""

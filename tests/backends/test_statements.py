@@ -88,7 +88,7 @@ name: hard
 title: Hard
 hyperparameters: {lr: {default: 0.1}, k: {default: 0.5}}
 options: {a: {default: false, doc: A.}, b: {default: false, doc: B.}}
-states: {x: {doc: X.}, y: {doc: Y.}}
+states: {w: {shape: matrix, when: ndim >= 2}, x: {doc: X.}, y: {doc: Y.}}
 variants: {Hard: {bits: 32}}
 """
 BLOCKS = {
@@ -132,6 +132,13 @@ BLOCKS = {
         if b:
             z = z * k
         update = z
+    """,
+    "choices of one `if` that are needed under other settings": """
+        w = 2
+        if ndim >= 2 and a:
+            x = k
+            w = 0.5
+        update = grad
     """,
     "grad of the stage": """
         grad = grad + k * param

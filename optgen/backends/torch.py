@@ -53,14 +53,14 @@ class _FunctionRenderer:
 
     def __init__(self, block: str, plan: Plan) -> None:
         self.block, self.plan = block, plan
-        self.inputs, self.kinds = plan.program.inputs, plan.kinds
+        self.inputs, self.writes, self.kinds = plan.program.inputs, plan.program.writes, plan.kinds
         self.scales = {scale_name(name) for name, i in self.inputs.items() if i.kind is Kind.ELEMENT}
         self.outputs = {
             n: value
             for n, value in plan.program.outputs.items()
             if n not in self.scales and not self.inputs[n].kind.is_host
         }
-        roots = [root for n, value in self.outputs.items() for root in demands(value, self.inputs[n].exists)]
+        roots = [root for n, value in self.outputs.items() for root in demands(value, self.writes[n])]
         over_all = {reduction for _, reduction in plan.sums.values()}
         sums = {item.name: item for item in element_sums(plan).all}
         roots += [(name, sums[name].live) for name in over_all if name in sums]
@@ -86,9 +86,7 @@ class _FunctionRenderer:
             takes={name: name for name in self.sums},
             inlined=[name for value in self.outputs.values() for name in refs(value) if self._keeps(name)],
         )
-        asked = [
-            (n, live) for name, value in self.outputs.items() for n, live in demands(value, self.inputs[name].exists)
-        ]
+        asked = [root for name, value in self.outputs.items() for root in demands(value, self.writes[name])]
         code = part.code(asked=asked)
         self.loose = code.loose
         what = "Update" if self.block == "step" else f"Run `{self.block}` for"
@@ -148,7 +146,7 @@ class _FunctionRenderer:
         used = {name.partition(".")[0] for name in reads(code.body) if "." in name}
         used |= {name.partition(".")[0] for value in code.values.values() for name in refs(value) if "." in name}
         flags = any(isinstance(s, If) for s in walk_statements(code.body)) or _chooses(code)
-        flags = flags or any(not self.inputs[name].exists.is_true for name in self.outputs)
+        flags = flags or any(not self.writes[name].is_true for name in self.outputs)
         known = {"f": "t.flags", "v": "t.values", "s": "t.states", "sums": "t.sums"}
         names = [name for name in known if name in used or (name == "f" and flags)]
         if names:
@@ -201,19 +199,19 @@ class _FunctionRenderer:
         return replace(printer, names={**printer.names, **names})
 
     def _results(self, code: Assignments) -> list[str]:
-        """What the last pass hands over: nothing of what there is not under these settings."""
+        """What the last pass hands over: nothing of what is not written under these settings."""
         printer = self._printer(code)
         lines = ["if t.wanted:", "    return t.taken"] if self.sums else []
         always: list[str] = []
         sometimes: dict[Formula, list[str]] = {}
         for name, output in self.outputs.items():
-            exists = self.inputs[name].exists
-            value = replaced(resolve(output, exists), code.values)
+            written = self.writes[name]
+            value = replaced(resolve(output, written), code.values)
             text = self._among(value, self.kinds[name], printer).code(value)
-            if exists.is_true:
+            if written.is_true:
                 always += _below(python_code(Labelled(f'"{name}": ', text), 8, ","))
             else:
-                sometimes.setdefault(exists, []).extend(python_code(Labelled(f'results["{name}"] = ', text), 8))
+                sometimes.setdefault(written, []).extend(python_code(Labelled(f'results["{name}"] = ', text), 8))
         whole = ["{", *always, "}"] if always else ["{}"]
         if not sometimes:
             return [*lines, f"return {whole[0]}", *whole[1:]]

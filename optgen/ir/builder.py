@@ -16,6 +16,7 @@ from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
 from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
+from optgen.ir.liveness import changes
 from optgen.ir.nodes import Arm, Const, Expr, Input, Kind, Let, Program, Ref, Select
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of
@@ -77,9 +78,16 @@ class Builder:
                 env["grad"] = own
             elif stage.shared:
                 grads = env.get("grad")
-        outputs = {name: env[name].expr for name in writable if env[name].expr != Ref(name)}
         self.final = env
-        return Program(dict(self.scope.inputs), tuple(self.lets), outputs)
+        writes = {name: self._writes(name, env[name].expr) for name in writable}
+        outputs = {name: env[name].expr for name, live in writes.items() if not live.is_false}
+        return Program(dict(self.scope.inputs), tuple(self.lets), outputs, {name: writes[name] for name in outputs})
+
+    def _writes(self, name: str, value: Expr) -> Formula:
+        """Under which settings an input gets a new value; the host gives its own one every time."""
+        changed = changes(self.lets, name, value)
+        item = self.scope.inputs[name]
+        return item.exists & (changed if changed.is_false or not item.kind.is_host else TRUE)
 
     def _names(self) -> set[str]:
         return {*self.scope.inputs, *self.scope.options, *self.scope.hypers}

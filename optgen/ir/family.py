@@ -315,7 +315,8 @@ class _FamilyBuilder:
         stages = [Stage(self.shared.text("blocks", "grad"), shared=True), own]
         block = self._block(stages, dict(self.scope.inputs))
         outputs = {n: x for n, x in block.program.outputs.items() if n not in self.shared.shared.states}
-        return replace(block, program=replace(block.program, outputs=outputs))
+        writes = {n: block.program.writes[n] for n in outputs}
+        return replace(block, program=replace(block.program, outputs=outputs, writes=writes))
 
     def _block(self, stages: list[Stage], inputs: dict[str, Input]) -> Block:
         scope = replace(self.scope, inputs=inputs, given=self.scope.given & inputs.keys())

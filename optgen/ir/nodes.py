@@ -183,11 +183,13 @@ class Program:
 
     Attributes:
         outputs: New value of `param` and of states, by the name of the input that takes it.
+        writes: Under which settings each of them is written; under others it stays as it is stored.
     """
 
     inputs: Mapping[str, Input]
     lets: tuple[Let, ...]
     outputs: Mapping[str, Expr]
+    writes: Mapping[str, Formula]
 
     def kind(self, name: str) -> Kind:
         """The kind of an input or binding."""

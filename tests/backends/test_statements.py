@@ -19,7 +19,7 @@ from optgen.compiler import Unit, check_specs
 from optgen.diagnostics import Reporter
 from optgen.ir.family import Family
 from optgen.ir.kinds import boolean_names
-from optgen.ir.liveness import demands, needed
+from optgen.ir.liveness import needed, written
 from optgen.ir.nodes import Kind, Program, refs
 from optgen.schedule.plan import Plan
 
@@ -47,7 +47,7 @@ def execute(block: Block, values: dict[str, Any], guards: Mapping[str, bool], de
 
 def part_of(program: Program) -> tuple[Part, list[tuple[str, Any]]]:
     """A whole program as one part, inputs in variables of their own names."""
-    roots = [root for n, value in program.outputs.items() for root in demands(value, program.inputs[n].exists)]
+    roots = list(written(program))
     live = needed(program.lets, roots)
     booleans = boolean_names(program)
     lets = [let for let in program.lets if let.name in live]

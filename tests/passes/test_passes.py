@@ -15,7 +15,7 @@ from support.plan_settings import settings
 from optgen.codecs import SMALLEST_ABSMAX
 from optgen.diagnostics import Reporter
 from optgen.ir.family import Family, build_family
-from optgen.ir.formula import FALSE, atom
+from optgen.ir.formula import FALSE, TRUE, atom
 from optgen.ir.guards import GuardTable
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Reduce, Ref, Select, refs, walk
@@ -58,7 +58,7 @@ def program(lets: Mapping[str, Expr], **outputs: Expr) -> Program:
     for name, expr in lets.items():
         kinds[name] = kind_of(expr, kinds)
         made.append(Let(name, expr, kinds[name], f"{name} = ..."))
-    result = Program(dict(INPUTS), tuple(made), outputs)
+    result = Program(dict(INPUTS), tuple(made), outputs, {name: INPUTS[name].exists for name in outputs})
     verify(result)
     return result
 
@@ -148,7 +148,7 @@ def test_multiply_reciprocal_divides_elements_by_one_number_once() -> None:
     ],
 )
 def test_fold(expr: Expr, expected: Expr) -> None:
-    assert fold(Program(dict(INPUTS), (), {"param": expr})).outputs["param"] == expected
+    assert fold(program({}, param=expr)).outputs["param"] == expected
 
 
 def test_forward_replaces_names_of_names_and_of_numbers() -> None:
@@ -255,7 +255,7 @@ def test_the_verifier_names_what_is_broken(
     inputs = {**INPUTS, "window": Input("window", "state", Kind.TENSOR, window=3)}
     kinds = {name: item.kind for name, item in inputs.items()}
     lets = [x if isinstance(x, Let) else Let("a", x, _kind(x, kinds), "") for x in exprs]
-    it = Program(inputs, tuple(lets), outputs)
+    it = Program(inputs, tuple(lets), outputs, dict.fromkeys(outputs, TRUE))
     if stage > Stage.BUILT:
         verify(it, Stage(stage - 1))
     for later in range(stage, Stage.READY + 1):

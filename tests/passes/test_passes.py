@@ -148,7 +148,8 @@ def test_multiply_reciprocal_divides_elements_by_one_number_once() -> None:
     ],
 )
 def test_fold(expr: Expr, expected: Expr) -> None:
-    assert fold(program({}, param=expr)).outputs["param"] == expected
+    it = Program(dict(INPUTS), (), {"param": expr}, {"param": TRUE})
+    assert fold(it).outputs["param"] == expected
 
 
 def test_forward_replaces_names_of_names_and_of_numbers() -> None:

@@ -6,16 +6,33 @@ the same function, which returns where the sums of the pass are at hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from optgen.backends.assignments import Assignments, Part
-from optgen.backends.base import Rendering, describe
-from optgen.backends.code import Chain, Labelled, call
-from optgen.backends.layout import python_code
+from optgen.backends.assignments import Assignments, Part, StageCode
+from optgen.backends.base import Rendering
+from optgen.backends.code import Brackets, Chain, Labelled, call
+from optgen.backends.declarations import declared
+from optgen.backends.layout import import_lines, python_code
 from optgen.backends.py_printer import REDUCTION, PyPrinter, py_condition, py_name
 from optgen.backends.quoting import docstring
-from optgen.backends.statements import Assign, Block, Declare, Fill, If, Statement, Take, reads, walk_statements
+from optgen.backends.statements import (
+    Assign,
+    Block,
+    Declare,
+    Fill,
+    If,
+    Invoke,
+    Statement,
+    Take,
+    assigned_by,
+    reads,
+    takes_sums,
+    values_in,
+    walk_statements,
+)
 from optgen.ir.family import Family
 from optgen.ir.formula import Formula
 from optgen.ir.kinds import boolean_names, kind_of, window_name
@@ -23,8 +40,10 @@ from optgen.ir.liveness import demands, needed, resolve
 from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
 from optgen.passes.rewrite import replaced
 from optgen.passes.scale_tensorwise import scale_name
+from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import element_sums
+from optgen.spec.names import SHARED_MODULE
 
 
 @dataclass(frozen=True)
@@ -32,27 +51,86 @@ class FunctionText:
     """A block as a Python function, ready for the template."""
 
     name: str
+    head: tuple[str, ...]
     doc: str
     lines: tuple[str, ...]
+    stages: tuple[FunctionText, ...] = ()
+
+
+class CommonTorchStages:
+    """The stages that rules of a package have alike, as functions: of each the one that most of them have.
+
+    Attributes:
+        functions: The functions by the stage's name.
+    """
+
+    def __init__(self, plans: Iterable[tuple[str, Plan]]) -> None:
+        counts = Counter(stage for name, plan in plans for stage in function_text(name, plan).stages)
+        self.functions: dict[str, FunctionText] = {}
+        for function, count in counts.items():
+            if function.name not in self.functions or count > counts[self.functions[function.name]]:
+                self.functions[function.name] = function
+
+    def holds(self, function: FunctionText) -> bool:
+        """Whether a stage's function stands in their module."""
+        return self.functions.get(function.name) == function
+
+    def renderings(self) -> list[Rendering]:
+        """Their module, if there are any."""
+        functions = [*self.functions.values()]
+        title = docstring("The stages that all rules have, in plain torch operations.")
+        context = {"head": [f'"""{title}"""'], "imports": _imports(functions, []), "functions": functions}
+        return [Rendering(f"{SHARED_MODULE}_torch.py", "torch/functions.py.j2", context)] if functions else []
 
 
 class TorchBackend:
     """Renders plain torch."""
 
+    def __init__(self, common: CommonTorchStages) -> None:
+        self.common = common
+
     def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
         """One module a family."""
-        functions = [_FunctionRenderer(name, plan).render() for name, plan in plans.items()]
-        head = [docstring(line) for line in describe(family)[1:]]
-        any_ = any(": Any = " in line for function in functions for line in function.lines)
-        context = {"any": any_, "title": docstring(family.title), "head": head, "functions": functions}
+        blocks = [function_text(name, plan) for name, plan in plans.items()]
+        stages = dict.fromkeys(stage for block in blocks for stage in block.stages)
+        if len({stage.name for stage in stages}) < len(stages):  # blocks differ: each has its own
+            blocks = [function_text(name, plan, f"_of_{name}") for name, plan in plans.items()]
+            stages = dict.fromkeys(stage for block in blocks for stage in block.stages)
+        common = sorted(stage.name for stage in stages if self.common.holds(stage))
+        own = [stage for stage in stages if not self.common.holds(stage)]
+        functions = [*own, *blocks]
+        context = {"head": _head(family), "imports": _imports(functions, common), "functions": functions}
         return Rendering(f"{family.name}_torch.py", "torch/functions.py.j2", context)
+
+
+def _imports(functions: Sequence[FunctionText], stages: Sequence[str]) -> list[str]:
+    """The import lines of a module of these functions, which calls these common stages."""
+    typed = any("Any" in line for function in functions for line in (*function.head, *function.lines))
+    names = ["Results", "View"] if any("Results" in line for f in functions for line in f.head) else ["View"]
+    return [
+        *(["from typing import Any", ""] if typed else []),
+        "from optgen.runtime import torch_math as m",
+        f"from optgen.runtime.engines.torch_engine import {', '.join(names)}",
+        *(["", *import_lines(f".{SHARED_MODULE}_torch", stages)] if stages else []),
+    ]
+
+
+def _head(family: Family) -> list[str]:
+    lines = [docstring(line) for line in (Prose(""), *family.spec.reference.filled(110))]
+    return [f'"""{docstring(family.title)}, in plain torch operations.', *lines, '"""']
+
+
+@lru_cache(maxsize=128)
+def function_text(block: str, plan: Plan, ending: str = "") -> FunctionText:
+    """A block's function, with those of its stages, whose names end so."""
+    return _FunctionRenderer(block, plan, ending).render()
 
 
 class _FunctionRenderer:
     """Renders a block. A state's scale for the whole tensor is left out: encoding the state finds it anew."""
 
-    def __init__(self, block: str, plan: Plan) -> None:
-        self.block, self.plan = block, plan
+    def __init__(self, block: str, plan: Plan, ending: str) -> None:
+        self.block, self.plan, self.ending = block, plan, ending
         self.inputs, self.writes, self.kinds = plan.program.inputs, plan.program.writes, plan.kinds
         self.scales = {scale_name(name) for name, i in self.inputs.items() if i.kind is Kind.ELEMENT}
         self.outputs = {
@@ -85,16 +163,39 @@ class _FunctionRenderer:
             given=given,
             takes={name: name for name in self.sums},
             inlined=[name for value in self.outputs.values() for name in refs(value) if self._keeps(name)],
+            calls_stages=True,
         )
         asked = [root for name, value in self.outputs.items() for root in demands(value, self.writes[name])]
         code = part.code(asked=asked)
-        self.loose = code.loose
+        self.loose, self.at_end = code.loose, "t.taken"
+        self.read = reads(code.body).union(*(refs(value) for value in code.values.values()))
+        self.ended_by = {name for name, stage in code.stages.items() if takes_sums(stage.code.body)}
         what = "Update" if self.block == "step" else f"Run `{self.block}` for"
         lines = [*self._heads(code), *self._lines(code.body, self._printer(code), 4), *self._results(code)]
         return FunctionText(
             name=self.block,
+            head=(f"def {self.block}(t: View) -> Results:",),
             doc=f"{what} a parameter; or return the sums that a pass takes.",
             lines=tuple(lines),
+            stages=tuple(self._stage(name, stage) for name, stage in code.stages.items()),
+        )
+
+    def _stage(self, name: str, stage: StageCode) -> FunctionText:
+        """A stage that all rules have; None is returned where a pass ends in it."""
+        code, results = stage.code, stage.call.results
+        new = results.keys() - stage.call.parameters.keys()
+        assigned = {n for statement in walk_statements(code.body) for n in assigned_by(statement)}
+        body = tuple(declared(code.body, assigned - new, results))
+        self.loose, self.at_end = code.loose, "None"
+        parameters = ("t: View", *(f"{py_name(variable)}: Any" for variable in stage.call.parameters))
+        lines = [*self._heads(code), *self._lines(body, self._printer(code), 4)]
+        returned = ", ".join(py_name(variable) for variable in results)
+        ends = "; None where a pass ends in it" if name in self.ended_by else ""
+        return FunctionText(
+            name=f"{name}_stage{self.ending}",
+            head=tuple(python_code(Brackets(f"def {name}_stage{self.ending}(", parameters, ") -> Any:"), 0)),
+            doc=f"Run the stage `{name}`{ends}.",
+            lines=(*lines, f"return {returned}"),
         )
 
     def _keeps(self, name: str) -> bool:
@@ -171,7 +272,15 @@ class _FunctionRenderer:
                 assert isinstance(reduce, Reduce)
                 result = Labelled(f"{name}=", call(f"m.{REDUCTION[reduce.over, reduce.op]}", printer.spread(value)))
                 asked = Chain(f'"{name}" in t.wanted', (("and", call("t.ends", result)),))
-                return [*python_code(Labelled("if ", asked), indent, ":"), "    return t.taken"]
+                return [*python_code(Labelled("if ", asked), indent, ":"), f"    return {self.at_end}"]
+            case Invoke(stage=stage, arguments=arguments, results=results):
+                called = call(f"{stage}_stage{self.ending}", "t", *map(py_name, arguments.values()))
+                left = ", ".join(py_name(name) if name in self.read else "_" for name in results.values())
+                if stage not in self.ended_by:
+                    return python_code(Labelled(f"{left} = ", called), indent)
+                walrus = replace(called, head=f"(left := {called.head}", close="))")
+                ended = python_code(Labelled("if ", Chain(walrus, (("is", "None"),))), indent, ":")
+                return [*ended, "    return t.taken", f"{left} = left"]
             case Fill():
                 raise AssertionError("arrays are variables here")
 
@@ -226,10 +335,7 @@ def _below(lines: Iterable[str]) -> list[str]:
 
 
 def _chooses(code: Assignments) -> bool:
-    values: Iterable[Expr] = [
-        *(s.value for s in walk_statements(code.body) if isinstance(s, Assign | Take)),
-        *code.values.values(),
-    ]
+    values = (*values_in(code.body), *code.values.values())
     return any(isinstance(node, Select) for value in values for node in walk(value))
 
 

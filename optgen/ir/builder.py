@@ -43,7 +43,7 @@ class Builder:
         self.counts: dict[str, int] = {}
         self.by_name: dict[str, Let] = {}
         self.text: SourceText
-        self.shared = False
+        self.stage = ""
         self.source, self.path = "", TRUE
         self.target = "value"
         self.arms: tuple[Arm, ...] = ()
@@ -61,7 +61,7 @@ class Builder:
         env["active"] = Value(Const(True))
         grads: Value | None = None
         for stage in stages:
-            self.text, self.shared = stage.text, stage.shared
+            self.text, self.stage = stage.text, stage.name
             own = env.get("grad")
             if stage.shared and grads is not None:
                 env["grad"] = grads
@@ -128,7 +128,7 @@ class Builder:
         self.counts[name] = number
         kind = kind_of(expr, self.kinds)
         location = node_location(self.text, node) if node is not None else None
-        let = Let(unique, expr, kind, source, location, self.path, variable, self.arms, joins, self.shared)
+        let = Let(unique, expr, kind, source, location, self.path, variable, self.arms, joins, self.stage)
         self.lets.append(let)
         self.by_name[unique] = let
         self.scope.guards.taken.add(unique.lower())
@@ -148,7 +148,7 @@ class Builder:
                     self._assign(statement, name, target, value, env, path)
                 case ast.If(test=test, body=then, orelse=other):
                     before = self.reporter.error_count
-                    condition = self.scope.condition(test, self.text, self.reporter, self.shared, env)
+                    condition = self.scope.condition(test, self.text, self.reporter, bool(self.stage), env)
                     if self.reporter.error_count > before:
                         # Both branches are read for their own mistakes, under settings that there are not.
                         env = self._statements(other, self._statements(then, env, FALSE), FALSE)

@@ -89,7 +89,7 @@ class _Hoister:
                 return Ref(known.name)
         name = self._fresh(expr, let)
         self.kinds[name] = kind
-        made = Let(name, expr, kind, "", let.location, let.path, arms=let.arms, shared=let.shared)
+        made = Let(name, expr, kind, "", let.location, let.path, arms=let.arms, stage=let.stage)
         if of_elements:
             made = self._insert(made)
         else:

@@ -49,7 +49,11 @@ OF_CLASSES = frozenset((*_MODULES, *dir(builtins)))
 
 
 SHARED_MODULE = "shared"
-"""The module of what the rules of a package share, and no rule can be called."""
+"""The module of what the rules of a package share."""
+STAGES = ("grad", "update")
+"""The stages that all rules have."""
+SHARED_FILES = (SHARED_MODULE, f"{SHARED_MODULE}_torch", *(f"{stage}_stage" for stage in STAGES))
+"""The files of what the rules of a package share, without their endings: no rule can be called so."""
 
 
 def modules_of(rule: str) -> tuple[str, str]:

@@ -70,7 +70,8 @@ def alone(source: Path, function: str, folder: Path) -> Path:
     assert sum(line.startswith("OPTGEN_EXPORT") for line in kept) == 1
     copy = folder / f"{function}.cpp"
     copy.write_text("\n".join(kept), encoding="utf-8")
-    shutil.copy(source.with_suffix(".h"), folder)
+    for header in source.parent.glob("*.h"):
+        shutil.copy(header, folder)
     return copy
 
 

@@ -14,6 +14,7 @@ from support.compiling import ROOT, own_package, stock_package
 
 from optgen.compiler import compile_specs
 from optgen.emit.writer import check
+from optgen.spec.names import SHARED_FILES
 
 HERE = Path(__file__).parent
 SPECS = sorted((HERE / "specs").glob("*.yaml"))
@@ -40,7 +41,8 @@ def rendered() -> dict[str, str]:
     for spec in SPECS:
         made = compile_specs([spec], "golden").files
         files |= {name: text for name, text in made.items() if name.startswith(spec.stem)}
-    return {**files, "shared.py": compile_specs(SPECS, "golden").files["shared.py"]}
+    together = compile_specs(SPECS, "golden").files
+    return files | {name: text for name, text in together.items() if name.partition(".")[0] in SHARED_FILES}
 
 
 @pytest.mark.parametrize("name", sorted(rendered()))

@@ -16,7 +16,6 @@ from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
 from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
-from optgen.ir.liveness import changes
 from optgen.ir.nodes import Arm, Const, Expr, Input, Kind, Let, Program, Ref, Select
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of
@@ -43,7 +42,7 @@ class Builder:
         self.counts: dict[str, int] = {}
         self.by_name: dict[str, Let] = {}
         self.text: SourceText
-        self.stage = ""
+        self.shared = False
         self.source, self.path = "", TRUE
         self.target = "value"
         self.arms: tuple[Arm, ...] = ()
@@ -61,7 +60,7 @@ class Builder:
         env["active"] = Value(Const(True))
         grads: Value | None = None
         for stage in stages:
-            self.text, self.stage = stage.text, stage.name
+            self.text, self.shared = stage.text, stage.shared
             own = env.get("grad")
             if stage.shared and grads is not None:
                 env["grad"] = grads
@@ -78,16 +77,9 @@ class Builder:
                 env["grad"] = own
             elif stage.shared:
                 grads = env.get("grad")
+        outputs = {name: env[name].expr for name in writable if env[name].expr != Ref(name)}
         self.final = env
-        writes = {name: self._writes(name, env[name].expr) for name in writable}
-        outputs = {name: env[name].expr for name, live in writes.items() if not live.is_false}
-        return Program(dict(self.scope.inputs), tuple(self.lets), outputs, {name: writes[name] for name in outputs})
-
-    def _writes(self, name: str, value: Expr) -> Formula:
-        """Under which settings an input gets a new value; the host gives its own one every time."""
-        changed = changes(self.lets, name, value)
-        item = self.scope.inputs[name]
-        return item.exists & (changed if changed.is_false or not item.kind.is_host else TRUE)
+        return Program(dict(self.scope.inputs), tuple(self.lets), outputs)
 
     def _names(self) -> set[str]:
         return {*self.scope.inputs, *self.scope.options, *self.scope.hypers}
@@ -128,7 +120,7 @@ class Builder:
         self.counts[name] = number
         kind = kind_of(expr, self.kinds)
         location = node_location(self.text, node) if node is not None else None
-        let = Let(unique, expr, kind, source, location, self.path, variable, self.arms, joins, self.stage)
+        let = Let(unique, expr, kind, source, location, self.path, variable, self.arms, joins, self.shared)
         self.lets.append(let)
         self.by_name[unique] = let
         self.scope.guards.taken.add(unique.lower())
@@ -148,7 +140,7 @@ class Builder:
                     self._assign(statement, name, target, value, env, path)
                 case ast.If(test=test, body=then, orelse=other):
                     before = self.reporter.error_count
-                    condition = self.scope.condition(test, self.text, self.reporter, bool(self.stage), env)
+                    condition = self.scope.condition(test, self.text, self.reporter, self.shared, env)
                     if self.reporter.error_count > before:
                         # Both branches are read for their own mistakes, under settings that there are not.
                         env = self._statements(other, self._statements(then, env, FALSE), FALSE)

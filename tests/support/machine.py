@@ -35,10 +35,9 @@ def why_no_gpu() -> str:
 
 def sweep_or_skip() -> Sweep:
     """sweep.cpp, compiled; skip where there is no compiler, or no header of Python."""
-    from optgen.runtime.building.extension import missing
-    from optgen.runtime.core.sweep import compiled_sweep
+    from optgen.runtime.building.extension import missing, sweep_extension
 
     reason = missing()
     if reason:
         pytest.skip(reason)
-    return compiled_sweep()
+    return sweep_extension()

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optgen.backends.base import Backend, Rendering
+from optgen.backends.c_block import block_text
 from optgen.backends.c_rule import RuleBackend
+from optgen.backends.c_stages import CommonStages
 from optgen.backends.cpu import CpuBackend
 from optgen.backends.cuda import CudaBackend
 from optgen.backends.layout import import_lines, import_order
@@ -19,7 +21,7 @@ from optgen.backends.python import PythonBackend
 from optgen.backends.python_classes import ClassSpec
 from optgen.backends.python_shared import SharedParts
 from optgen.backends.quoting import c_comment, python_comment
-from optgen.backends.torch import TorchBackend
+from optgen.backends.torch import CommonTorchStages, TorchBackend
 from optgen.diagnostics import Diagnostic, Reporter
 from optgen.emit.environment import render
 from optgen.emit.writer import MARK
@@ -40,6 +42,23 @@ MAX_PASSES = 32
 
 
 @dataclass(frozen=True)
+class Common:
+    """What the rules of a package have alike: parts of their classes, and stages for each kind of target."""
+
+    classes: SharedParts
+    kernels: CommonStages
+    torch: CommonTorchStages
+
+    def renderings(self, family: Family) -> tuple[Rendering, ...]:
+        """The files of it.
+
+        Args:
+            family: Any rule of the package.
+        """
+        return (self.classes.render(), *self.kernels.renderings(family), *self.torch.renderings())
+
+
+@dataclass(frozen=True)
 class Unit:
     """A family with its plans and classes: all that is rendered for it."""
 
@@ -47,14 +66,10 @@ class Unit:
     plans: Mapping[str, Plan]
     classes: tuple[ClassSpec, ...]
 
-    def renderings(self, shared: SharedParts) -> tuple[Rendering, ...]:
-        """The family's files, one a backend.
-
-        Args:
-            shared: What it shares with others of the package.
-        """
-        python = PythonBackend(self.classes, shared)
-        backends: tuple[Backend, ...] = (python, TorchBackend(), RuleBackend(), CpuBackend(), CudaBackend())
+    def renderings(self, common: Common) -> tuple[Rendering, ...]:
+        """The family's files, one a backend."""
+        python, torch = PythonBackend(self.classes, common.classes), TorchBackend(common.torch)
+        backends: tuple[Backend, ...] = (python, torch, RuleBackend(common.kernels), CpuBackend(), CudaBackend())
         return tuple(backend.render(self.family, self.plans) for backend in backends)
 
 
@@ -87,12 +102,11 @@ def compile_specs(paths: Sequence[Path], package: str | None) -> Package:
     """
     reporter = Reporter()
     units = check_specs(paths, reporter)
-    shared = shared_parts(units)
-    renderings = {unit.family.name: unit.renderings(shared) for unit in units}
+    common = common_parts(units)
+    renderings = {unit.family.name: unit.renderings(common) for unit in units}
     files = {r.path: _emit(unit.family.path, r) for unit in units for r in renderings[unit.family.name]}
     if units:
-        module = shared.render()
-        files[module.path] = _emit(None, module)
+        files |= {r.path: _emit(None, r) for r in common.renderings(units[0].family)}
     infos = tuple(
         ClassInfo(
             unit.family,
@@ -173,10 +187,15 @@ def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> t
     return tuple(result)
 
 
-def shared_parts(units: Sequence[Unit]) -> SharedParts:
-    """What the rules of a package share."""
+def common_parts(units: Sequence[Unit]) -> Common:
+    """What the rules of a package have alike."""
     refusals = {unit.family.name: [refusal for spec in unit.classes for refusal in spec.refusals] for unit in units}
-    return SharedParts([unit.family for unit in units], refusals)
+    plans = [(unit.family, name, plan) for unit in units for name, plan in unit.plans.items()]
+    return Common(
+        SharedParts([unit.family for unit in units], refusals),
+        CommonStages(block_text(*block) for block in plans),
+        CommonTorchStages((name, plan) for _, name, plan in plans),
+    )
 
 
 def _emit(path: Prose | None, rendering: Rendering) -> str:

@@ -115,7 +115,8 @@ def _compiler() -> Iterator[Finding]:
 
 def _python_headers() -> Iterator[Finding]:
     from optgen.runtime.building.entries import CompileError
-    from optgen.runtime.building.extension import missing, sweep_extension
+    from optgen.runtime.building.extension import missing
+    from optgen.runtime.core.sweep import compiled_sweep
 
     name, without = "Python headers", "Until then steps of many small tensors take longer"
     reason = missing()
@@ -124,7 +125,7 @@ def _python_headers() -> Iterator[Finding]:
         return
     found = sysconfig.get_path("include")
     try:
-        sweep_extension()
+        compiled_sweep()
     except CompileError as error:
         yield Finding(name, "problem", f"{found}, but {str(error).partition(chr(10))[0]}", without)
     else:

@@ -46,10 +46,16 @@ GOOD = {
     "optgen/diagnostics.py": "",
     "optgen/codecs.py": "from optgen.dtypes import x\n",
     "optgen/dtypes.py": "",
-    "optgen/runtime/base.py": "import torch\nfrom optgen.codecs import x\nfrom .cache import y\n",
+    "optgen/runtime/optimizer.py": (
+        "import torch\nfrom optgen.codecs import x\nfrom .building import cache\nfrom optgen.runtime.step import run\n"
+    ),
+    "optgen/runtime/rule.py": "",
+    "optgen/runtime/step/run.py": "from optgen.runtime.step import prepare\nfrom optgen.runtime import rule\n",
+    "optgen/runtime/step/prepare.py": "from optgen.runtime.building.cache import y\n",
     "optgen/runtime/building/cache.py": "",
     "optgen/integrations/trainer.py": (
-        "from typing import TYPE_CHECKING\nfrom optgen.runtime.base import y\nfrom optgen.integrations import names\n"
+        "from typing import TYPE_CHECKING\nfrom optgen.runtime.optimizer import y\n"
+        "from optgen.integrations import names\n"
         "if TYPE_CHECKING:\n    from torch import Tensor\n"
         "def f():\n    import transformers\n    from optgen_optim import AdamW\n"
     ),
@@ -82,21 +88,33 @@ def test_a_good_tree(check_layers: ModuleType, tmp_path: Path) -> None:
         ("compiler.py", "from optgen.runtime import cache", "1: the compiler must not import optgen.runtime"),
         ("cli.py", "import torch.nn", "1: torch may be imported inside functions only"),
         ("dtypes.py", "from optgen.codecs import CODECS", "1: optgen.dtypes must not import optgen.codecs, which"),
-        ("runtime/base.py", "import jinja2", "1: runtime/ must not import jinja2"),
-        ("runtime/deep/a.py", "def f():\n    from yaml import load", "2: runtime/ must not import yaml"),
+        ("runtime/optimizer.py", "import jinja2", "1: runtime/ must not import jinja2"),
+        ("runtime/step/a.py", "def f():\n    from yaml import load", "2: runtime/ must not import yaml"),
+        ("runtime/attic/a.py", "", "1: attic is no room of runtime/; give it a floor in check_layers.py"),
         (
-            "runtime/base.py",
+            "runtime/step/prepare.py",
+            "from optgen.runtime import optimizer",
+            "1: runtime/step must not import optgen.runtime.optimizer, which stands above it",
+        ),
+        (
+            "runtime/building/cache.py",
+            "if TYPE_CHECKING:\n    from ..step.prepare import Prepared",
+            "2: runtime/building must not import optgen.runtime.step.prepare, which stands above it",
+        ),
+        ("runtime/step/long.py", "\n" * 401, "401: 401 lines, more than 400; split it"),
+        (
+            "runtime/optimizer.py",
             "from optgen.diagnostics import Location",
             "1: runtime/ must not import optgen.diagnostics",
         ),
-        ("runtime/base.py", "from .. import compiler", "1: runtime/ must not import optgen.compiler"),
-        ("runtime/base.py", "import optgen", "1: runtime/ must not import optgen"),
+        ("runtime/optimizer.py", "from .. import compiler", "1: runtime/ must not import optgen.compiler"),
+        ("runtime/optimizer.py", "import optgen", "1: runtime/ must not import optgen"),
         ("integrations/a.py", "import transformers", "1: integrations/ may import transformers inside functions only"),
         ("integrations/a.py", "if X:\n    import torch", "2: integrations/ may import torch inside functions only"),
         ("integrations/a.py", "def f():\n    import yaml", "2: integrations/ must not import yaml"),
         ("integrations/a.py", "from optgen import codecs", "1: integrations/ must not import optgen.codecs"),
         ("ir/nodes.py", "import optgen.integrations", "1: the compiler must not import optgen.integrations"),
-        ("runtime/base.py", "from optgen import integrations", "1: runtime/ must not import optgen.integrations"),
+        ("runtime/optimizer.py", "from optgen import integrations", "1: runtime/ must not import optgen.integrations"),
         ("helpers.py", "", "1: optgen.helpers has no floor; give it one in check_layers.py"),
         ("ir/nodes.py", "def", "1: cannot be read"),
         ("ir/long.py", "\n" * 501, "501: 501 lines, more than 500; split it"),
@@ -110,12 +128,21 @@ def test_each_fault(check_layers: ModuleType, tmp_path: Path, name: str, text: s
     assert found[0].startswith(f"{shown}:{problem}")
 
 
+@pytest.mark.parametrize("how", ["{}", "def f():\n    {}", "if TYPE_CHECKING:\n    {}"])
+def test_a_circle(check_layers: ModuleType, tmp_path: Path, how: str) -> None:
+    text = how.format("from optgen.runtime.step import run\n")
+    assert check_layers.check_tree(tree(tmp_path, {**GOOD, "optgen/runtime/step/prepare.py": text})) == [
+        "optgen/runtime/step/run.py:1: imports in a circle: optgen/runtime/step/run.py -> "
+        "optgen/runtime/step/prepare.py -> optgen/runtime/step/run.py"
+    ]
+
+
 def test_the_command(tmp_path: Path) -> None:
-    bad = tree(tmp_path, {"optgen/ir/a.py": "import torch\n", "optgen/runtime/b.py": "import rich\n"})
+    bad = tree(tmp_path, {"optgen/ir/a.py": "import torch\n", "optgen/runtime/rule.py": "import rich\n"})
     done = subprocess.run([sys.executable, str(TOOL), str(bad)], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "optgen/ir/a.py:1: the compiler must not import torch",
-        "optgen/runtime/b.py:1: runtime/ must not import rich",
+        "optgen/runtime/rule.py:1: runtime/ must not import rich",
     ]
     assert subprocess.run([sys.executable, str(TOOL), str(tree(tmp_path / "good", GOOD))], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Check that every module of optgen/ imports only from the floors below it, and that files stay small.
+"""Check that every module of optgen/ imports only from the floors below it, in no circle, and that files stay small.
 
 Run `python tools/check_layers.py [ROOT]`; it prints what is wrong, one line each, and exits with 1 if anything is.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +51,29 @@ APART: dict[str, frozenset[str]] = {
     "runtime": frozenset({"runtime", "codecs", "dtypes", "paths"}),
     "integrations": frozenset({"integrations", "runtime"}),
 }
+# The rooms of runtime/, from the top down; a room imports from lower ones only, and its files form no circle.
+ROOMS: tuple[str, ...] = (
+    "precompile",
+    "classes",
+    "counts",
+    "optimizer",
+    "hooks",
+    "checkpoints",
+    "step",
+    "engines",
+    "states",
+    "cuda",
+    "core",
+    "settings",
+    "building",
+    "torch_math",
+    "rule",
+)
 NEVER_APART = frozenset({"jinja2", "pydantic", "yaml", "typer", "rich"})
 # What integrations import inside functions only, so that importing them brings nothing that is not used.
 JOINED = frozenset({"torch", "numpy", "transformers", "accelerate", "lightning", "bitsandbytes", "optgen_optim"})
 MAX_LINES = 500
+MAX_RUNTIME_LINES = 400
 CHECKED_SUFFIXES = frozenset({".py", ".h", ".cpp", ".cu", ".j2", ".yaml", ".md", ".sh"})
 
 
@@ -145,12 +164,58 @@ def check_import(module: str, found: Import, modules: frozenset[str]) -> Iterato
             yield f"optgen.{module} must not import {name}, which stands above it"
 
 
+def check_rooms(package: Path, imports: Mapping[Path, Sequence[Import]]) -> Iterator[str]:
+    """Yield what is wrong between the rooms of runtime/ and within them, also in imports for types alone."""
+    runtime = package / "runtime"
+    shown = {path: path.relative_to(package.parent).as_posix() for path in imports}
+    names = {".".join(("optgen", *path.relative_to(package).with_suffix("").parts)): path for path in imports}
+    used: dict[Path, dict[Path, int]] = {}
+    for path, found in imports.items():
+        if not path.is_relative_to(runtime) or path.name == "__init__.py":
+            continue
+        room = path.relative_to(runtime).parts[0].removesuffix(".py")
+        if room not in ROOMS:
+            yield f"{shown[path]}:1: {room} is no room of runtime/; give it a floor in {Path(__file__).name}"
+            continue
+        used[path] = {}
+        for item in found:
+            modules = [f"{item.module}.{name}" for name in item.names if f"{item.module}.{name}" in names]
+            for module in modules or [item.module]:
+                other = module.removeprefix("optgen.runtime.").partition(".")[0]
+                if not module.startswith("optgen.runtime.") or other not in ROOMS:
+                    continue
+                if ROOMS.index(other) < ROOMS.index(room):
+                    yield f"{shown[path]}:{item.line}: runtime/{room} must not import {module}, which stands above it"
+                elif module in names:
+                    used[path].setdefault(names[module], item.line)
+    for circle in circles(used):
+        line = used[circle[0]][circle[1]]
+        yield f"{shown[circle[0]]}:{line}: imports in a circle: {' -> '.join(shown[path] for path in circle)}"
+
+
+def circles(used: Mapping[Path, Mapping[Path, int]]) -> Iterator[list[Path]]:
+    """Yield one way round, from a file to itself, for each that a walk along the imports closes."""
+    done: set[Path] = set()
+
+    def walk(path: Path, way: list[Path]) -> Iterator[list[Path]]:
+        if path in way:
+            yield [*way[way.index(path) :], path]
+        elif path not in done:
+            for other in used.get(path, {}):
+                yield from walk(other, [*way, path])
+            done.add(path)
+
+    for path in used:
+        yield from walk(path, [])
+
+
 def check_tree(root: Path) -> list[str]:
     """Check optgen/ and tools/ below `root`; return what is wrong, as "file:line: message", sorted by file."""
     problems: list[str] = []
     package = root / "optgen"
     files = sorted(path for path in package.rglob("*.py") if "_data" not in path.relative_to(package).parts)
     modules = frozenset(path.relative_to(package).parts[0].removesuffix(".py") for path in files) - {"__init__"}
+    imports: dict[Path, list[Import]] = {}
     for path in files:
         shown = path.relative_to(root).as_posix()
         parts = path.relative_to(package).parts
@@ -162,22 +227,25 @@ def check_tree(root: Path) -> list[str]:
         except (SyntaxError, UnicodeDecodeError) as error:
             problems.append(f"{shown}:1: cannot be read: {error}")
             continue
-        for found in imports_of(tree, ("optgen", *parts[:-1])):
+        imports[path] = list(imports_of(tree, ("optgen", *parts[:-1])))
+        for found in imports[path]:
             problems.extend(f"{shown}:{found.line}: {message}" for message in check_import(module, found, modules))
+    problems.extend(check_rooms(package, imports))
     problems.extend(long_files(root))
     return problems
 
 
 def long_files(root: Path) -> Iterator[str]:
-    """Yield the files of optgen/ and tools/ that have more than MAX_LINES lines."""
+    """Yield the files of optgen/ and tools/ that have too many lines."""
     for folder in (root / "optgen", root / "tools"):
         for path in sorted(folder.rglob("*")):
             inside = path.relative_to(folder).parts
             if path.suffix not in CHECKED_SUFFIXES or not path.is_file() or "_data" in inside:
                 continue
             lines = path.read_bytes().count(b"\n")
-            if lines > MAX_LINES:
-                yield f"{path.relative_to(root).as_posix()}:{lines}: {lines} lines, more than {MAX_LINES}; split it"
+            most = MAX_RUNTIME_LINES if folder.name == "optgen" and inside[0] == "runtime" else MAX_LINES
+            if lines > most:
+                yield f"{path.relative_to(root).as_posix()}:{lines}: {lines} lines, more than {most}; split it"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,81 +2,32 @@
 """Adadelta, in plain torch operations.
 
 Zeiler 2012, https://arxiv.org/abs/1212.5701, algorithm 1.
-
-step:
-    grad = grad + weight_decay * param
-    square_avg = rho * square_avg + (1 - rho) * grad * grad
-    update = sqrt(acc_delta + eps) / sqrt(square_avg + eps) * grad
-    acc_delta = rho * acc_delta + (1 - rho) * update * update
-
-apply:
-    param = param - lr * update
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from optgen.runtime import torch_math as m
 from optgen.runtime.engines.torch_engine import Results, View
+
+from .shared_torch import grad_stage, update_stage
 
 
 def step(t: View) -> Results:
     """Update a parameter; or return the sums that a pass takes."""
-    f, v, s, sums = t.flags, t.values, t.states, t.sums
+    f, v, s = t.flags, t.values, t.states
     if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
         return t.taken
-    grad = t.grad
-    if f.grad_scale_given:
-        grad = t.grad * v.inverse_grad_scale
-    if f.maximize:
-        grad = -grad
-    active: Any = True
-    if f.skip_zeros:
-        active = grad != 0.0
-    if f.nonfinite_is_skip:
-        active = m.both(active, m.isfinite(grad))
-        grad = m.where(m.isfinite(grad), grad, 0.0)
-    if f.max_grad_norm_above_0:
-        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
-            return t.taken
-        grad = grad * v.grad_factor
-    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+    if (left := grad_stage(t)) is None:
         return t.taken
-    if f.percentile_clipping_below_100:
-        gnorm = m.sqrt(sums.grad_squares_2)
-        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
-        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
-        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+    grad, active, gnorm_vec = left
     stage_grad = grad
     grad = grad + v.weight_decay * t.param
     square_avg = v.rho * s.square_avg + v.one_minus_rho * grad * grad
     update = m.sqrt(s.acc_delta + v.eps) / m.sqrt(square_avg + v.eps) * grad
     acc_delta = v.rho * s.acc_delta + v.one_minus_rho * update * update
-    if f.cautious:
-        agrees = m.either(m.both(update > 0.0, stage_grad > 0.0), m.both(update < 0.0, stage_grad < 0.0))
-        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
-            return t.taken
-        share = m.maximum(sums.share_sum / t.numel, 0.001)
-        update = update * m.where(agrees, 1.0 / share, 0.0)
-    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+    if (left := update_stage(t, update, stage_grad)) is None:
         return t.taken
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        param_norm = m.sqrt(sums.param_squares)
-        update_norm = m.sqrt(sums.update_squares)
-    if f.trust_ratio_is_lamb:
-        ratio = param_norm / update_norm
-        if f.min_trust_ratio_above_0:
-            ratio = m.maximum(ratio, v.min_trust_ratio)
-        if f.max_trust_ratio_above_0:
-            ratio = m.minimum(ratio, v.max_trust_ratio)
-        ratio = m.where(m.both(param_norm > 0.0, update_norm > 0.0), ratio, 1.0)
-        if f.max_unorm_above_0:
-            ratio = ratio * v.min_one_max_unorm
-        update = ratio * update
-    elif f.max_unorm_above_0:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    update = left
     param = t.param - v.lr * update
     if t.wanted:
         return t.taken

@@ -44,6 +44,8 @@
 #include <optgen/cpu.h>
 #endif
 
+#include "grad_stage.h"
+
 using namespace optgen;
 
 namespace {
@@ -51,12 +53,6 @@ namespace {
 // Fixed when this file is compiled.
 constexpr bool ndim_from_2 = OPTGEN_NDIM_FROM_2;
 constexpr bool beta1_given = OPTGEN_BETA1_GIVEN;
-constexpr bool percentile_clipping_below_100 = OPTGEN_PERCENTILE_CLIPPING_BELOW_100;
-constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
-constexpr bool maximize = OPTGEN_MAXIMIZE;
-constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
-constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
-constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
 constexpr bool relative_step = OPTGEN_RELATIVE_STEP;
 constexpr bool warmup_init = OPTGEN_WARMUP_INIT;
 constexpr bool scale_parameter = OPTGEN_SCALE_PARAMETER;
@@ -123,10 +119,40 @@ struct Sums {
       exp_avg_largest;
 };
 
+struct UpdateScalars {
+  float inverse_share, update_factor;
+};
+
+template <class Values, class Sums>
+OPTGEN_TARGET UpdateScalars update_scalars(const Values& v, const Sums& sum, double numel) {
+  double share = 0.0;
+  if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
+  double param_norm = 0.0;
+  double update_norm = 0.0;
+  if constexpr (max_unorm_above_0) {
+    param_norm = optgen::sqrt(sum.param_squares);
+    update_norm = optgen::sqrt(sum.update_squares);
+  }
+  double limit = 0.0;
+  if constexpr (max_unorm_above_0) limit = v.max_unorm * param_norm;
+  return {float(1.0 / share), float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0)};
+}
+
+template <class Terms>
+OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& s, Terms& terms) {
+  if constexpr (cautious) {
+    const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
+    terms.share_sum = agrees ? 1.0f : 0.0f;
+    update = update * (agrees ? s.inverse_share : 0.0f);
+  }
+  terms.update_squares = update;
+  if constexpr (max_unorm_above_0) update = s.update_factor * update;
+}
+
 // What is the same for all elements of a tensor.
-struct Scalars {
-  float eps1, beta1, inverse_grad_scale, grad_factor, grad_factor_2, rate, decay, one_minus_decay_2, direction_factor,
-      one_minus_beta1, inverse_share, update_factor, weight_decay_times_rate, exp_avg_sq_absmax_new, exp_avg_absmax_new;
+struct Scalars : GradScalars, UpdateScalars {
+  float eps1, beta1, rate, decay, one_minus_decay_2, direction_factor, one_minus_beta1, weight_decay_times_rate,
+      exp_avg_sq_absmax_new, exp_avg_absmax_new;
 };
 
 struct Element {
@@ -148,7 +174,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double cols = double(t.at(COLS));
   const float* const exp_avg_sq_row = t.pointer<float>(Column::exp_avg_sq_row);
   const float* const exp_avg_sq_col = t.pointer<float>(Column::exp_avg_sq_col);
-  Window<100> gnorm_vec =
+  const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
   float* const squared_col_sum = t.pointer<float>(Column::step_squared_col_sum);
   float* const squared_row_sum = t.pointer<float>(Column::step_squared_row_sum);
@@ -158,13 +184,6 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   float* const row_factor_factor = t.pointer<float>(Column::step_row_factor_factor);
   float* const row_factor = t.pointer<float>(Column::step_row_factor);
   float* const col_factor = t.pointer<float>(Column::step_col_factor);
-  double clip = 0.0;
-  double gnorm = 0.0;
-  if constexpr (percentile_clipping_below_100) {
-    gnorm = optgen::sqrt(sum.grad_squares_2);
-    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    clip = optgen::sqrt(optgen::percentile(gnorm_vec, v.percentile_clipping));
-  }
   double base = v.lr;
   if constexpr (relative_step) {
     if constexpr (warmup_init) {
@@ -205,22 +224,10 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
     if constexpr (is_found(pass, squared_col_sum_pass))
       each(t.count(false, true), [&](int64_t k) { col_factor[k] = optgen::rsqrt(new_exp_avg_sq_col[k]); });
   }
-  double share = 0.0;
-  if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
-  double param_norm = 0.0;
-  double update_norm = 0.0;
-  if constexpr (max_unorm_above_0) {
-    param_norm = optgen::sqrt(sum.param_squares);
-    update_norm = optgen::sqrt(sum.update_squares);
-  }
-  double limit = 0.0;
-  if constexpr (max_unorm_above_0) limit = v.max_unorm * param_norm;
-  return {float(v.eps1), float(v.beta1), float(1.0 / v.grad_scale),
-      float(optgen::minimum(1.0, v.max_grad_norm / (optgen::sqrt(v.grad_squares_all) + 1e-06))),
-      float(gnorm > clip ? clip / gnorm : 1.0), float(rate), float(decay), float(1.0 - decay),
+  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.eps1), float(v.beta1),
+      float(rate), float(decay), float(1.0 - decay),
       float(1.0 / optgen::maximum(1.0, optgen::sqrt(sum.direction_squares / numel) / v.clip_threshold)),
-      float(1.0 - v.beta1), float(1.0 / share), float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0),
-      float(v.weight_decay * rate),
+      float(1.0 - v.beta1), float(v.weight_decay * rate),
       float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0),
       float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0)};
 }
@@ -231,20 +238,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   float param = x.param, grad = x.grad, exp_avg_sq = x.exp_avg_sq, exp_avg = x.exp_avg, row_factor = x.row_factor,
       col_factor = x.col_factor;
   terms.param_squares = param;
-  if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
-  if constexpr (maximize) grad = -grad;
-  bool active = true;
-  if constexpr (skip_zeros) active = grad != 0.0f;
-  if constexpr (nonfinite_is_skip) {
-    active = active && optgen::isfinite(grad);
-    grad = optgen::isfinite(grad) ? grad : 0.0f;
-  }
-  if constexpr (max_grad_norm_above_0) {
-    terms.grad_squares = grad;
-    grad = grad * s.grad_factor;
-  }
-  terms.grad_squares_2 = grad;
-  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
+  bool active;
+  grad_stage(grad, active, s, terms);
   const float squared = grad * grad + s.eps1;
   terms.squared_col_sum = squared;
   terms.squared_row_sum = squared;
@@ -263,13 +258,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     change = exp_avg;
   }
   float update = change;
-  if constexpr (cautious) {
-    const bool agrees = (change > 0.0f && grad > 0.0f) || (change < 0.0f && grad < 0.0f);
-    terms.share_sum = agrees ? 1.0f : 0.0f;
-    update = change * (agrees ? s.inverse_share : 0.0f);
-  }
-  terms.update_squares = update;
-  if constexpr (max_unorm_above_0) update = s.update_factor * update;
+  update_stage(update, grad, s, terms);
   param = param - s.weight_decay_times_rate * param;
   param = param - update;
   x.param = active ? param : x.param;

@@ -3,39 +3,6 @@
 
 Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235, algorithms 4 to 6, with the defaults and the order
 of operations of Transformers' Adafactor.
-
-step:
-    if not relative_step:
-        base = lr
-    elif warmup_init:
-        base = min(1e-6 * step, 1 / sqrt(step))
-    else:
-        base = min(1e-2, 1 / sqrt(step))
-    if scale_parameter:
-        rate = base * max(eps2, rms(param))
-    else:
-        rate = base
-    decay = 1 - step**decay_rate
-    squared = grad * grad + eps1
-    if ndim >= 2:
-        exp_avg_sq_row = decay * exp_avg_sq_row + (1 - decay) * row_mean(squared)
-        exp_avg_sq_col = decay * exp_avg_sq_col + (1 - decay) * col_mean(squared)
-        row_factor = rsqrt(exp_avg_sq_row / mean(exp_avg_sq_row, over=matrix))
-        col_factor = rsqrt(exp_avg_sq_col)
-        direction = grad * row_factor * col_factor
-    else:
-        exp_avg_sq = decay * exp_avg_sq + (1 - decay) * squared
-        direction = grad * rsqrt(exp_avg_sq)
-    direction = direction / max(1, rms(direction) / clip_threshold)
-    change = rate * direction
-    if beta1 is not None:
-        exp_avg = beta1 * exp_avg + (1 - beta1) * change
-        change = exp_avg
-    update = change
-
-apply:
-    param = param - weight_decay * rate * param
-    param = param - update
 """
 
 from __future__ import annotations
@@ -45,34 +12,37 @@ from typing import Any
 from optgen.runtime import torch_math as m
 from optgen.runtime.engines.torch_engine import Results, View
 
+from .shared_torch import grad_stage
+
+
+def update_stage(t: View, update: Any, grad: Any) -> Any:
+    """Run the stage `update`; None where a pass ends in it."""
+    f, v, sums = t.flags, t.values, t.sums
+    if f.cautious:
+        agrees = m.either(m.both(update > 0.0, grad > 0.0), m.both(update < 0.0, grad < 0.0))
+        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
+            return None
+        share = m.maximum(sums.share_sum / t.numel, 0.001)
+        update = update * m.where(agrees, 1.0 / share, 0.0)
+    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+        return None
+    if f.max_unorm_above_0:
+        param_norm = m.sqrt(sums.param_squares)
+        update_norm = m.sqrt(sums.update_squares)
+    if f.max_unorm_above_0:
+        limit = v.max_unorm * param_norm
+        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    return update
+
 
 def step(t: View) -> Results:
     """Update a parameter; or return the sums that a pass takes."""
     f, v, s, sums = t.flags, t.values, t.states, t.sums
     if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
         return t.taken
-    grad = t.grad
-    if f.grad_scale_given:
-        grad = t.grad * v.inverse_grad_scale
-    if f.maximize:
-        grad = -grad
-    active: Any = True
-    if f.skip_zeros:
-        active = grad != 0.0
-    if f.nonfinite_is_skip:
-        active = m.both(active, m.isfinite(grad))
-        grad = m.where(m.isfinite(grad), grad, 0.0)
-    if f.max_grad_norm_above_0:
-        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
-            return t.taken
-        grad = grad * v.grad_factor
-    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+    if (left := grad_stage(t)) is None:
         return t.taken
-    if f.percentile_clipping_below_100:
-        gnorm = m.sqrt(sums.grad_squares_2)
-        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
-        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
-        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+    grad, active, gnorm_vec = left
     base = v.lr
     if f.relative_step:
         if f.warmup_init:
@@ -107,20 +77,9 @@ def step(t: View) -> Results:
         exp_avg = v.beta1 * s.exp_avg + v.one_minus_beta1 * change
         change = exp_avg
     update = change
-    if f.cautious:
-        agrees = m.either(m.both(change > 0.0, grad > 0.0), m.both(change < 0.0, grad < 0.0))
-        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
-            return t.taken
-        share = m.maximum(sums.share_sum / t.numel, 0.001)
-        update = change * m.where(agrees, 1.0 / share, 0.0)
-    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+    if (left := update_stage(t, update, grad)) is None:
         return t.taken
-    if f.max_unorm_above_0:
-        param_norm = m.sqrt(sums.param_squares)
-        update_norm = m.sqrt(sums.update_squares)
-    if f.max_unorm_above_0:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    update = left
     param = t.param - v.weight_decay * rate * t.param
     param = param - update
     if t.wanted:

@@ -2,65 +2,24 @@
 """AdEMAMix, two averages of the gradient, in plain torch operations.
 
 Pagliardini, Ablin and Grangier 2024, https://arxiv.org/abs/2409.03137, algorithm 1.
-
-step:
-    if t_alpha is not None:
-        weight = min(step * alpha / t_alpha, alpha)
-    else:
-        weight = alpha
-    if t_beta3 is not None:
-        share = min(step / t_beta3, 1)
-        slow = exp(1 / ((1 - share) / log(beta1) + share / log(beta3)))
-    else:
-        slow = beta3
-    exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-    exp_avg_slow = slow * exp_avg_slow + (1 - slow) * grad
-    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-    denom = sqrt(exp_avg_sq) / sqrt(bias_correction(beta2, step)) + eps
-    update = (exp_avg / bias_correction(beta1, step) + weight * exp_avg_slow) / denom
-
-apply:
-    param = param * (1 - lr * weight_decay)
-    param = param - lr * update
-
-def bias_correction(beta, step): return 1 - beta**step
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from optgen.runtime import torch_math as m
 from optgen.runtime.engines.torch_engine import Results, View
+
+from .shared_torch import grad_stage, update_stage
 
 
 def step(t: View) -> Results:
     """Update a parameter; or return the sums that a pass takes."""
-    f, v, s, sums = t.flags, t.values, t.states, t.sums
+    f, v, s = t.flags, t.values, t.states
     if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
         return t.taken
-    grad = t.grad
-    if f.grad_scale_given:
-        grad = t.grad * v.inverse_grad_scale
-    if f.maximize:
-        grad = -grad
-    active: Any = True
-    if f.skip_zeros:
-        active = grad != 0.0
-    if f.nonfinite_is_skip:
-        active = m.both(active, m.isfinite(grad))
-        grad = m.where(m.isfinite(grad), grad, 0.0)
-    if f.max_grad_norm_above_0:
-        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
-            return t.taken
-        grad = grad * v.grad_factor
-    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+    if (left := grad_stage(t)) is None:
         return t.taken
-    if f.percentile_clipping_below_100:
-        gnorm = m.sqrt(sums.grad_squares_2)
-        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
-        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
-        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+    grad, active, gnorm_vec = left
     weight = v.alpha
     if f.t_alpha_given:
         weight = m.minimum(m.divide(t.step * v.alpha, v.t_alpha), v.alpha)
@@ -73,30 +32,9 @@ def step(t: View) -> Results:
     exp_avg_sq = v.beta2 * s.exp_avg_sq + v.one_minus_beta2 * grad * grad
     denom = m.sqrt(exp_avg_sq) * m.divide(1.0, m.sqrt(1.0 - m.power(v.beta2, t.step))) + v.eps
     update = (exp_avg * m.divide(1.0, 1.0 - m.power(v.beta1, t.step)) + weight * exp_avg_slow) / denom
-    if f.cautious:
-        agrees = m.either(m.both(update > 0.0, grad > 0.0), m.both(update < 0.0, grad < 0.0))
-        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
-            return t.taken
-        share_2 = m.maximum(sums.share_sum / t.numel, 0.001)
-        update = update * m.where(agrees, 1.0 / share_2, 0.0)
-    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+    if (left := update_stage(t, update, grad)) is None:
         return t.taken
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        param_norm = m.sqrt(sums.param_squares)
-        update_norm = m.sqrt(sums.update_squares)
-    if f.trust_ratio_is_lamb:
-        ratio = param_norm / update_norm
-        if f.min_trust_ratio_above_0:
-            ratio = m.maximum(ratio, v.min_trust_ratio)
-        if f.max_trust_ratio_above_0:
-            ratio = m.minimum(ratio, v.max_trust_ratio)
-        ratio = m.where(m.both(param_norm > 0.0, update_norm > 0.0), ratio, 1.0)
-        if f.max_unorm_above_0:
-            ratio = ratio * v.min_one_max_unorm
-        update = ratio * update
-    elif f.max_unorm_above_0:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    update = left
     param = t.param * v.one_minus_lr_times_weight_decay
     param = param - v.lr * update
     if t.wanted:

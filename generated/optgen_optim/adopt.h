@@ -26,6 +26,8 @@
 #include <optgen/cpu.h>
 #endif
 
+#include "update_stage.h"
+
 using namespace optgen;
 
 namespace {
@@ -39,11 +41,6 @@ constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
 constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
 constexpr bool decouple = OPTGEN_DECOUPLE;
 constexpr bool clip = OPTGEN_CLIP;
-constexpr bool cautious = OPTGEN_CAUTIOUS;
-constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
-constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
-constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
-constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
 using ExpAvgCodec = OPTGEN_EXP_AVG_CODEC;
@@ -88,12 +85,47 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
 
+struct GradScalars {
+  float inverse_grad_scale, grad_factor, grad_factor_2;
+};
+
+template <class Values, class Sums>
+OPTGEN_TARGET GradScalars grad_scalars(const Values& v, const Sums& sum, double step, Window<100> gnorm_vec) {
+  double clip_2 = 0.0;
+  double gnorm = 0.0;
+  if constexpr (percentile_clipping_below_100) {
+    gnorm = optgen::sqrt(sum.grad_squares_2);
+    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
+    clip_2 = optgen::sqrt(optgen::percentile(gnorm_vec, v.percentile_clipping));
+  }
+  return {float(1.0 / v.grad_scale),
+      float(optgen::minimum(1.0, v.max_grad_norm / (optgen::sqrt(v.grad_squares_all) + 1e-06))),
+      float(gnorm > clip_2 ? clip_2 / gnorm : 1.0)};
+}
+
+template <class Terms>
+OPTGEN_INLINE void grad_stage(float& grad, bool& active, const GradScalars& s, Terms& terms) {
+  if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
+  if constexpr (maximize) grad = -grad;
+  active = true;
+  if constexpr (skip_zeros) active = grad != 0.0f;
+  if constexpr (nonfinite_is_skip) {
+    active = active && optgen::isfinite(grad);
+    grad = optgen::isfinite(grad) ? grad : 0.0f;
+  }
+  if constexpr (max_grad_norm_above_0) {
+    terms.grad_squares = grad;
+    grad = grad * s.grad_factor;
+  }
+  terms.grad_squares_2 = grad;
+  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
+}
+
 // What is the same for all elements of a tensor.
-struct Scalars {
-  float lr, beta1, beta2, eps, weight_decay, inverse_grad_scale, grad_factor, grad_factor_2, limit_2, minus_limit;
+struct Scalars : GradScalars, UpdateScalars {
+  float lr, beta1, beta2, eps, weight_decay, limit_2, minus_limit;
   Condition above_step_one;
-  float one_minus_beta1, one_minus_beta2, inverse_share, ratio, update_factor, param_factor, exp_avg_absmax_new,
-      exp_avg_sq_absmax_new;
+  float one_minus_beta1, one_minus_beta2, param_factor, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
 struct Element {
@@ -110,45 +142,13 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const Sums& sum = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
-  Window<100> gnorm_vec =
+  const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
-  double clip_2 = 0.0;
-  double gnorm = 0.0;
-  if constexpr (percentile_clipping_below_100) {
-    gnorm = optgen::sqrt(sum.grad_squares_2);
-    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    clip_2 = optgen::sqrt(optgen::percentile(gnorm_vec, v.percentile_clipping));
-  }
-  double earlier_limit = 0.0;
   double limit = 0.0;
-  if constexpr (clip) {
-    limit = optgen::power(step - 1.0, v.clip_exp);
-    earlier_limit = limit;
-  }
-  double share = 0.0;
-  if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
-  double param_norm = 0.0;
-  double update_norm = 0.0;
-  if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    param_norm = optgen::sqrt(sum.param_squares);
-    update_norm = optgen::sqrt(sum.update_squares);
-  }
-  double ratio = 0.0;
-  if constexpr (trust_ratio_is_lamb) {
-    ratio = param_norm / update_norm;
-    if constexpr (min_trust_ratio_above_0) ratio = optgen::maximum(ratio, v.min_trust_ratio);
-    if constexpr (max_trust_ratio_above_0) ratio = optgen::minimum(ratio, v.max_trust_ratio);
-    ratio = param_norm > 0.0 && update_norm > 0.0 ? ratio : 1.0;
-    if constexpr (max_unorm_above_0) ratio = ratio * optgen::minimum(1.0, v.max_unorm);
-  } else if constexpr (max_unorm_above_0) {
-    limit = v.max_unorm * param_norm;
-  }
-  return {float(v.lr), float(v.beta1), float(v.beta2), float(v.eps), float(v.weight_decay), float(1.0 / v.grad_scale),
-      float(optgen::minimum(1.0, v.max_grad_norm / (optgen::sqrt(v.grad_squares_all) + 1e-06))),
-      float(gnorm > clip_2 ? clip_2 / gnorm : 1.0), float(earlier_limit), float(-earlier_limit), step > 1.0,
-      float(1.0 - v.beta1), float(1.0 - v.beta2), float(1.0 / share), float(ratio),
-      float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0),
-      float(step > 1.0 ? 1.0 - v.lr * v.weight_decay : 1.0),
+  if constexpr (clip) limit = optgen::power(step - 1.0, v.clip_exp);
+  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.beta1),
+      float(v.beta2), float(v.eps), float(v.weight_decay), float(limit), float(-limit), step > 1.0,
+      float(1.0 - v.beta1), float(1.0 - v.beta2), float(step > 1.0 ? 1.0 - v.lr * v.weight_decay : 1.0),
       float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
       float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0)};
 }
@@ -158,20 +158,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq;
   terms.param_squares = param;
-  if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
-  if constexpr (maximize) grad = -grad;
-  bool active = true;
-  if constexpr (skip_zeros) active = grad != 0.0f;
-  if constexpr (nonfinite_is_skip) {
-    active = active && optgen::isfinite(grad);
-    grad = optgen::isfinite(grad) ? grad : 0.0f;
-  }
-  if constexpr (max_grad_norm_above_0) {
-    terms.grad_squares = grad;
-    grad = grad * s.grad_factor;
-  }
-  terms.grad_squares_2 = grad;
-  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
+  bool active;
+  grad_stage(grad, active, s, terms);
   const float stage_grad = grad;
   if constexpr (!decouple) grad = grad + s.weight_decay * param;
   float scaled = grad / optgen::maximum(optgen::sqrt(exp_avg_sq), s.eps);
@@ -179,17 +167,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   exp_avg = optgen::where(s.above_step_one, s.beta1 * exp_avg + s.one_minus_beta1 * scaled, exp_avg);
   exp_avg_sq = optgen::where(s.above_step_one, s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad, grad * grad);
   float update = exp_avg;
-  if constexpr (cautious) {
-    const bool agrees = (exp_avg > 0.0f && stage_grad > 0.0f) || (exp_avg < 0.0f && stage_grad < 0.0f);
-    terms.share_sum = agrees ? 1.0f : 0.0f;
-    update = exp_avg * (agrees ? s.inverse_share : 0.0f);
-  }
-  terms.update_squares = update;
-  if constexpr (trust_ratio_is_lamb) {
-    update = s.ratio * update;
-  } else if constexpr (max_unorm_above_0) {
-    update = s.update_factor * update;
-  }
+  update_stage(update, stage_grad, s, terms);
   if constexpr (decouple) param = param * s.param_factor;
   param = param - s.lr * update;
   x.param = active ? param : x.param;

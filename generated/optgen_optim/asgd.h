@@ -20,22 +20,14 @@
 #include <optgen/cpu.h>
 #endif
 
+#include "grad_stage.h"
+#include "update_stage.h"
+
 using namespace optgen;
 
 namespace {
 
 // Fixed when this file is compiled.
-constexpr bool percentile_clipping_below_100 = OPTGEN_PERCENTILE_CLIPPING_BELOW_100;
-constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
-constexpr bool maximize = OPTGEN_MAXIMIZE;
-constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
-constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
-constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
-constexpr bool cautious = OPTGEN_CAUTIOUS;
-constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
-constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
-constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
-constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
 using AxCodec = OPTGEN_AX_CODEC;
@@ -72,9 +64,8 @@ struct Sums {
 };
 
 // What is the same for all elements of a tensor.
-struct Scalars {
-  float weight_decay, eta, mu, inverse_grad_scale, grad_factor, grad_factor_2, inverse_share, ratio, update_factor,
-      one_minus_lambd_times_eta;
+struct Scalars : GradScalars, UpdateScalars {
+  float weight_decay, eta, mu, one_minus_lambd_times_eta;
   Condition equal_mu_one;
 };
 
@@ -94,38 +85,10 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const double eta = double(*t.pointer<float>(Column::eta));
   const double mu = double(*t.pointer<float>(Column::mu));
-  Window<100> gnorm_vec =
+  const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
-  double clip = 0.0;
-  double gnorm = 0.0;
-  if constexpr (percentile_clipping_below_100) {
-    gnorm = optgen::sqrt(sum.grad_squares_2);
-    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    clip = optgen::sqrt(optgen::percentile(gnorm_vec, v.percentile_clipping));
-  }
-  double share = 0.0;
-  if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
-  double param_norm = 0.0;
-  double update_norm = 0.0;
-  if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    param_norm = optgen::sqrt(sum.param_squares);
-    update_norm = optgen::sqrt(sum.update_squares);
-  }
-  double limit = 0.0;
-  double ratio = 0.0;
-  if constexpr (trust_ratio_is_lamb) {
-    ratio = param_norm / update_norm;
-    if constexpr (min_trust_ratio_above_0) ratio = optgen::maximum(ratio, v.min_trust_ratio);
-    if constexpr (max_trust_ratio_above_0) ratio = optgen::minimum(ratio, v.max_trust_ratio);
-    ratio = param_norm > 0.0 && update_norm > 0.0 ? ratio : 1.0;
-    if constexpr (max_unorm_above_0) ratio = ratio * optgen::minimum(1.0, v.max_unorm);
-  } else if constexpr (max_unorm_above_0) {
-    limit = v.max_unorm * param_norm;
-  }
-  return {float(v.weight_decay), float(eta), float(mu), float(1.0 / v.grad_scale),
-      float(optgen::minimum(1.0, v.max_grad_norm / (optgen::sqrt(v.grad_squares_all) + 1e-06))),
-      float(gnorm > clip ? clip / gnorm : 1.0), float(1.0 / share), float(ratio),
-      float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0), float(1.0 - v.lambd * eta), mu == 1.0};
+  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.weight_decay), float(eta),
+      float(mu), float(1.0 - v.lambd * eta), mu == 1.0};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -133,32 +96,10 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, ax = x.ax;
   terms.param_squares = param;
-  if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
-  if constexpr (maximize) grad = -grad;
-  bool active = true;
-  if constexpr (skip_zeros) active = grad != 0.0f;
-  if constexpr (nonfinite_is_skip) {
-    active = active && optgen::isfinite(grad);
-    grad = optgen::isfinite(grad) ? grad : 0.0f;
-  }
-  if constexpr (max_grad_norm_above_0) {
-    terms.grad_squares = grad;
-    grad = grad * s.grad_factor;
-  }
-  terms.grad_squares_2 = grad;
-  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
+  bool active;
+  grad_stage(grad, active, s, terms);
   float update = grad + s.weight_decay * param;
-  if constexpr (cautious) {
-    const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
-    terms.share_sum = agrees ? 1.0f : 0.0f;
-    update = update * (agrees ? s.inverse_share : 0.0f);
-  }
-  terms.update_squares = update;
-  if constexpr (trust_ratio_is_lamb) {
-    update = s.ratio * update;
-  } else if constexpr (max_unorm_above_0) {
-    update = s.update_factor * update;
-  }
+  update_stage(update, grad, s, terms);
   param = param * s.one_minus_lambd_times_eta - s.eta * update;
   ax = optgen::where(s.equal_mu_one, param, ax + s.mu * (param - ax));
   x.param = active ? param : x.param;

@@ -33,26 +33,18 @@
 #include <optgen/cpu.h>
 #endif
 
+#include "grad_stage.h"
+#include "update_stage.h"
+
 using namespace optgen;
 
 namespace {
 
 // Fixed when this file is compiled.
-constexpr bool percentile_clipping_below_100 = OPTGEN_PERCENTILE_CLIPPING_BELOW_100;
 constexpr bool train_loss_given = OPTGEN_TRAIN_LOSS_GIVEN;
 constexpr bool eval_loss_given = OPTGEN_EVAL_LOSS_GIVEN;
 constexpr bool grokking_signal_given = OPTGEN_GROKKING_SIGNAL_GIVEN;
-constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
-constexpr bool maximize = OPTGEN_MAXIMIZE;
-constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
-constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
-constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
 constexpr bool gradient_clipping_above_0 = OPTGEN_GRADIENT_CLIPPING_ABOVE_0;
-constexpr bool cautious = OPTGEN_CAUTIOUS;
-constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
-constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
-constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
-constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
 using ExpAvgCodec = OPTGEN_EXP_AVG_CODEC;
@@ -109,10 +101,9 @@ struct Sums {
 };
 
 // What is the same for all elements of a tensor.
-struct Scalars {
-  float lr, beta2, eps, lamb, inverse_grad_scale, grad_factor, grad_factor_2, grad_factor_3, alpha, one_minus_alpha,
-      decay, one_minus_decay, one_minus_beta2, update_factor, inverse_share, ratio, update_factor_2,
-      one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, grok_ema_absmax_new;
+struct Scalars : GradScalars, UpdateScalars {
+  float lr, beta2, eps, lamb, grad_factor_3, alpha, one_minus_alpha, decay, one_minus_decay, one_minus_beta2,
+      update_factor_2, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, grok_ema_absmax_new;
 };
 
 struct Element {
@@ -131,15 +122,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double index = double(t.at(INDEX));
-  Window<100> gnorm_vec =
+  const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
-  double clip = 0.0;
-  double gnorm = 0.0;
-  if constexpr (percentile_clipping_below_100) {
-    gnorm = optgen::sqrt(sum.grad_squares_2);
-    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    clip = optgen::sqrt(optgen::percentile(gnorm_vec, v.percentile_clipping));
-  }
   double signal = v.grokking_signal;
   if constexpr (!grokking_signal_given) {
     signal = 0.0;
@@ -150,32 +134,11 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   }
   const double alpha = v.alpha_init * optgen::exp(-v.grokking_signal_decay_rate * signal);
   const double decay = v.beta1 * optgen::power(1.0 - v.gamma, index);
-  double share = 0.0;
-  if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
-  double param_norm = 0.0;
-  double update_norm = 0.0;
-  if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    param_norm = optgen::sqrt(sum.param_squares);
-    update_norm = optgen::sqrt(sum.update_squares);
-  }
-  double limit = 0.0;
-  double ratio = 0.0;
-  if constexpr (trust_ratio_is_lamb) {
-    ratio = param_norm / update_norm;
-    if constexpr (min_trust_ratio_above_0) ratio = optgen::maximum(ratio, v.min_trust_ratio);
-    if constexpr (max_trust_ratio_above_0) ratio = optgen::minimum(ratio, v.max_trust_ratio);
-    ratio = param_norm > 0.0 && update_norm > 0.0 ? ratio : 1.0;
-    if constexpr (max_unorm_above_0) ratio = ratio * optgen::minimum(1.0, v.max_unorm);
-  } else if constexpr (max_unorm_above_0) {
-    limit = v.max_unorm * param_norm;
-  }
-  return {float(v.lr), float(v.beta2), float(v.eps), float(v.lamb), float(1.0 / v.grad_scale),
-      float(optgen::minimum(1.0, v.max_grad_norm / (optgen::sqrt(v.grad_squares_all) + 1e-06))),
-      float(gnorm > clip ? clip / gnorm : 1.0),
+  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.beta2),
+      float(v.eps), float(v.lamb),
       float(optgen::minimum(1.0, v.gradient_clipping / (optgen::sqrt(sum.grad_squares_3) + 1e-06))), float(alpha),
       float(1.0 - alpha), float(decay), float(1.0 - decay), float(1.0 - v.beta2),
       float(optgen::sqrt(1.0 - optgen::power(v.beta2, step)) / (1.0 - optgen::power(v.beta1, step))),
-      float(1.0 / share), float(ratio), float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0),
       float(1.0 - v.lr * v.weight_decay),
       float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
       float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0),
@@ -187,20 +150,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq, grok_ema = x.grok_ema;
   terms.param_squares = param;
-  if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
-  if constexpr (maximize) grad = -grad;
-  bool active = true;
-  if constexpr (skip_zeros) active = grad != 0.0f;
-  if constexpr (nonfinite_is_skip) {
-    active = active && optgen::isfinite(grad);
-    grad = optgen::isfinite(grad) ? grad : 0.0f;
-  }
-  if constexpr (max_grad_norm_above_0) {
-    terms.grad_squares = grad;
-    grad = grad * s.grad_factor;
-  }
-  terms.grad_squares_2 = grad;
-  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
+  bool active;
+  grad_stage(grad, active, s, terms);
   const float stage_grad = grad;
   terms.grad_squares_3 = grad;
   if constexpr (gradient_clipping_above_0) grad = grad * s.grad_factor_3;
@@ -208,18 +159,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   const float amplified = grad + s.lamb * grok_ema;
   exp_avg = s.decay * exp_avg + s.one_minus_decay * amplified;
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * amplified * amplified;
-  float update = s.update_factor * (exp_avg / (optgen::sqrt(exp_avg_sq) + s.eps));
-  if constexpr (cautious) {
-    const bool agrees = (update > 0.0f && stage_grad > 0.0f) || (update < 0.0f && stage_grad < 0.0f);
-    terms.share_sum = agrees ? 1.0f : 0.0f;
-    update = update * (agrees ? s.inverse_share : 0.0f);
-  }
-  terms.update_squares = update;
-  if constexpr (trust_ratio_is_lamb) {
-    update = s.ratio * update;
-  } else if constexpr (max_unorm_above_0) {
-    update = s.update_factor_2 * update;
-  }
+  float update = s.update_factor_2 * (exp_avg / (optgen::sqrt(exp_avg_sq) + s.eps));
+  update_stage(update, stage_grad, s, terms);
   param = param * s.one_minus_lr_times_weight_decay - s.lr * update;
   x.param = active ? param : x.param;
   x.exp_avg = active ? exp_avg : x.exp_avg;

@@ -2,37 +2,14 @@
 """GrokAdamW, AdamW with amplified slow gradients, in plain torch operations.
 
 The package grokadamw 0.1.2, after Lee et al. 2024 (Grokfast), https://arxiv.org/abs/2405.20233.
-
-step:
-    if gradient_clipping > 0:
-        grad = grad * min(1, gradient_clipping / (norm(grad) + 1e-6))
-    if grokking_signal is not None:
-        signal = grokking_signal
-    elif train_loss is not None and eval_loss is not None:
-        larger = max(train_loss, eval_loss)
-        signal = where(larger > 0, max(0, eval_loss - train_loss) / larger, 0)
-    else:
-        signal = 0
-    alpha = alpha_init * exp(-grokking_signal_decay_rate * signal)
-    grok_ema = alpha * grok_ema + (1 - alpha) * grad
-    amplified = grad + lamb * grok_ema
-    decay = beta1 * (1 - gamma) ** index
-    exp_avg = decay * exp_avg + (1 - decay) * amplified
-    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * amplified * amplified
-    update = sqrt(bias_correction(beta2, step)) / bias_correction(beta1, step) * (exp_avg / (sqrt(exp_avg_sq) + eps))
-
-apply:
-    param = param * (1 - lr * weight_decay) - lr * update
-
-def bias_correction(beta, step): return 1 - beta**step
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from optgen.runtime import torch_math as m
 from optgen.runtime.engines.torch_engine import Results, View
+
+from .shared_torch import grad_stage, update_stage
 
 
 def step(t: View) -> Results:
@@ -40,28 +17,9 @@ def step(t: View) -> Results:
     f, v, s, sums = t.flags, t.values, t.states, t.sums
     if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
         return t.taken
-    grad = t.grad
-    if f.grad_scale_given:
-        grad = t.grad * v.inverse_grad_scale
-    if f.maximize:
-        grad = -grad
-    active: Any = True
-    if f.skip_zeros:
-        active = grad != 0.0
-    if f.nonfinite_is_skip:
-        active = m.both(active, m.isfinite(grad))
-        grad = m.where(m.isfinite(grad), grad, 0.0)
-    if f.max_grad_norm_above_0:
-        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
-            return t.taken
-        grad = grad * v.grad_factor
-    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+    if (left := grad_stage(t)) is None:
         return t.taken
-    if f.percentile_clipping_below_100:
-        gnorm = m.sqrt(sums.grad_squares_2)
-        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
-        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
-        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+    grad, active, gnorm_vec = left
     stage_grad = grad
     if "grad_squares_3" in t.wanted and t.ends(grad_squares_3=m.total_squares(grad)):
         return t.taken
@@ -75,30 +33,9 @@ def step(t: View) -> Results:
     update = m.divide(m.sqrt(1.0 - m.power(v.beta2, t.step)), 1.0 - m.power(v.beta1, t.step)) * (
         exp_avg / (m.sqrt(exp_avg_sq) + v.eps)
     )
-    if f.cautious:
-        agrees = m.either(m.both(update > 0.0, stage_grad > 0.0), m.both(update < 0.0, stage_grad < 0.0))
-        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
-            return t.taken
-        share = m.maximum(sums.share_sum / t.numel, 0.001)
-        update = update * m.where(agrees, 1.0 / share, 0.0)
-    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+    if (left := update_stage(t, update, stage_grad)) is None:
         return t.taken
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        param_norm = m.sqrt(sums.param_squares)
-        update_norm = m.sqrt(sums.update_squares)
-    if f.trust_ratio_is_lamb:
-        ratio = param_norm / update_norm
-        if f.min_trust_ratio_above_0:
-            ratio = m.maximum(ratio, v.min_trust_ratio)
-        if f.max_trust_ratio_above_0:
-            ratio = m.minimum(ratio, v.max_trust_ratio)
-        ratio = m.where(m.both(param_norm > 0.0, update_norm > 0.0), ratio, 1.0)
-        if f.max_unorm_above_0:
-            ratio = ratio * v.min_one_max_unorm
-        update = ratio * update
-    elif f.max_unorm_above_0:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    update = left
     param = t.param * v.one_minus_lr_times_weight_decay - v.lr * update
     if t.wanted:
         return t.taken

@@ -40,18 +40,14 @@
 #include <optgen/cpu.h>
 #endif
 
+#include "grad_stage.h"
+
 using namespace optgen;
 
 namespace {
 
 // Fixed when this file is compiled.
 constexpr bool amsgrad = OPTGEN_AMSGRAD;
-constexpr bool percentile_clipping_below_100 = OPTGEN_PERCENTILE_CLIPPING_BELOW_100;
-constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
-constexpr bool maximize = OPTGEN_MAXIMIZE;
-constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
-constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
-constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
 constexpr bool adam_w_mode = OPTGEN_ADAM_W_MODE;
 constexpr bool bias_correction = OPTGEN_BIAS_CORRECTION;
 constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
@@ -107,36 +103,12 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
 
-// What is the same for all elements of a tensor.
-struct Scalars {
-  float lr, beta1, beta2, eps, weight_decay, inverse_grad_scale, grad_factor, grad_factor_2, one_minus_beta1,
-      one_minus_beta2, inverse_one_minus_beta1_power_step, inverse_sqrt_one_minus_beta2_power_step, inverse_share,
-      ratio, update_factor, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
+struct UpdateScalars {
+  float inverse_share, ratio, update_factor;
 };
 
-struct Element {
-  float param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq;
-};
-
-// What an element adds to the sums.
-struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
-};
-
-template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
-  const double step = steps_of(t) + 1.0;
-  const double numel = double(t.at(NUMEL));
-  Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
-  double clip = 0.0;
-  double gnorm = 0.0;
-  if constexpr (percentile_clipping_below_100) {
-    gnorm = optgen::sqrt(sum.grad_squares_2);
-    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    clip = optgen::sqrt(optgen::percentile(gnorm_vec, v.percentile_clipping));
-  }
+template <class Values, class Sums>
+OPTGEN_TARGET UpdateScalars update_scalars(const Values& v, const Sums& sum, double numel) {
   double share = 0.0;
   if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
   double param_norm = 0.0;
@@ -156,11 +128,50 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   } else if constexpr (max_unorm_above_0) {
     limit = v.max_unorm * param_norm;
   }
-  return {float(v.lr), float(v.beta1), float(v.beta2), float(v.eps), float(v.weight_decay), float(1.0 / v.grad_scale),
-      float(optgen::minimum(1.0, v.max_grad_norm / (optgen::sqrt(v.grad_squares_all) + 1e-06))),
-      float(gnorm > clip ? clip / gnorm : 1.0), float(1.0 - v.beta1), float(1.0 - v.beta2),
+  return {float(1.0 / share), float(ratio), float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0)};
+}
+
+template <class Terms>
+OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& s, Terms& terms) {
+  if constexpr (cautious) {
+    const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
+    terms.share_sum = agrees ? 1.0f : 0.0f;
+    update = update * (agrees ? s.inverse_share : 0.0f);
+  }
+  terms.update_squares = update;
+  if constexpr (trust_ratio_is_lamb) {
+    update = s.ratio * update;
+  } else if constexpr (max_unorm_above_0) {
+    update = s.update_factor * update;
+  }
+}
+
+// What is the same for all elements of a tensor.
+struct Scalars : GradScalars, UpdateScalars {
+  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, inverse_one_minus_beta1_power_step,
+      inverse_sqrt_one_minus_beta2_power_step, one_minus_lr_times_weight_decay, exp_avg_absmax_new,
+      exp_avg_sq_absmax_new;
+};
+
+struct Element {
+  float param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq;
+};
+
+// What an element adds to the sums.
+struct Terms {
+  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
+};
+
+template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
+  const Values& v = values_of<Values>(call, t);
+  const Sums& sum = sums_of<Sums>(call, t);
+  const double step = steps_of(t) + 1.0;
+  const double numel = double(t.at(NUMEL));
+  const Window<100> gnorm_vec =
+      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.beta1),
+      float(v.beta2), float(v.eps), float(v.weight_decay), float(1.0 - v.beta1), float(1.0 - v.beta2),
       float(1.0 / (1.0 - optgen::power(v.beta1, step))), float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, step))),
-      float(1.0 / share), float(ratio), float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0),
       float(1.0 - v.lr * v.weight_decay),
       float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
       float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0)};
@@ -172,20 +183,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq,
       max_exp_avg_sq = x.max_exp_avg_sq;
   terms.param_squares = param;
-  if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
-  if constexpr (maximize) grad = -grad;
-  bool active = true;
-  if constexpr (skip_zeros) active = grad != 0.0f;
-  if constexpr (nonfinite_is_skip) {
-    active = active && optgen::isfinite(grad);
-    grad = optgen::isfinite(grad) ? grad : 0.0f;
-  }
-  if constexpr (max_grad_norm_above_0) {
-    terms.grad_squares = grad;
-    grad = grad * s.grad_factor;
-  }
-  terms.grad_squares_2 = grad;
-  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
+  bool active;
+  grad_stage(grad, active, s, terms);
   const float stage_grad = grad;
   if constexpr (!adam_w_mode) grad = grad + s.weight_decay * param;
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
@@ -203,17 +202,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     update = exp_avg / (optgen::sqrt(second) + s.eps);
   }
   if constexpr (adam_w_mode && trust_ratio_is_lamb) update = update + s.weight_decay * param;
-  if constexpr (cautious) {
-    const bool agrees = (update > 0.0f && stage_grad > 0.0f) || (update < 0.0f && stage_grad < 0.0f);
-    terms.share_sum = agrees ? 1.0f : 0.0f;
-    update = update * (agrees ? s.inverse_share : 0.0f);
-  }
-  terms.update_squares = update;
-  if constexpr (trust_ratio_is_lamb) {
-    update = s.ratio * update;
-  } else if constexpr (max_unorm_above_0) {
-    update = s.update_factor * update;
-  }
+  update_stage(update, stage_grad, s, terms);
   if constexpr (adam_w_mode && !trust_ratio_is_lamb) param = param * s.one_minus_lr_times_weight_decay;
   param = param - s.lr * update;
   x.param = active ? param : x.param;

@@ -4,30 +4,6 @@
 You et al. 2017, https://arxiv.org/abs/1708.03888, algorithm 1 (trust_ratio="lars"). One deliberate
 difference: the scale is 1 where the norm of the parameter or of the update is 0, so that tensors initialised
 with zeros train.
-
-step:
-    if trust_ratio == "lars":
-        param_norm = norm(param)
-        grad_norm = norm(grad)
-        rate = trust_coefficient * param_norm / (grad_norm + weight_decay * param_norm)
-        grad = where(param_norm > 0 and grad_norm > 0, rate, 1) * (grad + weight_decay * param)
-    else:
-        grad = grad + weight_decay * param
-    update, momentum_buffer = with_momentum(grad, momentum_buffer)
-
-apply:
-    param = param - lr * update
-
-def with_momentum(grad, buffer):
-    if momentum != 0:
-        buffer = where(step > 1, momentum * buffer + (1 - dampening) * grad, grad)
-        if nesterov:
-            update = grad + momentum * buffer
-        else:
-            update = buffer
-    else:
-        update = grad
-    return update, buffer
 """
 
 from __future__ import annotations
@@ -37,34 +13,37 @@ from typing import Any
 from optgen.runtime import torch_math as m
 from optgen.runtime.engines.torch_engine import Results, View
 
+from .shared_torch import grad_stage
+
+
+def update_stage(t: View, update: Any, grad: Any) -> Any:
+    """Run the stage `update`; None where a pass ends in it."""
+    f, v, sums = t.flags, t.values, t.sums
+    if f.cautious:
+        agrees = m.either(m.both(update > 0.0, grad > 0.0), m.both(update < 0.0, grad < 0.0))
+        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
+            return None
+        share = m.maximum(sums.share_sum / t.numel, 0.001)
+        update = update * m.where(agrees, 1.0 / share, 0.0)
+    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+        return None
+    if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        param_norm = m.sqrt(sums.param_squares)
+        update_norm = m.sqrt(sums.update_squares)
+    if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
+        limit = v.max_unorm * param_norm
+        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    return update
+
 
 def step(t: View) -> Results:
     """Update a parameter; or return the sums that a pass takes."""
     f, v, s, sums = t.flags, t.values, t.states, t.sums
     if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
         return t.taken
-    grad = t.grad
-    if f.grad_scale_given:
-        grad = t.grad * v.inverse_grad_scale
-    if f.maximize:
-        grad = -grad
-    active: Any = True
-    if f.skip_zeros:
-        active = grad != 0.0
-    if f.nonfinite_is_skip:
-        active = m.both(active, m.isfinite(grad))
-        grad = m.where(m.isfinite(grad), grad, 0.0)
-    if f.max_grad_norm_above_0:
-        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
-            return t.taken
-        grad = grad * v.grad_factor
-    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+    if (left := grad_stage(t)) is None:
         return t.taken
-    if f.percentile_clipping_below_100:
-        gnorm = m.sqrt(sums.grad_squares_2)
-        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
-        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
-        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+    grad, active, gnorm_vec = left
     stage_grad = grad
     if "grad_squares_3" in t.wanted and t.ends(grad_squares_3=m.total_squares(grad)):
         return t.taken
@@ -81,20 +60,9 @@ def step(t: View) -> Results:
         update = momentum_buffer
         if f.nesterov:
             update = grad + v.momentum * momentum_buffer
-    if f.cautious:
-        agrees = m.either(m.both(update > 0.0, stage_grad > 0.0), m.both(update < 0.0, stage_grad < 0.0))
-        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
-            return t.taken
-        share = m.maximum(sums.share_sum / t.numel, 0.001)
-        update = update * m.where(agrees, 1.0 / share, 0.0)
-    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+    if (left := update_stage(t, update, stage_grad)) is None:
         return t.taken
-    if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
-        param_norm = m.sqrt(sums.param_squares)
-        update_norm = m.sqrt(sums.update_squares)
-    if f.max_unorm_above_0 and not f.trust_ratio_is_lars:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    update = left
     param = t.param - v.lr * update
     if t.wanted:
         return t.taken

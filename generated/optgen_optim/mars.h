@@ -41,6 +41,9 @@
 #include <optgen/cpu.h>
 #endif
 
+#include "grad_stage.h"
+#include "update_stage.h"
+
 using namespace optgen;
 
 namespace {
@@ -48,18 +51,7 @@ namespace {
 // Fixed when this file is compiled.
 constexpr bool optimize_1d = OPTGEN_OPTIMIZE_1D;
 constexpr bool ndim_from_2 = OPTGEN_NDIM_FROM_2;
-constexpr bool percentile_clipping_below_100 = OPTGEN_PERCENTILE_CLIPPING_BELOW_100;
 constexpr bool weight_decay_1d_given = OPTGEN_WEIGHT_DECAY_1D_GIVEN;
-constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
-constexpr bool maximize = OPTGEN_MAXIMIZE;
-constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
-constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
-constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
-constexpr bool cautious = OPTGEN_CAUTIOUS;
-constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
-constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
-constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
-constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
 using ExpAvgCodec = OPTGEN_EXP_AVG_CODEC;
@@ -115,13 +107,13 @@ struct Sums {
 };
 
 // What is the same for all elements of a tensor.
-struct Scalars {
-  float beta1, beta2, eps, beta1_1d, beta2_1d, inverse_grad_scale, grad_factor, grad_factor_2;
+struct Scalars : GradScalars, UpdateScalars {
+  float beta1, beta2, eps, beta1_1d, beta2_1d;
   Condition above_step_one;
   float gamma_times_beta1_over_one_minus_beta1, inverse_max_one_sqrt_corrected_squares, one_minus_beta1,
       one_minus_beta2, inverse_one_minus_beta1_power_step, inverse_sqrt_one_minus_beta2_power_step, one_minus_beta1_1d,
-      one_minus_beta2_1d, inverse_one_minus_beta1_1d_power_step, update_factor, inverse_share, ratio, update_factor_2,
-      rate, one_minus_rate_times_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, last_grad_absmax_new;
+      one_minus_beta2_1d, inverse_one_minus_beta1_1d_power_step, update_factor_2, rate, one_minus_rate_times_decay,
+      exp_avg_absmax_new, exp_avg_sq_absmax_new, last_grad_absmax_new;
 };
 
 struct Element {
@@ -139,34 +131,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const Sums& sum = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
-  Window<100> gnorm_vec =
+  const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
-  double clip = 0.0;
-  double gnorm = 0.0;
-  if constexpr (percentile_clipping_below_100) {
-    gnorm = optgen::sqrt(sum.grad_squares_2);
-    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    clip = optgen::sqrt(optgen::percentile(gnorm_vec, v.percentile_clipping));
-  }
-  double share = 0.0;
-  if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
-  double param_norm = 0.0;
-  double update_norm = 0.0;
-  if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    param_norm = optgen::sqrt(sum.param_squares);
-    update_norm = optgen::sqrt(sum.update_squares);
-  }
-  double limit = 0.0;
-  double ratio = 0.0;
-  if constexpr (trust_ratio_is_lamb) {
-    ratio = param_norm / update_norm;
-    if constexpr (min_trust_ratio_above_0) ratio = optgen::maximum(ratio, v.min_trust_ratio);
-    if constexpr (max_trust_ratio_above_0) ratio = optgen::minimum(ratio, v.max_trust_ratio);
-    ratio = param_norm > 0.0 && update_norm > 0.0 ? ratio : 1.0;
-    if constexpr (max_unorm_above_0) ratio = ratio * optgen::minimum(1.0, v.max_unorm);
-  } else if constexpr (max_unorm_above_0) {
-    limit = v.max_unorm * param_norm;
-  }
   double decay;
   double rate;
   if constexpr (ndim_from_2 || optimize_1d) {
@@ -179,15 +145,13 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
     rate = v.lr * v.lr_1d_factor;
     decay = v.weight_decay;
   }
-  return {float(v.beta1), float(v.beta2), float(v.eps), float(v.beta1_1d), float(v.beta2_1d), float(1.0 / v.grad_scale),
-      float(optgen::minimum(1.0, v.max_grad_norm / (optgen::sqrt(v.grad_squares_all) + 1e-06))),
-      float(gnorm > clip ? clip / gnorm : 1.0), step > 1.0, float(v.gamma * (v.beta1 / (1.0 - v.beta1))),
+  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.beta1), float(v.beta2),
+      float(v.eps), float(v.beta1_1d), float(v.beta2_1d), step > 1.0, float(v.gamma * (v.beta1 / (1.0 - v.beta1))),
       float(1.0 / optgen::maximum(1.0, optgen::sqrt(sum.corrected_squares))), float(1.0 - v.beta1),
       float(1.0 - v.beta2), float(1.0 / (1.0 - optgen::power(v.beta1, step))),
       float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, step))), float(1.0 - v.beta1_1d), float(1.0 - v.beta2_1d),
       float(1.0 / (1.0 - optgen::power(v.beta1_1d, step))),
-      float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2_1d, step))), float(1.0 / share), float(ratio),
-      float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0), float(rate), float(1.0 - rate * decay),
+      float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2_1d, step))), float(rate), float(1.0 - rate * decay),
       float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
       float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0),
       float(sum.last_grad_largest >= 1.1754943508222875e-38 ? sum.last_grad_largest : 0.0)};
@@ -198,20 +162,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq, last_grad = x.last_grad;
   terms.param_squares = param;
-  if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
-  if constexpr (maximize) grad = -grad;
-  bool active = true;
-  if constexpr (skip_zeros) active = grad != 0.0f;
-  if constexpr (nonfinite_is_skip) {
-    active = active && optgen::isfinite(grad);
-    grad = optgen::isfinite(grad) ? grad : 0.0f;
-  }
-  if constexpr (max_grad_norm_above_0) {
-    terms.grad_squares = grad;
-    grad = grad * s.grad_factor;
-  }
-  terms.grad_squares_2 = grad;
-  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
+  bool active;
+  grad_stage(grad, active, s, terms);
   float update;
   if constexpr (ndim_from_2 || optimize_1d) {
     const float change = optgen::where(s.above_step_one, grad - last_grad, 0.0f);
@@ -225,19 +177,9 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   } else {
     exp_avg = s.beta1_1d * exp_avg + s.one_minus_beta1_1d * grad;
     exp_avg_sq = s.beta2_1d * exp_avg_sq + s.one_minus_beta2_1d * grad * grad;
-    update = exp_avg * s.inverse_one_minus_beta1_1d_power_step / (optgen::sqrt(exp_avg_sq) * s.update_factor + s.eps);
+    update = exp_avg * s.inverse_one_minus_beta1_1d_power_step / (optgen::sqrt(exp_avg_sq) * s.update_factor_2 + s.eps);
   }
-  if constexpr (cautious) {
-    const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
-    terms.share_sum = agrees ? 1.0f : 0.0f;
-    update = update * (agrees ? s.inverse_share : 0.0f);
-  }
-  terms.update_squares = update;
-  if constexpr (trust_ratio_is_lamb) {
-    update = s.ratio * update;
-  } else if constexpr (max_unorm_above_0) {
-    update = s.update_factor_2 * update;
-  }
+  update_stage(update, grad, s, terms);
   param = param * s.one_minus_rate_times_decay - s.rate * update;
   x.param = active ? param : x.param;
   x.exp_avg = active ? exp_avg : x.exp_avg;

@@ -3,44 +3,14 @@
 
 Yuan et al. 2024, https://arxiv.org/abs/2411.10438, algorithm 2 (MARS-AdamW) with the gradient of the step
 before (the approximate version); the first step has no correction, as if the parameter had not moved.
-
-step:
-    if optimize_1d or ndim >= 2:
-        change = where(step > 1, grad - last_grad, 0)
-        last_grad = grad
-        corrected = grad + gamma * (beta1 / (1 - beta1)) * change
-        corrected = corrected / max(1, norm(corrected))
-        exp_avg = beta1 * exp_avg + (1 - beta1) * corrected
-        exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * corrected * corrected
-        update = adam_direction(exp_avg, exp_avg_sq, beta1, beta2)
-    else:
-        exp_avg = beta1_1d * exp_avg + (1 - beta1_1d) * grad
-        exp_avg_sq = beta2_1d * exp_avg_sq + (1 - beta2_1d) * grad * grad
-        update = adam_direction(exp_avg, exp_avg_sq, beta1_1d, beta2_1d)
-
-apply:
-    if optimize_1d or ndim >= 2:
-        rate = lr
-        decay = weight_decay
-    elif weight_decay_1d is not None:
-        rate = lr * lr_1d_factor
-        decay = weight_decay_1d
-    else:
-        rate = lr * lr_1d_factor
-        decay = weight_decay
-    param = param * (1 - rate * decay) - rate * update
-
-def adam_direction(average, square, beta1, beta2):
-    return average / bias_correction(beta1, step) / (sqrt(square) / sqrt(bias_correction(beta2, step)) + eps)
-def bias_correction(beta, step): return 1 - beta**step
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from optgen.runtime import torch_math as m
 from optgen.runtime.engines.torch_engine import Results, View
+
+from .shared_torch import grad_stage, update_stage
 
 
 def step(t: View) -> Results:
@@ -48,28 +18,9 @@ def step(t: View) -> Results:
     f, v, s, sums = t.flags, t.values, t.states, t.sums
     if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
         return t.taken
-    grad = t.grad
-    if f.grad_scale_given:
-        grad = t.grad * v.inverse_grad_scale
-    if f.maximize:
-        grad = -grad
-    active: Any = True
-    if f.skip_zeros:
-        active = grad != 0.0
-    if f.nonfinite_is_skip:
-        active = m.both(active, m.isfinite(grad))
-        grad = m.where(m.isfinite(grad), grad, 0.0)
-    if f.max_grad_norm_above_0:
-        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
-            return t.taken
-        grad = grad * v.grad_factor
-    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+    if (left := grad_stage(t)) is None:
         return t.taken
-    if f.percentile_clipping_below_100:
-        gnorm = m.sqrt(sums.grad_squares_2)
-        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
-        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
-        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+    grad, active, gnorm_vec = left
     if f.ndim_from_2 or f.optimize_1d:
         change = m.where(t.step > 1.0, grad - s.last_grad, 0.0)
         corrected = grad + v.gamma_times_beta1_over_one_minus_beta1 * change
@@ -91,30 +42,9 @@ def step(t: View) -> Results:
             * m.divide(1.0, 1.0 - m.power(v.beta1_1d, t.step))
             / (m.sqrt(exp_avg_sq) * m.divide(1.0, m.sqrt(1.0 - m.power(v.beta2_1d, t.step))) + v.eps)
         )
-    if f.cautious:
-        agrees = m.either(m.both(update > 0.0, grad > 0.0), m.both(update < 0.0, grad < 0.0))
-        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
-            return t.taken
-        share = m.maximum(sums.share_sum / t.numel, 0.001)
-        update = update * m.where(agrees, 1.0 / share, 0.0)
-    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+    if (left := update_stage(t, update, grad)) is None:
         return t.taken
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        param_norm = m.sqrt(sums.param_squares)
-        update_norm = m.sqrt(sums.update_squares)
-    if f.trust_ratio_is_lamb:
-        ratio = param_norm / update_norm
-        if f.min_trust_ratio_above_0:
-            ratio = m.maximum(ratio, v.min_trust_ratio)
-        if f.max_trust_ratio_above_0:
-            ratio = m.minimum(ratio, v.max_trust_ratio)
-        ratio = m.where(m.both(param_norm > 0.0, update_norm > 0.0), ratio, 1.0)
-        if f.max_unorm_above_0:
-            ratio = ratio * v.min_one_max_unorm
-        update = ratio * update
-    elif f.max_unorm_above_0:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    update = left
     if f.ndim_from_2 or f.optimize_1d:
         rate = v.lr
         decay = v.weight_decay

@@ -50,27 +50,19 @@
 #include <optgen/cpu.h>
 #endif
 
+#include "grad_stage.h"
+#include "update_stage.h"
+
 using namespace optgen;
 
 namespace {
 
 // Fixed when this file is compiled.
-constexpr bool percentile_clipping_below_100 = OPTGEN_PERCENTILE_CLIPPING_BELOW_100;
 constexpr bool beta3_given = OPTGEN_BETA3_GIVEN;
 constexpr bool growth_rate_given = OPTGEN_GROWTH_RATE_GIVEN;
-constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
-constexpr bool maximize = OPTGEN_MAXIMIZE;
-constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
-constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
-constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
 constexpr bool decouple = OPTGEN_DECOUPLE;
 constexpr bool use_bias_correction = OPTGEN_USE_BIAS_CORRECTION;
 constexpr bool safeguard_warmup = OPTGEN_SAFEGUARD_WARMUP;
-constexpr bool cautious = OPTGEN_CAUTIOUS;
-constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
-constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
-constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
-constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
 using ExpAvgCodec = OPTGEN_EXP_AVG_CODEC;
@@ -128,12 +120,12 @@ struct Sums {
 };
 
 // What is the same for all elements of a tensor.
-struct Scalars {
-  float beta1, beta2, weight_decay, inverse_grad_scale, grad_factor, grad_factor_2, rate, decay;
+struct Scalars : GradScalars, UpdateScalars {
+  float beta1, beta2, weight_decay, rate, decay;
   Condition above_lr_c0;
   float d_times_one_minus_beta1, d_times_d_times_one_minus_beta2, d_over_d0_times_pull, d_over_d0_times_rate;
   Condition moved;
-  float d_times_eps, inverse_share, ratio, update_factor, param_factor, exp_avg_absmax_new, exp_avg_sq_absmax_new;
+  float d_times_eps, param_factor, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
 struct Element {
@@ -151,15 +143,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const Sums& sum = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
-  Window<100> gnorm_vec =
+  const Window<100> gnorm_vec =
       percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
-  double clip = 0.0;
-  double gnorm = 0.0;
-  if constexpr (percentile_clipping_below_100) {
-    gnorm = optgen::sqrt(sum.grad_squares_2);
-    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    clip = optgen::sqrt(optgen::percentile(gnorm_vec, v.percentile_clipping));
-  }
   double rate;
   if constexpr (use_bias_correction) {
     rate =
@@ -182,30 +167,9 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   } else {
     d_2 = moved ? d_max_2 : v.d;
   }
-  double share = 0.0;
-  if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
-  double param_norm = 0.0;
-  double update_norm = 0.0;
-  if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    param_norm = optgen::sqrt(sum.param_squares);
-    update_norm = optgen::sqrt(sum.update_squares);
-  }
-  double limit = 0.0;
-  double ratio = 0.0;
-  if constexpr (trust_ratio_is_lamb) {
-    ratio = param_norm / update_norm;
-    if constexpr (min_trust_ratio_above_0) ratio = optgen::maximum(ratio, v.min_trust_ratio);
-    if constexpr (max_trust_ratio_above_0) ratio = optgen::minimum(ratio, v.max_trust_ratio);
-    ratio = param_norm > 0.0 && update_norm > 0.0 ? ratio : 1.0;
-    if constexpr (max_unorm_above_0) ratio = ratio * optgen::minimum(1.0, v.max_unorm);
-  } else if constexpr (max_unorm_above_0) {
-    limit = v.max_unorm * param_norm;
-  }
-  return {float(v.beta1), float(v.beta2), float(v.weight_decay), float(1.0 / v.grad_scale),
-      float(optgen::minimum(1.0, v.max_grad_norm / (optgen::sqrt(v.grad_squares_all) + 1e-06))),
-      float(gnorm > clip ? clip / gnorm : 1.0), float(rate), float(decay), v.lr > 0.0, float(v.d * (1.0 - v.beta1)),
+  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.beta1), float(v.beta2),
+      float(v.weight_decay), float(rate), float(decay), v.lr > 0.0, float(v.d * (1.0 - v.beta1)),
       float(v.d * v.d * (1.0 - v.beta2)), float(d_over_d0 * pull), float(d_over_d0 * rate), moved, float(d_2 * v.eps),
-      float(1.0 / share), float(ratio), float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0),
       float(moved ? 1.0 - v.weight_decay * rate : 1.0),
       float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
       float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0)};
@@ -216,20 +180,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq, s_value = x.s, p0 = x.p0;
   terms.param_squares = param;
-  if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
-  if constexpr (maximize) grad = -grad;
-  bool active = true;
-  if constexpr (skip_zeros) active = grad != 0.0f;
-  if constexpr (nonfinite_is_skip) {
-    active = active && optgen::isfinite(grad);
-    grad = optgen::isfinite(grad) ? grad : 0.0f;
-  }
-  if constexpr (max_grad_norm_above_0) {
-    terms.grad_squares = grad;
-    grad = grad * s.grad_factor;
-  }
-  terms.grad_squares_2 = grad;
-  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
+  bool active;
+  grad_stage(grad, active, s, terms);
   const float stage_grad = grad;
   if constexpr (!decouple) grad = grad + s.weight_decay * param;
   active = active && s.above_lr_c0;
@@ -239,17 +191,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   terms.numerator_sum = s.d_over_d0_times_rate * grad * (p0 - param);
   terms.denominator_sum = optgen::abs(s_value);
   float update = optgen::where(s.moved, exp_avg / (optgen::sqrt(exp_avg_sq) + s.d_times_eps), 0.0f);
-  if constexpr (cautious) {
-    const bool agrees = (update > 0.0f && stage_grad > 0.0f) || (update < 0.0f && stage_grad < 0.0f);
-    terms.share_sum = agrees ? 1.0f : 0.0f;
-    update = update * (agrees ? s.inverse_share : 0.0f);
-  }
-  terms.update_squares = update;
-  if constexpr (trust_ratio_is_lamb) {
-    update = s.ratio * update;
-  } else if constexpr (max_unorm_above_0) {
-    update = s.update_factor * update;
-  }
+  update_stage(update, stage_grad, s, terms);
   if constexpr (decouple) param = param * s.param_factor;
   param = param - s.rate * update;
   x.param = active ? param : x.param;

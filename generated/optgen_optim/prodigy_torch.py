@@ -2,46 +2,6 @@
 """Prodigy, in plain torch operations.
 
 Mishchenko and Defazio 2023, https://arxiv.org/abs/2306.06101, algorithm 4 and its reference options.
-
-step:
-    if not decouple:
-        grad = grad + weight_decay * param
-    if use_bias_correction:
-        rate = d * lr * sqrt(bias_correction(beta2, k + 1)) / bias_correction(beta1, k + 1)
-    else:
-        rate = d * lr
-    if safeguard_warmup:
-        pull = d
-    else:
-        pull = rate
-    if beta3 is not None:
-        decay = beta3
-    else:
-        decay = sqrt(beta2)
-    active = active and lr > 0
-    exp_avg = beta1 * exp_avg + d * (1 - beta1) * grad
-    exp_avg_sq = beta2 * exp_avg_sq + d * d * (1 - beta2) * grad * grad
-    s = decay * s + d / d0 * pull * grad
-    numerator = decay * d_numerator + sum(d / d0 * rate * grad * (p0 - param), over=all)
-    denominator = sum(abs(s), over=all)
-    moved = denominator > 0 and lr > 0
-    estimate = d_coef * numerator / denominator
-    first = where(d == d0, max(d, estimate), d)
-    d_numerator = where(moved, numerator, d_numerator)
-    d_max = where(moved, max(d_max, estimate), d_max)
-    if growth_rate is not None:
-        d = where(moved, min(d_max, first * growth_rate), d)
-    else:
-        d = where(moved, d_max, d)
-    k = where(moved, k + 1, k)
-    update = where(moved, exp_avg / (sqrt(exp_avg_sq) + d * eps), 0)
-
-apply:
-    if decouple:
-        param = param * where(moved, 1 - weight_decay * rate, 1)
-    param = param - rate * update
-
-def bias_correction(beta, step): return 1 - beta**step
 """
 
 from __future__ import annotations
@@ -51,56 +11,20 @@ from typing import Any
 from optgen.runtime import torch_math as m
 from optgen.runtime.engines.torch_engine import Results, View
 
+from .shared_torch import grad_stage
 
-def step(t: View) -> Results:
-    """Update a parameter; or return the sums that a pass takes."""
-    f, v, s, sums = t.flags, t.values, t.states, t.sums
-    if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
-        return t.taken
-    grad = t.grad
-    if f.grad_scale_given:
-        grad = t.grad * v.inverse_grad_scale
-    if f.maximize:
-        grad = -grad
-    active: Any = True
-    if f.skip_zeros:
-        active = grad != 0.0
-    if f.nonfinite_is_skip:
-        active = m.both(active, m.isfinite(grad))
-        grad = m.where(m.isfinite(grad), grad, 0.0)
-    if f.max_grad_norm_above_0:
-        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
-            return t.taken
-        grad = grad * v.grad_factor
-    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
-        return t.taken
-    if f.percentile_clipping_below_100:
-        gnorm = m.sqrt(sums.grad_squares_2)
-        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
-        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
-        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
-    stage_grad = grad
-    if not f.decouple:
-        grad = grad + v.weight_decay * t.param
-    active = m.both(active, v.above_lr_c0)
-    exp_avg = v.beta1 * s.exp_avg + v.d_times_one_minus_beta1 * grad
-    exp_avg_sq = v.beta2 * s.exp_avg_sq + v.d_times_d_times_one_minus_beta2 * grad * grad
-    s_value = v.decay * s.s + v.d_over_d0_times_pull * grad
-    if "numerator_sum" in t.wanted and t.ends(
-        numerator_sum=m.total(t.spread(v.d_over_d0_times_rate * grad * (s.p0 - t.param), "element"))
-    ):
-        return t.taken
-    if "denominator_sum" in t.wanted and t.ends(denominator_sum=m.total(m.absolute(s_value))):
-        return t.taken
-    update = m.where(v.moved, exp_avg / (m.sqrt(exp_avg_sq) + v.d_times_eps), 0.0)
+
+def update_stage(t: View, update: Any, grad: Any) -> Any:
+    """Run the stage `update`; None where a pass ends in it."""
+    f, v, sums = t.flags, t.values, t.sums
     if f.cautious:
-        agrees = m.either(m.both(update > 0.0, stage_grad > 0.0), m.both(update < 0.0, stage_grad < 0.0))
+        agrees = m.either(m.both(update > 0.0, grad > 0.0), m.both(update < 0.0, grad < 0.0))
         if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
-            return t.taken
+            return None
         share = m.maximum(sums.share_sum / t.numel, 0.001)
         update = update * m.where(agrees, 1.0 / share, 0.0)
     if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(t.spread(update, "element"))):
-        return t.taken
+        return None
     if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
         param_norm = m.sqrt(sums.param_squares)
         update_norm = m.sqrt(sums.update_squares)
@@ -117,6 +41,34 @@ def step(t: View) -> Results:
     elif f.max_unorm_above_0:
         limit = v.max_unorm * param_norm
         update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    return update
+
+
+def step(t: View) -> Results:
+    """Update a parameter; or return the sums that a pass takes."""
+    f, v, s = t.flags, t.values, t.states
+    if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
+        return t.taken
+    if (left := grad_stage(t)) is None:
+        return t.taken
+    grad, active, gnorm_vec = left
+    stage_grad = grad
+    if not f.decouple:
+        grad = grad + v.weight_decay * t.param
+    active = m.both(active, v.above_lr_c0)
+    exp_avg = v.beta1 * s.exp_avg + v.d_times_one_minus_beta1 * grad
+    exp_avg_sq = v.beta2 * s.exp_avg_sq + v.d_times_d_times_one_minus_beta2 * grad * grad
+    s_value = v.decay * s.s + v.d_over_d0_times_pull * grad
+    if "numerator_sum" in t.wanted and t.ends(
+        numerator_sum=m.total(t.spread(v.d_over_d0_times_rate * grad * (s.p0 - t.param), "element"))
+    ):
+        return t.taken
+    if "denominator_sum" in t.wanted and t.ends(denominator_sum=m.total(m.absolute(s_value))):
+        return t.taken
+    update = m.where(v.moved, exp_avg / (m.sqrt(exp_avg_sq) + v.d_times_eps), 0.0)
+    if (left := update_stage(t, update, stage_grad)) is None:
+        return t.taken
+    update = left
     param = t.param
     if f.decouple:
         param = t.param * v.param_factor

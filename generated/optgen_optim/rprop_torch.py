@@ -3,82 +3,32 @@
 
 Riedmiller and Braun 1993, https://doi.org/10.1109/ICNN.1993.298623, without the step back after a change of
 sign (iRprop-: Igel and Huesken 2000), as torch.optim.Rprop has it.
-
-step:
-    change = sign(grad * prev)
-    factor = where(change > 0, etaplus, where(change < 0, etaminus, 1))
-    step_size = min(max(step_size * factor, step_size_min), step_size_max)
-    prev = where(change < 0, 0, grad)
-    update = sign(prev) * step_size
-
-apply:
-    param = param - update
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from optgen.runtime import torch_math as m
 from optgen.runtime.engines.torch_engine import Results, View
+
+from .shared_torch import grad_stage, update_stage
 
 
 def step(t: View) -> Results:
     """Update a parameter; or return the sums that a pass takes."""
-    f, v, s, sums = t.flags, t.values, t.states, t.sums
+    f, v, s = t.flags, t.values, t.states
     if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
         return t.taken
-    grad = t.grad
-    if f.grad_scale_given:
-        grad = t.grad * v.inverse_grad_scale
-    if f.maximize:
-        grad = -grad
-    active: Any = True
-    if f.skip_zeros:
-        active = grad != 0.0
-    if f.nonfinite_is_skip:
-        active = m.both(active, m.isfinite(grad))
-        grad = m.where(m.isfinite(grad), grad, 0.0)
-    if f.max_grad_norm_above_0:
-        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
-            return t.taken
-        grad = grad * v.grad_factor
-    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+    if (left := grad_stage(t)) is None:
         return t.taken
-    if f.percentile_clipping_below_100:
-        gnorm = m.sqrt(sums.grad_squares_2)
-        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
-        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
-        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+    grad, active, gnorm_vec = left
     change = m.sign(grad * s.prev)
     factor = m.where(change > 0.0, v.etaplus, m.where(change < 0.0, v.etaminus, 1.0))
     step_size = m.minimum(m.maximum(s.step_size * factor, v.step_size_min), v.step_size_max)
     prev = m.where(change < 0.0, 0.0, grad)
     update = m.sign(prev) * step_size
-    if f.cautious:
-        agrees = m.either(m.both(update > 0.0, grad > 0.0), m.both(update < 0.0, grad < 0.0))
-        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
-            return t.taken
-        share = m.maximum(sums.share_sum / t.numel, 0.001)
-        update = update * m.where(agrees, 1.0 / share, 0.0)
-    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+    if (left := update_stage(t, update, grad)) is None:
         return t.taken
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        param_norm = m.sqrt(sums.param_squares)
-        update_norm = m.sqrt(sums.update_squares)
-    if f.trust_ratio_is_lamb:
-        ratio = param_norm / update_norm
-        if f.min_trust_ratio_above_0:
-            ratio = m.maximum(ratio, v.min_trust_ratio)
-        if f.max_trust_ratio_above_0:
-            ratio = m.minimum(ratio, v.max_trust_ratio)
-        ratio = m.where(m.both(param_norm > 0.0, update_norm > 0.0), ratio, 1.0)
-        if f.max_unorm_above_0:
-            ratio = ratio * v.min_one_max_unorm
-        update = ratio * update
-    elif f.max_unorm_above_0:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    update = left
     param = t.param - update
     if t.wanted:
         return t.taken

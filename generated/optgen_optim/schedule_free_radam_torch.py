@@ -3,110 +3,30 @@
 
 Defazio et al. 2024, https://arxiv.org/abs/2405.15682, algorithm 1; the rectified rate of Liu et al. 2019,
 https://arxiv.org/abs/1908.03265, in place of a warm-up.
-
-step:
-    k = k + 1
-    length, longest = averaged_steps(beta2, k)
-    term = rectification(length, longest)
-    if silent_sgd_phase:
-        factor = where(length > 4, sqrt(max(term, 0)), 0)
-    else:
-        factor = where(length > 4, sqrt(max(term, 0)), 1)
-    rate = lr * factor
-    share, lr_max, weight_sum = schedule_free_share(rate, lr_max, weight_sum, k)
-    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
-    scaled = grad / (sqrt(exp_avg_sq) / sqrt(bias_correction(beta2, k)) + eps)
-    update = where(length > 4, scaled, grad) + weight_decay * param
-
-apply:
-    param = (1 - share) * param + share * z + rate * (beta1 * (1 - share) - 1) * update
-    z = z - rate * update
-
-train:
-    param = where(train_mode == 0, param + (1 - beta1) * (z - param), param)
-    train_mode = 1
-
-eval:
-    param = where(train_mode == 1, param + (1 - 1 / beta1) * (z - param), param)
-    train_mode = 0
-
-def averaged_steps(beta, step):
-    longest = 2 / (1 - beta) - 1
-    length = longest - 2 * step * beta**step / bias_correction(beta, step)
-    return length, longest
-def rectification(length, longest):
-    return (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-def schedule_free_share(rate, lr_max, weight_sum, step):
-    lr_max = max(lr_max, rate)
-    weight = step**r * lr_max**weight_lr_power
-    weight_sum = weight_sum + weight
-    share = where(weight_sum > 0, weight / weight_sum, 0)
-    return share, lr_max, weight_sum
-def bias_correction(beta, step): return 1 - beta**step
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from optgen.runtime import torch_math as m
 from optgen.runtime.engines.torch_engine import Results, View
+
+from .shared_torch import grad_stage, update_stage
 
 
 def step(t: View) -> Results:
     """Update a parameter; or return the sums that a pass takes."""
-    f, v, s, sums = t.flags, t.values, t.states, t.sums
+    f, v, s = t.flags, t.values, t.states
     if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
         return t.taken
-    grad = t.grad
-    if f.grad_scale_given:
-        grad = t.grad * v.inverse_grad_scale
-    if f.maximize:
-        grad = -grad
-    active: Any = True
-    if f.skip_zeros:
-        active = grad != 0.0
-    if f.nonfinite_is_skip:
-        active = m.both(active, m.isfinite(grad))
-        grad = m.where(m.isfinite(grad), grad, 0.0)
-    if f.max_grad_norm_above_0:
-        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
-            return t.taken
-        grad = grad * v.grad_factor
-    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+    if (left := grad_stage(t)) is None:
         return t.taken
-    if f.percentile_clipping_below_100:
-        gnorm = m.sqrt(sums.grad_squares_2)
-        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
-        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
-        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+    grad, active, gnorm_vec = left
     exp_avg_sq = v.beta2 * s.exp_avg_sq + v.one_minus_beta2 * grad * grad
     scaled = grad / (m.sqrt(exp_avg_sq) * v.inverse_sqrt_one_minus_beta2_power_k + v.eps)
     update = m.where(v.above_length_c4, scaled, grad) + v.weight_decay * t.param
-    if f.cautious:
-        agrees = m.either(m.both(update > 0.0, grad > 0.0), m.both(update < 0.0, grad < 0.0))
-        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
-            return t.taken
-        share = m.maximum(sums.share_sum / t.numel, 0.001)
-        update = update * m.where(agrees, 1.0 / share, 0.0)
-    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+    if (left := update_stage(t, update, grad)) is None:
         return t.taken
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        param_norm = m.sqrt(sums.param_squares)
-        update_norm = m.sqrt(sums.update_squares)
-    if f.trust_ratio_is_lamb:
-        ratio = param_norm / update_norm
-        if f.min_trust_ratio_above_0:
-            ratio = m.maximum(ratio, v.min_trust_ratio)
-        if f.max_trust_ratio_above_0:
-            ratio = m.minimum(ratio, v.max_trust_ratio)
-        ratio = m.where(m.both(param_norm > 0.0, update_norm > 0.0), ratio, 1.0)
-        if f.max_unorm_above_0:
-            ratio = ratio * v.min_one_max_unorm
-        update = ratio * update
-    elif f.max_unorm_above_0:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    update = left
     param = v.one_minus_share * t.param + v.share_2 * s.z + v.param_factor * update
     z = s.z - v.rate * update
     if t.wanted:

@@ -3,32 +3,14 @@
 
 Wortsman et al. 2023, https://arxiv.org/abs/2304.13013, algorithm 2, with debiased betas in place of bias
 correction.
-
-step:
-    decay1 = beta1 * bias_correction(beta1, step - 1) / bias_correction(beta1, step)
-    decay2 = beta2 * bias_correction(beta2, step - 1) / bias_correction(beta2, step)
-    exp_avg = exp_avg + (1 - decay1) * (grad - exp_avg)
-    exp_avg_sq = decay2 * exp_avg_sq + (1 - decay2) * grad * grad
-    ratio = sqrt(mean(grad * grad / max(exp_avg_sq, eps * eps)))
-    rate = lr / max(1, ratio)
-    update = exp_avg / (sqrt(exp_avg_sq) + eps)
-
-apply:
-    if decouple_lr:
-        param = param * (1 - rate / max_lr * weight_decay)
-    else:
-        param = param * (1 - rate * weight_decay)
-    param = param - rate * update
-
-def bias_correction(beta, step): return 1 - beta**step
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from optgen.runtime import torch_math as m
 from optgen.runtime.engines.torch_engine import Results, View
+
+from .shared_torch import grad_stage, update_stage
 
 
 def step(t: View) -> Results:
@@ -36,28 +18,9 @@ def step(t: View) -> Results:
     f, v, s, sums = t.flags, t.values, t.states, t.sums
     if "param_squares" in t.wanted and t.ends(param_squares=m.total_squares(t.param)):
         return t.taken
-    grad = t.grad
-    if f.grad_scale_given:
-        grad = t.grad * v.inverse_grad_scale
-    if f.maximize:
-        grad = -grad
-    active: Any = True
-    if f.skip_zeros:
-        active = grad != 0.0
-    if f.nonfinite_is_skip:
-        active = m.both(active, m.isfinite(grad))
-        grad = m.where(m.isfinite(grad), grad, 0.0)
-    if f.max_grad_norm_above_0:
-        if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
-            return t.taken
-        grad = grad * v.grad_factor
-    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+    if (left := grad_stage(t)) is None:
         return t.taken
-    if f.percentile_clipping_below_100:
-        gnorm = m.sqrt(sums.grad_squares_2)
-        gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
-        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
-        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+    grad, active, gnorm_vec = left
     decay1 = m.divide(v.beta1 * (1.0 - m.power(v.beta1, t.step - 1.0)), 1.0 - m.power(v.beta1, t.step))
     decay2 = m.divide(v.beta2 * (1.0 - m.power(v.beta2, t.step - 1.0)), 1.0 - m.power(v.beta2, t.step))
     exp_avg = s.exp_avg + (1.0 - decay1) * (grad - s.exp_avg)
@@ -69,30 +32,9 @@ def step(t: View) -> Results:
     ratio = m.sqrt(sums.ratio_sum / t.numel)
     rate = v.lr / m.maximum(1.0, ratio)
     update = exp_avg / (m.sqrt(exp_avg_sq) + v.eps)
-    if f.cautious:
-        agrees = m.either(m.both(update > 0.0, grad > 0.0), m.both(update < 0.0, grad < 0.0))
-        if "share_sum" in t.wanted and t.ends(share_sum=m.total(m.where(agrees, 1.0, 0.0))):
-            return t.taken
-        share = m.maximum(sums.share_sum / t.numel, 0.001)
-        update = update * m.where(agrees, 1.0 / share, 0.0)
-    if "update_squares" in t.wanted and t.ends(update_squares=m.total_squares(update)):
+    if (left := update_stage(t, update, grad)) is None:
         return t.taken
-    if f.max_unorm_above_0 or f.trust_ratio_is_lamb:
-        param_norm = m.sqrt(sums.param_squares)
-        update_norm = m.sqrt(sums.update_squares)
-    if f.trust_ratio_is_lamb:
-        ratio = param_norm / update_norm
-        if f.min_trust_ratio_above_0:
-            ratio = m.maximum(ratio, v.min_trust_ratio)
-        if f.max_trust_ratio_above_0:
-            ratio = m.minimum(ratio, v.max_trust_ratio)
-        ratio = m.where(m.both(param_norm > 0.0, update_norm > 0.0), ratio, 1.0)
-        if f.max_unorm_above_0:
-            ratio = ratio * v.min_one_max_unorm
-        update = ratio * update
-    elif f.max_unorm_above_0:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+    update = left
     if f.decouple_lr:
         param = t.param * (1.0 - rate / v.max_lr * v.weight_decay)
     else:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from optgen.backends.declarations import declared
-from optgen.backends.statements import Assign, Block, Fill, If, Statement, Take, names_of, reads_first
+from optgen.backends.stages import StageCall, stage_calls
+from optgen.backends.statements import Assign, Block, Fill, If, Invoke, Statement, Take, names_of, reads_first
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.nodes import Call, Const, Expr, Let, Reduce, Ref, Select, refs
 
@@ -35,6 +37,7 @@ class Assignments:
         types: A binding of each variable.
         holders: The variable of each binding.
         loose: Variables that are read, where nothing follows from it, under settings that do not assign them.
+        stages: The stages that are called.
     """
 
     body: Block
@@ -42,6 +45,15 @@ class Assignments:
     types: Mapping[str, Let]
     holders: Mapping[str, str]
     loose: frozenset[str]
+    stages: Mapping[str, StageCode]
+
+
+@dataclass(frozen=True)
+class StageCode:
+    """A stage as a function: what it is given, what it leaves, and its statements."""
+
+    call: StageCall
+    code: Assignments
 
 
 class Part:
@@ -58,6 +70,7 @@ class Part:
         taken: Names that no variable gets.
         inlined: Bindings that are written where they are read.
         sort: What two bindings that share a variable have in common.
+        calls_stages: Whether the stages that all rules have are functions of their own.
     """
 
     def __init__(
@@ -72,6 +85,7 @@ class Part:
         arrays: Collection[str] = (),
         taken: Collection[str] = (),
         inlined: Collection[str] = (),
+        calls_stages: bool = False,
     ) -> None:
         self.lets, self.live, self.outside, self.sort = lets, live, outside, sort
         self.given, self.variables = dict(given or {}), dict(variables or {})
@@ -80,6 +94,8 @@ class Part:
         self.kept: dict[str, str] = {}
         self.chosen: dict[str, str] = {}
         self.inlined = frozenset(inlined)
+        self.calls_stages = calls_stages
+        self.calls: Mapping[str, StageCall] = {}
 
     def code(self, outputs: Iterable[Output] = (), asked: Iterable[tuple[str, Formula]] = ()) -> Assignments:
         """The statements; those that leave `outputs` in their variables stand last.
@@ -89,6 +105,11 @@ class Part:
         """
         outputs, asked = tuple(outputs), tuple(asked)
         self.inlined |= self._used_once(outputs, asked)
+        if self.calls_stages:
+            read = {name for output in outputs for name in refs(output.value)} | {name for name, _ in asked}
+            self.calls = stage_calls(self.lets, self._is_given, read, set(self.given.values()))
+            handed = {n for call in self.calls.values() for n in (*call.parameters.values(), *call.results.values())}
+            self.inlined -= handed
         while True:
             before = dict(self.kept)
             self.env: dict[str, dict[str, Formula]] = {name: {value: TRUE} for name, value in self.given.items()}
@@ -114,7 +135,28 @@ class Part:
             self._types(),
             {**self.chosen, **self.kept},
             frozenset(self.loose),
+            {call.name: StageCode(call, self._stage(call)) for call in self.calls.values()},
         )
+
+    def _stage(self, call: StageCall) -> Assignments:
+        """The statements of a stage, in variables of its own."""
+        part = Part(
+            call.lets,
+            self.live,
+            self.outside,
+            self.sort,
+            given={**call.parameters, **self._reached},
+            takes=self.takes,
+            arrays=self.arrays,
+            taken=self.taken,
+        )
+        code = part.code([Output(variable, Ref(name), self.live[name]) for variable, name in call.results.items()])
+        always = {
+            variable
+            for variable, name in call.results.items()
+            if TRUE.implies(_any(part.env.get(variable, {name: TRUE}).values()))
+        }
+        return replace(code, loose=code.loose | (call.results.keys() - always))
 
     def _types(self) -> dict[str, Let]:
         result = {}
@@ -154,6 +196,10 @@ class Part:
         at = 0
         while at < len(lets):
             let = lets[at]
+            if let.name in self.calls:
+                result += self._invoke(self.calls[let.name])
+                at += len(self.calls[let.name].lets)
+                continue
             branch = let.arms[depth].branch if len(let.arms) > depth else self._joined(let)
             if not branch:
                 result += self._statement(let, path)
@@ -184,6 +230,22 @@ class Part:
         kept = [self._keep(let.name)] if let.name in self.kept else []
         return [Assign(variable, value), *kept]
 
+    def _invoke(self, call: StageCall) -> list[Statement]:
+        """A stage; a variable that it changes holds what it is given."""
+        self.path = TRUE
+        result: list[Statement] = []
+        variables = {variable: self._variable(self.by_name[name]) for variable, name in call.results.items()}
+        arguments = {}
+        for parameter, name in call.parameters.items():
+            held = self._use(name, self.live.get(name, TRUE))
+            arguments[parameter] = variables.get(parameter, held)
+            if arguments[parameter] != held:
+                result.append(Assign(arguments[parameter], Ref(held)))
+        result.append(Invoke(call.name, arguments, variables))
+        for variable, name in call.results.items():
+            self.env[variables[variable]] = {name: TRUE}
+        return result + [self._keep(name) for name in call.results.values() if name in self.kept]
+
     def _keep(self, name: str) -> Statement:
         """A value that is read after its variable has got another one."""
         variable = self.kept[name]
@@ -192,7 +254,7 @@ class Part:
         return Assign(variable, Ref(held))
 
     def _branch(self, inner: Sequence[Let], joins: Sequence[Let], depth: int, path: Formula) -> list[Statement]:
-        formula = inner[0].arms[depth].formula if inner else _choice(joins[0]).formula
+        formula = inner[0].arms[depth].formula if inner else self._asked(joins)
         before, sides, envs = self.env, [], []
         for holds, own in ((True, formula), (False, ~formula)):
             self.env = {variable: dict(values) for variable, values in before.items()}
@@ -205,6 +267,17 @@ class Part:
             self.env[self._variable(let)] = {let.name: TRUE}
         result = _choices(formula, *sides)
         return result + [self._keep(let.name) for let in joins if let.name in self.kept]
+
+    def _asked(self, joins: Sequence[Let]) -> Formula:
+        """The condition of an `if` of which choices are left, each with as much of it as decides where it is needed."""
+        formulas = {_choice(let).formula for let in joins}
+        if len(formulas) == 1:
+            return formulas.pop()
+        known, holds = FALSE, FALSE
+        for let in joins:
+            live = self.live[let.name]
+            known, holds = known | live, holds | (_choice(let).formula & live)
+        return holds.given(known)
 
     def _ends(self, joins: Sequence[Let], holds: bool, path: Formula) -> Iterator[Statement]:
         """What a side of an `if` leaves in the variables that both sides assign."""
@@ -243,7 +316,7 @@ class Part:
         return self.env.get(variable, {}).get(name, FALSE)
 
     def _use(self, name: str, live: Formula) -> str:
-        if (name not in self.by_name or name in self.arrays or name in self.takes) and name not in self.given.values():
+        if self._is_outside(name):
             return self.outside(name)
         own = self.chosen.get(name)
         holders = [own] if own is not None else []
@@ -256,15 +329,28 @@ class Part:
         if name not in self.kept:
             let = self.by_name.get(name)
             stem = (let.variable if let is not None else "") or name
-            self.kept[name] = self._unused(f"{'stage' if let is not None and let.shared else 'earlier'}_{stem}")
+            self.kept[name] = self._unused(f"{'stage' if let is not None and let.stage else 'earlier'}_{stem}")
         return self.kept[name]
+
+    def _is_outside(self, name: str) -> bool:
+        """Whether no variable of this function holds a value."""
+        return (
+            name not in self.by_name or name in self.arrays or name in self.takes
+        ) and name not in self.given.values()
+
+    def _is_given(self, name: str) -> bool:
+        """Whether a stage is handed a value that it reads: not what every function reaches."""
+        return not self._is_outside(name) and name not in self._reached.values()
+
+    @cached_property
+    def _reached(self) -> Mapping[str, str]:
+        """What every function reads where it lies, and no variable holds."""
+        held = {value for holder, value in self.given.items() if "." not in holder}
+        return {holder: value for holder, value in self.given.items() if "." in holder and value not in held}
 
     def _look(self, variable: str) -> None:
         """Note a variable that is read here under settings that have not assigned it."""
-        assigned = FALSE
-        for live in self.env[variable].values():
-            assigned = assigned | live
-        if not self.path.implies(assigned):
+        if not self.path.implies(_any(self.env[variable].values())):
             self.loose.add(variable)
 
     def _variable(self, let: Let) -> str:
@@ -291,6 +377,13 @@ class Part:
             count += 1
             name = f"{stem}_{count}"
         return name
+
+
+def _any(formulas: Iterable[Formula]) -> Formula:
+    result = FALSE
+    for formula in formulas:
+        result = result | formula
+    return result
 
 
 def _choice(let: Let) -> Select:

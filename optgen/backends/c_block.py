@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -12,18 +12,16 @@ from optgen.backends.c_printer import CPrinter, c_condition, c_member, c_name
 from optgen.backends.c_statements import CStatements, spelled, under
 from optgen.backends.code import Chain, Code, Labelled, Operand, both, call, choice, declared, guarded, joined
 from optgen.backends.layout import c_code, c_lines
-from optgen.backends.statements import Assign, Block, If, reads, walk_statements
+from optgen.backends.statements import Block, assigned_by, reads, settings_in, walk_statements
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import resolve
-from optgen.ir.nodes import Call, Expr, Kind, Let, Ref, Role, Select, refs, walk
+from optgen.ir.nodes import Call, Kind, Let, Ref, Role, refs
 from optgen.operations import Binds
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan, Write
 from optgen.schedule.sums import ElementSum, Sums, element_sums
-
-NOWHERE = "nullptr"
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,6 @@ class Stored:
         writes: When the last pass writes them; None where it never does.
         data: The address.
         aside: The address of what is kept beside the numbers.
-        measured: Whether scales may have to be found.
-        closed: Whether there may be something to do after the last element of a tile.
     """
 
     name: str
@@ -49,8 +45,6 @@ class Stored:
     data: str
     aside: str
     scale: str
-    measured: bool = True
-    closed: bool = True
 
     @property
     def is_new(self) -> bool:
@@ -59,11 +53,7 @@ class Stored:
 
 
 class BlockText:
-    """A block of a rule as C++: the lines that the templates put into their frames.
-
-    Attributes:
-        at_hand: Arrays that a pass does not compute, as one before it has.
-    """
+    """A block of a rule as C++: the lines that the templates put into their frames."""
 
     def __init__(self, family: Family, block: str, plan: Plan) -> None:
         self.family, self.block, self.plan = family, block, plan
@@ -79,7 +69,6 @@ class BlockText:
         self.names = {item.name for item in self.sums.all}
         self.last = plan.passes[-1]
         self.guards: set[str] = set()
-        self.at_hand: frozenset[str] = frozenset()
 
     # Names
 
@@ -193,46 +182,65 @@ class BlockText:
             variables=variables,
             takes={name: name for name in self.names},
             taken=self.family.guards.guards,
+            calls_stages=True,
         )
         outputs = [Output(f"x.{write.input.name}", write.value, write.live) for write in self.last.writes]
         return part.code(outputs)
 
     @cached_property
     def fields(self) -> dict[str, Formula]:
-        """Values below element kind that elements read, in the order of the program, each with its formula."""
-        read = reads(self.element.body).union(*map(refs, self.element.values.values()))
-        used = {name.removeprefix("s.") for name in read if name.startswith("s.")}
+        """Values below element kind that elements read, in the order of the program, each with its formula.
+
+        Those that a stage of all rules reads are not among them.
+        """
+        used = set(_fields(self.element.body))
         for write in self.last.writes:
             scale = self.plan.program.outputs.get(scale_name(write.input.name))
             used |= set(refs(scale)) if scale is not None else set()
-        return {name: self.plan.live.get(name, TRUE) for name in (*self.inputs, *self.by_name) if name in used}
+        return self.in_order(used)
+
+    def in_order(self, names: Collection[str]) -> dict[str, Formula]:
+        """Names in the order of the program, each with the formula under which it is needed."""
+        return {name: self.plan.live.get(name, TRUE) for name in (*self.inputs, *self.by_name) if name in names}
+
+    def stage_fields(self, stage: str) -> dict[str, Formula]:
+        """Values below element kind that a stage of all rules reads."""
+        return self.in_order(set(_fields(self.element.stages[stage].code.body)))
+
+    @property
+    def scalar_count(self) -> int:
+        """How many numbers or conditions elements read of a tensor."""
+        return len(self.fields) + sum(len(self.stage_fields(stage)) for stage in self.element.stages)
 
     def element_lines(self) -> list[str]:
         """The statements of an element."""
-        code = self.element
+        body = self.asked(self.element)
+        used = {name for name in (*reads(body), *assigned(body)) if name in self.elements}
+        locals_ = [f"{c_name(name)} = x.{c_member(name)}" for name in self.elements if name in used]
+        lines = c_code(declared("float", locals_), 2) if locals_ else []
+        return lines + self.element_statements(self.element)
+
+    def element_statements(self, code: Assignments) -> list[str]:
+        """Statements about one element."""
         texts = {name: member(name) for name in names_in(code.body) if name.startswith(("s.", "x."))}
         printer = CPrinter(
             single=True, names={}, spell=spelled(texts, c_name), masks=frozenset(f"s.{n}" for n in self.booleans)
         )
-        body = self.asked(code.body)
-        used = {name for name in (*reads(body), *assigned(body)) if name in self.elements}
-        locals_ = [f"{c_name(name)} = x.{c_member(name)}" for name in self.elements if name in used]
-        lines = c_code(declared("float", locals_), 2) if locals_ else []
-        return lines + CStatements(printer, lambda variable: self._element_type(code, variable)).lines(body, 2)
 
-    def _element_type(self, code: Assignments, variable: str) -> str:
-        let = code.types.get(variable)
-        return "bool" if let is not None and let.name in self.booleans else "float"
+        def type_of(variable: str) -> str:
+            let = code.types.get(variable)
+            return self.element_type(let.name if let is not None else variable)
 
-    def asked(self, block: Block) -> Block:
+        return CStatements(printer, type_of, stages=self.element.stages).lines(self.asked(code), 2)
+
+    def element_type(self, name: str) -> str:
+        """The type of a value of one element."""
+        return "bool" if name in self.booleans else "float"
+
+    def asked(self, code: Assignments) -> Block:
         """The same statements; their conditions are constants of the kernel."""
-        for statement in walk_statements(block):
-            if isinstance(statement, If):
-                self.guards |= statement.formula.names
-        for let in self.lets:
-            for part in _selects(let.expr):
-                self.guards |= part.names
-        return block
+        self.guards |= settings_in(code.body, code.values.values())
+        return code.body
 
     # Sums of a chunk
 
@@ -301,7 +309,7 @@ class BlockText:
                 case "param":
                     codec, data, aside = "ParamCodec", "t.pointer(PARAM)", "t.pointer(COMPENSATION)"
                 case "grad":
-                    codec, data, aside = "GradCodec", "t.grad", NOWHERE
+                    codec, data, aside = "GradCodec", "t.grad", "nullptr"
                 case _:
                     codec, data = codec_type(name), f"t.pointer({column(name)})"
                     aside = f"t.pointer({column(scale_name(name))})"
@@ -323,7 +331,7 @@ class BlockText:
         return result
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=128)
 def block_text(family: Family, block: str, plan: Plan) -> BlockText:
     """A block's text: one for the header and both targets."""
     return BlockText(family, block, plan)
@@ -355,10 +363,8 @@ def names_in(block: Block) -> set[str]:
 
 def assigned(block: Block) -> set[str]:
     """The variables that statements assign."""
-    return {s.variable for s in walk_statements(block) if isinstance(s, Assign)}
+    return {name for s in walk_statements(block) for name in assigned_by(s)}
 
 
-def _selects(expr: Expr) -> Iterator[Formula]:
-    for node in walk(expr):
-        if isinstance(node, Select):
-            yield node.formula
+def _fields(block: Block) -> Iterator[str]:
+    return (name.removeprefix("s.") for name in reads(block) if name.startswith("s."))

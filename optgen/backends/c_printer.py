@@ -14,6 +14,7 @@ from optgen.backends.quoting import Identifier, identifier
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import Call, Const, Expr, Reduce, Ref, Select
 from optgen.operations import OPERATIONS, Binds, Infix, Named, Prefix, Ternary
+from optgen.spec.names import STAGES
 
 KEYWORDS = """
     alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class compl
@@ -35,7 +36,7 @@ WORDS = """
 OF_THE_LANGUAGE = frozenset(KEYWORDS.split())
 RESERVED = OF_THE_LANGUAGE | frozenset(WORDS.split())
 ENDINGS = ("_at", "_here", "_to", "_tile", "_pass", "_value")
-STARTS = ("reads_",)
+STARTS = ("reads_", *(f"{stage}_{what}" for stage in STAGES for what in ("stage", "scalars")))
 
 
 def c_name(name: str) -> Identifier:

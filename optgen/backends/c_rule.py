@@ -6,15 +6,15 @@ Input: a rule's plans. Output: what `templates/c/rule.h.j2` is filled with; cpu.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 
 from optgen.backends.base import Rendering, describe
 from optgen.backends.c_block import BlockText, block_text
 from optgen.backends.c_names import array_columns, codec_type, element_states, macro, state_columns
 from optgen.backends.c_printer import c_member, c_name
-from optgen.backends.c_scalars import ScalarText
-from optgen.backends.code import Brackets, Code, declared
-from optgen.backends.layout import c_code, c_lines
+from optgen.backends.c_scalars import ScalarText, field_lines
+from optgen.backends.c_stages import CommonStages, flag_lines, stage_texts
+from optgen.backends.code import Brackets, declared
+from optgen.backends.layout import c_code
 from optgen.backends.quoting import c_comment
 from optgen.ir.family import Family
 from optgen.ir.nodes import Kind
@@ -24,13 +24,19 @@ from optgen.schedule.plan import Plan
 class RuleBackend:
     """Renders what both compiled targets include."""
 
+    def __init__(self, common: CommonStages) -> None:
+        self.common = common
+
     def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
         """One header a family."""
         texts = [block_text(family, name, plan) for name, plan in plans.items()]
-        blocks = [_block_context(text) for text in texts]
+        blocks = [_block_context(text, self.common) for text in texts]
+        shared = dict.fromkeys(s for text in texts for s in stage_texts(text) if self.common.holds(s))
         used = {name for text in texts for name in text.guards}
+        used -= {flag for stage in shared for flag in self.common.declared(stage)}
         head = [c_comment(line) for line in describe(family)]
-        context = {"head": head, "blocks": blocks, **_head_context(family, plans, used)}
+        includes = [stage.header for stage in shared]
+        context = {"head": head, "includes": includes, "blocks": blocks, **_head_context(family, plans, used)}
         return Rendering(f"{family.name}.h", "c/rule.h.j2", context)
 
 
@@ -42,7 +48,7 @@ def _head_context(family: Family, plans: Mapping[str, Plan], used: set[str]) -> 
     """
     guards = [guard for guard in family.guards.guards.values() if guard.name in used]
     return {
-        "flags": [f"constexpr bool {c_name(g.name)} = {macro(g.name)};" for g in guards if g.about != "codec"],
+        "flags": flag_lines(g.name for g in guards if g.about != "codec"),
         "types": ["using ParamCodec = OPTGEN_PARAM_CODEC;", "using GradCodec = OPTGEN_GRAD_CODEC;"]
         + [f"using {codec_type(name)} = {macro(f'{name}_codec')};" for name in element_states(family)],
         "codec_flags": [
@@ -50,29 +56,33 @@ def _head_context(family: Family, plans: Mapping[str, Plan], used: set[str]) -> 
             for g in guards
             if g.about == "codec"
         ],
-        "columns": columns([c_member(name) for name in (*state_columns(family), *array_columns(plans))]),
+        "columns": _columns([c_member(name) for name in (*state_columns(family), *array_columns(plans))]),
     }
 
 
-def columns(names: Sequence[str]) -> list[str]:
+def _columns(names: Sequence[str]) -> list[str]:
     """The columns of the table of addresses, after those that all rules have."""
     first, *rest = (*names, "COUNT")
     return c_code(Brackets("enum { ", (f"{first} = BASE_COLUMNS", *rest), " }"), 2)
 
 
-def _block_context(text: BlockText) -> dict[str, object]:
+def _block_context(text: BlockText, common: CommonStages) -> dict[str, object]:
     """What `rule.h.j2` says of a block."""
     scalars = ScalarText(text)
     text.stored()  # asks for settings too
     terms = [c_member(item.name) for item in text.sums.all]
     tensor = [c_member(item.name) for item in text.sums.over(Kind.TENSOR)]
+    stages = stage_texts(text)
+    bases = ", ".join(stage.type for stage in stages if stage.fields)
     return {
         "name": c_name(text.block),
-        "values": members("double", [c_member(name) for name in text.values]),
-        "sums": members("double", tensor),
-        "elements": members("float", [c_member(name) for name in text.elements]),
-        "terms": members("float", terms),
-        "fields": c_lines(fields(text), 2),
+        "values": _declared("double", [c_member(name) for name in text.values]),
+        "sums": _declared("double", tensor),
+        "elements": _declared("float", [c_member(name) for name in text.elements]),
+        "terms": _declared("float", terms),
+        "stages": [stage for stage in stages if not common.holds(stage)],
+        "bases": f" : {bases}" if bases else "",
+        "fields": field_lines(text.fields, text.booleans),
         "passes": text.pass_lines(),
         "reads": text.read_lines(),
         "row_sums": len(text.sums.over(Kind.ROW)),
@@ -85,12 +95,6 @@ def _block_context(text: BlockText) -> dict[str, object]:
     }
 
 
-def fields(text: BlockText) -> list[Code]:
-    """Fields in order; conditions are as wide as what they choose between."""
-    types = groupby(text.fields, lambda name: "Condition" if name in text.booleans else "float")
-    return [declared(kind, [c_member(name) for name in names]) for kind, names in types]
-
-
 def _bands(text: BlockText) -> str:
     """When a pass walks bands on a GPU."""
     slots = text.band_slots
@@ -99,6 +103,5 @@ def _bands(text: BlockText) -> str:
     return f"pass == {slots[0]}" if len(slots) == 1 else f"is_one_of(pass, {', '.join(map(str, slots))})"
 
 
-def members(kind: str, names: Sequence[str]) -> list[str]:
-    """The members of a struct, all of one type."""
+def _declared(kind: str, names: Sequence[str]) -> list[str]:
     return c_code(declared(kind, names), 2) if names else []

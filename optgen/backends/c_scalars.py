@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from optgen.backends.assignments import Assignments, Part
 from optgen.backends.c_block import BlockText, assigned, names_in
@@ -20,11 +21,12 @@ from optgen.backends.code import (
     both,
     call,
     choice,
+    declared,
     guarded,
     prefixed,
 )
 from optgen.backends.layout import c_code, c_lines
-from optgen.backends.statements import Block, Fill, reads, walk_statements
+from optgen.backends.statements import Block, Fill, settings_in, walk_statements
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.kinds import window_name
 from optgen.ir.liveness import demands, needed
@@ -33,6 +35,30 @@ from optgen.operations import Binds
 from optgen.passes.rewrite import replaced
 from optgen.schedule.plan import Write
 from optgen.schedule.sums import ElementSum
+
+SHORT = (("Values", "v"), ("Sums", "sum"))
+
+
+@dataclass(frozen=True)
+class StageScalars:
+    """What a stage of all rules computes for its elements.
+
+    Attributes:
+        fields: Its declarations.
+        templates: The types that differ between rules.
+        parameters: Declarations of what the function is given; `arguments` are the names of that.
+        reads: The names that it asks for.
+        guards: The settings that it asks for.
+    """
+
+    name: str
+    fields: list[str]
+    templates: list[str]
+    parameters: list[str]
+    arguments: list[str]
+    reads: set[str]
+    guards: set[str]
+    lines: list[str]
 
 
 class ScalarText:
@@ -45,8 +71,7 @@ class ScalarText:
         """The bindings that these follow from, sums of elements and inputs excluded."""
 
         def given(let: Let) -> bool:
-            known = let.name in self.text.names or let.name in self.text.plan.sums or let.name in self.text.at_hand
-            return known or (let.kind.is_array and not arrays)
+            return let.name in self.text.names or let.name in self.text.plan.sums or (let.kind.is_array and not arrays)
 
         live = needed(self.text.lets, roots, stop=given)
         return [let for let in self.text.lets if let.name in live and not given(let) and let.kind is not Kind.ELEMENT]
@@ -75,14 +100,46 @@ class ScalarText:
 
     def scalar_lines(self) -> list[str]:
         """The statements that compute what elements read."""
-        roots = list(self.text.fields.items()) + [(name, TRUE) for name in self.text.filled]
-        code = self._part(self._below(roots, arrays=True)).code(asked=self.text.fields.items())
+        stages = [self.stage(stage) for stage in self.text.element.stages if self.text.stage_fields(stage)]
+        roots = [(name, TRUE) for name in self.text.filled]
+        code, fields = self._computed(self.text.fields, roots)
+        used = _used(code).union(*(stage.reads for stage in stages))
+        lines = c_lines(self._given(code, used), 2) + self._statements(code, 2)
+        parts = [call(f"{stage.name}_scalars", *stage.arguments) for stage in stages]
+        return lines + c_code(Brackets("return {", (*parts, *fields), "}"), 2)
+
+    def _computed(
+        self, fields: Mapping[str, Formula], roots: Iterable[tuple[str, Formula]] = ()
+    ) -> tuple[Assignments, list[Code]]:
+        """The statements that compute these, and they as elements take them."""
+        code = self._part(self._below([*fields.items(), *roots], arrays=True)).code(asked=fields.items())
         printer = self._scalar_printer(code)
-        fields = [c_cast(name, printer.code(code.values[name]), self.text.booleans) for name in self.text.fields]
-        lines = c_lines(self._given(code, code.values.values()), 2)
+        return code, [c_cast(name, printer.code(code.values[name]), self.text.booleans) for name in fields]
+
+    def _statements(self, code: Assignments, indent: int) -> list[str]:
+        printer = self._scalar_printer(code)
         statements = CStatements(printer, lambda variable: self._scalar_type(code, variable), self._fill)
-        lines += statements.lines(self.text.asked(code.body), 2)
-        return lines + c_code(Brackets("return {", tuple(fields), "}"), 2)
+        return statements.lines(self.text.asked(code), indent)
+
+    def stage(self, name: str) -> StageScalars:
+        """What a stage of all rules computes for its elements, as a function of its own."""
+        code, fields = self._computed(self.text.stage_fields(name))
+        used = _used(code)
+        inputs = [item for n, item in self.text.inputs.items() if n in used and not _is_value(item)]
+        tables = [(kind, short) for kind, short in SHORT if any(name.startswith(f"{short}.") for name in used)]
+        given = [(f"const {kind}& {short}", short) for kind, short in tables]
+        given += [(f"{self._input_type(item)} {c_name(item.name)}", c_name(item.name)) for item in inputs]
+        lines = self._statements(code, 2) + c_code(Brackets("return {", tuple(fields), "}"), 2)
+        return StageScalars(
+            name=name,
+            fields=field_lines(self.text.stage_fields(name), self.text.booleans),
+            templates=[kind for kind, _ in tables],
+            parameters=[parameter for parameter, _ in given],
+            arguments=[argument for _, argument in given],
+            reads=used,
+            guards=settings_in(code.body, code.values.values()),
+            lines=lines,
+        )
 
     def _scalar_printer(self, code: Assignments) -> CPrinter:
         names = names_in(code.body).union(*(refs(value) for value in code.values.values()))
@@ -105,9 +162,8 @@ class ScalarText:
         past = window_name(let.expr, self.text.inputs, self.text.by_name)
         return "double" if past is None else f"Window<{self.text.inputs[past].window}>"
 
-    def _given(self, code: Assignments, values: Iterable[Expr]) -> list[Code]:
+    def _given(self, code: Assignments, used: Collection[str]) -> list[Code]:
         """What statements below element kind begin with."""
-        used = reads(code.body) | {name for value in values for name in refs(value)} | assigned(code.body)
         lines: list[Code] = []
         if any(name.startswith("v.") for name in used):
             lines.append("const Values& v = values_of<Values>(call, t)")
@@ -115,7 +171,7 @@ class ScalarText:
             lines.append("const Sums& sum = sums_of<Sums>(call, t)")
         written = assigned(code.body)
         for name, item in self.text.inputs.items():
-            if name in used and not item.kind.is_host and item.kind is not Kind.ELEMENT:
+            if name in used and not _is_value(item):
                 lines.append(prefixed("" if name in written else "const ", self._input(item)))
         for name in self.text.by_name:
             if name in self.text.arrays and (name in used or name in _filled(code.body)):
@@ -131,11 +187,13 @@ class ScalarText:
         pointer = f"t.pointer<float>({column(item.name)})"
         if item.kind.is_array:
             return f"float* const {name} = {pointer}"
-        kind, read, nothing = "double", call("double", f"*{pointer}"), "0.0"
+        kind, read, nothing = self._input_type(item), call("double", f"*{pointer}"), "0.0"
         if item.window is not None:
-            kind = f"Window<{item.window}>"
             read, nothing = call(f"read_window<{item.window}>", pointer), f"{kind}{{}}"
         return Labelled(f"{kind} {name} = ", choice(self.text.condition(item.exists), read, nothing))
+
+    def _input_type(self, item: Input) -> str:
+        return "double" if item.window is None else f"Window<{item.window}>"
 
     def _fill(self, let: Let) -> Code:
         """An array's numbers, once the sums are there from which they follow."""
@@ -200,9 +258,7 @@ class ScalarText:
         code = self._part(lets).code(asked=asked)
         printer = self._scalar_printer(code)
         used = {name for write in commits if write.input.kind.is_array for name in refs(write.value)}
-        lines = c_lines(self._given(code, [*code.values.values(), *map(Ref, used)]), 4)
-        statements = CStatements(printer, lambda variable: self._scalar_type(code, variable), self._fill)
-        lines += statements.lines(self.text.asked(code.body), 4)
+        lines = c_lines(self._given(code, _used(code) | used), 4) + self._statements(code, 4)
         if lines and commits:
             lines.append("wait_for_all();  // what is written now has been read")
         for write in commits:
@@ -242,6 +298,22 @@ class _Scalars(CPrinter):
 def c_cast(name: str, value: Code, booleans: set[str]) -> Code:
     """A value as elements take it."""
     return value if name in booleans else call("float", value)
+
+
+def _used(code: Assignments) -> set[str]:
+    """The names that statements and the values after them read or assign."""
+    return names_in(code.body).union(*(refs(value) for value in code.values.values()))
+
+
+def _is_value(item: Input) -> bool:
+    """Whether an input is handed over by the host, or one number for each element."""
+    return item.kind.is_host or item.kind is Kind.ELEMENT
+
+
+def field_lines(names: Iterable[str], booleans: Collection[str]) -> list[str]:
+    """The members of scalars in their order; conditions are as wide as what they choose between."""
+    types = groupby(names, lambda name: "Condition" if name in booleans else "float")
+    return c_lines([declared(kind, [c_member(name) for name in own]) for kind, own in types], 2)
 
 
 def _filled(block: Block) -> set[str]:

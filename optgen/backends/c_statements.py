@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from optgen.backends.assignments import Assignments, StageCode
 from optgen.backends.c_printer import CPrinter, c_condition, c_member
-from optgen.backends.code import Brackets, Code, Guarded, Labelled
+from optgen.backends.code import Brackets, Code, Guarded, Labelled, call
 from optgen.backends.layout import c_code
-from optgen.backends.statements import Assign, Block, Declare, Fill, If, Statement, Take
+from optgen.backends.statements import Assign, Block, Declare, Fill, If, Invoke, Statement, Take, reads, takes_sums
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import Let
 
@@ -21,13 +22,13 @@ class CStatements:
         printer: Of expressions.
         type_of: The type of a variable.
         fill: An array's numbers as a statement.
-        take: What is done with an element's term of a sum.
+        stages: The stages that statements call.
     """
 
     printer: CPrinter
     type_of: Callable[[str], str]
     fill: Callable[[Let], Code] | None = None
-    take: Callable[[str, Code], Code] = lambda name, term: Labelled(f"terms.{c_member(name)} = ", term)
+    stages: Mapping[str, StageCode] = field(default_factory=dict)
 
     def lines(self, block: Block, indent: int) -> list[str]:
         """Statements as lines that fit when they are indented by `indent`."""
@@ -38,7 +39,7 @@ class CStatements:
             return self._if(statement, indent)
         return c_code(self._code(statement), indent)
 
-    def _code(self, statement: Assign | Declare | Take | Fill) -> Code:
+    def _code(self, statement: Assign | Declare | Take | Fill | Invoke) -> Code:
         match statement:
             case Assign(variable=variable, value=value, declares=declares, constant=constant):
                 head = f"{'const ' if constant else ''}{self.type_of(variable)} " if declares else ""
@@ -47,10 +48,13 @@ class CStatements:
                 start = "" if always else f" = {self._zero(variable)}"
                 return f"{self.type_of(variable)} {self.printer.spell(variable)}{start}"
             case Take(name=name, value=value):
-                return self.take(name, self.printer.code(value))
+                return Labelled(f"terms.{c_member(name)} = ", self.printer.code(value))
             case Fill(let=let):
                 assert self.fill is not None
                 return self.fill(let)
+            case Invoke(stage=stage, arguments=arguments, results=results):
+                variables = [self.printer.spell(name) for name in {**arguments, **results}.values()]
+                return call(f"{stage}_stage", *variables, *also_given(self.stages[stage].code))
 
     def _zero(self, variable: str) -> str:
         return {"float": "0.0f", "double": "0.0", "bool": "false"}.get(self.type_of(variable), "{}")
@@ -59,7 +63,7 @@ class CStatements:
         """An `if` with its sides; one of a single short statement may stand in one line."""
         condition = c_condition(statement.formula).code
         match statement:
-            case If(then=(Assign() | Declare() | Take() | Fill() as single,), other=()) if not before:
+            case If(then=(Assign() | Declare() | Take() | Fill() | Invoke() as single,), other=()) if not before:
                 code = self._code(single)
                 if not isinstance(code, Guarded):
                     yield from c_code(Guarded(condition, code), indent)
@@ -74,6 +78,12 @@ class CStatements:
                 yield "} else {"
                 yield from (f"  {line}" for line in self.lines(tuple(other), indent + 2))
         yield "}"
+
+
+def also_given(code: Assignments) -> list[str]:
+    """What a stage is given beside its variables: scalars that it reads, and the terms that it takes."""
+    reads_scalars = any(name.startswith("s.") for name in reads(code.body))
+    return [*(["s"] if reads_scalars else []), *(["terms"] if takes_sums(code.body) else [])]
 
 
 def under(formula: Formula, statement: Code) -> Code:

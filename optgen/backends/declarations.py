@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from optgen.backends.statements import Assign, Declare, If, Statement, names_in, names_of, reads_first, walk_statements
+from optgen.backends.statements import (
+    Assign,
+    Declare,
+    If,
+    Invoke,
+    Statement,
+    assigned_by,
+    names_in,
+    names_of,
+    reads_first,
+    walk_statements,
+)
 
 
 def declared(body: Sequence[Statement], own: Collection[str], ends: Collection[str]) -> list[Statement]:
@@ -16,7 +27,7 @@ def declared(body: Sequence[Statement], own: Collection[str], ends: Collection[s
     Args:
         ends: The variables that are read after the last statement.
     """
-    waiting = {s.variable for s in walk_statements(tuple(body)) if isinstance(s, Assign)} - set(own)
+    waiting = {name for s in walk_statements(tuple(body)) for name in assigned_by(s)} - set(own)
     return _place(body, waiting, ends)
 
 
@@ -26,7 +37,10 @@ def _place(body: Sequence[Statement], waiting: Collection[str], ends: Collection
     declared: set[str] = set()
     for index, statement in enumerate(body):
         here = sorted(named[index] & set(waiting) - declared)
-        if not isinstance(statement, If):
+        if isinstance(statement, Invoke):
+            declared.update(here)
+            result += [Declare(name, always_assigned=True) for name in here]
+        elif not isinstance(statement, If):
             for name in here:
                 if reads_first((statement,), name):
                     declared.add(name)
@@ -57,7 +71,7 @@ def _place(body: Sequence[Statement], waiting: Collection[str], ends: Collection
 
 
 def _count(body: Sequence[Statement], variable: str) -> int:
-    return sum(isinstance(s, Assign) and s.variable == variable for s in walk_statements(tuple(body)))
+    return sum(variable in assigned_by(s) for s in walk_statements(tuple(body)))
 
 
 def _always_assigns(statement: Statement, variable: str) -> bool:

@@ -18,6 +18,7 @@ from optgen.ir.formula import Formula
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select, refs
 from optgen.operations import OPERATIONS, Binds, Infix, Named, Prefix
+from optgen.spec.names import STAGES
 
 REDUCTION = {
     (Kind.TENSOR, "sum"): "total",
@@ -28,12 +29,14 @@ REDUCTION = {
     (Kind.COL, "sum"): "col_total",
     (Kind.MATRIX, "sum"): "matrix_total",
 }
-RESERVED = frozenset(("m", "f", "t", "o", "v", "s", "sums", "float", "results"))
+RESERVED = frozenset(("m", "f", "t", "o", "v", "s", "sums", "float", "results", "left"))
+STARTS = tuple(f"{stage}_stage" for stage in STAGES)
 
 
 def py_name(name: str) -> Identifier:
     """A name that is none of the generated functions' own."""
-    return identifier(f"{name}_value" if name in RESERVED or name.endswith("_value") else name)
+    own = name in RESERVED or name.startswith(STARTS) or name.endswith("_value")
+    return identifier(f"{name}_value" if own else name)
 
 
 def py_formula(formula: Formula, flags: str = "f") -> str:

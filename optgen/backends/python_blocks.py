@@ -22,7 +22,7 @@ def block_lines(name: str, plan: Plan, family: Family) -> list[str]:
         call("Array", f'"{n}"', f'"{plan.kinds[n].name.lower()}"', live_code(live)) for n, live in plan.arrays.items()
     ]
     summed = {reduction for _, reduction in plan.sums.values()}
-    scalars = len(block_text(family, name, plan).fields)
+    scalars = block_text(family, name, plan).scalar_count
     passes = [_pass(name, item, summed) for item in plan.passes]
     fields: dict[str, Code] = {
         "passes": tuple_code(passes),

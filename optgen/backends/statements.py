@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.ir.formula import Formula
-from optgen.ir.nodes import Expr, Let, refs
+from optgen.ir.nodes import Expr, Let, Select, refs, walk
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,21 @@ class Fill:
     let: Let
 
 
-Statement = Assign | Declare | If | Take | Fill
+@dataclass(frozen=True)
+class Invoke:
+    """A stage that all rules have is called.
+
+    Attributes:
+        arguments: The variables that it is given, by its names of them.
+        results: The variables that it leaves values in, likewise; one that is an argument too is changed.
+    """
+
+    stage: str
+    arguments: Mapping[str, str]
+    results: Mapping[str, str]
+
+
+Statement = Assign | Declare | If | Take | Fill | Invoke
 Block = tuple[Statement, ...]
 
 
@@ -82,6 +96,18 @@ def names_in(statement: Statement) -> set[str]:
             return set(refs(value))
         case Fill(let=let):
             return set(refs(let.expr))
+        case Invoke(arguments=arguments, results=results):
+            return {*arguments.values(), *results.values()}
+
+
+def assigned_by(statement: Statement) -> set[str]:
+    """The variables that a statement assigns by itself, not within its sides."""
+    match statement:
+        case Assign(variable=variable):
+            return {variable}
+        case Invoke(results=results):
+            return set(results.values())
+    return set()
 
 
 def names_of(block: Sequence[Statement]) -> set[str]:
@@ -89,18 +115,33 @@ def names_of(block: Sequence[Statement]) -> set[str]:
     return {name for statement in block for name in names_in(statement)}
 
 
-def reads(block: Block) -> set[str]:
-    """The names that statements read."""
-    result: set[str] = set()
+def values_in(block: Block) -> Iterator[Expr]:
+    """The values that statements compute."""
     for statement in walk_statements(block):
         match statement:
-            case Assign(value=value):
-                result.update(refs(value))
-            case Take(value=value):
-                result.update(refs(value))
+            case Assign(value=value) | Take(value=value):
+                yield value
             case Fill(let=let):
-                result.update(refs(let.expr))
+                yield let.expr
+
+
+def takes_sums(block: Block) -> bool:
+    """Whether statements take terms of sums, where a pass may end."""
+    return any(isinstance(statement, Take) for statement in walk_statements(block))
+
+
+def settings_in(block: Block, values: Iterable[Expr] = ()) -> set[str]:
+    """The guards that statements, and the values after them, ask for."""
+    result = {name for s in walk_statements(block) if isinstance(s, If) for name in s.formula.names}
+    for value in (*values_in(block), *values):
+        result.update(name for node in walk(value) if isinstance(node, Select) for name in node.formula.names)
     return result
+
+
+def reads(block: Block) -> set[str]:
+    """The names that statements read."""
+    result = {name for value in values_in(block) for name in refs(value)}
+    return result.union(*(s.arguments.values() for s in walk_statements(block) if isinstance(s, Invoke)))
 
 
 def reads_first(block: Block, variable: str) -> bool:
@@ -115,6 +156,11 @@ def reads_first(block: Block, variable: str) -> bool:
             case If(then=then, other=other):
                 if reads_first(then, variable) or reads_first(other, variable):
                     return True
+            case Invoke(arguments=arguments, results=results):
+                if variable in arguments.values():
+                    return True
+                if variable in results.values():
+                    return False
             case _:
                 if variable in names_in(statement):
                     return True

@@ -6,16 +6,33 @@ the same function, which returns where the sums of the pass are at hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from optgen.backends.assignments import Assignments, Part
-from optgen.backends.base import Rendering, describe
-from optgen.backends.code import Chain, Labelled, call
-from optgen.backends.layout import python_code
+from optgen.backends.assignments import Assignments, Part, StageCode
+from optgen.backends.base import Rendering
+from optgen.backends.code import Brackets, Chain, Labelled, call
+from optgen.backends.declarations import declared
+from optgen.backends.layout import import_lines, python_code
 from optgen.backends.py_printer import REDUCTION, PyPrinter, py_condition, py_name
 from optgen.backends.quoting import docstring
-from optgen.backends.statements import Assign, Block, Declare, Fill, If, Statement, Take, reads, walk_statements
+from optgen.backends.statements import (
+    Assign,
+    Block,
+    Declare,
+    Fill,
+    If,
+    Invoke,
+    Statement,
+    Take,
+    assigned_by,
+    reads,
+    takes_sums,
+    values_in,
+    walk_statements,
+)
 from optgen.ir.family import Family
 from optgen.ir.formula import Formula
 from optgen.ir.kinds import boolean_names, kind_of, window_name
@@ -23,8 +40,10 @@ from optgen.ir.liveness import demands, needed, resolve
 from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
 from optgen.passes.rewrite import replaced
 from optgen.passes.scale_tensorwise import scale_name
+from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import element_sums
+from optgen.spec.names import SHARED_MODULE
 
 
 @dataclass(frozen=True)
@@ -32,35 +51,94 @@ class FunctionText:
     """A block as a Python function, ready for the template."""
 
     name: str
+    head: tuple[str, ...]
     doc: str
     lines: tuple[str, ...]
+    stages: tuple[FunctionText, ...] = ()
+
+
+class CommonTorchStages:
+    """The stages that rules of a package have alike, as functions: of each the one that most of them have.
+
+    Attributes:
+        functions: The functions by the stage's name.
+    """
+
+    def __init__(self, plans: Iterable[tuple[str, Plan]]) -> None:
+        counts = Counter(stage for name, plan in plans for stage in function_text(name, plan).stages)
+        self.functions: dict[str, FunctionText] = {}
+        for function, count in counts.items():
+            if function.name not in self.functions or count > counts[self.functions[function.name]]:
+                self.functions[function.name] = function
+
+    def holds(self, function: FunctionText) -> bool:
+        """Whether a stage's function stands in their module."""
+        return self.functions.get(function.name) == function
+
+    def renderings(self) -> list[Rendering]:
+        """Their module, if there are any."""
+        functions = [*self.functions.values()]
+        title = docstring("The stages that all rules have, in plain torch operations.")
+        context = {"head": [f'"""{title}"""'], "imports": _imports(functions, []), "functions": functions}
+        return [Rendering(f"{SHARED_MODULE}_torch.py", "torch/functions.py.j2", context)] if functions else []
 
 
 class TorchBackend:
     """Renders plain torch."""
 
+    def __init__(self, common: CommonTorchStages) -> None:
+        self.common = common
+
     def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
         """One module a family."""
-        functions = [_FunctionRenderer(name, plan).render() for name, plan in plans.items()]
-        head = [docstring(line) for line in describe(family)[1:]]
-        any_ = any(": Any = " in line for function in functions for line in function.lines)
-        context = {"any": any_, "title": docstring(family.title), "head": head, "functions": functions}
+        blocks = [function_text(name, plan) for name, plan in plans.items()]
+        stages = dict.fromkeys(stage for block in blocks for stage in block.stages)
+        if len({stage.name for stage in stages}) < len(stages):  # blocks differ: each has its own
+            blocks = [function_text(name, plan, f"_of_{name}") for name, plan in plans.items()]
+            stages = dict.fromkeys(stage for block in blocks for stage in block.stages)
+        common = sorted(stage.name for stage in stages if self.common.holds(stage))
+        own = [stage for stage in stages if not self.common.holds(stage)]
+        functions = [*own, *blocks]
+        context = {"head": _head(family), "imports": _imports(functions, common), "functions": functions}
         return Rendering(f"{family.name}_torch.py", "torch/functions.py.j2", context)
+
+
+def _imports(functions: Sequence[FunctionText], stages: Sequence[str]) -> list[str]:
+    """The import lines of a module of these functions, which calls these common stages."""
+    typed = any("Any" in line for function in functions for line in (*function.head, *function.lines))
+    names = ["Results", "View"] if any("Results" in line for f in functions for line in f.head) else ["View"]
+    return [
+        *(["from typing import Any", ""] if typed else []),
+        "from optgen.runtime import torch_math as m",
+        f"from optgen.runtime.engines.torch_engine import {', '.join(names)}",
+        *(["", *import_lines(f".{SHARED_MODULE}_torch", stages)] if stages else []),
+    ]
+
+
+def _head(family: Family) -> list[str]:
+    lines = [docstring(line) for line in (Prose(""), *family.spec.reference.filled(110))]
+    return [f'"""{docstring(family.title)}, in plain torch operations.', *lines, '"""']
+
+
+@lru_cache(maxsize=128)
+def function_text(block: str, plan: Plan, ending: str = "") -> FunctionText:
+    """A block's function, with those of its stages, whose names end so."""
+    return _FunctionRenderer(block, plan, ending).render()
 
 
 class _FunctionRenderer:
     """Renders a block. A state's scale for the whole tensor is left out: encoding the state finds it anew."""
 
-    def __init__(self, block: str, plan: Plan) -> None:
-        self.block, self.plan = block, plan
-        self.inputs, self.kinds = plan.program.inputs, plan.kinds
+    def __init__(self, block: str, plan: Plan, ending: str) -> None:
+        self.block, self.plan, self.ending = block, plan, ending
+        self.inputs, self.writes, self.kinds = plan.program.inputs, plan.program.writes, plan.kinds
         self.scales = {scale_name(name) for name, i in self.inputs.items() if i.kind is Kind.ELEMENT}
         self.outputs = {
             n: value
             for n, value in plan.program.outputs.items()
             if n not in self.scales and not self.inputs[n].kind.is_host
         }
-        roots = [root for n, value in self.outputs.items() for root in demands(value, self.inputs[n].exists)]
+        roots = [root for n, value in self.outputs.items() for root in demands(value, self.writes[n])]
         over_all = {reduction for _, reduction in plan.sums.values()}
         sums = {item.name: item for item in element_sums(plan).all}
         roots += [(name, sums[name].live) for name in over_all if name in sums]
@@ -72,7 +150,7 @@ class _FunctionRenderer:
         ]
         self.by_name = {let.name: let for let in plan.program.lets}
         self.sums = {name for name in sums if name in self.live}
-        self.fewer = fewer_numbers(plan.program)
+        self.fewer = _fewer(plan.program)
         self.booleans = boolean_names(plan.program)
 
     def render(self) -> FunctionText:
@@ -85,18 +163,39 @@ class _FunctionRenderer:
             given=given,
             takes={name: name for name in self.sums},
             inlined=[name for value in self.outputs.values() for name in refs(value) if self._keeps(name)],
+            calls_stages=True,
         )
-        asked = [
-            (n, live) for name, value in self.outputs.items() for n, live in demands(value, self.inputs[name].exists)
-        ]
+        asked = [root for name, value in self.outputs.items() for root in demands(value, self.writes[name])]
         code = part.code(asked=asked)
-        self.loose = code.loose
+        self.loose, self.at_end = code.loose, "t.taken"
+        self.read = reads(code.body).union(*(refs(value) for value in code.values.values()))
+        self.ended_by = {name for name, stage in code.stages.items() if takes_sums(stage.code.body)}
         what = "Update" if self.block == "step" else f"Run `{self.block}` for"
         lines = [*self._heads(code), *self._lines(code.body, self._printer(code), 4), *self._results(code)]
         return FunctionText(
             name=self.block,
+            head=(f"def {self.block}(t: View) -> Results:",),
             doc=f"{what} a parameter; or return the sums that a pass takes.",
             lines=tuple(lines),
+            stages=tuple(self._stage(name, stage) for name, stage in code.stages.items()),
+        )
+
+    def _stage(self, name: str, stage: StageCode) -> FunctionText:
+        """A stage that all rules have; None is returned where a pass ends in it."""
+        code, results = stage.code, stage.call.results
+        new = results.keys() - stage.call.parameters.keys()
+        assigned = {n for statement in walk_statements(code.body) for n in assigned_by(statement)}
+        body = tuple(declared(code.body, assigned - new, results))
+        self.loose, self.at_end = code.loose, "None"
+        parameters = ("t: View", *(f"{py_name(variable)}: Any" for variable in stage.call.parameters))
+        lines = [*self._heads(code), *self._lines(body, self._printer(code), 4)]
+        returned = ", ".join(py_name(variable) for variable in results)
+        ends = "; None where a pass ends in it" if name in self.ended_by else ""
+        return FunctionText(
+            name=f"{name}_stage{self.ending}",
+            head=tuple(python_code(Brackets(f"def {name}_stage{self.ending}(", parameters, ") -> Any:"), 0)),
+            doc=f"Run the stage `{name}`{ends}.",
+            lines=(*lines, f"return {returned}"),
         )
 
     def _keeps(self, name: str) -> bool:
@@ -148,7 +247,7 @@ class _FunctionRenderer:
         used = {name.partition(".")[0] for name in reads(code.body) if "." in name}
         used |= {name.partition(".")[0] for value in code.values.values() for name in refs(value) if "." in name}
         flags = any(isinstance(s, If) for s in walk_statements(code.body)) or _chooses(code)
-        flags = flags or any(not self.inputs[name].exists.is_true for name in self.outputs)
+        flags = flags or any(not self.writes[name].is_true for name in self.outputs)
         known = {"f": "t.flags", "v": "t.values", "s": "t.states", "sums": "t.sums"}
         names = [name for name in known if name in used or (name == "f" and flags)]
         if names:
@@ -173,7 +272,15 @@ class _FunctionRenderer:
                 assert isinstance(reduce, Reduce)
                 result = Labelled(f"{name}=", call(f"m.{REDUCTION[reduce.over, reduce.op]}", printer.spread(value)))
                 asked = Chain(f'"{name}" in t.wanted', (("and", call("t.ends", result)),))
-                return [*python_code(Labelled("if ", asked), indent, ":"), "    return t.taken"]
+                return [*python_code(Labelled("if ", asked), indent, ":"), f"    return {self.at_end}"]
+            case Invoke(stage=stage, arguments=arguments, results=results):
+                called = call(f"{stage}_stage{self.ending}", "t", *map(py_name, arguments.values()))
+                left = ", ".join(py_name(name) if name in self.read else "_" for name in results.values())
+                if stage not in self.ended_by:
+                    return python_code(Labelled(f"{left} = ", called), indent)
+                walrus = replace(called, head=f"(left := {called.head}", close="))")
+                ended = python_code(Labelled("if ", Chain(walrus, (("is", "None"),))), indent, ":")
+                return [*ended, "    return t.taken", f"{left} = left"]
             case Fill():
                 raise AssertionError("arrays are variables here")
 
@@ -201,19 +308,19 @@ class _FunctionRenderer:
         return replace(printer, names={**printer.names, **names})
 
     def _results(self, code: Assignments) -> list[str]:
-        """What the last pass hands over: nothing of what there is not under these settings."""
+        """What the last pass hands over: nothing of what is not written under these settings."""
         printer = self._printer(code)
         lines = ["if t.wanted:", "    return t.taken"] if self.sums else []
         always: list[str] = []
         sometimes: dict[Formula, list[str]] = {}
         for name, output in self.outputs.items():
-            exists = self.inputs[name].exists
-            value = replaced(resolve(output, exists), code.values)
+            written = self.writes[name]
+            value = replaced(resolve(output, written), code.values)
             text = self._among(value, self.kinds[name], printer).code(value)
-            if exists.is_true:
+            if written.is_true:
                 always += _below(python_code(Labelled(f'"{name}": ', text), 8, ","))
             else:
-                sometimes.setdefault(exists, []).extend(python_code(Labelled(f'results["{name}"] = ', text), 8))
+                sometimes.setdefault(written, []).extend(python_code(Labelled(f'results["{name}"] = ', text), 8))
         whole = ["{", *always, "}"] if always else ["{}"]
         if not sometimes:
             return [*lines, f"return {whole[0]}", *whole[1:]]
@@ -228,24 +335,21 @@ def _below(lines: Iterable[str]) -> list[str]:
 
 
 def _chooses(code: Assignments) -> bool:
-    values: Iterable[Expr] = [
-        *(s.value for s in walk_statements(code.body) if isinstance(s, Assign | Take)),
-        *code.values.values(),
-    ]
+    values = (*values_in(code.body), *code.values.values())
     return any(isinstance(node, Select) for value in values for node in walk(value))
 
 
-def fewer_numbers(program: Program) -> set[str]:
+def _fewer(program: Program) -> set[str]:
     """The names that may be fewer numbers in torch than their kind says: one may stand for all elements."""
     fewer = {name for name, item in program.inputs.items() if item.kind < Kind.MATRIX}
     kinds = program.kinds()
     for let in program.lets:
-        if let.kind not in whole_kinds(let.expr, fewer, kinds):
+        if let.kind not in _whole(let.expr, fewer, kinds):
             fewer.add(let.name)
     return fewer
 
 
-def whole_kinds(expr: Expr, fewer: Set[str], kinds: Mapping[str, Kind]) -> Set[Kind]:
+def _whole(expr: Expr, fewer: Set[str], kinds: Mapping[str, Kind]) -> Set[Kind]:
     """The kinds of which an expression surely has all numbers: an operand has them, or one has rows and one columns."""
     match expr:
         case Ref(name=name):
@@ -253,10 +357,10 @@ def whole_kinds(expr: Expr, fewer: Set[str], kinds: Mapping[str, Kind]) -> Set[K
         case Reduce(over=over):
             return {over}
         case Select(then=then, other=other):
-            return whole_kinds(then, fewer, kinds) & whole_kinds(other, fewer, kinds)
+            return _whole(then, fewer, kinds) & _whole(other, fewer, kinds)
         case Call(op="where", args=(condition, then, other)) if kind_of(condition, kinds) <= Kind.STEP:
-            return whole_kinds(then, fewer, kinds) & whole_kinds(other, fewer, kinds)
+            return _whole(then, fewer, kinds) & _whole(other, fewer, kinds)
         case Call(args=args):
-            found = frozenset().union(*(whole_kinds(arg, fewer, kinds) for arg in args))
+            found = frozenset().union(*(_whole(arg, fewer, kinds) for arg in args))
             return found | {Kind.ELEMENT} if {Kind.ROW, Kind.COL} <= found else found
     return frozenset()

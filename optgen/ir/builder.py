@@ -16,6 +16,7 @@ from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
 from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
+from optgen.ir.liveness import changes
 from optgen.ir.nodes import Arm, Const, Expr, Input, Kind, Let, Program, Ref, Select
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of
@@ -42,7 +43,7 @@ class Builder:
         self.counts: dict[str, int] = {}
         self.by_name: dict[str, Let] = {}
         self.text: SourceText
-        self.shared = False
+        self.stage = ""
         self.source, self.path = "", TRUE
         self.target = "value"
         self.arms: tuple[Arm, ...] = ()
@@ -60,7 +61,7 @@ class Builder:
         env["active"] = Value(Const(True))
         grads: Value | None = None
         for stage in stages:
-            self.text, self.shared = stage.text, stage.shared
+            self.text, self.stage = stage.text, stage.name
             own = env.get("grad")
             if stage.shared and grads is not None:
                 env["grad"] = grads
@@ -77,9 +78,16 @@ class Builder:
                 env["grad"] = own
             elif stage.shared:
                 grads = env.get("grad")
-        outputs = {name: env[name].expr for name in writable if env[name].expr != Ref(name)}
         self.final = env
-        return Program(dict(self.scope.inputs), tuple(self.lets), outputs)
+        writes = {name: self._writes(name, env[name].expr) for name in writable}
+        outputs = {name: env[name].expr for name, live in writes.items() if not live.is_false}
+        return Program(dict(self.scope.inputs), tuple(self.lets), outputs, {name: writes[name] for name in outputs})
+
+    def _writes(self, name: str, value: Expr) -> Formula:
+        """Under which settings an input gets a new value; the host gives its own one every time."""
+        changed = changes(self.lets, name, value)
+        item = self.scope.inputs[name]
+        return item.exists & (changed if changed.is_false or not item.kind.is_host else TRUE)
 
     def _names(self) -> set[str]:
         return {*self.scope.inputs, *self.scope.options, *self.scope.hypers}
@@ -120,7 +128,7 @@ class Builder:
         self.counts[name] = number
         kind = kind_of(expr, self.kinds)
         location = node_location(self.text, node) if node is not None else None
-        let = Let(unique, expr, kind, source, location, self.path, variable, self.arms, joins, self.shared)
+        let = Let(unique, expr, kind, source, location, self.path, variable, self.arms, joins, self.stage)
         self.lets.append(let)
         self.by_name[unique] = let
         self.scope.guards.taken.add(unique.lower())
@@ -140,7 +148,7 @@ class Builder:
                     self._assign(statement, name, target, value, env, path)
                 case ast.If(test=test, body=then, orelse=other):
                     before = self.reporter.error_count
-                    condition = self.scope.condition(test, self.text, self.reporter, self.shared, env)
+                    condition = self.scope.condition(test, self.text, self.reporter, bool(self.stage), env)
                     if self.reporter.error_count > before:
                         # Both branches are read for their own mistakes, under settings that there are not.
                         env = self._statements(other, self._statements(then, env, FALSE), FALSE)

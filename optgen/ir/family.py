@@ -298,10 +298,10 @@ class _FamilyBuilder:
                 self.reporter.error("run-time-condition", message, where, "test options and hyperparameters")
 
     def _step(self) -> Block:
-        stages = [Stage(self.shared.text("blocks", "grad"), shared=True), Stage(self.loaded.text("blocks", "step"))]
+        stages = [Stage(self.shared.text("blocks", "grad"), "grad"), Stage(self.loaded.text("blocks", "step"))]
         if self.has_update and self._has_direction():
             stages += [
-                Stage(self.shared.text("blocks", "update"), shared=True),
+                Stage(self.shared.text("blocks", "update"), "update"),
                 Stage(self.loaded.text("blocks", "apply")),
             ]
         return self._block(stages, dict(self.scope.inputs))
@@ -312,10 +312,11 @@ class _FamilyBuilder:
         if not method.grad:
             inputs = {n: i for n, i in self.scope.inputs.items() if i.role not in ("grad", "input")}
             return self._block([own], inputs)
-        stages = [Stage(self.shared.text("blocks", "grad"), shared=True), own]
+        stages = [Stage(self.shared.text("blocks", "grad"), "grad"), own]
         block = self._block(stages, dict(self.scope.inputs))
         outputs = {n: x for n, x in block.program.outputs.items() if n not in self.shared.shared.states}
-        return replace(block, program=replace(block.program, outputs=outputs))
+        writes = {n: block.program.writes[n] for n in outputs}
+        return replace(block, program=replace(block.program, outputs=outputs, writes=writes))
 
     def _block(self, stages: list[Stage], inputs: dict[str, Input]) -> Block:
         scope = replace(self.scope, inputs=inputs, given=self.scope.given & inputs.keys())

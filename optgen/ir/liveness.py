@@ -4,21 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from optgen.ir.formula import FALSE, Formula
-from optgen.ir.nodes import Expr, Let, Ref, Select, children, with_operands
+from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.nodes import Expr, Kind, Let, Program, Reduce, Ref, Select, children, with_operands
 
 
-def demands(expr: Expr, live: Formula) -> Iterator[tuple[str, Formula]]:
-    """The names an expression reads, each with the formula under which it is read."""
+def demands(expr: Expr, live: Formula, path: Formula = TRUE) -> Iterator[tuple[str, Formula]]:
+    """The names an expression reads, each with the formula under which it is read.
+
+    Args:
+        path: Under which settings a parameter comes to the expression. It then has a part in what is reduced over all
+            parameters, whether it needs the result or not.
+    """
     match expr:
         case Ref(name=name):
             yield name, live
         case Select(formula=formula, then=then, other=other):
-            yield from demands(then, live & formula)
-            yield from demands(other, live & ~formula)
+            yield from demands(then, live & formula, path)
+            yield from demands(other, live & ~formula, path)
+        case Reduce(over=Kind.GLOBAL, x=x):
+            yield from demands(x, path, path)
         case _:
             for child in children(expr):
-                yield from demands(child, live)
+                yield from demands(child, live, path)
+
+
+def written(program: Program) -> Iterator[tuple[str, Formula]]:
+    """The names that the outputs read, each with the formula under which it is read."""
+    for target, value in program.outputs.items():
+        yield from demands(value, program.writes[target])
+
+
+def changes(lets: Iterable[Let], name: str, expr: Expr) -> Formula:
+    """Under which settings an expression over bindings is anything but the input of this name itself."""
+    found = {name: FALSE}
+
+    def change(expr: Expr) -> Formula:
+        match expr:
+            case Ref(name=read):
+                return found.get(read, TRUE)
+            case Select(formula=formula, then=then, other=other):
+                return (formula & change(then)) | (~formula & change(other))
+        return TRUE
+
+    for let in lets:
+        found[let.name] = change(let.expr)
+    return change(expr)
 
 
 def needed(
@@ -35,7 +65,7 @@ def needed(
         require(name, live)
     for let in reversed(list(lets)):
         if let.name in result and not stop(let):
-            for name, live in demands(let.expr, let.path if let.sums_all else result[let.name]):
+            for name, live in demands(let.expr, result[let.name], let.path):
                 require(name, live)
     return result
 

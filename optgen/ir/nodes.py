@@ -157,7 +157,7 @@ class Let:
         variable: The name that the statement assigns; empty for a part of one.
         arms: The sides of `if`s in which the statement stands, outermost first.
         joins: The `if` after which the binding chooses between the values of its two sides; 0 for none.
-        shared: Whether the statement is of a stage that all rules have.
+        stage: The stage that all rules have in which the statement stands, `grad` or `update`; empty for a rule's own.
     """
 
     name: str
@@ -169,7 +169,7 @@ class Let:
     variable: str = field(default="", compare=False)
     arms: tuple[Arm, ...] = field(default=(), compare=False)
     joins: int = field(default=0, compare=False)
-    shared: bool = field(default=False, compare=False)
+    stage: str = field(default="", compare=False)
 
     @property
     def sums_all(self) -> bool:
@@ -183,11 +183,13 @@ class Program:
 
     Attributes:
         outputs: New value of `param` and of states, by the name of the input that takes it.
+        writes: Under which settings each of them is written; under others it stays as it is stored.
     """
 
     inputs: Mapping[str, Input]
     lets: tuple[Let, ...]
     outputs: Mapping[str, Expr]
+    writes: Mapping[str, Formula]
 
     def kind(self, name: str) -> Kind:
         """The kind of an input or binding."""

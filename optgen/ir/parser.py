@@ -37,12 +37,17 @@ class Stage:
     """A block's text.
 
     Attributes:
-        shared: Whether it may name choices that this rule does not have (shared stages). `grad` is, in a shared stage
-            after the first, what the first one left; it cannot be assigned there.
+        name: Of a stage that all rules have: it may name choices that this rule does not have. `grad` is, in such a
+            stage after the first, what the first one left; it cannot be assigned there.
     """
 
     text: SourceText
-    shared: bool = False
+    name: str = ""
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is a stage that all rules have."""
+        return bool(self.name)
 
 
 def parse_block(text: SourceText, reporter: Reporter) -> list[ast.stmt]:

@@ -13,7 +13,21 @@ from types import MappingProxyType
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.guards import GuardTable
 from optgen.ir.kinds import kind_of
-from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select, children, refs, with_operands
+from optgen.ir.nodes import (
+    Call,
+    Const,
+    Expr,
+    Kind,
+    Let,
+    Program,
+    Reduce,
+    Ref,
+    Select,
+    children,
+    refs,
+    walk,
+    with_operands,
+)
 from optgen.ir.reductions import REDUCED
 from optgen.operations import OPERATIONS
 from optgen.passes.rename import stem_of
@@ -32,13 +46,15 @@ class _Hoister:
         self.known: dict[tuple[Expr, Formula], list[Let]] = {}
         self.lets: list[Let] = []
         self.by_name = {let.name: let for let in program.lets}
+        sums_all = [part for let in program.lets for part in walk(let.expr) if _sums_all(part)]
+        self.parts_of_all = {name for part in sums_all for name in refs(part)}
 
     def run(self) -> Program:
         for let in self.program.lets:
             expr = self._operand_free(let.expr, let)
             self.lets.append(replace(let, expr=expr))
             if not isinstance(expr, Ref | Const):
-                self.known.setdefault(_key(expr, let), []).append(self.lets[-1])
+                self.known.setdefault(self._key(expr, let), []).append(self.lets[-1])
         return replace(self.program, lets=tuple(self.lets))
 
     def _operand_free(self, expr: Expr, let: Let) -> Expr:
@@ -64,19 +80,27 @@ class _Hoister:
         inner = replace(let, kind=kind)
         expr = self._operand_free(expr, inner)
         of_elements = isinstance(expr, Reduce) and kind_of(expr.x, self.kinds) is Kind.ELEMENT
-        for known in self.known.setdefault(_key(expr, let), []):
-            if of_elements or known.arms == let.arms[: len(known.arms)]:
+        for at, known in enumerate(self.known.setdefault(self._key(expr, let), [])):
+            if known.arms == let.arms[: len(known.arms)]:
+                return Ref(known.name)
+            if of_elements:  # which a statement of another side has asked for
+                self.lets.remove(known)
+                self.known[self._key(expr, let)][at] = self._insert(known)
                 return Ref(known.name)
         name = self._fresh(expr, let)
         self.kinds[name] = kind
-        made = Let(name, expr, kind, "", let.location, let.path, arms=let.arms, shared=let.shared)
+        made = Let(name, expr, kind, "", let.location, let.path, arms=let.arms, stage=let.stage)
         if of_elements:
             made = self._insert(made)
         else:
             self.lets.append(made)
-        self.known[_key(expr, let)].append(made)
+        self.known[self._key(expr, let)].append(made)
         self.by_name[name] = made
         return Ref(name)
+
+    def _key(self, expr: Expr, let: Let) -> tuple[Expr, Formula]:
+        """What makes a value the same as another: of a sum over all parameters also which of them have a part in it."""
+        return expr, let.path if _sums_all(expr) or let.name in self.parts_of_all else TRUE
 
     def _insert(self, reduction: Let) -> Let:
         """A reduction of elements stands where they are at hand, whichever side of an `if` asks for it."""
@@ -115,10 +139,8 @@ class _Hoister:
         return f"{stem}_{over}{REDUCED[expr.op]}"
 
 
-def _key(expr: Expr, let: Let) -> tuple[Expr, Formula]:
-    """What makes a value of a binding the same as another: of a sum over all parameters, which of them reach it too."""
-    sums_all = isinstance(expr, Reduce) and expr.over is Kind.GLOBAL
-    return expr, let.path if sums_all else TRUE
+def _sums_all(expr: Expr) -> bool:
+    return isinstance(expr, Reduce) and expr.over is Kind.GLOBAL
 
 
 LONGEST = 40

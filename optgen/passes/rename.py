@@ -1,6 +1,7 @@
 """Bindings get the names that people read: that of their variable.
 
-Of numbers that are one for a tensor the last value has it; others, and elements that are several, are numbered.
+Of numbers that are one for a tensor the last value has it; others, and elements that are several, are numbered. Those
+of the stages that all rules have come first, so that they are called the same in all of them.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ def rename(program: Program, guards: GuardTable) -> Program:
         taken.add(names[let.name])
 
     others = [let for let in program.lets if let.kind is not Kind.ELEMENT]
-    values = [let for let in others if let.variable]
-    for let in (*reversed(values), *(let for let in others if not let.variable)):
-        name(let, f"new_{stem_of(let)}" if stem_of(let) in program.inputs else stem_of(let))
+    for lets in ([let for let in others if let.stage], [let for let in others if not let.stage]):
+        values = [let for let in lets if let.variable]
+        for let in (*reversed(values), *(let for let in lets if not let.variable)):
+            name(let, f"new_{stem_of(let)}" if stem_of(let) in program.inputs else stem_of(let))
     elements = [let for let in program.lets if let.kind is Kind.ELEMENT]
     stems = [stem_of(let) for let in elements]
     for number, (let, stem) in enumerate(zip(elements, stems, strict=True)):  # of which only programs show the names
@@ -42,5 +44,5 @@ def rename(program: Program, guards: GuardTable) -> Program:
     def change(expr: Expr) -> Expr:
         return Ref(names[expr.name]) if isinstance(expr, Ref) and expr.name in names else expr
 
-    lets = tuple(replace(let, name=names[let.name], expr=rewrite(let.expr, change)) for let in program.lets)
-    return replace(program, lets=lets, outputs={n: rewrite(value, change) for n, value in program.outputs.items()})
+    renamed = tuple(replace(let, name=names[let.name], expr=rewrite(let.expr, change)) for let in program.lets)
+    return replace(program, lets=renamed, outputs={n: rewrite(value, change) for n, value in program.outputs.items()})

@@ -24,7 +24,7 @@ def scale_tensorwise(program: Program, guards: GuardTable) -> Program:
     taken = program.kinds().keys() | guards.guards.keys()
     lets = list(program.lets)
     inputs = dict(program.inputs)
-    outputs = dict(program.outputs)
+    outputs, writes = dict(program.outputs), dict(program.writes)
     for name, item in program.inputs.items():
         if item.role != "state" or item.kind is not Kind.ELEMENT:
             continue
@@ -44,5 +44,5 @@ def scale_tensorwise(program: Program, guards: GuardTable) -> Program:
         normal = Call(">=", (Ref(largest), Const(SMALLEST_ABSMAX)))
         scaled = Call("where", (normal, Ref(largest), Const(0.0)))
         lets.append(Let(kept, scaled, Kind.TENSOR, f"scale of {name}"))
-        outputs[scale] = Ref(kept)
-    return replace(program, inputs=inputs, lets=tuple(lets), outputs=outputs)
+        outputs[scale], writes[scale] = Ref(kept), tensorwise & writes[name]
+    return replace(program, inputs=inputs, lets=tuple(lets), outputs=outputs, writes=writes)

@@ -1,9 +1,9 @@
-"""The base class of all generated optimizers: param groups, states, checkpoints, overrides, and the step itself."""
+"""The base class of all generated optimizers: parameters and their groups, a step, a save and a load."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType, SimpleNamespace
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -12,40 +12,21 @@ from torch.compiler import is_compiling
 
 from optgen.runtime.checkpoints import bitsandbytes_form
 from optgen.runtime.checkpoints.codec_record import as_checkpoint
-from optgen.runtime.checkpoints.load import fitting
-from optgen.runtime.checkpoints.validate import adopt_entry
-from optgen.runtime.core.bucket import StaleError, as_list, check_names, check_parameter, check_twice, unnamed
-from optgen.runtime.core.host_values import committed
-from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
-from optgen.runtime.cuda.graph_capture import check_capture, is_capturing, place_lr
+from optgen.runtime.checkpoints.load import adopted_states, fitting
+from optgen.runtime.cuda.graph_capture import check_capture, place_lr
 from optgen.runtime.cuda.paged_memory import wait_for_host
-from optgen.runtime.hooks.fused_backward import InBackward, attach, check_free, check_settings
+from optgen.runtime.hooks import fused_backward
 from optgen.runtime.hooks.handles import make_handle
-from optgen.runtime.rule import Refusal, Rule, Settings, State
+from optgen.runtime.rule import Refusal, Rule
 from optgen.runtime.settings.documentation import document
-from optgen.runtime.settings.overrides import enlist, registered, with_registered
-from optgen.runtime.settings.storage import check_rounding, check_storage, settle_bits
-from optgen.runtime.settings.validation import (
-    SCHEDULED,
-    check_agreement,
-    check_fixed,
-    checked,
-    lock_bits,
-    read_args,
-    refuse_unknown,
-    unscheduled,
-)
+from optgen.runtime.settings.overrides import enlist
+from optgen.runtime.settings.param_groups import as_list, begin_shared_states, checked_group, with_override
+from optgen.runtime.settings.policy import Policy
+from optgen.runtime.settings.storage import check_rounding
 from optgen.runtime.states.step_counts import Count
 from optgen.runtime.states.store import entry_bytes, paged_bytes
-from optgen.runtime.step.interrupts import Uninterrupted
-from optgen.runtime.step.prepare import Prepared, agreed, prepare
-from optgen.runtime.step.run_passes import run_passes
-from optgen.runtime.step.target_choice import find_pager
-
-# What param groups may hold beside settings: torch's own keys and those of its learning rate schedulers.
-GROUP_KEYS = ("params", "param_names", "name", "overrides", *SCHEDULED)
-
-KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
+from optgen.runtime.step.prepared import KeptSteps
+from optgen.runtime.step.run import run
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -70,12 +51,13 @@ class Optimizer(torch.optim.Optimizer):
     bits: ClassVar[int | None] = None
     given_bits: ClassVar[int] = 32
     refusals: ClassVar[tuple[Refusal, ...]] = ()
+    _policy: ClassVar[Policy]
     _step_supports_amp_scaling: ClassVar[bool] = False  # torch.amp.GradScaler asks for it
-    _kept: tuple[Prepared, ...] = ()  # the last steps' engines, newest first
-    _captured: tuple[Prepared, ...] = ()  # engines of steps that graphs have recorded: replays need their memory
+    _kept: KeptSteps
+    _handle: str
     _counts: Mapping[Tensor, Count] = MappingProxyType({})
     _loading: Mapping[str, Any] | None = None
-    _in_backward: InBackward | None = None
+    _in_backward: fused_backward.InBackward | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """A class whose rule reads `grad_scale` unscales gradients itself; for others torch.amp.GradScaler does."""
@@ -83,6 +65,9 @@ class Optimizer(torch.optim.Optimizer):
         document(cls)
         rule: Rule | None = getattr(cls, "rule", None)
         cls._step_supports_amp_scaling = rule is not None and "grad_scale" in rule.inputs
+        if rule is not None:
+            checks = (fused_backward.check_settings,)
+            cls._policy = Policy(cls.__name__, rule, cls.fixed, cls.bits, cls.given_bits, cls.refusals, checks)
 
     def __init__(self, params: Any, settings: dict[str, Any], args: object = None) -> None:
         """Check everything, then take the parameters.
@@ -96,28 +81,16 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: for values and parameters of the wrong type.
             ValueError: for values out of range and combinations that the rule refuses.
         """
-        name = type(self).__name__
-        if self.bits is not None:
-            settings = lock_bits(name, self.bits, args, settings, self.given_bits)
-        settings = checked(name, self.rule, {**read_args(name, args, settings), **self.fixed})
-        settings = settle_bits(name, settings, self.bits)
-        self._refuse(settings)
-        check_storage(name, self.rule, settings)
-        params = as_list(name, params)
+        settings = self._policy.of_constructor(settings, args)
+        params = as_list(self._policy.name, params)
+        self._kept = KeptSteps()
         super().__init__(params, settings)
         members = [param for group in self.param_groups for param in group["params"]]
         if not members:
-            raise ValueError(f"{name}: params holds no tensor; pass model.parameters()")
-        check_rounding(name, settings, members, first=True)
+            raise ValueError(f"{self._policy.name}: params holds no tensor; pass model.parameters()")
+        check_rounding(self._policy.name, settings, members, first=True)
         self._handle = make_handle(self)
-        attach(self)
-
-    @classmethod
-    def _refuse(cls, settings: Mapping[str, Any]) -> None:
-        """Raise for combinations that the rule or the class refuses."""
-        cls.rule.refuse(cls.__name__, settings, (*cls.refusals, *cls.rule.refusals))
-        if settings.get("fused_backward"):
-            check_settings(cls.__name__, cls.rule, settings)
+        fused_backward.attach(self)
 
     # Parameters
 
@@ -128,93 +101,14 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: for parameters that cannot be trained, values of the wrong type, and settings of the optimizer.
             ValueError: for values out of range, unknown settings, and combinations that the rule refuses.
         """
-        name = type(self).__name__
-        if not isinstance(param_group, dict):
-            raise TypeError(f"{name}: param_group must be a dict, but got {type(param_group)}")
-        if "params" not in param_group:
-            raise ValueError(f"{name}: a param group needs the key 'params', its tensors; it has {list(param_group)}")
-        group = {**param_group, **unnamed(name, param_group["params"])}
-        members = group["params"]
-        check_names(name, param_group.get("param_names"), group)
-        for param in members:
-            check_parameter(name, param)
-        check_twice(name, members)
-        if "args" in group:
-            raise ValueError(
-                f"{name}: args is an argument of the class, not of a param group; give its settings as keys"
-            )
-        for key in self.rule.inputs:
-            if key in group:
-                raise ValueError(f"{name}: {key} is set on the optimizer for a step, and is no key of a param group")
-        refuse_unknown(name, group, [*self.defaults, *GROUP_KEYS])
-        known = {key: value for key, value in group.items() if key in self.defaults}
-        group.update(self._checked_part(known, "group"))
-        self._refuse({**self.defaults, **group})
-        check_rounding(name, {**self.defaults, **group}, members, first=False)
-        check_agreement(name, self.rule, [*self.param_groups[:1], {**self.defaults, **group}])
-        told = registered(members)
-        if told or "overrides" in group:
-            group["overrides"] = with_registered(told, group.get("overrides", {}))
-            group["overrides"] = self.checked_overrides(group["overrides"], group, len(members))
-        for state in self.rule.shared_states:
-            if state.name not in group:
-                group[state.name] = self._shared_start(state, {**self.defaults, **group})
-        if group.get("fused_backward", self.defaults.get("fused_backward")):
-            for param in members:
-                check_free(self, param)
+        group = checked_group(self._policy, param_group, self.param_groups, self.defaults)
+        fused_backward.check_group(self, group)
         super().add_param_group(group)
-        place_lr(name, self.param_groups[-1])
+        place_lr(self._policy.name, self.param_groups[-1])
         enlist(self)
-        self._forget()
+        self._kept.forget()
         if "_handle" in self.__dict__:
-            attach(self)
-
-    def _forget(self, only: Tensor | None = None) -> None:
-        """Let go of engines: all of them, or those of a parameter that is stepped alone."""
-        if only is None:
-            self._kept = ()
-        if self._in_backward is not None:
-            self._in_backward.forget(only)
-
-    def _checked_part(self, settings: Mapping[str, Any], part: str) -> dict[str, Any]:
-        """Settings of a group or of a parameter, which may differ from the optimizer's.
-
-        Raises:
-            ValueError: for settings that are the class's or the optimizer's alone, and values out of range.
-        """
-        name = type(self).__name__
-        check_fixed(name, self.rule, self.fixed, settings, part)
-        return settle_bits(name, checked(name, self.rule, settings))
-
-    def checked_overrides(self, overrides: Any, group: Mapping[str, Any], count: int) -> dict[int, dict[str, Any]]:
-        """A group's overrides in their final form.
-
-        Raises:
-            TypeError, ValueError: for positions that the group does not have, and settings that do not fit.
-        """
-        name = type(self).__name__
-        if not isinstance(overrides, Mapping) or not all(isinstance(own, Mapping) for own in overrides.values()):
-            raise TypeError(f"{name}: overrides is a dict of settings by position in the group, not {overrides!r}")
-        result = {}
-        for index, own in overrides.items():
-            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
-                raise ValueError(f"{name}: overrides has the key {index!r}, and the group positions 0 to {count - 1}")
-            result[index] = self._checked_override(own)
-            self._refuse({**self.defaults, **unscheduled(group, self.defaults), **result[index]})
-        return result
-
-    def _checked_override(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        for key in settings:
-            if key not in self.defaults:
-                known = ", ".join(sorted(set(self.defaults) - set(self.fixed)))
-                raise ValueError(f"{type(self).__name__}.override takes no {key!r}; known: {known}")
-        return self._checked_part(settings, "parameter")
-
-    def _shared_start(self, state: State, settings: Mapping[str, Any]) -> float:
-        if state.kind == "global" and self.param_groups:
-            return float(self.param_groups[0][state.name])
-        init = state.init
-        return float(init(SimpleNamespace(settings=settings)) if callable(init) else init)
+            fused_backward.attach(self)
 
     def override(self, param: Tensor, **settings: Any) -> None:
         """Give one parameter settings of its own, as `override(embedding.weight, optim_bits=32)`.
@@ -225,10 +119,11 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ValueError: if the parameter is not in this optimizer, for unknown settings and values out of range.
         """
+
         group, merged = self.check_override(param, settings)
         group["overrides"] = merged
-        self._forget()
-        attach(self)
+        self._kept.forget()
+        fused_backward.attach(self)
 
     def check_override(self, param: Tensor, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, Any]]:
         """The group of a parameter, and its overrides with these settings, which are not stored yet.
@@ -236,18 +131,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ValueError: as `override` does.
         """
-        name = type(self).__name__
-        if not isinstance(param, Tensor):
-            raise TypeError(f"{name}.override: the first argument is a parameter, not {param!r}")
-        settings = self._checked_override(settings)
-        for group in self.param_groups:
-            for index, member in enumerate(group["params"]):
-                if member is param:
-                    overrides = group.get("overrides", {})
-                    merged = {**overrides.get(index, {}), **settings}
-                    self._refuse({**unscheduled(group, self.defaults), **merged})
-                    return group, {**overrides, index: merged}
-        raise ValueError(f"{name}.override: this parameter (shape {tuple(param.shape)}) is not in the optimizer")
+        return with_override(self._policy, self.param_groups, param, settings, self.defaults)
 
     # A step
 
@@ -274,17 +158,13 @@ class Optimizer(torch.optim.Optimizer):
             from optgen.runtime.hooks.compiled_step import graph_step
 
             return graph_step(self, closure)
-        check_capture(type(self).__name__, self.param_groups)
-        in_backward = self._in_backward
-        if in_backward is not None:
-            in_backward.check_scaler(self)
+        self._check_step()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if in_backward is not None:
-            in_backward.close(self)
-        self._run_now("step")
+        self._end_round()
+        run(self, "step")
         return loss
 
     def _run(self, block: str) -> None:
@@ -294,101 +174,28 @@ class Optimizer(torch.optim.Optimizer):
 
             OUTSIDE[METHOD](self._handle, block)
         else:
-            self._run_now(block)
+            run(self, block)
 
-    def _run_now(self, block: str, only: Tensor | None = None) -> None:
-        with torch.no_grad():
-            self._run_block(block, only)
+    def _check_step(self) -> None:
+        check_capture(self._policy.name, self.param_groups)
+        if self._in_backward is not None:
+            self._in_backward.check_scaler(self)
 
-    def _run_block(self, block: str, only: Tensor | None) -> None:
-        """Run a block: every pass over all buckets, then what is common to groups.
+    def _end_round(self) -> None:
+        if self._in_backward is not None:
+            self._in_backward.end_round(self)
 
-        Args:
-            only: A parameter that is stepped alone.
-        """
-        name = type(self).__name__
-        declared = self.rule.blocks[block]
-        for group in self.param_groups:
-            self.rule.refuse(name, group, declared.refusals)
-        for group in self.param_groups:
-            if group.get("capturable"):
-                place_lr(name, group)
-        inputs = agreed(self, read_inputs(self, self.rule.inputs), self._kept) if declared.grads else NO_INPUTS
-        try:
-            prepared, settings = self._begin(block, inputs, only)
-        except StaleError:
-            self._forget(only)
-            prepared, settings = self._begin(block, inputs, only)
-        except SkippedStepError:
-            return
-        if prepared.reducer is not None:
-            prepared.reducer.check()
-        if not prepared.members and declared.grads:
-            return
-        if is_capturing():
-            self._captured = (*self._captured, prepared)
-        with Uninterrupted(prepared.at_once and declared.commit is None):
-            values = run_passes(prepared, self.rule, block, settings)
-            if declared.commit is not None:
-                self._commit(declared.commit, inputs, values.numbers, prepared.elements)
+    def _look_again(self) -> None:
+        fused_backward.attach(self)
 
-    def _begin(self, block: str, inputs: Inputs, only: Tensor | None = None) -> tuple[Prepared, Sequence[Settings]]:
-        """Find or build the engines of a step and start them; those of the last few sets of parameters are kept.
-
-        Returns:
-            The engines, and the settings of every row with the inputs of the step.
-        """
-        kept = self._kept if only is None or self._in_backward is None else self._in_backward.kept.get(id(only), ())
-        prepared, grads = prepare(self, block, kept, inputs, only)
-        if not kept or prepared is not kept[0]:
-            others = () if prepared.replaced else (other for other in kept if other is not prepared)
-            prepared.replaced = False
-            kept = (prepared, *others)[:KEPT_STEPS]
-            if only is None or self._in_backward is None:
-                self._kept = kept
-                attach(self)
-            else:
-                self._in_backward.kept[id(only)] = kept
-        settings = prepared.settings(inputs.values)
-        if prepared.sharded:
-            grads = prepared.own_gradients(grads)
-        for engine in prepared.engines:
-            own = engine.bucket.gradients(grads) if grads else []
-            engine.begin(block, self.rule.blocks[block], own, inputs)
-        return prepared, settings
-
-    def check_row(self, settings: Mapping[str, Any]) -> None:
-        """Raise for settings that were changed in a group to what no kernel can serve.
-
-        Raises:
-            TypeError: for values of the wrong type.
-            ValueError: for values out of range, settings that the class fixes and combinations that it refuses.
-        """
-        name = type(self).__name__
-        checked(name, self.rule, {key: settings[key] for key in self.defaults if key in settings})
-        changed = {key: settings[key] for key in self.fixed if key not in self.rule.storage}
-        check_fixed(name, self.rule, self.fixed, changed, "group")
-        asked = {key: settings[key] for key in ("codec", "optim_bits") if key in settings}
-        if asked.get("codec", "auto") != "auto" and settle_bits(name, asked) != asked:
-            raise ValueError(f"{name}: codec={asked['codec']!r} does not have optim_bits={asked['optim_bits']} bits")
-        self._refuse(unscheduled(settings, self.defaults))
-
-    def _commit(
-        self, commit: Callable[..., dict[str, float]], inputs: Inputs, sums: Mapping[str, float], elements: float
-    ) -> None:
-        """Store group and global states; the first group decides for the optimizer."""
-        rows = [{**group, **inputs.values} for group in self.param_groups]
-        results = [committed(self.rule, commit, row, sums, elements) for row in rows]
-        for group, result in zip(self.param_groups, results, strict=True):
-            for key, value in result.items():
-                shared = self.rule.states[key].kind == "global"
-                group[key] = results[0][key] if shared else value
+    def _update_in_backward(self, param: Tensor) -> None:
+        if self._in_backward is not None:
+            self._in_backward.update(self, param)
 
     def engines(self) -> dict[str, int]:
         """How many parameters each target served at the last step, as `{"cpu": 12}`."""
         counts: dict[str, int] = {}
-        kept = [self._kept, *(self._in_backward.kept.values() if self._in_backward is not None else ())]
-        for engine in [engine for steps in kept for engine in (steps[0].engines if steps else ())]:
+        for engine in self._kept.engines():
             counts[engine.target] = counts.get(engine.target, 0) + len(engine.bucket.members)
         return counts
 
@@ -400,7 +207,7 @@ class Optimizer(torch.optim.Optimizer):
         """Bytes of the states among them that lie in memory which a GPU borrows from the host."""
         return sum(paged_bytes(entry) for entry in self.state.values())
 
-    # Checkpoints
+    # A save
 
     def state_dict(self) -> dict[str, Any]:
         """As torch has it, and what it is of: {"optgen": {"version": 1, "rule": "adam", "class": "AdamW8bit", ...}}.
@@ -432,6 +239,8 @@ class Optimizer(torch.optim.Optimizer):
     def _wait_for_host(self) -> None:
         wait_for_host(value for entry in self.state.values() for value in entry.values())
 
+    # A load
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint of this rule, also one with states in another precision, of torch or bitsandbytes.
 
@@ -452,6 +261,7 @@ class Optimizer(torch.optim.Optimizer):
             )
 
         def capture(_: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+            fused_backward.check_members(self)
             self._loading = fitting(self, saved)
             return {"state": {}, "param_groups": self._loading["param_groups"]}
 
@@ -463,28 +273,19 @@ class Optimizer(torch.optim.Optimizer):
             self._loading = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        loading = self._loading
-        if loading is not None:
+        if self._loading is not None:
+            state["state"].update(adopted_states(self, self._loading))
             self._counts = {}
-            for own, group in zip(self.param_groups, loading["param_groups"], strict=True):
-                overrides = group.get("overrides", {})
-                for index, (param, key) in enumerate(zip(own["params"], group["params"], strict=True)):
-                    if key in loading["state"]:
-                        settings = {**group, **overrides.get(index, {})}
-                        pager = find_pager(type(self).__name__, param, settings)
-                        state["state"][param] = adopt_entry(self.rule, param, loading["state"][key], pager)
         super().__setstate__(state)
         if "differentiable" not in self.rule.storage:  # torch adds it, which would make it a setting
             self.defaults.pop("differentiable", None)
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
-            for shared in self.rule.shared_states:
-                if shared.name not in group:
-                    group[shared.name] = self._shared_start(shared, group)
-            place_lr(type(self).__name__, group)
-        if "_handle" not in self.__dict__:
-            self._handle = make_handle(self)
+            begin_shared_states(self._policy, group, self.param_groups, self.defaults)
+            place_lr(self._policy.name, group)
+        if "_handle" not in self.__dict__:  # a copy
+            self._handle, self._kept = make_handle(self), KeptSteps()
         enlist(self)
-        self._forget()
-        attach(self)
+        self._kept.forget()
+        fused_backward.attach(self)

@@ -21,10 +21,11 @@ from optgen.runtime.building.cubins import build_cubin, store_cubin
 from optgen.runtime.building.headers import parse_headers
 from optgen.runtime.building.nvcc import Nvcc
 from optgen.runtime.building.programs import end_all
-from optgen.runtime.core.bucket import DTYPES, Bucket
+from optgen.runtime.core.bucket import Bucket
 from optgen.runtime.engines.kernel_engine import defines
 from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.rule import Rule, Settings
+from optgen.runtime.settings.param_groups import DTYPES
 from optgen.runtime.settings.storage import choose_codecs, tensorwise
 
 DIMENSIONS = range(5)  # of a parameter: rules treat a matrix, say, otherwise than a vector

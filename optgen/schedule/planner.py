@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.liveness import demands, needed, resolve
+from optgen.ir.liveness import demands, needed, resolve, written
 from optgen.ir.nodes import Kind, Let, Program, Reduce, Ref, refs
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Access, PassPlan, Plan, Reduction, Step, Write
@@ -57,9 +57,8 @@ def slots(program: Program) -> tuple[dict[str, dict[int, Formula]], int]:
         places = due.setdefault(name, {})
         places[deadline] = places.get(deadline, FALSE) | live
 
-    for target, value in program.outputs.items():
-        for name, live in demands(value, program.inputs[target].exists):
-            require(name, count, live)
+    for name, live in written(program):
+        require(name, count, live)
     result: dict[str, dict[int, Formula]] = {}
     for let in reversed(program.lets):
         places = _earliest(due.get(let.name, {}))
@@ -69,7 +68,7 @@ def slots(program: Program) -> tuple[dict[str, dict[int, Formula]], int]:
             places = {deadline - 1: live.given(TRUE) for deadline, live in places.items()}
             result[let.name] = places
         for deadline, formula in places.items():
-            for name, live in demands(let.expr, formula):
+            for name, live in demands(let.expr, formula, let.path):
                 require(name, deadline, live)
     return result, count
 
@@ -98,12 +97,7 @@ class _Planner:
         self.by_name = {let.name: let for let in program.lets}
         self.slot, self.count = slots(program)
         self.arrays: dict[str, Formula] = {}
-        outputs = [
-            (name, live)
-            for target, value in program.outputs.items()
-            for name, live in demands(value, program.inputs[target].exists)
-        ]
-        self.demand = needed(self.lets, outputs)
+        self.demand = needed(self.lets, written(program))
 
     def run(self) -> Plan:
         passes = [self._pass(slot) for slot in range(self.count + 1)]
@@ -183,7 +177,7 @@ class _Planner:
         scale = scale_name(write.input.name)
         if scale not in self.program.outputs:
             return ()
-        return demands(self.program.outputs[scale], self.program.inputs[scale].exists)
+        return demands(self.program.outputs[scale], self.program.writes[scale])
 
     def _prepare(
         self, roots: Iterable[tuple[str, Formula]], arrays: bool = True, known: Formula = TRUE
@@ -208,7 +202,7 @@ class _Planner:
 
     def _writes(self, of_kind: Callable[[Kind], bool]) -> tuple[Write, ...]:
         return tuple(
-            Write(self.program.inputs[name], value, self.program.inputs[name].exists)
+            Write(self.program.inputs[name], value, self.program.writes[name])
             for name, value in self.program.outputs.items()
             if of_kind(self.program.inputs[name].kind)
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.liveness import demands, needed
+from optgen.ir.liveness import demands, needed, written
 from optgen.ir.nodes import Kind, Reduce
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan
@@ -79,16 +79,13 @@ def element_sums(plan: Plan) -> Sums:
 
     terms = {name: list(demands(reduces[name].x, live[name])) for name in names}
     needs: dict[str | None, Demands] = {name: waited(terms[name]) for name in names}
-    outputs = [
-        root for n, value in plan.program.outputs.items() for root in demands(value, plan.program.inputs[n].exists)
-    ]
-    needs[None] = waited(outputs)
+    needs[None] = waited(written(plan.program))
     stored = [root for write in plan.passes[-1].writes for root in demands(write.value, write.live)]
     stored += [
         root
         for write in plan.passes[-1].writes
         if (scale := scale_name(write.input.name)) in plan.program.outputs
-        for root in demands(plan.program.outputs[scale], plan.program.inputs[scale].exists)
+        for root in demands(plan.program.outputs[scale], plan.program.writes[scale])
     ]
     over_all = {reduction for _, reduction in plan.sums.values()}
     return Sums(

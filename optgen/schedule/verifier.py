@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from optgen.ir.formula import FALSE, TRUE, Formula
-from optgen.ir.liveness import demands, needed
+from optgen.ir.liveness import demands, needed, written
 from optgen.ir.nodes import Expr, Kind, refs
 from optgen.ir.verifier import VerificationError
 from optgen.schedule.plan import PassPlan, Plan
@@ -45,9 +45,7 @@ def _reduced_once(plan: Plan) -> Iterator[str]:
             if not (places.get(r.name, FALSE) & live).is_false:
                 yield f"{r.name} is made in {item.name} and in an earlier pass"
             places[r.name] = places.get(r.name, FALSE) | live
-    outputs, inputs = plan.program.outputs, plan.program.inputs
-    roots = [root for name, value in outputs.items() for root in demands(value, inputs[name].exists)]
-    wanted, kinds = needed(plan.program.lets, roots), plan.kinds
+    wanted, kinds = needed(plan.program.lets, written(plan.program)), plan.kinds
     for let in plan.program.lets:
         if is_element_reduction(let, kinds) and not wanted[let.name].implies(places.get(let.name, FALSE)):
             yield f"{let.name} is not made wherever it is needed"

@@ -16,7 +16,7 @@ from optgen.diagnostics import Location, Reporter, SpecError
 from optgen.spec.checks import check_rule, check_shared
 from optgen.spec.classes import ClassChecker, Declared, classes_of
 from optgen.spec.model import ClassRow, ClassTable, Refused, Shared, SharedFunctions, Spec, Variant, Vocabulary
-from optgen.spec.names import SHARED_MODULE, modules_of, plain_class
+from optgen.spec.names import SHARED_FILES, modules_of, plain_class
 from optgen.spec.nodes import Document, Key
 from optgen.spec.nodes import read_document as read_nodes
 from optgen.spec.present import FORMER_TABLE, with_present_keys
@@ -263,8 +263,8 @@ def _load_spec(
     document, spec = words.read(document, Spec, reporter)
     if spec is None:
         return None
-    if SHARED_MODULE in _modules(spec.name):
-        message = f"`{spec.name}` is the module of what rules of a package share"
+    if not _modules(spec.name).isdisjoint(SHARED_FILES):
+        message = f"`{spec.name}` is a file of what the rules of a package share"
         reporter.error("reserved-name", message, document.locate("name"), "use another name")
         return None
     for name, other in rules.items():

@@ -30,7 +30,7 @@ OF_STATES = RESERVED - {*CALLED, "super"}
 ATTRIBUTES = frozenset(
     (
         "OptimizerPostHook", "OptimizerPreHook", "add_param_group", "bits", "bitsandbytes_state_dict", "check_override",
-        "check_row", "checked_overrides", "defaults", "engines", "fixed", "found_inf", "given_bits", "load_state_dict",
+        "defaults", "engines", "fixed", "found_inf", "given_bits", "load_state_dict",
         "override", "paged_bytes", "param_groups", "profile_hook_step", "refusals",
         "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_state_dict_post_hook",
         "register_state_dict_pre_hook", "register_step_post_hook", "register_step_pre_hook", "rule", "state",
@@ -49,7 +49,11 @@ OF_CLASSES = frozenset((*_MODULES, *dir(builtins)))
 
 
 SHARED_MODULE = "shared"
-"""The module of what the rules of a package share, and no rule can be called."""
+"""The module of what the rules of a package share."""
+STAGES = ("grad", "update")
+"""The stages that all rules have."""
+SHARED_FILES = (SHARED_MODULE, f"{SHARED_MODULE}_torch", *(f"{stage}_stage" for stage in STAGES))
+"""The files of what the rules of a package share, without their endings: no rule can be called so."""
 
 
 def modules_of(rule: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from support.hostile import PARTS, TEXTS, c_code, python_code, with_texts
 import optgen
 from optgen.backends import quoting
 from optgen.backends.quoting import c_comment, docstring, identifier, py_string, python_comment
-from optgen.compiler import Unit, _emit, compile_specs, shared_parts
+from optgen.compiler import Unit, _emit, common_parts, compile_specs
 from optgen.diagnostics import SpecError
 from optgen.emit.environment import render
 from optgen.explanation import ClassInfo
@@ -72,8 +72,9 @@ def unit() -> Unit:
 
 def files(text: str) -> dict[str, str]:
     changed = with_texts(unit(), text)
-    shared = shared_parts([changed])
-    return {r.path: _emit(changed.family.path, r) for r in (*changed.renderings(shared), shared.render())}
+    common = common_parts([changed])
+    renderings = (*changed.renderings(common), *common.renderings(changed.family))
+    return {r.path: _emit(changed.family.path, r) for r in renderings}
 
 
 @cache

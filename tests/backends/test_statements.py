@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent, indent
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,24 @@ from support.compiling import FAMILIES, stock_units
 from support.interpreter import evaluate, run
 from support.plan_settings import settings
 
-from optgen.backends.assignments import Part
-from optgen.backends.statements import Assign, Block, Declare, Fill, If, Take
+from optgen.backends.assignments import Assignments, Part, StageCode
+from optgen.backends.statements import Assign, Block, Declare, Fill, If, Invoke, Take
 from optgen.compiler import Unit, check_specs
 from optgen.diagnostics import Reporter
 from optgen.ir.family import Family
 from optgen.ir.kinds import boolean_names
-from optgen.ir.liveness import demands, needed
+from optgen.ir.liveness import needed, written
 from optgen.ir.nodes import Kind, Program, refs
 from optgen.schedule.plan import Plan
 
 
-def execute(block: Block, values: dict[str, Any], guards: Mapping[str, bool], declared: set[str]) -> None:
+def execute(
+    block: Block,
+    values: dict[str, Any],
+    guards: Mapping[str, bool],
+    declared: set[str],
+    stages: Mapping[str, StageCode] = MappingProxyType({}),
+) -> None:
     """Run statements as a target does: a variable is declared before it is assigned, and once in a scope."""
     scope = set(declared)
     for statement in block:
@@ -39,48 +46,66 @@ def execute(block: Block, values: dict[str, Any], guards: Mapping[str, bool], de
                 values[variable] = 0.0
             case If(formula=formula, then=then, other=other):
                 inner = dict(values)
-                execute(then if formula.holds(guards) else other, inner, guards, scope)
+                execute(then if formula.holds(guards) else other, inner, guards, scope, stages)
                 values.update({name: value for name, value in inner.items() if name in scope or name in values})
+            case Invoke(stage=stage, arguments=arguments, results=results):
+                assert scope.issuperset(results.values())
+                inside = {name: values[variable] for name, variable in arguments.items()}
+                execute(stages[stage].code.body, inside, guards, {*arguments, *results})
+                values.update({results[name]: inside[name] for name in results if name in inside})
             case Take() | Fill():
                 raise AssertionError
 
 
-def part_of(program: Program) -> tuple[Part, list[tuple[str, Any]]]:
+def part_of(program: Program, calls_stages: bool) -> tuple[Part, list[tuple[str, Any]]]:
     """A whole program as one part, inputs in variables of their own names."""
-    roots = [root for n, value in program.outputs.items() for root in demands(value, program.inputs[n].exists)]
+    roots = list(written(program))
     live = needed(program.lets, roots)
     booleans = boolean_names(program)
     lets = [let for let in program.lets if let.name in live]
     given = {**{name: name for name in program.inputs}, **{f"old.{name}": name for name in program.inputs}}
-    part = Part(lets, live, outside=lambda name: name, sort=lambda let: (let.kind, let.name in booleans), given=given)
+    part = Part(
+        lets,
+        live,
+        outside=lambda name: name,
+        sort=lambda let: (let.kind, let.name in booleans),
+        given=given,
+        calls_stages=calls_stages,
+    )
     return part, roots
 
 
-def check(program: Program, guards: Mapping[str, bool], random: np.random.Generator) -> None:
+def check(
+    program: Program, guards: Mapping[str, bool], random: np.random.Generator, calls_stages: bool = False
+) -> Assignments:
     shapes = {Kind.ELEMENT: (3, 4), Kind.ROW: (3, 1), Kind.COL: (1, 4), Kind.MATRIX: (1, 1)}
     values = {name: random.normal(size=shapes.get(item.kind, ())) for name, item in program.inputs.items()}
-    part, asked = part_of(program)
+    part, asked = part_of(program, calls_stages)
     code = part.code(asked=asked)
     found = {**values, **{f"old.{name}": value for name, value in values.items()}}
     with np.errstate(all="ignore"):
         expected = run(program, values, guards)
-        execute(code.body, found, guards, set(part.given))
+        execute(code.body, found, guards, set(part.given), code.stages)
         read = {name: evaluate(value, found, guards) for name, value in code.values.items() if _is_set(value, found)}
         for name, value in expected.items():
             np.testing.assert_array_equal(evaluate(program.outputs[name], read, guards), value, err_msg=name)
+    return code
 
 
 def _is_set(value: Any, found: Mapping[str, Any]) -> bool:
     return all(name in found for name in refs(value))
 
 
+@pytest.mark.parametrize("calls_stages", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_statements_of_every_rule(name: str) -> None:
+def test_statements_of_every_rule(name: str, calls_stages: bool) -> None:
     unit = stock_units()[name]
     random = np.random.default_rng(7)
     for guards in settings(unit.family, most=4):
-        for plan in unit.plans.values():
-            check(plan.program, guards, random)
+        for block, plan in unit.plans.items():
+            code = check(plan.program, guards, random, calls_stages)
+            has_update = calls_stages and block == "step" and unit.family.has_update
+            assert ("update" in code.stages) == has_update
 
 
 HEAD = """
@@ -88,7 +113,7 @@ name: hard
 title: Hard
 hyperparameters: {lr: {default: 0.1}, k: {default: 0.5}}
 options: {a: {default: false, doc: A.}, b: {default: false, doc: B.}}
-states: {x: {doc: X.}, y: {doc: Y.}}
+states: {w: {shape: matrix, when: ndim >= 2}, x: {doc: X.}, y: {doc: Y.}}
 variants: {Hard: {bits: 32}}
 """
 BLOCKS = {
@@ -132,6 +157,13 @@ BLOCKS = {
         if b:
             z = z * k
         update = z
+    """,
+    "choices of one `if` that are needed under other settings": """
+        w = 2
+        if ndim >= 2 and a:
+            x = k
+            w = 0.5
+        update = grad
     """,
     "grad of the stage": """
         grad = grad + k * param

@@ -15,9 +15,9 @@ from optgen.runtime import precompile
 from optgen.runtime.building import nvcc
 from optgen.runtime.building.cache import CompileError
 from optgen.runtime.building.cubins import cubin, stored_cubins
-from optgen.runtime.core.bucket import DTYPES
 from optgen.runtime.engines import cpu_engine
 from optgen.runtime.precompile import STARTS, classes_of, compile_cubins, specializations
+from optgen.runtime.settings.param_groups import DTYPES
 
 PACKAGE = Path(optgen_optim.__file__).parent
 CLASSES = optgen_optim.CLASSES

@@ -70,7 +70,8 @@ def alone(source: Path, function: str, folder: Path) -> Path:
     assert sum(line.startswith("OPTGEN_EXPORT") for line in kept) == 1
     copy = folder / f"{function}.cpp"
     copy.write_text("\n".join(kept), encoding="utf-8")
-    shutil.copy(source.with_suffix(".h"), folder)
+    for header in source.parent.glob("*.h"):
+        shutil.copy(header, folder)
     return copy
 
 
@@ -91,7 +92,7 @@ def test_every_loop_over_elements_is_vectorised(name: str, bits: int, tmp_path: 
     gcc = compiler()
     if gcc is None:
         pytest.skip("no g++")
-    engine = stepped(name, bits)._kept[0].engines[0]
+    engine = stepped(name, bits)._kept.of_all[0].engines[0]
     rule, bucket = engine.rule, engine.bucket
     for item in rule.blocks["step"].passes:
         if not item.live(bucket.flags):

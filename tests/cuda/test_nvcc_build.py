@@ -22,10 +22,11 @@ import optgen
 from optgen.codecs import parameter_codec
 from optgen.runtime.building.entries import CompileError, words
 from optgen.runtime.building.nvcc import FLAGS, Nvcc, escaped, find_nvcc, why_no_nvcc
-from optgen.runtime.core.bucket import DTYPES, Bucket
+from optgen.runtime.core.bucket import Bucket
 from optgen.runtime.engines.kernel_engine import defines
 from optgen.runtime.precompile import STARTS, Specialization, specializations
 from optgen.runtime.rule import Rule
+from optgen.runtime.settings.param_groups import DTYPES
 from optgen.runtime.settings.storage import choose_codecs, dtype_name, tensorwise
 
 ARCHS = ("75", "80", "90", "100")

@@ -132,7 +132,9 @@ blocks:
 
 
 def engine_with_bands(opt: Optimizer) -> CudaEngine:
-    return next(engine for engine in opt._kept[0].engines if isinstance(engine, CudaEngine) and engine.band_table)
+    return next(
+        engine for engine in opt._kept.of_all[0].engines if isinstance(engine, CudaEngine) and engine.band_table
+    )
 
 
 class TestPlacement:

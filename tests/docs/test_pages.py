@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import check_layers
 import pytest
 from support.compiling import ROOT, stock_package
 from typer.main import get_command
@@ -47,6 +48,15 @@ def test_the_floors_are_those_that_are_checked() -> None:
     named = set(re.findall(r"[\w/]+\.py|\b[\w/]+/", shown))
     there = {path.name if path.is_file() else f"{path.name}/" for path in (ROOT / "optgen").iterdir()}
     assert there - {"__init__.py", "__pycache__/", "py.typed"} == named - {"runtime/building/"}
+
+
+def test_the_rooms_are_those_that_are_checked() -> None:
+    """CONTRIBUTING names the rooms of the runtime from the top down, as the check has them, and none else is there."""
+    shown = next(block for block in CODE.findall(CONTRIBUTING) if "optimizer.py" in block)
+    named = re.findall(r"(?m)^(\w+)(?:\.py|/)", shown)
+    assert named == list(check_layers.ROOMS)
+    there = {path.stem for path in (ROOT / "optgen" / "runtime").iterdir()}
+    assert there - {"__init__", "__pycache__"} == set(named)
 
 
 def test_paths_that_contributing_names_are_there() -> None:

@@ -9,7 +9,7 @@ import pytest
 from jinja2 import UndefinedError
 from support.compiling import ROOT
 
-from optgen import compiler, explanation, page
+from optgen import compiler, page
 from optgen.emit.environment import names, render
 
 
@@ -21,12 +21,9 @@ def test_contexts_have_the_names_that_their_templates_use(monkeypatch: pytest.Mo
         return render(template, context)
 
     monkeypatch.setattr(compiler, "render", noted)
-    monkeypatch.setattr(explanation, "render", noted)
     monkeypatch.setattr(page, "render", noted)
     package = compiler.compile_specs([ROOT / "specs" / "lion.yaml"], "probe")
     page.page(package.classes[0])
-    for target in explanation.TARGETS:
-        package.classes[0].code(target)
     templates = {path.relative_to(ROOT / "templates").as_posix() for path in (ROOT / "templates").rglob("*.j2")}
     assert given == {template: set(names(template)) for template in templates}
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.compiling import compiled, probe
 
-from optgen.compiler import shared_parts
+from optgen.compiler import common_parts
 from optgen.diagnostics import SpecError
 
 TEXT = """
@@ -52,7 +52,7 @@ def outcome(body: str, uses: str = "") -> str:
         except SpecError as error:
             assert all(d.location is not None for d in error.diagnostics)
             return "refused"
-        assert len(unit.renderings(shared_parts([unit]))) == 5
+        assert len(unit.renderings(common_parts([unit]))) == 5
         return "accepted"
 
 

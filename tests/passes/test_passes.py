@@ -15,7 +15,7 @@ from support.plan_settings import settings
 from optgen.codecs import SMALLEST_ABSMAX
 from optgen.diagnostics import Reporter
 from optgen.ir.family import Family, build_family
-from optgen.ir.formula import FALSE, atom
+from optgen.ir.formula import FALSE, TRUE, atom
 from optgen.ir.guards import GuardTable
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Reduce, Ref, Select, refs, walk
@@ -29,8 +29,6 @@ from optgen.passes.multiply_reciprocal import multiply_reciprocal
 from optgen.passes.pipeline import run_passes, steps
 from optgen.passes.resolve_choices import resolve_choices
 from optgen.passes.scale_tensorwise import scale_tensorwise
-from optgen.passes.settle import settle
-from optgen.schedule.planner import plan
 from optgen.spec.loader import load_specs
 
 INPUTS = {
@@ -60,7 +58,7 @@ def program(lets: Mapping[str, Expr], **outputs: Expr) -> Program:
     for name, expr in lets.items():
         kinds[name] = kind_of(expr, kinds)
         made.append(Let(name, expr, kinds[name], f"{name} = ..."))
-    result = Program(dict(INPUTS), tuple(made), outputs)
+    result = Program(dict(INPUTS), tuple(made), outputs, {name: INPUTS[name].exists for name in outputs})
     verify(result)
     return result
 
@@ -150,7 +148,8 @@ def test_multiply_reciprocal_divides_elements_by_one_number_once() -> None:
     ],
 )
 def test_fold(expr: Expr, expected: Expr) -> None:
-    assert fold(Program(dict(INPUTS), (), {"param": expr})).outputs["param"] == expected
+    it = Program(dict(INPUTS), (), {"param": expr}, {"param": TRUE})
+    assert fold(it).outputs["param"] == expected
 
 
 def test_forward_replaces_names_of_names_and_of_numbers() -> None:
@@ -257,7 +256,7 @@ def test_the_verifier_names_what_is_broken(
     inputs = {**INPUTS, "window": Input("window", "state", Kind.TENSOR, window=3)}
     kinds = {name: item.kind for name, item in inputs.items()}
     lets = [x if isinstance(x, Let) else Let("a", x, _kind(x, kinds), "") for x in exprs]
-    it = Program(inputs, tuple(lets), outputs)
+    it = Program(inputs, tuple(lets), outputs, dict.fromkeys(outputs, TRUE))
     if stage > Stage.BUILT:
         verify(it, Stage(stage - 1))
     for later in range(stage, Stage.READY + 1):
@@ -323,13 +322,10 @@ def test_all_passes_together_mean_what_was_written(tmp_path: Path) -> None:
         if truth["percentile_clipping_below_100"]:
             continue
         expected = run(masked, values, truth)
-        known = {**values, "exp_avg_absmax": 0.0, "kept_absmax": 0.0}
-        found, settled = run(after, known, truth), run(settle(after, truth), known, {})
+        found = run(after, {**values, "exp_avg_absmax": 0.0, "kept_absmax": 0.0}, truth)
         for name, value in expected.items():
             if name not in ("past", "gnorm_vec"):
                 np.testing.assert_allclose(np.broadcast_to(found[name], np.shape(value)), value, rtol=1e-9)
-        for name, value in settled.items():
-            np.testing.assert_array_equal(value, found[name], err_msg=f"{name} under {truth}")
         checked += 1
     assert checked > 50
 
@@ -343,48 +339,3 @@ def test_every_pass_leaves_programs_of_all_rules_valid() -> None:
                 it = step(it)
                 verify(it, stage)
             assert FALSE not in [let.expr.formula for let in it.lets if isinstance(let.expr, Select)]
-
-
-def test_settle_leaves_nothing_to_choose() -> None:
-    chosen = Select(atom("amsgrad"), Ref("most"), Ref("average"))
-    it = program(
-        {
-            "active": Select(atom("moment_tensorwise"), Call(">", (Ref("grad"), Const(0.0))), Const(True)),
-            "average": call("+", "moment", "grad"),
-            "most": call("max", "largest", "average"),
-            "rate": Select(atom("moment_tensorwise"), call("*", "lr", "size"), Ref("lr")),
-            "moved": call("-", "param", call("*", "rate", chosen)),
-            "kept": call("where", "active", "moved", "param"),
-        },
-        param=Ref("kept"),
-        largest=Ref("most"),
-    )
-    settled = settle(it, {"amsgrad": False, "moment_tensorwise": False})
-    assert "largest" not in settled.inputs
-    assert list(settled.outputs) == ["param"]
-    assert [(let.name, let.expr) for let in settled.lets] == [
-        ("average", call("+", "moment", "grad")),
-        ("moved", call("-", "param", call("*", "lr", "average"))),
-    ]
-    whole = settle(it, {"amsgrad": True, "moment_tensorwise": True})
-    assert [let.name for let in whole.lets] == ["active", "average", "most", "rate", "moved", "kept"]
-    assert whole.kind("rate") is Kind.TENSOR
-
-
-def test_a_settled_sum_over_all_is_given_where_others_take_it() -> None:
-    taken = Let("total", Reduce("sum", Kind.GLOBAL, Ref("grad")), Kind.GLOBAL, "", path=atom("amsgrad"))
-    moved = Let("moved", call("-", "param", "total"), Kind.ELEMENT, "")
-    it = Program(INPUTS, (taken, moved), {"param": Ref("moved")})
-    assert [let.name for let in settle(it, GUARDS[-1]).lets] == ["total", "moved"]
-    alone = settle(it, GUARDS[0])
-    assert [let.name for let in alone.lets] == ["moved"]
-    assert alone.kind("total") is Kind.GLOBAL
-
-
-def test_rules_are_settled_to_as_many_passes_as_they_run() -> None:
-    for unit in stock_units().values():
-        for block in unit.plans.values():
-            for truth in settings(unit.family, 12):
-                settled = plan(settle(block.program, truth))
-                assert len(settled.passes) == len(block.live_passes(truth)), f"{unit.family.name} under {truth}"
-                assert not any(isinstance(part, Select) for let in settled.program.lets for part in walk(let.expr))

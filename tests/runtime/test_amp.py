@@ -212,7 +212,7 @@ def test_steps_with_and_without_a_scaler_take_turns(name: str, target: str) -> N
             opt.step()
         else:
             scaled_step(opt, params, step, scaler)
-        engines.append(opt._kept[0])
+        engines.append(opt._kept.of_all[0])
     assert engines[0] is engines[2] is engines[4]
     assert engines[1] is engines[3] is engines[5]
     assert [item.seen.inputs for item in engines[:2]] == [("grad_scale",), ()]
@@ -226,7 +226,7 @@ def test_without_a_scaler_nothing_is_set(target: str) -> None:
     backward(params, 0)
     assert read_inputs(opt, opt.rule.inputs) is NO_INPUTS
     opt.step(lambda: 3.0)
-    assert [prepared.seen.inputs for prepared in opt._kept] == [()]
+    assert [prepared.seen.inputs for prepared in opt._kept.of_all] == [()]
 
 
 def test_a_closure_sees_the_scale_that_is_set(target: str) -> None:

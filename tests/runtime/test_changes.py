@@ -80,7 +80,7 @@ def test_changing_sets_of_gradients_keep_their_engines(target: str) -> None:
         for index, param in enumerate(params):
             param.grad = torch.randn(8) if step < 2 or index != step % 2 else None
         opt.step()
-        seen.append(id(opt._kept[0]))
+        seen.append(id(opt._kept.of_all[0]))
     assert len(set(seen[4:])) == 2
 
 

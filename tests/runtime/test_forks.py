@@ -47,5 +47,5 @@ def test_little_work_stays_on_the_calling_thread(sizes: list[int], threads: int)
     optimizer = AdamW32bit(params, target="cpu")
     torch.set_num_threads(16)
     optimizer.step()
-    engines = [engine for prepared in optimizer._kept for engine in prepared.engines]
+    engines = [engine for prepared in optimizer._kept.of_all for engine in prepared.engines]
     assert [engine.call.threads for engine in engines if isinstance(engine, CpuEngine)] == [threads]

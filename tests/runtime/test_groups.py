@@ -208,10 +208,10 @@ def test_a_cycled_momentum_keeps_the_engines(target) -> None:
     opt = LARS(params, 0.1, 0.9, target=target)
     schedule = lr_scheduler.OneCycleLR(opt, max_lr=0.1, total_steps=8)
     train(opt, params, 1, 1)
-    engines = opt._kept[0].engines
+    engines = opt._kept.of_all[0].engines
     schedule.step()
     train(opt, params, 2, 2)
-    assert opt._kept[0].engines is engines
+    assert opt._kept.of_all[0].engines is engines
 
 
 @pytest.mark.parametrize(

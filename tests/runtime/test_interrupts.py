@@ -17,6 +17,7 @@ from support.targets import ready
 from optgen.runtime.core.step_inputs import NO_INPUTS
 from optgen.runtime.states.store import Settled
 from optgen.runtime.step.interrupts import Uninterrupted
+from optgen.runtime.step.run import begin
 from runtime.training import SMALL, make_params, same, set_grads, snapshot
 
 
@@ -81,7 +82,7 @@ def test_a_step_is_finished_wherever_it_is_interrupted(cls: Any, target: str) ->
     for point in range(60):
         params, opt = make(cls, target)
         with pytest.MonkeyPatch.context() as patch:
-            press_at(opt._kept[0].engines[0], patch, point)
+            press_at(opt._kept.of_all[0].engines[0], patch, point)
             try:
                 opt.step()
             except KeyboardInterrupt:
@@ -89,7 +90,7 @@ def test_a_step_is_finished_wherever_it_is_interrupted(cls: Any, target: str) ->
             else:
                 break  # as many points as there are
         found = snapshot(opt, params)
-        assert same(found, whole) or (opt._kept[0].at_once and same(found, before)), f"interrupted at {point}"
+        assert same(found, whole) or (opt._kept.of_all[0].at_once and same(found, before)), f"interrupted at {point}"
     assert interrupted >= 6
 
 
@@ -112,7 +113,7 @@ def test_states_are_stored_whole(target: str, monkeypatch: pytest.MonkeyPatch) -
     assert "exp_avg_absmax" not in opt.state[params[0]]
     params, other = make(AdamW8bit, target)
     other.override(params[0], optim_bits=32)
-    other._begin("step", NO_INPUTS)
+    begin(other, "step", NO_INPUTS)
     assert all(same(opt.state[a], other.state[b]) for a, b in zip(opt.state, other.state, strict=True))
 
 

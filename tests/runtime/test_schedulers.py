@@ -161,7 +161,7 @@ def test_engines_are_kept(scheduler: str, target: str) -> None:
     opt = LARS(params, lr=LR, momentum=0.9, target=target)
     engines = []
     for _ in scheduled(opt, params, SCHEDULERS[scheduler]):
-        engines.append(opt._kept[0].engines if opt._kept else None)
+        engines.append(opt._kept.of_all[0].engines if opt._kept.of_all else None)
     assert all(engine is engines[1] for engine in engines[1:])
 
 

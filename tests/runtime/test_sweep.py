@@ -201,7 +201,7 @@ def test_it_may_come_at_any_time() -> None:
         for number, use in enumerate(uses):
             sweep.used = use
             train(opt, params, number, number + 1)
-            engines.append(opt._kept[0])
+            engines.append(opt._kept.of_all[0])
         assert all(one is engines[0] for one in engines)
         results.append(snapshot(opt, params))
     for other in results[1:]:
@@ -238,7 +238,7 @@ def test_a_clone_that_shares_until_it_is_written_stays_what_it_was(way: str) -> 
 def stored(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """Whether the cache seems to have it, and no patience."""
     found = [False]
-    monkeypatch.setattr(extension, "is_stored", lambda: found[0])
+    monkeypatch.setattr(extension, "is_stored", lambda _: found[0])
     monkeypatch.setattr(sweep, "PATIENCE", 0.0)
     sweep.used, sweep._builder, sweep._looked = PLAIN, None, False
     yield found
@@ -285,16 +285,16 @@ def test_where_it_cannot_be_compiled_python_goes_on(monkeypatch: pytest.MonkeyPa
     def fail(behind: bool) -> Sweep:
         raise CompileError("no Python.h")
 
-    monkeypatch.setattr(extension, "sweep_extension", fail)
+    monkeypatch.setattr(extension, "load_extension", fail)
     assert sweep.compile_now() is PLAIN
     assert sweep.used is PLAIN
 
 
 def test_the_cache_is_asked_for_this_very_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_or_skip()
-    assert extension.is_stored()
+    assert extension.is_stored(sweep.SOURCE)
     monkeypatch.setattr(torch, "__version__", "2.99")
-    assert not extension.is_stored()
+    assert not extension.is_stored(sweep.SOURCE)
 
 
 ENDS_EARLY = """

@@ -123,10 +123,10 @@ def specialised(program: Program, truth: Mapping[str, bool]) -> Program:
             return replace(expr, x=parts[0])
         return replace(expr, args=parts) if parts else expr  # type: ignore[call-arg]
 
-    outputs = {n: without(v) for n, v in program.outputs.items() if program.inputs[n].exists.holds(truth)}
+    outputs = {n: without(v) for n, v in program.outputs.items() if program.writes[n].holds(truth)}
     inputs = {n: replace(i, exists=TRUE) for n, i in program.inputs.items() if i.exists.holds(truth)}
     lets = tuple(replace(let, expr=without(let.expr)) for let in program.lets)
-    return drop_unused(Program({**program.inputs, **inputs}, lets, outputs))
+    return drop_unused(Program({**program.inputs, **inputs}, lets, outputs, dict.fromkeys(outputs, TRUE)))
 
 
 def check_setting(name: str, it: Plan, truth: Mapping[str, bool]) -> None:

@@ -154,6 +154,34 @@ blocks:
     second = size
     param = param - lr * grad
 """
+ASIDE = """\
+name: aside
+hyperparameters:
+  lr: {default: 1.0, range: "[0, inf)"}
+options:
+  flag: {default: false}
+states:
+  kept: {}
+  size: {shape: tensor}
+  seen: {shape: tensor, when: ndim >= 2}
+blocks:
+  step: |
+    if flag:
+        kept = grad
+    value = 2 * grad
+    if index == 1:
+        size = norm(value, over=all)
+    else:
+        size = norm(value)
+    more = grad
+    if ndim < 2:
+        more = 3 * grad
+    seen = absmax(more, over=all)
+    param = param - lr * grad
+methods:
+  fill:
+    block: kept = param
+"""
 every_target = pytest.mark.parametrize("target", ["torch", "cpu", "cuda"], indirect=True)
 
 
@@ -268,6 +296,37 @@ def test_a_state_may_be_read_under_fewer_settings_than_it_is_written(target: str
     for name, value in (("kept", kept), ("other", other)):
         assert torch.equal(opt.state[param][f"{name}_absmax"], torch.full((2,), value)), name
     assert torch.equal(param.detach(), torch.full((300,), -2.0 + 300 * kept))
+
+
+@pytest.fixture(scope="module")
+def aside(tmp_path_factory: pytest.TempPathFactory) -> type[torch.optim.Optimizer]:
+    return optgen.load(write_spec(tmp_path_factory.mktemp("aside"), ASIDE)).Aside
+
+
+@every_target
+@pytest.mark.parametrize("block_wise", [True, False])
+def test_a_state_that_is_not_assigned_stays_as_it_is_stored(
+    target: str, block_wise: bool, aside: type[torch.optim.Optimizer]
+) -> None:
+    """Encoded anew, blocks whose largest number is negative would shrink: four bits hold less of it."""
+    param = torch.nn.Parameter(torch.linspace(-2.0, 1.0, 300))
+    opt = aside([param], codec="int4", min_8bit_size=0, block_wise=block_wise, target=target)
+    stepped(opt, [param])
+    opt.fill()
+    before = {name: opt.state[param][name].clone() for name in ("kept", "kept_absmax")}
+    stepped(opt, [param])
+    assert all(torch.equal(opt.state[param][name], value) for name, value in before.items())
+
+
+@every_target
+def test_sums_below_an_if_serve_its_other_side_and_other_parameters(
+    target: str, aside: type[torch.optim.Optimizer]
+) -> None:
+    params = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 8), (25,))]
+    opt = aside(params, target=target)
+    stepped(opt, params)
+    assert [float(opt.state[param]["size"]) for param in params] == [4 * 4, 4 * 5]
+    assert float(opt.state[params[0]]["seen"]) == 6
 
 
 def test_prodigy_scales_an_update_that_is_nothing() -> None:

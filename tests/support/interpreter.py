@@ -41,7 +41,7 @@ def evaluate(expr: Expr, values: Mapping[str, Any], guards: Mapping[str, bool]) 
 
 
 def run(program: Program, inputs: Mapping[str, Any], guards: Mapping[str, bool]) -> dict[str, Any]:
-    """What a program writes where it exists. Values that these guards do not need may be anything."""
+    """What a program writes. Values that these guards do not need may be anything."""
     values = dict(inputs)
     with np.errstate(all="ignore"):
         for let in program.lets:
@@ -53,5 +53,5 @@ def run(program: Program, inputs: Mapping[str, Any], guards: Mapping[str, bool])
         return {
             name: evaluate(value, values, guards)
             for name, value in program.outputs.items()
-            if program.inputs[name].exists.holds(guards)
+            if program.writes[name].holds(guards)
         }

@@ -35,9 +35,10 @@ def why_no_gpu() -> str:
 
 def sweep_or_skip() -> Sweep:
     """sweep.cpp, compiled; skip where there is no compiler, or no header of Python."""
-    from optgen.runtime.building.extension import missing, sweep_extension
+    from optgen.runtime.building.extension import missing
+    from optgen.runtime.core.sweep import compiled_sweep
 
     reason = missing()
     if reason:
         pytest.skip(reason)
-    return sweep_extension()
+    return compiled_sweep()

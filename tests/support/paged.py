@@ -75,7 +75,7 @@ def held(driver: standin.Driver, kind: str) -> list[int]:
 
 def engine_of(opt: Optimizer) -> CudaEngine:
     """The engine of the last step's first bucket."""
-    engine = opt._kept[0].engines[0]
+    engine = opt._kept.of_all[0].engines[0]
     assert isinstance(engine, CudaEngine)
     return engine
 

@@ -1,4 +1,4 @@
-"""sweep.cpp as an extension of Python, compiled against the headers of the torch and the Python that run."""
+"""Extensions of Python, compiled against the headers of the torch and the Python that run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import importlib.machinery
 import importlib.util
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import cast
 
 import torch
 
@@ -16,9 +16,7 @@ from optgen.runtime.building.compilers import Compiler, find_compiler, why_no_co
 from optgen.runtime.building.entries import CompileError, Hash, Kernel, Loader
 from optgen.runtime.building.private_dir import cache_dir
 from optgen.runtime.building.programs import COMPILE_TIMEOUT_SECONDS, FORMAT_VERSION, run
-from optgen.runtime.core.sweep import Sweep
 
-SOURCE = Path(__file__).parents[1] / "core" / "sweep.cpp"
 FLAGS = ("-O2", "-std=c++20", "-shared", "-fPIC", "-fvisibility=hidden")
 
 _modules = Loader[ModuleType]()
@@ -33,10 +31,12 @@ def missing() -> str:
     return ""
 
 
-def sweep_extension(behind: bool = False) -> Sweep:
-    """The functions of sweep.cpp, built only if no cache has them.
+def load_extension(source: Path, functions: Sequence[str], behind: bool = False) -> ModuleType:
+    """The module that a source in C++ makes, built only if no cache has it.
 
     Args:
+        source: Its name is the module's.
+        functions: What the module must have.
         behind: Whether the compiler is to leave the processor to others.
 
     Raises:
@@ -45,15 +45,15 @@ def sweep_extension(behind: bool = False) -> Sweep:
     compiler, reason = find_compiler(), missing()
     if compiler is None or reason:
         raise CompileError(reason)
-    return cast(Sweep, _modules.get(_kernel(compiler, behind)))
+    return _modules.get(_kernel(source, functions, compiler, behind))
 
 
-def is_stored() -> bool:
-    """Whether the cache has it, for this torch and this Python."""
+def is_stored(source: Path) -> bool:
+    """Whether the cache has the module of a source, for this torch and this Python."""
     compiler = find_compiler()
     if compiler is None or missing():
         return False
-    kernel = _kernel(compiler)
+    kernel = _kernel(source, (), compiler)
     try:
         return (cache_dir() / kernel.name(kernel.key())).exists()
     except (OSError, CompileError):
@@ -64,45 +64,45 @@ def _headers() -> Path:
     return Path(sysconfig.get_path("include"))
 
 
-def _kernel(compiler: Compiler, behind: bool = False) -> Kernel[ModuleType]:
+def _kernel(source: Path, functions: Sequence[str], compiler: Compiler, behind: bool = False) -> Kernel[ModuleType]:
     root = Path(torch.__file__).parent
     includes = [f"-I{_headers()}", "-isystem", f"{root / 'include'}"]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(getattr(torch._C, '_GLIBCXX_USE_CXX11_ABI', True))}"  # torch's strings
     libraries = [f"-L{root / 'lib'}", "-ltorch_python", "-ltorch_cpu", "-lc10"]
     if sys.platform == "darwin":
         libraries += ["-undefined", "dynamic_lookup"]
-    words = (*compiler.command, *FLAGS, abi, *includes, str(SOURCE), *libraries)
+    words = (*compiler.command, *FLAGS, abi, *includes, str(source), *libraries)
     return Kernel(
-        source=SOURCE,
+        source=source,
         compiler=compiler.path,
-        key=lambda: _key(compiler, words),
-        name=lambda key: f"sweep-{key[:32]}.so",
+        key=lambda: _key(source, compiler, words),
+        name=lambda key: f"{source.stem}-{key[:32]}.so",
         build=lambda output, folder: run((*words, "-o", str(output)), folder, COMPILE_TIMEOUT_SECONDS, behind),
-        load=lambda entry, _: _load(entry),
+        load=lambda entry, _: _load(source.stem, functions, entry),
         advice="Steps work without it; those of many small tensors take longer.",
         unloadable=lambda directory: f"If {directory} is mounted noexec, set OPTGEN_CACHE_DIR to another folder.",
         optional=True,
     )
 
 
-def _key(compiler: Compiler, words: tuple[str, ...]) -> str:
+def _key(source: Path, compiler: Compiler, words: tuple[str, ...]) -> str:
     """Hash everything that decides what the compiler makes: torch's headers by its version."""
     made = Hash(str(FORMAT_VERSION), compiler.version, *words)
     made.add("torch", torch.__version__, str(torch.version.git_version), "python", sys.version)
-    made.add_source(SOURCE)
+    made.add_source(source)
     return made.hexdigest()
 
 
-def _load(entry: str) -> ModuleType:
-    loader = importlib.machinery.ExtensionFileLoader("sweep", entry)
-    spec = importlib.util.spec_from_loader("sweep", loader)
+def _load(name: str, functions: Sequence[str], entry: str) -> ModuleType:
+    loader = importlib.machinery.ExtensionFileLoader(name, entry)
+    spec = importlib.util.spec_from_loader(name, loader)
     try:
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
         loader.exec_module(module)
     except ImportError as error:
         raise OSError(str(error)) from error
-    lacking = [name for name in vars(Sweep) if not name.startswith("_") and not hasattr(module, name)]
+    lacking = [function for function in functions if not hasattr(module, function)]
     if lacking:
         raise OSError(f"{entry} lacks {', '.join(lacking)}")
     return module

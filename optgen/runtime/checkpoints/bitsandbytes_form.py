@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +25,7 @@ from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.states.store import scale_key, stored_codec
 from optgen.runtime.states.torch_codecs import decode, encode
-
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.step.optimizer_like import OptimizerLike
 
 PACKED = "__bnb_optimizer_quant_state__"  # the key of the dictionary that newer versions pack tensors into
 INT8 = CODECS["int8"]
@@ -269,13 +267,13 @@ def _book(signed: bool) -> Tensor:
 # Writing
 
 
-def written(optimizer: Optimizer) -> dict[str, Any]:
+def written(optimizer: OptimizerLike) -> dict[str, Any]:
     """An optimizer's checkpoint in bitsandbytes' form; see `Optimizer.bitsandbytes_state_dict`.
 
     Raises:
         ValueError: naming everything that bitsandbytes cannot take over.
     """
-    name, form = type(optimizer).__name__, form_of(optimizer.rule)
+    name, form = optimizer._policy.name, form_of(optimizer._policy.rule)
     if name in NAMED:
         raise ValueError(f"{name}: the class of this name in bitsandbytes loads what state_dict() returns")
     if form is None:
@@ -290,7 +288,7 @@ def written(optimizer: Optimizer) -> dict[str, Any]:
             if entry:
                 found += _lost(form, number, entry)
                 if not found:
-                    state[number] = _written_entry(optimizer.rule, form, param, entry, books)
+                    state[number] = _written_entry(optimizer._policy.rule, form, param, entry, books)
             number += 1
         groups.append(_written_group(optimizer, form, group, range(first, number)))
     if found:
@@ -298,9 +296,9 @@ def written(optimizer: Optimizer) -> dict[str, Any]:
     return {"state": state, "param_groups": groups}
 
 
-def _foreign(optimizer: Optimizer, number: int, group: Mapping[str, Any]) -> Iterable[str]:
+def _foreign(optimizer: OptimizerLike, number: int, group: Mapping[str, Any]) -> Iterable[str]:
     """Settings of a group that bitsandbytes does not have, in words."""
-    rule, form = optimizer.rule, FORMS[optimizer.rule.name]
+    rule, form = optimizer._policy.rule, FORMS[optimizer._policy.rule.name]
     signature = inspect.signature(type(optimizer)).parameters
     written_keys = {"lr", "weight_decay", *form.same, form.betas, *OF_THE_CONSTRUCTOR}
     for key in (*rule.hypers, *rule.options):
@@ -332,7 +330,7 @@ def _lost(form: Form, number: int, entry: Mapping[str, Any]) -> Iterable[str]:
         yield f"parameter {number} has no {', '.join(missing)}"
 
 
-def _written_group(optimizer: Optimizer, form: Form, group: Mapping[str, Any], numbers: range) -> dict[str, Any]:
+def _written_group(optimizer: OptimizerLike, form: Form, group: Mapping[str, Any], numbers: range) -> dict[str, Any]:
     ours = (*optimizer.defaults, "overrides", "params")
     result: dict[str, Any] = {key: value for key, value in group.items() if key not in ours}
     result |= {"eps": 0.0, "betas": (0.0, 0.0)}

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import WHOLE_TENSOR, Codec
-from optgen.runtime.core.shards import Part, divisions_of, is_dtensor, local_tensor
+from optgen.runtime.core.shards import Part, is_dtensor, local_tensor
+from optgen.runtime.step.find_shards import divisions_of
 
 ELEMENTS = 2**20  # whose scales are looked for at a time
 

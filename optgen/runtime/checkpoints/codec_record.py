@@ -10,7 +10,7 @@ has an older one; nor has a state of which a hook of `state_dict` has changed or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Size, Tensor
 
@@ -21,22 +21,20 @@ from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.rule import Rule
 from optgen.runtime.states.step_counts import with_exact_counts
 from optgen.runtime.states.store import has_form, scale_key, stored_codec, stored_shown
-
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.step.optimizer_like import OptimizerLike
 
 Marks = Mapping[str, Sequence[Codec]]
 
 
-def as_checkpoint(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+def as_checkpoint(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[str, Any]:
     """What torch's `state_dict` has returned, as checkpoints have it: with parts as DTensors, and what it is of.
 
     What a hook has given another form comes back as it is.
     """
     if misformed(optimizer.param_groups, saved):
         return saved
-    saved = with_exact_counts(optimizer, saved)
-    rule, name = optimizer.rule, type(optimizer).__name__
+    saved = with_exact_counts(optimizer.param_groups, optimizer._counts, saved)
+    rule, name = optimizer._policy.rule, optimizer._policy.name
     params = [param for group in optimizer.param_groups for param in group["params"]]
     if any(map(is_dtensor, params)):
         return marked(rule, name, with_saved_parts(optimizer, saved))
@@ -44,7 +42,7 @@ def as_checkpoint(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]
     return marked(rule, name, saved, None if flat else codec_marks(optimizer, saved))
 
 
-def codec_marks(optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
+def codec_marks(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
     """The marks of states, none of them of a parameter that is divided.
 
     A state that a hook has put into another form in any parameter has none: what loads the checkpoint may undo that.
@@ -55,7 +53,7 @@ def codec_marks(optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, lis
     for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         for param, key in zip(own["params"], group["params"], strict=True):
             mine, entry = optimizer.state.get(param, {}), saved["state"].get(key, {})
-            for state in optimizer.rule.element_states:
+            for state in optimizer._policy.rule.element_states:
                 form = _form_of(state.name, entry)
                 if form != _form_of(state.name, mine):
                     changed.add(state.name)

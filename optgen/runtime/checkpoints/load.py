@@ -6,7 +6,9 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from optgen.runtime.checkpoints import bitsandbytes_form
 from optgen.runtime.checkpoints.codec_record import Marks, contradicted, read_marks
@@ -14,6 +16,7 @@ from optgen.runtime.checkpoints.sharded import places_in, with_own_parts
 from optgen.runtime.checkpoints.validate import (
     MARK,
     StoredAnewWarning,
+    adopt_entry,
     adopt_group,
     misfits,
     misgrouped,
@@ -24,21 +27,20 @@ from optgen.runtime.checkpoints.validate import (
     unreadable,
 )
 from optgen.runtime.core.shards import local_tensor
-from optgen.runtime.hooks.fused_backward import check_members
 from optgen.runtime.settings.storage import choose_codecs
 from optgen.runtime.settings.validation import check_agreement, checked, unscheduled
+from optgen.runtime.step.optimizer_like import OptimizerLike
+from optgen.runtime.step.target_choice import find_pager
 
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import Optimizer
 
-
-def fitting(optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Mapping[str, Any]:
     """A checkpoint with its entries in our form and its groups as this optimizer takes them over.
 
     Raises:
         TypeError, ValueError: if it does not fit, naming every difference.
     """
-    name, rule, own = type(optimizer).__name__, optimizer.rule, optimizer.param_groups
+    policy = optimizer._policy
+    name, rule, own = policy.name, policy.rule, optimizer.param_groups
     found = misshapen(own, saved) or mismarked(rule, name, saved)
     found = found or unreadable([*optimizer.defaults, *bitsandbytes_form.GROUP_OF_TWO], saved)
     decoded: bitsandbytes_form.Decoded = {}
@@ -51,7 +53,7 @@ def fitting(optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]
         saved, decoded, found = bitsandbytes_form.read(name, rule, own, saved)
     if not found:
         for number, group in enumerate(saved["param_groups"]):
-            found += misgrouped(rule, optimizer.fixed, name, number, group)
+            found += misgrouped(rule, policy.fixed, name, number, group)
         places = places_in(optimizer, saved["param_groups"])
         ours, whole = MARK in saved, saved["state"]
         saved, unread = with_own_parts(optimizer, places, saved)
@@ -67,20 +69,38 @@ def fitting(optimizer: Optimizer, saved: Mapping[str, Any]) -> Mapping[str, Any]
         raise ValueError(f"{name}: this checkpoint does not fit: " + "; ".join(found))
     groups = []
     for mine, theirs in zip(own, saved["param_groups"], strict=True):
-        group = adopt_group(rule, optimizer.fixed, mine, theirs)
+        group = adopt_group(rule, policy.fixed, mine, theirs)
         group.update(checked(name, rule, {key: group[key] for key in optimizer.defaults if key in group}))
-        optimizer._refuse({**optimizer.defaults, **unscheduled(group, optimizer.defaults)})
+        policy.refuse({**optimizer.defaults, **unscheduled(group, optimizer.defaults)})
         if "overrides" in group:
-            group["overrides"] = optimizer.checked_overrides(group["overrides"], group, len(group["params"]))
+            group["overrides"] = policy.of_overrides(
+                group["overrides"], group, len(group["params"]), optimizer.defaults
+            )
         groups.append(group)
     check_agreement(name, rule, groups)
-    check_members(optimizer)
     _say_stored_anew(optimizer, groups, saved, decoded)
     return {"state": saved["state"], "param_groups": groups}
 
 
+def adopted_states(optimizer: OptimizerLike, loading: Mapping[str, Any]) -> dict[Tensor, dict[str, Any]]:
+    """The states of a checkpoint, which `fitting` has returned, where this optimizer keeps them.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: naming the state that there is no room for.
+    """
+    states = {}
+    for own, group in zip(optimizer.param_groups, loading["param_groups"], strict=True):
+        overrides = group.get("overrides", {})
+        for index, (param, key) in enumerate(zip(own["params"], group["params"], strict=True)):
+            if key in loading["state"]:
+                settings = {**group, **overrides.get(index, {})}
+                pager = find_pager(optimizer._policy.name, param, settings)
+                states[param] = adopt_entry(optimizer._policy.rule, param, loading["state"][key], pager)
+    return states
+
+
 def _say_stored_anew(
-    optimizer: Optimizer,
+    optimizer: OptimizerLike,
     groups: Sequence[Mapping[str, Any]],
     saved: Mapping[str, Any],
     decoded: bitsandbytes_form.Decoded,
@@ -91,12 +111,12 @@ def _say_stored_anew(
         overrides = group.get("overrides", {})
         for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
             settings = {**optimizer.defaults, **group, **overrides.get(index, {})}
-            codecs = choose_codecs(optimizer.rule, settings, param.numel())
+            codecs = choose_codecs(optimizer._policy.rule, settings, param.numel())
             entry = saved["state"].get(key, {})
-            found |= stored_anew(optimizer.rule, codecs, local_tensor(param), entry, decoded.get(key, {}))
+            found |= stored_anew(optimizer._policy.rule, codecs, local_tensor(param), entry, decoded.get(key, {}))
     for before, after in sorted(found):
         warnings.warn(
-            f"{type(optimizer).__name__}: this checkpoint stores states as {before}; from the next step on they are "
+            f"{optimizer._policy.name}: this checkpoint stores states as {before}; from the next step on they are "
             f"stored as {after}",
             StoredAnewWarning,
             stacklevel=_calls_within(),

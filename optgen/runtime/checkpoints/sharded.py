@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optgen.codecs import Codec
 from optgen.runtime.checkpoints.row_format import own_form, saved_form
-from optgen.runtime.core.shards import Part, find_parts, local_tensor
+from optgen.runtime.core.shards import Part, local_tensor
 from optgen.runtime.settings.storage import choose_codecs
-
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.step.find_shards import find_parts
+from optgen.runtime.step.optimizer_like import OptimizerLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +37,14 @@ class Place:
         return None if self.part is None else self.part.line_shape
 
 
-def places_in(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]]) -> list[Place]:
+def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> list[Place]:
     """The parameters of an optimizer, in their order.
 
     Args:
         groups: A checkpoint's, as many and as long as the optimizer's.
     """
     params = [param for group in optimizer.param_groups for param in group["params"]]
-    parts = find_parts(type(optimizer).__name__, params)
+    parts = find_parts(optimizer._policy.name, params)
     places = []
     for own, theirs in zip(optimizer.param_groups, groups, strict=True):
         for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
@@ -53,23 +52,23 @@ def places_in(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]]) -> list
             overrides = [group.get("overrides", {}).get(index, {}) for group in (theirs, own)]
             settings = {**optimizer.defaults, **own, **overrides[0], **overrides[1]}
             shape = param.shape if part is None else part.shape
-            codecs = choose_codecs(optimizer.rule, settings, shape.numel())
+            codecs = choose_codecs(optimizer._policy.rule, settings, shape.numel())
             places.append(Place(key, local_tensor(param), part, codecs))
     return places
 
 
-def with_saved_parts(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+def with_saved_parts(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[str, Any]:
     """What `state_dict` returns, with states of DTensor parameters as checkpoints have them."""
     states = dict(saved["state"])
     theirs = zip(optimizer.param_groups, saved["param_groups"], strict=True)
     for place in places_in(optimizer, [{**own, "params": group["params"]} for own, group in theirs]):
         if place.part is not None and place.part.placed is not None and place.key in states:
-            states[place.key] = saved_form(optimizer.rule, place.part, place.codecs, states[place.key])
+            states[place.key] = saved_form(optimizer._policy.rule, place.part, place.codecs, states[place.key])
     return {**saved, "state": states}
 
 
 def with_own_parts(
-    optimizer: Optimizer, places: Sequence[Place], saved: Mapping[str, Any]
+    optimizer: OptimizerLike, places: Sequence[Place], saved: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], list[str]]:
     """A checkpoint whose states are what this process has of them, and what of it does not fit, in words."""
     states, found = dict(saved["state"]), []
@@ -77,7 +76,7 @@ def with_own_parts(
         entry = states.get(place.key)
         if entry:
             try:
-                states[place.key] = own_form(optimizer.rule, place.own, place.part, place.codecs, entry)
+                states[place.key] = own_form(optimizer._policy.rule, place.own, place.part, place.codecs, entry)
             except (ValueError, RuntimeError) as error:
                 found.append(f"parameter {number}: {error}")
     return {**saved, "state": states}, found

@@ -12,12 +12,14 @@ import threading
 import time
 from array import array
 from itertools import chain
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+SOURCE = Path(__file__).with_name("sweep.cpp")
 MANY = 16  # tensors from which on it pays
 PATIENCE = 30.0  # seconds of steps with the same engines after which compiling pays
 Facts = object  # two of them are equal if nothing has changed between; what it is, is each way's own
@@ -134,7 +136,7 @@ def settle(since: float) -> None:
         from optgen.runtime.building.extension import is_stored
 
         _looked = True
-        if is_stored():
+        if is_stored(SOURCE):
             compile_now()
     elif time.monotonic() - since > PATIENCE:
         _builder = threading.Thread(target=compile_now, args=(True,), name="optgen-sweep", daemon=True)
@@ -151,10 +153,23 @@ def compile_now(behind: bool = False) -> Sweep:
         What is used from now on. Where it is Python, `optgen doctor` says why.
     """
     global used
-    from optgen.runtime.building.extension import sweep_extension
-
     try:
-        used = sweep_extension(behind)
+        used = compiled_sweep(behind)
     except Exception:  # nobody waits for it, and there is another way
         used = PLAIN
     return used
+
+
+def compiled_sweep(behind: bool = False) -> Sweep:
+    """The functions of sweep.cpp, built only if no cache has them.
+
+    Args:
+        behind: Whether the compiler is to leave the processor to others.
+
+    Raises:
+        CompileError: where there is no compiler or no header of Python, and when it cannot be built or loaded.
+    """
+    from optgen.runtime.building.extension import load_extension
+
+    functions = [name for name in vars(Sweep) if not name.startswith("_")]
+    return cast(Sweep, load_extension(SOURCE, functions, behind))

@@ -20,14 +20,13 @@ from torch import Tensor
 from optgen.runtime.core.bucket import StaleError
 from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.core.step_inputs import SkippedStepError, read_inputs
-from optgen.runtime.cuda.graph_capture import check_capture
 from optgen.runtime.cuda.paged_memory import is_paged
-from optgen.runtime.hooks.handles import optimizer_of
-from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.hooks.handles import Stepper, optimizer_of
+from optgen.runtime.step.run import begin, run
 from optgen.runtime.step.target_choice import choose_target
 
 
-def graph_step(optimizer: Optimizer, closure: Callable[[], float] | None) -> float | None:
+def graph_step(optimizer: Stepper, closure: Callable[[], float] | None) -> float | None:
     """`optimizer.step`, as a compiler traces it."""
     loss = None
     if closure is not None:
@@ -82,7 +81,7 @@ def hindrance(handle: str, positions: tuple[int, ...]) -> str:
     optimizer = optimizer_of(handle)
     if optimizer._in_backward is not None:
         return BACKWARD
-    if optimizer.rule.blocks["step"].commit is not None:
+    if optimizer._policy.rule.blocks["step"].commit is not None:
         return SHARED
     if _has_hidden_tensors(optimizer):
         return TENSORS
@@ -98,16 +97,16 @@ def hindrance(handle: str, positions: tuple[int, ...]) -> str:
     return "" if all(isinstance(value, Tensor) and not is_paged(value) for value in values) else STORED
 
 
-def _has_hidden_tensors(optimizer: Optimizer) -> bool:
+def _has_hidden_tensors(optimizer: Stepper) -> bool:
     """Whether there are tensors among the settings that `tensor_settings` does not know, or inputs of this step."""
     parts = [value for group in optimizer.param_groups for value in group.values() if isinstance(value, tuple)]
     own = [override for group in optimizer.param_groups for override in group.get("overrides", {}).values()]
     values = [*(part for part in parts for part in part), *(value for override in own for value in override.values())]
-    inputs = (*optimizer.rule.inputs, "found_inf")
+    inputs = (*optimizer._policy.rule.inputs, "found_inf")
     return any(isinstance(value, Tensor) for value in values) or any(hasattr(optimizer, name) for name in inputs)
 
 
-def _is_changed(optimizer: Optimizer) -> bool:
+def _is_changed(optimizer: Stepper) -> bool:
     """Whether the function that is being compiled has changed settings, states or attributes of the optimizer.
 
     It counts as changed where this torch does not tell.
@@ -135,28 +134,28 @@ def _side_effects() -> Any:
 
 
 @torch.no_grad()
-def _make_states(optimizer: Optimizer, params: Sequence[Tensor]) -> bool:
+def _make_states(optimizer: Stepper, params: Sequence[Tensor]) -> bool:
     """Make the states of a first step while it is traced, from the gradients that are there."""
     effects = _side_effects()
     if effects is None or id(optimizer.state) in effects.id_to_variable:
         return False  # the function has looked at them, and would not find what it saw
-    starts = [state for state in optimizer.rule.states.values() if callable(state.init)]
+    starts = [state for state in optimizer._policy.rule.states.values() if callable(state.init)]
     if any(state.reads_elements for state in starts) or (starts and tensor_settings(optimizer._handle)):
         return False  # the graph may change them before
     with_grads = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if len(with_grads) != len(params) or any(a is not b for a, b in zip(with_grads, params, strict=True)):
         return False
     try:
-        optimizer._begin("step", read_inputs(optimizer, optimizer.rule.inputs))
+        begin(optimizer, "step", read_inputs(optimizer, optimizer._policy.rule.inputs))
     except (StaleError, SkippedStepError, RuntimeError, TypeError, ValueError):
         return False  # the step itself will say why
     return True
 
 
-def _undo_capturable(optimizer: Optimizer, group: dict[str, Any]) -> None:
+def _undo_capturable(optimizer: Stepper, group: dict[str, Any]) -> None:
     """Take back `capturable` where nothing can serve it: torch.compile sets it in groups that a function changes."""
     if group.get("capturable") and not optimizer.defaults["capturable"] and group["params"]:
-        name, device = type(optimizer).__name__, group["params"][0].device
+        name, device = optimizer._policy.name, group["params"][0].device
         if device.type != "cuda" or choose_target(name, device, group["target"]) != "cuda":
             group["capturable"] = False
 
@@ -174,7 +173,7 @@ def _keep_whole(function: Callable[..., None]) -> None:
     set_code_exec_strategy(function.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP))
 
 
-_keep_whole(Optimizer._run_now)
+_keep_whole(run)
 
 
 def _run_outside(handle: str, block: str) -> None:
@@ -182,11 +181,9 @@ def _run_outside(handle: str, block: str) -> None:
     for group in optimizer.param_groups:
         _undo_capturable(optimizer, group)
     if block == "step":
-        check_capture(type(optimizer).__name__, optimizer.param_groups)
-        if optimizer._in_backward is not None:
-            optimizer._in_backward.check_scaler(optimizer)
-            optimizer._in_backward.close(optimizer)
-    optimizer._run_now(block)
+        optimizer._check_step()
+        optimizer._end_round()
+    run(optimizer, block)
 
 
 def _outside(function: Callable[..., None], reason: str) -> Callable[..., None]:
@@ -201,9 +198,7 @@ OUTSIDE = {reason: _outside(_run_outside, reason) for reason in REASONS}
 
 
 def _update_outside(handle: str, param: Tensor) -> None:
-    optimizer = optimizer_of(handle)
-    if optimizer._in_backward is not None:
-        optimizer._in_backward.update(optimizer, param)
+    optimizer_of(handle)._update_in_backward(param)
 
 
 update_outside = _outside(_update_outside, BACKWARD)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,15 +20,21 @@ from optgen.runtime.cuda.graph_capture import check_capture
 from optgen.runtime.hooks.grad_scaler import is_scaled, watch
 from optgen.runtime.rule import Rule, Settings
 from optgen.runtime.settings.storage import LARGE
-from optgen.runtime.step.prepare import Prepared, raw_settings
-
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.step.optimizer_like import OptimizerLike
+from optgen.runtime.step.prepare import raw_settings
+from optgen.runtime.step.run import run
 
 VECTOR = (1, *LARGE[1:])
 
 
-def attach(optimizer: Optimizer) -> None:
+class Fusing(OptimizerLike, Protocol):
+    """An optimizer that may update parameters within backward."""
+
+    _handle: str
+    _in_backward: InBackward | None
+
+
+def attach(optimizer: Fusing) -> None:
     """Hook what is to be updated within backward, if anything is.
 
     Raises:
@@ -53,11 +59,13 @@ def _parts(group: Mapping[str, Any]) -> Iterator[Settings]:
 
 
 def check_settings(name: str, rule: Rule, settings: Settings) -> None:
-    """Raise for what cannot go with fused_backward=True.
+    """Raise for what cannot go with fused_backward=True, where that is asked for.
 
     Raises:
         ValueError: with the reason.
     """
+    if not settings.get("fused_backward"):
+        return
     if settings.get("capturable"):
         raise ValueError(
             f"{name}: fused_backward=True does not go with capturable=True: every parameter has a step of its own, and "
@@ -102,7 +110,7 @@ def _needs_all(rule: Rule, settings: Settings) -> bool:
 class Hook:
     """What autograd calls when a parameter has its gradient; nothing, once its optimizer is gone."""
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Fusing) -> None:
         self.optimizer = weakref.ref(optimizer)
 
     def __call__(self, param: Tensor) -> None:
@@ -119,14 +127,9 @@ class Hook:
 
 
 class InBackward:
-    """The hooks of an optimizer, and what they have done since its last `step()`.
+    """The hooks of an optimizer, and what they have done since its last `step()`."""
 
-    Attributes:
-        kept: By the identity of a parameter, the engines of its last few steps.
-    """
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.kept: dict[int, tuple[Prepared, ...]] = {}
+    def __init__(self, optimizer: Fusing) -> None:
         self._hook = Hook(optimizer)
         self._handles: list[Any] = []
         self._places: dict[int, tuple[int, int]] = {}
@@ -136,7 +139,7 @@ class InBackward:
         weakref.finalize(optimizer, _remove, self._handles).atexit = False
         watch()
 
-    def attach(self, optimizer: Optimizer) -> None:
+    def attach(self, optimizer: Fusing) -> None:
         """Hook what is to be updated within backward and is not hooked yet: frozen parameters once they are thawed.
 
         Raises:
@@ -153,7 +156,7 @@ class InBackward:
             handle = param.register_post_accumulate_grad_hook(self._hook)  # type: ignore[no-untyped-call]
             self._handles.append(handle)
 
-    def update(self, optimizer: Optimizer, param: Tensor) -> None:
+    def update(self, optimizer: Fusing, param: Tensor) -> None:
         """Step one parameter with its gradient, and free it.
 
         Raises:
@@ -167,24 +170,17 @@ class InBackward:
                 return  # it was taken out of the optimizer, or has been made an ordinary parameter: step() will see it
             try:
                 self._check(optimizer, param)
-                optimizer._run_now("step", param)
+                run(optimizer, "step", param)
                 self._updated.add(id(param))
             finally:
                 param.grad = None
 
-    def close(self, optimizer: Optimizer) -> None:
+    def end_round(self, optimizer: Fusing) -> None:
         """End a round: the next gradients are those of another step."""
         self._updated.clear()
         self.attach(optimizer)
 
-    def forget(self, only: Tensor | None) -> None:
-        """Let go of the engines of a parameter, or of all."""
-        if only is None:
-            self.kept = {}
-        else:
-            self.kept.pop(id(only), None)
-
-    def check_scaler(self, optimizer: Optimizer) -> None:
+    def check_scaler(self, optimizer: Fusing) -> None:
         """Raise in a step of a gradient scaler, which can do nothing any more about gradients that are applied.
 
         Raises:
@@ -205,7 +201,7 @@ class InBackward:
             )
         raise RuntimeError(f"{_no_scaler(optimizer)}{damage}")
 
-    def _settings(self, optimizer: Optimizer, param: Tensor) -> Settings | None:
+    def _settings(self, optimizer: Fusing, param: Tensor) -> Settings | None:
         """The settings of a parameter as they are now; None if it is no longer in the optimizer."""
         groups = optimizer.param_groups
         number, index = self._places.get(id(param), (-1, -1))
@@ -220,8 +216,8 @@ class InBackward:
             number, index = self._places[id(param)]
         return {**groups[number], **groups[number].get("overrides", {}).get(index, {})}
 
-    def _check(self, optimizer: Optimizer, param: Tensor) -> None:
-        name = type(optimizer).__name__
+    def _check(self, optimizer: Fusing, param: Tensor) -> None:
+        name = optimizer._policy.name
         if id(param) in self._updated:
             raise RuntimeError(
                 f"{name}: a parameter of shape {tuple(param.shape)} has a second gradient since the last step(), and "
@@ -246,13 +242,13 @@ class InBackward:
             raw = [raw_settings(optimizer, row) for row in rows]
             if raw != self._checked:
                 for row in rows:
-                    optimizer.check_row(row)
+                    optimizer._policy.check_row(row, optimizer.defaults)
                 self._checked = raw
 
 
-def _no_scaler(optimizer: Optimizer) -> str:
+def _no_scaler(optimizer: Fusing) -> str:
     return (
-        f"{type(optimizer).__name__}: fused_backward=True does not go with torch.amp.GradScaler: gradients are applied "
+        f"{optimizer._policy.name}: fused_backward=True does not go with torch.amp.GradScaler: gradients are applied "
         "within backward, scaled as they are, before the scaler can look for an Inf among them. Train in bfloat16, "
         "which needs no scaler, or leave fused_backward out"
     )
@@ -262,7 +258,7 @@ def _holds(params: Sequence[Tensor], index: int, param: Tensor) -> bool:
     return index < len(params) and params[index] is param
 
 
-def check_free(optimizer: Optimizer, param: Tensor) -> None:
+def check_free(optimizer: Fusing, param: Tensor) -> None:
     """Raise for a parameter that another optimizer updates within backward.
 
     Raises:
@@ -272,13 +268,24 @@ def check_free(optimizer: Optimizer, param: Tensor) -> None:
         other = hook.optimizer() if isinstance(hook, Hook) else None
         if other is not None and other is not optimizer:
             raise ValueError(
-                f"{type(optimizer).__name__}: a parameter of shape {tuple(param.shape)} is updated within backward by "
+                f"{optimizer._policy.name}: a parameter of shape {tuple(param.shape)} is updated within backward by "
                 f"another optimizer, a {type(other).__name__} with fused_backward=True, which frees its gradient; "
                 "delete that one first"
             )
 
 
-def check_members(optimizer: Optimizer) -> None:
+def check_group(optimizer: Fusing, group: Mapping[str, Any]) -> None:
+    """Raise if a group that is to be updated within backward has a parameter which another optimizer updates there.
+
+    Raises:
+        ValueError: naming the other one.
+    """
+    if group.get("fused_backward", optimizer.defaults.get("fused_backward")):
+        for param in group["params"]:
+            check_free(optimizer, param)
+
+
+def check_members(optimizer: Fusing) -> None:
     """Raise for a parameter that is to be updated within backward by this optimizer, and is by another one.
 
     Raises:

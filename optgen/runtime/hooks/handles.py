@@ -7,23 +7,44 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import Optimizer
+from torch import Tensor
 
-_KNOWN: weakref.WeakValueDictionary[str, Optimizer] = weakref.WeakValueDictionary()
+from optgen.runtime.step.optimizer_like import OptimizerLike
+
+
+class Stepper(OptimizerLike, Protocol):
+    """An optimizer whose step a compiler traces."""
+
+    _handle: str
+
+    @property
+    def _in_backward(self) -> object | None:
+        """What updates parameters within backward, if anything does."""
+
+    def _check_step(self) -> None:
+        """Raise for a step that may not be taken as it is asked for."""
+
+    def _end_round(self) -> None:
+        """Let the next backward pass begin."""
+
+    def _update_in_backward(self, param: Tensor) -> None:
+        """Step one parameter, if anything is updated within backward."""
+
+
+_KNOWN: weakref.WeakValueDictionary[str, Stepper] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count(1)
 
 
-def make_handle(optimizer: Optimizer) -> str:
+def make_handle(optimizer: Stepper) -> str:
     """A handle of its own for an optimizer, which it does not keep alive."""
     handle = str(next(_NUMBERS))
     _KNOWN[handle] = optimizer
     return handle
 
 
-def optimizer_of(handle: str) -> Optimizer:
+def optimizer_of(handle: str) -> Stepper:
     """The optimizer of a handle.
 
     Raises:

@@ -10,12 +10,17 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
-from optgen.runtime.rule import Hyperparameter
+from optgen.runtime.rule import Hyperparameter, Rule
 
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import Optimizer
+
+class Documented(Protocol):
+    """A class with a rule."""
+
+    rule: ClassVar[Rule]
+    bits: ClassVar[int | None]
+
 
 WIDTH = 112
 INPUT = "Set for one step, and not there otherwise."
@@ -32,7 +37,7 @@ class Documentation:
         text: The class's docstring. Where that is a line, what its base says below its first one holds for it too.
     """
 
-    def __init__(self, cls: type[Optimizer], text: str) -> None:
+    def __init__(self, cls: type[Documented], text: str) -> None:
         self.cls = cls
         self.title, _, about = inspect.cleandoc(text).partition("\n\n")
         base = cls.__base__.__dict__.get("__doc__") if cls.__base__ is not None else None
@@ -72,7 +77,7 @@ class Documentation:
         return f"{setting.doc} In {setting.range}." if isinstance(setting, Hyperparameter) else setting.doc
 
 
-def document(cls: type[Optimizer]) -> None:
+def document(cls: type[Documented]) -> None:
     """Give a class of a generated module its documentation; those that people write keep their own."""
     text, rule = cls.__dict__.get("__doc__"), getattr(cls, "rule", None)
     if text is not None and rule is not None and cls.__module__ == rule.module:

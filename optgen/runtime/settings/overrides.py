@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import Optimizer
-
 KEY = "_optgen_overrides"  # an attribute of parameters: it stays with them when their data moves, and ends with them
 
-_optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+class Overridable(Protocol):
+    """An optimizer, as far as overrides go."""
+
+    param_groups: list[dict[str, Any]]
+
+    def check_override(self, param: Tensor, settings: Mapping[str, Any]) -> object:
+        """Raise for settings that a parameter cannot have of its own."""
+
+    def override(self, param: Tensor, **settings: Any) -> None:
+        """Give one parameter settings of its own."""
 
 
-def enlist(optimizer: Optimizer) -> None:
+_optimizers: weakref.WeakSet[Overridable] = weakref.WeakSet()
+
+
+def enlist(optimizer: Overridable) -> None:
     """Let an optimizer hear of overrides that come later."""
     _optimizers.add(optimizer)
 

@@ -11,16 +11,13 @@ import ctypes
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from optgen.runtime.core.bucket import Member
 from optgen.runtime.states.checks import why_unreadable
-
-if TYPE_CHECKING:
-    from optgen.runtime.core.bucket import Member
-    from optgen.runtime.optimizer import Optimizer
 
 EXACT = 2.0**24  # below which float32 holds every whole number
 
@@ -128,12 +125,19 @@ def as_state(count: float) -> Tensor:
     return torch.tensor(count, dtype=torch.float64 if rounds else torch.float32, device="cpu")
 
 
-def with_exact_counts(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    """What torch's `state_dict` has returned, with counts that float32 rounds in float64."""
+def with_exact_counts(
+    groups: Sequence[Mapping[str, Any]], counts: Mapping[Tensor, Count], saved: dict[str, Any]
+) -> dict[str, Any]:
+    """What torch's `state_dict` has returned, with counts that float32 rounds in float64.
+
+    Args:
+        groups: The optimizer's.
+        counts: Those of its parameters.
+    """
     found: dict[Any, Count] = {}
-    for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+    for own, group in zip(groups, saved["param_groups"], strict=True):
         for param, key in zip(own["params"], group["params"], strict=True):
-            count = optimizer._counts.get(param)
+            count = counts.get(param)
             if count is not None and saved["state"].get(key, {}).get("step") is count.state:
                 found[key] = count
     shown = _read_together([count.state for count in found.values()])

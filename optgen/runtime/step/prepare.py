@@ -1,190 +1,42 @@
-"""Prepares a step: which parameters take part, in buckets with an engine each; kept while nothing changes."""
+"""Prepares a step: which parameters take part, in buckets with an engine each."""
 
 from __future__ import annotations
 
 import operator
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optgen.runtime.core import sweep
-from optgen.runtime.core.bucket import (
-    Bucket,
-    Member,
-    StaleError,
-    check_gradient,
-    check_groups,
-    check_parameter,
-    flags_of,
-)
-from optgen.runtime.core.host_values import HostValues
-from optgen.runtime.core.shards import Part, find_parts, local_gradient, local_tensor, with_stand_ins
+from optgen.runtime.core.bucket import Bucket, Member, check_gradient, flags_of
+from optgen.runtime.core.shards import Part, local_gradient, local_tensor, with_stand_ins
 from optgen.runtime.core.step_inputs import Inputs, SkippedStepError
 from optgen.runtime.cuda.graph_capture import check_warm
 from optgen.runtime.cuda.paged_memory import asks_for_paging
+from optgen.runtime.engines.engine import Engine
 from optgen.runtime.engines.torch_engine import View
-from optgen.runtime.rule import Block, Partial, Pass, Rule, Settings
+from optgen.runtime.rule import Block, Rule, Settings
+from optgen.runtime.settings.param_groups import check_groups, check_parameter
 from optgen.runtime.settings.storage import check_rounding, choose_codecs, choose_rounding, tensorwise
 from optgen.runtime.settings.validation import check_agreement, on_device
 from optgen.runtime.states.checks import check_states
 from optgen.runtime.states.step_counts import read_counts, settled_count
-from optgen.runtime.states.store import Placement, Settled, settle_states
+from optgen.runtime.states.store import Settled, settle_states
 from optgen.runtime.step.all_reduce import Reducer
+from optgen.runtime.step.find_shards import find_parts
 from optgen.runtime.step.interrupts import Uninterrupted
+from optgen.runtime.step.optimizer_like import OptimizerLike
+from optgen.runtime.step.prepared import Prepared, Seen
 from optgen.runtime.step.shard_limits import check_one_scale, check_partition, check_starts, part_target, reduces
 from optgen.runtime.step.target_choice import choose_target, make_engine
 
-if TYPE_CHECKING:
-    from optgen.runtime.optimizer import Optimizer
-
-
-class Engine(Protocol):
-    """Runs the passes of a bucket on one target."""
-
-    bucket: Bucket
-
-    @property
-    def at_once(self) -> bool:
-        """Whether one call of a kernel writes all that a step writes."""
-
-    @property
-    def target(self) -> str:
-        """The target's name."""
-
-    def placement(self, member: Member) -> Placement:
-        """Where the states of a parameter lie."""
-
-    def begin(self, name: str, block: Block, grads: list[Tensor], inputs: Inputs) -> None:
-        """Start a step.
-
-        Args:
-            grads: The gradients of the bucket, or nothing in a block without them.
-            inputs: What is set for this step. The host has read `found_inf` unless all engines are of the cuda target.
-        """
-
-    def take(self, values: HostValues) -> None:
-        """Take what is the same for groups, for the passes from now on; nothing fails for lack of memory after it."""
-
-    def run(self, block: Block, index: int) -> None:
-        """Run one pass."""
-
-    def reduction(self, block: Block, name: str) -> list[float] | Tensor:
-        """A reduction's result for every parameter; on a GPU a tensor there."""
-
-    def partial(self, block: Block, name: str) -> Tensor:
-        """A result of every tensor, float64 of shape (members,)."""
-
-    def complete(self, block: Block, name: str, values: Tensor) -> None:
-        """Take the results of the whole tensors."""
-
-    def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
-        """Sums of rows or columns of a tensor, float64, as many as whole matrices have."""
-
-    def complete_lines(self, name: str, partial: Partial, index: int, values: Tensor) -> None:
-        """Take those of the whole tensor."""
-
-    def finish(self, name: str) -> None:
-        """End the step."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a step is prepared for: identities of parameters, dtypes of their gradients, names of the inputs set."""
-
-    block: str
-    params: bytes
-    grads: list[torch.dtype]
-    inputs: tuple[str, ...]
-
-
-@dataclass(eq=False)
-class Prepared:
-    """A step's parameters and engines.
-
-    Attributes:
-        rows: The settings of the step: (group, override) for every combination in use.
-        fixed: What decides kernels, of every row.
-        raw: The settings that this follows from.
-        elements: Elements of all parameters.
-        seen: The parameters and the dtypes of their gradients.
-        entries: Identities of the groups and of the entries of `optimizer.state`: all, or that of an only parameter.
-        reducer: What adds up results over processes; None where no parameter is divided among any.
-        sharded: Whether there are parameters of which this process has a part, or a replica.
-        at_once: Whether the last pass is one call of a kernel, and all that writes.
-        replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
-        since: When these engines were made.
-    """
-
-    members: list[Member]
-    engines: list[Engine]
-    rows: list[tuple[dict[str, Any], Mapping[str, Any]]]
-    fixed: list[tuple[Any, ...]]
-    raw: list[tuple[Any, ...]]
-    elements: float
-    seen: Seen
-    entries: bytes
-    reducer: Reducer | None = None
-    sharded: bool = False
-    at_once: bool = False
-    replaced: bool = False
-    since: float = field(default_factory=time.monotonic)
-
-    def serve_again(self) -> None:
-        """Once steps of many tensors repeat, looking at them is worth compiling."""
-        if len(self.members) >= sweep.MANY and any(engine.target != "torch" for engine in self.engines):
-            sweep.settle(self.since)
-
-    def settings(self, inputs: Mapping[str, Any] | None = None) -> list[Settings]:
-        """The settings of every row, as they are now, and the inputs of the step."""
-        if inputs:
-            return [{**group, **override, **inputs} for group, override in self.rows]
-        return [{**group, **override} if override else group for group, override in self.rows]
-
-    def own_gradients(self, grads: Sequence[Tensor]) -> list[Tensor]:
-        """The parts of gradients that belong to what this process has of the parameters.
-
-        Raises:
-            StaleError: if a parameter lies elsewhere than before.
-        """
-        for member in self.members:
-            if member.whole is not member.param:
-                own = local_tensor(member.whole)
-                if own.shape != member.param.shape or own.data_ptr() != member.param.data_ptr():
-                    raise StaleError
-        places = {member.position: member.whole for member in self.members} if grads else {}
-        return [local_gradient(places[position], grad) for position, grad in enumerate(grads)]
-
-    def sums(self, block: Block, item: Pass, running: Sequence[Engine]) -> dict[str, float | Tensor]:
-        """Sums over all parameters that a pass completes; where GPUs have all of it, a tensor that nobody has read."""
-        return {
-            name: _joined(kind, [engine.reduction(block, reduction) for engine in running])
-            for name, kind, reduction in block.sums
-            if reduction in item.reductions and running
-        }
-
-
-def _joined(kind: str, parts: Sequence[list[float] | Tensor]) -> float | Tensor:
-    """Results of all buckets as one, always in the same order."""
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    if len(tensors) == len(parts):
-        whole = torch.cat([part.to(tensors[0].device, non_blocking=True) for part in tensors])
-        return whole.amax() if kind == "max" else whole.sum()
-    numbers = [x for part in parts for x in (part.tolist() if isinstance(part, Tensor) else part)]
-    if kind == "max":
-        return max(numbers, default=0.0)
-    total = 0.0
-    for number in numbers:
-        total += number
-    return total
-
 
 def prepare(
-    optimizer: Optimizer, block: str, kept: Sequence[Prepared], inputs: Inputs, only: Tensor | None = None
+    optimizer: OptimizerLike, block: str, kept: Sequence[Prepared], inputs: Inputs, only: Tensor | None = None
 ) -> tuple[Prepared, list[Tensor]]:
     """The step's engines (kept ones, if nothing that matters has changed) and its gradients, in their order.
 
@@ -194,14 +46,15 @@ def prepare(
     Raises:
         SkippedStepError: if the step is to be skipped and the host must know it. Nothing has changed then.
     """
+    declared = optimizer._policy.rule.blocks[block]
     params = list(chain.from_iterable(map(_params, optimizer.param_groups))) if only is None else [only]
     grads: list[Any] = []
-    if optimizer.rule.blocks[block].grads:
+    if declared.grads:
         try:
             grads = sweep.used.gradients(params)
         except AttributeError:
             for param in params:
-                check_parameter(type(optimizer).__name__, param)
+                check_parameter(optimizer._policy.name, param)
             raise
         if type(None) in set(map(type, grads)):
             grads = with_stand_ins(params, grads)
@@ -214,14 +67,16 @@ def prepare(
         known = prepared.seen == seen and prepared.entries == _entries(optimizer, only)
         if known and _still_serves(optimizer, prepared):
             if inputs.found_inf is not None:
-                _check_skipped(optimizer.rule.blocks[block], inputs, (engine.target for engine in prepared.engines))
+                _check_skipped(
+                    optimizer._policy.rule.blocks[block], inputs, (engine.target for engine in prepared.engines)
+                )
             prepared.serve_again()
             return prepared, grads
-    check_warm(type(optimizer).__name__)
+    check_warm(optimizer._policy.name)
     return _Preparer(optimizer, params, grads, seen, inputs).run(only), grads
 
 
-def agreed(optimizer: Optimizer, inputs: Inputs, kept: Sequence[Prepared]) -> Inputs:
+def agreed(optimizer: OptimizerLike, inputs: Inputs, kept: Sequence[Prepared]) -> Inputs:
     """The inputs of a step, its `found_inf` that of all processes: a step is skipped by all of them or by none."""
     if inputs.found_inf is None:
         return inputs
@@ -229,7 +84,7 @@ def agreed(optimizer: Optimizer, inputs: Inputs, kept: Sequence[Prepared]) -> In
     if kept:
         reducer = kept[0].reducer
     else:
-        parts = find_parts(type(optimizer).__name__, params)
+        parts = find_parts(optimizer._policy.name, params)
         reducer = Reducer(parts.values()) if parts else None
     return inputs if reducer is None else replace(inputs, found_inf=reducer.agree(inputs.found_inf))
 
@@ -245,7 +100,7 @@ def _check_skipped(block: Block, inputs: Inputs, targets: Iterable[str], starts:
         raise SkippedStepError
 
 
-def _entries(optimizer: Optimizer, only: Tensor | None) -> bytes:
+def _entries(optimizer: OptimizerLike, only: Tensor | None) -> bytes:
     entries = optimizer.state.values() if only is None else (optimizer.state.get(only),)
     return sweep.used.identities([*optimizer.param_groups, *entries])
 
@@ -253,7 +108,7 @@ def _entries(optimizer: Optimizer, only: Tensor | None) -> bytes:
 _params = operator.itemgetter("params")
 
 
-def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:
+def _still_serves(optimizer: OptimizerLike, prepared: Prepared) -> bool:
     """Whether the settings still ask for these kernels; changed ones are checked first."""
     settings = prepared.settings()
     raw = [raw_settings(optimizer, row) for row in settings]
@@ -261,15 +116,15 @@ def _still_serves(optimizer: Optimizer, prepared: Prepared) -> bool:
         return True
     for row, before, now in zip(settings, prepared.raw, raw, strict=True):
         if before != now:
-            optimizer.check_row(row)
-    check_agreement(type(optimizer).__name__, optimizer.rule, optimizer.param_groups)
-    if prepared.fixed != [_fixed(optimizer.rule, row) for row in settings]:
+            optimizer._policy.check_row(row, optimizer.defaults)
+    check_agreement(optimizer._policy.name, optimizer._policy.rule, optimizer.param_groups)
+    if prepared.fixed != [_fixed(optimizer._policy.rule, row) for row in settings]:
         return False
     prepared.raw = raw
     return True
 
 
-def raw_settings(optimizer: Optimizer, settings: Settings) -> tuple[Any, ...]:
+def raw_settings(optimizer: OptimizerLike, settings: Settings) -> tuple[Any, ...]:
     """Every setting as it stands; a tensor, which can change in place, by its value, one on a device unread."""
     values = tuple(map(settings.get, optimizer.defaults))
     if _PLAIN.issuperset(map(type, values)):
@@ -305,15 +160,15 @@ def _fixed(rule: Rule, settings: Settings) -> tuple[Any, ...]:
 class _Preparer:
     def __init__(
         self,
-        optimizer: Optimizer,
+        optimizer: OptimizerLike,
         params: list[Tensor],
         grads: list[Tensor],
         seen: Seen,
         inputs: Inputs,
     ) -> None:
-        self.optimizer, self.rule, self.block = optimizer, optimizer.rule, seen.block
+        self.optimizer, self.rule, self.block = optimizer, optimizer._policy.rule, seen.block
         self.with_grads = self.rule.blocks[self.block].grads
-        self.name = type(optimizer).__name__
+        self.name = optimizer._policy.name
         self.params, self.grads, self.seen, self.inputs = params, grads, seen, inputs
         self.parts: Mapping[int, Part] = {}
         self.reduces = False  # anything of a parameter that is divided among processes
@@ -439,7 +294,7 @@ class _Preparer:
     def _row(self, number: int, group: dict[str, Any], override: Mapping[str, Any]) -> int:
         key = (number, *sorted(override.items(), key=lambda item: item[0]))
         if key not in self.known_rows:
-            self.optimizer.check_row({**group, **override})
+            self.optimizer._policy.check_row({**group, **override}, self.optimizer.defaults)
             self.known_rows[key] = len(self.rows)
             self.rows.append((group, override))
         return self.known_rows[key]

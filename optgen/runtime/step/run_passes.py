@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from optgen.runtime.core.host_values import HostValues, Sums
 from optgen.runtime.rule import Rule, Settings
-from optgen.runtime.step.prepare import Prepared
+from optgen.runtime.step.prepared import Prepared
 
 
 def run_passes(prepared: Prepared, rule: Rule, name: str, settings: Sequence[Settings]) -> HostValues:

@@ -124,7 +124,7 @@ def gradients_of_16_bits(world: World) -> float:
         dtypes = {None if param.grad is None else param.grad.dtype for param in params}
         assert dtypes <= {torch.bfloat16, None}, dtypes
         optimizer.step()
-    buckets = [[member.number for member in engine.bucket.members] for engine in optimizer._kept[0].engines]
+    buckets = [[member.number for member in engine.bucket.members] for engine in optimizer._kept.of_all[0].engines]
     assert (buckets == [[0, 4], [1, 2, 3, 5, 6, 7]]) == (world.rank == 0), buckets
     with FSDP.summon_full_params(model):
         found = [param.detach().clone() for param in model.parameters()]

@@ -204,10 +204,10 @@ def states(model: Model, optimizer: Any) -> list[dict[str, Tensor]]:
     """Values that the states of every parameter stand for, whole."""
     from torch.distributed.tensor import DTensor
 
-    from optgen.runtime.core.shards import find_parts
     from optgen.runtime.settings.storage import choose_codecs
     from optgen.runtime.states.store import scale_key, stored_codec
     from optgen.runtime.states.torch_codecs import decode
+    from optgen.runtime.step.find_shards import find_parts
 
     result = []
     rule, group = optimizer.rule, optimizer.param_groups[0]

@@ -39,9 +39,9 @@ from distributed.scenarios.world import (
     train_plain,
 )
 from optgen.codecs import CODECS
-from optgen.runtime.core.shards import find_parts
 from optgen.runtime.states.store import scale_key
 from optgen.runtime.states.torch_codecs import decode
+from optgen.runtime.step.find_shards import find_parts
 
 STEPS = 2  # of each run
 GRADIENTS = gradients(SHAPES, 3 * STEPS)

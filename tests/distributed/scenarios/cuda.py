@@ -61,7 +61,7 @@ def refusals(world: World) -> None:
         optimizer = make([param])
         optimizer.param_groups[0]["target"] = None
         optimizer.step()
-        (member,) = optimizer._kept[0].members
+        (member,) = optimizer._kept.of_all[0].members
         assert part_target("", optimizer.rule.blocks["step"], member, "cuda") == "torch"
 
 

@@ -1,0 +1,62 @@
+"""What a step asks of the engine of any target."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from optgen.runtime.core.bucket import Bucket, Member
+from optgen.runtime.core.host_values import HostValues
+from optgen.runtime.core.step_inputs import Inputs
+from optgen.runtime.rule import Block, Partial
+from optgen.runtime.states.store import Placement
+
+
+class Engine(Protocol):
+    """Runs the passes of a bucket on one target."""
+
+    bucket: Bucket
+
+    @property
+    def at_once(self) -> bool:
+        """Whether one call of a kernel writes all that a step writes."""
+
+    @property
+    def target(self) -> str:
+        """The target's name."""
+
+    def placement(self, member: Member) -> Placement:
+        """Where the states of a parameter lie."""
+
+    def begin(self, name: str, block: Block, grads: list[Tensor], inputs: Inputs) -> None:
+        """Start a step.
+
+        Args:
+            grads: The gradients of the bucket, or nothing in a block without them.
+            inputs: What is set for this step. The host has read `found_inf` unless all engines are of the cuda target.
+        """
+
+    def take(self, values: HostValues) -> None:
+        """Take what is the same for groups, for the passes from now on; nothing fails for lack of memory after it."""
+
+    def run(self, block: Block, index: int) -> None:
+        """Run one pass."""
+
+    def reduction(self, block: Block, name: str) -> list[float] | Tensor:
+        """A reduction's result for every parameter; on a GPU a tensor there."""
+
+    def partial(self, block: Block, name: str) -> Tensor:
+        """A result of every tensor, float64 of shape (members,)."""
+
+    def complete(self, block: Block, name: str, values: Tensor) -> None:
+        """Take the results of the whole tensors."""
+
+    def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
+        """Sums of rows or columns of a tensor, float64, as many as whole matrices have."""
+
+    def complete_lines(self, name: str, partial: Partial, index: int, values: Tensor) -> None:
+        """Take those of the whole tensor."""
+
+    def finish(self, name: str) -> None:
+        """End the step."""

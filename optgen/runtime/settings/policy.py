@@ -1,0 +1,119 @@
+"""What a class of optimizers takes and refuses: its rule, and what the class fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optgen.runtime.rule import Refusal, Rule, Settings
+from optgen.runtime.settings.storage import check_storage, settle_bits
+from optgen.runtime.settings.validation import check_fixed, checked, lock_bits, read_args, unscheduled
+
+Check = Callable[[str, Rule, Settings], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """The settings of a class.
+
+    Attributes:
+        name: The class's, with which messages begin.
+        fixed: Settings that the class fixes.
+        bits: Bits that the class stores its states in, or None if the user says.
+        given_bits: The `optim_bits` that a class with `bits` of its own takes.
+        refusals: What the class refuses, beside what its rule does.
+        checks: What raises for settings that go with the rule, but not with each other: one a feature.
+    """
+
+    name: str
+    rule: Rule
+    fixed: Mapping[str, Any]
+    bits: int | None
+    given_bits: int
+    refusals: tuple[Refusal, ...]
+    checks: tuple[Check, ...] = ()
+
+    def refuse(self, settings: Settings) -> None:
+        """Raise for combinations that the rule, the class or a feature refuses."""
+        self.rule.refuse(self.name, settings, (*self.refusals, *self.rule.refusals))
+        for check in self.checks:
+            check(self.name, self.rule, settings)
+
+    def of_constructor(self, settings: dict[str, Any], args: object) -> dict[str, Any]:
+        """The settings of an optimizer in their final form.
+
+        Args:
+            settings: Every setting of the class by name.
+            args: An object whose attributes override settings.
+
+        Raises:
+            TypeError: for values of the wrong type.
+            ValueError: for values out of range and combinations that are refused.
+        """
+        if self.bits is not None:
+            settings = lock_bits(self.name, self.bits, args, settings, self.given_bits)
+        settings = checked(self.name, self.rule, {**read_args(self.name, args, settings), **self.fixed})
+        settings = settle_bits(self.name, settings, self.bits)
+        self.refuse(settings)
+        check_storage(self.name, self.rule, settings)
+        return settings
+
+    def of_part(self, settings: Settings, part: str) -> dict[str, Any]:
+        """Settings of a group or a parameter (`part`), which may differ from the optimizer's.
+
+        Raises:
+            ValueError: for settings that are the class's or the optimizer's alone, and values out of range.
+        """
+        check_fixed(self.name, self.rule, self.fixed, settings, part)
+        return settle_bits(self.name, checked(self.name, self.rule, settings))
+
+    def of_override(self, settings: Settings, defaults: Settings) -> dict[str, Any]:
+        """Settings of a single parameter.
+
+        Raises:
+            ValueError: for what is no setting, or none that can differ by parameter, and values out of range.
+        """
+        for key in settings:
+            if key not in defaults:
+                known = ", ".join(sorted(set(defaults) - set(self.fixed)))
+                raise ValueError(f"{self.name}.override takes no {key!r}; known: {known}")
+        return self.of_part(settings, "parameter")
+
+    def of_overrides(self, overrides: Any, group: Settings, count: int, defaults: Settings) -> dict[int, Any]:
+        """A group's overrides in their final form.
+
+        Args:
+            count: How many parameters the group has.
+
+        Raises:
+            TypeError, ValueError: for positions that the group does not have, and settings that do not fit.
+        """
+        if not isinstance(overrides, Mapping) or not all(isinstance(own, Mapping) for own in overrides.values()):
+            raise TypeError(f"{self.name}: overrides is a dict of settings by position in the group, not {overrides!r}")
+        result = {}
+        for index, own in overrides.items():
+            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
+                raise ValueError(
+                    f"{self.name}: overrides has the key {index!r}, and the group positions 0 to {count - 1}"
+                )
+            result[index] = self.of_override(own, defaults)
+            self.refuse({**defaults, **unscheduled(group, defaults), **result[index]})
+        return result
+
+    def check_row(self, settings: Settings, defaults: Settings) -> None:
+        """Raise for settings that were changed in a group to what no kernel can serve.
+
+        Raises:
+            TypeError: for values of the wrong type.
+            ValueError: for values out of range, settings that the class fixes and combinations that are refused.
+        """
+        checked(self.name, self.rule, {key: settings[key] for key in defaults if key in settings})
+        changed = {key: settings[key] for key in self.fixed if key not in self.rule.storage}
+        check_fixed(self.name, self.rule, self.fixed, changed, "group")
+        asked = {key: settings[key] for key in ("codec", "optim_bits") if key in settings}
+        if asked.get("codec", "auto") != "auto" and settle_bits(self.name, asked) != asked:
+            raise ValueError(
+                f"{self.name}: codec={asked['codec']!r} does not have optim_bits={asked['optim_bits']} bits"
+            )
+        self.refuse(unscheduled(settings, defaults))

@@ -1,0 +1,152 @@
+"""A prepared step: its parameters and their engines, which are kept while nothing changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.core import sweep
+from optgen.runtime.core.bucket import Member, StaleError
+from optgen.runtime.core.shards import local_gradient, local_tensor
+from optgen.runtime.engines.engine import Engine
+from optgen.runtime.rule import Block, Pass, Settings
+from optgen.runtime.step.all_reduce import Reducer
+
+KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step is prepared for: identities of parameters, dtypes of their gradients, names of the inputs set."""
+
+    block: str
+    params: bytes
+    grads: list[torch.dtype]
+    inputs: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class Prepared:
+    """A step's parameters and engines.
+
+    Attributes:
+        rows: The settings of the step: (group, override) for every combination in use.
+        fixed: What decides kernels, of every row.
+        raw: The settings that this follows from.
+        elements: Elements of all parameters.
+        seen: The parameters and the dtypes of their gradients.
+        entries: Identities of the groups and of the entries of `optimizer.state`: all, or that of an only parameter.
+        reducer: What adds up results over processes; None where no parameter is divided among any.
+        sharded: Whether there are parameters of which this process has a part, or a replica.
+        at_once: Whether the last pass is one call of a kernel, and all that writes.
+        replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
+        since: When these engines were made.
+    """
+
+    members: list[Member]
+    engines: list[Engine]
+    rows: list[tuple[dict[str, Any], Mapping[str, Any]]]
+    fixed: list[tuple[Any, ...]]
+    raw: list[tuple[Any, ...]]
+    elements: float
+    seen: Seen
+    entries: bytes
+    reducer: Reducer | None = None
+    sharded: bool = False
+    at_once: bool = False
+    replaced: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+    def serve_again(self) -> None:
+        """Once steps of many tensors repeat, looking at them is worth compiling."""
+        if len(self.members) >= sweep.MANY and any(engine.target != "torch" for engine in self.engines):
+            sweep.settle(self.since)
+
+    def settings(self, inputs: Mapping[str, Any] | None = None) -> list[Settings]:
+        """The settings of every row, as they are now, and the inputs of the step."""
+        if inputs:
+            return [{**group, **override, **inputs} for group, override in self.rows]
+        return [{**group, **override} if override else group for group, override in self.rows]
+
+    def own_gradients(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        """The parts of gradients that belong to what this process has of the parameters.
+
+        Raises:
+            StaleError: if a parameter lies elsewhere than before.
+        """
+        for member in self.members:
+            if member.whole is not member.param:
+                own = local_tensor(member.whole)
+                if own.shape != member.param.shape or own.data_ptr() != member.param.data_ptr():
+                    raise StaleError
+        places = {member.position: member.whole for member in self.members} if grads else {}
+        return [local_gradient(places[position], grad) for position, grad in enumerate(grads)]
+
+    def sums(self, block: Block, item: Pass, running: Sequence[Engine]) -> dict[str, float | Tensor]:
+        """Sums over all parameters that a pass completes; where GPUs have all of it, a tensor that nobody has read."""
+        return {
+            name: _joined(kind, [engine.reduction(block, reduction) for engine in running])
+            for name, kind, reduction in block.sums
+            if reduction in item.reductions and running
+        }
+
+
+def _joined(kind: str, parts: Sequence[list[float] | Tensor]) -> float | Tensor:
+    """Results of all buckets as one, always in the same order."""
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if len(tensors) == len(parts):
+        whole = torch.cat([part.to(tensors[0].device, non_blocking=True) for part in tensors])
+        return whole.amax() if kind == "max" else whole.sum()
+    numbers = [x for part in parts for x in (part.tolist() if isinstance(part, Tensor) else part)]
+    if kind == "max":
+        return max(numbers, default=0.0)
+    total = 0.0
+    for number in numbers:
+        total += number
+    return total
+
+
+class KeptSteps:
+    """The last steps of an optimizer, newest first.
+
+    Attributes:
+        of_all: Those of all parameters.
+        of_one: Those of parameters that are stepped alone, by identity.
+        captured: Those that graphs have recorded: replays need their memory.
+    """
+
+    def __init__(self) -> None:
+        self.of_all: tuple[Prepared, ...] = ()
+        self.of_one: dict[int, tuple[Prepared, ...]] = {}
+        self.captured: list[Prepared] = []
+
+    def of(self, only: Tensor | None) -> tuple[Prepared, ...]:
+        """Those of a parameter that is stepped alone, or of all."""
+        return self.of_all if only is None else self.of_one.get(id(only), ())
+
+    def keep(self, prepared: Prepared, only: Tensor | None) -> None:
+        """Keep one more, and those before it as long as their states are where they were."""
+        others = () if prepared.replaced else (other for other in self.of(only) if other is not prepared)
+        prepared.replaced = False
+        kept = (prepared, *others)[:KEPT_STEPS]
+        if only is None:
+            self.of_all = kept
+        else:
+            self.of_one[id(only)] = kept
+
+    def forget(self, only: Tensor | None = None) -> None:
+        """Let go of all of them, or of those of a parameter that is stepped alone."""
+        if only is None:
+            self.of_all, self.of_one = (), {}
+        else:
+            self.of_one.pop(id(only), None)
+
+    def engines(self) -> Iterator[Engine]:
+        """The engines of the last step."""
+        for kept in (self.of_all, *self.of_one.values()):
+            yield from kept[0].engines if kept else ()

@@ -1,0 +1,95 @@
+"""A step from its settings to its end: inputs are read, engines begun, passes run, states of groups stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from optgen.runtime.core.bucket import StaleError
+from optgen.runtime.core.host_values import committed
+from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
+from optgen.runtime.cuda.graph_capture import is_capturing, place_lr
+from optgen.runtime.rule import Settings
+from optgen.runtime.step.interrupts import Uninterrupted
+from optgen.runtime.step.optimizer_like import OptimizerLike
+from optgen.runtime.step.prepare import agreed, prepare
+from optgen.runtime.step.prepared import Prepared
+from optgen.runtime.step.run_passes import run_passes
+
+
+def run(optimizer: OptimizerLike, block: str, only: Tensor | None = None) -> None:
+    """Run a block of the rule: every pass over all buckets, then what is common to groups.
+
+    Args:
+        only: A parameter that is stepped alone.
+    """
+    with torch.no_grad():
+        _run(optimizer, block, only)
+
+
+def _run(optimizer: OptimizerLike, block: str, only: Tensor | None) -> None:
+    name, rule, kept = optimizer._policy.name, optimizer._policy.rule, optimizer._kept
+    declared = rule.blocks[block]
+    for group in optimizer.param_groups:
+        rule.refuse(name, group, declared.refusals)
+    for group in optimizer.param_groups:
+        if group.get("capturable"):
+            place_lr(name, group)
+    inputs = agreed(optimizer, read_inputs(optimizer, rule.inputs), kept.of_all) if declared.grads else NO_INPUTS
+    try:
+        prepared, settings = begin(optimizer, block, inputs, only)
+    except StaleError:
+        kept.forget(only)
+        prepared, settings = begin(optimizer, block, inputs, only)
+    except SkippedStepError:
+        return
+    if prepared.reducer is not None:
+        prepared.reducer.check()
+    if not prepared.members and declared.grads:
+        return
+    if is_capturing():
+        kept.captured.append(prepared)
+    with Uninterrupted(prepared.at_once and declared.commit is None):
+        values = run_passes(prepared, rule, block, settings)
+        if declared.commit is not None:
+            _commit(optimizer, declared.commit, inputs, values.numbers, prepared.elements)
+
+
+def begin(
+    optimizer: OptimizerLike, block: str, inputs: Inputs, only: Tensor | None = None
+) -> tuple[Prepared, Sequence[Settings]]:
+    """Find or build the engines of a step and start them; those of the last few sets of parameters are kept.
+
+    Returns:
+        The engines, and the settings of every row with the inputs of the step.
+    """
+    kept = optimizer._kept.of(only)
+    prepared, grads = prepare(optimizer, block, kept, inputs, only)
+    if not kept or prepared is not kept[0]:
+        optimizer._kept.keep(prepared, only)
+        if only is None:
+            optimizer._look_again()
+    settings = prepared.settings(inputs.values)
+    if prepared.sharded:
+        grads = prepared.own_gradients(grads)
+    for engine in prepared.engines:
+        own = engine.bucket.gradients(grads) if grads else []
+        engine.begin(block, optimizer._policy.rule.blocks[block], own, inputs)
+    return prepared, settings
+
+
+def _commit(
+    optimizer: OptimizerLike,
+    commit: Callable[..., dict[str, float]],
+    inputs: Inputs,
+    sums: Mapping[str, float],
+    elements: float,
+) -> None:
+    """Store group and global states; the first group decides for the optimizer."""
+    rule, groups = optimizer._policy.rule, optimizer.param_groups
+    results = [committed(rule, commit, {**group, **inputs.values}, sums, elements) for group in groups]
+    for group, result in zip(groups, results, strict=True):
+        for key, value in result.items():
+            group[key] = results[0][key] if rule.states[key].kind == "global" else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -67,22 +67,19 @@ class ScalarText:
     def __init__(self, text: BlockText) -> None:
         self.text = text
 
-    def _below(self, roots: Iterable[tuple[str, Formula]], arrays: bool) -> list[Let]:
+    def _part(self, roots: Iterable[tuple[str, Formula]], arrays: bool) -> Part:
         """The bindings that these follow from, sums of elements and inputs excluded."""
 
         def given(let: Let) -> bool:
             return let.name in self.text.names or let.name in self.text.plan.sums or (let.kind.is_array and not arrays)
 
         live = needed(self.text.lets, roots, stop=given)
-        return [let for let in self.text.lets if let.name in live and not given(let) and let.kind is not Kind.ELEMENT]
-
-    def _part(self, lets: Sequence[Let]) -> Part:
         states = {
             name: name for name, item in self.text.inputs.items() if item.role == "state" and item.kind is Kind.TENSOR
         }
         return Part(
-            lets,
-            self.text.plan.live,
+            [let for let in self.text.lets if let.name in live and not given(let) and let.kind is not Kind.ELEMENT],
+            live,
             outside=self._outside,
             sort=lambda let: (
                 let.name in self.text.booleans,
@@ -90,7 +87,7 @@ class ScalarText:
             ),
             given=states,
             arrays=self.text.arrays,
-            taken=[*self.text.family.guards.guards, *(name for name in self.text.inputs if name not in states)],
+            taken={*self.text.family.guards.guards, *self.text.arrays, *self.text.inputs} - states.keys(),
         )
 
     def _outside(self, name: str) -> str:
@@ -112,7 +109,7 @@ class ScalarText:
         self, fields: Mapping[str, Formula], roots: Iterable[tuple[str, Formula]] = ()
     ) -> tuple[Assignments, list[Code]]:
         """The statements that compute these, and they as elements take them."""
-        code = self._part(self._below([*fields.items(), *roots], arrays=True)).code(asked=fields.items())
+        code = self._part([*fields.items(), *roots], arrays=True).code(asked=fields.items())
         printer = self._scalar_printer(code)
         return code, [c_cast(name, printer.code(code.values[name]), self.text.booleans) for name in fields]
 
@@ -155,11 +152,10 @@ class ScalarText:
 
     def _scalar_type(self, code: Assignments, variable: str) -> str:
         let = code.types.get(variable)
-        if let is None:
-            return "double"
-        if let.name in self.text.booleans:
+        if let is not None and let.name in self.text.booleans:
             return "bool"
-        past = window_name(let.expr, self.text.inputs, self.text.by_name)
+        held = let.expr if let is not None else Ref(next(n for n, v in code.holders.items() if v == variable))
+        past = window_name(held, self.text.inputs, self.text.by_name)
         return "double" if past is None else f"Window<{self.text.inputs[past].window}>"
 
     def _given(self, code: Assignments, used: Collection[str]) -> list[Code]:
@@ -253,9 +249,8 @@ class ScalarText:
         """What is stored below element kind, after all elements: nothing is left half done."""
         commits = self.text.plan.commits
         roots = [root for write in commits for root in demands(write.value, write.live)]
-        lets = self._below(roots, arrays=False)
         asked = [(name, write.live) for write in commits for name in refs(write.value) if name not in self.text.arrays]
-        code = self._part(lets).code(asked=asked)
+        code = self._part(roots, arrays=False).code(asked=asked)
         printer = self._scalar_printer(code)
         used = {name for write in commits if write.input.kind.is_array for name in refs(write.value)}
         lines = c_lines(self._given(code, _used(code) | used), 4) + self._statements(code, 4)

@@ -182,6 +182,28 @@ methods:
   fill:
     block: kept = param
 """
+REUSED = """\
+name: reused
+hyperparameters:
+  lr: {default: 0.5, range: "[0, inf)"}
+states:
+  size: {shape: tensor}
+  past: {shape: tensor, window: 2}
+blocks:
+  step: |
+    value = norm(grad)
+    oldest = percentile(past, 0)
+    past = push(past, value)
+    newest = percentile(past, 0)
+    grad = grad * value
+    if ndim >= 2:
+        value = row_mean(grad)
+    else:
+        size = norm(grad * norm(grad))
+    if ndim >= 2:
+        grad = grad * (size * step)
+    param = param - lr * (min(oldest, 100) + min(newest, 100)) * grad * value
+"""
 every_target = pytest.mark.parametrize("target", ["torch", "cpu", "cuda"], indirect=True)
 
 
@@ -327,6 +349,18 @@ def test_sums_below_an_if_serve_its_other_side_and_other_parameters(
     stepped(opt, params)
     assert [float(opt.state[param]["size"]) for param in params] == [4 * 4, 4 * 5]
     assert float(opt.state[params[0]]["seen"]) == 6
+
+
+@every_target
+def test_a_name_may_stand_for_numbers_of_several_kinds(target: str, tmp_path: Path) -> None:
+    """A tensor's number and then a row's; a window before and after this step's value; a state of one side's."""
+    cls = optgen.load(write_spec(tmp_path, REUSED)).Reused
+    params = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (4,))]
+    opt = cls(params, target=target)
+    stepped(opt, params)
+    assert torch.equal(params[0].detach(), torch.zeros(2, 2))
+    assert float(opt.state[params[1]]["size"]) == 16 * 16
+    assert torch.equal(params[1].detach(), torch.full((4,), -0.5 * 104 * 8 * 4))
 
 
 def test_prodigy_scales_an_update_that_is_nothing() -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from optgen.runtime.checkpoints import bitsandbytes_form
+from optgen.runtime.checkpoints.adopt import adopted_states
 from optgen.runtime.checkpoints.codec_record import as_checkpoint
-from optgen.runtime.checkpoints.load import adopted_states, fitting
+from optgen.runtime.checkpoints.load import fitting
 from optgen.runtime.cuda.graph_capture import check_capture, place_lr
 from optgen.runtime.cuda.paged_memory import wait_for_host
 from optgen.runtime.hooks import fused_backward
@@ -178,19 +179,16 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check_step(self) -> None:
         check_capture(self._policy.name, self.param_groups)
-        if self._in_backward is not None:
-            self._in_backward.check_scaler(self)
+        fused_backward.check_step(self)
 
     def _end_round(self) -> None:
-        if self._in_backward is not None:
-            self._in_backward.end_round(self)
+        fused_backward.end_round(self)
 
     def _look_again(self) -> None:
         fused_backward.attach(self)
 
     def _update_in_backward(self, param: Tensor) -> None:
-        if self._in_backward is not None:
-            self._in_backward.update(self, param)
+        fused_backward.update(self, param)
 
     def engines(self) -> dict[str, int]:
         """How many parameters each target served at the last step, as `{"cpu": 12}`."""

@@ -8,16 +8,13 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from torch import Tensor
-
 from optgen.runtime.checkpoints import bitsandbytes_form
+from optgen.runtime.checkpoints.adopt import adopt_group
 from optgen.runtime.checkpoints.codec_record import Marks, contradicted, read_marks
 from optgen.runtime.checkpoints.sharded import places_in, with_own_parts
 from optgen.runtime.checkpoints.validate import (
     MARK,
     StoredAnewWarning,
-    adopt_entry,
-    adopt_group,
     misfits,
     misgrouped,
     mismarked,
@@ -30,7 +27,6 @@ from optgen.runtime.core.shards import local_tensor
 from optgen.runtime.settings.storage import choose_codecs
 from optgen.runtime.settings.validation import check_agreement, checked, unscheduled
 from optgen.runtime.step.optimizer_like import OptimizerLike
-from optgen.runtime.step.target_choice import find_pager
 
 
 def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -80,23 +76,6 @@ def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Mapping[str, 
     check_agreement(name, rule, groups)
     _say_stored_anew(optimizer, groups, saved, decoded)
     return {"state": saved["state"], "param_groups": groups}
-
-
-def adopted_states(optimizer: OptimizerLike, loading: Mapping[str, Any]) -> dict[Tensor, dict[str, Any]]:
-    """The states of a checkpoint, which `fitting` has returned, where this optimizer keeps them.
-
-    Raises:
-        torch.cuda.OutOfMemoryError: naming the state that there is no room for.
-    """
-    states = {}
-    for own, group in zip(optimizer.param_groups, loading["param_groups"], strict=True):
-        overrides = group.get("overrides", {})
-        for index, (param, key) in enumerate(zip(own["params"], group["params"], strict=True)):
-            if key in loading["state"]:
-                settings = {**group, **overrides.get(index, {})}
-                pager = find_pager(optimizer._policy.name, param, settings)
-                states[param] = adopt_entry(optimizer._policy.rule, param, loading["state"][key], pager)
-    return states
 
 
 def _say_stored_anew(

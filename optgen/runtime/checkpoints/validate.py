@@ -1,4 +1,4 @@
-"""Taking over a saved state: dtypes and codecs stay as the rule stores them, whatever the parameter's dtype."""
+"""What of a checkpoint does not fit an optimizer, in words: its form, its groups, its states."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import COMPENSATION, Codec
-from optgen.runtime.cuda.graph_capture import adopted_lr
-from optgen.runtime.cuda.paged_memory import wait_for_host
 from optgen.runtime.rule import Rule, State, always
 from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.settings.validation import checked, is_number
 from optgen.runtime.states.checks import check_compensation, why_unreadable
-from optgen.runtime.states.step_counts import as_state, count_shown, is_count
+from optgen.runtime.states.step_counts import count_shown, is_count
 from optgen.runtime.states.store import (
-    room_for,
     scale_key,
     stored_codec,
     stored_shape,
@@ -25,11 +22,10 @@ from optgen.runtime.states.store import (
 )
 
 if TYPE_CHECKING:
-    from optgen.runtime.cuda.paging import Pager
+    pass
 
 MARK = "optgen"  # the key under which a checkpoint says what it is of
 VERSION = 1  # of a checkpoint's form; checkpoints without MARK are older, or another library's
-APART = ("capturable", "fused_backward")  # what an optimizer decides for itself, in overrides too
 
 
 class StoredAnewWarning(UserWarning):
@@ -37,39 +33,6 @@ class StoredAnewWarning(UserWarning):
 
     Nothing is loaded if this warning is an error: `warnings.filterwarnings("error", category=StoredAnewWarning)`.
     """
-
-
-def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> dict[str, Any]:
-    """A parameter's state as saved, on the parameter's device or in paged memory, without a change of dtype.
-
-    What is None is left out, and where no count of steps was saved, it is 1.
-
-    Raises:
-        torch.cuda.OutOfMemoryError: naming the state that there is no room for.
-
-    Args:
-        pager: Where element states go, if they are paged.
-    """
-    saved = {key: value for key, value in saved.items() if value is not None}
-    if _lacks_count(rule, saved):
-        saved["step"] = 1.0
-    elements = {state.name for state in rule.element_states}
-    wait_for_host(saved.values())
-    result: dict[str, Any] = {}
-    for key, value in saved.items():
-        if key == "step":
-            result[key] = as_state(float(value))
-        elif isinstance(value, Tensor):
-            line = key in rule.states and key not in elements and value.is_floating_point()
-            dtype = torch.float32 if line or value.dtype is torch.float64 else value.dtype
-            with room_for(key, param):
-                if pager is not None and key in elements:
-                    result[key] = pager.copy(value.detach().to(dtype).contiguous())
-                else:
-                    result[key] = value.detach().to(device=param.device, dtype=dtype, copy=True).contiguous()
-        else:
-            result[key] = value
-    return result
 
 
 def marked(
@@ -222,7 +185,7 @@ def misfits(
     missing = [name for name in required if saved and name not in saved]
     if missing:
         found.append(f"{label}: {', '.join(missing)} missing, there is {', '.join(map(str, saved))}")
-    if _lacks_count(rule, saved) and not rule.first_step_only:
+    if lacks_count(rule, saved) and not rule.first_step_only:
         found.append(f"{label}: step missing, there is {', '.join(map(str, saved))}")
     if not is_count(saved.get("step", 0.0)):
         found.append(f"{label}: step is {count_shown(saved['step'])}, and it is to be a number of steps")
@@ -288,28 +251,6 @@ def stored_anew(
     return found
 
 
-def _lacks_count(rule: Rule, saved: Mapping[str, Any]) -> bool:
+def lacks_count(rule: Rule, saved: Mapping[str, Any]) -> bool:
     """Whether states were saved without a count of steps, as torch.optim.SGD has it: the first step is then over."""
     return "step" not in saved and any(saved.get(name) is not None for name in rule.states)
-
-
-def adopt_group(
-    rule: Rule, fixed: Mapping[str, Any], own: Mapping[str, Any], saved: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A saved group; how states are stored, what the class fixes and `capturable` are this optimizer's own.
-
-    Args:
-        own: The optimizer's group. Its overrides stand before the saved ones, setting by setting.
-    """
-    kept = {key: own[key] for key in (*rule.storage, "target", *fixed) if key in own}
-    result = {**saved, **kept}
-    if "lr" in result:
-        result["lr"] = adopted_lr(own, result["lr"])
-    mine = own.get("overrides", {})
-    theirs = {
-        index: {key: value for key, value in settings.items() if key not in APART}
-        for index, settings in saved.get("overrides", {}).items()
-    }
-    if mine or theirs:
-        result["overrides"] = {i: {**theirs.get(i, {}), **mine.get(i, {})} for i in sorted({*theirs, *mine})}
-    return result

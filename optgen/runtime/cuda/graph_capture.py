@@ -1,4 +1,4 @@
-"""Steps that torch.cuda.graph records: `lr` lies on the GPU, and nothing is read by the host.
+"""capturable: steps that torch.cuda.graph records, whose `lr` lies on the GPU, and of which the host reads nothing.
 
 A group with `capturable=True` whose parameters are on a GPU keeps its `lr` there, as a tensor of float64 without
 dimensions: what a replay reads is what a scheduler wrote with `fill_`.
@@ -6,13 +6,27 @@ dimensions: what a replay reads is what a scheduler wrote with `fill_`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from optgen.runtime.cuda.paged_memory import asks_for_paging
+from optgen.runtime.rule import Settings
 from optgen.runtime.settings.validation import on_device
+
+SPARES = 8  # steps that graphs can record between two that are not recorded
+NOT_WARM = (
+    f"a CUDA graph is being captured, and something has moved since the last step, or it is more than the {SPARES}th "
+    "since then: take a step with the same parameters before the capture"
+)
+
+
+def asks_for_capture(settings: Settings) -> bool:
+    """Whether steps of a group or a parameter are to be recorded."""
+    return bool(settings.get("capturable"))
 
 
 def is_capturing() -> bool:
@@ -55,6 +69,48 @@ def check_warm(name: str) -> None:
         )
 
 
+def check_member(name: str, settings: Settings, param: Tensor, target: str, on_host: bool) -> None:
+    """Raise for a parameter whose steps are to be recorded and cannot be.
+
+    Args:
+        on_host: Whether the host keeps states of its group.
+
+    Raises:
+        RuntimeError: with the reason, and what would be right.
+    """
+    if not asks_for_capture(settings):
+        return
+    if target != "cuda":
+        gpu = param.device.type == "cuda"
+        way = "see what `optgen doctor` says of the cuda target" if gpu else "move the parameter to an NVIDIA GPU"
+        raise RuntimeError(
+            f"{name}: capturable=True needs the cuda target, and the {target} target serves a parameter on "
+            f"{param.device}; leave capturable out, or {way}"
+        )
+    if on_host:
+        raise RuntimeError(
+            f"{name}: capturable=True is not for rules with states of a group, which the host keeps: leave it out"
+        )
+    if asks_for_paging(settings, param.numel()):
+        raise RuntimeError(
+            f"{name}: capturable=True is not for paged states, which a CUDA graph cannot bring to the GPU: "
+            f"leave one out, or override(param, is_paged=False) for this parameter of {param.numel()} elements"
+        )
+
+
+def check_whole(name: str, settings: Settings, what: str) -> None:
+    """Raise for a parameter whose steps are to be recorded, if it is divided.
+
+    Args:
+        what: The parameter, in words.
+
+    Raises:
+        RuntimeError: saying so.
+    """
+    if asks_for_capture(settings):
+        raise RuntimeError(f"{name}: capturable=True is not for {what} that is divided among processes; leave it out")
+
+
 def place_lr(name: str, group: dict[str, Any]) -> None:
     """Bring `lr` of a capturable group, and of its overrides, to the GPU of its first parameter; others keep theirs.
 
@@ -75,6 +131,13 @@ def place_lr(name: str, group: dict[str, Any]) -> None:
         part["lr"] = torch.tensor(lr, dtype=torch.float64, device=device)
 
 
+def place_every_lr(name: str, groups: Iterable[dict[str, Any]]) -> None:
+    """Bring `lr` of all capturable groups to their GPUs: it may have been set to a number since the last step."""
+    for group in groups:
+        if asks_for_capture(group):
+            place_lr(name, group)
+
+
 def adopted_lr(own: Mapping[str, Any], saved: Any) -> Any:
     """A saved `lr` in the form that a group has at present: on its GPU, or a number where it is read by the host."""
     if not isinstance(saved, Tensor):
@@ -87,3 +150,47 @@ def adopted_lr(own: Mapping[str, Any], saved: Any) -> Any:
 def _on_gpu(group: Mapping[str, Any]) -> bool:
     params = group["params"]
     return bool(params) and params[0].device.type == "cuda"
+
+
+class Recording:
+    """The tables of steps that graphs record, one for each: later steps and other graphs have other gradients.
+
+    Args:
+        wanted: Whether any step is to be recorded.
+        pinned: Makes so many int64 of pinned memory.
+        device: Where tables lie.
+    """
+
+    def __init__(self, wanted: bool, pinned: Callable[[int], Tensor], device: torch.device) -> None:
+        self._wanted, self._pinned, self._device = wanted, pinned, device
+        self._spares: list[Tensor] = []  # memory of the host for copies that graphs will record
+        self._recorded: list[Tensor] = []  # what graphs have recorded: every replay reads it
+
+    def make_ready(self, length: int) -> None:
+        """Make room for steps that may be recorded after one that is not: while a graph is recorded, nothing can."""
+        while self._wanted and len(self._spares) < SPARES:
+            self._spares.append(self._pinned(length))
+
+    def table(self, numbers: array[int]) -> Tensor:
+        """A table for one recorded step alone.
+
+        Raises:
+            RuntimeError: if there is no room made for it.
+        """
+        if not self._spares or len(self._spares[-1]) < len(numbers):
+            raise RuntimeError(NOT_WARM)
+        memory = self._spares.pop()
+        table = torch.empty(max(len(numbers), 1), dtype=torch.int64, device=self._device)
+        copy_numbers(numbers, memory, table)
+        self.hold((memory, table))
+        return table
+
+    def hold(self, tensors: Iterable[Tensor]) -> None:
+        """Keep what a recorded step reads."""
+        self._recorded += tensors
+
+
+def copy_numbers(numbers: array[int], memory: Tensor, table: Tensor) -> None:
+    """Copy numbers to the GPU by way of pinned memory."""
+    memory[: len(numbers)].copy_(torch.frombuffer(numbers, dtype=torch.int64))
+    table[: len(numbers)].copy_(memory[: len(numbers)], non_blocking=True)

@@ -22,18 +22,13 @@ from optgen.runtime.core.call import Call
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
 from optgen.runtime.cuda.cuda_device import THREADS, WARP, CudaDevice
+from optgen.runtime.cuda.graph_capture import NOT_WARM, Recording, asks_for_capture, copy_numbers
 from optgen.runtime.cuda.paged_memory import asks_for_paging
 from optgen.runtime.cuda.paging import pager_of
 from optgen.runtime.engines.cuda_paging import PagedStates
 from optgen.runtime.engines.kernel_engine import KernelEngine, defines
 from optgen.runtime.rule import Block, Partial, Rule
 from optgen.runtime.states.store import Placement
-
-SPARES = 8  # steps that graphs can record between two that are not recorded
-NOT_WARM = (
-    f"a CUDA graph is being captured, and something has moved since the last step, or it is more than the {SPARES}th "
-    "since then: take a step with the same parameters before the capture"
-)
 
 
 def stored_tensors(rule: Rule, bucket: Bucket) -> int:
@@ -71,9 +66,8 @@ class CudaEngine(KernelEngine):
         self.table = self._empty(0, torch.int64)
         self.step_table = self._empty(0, torch.int64)
         self.paged = self._paged_states()
-        self.capturable = any(member.settings.get("capturable") for member in self.members)
-        self.spares: list[Tensor] = []  # memory of the host for copies that graphs will record
-        self.recorded: list[Tensor] = []  # what graphs have recorded: every replay reads it
+        wanted = any(asks_for_capture(member.settings) for member in self.members)
+        self.recording = Recording(wanted, gpu.pinned, bucket.device)
         self.sent = array("q")
         self.copies: list[tuple[int, Tensor]] = []  # addresses of settings that lie on a device, and their tensors
         self.call = Call(
@@ -143,7 +137,7 @@ class CudaEngine(KernelEngine):
         if inputs.found_inf is not None:
             self.found_inf = inputs.found_inf.to(self.bucket.device, torch.float32, non_blocking=True)
             if self.gpu.is_capturing():
-                self.recorded += (inputs.found_inf, self.found_inf)
+                self.recording.hold((inputs.found_inf, self.found_inf))
         self.call.found_inf = 0 if self.found_inf is None else self.found_inf.data_ptr()
 
     def take(self, values: HostValues) -> None:
@@ -151,7 +145,7 @@ class CudaEngine(KernelEngine):
         flat = list(chain.from_iterable(row.values() for row in values.inputs))
         numbers = array("q", self.addresses)
         numbers.frombytes(array("d", [0.0 if isinstance(x, Tensor) else x for x in flat]).tobytes())
-        table = self._recorded_table(numbers) if self.gpu.is_capturing() else self._current_table(numbers)
+        table = self.recording.table(numbers) if self.gpu.is_capturing() else self._current_table(numbers)
         self.call.grads = table.data_ptr()
         self.call.values = self.call.grads + 8 * len(self.addresses)
         device = self.bucket.device
@@ -161,8 +155,8 @@ class CudaEngine(KernelEngine):
             if isinstance(x, Tensor)
         ]
         if self.gpu.is_capturing():
-            self.recorded += [x for x in flat if isinstance(x, Tensor)]
-            self.recorded += [x for _, x in self.copies]
+            self.recording.hold(x for x in flat if isinstance(x, Tensor))
+            self.recording.hold(x for _, x in self.copies)
 
     def run(self, block: Block, index: int) -> None:
         """Run one pass."""
@@ -200,20 +194,10 @@ class CudaEngine(KernelEngine):
             if len(numbers) != len(self.sent):
                 self.step_table = self._empty(len(numbers), torch.int64)
                 self.all_on_one_stream = self.all_on_one_stream and self.gpu.current_stream() == self.built_on
-            _copy(numbers, self.gpu.pinned(len(numbers)), self.step_table)
+            copy_numbers(numbers, self.gpu.pinned(len(numbers)), self.step_table)
             self.sent = numbers
-        while self.capturable and len(self.spares) < SPARES:
-            self.spares.append(self.gpu.pinned(len(numbers)))
+        self.recording.make_ready(len(numbers))
         return self.step_table
-
-    def _recorded_table(self, numbers: array[int]) -> Tensor:
-        """A table for one recorded step alone, since later steps and other graphs have other gradients."""
-        if not self.spares or len(self.spares[-1]) < len(numbers):
-            raise RuntimeError(NOT_WARM)
-        memory, table = self.spares.pop(), self._empty(len(numbers), torch.int64)
-        _copy(numbers, memory, table)
-        self.recorded += (memory, table)
-        return table
 
     def reduction(self, block: Block, name: str) -> Tensor:
         """A reduction's result for every parameter, on the device."""
@@ -237,9 +221,3 @@ class CudaEngine(KernelEngine):
     def complete_lines(self, name: str, partial: Partial, index: int, values: Tensor) -> None:
         """Never called."""
         raise NotImplementedError
-
-
-def _copy(numbers: array[int], memory: Tensor, table: Tensor) -> None:
-    """Copy numbers to the device by way of pinned memory."""
-    memory[: len(numbers)].copy_(torch.frombuffer(numbers, dtype=torch.int64))
-    table[: len(numbers)].copy_(memory[: len(numbers)], non_blocking=True)

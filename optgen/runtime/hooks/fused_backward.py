@@ -274,6 +274,28 @@ def check_free(optimizer: Fusing, param: Tensor) -> None:
             )
 
 
+def check_step(optimizer: Fusing) -> None:
+    """Raise for a step of a gradient scaler, which can do nothing any more about gradients that are applied.
+
+    Raises:
+        RuntimeError: saying so.
+    """
+    if optimizer._in_backward is not None:
+        optimizer._in_backward.check_scaler(optimizer)
+
+
+def end_round(optimizer: Fusing) -> None:
+    """Let the next backward pass begin: its gradients are those of another step."""
+    if optimizer._in_backward is not None:
+        optimizer._in_backward.end_round(optimizer)
+
+
+def update(optimizer: Fusing, param: Tensor) -> None:
+    """Step a parameter that has its gradient, if it is to be updated within backward."""
+    if optimizer._in_backward is not None:
+        optimizer._in_backward.update(optimizer, param)
+
+
 def check_group(optimizer: Fusing, group: Mapping[str, Any]) -> None:
     """Raise if a group that is to be updated within backward has a parameter which another optimizer updates there.
 

@@ -15,8 +15,7 @@ from optgen.runtime.core import sweep
 from optgen.runtime.core.bucket import Bucket, Member, check_gradient, flags_of
 from optgen.runtime.core.shards import Part, local_gradient, local_tensor, with_stand_ins
 from optgen.runtime.core.step_inputs import Inputs, SkippedStepError
-from optgen.runtime.cuda.graph_capture import check_warm
-from optgen.runtime.cuda.paged_memory import asks_for_paging
+from optgen.runtime.cuda.graph_capture import check_member, check_warm
 from optgen.runtime.engines.engine import Engine
 from optgen.runtime.engines.torch_engine import View
 from optgen.runtime.rule import Block, Rule, Settings
@@ -306,23 +305,7 @@ class _Preparer:
         target = self._target(param, member.settings["target"])
         if member.part is not None:
             target = part_target(self.name, block, member, target)
-        if member.settings.get("capturable") and target != "cuda":
-            gpu = param.device.type == "cuda"
-            way = "see what `optgen doctor` says of the cuda target" if gpu else "move the parameter to an NVIDIA GPU"
-            raise RuntimeError(
-                f"{self.name}: capturable=True needs the cuda target, and the {target} target serves a parameter on "
-                f"{param.device}; leave capturable out, or {way}"
-            )
-        if member.settings.get("capturable") and block.commit is not None:
-            raise RuntimeError(
-                f"{self.name}: capturable=True is not for rules with states of a group, which the host keeps: leave it "
-                "out"
-            )
-        if member.settings.get("capturable") and asks_for_paging(member.settings, param.numel()):
-            raise RuntimeError(
-                f"{self.name}: capturable=True is not for paged states, which a CUDA graph cannot bring to the GPU: "
-                f"leave one out, or override(param, is_paged=False) for this parameter of {param.numel()} elements"
-            )
+        check_member(self.name, member.settings, param, target, on_host=block.commit is not None)
         key = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs, member.rounding)
         if key not in buckets:
             buckets[key] = Bucket(*key)

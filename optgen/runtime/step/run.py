@@ -10,7 +10,7 @@ from torch import Tensor
 from optgen.runtime.core.bucket import StaleError
 from optgen.runtime.core.host_values import committed
 from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
-from optgen.runtime.cuda.graph_capture import is_capturing, place_lr
+from optgen.runtime.cuda.graph_capture import is_capturing, place_every_lr
 from optgen.runtime.rule import Settings
 from optgen.runtime.step.interrupts import Uninterrupted
 from optgen.runtime.step.optimizer_like import OptimizerLike
@@ -34,9 +34,7 @@ def _run(optimizer: OptimizerLike, block: str, only: Tensor | None) -> None:
     declared = rule.blocks[block]
     for group in optimizer.param_groups:
         rule.refuse(name, group, declared.refusals)
-    for group in optimizer.param_groups:
-        if group.get("capturable"):
-            place_lr(name, group)
+    place_every_lr(name, optimizer.param_groups)
     inputs = agreed(optimizer, read_inputs(optimizer, rule.inputs), kept.of_all) if declared.grads else NO_INPUTS
     try:
         prepared, settings = begin(optimizer, block, inputs, only)

@@ -9,6 +9,7 @@ from types import FrameType
 from optgen.codecs import WHOLE_TENSOR
 from optgen.runtime.core.bucket import Member
 from optgen.runtime.core.shards import Part
+from optgen.runtime.cuda.graph_capture import check_whole
 from optgen.runtime.rule import Block, Flags, Rule
 from optgen.runtime.states.store import scale_key, stored_codec
 
@@ -27,8 +28,8 @@ def part_target(name: str, block: Block, member: Member, target: str) -> str:
     what = f"a parameter of shape {tuple(part.shape)}"
     lines = _uses_lines(block, member)
     _refuse(name, what, block, member, part, lines)
-    if member.settings.get("capturable") and part.divisions:
-        raise RuntimeError(f"{name}: capturable=True is not for {what} that is divided among processes; leave it out")
+    if part.divisions:
+        check_whole(name, member.settings, what)
     why = _why_not(part, member, target, lines)
     if why and member.settings["target"] == target:
         raise RuntimeError(f"{name}: target={target!r} cannot serve {what}: {why}; leave target out")

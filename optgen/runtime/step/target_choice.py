@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from torch import Tensor
 
 from optgen.runtime.core.bucket import Bucket
-from optgen.runtime.cuda.paged_memory import asks_for_paging
+from optgen.runtime.cuda.graph_capture import asks_for_capture
 from optgen.runtime.engines.torch_engine import TorchEngine
 from optgen.runtime.rule import Rule
 
 if TYPE_CHECKING:
-    from optgen.runtime.cuda.paging import Pager
     from optgen.runtime.engines.cpu_engine import CpuEngine
     from optgen.runtime.engines.cuda_engine import CudaEngine
 
@@ -64,21 +61,6 @@ def _choose_cuda(name: str, device: torch.device, wanted: str | None) -> str:
     return "torch"
 
 
-def find_pager(name: str, param: Tensor, settings: Mapping[str, Any]) -> Pager | None:
-    """Where the element states of a parameter go when they are loaded, if they are paged."""
-    if not asks_for_paging(settings, param.numel()):
-        return None
-    try:
-        target = choose_target(name, param.device, settings.get("target"))
-    except RuntimeError:
-        return None  # the step will say it
-    if target != "cuda":
-        return None
-    from optgen.runtime.engines.cuda_factory import pager_on
-
-    return pager_on(param.device)
-
-
 def make_engine(name: str, rule: Rule, bucket: Bucket) -> Engine:
     """The engine of a bucket; the torch target's, said once, where a kernel cannot be built.
 
@@ -94,7 +76,7 @@ def make_engine(name: str, rule: Rule, bucket: Bucket) -> Engine:
         return _make_kernel_engine(rule, bucket)
     except CompileError as error:
         settings = [member.settings for member in bucket.members]
-        if any(own["target"] == bucket.target or own.get("capturable") for own in settings):
+        if any(own["target"] == bucket.target or asks_for_capture(own) for own in settings):
             raise
         say_once(f"a kernel of {name} could not be compiled, so the torch target serves: {error}")
         bucket.target = "torch"

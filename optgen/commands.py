@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -194,10 +194,22 @@ def explain(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page for a browser instead.")
     ] = None,
+    code: Annotated[
+        bool, typer.Option("--code", help="Print its kernel alone instead: what its defaults leave of the rule's code.")
+    ] = False,
+    target: Annotated[
+        Literal["cpu", "cuda", "torch"] | None,
+        typer.Option(help="Of --code: C++, CUDA, or plain torch; by default cpu.", show_default=False),
+    ] = None,
 ) -> None:
     """Show a class: its equations, what kind each value has, its passes, memory traffic and files."""
     if as_json and html is not None:
         raise typer.BadParameter("--json prints and --html writes; give one of them", param_hint="--html")
+    if code and (as_json or html is not None):
+        other = "--json" if as_json else "--html"
+        raise typer.BadParameter(f"--code prints code in place of what {other} has; give one of them", param_hint=other)
+    if target is not None and not code:
+        raise typer.BadParameter(f"--target is of --code; write --code --target {target}", param_hint="--target")
     result = _compiled(_specs(specs))
     classes = {info.name: info for info in result.classes}
     if name not in classes:
@@ -210,6 +222,8 @@ def explain(
 
         write_page(info, html)
         print_text(f"{html} written: open it in a browser; it needs nothing else")
+    elif code:
+        print_text(info.code(target or "cpu"), end="")
     elif as_json:
         print_json(_class_record(info) | _explanation_record(info))
     else:

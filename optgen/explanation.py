@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal, get_args
 
+from optgen.backends.alone import Alone
+from optgen.backends.alone_c import c_alone
+from optgen.backends.alone_torch import torch_alone
 from optgen.backends.python_classes import Argument, ClassSpec, class_arguments
 from optgen.codecs import (
     CODECS,
@@ -18,15 +22,20 @@ from optgen.codecs import (
     plain_codec,
     plain_codec_of,
 )
+from optgen.emit.environment import render
 from optgen.ir.dump import text
 from optgen.ir.family import Family
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Kind
+from optgen.passes.settle import settle
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
+from optgen.schedule.planner import plan
 from optgen.schedule.traffic import Setting, pageable_bytes, pass_bytes, state_bytes, traffic
 from optgen.spec.model import Option
 
+Target = Literal["cpu", "cuda", "torch"]
+TARGETS: tuple[Target, ...] = get_args(Target)
 LARGE_MATRIX = {"ndim": 2, "numel": 2**24, "index": 0}
 
 
@@ -211,6 +220,22 @@ class ClassInfo:
         for function in self.family_rule.functions:
             equations += function.written.split("\n")
         return Explanation(tuple(equations), kinds, passes, self.rendered)
+
+    def code(self, target: Target) -> str:
+        """Its kernel alone, or its function in plain torch: under its default settings, which leave nothing open."""
+        rendering = torch_alone(self.alone) if target == "torch" else c_alone(self.alone, target)
+        return render(rendering.template, rendering.context)
+
+    @property
+    def alone(self) -> Alone:
+        """What its own code is made of, without what other classes and settings would have."""
+        guards, hypers = self.setting.guards, self.family_rule.hypers
+        plans = {name: plan(settle(block.program, guards)) for name, block in self.plans.items()}
+        taken = {
+            name for name, hyper in hypers.items() if not hyper.names and self._number(name) != self._default(name)
+        }
+        settings = {name: value for name, value in self.defaults.items() if name not in taken}
+        return Alone(self.name, self.family_rule, plans, self.setting.codecs, settings, guards)
 
     def _refusals(self, bits: int) -> set[str]:
         """The conditions under which the class refuses these bits, all else at its defaults."""

@@ -17,11 +17,13 @@ from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import resolve
-from optgen.ir.nodes import Call, Kind, Let, Ref, Role, refs
+from optgen.ir.nodes import Call, Expr, Kind, Let, Ref, Role, refs
 from optgen.operations import Binds
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan, Write
 from optgen.schedule.sums import ElementSum, Sums, element_sums
+
+NOWHERE = "nullptr"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Stored:
         writes: When the last pass writes them; None where it never does.
         data: The address.
         aside: The address of what is kept beside the numbers.
+        measured: Whether scales may have to be found.
+        closed: Whether there may be something to do after the last element of a tile.
     """
 
     name: str
@@ -45,6 +49,8 @@ class Stored:
     data: str
     aside: str
     scale: str
+    measured: bool = True
+    closed: bool = True
 
     @property
     def is_new(self) -> bool:
@@ -53,7 +59,11 @@ class Stored:
 
 
 class BlockText:
-    """A block of a rule as C++: the lines that the templates put into their frames."""
+    """A block of a rule as C++: the lines that the templates put into their frames.
+
+    Attributes:
+        at_hand: Arrays that a pass does not compute, as one before it has.
+    """
 
     def __init__(self, family: Family, block: str, plan: Plan) -> None:
         self.family, self.block, self.plan = family, block, plan
@@ -69,6 +79,7 @@ class BlockText:
         self.names = {item.name for item in self.sums.all}
         self.last = plan.passes[-1]
         self.guards: set[str] = set()
+        self.at_hand: frozenset[str] = frozenset()
 
     # Names
 
@@ -193,7 +204,7 @@ class BlockText:
 
         Those that a stage of all rules reads are not among them.
         """
-        used = set(_fields(self.element.body))
+        used = set(_fields(self.element.body, self.element.values.values()))
         for write in self.last.writes:
             scale = self.plan.program.outputs.get(scale_name(write.input.name))
             used |= set(refs(scale)) if scale is not None else set()
@@ -309,7 +320,7 @@ class BlockText:
                 case "param":
                     codec, data, aside = "ParamCodec", "t.pointer(PARAM)", "t.pointer(COMPENSATION)"
                 case "grad":
-                    codec, data, aside = "GradCodec", "t.grad", "nullptr"
+                    codec, data, aside = "GradCodec", "t.grad", NOWHERE
                 case _:
                     codec, data = codec_type(name), f"t.pointer({column(name)})"
                     aside = f"t.pointer({column(scale_name(name))})"
@@ -366,5 +377,6 @@ def assigned(block: Block) -> set[str]:
     return {name for s in walk_statements(block) for name in assigned_by(s)}
 
 
-def _fields(block: Block) -> Iterator[str]:
-    return (name.removeprefix("s.") for name in reads(block) if name.startswith("s."))
+def _fields(block: Block, values: Iterable[Expr] = ()) -> Iterator[str]:
+    read = reads(block).union(*map(refs, values))
+    return (name.removeprefix("s.") for name in read if name.startswith("s."))

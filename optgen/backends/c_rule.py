@@ -56,11 +56,11 @@ def _head_context(family: Family, plans: Mapping[str, Plan], used: set[str]) -> 
             for g in guards
             if g.about == "codec"
         ],
-        "columns": _columns([c_member(name) for name in (*state_columns(family), *array_columns(plans))]),
+        "columns": columns([c_member(name) for name in (*state_columns(family), *array_columns(plans))]),
     }
 
 
-def _columns(names: Sequence[str]) -> list[str]:
+def columns(names: Sequence[str]) -> list[str]:
     """The columns of the table of addresses, after those that all rules have."""
     first, *rest = (*names, "COUNT")
     return c_code(Brackets("enum { ", (f"{first} = BASE_COLUMNS", *rest), " }"), 2)
@@ -76,10 +76,10 @@ def _block_context(text: BlockText, common: CommonStages) -> dict[str, object]:
     bases = ", ".join(stage.type for stage in stages if stage.fields)
     return {
         "name": c_name(text.block),
-        "values": _declared("double", [c_member(name) for name in text.values]),
-        "sums": _declared("double", tensor),
-        "elements": _declared("float", [c_member(name) for name in text.elements]),
-        "terms": _declared("float", terms),
+        "values": members("double", [c_member(name) for name in text.values]),
+        "sums": members("double", tensor),
+        "elements": members("float", [c_member(name) for name in text.elements]),
+        "terms": members("float", terms),
         "stages": [stage for stage in stages if not common.holds(stage)],
         "bases": f" : {bases}" if bases else "",
         "fields": field_lines(text.fields, text.booleans),
@@ -103,5 +103,6 @@ def _bands(text: BlockText) -> str:
     return f"pass == {slots[0]}" if len(slots) == 1 else f"is_one_of(pass, {', '.join(map(str, slots))})"
 
 
-def _declared(kind: str, names: Sequence[str]) -> list[str]:
+def members(kind: str, names: Sequence[str]) -> list[str]:
+    """The members of a struct, all of one type."""
     return c_code(declared(kind, names), 2) if names else []

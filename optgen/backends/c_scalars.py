@@ -71,7 +71,8 @@ class ScalarText:
         """The bindings that these follow from, sums of elements and inputs excluded."""
 
         def given(let: Let) -> bool:
-            return let.name in self.text.names or let.name in self.text.plan.sums or (let.kind.is_array and not arrays)
+            known = let.name in self.text.names or let.name in self.text.plan.sums or let.name in self.text.at_hand
+            return known or (let.kind.is_array and not arrays)
 
         live = needed(self.text.lets, roots, stop=given)
         states = {

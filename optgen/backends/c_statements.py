@@ -23,12 +23,14 @@ class CStatements:
         type_of: The type of a variable.
         fill: An array's numbers as a statement.
         stages: The stages that statements call.
+        take: What is done with an element's term of a sum.
     """
 
     printer: CPrinter
     type_of: Callable[[str], str]
     fill: Callable[[Let], Code] | None = None
     stages: Mapping[str, StageCode] = field(default_factory=dict)
+    take: Callable[[str, Code], Code] = lambda name, term: Labelled(f"terms.{c_member(name)} = ", term)
 
     def lines(self, block: Block, indent: int) -> list[str]:
         """Statements as lines that fit when they are indented by `indent`."""
@@ -48,7 +50,7 @@ class CStatements:
                 start = "" if always else f" = {self._zero(variable)}"
                 return f"{self.type_of(variable)} {self.printer.spell(variable)}{start}"
             case Take(name=name, value=value):
-                return Labelled(f"terms.{c_member(name)} = ", self.printer.code(value))
+                return self.take(name, self.printer.code(value))
             case Fill(let=let):
                 assert self.fill is not None
                 return self.fill(let)

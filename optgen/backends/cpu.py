@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 from optgen.backends.base import Rendering
@@ -10,7 +11,7 @@ from optgen.backends.c_block import BlockText, block_text
 from optgen.backends.c_names import pass_of
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_statements import under
-from optgen.backends.code import Brackets, Chain, Code, Labelled, both, call, choice, guarded, negated
+from optgen.backends.code import Brackets, Chain, Code, Labelled, both, call, choice, declared, guarded, negated
 from optgen.backends.layout import c_code, c_lines, c_pragma
 from optgen.ir.family import Family
 from optgen.ir.formula import FALSE
@@ -24,11 +25,11 @@ class CpuBackend:
 
     def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
         """One .cpp file a family."""
-        blocks = [_Walk(block_text(family, name, plan)).context() for name, plan in plans.items()]
+        blocks = [CpuWalk(block_text(family, name, plan)).context() for name, plan in plans.items()]
         return Rendering(f"{family.name}.cpp", "cpu/kernel.cpp.j2", {"rule": family.name, "blocks": blocks})
 
 
-class _Walk:
+class CpuWalk:
     """A block's way over memory."""
 
     def __init__(self, text: BlockText) -> None:
@@ -45,14 +46,14 @@ class _Walk:
             "passes": [item.name for item in text.plan.passes],
             "slots": [item.slot for item in text.plan.passes],
             "sums": c_lines(text.sum_lines(), 2),
-            "tiles": c_lines([f"Tile<{item.codec}> {item.name}_tile" for item in text.stored()], 2),
+            "tiles": c_lines(self._tiles(), 2),
             "draws": text.is_written("param"),
             "lines": bool(self.rows or self.cols),
             "summed": " || ".join(f"pass == {pass_of(item.name)}" for item in (*self.rows, *self.cols)),
             "opens": c_lines(self._opens(), 4),
             "segmented": bool(self.rows or self.cols or text.element_arrays),
             "segment": c_lines(self._segment(), 6),
-            "element": self._element(),
+            "element": c_code(Brackets("Element x{", tuple(self.loads().values()), "}"), 8),
             "stores": c_lines(text.stores(), 8),
             "clauses": self._clauses(),
             "adds": c_lines(text.adds(self.sums.all, "_to[i]"), 8),
@@ -60,6 +61,10 @@ class _Walk:
             "closes": c_lines(self._closes(), 6),
             "results": c_lines(self._results(), 2),
         }
+
+    def _tiles(self) -> list[Code]:
+        kinds = groupby(self.text.stored(), lambda item: item.codec)
+        return [declared(f"Tile<{codec}>", [f"{item.name}_tile" for item in items]) for codec, items in kinds]
 
     def _opens(self) -> list[Code]:
         result: list[Code] = []
@@ -98,17 +103,17 @@ class _Walk:
             result.append(Labelled(f"double* const {c_member(item.name)}_to = ", value))
         return result
 
-    def _element(self) -> list[str]:
-        parts: list[Code] = []
+    def loads(self) -> dict[str, Code]:
+        """What an element is computed from: how each of it is read."""
+        result: dict[str, Code] = {}
         for name in self.text.elements:
-            value = f"load({c_member(name)}_at[i])"
-            if self.text.kinds[name].is_array:
-                value = f"{c_member(name)}_at[i]" if self.text.kinds[name] is Kind.COL else f"{c_member(name)}_here"
-                if self.text.kinds[name] is not Kind.COL:
-                    parts.append(value)
-                    continue
-            parts.append(choice(self.text.is_read(name), value, "0.0f"))
-        return c_code(Brackets("Element x{", tuple(parts), "}"), 8)
+            if self.text.kinds[name] in (Kind.ROW, Kind.MATRIX):
+                result[name] = f"{c_member(name)}_here"
+                continue
+            value = f"{c_member(name)}_at[i]"
+            value = value if self.text.kinds[name] is Kind.COL else f"load({value})"
+            result[name] = choice(self.text.is_read(name), value, "0.0f")
+        return result
 
     def _clauses(self) -> str:
         sums = [c_name(item.name) for item in (*self.tensor, *self.rows) if not item.is_largest]
@@ -124,8 +129,9 @@ class _Walk:
         """All scales are found before anything is encoded."""
         written = [item for item in self.text.stored() if item.writes is not None]
         states = [item for item in written if item.role == "state"]
-        result = [under(item.writes or FALSE, call(f"{item.name}_tile.measure")) for item in states]
-        return result + [under(item.writes or FALSE, call(f"{item.name}_tile.close", item.scale)) for item in written]
+        measures = [(item, call(f"{item.name}_tile.measure")) for item in states if item.measured]
+        closes = [(item, call(f"{item.name}_tile.close", item.scale)) for item in written if item.closed]
+        return [under(item.writes or FALSE, statement) for item, statement in (*measures, *closes)]
 
     def _results(self) -> list[Code]:
         def found(_: int, item: ElementSum) -> Code:

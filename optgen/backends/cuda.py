@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optgen.backends.base import Rendering
-from optgen.backends.c_block import BlockText, block_text
+from optgen.backends.c_block import NOWHERE, BlockText, block_text
 from optgen.backends.c_names import codec_type, element_states
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_statements import under
@@ -34,12 +34,12 @@ class CudaBackend:
             "occupancy": c_code(
                 Brackets("constexpr int BLOCKS = blocks_with<", ("ParamCodec", "GradCodec", *codecs), ">"), 0
             ),
-            "blocks": [_Walk(block_text(family, name, plan)).context() for name, plan in plans.items()],
+            "blocks": [CudaWalk(block_text(family, name, plan)).context() for name, plan in plans.items()],
         }
         return Rendering(f"{family.name}.cu", "cuda/kernel.cu.j2", context)
 
 
-class _Walk:
+class CudaWalk:
     """A block's way over memory."""
 
     def __init__(self, text: BlockText) -> None:
@@ -60,7 +60,7 @@ class _Walk:
             "tiles": c_lines(self._tiles(), 2),
             "aligned": c_code(Labelled("const bool aligned = ", call("are_aligned", *self._moved())), 2),
             "opens": c_lines(self._opens(), 4),
-            "element": c_code(Brackets("Element x{", tuple(self._element(False)), "}"), 6),
+            "element": c_code(Brackets("Element x{", tuple(self.loads(False).values()), "}"), 6),
             "line": bool(text.element_arrays),
             "stores": c_lines(text.stores(), 8),
             "adds": c_lines(text.adds(self.tensor), 8),
@@ -68,7 +68,7 @@ class _Walk:
             "advances": c_lines([call(f"{item.name}_tile.advance", "STRIDE") for item in text.stored()], 4),
             "partials": c_lines(self._partials(), 2),
             "results": c_lines(self._results(), 4),
-            "band_element": c_code(Brackets("Element x{", tuple(self._element(True)), "}"), 8),
+            "band_element": c_code(Brackets("Element x{", tuple(self.loads(True).values()), "}"), 8),
             "band_adds": c_lines(text.adds((*self.tensor, *self.rows, *self.cols)), 8),
             "row_begins": c_lines([f"double {c_name(item.name)} = 0.0" for item in self.rows], 6),
             "col_begins": c_lines([f"double {c_name(item.name)} = 0.0" for item in self.cols], 4),
@@ -103,7 +103,9 @@ class _Walk:
     def _moved(self) -> list[str]:
         """The addresses that 16 bytes are moved from or to at once."""
         stored = self.text.stored()
-        return [item.data for item in stored] + [item.aside for item in stored if item.role == "param"]
+        return [item.data for item in stored] + [
+            item.aside for item in stored if item.role == "param" and item.aside != NOWHERE
+        ]
 
     def _opens(self) -> list[Code]:
         result: list[Code] = []
@@ -113,10 +115,11 @@ class _Walk:
             result.append(Labelled(f"auto* const {item.name}_at = ", choice(item.reads, opened, otherwise)))
         return result
 
-    def _element(self, bands: bool) -> list[Code]:
+    def loads(self, bands: bool) -> dict[str, Code]:
+        """What an element is computed from: how each of it is read, in a pass over bands or over tiles."""
         stored = {item.name: item for item in self.text.stored()}
         place = {Kind.ROW: "line.row", Kind.COL: "line.col", Kind.MATRIX: "line.matrix"}
-        result: list[Code] = []
+        result: dict[str, Code] = {}
         for name in self.text.elements:
             kind, reads = self.text.kinds[name], self.text.is_read(name)
             value: Code = call("load", f"{c_member(name)}_at[i]")
@@ -127,15 +130,16 @@ class _Walk:
             elif bands:
                 item = stored[c_member(name)]
                 value = call(f"read<{item.codec}>", item.data, item.aside, "at", "shared.books")
-            result.append(choice(reads, value, "0.0f"))
+            result[name] = choice(reads, value, "0.0f")
         return result
 
     def _closes(self) -> list[Code]:
         """All scales are found before anything is encoded."""
         written = [item for item in self.text.stored() if item.writes is not None]
         states = [item for item in written if item.role == "state"]
-        measures = [(item, call(f"{item.name}_tile.measure", "place")) for item in states]
-        closes = [(item, call(f"{item.name}_tile.close", item.scale, "place", "shared.books")) for item in written]
+        measures = [(item, call(f"{item.name}_tile.measure", "place")) for item in states if item.measured]
+        closed = [item for item in written if item.closed]
+        closes = [(item, call(f"{item.name}_tile.close", item.scale, "place", "shared.books")) for item in closed]
         return [under(item.writes or FALSE, statement) for item, statement in (*measures, *closes)]
 
     def _partials(self) -> list[Code]:

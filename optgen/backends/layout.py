@@ -6,7 +6,7 @@ Python is laid out as ruff and black do it; C++ is filled, broken before operato
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from optgen.backends.code import Brackets, Chain, Code, Guarded, Labelled, Lambda, flat, prefixed
 
@@ -165,6 +165,16 @@ def _fill(code: Code, lines: list[str], margin: int, end: str, width: int) -> No
                 else:
                     lines.append(" " * margin)
                 _fill(item, lines, margin, after, width)
+
+
+def function_head(name: str, parameters: Sequence[str], returns: str) -> list[str]:
+    """The first lines of a function in Python."""
+    joined = ", ".join(parameters)
+    line = f"def {name}({joined}) -> {returns}:"
+    if len(line) <= WIDTH:
+        return [line]
+    inner = [joined] if 4 + len(joined) <= WIDTH else [f"{parameter}," for parameter in parameters]
+    return [f"def {name}(", *(f"    {text}" for text in inner), f") -> {returns}:"]
 
 
 def import_lines(module: str, names: Iterable[str], indent: int = 0) -> list[str]:

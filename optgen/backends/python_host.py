@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.backends.code import Brackets, Code, Labelled, call, flat
-from optgen.backends.layout import WIDTH, python_code
+from optgen.backends.layout import WIDTH, function_head, python_code
 from optgen.backends.py_printer import PyPrinter, py_name
 from optgen.backends.quoting import python_comment
 from optgen.ir.family import Family
@@ -85,14 +85,4 @@ def _function(name: str, doc: str, plan: Plan, roots: Sequence[str], results: Ma
         lines += python_code(Labelled(f"{py_name(let.name)} = ", code), 4)
     items = tuple(Labelled(f'"{key}": ', code) for key, code in results.items())
     lines += python_code(Brackets("return {", items, "}"), 4)
-    return HostText(tuple(_head(name, parameters)), doc, tuple(lines))
-
-
-def _head(name: str, parameters: Sequence[str]) -> list[str]:
-    """The first lines of a function, laid out as ruff does it."""
-    joined, returns = ", ".join(parameters), "-> dict[str, float]:"
-    line = f"def {name}({joined}) {returns}"
-    if len(line) <= WIDTH:
-        return [line]
-    inner = [joined] if 4 + len(joined) <= WIDTH else [f"{parameter}," for parameter in parameters]
-    return [f"def {name}(", *(f"    {text}" for text in inner), f") {returns}"]
+    return HostText(tuple(function_head(name, parameters, "dict[str, float]")), doc, tuple(lines))

@@ -150,7 +150,7 @@ class _FunctionRenderer:
         ]
         self.by_name = {let.name: let for let in plan.program.lets}
         self.sums = {name for name in sums if name in self.live}
-        self.fewer = _fewer(plan.program)
+        self.fewer = fewer_numbers(plan.program)
         self.booleans = boolean_names(plan.program)
 
     def render(self) -> FunctionText:
@@ -339,17 +339,17 @@ def _chooses(code: Assignments) -> bool:
     return any(isinstance(node, Select) for value in values for node in walk(value))
 
 
-def _fewer(program: Program) -> set[str]:
+def fewer_numbers(program: Program) -> set[str]:
     """The names that may be fewer numbers in torch than their kind says: one may stand for all elements."""
     fewer = {name for name, item in program.inputs.items() if item.kind < Kind.MATRIX}
     kinds = program.kinds()
     for let in program.lets:
-        if let.kind not in _whole(let.expr, fewer, kinds):
+        if let.kind not in whole_kinds(let.expr, fewer, kinds):
             fewer.add(let.name)
     return fewer
 
 
-def _whole(expr: Expr, fewer: Set[str], kinds: Mapping[str, Kind]) -> Set[Kind]:
+def whole_kinds(expr: Expr, fewer: Set[str], kinds: Mapping[str, Kind]) -> Set[Kind]:
     """The kinds of which an expression surely has all numbers: an operand has them, or one has rows and one columns."""
     match expr:
         case Ref(name=name):
@@ -357,10 +357,10 @@ def _whole(expr: Expr, fewer: Set[str], kinds: Mapping[str, Kind]) -> Set[Kind]:
         case Reduce(over=over):
             return {over}
         case Select(then=then, other=other):
-            return _whole(then, fewer, kinds) & _whole(other, fewer, kinds)
+            return whole_kinds(then, fewer, kinds) & whole_kinds(other, fewer, kinds)
         case Call(op="where", args=(condition, then, other)) if kind_of(condition, kinds) <= Kind.STEP:
-            return _whole(then, fewer, kinds) & _whole(other, fewer, kinds)
+            return whole_kinds(then, fewer, kinds) & whole_kinds(other, fewer, kinds)
         case Call(args=args):
-            found = frozenset().union(*(_whole(arg, fewer, kinds) for arg in args))
+            found = frozenset().union(*(whole_kinds(arg, fewer, kinds) for arg in args))
             return found | {Kind.ELEMENT} if {Kind.ROW, Kind.COL} <= found else found
     return frozenset()

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import optgen_optim
 import pytest
+from support.compiling import stock_package
 from support.fake_programs import fake_nvcc, no_nvcc
 from typer.testing import CliRunner, Result
 
 import optgen.compiler
 import optgen.precompile
 from optgen.commands import app
+from optgen.explanation import TARGETS
 from optgen.paths import specs_dir
 
 # Children find optgen also where it is not installed.
@@ -344,6 +346,37 @@ def test_explain_of_an_unknown_class_suggests_one(here: Path) -> None:
     assert "there is no class `AdamW8bits`: did you mean `AdamW8bit`?" in result.stderr
 
 
+def test_explain_prints_the_code_of_one_class_alone(here: Path) -> None:
+    info = next(info for info in stock_package().classes if info.name == "AdamW8bit")
+    assert optgen_command("explain", "AdamW8bit", "--code").stdout == info.code("cpu")
+    for target in TARGETS:
+        assert optgen_command("explain", "AdamW8bit", "--code", "--target", target).stdout == info.code(target)
+    (here / "mine.yaml").write_text(RULE)
+    assert "const float update = " not in optgen_command("explain", "Mine", "--specs", "mine.yaml").stdout
+    code = optgen_command("explain", "Mine", "--specs", "mine.yaml", "--code", "--target", "torch").stdout
+    assert "    exp_avg = 0.9 * exp_avg + 0.1 * grad\n" in code
+    assert "    param = p - lr * exp_avg\n" in code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--target", "torch"), "--target is of --code; write --code --target torch"),
+        (("--code", "--target", "gpu"), "'gpu' is not one of 'cpu', 'cuda', 'torch'"),
+        (("--code", "--json"), "--code prints code in place of what --json has; give one of them"),
+        (("--code", "--html", "x.html"), "--code prints code in place of what --html has; give one of them"),
+    ],
+)
+def test_code_stands_alone(arguments: tuple[str, ...], message: str, here: Path) -> None:
+    result = optgen_command("explain", "AdamW8bit", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in " ".join(result.stderr.split())
+    assert not (here / "x.html").exists()
+    unknown = optgen_command("explain", "AdamW8bits", "--code")
+    assert unknown.exit_code == 1
+    assert "did you mean `AdamW8bit`?" in unknown.stderr
+
+
 def test_new_writes_a_rule_that_works(here: Path) -> None:
     result = optgen_command("new", "MyRule")
     assert result.exit_code == 0, result.output
@@ -408,7 +441,8 @@ import sys
 from typer.testing import CliRunner
 from optgen.commands import app
 for arguments in (["build", "mine.yaml"], ["build", "mine.yaml", "--check"], ["check", "mine.yaml"], ["list"],
-                  ["explain", "AdamW"], ["new", "fresh"], ["schema"]):
+                  ["explain", "AdamW"], ["explain", "AdamW", "--code", "--target", "torch"], ["new", "fresh"],
+                  ["schema"]):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
 assert "torch" not in sys.modules

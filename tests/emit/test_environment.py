@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from jinja2 import UndefinedError
 from support.compiling import ROOT
 
-from optgen import compiler, page
+from optgen import compiler, explanation, page
 from optgen.emit.environment import names, render
 
 
@@ -21,13 +22,17 @@ def test_contexts_have_the_names_that_their_templates_use(monkeypatch: pytest.Mo
         return render(template, context)
 
     monkeypatch.setattr(compiler, "render", noted)
+    monkeypatch.setattr(explanation, "render", noted)
     monkeypatch.setattr(page, "render", noted)
     package = compiler.compile_specs([ROOT / "specs" / "lion.yaml"], "probe")
     page.page(package.classes[0])
-    templates = {path.relative_to(ROOT / "templates").as_posix() for path in (ROOT / "templates").rglob("*.j2")}
-    assert given == {template: set(names(template)) for template in templates}
+    for target in explanation.TARGETS:
+        package.classes[0].code(target)
+    templates = {path.relative_to(ROOT / "templates").as_posix(): path for path in (ROOT / "templates").rglob("*.j2")}
+    parts = {part for path in templates.values() for part in re.findall(r'% from "(.+?)"', path.read_text())}
+    assert given == {template: set(names(template)) for template in templates.keys() - parts}
 
 
 def test_a_name_that_is_missing_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="functions"):
-        render("torch/functions.py.j2", {"title": "", "head": [], "any": False})
+        render("torch/functions.py.j2", {"head": [], "imports": []})

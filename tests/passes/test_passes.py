@@ -29,6 +29,8 @@ from optgen.passes.multiply_reciprocal import multiply_reciprocal
 from optgen.passes.pipeline import run_passes, steps
 from optgen.passes.resolve_choices import resolve_choices
 from optgen.passes.scale_tensorwise import scale_tensorwise
+from optgen.passes.settle import settle
+from optgen.schedule.planner import plan
 from optgen.spec.loader import load_specs
 
 INPUTS = {
@@ -322,10 +324,13 @@ def test_all_passes_together_mean_what_was_written(tmp_path: Path) -> None:
         if truth["percentile_clipping_below_100"]:
             continue
         expected = run(masked, values, truth)
-        found = run(after, {**values, "exp_avg_absmax": 0.0, "kept_absmax": 0.0}, truth)
+        known = {**values, "exp_avg_absmax": 0.0, "kept_absmax": 0.0}
+        found, settled = run(after, known, truth), run(settle(after, truth), known, {})
         for name, value in expected.items():
             if name not in ("past", "gnorm_vec"):
                 np.testing.assert_allclose(np.broadcast_to(found[name], np.shape(value)), value, rtol=1e-9)
+        for name, value in settled.items():
+            np.testing.assert_array_equal(value, found[name], err_msg=f"{name} under {truth}")
         checked += 1
     assert checked > 50
 
@@ -339,3 +344,48 @@ def test_every_pass_leaves_programs_of_all_rules_valid() -> None:
                 it = step(it)
                 verify(it, stage)
             assert FALSE not in [let.expr.formula for let in it.lets if isinstance(let.expr, Select)]
+
+
+def test_settle_leaves_nothing_to_choose() -> None:
+    chosen = Select(atom("amsgrad"), Ref("most"), Ref("average"))
+    it = program(
+        {
+            "active": Select(atom("moment_tensorwise"), Call(">", (Ref("grad"), Const(0.0))), Const(True)),
+            "average": call("+", "moment", "grad"),
+            "most": call("max", "largest", "average"),
+            "rate": Select(atom("moment_tensorwise"), call("*", "lr", "size"), Ref("lr")),
+            "moved": call("-", "param", call("*", "rate", chosen)),
+            "kept": call("where", "active", "moved", "param"),
+        },
+        param=Ref("kept"),
+        largest=Ref("most"),
+    )
+    settled = settle(it, {"amsgrad": False, "moment_tensorwise": False})
+    assert "largest" not in settled.inputs
+    assert list(settled.outputs) == ["param"]
+    assert [(let.name, let.expr) for let in settled.lets] == [
+        ("average", call("+", "moment", "grad")),
+        ("moved", call("-", "param", call("*", "lr", "average"))),
+    ]
+    whole = settle(it, {"amsgrad": True, "moment_tensorwise": True})
+    assert [let.name for let in whole.lets] == ["active", "average", "most", "rate", "moved", "kept"]
+    assert whole.kind("rate") is Kind.TENSOR
+
+
+def test_a_settled_sum_over_all_is_given_where_others_take_it() -> None:
+    taken = Let("total", Reduce("sum", Kind.GLOBAL, Ref("grad")), Kind.GLOBAL, "", path=atom("amsgrad"))
+    moved = Let("moved", call("-", "param", "total"), Kind.ELEMENT, "")
+    it = Program(INPUTS, (taken, moved), {"param": Ref("moved")}, {"param": TRUE})
+    assert [let.name for let in settle(it, GUARDS[-1]).lets] == ["total", "moved"]
+    alone = settle(it, GUARDS[0])
+    assert [let.name for let in alone.lets] == ["moved"]
+    assert alone.kind("total") is Kind.GLOBAL
+
+
+def test_rules_are_settled_to_as_many_passes_as_they_run() -> None:
+    for unit in stock_units().values():
+        for block in unit.plans.values():
+            for truth in settings(unit.family, 12):
+                settled = plan(settle(block.program, truth))
+                assert len(settled.passes) == len(block.live_passes(truth)), f"{unit.family.name} under {truth}"
+                assert not any(isinstance(part, Select) for let in settled.program.lets for part in walk(let.expr))

@@ -20,8 +20,9 @@ export PYTHONDONTWRITEBYTECODE :=
 TESTS := -n 3 --dist worksteal --durations=10
 # The compiler stage by stage, the runtime's main paths, one class of each rule on cpu and torch, the tutorial.
 QUICK := tests/spec tests/ir tests/passes tests/schedule tests/backends tests/emit tests/snapshots tests/oracles \
-    $(addprefix tests/runtime/test_,optimizer.py groups.py settings.py storage.py engines.py changes.py methods.py \
-    checkpoints.py misfits.py) tests/numerics/test_first.py tests/docs/test_tutorial.py tests/test_layers.py
+    $(addprefix tests/runtime/,test_optimizer.py settings/test_groups.py settings/test_settings.py \
+    states/test_storage.py step/test_engines.py step/test_changes.py step/test_methods.py \
+    checkpoints/test_checkpoints.py checkpoints/test_misfits.py) tests/numerics/test_first.py tests/docs/test_tutorial.py tests/test_layers.py
 
 .PHONY: help demo test test-quick test-all lint bench claims converge clean setup-demo setup-test
 

@@ -67,6 +67,11 @@ def test_this_tree(check_layers: ModuleType) -> None:
     assert check_layers.check_tree(TOOL.parent.parent) == []
 
 
+def test_tests_have_the_rooms_of_the_runtime(check_layers: ModuleType) -> None:
+    tests = TOOL.parents[1] / "tests" / "runtime"
+    assert {path.parent.name for path in tests.glob("*/test_*.py")} <= set(check_layers.ROOMS)
+
+
 def test_a_good_tree(check_layers: ModuleType, tmp_path: Path) -> None:
     assert check_layers.check_tree(tree(tmp_path, GOOD)) == []
 

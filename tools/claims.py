@@ -106,14 +106,14 @@ SENTENCES = (
     Sentence(
         "parameter groups, schedulers, hooks, closures, `state_dict` and `torch.load(weights_only=True)` work",
         (
-            "tests/runtime/test_groups.py",
+            "tests/runtime/settings/test_groups.py",
             "tests/runtime/test_optimizer.py",
-            "tests/runtime/test_schedulers.py",
-            "tests/runtime/test_checkpoints.py",
+            "tests/runtime/settings/test_schedulers.py",
+            "tests/runtime/checkpoints/test_checkpoints.py",
         ),
     ),
     Sentence("`optgen list` shows their memory", ("tests/cli/test_commands.py",)),
-    Sentence("makes any", ("tests/runtime/test_create_storage.py",)),
+    Sentence("makes any", ("tests/runtime/settings/test_create_storage.py",)),
     Sentence(
         "A class that one could do nothing for lacks it, or refuses it with the reason",
         ("tests/numerics/test_refusals.py",),
@@ -128,31 +128,37 @@ SENTENCES = (
     ),
     Sentence(
         "without a compiler plain torch operations serve, and say so once",
-        ("tests/runtime/test_engines.py", "tests/cuda/test_fallback.py"),
+        ("tests/runtime/step/test_engines.py", "tests/cuda/test_fallback.py"),
     ),
     Sentence("Exit codes: 0 all is well, 1 the input is at fault, 2 wrong usage", ("tests/cli/test_commands.py",)),
     Sentence(
         "`list`, `explain`, `bench` and `doctor` take `--json`",
         ("tests/cli/test_commands.py", "tests/cli/test_bench.py", "tests/cli/test_doctor.py"),
     ),
-    Sentence("what a step looks at before its kernels is then compiled too", ("tests/runtime/test_sweep.py",)),
-    Sentence('`target="cuda"`, `"cpu"` or `"torch"` insists', ("tests/runtime/test_engines.py",)),
+    Sentence("what a step looks at before its kernels is then compiled too", ("tests/runtime/core/test_sweep.py",)),
+    Sentence('`target="cuda"`, `"cpu"` or `"torch"` insists', ("tests/runtime/step/test_engines.py",)),
     Sentence("Mistakes are shown as a compiler shows them", ("tests/cli/test_readme.py",)),
     Sentence("in bitsandbytes' own code books", ("tests/codecs/test_books.py",)),
-    Sentence("`optimizer.override(param, optim_bits=32)`", ("tests/runtime/test_storage.py",)),
+    Sentence("`optimizer.override(param, optim_bits=32)`", ("tests/runtime/states/test_storage.py",)),
     Sentence(
         "also mixed; all arithmetic is float32 with one rounding at the end",
         ("tests/codecs/test_parameter_headers.py",),
     ),
     Sentence(
         "The type of a state comes from its spec, also after loading a checkpoint",
-        ("tests/runtime/test_stored_types.py",),
+        ("tests/runtime/states/test_stored_types.py",),
     ),
-    Sentence("On a CPU all memory is ordinary memory, and this changes nothing", ("tests/runtime/test_settings.py",)),
-    Sentence("`optimizer.engines()` says how many parameters each served", ("tests/runtime/test_engines.py",)),
-    Sentence("a step with an Inf or NaN changes nothing, counters included", ("tests/runtime/test_amp.py",)),
-    Sentence("`torch.cuda.graph` can record a step", ("tests/runtime/test_capturable.py", "tests/cuda/test_host.py")),
-    Sentence('`optgen_optim.create("adamw", params, bits=8, paged=True', ("tests/runtime/test_create_storage.py",)),
+    Sentence(
+        "On a CPU all memory is ordinary memory, and this changes nothing", ("tests/runtime/settings/test_settings.py",)
+    ),
+    Sentence("`optimizer.engines()` says how many parameters each served", ("tests/runtime/step/test_engines.py",)),
+    Sentence("a step with an Inf or NaN changes nothing, counters included", ("tests/runtime/hooks/test_amp.py",)),
+    Sentence(
+        "`torch.cuda.graph` can record a step", ("tests/runtime/cuda/test_capturable.py", "tests/cuda/test_host.py")
+    ),
+    Sentence(
+        '`optgen_optim.create("adamw", params, bits=8, paged=True', ("tests/runtime/settings/test_create_storage.py",)
+    ),
     Sentence(
         '`nonfinite="skip"` leaves their elements as they were',
         ("tests/numerics/test_special.py",),

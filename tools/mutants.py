@@ -30,7 +30,7 @@ AREAS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     for area, folder, files, tests in (
         ("codecs", "optgen", "codecs.py runtime/states/torch_codecs.py runtime/states/torch_rounding.py"
          " runtime/settings/storage.py",
-         "codecs/test_torch*.py codecs/test_books.py oracles/test_storage.py runtime/test_*stor*.py "
+         "codecs/test_torch*.py codecs/test_books.py oracles/test_storage.py runtime/*/test_*stor*.py "
          "cuda/test_*codecs.py numerics/test_rounding.py codecs/test_*.py"),
         ("headers", "templates/include/optgen", "*[!s].h *[!k]s.h cuda_books.h int4_books.h",
          "codecs/test_conversions.py codecs/test_*headers.py codecs/test_books.py cuda/test_*codecs.py"
@@ -44,11 +44,12 @@ AREAS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
          "backends/test_*.py snapshots/test_*.py numerics/test_generality.py ir/test_*.py"),
         ("engines", "optgen/runtime", "*.py core/[!s]*.py core/sweep.py core/step_inputs.py engines/*.py hooks/*.py"
          " cuda/[gp]*.py settings/[!s]*.py states/s*.py step/[pt]*.py",
-         "runtime/test_[egmosw]*.py runtime/test_changes.py runtime/test_f*.py numerics/test_parity.py"
-         " cuda/test_host.py cuda/test_paging.py cuda/test_fallback.py runtime/test_c*.py"),
+         "runtime/s*/test_*.py runtime/core/test_*.py runtime/test_o*.py runtime/hooks/test_f*.py"
+         " numerics/test_parity.py cuda/test_host.py cuda/test_paging.py cuda/test_fallback.py"
+         " runtime/cuda/test_*.py runtime/hooks/test_c*.py"),
         ("checkpoints", "optgen/runtime", "checkpoints/*.py",
-         "runtime/test_checkpoint*.py runtime/test_misfit*.py parity/test_bitsandbytes_checkpoints.py"
-         " parity/test_migration.py runtime/test_resume.py distributed/test_processes.py"),
+         "runtime/checkpoints/test_[cm]*.py parity/test_bitsandbytes_checkpoints.py"
+         " parity/test_migration.py runtime/checkpoints/test_resume.py distributed/test_processes.py"),
         ("distributed", "optgen/runtime", "core/shards.py states/philox.py step/all_reduce.py step/fsdp1.py"
          " step/shard_limits.py",
          "codecs/test_torch_rounding.py numerics/test_rounding.py distributed/test_*.py docs/test_distributed.py"),

@@ -56,10 +56,10 @@ FORMS = {
 
 # Settings of shared.yaml that the matrix leaves alone, and why.
 ELSEWHERE = {
-    "capturable": "acts on recorded steps of a GPU alone: tests/runtime/test_capturable.py, tests/cuda/test_gpu.py",
-    "fused_backward": "acts in backward, which the matrix has none of: tests/runtime/test_fused_backward.py",
+    "capturable": "acts on recorded steps of a GPU: tests/runtime/cuda/test_capturable.py, tests/cuda/test_gpu.py",
+    "fused_backward": "acts in backward, which the matrix has none of: tests/runtime/hooks/test_fused_backward.py",
     **dict.fromkeys(
-        ("fused", "foreach", "differentiable"), "change nothing: tests/runtime/test_torchs_implementations.py"
+        ("fused", "foreach", "differentiable"), "change nothing: tests/runtime/settings/test_torchs_implementations.py"
     ),
 }
 # Tests have small parameters, so that the usual least size is none.

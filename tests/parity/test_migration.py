@@ -52,7 +52,7 @@ ELSEWHERE = {  # rows that other tests show: their files, and what they are call
         ("parity/test_drop_in.py", "test_every_public_name_is_there_or_on_the_page"),
     ),
     "Ctrl-C in the midst of a step": (
-        "runtime/test_interrupts.py",
+        "runtime/step/test_interrupts.py",
         "test_a_step_is_finished_wherever_it_is_interrupted",
     ),
     "`RMSprop(centered=True)` on equal gradients": (

@@ -13,7 +13,7 @@ import torch
 import optgen
 from runtime.training import make_params, same, saved, snapshot, train
 
-SPECS = Path(__file__).parents[1] / "specs"
+SPECS = Path(__file__).parents[2] / "specs"
 SHAPES = ((20, 30), (7,))
 
 

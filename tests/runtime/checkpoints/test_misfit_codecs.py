@@ -1,6 +1,6 @@
 """Checkpoints whose states are in a form that cannot be stored anew: refused, and nothing is loaded.
 
-Another codec or block size fits: tests/runtime/test_storage.py.
+Another codec or block size fits: tests/runtime/states/test_storage.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from optgen_optim import SGD, AdamW, AdamW8bit, StoredAnewWarning
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS
-from runtime.test_misfits import refused
+from runtime.checkpoints.test_misfits import refused
 from runtime.training import SMALL, make_params, same, saved, snapshot, train
 
 Entry = dict[str, Any]

@@ -320,7 +320,7 @@ time.sleep(60)
 def test_a_compiler_in_the_background_ends_with_its_process(tmp_path: Path) -> None:
     """With everything that it has started; and it leaves the processor to others."""
     code = ENDS_EARLY.replace("CHILD", repr(CHILD))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, timeout=60, check=False)
     assert done.returncode == 0
     outer, inner, priority = map(int, (tmp_path / "started").read_text().split())

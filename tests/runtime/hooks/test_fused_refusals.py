@@ -18,7 +18,7 @@ from optgen_optim import AdamW, AdamWScheduleFree, Prodigy, SophiaG
 from torch import Tensor, nn
 
 import optgen
-from runtime.test_fused_backward import STEPS, found, loss_of, make_model, train, trained
+from runtime.hooks.test_fused_backward import STEPS, found, loss_of, make_model, train, trained
 from runtime.training import same, snapshot
 
 

@@ -15,7 +15,7 @@ from optgen_optim import AdamW32bit
 
 from optgen.runtime.engines.cpu_engine import CpuEngine
 
-SCRIPT = Path(__file__).parent.parent / "support" / "forking.py"
+SCRIPT = Path(__file__).parents[2] / "support" / "forking.py"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no forks")

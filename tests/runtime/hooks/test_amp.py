@@ -19,7 +19,7 @@ from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError,
 from optgen.runtime.step.prepare import _check_skipped
 from runtime.training import make_params, same, snapshot
 
-SPECS = Path(__file__).parents[1] / "specs"
+SPECS = Path(__file__).parents[2] / "specs"
 UNIT = 2.0**-24  # half a unit in the last place of float32, relative
 SHAPES = ((40, 30), (7,))
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WITHOUT_COMPILER = """
 import sys, warnings, torch
 from optgen_optim import AdamW, LAMB

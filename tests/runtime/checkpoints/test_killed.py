@@ -17,7 +17,7 @@ import torch
 
 from runtime.training import same
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LAST = 6
 SCRIPT = """
 import os, signal, sys, torch

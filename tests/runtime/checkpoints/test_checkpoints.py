@@ -353,7 +353,7 @@ def test_it_says_what_it_is_of(target) -> None:
     assert saved(opt)["optgen"]["codecs"]["exp_avg"] == [["fp32", 0], ["int4", 128], ["int8", 256]]
 
 
-OLD = Path(__file__).parent / "data" / "unversioned.pt"
+OLD = Path(__file__).parents[1] / "data" / "unversioned.pt"
 
 
 @pytest.mark.parametrize("name", ["AdamW8bit", "LAMB", "AdamWScheduleFree", "SGD"])

@@ -68,6 +68,7 @@ ROOMS: tuple[str, ...] = (
     "building",
     "torch_math",
     "rule",
+    "block",
 )
 NEVER_APART = frozenset({"jinja2", "pydantic", "yaml", "typer", "rich"})
 # What integrations import inside functions only, so that importing them brings nothing that is not used.

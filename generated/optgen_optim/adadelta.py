@@ -11,8 +11,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Block, Partial, Pass, Settings
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Partial, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Hyperparameter, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -40,64 +41,27 @@ _step_block = Block(
         "grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_1",
-            lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            partials=(Partial("grad_squares_2"),),
-        ),
-        Pass(
-            "step_reduce_2",
-            lambda f: (
-                (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
-                or (
-                    f.percentile_clipping_below_100
-                    and (
-                        f.acc_delta_tensorwise
-                        or f.cautious
-                        or f.max_unorm_above_0
-                        or f.square_avg_tensorwise
-                        or f.trust_ratio_is_lamb
-                    )
-                )
-            ),
-            partials=(
-                Partial(
-                    "grad_squares_2",
-                    lambda f: not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                ),
-                Partial("share_sum", lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)),
-            ),
-        ),
+        Pass("step_reduce_0", "grad_squares"),
+        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_2", "grad_squares_2 share_sum"),
         Pass(
             "step_reduce_3",
-            lambda f: (
-                f.acc_delta_tensorwise
-                or f.cautious
-                or f.max_unorm_above_0
-                or f.percentile_clipping_below_100
-                or f.square_avg_tensorwise
-                or f.trust_ratio_is_lamb
-            ),
-            partials=(
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        not f.acc_delta_tensorwise
-                        and not f.cautious
-                        and not f.max_unorm_above_0
-                        and not f.square_avg_tensorwise
-                        and not f.trust_ratio_is_lamb
-                    ),
-                ),
-                Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial("square_avg_largest", lambda f: f.square_avg_tensorwise, op="max"),
-                Partial("acc_delta_largest", lambda f: f.acc_delta_tensorwise, op="max"),
-            ),
+            "param_squares grad_squares_2 share_sum update_squares square_avg_largest acc_delta_largest",
         ),
-        Pass("step_apply", always),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial(
+            "grad_squares_2",
+            lambda f: f.percentile_clipping_below_100,
+            before="share_sum update_squares square_avg_largest acc_delta_largest",
+        ),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("square_avg_largest", lambda f: f.square_avg_tensorwise, op="max"),
+        Partial("acc_delta_largest", lambda f: f.acc_delta_tensorwise, op="max"),
     ),
     scalars=13,
     values=_step_values,
@@ -136,8 +100,7 @@ class Adadelta(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 1.0,
         rho: float = 0.9,
         eps: float = 1e-06,

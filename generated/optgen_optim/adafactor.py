@@ -12,20 +12,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Array, Block, Partial, Pass, Refusal, Settings
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import (
-    Array,
-    Block,
-    Hyperparameter,
-    Option,
-    Partial,
-    Pass,
-    Refusal,
-    Rule,
-    Settings,
-    State,
-    always,
-)
+from optgen.runtime.rule import Hyperparameter, Option, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -59,179 +48,56 @@ _step_block = Block(
         "grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_1",
-            lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2 and f.percentile_clipping_below_100,
-            partials=(Partial("grad_squares_2"),),
-        ),
-        Pass(
-            "step_reduce_2",
-            lambda f: (
-                (f.cautious and f.max_unorm_above_0 and f.percentile_clipping_below_100)
-                or (
-                    f.ndim_from_2
-                    and (
-                        (f.cautious and f.max_unorm_above_0)
-                        or (
-                            f.percentile_clipping_below_100
-                            and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise))
-                        )
-                    )
-                )
-            ),
-            partials=(
-                Partial("grad_squares_2", lambda f: not f.cautious or not f.max_unorm_above_0 or not f.ndim_from_2),
-                Partial("squared_col_sum", lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2, over="col"),
-                Partial("squared_row_sum", lambda f: f.cautious and f.max_unorm_above_0 and f.ndim_from_2, over="row"),
-            ),
-        ),
-        Pass(
-            "step_reduce_3",
-            lambda f: (
-                (f.cautious and f.max_unorm_above_0)
-                or (
-                    f.percentile_clipping_below_100
-                    and (f.cautious or f.max_unorm_above_0 or (f.beta1_given and f.exp_avg_tensorwise))
-                )
-                or (
-                    f.ndim_from_2
-                    and (
-                        f.cautious
-                        or f.max_unorm_above_0
-                        or f.percentile_clipping_below_100
-                        or (f.beta1_given and f.exp_avg_tensorwise)
-                    )
-                )
-            ),
-            partials=(
-                Partial("param_squares", lambda f: f.cautious and f.max_unorm_above_0 and f.scale_parameter),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        (not f.max_unorm_above_0 and not f.ndim_from_2)
-                        or (
-                            not f.cautious
-                            and (
-                                not f.ndim_from_2
-                                or (not f.max_unorm_above_0 and (not f.beta1_given or not f.exp_avg_tensorwise))
-                            )
-                        )
-                    ),
-                ),
-                Partial(
-                    "squared_col_sum",
-                    lambda f: (
-                        f.ndim_from_2
-                        and (
-                            (not f.cautious and f.max_unorm_above_0)
-                            or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
-                        )
-                    ),
-                    over="col",
-                ),
-                Partial(
-                    "squared_row_sum",
-                    lambda f: (
-                        f.ndim_from_2
-                        and (
-                            (not f.cautious and f.max_unorm_above_0)
-                            or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
-                        )
-                    ),
-                    over="row",
-                ),
-                Partial("direction_squares", lambda f: f.cautious and f.max_unorm_above_0),
-            ),
-        ),
+        Pass("step_reduce_0", "grad_squares"),
+        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_2", "grad_squares_2 squared_col_sum squared_row_sum"),
+        Pass("step_reduce_3", "param_squares grad_squares_2 squared_col_sum squared_row_sum direction_squares"),
         Pass(
             "step_reduce_4",
-            lambda f: (
-                f.cautious
-                or f.max_unorm_above_0
-                or f.ndim_from_2
-                or f.percentile_clipping_below_100
-                or (f.beta1_given and f.exp_avg_tensorwise)
-            ),
-            partials=(
-                Partial(
-                    "param_squares",
-                    lambda f: (
-                        f.scale_parameter
-                        and (
-                            (not f.cautious and f.max_unorm_above_0)
-                            or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
-                        )
-                    ),
-                ),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        not f.cautious
-                        and not f.max_unorm_above_0
-                        and not f.ndim_from_2
-                        and (not f.beta1_given or not f.exp_avg_tensorwise)
-                    ),
-                ),
-                Partial(
-                    "squared_col_sum",
-                    lambda f: (
-                        not f.cautious
-                        and not f.max_unorm_above_0
-                        and f.ndim_from_2
-                        and (not f.beta1_given or not f.exp_avg_tensorwise)
-                    ),
-                    over="col",
-                ),
-                Partial(
-                    "squared_row_sum",
-                    lambda f: (
-                        not f.cautious
-                        and not f.max_unorm_above_0
-                        and f.ndim_from_2
-                        and (not f.beta1_given or not f.exp_avg_tensorwise)
-                    ),
-                    over="row",
-                ),
-                Partial(
-                    "direction_squares",
-                    lambda f: (
-                        (not f.cautious and f.max_unorm_above_0)
-                        or (not f.max_unorm_above_0 and (f.cautious or (f.beta1_given and f.exp_avg_tensorwise)))
-                    ),
-                ),
-                Partial("share_sum", lambda f: f.cautious and f.max_unorm_above_0),
-            ),
+            "param_squares grad_squares_2 squared_col_sum squared_row_sum direction_squares share_sum",
         ),
         Pass(
             "step_reduce_5",
-            always,
-            partials=(
-                Partial(
-                    "param_squares",
-                    lambda f: (
-                        (f.max_unorm_above_0 and not f.scale_parameter)
-                        or (
-                            not f.cautious
-                            and not f.max_unorm_above_0
-                            and f.scale_parameter
-                            and (not f.beta1_given or not f.exp_avg_tensorwise)
-                        )
-                    ),
-                ),
-                Partial(
-                    "direction_squares",
-                    lambda f: (
-                        not f.cautious and not f.max_unorm_above_0 and (not f.beta1_given or not f.exp_avg_tensorwise)
-                    ),
-                ),
-                Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0),
-                Partial("update_squares", lambda f: f.max_unorm_above_0),
-                Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise and not f.ndim_from_2, op="max"),
-                Partial("exp_avg_largest", lambda f: f.beta1_given and f.exp_avg_tensorwise, op="max"),
+            "param_squares direction_squares share_sum update_squares exp_avg_sq_largest exp_avg_largest",
+        ),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial(
+            "grad_squares_2",
+            lambda f: f.percentile_clipping_below_100,
+            before=(
+                "squared_col_sum squared_row_sum direction_squares share_sum update_squares exp_avg_sq_largest "
+                "exp_avg_largest"
             ),
         ),
-        Pass("step_apply", always),
+        Partial(
+            "squared_col_sum",
+            lambda f: f.ndim_from_2,
+            before="direction_squares share_sum update_squares exp_avg_largest",
+            over="col",
+        ),
+        Partial(
+            "squared_row_sum",
+            lambda f: f.ndim_from_2,
+            before="direction_squares share_sum update_squares exp_avg_largest",
+            over="row",
+        ),
+        Partial(
+            "param_squares",
+            lambda f: f.max_unorm_above_0 or f.scale_parameter,
+            before={
+                "share_sum": lambda f: f.scale_parameter,
+                "update_squares": lambda f: f.scale_parameter,
+                "exp_avg_largest": lambda f: f.scale_parameter,
+            },
+        ),
+        Partial("direction_squares", before="share_sum update_squares exp_avg_largest"),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("update_squares", lambda f: f.max_unorm_above_0),
+        Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise and not f.ndim_from_2, op="max"),
+        Partial("exp_avg_largest", lambda f: f.beta1_given and f.exp_avg_tensorwise, op="max"),
     ),
     scalars=15,
     values=_step_values,
@@ -313,8 +179,7 @@ class Adafactor(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor | None = None,
         eps: tuple[float, float] | str = (1e-30, 0.001),
         clip_threshold: float = 1.0,

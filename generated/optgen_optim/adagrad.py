@@ -11,8 +11,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Block, Partial, Pass, Settings
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Partial, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Hyperparameter, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -43,55 +44,23 @@ _step_block = Block(
         "grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_1",
-            lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            partials=(Partial("grad_squares_2"),),
+        Pass("step_reduce_0", "grad_squares"),
+        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_2", "grad_squares_2 share_sum"),
+        Pass("step_reduce_3", "param_squares grad_squares_2 share_sum update_squares sum_largest"),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial(
+            "grad_squares_2",
+            lambda f: f.percentile_clipping_below_100,
+            before="share_sum update_squares sum_largest",
         ),
-        Pass(
-            "step_reduce_2",
-            lambda f: (
-                (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
-                or (
-                    f.percentile_clipping_below_100
-                    and (f.cautious or f.max_unorm_above_0 or f.sum_tensorwise or f.trust_ratio_is_lamb)
-                )
-            ),
-            partials=(
-                Partial(
-                    "grad_squares_2",
-                    lambda f: not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                ),
-                Partial("share_sum", lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)),
-            ),
-        ),
-        Pass(
-            "step_reduce_3",
-            lambda f: (
-                f.cautious
-                or f.max_unorm_above_0
-                or f.percentile_clipping_below_100
-                or f.sum_tensorwise
-                or f.trust_ratio_is_lamb
-            ),
-            partials=(
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        not f.cautious
-                        and not f.max_unorm_above_0
-                        and not f.sum_tensorwise
-                        and not f.trust_ratio_is_lamb
-                    ),
-                ),
-                Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial("sum_largest", lambda f: f.sum_tensorwise, op="max"),
-            ),
-        ),
-        Pass("step_apply", always),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("sum_largest", lambda f: f.sum_tensorwise, op="max"),
     ),
     scalars=10,
     values=_step_values,
@@ -134,17 +103,13 @@ class Adagrad(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.01,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
-        optim_bits: int = 32,
-        args: object = None,
-        min_8bit_size: int = 4096,
-        percentile_clipping: float = 100,
+        optim_bits: int = 32, args: object = None, min_8bit_size: int = 4096, percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
         max_grad_norm: float = 0.0, max_unorm: float = 0.0, min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0,
@@ -189,17 +154,13 @@ class Adagrad8bit(Optimizer):
     given_bits = 8
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.01,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
-        optim_bits: int = 8,
-        args: object = None,
-        min_8bit_size: int = 4096,
-        percentile_clipping: float = 100,
+        optim_bits: int = 8, args: object = None, min_8bit_size: int = 4096, percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
         max_grad_norm: float = 0.0, max_unorm: float = 0.0, min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0,

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Option, Partial, Pass, Refusal, Rule, Settings, State, always
+from optgen.runtime.rule import Hyperparameter, Option, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -52,68 +53,31 @@ def _step_values(
 
 _step_block = Block(
     reads=(
-        "lr beta1 beta2 eps weight_decay max_unorm max_grad_norm percentile_clipping min_trust_ratio "
-        "max_trust_ratio grad_scale grad_squares_all"
+        "lr beta1 beta2 eps weight_decay max_unorm max_grad_norm percentile_clipping min_trust_ratio max_trust_ratio "
+        "grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_1",
-            lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            partials=(Partial("grad_squares_2"),),
-        ),
-        Pass(
-            "step_reduce_2",
-            lambda f: (
-                (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
-                or (
-                    f.percentile_clipping_below_100
-                    and (
-                        f.cautious
-                        or f.exp_avg_sq_tensorwise
-                        or f.exp_avg_tensorwise
-                        or f.max_unorm_above_0
-                        or f.trust_ratio_is_lamb
-                    )
-                )
-            ),
-            partials=(
-                Partial(
-                    "grad_squares_2",
-                    lambda f: not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                ),
-                Partial("share_sum", lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)),
-            ),
-        ),
+        Pass("step_reduce_0", "grad_squares"),
+        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_2", "grad_squares_2 share_sum"),
         Pass(
             "step_reduce_3",
-            lambda f: (
-                f.cautious
-                or f.exp_avg_sq_tensorwise
-                or f.exp_avg_tensorwise
-                or f.max_unorm_above_0
-                or f.percentile_clipping_below_100
-                or f.trust_ratio_is_lamb
-            ),
-            partials=(
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        not f.cautious
-                        and not f.exp_avg_sq_tensorwise
-                        and not f.exp_avg_tensorwise
-                        and not f.max_unorm_above_0
-                        and not f.trust_ratio_is_lamb
-                    ),
-                ),
-                Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial("exp_avg_largest", lambda f: f.exp_avg_tensorwise, op="max"),
-                Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
-            ),
+            "param_squares grad_squares_2 share_sum update_squares exp_avg_largest exp_avg_sq_largest",
         ),
-        Pass("step_apply", always),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial(
+            "grad_squares_2",
+            lambda f: f.percentile_clipping_below_100,
+            before="share_sum update_squares exp_avg_largest exp_avg_sq_largest",
+        ),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("exp_avg_largest", lambda f: f.exp_avg_tensorwise, op="max"),
+        Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
     ),
     scalars=18,
     values=_step_values,
@@ -163,8 +127,7 @@ class LAMB(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.001,
         bias_correction: bool = True,
         betas: tuple[float, float] | str = (0.9, 0.999),
@@ -172,10 +135,7 @@ class LAMB(Optimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         adam_w_mode: bool = True,
-        optim_bits: int = 32,
-        args: object = None,
-        min_8bit_size: int = 4096,
-        percentile_clipping: float = 100,
+        optim_bits: int = 32, args: object = None, min_8bit_size: int = 4096, percentile_clipping: float = 100,
         block_wise: bool = False,
         max_unorm: float = 1.0,
         *,
@@ -220,8 +180,7 @@ class _LAMBBase(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.001,
         bias_correction: bool = True,
         betas: tuple[float, float] | str = (0.9, 0.999),
@@ -229,10 +188,7 @@ class _LAMBBase(Optimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         adam_w_mode: bool = True,
-        args: object = None,
-        min_8bit_size: int = 4096,
-        percentile_clipping: float = 100,
-        block_wise: bool = False,
+        args: object = None, min_8bit_size: int = 4096, percentile_clipping: float = 100, block_wise: bool = False,
         max_unorm: float = 1.0,
         *,
         max_grad_norm: float = 0.0, min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0,

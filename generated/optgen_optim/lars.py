@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Option, Partial, Pass, Refusal, Rule, Settings, State, always
+from optgen.runtime.rule import Hyperparameter, Option, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -43,111 +44,38 @@ def _step_values(
 
 _step_block = Block(
     reads=(
-        "lr momentum dampening weight_decay max_unorm trust_coefficient max_grad_norm percentile_clipping "
-        "grad_scale grad_squares_all"
+        "lr momentum dampening weight_decay max_unorm trust_coefficient max_grad_norm percentile_clipping grad_scale "
+        "grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_1", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_2",
-            lambda f: (
-                f.percentile_clipping_below_100
-                and (
-                    (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lars))
-                    or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
-                )
-            ),
-            partials=(Partial("grad_squares_2"),),
-        ),
-        Pass(
-            "step_reduce_3",
-            lambda f: (
-                (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lars))
-                or (f.momentum_buffer_tensorwise and f.momentum_not_0 and f.trust_ratio_is_lars)
-                or (
-                    f.percentile_clipping_below_100
-                    and (
-                        f.cautious
-                        or f.max_unorm_above_0
-                        or f.trust_ratio_is_lars
-                        or (f.momentum_buffer_tensorwise and f.momentum_not_0)
-                    )
-                )
-            ),
-            partials=(
-                Partial(
-                    "param_squares",
-                    lambda f: (
-                        f.trust_ratio_is_lars and (f.cautious or (f.momentum_buffer_tensorwise and f.momentum_not_0))
-                    ),
-                ),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        (not f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-                        or (
-                            not f.cautious
-                            and (not f.momentum_buffer_tensorwise or not f.momentum_not_0 or not f.trust_ratio_is_lars)
-                        )
-                    ),
-                ),
-                Partial(
-                    "grad_squares_3",
-                    lambda f: (
-                        f.trust_ratio_is_lars and (f.cautious or (f.momentum_buffer_tensorwise and f.momentum_not_0))
-                    ),
-                ),
-                Partial("share_sum", lambda f: f.cautious and f.max_unorm_above_0 and not f.trust_ratio_is_lars),
-            ),
-        ),
+        Pass("step_reduce_1", "grad_squares"),
+        Pass("step_reduce_2", "grad_squares_2"),
+        Pass("step_reduce_3", "param_squares grad_squares_2 grad_squares_3 share_sum"),
         Pass(
             "step_reduce_4",
-            lambda f: (
-                f.cautious
-                or f.max_unorm_above_0
-                or f.percentile_clipping_below_100
-                or f.trust_ratio_is_lars
-                or (f.momentum_buffer_tensorwise and f.momentum_not_0)
-            ),
-            partials=(
-                Partial(
-                    "param_squares",
-                    lambda f: (
-                        (f.max_unorm_above_0 and not f.trust_ratio_is_lars)
-                        or (
-                            not f.cautious
-                            and f.trust_ratio_is_lars
-                            and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
-                        )
-                    ),
-                ),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        not f.cautious
-                        and not f.max_unorm_above_0
-                        and not f.trust_ratio_is_lars
-                        and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
-                    ),
-                ),
-                Partial(
-                    "grad_squares_3",
-                    lambda f: (
-                        not f.cautious
-                        and f.trust_ratio_is_lars
-                        and (not f.momentum_buffer_tensorwise or not f.momentum_not_0)
-                    ),
-                ),
-                Partial("share_sum", lambda f: f.cautious and (not f.max_unorm_above_0 or f.trust_ratio_is_lars)),
-                Partial("update_squares", lambda f: f.max_unorm_above_0 and not f.trust_ratio_is_lars),
-                Partial(
-                    "momentum_buffer_largest",
-                    lambda f: f.momentum_buffer_tensorwise and f.momentum_not_0,
-                    op="max",
-                ),
-            ),
+            "param_squares grad_squares_2 grad_squares_3 share_sum update_squares momentum_buffer_largest",
         ),
-        Pass("step_apply", always),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial(
+            "grad_squares_2",
+            lambda f: f.percentile_clipping_below_100,
+            before="grad_squares_3 share_sum update_squares momentum_buffer_largest",
+        ),
+        Partial(
+            "param_squares",
+            lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lars,
+            before={
+                "share_sum": lambda f: f.trust_ratio_is_lars,
+                "momentum_buffer_largest": lambda f: f.trust_ratio_is_lars,
+            },
+        ),
+        Partial("grad_squares_3", lambda f: f.trust_ratio_is_lars, before="share_sum momentum_buffer_largest"),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("update_squares", lambda f: f.max_unorm_above_0 and not f.trust_ratio_is_lars),
+        Partial("momentum_buffer_largest", lambda f: f.momentum_buffer_tensorwise and f.momentum_not_0, op="max"),
     ),
     scalars=12,
     values=_step_values,
@@ -217,17 +145,13 @@ class LARS(Optimizer):
     refusals = (_NO_MOMENTUM,)
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
-        optim_bits: int = 32,
-        args: object = None,
-        min_8bit_size: int = 4096,
-        percentile_clipping: float = 100,
+        optim_bits: int = 32, args: object = None, min_8bit_size: int = 4096, percentile_clipping: float = 100,
         max_unorm: float = 0.02,
         *,
         trust_coefficient: float = 0.001, max_grad_norm: float = 0.0, trust_ratio: Literal["none", "lars"] = "none",
@@ -272,16 +196,13 @@ class _LARSBase(Optimizer):
     refusals = (_NO_MOMENTUM,)
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
-        args: object = None,
-        min_8bit_size: int = 4096,
-        percentile_clipping: float = 100,
+        args: object = None, min_8bit_size: int = 4096, percentile_clipping: float = 100,
         max_unorm: float = 0.02,
         *,
         trust_coefficient: float = 0.001, max_grad_norm: float = 0.0, trust_ratio: Literal["none", "lars"] = "none",
@@ -339,8 +260,7 @@ class PytorchLARS(Optimizer):
     bits = 32
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.01,
         momentum: float = 0.0,
         dampening: float = 0.0,

@@ -12,20 +12,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Block, Flags, Partial, Pass, Refusal, Settings
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import (
-    Block,
-    Flags,
-    Hyperparameter,
-    Option,
-    Partial,
-    Pass,
-    Refusal,
-    Rule,
-    Settings,
-    State,
-    always,
-)
+from optgen.runtime.rule import Hyperparameter, Option, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -82,173 +71,35 @@ _step_block = Block(
         "percentile_clipping max_unorm min_trust_ratio max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_1",
-            lambda f: (
-                f.cautious
-                and f.percentile_clipping_below_100
-                and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
-                and (f.ndim_from_2 or f.optimize_1d)
-            ),
-            partials=(Partial("grad_squares_2"),),
-        ),
-        Pass(
-            "step_reduce_2",
-            lambda f: (
-                (f.ndim_from_2 or f.optimize_1d or f.percentile_clipping_below_100)
-                and (
-                    f.max_unorm_above_0
-                    or f.trust_ratio_is_lamb
-                    or (f.percentile_clipping_below_100 and (f.ndim_from_2 or f.optimize_1d))
-                )
-                and (
-                    f.cautious
-                    or (
-                        f.percentile_clipping_below_100
-                        and (f.ndim_from_2 or f.optimize_1d)
-                        and (
-                            f.exp_avg_sq_tensorwise
-                            or f.exp_avg_tensorwise
-                            or f.max_unorm_above_0
-                            or f.trust_ratio_is_lamb
-                        )
-                    )
-                )
-            ),
-            partials=(
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        not f.cautious
-                        or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb)
-                        or (not f.ndim_from_2 and not f.optimize_1d)
-                    ),
-                ),
-                Partial(
-                    "corrected_squares",
-                    lambda f: (
-                        f.cautious
-                        and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)
-                        and (f.ndim_from_2 or f.optimize_1d)
-                    ),
-                ),
-            ),
-        ),
-        Pass(
-            "step_reduce_3",
-            lambda f: (
-                (
-                    f.max_unorm_above_0
-                    or f.ndim_from_2
-                    or f.optimize_1d
-                    or f.percentile_clipping_below_100
-                    or f.trust_ratio_is_lamb
-                )
-                and (
-                    f.cautious
-                    or (
-                        (f.ndim_from_2 or f.optimize_1d or f.percentile_clipping_below_100)
-                        and (
-                            f.exp_avg_sq_tensorwise
-                            or f.exp_avg_tensorwise
-                            or f.max_unorm_above_0
-                            or f.trust_ratio_is_lamb
-                            or (f.percentile_clipping_below_100 and (f.ndim_from_2 or f.optimize_1d))
-                        )
-                    )
-                )
-            ),
-            partials=(
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        (
-                            not f.max_unorm_above_0
-                            and not f.ndim_from_2
-                            and not f.optimize_1d
-                            and not f.trust_ratio_is_lamb
-                        )
-                        or (
-                            not f.cautious
-                            and (
-                                (not f.ndim_from_2 and not f.optimize_1d)
-                                or (
-                                    not f.exp_avg_sq_tensorwise
-                                    and not f.exp_avg_tensorwise
-                                    and not f.max_unorm_above_0
-                                    and not f.trust_ratio_is_lamb
-                                )
-                            )
-                        )
-                    ),
-                ),
-                Partial(
-                    "corrected_squares",
-                    lambda f: (
-                        (f.ndim_from_2 or f.optimize_1d)
-                        and (not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb))
-                        and (
-                            f.cautious
-                            or f.exp_avg_sq_tensorwise
-                            or f.exp_avg_tensorwise
-                            or f.max_unorm_above_0
-                            or f.trust_ratio_is_lamb
-                        )
-                    ),
-                ),
-                Partial("share_sum", lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)),
-            ),
-        ),
+        Pass("step_reduce_0", "grad_squares"),
+        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_2", "grad_squares_2 corrected_squares"),
+        Pass("step_reduce_3", "grad_squares_2 corrected_squares share_sum"),
         Pass(
             "step_reduce_4",
-            lambda f: (
-                f.cautious
-                or f.exp_avg_sq_tensorwise
-                or f.exp_avg_tensorwise
-                or f.max_unorm_above_0
-                or f.ndim_from_2
-                or f.optimize_1d
-                or f.percentile_clipping_below_100
-                or f.trust_ratio_is_lamb
-            ),
-            partials=(
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        not f.cautious
-                        and not f.exp_avg_sq_tensorwise
-                        and not f.exp_avg_tensorwise
-                        and not f.max_unorm_above_0
-                        and not f.ndim_from_2
-                        and not f.optimize_1d
-                        and not f.trust_ratio_is_lamb
-                    ),
-                ),
-                Partial(
-                    "corrected_squares",
-                    lambda f: (
-                        not f.cautious
-                        and not f.exp_avg_sq_tensorwise
-                        and not f.exp_avg_tensorwise
-                        and not f.max_unorm_above_0
-                        and not f.trust_ratio_is_lamb
-                        and (f.ndim_from_2 or f.optimize_1d)
-                    ),
-                ),
-                Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial("exp_avg_largest", lambda f: f.exp_avg_tensorwise, op="max"),
-                Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
-                Partial(
-                    "last_grad_largest",
-                    lambda f: f.last_grad_tensorwise and (f.ndim_from_2 or f.optimize_1d),
-                    op="max",
-                ),
-            ),
+            "param_squares grad_squares_2 corrected_squares share_sum update_squares exp_avg_largest "
+            "exp_avg_sq_largest last_grad_largest",
         ),
-        Pass("step_apply", always),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial(
+            "grad_squares_2",
+            lambda f: f.percentile_clipping_below_100,
+            before="corrected_squares share_sum update_squares exp_avg_largest exp_avg_sq_largest last_grad_largest",
+        ),
+        Partial(
+            "corrected_squares",
+            lambda f: f.ndim_from_2 or f.optimize_1d,
+            before="share_sum update_squares exp_avg_largest exp_avg_sq_largest",
+        ),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("exp_avg_largest", lambda f: f.exp_avg_tensorwise, op="max"),
+        Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
+        Partial("last_grad_largest", lambda f: f.last_grad_tensorwise and (f.ndim_from_2 or f.optimize_1d), op="max"),
     ),
     scalars=27,
     values=_step_values,
@@ -302,8 +153,7 @@ class MARS(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.003,
         betas: tuple[float, float] | str = (0.95, 0.99),
         eps: float = 1e-08,
@@ -356,8 +206,7 @@ class MARS8bit(Optimizer):
     bits = 8
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.003,
         betas: tuple[float, float] | str = (0.95, 0.99),
         eps: float = 1e-08,

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Block, Flags, Partial, Pass, Settings
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Flags, Hyperparameter, Option, Partial, Pass, Rule, Settings, State, always
+from optgen.runtime.rule import Hyperparameter, Option, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -155,32 +156,27 @@ _step_block = Block(
         "denominator"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass("step_reduce_1", lambda f: f.percentile_clipping_below_100, partials=(Partial("grad_squares_2"),)),
-        Pass("step_reduce_2", always, partials=(Partial("numerator_sum"), Partial("denominator_sum"))),
-        Pass(
-            "step_reduce_3",
-            lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            partials=(Partial("share_sum"),),
+        Pass("step_reduce_0", "grad_squares"),
+        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_2", "numerator_sum denominator_sum"),
+        Pass("step_reduce_3", "share_sum"),
+        Pass("step_reduce_4", "param_squares share_sum update_squares exp_avg_largest exp_avg_sq_largest"),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial(
+            "grad_squares_2",
+            lambda f: f.percentile_clipping_below_100,
+            before="numerator_sum denominator_sum share_sum update_squares exp_avg_largest exp_avg_sq_largest",
         ),
-        Pass(
-            "step_reduce_4",
-            lambda f: (
-                f.cautious
-                or f.exp_avg_sq_tensorwise
-                or f.exp_avg_tensorwise
-                or f.max_unorm_above_0
-                or f.trust_ratio_is_lamb
-            ),
-            partials=(
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial("exp_avg_largest", lambda f: f.exp_avg_tensorwise, op="max"),
-                Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
-            ),
-        ),
-        Pass("step_apply", always),
+        Partial("numerator_sum"),
+        Partial("denominator_sum"),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("exp_avg_largest", lambda f: f.exp_avg_tensorwise, op="max"),
+        Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
     ),
     scalars=21,
     values=_step_values,
@@ -238,8 +234,7 @@ class Prodigy(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 1.0,
         betas: tuple[float, float] | str = (0.9, 0.999),
         beta3: float | None = None,

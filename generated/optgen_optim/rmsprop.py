@@ -12,8 +12,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Option, Partial, Pass, Refusal, Rule, Settings, State, always
+from optgen.runtime.rule import Hyperparameter, Option, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -47,72 +48,29 @@ _step_block = Block(
         "max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_1",
-            lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            partials=(Partial("grad_squares_2"),),
-        ),
-        Pass(
-            "step_reduce_2",
-            lambda f: (
-                (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
-                or (
-                    f.percentile_clipping_below_100
-                    and (
-                        f.cautious
-                        or f.max_unorm_above_0
-                        or f.square_avg_tensorwise
-                        or f.trust_ratio_is_lamb
-                        or (f.centered and f.grad_avg_tensorwise)
-                        or (f.momentum_above_0 and f.momentum_buffer_tensorwise)
-                    )
-                )
-            ),
-            partials=(
-                Partial(
-                    "grad_squares_2",
-                    lambda f: not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                ),
-                Partial("share_sum", lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)),
-            ),
-        ),
+        Pass("step_reduce_0", "grad_squares"),
+        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_2", "grad_squares_2 share_sum"),
         Pass(
             "step_reduce_3",
-            lambda f: (
-                f.cautious
-                or f.max_unorm_above_0
-                or f.percentile_clipping_below_100
-                or f.square_avg_tensorwise
-                or f.trust_ratio_is_lamb
-                or (f.centered and f.grad_avg_tensorwise)
-                or (f.momentum_above_0 and f.momentum_buffer_tensorwise)
-            ),
-            partials=(
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        not f.cautious
-                        and not f.max_unorm_above_0
-                        and not f.square_avg_tensorwise
-                        and not f.trust_ratio_is_lamb
-                        and (not f.centered or not f.grad_avg_tensorwise)
-                        and (not f.momentum_above_0 or not f.momentum_buffer_tensorwise)
-                    ),
-                ),
-                Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial("square_avg_largest", lambda f: f.square_avg_tensorwise, op="max"),
-                Partial(
-                    "momentum_buffer_largest",
-                    lambda f: f.momentum_above_0 and f.momentum_buffer_tensorwise,
-                    op="max",
-                ),
-                Partial("grad_avg_largest", lambda f: f.centered and f.grad_avg_tensorwise, op="max"),
-            ),
+            "param_squares grad_squares_2 share_sum update_squares square_avg_largest momentum_buffer_largest "
+            "grad_avg_largest",
         ),
-        Pass("step_apply", always),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial(
+            "grad_squares_2",
+            lambda f: f.percentile_clipping_below_100,
+            before="share_sum update_squares square_avg_largest momentum_buffer_largest grad_avg_largest",
+        ),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("square_avg_largest", lambda f: f.square_avg_tensorwise, op="max"),
+        Partial("momentum_buffer_largest", lambda f: f.momentum_above_0 and f.momentum_buffer_tensorwise, op="max"),
+        Partial("grad_avg_largest", lambda f: f.centered and f.grad_avg_tensorwise, op="max"),
     ),
     scalars=15,
     values=_step_values,
@@ -169,18 +127,14 @@ class RMSprop(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.01,
         alpha: float = 0.99,
         eps: float = 1e-08,
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
-        optim_bits: int = 32,
-        args: object = None,
-        min_8bit_size: int = 4096,
-        percentile_clipping: float = 100,
+        optim_bits: int = 32, args: object = None, min_8bit_size: int = 4096, percentile_clipping: float = 100,
         block_wise: bool = True,
         *,
         max_grad_norm: float = 0.0, max_unorm: float = 0.0, min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0,
@@ -218,18 +172,14 @@ class _RMSpropBase(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.01,
         alpha: float = 0.99,
         eps: float = 1e-08,
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
-        args: object = None,
-        min_8bit_size: int = 4096,
-        percentile_clipping: float = 100,
-        block_wise: bool = True,
+        args: object = None, min_8bit_size: int = 4096, percentile_clipping: float = 100, block_wise: bool = True,
         *,
         max_grad_norm: float = 0.0, max_unorm: float = 0.0, min_trust_ratio: float = 0.0, max_trust_ratio: float = 0.0,
         maximize: bool = False, skip_zeros: bool = False, nonfinite: Literal["propagate", "skip"] = "propagate",

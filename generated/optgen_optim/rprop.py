@@ -12,8 +12,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Block, Partial, Pass, Refusal
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Partial, Pass, Refusal, Rule, State, always
+from optgen.runtime.rule import Hyperparameter, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -40,40 +41,18 @@ _step_block = Block(
         "max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_1",
-            lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            partials=(Partial("grad_squares_2"),),
-        ),
-        Pass(
-            "step_reduce_2",
-            lambda f: (
-                (f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
-                or (f.cautious and (f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb))
-            ),
-            partials=(
-                Partial(
-                    "grad_squares_2",
-                    lambda f: not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                ),
-                Partial("share_sum", lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)),
-            ),
-        ),
-        Pass(
-            "step_reduce_3",
-            lambda f: f.cautious or f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb,
-            partials=(
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: not f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb,
-                ),
-                Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            ),
-        ),
-        Pass("step_apply", always),
+        Pass("step_reduce_0", "grad_squares"),
+        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_2", "grad_squares_2 share_sum"),
+        Pass("step_reduce_3", "param_squares grad_squares_2 share_sum update_squares"),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial("grad_squares_2", lambda f: f.percentile_clipping_below_100, before="share_sum update_squares"),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
     ),
     scalars=10,
     values=_step_values,
@@ -120,8 +99,7 @@ class Rprop(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.01,
         etas: tuple[float, float] | str = (0.5, 1.2),
         step_sizes: tuple[float, float] | str = (1e-06, 50),

@@ -12,20 +12,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Block, Flags, Partial, Pass, Refusal, Settings
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import (
-    Block,
-    Flags,
-    Hyperparameter,
-    Option,
-    Partial,
-    Pass,
-    Refusal,
-    Rule,
-    Settings,
-    State,
-    always,
-)
+from optgen.runtime.rule import Hyperparameter, Option, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -142,59 +131,27 @@ def _start_z(t: Any) -> Any:
 
 _step_block = Block(
     reads=(
-        "lr beta1 beta2 eps weight_decay r weight_lr_power max_grad_norm percentile_clipping max_unorm "
-        "min_trust_ratio max_trust_ratio grad_scale k weight_sum lr_max grad_squares_all"
+        "lr beta1 beta2 eps weight_decay r weight_lr_power max_grad_norm percentile_clipping max_unorm min_trust_ratio "
+        "max_trust_ratio grad_scale k weight_sum lr_max grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_1",
-            lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            partials=(Partial("grad_squares_2"),),
+        Pass("step_reduce_0", "grad_squares"),
+        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_2", "grad_squares_2 share_sum"),
+        Pass("step_reduce_3", "param_squares grad_squares_2 share_sum update_squares exp_avg_sq_largest"),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial(
+            "grad_squares_2",
+            lambda f: f.percentile_clipping_below_100,
+            before="share_sum update_squares exp_avg_sq_largest",
         ),
-        Pass(
-            "step_reduce_2",
-            lambda f: (
-                (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
-                or (
-                    f.percentile_clipping_below_100
-                    and (f.cautious or f.exp_avg_sq_tensorwise or f.max_unorm_above_0 or f.trust_ratio_is_lamb)
-                )
-            ),
-            partials=(
-                Partial(
-                    "grad_squares_2",
-                    lambda f: not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                ),
-                Partial("share_sum", lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)),
-            ),
-        ),
-        Pass(
-            "step_reduce_3",
-            lambda f: (
-                f.cautious
-                or f.exp_avg_sq_tensorwise
-                or f.max_unorm_above_0
-                or f.percentile_clipping_below_100
-                or f.trust_ratio_is_lamb
-            ),
-            partials=(
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: (
-                        not f.cautious
-                        and not f.exp_avg_sq_tensorwise
-                        and not f.max_unorm_above_0
-                        and not f.trust_ratio_is_lamb
-                    ),
-                ),
-                Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
-            ),
-        ),
-        Pass("step_apply", always),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
     ),
     scalars=17,
     values=_step_values,
@@ -213,7 +170,7 @@ _step_block = Block(
 
 _train_block = Block(
     reads="beta1 train_mode",
-    passes=(Pass("train_apply", always),),
+    passes=(Pass("train_apply"),),
     scalars=2,
     values=_train_values,
     commit=_train_commit,
@@ -221,7 +178,7 @@ _train_block = Block(
 
 _eval_block = Block(
     reads="beta1 train_mode",
-    passes=(Pass("eval_apply", always),),
+    passes=(Pass("eval_apply"),),
     scalars=2,
     values=_eval_values,
     commit=_eval_commit,
@@ -266,8 +223,7 @@ class RAdamScheduleFree(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.0025,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-08,

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Block, Flags, Partial, Pass, Refusal, Settings
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Flags, Hyperparameter, Partial, Pass, Refusal, Rule, Settings, State, always
+from optgen.runtime.rule import Hyperparameter, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -117,40 +118,18 @@ _step_block = Block(
         "min_trust_ratio max_trust_ratio grad_scale k weight_sum lr_max grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_1",
-            lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            partials=(Partial("grad_squares_2"),),
-        ),
-        Pass(
-            "step_reduce_2",
-            lambda f: (
-                (f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
-                or (f.cautious and (f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb))
-            ),
-            partials=(
-                Partial(
-                    "grad_squares_2",
-                    lambda f: not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                ),
-                Partial("share_sum", lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)),
-            ),
-        ),
-        Pass(
-            "step_reduce_3",
-            lambda f: f.cautious or f.max_unorm_above_0 or f.percentile_clipping_below_100 or f.trust_ratio_is_lamb,
-            partials=(
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial(
-                    "grad_squares_2",
-                    lambda f: not f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb,
-                ),
-                Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            ),
-        ),
-        Pass("step_apply", always),
+        Pass("step_reduce_0", "grad_squares"),
+        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_2", "grad_squares_2 share_sum"),
+        Pass("step_reduce_3", "param_squares grad_squares_2 share_sum update_squares"),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial("grad_squares_2", lambda f: f.percentile_clipping_below_100, before="share_sum update_squares"),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
     ),
     scalars=11,
     values=_step_values,
@@ -169,7 +148,7 @@ _step_block = Block(
 
 _train_block = Block(
     reads="momentum train_mode",
-    passes=(Pass("train_apply", always),),
+    passes=(Pass("train_apply"),),
     scalars=2,
     values=_train_values,
     commit=_train_commit,
@@ -177,7 +156,7 @@ _train_block = Block(
 
 _eval_block = Block(
     reads="momentum train_mode",
-    passes=(Pass("eval_apply", always),),
+    passes=(Pass("eval_apply"),),
     scalars=2,
     values=_eval_values,
     commit=_eval_commit,
@@ -219,8 +198,7 @@ class SGDScheduleFree(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 1.0,
         momentum: float = 0.9,
         weight_decay: float = 0.0,

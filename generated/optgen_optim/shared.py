@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from optgen.runtime import torch_math as m
-from optgen.runtime.rule import Hyperparameter, Option, Refusal, Settings, Shared, State
+from optgen.runtime.block import Refusal, Settings
+from optgen.runtime.rule import Hyperparameter, Option, Shared, State
 
 
 def _every_flags(o: Settings) -> dict[str, bool]:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
+from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Block, Hyperparameter, Option, Partial, Pass, Refusal, Rule, Settings, State, always
+from optgen.runtime.rule import Hyperparameter, Option, Rule, State
 from optgen.runtime.settings.validation import settings_in
 
 from . import shared
@@ -46,38 +47,25 @@ _step_block = Block(
         "max_trust_ratio grad_scale grad_squares_all"
     ),
     passes=(
-        Pass("step_reduce_0", lambda f: f.max_grad_norm_above_0, partials=(Partial("grad_squares"),)),
-        Pass(
-            "step_reduce_1",
-            lambda f: f.cautious and f.percentile_clipping_below_100 and (f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-            partials=(Partial("grad_squares_2"),),
+        Pass("step_reduce_0", "grad_squares"),
+        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_2", "grad_squares_2 share_sum"),
+        Pass("step_reduce_3", "param_squares ratio_sum share_sum update_squares exp_avg_largest exp_avg_sq_largest"),
+        Pass("step_apply"),
+    ),
+    partials=(
+        Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
+        Partial(
+            "grad_squares_2",
+            lambda f: f.percentile_clipping_below_100,
+            before="share_sum ratio_sum update_squares exp_avg_largest exp_avg_sq_largest",
         ),
-        Pass(
-            "step_reduce_2",
-            lambda f: (
-                f.percentile_clipping_below_100 or (f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb))
-            ),
-            partials=(
-                Partial(
-                    "grad_squares_2",
-                    lambda f: not f.cautious or (not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                ),
-                Partial("share_sum", lambda f: f.cautious and (f.max_unorm_above_0 or f.trust_ratio_is_lamb)),
-            ),
-        ),
-        Pass(
-            "step_reduce_3",
-            always,
-            partials=(
-                Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial("ratio_sum"),
-                Partial("share_sum", lambda f: f.cautious and not f.max_unorm_above_0 and not f.trust_ratio_is_lamb),
-                Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
-                Partial("exp_avg_largest", lambda f: f.exp_avg_tensorwise, op="max"),
-                Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
-            ),
-        ),
-        Pass("step_apply", always),
+        Partial("share_sum", lambda f: f.cautious, before="update_squares"),
+        Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("ratio_sum"),
+        Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
+        Partial("exp_avg_largest", lambda f: f.exp_avg_tensorwise, op="max"),
+        Partial("exp_avg_sq_largest", lambda f: f.exp_avg_sq_tensorwise, op="max"),
     ),
     scalars=16,
     values=_step_values,
@@ -128,8 +116,7 @@ class StableAdamW(Optimizer):
     rule = RULE
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.99),
         weight_decay: float = 0.01,
@@ -176,8 +163,7 @@ class StableAdamW8bit(Optimizer):
     bits = 8
 
     def __init__(
-        self,
-        params: Any,
+        self, params: Any,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.99),
         weight_decay: float = 0.01,

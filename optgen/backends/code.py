@@ -64,7 +64,14 @@ class Lambda:
     close: str = "})"
 
 
-Code = str | Brackets | Chain | Labelled | Guarded | Lambda
+@dataclass(frozen=True, slots=True)
+class Names:
+    """A string of Python that holds names with spaces between them, in several pieces where it is long."""
+
+    names: tuple[str, ...]
+
+
+Code = str | Brackets | Chain | Labelled | Guarded | Lambda | Names
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +145,7 @@ def prefixed(text: str, code: Code) -> Code:
             return replace(code, first=prefixed(text, first))
         case Labelled(label=label):
             return replace(code, label=text + label)
-        case Guarded() | Lambda():
+        case Guarded() | Lambda() | Names():
             raise TypeError("nothing stands before a whole statement")
 
 
@@ -189,5 +196,7 @@ def flat(code: Code) -> str:
             return label + flat(value)
         case Guarded(condition, statement):
             return f"if constexpr ({flat(condition)}) {flat(statement)}"
+        case Names(names):
+            return f'"{" ".join(names)}"'
         case Lambda(head, statement, close):
             return f"{head} {flat(statement)}; {close}"

@@ -6,9 +6,10 @@ Python is laid out as ruff and black do it; C++ is filled, broken before operato
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
-from optgen.backends.code import Brackets, Chain, Code, Guarded, Labelled, Lambda, flat, prefixed
+from optgen.backends.code import Brackets, Chain, Code, Guarded, Labelled, Lambda, Names, flat, prefixed
 
 WIDTH = 120
 
@@ -18,8 +19,12 @@ def python_code(code: Code, indent: int, end: str = "") -> list[str]:
     if indent + len(flat(code)) + len(end) <= WIDTH:
         return [flat(code) + end]
     match code:
+        case Labelled(label, Names() as names):
+            return [f"{label}(", *_inner(python_code(names, indent + 4)), f"){end}"]
         case Labelled(label, value):
             return _labelled(label, value, indent, end)
+        case Names(names):
+            return _pieces(names, indent, end)
         case Brackets(head, items, close, groups) if items:
             comma = "" if groups else ","
             inner = (line for item in items for line in python_code(item, indent + 4, comma))
@@ -28,6 +33,12 @@ def python_code(code: Code, indent: int, end: str = "") -> list[str]:
             *parts, last = (first, *(prefixed(f"{operator} ", operand) for operator, operand in rest))
             return [*(line for part in parts for line in python_code(part, indent)), *python_code(last, indent, end)]
     return [flat(code) + end]
+
+
+def _pieces(names: Iterable[str], indent: int, end: str) -> list[str]:
+    """Strings that follow each other and are one: all but the last end in a space."""
+    *lines, last = textwrap.wrap(" ".join(names), WIDTH - indent - 3 - len(end))
+    return [*(f'"{line} "' for line in lines), f'"{last}"{end}']
 
 
 def _labelled(label: str, value: Code, indent: int, end: str) -> list[str]:
@@ -142,7 +153,7 @@ def _fill(code: Code, lines: list[str], margin: int, end: str, width: int) -> No
         case Labelled(label, value):
             lines[-1] += label
             _fill(value, lines, margin, end, width)
-        case Guarded() | Lambda():
+        case Guarded() | Lambda() | Names():
             raise TypeError("a whole statement is no part of another")
         case Chain(first, rest):
             _fill(first, lines, margin + 4 * (rest[0][0] == "?"), "", width)

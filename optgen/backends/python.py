@@ -8,9 +8,16 @@ from dataclasses import dataclass
 
 from optgen.backends.base import Rendering
 from optgen.backends.code import Code
-from optgen.backends.layout import import_lines, import_order
-from optgen.backends.python_blocks import block_lines
-from optgen.backends.python_calls import call_lines, docs_lines, field_lines, names_code, table_lines, tuple_code
+from optgen.backends.python_blocks import block_lines, says_always
+from optgen.backends.python_calls import (
+    call_lines,
+    docs_lines,
+    field_lines,
+    names_code,
+    rule_imports,
+    table_lines,
+    tuple_code,
+)
 from optgen.backends.python_classes import WIDTH, ClassSpec, ClassText, render_classes
 from optgen.backends.python_host import HostText, host_functions
 from optgen.backends.python_rule import (
@@ -31,6 +38,7 @@ from optgen.ir.refusals import Refusal
 from optgen.ir.usage import asks_first_step_only
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
+from optgen.schedule.sums import element_sums
 
 NOTHING = Prose("")
 
@@ -138,7 +146,6 @@ def _imports(
     classes: Sequence[ClassText],
 ) -> dict[str, list[str]]:
     """What a module imports: only what it uses."""
-    passes = [item for plan in plans.values() for item in plan.passes]
     constructors = [text.constructor for text in classes if text.constructor is not None]
     arguments = [argument for made in constructors for argument in (*made.positional, *made.keyword)]
     fixes = any("ClassVar" in line for text in classes for line in text.attributes)
@@ -149,21 +156,24 @@ def _imports(
     used = {
         "Array": any(plan.arrays for plan in plans.values()),
         "Flags": any("f: Flags" in line for host in hosts for line in host.head),
-        "Partial": any(item.reductions for item in passes),
+        "Partial": any(element_sums(plan).all for plan in plans.values()),
         "Refusal": refuses,
         "Settings": bool(flags),
         "State": any(name not in shared_states for name in family.states),
+        "always": any(says_always(plan) for plan in plans.values()),
     }
-    rule = {"Block", "Pass", "Rule", "always", *(name for name, there in used.items() if there)}
+    rule = {"Block", "Pass", "Rule", *(name for name, there in used.items() if there)}
     rule |= {type(setting).__name__ for setting in own}
     functions = [*flags.values(), *(line for host in hosts for line in host.lines)]
     functions += [line for _, lines in starts for line in lines]
+    of_blocks, of_rules = rule_imports(rule)
     return {
         "typing": ["Any", *(["ClassVar"] if fixes else []), *(["Literal"] if _uses(arguments, "Literal") else [])],
         "mapping": ["Mapping"] if fixes else [],
         "tensor": ["Tensor"] if _uses(arguments, "Tensor") else [],
         "math": ["m"] if _uses(functions, "m") else [],
-        "rule": import_lines("optgen.runtime.rule", sorted(rule, key=import_order)),
+        "block": of_blocks,
+        "rule": of_rules,
     }
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-
 from optgen.backends.c_block import block_text
-from optgen.backends.code import Code, Labelled, call
+from optgen.backends.code import Brackets, Code, Labelled, Names, call
 from optgen.backends.py_printer import py_condition
-from optgen.backends.python_calls import field_lines, names_code, string_lines, tuple_code
+from optgen.backends.python_calls import field_lines, names_code, tuple_code
 from optgen.ir.family import Family
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import Kind, Reduce, Ref, refs
-from optgen.prose import Prose
-from optgen.schedule.plan import PassPlan, Plan, Reduction
+from optgen.schedule.plan import PassPlan, Plan
+from optgen.schedule.sums import ElementSum, element_sums
 
 
 def block_lines(name: str, plan: Plan, family: Family) -> list[str]:
@@ -21,11 +19,12 @@ def block_lines(name: str, plan: Plan, family: Family) -> list[str]:
     arrays = [
         call("Array", f'"{n}"', f'"{plan.kinds[n].name.lower()}"', live_code(live)) for n, live in plan.arrays.items()
     ]
-    summed = {reduction for _, reduction in plan.sums.values()}
     scalars = block_text(family, name, plan).scalar_count
-    passes = [_pass(name, item, summed) for item in plan.passes]
+    partials = [_partial(item) for item in element_sums(plan).all]
     fields: dict[str, Code] = {
-        "passes": tuple_code(passes),
+        "reads": Names(tuple(plan.host_inputs)) if plan.host_inputs else "",
+        "passes": tuple_code([_pass(name, item) for item in plan.passes]),
+        "partials": tuple_code(partials) if partials else "",
         "scalars": str(scalars) if scalars else "",
         "values": f"_{name}_values" if len(plan.values) > len(plan.host_inputs) else "",
         "commit": f"_{name}_commit" if plan.host_commits else "",
@@ -35,8 +34,13 @@ def block_lines(name: str, plan: Plan, family: Family) -> list[str]:
         "line_sums": "True" if _sums_lines(plan) else "",
         "counts": "True" if _reads_index(plan) else "",
     }
-    reads = string_lines("reads=", Prose(" ".join(plan.host_inputs)), 4) if plan.host_inputs else []
-    return [*reads, *field_lines(fields, 4)]
+    return field_lines(fields, 4)
+
+
+def says_always(plan: Plan) -> bool:
+    """Whether the fields of a block say of anything that it is there under all settings."""
+    waiting = [formulas for item in element_sums(plan).all if (formulas := _waiting(item)) is not None]
+    return any(f.is_true for f in (*plan.arrays.values(), *(f for formulas in waiting for f in formulas.values())))
 
 
 def live_code(formula: Formula) -> Code:
@@ -57,17 +61,32 @@ def _reads_index(plan: Plan) -> bool:
     return any(positions.intersection(refs(value)) for value in values)
 
 
-def _pass(block: str, item: PassPlan, summed: Set[str]) -> Code:
-    parts: list[Code] = [f'"{block}_{item.name}"', live_code(item.live)]
-    if item.reductions:
-        parts.append(Labelled("partials=", tuple_code([_partial(r, r.name in summed) for r in item.reductions])))
-    return call("Pass", *parts)
+def _pass(block: str, item: PassPlan) -> Code:
+    names = tuple(reduction.name for reduction in item.reductions)
+    return call("Pass", f'"{block}_{item.name}"', *([Names(names)] if names else []))
 
 
-def _partial(reduction: Reduction, summed: bool) -> Code:
-    """A result of a pass; one that is summed over all parameters is there wherever the pass runs."""
-    reduce = reduction.reduce
-    live = [] if summed or reduction.live.is_true else [live_code(reduction.live)]
+def _partial(item: ElementSum) -> Code:
+    """A result of a pass."""
+    reduce = item.reduce
+    live = [] if item.live.is_true else [live_code(item.live)]
     over = [] if reduce.over is Kind.TENSOR else [f'over="{reduce.over.name.lower()}"']
     op = ['op="max"'] if reduce.op == "max" else []
-    return call("Partial", f'"{reduction.name}"', *live, *over, *op)
+    return call("Partial", f'"{item.name}"', *live, *_before(item), *over, *op)
+
+
+def _before(item: ElementSum) -> list[Code]:
+    """The results that wait for it."""
+    formulas = _waiting(item)
+    if formulas is not None:
+        entries: list[Code] = [Labelled(f'"{name}": ', live_code(formula)) for name, formula in formulas.items()]
+        return [Brackets("before={", tuple(entries), "}")]
+    names = tuple(name for name, _ in item.waiting if name is not None)
+    return [Labelled("before=", Names(names))] if names and item.fixed is None else []
+
+
+def _waiting(item: ElementSum) -> dict[str, Formula] | None:
+    """When results wait for it; None where they do whenever they are needed, or it has a pass of its own."""
+    waiting = {name: formula for name, formula in item.waiting if name is not None}
+    simple = item.fixed is not None or all(formula.is_true for formula in waiting.values())
+    return None if simple else waiting

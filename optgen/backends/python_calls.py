@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from optgen.backends.code import Brackets, Code, Labelled, flat
-from optgen.backends.layout import WIDTH, python_code
+from optgen.backends.layout import WIDTH, import_lines, import_order, python_code
 from optgen.backends.quoting import py_string
 from optgen.prose import Prose
+
+OF_BLOCKS = frozenset(("Array", "Block", "Flags", "Partial", "Pass", "Refusal", "Settings", "always"))
+
+
+def rule_imports(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Imports of what a rule's tables are made of: of its blocks, and others."""
+    of_blocks, of_rules = ([name for name in names if (name in OF_BLOCKS) is own] for own in (True, False))
+    modules = (("optgen.runtime.block", of_blocks), ("optgen.runtime.rule", of_rules))
+    of_blocks, of_rules = (import_lines(m, sorted(own, key=import_order)) if own else [] for m, own in modules)
+    return of_blocks, of_rules
 
 
 def tuple_code(items: Sequence[Code]) -> Brackets:

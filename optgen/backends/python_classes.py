@@ -6,9 +6,9 @@ from it; where several of fixed bits have one constructor, that stands in a clas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import groupby, takewhile
 
 from optgen.backends.code import flat
 from optgen.backends.python_calls import filled, tuple_code
@@ -76,7 +76,8 @@ class ConstructorText:
     """A constructor, ready for the template.
 
     Attributes:
-        keyword: Lines of arguments that are given by keyword only: most are of all rules, and stand close together.
+        positional: Lines of arguments that can be given by position.
+        keyword: Lines of those that are given by keyword only.
     """
 
     doc: tuple[Docstring, ...]
@@ -180,17 +181,26 @@ def constructor(family: Family, variant: Variant) -> Constructor:
 
 def _constructor_text(family: Family, spec: ClassSpec) -> ConstructorText:
     made = constructor(family, spec.variant)
-    positional, keyword = made.texts
+    own = {*family.spec.hyperparameters, *family.spec.options}
     more = f"These are its own arguments; `help({spec.name})` describes those too that all rules take."
     lines = [family.title + ".", NOTHING, *Prose(more).filled(WIDTH - 4), NOTHING, Prose("Args:")]
     lines.append(Prose("    params: Tensors, named tensors or param groups."))
     for argument in (*made.positional, *made.keyword):
-        if argument.name in family.spec.hyperparameters or argument.name in family.spec.options:
+        if argument.name in own:
             text = f"{argument.name}: " + _with_range(family, argument)
             lines += text.filled(WIDTH - 4, " " * 4, " " * 8)
     args = ", args" if "args" in (spec.variant.signature or []) else ""
     call = f"super().__init__(params, settings_in(locals()){args})"
-    return ConstructorText(_docstring(lines), positional, tuple(filled(keyword, 8)), call)
+    return ConstructorText(_docstring(lines), _lines(made.positional, own), _lines(made.keyword, ()), call)
+
+
+def _lines(arguments: Iterable[Argument], own: Collection[str]) -> tuple[str, ...]:
+    """Arguments of a signature: a rule's own on a line each, those that all rules have close together."""
+    result: list[str] = []
+    for is_own, group in groupby(arguments, key=lambda argument: argument.name in own):
+        texts = [argument.text for argument in group]
+        result += [f"{text}," for text in texts] if is_own else filled(texts, 8)
+    return tuple(result)
 
 
 def class_arguments(family: Family, variant: Variant) -> dict[str, Argument]:

@@ -14,8 +14,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from optgen.backends.base import Rendering
-from optgen.backends.layout import import_lines, import_order
-from optgen.backends.python_calls import docs_lines, table_lines
+from optgen.backends.python_calls import docs_lines, rule_imports, table_lines
 from optgen.backends.python_classes import ARGS_DOC, BITS_DOC, TARGET_DOC
 from optgen.backends.python_rule import (
     Setting,
@@ -207,7 +206,7 @@ class SharedParts:
             used |= ({"State"} if group.states else set()) | ({"Refusal"} if group.refusals else set())
             used |= {"Settings"} if group.flags else set()
         context = {
-            "imports": import_lines("optgen.runtime.rule", sorted(used, key=import_order)),
+            "imports": [line for lines in rule_imports(used) for line in lines],
             "numbers": any("m." in line for group in groups for line in group.flags),
             "groups": groups,
         }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from optgen.runtime.block import Refusal
 from optgen.runtime.checkpoints import bitsandbytes_form
 from optgen.runtime.checkpoints.adopt import adopted_states
 from optgen.runtime.checkpoints.codec_record import as_checkpoint
@@ -18,7 +19,7 @@ from optgen.runtime.cuda.graph_capture import check_capture, place_lr
 from optgen.runtime.cuda.paged_memory import wait_for_host
 from optgen.runtime.hooks import fused_backward
 from optgen.runtime.hooks.handles import make_handle
-from optgen.runtime.rule import Refusal, Rule
+from optgen.runtime.rule import Rule
 from optgen.runtime.settings.documentation import document
 from optgen.runtime.settings.overrides import enlist
 from optgen.runtime.settings.param_groups import as_list, begin_shared_states, checked_group, with_override

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from optgen.runtime.block import Settings
 from optgen.runtime.building.cache import shared_library
 from optgen.runtime.building.compilers import Compiler
 from optgen.runtime.building.cubins import build_cubin, store_cubin
@@ -24,7 +25,7 @@ from optgen.runtime.building.programs import end_all
 from optgen.runtime.core.bucket import Bucket
 from optgen.runtime.engines.kernel_engine import defines
 from optgen.runtime.optimizer import Optimizer
-from optgen.runtime.rule import Rule, Settings
+from optgen.runtime.rule import Rule
 from optgen.runtime.settings.param_groups import DTYPES
 from optgen.runtime.settings.storage import choose_codecs, tensorwise
 

@@ -11,15 +11,9 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-Settings = Mapping[str, Any]
-Flags = Any  # a NamedTuple of truth values, one for every flag of the rule
-Live = Callable[[Any], bool]
+from optgen.runtime.block import Block, Flags, Live, Refusal, Settings, always
+
 NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-def always(flags: Flags) -> bool:
-    """The formula of what every setting needs."""
-    return True
 
 
 def no_flags(settings: Settings, *facts: object) -> Mapping[str, bool]:
@@ -99,115 +93,6 @@ class State:
     init: float | Callable[[Any], Any] = 0.0
     reads_elements: bool = False
     reduced: bool = False
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A combination of settings that is refused.
-
-    Attributes:
-        when: Whether these settings are.
-        message: A format string over the settings, the parts of tuples, and `name`, the class.
-        error: What is raised.
-    """
-
-    when: Callable[[Settings], bool]
-    message: str
-    error: type[Exception] = ValueError
-
-
-@dataclass(frozen=True)
-class Partial:
-    """A result of a pass, to which every part of a tensor adds.
-
-    Attributes:
-        live: Whether the pass makes it, where it is run.
-        over: tensor, row or col: of which it is one number each.
-        op: sum or max.
-    """
-
-    name: str
-    live: Live = always
-    over: str = "tensor"
-    op: str = "sum"
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass of a block.
-
-    Attributes:
-        function: Its name in every target.
-        live: When it is run.
-        partials: All that it reduces.
-    """
-
-    function: str
-    live: Live
-    partials: tuple[Partial, ...] = ()
-
-    @cached_property
-    def reductions(self) -> tuple[str, ...]:
-        """What it reduces to one number per tensor."""
-        return tuple(partial.name for partial in self.partials if partial.over == "tensor")
-
-    @cached_property
-    def rows(self) -> int:
-        """How many sums of rows it makes."""
-        return sum(partial.over == "row" for partial in self.partials)
-
-    @cached_property
-    def cols(self) -> int:
-        """How many sums of columns."""
-        return sum(partial.over == "col" for partial in self.partials)
-
-
-@dataclass(frozen=True)
-class Array:
-    """Numbers of a tensor that are kept between passes: one per row, column or matrix."""
-
-    name: str
-    kind: str
-    live: Live
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of a rule.
-
-    Attributes:
-        scalars: How many values below element kind passes hand to their elements.
-        reads: What the step reads that is the same for a group: names of hyperparameters, inputs, states of the group
-            and sums over all parameters, with spaces between them.
-        values: What passes read that follows from these, by name; its parameters say from which.
-        commit: New values of group and global states, likewise.
-        sums: Sums over all parameters: (name, operator, reduction).
-        refusals: Settings and states of a group with which the block may not run.
-        grads: Whether the block runs over parameters that have a gradient, rather than over those that have states.
-        line_sums: Whether numbers of rows, columns or matrices are summed over the tensor.
-        counts: Whether anything depends on a parameter's position in its group.
-    """
-
-    passes: tuple[Pass, ...]
-    scalars: int = 0
-    reads: str = ""
-    values: Callable[..., dict[str, float]] | None = None
-    commit: Callable[..., dict[str, float]] | None = None
-    sums: tuple[tuple[str, str, str], ...] = ()
-    arrays: tuple[Array, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
-    grads: bool = False
-    line_sums: bool = False
-    counts: bool = False
-
-    @cached_property
-    def reductions(self) -> tuple[str, ...]:
-        """Every reduction to one number per tensor, in the order of their results."""
-        return tuple(dict.fromkeys(name for item in self.passes for name in item.reductions))
-
-    def count(self, over: str) -> int:
-        """How many sums over rows or columns it makes, whatever the pass."""
-        return len({partial.name for item in self.passes for partial in item.partials if partial.over == over})
 
 
 @dataclass(frozen=True)

@@ -110,19 +110,6 @@ def element_sums(plan: Plan) -> Sums:
     )
 
 
-def sum_pass(sums: Sums, name: str | None, last: int, guards: Mapping[str, bool]) -> int | None:
-    """The pass in which a sum is taken under these settings; None where it is not taken."""
-    if name is None:
-        return last
-    item = next(item for item in sums.all if item.name == name)
-    if not item.live.holds(guards):
-        return None
-    if item.fixed is not None:
-        return item.fixed
-    waiting = [sum_pass(sums, other, last, guards) for other, formula in item.waiting if formula.holds(guards)]
-    return min(number for number in waiting if number is not None) - 1
-
-
 def _known(formula: Formula, *known: Formula) -> Formula:
     """What is left to ask of a formula where others hold; false where they cannot hold together."""
     both = TRUE

@@ -95,7 +95,7 @@ def test_every_loop_over_elements_is_vectorised(name: str, bits: int, tmp_path: 
     engine = stepped(name, bits)._kept.of_all[0].engines[0]
     rule, bucket = engine.rule, engine.bucket
     for item in rule.blocks["step"].passes:
-        if not item.live(bucket.flags):
+        if not rule.blocks["step"].runs(item, bucket.flags):
             continue
         source, output = alone(rule.source, item.function, tmp_path), tmp_path / "kernel.so"
         command = [gcc.path, *gcc.arguments, *gcc.flags, f"-I{include_dir()}", *words(defines(rule, bucket))]

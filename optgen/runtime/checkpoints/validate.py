@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import COMPENSATION, Codec
-from optgen.runtime.rule import Rule, State, always
+from optgen.runtime.block import always
+from optgen.runtime.rule import Rule, State
 from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.settings.validation import checked, is_number
 from optgen.runtime.states.checks import check_compensation, why_unreadable

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import Codec
+from optgen.runtime.block import Flags, Settings
 from optgen.runtime.core.shards import Part
-from optgen.runtime.rule import Flags, Rule, Settings
+from optgen.runtime.rule import Rule
 from optgen.runtime.settings.param_groups import DTYPES
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from optgen.runtime import torch_math as m
-from optgen.runtime.rule import Block, Rule, Settings
+from optgen.runtime.block import Block, Settings
+from optgen.runtime.rule import Rule
 
 Sums = Mapping[str, float | Tensor]
 

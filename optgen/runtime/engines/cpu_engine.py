@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from optgen.runtime.block import Block, Partial
 from optgen.runtime.building.cache import shared_library
 from optgen.runtime.building.compilers import Compiler
 from optgen.runtime.core.bucket import Bucket, Member
@@ -18,7 +19,7 @@ from optgen.runtime.core.call import Call
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
 from optgen.runtime.engines.kernel_engine import TILE, KernelEngine, address, defines
-from optgen.runtime.rule import Block, Partial, Rule
+from optgen.runtime.rule import Rule
 from optgen.runtime.states.store import Placement
 
 THREAD_TILES = 128  # tiles that are worth a thread: 32,768 elements, as in torch's own loops; a small tensor is one

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import PARAMETER_CODECS
+from optgen.runtime.block import Block, Partial
 from optgen.runtime.building.cubins import cubin
 from optgen.runtime.building.entries import CompileError
 from optgen.runtime.building.nvcc import Nvcc
@@ -27,7 +28,7 @@ from optgen.runtime.cuda.paged_memory import asks_for_paging
 from optgen.runtime.cuda.paging import pager_of
 from optgen.runtime.engines.cuda_paging import PagedStates
 from optgen.runtime.engines.kernel_engine import KernelEngine, defines
-from optgen.runtime.rule import Block, Partial, Rule
+from optgen.runtime.rule import Rule
 from optgen.runtime.states.store import Placement
 
 
@@ -161,7 +162,7 @@ class CudaEngine(KernelEngine):
     def run(self, block: Block, index: int) -> None:
         """Run one pass."""
         item = block.passes[index]
-        bands = self.walks_bands(item)
+        bands = self.walks_bands(block, item)
         self.call.first = len(self.chunks) if bands else 0
         self.call.chunks = len(self.band_table) if bands else len(self.chunks)
         copies, self.copies = self.copies, []

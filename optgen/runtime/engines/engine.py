@@ -6,10 +6,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from optgen.runtime.block import Block, Partial
 from optgen.runtime.core.bucket import Bucket, Member
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
-from optgen.runtime.rule import Block, Partial
 from optgen.runtime.states.store import Placement
 
 

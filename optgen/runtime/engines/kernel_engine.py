@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import COMPENSATION, PARAMETER_CODECS
+from optgen.runtime.block import Block, Pass
 from optgen.runtime.core import sweep
 from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, matrix_shape
-from optgen.runtime.rule import Pass, Rule
+from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.states.checks import check_same_scales
 from optgen.runtime.states.store import scale_key
@@ -92,8 +93,8 @@ class KernelEngine:
         self.kept: list[Tensor] = []
         self.grads: Sequence[Tensor] = ()
         self.width = max((len(b.reductions) for b in rule.blocks.values()), default=0)
-        self.row_sums = max(block.count("row") for block in rule.blocks.values())
-        self.col_sums = max(block.count("col") for block in rule.blocks.values())
+        lines = [list(block.lines.values()) for block in rule.blocks.values()]
+        self.row_sums, self.col_sums = (max(kinds.count(kind) for kinds in lines) for kind in ("row", "col"))
         self.chunks = self._cut_chunks()
         self.band_table = self._cut_bands()
         self.arrays = self._empty_arrays()
@@ -104,9 +105,9 @@ class KernelEngine:
 
     # Tables
 
-    def walks_bands(self, item: Pass) -> bool:
+    def walks_bands(self, block: Block, item: Pass) -> bool:
         """Whether a pass walks bands."""
-        return self.bands and bool(item.rows or item.cols)
+        return self.bands and not block.lines.keys().isdisjoint(item.names)
 
     def _cut_chunks(self) -> ChunkTable:
         """Cuts every tensor at multiples of the tile."""

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import COMPENSATION, PARAMETER_CODECS
+from optgen.runtime.block import Block, Partial
 from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
-from optgen.runtime.rule import Block, Partial, Pass, Rule
+from optgen.runtime.rule import Rule
 from optgen.runtime.states.checks import check_same_scales
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.step_counts import steps_of
@@ -257,19 +258,18 @@ class TorchEngine:
         """Run one pass."""
         function = getattr(self.rule.torch_functions, self.name)
         item, last = block.passes[index], index == len(block.passes) - 1
-        lines = {partial.name: partial.over for p in block.passes for partial in p.partials if partial.over != "tensor"}
         for view in self.views:
             values = SimpleNamespace(**self.values.computed[view.member.row])
-            wanted = frozenset(partial.name for partial in item.partials if partial.live(view.flags))
+            wanted = frozenset(partial.name for partial in block.taken(item, view.flags))
             if not wanted and not last:
                 continue
-            view.take(values, wanted, lines)
+            view.take(values, wanted, block.lines)
             results: Results = function(view)
             if last:
                 self._store(view, results)
             else:
                 # Not taken under these settings: 0, for it is added to that of other parameters.
-                self._keep(view, dict.fromkeys(wanted, 0.0) | results, item)
+                self._keep(view, dict.fromkeys(wanted, 0.0) | results, block.lines)
             view.forget()
 
     def reduction(self, block: Block, name: str) -> list[float]:
@@ -299,9 +299,8 @@ class TorchEngine:
         view.wide[partial.name] = values.reshape(view.wide[partial.name].shape)
         view.reduced[partial.name] = view.wide[partial.name].float()
 
-    def _keep(self, view: View, results: Results, item: Pass) -> None:
+    def _keep(self, view: View, results: Results, lines: Mapping[str, str]) -> None:
         """Keep the results of a pass, sums of rows and columns rounded; of a part both ways, for all lines."""
-        lines = {partial.name: partial.over for partial in item.partials if partial.over != "tensor"}
         part = view.member.part
         for name, value in results.items():
             if name in lines:

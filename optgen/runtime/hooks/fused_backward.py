@@ -15,10 +15,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from optgen.runtime.block import Settings
 from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.cuda.graph_capture import check_capture
 from optgen.runtime.hooks.grad_scaler import is_scaled, watch
-from optgen.runtime.rule import Rule, Settings
+from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import LARGE
 from optgen.runtime.step.optimizer_like import OptimizerLike
 from optgen.runtime.step.prepare import raw_settings
@@ -104,7 +105,7 @@ def _needs_all(rule: Rule, settings: Settings) -> bool:
     block = rule.blocks["step"]
     wanted = {reduction for _, _, reduction in block.sums}
     flags = [rule.flags(settings, *facts) for facts in (LARGE, VECTOR)]
-    return any(item.live(own) and wanted & set(item.reductions) for item in block.passes for own in flags)
+    return any(block.runs(item, own) and wanted.intersection(item.names) for item in block.passes for own in flags)
 
 
 class Hook:

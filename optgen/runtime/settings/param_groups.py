@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from optgen.dtypes import PARAM_DTYPES
-from optgen.runtime.rule import Settings, State
+from optgen.runtime.block import Settings
+from optgen.runtime.rule import State
 from optgen.runtime.settings.overrides import registered, with_registered
 from optgen.runtime.settings.policy import Policy
 from optgen.runtime.settings.storage import check_rounding

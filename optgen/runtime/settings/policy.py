@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optgen.runtime.rule import Refusal, Rule, Settings
+from optgen.runtime.block import Refusal, Settings
+from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import check_storage, settle_bits
 from optgen.runtime.settings.validation import check_fixed, checked, lock_bits, read_args, unscheduled
 

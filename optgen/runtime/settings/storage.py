@@ -19,7 +19,8 @@ from optgen.codecs import (
     plain_codec,
     plain_codec_of,
 )
-from optgen.runtime.rule import Rule, Settings, State
+from optgen.runtime.block import Settings
+from optgen.runtime.rule import Rule, State
 
 LARGE = (2, 2**20, 0, frozenset[str]())  # a matrix, as rules' flags ask for it: dimensions, elements, index, scales
 

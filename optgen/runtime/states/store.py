@@ -19,8 +19,9 @@ from optgen.codecs import (
     WHOLE_TENSOR,
     Codec,
 )
+from optgen.runtime.block import Flags
 from optgen.runtime.cuda.paged_memory import is_paged, wait_for_host
-from optgen.runtime.rule import Flags, Rule, State
+from optgen.runtime.rule import Rule, State
 from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.states.torch_codecs import decode, encode, zeros
 from optgen.runtime.states.torch_rounding import compensation_of, decode_parameter

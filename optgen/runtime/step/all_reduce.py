@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from optgen.runtime.block import Block, Partial, Pass
 from optgen.runtime.core.bucket import Bucket, Member
 from optgen.runtime.core.shards import Part, local_tensor
-from optgen.runtime.rule import Block, Partial, Pass
 
 
 class Reducing(Protocol):
@@ -97,7 +97,7 @@ class Reducer:
 
     def reduce(self, name: str, block: Block, item: Pass, running: Sequence[Reducing]) -> None:
         """Reduce all that a pass has made."""
-        if not item.partials:
+        if not item.names:
             return
         for group in self.groups:
             sums, maxima = (list(_items(name, block, item, running, group, op)) for op in ("sum", "max"))
@@ -124,13 +124,13 @@ def _is_over(member: Member, group: Any, lines: bool = False) -> bool:
 
 def _items(name: str, block: Block, item: Pass, running: Sequence[Reducing], group: Any, op: str) -> Iterator[Item]:
     """What a pass has made, result by result, each of all parameters in their order."""
-    for partial in item.partials:
-        if partial.op != op:
+    for partial in block.partials:
+        if partial.op != op or partial.name not in item.names:
             continue
         found = [
             (member.number, engine, i)
             for engine in running
-            if partial.live(engine.bucket.flags)
+            if partial in block.taken(item, engine.bucket.flags)
             for i, member in enumerate(engine.bucket.members)
             if _is_over(member, group, lines=partial.over != "tensor")
         ]

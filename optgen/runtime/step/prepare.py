@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optgen.runtime.block import Block, Settings
 from optgen.runtime.core import sweep
 from optgen.runtime.core.bucket import Bucket, Member, check_gradient, flags_of
 from optgen.runtime.core.shards import Part, local_gradient, local_tensor, with_stand_ins
@@ -18,7 +19,7 @@ from optgen.runtime.core.step_inputs import Inputs, SkippedStepError
 from optgen.runtime.cuda.graph_capture import check_member, check_warm
 from optgen.runtime.engines.engine import Engine
 from optgen.runtime.engines.torch_engine import View
-from optgen.runtime.rule import Block, Rule, Settings
+from optgen.runtime.rule import Rule
 from optgen.runtime.settings.param_groups import check_groups, check_parameter
 from optgen.runtime.settings.storage import check_rounding, choose_codecs, choose_rounding, tensorwise
 from optgen.runtime.settings.validation import check_agreement, on_device

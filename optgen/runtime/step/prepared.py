@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optgen.runtime.block import Block, Pass, Settings
 from optgen.runtime.core import sweep
 from optgen.runtime.core.bucket import Member, StaleError
 from optgen.runtime.core.shards import local_gradient, local_tensor
 from optgen.runtime.engines.engine import Engine
-from optgen.runtime.rule import Block, Pass, Settings
 from optgen.runtime.step.all_reduce import Reducer
 
 KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
@@ -92,7 +92,7 @@ class Prepared:
         return {
             name: _joined(kind, [engine.reduction(block, reduction) for engine in running])
             for name, kind, reduction in block.sums
-            if reduction in item.reductions and running
+            if reduction in item.names and running
         }
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from optgen.runtime.block import Settings
 from optgen.runtime.core.bucket import StaleError
 from optgen.runtime.core.host_values import committed
 from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
 from optgen.runtime.cuda.graph_capture import is_capturing, place_every_lr
-from optgen.runtime.rule import Settings
 from optgen.runtime.step.interrupts import Uninterrupted
 from optgen.runtime.step.optimizer_like import OptimizerLike
 from optgen.runtime.step.prepare import agreed, prepare

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from optgen.runtime.block import Settings
 from optgen.runtime.core.host_values import HostValues, Sums
-from optgen.runtime.rule import Rule, Settings
+from optgen.runtime.rule import Rule
 from optgen.runtime.step.prepared import Prepared
 
 
@@ -25,7 +26,7 @@ def run_passes(prepared: Prepared, rule: Rule, name: str, settings: Sequence[Set
     for engine in prepared.engines:
         engine.take(values)
     for index, item in enumerate(block.passes):
-        running = [engine for engine in prepared.engines if item.live(engine.bucket.flags)]
+        running = [engine for engine in prepared.engines if block.runs(item, engine.bucket.flags)]
         for engine in running:
             engine.run(block, index)
         if prepared.reducer is not None:

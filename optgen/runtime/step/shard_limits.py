@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from types import FrameType
 
 from optgen.codecs import WHOLE_TENSOR
+from optgen.runtime.block import Block, Flags
 from optgen.runtime.core.bucket import Member
 from optgen.runtime.core.shards import Part
 from optgen.runtime.cuda.graph_capture import check_whole
-from optgen.runtime.rule import Block, Flags, Rule
+from optgen.runtime.rule import Rule
 from optgen.runtime.states.store import scale_key, stored_codec
 
 FLAT_SHARD = "FullyShardedDataParallel keeps flat shards, which have no rows and columns; use fully_shard"
@@ -92,15 +93,14 @@ def _tensor_results(block: Block, member: Member) -> list[str]:
     return [
         partial.name
         for item in block.passes
-        if item.live(member.flags)
-        for partial in item.partials
-        if partial.name not in summed and partial.live(member.flags)
+        for partial in block.taken(item, member.flags)
+        if partial.name not in summed
     ]
 
 
 def reduces(block: Block, flags: Flags) -> bool:
     """Whether a block reduces anything of a parameter."""
-    return any(item.live(flags) and any(partial.live(flags) for partial in item.partials) for item in block.passes)
+    return any(block.taken(item, flags) for item in block.passes)
 
 
 def check_one_scale(name: str, rule: Rule, member: Member) -> None:
@@ -151,7 +151,7 @@ def check_partition(name: str, block: Block, members: Sequence[Member]) -> None:
     summed = {reduction for _, _, reduction in block.sums}
     for member in members:
         for item in block.passes:
-            if summed.intersection(item.reductions) and item.live(member.flags):
+            if summed.intersection(item.names) and block.runs(item, member.flags):
                 raise RuntimeError(
                     f"{name}: sums over all parameters (as of max_grad_norm) cannot be had inside "
                     f"ZeroRedundancyOptimizer, which gives each process some of them{wanted}"

@@ -78,9 +78,8 @@ def _planned(optimizer: Any, params: list[Any]) -> int:
         for param in group["params"]:
             one_scale = tensorwise(rule, choose_codecs(rule, group, param.numel()))
             flags = flags_of(rule, group, param.shape, 0, one_scale)
-            for number, item in enumerate(rule.blocks["step"].passes):
-                if item.live(flags) and any(partial.live(flags) for partial in item.partials):
-                    found.add(number)
+            block = rule.blocks["step"]
+            found |= {number for number, item in enumerate(block.passes) if block.taken(item, flags)}
     return len(found)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optgen.runtime.block import Settings
 from optgen.runtime.cuda.paged_memory import asks_for_paging
-from optgen.runtime.rule import Settings
 from optgen.runtime.settings.validation import on_device
 
 SPARES = 8  # steps that graphs can record between two that are not recorded

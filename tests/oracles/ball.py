@@ -97,6 +97,13 @@ def all_finite(x: Any) -> bool:
     return math.isfinite(x if x.ndim == 0 else np.add.reduce(x, axis=None))
 
 
+def _finite(mid: Any, rad: Any) -> Ball:
+    """A ball that is known to be finite."""
+    result = Ball(mid, rad)
+    result._finite = True
+    return result
+
+
 def ball(x: Any) -> Ball:
     """`x` itself, or an exact number as a ball of radius 0."""
     return x if isinstance(x, Ball) else Ball(x)
@@ -108,7 +115,7 @@ def ball(x: Any) -> Ball:
 def spread(mid: Any, rad: Any, *operands: Ball) -> Ball:
     """A result with the radius that its operands give it: exact where they are NaN or Inf, anything where they are."""
     if all_finite(mid) and all_finite(rad) and all(operand.is_finite() for operand in operands):
-        return Ball(mid, rad)
+        return _finite(mid, rad)
     special, anything = np.False_, np.False_
     for operand in operands:
         special = special | ~np.isfinite(operand.mid)
@@ -170,7 +177,9 @@ def rounded(x: Ball, charge: float = ULP, tiny: float = TINY) -> Ball:
     """The result of an operation: its propagated radius and its own rounding. NaN and Inf have no radius."""
     size = np.abs(x.mid) + x.rad
     rad = x.rad + charge * size + tiny * (size > 0)  # an exact 0 stays one
-    return Ball(x.mid, rad if all_finite(rad) else np.where(np.isfinite(x.mid), rad, 0))
+    if all_finite(rad):
+        return _finite(x.mid, rad) if x.is_finite() else Ball(x.mid, rad)
+    return Ball(x.mid, np.where(np.isfinite(x.mid), rad, 0))
 
 
 def sqrt(x: Ball) -> Ball:

@@ -62,9 +62,8 @@ KINDS = {
 
 def join(*kinds: Kind) -> Kind:
     """The kind of an operation: a row with a column is an element."""
-    if Kind.ROW in kinds and Kind.COL in kinds:
-        return Kind.ELEMENT
-    return max(kinds)
+    highest = max(kinds)
+    return Kind.ELEMENT if highest is Kind.COL and Kind.ROW in kinds else highest
 
 
 @dataclass(frozen=True)

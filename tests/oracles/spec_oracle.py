@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ class _Block:
                     before = dict(names)
                     taken, left = (then, other) if holds(test, self.facts) else (other, then)
                     self._statements(taken, names, everywhere)
-                    self._widen(names, before, left)
+                    self._widen(names, before, statement, left)
                 case ast.Pass() | ast.Expr():
                     pass
                 case _:
@@ -144,11 +145,19 @@ class _Block:
             if result is not None
         ]
 
-    def _widen(self, names: dict[str, Value], before: Mapping[str, Value], left: Sequence[ast.stmt]) -> None:
+    def _widen(
+        self, names: dict[str, Value], before: Mapping[str, Value], statement: ast.If, left: Sequence[ast.stmt]
+    ) -> None:
         """Give numbers the kind that they have behind an `if`, where its other branch leaves a larger one."""
-        kinds = {**self.oracle.declared_kinds, **{name: value.kind for name, value in before.items() if name in names}}
-        _assigned_kinds(left, kinds)
-        for name, value in names.items():
+        mentioned, assigned = _names_in(statement)
+        known = {
+            name: before[name].kind if name in before else self.oracle.declared_kinds[name]
+            for name in mentioned
+            if name in before or name in self.oracle.declared_kinds
+        }
+        kinds = self.oracle.kinds_after(left, known) if left else known
+        for name in assigned:
+            value = names.get(name)
             if isinstance(value, Number) and name in kinds:
                 names[name] = self._widened(value, join(value.kind, kinds[name]))
 
@@ -165,6 +174,14 @@ class _Block:
                 shape[axis] = 1
         ball = single(value, kind)
         return Number(Ball(np.broadcast_to(ball.mid, shape), np.broadcast_to(ball.rad, shape)), kind)
+
+
+@cache
+def _names_in(statement: ast.If) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names in a statement, and those that it assigns."""
+    nodes = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+    stored = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
+    return tuple(sorted({node.id for node in nodes})), tuple(sorted(stored))
 
 
 def _assigned_kinds(body: Sequence[ast.stmt], kinds: dict[str, Kind]) -> None:
@@ -221,6 +238,7 @@ class SpecOracle:
         self.steps = [0] * len(params)
         self.settled: set[int] = set()  # parameters that have had a gradient
         self.inputs: dict[str, float] = {}
+        self._kinds_after: dict[tuple[ast.stmt, tuple[tuple[str, Kind], ...]], Mapping[str, Kind]] = {}
         self.hypers = self._hypers()
         self.declared_kinds = dict.fromkeys(
             (part for name, hyper in self.family.hypers.items() for part in hyper.parts or (name,)), Kind.GROUP
@@ -231,6 +249,15 @@ class SpecOracle:
             for name, state in self.family.states.items()
             if state.shape in ("group", "global")
         }
+
+    def kinds_after(self, body: Sequence[ast.stmt], known: Mapping[str, Kind]) -> Mapping[str, Kind]:
+        """The kinds of names behind statements, given those before."""
+        key = (body[0], tuple(known.items()))
+        if key not in self._kinds_after:
+            kinds = dict(known)
+            _assigned_kinds(body, kinds)
+            self._kinds_after[key] = kinds
+        return self._kinds_after[key]
 
     @property
     def params(self) -> list[Array]:

@@ -57,7 +57,10 @@ class Sums:
 
 @lru_cache(maxsize=8)
 def element_sums(plan: Plan) -> Sums:
-    """The sums of a plan, in the order of its passes, those of one in the order of the program."""
+    """The sums of a plan, in the order of its passes, those of one in the order of the program.
+
+    One that another waits for under any settings stands before it.
+    """
     lets = plan.program.lets
     places: dict[str, dict[int, Formula]] = {}
     reduces: dict[str, Reduce] = {}
@@ -66,7 +69,7 @@ def element_sums(plan: Plan) -> Sums:
             places.setdefault(r.name, {})[item.slot] = r.live & item.live
             reduces[r.name] = r.reduce
     live = {name: _any(found.values()) for name, found in places.items()}
-    names = sorted((let.name for let in lets if let.name in places), key=lambda name: min(places[name]))
+    names = [let.name for let in lets if let.name in places]
 
     def waited(roots: Iterable[tuple[str, Formula]]) -> Demands:
         found = needed(lets, roots, stop=lambda let: let.name in places)
@@ -79,6 +82,11 @@ def element_sums(plan: Plan) -> Sums:
 
     terms = {name: list(demands(reduces[name].x, live[name])) for name in names}
     needs: dict[str | None, Demands] = {name: waited(terms[name]) for name in names}
+    first = {name: min(found) for name, found in places.items()}
+    for name in reversed(names):
+        first |= {other: min(first[other], first[name]) for other in needs[name]}
+    names.sort(key=first.__getitem__)
+    needs = {name: needs[name] for name in names}
     needs[None] = waited(written(plan.program))
     stored = [root for write in plan.passes[-1].writes for root in demands(write.value, write.live)]
     stored += [

@@ -204,6 +204,23 @@ blocks:
         grad = grad * (size * step)
     param = param - lr * (min(oldest, 100) + min(newest, 100)) * grad * value
 """
+AFTER_ONE_ANOTHER = """\
+name: after_one_another
+hyperparameters:
+  lr: {default: 1.0, range: "[0, inf)"}
+options:
+  flag: {default: false}
+blocks:
+  step: |
+    times = 1
+    if flag:
+        times = norm(grad * norm(grad))
+    size = norm(grad * times)
+    if not flag:
+        size = norm(grad * size)
+        size = norm(grad * size)
+    param = param - lr * size
+"""
 every_target = pytest.mark.parametrize("target", ["torch", "cpu", "cuda"], indirect=True)
 
 
@@ -361,6 +378,15 @@ def test_a_name_may_stand_for_numbers_of_several_kinds(target: str, tmp_path: Pa
     assert torch.equal(params[0].detach(), torch.zeros(2, 2))
     assert float(opt.state[params[1]]["size"]) == 16 * 16
     assert torch.equal(params[1].detach(), torch.full((4,), -0.5 * 104 * 8 * 4))
+
+
+@every_target
+@pytest.mark.parametrize("flag", [False, True])
+def test_a_sum_may_wait_for_one_that_other_settings_take_later(target: str, flag: bool, tmp_path: Path) -> None:
+    cls = optgen.load(write_spec(tmp_path, AFTER_ONE_ANOTHER)).AfterOneAnother
+    param = torch.nn.Parameter(torch.zeros(4))
+    stepped(cls([param], flag=flag, target=target), [param])
+    assert torch.equal(param.detach(), torch.full((4,), -64.0))
 
 
 def test_prodigy_scales_an_update_that_is_nothing() -> None:

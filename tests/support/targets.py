@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from optgen.runtime.building import nvidia
-from support.gpu import StandinDevice, install_standin
 from support.machine import require_compiler, why_no_gpu
+
+if TYPE_CHECKING:
+    from support.gpu import StandinDevice
 
 GPU = "gpu"  # the cuda target on a real device, where tests call the one on the stand-in "cuda"
 
@@ -19,6 +21,9 @@ def require_standin() -> StandinDevice:
     """Let the stand-in, as it is at first, serve CPU tensors with target="cuda" until the test ends; or skip it."""
     pytest.importorskip("pycuda", reason="PyCUDA is not installed, which the stand-in for the CUDA driver needs")
     import standin
+
+    from optgen.runtime.building import nvidia
+    from support.gpu import install_standin
 
     require_compiler()
     if not why_no_gpu():

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import WHOLE_TENSOR, Codec
-from optgen.runtime.core.shards import Part, is_dtensor, local_tensor
+from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
 from optgen.runtime.step.find_shards import divisions_of
 
 ELEMENTS = 2**20  # whose scales are looked for at a time
@@ -40,10 +40,10 @@ def places_key(name: str) -> str:
     return f"{name}_scales"
 
 
-def _counts(part: Part) -> list[list[int]]:
+def _counts(shard: Shard) -> list[list[int]]:
     """Among how many processes placements divide each dimension, one after the other."""
-    counts: list[list[int]] = [[] for _ in part.shape]
-    for dim, count, _ in [] if part.placed is None else divisions_of(part.placed):
+    counts: list[list[int]] = [[] for _ in shard.shape]
+    for dim, count, _ in [] if shard.placed is None else divisions_of(shard.placed):
         counts[dim].append(count)
     return counts
 
@@ -87,29 +87,29 @@ def _order(shape: Sequence[int], dims: Sequence[int]) -> list[int]:
 # To a checkpoint
 
 
-def boxed_form(name: str, codec: Codec, part: Part, codes: Tensor, scales: Tensor) -> dict[str, Tensor]:
+def boxed_form(name: str, codec: Codec, shard: Shard, codes: Tensor, scales: Tensor) -> dict[str, Tensor]:
     """A state as it is saved; a single scale of the whole tensor stays where it is."""
-    dims = _dims(_counts(part))
-    own = [part.own[dim] for dim in dims]
-    result = {division_key(name): _division(_counts(part), codec.block)}
+    dims = _dims(_counts(shard))
+    own = [shard.own[dim] for dim in dims]
+    result = {division_key(name): _division(_counts(shard), codec.block)}
     if codec.packed > 1:
-        flat = unpack(codes, part.own.numel()).reshape(part.own).permute(_order(part.shape, dims))
-        packed = pack(flat.reshape(math.prod(own), _rest(part.shape, dims)))
-        tail = bytes_of_lines([part.shape[dim] for dim in dims], _rest(part.shape, dims), codec, part.shape)
+        flat = unpack(codes, shard.own.numel()).reshape(shard.own).permute(_order(shard.shape, dims))
+        packed = pack(flat.reshape(math.prod(own), _rest(shard.shape, dims)))
+        tail = bytes_of_lines([shard.shape[dim] for dim in dims], _rest(shard.shape, dims), codec, shard.shape)
         codes = packed.reshape(*own, *tail)
-    result[name] = _placed(codes, part, dims, same=codec.packed == 1)
+    result[name] = _placed(codes, shard, dims, same=codec.packed == 1)
     if codec.block != WHOLE_TENSOR:
-        places = math.ceil(_rest(part.shape, dims) / codec.block)
+        places = math.ceil(_rest(shard.shape, dims) / codec.block)
         room = scales.new_zeros(math.prod(own) * places)
         room[: scales.numel()] = scales
-        result[places_key(name)] = _placed(room.reshape(*own, places), part, dims, same=False)
+        result[places_key(name)] = _placed(room.reshape(*own, places), shard, dims, same=False)
     return result
 
 
-def _placements(part: Part, dims: Sequence[int], same: bool) -> tuple[Any, ...]:
+def _placements(shard: Shard, dims: Sequence[int], same: bool) -> tuple[Any, ...]:
     """The placements of a tensor whose dimensions are the parameter's, or the divided ones and one more."""
-    assert part.placed is not None
-    placements: tuple[Any, ...] = part.placed[1]
+    assert shard.placed is not None
+    placements: tuple[Any, ...] = shard.placed[1]
     if same:
         return placements
     return tuple(_moved(p, dims.index(p.dim)) if hasattr(p, "dim") else p for p in placements)
@@ -124,48 +124,50 @@ def _moved(placement: Any, dim: int) -> Any:
     return type(placement)(dim, split_factor=placement.split_factor)
 
 
-def _placed(own: Tensor, part: Part, dims: Sequence[int], same: bool) -> Tensor:
+def _placed(own: Tensor, shard: Shard, dims: Sequence[int], same: bool) -> Tensor:
     """This process's part as a DTensor; `same` as for its placements: the sizes of the two can be equal."""
     from torch.distributed.tensor import DTensor
 
-    assert part.placed is not None
-    shape = part.shape if same else torch.Size((*(part.shape[dim] for dim in dims), *own.shape[len(dims) :]))
+    assert shard.placed is not None
+    shape = shard.shape if same else torch.Size((*(shard.shape[dim] for dim in dims), *own.shape[len(dims) :]))
     stride = [shape[i + 1 :].numel() for i in range(len(shape))]
-    placements = _placements(part, dims, same)
-    return DTensor.from_local(own, part.placed[0], placements, run_check=False, shape=shape, stride=tuple(stride))
+    placements = _placements(shard, dims, same)
+    return DTensor.from_local(own, shard.placed[0], placements, run_check=False, shape=shape, stride=tuple(stride))
 
 
 # From a checkpoint
 
 
-def own_boxed_codes(codes: Tensor, part: Part, codec: Codec, division: Tensor) -> Tensor:
+def own_boxed_codes(codes: Tensor, shard: Shard, codec: Codec, division: Tensor) -> Tensor:
     """This process's codes of 4 bits, in the order of its part.
 
     Raises:
         ValueError: if the part is no box.
     """
     dims = _dims(_counts_in(division))
-    order = _order(part.shape, dims)
-    shape = part.own if _is_own(codes, part, dims) else part.shape
-    grid = local_tensor(codes) if shape is part.own else _whole(codes)
+    order = _order(shard.shape, dims)
+    shape = shard.own if _is_own(codes, shard, dims) else shard.shape
+    grid = local_tensor(codes) if shape is shard.own else _whole(codes)
     ordered = [shape[dim] for dim in order]
     count, rest = math.prod(shape[dim] for dim in dims), _rest(shape, dims)
     places = codec.packed * math.ceil(rest / codec.packed)
     by_line = unpack(grid, codec.packed * grid.numel()).reshape(count, places)[:, :rest]
     back = [order.index(dim) for dim in range(len(order))]
     result = by_line.reshape(ordered).permute(back)
-    return pack(box_of(result, part, shape).reshape(1, -1))[0]
+    return pack(box_of(result, shard, shape).reshape(1, -1))[0]
 
 
-def box_of(values: Tensor, part: Part, shape: Sequence[int]) -> Tensor:
+def box_of(values: Tensor, shard: Shard, shape: Sequence[int]) -> Tensor:
     """A part of values that have this shape, the part's own or the whole tensor's."""
-    if tuple(shape) != tuple(part.own):
-        for dim, (first, length) in enumerate(zip(_offset(part), part.own, strict=True)):
+    if tuple(shape) != tuple(shard.own):
+        for dim, (first, length) in enumerate(zip(_offset(shard), shard.own, strict=True)):
             values = values.narrow(dim, min(first, values.shape[dim]), length)
     return values.contiguous()
 
 
-def own_boxed_scales(places: Tensor, part: Part, codec: Codec, division: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def own_boxed_scales(
+    places: Tensor, shard: Shard, codec: Codec, division: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
     """This process's scales, if it has a box that was saved; else the scale that each of its elements had.
 
     Raises:
@@ -173,28 +175,28 @@ def own_boxed_scales(places: Tensor, part: Part, codec: Codec, division: Tensor)
     """
     counts, block = _counts_in(division), int(division[-1, 0])
     dims = _dims(counts)
-    spans = [_spans(size, own) for size, own in zip(part.shape, counts, strict=True)]
-    if spans == [_spans(size, own) for size, own in zip(part.shape, _counts(part), strict=True)]:
-        own = local_tensor(places) if _is_own(places, part, dims) else _own_places(_whole(places), part, dims)
-        return own.reshape(-1)[: codec.scales(part.own.numel())].contiguous(), None
+    spans = [_spans(size, own) for size, own in zip(shard.shape, counts, strict=True)]
+    if spans == [_spans(size, own) for size, own in zip(shard.shape, _counts(shard), strict=True)]:
+        own = local_tensor(places) if _is_own(places, shard, dims) else _own_places(_whole(places), shard, dims)
+        return own.reshape(-1)[: codec.scales(shard.own.numel())].contiguous(), None
     whole = _whole(places)
-    rows = max(1, ELEMENTS // max(part.own[1:].numel(), 1))
-    found = whole.new_empty(part.own)
-    for first in range(0, part.own[0], rows):
-        last = min(first + rows, part.own[0])
-        found[first:last] = _scales_of(whole, part, first, last, dims, spans, block)
+    rows = max(1, ELEMENTS // max(shard.own[1:].numel(), 1))
+    found = whole.new_empty(shard.own)
+    for first in range(0, shard.own[0], rows):
+        last = min(first + rows, shard.own[0])
+        found[first:last] = _scales_of(whole, shard, first, last, dims, spans, block)
     return None, found
 
 
-def _own_places(places: Tensor, part: Part, dims: Sequence[int]) -> Tensor:
+def _own_places(places: Tensor, shard: Shard, dims: Sequence[int]) -> Tensor:
     for i, dim in enumerate(dims):
-        places = places.narrow(i, min(_offset(part)[dim], part.shape[dim]), part.own[dim])
+        places = places.narrow(i, min(_offset(shard)[dim], shard.shape[dim]), shard.own[dim])
     return places
 
 
 def _scales_of(
     places: Tensor,
-    part: Part,
+    shard: Shard,
     first: int,
     last: int,
     dims: Sequence[int],
@@ -204,11 +206,11 @@ def _scales_of(
     """The scale of each element of some rows of this part: where it lay in the box that it was saved from."""
     begins, sizes = [], []
     place = torch.zeros(1, dtype=torch.int64, device=places.device)
-    for dim, offset in enumerate(_offset(part)):
-        own = slice(first, last) if dim == 0 else slice(part.own[dim])
-        numbers = torch.arange(offset, offset + part.own[dim], device=places.device)[own]
+    for dim, offset in enumerate(_offset(shard)):
+        own = slice(first, last) if dim == 0 else slice(shard.own[dim])
+        numbers = torch.arange(offset, offset + shard.own[dim], device=places.device)[own]
         begin, size = (values.to(places.device)[numbers] for values in _of_indices(spans[dim]))
-        line = [-1 if other == dim else 1 for other in range(len(part.shape))]
+        line = [-1 if other == dim else 1 for other in range(len(shard.shape))]
         begins.append(begin.reshape(line))
         sizes.append(size.reshape(line))
         place = place * sizes[dim] + numbers.reshape(line) - begins[dim]
@@ -227,22 +229,22 @@ def _of_indices(spans: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
     return begins.repeat_interleave(sizes), sizes.repeat_interleave(sizes)
 
 
-def _is_own(value: Tensor, part: Part, dims: Sequence[int]) -> bool:
+def _is_own(value: Tensor, shard: Shard, dims: Sequence[int]) -> bool:
     """Whether a tensor of a checkpoint is divided as this part is."""
-    if not is_dtensor(value) or part.placed is None or _dims(_counts(part)) != list(dims):
+    if not is_dtensor(value) or shard.placed is None or _dims(_counts(shard)) != list(dims):
         return False
     mesh, placements = value.device_mesh, tuple(value.placements)  # type: ignore[attr-defined]
-    return mesh == part.placed[0] and placements == _placements(part, dims, same=False)
+    return mesh == shard.placed[0] and placements == _placements(shard, dims, same=False)
 
 
 def _whole(value: Tensor) -> Tensor:
     return value.full_tensor() if is_dtensor(value) else value  # type: ignore[attr-defined]
 
 
-def _offset(part: Part) -> tuple[int, ...]:
-    if part.offset is None:
+def _offset(shard: Shard) -> tuple[int, ...]:
+    if shard.offset is None:
         raise ValueError("a plain tensor cannot be divided as its parameter is")
-    return part.offset
+    return shard.offset
 
 
 # Codes of 4 bits

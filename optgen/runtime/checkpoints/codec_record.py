@@ -15,7 +15,7 @@ from typing import Any
 from torch import Size, Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec
-from optgen.runtime.checkpoints.sharded import with_saved_parts
+from optgen.runtime.checkpoints.sharded import with_saved_shards
 from optgen.runtime.checkpoints.validate import marked, misformed
 from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.rule import Rule
@@ -37,7 +37,7 @@ def as_checkpoint(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[str, 
     rule, name = optimizer._policy.rule, optimizer._policy.name
     params = [param for group in optimizer.param_groups for param in group["params"]]
     if any(map(is_dtensor, params)):
-        return marked(rule, name, with_saved_parts(optimizer, saved))
+        return marked(rule, name, with_saved_shards(optimizer, saved))
     flat = any(getattr(param, "_fsdp_flattened", False) for param in params)
     return marked(rule, name, saved, None if flat else codec_marks(optimizer, saved))
 

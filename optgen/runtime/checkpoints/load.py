@@ -11,7 +11,7 @@ from typing import Any
 from optgen.runtime.checkpoints import bitsandbytes_form
 from optgen.runtime.checkpoints.adopt import adopt_group
 from optgen.runtime.checkpoints.codec_record import Marks, contradicted, read_marks
-from optgen.runtime.checkpoints.sharded import places_in, with_own_parts
+from optgen.runtime.checkpoints.sharded import places_in, with_own_shards
 from optgen.runtime.checkpoints.validate import (
     MARK,
     StoredAnewWarning,
@@ -52,13 +52,13 @@ def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Mapping[str, 
             found += misgrouped(rule, policy.fixed, name, number, group)
         places = places_in(optimizer, saved["param_groups"])
         ours, whole = MARK in saved, saved["state"]
-        saved, unread = with_own_parts(optimizer, places, saved)
+        saved, unread = with_own_shards(optimizer, places, saved)
         for number, place in enumerate(places if not unread else ()):
-            codecs = place.codecs if place.part is not None else ()
+            codecs = place.codecs if place.shard is not None else ()
             entry = saved["state"].get(place.key, {})
             label = f"parameter {number}"
             wrong = misfits(rule, label, place.own, entry, ours, place.lines, codecs)
-            shape = place.own.shape if place.part is None else place.part.shape
+            shape = place.own.shape if place.shard is None else place.shard.shape
             found += wrong or contradicted(rule, marks, label, shape, whole.get(place.key, {}))
         found += unread
     if found:

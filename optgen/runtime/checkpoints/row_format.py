@@ -34,7 +34,7 @@ from optgen.runtime.checkpoints.block_format import (
     places_key,
     unpack,
 )
-from optgen.runtime.core.shards import Part, is_dtensor, local_tensor
+from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
 from optgen.runtime.rule import Rule, State
 from optgen.runtime.states.store import scale_key, stored_codec, stored_shape, stored_shapes
 from optgen.runtime.states.torch_codecs import decode, encode
@@ -53,65 +53,67 @@ def values_key(name: str) -> str:
 # To a checkpoint
 
 
-def saved_form(rule: Rule, part: Part, codecs: tuple[Codec, ...], entry: Mapping[str, Any]) -> dict[str, Any]:
+def saved_form(rule: Rule, shard: Shard, codecs: tuple[Codec, ...], entry: Mapping[str, Any]) -> dict[str, Any]:
     """A parameter's state as it is saved; memory is shared where possible.
 
     Args:
         codecs: Of every element state, as settings ask for them.
     """
-    assert part.placed is not None
+    assert shard.placed is not None
     wanted = dict(zip((state.name for state in rule.element_states), codecs, strict=True))
     result = dict(entry)
     if isinstance(entry.get(COMPENSATION), Tensor):
-        result[COMPENSATION] = _placed(entry[COMPENSATION], part, part.shape)
+        result[COMPENSATION] = _placed(entry[COMPENSATION], shard, shard.shape)
     for state in (*rule.element_states, *rule.tensor_states):
         value = entry.get(state.name)
         if not isinstance(value, Tensor):
             continue
         if state.kind != "element":
-            if part.cuts_matrices and state.window is None and state.kind != "tensor":
-                result[state.name] = _placed(value, part, torch.Size(stored_shape(state, part.shape)))
+            if shard.cuts_matrices and state.window is None and state.kind != "tensor":
+                result[state.name] = _placed(value, shard, torch.Size(stored_shape(state, shard.shape)))
             continue
         scales = entry.get(scale_key(state.name))
         try:
-            codec = stored_codec(state, value, scales, part.own, wanted[state.name])
+            codec = stored_codec(state, value, scales, shard.own, wanted[state.name])
         except ValueError:  # a hook has made something else of it
             continue
-        result.update(_saved_elements(state, codec, part, value, scales))
+        result.update(_saved_elements(state, codec, shard, value, scales))
         if places_key(state.name) in result:
             del result[scale_key(state.name)]
     return result
 
 
-def _saved_elements(state: State, codec: Codec, part: Part, codes: Tensor, scales: Tensor | None) -> dict[str, Tensor]:
-    name, shape = state.name, part.shape
+def _saved_elements(
+    state: State, codec: Codec, shard: Shard, codes: Tensor, scales: Tensor | None
+) -> dict[str, Tensor]:
+    name, shape = state.name, shard.shape
     if scales is None:
-        return {name: _placed(codes, part, shape)}
-    if not _by_rows(part) and (codec.block != WHOLE_TENSOR or codec.packed > 1):
-        return boxed_form(name, codec, part, codes, scales)
-    rows, size = part.own[0], shape[1:].numel()
-    result = {name: _placed(codes, part, shape)} if codec.packed == 1 else {}
+        return {name: _placed(codes, shard, shape)}
+    if not _by_rows(shard) and (codec.block != WHOLE_TENSOR or codec.packed > 1):
+        return boxed_form(name, codec, shard, codes, scales)
+    rows, size = shard.own[0], shape[1:].numel()
+    result = {name: _placed(codes, shard, shape)} if codec.packed == 1 else {}
     if codec.packed > 1:
         by_row = pack(unpack(codes, rows * size).reshape(rows, size))
         tail = bytes_of_lines(shape[:1], size, codec, shape)
-        result[name] = _placed(by_row.reshape(rows, *tail), part, torch.Size((shape[0], *tail)))
+        result[name] = _placed(by_row.reshape(rows, *tail), shard, torch.Size((shape[0], *tail)))
     if codec.block == WHOLE_TENSOR:
         return result
     first = torch.arange(rows, device=codes.device) * size
     pieces = piece_count(size, codec.block)
     at = (first // codec.block)[:, None] + torch.arange(pieces, device=codes.device)
     by_row = scales[at.clamp(max=max(scales.numel() - 1, 0))] if rows else scales.new_empty(0, pieces)
-    result[scale_key(name)] = _placed(by_row, part, torch.Size((shape[0], pieces)))
+    result[scale_key(name)] = _placed(by_row, shard, torch.Size((shape[0], pieces)))
     if size % codec.block:
         begins = torch.stack([first % codec.block, torch.full_like(first, codec.block)], dim=1).to(torch.int32)
-        result[blocks_key(name)] = _placed(begins, part, torch.Size((shape[0], 2)))
+        result[blocks_key(name)] = _placed(begins, shard, torch.Size((shape[0], 2)))
     return result
 
 
-def _by_rows(part: Part) -> bool:
+def _by_rows(shard: Shard) -> bool:
     """Whether rows of the first dimension are what placements divide, among one process or many."""
-    assert part.placed is not None
-    return all(getattr(placement, "dim", 0) == 0 for placement in part.placed[1])
+    assert shard.placed is not None
+    return all(getattr(placement, "dim", 0) == 0 for placement in shard.placed[1])
 
 
 def piece_count(size: int, block: int) -> int:
@@ -119,25 +121,25 @@ def piece_count(size: int, block: int) -> int:
     return size // block if size % block == 0 else 1 + math.ceil((size - 1) / block)
 
 
-def _placed(own: Tensor, part: Part, shape: torch.Size) -> Tensor:
+def _placed(own: Tensor, shard: Shard, shape: torch.Size) -> Tensor:
     """A process's part as a DTensor of this shape; dimensions that it lacks, or has whole, are not divided."""
     from torch.distributed.tensor import DTensor, Replicate
 
-    assert part.placed is not None
-    mesh, placements = part.placed
+    assert shard.placed is not None
+    mesh, placements = shard.placed
     stride = [shape[i + 1 :].numel() for i in range(len(shape))]
-    if len(shape) != len(part.shape) or tuple(shape) != tuple(part.shape):
-        kept = {d.dim for d in part.divisions if d.dim is not None and _is_kept(d.dim, part, shape, own)}
+    if len(shape) != len(shard.shape) or tuple(shape) != tuple(shard.shape):
+        kept = {d.dim for d in shard.divisions if d.dim is not None and _is_kept(d.dim, shard, shape, own)}
         placements = tuple(p if getattr(p, "dim", None) in kept else Replicate() for p in placements)
     return DTensor.from_local(own, mesh, placements, run_check=False, shape=shape, stride=tuple(stride))
 
 
-def _is_kept(dim: int, part: Part, shape: torch.Size, own: Tensor) -> bool:
+def _is_kept(dim: int, shard: Shard, shape: torch.Size, own: Tensor) -> bool:
     return (
         dim < own.dim()
-        and shape[dim] == part.shape[dim]
-        and own.shape[dim] == part.own[dim]
-        and (dim == 0 or dim < len(part.shape) - 2)
+        and shape[dim] == shard.shape[dim]
+        and own.shape[dim] == shard.own[dim]
+        and (dim == 0 or dim < len(shard.shape) - 2)
     )
 
 
@@ -145,12 +147,12 @@ def _is_kept(dim: int, part: Part, shape: torch.Size, own: Tensor) -> bool:
 
 
 def own_form(
-    rule: Rule, param: Tensor, part: Part | None, codecs: tuple[Codec, ...], saved: Mapping[str, Any]
+    rule: Rule, param: Tensor, shard: Shard | None, codecs: tuple[Codec, ...], saved: Mapping[str, Any]
 ) -> Mapping[str, Any]:
     """A saved state as this process keeps it; what needs nothing is handed on as it is.
 
     Args:
-        part: Of a DTensor parameter.
+        shard: Of a DTensor parameter.
         codecs: Of every element state, as settings ask for them.
 
     Raises:
@@ -158,72 +160,72 @@ def own_form(
     """
     own_keys = (blocks_key, values_key, division_key, places_key)
     keys = {key(state.name) for state in rule.element_states for key in own_keys}
-    if part is None:
+    if shard is None:
         scales = [saved.get(scale_key(state.name)) for state in rule.element_states]
         by_row = any(isinstance(value, Tensor) and value.dim() > 1 for value in scales)
         by_row = by_row or any(_is_packed_by_rows(saved.get(state.name), param.shape) for state in rule.element_states)
         if not by_row and not any(key in keys or is_dtensor(value) for key, value in saved.items()):
             return saved
-        part = Part(param.shape, param.shape, (), (0,) * param.dim(), 0)
-    elif part.placed is None and _is_of_flat(rule, part, saved):
+        shard = Shard(param.shape, param.shape, (), (0,) * param.dim(), 0)
+    elif shard.placed is None and _is_of_flat(rule, shard, saved):
         return saved
     result = {key: value for key, value in saved.items() if key not in keys}
     if isinstance(saved.get(COMPENSATION), Tensor):
-        result[COMPENSATION] = _own(saved[COMPENSATION], part)
+        result[COMPENSATION] = _own(saved[COMPENSATION], shard)
     for state, codec in zip(rule.element_states, codecs, strict=True):
         if isinstance(saved.get(values_key(state.name)), Tensor):
-            result.update(_stored_anew(state, codec, part, "fp32", _own(saved[values_key(state.name)], part)))
+            result.update(_stored_anew(state, codec, shard, "fp32", _own(saved[values_key(state.name)], shard)))
         elif isinstance(saved.get(state.name), Tensor):
-            result.update(_own_elements(state, codec, part, saved))
+            result.update(_own_elements(state, codec, shard, saved))
     for state in rule.tensor_states:
         value = saved.get(state.name)
         if isinstance(value, Tensor):
-            result[state.name] = _own_lines(state, value, part)
+            result[state.name] = _own_lines(state, value, shard)
     return result
 
 
-def _is_of_flat(rule: Rule, part: Part, saved: Mapping[str, Any]) -> bool:
+def _is_of_flat(rule: Rule, shard: Shard, saved: Mapping[str, Any]) -> bool:
     """Whether states are of the same stretch of a tensor that a flat shard of FSDP1 is, not of the whole tensor."""
-    shapes = {state.name: stored_shapes(state, part.own) for state in rule.element_states}
+    shapes = {state.name: stored_shapes(state, shard.own) for state in rule.element_states}
     values = {name: saved[name] for name in shapes if isinstance(saved.get(name), Tensor)}
     return all(tuple(value.shape) in shapes[name] for name, value in values.items())
 
 
-def _own(value: Tensor, part: Part) -> Tensor:
+def _own(value: Tensor, shard: Shard) -> Tensor:
     """This process's part of a tensor that has the parameter's first dimension, or all of its shape."""
     if is_dtensor(value):
-        if part.placed is None:
+        if shard.placed is None:
             return value.full_tensor()  # type: ignore[attr-defined,no-any-return]
-        mesh, placements = part.placed
+        mesh, placements = shard.placed
         if value.device_mesh != mesh or tuple(value.placements) != placements:  # type: ignore[attr-defined]
             value = value.redistribute(mesh, placements)  # type: ignore[attr-defined]
         return local_tensor(value)
-    if part.offset is None:
-        if part.placed is None and part.start is not None and tuple(value.shape) == tuple(part.shape):
-            return value.reshape(-1)[part.start : part.start + part.own.numel()]
+    if shard.offset is None:
+        if shard.placed is None and shard.start is not None and tuple(value.shape) == tuple(shard.shape):
+            return value.reshape(-1)[shard.start : shard.start + shard.own.numel()]
         raise ValueError("a plain tensor cannot be divided as its parameter is")
-    by_rows = value.dim() > 0 and value.shape[0] == part.shape[0] and part.start is not None
-    if by_rows and tuple(value.shape) != tuple(part.shape):
-        return value.narrow(0, min(part.offset[0], part.shape[0]), part.own[0])
-    if tuple(value.shape) != tuple(part.shape):
-        raise ValueError(f"a state has shape {tuple(value.shape)}, and its parameter {tuple(part.shape)}")
-    for dim, (first, length) in enumerate(zip(part.offset, part.own, strict=True)):
+    by_rows = value.dim() > 0 and value.shape[0] == shard.shape[0] and shard.start is not None
+    if by_rows and tuple(value.shape) != tuple(shard.shape):
+        return value.narrow(0, min(shard.offset[0], shard.shape[0]), shard.own[0])
+    if tuple(value.shape) != tuple(shard.shape):
+        raise ValueError(f"a state has shape {tuple(value.shape)}, and its parameter {tuple(shard.shape)}")
+    for dim, (first, length) in enumerate(zip(shard.offset, shard.own, strict=True)):
         value = value.narrow(dim, min(first, value.shape[dim]), length)
     return value.contiguous()
 
 
-def _own_lines(state: State, value: Tensor, part: Part) -> Tensor:
+def _own_lines(state: State, value: Tensor, shard: Shard) -> Tensor:
     if is_dtensor(value):
         value = value.full_tensor()  # type: ignore[attr-defined]
-    if not part.cuts_matrices or state.window is not None or state.kind == "tensor" or part.offset is None:
+    if not shard.cuts_matrices or state.window is not None or state.kind == "tensor" or shard.offset is None:
         return value
-    for dim in range(len(part.shape) - 2):
-        if dim < value.dim() and value.shape[dim] == part.shape[dim]:
-            value = value.narrow(dim, min(part.offset[dim], part.shape[dim]), part.own[dim])
+    for dim in range(len(shard.shape) - 2):
+        if dim < value.dim() and value.shape[dim] == shard.shape[dim]:
+            value = value.narrow(dim, min(shard.offset[dim], shard.shape[dim]), shard.own[dim])
     return value.contiguous()
 
 
-def _own_elements(state: State, wanted: Codec, part: Part, saved: Mapping[str, Any]) -> dict[str, Tensor]:
+def _own_elements(state: State, wanted: Codec, shard: Shard, saved: Mapping[str, Any]) -> dict[str, Tensor]:
     """A state with a number an element, in the codec that is wanted if it is quantized.
 
     Raises:
@@ -233,25 +235,25 @@ def _own_elements(state: State, wanted: Codec, part: Part, saved: Mapping[str, A
     codes, scales = saved[name], saved.get(scale_key(name))
     division = saved.get(division_key(name))
     if isinstance(division, Tensor):
-        form = _from_boxes(state, part, codes, scales, saved.get(places_key(name)), division)
+        form = _from_boxes(state, shard, codes, scales, saved.get(places_key(name)), division)
     elif not isinstance(scales, Tensor):
-        return {name: _own(codes, part)}
+        return {name: _own(codes, shard)}
     elif scales.dim() > 1:
         begins = saved.get(blocks_key(name))
-        by_row = _own(scales, part)
-        form = _from_rows(part, codes, by_row, None if begins is None else _own(begins, part), wanted, state.signed)
+        by_row = _own(scales, shard)
+        form = _from_rows(shard, codes, by_row, None if begins is None else _own(begins, shard), wanted, state.signed)
     else:
-        form = _from_whole(state, part, codes, local_tensor(scales).reshape(-1), wanted)
+        form = _from_whole(state, shard, codes, local_tensor(scales).reshape(-1), wanted)
     present, own, absmax, values = form
     if absmax is not None and present == wanted:
         return {name: own, scale_key(name): absmax}
     if values is None:
-        values = decode(present, own, absmax, state.signed, part.own)
-    return _stored_anew(state, wanted, part, str(present), values)
+        values = decode(present, own, absmax, state.signed, shard.own)
+    return _stored_anew(state, wanted, shard, str(present), values)
 
 
-def _stored_anew(state: State, wanted: Codec, part: Part, present: str, values: Tensor) -> dict[str, Tensor]:
-    if wanted.block == WHOLE_TENSOR and part.divisions:
+def _stored_anew(state: State, wanted: Codec, shard: Shard, present: str, values: Tensor) -> dict[str, Tensor]:
+    if wanted.block == WHOLE_TENSOR and shard.divisions:
         raise ValueError(f"{state.name} is stored as {present}, which no process alone can bring to {wanted}")
     if not wanted.scaled:
         return {state.name: values}
@@ -272,30 +274,32 @@ def _is_packed_by_rows(codes: Any, shape: torch.Size) -> bool:
 _Form = tuple[Codec, Tensor, Tensor | None, Tensor | None]
 
 
-def _from_whole(state: State, part: Part, codes: Tensor, scales: Tensor, wanted: Codec) -> _Form:
+def _from_whole(state: State, shard: Shard, codes: Tensor, scales: Tensor, wanted: Codec) -> _Form:
     """Out of a state that is whole, as one process keeps it, or that has one scale."""
     if is_dtensor(codes):
-        present = _codec_of(codes, part, WHOLE_TENSOR)
-        return present, _own_codes(codes, part, present), scales, None
-    if _is_packed_by_rows(codes, part.shape):
-        rows = unpack(codes, 2 * codes.numel()).reshape(part.shape[0], -1)[:, : part.shape[1:].numel()]
+        present = _codec_of(codes, shard, WHOLE_TENSOR)
+        return present, _own_codes(codes, shard, present), scales, None
+    if _is_packed_by_rows(codes, shard.shape):
+        rows = unpack(codes, 2 * codes.numel()).reshape(shard.shape[0], -1)[:, : shard.shape[1:].numel()]
         codes = pack(rows.reshape(1, -1))[0]
-    present = stored_codec(state, codes, scales, part.shape, wanted)
-    if tuple(part.own) == tuple(part.shape):
+    present = stored_codec(state, codes, scales, shard.shape, wanted)
+    if tuple(shard.own) == tuple(shard.shape):
         return present, codes, scales, None
     if present.block == WHOLE_TENSOR:
-        flat = codes.reshape(-1) if present.packed == 1 else unpack(codes, part.shape.numel())
-        own = _own(flat.reshape(part.shape), part)
+        flat = codes.reshape(-1) if present.packed == 1 else unpack(codes, shard.shape.numel())
+        own = _own(flat.reshape(shard.shape), shard)
         return present, own if present.packed == 1 else pack(own.reshape(1, -1))[0], scales, None
-    return present, codes, None, _own(decode(present, codes, scales, state.signed, part.shape), part)
+    return present, codes, None, _own(decode(present, codes, scales, state.signed, shard.shape), shard)
 
 
-def _from_rows(part: Part, codes: Tensor, by_row: Tensor, begins: Tensor | None, wanted: Codec, signed: bool) -> _Form:
+def _from_rows(
+    shard: Shard, codes: Tensor, by_row: Tensor, begins: Tensor | None, wanted: Codec, signed: bool
+) -> _Form:
     """Out of a state with scales row by row."""
-    size, rows = part.shape[1:].numel(), part.own[0]
+    size, rows = shard.shape[1:].numel(), shard.own[0]
     block = size // by_row.shape[1] if begins is None else int(begins[0, 1]) if rows else wanted.block
-    present = _codec_of(codes, part, block)
-    own = _own_codes(codes, part, present)
+    present = _codec_of(codes, shard, block)
+    own = _own_codes(codes, shard, present)
     first = torch.arange(rows, device=own.device) * size
     phase = torch.zeros_like(first) if begins is None else begins[:, 0].long()
     if bool((first % block == phase).all()):
@@ -308,38 +312,38 @@ def _from_rows(part: Part, codes: Tensor, by_row: Tensor, begins: Tensor | None,
     # Blocks lie elsewhere: every element by the scale it had.
     piece = (phase[:, None] + torch.arange(size, device=own.device)) // block
     unit = decode(present.with_block(WHOLE_TENSOR), own, by_row.new_ones(1), signed, (rows, size))
-    return present, own, None, (unit * by_row.gather(1, piece)).reshape(part.own)
+    return present, own, None, (unit * by_row.gather(1, piece)).reshape(shard.own)
 
 
 def _from_boxes(
-    state: State, part: Part, codes: Tensor, scale: Tensor | None, places: Tensor | None, division: Tensor
+    state: State, shard: Shard, codes: Tensor, scale: Tensor | None, places: Tensor | None, division: Tensor
 ) -> _Form:
     """Out of a state of boxes; `scale` is the one for the whole tensor, if there is one."""
-    present = _codec_of(codes, part, int(division[-1, 0]))
-    own = _own(codes, part).contiguous() if present.packed == 1 else own_boxed_codes(codes, part, present, division)
+    present = _codec_of(codes, shard, int(division[-1, 0]))
+    own = _own(codes, shard).contiguous() if present.packed == 1 else own_boxed_codes(codes, shard, present, division)
     if places is None:
         return present, own, scale, None
-    absmax, by_element = own_boxed_scales(places, part, present, division)
+    absmax, by_element = own_boxed_scales(places, shard, present, division)
     if by_element is None:
         return present, own, absmax, None
-    unit = decode(present.with_block(WHOLE_TENSOR), own, by_element.new_ones(1), state.signed, part.own)
+    unit = decode(present.with_block(WHOLE_TENSOR), own, by_element.new_ones(1), state.signed, shard.own)
     return present, own, None, unit * by_element
 
 
-def _codec_of(codes: Tensor, part: Part, block: int) -> Codec:
+def _codec_of(codes: Tensor, shard: Shard, block: int) -> Codec:
     """The codec that codes row by row are of."""
     for codec in CODECS.values():
-        packed = tuple(codes.shape) != tuple(part.shape)
+        packed = tuple(codes.shape) != tuple(shard.shape)
         if codec.scaled and codes.dtype is getattr(torch, codec.storage) and (codec.packed > 1) == packed:
             return codec.with_block(block)
     raise ValueError(f"no codec stores {codes.dtype} of shape {tuple(codes.shape)}")
 
 
-def _own_codes(codes: Tensor, part: Part, codec: Codec) -> Tensor:
-    own = _own(codes, part)
+def _own_codes(codes: Tensor, shard: Shard, codec: Codec) -> Tensor:
+    own = _own(codes, shard)
     if codec.packed == 1:
         return own.contiguous()
-    rows, size = part.own[0], part.shape[1:].numel()
+    rows, size = shard.own[0], shard.shape[1:].numel()
     by_row = unpack(own, codec.packed * own.numel()).reshape(rows, codec.packed * math.ceil(size / codec.packed))
     by_row = by_row[:, :size]
     return pack(by_row.reshape(1, -1))[0]

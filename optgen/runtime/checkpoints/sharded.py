@@ -11,9 +11,9 @@ from torch import Tensor
 
 from optgen.codecs import Codec
 from optgen.runtime.checkpoints.row_format import own_form, saved_form
-from optgen.runtime.core.shards import Part, local_tensor
+from optgen.runtime.core.shards import Shard, local_tensor
 from optgen.runtime.settings.storage import choose_codecs
-from optgen.runtime.step.find_shards import find_parts
+from optgen.runtime.step.find_shards import find_shards
 from optgen.runtime.step.optimizer_like import OptimizerLike
 
 
@@ -28,13 +28,13 @@ class Place:
 
     key: Any
     own: Tensor
-    part: Part | None
+    shard: Shard | None
     codecs: tuple[Codec, ...]
 
     @property
     def lines(self) -> torch.Size | None:
         """The shape that numbers of rows and columns belong to, if it is not the parameter's."""
-        return None if self.part is None else self.part.line_shape
+        return None if self.shard is None else self.shard.line_shape
 
 
 def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> list[Place]:
@@ -44,30 +44,30 @@ def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> 
         groups: A checkpoint's, as many and as long as the optimizer's.
     """
     params = [param for group in optimizer.param_groups for param in group["params"]]
-    parts = find_parts(optimizer._policy.name, params)
+    shards = find_shards(optimizer._policy.name, params)
     places = []
     for own, theirs in zip(optimizer.param_groups, groups, strict=True):
         for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
-            part = parts.get(id(param))
+            shard = shards.get(id(param))
             overrides = [group.get("overrides", {}).get(index, {}) for group in (theirs, own)]
             settings = {**optimizer.defaults, **own, **overrides[0], **overrides[1]}
-            shape = param.shape if part is None else part.shape
+            shape = param.shape if shard is None else shard.shape
             codecs = choose_codecs(optimizer._policy.rule, settings, shape.numel())
-            places.append(Place(key, local_tensor(param), part, codecs))
+            places.append(Place(key, local_tensor(param), shard, codecs))
     return places
 
 
-def with_saved_parts(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[str, Any]:
+def with_saved_shards(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[str, Any]:
     """What `state_dict` returns, with states of DTensor parameters as checkpoints have them."""
     states = dict(saved["state"])
     theirs = zip(optimizer.param_groups, saved["param_groups"], strict=True)
     for place in places_in(optimizer, [{**own, "params": group["params"]} for own, group in theirs]):
-        if place.part is not None and place.part.placed is not None and place.key in states:
-            states[place.key] = saved_form(optimizer._policy.rule, place.part, place.codecs, states[place.key])
+        if place.shard is not None and place.shard.placed is not None and place.key in states:
+            states[place.key] = saved_form(optimizer._policy.rule, place.shard, place.codecs, states[place.key])
     return {**saved, "state": states}
 
 
-def with_own_parts(
+def with_own_shards(
     optimizer: OptimizerLike, places: Sequence[Place], saved: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], list[str]]:
     """A checkpoint whose states are what this process has of them, and what of it does not fit, in words."""
@@ -76,7 +76,7 @@ def with_own_parts(
         entry = states.get(place.key)
         if entry:
             try:
-                states[place.key] = own_form(optimizer._policy.rule, place.own, place.part, place.codecs, entry)
+                states[place.key] = own_form(optimizer._policy.rule, place.own, place.shard, place.codecs, entry)
             except (ValueError, RuntimeError) as error:
                 found.append(f"parameter {number}: {error}")
     return {**saved, "state": states}, found

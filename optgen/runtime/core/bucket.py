@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optgen.codecs import Codec
 from optgen.runtime.block import Flags, Settings
-from optgen.runtime.core.shards import Part
+from optgen.runtime.core.shards import Shard
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.param_groups import DTYPES
 
@@ -32,7 +32,7 @@ class Member:
         number: Its position among all parameters of the optimizer.
         rounding: How it is rounded, a name of PARAMETER_CODECS.
         whole: The optimizer's parameter.
-        part: Where `param` lies in it; None where it is all of it.
+        shard: Where `param` lies in it; None where it is all of it.
         count: How many steps it has had, exact: float64 of shape (), where `entry["step"]` lies.
     """
 
@@ -47,22 +47,22 @@ class Member:
     codecs: tuple[Codec, ...]
     number: int = 0
     rounding: str = "nearest"
-    part: Part | None = None
+    shard: Shard | None = None
     count: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
         """The shape of the whole tensor."""
-        return self.param.shape if self.part is None else self.part.shape
+        return self.param.shape if self.shard is None else self.shard.shape
 
     @property
     def line_shape(self) -> torch.Size:
         """The shape that numbers of rows and columns belong to: whole matrices, if this process has a part of them."""
-        return self.param.shape if self.part is None else self.part.line_shape
+        return self.param.shape if self.shard is None else self.shard.line_shape
 
     def layout(self) -> Layout:
         """Its rows and columns, and those in memory."""
-        return layout_of(self.param.shape, self.part)
+        return layout_of(self.param.shape, self.shard)
 
 
 @dataclass(eq=False)
@@ -137,13 +137,13 @@ class Layout:
     first_col: int = 0
 
 
-def layout_of(shape: torch.Size, part: Part | None) -> Layout:
+def layout_of(shape: torch.Size, shard: Shard | None) -> Layout:
     """The layout of what this process has, whose shape is `shape`."""
     matrices, rows, cols = matrix_shape(shape)
-    if part is None or part.offset is None:
+    if shard is None or shard.offset is None:
         return Layout(matrices, rows, cols, rows, cols)
-    _, whole_rows, whole_cols = matrix_shape(part.line_shape)
-    first_row, first_col = (0, *part.offset)[-2:]
+    _, whole_rows, whole_cols = matrix_shape(shard.line_shape)
+    first_row, first_col = (0, *shard.offset)[-2:]
     return Layout(matrices, whole_rows, whole_cols, rows, cols, first_row if len(shape) > 1 else 0, first_col)
 
 

@@ -1,7 +1,7 @@
-"""Parameters of which a process has a part: DTensors (FSDP2, tensor parallelism) and the flat shards of FSDP1.
+"""Sharded parameters: DTensors (FSDP2, tensor parallelism) and the flat shards of FSDP1.
 
-Kernels work on the part as on a tensor of its own. What they must know of the whole tensor, and which processes have
-the other parts, stands here; step/all_reduce.py adds up what they find.
+Kernels work on a shard as on a tensor of its own. What they must know of the whole tensor, and which processes have
+the other shards, stands here; step/all_reduce.py adds up what they find.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Division:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Shard:
     """The part of a tensor that this process has.
 
     Attributes:

@@ -38,7 +38,7 @@ class CpuEngine(KernelEngine):
     def __init__(self, rule: Rule, bucket: Bucket, compiler: Compiler) -> None:
         super().__init__(rule, bucket)
         # Kernels that could sum rows or columns make room for it, also where nothing asks for the sums.
-        parts = bool(self.row_sums or self.col_sums) and any(member.part is not None for member in self.members)
+        parts = bool(self.row_sums or self.col_sums) and any(member.shard is not None for member in self.members)
         macros = {**defines(rule, bucket), "OPTGEN_PARTS": "1"} if parts else defines(rule, bucket)
         self.library = shared_library(rule.source, macros, compiler, rule.functions)
         self.functions: dict[str, Callable[[Any], None]] = {}

@@ -25,7 +25,7 @@ ALIGNMENT = 256  # of a state's part in a slot, in bytes
 
 
 @dataclass(frozen=True)
-class Part:
+class PagedRange:
     """Elements of one paged parameter."""
 
     tensor: int
@@ -46,7 +46,7 @@ class Portion:
     first: int
     chunks: int
     tensors: tuple[int, int]
-    parts: tuple[Part, ...]
+    parts: tuple[PagedRange, ...]
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,13 @@ def cut_portions(table: ChunkTable, start: int, widths: Sequence[float], limit: 
 
 
 def _portion(numbers: array[int], start: int, first: int, end: int, widths: Sequence[float]) -> Portion:
-    parts: list[Part] = []
+    parts: list[PagedRange] = []
     for chunk in range(first, end):
         tensor, low, high = numbers[4 * chunk : 4 * chunk + 3]
         if parts and parts[-1].tensor == tensor:  # chunks of a tensor lie one behind the other
             low = parts.pop().begin
         if widths[tensor]:
-            parts.append(Part(tensor, low, high))
+            parts.append(PagedRange(tensor, low, high))
     tensors = numbers[4 * first], numbers[4 * (end - 1)]
     return Portion(start + first, end - first, tensors, tuple(parts))
 

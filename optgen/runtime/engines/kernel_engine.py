@@ -172,8 +172,8 @@ class KernelEngine:
         offsets = dict.fromkeys(self.arrays, 0)
         self.kept = []
         for index, member in enumerate(self.members):
-            at, part = member.layout(), member.part
-            start = 0 if part is None or part.start is None else part.start
+            at, shard = member.layout(), member.shard
+            start = 0 if shard is None or shard.start is None else shard.start
             step = self._kept(member.entry["step"])
             seed = int(member.settings.get("seed", 0))
             param = self.staging.get(index, member.param)

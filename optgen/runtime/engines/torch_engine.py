@@ -119,13 +119,13 @@ class View:
 
     def own_rows(self, x: Tensor) -> Tensor:
         """Numbers of rows, (..., rows, 1): of the rows that this process has elements of."""
-        part = self.member.part
-        return x if part is None else part.own_lines(x, "row")
+        shard = self.member.shard
+        return x if shard is None else shard.own_lines(x, "row")
 
     def own_cols(self, x: Tensor) -> Tensor:
         """Numbers of columns, (..., 1, cols): of the columns that this process has elements of."""
-        part = self.member.part
-        return x if part is None else part.own_lines(x, "col")
+        shard = self.member.shard
+        return x if shard is None else shard.own_lines(x, "col")
 
 
 class States:
@@ -301,11 +301,11 @@ class TorchEngine:
 
     def _keep(self, view: View, results: Results, lines: Mapping[str, str]) -> None:
         """Keep the results of a pass, sums of rows and columns rounded; of a part both ways, for all lines."""
-        part = view.member.part
+        shard = view.member.shard
         for name, value in results.items():
             if name in lines:
-                if part is not None:
-                    value = view.wide[name] = part.whole_lines(value, lines[name])
+                if shard is not None:
+                    value = view.wide[name] = shard.whole_lines(value, lines[name])
                 value = value.float()
             view.reduced[name] = value
 
@@ -348,8 +348,8 @@ class TorchEngine:
         member = view.member
         param = member.param.detach()
         elements = None
-        if member.part is not None and member.rounding == "stochastic":
-            elements = member.part.element_numbers(param.device)
+        if member.shard is not None and member.rounding == "stochastic":
+            elements = member.shard.element_numbers(param.device)
         step = whole_steps(self._steps_of(member)) + 1
         draw = Draw(int(member.settings.get("seed", 0)), member.number, step, elements)
         rounded, rest = encode_parameter(PARAMETER_CODECS[member.rounding], value, param.dtype, draw)

@@ -201,7 +201,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Settled:
+class StateChanges:
     """What a parameter's entry lacks, and what it no longer needs."""
 
     made: Mapping[str, Tensor]
@@ -224,7 +224,7 @@ def settle_states(
     view: Any,
     placement: Placement,
     lines: torch.Size | None = None,
-) -> Settled:
+) -> StateChanges:
     """The states that these flags ask for, and stored ones in their codec and place; `entry` is left as it is.
 
     Raises:
@@ -274,7 +274,7 @@ def settle_states(
         dropped.append(COMPENSATION)
     elif kept is not None and kept is not entry.get(COMPENSATION):
         made[COMPENSATION] = kept
-    return Settled(made, dropped)
+    return StateChanges(made, dropped)
 
 
 def _flat(scales: Tensor | None) -> Tensor | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from optgen.runtime.block import Block, Partial, Pass
 from optgen.runtime.core.bucket import Bucket, Member
-from optgen.runtime.core.shards import Part, local_tensor
+from optgen.runtime.core.shards import Shard, local_tensor
 
 
 class Reducing(Protocol):
@@ -54,7 +54,7 @@ class Reducer:
     """What reduces the results of a step's parameters.
 
     Args:
-        parts: Of all parameters of the optimizer.
+        shards: Of all parameters of the optimizer.
         step: The names of the rule and the block.
         members: Those of the step.
 
@@ -66,15 +66,15 @@ class Reducer:
     """
 
     def __init__(
-        self, parts: Iterable[Part], step: str = "", members: Sequence[Member] = (), checks: bool = False
+        self, shards: Iterable[Shard], step: str = "", members: Sequence[Member] = (), checks: bool = False
     ) -> None:
-        divided = [member for member in members if member.part is not None]
+        divided = [member for member in members if member.shard is not None]
         asked = [(m.number, tuple(m.shape), tuple(m.flags), *map(str, m.codecs)) for m in divided]
         self.mark = float(zlib.crc32(repr((step, asked)).encode()))
         self.checks = checks
         self.groups: list[Any] = []
-        for part in parts:
-            for division in part.divisions:
+        for shard in shards:
+            for division in shard.divisions:
                 if all(division.group is not other for other in self.groups):
                     self.groups.append(division.group)
 
@@ -116,10 +116,10 @@ class Reducer:
 
 def _is_over(member: Member, group: Any, lines: bool = False) -> bool:
     """Whether a parameter is divided over a group, or its rows and columns are."""
-    part = member.part
-    if part is None:
+    shard = member.shard
+    if shard is None:
         return False
-    return any(d.group is group and (not lines or part.cuts_lines(d)) for d in part.divisions)
+    return any(d.group is group and (not lines or shard.cuts_lines(d)) for d in shard.divisions)
 
 
 def _items(name: str, block: Block, item: Pass, running: Sequence[Reducing], group: Any, op: str) -> Iterator[Item]:

@@ -8,28 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.runtime.core.shards import Division, Part, is_dtensor, local_tensor
+from optgen.runtime.core.shards import Division, Shard, is_dtensor, local_tensor
 
 
-def find_parts(name: str, params: Sequence[Tensor]) -> dict[int, Part]:
+def find_shards(name: str, params: Sequence[Tensor]) -> dict[int, Shard]:
     """The parts among parameters, by the identity of the parameter.
 
     Raises:
         ValueError: for DTensors that are not sharded or replicated, and shards of FSDP1 whose module is gone.
     """
-    parts: dict[int, Part] = {}
+    shards: dict[int, Shard] = {}
     flat = [param for param in params if getattr(param, "_fsdp_flattened", False)]
     if flat:
-        from optgen.runtime.step.fsdp1 import flat_parts
+        from optgen.runtime.step.fsdp1 import flat_shards
 
-        parts.update(flat_parts(name, flat))
+        shards.update(flat_shards(name, flat))
     for param in params:
         if is_dtensor(param):
-            parts[id(param)] = _dtensor_part(name, param)
-    return parts
+            shards[id(param)] = _dtensor_shard(name, param)
+    return shards
 
 
-def _dtensor_part(name: str, param: Any) -> Part:
+def _dtensor_shard(name: str, param: Any) -> Shard:
     mesh, placements = param.device_mesh, tuple(param.placements)
     for placement in placements:
         if not (placement.is_replicate() or _shard_dim(placement) is not None):
@@ -47,7 +47,7 @@ def _dtensor_part(name: str, param: Any) -> Part:
     offset, start = _offset(name, (mesh, placements), shape, own), None
     if all(division.dim == 0 for division in divisions):
         start = min(offset[0], shape[0]) * shape[1:].numel() if shape else 0
-    return Part(shape, own, divisions, offset, start, (mesh, placements))
+    return Shard(shape, own, divisions, offset, start, (mesh, placements))
 
 
 def _shard_dim(placement: Any) -> int | None:

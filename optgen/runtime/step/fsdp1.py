@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.runtime.core.shards import Division, Part
+from optgen.runtime.core.shards import Division, Shard
 
 FLAT = (
     "it is a flat parameter of FullyShardedDataParallel, in which the tensors of a module lie one after the other: "
@@ -21,7 +21,7 @@ FLAT = (
 )
 
 
-def flat_parts(name: str, params: Sequence[Tensor]) -> dict[int, Part]:
+def flat_shards(name: str, params: Sequence[Tensor]) -> dict[int, Shard]:
     """The parts that these parameters are, by their identity.
 
     FSDP1 keeps no way from a parameter to what it knows of it: its handles are looked for among all objects, once for
@@ -30,18 +30,18 @@ def flat_parts(name: str, params: Sequence[Tensor]) -> dict[int, Part]:
     Raises:
         ValueError: if a handle is gone.
     """
-    known: dict[int, Part] = {}
+    known: dict[int, Shard] = {}
     for handle in _handles():
-        known.update(_parts_of(handle))
-    parts = {}
+        known.update(_shards_of(handle))
+    shards = {}
     for param in params:
         if id(param) not in known:
             raise ValueError(
                 f"{name}: a parameter of shape {tuple(param.shape)} belongs to no FullyShardedDataParallel module that "
                 "is alive: keep the module, and pass its parameters() to the optimizer"
             )
-        parts[id(param)] = known[id(param)]
-    return parts
+        shards[id(param)] = known[id(param)]
+    return shards
 
 
 def _handles() -> Iterator[Any]:
@@ -52,16 +52,16 @@ def _handles() -> Iterator[Any]:
             yield thing
 
 
-def _parts_of(handle: Any) -> Iterator[tuple[int, Part]]:
+def _shards_of(handle: Any) -> Iterator[tuple[int, Shard]]:
     flat = handle.flat_param
     divided = handle.uses_sharded_strategy and handle.process_group.size() > 1
     divisions = (Division(handle.process_group),) if divided else ()
     if flat._params is None:
         whole = torch.Size(flat._unpadded_unsharded_size)
-        yield id(flat), Part(whole, flat.shape, divisions, unnamed=FLAT)
+        yield id(flat), Shard(whole, flat.shape, divisions, unnamed=FLAT)
         return
     infos = zip(flat._params, flat._shapes, flat._contiguities, flat._shard_param_infos, strict=True)
     for param, shape, contiguous, info in infos:
         start = (info.intra_param_start_idx or 0) if contiguous else None
         own = param.shape
-        yield id(param), Part(torch.Size(shape), own, divisions, None, start)
+        yield id(param), Shard(torch.Size(shape), own, divisions, None, start)

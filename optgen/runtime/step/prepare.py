@@ -14,7 +14,7 @@ from torch import Tensor
 from optgen.runtime.block import Block, Settings
 from optgen.runtime.core import sweep
 from optgen.runtime.core.bucket import Bucket, Member, check_gradient, flags_of
-from optgen.runtime.core.shards import Part, local_gradient, local_tensor, with_stand_ins
+from optgen.runtime.core.shards import Shard, local_gradient, local_tensor, with_stand_ins
 from optgen.runtime.core.step_inputs import Inputs, SkippedStepError
 from optgen.runtime.cuda.graph_capture import check_member, check_warm
 from optgen.runtime.engines.engine import Engine
@@ -25,13 +25,13 @@ from optgen.runtime.settings.storage import check_rounding, choose_codecs, choos
 from optgen.runtime.settings.validation import check_agreement, on_device
 from optgen.runtime.states.checks import check_states
 from optgen.runtime.states.step_counts import read_counts, settled_count
-from optgen.runtime.states.store import Settled, settle_states
+from optgen.runtime.states.store import StateChanges, settle_states
 from optgen.runtime.step.all_reduce import Reducer
-from optgen.runtime.step.find_shards import find_parts
+from optgen.runtime.step.find_shards import find_shards
 from optgen.runtime.step.interrupts import Uninterrupted
 from optgen.runtime.step.optimizer_like import OptimizerLike
-from optgen.runtime.step.prepared import Prepared, Seen
-from optgen.runtime.step.shard_limits import check_one_scale, check_partition, check_starts, part_target, reduces
+from optgen.runtime.step.prepared import PreparationKey, Prepared
+from optgen.runtime.step.shard_limits import check_one_scale, check_partition, check_starts, reduces, shard_target
 from optgen.runtime.step.target_choice import choose_target, make_engine
 
 
@@ -62,7 +62,7 @@ def prepare(
             grads = [grad for grad in grads if grad is not None]
     else:
         params = [p for p in params if optimizer.state.get(p)]
-    seen = Seen(block, sweep.used.identities(params), sweep.used.dtypes(grads), inputs.names)
+    seen = PreparationKey(block, sweep.used.identities(params), sweep.used.dtypes(grads), inputs.names)
     for prepared in kept:
         known = prepared.seen == seen and prepared.entries == _entries(optimizer, only)
         if known and _still_serves(optimizer, prepared):
@@ -84,8 +84,8 @@ def agreed(optimizer: OptimizerLike, inputs: Inputs, kept: Sequence[Prepared]) -
     if kept:
         reducer = kept[0].reducer
     else:
-        parts = find_parts(optimizer._policy.name, params)
-        reducer = Reducer(parts.values()) if parts else None
+        shards = find_shards(optimizer._policy.name, params)
+        reducer = Reducer(shards.values()) if shards else None
     return inputs if reducer is None else replace(inputs, found_inf=reducer.agree(inputs.found_inf))
 
 
@@ -163,14 +163,14 @@ class _Preparer:
         optimizer: OptimizerLike,
         params: list[Tensor],
         grads: list[Tensor],
-        seen: Seen,
+        seen: PreparationKey,
         inputs: Inputs,
     ) -> None:
         self.optimizer, self.rule, self.block = optimizer, optimizer._policy.rule, seen.block
         self.with_grads = self.rule.blocks[self.block].grads
         self.name = optimizer._policy.name
         self.params, self.grads, self.seen, self.inputs = params, grads, seen, inputs
-        self.parts: Mapping[int, Part] = {}
+        self.shards: Mapping[int, Shard] = {}
         self.reduces = False  # anything of a parameter that is divided among processes
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
         self.known_rows: dict[tuple[Any, ...], int] = {}
@@ -184,12 +184,12 @@ class _Preparer:
             check_gradient(self.name, grad, param)
         check_agreement(self.name, self.rule, self.optimizer.param_groups)
         everything = [param for group in self.optimizer.param_groups for param in group["params"]]
-        self.parts = find_parts(self.name, everything)
+        self.shards = find_shards(self.name, everything)
         members = self._members()
         check_partition(self.name, self.rule.blocks[self.block], members)
         on_host = all(param.device.type == "cpu" for param in everything)
         step = f"{self.rule.name}.{self.block}"
-        reducer = Reducer(self.parts.values(), step, members, checks=self.reduces and on_host)
+        reducer = Reducer(self.shards.values(), step, members, checks=self.reduces and on_host)
         buckets: dict[tuple[Any, ...], Bucket] = {}
         for member in members:
             self._bucket(buckets, member)
@@ -221,19 +221,19 @@ class _Preparer:
             seen=self.seen,
             entries=_entries(self.optimizer, only),
             reducer=reducer if reducer.groups else None,
-            sharded=bool(self.parts),
+            sharded=bool(self.shards),
             at_once=len(engines) == 1 and engines[0].at_once,
             replaced=replaced,
         )
 
-    def _settled(self, engine: Engine, member: Member) -> tuple[Member, Settled]:
+    def _settled(self, engine: Engine, member: Member) -> tuple[Member, StateChanges]:
         grad = None
-        if self.grads and member.part is not None:
+        if self.grads and member.shard is not None:
             grad = local_gradient(member.whole, self.grads[member.position])
         view = View(self.rule, member, 0.0, grad)
         placement = engine.placement(member)
         check_states(self.rule, member, placement)
-        if member.part is not None and member.part.divisions:
+        if member.shard is not None and member.shard.divisions:
             check_one_scale(self.name, self.rule, member)
             check_starts(self.name, self.rule, member)
         return member, settle_states(
@@ -256,16 +256,16 @@ class _Preparer:
         for number, group in enumerate(self.optimizer.param_groups):
             overrides = group.get("overrides", {})
             for index, param in enumerate(group["params"]):
-                part = self.parts.get(id(param))
+                shard = self.shards.get(id(param))
                 place = active.get(id(param))
-                if place is None and part is None:
+                if place is None and shard is None:
                     continue
                 override = overrides.get(index, {})
                 settings = {**group, **override, **self.inputs.values}
-                shape = param.shape if part is None else part.shape
+                shape = param.shape if shard is None else shard.shape
                 codecs = choose_codecs(self.rule, settings, shape.numel())
                 flags = flags_of(self.rule, settings, shape, index, tensorwise(self.rule, codecs))
-                self.reduces = self.reduces or (part is not None and bool(part.divisions) and reduces(block, flags))
+                self.reduces = self.reduces or (shard is not None and bool(shard.divisions) and reduces(block, flags))
                 if place is None:
                     continue
                 check_rounding(self.name, settings, [param], first=False)
@@ -285,7 +285,7 @@ class _Preparer:
                         codecs=codecs,
                         number=before + index,
                         rounding=choose_rounding(settings, param),
-                        part=part,
+                        shard=shard,
                     )
                 )
             before += len(group["params"])
@@ -304,8 +304,8 @@ class _Preparer:
         grad_dtype = self.grads[member.position].dtype if self.with_grads else param.dtype
         block = self.rule.blocks[self.block]
         target = self._target(param, member.settings["target"])
-        if member.part is not None:
-            target = part_target(self.name, block, member, target)
+        if member.shard is not None:
+            target = shard_target(self.name, block, member, target)
         check_member(self.name, member.settings, param, target, on_host=block.commit is not None)
         key = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs, member.rounding)
         if key not in buckets:

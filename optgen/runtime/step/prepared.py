@@ -21,7 +21,7 @@ KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which
 
 
 @dataclass(frozen=True)
-class Seen:
+class PreparationKey:
     """What a step is prepared for: identities of parameters, dtypes of their gradients, names of the inputs set."""
 
     block: str
@@ -54,7 +54,7 @@ class Prepared:
     fixed: list[tuple[Any, ...]]
     raw: list[tuple[Any, ...]]
     elements: float
-    seen: Seen
+    seen: PreparationKey
     entries: bytes
     reducer: Reducer | None = None
     sharded: bool = False

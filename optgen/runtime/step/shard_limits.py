@@ -9,7 +9,7 @@ from types import FrameType
 from optgen.codecs import WHOLE_TENSOR
 from optgen.runtime.block import Block, Flags
 from optgen.runtime.core.bucket import Member
-from optgen.runtime.core.shards import Part
+from optgen.runtime.core.shards import Shard
 from optgen.runtime.cuda.graph_capture import check_whole
 from optgen.runtime.rule import Rule
 from optgen.runtime.states.store import scale_key, stored_codec
@@ -17,26 +17,26 @@ from optgen.runtime.states.store import scale_key, stored_codec
 FLAT_SHARD = "FullyShardedDataParallel keeps flat shards, which have no rows and columns; use fully_shard"
 
 
-def part_target(name: str, block: Block, member: Member, target: str) -> str:
+def shard_target(name: str, block: Block, member: Member, target: str) -> str:
     """The target that serves a part: the one that would serve a whole tensor, or torch's where that cannot.
 
     Raises:
         ValueError: for what cannot be computed of parts, with the reason.
         RuntimeError: for a target that was asked for and cannot serve.
     """
-    part = member.part
-    assert part is not None
-    what = f"a parameter of shape {tuple(part.shape)}"
+    shard = member.shard
+    assert shard is not None
+    what = f"a parameter of shape {tuple(shard.shape)}"
     lines = _uses_lines(block, member)
-    _refuse(name, what, block, member, part, lines)
-    if part.divisions:
+    _refuse(name, what, block, member, shard, lines)
+    if shard.divisions:
         check_whole(name, member.settings, what)
-    why = _why_not(part, member, target, lines)
+    why = _why_not(shard, member, target, lines)
     if why and member.settings["target"] == target:
         raise RuntimeError(f"{name}: target={target!r} cannot serve {what}: {why}; leave target out")
     if why:
         target = "torch"
-    if target == "torch" and part.divisions and any(codec.block == WHOLE_TENSOR for codec in member.codecs):
+    if target == "torch" and shard.divisions and any(codec.block == WHOLE_TENSOR for codec in member.codecs):
         raise ValueError(
             f"{name}: one scale for the whole of {what}, whose parts lie in several processes, needs the cpu or the "
             "cuda target; take block_wise=True"
@@ -44,13 +44,13 @@ def part_target(name: str, block: Block, member: Member, target: str) -> str:
     return target
 
 
-def _why_not(part: Part, member: Member, target: str, lines: bool) -> str:
-    if target == "cuda" and lines and any(part.cuts_lines(division) for division in part.divisions):
+def _why_not(shard: Shard, member: Member, target: str, lines: bool) -> str:
+    if target == "cuda" and lines and any(shard.cuts_lines(division) for division in shard.divisions):
         return "its rows or columns are divided among processes, and these kernels have no place to add them up"
-    if member.rounding == "stochastic" and part.divisions:
+    if member.rounding == "stochastic" and shard.divisions:
         if target == "cuda":
             return "with rounding='stochastic' the kernels of this target draw for whole tensors"
-        if target == "cpu" and part.start is None:
+        if target == "cpu" and shard.start is None:
             return "with rounding='stochastic' the kernels of this target draw for parts that are divided by rows"
     return ""
 
@@ -59,31 +59,31 @@ def _uses_lines(block: Block, member: Member) -> bool:
     return any(array.live(member.flags) for array in block.arrays)
 
 
-def _refuse(name: str, what: str, block: Block, member: Member, part: Part, lines: bool) -> None:
+def _refuse(name: str, what: str, block: Block, member: Member, shard: Shard, lines: bool) -> None:
     """Raise for what cannot be computed.
 
     Raises:
         ValueError: with the reason.
     """
-    if lines and part.offset is None:
-        raise ValueError(f"{name}: its rows and columns cannot be had of {what}: " + (part.unnamed or FLAT_SHARD))
-    if lines and block.line_sums and part.cuts_matrices:
+    if lines and shard.offset is None:
+        raise ValueError(f"{name}: its rows and columns cannot be had of {what}: " + (shard.unnamed or FLAT_SHARD))
+    if lines and block.line_sums and shard.cuts_matrices:
         raise ValueError(
             f"{name}: sums over the rows of all matrices cannot be had of {what}, whose matrices are divided"
         )
-    if part.unnamed:
+    if shard.unnamed:
         wrong = _tensor_results(block, member)
         if wrong:
             raise ValueError(
-                f"{name}: norms and means of a tensor ({wrong[0]}) cannot be had of {what}: {part.unnamed}"
+                f"{name}: norms and means of a tensor ({wrong[0]}) cannot be had of {what}: {shard.unnamed}"
             )
         if block.counts:
             raise ValueError(
-                f"{name} depends on the position of each tensor, which cannot be had of {what}: {part.unnamed}"
+                f"{name} depends on the position of each tensor, which cannot be had of {what}: {shard.unnamed}"
             )
         if member.shape.numel() and member.rounding == "stochastic":
-            raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {part.unnamed}")
-    if member.rounding == "stochastic" and part.start is None and part.offset is None:
+            raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {shard.unnamed}")
+    if member.rounding == "stochastic" and shard.start is None and shard.offset is None:
         raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {FLAT_SHARD}")
 
 

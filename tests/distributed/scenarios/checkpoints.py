@@ -207,11 +207,11 @@ def states(model: Model, optimizer: Any) -> list[dict[str, Tensor]]:
     from optgen.runtime.settings.storage import choose_codecs
     from optgen.runtime.states.store import scale_key, stored_codec
     from optgen.runtime.states.torch_codecs import decode
-    from optgen.runtime.step.find_shards import find_parts
+    from optgen.runtime.step.find_shards import find_shards
 
     result = []
     rule, group = optimizer.rule, optimizer.param_groups[0]
-    parts = find_parts("", list(model.parameters()))
+    parts = find_shards("", list(model.parameters()))
     for param in model.parameters():
         part, entry = parts.get(id(param)), optimizer.state[param]
         own = param.shape if part is None else part.own

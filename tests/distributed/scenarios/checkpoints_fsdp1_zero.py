@@ -41,7 +41,7 @@ from distributed.scenarios.world import (
 from optgen.codecs import CODECS
 from optgen.runtime.states.store import scale_key
 from optgen.runtime.states.torch_codecs import decode
-from optgen.runtime.step.find_shards import find_parts
+from optgen.runtime.step.find_shards import find_shards
 
 STEPS = 2  # of each run
 GRADIENTS = gradients(SHAPES, 3 * STEPS)
@@ -185,7 +185,7 @@ def plain_into_flat_anew(world: World, case: str) -> None:
     train(plain, one, 0)
     model, optimizer = flat(case)
     optimizer.load_state_dict(one.state_dict())
-    parts = find_parts("", list(model.parameters()))
+    parts = find_shards("", list(model.parameters()))
     cells = {"exp_avg": 0.45 / 64, "exp_avg_sq": 0.45 / 128}
     seen = 0
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):

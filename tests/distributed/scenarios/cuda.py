@@ -16,7 +16,7 @@ from distributed.scenarios.parts import against_one, maker
 from distributed.scenarios.world import LeftOut, Scenario, Scenarios, World, distribute_tensor
 from optgen.runtime.building import nvidia
 from optgen.runtime.cuda import cuda_device
-from optgen.runtime.step.shard_limits import part_target
+from optgen.runtime.step.shard_limits import shard_target
 
 
 def on_standin(run: Callable[[World], Any]) -> Scenario:
@@ -62,7 +62,7 @@ def refusals(world: World) -> None:
         optimizer.param_groups[0]["target"] = None
         optimizer.step()
         (member,) = optimizer._kept.of_all[0].members
-        assert part_target("", optimizer.rule.blocks["step"], member, "cuda") == "torch"
+        assert shard_target("", optimizer.rule.blocks["step"], member, "cuda") == "torch"
 
 
 SCENARIOS: Scenarios = {

@@ -15,7 +15,7 @@ from optgen_optim import LAMB, AdamW8bit, Prodigy
 from support.targets import ready
 
 from optgen.runtime.core.step_inputs import NO_INPUTS
-from optgen.runtime.states.store import Settled
+from optgen.runtime.states.store import StateChanges
 from optgen.runtime.step.interrupts import Uninterrupted
 from optgen.runtime.step.run import begin
 from runtime.training import SMALL, make_params, same, set_grads, snapshot
@@ -98,17 +98,17 @@ def test_states_are_stored_whole(target: str, monkeypatch: pytest.MonkeyPatch) -
     """Another precision remakes them: Ctrl-C leaves none with scales of what it was."""
     params, opt = make(AdamW8bit, target)
     opt.override(params[0], optim_bits=32)
-    store = Settled.store
+    store = StateChanges.store
 
-    def pressing(self: Settled, entry: dict[str, Any]) -> None:
+    def pressing(self: StateChanges, entry: dict[str, Any]) -> None:
         if entry is opt.state[params[0]]:
             press()
         store(self, entry)
 
-    monkeypatch.setattr(Settled, "store", pressing)
+    monkeypatch.setattr(StateChanges, "store", pressing)
     with pytest.raises(KeyboardInterrupt):
         opt.step()
-    monkeypatch.setattr(Settled, "store", store)
+    monkeypatch.setattr(StateChanges, "store", store)
     assert opt.state[params[0]]["exp_avg"].dtype is torch.float32
     assert "exp_avg_absmax" not in opt.state[params[0]]
     params, other = make(AdamW8bit, target)

@@ -89,8 +89,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const Sums& sum = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+  const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.rho), float(v.eps),
       float(v.weight_decay), float(1.0 - v.rho),
       float(sum.square_avg_largest >= 1.1754943508222875e-38 ? sum.square_avg_largest : 0.0),
@@ -131,8 +130,7 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec =
-        percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
     if constexpr (percentile_clipping_below_100) {
       const double gnorm = optgen::sqrt(sum.grad_squares_2);
       gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);

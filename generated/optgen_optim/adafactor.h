@@ -174,8 +174,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double cols = double(t.at(COLS));
   const float* const exp_avg_sq_row = t.pointer<float>(Column::exp_avg_sq_row);
   const float* const exp_avg_sq_col = t.pointer<float>(Column::exp_avg_sq_col);
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+  const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   float* const squared_col_sum = t.pointer<float>(Column::step_squared_col_sum);
   float* const squared_row_sum = t.pointer<float>(Column::step_squared_row_sum);
   float* const new_exp_avg_sq_row = t.pointer<float>(Column::step_new_exp_avg_sq_row);
@@ -286,8 +285,7 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec =
-        percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
     float* const new_exp_avg_sq_row = t.pointer<float>(Column::step_new_exp_avg_sq_row);
     float* const new_exp_avg_sq_col = t.pointer<float>(Column::step_new_exp_avg_sq_col);
     if constexpr (percentile_clipping_below_100) {

@@ -92,8 +92,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const Sums& sum = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+  const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.beta1),
       float(v.beta2), float(v.eps), float(v.weight_decay), float(1.0 - v.beta1),
       float(1.0 / (1.0 - optgen::power(v.beta1, step))),
@@ -135,8 +134,7 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec =
-        percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
     if constexpr (percentile_clipping_below_100) {
       const double gnorm = optgen::sqrt(sum.grad_squares_2);
       gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);

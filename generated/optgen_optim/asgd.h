@@ -85,8 +85,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const double eta = double(*t.pointer<float>(Column::eta));
   const double mu = double(*t.pointer<float>(Column::mu));
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+  const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.weight_decay), float(eta),
       float(mu), float(1.0 - v.lambd * eta), mu == 1.0};
 }
@@ -120,8 +119,7 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     const double step = steps_of(t) + 1.0;
     double eta = double(*t.pointer<float>(Column::eta));
     double mu = double(*t.pointer<float>(Column::mu));
-    Window<100> gnorm_vec =
-        percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
     if constexpr (percentile_clipping_below_100) {
       const double gnorm = optgen::sqrt(sum.grad_squares_2);
       gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);

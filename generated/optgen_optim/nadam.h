@@ -111,8 +111,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   double mu_product = double(*t.pointer<float>(Column::mu_product));
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+  const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   const double mu = v.beta1 * (1.0 - 0.5 * optgen::power(0.96, step * v.momentum_decay));
   const double mu_next = v.beta1 * (1.0 - 0.5 * optgen::power(0.96, (step + 1.0) * v.momentum_decay));
   mu_product = mu_product * mu;
@@ -163,8 +162,7 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
     double mu_product = double(*t.pointer<float>(Column::mu_product));
-    Window<100> gnorm_vec =
-        percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
     if constexpr (percentile_clipping_below_100) {
       const double gnorm = optgen::sqrt(sum.grad_squares_2);
       gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);

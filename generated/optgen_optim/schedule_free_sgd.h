@@ -104,8 +104,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const Sums& sum = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+  const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   const double k_2 = v.k + 1.0;
   double rate = v.lr;
   if constexpr (warmup_steps_above_0) rate = v.lr * optgen::minimum(1.0, k_2 / v.warmup_steps);
@@ -143,8 +142,7 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec =
-        percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
     if constexpr (percentile_clipping_below_100) {
       const double gnorm = optgen::sqrt(sum.grad_squares_2);
       gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);

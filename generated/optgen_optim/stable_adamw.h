@@ -104,8 +104,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const Sums& sum = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
-  const Window<100> gnorm_vec =
-      percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+  const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   const double decay1 = v.beta1 * (1.0 - optgen::power(v.beta1, step - 1.0)) / (1.0 - optgen::power(v.beta1, step));
   const double decay2 = v.beta2 * (1.0 - optgen::power(v.beta2, step - 1.0)) / (1.0 - optgen::power(v.beta2, step));
   const double ratio = optgen::sqrt(sum.ratio_sum / numel);
@@ -156,8 +155,7 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec =
-        percentile_clipping_below_100 ? read_window<100>(t.pointer<float>(Column::gnorm_vec)) : Window<100>{};
+    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
     if constexpr (percentile_clipping_below_100) {
       const double gnorm = optgen::sqrt(sum.grad_squares_2);
       gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);

@@ -12,6 +12,7 @@ from optgen.backends.c_names import FACTS, column, member, pass_of
 from optgen.backends.c_printer import CPrinter, c_condition, c_member, c_name
 from optgen.backends.c_statements import CStatements, spelled, under
 from optgen.backends.code import (
+    ALWAYS,
     Brackets,
     Code,
     Guarded,
@@ -22,6 +23,7 @@ from optgen.backends.code import (
     call,
     choice,
     declared,
+    flat,
     guarded,
     prefixed,
 )
@@ -184,10 +186,11 @@ class ScalarText:
         pointer = f"t.pointer<float>({column(item.name)})"
         if item.kind.is_array:
             return f"float* const {name} = {pointer}"
-        kind, read, nothing = self._input_type(item), call("double", f"*{pointer}"), "0.0"
+        head, exists = f"{self._input_type(item)} {name} = ", self.text.condition(item.exists)
         if item.window is not None:
-            read, nothing = call(f"read_window<{item.window}>", pointer), f"{kind}{{}}"
-        return Labelled(f"{kind} {name} = ", choice(self.text.condition(item.exists), read, nothing))
+            asked = "" if exists == ALWAYS else f", {flat(exists.within(Binds.OR))}"
+            return Labelled(head, call(f"read_window<{item.window}{asked}>", pointer))
+        return Labelled(head, choice(exists, call("double", f"*{pointer}"), "0.0"))
 
     def _input_type(self, item: Input) -> str:
         return "double" if item.window is None else f"Window<{item.window}>"

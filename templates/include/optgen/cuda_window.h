@@ -17,7 +17,9 @@ template <int N> struct Window {
   __device__ float at(int i) const { return slot == N || slot == i ? entry : stored[i]; }
 };
 
-template <int N> __device__ inline Window<N> read_window(const float* stored) { return {stored, 0.0f, -1}; }
+template <int N, bool exists = true> __device__ inline Window<N> read_window(const float* stored) {
+  return exists ? Window<N>{stored, 0.0f, -1} : Window<N>{};
+}
 
 // Where the entry of a step stands; what is no count is taken as 0.
 template <int N> __device__ inline int slot_of(double step) {

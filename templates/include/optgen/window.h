@@ -13,9 +13,9 @@ template <int N> struct Window {
   float values[N];
 };
 
-template <int N> inline Window<N> read_window(const float* stored) {
-  Window<N> window;
-  memcpy(window.values, stored, sizeof window.values);
+template <int N, bool exists = true> inline Window<N> read_window(const float* stored) {
+  Window<N> window{};
+  if constexpr (exists) memcpy(window.values, stored, sizeof window.values);
   return window;
 }
 

@@ -408,6 +408,32 @@ def test_two_modules_do_not_share_variables(load_kernels: Compile) -> None:
     assert first_array != second_array
 
 
+LARGE_ARRAYS = """
+template <int number, class Body> __device__ void with_array(const Body& body) {
+  __shared__ float kept[30 * 256];
+  kept[threadIdx.x] = 1;
+  body(kept[threadIdx.x]);
+}
+extern "C" __global__ void one(float* b) { with_array<1>([&](float x) { b[threadIdx.x] = x; }); }
+extern "C" __global__ void other(float* b) { with_array<1>([&](float x) { b[threadIdx.x] = -x; }); }
+extern "C" __global__ void both(float* b) {
+  const auto add = [&](float x) { b[threadIdx.x] += x; };
+  with_array<1>(add);
+  with_array<2>(add);
+}
+"""
+
+
+def test_arrays_of_a_kernels_functions_count_for_it_alone(load_kernels: Compile, drv: Any) -> None:
+    module = load_kernels(LARGE_ARRAYS)
+    for name, value in (("one", 1), ("other", -1)):
+        b = np.zeros(1, np.float32)
+        prepared(module, name, "P").prepared_call((1, 1), (1, 1, 1), address(b))
+        assert b[0] == value
+    with pytest.raises(drv.Error, match="kernel both: 61440 bytes of __shared__ arrays, at most 49152 are possible"):
+        module.get_function("both")
+
+
 def test_speed_of_a_kernel_that_never_waits(kernels: Any) -> None:
     """An element costs nanoseconds, not a switch of stacks: a generous bound of 1 µs, on a busy machine."""
     a = numbers(1 << 18)

@@ -48,12 +48,17 @@ void* load_image(const void* image, size_t bytes) {
   return library;
 }
 
-// The length that begins the name of a mangled function, and the name: `_ZZ3foovE1a` is `a` of `foo`.
-std::string function_of(const std::string& symbol) {
-  size_t at = 3, length = 0;
-  while (at < symbol.size() && symbol[at] >= '0' && symbol[at] <= '9')
-    length = length * 10 + static_cast<size_t>(symbol[at++] - '0');
-  return symbol.substr(at, length);
+// The kernel that a symbol is local to, or one of whose lambdas is an argument of the function that it is local to:
+// a mangled name says `Z3fooE` of what is local to `foo`. Empty if there is none: any kernel may use the variable.
+std::string kernel_of(const LoadedModule& module, const std::string& symbol) {
+  for (size_t at = symbol.find('Z'); at != std::string::npos; at = symbol.find('Z', at + 1)) {
+    size_t begin = at + 1, length = 0;
+    while (begin < symbol.size() && symbol[begin] >= '0' && symbol[begin] <= '9' && length < symbol.size())
+      length = length * 10 + static_cast<size_t>(symbol[begin++] - '0');
+    const std::string name = symbol.substr(begin, length);
+    if (!name.empty() && dlsym(module.library, ("standin_kernel_" + name).c_str()) != nullptr) return name;
+  }
+  return "";
 }
 
 void find_shared_arrays(LoadedModule& module, const void* image) {
@@ -61,9 +66,7 @@ void find_shared_arrays(LoadedModule& module, const void* image) {
   dlinfo(module.library, RTLD_DI_LINKMAP, &map);
   for (const ImageVariable& variable : function_variables(image)) {
     module.shared_arrays.push_back({reinterpret_cast<char*>(map->l_addr + variable.offset), variable.bytes});
-    const std::string owner = function_of(variable.symbol);
-    const bool of_kernel = dlsym(module.library, ("standin_kernel_" + owner).c_str()) != nullptr;
-    module.shared_bytes[of_kernel ? owner : ""] += variable.bytes;
+    module.shared_bytes[kernel_of(module, variable.symbol)] += variable.bytes;
   }
 }
 

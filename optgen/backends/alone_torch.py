@@ -109,7 +109,7 @@ class _Function:
         roots = [name for value in self.outputs.values() for name in refs(value)]
         code = self._code(roots)
         printer = self._printer(code)
-        lines = [*self._loads(code), *self._lines(code, printer), *self._stores(code, printer)]
+        lines = [*self._loads(code, stored=True), *self._lines(code, printer), *self._stores(code, printer)]
         if self.plan.host_commits:
             names = ", ".join(write.input.name for write in self.plan.host_commits)
             lines.append(python_comment(f"What is one for a group or for all, the optimizer goes on with: {names}."))
@@ -122,7 +122,8 @@ class _Function:
         printer = self._printer(code)
         parts = {total: replaced(reduce, code.values) for total, reduce in sums.items()}
         items = tuple(Labelled(f'"{total}": ', printer.code(part)) for total, part in parts.items())
-        lines = [*self._loads(code), *self._lines(code, printer), *python_code(Brackets("return {", items, "}"), 4)]
+        returned = python_code(Brackets("return {", items, "}"), 4)
+        lines = [*self._loads(code, stored=False), *self._lines(code, printer), *returned]
         doc = "What a parameter adds to the sums over all of them."
         return self._function(f"{self.block}_{name}", doc, code, lines, "dict[str, Tensor]")
 
@@ -171,10 +172,14 @@ class _Function:
         given = [n for n, item in self.inputs.items() if item.kind.is_host or (item.role == "fact" and n not in FACTS)]
         return [name for name in (*given, *self.plan.sums) if name in used]
 
-    def _loads(self, code: Assignments) -> Iterator[str]:
-        """What the function begins with: states are decoded."""
+    def _loads(self, code: Assignments, stored: bool) -> Iterator[str]:
+        """What the function begins with: states are decoded.
+
+        Args:
+            stored: Whether it ends with storing, among others, the number of the step.
+        """
         used = _names(code)
-        if self.block == "step" or "step" in used:
+        if (stored and self.block == "step") or "step" in used:
             yield f'step = float(state["step"]){" + 1.0" if self.block == "step" else ""}'
         for name, item in self.inputs.items():
             if name not in used or item.kind.is_host:

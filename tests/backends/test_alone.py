@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,7 @@ from support.alone_kernels import Kernel, copies, differing, torch_functions
 from support.asked import ask
 from support.compiling import ROOT, stock_package
 from support.machine import require_compiler
+from support.targets import require_standin
 from torch import Tensor
 
 from optgen.explanation import TARGETS, ClassInfo, Target
@@ -24,6 +27,7 @@ from optgen.runtime.building.nvcc import FLAGS, find_nvcc, why_no_nvcc
 
 SHAPE = (210, 300)  # two chunks of a kernel
 HOST = ["-std=c++17", "-fopenmp", "-fsyntax-only", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-trapping-math"]
+COMPILERS = [path for name in ("g++", "clang++") if (path := shutil.which(name))]
 INCLUDE = f"-I{ROOT / 'templates' / 'include'}"
 QUICK = ("AdamW", "AdamW8bit", "AdamW:4", "Lion8bit", "LAMB8bit", "Adafactor")
 NOT_MADE = ("PytorchLARS", "SGD8bit")  # the one takes no `target`, the other's defaults leave nothing in 8 bits
@@ -81,12 +85,25 @@ def test_a_class_of_several_passes_has_them_in_order() -> None:
     ]
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="no g++ on this machine")
+@pytest.mark.skipif(not COMPILERS, reason="no C++ compiler on this machine")
 @pytest.mark.parametrize("name", CASES)
 def test_cpp_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
     source = tmp_path / "alone.cpp"
     source.write_text(infos()[name].code("cpu"), encoding="utf-8")
-    ask(["g++", *HOST, INCLUDE, str(source)], source)
+    for compiler in COMPILERS:
+        ask([compiler, *HOST, INCLUDE, str(source)], source)
+
+
+def test_python_is_formatted_and_has_nothing_unused(tmp_path: Path) -> None:
+    for name in optgen_optim.CLASSES:
+        if not alike(name):
+            (tmp_path / f"{name}.py").write_text(infos()[name].code("torch"), encoding="utf-8")
+    for words in (("format", "--check"), ("check", "--select", "E,F,W,I,UP,B,C4,PIE,RET,RUF,SIM")):
+        command = [sys.executable, "-m", "ruff", *words, "--isolated", "--line-length", "120", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if "No module named" in done.stderr:
+            pytest.skip(done.stderr.strip())
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -162,11 +179,13 @@ def test_the_torch_functions_compute_what_the_class_does(name: str) -> None:
         trained.compare(param, state)
 
 
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_kernel_computes_what_the_class_does(name: str, tmp_path: Path) -> None:
+def test_the_kernel_computes_what_the_class_does(name: str, target: Target, tmp_path: Path) -> None:
     require_compiler()
-    trained = Trained(name, "cpu")
-    kernel = Kernel(trained.info.code("cpu"), tmp_path)
+    gpu = require_standin() if target == "cuda" else None
+    trained = Trained(name, target)
+    kernel = Kernel(trained.info.code(target), tmp_path, gpu)
     totals = {total: own for plan in trained.info.alone.plans.values() for total, (_, own) in plan.sums.items()}
     for before in (1.0, 2.0):
         param, state = trained.param.detach().clone(), copies(trained.state)

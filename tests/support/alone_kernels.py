@@ -17,10 +17,15 @@ from torch import Tensor
 
 from optgen.runtime.building.cache import shared_library
 from optgen.runtime.building.compilers import find_compiler
+from optgen.runtime.building.cubins import cubin
+from optgen.runtime.building.nvcc import find_nvcc
 from optgen.runtime.core.call import Call
+from optgen.runtime.cuda.cuda_device import THREADS, WARP
+from optgen.runtime.engines.kernel_engine import BAND_ROWS
+from support.gpu import StandinDevice
 
 INCLUDES = Path(__file__).parents[2] / "templates" / "include" / "optgen"
-CHUNK = 32_768
+CHUNK, GPU_CHUNK = 32_768, 8192
 Number = Callable[[str, Mapping[str, float]], float]
 
 
@@ -37,20 +42,30 @@ def base_columns() -> list[str]:
 
 
 class Kernel:
-    """The kernel of a class, compiled. What it is handed stands first in its text for its step."""
+    """The kernel of a class, compiled. What it is handed stands first in its text for its step.
 
-    def __init__(self, text: str, folder: Path) -> None:
-        source = folder / "alone.cpp"
+    Args:
+        gpu: The stand-in that runs it; None where it is C++ for the CPU.
+    """
+
+    def __init__(self, text: str, folder: Path, gpu: StandinDevice | None = None) -> None:
+        source = folder / ("alone.cpp" if gpu is None else "alone.cu")
         source.write_text(text, encoding="utf-8")
-        self.columns = [name.split(" = ")[0] for name in names(text, r"enum \{(.*?), COUNT \}")]
-        if self.columns == ["COUNT"]:
-            self.columns = []
+        self.columns = [name.split(" = ")[0] for name in names(text, r"enum \{(.*?),\s+COUNT \}")]
         self.values = names(text, r"struct Values \{\s*double (.*?);")
         self.sums = names(text, r"struct Sums \{\s*double (.*?);")
-        self.passes = re.findall(r"^OPTGEN_EXPORT void (step_\w+)\(", text, re.MULTILINE)
-        compiler = find_compiler()
-        assert compiler is not None
-        self.library = shared_library(source, {}, compiler, self.passes)
+        self.gpu = gpu
+        pattern = r"^OPTGEN_EXPORT void (step_\w+)\(" if gpu is None else r"\b(step_\w+)_prepare\("
+        self.passes = re.findall(pattern, text, re.MULTILINE)
+        self.in_bands = [
+            name for name in self.passes if re.search(rf"namespace {name[5:]} \{{\s+constexpr int row_sums", text)
+        ]
+        if gpu is None:
+            compiler = find_compiler()
+            assert compiler is not None
+            self.library = shared_library(source, {}, compiler, self.passes)
+        else:
+            self.image = cubin(source, {}, gpu.arch, find_nvcc())
 
     def step(self, param: Tensor, grad: Tensor, state: Mapping[str, Tensor], count: float, number: Number) -> None:
         """A step of one parameter of two dimensions.
@@ -60,7 +75,8 @@ class Kernel:
             number: A value that is handed over, by its name and the sums that passes have found.
         """
         rows, cols = param.shape
-        chunks = range(0, param.numel(), CHUNK)
+        chunk, band = (CHUNK, BAND_ROWS * cols) if self.gpu is None else (GPU_CHUNK, BAND_ROWS * cols)
+        chunks, bands = range(0, param.numel(), chunk), range(0, param.numel(), band)
         lines = 2 * (rows + cols)  # of a chunk
         steps = torch.tensor([count], dtype=torch.float64)
         table = dict.fromkeys(base_columns(), 0) | {
@@ -73,12 +89,15 @@ class Kernel:
             "COLS": cols,
             "MATRICES": 1,
             "CHUNKS": len(chunks),
+            "FIRST_BAND": len(chunks),
+            "BANDS": len(bands),
             "OWN_ROWS": rows,
             "OWN_COLS": cols,
         }
         arrays = {name: torch.zeros(rows + cols) for name in self.columns if name not in state}
         addresses = [{**state, **arrays}[name].data_ptr() for name in self.columns]
-        chunk_table = [(0, at, min(at + CHUNK, param.numel()), k * lines) for k, at in enumerate(chunks)]
+        begins = [*((at, chunk) for at in chunks), *((at, band) for at in bands)]
+        chunk_table = [(0, at, min(at + size, param.numel()), k * lines) for k, (at, size) in enumerate(begins)]
         sums = torch.zeros(max(len(self.sums), 1), dtype=torch.float64)
         memory = {
             "table": array("q", [*table.values(), *addresses]),
@@ -86,8 +105,8 @@ class Kernel:
             "chunk_table": array("q", [number for chunk in chunk_table for number in chunk]),
         }
         buffers = {
-            "partials": torch.zeros(len(chunks) * max(len(self.sums), 1), dtype=torch.float64),
-            "lines": torch.zeros(len(chunks) * lines, dtype=torch.float64),
+            "partials": torch.zeros(len(begins) * max(len(self.sums), 1), dtype=torch.float64),
+            "lines": torch.zeros(len(begins) * lines, dtype=torch.float64),
             "scratch": torch.zeros(256, dtype=torch.float64),
             "reduced": sums,
         }
@@ -97,7 +116,20 @@ class Kernel:
             addressed = {key: kept.buffer_info()[0] for key, kept in (*memory.items(), ("values", values))}
             addressed |= {key: buffer.data_ptr() for key, buffer in buffers.items()}
             call = Call(tensors=1, chunks=len(chunks), threads=1, **addressed)
-            getattr(self.library, name)(ctypes.byref(call))
+            if self.gpu is None:
+                getattr(self.library, name)(ctypes.byref(call))
+                continue
+            if name in self.in_bands:
+                call.first, call.chunks = len(chunks), len(bands)
+            self._launch(self.gpu, name, call)
+
+    def _launch(self, gpu: StandinDevice, name: str, call: Call) -> None:
+        launches = ((f"{name}_prepare", 1, WARP), (name, 2, THREADS), (f"{name}_finish", 1, THREADS))
+        with gpu.stream() as stream:
+            for part, blocks, threads in launches:
+                function = gpu.function(self.image, part)
+                function.prepared_async_call((blocks, 1), (threads, 1, 1), stream, *call.numbers())
+            gpu.driver.Context.synchronize()
 
 
 def torch_functions(text: str) -> dict[str, Callable[..., Any]]:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from optgen.runtime.settings.param_groups import DTYPES
 from optgen.runtime.settings.storage import choose_codecs, tensorwise
 
 DIMENSIONS = range(5)  # of a parameter: rules treat a matrix, say, otherwise than a vector
+ENDING_SECONDS = 0.05  # between looks at what still runs once one has failed
 STARTS = {"lr": 1e-3, "momentum": 0.9}  # for classes that must be told
 
 
@@ -176,6 +178,8 @@ def _at_once(build: Callable[[Any], None], items: Sequence[Any]) -> int:
                 done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            end_all()
+            while not all(item.done() for item in running):  # a thread may be about to start one more
+                end_all()
+                time.sleep(ENDING_SECONDS)
             raise
     return len(items)

@@ -6,12 +6,14 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 from support.fake_programs import script
 
+from optgen.runtime import precompile
 from optgen.runtime.building import cache, private_dir
-from optgen.runtime.building.programs import TIMED_OUT, run
+from optgen.runtime.building.programs import TIMED_OUT, end_all, run
 from optgen.runtime.precompile import _at_once
 
 LATE = "(sleep 0.6; touch {late}) &\nwait"
@@ -28,8 +30,9 @@ def test_what_takes_too_long_ends_with_all_that_it_started(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, cache.CompileError])
 def test_when_one_of_many_fails_or_ctrl_c_comes_the_others_end(error: type[BaseException], tmp_path: Path) -> None:
-    late = tmp_path / "late"
-    slow = script(tmp_path / "slow", f"touch {tmp_path}/started\n{LATE.format(late=late)}\nsleep 30")
+    late, over = tmp_path / "late", tmp_path / "over"
+    until_over = f"(until [ -e {over} ]; do sleep 0.05; done; touch {late}) &"
+    slow = script(tmp_path / "slow", f"touch {tmp_path}/started\n{until_over}\nwait\nsleep 30")
 
     def build(item: str) -> None:
         if item == "slow":
@@ -42,8 +45,34 @@ def test_when_one_of_many_fails_or_ctrl_c_comes_the_others_end(error: type[BaseE
     with pytest.raises(error):
         _at_once(build, ["fails", "slow"])
     assert time.monotonic() - begun < 20
+    over.touch()
     time.sleep(0.8)
     assert not late.exists()
+
+
+def test_what_is_started_after_another_has_failed_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, failed = Event(), Event()
+    slow = script(tmp_path / "slow", "sleep 30")
+
+    def end() -> None:
+        failed.set()
+        end_all()
+
+    monkeypatch.setattr(precompile, "end_all", end)
+
+    def build(item: str) -> None:
+        if item == "slow":
+            running.set()
+            failed.wait(20)
+            time.sleep(0.2)
+            run((str(slow),), tmp_path, timeout=60)
+        running.wait(20)
+        raise cache.CompileError
+
+    begun = time.monotonic()
+    with pytest.raises(cache.CompileError):
+        _at_once(build, ["fails", "slow"])
+    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")

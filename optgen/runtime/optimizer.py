@@ -121,7 +121,6 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ValueError: if the parameter is not in this optimizer, for unknown settings and values out of range.
         """
-
         group, merged = self.check_override(param, settings)
         group["overrides"] = merged
         self._kept.forget()
@@ -178,19 +177,6 @@ class Optimizer(torch.optim.Optimizer):
         else:
             run(self, block)
 
-    def _check_step(self) -> None:
-        check_capture(self._policy.name, self.param_groups)
-        fused_backward.check_step(self)
-
-    def _end_round(self) -> None:
-        fused_backward.end_round(self)
-
-    def _look_again(self) -> None:
-        fused_backward.attach(self)
-
-    def _update_in_backward(self, param: Tensor) -> None:
-        fused_backward.update(self, param)
-
     def engines(self) -> dict[str, int]:
         """How many parameters each target served at the last step, as `{"cpu": 12}`."""
         counts: dict[str, int] = {}
@@ -205,6 +191,21 @@ class Optimizer(torch.optim.Optimizer):
     def paged_bytes(self) -> int:
         """Bytes of the states among them that lie in memory which a GPU borrows from the host."""
         return sum(paged_bytes(entry) for entry in self.state.values())
+
+    # What a step, and torch's hooks around it, ask of an optimizer
+
+    def _check_step(self) -> None:
+        check_capture(self._policy.name, self.param_groups)
+        fused_backward.check_step(self)
+
+    def _end_round(self) -> None:
+        fused_backward.end_round(self)
+
+    def _look_again(self) -> None:
+        fused_backward.attach(self)
+
+    def _update_in_backward(self, param: Tensor) -> None:
+        fused_backward.update(self, param)
 
     # A save
 

@@ -108,8 +108,11 @@ class PassText(BlockText):
         walk = CpuWalk(self) if self.target == "cpu" else CudaWalk(self)
         context = walk.context()
         loads = walk.loads() if isinstance(walk, CpuWalk) else walk.loads(self.bands)
-        indent = 8 if self.bands or context.get("segmented") else 6
+        segmented = isinstance(walk, CpuWalk) and walk.walks_segments
+        indent = 8 if self.bands or segmented else 6
         return context | {
+            "lines": bool(self.sums.over(Kind.ROW) or self.sums.over(Kind.COL)),
+            "segmented": segmented,
             "name": self.item.name if len(self.plan.passes) > 1 else "",
             "exported": self._exported(),
             "bands": self.bands,

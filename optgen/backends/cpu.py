@@ -41,17 +41,14 @@ class CpuWalk:
         """What the template is filled with."""
         text = self.text
         return {
-            "block": text.block,
             "name": c_name(text.block),
-            "passes": [item.name for item in text.plan.passes],
-            "slots": [item.slot for item in text.plan.passes],
+            "passes": [(f"{text.block}_{item.name}", item.slot) for item in text.plan.passes],
+            "call": f"{'' if self.sums.all else '[[maybe_unused]] '}const Call& call",
             "sums": c_lines(text.sum_lines(), 2),
             "tiles": c_lines(self._tiles(), 2),
-            "draws": text.is_written("param"),
-            "lines": bool(self.rows or self.cols),
-            "summed": " || ".join(f"pass == {pass_of(item.name)}" for item in (*self.rows, *self.cols)),
+            "begins": self._begins(),
+            "walk": "cpu/segments.j2" if self.walks_segments else "cpu/tile.j2",
             "opens": c_lines(self._opens(), 4),
-            "segmented": bool(self.rows or self.cols or text.element_arrays),
             "segment": c_lines(self._segment(), 6),
             "element": c_code(Brackets("Element x{", tuple(self.loads().values()), "}"), 8),
             "stores": c_lines(text.stores(), 8),
@@ -61,6 +58,26 @@ class CpuWalk:
             "closes": c_lines(self._closes(), 6),
             "results": c_lines(self._results(), 2),
         }
+
+    @property
+    def walks_segments(self) -> bool:
+        """Whether it walks pieces of one row each, rather than whole tiles."""
+        return bool(self.rows or self.cols or self.text.element_arrays)
+
+    def _begins(self) -> list[str]:
+        """What a chunk begins with."""
+        result = []
+        if self.text.is_written("param"):
+            result.append("if constexpr (pass == APPLY) param_tile.draws(draw_of(t), t.at(START));")
+        if lines := (*self.rows, *self.cols):
+            summed = " || ".join(f"pass == {pass_of(item.name)}" for item in lines)
+            result += [
+                "const Lines lines = lines_of(call, t, c, row_sums);",
+                f"if constexpr ({summed}) {{",
+                "  for (int64_t k = 0; k < lines.size(col_sums); ++k) lines.base[k] = 0.0;",
+                "}",
+            ]
+        return result
 
     def _tiles(self) -> list[Code]:
         kinds = groupby(self.text.stored(), lambda item: item.codec)
@@ -139,4 +156,6 @@ class CpuWalk:
             value = call("from_bits", name) if item.is_largest else name
             return Labelled(f"partial.{c_member(item.name)} = ", value)
 
-        return self.text.taking(self.tensor, found)
+        results = self.text.taking(self.tensor, found)
+        first: list[Code] = ["Sums& partial = partials_of<Sums>(call, c)"] if results else []
+        return [*first, *results]

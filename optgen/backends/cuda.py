@@ -5,7 +5,7 @@ A pass that may sum rows or columns walks bands of whole rows, all others tiles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optgen.backends.base import Rendering
@@ -49,24 +49,31 @@ class CudaWalk:
     def context(self) -> dict[str, Any]:
         """What the template is filled with."""
         text = self.text
+        draws = ["if constexpr (pass == APPLY) param_tile.draws(draw_of(t));"] if text.is_written("param") else []
+        aligned = c_code(Labelled("const bool aligned = ", call("are_aligned", *self._moved())), 2)
+        line = ["const Line line = line_at(t, place.first + place.position(i));"] if text.element_arrays else []
+        adds, partials = c_lines(text.adds(self.tensor), 8), c_lines(self._partials(), 2)
+        stored = [*partials, "store_sums<pass>(call, c, shared);"] if self.tensor else []
         return {
             "name": c_name(text.block),
             "passes": [(f"{text.block}_{item.name}", item.slot) for item in text.plan.passes],
-            "bands": bool(text.band_slots),
-            "tiles_too": any(item.slot not in text.band_slots for item in text.plan.passes),
+            "shared": self._shared(),
+            **self._frames(),
             "count": len(self.tensor),
             "sums": c_lines(text.sum_lines(), 2),
-            "draws": text.is_written("param"),
             "tiles": c_lines(self._tiles(), 2),
-            "aligned": c_code(Labelled("const bool aligned = ", call("are_aligned", *self._moved())), 2),
+            "aligned": aligned,
+            "begins": [*draws, *aligned],
             "opens": c_lines(self._opens(), 4),
-            "element": c_code(Brackets("Element x{", tuple(self.loads(False).values()), "}"), 6),
-            "line": bool(text.element_arrays),
+            "element": [*line, *c_code(Brackets("Element x{", tuple(self.loads(False).values()), "}"), 6)],
+            "line": bool(line),
             "stores": c_lines(text.stores(), 8),
-            "adds": c_lines(text.adds(self.tensor), 8),
+            "adds": ["} else if (place.inside(i)) {", *_below(adds)] if adds else [],
             "closes": c_lines(self._closes(), 6),
             "advances": c_lines([call(f"{item.name}_tile.advance", "STRIDE") for item in text.stored()], 4),
-            "partials": c_lines(self._partials(), 2),
+            "partials": partials,
+            "tile_results": ["if constexpr (pass != APPLY) {", *_below(stored), "}"] if stored else [],
+            "band_results": stored,
             "results": c_lines(self._results(), 4),
             "band_element": c_code(Brackets("Element x{", tuple(self.loads(True).values()), "}"), 8),
             "band_adds": c_lines(text.adds((*self.tensor, *self.rows, *self.cols)), 8),
@@ -92,6 +99,29 @@ class CudaWalk:
                 ),
                 2,
             ),
+        }
+
+    def _shared(self) -> str:
+        count = len(self.tensor)
+        return (
+            f"BandShared<KernelBooks, {count}, row_sums>" if self.text.band_slots else f"Shared<KernelBooks, {count}>"
+        )
+
+    def _frames(self) -> dict[str, Any]:
+        """The ways over memory that its passes take; a function chooses where there are both."""
+        bands = bool(self.text.band_slots)
+        tiles = any(item.slot not in self.text.band_slots for item in self.text.plan.passes)
+        both_ways = bands and tiles
+        frames = {
+            "cuda/store_sums.j2": bool(self.text.sums.over(Kind.TENSOR)),
+            "cuda/tiles.j2": tiles,
+            "cuda/bands.j2": bands,
+            "cuda/tiles_or_bands.j2": both_ways,
+        }
+        return {
+            "frames": [frame for frame, there in frames.items() if there],
+            "tiles_function": "run_tiles" if both_ways else "run_chunk",
+            "bands_function": "run_bands" if both_ways else "run_chunk",
         }
 
     def _tiles(self) -> list[Code]:
@@ -154,3 +184,7 @@ class CudaWalk:
             return Labelled(f"partial.{c_member(item.name)} = ", value)
 
         return self.text.taking(self.tensor, found)
+
+
+def _below(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]

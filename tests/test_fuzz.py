@@ -10,7 +10,7 @@ import pytest
 from support.fuzzing import FaultError, c_faults, python_faults
 from support.mutations import Case, make_case
 
-CASES = 60
+CASES = 30
 PARTS = 4
 
 

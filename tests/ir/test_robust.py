@@ -58,7 +58,7 @@ def outcome(body: str, uses: str = "") -> str:
 
 @given(bodies, st.sampled_from(("", USES)))
 @example("param = *grad / lr", "")
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_block_compiles_or_is_refused(body: str, uses: str) -> None:
     outcome(body, uses)
 

@@ -108,6 +108,6 @@ def test_mutated_specs_raise_nothing_but_spec_errors(mutated: tuple[str, bytes])
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_bytes_raise_nothing_but_spec_errors(data: bytes) -> None:
     _outcome(data)

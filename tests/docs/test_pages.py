@@ -17,7 +17,8 @@ from optgen.commands import app
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+OF_THE_HOUSE = ("CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md")  # pages for who changes optgen
 
 
 def anchors(page: Path) -> set[str]:
@@ -43,26 +44,29 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 
 def test_the_floors_are_those_that_are_checked() -> None:
-    """CONTRIBUTING names every floor and every module beside the command line, and nothing that there is not."""
-    shown = next(block for block in CODE.findall(CONTRIBUTING) if "cli.py" in block)
+    """The page of the architecture names every package and module of optgen/, and nothing that there is not."""
+    shown = next(block for block in CODE.findall(ARCHITECTURE) if "cli.py" in block)
     named = set(re.findall(r"[\w/]+\.py|\b[\w/]+/", shown))
     there = {path.name if path.is_file() else f"{path.name}/" for path in (ROOT / "optgen").iterdir()}
-    assert there - {"__init__.py", "__pycache__/", "py.typed"} == named - {"runtime/building/"}
+    assert there - {"__init__.py", "__pycache__/", "py.typed"} == named
 
 
 def test_the_rooms_are_those_that_are_checked() -> None:
-    """CONTRIBUTING names the rooms of the runtime from the top down, as the check has them, and none else is there."""
-    shown = next(block for block in CODE.findall(CONTRIBUTING) if "optimizer.py" in block)
+    """It names the rooms of the runtime from the top down, as the check has them, and none else is there."""
+    shown = next(block for block in CODE.findall(ARCHITECTURE) if "optimizer.py" in block)
     named = re.findall(r"(?m)^(\w+)(?:\.py|/)", shown)
     assert named == list(check_layers.ROOMS)
     there = {path.stem for path in (ROOT / "optgen" / "runtime").iterdir()}
     assert there - {"__init__", "__pycache__"} == set(named)
 
 
-def test_paths_that_contributing_names_are_there() -> None:
-    names = re.findall(r"`((?:\w+/)*[\w.]+(?:/|\.(?:py|yaml|toml|txt|md|h)))`", CODE.sub("", CONTRIBUTING))
-    assert len(names) > 20
-    folders = ("", "optgen", "optgen/runtime", "templates/include/optgen")  # a sentence names a folder first
+@pytest.mark.parametrize("page", OF_THE_HOUSE)
+def test_paths_that_pages_of_the_house_name_are_there(page: str) -> None:
+    text = CODE.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    names = re.findall(r"`((?:\w+/)*[\w.]+(?:/|\.(?:py|yaml|toml|txt|md|h|cpp|cu|j2)))`", text)
+    assert len(names) > 9
+    folders = ("", "optgen", "optgen/runtime", "templates/include/optgen", "templates/cpu", "templates/cuda")
+    folders += ("optgen/runtime/checkpoints", "generated/optgen_optim", "specs")  # a sentence names a folder first
     for name in names:
         assert any((ROOT / folder / name).exists() for folder in folders), name
 

@@ -48,11 +48,7 @@
 //     return param
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -115,9 +111,9 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, rate, inverse_one_minus_beta1_power_step;
-  Condition from_length_c5;
-  float inverse_one_minus_beta1_power_step_2, inverse_sqrt_one_minus_beta2_power_step, one_minus_lr_times_weight_decay,
+  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, rate, inverse_bias_correction_beta1;
+  Condition length_from;
+  float inverse_bias_correction_beta1_2, inverse_sqrt_bias_correction_beta2, one_minus_lr_times_weight_decay,
       exp_avg_absmax_new, exp_avg_var_absmax_new;
 };
 
@@ -125,7 +121,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_var, max_exp_avg_var;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_var_largest;
 };
@@ -154,7 +150,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_var = x.exp_avg_var,
       max_exp_avg_var = x.max_exp_avg_var;
@@ -173,11 +169,11 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   }
   float update;
   if constexpr (rectify) {
-    update = exp_avg * s.inverse_one_minus_beta1_power_step
-        * optgen::where(s.from_length_c5, s.rate / (optgen::sqrt(second) + s.eps), 1.0f);
+    update = exp_avg * s.inverse_bias_correction_beta1
+        * optgen::where(s.length_from, s.rate / (optgen::sqrt(second) + s.eps), 1.0f);
   } else {
-    update = exp_avg * s.inverse_one_minus_beta1_power_step_2
-        / (optgen::sqrt(second) * s.inverse_sqrt_one_minus_beta2_power_step + s.eps);
+    update = exp_avg * s.inverse_bias_correction_beta1_2
+        / (optgen::sqrt(second) * s.inverse_sqrt_bias_correction_beta2 + s.eps);
   }
   update_stage(update, stage_grad, s, terms);
   if constexpr (decoupled_weight_decay) param = param * s.one_minus_lr_times_weight_decay;

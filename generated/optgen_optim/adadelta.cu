@@ -53,7 +53,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
     for (int i = 0; i < LANE; ++i) {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
           reads_square_avg<pass> ? load(square_avg_at[i]) : 0.0f, reads_acc_delta<pass> ? load(acc_delta_at[i]) : 0.0f};
-      [[maybe_unused]] const Terms terms = update<pass>(x, s);
+      [[maybe_unused]] const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
         store(square_avg_at[i], x.square_avg);

@@ -58,7 +58,7 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
           reads_exp_avg_sq<pass> ? load(exp_avg_sq_at[i]) : 0.0f, reads_exp_avg<pass> ? load(exp_avg_at[i]) : 0.0f,
           reads_row_factor<pass> && place.inside(i) ? t.pointer<float>(Column::step_row_factor)[line.row] : 0.0f,
           reads_col_factor<pass> && place.inside(i) ? t.pointer<float>(Column::step_col_factor)[line.col] : 0.0f};
-      [[maybe_unused]] const Terms terms = update<pass>(x, s);
+      [[maybe_unused]] const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
         if constexpr (!ndim_from_2) store(exp_avg_sq_at[i], x.exp_avg_sq);
@@ -128,7 +128,7 @@ __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, con
             ? read<ExpAvgCodec>(t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_absmax), at, shared.books) : 0.0f,
             reads_row_factor<pass> ? t.pointer<float>(Column::step_row_factor)[line.row] : 0.0f,
             reads_col_factor<pass> ? t.pointer<float>(Column::step_col_factor)[line.col] : 0.0f};
-        const Terms terms = update<pass>(x, s);
+        const Terms terms = run_element(x, s);
         if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
         if constexpr (pass == grad_squares_2_pass) grad_squares_2 = plus_square(grad_squares_2, terms.grad_squares_2);
         if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);

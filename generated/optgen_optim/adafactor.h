@@ -38,11 +38,7 @@
 //     param = param - update
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 
@@ -120,22 +116,21 @@ struct Sums {
 };
 
 struct UpdateScalars {
-  float inverse_share, update_factor;
+  float inverse_share, shrink;
 };
 
 template <class Values, class Sums>
 OPTGEN_TARGET UpdateScalars update_scalars(const Values& v, const Sums& sum, double numel) {
   double share = 0.0;
   if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
-  double param_norm = 0.0;
-  double update_norm = 0.0;
+  double shrink = 0.0;
   if constexpr (max_unorm_above_0) {
-    param_norm = optgen::sqrt(sum.param_squares);
-    update_norm = optgen::sqrt(sum.update_squares);
+    const double param_norm = optgen::sqrt(sum.param_squares);
+    const double update_norm = optgen::sqrt(sum.update_squares);
+    const double bound = v.max_unorm * param_norm;
+    shrink = bound > 0.0 && update_norm > bound ? bound / update_norm : 1.0;
   }
-  double limit = 0.0;
-  if constexpr (max_unorm_above_0) limit = v.max_unorm * param_norm;
-  return {float(1.0 / share), float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0)};
+  return {float(1.0 / share), float(shrink)};
 }
 
 template <class Terms>
@@ -146,7 +141,7 @@ OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& 
     update = update * (agrees ? s.inverse_share : 0.0f);
   }
   terms.update_squares = update;
-  if constexpr (max_unorm_above_0) update = s.update_factor * update;
+  if constexpr (max_unorm_above_0) update = s.shrink * update;
 }
 
 // What is the same for all elements of a tensor.
@@ -159,7 +154,7 @@ struct Element {
   float param, grad, exp_avg_sq, exp_avg, row_factor, col_factor;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, squared_col_sum, squared_row_sum, param_squares, direction_squares, share_sum,
       update_squares, exp_avg_sq_largest, exp_avg_largest;
@@ -198,30 +193,30 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
     const double one_minus_decay = 1.0 - decay;
     const double inverse_cols = 1.0 / cols;
     if constexpr (is_found(pass, squared_row_sum_pass))
-      each(t.count(true, false), [&](int64_t k) {
-        new_exp_avg_sq_row[k] =
-            float(decay) * exp_avg_sq_row[k] + float(one_minus_decay) * (squared_row_sum[k] * float(inverse_cols));
+      each(t.count(true, false), [&](int64_t i) {
+        new_exp_avg_sq_row[i] =
+            float(decay) * exp_avg_sq_row[i] + float(one_minus_decay) * (squared_row_sum[i] * float(inverse_cols));
       });
     const double inverse_rows = 1.0 / rows;
     if constexpr (is_found(pass, squared_col_sum_pass))
-      each(t.count(false, true), [&](int64_t k) {
-        new_exp_avg_sq_col[k] =
-            float(decay) * exp_avg_sq_col[k] + float(one_minus_decay) * (squared_col_sum[k] * float(inverse_rows));
+      each(t.count(false, true), [&](int64_t i) {
+        new_exp_avg_sq_col[i] =
+            float(decay) * exp_avg_sq_col[i] + float(one_minus_decay) * (squared_col_sum[i] * float(inverse_rows));
       });
     if constexpr (is_found(pass, squared_row_sum_pass))
-      each(t.count(false, false), [&](int64_t k) {
-        exp_avg_sq_row_matrix_sum[k] = float(line_sum(new_exp_avg_sq_row + k * t.at(ROWS), t.at(ROWS)));
+      each(t.count(false, false), [&](int64_t i) {
+        exp_avg_sq_row_matrix_sum[i] = float(line_sum(new_exp_avg_sq_row + i * t.at(ROWS), t.at(ROWS)));
       });
     if constexpr (is_found(pass, squared_row_sum_pass))
-      each(t.count(false, false), [&](int64_t k) {
-        row_factor_factor[k] = exp_avg_sq_row_matrix_sum[k] * float(inverse_rows);
+      each(t.count(false, false), [&](int64_t i) {
+        row_factor_factor[i] = exp_avg_sq_row_matrix_sum[i] * float(inverse_rows);
       });
     if constexpr (is_found(pass, squared_row_sum_pass))
-      each(t.count(true, false), [&](int64_t k) {
-        row_factor[k] = optgen::rsqrt(new_exp_avg_sq_row[k] / row_factor_factor[k / t.at(ROWS)]);
+      each(t.count(true, false), [&](int64_t i) {
+        row_factor[i] = optgen::rsqrt(new_exp_avg_sq_row[i] / row_factor_factor[i / t.at(ROWS)]);
       });
     if constexpr (is_found(pass, squared_col_sum_pass))
-      each(t.count(false, true), [&](int64_t k) { col_factor[k] = optgen::rsqrt(new_exp_avg_sq_col[k]); });
+      each(t.count(false, true), [&](int64_t i) { col_factor[i] = optgen::rsqrt(new_exp_avg_sq_col[i]); });
   }
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.eps1), float(v.beta1),
       float(rate), float(decay), float(1.0 - decay),
@@ -232,7 +227,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg_sq = x.exp_avg_sq, exp_avg = x.exp_avg, row_factor = x.row_factor,
       col_factor = x.col_factor;
@@ -294,12 +289,12 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     }
     wait_for_all();  // what is written now has been read
     if constexpr (ndim_from_2)
-      each(t.count(true, false), [&](int64_t k) {
-        t.pointer<float>(Column::exp_avg_sq_row)[k] = new_exp_avg_sq_row[k];
+      each(t.count(true, false), [&](int64_t i) {
+        t.pointer<float>(Column::exp_avg_sq_row)[i] = new_exp_avg_sq_row[i];
       });
     if constexpr (ndim_from_2)
-      each(t.count(false, true), [&](int64_t k) {
-        t.pointer<float>(Column::exp_avg_sq_col)[k] = new_exp_avg_sq_col[k];
+      each(t.count(false, true), [&](int64_t i) {
+        t.pointer<float>(Column::exp_avg_sq_col)[i] = new_exp_avg_sq_col[i];
       });
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_sq_tensorwise && !ndim_from_2)

@@ -29,9 +29,9 @@ def update_stage(t: View, update: Any, grad: Any) -> Any:
     if f.max_unorm_above_0:
         param_norm = m.sqrt(sums.param_squares)
         update_norm = m.sqrt(sums.update_squares)
-    if f.max_unorm_above_0:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+        bound = v.max_unorm * param_norm
+        shrink = m.where(m.both(bound > 0.0, update_norm > bound), bound / update_norm, 1.0)
+        update = shrink * update
     return update
 
 

@@ -34,11 +34,7 @@
 //     return param
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -100,15 +96,15 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, inverse_sqrt_one_minus_beta2_power_step,
-      inverse_one_minus_beta1_power_step, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
+  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, inverse_sqrt_bias_correction_beta2,
+      inverse_bias_correction_beta1, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
 struct Element {
   float param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
@@ -128,7 +124,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq,
       max_exp_avg_sq = x.max_exp_avg_sq;
@@ -144,8 +140,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
     max_exp_avg_sq = optgen::maximum(max_exp_avg_sq, exp_avg_sq);
     second = max_exp_avg_sq;
   }
-  const float denom = optgen::sqrt(second) * s.inverse_sqrt_one_minus_beta2_power_step + s.eps;
-  float update = exp_avg * s.inverse_one_minus_beta1_power_step / denom;
+  const float denom = optgen::sqrt(second) * s.inverse_sqrt_bias_correction_beta2 + s.eps;
+  float update = exp_avg * s.inverse_bias_correction_beta1 / denom;
   update_stage(update, stage_grad, s, terms);
   if constexpr (decoupled_weight_decay) param = param * s.one_minus_lr_times_weight_decay;
   param = param - s.lr * update;

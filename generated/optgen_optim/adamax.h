@@ -15,11 +15,7 @@
 // def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -74,7 +70,7 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, inverse_one_minus_beta1_power_step, exp_avg_absmax_new,
+  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, inverse_bias_correction_beta1, exp_avg_absmax_new,
       exp_inf_absmax_new;
 };
 
@@ -82,7 +78,7 @@ struct Element {
   float param, grad, exp_avg, exp_inf;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_inf_largest;
 };
@@ -101,7 +97,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_inf = x.exp_inf;
   terms.param_squares = param;
@@ -111,7 +107,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   grad = grad + s.weight_decay * param;
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
   exp_inf = optgen::maximum(s.beta2 * exp_inf, optgen::abs(grad) + s.eps);
-  float update = exp_avg * s.inverse_one_minus_beta1_power_step / exp_inf;
+  float update = exp_avg * s.inverse_bias_correction_beta1 / exp_inf;
   update_stage(update, stage_grad, s, terms);
   param = param - s.lr * update;
   x.param = active ? param : x.param;

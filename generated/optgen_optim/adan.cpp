@@ -42,7 +42,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
           reads_exp_avg<pass> ? load(exp_avg_at[i]) : 0.0f, reads_exp_avg_sq<pass> ? load(exp_avg_sq_at[i]) : 0.0f,
           reads_exp_avg_diff<pass> ? load(exp_avg_diff_at[i]) : 0.0f,
           reads_previous_grad<pass> ? load(previous_grad_at[i]) : 0.0f};
-      const Terms terms = update<pass>(x, s);
+      const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
         store(exp_avg_at[i], x.exp_avg);

@@ -23,11 +23,7 @@
 // def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -97,9 +93,9 @@ struct Sums {
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, beta3, eps;
-  Condition above_step_one;
-  float one_minus_beta1, one_minus_beta2, one_minus_beta3, inverse_sqrt_one_minus_beta3_power_step,
-      inverse_one_minus_beta1_power_step, beta2_over_one_minus_beta2_power_step, one_minus_lr_times_weight_decay,
+  Condition step_above;
+  float one_minus_beta1, one_minus_beta2, one_minus_beta3, inverse_sqrt_bias_correction_beta3,
+      inverse_bias_correction_beta1, beta2_over_bias_correction_beta2, one_minus_lr_times_weight_decay,
       inverse_one_plus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, exp_avg_diff_absmax_new,
       previous_grad_absmax_new;
 };
@@ -108,7 +104,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_sq, exp_avg_diff, previous_grad;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest,
       exp_avg_diff_largest, previous_grad_largest;
@@ -132,21 +128,21 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq, exp_avg_diff = x.exp_avg_diff,
       previous_grad = x.previous_grad;
   terms.param_squares = param;
   bool active;
   grad_stage(grad, active, s, terms);
-  const float change = optgen::where(s.above_step_one, grad - previous_grad, 0.0f);
+  const float change = optgen::where(s.step_above, grad - previous_grad, 0.0f);
   const float ahead = grad + s.beta2 * change;
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
   exp_avg_diff = s.beta2 * exp_avg_diff + s.one_minus_beta2 * change;
   exp_avg_sq = s.beta3 * exp_avg_sq + s.one_minus_beta3 * ahead * ahead;
-  const float denom = optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_one_minus_beta3_power_step + s.eps;
+  const float denom = optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_bias_correction_beta3 + s.eps;
   float update =
-      (exp_avg * s.inverse_one_minus_beta1_power_step + s.beta2_over_one_minus_beta2_power_step * exp_avg_diff) / denom;
+      (exp_avg * s.inverse_bias_correction_beta1 + s.beta2_over_bias_correction_beta2 * exp_avg_diff) / denom;
   update_stage(update, grad, s, terms);
   if constexpr (no_prox) {
     param = param * s.one_minus_lr_times_weight_decay - s.lr * update;

@@ -42,9 +42,11 @@ def _step_values(
     grad_squares_all: float,
 ) -> dict[str, float]:
     """What follows from what `step` reads, and is the same for all parameters of a group."""
+    # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+    clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
     return {
         "inverse_grad_scale": m.divide(1.0, grad_scale),
-        "grad_factor": m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06)),
+        "clip_all": clip_all,
         "one_minus_beta1": 1.0 - beta1,
         "one_minus_beta2": 1.0 - beta2,
         "one_minus_beta3": 1.0 - beta3,

@@ -26,11 +26,7 @@
 // def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -95,7 +91,7 @@ struct Sums {
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, eps, weight, slow, one_minus_beta1, one_minus_slow, one_minus_beta2,
-      inverse_sqrt_one_minus_beta2_power_step, inverse_one_minus_beta1_power_step, one_minus_lr_times_weight_decay,
+      inverse_sqrt_bias_correction_beta2, inverse_bias_correction_beta1, one_minus_lr_times_weight_decay,
       exp_avg_absmax_new, exp_avg_slow_absmax_new, exp_avg_sq_absmax_new;
 };
 
@@ -103,7 +99,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_slow, exp_avg_sq;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_slow_largest,
       exp_avg_sq_largest;
@@ -132,7 +128,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_slow = x.exp_avg_slow, exp_avg_sq = x.exp_avg_sq;
   terms.param_squares = param;
@@ -141,8 +137,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
   exp_avg_slow = s.slow * exp_avg_slow + s.one_minus_slow * grad;
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad;
-  const float denom = optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_one_minus_beta2_power_step + s.eps;
-  float update = (exp_avg * s.inverse_one_minus_beta1_power_step + s.weight * exp_avg_slow) / denom;
+  const float denom = optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_bias_correction_beta2 + s.eps;
+  float update = (exp_avg * s.inverse_bias_correction_beta1 + s.weight * exp_avg_slow) / denom;
   update_stage(update, grad, s, terms);
   param = param * s.one_minus_lr_times_weight_decay;
   param = param - s.lr * update;

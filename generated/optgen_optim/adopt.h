@@ -20,12 +20,9 @@
 //     param = param - lr * update
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
+#include "grad_stage.h"
 #include "update_stage.h"
 
 using namespace optgen;
@@ -33,12 +30,6 @@ using namespace optgen;
 namespace {
 
 // Fixed when this file is compiled.
-constexpr bool percentile_clipping_below_100 = OPTGEN_PERCENTILE_CLIPPING_BELOW_100;
-constexpr bool grad_scale_given = OPTGEN_GRAD_SCALE_GIVEN;
-constexpr bool maximize = OPTGEN_MAXIMIZE;
-constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
-constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
-constexpr bool max_grad_norm_above_0 = OPTGEN_MAX_GRAD_NORM_ABOVE_0;
 constexpr bool decouple = OPTGEN_DECOUPLE;
 constexpr bool clip = OPTGEN_CLIP;
 using ParamCodec = OPTGEN_PARAM_CODEC;
@@ -85,46 +76,10 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
 
-struct GradScalars {
-  float inverse_grad_scale, grad_factor, grad_factor_2;
-};
-
-template <class Values, class Sums>
-OPTGEN_TARGET GradScalars grad_scalars(const Values& v, const Sums& sum, double step, Window<100> gnorm_vec) {
-  double clip_2 = 0.0;
-  double gnorm = 0.0;
-  if constexpr (percentile_clipping_below_100) {
-    gnorm = optgen::sqrt(sum.grad_squares_2);
-    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    clip_2 = optgen::sqrt(optgen::percentile(gnorm_vec, v.percentile_clipping));
-  }
-  return {float(1.0 / v.grad_scale),
-      float(optgen::minimum(1.0, v.max_grad_norm / (optgen::sqrt(v.grad_squares_all) + 1e-06))),
-      float(gnorm > clip_2 ? clip_2 / gnorm : 1.0)};
-}
-
-template <class Terms>
-OPTGEN_INLINE void grad_stage(float& grad, bool& active, const GradScalars& s, Terms& terms) {
-  if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
-  if constexpr (maximize) grad = -grad;
-  active = true;
-  if constexpr (skip_zeros) active = grad != 0.0f;
-  if constexpr (nonfinite_is_skip) {
-    active = active && optgen::isfinite(grad);
-    grad = optgen::isfinite(grad) ? grad : 0.0f;
-  }
-  if constexpr (max_grad_norm_above_0) {
-    terms.grad_squares = grad;
-    grad = grad * s.grad_factor;
-  }
-  terms.grad_squares_2 = grad;
-  if constexpr (percentile_clipping_below_100) grad = grad * s.grad_factor_2;
-}
-
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta1, beta2, eps, weight_decay, limit_2, minus_limit;
-  Condition above_step_one;
+  float lr, beta1, beta2, eps, weight_decay, limit, minus_limit;
+  Condition step_above;
   float one_minus_beta1, one_minus_beta2, param_factor, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
@@ -132,7 +87,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_sq;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
@@ -153,7 +108,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq;
   terms.param_squares = param;
@@ -162,9 +117,9 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   const float stage_grad = grad;
   if constexpr (!decouple) grad = grad + s.weight_decay * param;
   float scaled = grad / optgen::maximum(optgen::sqrt(exp_avg_sq), s.eps);
-  if constexpr (clip) scaled = optgen::maximum(optgen::minimum(scaled, s.limit_2), s.minus_limit);
-  exp_avg = optgen::where(s.above_step_one, s.beta1 * exp_avg + s.one_minus_beta1 * scaled, exp_avg);
-  exp_avg_sq = optgen::where(s.above_step_one, s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad, grad * grad);
+  if constexpr (clip) scaled = optgen::maximum(optgen::minimum(scaled, s.limit), s.minus_limit);
+  exp_avg = optgen::where(s.step_above, s.beta1 * exp_avg + s.one_minus_beta1 * scaled, exp_avg);
+  exp_avg_sq = optgen::where(s.step_above, s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad, grad * grad);
   float update = exp_avg;
   update_stage(update, stage_grad, s, terms);
   if constexpr (decouple) param = param * s.param_factor;

@@ -23,11 +23,7 @@
 // def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -92,8 +88,8 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta1, beta2, eps, one_minus_beta1, one_minus_beta2, inverse_sqrt_one_minus_beta2_power_step,
-      inverse_one_minus_beta1_power_step, lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new,
+  float lr, beta1, beta2, eps, one_minus_beta1, one_minus_beta2, inverse_sqrt_bias_correction_beta2,
+      inverse_bias_correction_beta1, lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new,
       compensation_absmax_new;
 };
 
@@ -101,7 +97,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_sq, compensation;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest,
       compensation_largest;
@@ -122,7 +118,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq, compensation = x.compensation;
   terms.param_squares = param;
@@ -130,8 +126,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   grad_stage(grad, active, s, terms);
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad;
-  const float denom = optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_one_minus_beta2_power_step + s.eps;
-  float update = exp_avg * s.inverse_one_minus_beta1_power_step / denom;
+  const float denom = optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_bias_correction_beta2 + s.eps;
+  float update = exp_avg * s.inverse_bias_correction_beta1 / denom;
   update_stage(update, grad, s, terms);
   const float change = s.lr * update + s.lr_times_weight_decay * param;
   if constexpr (use_kahan_summation) {

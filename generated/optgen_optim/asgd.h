@@ -14,11 +14,7 @@
 //     mu = 1 / max(1, step - t0)
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -66,14 +62,14 @@ struct Sums {
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
   float weight_decay, eta, mu, one_minus_lambd_times_eta;
-  Condition equal_mu_one;
+  Condition mu_is;
 };
 
 struct Element {
   float param, grad, ax;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
 };
@@ -91,7 +87,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, ax = x.ax;
   terms.param_squares = param;
@@ -100,7 +96,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   float update = grad + s.weight_decay * param;
   update_stage(update, grad, s, terms);
   param = param * s.one_minus_lambd_times_eta - s.eta * update;
-  ax = optgen::where(s.equal_mu_one, param, ax + s.mu * (param - ax));
+  ax = optgen::where(s.mu_is, param, ax + s.mu * (param - ax));
   x.param = active ? param : x.param;
   x.ax = active ? ax : x.ax;
   return terms;

@@ -27,11 +27,7 @@
 // def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -102,15 +98,15 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta2, eps, lamb, grad_factor_3, alpha, one_minus_alpha, decay, one_minus_decay, one_minus_beta2,
-      update_factor_2, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, grok_ema_absmax_new;
+  float lr, beta2, eps, lamb, grad_factor, alpha, one_minus_alpha, decay, one_minus_decay, one_minus_beta2,
+      update_factor, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, grok_ema_absmax_new;
 };
 
 struct Element {
   float param, grad, exp_avg, exp_avg_sq, grok_ema;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, grad_squares_3, share_sum, param_squares, update_squares, exp_avg_largest,
       exp_avg_sq_largest, grok_ema_largest;
@@ -145,7 +141,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq, grok_ema = x.grok_ema;
   terms.param_squares = param;
@@ -153,12 +149,12 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   grad_stage(grad, active, s, terms);
   const float stage_grad = grad;
   terms.grad_squares_3 = grad;
-  if constexpr (gradient_clipping_above_0) grad = grad * s.grad_factor_3;
+  if constexpr (gradient_clipping_above_0) grad = grad * s.grad_factor;
   grok_ema = s.alpha * grok_ema + s.one_minus_alpha * grad;
   const float amplified = grad + s.lamb * grok_ema;
   exp_avg = s.decay * exp_avg + s.one_minus_decay * amplified;
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * amplified * amplified;
-  float update = s.update_factor_2 * (exp_avg / (optgen::sqrt(exp_avg_sq) + s.eps));
+  float update = s.update_factor * (exp_avg / (optgen::sqrt(exp_avg_sq) + s.eps));
   update_stage(update, stage_grad, s, terms);
   param = param * s.one_minus_lr_times_weight_decay - s.lr * update;
   x.param = active ? param : x.param;

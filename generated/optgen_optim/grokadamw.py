@@ -48,6 +48,8 @@ def _step_values(
     f: Flags,
 ) -> dict[str, float]:
     """What follows from what `step` reads, and is the same for all parameters of a group."""
+    # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+    clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
     # larger = max(train_loss, eval_loss)
     larger = m.maximum(train_loss, eval_loss)
     # signal = where(larger > 0, max(0, eval_loss - train_loss) / larger, 0)
@@ -58,7 +60,7 @@ def _step_values(
     alpha = alpha_init * m.exp(-grokking_signal_decay_rate * signal)
     return {
         "inverse_grad_scale": m.divide(1.0, grad_scale),
-        "grad_factor": m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06)),
+        "clip_all": clip_all,
         "alpha": alpha,
         "one_minus_alpha": 1.0 - alpha,
         "one_minus_gamma": 1.0 - gamma,

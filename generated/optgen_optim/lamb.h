@@ -34,13 +34,10 @@
 // def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
+#include "update_stage.h"
 
 using namespace optgen;
 
@@ -50,11 +47,6 @@ namespace {
 constexpr bool amsgrad = OPTGEN_AMSGRAD;
 constexpr bool adam_w_mode = OPTGEN_ADAM_W_MODE;
 constexpr bool bias_correction = OPTGEN_BIAS_CORRECTION;
-constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
-constexpr bool cautious = OPTGEN_CAUTIOUS;
-constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
-constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
-constexpr bool max_trust_ratio_above_0 = OPTGEN_MAX_TRUST_RATIO_ABOVE_0;
 using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
 using ExpAvgCodec = OPTGEN_EXP_AVG_CODEC;
@@ -103,61 +95,17 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
 
-struct UpdateScalars {
-  float inverse_share, ratio, update_factor;
-};
-
-template <class Values, class Sums>
-OPTGEN_TARGET UpdateScalars update_scalars(const Values& v, const Sums& sum, double numel) {
-  double share = 0.0;
-  if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
-  double param_norm = 0.0;
-  double update_norm = 0.0;
-  if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    param_norm = optgen::sqrt(sum.param_squares);
-    update_norm = optgen::sqrt(sum.update_squares);
-  }
-  double limit = 0.0;
-  double ratio = 0.0;
-  if constexpr (trust_ratio_is_lamb) {
-    ratio = param_norm / update_norm;
-    if constexpr (min_trust_ratio_above_0) ratio = optgen::maximum(ratio, v.min_trust_ratio);
-    if constexpr (max_trust_ratio_above_0) ratio = optgen::minimum(ratio, v.max_trust_ratio);
-    ratio = param_norm > 0.0 && update_norm > 0.0 ? ratio : 1.0;
-    if constexpr (max_unorm_above_0) ratio = ratio * optgen::minimum(1.0, v.max_unorm);
-  } else if constexpr (max_unorm_above_0) {
-    limit = v.max_unorm * param_norm;
-  }
-  return {float(1.0 / share), float(ratio), float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0)};
-}
-
-template <class Terms>
-OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& s, Terms& terms) {
-  if constexpr (cautious) {
-    const bool agrees = (update > 0.0f && grad > 0.0f) || (update < 0.0f && grad < 0.0f);
-    terms.share_sum = agrees ? 1.0f : 0.0f;
-    update = update * (agrees ? s.inverse_share : 0.0f);
-  }
-  terms.update_squares = update;
-  if constexpr (trust_ratio_is_lamb) {
-    update = s.ratio * update;
-  } else if constexpr (max_unorm_above_0) {
-    update = s.update_factor * update;
-  }
-}
-
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, inverse_one_minus_beta1_power_step,
-      inverse_sqrt_one_minus_beta2_power_step, one_minus_lr_times_weight_decay, exp_avg_absmax_new,
-      exp_avg_sq_absmax_new;
+  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, inverse_bias_correction_beta1,
+      inverse_sqrt_bias_correction_beta2, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
 struct Element {
   float param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
@@ -177,7 +125,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq,
       max_exp_avg_sq = x.max_exp_avg_sq;
@@ -195,8 +143,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   }
   float update;
   if constexpr (bias_correction) {
-    update = exp_avg * s.inverse_one_minus_beta1_power_step
-        / (optgen::sqrt(second) * s.inverse_sqrt_one_minus_beta2_power_step + s.eps);
+    update = exp_avg * s.inverse_bias_correction_beta1
+        / (optgen::sqrt(second) * s.inverse_sqrt_bias_correction_beta2 + s.eps);
   } else {
     update = exp_avg / (optgen::sqrt(second) + s.eps);
   }

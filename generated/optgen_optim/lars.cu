@@ -54,7 +54,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
     for (int i = 0; i < LANE; ++i) {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
           reads_momentum_buffer<pass> ? load(momentum_buffer_at[i]) : 0.0f};
-      [[maybe_unused]] const Terms terms = update<pass>(x, s);
+      [[maybe_unused]] const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
         if constexpr (momentum_not_0) store(momentum_buffer_at[i], x.momentum_buffer);

@@ -30,11 +30,7 @@
 //     return update, buffer
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 
@@ -93,22 +89,21 @@ struct Sums {
 };
 
 struct UpdateScalars {
-  float inverse_share, update_factor;
+  float inverse_share, shrink;
 };
 
 template <class Values, class Sums>
 OPTGEN_TARGET UpdateScalars update_scalars(const Values& v, const Sums& sum, double numel) {
   double share = 0.0;
   if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
-  double param_norm = 0.0;
-  double update_norm = 0.0;
+  double shrink = 0.0;
   if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) {
-    param_norm = optgen::sqrt(sum.param_squares);
-    update_norm = optgen::sqrt(sum.update_squares);
+    const double param_norm = optgen::sqrt(sum.param_squares);
+    const double update_norm = optgen::sqrt(sum.update_squares);
+    const double bound = v.max_unorm * param_norm;
+    shrink = bound > 0.0 && update_norm > bound ? bound / update_norm : 1.0;
   }
-  double limit = 0.0;
-  if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) limit = v.max_unorm * param_norm;
-  return {float(1.0 / share), float(limit > 0.0 && update_norm > limit ? limit / update_norm : 1.0)};
+  return {float(1.0 / share), float(shrink)};
 }
 
 template <class Terms>
@@ -119,13 +114,13 @@ OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& 
     update = update * (agrees ? s.inverse_share : 0.0f);
   }
   terms.update_squares = update;
-  if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) update = s.update_factor * update;
+  if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) update = s.shrink * update;
 }
 
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, momentum, weight_decay, grad_factor_3;
-  Condition above_step_one;
+  float lr, momentum, weight_decay, grad_factor;
+  Condition step_above;
   float one_minus_dampening, momentum_buffer_absmax_new;
 };
 
@@ -133,7 +128,7 @@ struct Element {
   float param, grad, momentum_buffer;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, param_squares, grad_squares_3, share_sum, update_squares, momentum_buffer_largest;
 };
@@ -159,7 +154,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, momentum_buffer = x.momentum_buffer;
   terms.param_squares = param;
@@ -168,14 +163,13 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   const float stage_grad = grad;
   terms.grad_squares_3 = grad;
   if constexpr (trust_ratio_is_lars) {
-    grad = s.grad_factor_3 * (grad + s.weight_decay * param);
+    grad = s.grad_factor * (grad + s.weight_decay * param);
   } else {
     grad = grad + s.weight_decay * param;
   }
   float update = grad;
   if constexpr (momentum_not_0) {
-    momentum_buffer =
-        optgen::where(s.above_step_one, s.momentum * momentum_buffer + s.one_minus_dampening * grad, grad);
+    momentum_buffer = optgen::where(s.step_above, s.momentum * momentum_buffer + s.one_minus_dampening * grad, grad);
     update = momentum_buffer;
     if constexpr (nesterov) update = grad + s.momentum * momentum_buffer;
   }

@@ -35,11 +35,7 @@
 // def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -109,18 +105,18 @@ struct Sums {
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
   float beta1, beta2, eps, beta1_1d, beta2_1d;
-  Condition above_step_one;
+  Condition step_above;
   float gamma_times_beta1_over_one_minus_beta1, inverse_max_one_sqrt_corrected_squares, one_minus_beta1,
-      one_minus_beta2, inverse_one_minus_beta1_power_step, inverse_sqrt_one_minus_beta2_power_step, one_minus_beta1_1d,
-      one_minus_beta2_1d, inverse_one_minus_beta1_1d_power_step, update_factor_2, rate, one_minus_rate_times_decay,
-      exp_avg_absmax_new, exp_avg_sq_absmax_new, last_grad_absmax_new;
+      one_minus_beta2, inverse_bias_correction_beta1, inverse_sqrt_bias_correction_beta2, one_minus_beta1_1d,
+      one_minus_beta2_1d, inverse_bias_correction_beta1_1d, inverse_sqrt_bias_correction_beta2_1d, rate,
+      one_minus_rate_times_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, last_grad_absmax_new;
 };
 
 struct Element {
   float param, grad, exp_avg, exp_avg_sq, last_grad;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, corrected_squares, share_sum, param_squares, update_squares, exp_avg_largest,
       exp_avg_sq_largest, last_grad_largest;
@@ -157,7 +153,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq, last_grad = x.last_grad;
   terms.param_squares = param;
@@ -165,18 +161,19 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   grad_stage(grad, active, s, terms);
   float update;
   if constexpr (ndim_from_2 || optimize_1d) {
-    const float change = optgen::where(s.above_step_one, grad - last_grad, 0.0f);
+    const float change = optgen::where(s.step_above, grad - last_grad, 0.0f);
     float corrected = grad + s.gamma_times_beta1_over_one_minus_beta1 * change;
     terms.corrected_squares = corrected;
     corrected = corrected * s.inverse_max_one_sqrt_corrected_squares;
     exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * corrected;
     exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * corrected * corrected;
-    update = exp_avg * s.inverse_one_minus_beta1_power_step
-        / (optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_one_minus_beta2_power_step + s.eps);
+    update = exp_avg * s.inverse_bias_correction_beta1
+        / (optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_bias_correction_beta2 + s.eps);
   } else {
     exp_avg = s.beta1_1d * exp_avg + s.one_minus_beta1_1d * grad;
     exp_avg_sq = s.beta2_1d * exp_avg_sq + s.one_minus_beta2_1d * grad * grad;
-    update = exp_avg * s.inverse_one_minus_beta1_1d_power_step / (optgen::sqrt(exp_avg_sq) * s.update_factor_2 + s.eps);
+    update = exp_avg * s.inverse_bias_correction_beta1_1d
+        / (optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_bias_correction_beta2_1d + s.eps);
   }
   update_stage(update, grad, s, terms);
   param = param * s.one_minus_rate_times_decay - s.rate * update;

@@ -48,12 +48,14 @@ def _step_values(
     f: Flags,
 ) -> dict[str, float]:
     """What follows from what `step` reads, and is the same for all parameters of a group."""
+    # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+    clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
     # rate = lr * lr_1d_factor
     rate_4 = lr * lr_1d_factor
     rate_3 = lr * lr_1d_factor
     return {
         "inverse_grad_scale": m.divide(1.0, grad_scale),
-        "grad_factor": m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06)),
+        "clip_all": clip_all,
         "gamma_times_beta1_over_one_minus_beta1": gamma * m.divide(beta1, 1.0 - beta1),
         "one_minus_beta1": 1.0 - beta1,
         "one_minus_beta2": 1.0 - beta2,

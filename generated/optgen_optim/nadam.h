@@ -30,11 +30,7 @@
 //     return param
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -91,7 +87,7 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, inverse_sqrt_one_minus_beta2_power_step,
+  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, inverse_sqrt_bias_correction_beta2,
       one_minus_mu_over_one_minus_mu_product, ahead_factor, one_minus_lr_times_weight_decay, exp_avg_absmax_new,
       exp_avg_sq_absmax_new;
 };
@@ -100,7 +96,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_sq;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
@@ -124,7 +120,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq;
   terms.param_squares = param;
@@ -134,7 +130,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   if constexpr (!decoupled_weight_decay) grad = grad + s.weight_decay * param;
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad;
-  const float denom = optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_one_minus_beta2_power_step + s.eps;
+  const float denom = optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_bias_correction_beta2 + s.eps;
   const float ahead = s.one_minus_mu_over_one_minus_mu_product * grad + s.ahead_factor * exp_avg;
   float update = ahead / denom;
   update_stage(update, stage_grad, s, terms);

@@ -44,11 +44,7 @@
 // def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -122,7 +118,7 @@ struct Sums {
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
   float beta1, beta2, weight_decay, rate, decay;
-  Condition above_lr_c0;
+  Condition lr_above;
   float d_times_one_minus_beta1, d_times_d_times_one_minus_beta2, d_over_d0_times_pull, d_over_d0_times_rate;
   Condition moved;
   float d_times_eps, param_factor, exp_avg_absmax_new, exp_avg_sq_absmax_new;
@@ -132,7 +128,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_sq, s, p0;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, numerator_sum, denominator_sum, share_sum, param_squares, update_squares,
       exp_avg_largest, exp_avg_sq_largest;
@@ -159,23 +155,23 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const bool moved = v.denominator > 0.0 && v.lr > 0.0;
   const double estimate = v.d_coef * numerator / v.denominator;
   const double first_value = v.d == v.d0 ? optgen::maximum(v.d, estimate) : v.d;
-  const double d_max_2 = moved ? optgen::maximum(v.d_max, estimate) : v.d_max;
-  double d_2;
+  const double d_max = moved ? optgen::maximum(v.d_max, estimate) : v.d_max;
+  double d;
   if constexpr (growth_rate_given) {
-    d_2 = moved ? optgen::minimum(d_max_2, first_value * v.growth_rate) : v.d;
+    d = moved ? optgen::minimum(d_max, first_value * v.growth_rate) : v.d;
   } else {
-    d_2 = moved ? d_max_2 : v.d;
+    d = moved ? d_max : v.d;
   }
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.beta1), float(v.beta2),
       float(v.weight_decay), float(rate), float(decay), v.lr > 0.0, float(v.d * (1.0 - v.beta1)),
-      float(v.d * v.d * (1.0 - v.beta2)), float(d_over_d0 * pull), float(d_over_d0 * rate), moved, float(d_2 * v.eps),
+      float(v.d * v.d * (1.0 - v.beta2)), float(d_over_d0 * pull), float(d_over_d0 * rate), moved, float(d * v.eps),
       float(moved ? 1.0 - v.weight_decay * rate : 1.0),
       float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
       float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0)};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq, s_value = x.s, p0 = x.p0;
   terms.param_squares = param;
@@ -183,7 +179,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   grad_stage(grad, active, s, terms);
   const float stage_grad = grad;
   if constexpr (!decouple) grad = grad + s.weight_decay * param;
-  active = active && s.above_lr_c0;
+  active = active && s.lr_above;
   exp_avg = s.beta1 * exp_avg + s.d_times_one_minus_beta1 * grad;
   exp_avg_sq = s.beta2 * exp_avg_sq + s.d_times_d_times_one_minus_beta2 * grad * grad;
   s_value = s.decay * s_value + s.d_over_d0_times_pull * grad;

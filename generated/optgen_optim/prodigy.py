@@ -54,6 +54,8 @@ def _step_values(
     f: Flags,
 ) -> dict[str, float]:
     """What follows from what `step` reads, and is the same for all parameters of a group."""
+    # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+    clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
     # rate = d * lr * sqrt(1 - beta2 ** (k + 1)) / (1 - beta1 ** (k + 1))
     rate_3 = m.divide(d * lr * m.sqrt(1.0 - m.power(beta2, k + 1.0)), 1.0 - m.power(beta1, k + 1.0))
     # rate = d * lr
@@ -81,10 +83,10 @@ def _step_values(
     new_d = new_d_3 if f.growth_rate_given else new_d_2
     return {
         "inverse_grad_scale": m.divide(1.0, grad_scale),
-        "grad_factor": m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06)),
+        "clip_all": clip_all,
         "rate": rate,
         "decay": decay,
-        "above_lr_c0": lr > 0.0,
+        "lr_above": lr > 0.0,
         "d_times_one_minus_beta1": d * (1.0 - beta1),
         "d_times_d_times_one_minus_beta2": d * d * (1.0 - beta2),
         "d_over_d0_times_pull": d_over_d0 * pull,

@@ -39,8 +39,9 @@ def update_stage(t: View, update: Any, grad: Any) -> Any:
             ratio = ratio * v.min_one_max_unorm
         update = ratio * update
     elif f.max_unorm_above_0:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+        bound = v.max_unorm * param_norm
+        shrink = m.where(m.both(bound > 0.0, update_norm > bound), bound / update_norm, 1.0)
+        update = shrink * update
     return update
 
 
@@ -55,7 +56,7 @@ def step(t: View) -> Results:
     stage_grad = grad
     if not f.decouple:
         grad = grad + v.weight_decay * t.param
-    active = m.both(active, v.above_lr_c0)
+    active = m.both(active, v.lr_above)
     exp_avg = v.beta1 * s.exp_avg + v.d_times_one_minus_beta1 * grad
     exp_avg_sq = v.beta2 * s.exp_avg_sq + v.d_times_d_times_one_minus_beta2 * grad * grad
     s_value = v.decay * s.s + v.d_over_d0_times_pull * grad

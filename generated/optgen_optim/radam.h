@@ -34,11 +34,7 @@
 //     return param
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -95,9 +91,9 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, adaptive_factor,
-      inverse_one_minus_beta1_power_step;
-  Condition above_length_c5;
+  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, rect_times_sqrt_bias_correction_beta2,
+      inverse_bias_correction_beta1;
+  Condition length_above;
   float one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
@@ -105,7 +101,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_sq;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
@@ -129,7 +125,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, exp_avg = x.exp_avg, exp_avg_sq = x.exp_avg_sq;
   terms.param_squares = param;
@@ -139,8 +135,8 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   if constexpr (!decoupled_weight_decay) grad = grad + s.weight_decay * param;
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad;
-  const float adaptive = s.adaptive_factor / (optgen::sqrt(exp_avg_sq) + s.eps);
-  float update = exp_avg * s.inverse_one_minus_beta1_power_step * optgen::where(s.above_length_c5, adaptive, 1.0f);
+  const float adaptive = s.rect_times_sqrt_bias_correction_beta2 / (optgen::sqrt(exp_avg_sq) + s.eps);
+  float update = exp_avg * s.inverse_bias_correction_beta1 * optgen::where(s.length_above, adaptive, 1.0f);
   update_stage(update, stage_grad, s, terms);
   if constexpr (decoupled_weight_decay) param = param * s.one_minus_lr_times_weight_decay;
   param = param - s.lr * update;

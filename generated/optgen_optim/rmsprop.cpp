@@ -38,7 +38,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
           reads_square_avg<pass> ? load(square_avg_at[i]) : 0.0f,
           reads_momentum_buffer<pass> ? load(momentum_buffer_at[i]) : 0.0f,
           reads_grad_avg<pass> ? load(grad_avg_at[i]) : 0.0f};
-      const Terms terms = update<pass>(x, s);
+      const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
         store(square_avg_at[i], x.square_avg);

@@ -60,7 +60,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
           reads_square_avg<pass> ? load(square_avg_at[i]) : 0.0f,
           reads_momentum_buffer<pass> ? load(momentum_buffer_at[i]) : 0.0f,
           reads_grad_avg<pass> ? load(grad_avg_at[i]) : 0.0f};
-      [[maybe_unused]] const Terms terms = update<pass>(x, s);
+      [[maybe_unused]] const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
         store(square_avg_at[i], x.square_avg);

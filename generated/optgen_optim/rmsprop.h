@@ -23,11 +23,7 @@
 //     param = param - lr * update
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -102,7 +98,7 @@ struct Element {
   float param, grad, square_avg, momentum_buffer, grad_avg;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, square_avg_largest,
       momentum_buffer_largest, grad_avg_largest;
@@ -122,7 +118,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, square_avg = x.square_avg, momentum_buffer = x.momentum_buffer,
       grad_avg = x.grad_avg;

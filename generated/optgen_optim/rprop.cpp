@@ -30,7 +30,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
           reads_prev<pass> ? load(prev_at[i]) : 0.0f, reads_step_size<pass> ? load(step_size_at[i]) : 0.0f};
-      const Terms terms = update<pass>(x, s);
+      const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
         store(prev_at[i], x.prev);

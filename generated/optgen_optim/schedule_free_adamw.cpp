@@ -30,7 +30,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
           reads_z<pass> ? load(z_at[i]) : 0.0f, reads_exp_avg_sq<pass> ? load(exp_avg_sq_at[i]) : 0.0f};
-      const Terms terms = update<pass>(x, s);
+      const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
         store(z_at[i], x.z);
@@ -89,7 +89,7 @@ void run_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& 
     auto* const z_at = reads_z<pass> ? z_tile.open(t.pointer(Column::z), t.pointer(Column::z_absmax), at, n) : nullptr;
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_z<pass> ? load(z_at[i]) : 0.0f};
-      const Terms terms = update<pass>(x, s);
+      const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
       }
@@ -126,7 +126,7 @@ void run_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& 
     auto* const z_at = reads_z<pass> ? z_tile.open(t.pointer(Column::z), t.pointer(Column::z_absmax), at, n) : nullptr;
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_z<pass> ? load(z_at[i]) : 0.0f};
-      const Terms terms = update<pass>(x, s);
+      const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
       }

@@ -37,11 +37,7 @@
 // def bias_correction(beta, step): return 1 - beta**step
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -94,7 +90,7 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float beta2, eps, weight_decay, rate, share_2, one_minus_beta2, inverse_sqrt_one_minus_beta2_power_k, one_minus_share,
+  float beta2, eps, weight_decay, rate, share_2, one_minus_beta2, inverse_sqrt_bias_correction_beta2_k, one_minus_share,
       param_factor, exp_avg_sq_absmax_new;
 };
 
@@ -102,7 +98,7 @@ struct Element {
   float param, grad, z, exp_avg_sq;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_sq_largest;
 };
@@ -113,22 +109,22 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  const double k_2 = v.k + 1.0;
+  const double k = v.k + 1.0;
   double rate = v.lr;
-  if constexpr (warmup_steps_above_0) rate = v.lr * optgen::minimum(1.0, k_2 / v.warmup_steps);
-  const double lr_max_2 = optgen::maximum(v.lr_max, rate);
-  const double weight = optgen::power(k_2, v.r) * optgen::power(lr_max_2, v.weight_lr_power);
-  const double weight_sum_2 = v.weight_sum + weight;
-  const double share = weight_sum_2 > 0.0 ? weight / weight_sum_2 : 0.0;
+  if constexpr (warmup_steps_above_0) rate = v.lr * optgen::minimum(1.0, k / v.warmup_steps);
+  const double lr_max = optgen::maximum(v.lr_max, rate);
+  const double weight = optgen::power(k, v.r) * optgen::power(lr_max, v.weight_lr_power);
+  const double weight_sum = v.weight_sum + weight;
+  const double share = weight_sum > 0.0 ? weight / weight_sum : 0.0;
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.beta2), float(v.eps),
       float(v.weight_decay), float(rate), float(share), float(1.0 - v.beta2),
-      float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, k_2))), float(1.0 - share),
+      float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, k))), float(1.0 - share),
       float(rate * (v.beta1 * (1.0 - share) - 1.0)),
       float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0)};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, z = x.z, exp_avg_sq = x.exp_avg_sq;
   terms.param_squares = param;
@@ -136,7 +132,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   grad_stage(grad, active, s, terms);
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad;
   float update =
-      grad / (optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_one_minus_beta2_power_k + s.eps) + s.weight_decay * param;
+      grad / (optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_bias_correction_beta2_k + s.eps) + s.weight_decay * param;
   update_stage(update, grad, s, terms);
   param = s.one_minus_share * param + s.share_2 * z + s.param_factor * update;
   z = z - s.rate * update;
@@ -192,7 +188,7 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars {
-  Condition equal_train_mode_c0;
+  Condition train_mode_is;
   float one_minus_beta1;
 };
 
@@ -200,7 +196,7 @@ struct Element {
   float param, z;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
 };
 
@@ -210,10 +206,10 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, z = x.z;
-  x.param = optgen::where(s.equal_train_mode_c0, param + s.one_minus_beta1 * (z - param), param);
+  x.param = optgen::where(s.train_mode_is, param + s.one_minus_beta1 * (z - param), param);
   return terms;
 }
 
@@ -240,7 +236,7 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars {
-  Condition equal_train_mode_one;
+  Condition train_mode_is;
   float one_minus_inverse_beta1;
 };
 
@@ -248,7 +244,7 @@ struct Element {
   float param, z;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
 };
 
@@ -258,10 +254,10 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, z = x.z;
-  x.param = optgen::where(s.equal_train_mode_one, param + s.one_minus_inverse_beta1 * (z - param), param);
+  x.param = optgen::where(s.train_mode_is, param + s.one_minus_inverse_beta1 * (z - param), param);
   return terms;
 }
 

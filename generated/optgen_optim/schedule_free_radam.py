@@ -40,6 +40,8 @@ def _step_values(
     f: Flags,
 ) -> dict[str, float]:
     """What follows from what `step` reads, and is the same for all parameters of a group."""
+    # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+    clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
     # k = k + 1
     new_k = k + 1.0
     # longest = 2 / (1 - beta2) - 1
@@ -65,12 +67,12 @@ def _step_values(
     share_2 = m.where(new_weight_sum > 0.0, m.divide(weight, new_weight_sum), 0.0)
     return {
         "inverse_grad_scale": m.divide(1.0, grad_scale),
-        "grad_factor": m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06)),
+        "clip_all": clip_all,
         "rate": rate,
         "share_2": share_2,
         "one_minus_beta2": 1.0 - beta2,
-        "inverse_sqrt_one_minus_beta2_power_k": m.divide(1.0, m.sqrt(1.0 - m.power(beta2, new_k))),
-        "above_length_c4": length > 4.0,
+        "inverse_sqrt_bias_correction_beta2_k": m.divide(1.0, m.sqrt(1.0 - m.power(beta2, new_k))),
+        "length_above": length > 4.0,
         "min_one_max_unorm": m.minimum(1.0, max_unorm),
         "one_minus_share": 1.0 - share_2,
         "param_factor": rate * (beta1 * (1.0 - share_2) - 1.0),
@@ -107,7 +109,7 @@ def _step_commit(
 
 def _train_values(beta1: float, train_mode: float) -> dict[str, float]:
     """What follows from what `train` reads, and is the same for all parameters of a group."""
-    return {"equal_train_mode_c0": train_mode == 0.0, "one_minus_beta1": 1.0 - beta1}
+    return {"train_mode_is": train_mode == 0.0, "one_minus_beta1": 1.0 - beta1}
 
 
 def _train_commit() -> dict[str, float]:
@@ -117,7 +119,7 @@ def _train_commit() -> dict[str, float]:
 
 def _eval_values(beta1: float, train_mode: float) -> dict[str, float]:
     """What follows from what `eval` reads, and is the same for all parameters of a group."""
-    return {"equal_train_mode_one": train_mode == 1.0, "one_minus_inverse_beta1": 1.0 - m.divide(1.0, beta1)}
+    return {"train_mode_is": train_mode == 1.0, "one_minus_inverse_beta1": 1.0 - m.divide(1.0, beta1)}
 
 
 def _eval_commit() -> dict[str, float]:

@@ -22,8 +22,8 @@ def step(t: View) -> Results:
         return t.taken
     grad, active, gnorm_vec = left
     exp_avg_sq = v.beta2 * s.exp_avg_sq + v.one_minus_beta2 * grad * grad
-    scaled = grad / (m.sqrt(exp_avg_sq) * v.inverse_sqrt_one_minus_beta2_power_k + v.eps)
-    update = m.where(v.above_length_c4, scaled, grad) + v.weight_decay * t.param
+    scaled = grad / (m.sqrt(exp_avg_sq) * v.inverse_sqrt_bias_correction_beta2_k + v.eps)
+    update = m.where(v.length_above, scaled, grad) + v.weight_decay * t.param
     if (left := update_stage(t, update, grad)) is None:
         return t.taken
     update = left
@@ -42,16 +42,16 @@ def step(t: View) -> Results:
 
 
 def train(t: View) -> Results:
-    """Run `train` for a parameter; or return the sums that a pass takes."""
+    """Run `train` for a parameter."""
     v, s = t.values, t.states
     return {
-        "param": m.where(v.equal_train_mode_c0, t.param + v.one_minus_beta1 * (s.z - t.param), t.param),
+        "param": m.where(v.train_mode_is, t.param + v.one_minus_beta1 * (s.z - t.param), t.param),
     }
 
 
 def eval(t: View) -> Results:
-    """Run `eval` for a parameter; or return the sums that a pass takes."""
+    """Run `eval` for a parameter."""
     v, s = t.values, t.states
     return {
-        "param": m.where(v.equal_train_mode_one, t.param + v.one_minus_inverse_beta1 * (s.z - t.param), t.param),
+        "param": m.where(v.train_mode_is, t.param + v.one_minus_inverse_beta1 * (s.z - t.param), t.param),
     }

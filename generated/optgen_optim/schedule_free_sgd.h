@@ -35,11 +35,7 @@
 //     return share, lr_max, weight_sum
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -94,7 +90,7 @@ struct Element {
   float param, grad, z;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
 };
@@ -105,19 +101,19 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  const double k_2 = v.k + 1.0;
+  const double k = v.k + 1.0;
   double rate = v.lr;
-  if constexpr (warmup_steps_above_0) rate = v.lr * optgen::minimum(1.0, k_2 / v.warmup_steps);
-  const double lr_max_2 = optgen::maximum(v.lr_max, rate);
-  const double weight = optgen::power(k_2, v.r) * optgen::power(lr_max_2, v.weight_lr_power);
-  const double weight_sum_2 = v.weight_sum + weight;
-  const double share = weight_sum_2 > 0.0 ? weight / weight_sum_2 : 0.0;
+  if constexpr (warmup_steps_above_0) rate = v.lr * optgen::minimum(1.0, k / v.warmup_steps);
+  const double lr_max = optgen::maximum(v.lr_max, rate);
+  const double weight = optgen::power(k, v.r) * optgen::power(lr_max, v.weight_lr_power);
+  const double weight_sum = v.weight_sum + weight;
+  const double share = weight_sum > 0.0 ? weight / weight_sum : 0.0;
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.weight_decay), float(rate),
       float(share), float(1.0 - share), float(rate * (v.momentum * (1.0 - share) - 1.0))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, z = x.z;
   terms.param_squares = param;
@@ -173,7 +169,7 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars {
-  Condition equal_train_mode_c0;
+  Condition train_mode_is;
   float one_minus_momentum;
 };
 
@@ -181,7 +177,7 @@ struct Element {
   float param, z;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
 };
 
@@ -191,10 +187,10 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, z = x.z;
-  x.param = optgen::where(s.equal_train_mode_c0, param + s.one_minus_momentum * (z - param), param);
+  x.param = optgen::where(s.train_mode_is, param + s.one_minus_momentum * (z - param), param);
   return terms;
 }
 
@@ -221,7 +217,7 @@ struct Sums {
 
 // What is the same for all elements of a tensor.
 struct Scalars {
-  Condition equal_train_mode_one;
+  Condition train_mode_is;
   float one_minus_inverse_momentum;
 };
 
@@ -229,7 +225,7 @@ struct Element {
   float param, z;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
 };
 
@@ -239,10 +235,10 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, z = x.z;
-  x.param = optgen::where(s.equal_train_mode_one, param + s.one_minus_inverse_momentum * (z - param), param);
+  x.param = optgen::where(s.train_mode_is, param + s.one_minus_inverse_momentum * (z - param), param);
   return terms;
 }
 

@@ -39,6 +39,8 @@ def _step_values(
     f: Flags,
 ) -> dict[str, float]:
     """What follows from what `step` reads, and is the same for all parameters of a group."""
+    # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
+    clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
     # k = k + 1
     new_k = k + 1.0
     # rate = lr * min(1, k / warmup_steps)
@@ -54,7 +56,7 @@ def _step_values(
     share_2 = m.where(new_weight_sum > 0.0, m.divide(weight, new_weight_sum), 0.0)
     return {
         "inverse_grad_scale": m.divide(1.0, grad_scale),
-        "grad_factor": m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06)),
+        "clip_all": clip_all,
         "rate": rate,
         "share_2": share_2,
         "min_one_max_unorm": m.minimum(1.0, max_unorm),
@@ -90,7 +92,7 @@ def _step_commit(
 
 def _train_values(momentum: float, train_mode: float) -> dict[str, float]:
     """What follows from what `train` reads, and is the same for all parameters of a group."""
-    return {"equal_train_mode_c0": train_mode == 0.0, "one_minus_momentum": 1.0 - momentum}
+    return {"train_mode_is": train_mode == 0.0, "one_minus_momentum": 1.0 - momentum}
 
 
 def _train_commit() -> dict[str, float]:
@@ -100,7 +102,7 @@ def _train_commit() -> dict[str, float]:
 
 def _eval_values(momentum: float, train_mode: float) -> dict[str, float]:
     """What follows from what `eval` reads, and is the same for all parameters of a group."""
-    return {"equal_train_mode_one": train_mode == 1.0, "one_minus_inverse_momentum": 1.0 - m.divide(1.0, momentum)}
+    return {"train_mode_is": train_mode == 1.0, "one_minus_inverse_momentum": 1.0 - m.divide(1.0, momentum)}
 
 
 def _eval_commit() -> dict[str, float]:

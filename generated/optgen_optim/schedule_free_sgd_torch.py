@@ -38,16 +38,16 @@ def step(t: View) -> Results:
 
 
 def train(t: View) -> Results:
-    """Run `train` for a parameter; or return the sums that a pass takes."""
+    """Run `train` for a parameter."""
     v, s = t.values, t.states
     return {
-        "param": m.where(v.equal_train_mode_c0, t.param + v.one_minus_momentum * (s.z - t.param), t.param),
+        "param": m.where(v.train_mode_is, t.param + v.one_minus_momentum * (s.z - t.param), t.param),
     }
 
 
 def eval(t: View) -> Results:
-    """Run `eval` for a parameter; or return the sums that a pass takes."""
+    """Run `eval` for a parameter."""
     v, s = t.values, t.states
     return {
-        "param": m.where(v.equal_train_mode_one, t.param + v.one_minus_inverse_momentum * (s.z - t.param), t.param),
+        "param": m.where(v.train_mode_is, t.param + v.one_minus_inverse_momentum * (s.z - t.param), t.param),
     }

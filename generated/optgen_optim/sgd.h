@@ -32,11 +32,7 @@
 //     return param
 #pragma once
 
-#if defined(__CUDACC__)
-#include <optgen/cuda.h>
-#else
-#include <optgen/cpu.h>
-#endif
+#include <optgen/target.h>
 
 #include "grad_stage.h"
 #include "update_stage.h"
@@ -91,7 +87,7 @@ struct Sums {
 // What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, momentum, weight_decay;
-  Condition above_step_one;
+  Condition step_above;
   float one_minus_dampening, one_minus_lr_times_weight_decay, momentum_buffer_absmax_new;
 };
 
@@ -99,7 +95,7 @@ struct Element {
   float param, grad, momentum_buffer;
 };
 
-// What an element adds to the sums.
+// What an element hands to the sums: to those of squares what they square.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, momentum_buffer_largest;
 };
@@ -116,7 +112,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
-template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
+OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, grad = x.grad, momentum_buffer = x.momentum_buffer;
   terms.param_squares = param;
@@ -126,8 +122,7 @@ template <int pass> OPTGEN_INLINE Terms update(Element& x, const Scalars& s) {
   if constexpr (!decoupled_weight_decay) grad = grad + s.weight_decay * param;
   float update = grad;
   if constexpr (momentum_not_0) {
-    momentum_buffer =
-        optgen::where(s.above_step_one, s.momentum * momentum_buffer + s.one_minus_dampening * grad, grad);
+    momentum_buffer = optgen::where(s.step_above, s.momentum * momentum_buffer + s.one_minus_dampening * grad, grad);
     update = momentum_buffer;
     if constexpr (nesterov) update = grad + s.momentum * momentum_buffer;
   }

@@ -26,15 +26,16 @@ def grad_stage(t: View) -> Any:
     if f.max_grad_norm_above_0:
         if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
             return None
-        grad = grad * v.grad_factor
+        grad = grad * v.clip_all
     if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
         return None
     gnorm_vec: Any = m.NAN
     if f.percentile_clipping_below_100:
         gnorm = m.sqrt(sums.grad_squares_2)
         gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
-        clip = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
-        grad = grad * m.where(gnorm > clip, clip / gnorm, 1.0)
+        usual = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
+        clip_own = m.where(gnorm > usual, usual / gnorm, 1.0)
+        grad = grad * clip_own
     return grad, active, gnorm_vec
 
 
@@ -63,6 +64,7 @@ def update_stage(t: View, update: Any, grad: Any) -> Any:
             ratio = ratio * v.min_one_max_unorm
         update = ratio * update
     elif f.max_unorm_above_0:
-        limit = v.max_unorm * param_norm
-        update = m.where(m.both(limit > 0.0, update_norm > limit), limit / update_norm, 1.0) * update
+        bound = v.max_unorm * param_norm
+        shrink = m.where(m.both(bound > 0.0, update_norm > bound), bound / update_norm, 1.0)
+        update = shrink * update
     return update

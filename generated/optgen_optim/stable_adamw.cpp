@@ -32,7 +32,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     const auto element = [&](int i) OPTGEN_INLINED {
       Element x{reads_param<pass> ? load(param_at[i]) : 0.0f, reads_grad<pass> ? load(grad_at[i]) : 0.0f,
           reads_exp_avg<pass> ? load(exp_avg_at[i]) : 0.0f, reads_exp_avg_sq<pass> ? load(exp_avg_sq_at[i]) : 0.0f};
-      const Terms terms = update<pass>(x, s);
+      const Terms terms = run_element(x, s);
       if constexpr (pass == APPLY) {
         store(param_at[i], x.param);
         store(exp_avg_at[i], x.exp_avg);

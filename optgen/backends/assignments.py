@@ -213,7 +213,7 @@ class Part:
                 last += 1
             result += self._branch(lets[at:end], lets[end:last], depth, path)
             at = last
-        return result
+        return _together(result)
 
     def _statement(self, let: Let, path: Formula) -> list[Statement]:
         live, self.path = self.live[let.name] & path, path
@@ -406,6 +406,18 @@ def _merged(
             for name in {**first, **second}
         }
         result[variable] = {name: live for name, live in held.items() if not live.is_false}
+    return result
+
+
+def _together(statements: Iterable[Statement]) -> list[Statement]:
+    """Statements in which one `if` follows another of the same condition, as one."""
+    result: list[Statement] = []
+    for statement in statements:
+        match result[-1:], statement:
+            case [If(formula=before, then=a, other=b)], If(formula=formula, then=c, other=d) if before == formula:
+                result[-1] = If(formula, tuple(_together((*a, *c))), tuple(_together((*b, *d))))
+            case _:
+                result.append(statement)
     return result
 
 

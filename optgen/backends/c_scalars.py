@@ -80,6 +80,7 @@ class ScalarText:
         states = {
             name: name for name, item in self.text.inputs.items() if item.role == "state" and item.kind is Kind.TENSOR
         }
+        hosts = set(self.text.values)  # which are written `v.lr`
         return Part(
             [let for let in self.text.lets if let.name in live and not given(let) and let.kind is not Kind.ELEMENT],
             live,
@@ -90,7 +91,7 @@ class ScalarText:
             ),
             given=states,
             arrays=self.text.arrays,
-            taken={*self.text.family.guards.guards, *self.text.arrays, *self.text.inputs} - states.keys(),
+            taken={*self.text.family.guards.guards, *self.text.arrays, *self.text.inputs} - states.keys() - hosts,
         )
 
     def _outside(self, name: str) -> str:
@@ -215,7 +216,7 @@ class ScalarText:
         if isinstance(expr, Reduce):
             assert isinstance(expr.x, Ref)
             x, length = expr.x.name, "t.at(ROWS)" if self.text.kinds[expr.x.name] is Kind.ROW else "t.at(COLS)"
-            return call("float", call("line_sum", f"{c_name(x)} + k * {length}", length))
+            return call("float", call("line_sum", f"{c_name(x)} + i * {length}", length))
         names = {}
         for name in refs(expr):
             text = member(name) if name.startswith(("v.", "sum.")) else c_name(name)
@@ -223,9 +224,9 @@ class ScalarText:
             if name not in self.text.arrays:
                 names[name] = text if name in self.text.booleans else f"float({text})"
             elif own is kind:
-                names[name] = f"{text}[k]"
+                names[name] = f"{text}[i]"
             else:
-                names[name] = f"{text}[k / t.at({'ROWS' if kind is Kind.ROW else 'COLS'})]"
+                names[name] = f"{text}[i / t.at({'ROWS' if kind is Kind.ROW else 'COLS'})]"
         return CPrinter(single=True, names=names).code(expr)
 
     # After a pass
@@ -321,7 +322,7 @@ def _filled(block: Block) -> set[str]:
 
 def _each(kind: Kind, array: str, value: Code) -> Code:
     """All numbers of an array."""
-    return Lambda(f"each({count_of(kind)}, [&](int64_t k) {{", Labelled(f"{array}[k] = ", value))
+    return Lambda(f"each({count_of(kind)}, [&](int64_t i) {{", Labelled(f"{array}[i] = ", value))
 
 
 def count_of(kind: Kind) -> str:

@@ -67,7 +67,7 @@ def _stage_text(text: BlockText, name: str) -> StageText:
     guards = scalars.guards | settings_in(stage.code.body)
     return StageText(
         name=name,
-        flags=tuple(guard for guard in text.family.guards.guards if guard in guards),
+        flags=tuple(sorted(guards)),
         type=kind,
         fields=tuple(scalars.fields),
         prepare=(*([f"template <{types}>"] if types else []), *c_code(prepare, 0, "")),
@@ -114,7 +114,7 @@ class CommonStages:
 
     def _rendering(self, family: Family, text: StageText) -> Rendering:
         equations = Prose(getattr(family.shared.blocks, text.name))
-        about = Prose(f"The stage `{text.name}`, which all rules have:")
+        about = Prose(f"The stage `{text.name}` of rules, as most of a package have it:")
         lines = [about, Prose(""), *("    " + line if line else line for line in equations.lines())]
         included = self.included(text)
         before = {flag for other in included for flag in other.flags}

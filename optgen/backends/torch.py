@@ -175,7 +175,7 @@ class _FunctionRenderer:
         return FunctionText(
             name=self.block,
             head=(f"def {self.block}(t: View) -> Results:",),
-            doc=f"{what} a parameter; or return the sums that a pass takes.",
+            doc=f"{what} a parameter{'; or return the sums that a pass takes' if self.sums else ''}.",
             lines=tuple(lines),
             stages=tuple(self._stage(name, stage) for name, stage in code.stages.items()),
         )

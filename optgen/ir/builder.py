@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.fits import fits, fits_below
@@ -17,7 +18,7 @@ from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
 from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
 from optgen.ir.liveness import changes
-from optgen.ir.nodes import Arm, Const, Expr, Input, Kind, Let, Program, Ref, Select
+from optgen.ir.nodes import Arm, Call, Const, Expr, Input, Kind, Let, Program, Ref, Select
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of
 from optgen.ir.scope import Scope, several
@@ -280,6 +281,11 @@ class Builder:
     # Expressions
 
     def _expression(self, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
+        expr = self._unnamed(node, env, path)
+        named = getattr(node, "named", "")
+        return replace(expr, named=named) if named and isinstance(expr, Call) else expr
+
+    def _unnamed(self, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
         match node:
             case ast.Constant(value=bool() as value):
                 return Const(value)

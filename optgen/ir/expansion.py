@@ -136,6 +136,8 @@ class _Writer:
                 return None
             body, results = self._call(part, functions, taken)
             before.extend(body)
+            words = [_called(part), *(arg.id for arg in part.args if isinstance(arg, ast.Name) and arg.id != "step")]
+            results[0].named = "_".join(words)  # type: ignore[attr-defined]
             return results[0]
 
         return _rebuilt(node, inlined)

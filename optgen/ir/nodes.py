@@ -78,10 +78,15 @@ class Ref:
 
 @dataclass(frozen=True)
 class Call:
-    """An operation of `optgen.operations`, applied element by element."""
+    """An operation of `optgen.operations`, applied element by element.
+
+    Attributes:
+        named: What its value is called, if it is that of a function of the spec.
+    """
 
     op: str
     args: tuple[Expr, ...]
+    named: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -220,8 +225,8 @@ def children(expr: Expr) -> tuple[Expr, ...]:
 def with_operands(expr: Expr, operands: Sequence[Expr]) -> Expr:
     """The same expression of other operands, as many as it has."""
     match expr:
-        case Call(op=op):
-            return Call(op, tuple(operands))
+        case Call(op=op, named=named):
+            return Call(op, tuple(operands), named)
         case Select(formula=formula, kind=kind):
             then, other = operands
             return Select(formula, then, other, kind)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from optgen.ir.formula import TRUE, Formula
-from optgen.ir.guards import GuardTable
+from optgen.ir.guards import GuardTable, guard_name
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import (
     Call,
@@ -29,7 +29,7 @@ from optgen.ir.nodes import (
     with_operands,
 )
 from optgen.ir.reductions import REDUCED
-from optgen.operations import OPERATIONS
+from optgen.operations import COMPARISONS, OPERATIONS
 from optgen.passes.rename import stem_of
 from optgen.passes.rewrite import unused_name
 
@@ -166,8 +166,12 @@ def readable_name(expr: Expr, names: Mapping[str, str] = MappingProxyType({})) -
                 return "c" + f"{value:g}".replace(".", "p").replace("-", "m").replace("+", "")
             case Ref(name=name):
                 return names.get(name, name)
+            case Call(named=named) if named:
+                return named
             case Call(op="/", args=(Const(value=1.0), x)):
                 return f"inverse_{words(x)}"
+            case Call(op=op, args=(a, Const(value=value))) if op in COMPARISONS:
+                return guard_name(words(a), op, f"{value:g}")
             case Call(op=op, args=(a, b)) if OPERATIONS[op].reads_between:
                 return f"{words(a)}_{OPERATIONS[op].word}_{words(b)}"
             case Call(op=op, args=args):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,6 @@ from optgen.runtime.states.store import (
     stored_shape,
     stored_shapes,
 )
-
-if TYPE_CHECKING:
-    pass
 
 MARK = "optgen"  # the key under which a checkpoint says what it is of
 VERSION = 1  # of a checkpoint's form; checkpoints without MARK are older, or another library's

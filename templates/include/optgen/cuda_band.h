@@ -10,7 +10,7 @@
 
 namespace optgen {
 
-constexpr int BAND_ROWS = 32;  // mirrored in optgen/runtime/tables.py
+constexpr int BAND_ROWS = 32;  // mirrored in optgen/runtime/engines/kernel_engine.py
 
 // Where an element stands: its row through all matrices, its column through all matrices.
 struct Line {

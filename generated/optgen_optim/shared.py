@@ -68,7 +68,7 @@ EVERY = Shared(
             ("propagate", "skip"),
             doc=(
                 'What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element\'s parameter'
-                " and states as they were."
+                " and states as they were (a quantized state is encoded anew, as by skip_zeros)."
             ),
         ),
     ),

@@ -83,7 +83,7 @@ def test_numbers_of_elements_are_single() -> None:
     assert C_TEXT.print(Const(-math.inf)) == "-INFINITY"
 
 
-@pytest.mark.parametrize("name", ["float", "int", "double", "template", "value", "k", "t", "begin", "Tile", "x_at"])
+@pytest.mark.parametrize("name", ["float", "int", "double", "template", "value", "i", "t", "begin", "Tile", "x_at"])
 def test_names_that_the_kernel_has_for_itself(name: str) -> None:
     assert c_name(name) == f"{name}_value"
 

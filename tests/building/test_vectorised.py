@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import platform
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import optgen_optim
 import pytest
 import torch
 from support.asked import ask
+from support.headers import copy_headers
 
 from optgen.paths import include_dir
 from optgen.runtime.building.compilers import Compiler, compiler_candidates
@@ -70,8 +70,7 @@ def alone(source: Path, function: str, folder: Path) -> Path:
     assert sum(line.startswith("OPTGEN_EXPORT") for line in kept) == 1
     copy = folder / f"{function}.cpp"
     copy.write_text("\n".join(kept), encoding="utf-8")
-    for header in source.parent.glob("*.h"):
-        shutil.copy(header, folder)
+    copy_headers(source, folder)
     return copy
 
 

@@ -13,6 +13,7 @@ pytest.importorskip("pycuda", reason="PyCUDA is not installed")
 
 import standin
 from optgen_optim import AdamW8bit
+from support.headers import copy_headers
 
 from optgen.runtime.building.cache import CompileError
 from optgen.runtime.cuda import cuda_device
@@ -62,7 +63,7 @@ def test_an_nvcc_that_fails_shows_its_message_with_file_and_line(tmp_path: Path,
     broken = tmp_path / "adam.cu"
     text = source.read_text().replace("double grad_squares =", "duoble grad_squares =", 1)
     broken.write_text(text)
-    broken.with_suffix(".h").write_text(source.with_suffix(".h").read_text())
+    copy_headers(source, tmp_path)
     line = 1 + text[: text.index("duoble")].count("\n")
     monkeypatch.setattr(type(AdamW8bit.rule), "cuda_source", property(lambda rule: broken))
     param, opt = make(target="cuda")

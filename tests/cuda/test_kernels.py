@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 from runtime.training import same, snapshot
 from support.cuda_training import ADAFACTOR, CASES, SHAPES, cls, draw, new, train
+from support.headers import copy_headers
 from support.targets import require_standin
 
 pytest.importorskip("pycuda", reason="PyCUDA is not installed")
@@ -173,7 +173,7 @@ def break_source(name: str, change: Callable[[str], str], folder: Path, monkeypa
     assert changed != text
     copy = folder / source.name
     copy.write_text(changed, encoding="utf-8")
-    shutil.copy(source.with_suffix(".h"), folder)
+    copy_headers(source, folder)
     monkeypatch.setattr(Rule, "cuda_source", property(lambda _: copy))
 
 
@@ -256,7 +256,7 @@ def test_an_access_outside_of_a_tensor_would_be_seen(driver: standin.Driver, tmp
     changed, count = re.subn(CHUNK, LONGER, text)
     assert count
     broken.write_text(changed, encoding="utf-8")
-    shutil.copy(source.with_suffix(".h"), tmp_path)
+    copy_headers(source, tmp_path)
     done = sanitized(str(broken))
     assert done.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr

@@ -29,8 +29,11 @@ def test_contexts_have_the_names_that_their_templates_use(monkeypatch: pytest.Mo
     for target in explanation.TARGETS:
         package.classes[0].code(target)
     templates = {path.relative_to(ROOT / "templates").as_posix(): path for path in (ROOT / "templates").rglob("*.j2")}
-    parts = {part for path in templates.values() for part in re.findall(r'% from "(.+?)"', path.read_text())}
+    parts = {template for template in templates if template.count(".") == 1}  # of files: tile.j2, of kernel.cpp.j2
     assert given == {template: set(names(template)) for template in templates.keys() - parts}
+    sources = [*templates.values(), *(ROOT / "optgen" / "backends").glob("*.py")]
+    said = {text for path in sources for text in re.findall(r'"([\w/]+\.j2)"', path.read_text(encoding="utf-8"))}
+    assert parts <= said
 
 
 def test_a_name_that_is_missing_is_an_error() -> None:

@@ -134,7 +134,7 @@ def _compile(package: Package, folder: Path, compiler: str) -> None:
     families = {info.family: info.family_rule for info in package.classes}
     for name, family in families.items():
         source = folder / f"{name}.cpp"
-        for path in (source, source.with_suffix(".h")):
+        for path in (source, *(folder / file for file in package.files if file.endswith(".h"))):
             path.write_text(package.files[path.name], encoding="utf-8")
         guards = [guard.name for guard in family.guards.guards.values() if guard.about != "codec"]
         states = [i for i in family.inputs.values() if i.role == "state" and i.kind is Kind.ELEMENT]

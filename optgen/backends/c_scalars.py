@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 
 from optgen.backends.assignments import Assignments, Part
@@ -101,7 +102,7 @@ class ScalarText:
 
     def scalar_lines(self) -> list[str]:
         """The statements that compute what elements read."""
-        stages = [self.stage(stage) for stage in self.text.element.stages if self.text.stage_fields(stage)]
+        stages = [stage_scalars(self.text, n) for n in self.text.element.stages if self.text.stage_fields(n)]
         roots = [(name, TRUE) for name in self.text.filled]
         code, fields = self._computed(self.text.fields, roots)
         used = _used(code).union(*(stage.reads for stage in stages))
@@ -275,6 +276,12 @@ class ScalarText:
             return _each(write.input.kind, pointer, self._array_value(value, write.input.kind))
         to = pointer if write.input.window is not None else f"*{pointer}"
         return call("put", to, printer.code(value))
+
+
+@lru_cache(maxsize=256)
+def stage_scalars(text: BlockText, name: str) -> StageScalars:
+    """What a stage of all rules computes for the elements of a block."""
+    return ScalarText(text).stage(name)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from optgen.backends.base import Rendering
 from optgen.backends.c_block import BlockText
 from optgen.backends.c_names import macro
 from optgen.backends.c_printer import c_name
-from optgen.backends.c_scalars import ScalarText
+from optgen.backends.c_scalars import stage_scalars
 from optgen.backends.c_statements import also_given
 from optgen.backends.code import Brackets
 from optgen.backends.layout import c_code
@@ -45,13 +46,14 @@ class StageText:
         return f"{self.name}_stage.h"
 
 
-def stage_texts(text: BlockText) -> list[StageText]:
+@lru_cache(maxsize=128)
+def stage_texts(text: BlockText) -> tuple[StageText, ...]:
     """The stages of a block."""
-    return [_stage_text(text, name) for name in text.element.stages]
+    return tuple(_stage_text(text, name) for name in text.element.stages)
 
 
 def _stage_text(text: BlockText, name: str) -> StageText:
-    stage, scalars = text.element.stages[name], ScalarText(text).stage(name)
+    stage, scalars = text.element.stages[name], stage_scalars(text, name)
     kind = f"{name.capitalize()}Scalars"
     changed = stage.call.results.keys()
     parameters = [

@@ -55,7 +55,7 @@ class Sums:
         return tuple(item for item in self.all if item.reduce.over is kind)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=128)
 def element_sums(plan: Plan) -> Sums:
     """The sums of a plan, in the order of its passes, those of one in the order of the program.
 

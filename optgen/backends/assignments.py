@@ -262,10 +262,14 @@ class Part:
             body += self._ends(joins, holds, path & own)
             sides.append(tuple(body))
             envs.append(self.env)
-        self.env = _merged(formula, *envs)
-        for let in joins:
-            self.env[self._variable(let)] = {let.name: TRUE}
         result = _choices(formula, *sides)
+        match result:
+            case [Assign(value=Ref(name=variable)), If()] if variable in before:  # now read before the `if`
+                self.env, self.path = before, path
+                self._look(variable)
+        self.env = _merged(formula, *envs)
+        for let in joins:  # where nothing asks for it, a side may leave the variable as it was
+            self.env[self._variable(let)] = {let.name: self.live[let.name]}
         return result + [self._keep(let.name) for let in joins if let.name in self.kept]
 
     def _asked(self, joins: Sequence[Let]) -> Formula:

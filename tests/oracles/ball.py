@@ -135,9 +135,10 @@ def multiplied(a: Ball, b: Ball) -> Ball:
 
 
 def divided(a: Ball, b: Ball) -> Ball:
-    mid = a.mid / b.mid
-    room = np.abs(b.mid) - b.rad
-    rad = np.where(room > 0, (a.rad + np.abs(mid) * b.rad) / np.where(room > 0, room, 1), np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mid = a.mid / b.mid
+        room = np.abs(b.mid) - b.rad
+        rad = np.where(room > 0, (a.rad + np.abs(mid) * b.rad) / np.where(room > 0, room, 1), np.inf)
     exact_zero = (a.mid == 0) & (a.rad == 0) & (b.mid != 0)
     exact = (a.rad == 0) & (b.rad == 0) & (b.mid == 0)  # x / 0 is Inf, 0 / 0 is NaN
     return spread(mid, np.where(exact_zero | exact, 0, rad), a, b)

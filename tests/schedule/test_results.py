@@ -224,6 +224,25 @@ blocks:
 every_target = pytest.mark.parametrize("target", ["torch", "cpu", "cuda"], indirect=True)
 
 
+ONE_SIDE = """\
+name: one_side
+hyperparameters: {lr: {default: 1.0}}
+options: {flag: {default: false, doc: Either.}}
+blocks:
+  step: |
+    if not flag:
+        twice = grad * 2
+    if flag:
+        update = grad + param
+    else:
+        update = twice
+  apply: |
+    param = param - lr * update
+variants:
+  OneSide: {}
+"""
+
+
 def stepped(opt: torch.optim.Optimizer, params: list[torch.nn.Parameter]) -> None:
     for param in params:
         param.grad = torch.full_like(param, 2.0)
@@ -387,6 +406,15 @@ def test_a_sum_may_wait_for_one_that_other_settings_take_later(target: str, flag
     param = torch.nn.Parameter(torch.zeros(4))
     stepped(cls([param], flag=flag, target=target), [param])
     assert torch.equal(param.detach(), torch.full((4,), -64.0))
+
+
+@every_target
+@pytest.mark.parametrize("flag", [False, True])
+def test_a_value_of_one_side_is_nothing_to_the_other(target: str, flag: bool, tmp_path: Path) -> None:
+    cls = optgen.load(write_spec(tmp_path, ONE_SIDE)).OneSide
+    param = torch.nn.Parameter(torch.zeros(4))
+    stepped(cls([param], flag=flag, target=target), [param])
+    assert torch.equal(param.detach(), torch.full((4,), -2.0 if flag else -4.0))
 
 
 def test_prodigy_scales_an_update_that_is_nothing() -> None:

@@ -69,11 +69,13 @@ def _block(alone: Alone, block: str, target: Compiled, several: bool) -> dict[st
     """A block: what its passes share, then these."""
     plan = alone.plans[block]
     text = BlockText(alone.family, block, plan)
+    structs = {
+        "Values": members("double", [c_member(name) for name in text.values]),
+        "Sums": members("double", [c_member(item.name) for item in text.sums.over(Kind.TENSOR)]),
+    }
     return {
-        "name": c_name(block),
-        "scoped": several,
-        "values": members("double", [c_member(name) for name in text.values]),
-        "sums": members("double", [c_member(item.name) for item in text.sums.over(Kind.TENSOR)]),
+        **_scope(c_name(block) if several else ""),
+        "structs": [line for name, fields in structs.items() if fields for line in ("", *_struct(name, fields))],
         "passes": [PassText(alone, block, item, target).context() for item in plan.passes],
     }
 
@@ -113,19 +115,44 @@ class PassText(BlockText):
         return context | {
             "lines": bool(self.sums.over(Kind.ROW) or self.sums.over(Kind.COL)),
             "segmented": segmented,
-            "name": self.item.name if len(self.plan.passes) > 1 else "",
+            **_scope(self.item.name if len(self.plan.passes) > 1 else ""),
+            **(self._of_gpus(context) if self.target == "cuda" else {}),
             "exported": self._exported(),
-            "bands": self.bands,
             "row_sums": len(self.sums.over(Kind.ROW)),
             "col_sums": len(self.sums.over(Kind.COL)),
             "fields": _struct("Scalars", field_lines(self.fields, self.booleans)),
-            "reads_scalars": bool(self.fields),
-            "calls": bool(self.sums.all),
+            "chunk_head": self._chunk_head(),
             "scalars_head": self._scalars_head(),
             "scalars": scalars.scalar_lines(),
             "element": [*self._load_lines(loads, indent), *self.statement_lines(indent)],
             "finish": self._finish(scalars),
         }
+
+    def _of_gpus(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        """How it walks a GPU's memory, and what of that its threads share."""
+        rows, count = len(self.sums.over(Kind.ROW)), context["count"]
+        line = "band.line(row, col)" if self.bands else "line_at(t, place.first + place.position(i))"
+        kind = f"BandShared<KernelBooks, {count}, row_sums>" if self.bands else f"Shared<KernelBooks, {count}>"
+        stored = [
+            *context["partials"],
+            "__syncthreads();",
+            "if (threadIdx.x == 0) {",
+            "  Sums& partial = partials_of<Sums>(call, c);",
+            *(f"  {result}" for result in context["results"]),
+            "}",
+            "__syncthreads();",
+        ]
+        return {
+            "walk": "alone/bands.j2" if self.bands else "alone/tiles.j2",
+            "shared_memory": [*([f"constexpr int row_sums = {rows};"] * self.bands), f"using PassShared = {kind};"],
+            "line": [f"const Line line = {line};"] if self.element_arrays else [],
+            "sums_stored": stored if context["partials"] else [],
+        }
+
+    def _chunk_head(self) -> str:
+        """The parameters of the function that runs a chunk, named where it reads them."""
+        call, scalars = " call" * bool(self.sums.all), " s" * bool(self.fields)
+        return f"const Call&{call}, const Tensor& t, const Chunk& c, const Scalars{scalars}"
 
     def _scalars_head(self) -> str:
         """The parameters of the function that finds its values, named where it reads them."""
@@ -282,6 +309,14 @@ def _function(head: str, body: list[str]) -> list[str]:
     if len(body) < 2 and len(one) <= WIDTH:
         return [one]
     return [f"{head} {{", *(f"  {line}" for line in body), "}"]
+
+
+def _scope(name: str) -> dict[str, list[str]]:
+    """What opens and closes a namespace; nothing without a name."""
+    return {
+        "opened": ["", f"namespace {name} {{"] if name else [],
+        "closed": ["", f"}}  // namespace {name}"] if name else [],
+    }
 
 
 def _struct(name: str, lines: list[str]) -> list[str]:

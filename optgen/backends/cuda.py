@@ -66,7 +66,6 @@ class CudaWalk:
             "begins": [*draws, *aligned],
             "opens": c_lines(self._opens(), 4),
             "element": [*line, *c_code(Brackets("Element x{", tuple(self.loads(False).values()), "}"), 6)],
-            "line": bool(line),
             "stores": c_lines(text.stores(), 8),
             "adds": ["} else if (place.inside(i)) {", *_below(adds)] if adds else [],
             "closes": c_lines(self._closes(), 6),

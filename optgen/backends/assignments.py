@@ -15,7 +15,7 @@ from functools import cached_property
 from optgen.backends.declarations import declared
 from optgen.backends.stages import StageCall, stage_calls
 from optgen.backends.statements import Assign, Block, Fill, If, Invoke, Statement, Take, names_of, reads_first
-from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.formula import FALSE, TRUE, Formula, any_of
 from optgen.ir.nodes import Call, Const, Expr, Let, Reduce, Ref, Select, refs
 
 
@@ -154,7 +154,7 @@ class Part:
         always = {
             variable
             for variable, name in call.results.items()
-            if TRUE.implies(_any(part.env.get(variable, {name: TRUE}).values()))
+            if TRUE.implies(any_of(part.env.get(variable, {name: TRUE}).values()))
         }
         return replace(code, loose=code.loose | (call.results.keys() - always))
 
@@ -354,7 +354,7 @@ class Part:
 
     def _look(self, variable: str) -> None:
         """Note a variable that is read here under settings that have not assigned it."""
-        if not self.path.implies(_any(self.env[variable].values())):
+        if not self.path.implies(any_of(self.env[variable].values())):
             self.loose.add(variable)
 
     def _variable(self, let: Let) -> str:
@@ -381,13 +381,6 @@ class Part:
             count += 1
             name = f"{stem}_{count}"
         return name
-
-
-def _any(formulas: Iterable[Formula]) -> Formula:
-    result = FALSE
-    for formula in formulas:
-        result = result | formula
-    return result
 
 
 def _choice(let: Let) -> Select:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +15,7 @@ from optgen.backends.c_statements import also_given
 from optgen.backends.code import Brackets
 from optgen.backends.layout import c_code
 from optgen.backends.quoting import c_comment
+from optgen.backends.stages import most_common
 from optgen.backends.statements import settings_in
 from optgen.ir.family import Family
 from optgen.prose import Prose
@@ -87,11 +87,7 @@ class CommonStages:
     """
 
     def __init__(self, blocks: Iterable[BlockText]) -> None:
-        counts = Counter(text for block in blocks for text in stage_texts(block))
-        self.texts: dict[str, StageText] = {}
-        for text, count in counts.items():
-            if text.name not in self.texts or count > counts[self.texts[text.name]]:
-                self.texts[text.name] = text
+        self.texts = most_common(text for block in blocks for text in stage_texts(block))
 
     def holds(self, text: StageText) -> bool:
         """Whether a stage stands in its common header."""

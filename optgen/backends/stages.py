@@ -6,12 +6,15 @@ stage is a function, which stands once for all rules in which it is the same, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol, TypeVar
 
 from optgen.ir.nodes import Let, refs
 
+Text = TypeVar("Text", bound="Named")
 ALWAYS = ("param", "grad", "active")
 
 
@@ -88,3 +91,21 @@ def _call(
         {variable: n for n, variable in parameters.items()},
         {let.variable: let.name for let in results},
     )
+
+
+class Named(Hashable, Protocol):
+    """A stage's text in a language."""
+
+    @property
+    def name(self) -> str:
+        """Which stage it is."""
+
+
+def most_common(texts: Iterable[Text]) -> dict[str, Text]:
+    """Of each stage the text that most rules have, by its name; of equally many the first."""
+    counts = Counter(texts)
+    result: dict[str, Text] = {}
+    for text, count in counts.items():
+        if text.name not in result or count > counts[result[text.name]]:
+            result[text.name] = text
+    return result

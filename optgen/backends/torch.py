@@ -6,7 +6,6 @@ the same function, which returns where the sums of the pass are at hand.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,6 +17,7 @@ from optgen.backends.declarations import declared
 from optgen.backends.layout import import_lines, python_code
 from optgen.backends.py_printer import REDUCTION, PyPrinter, py_condition, py_name
 from optgen.backends.quoting import docstring
+from optgen.backends.stages import most_common
 from optgen.backends.statements import (
     Assign,
     Block,
@@ -65,11 +65,7 @@ class CommonTorchStages:
     """
 
     def __init__(self, plans: Iterable[tuple[str, Plan]]) -> None:
-        counts = Counter(stage for name, plan in plans for stage in function_text(name, plan).stages)
-        self.functions: dict[str, FunctionText] = {}
-        for function, count in counts.items():
-            if function.name not in self.functions or count > counts[self.functions[function.name]]:
-                self.functions[function.name] = function
+        self.functions = most_common(stage for name, plan in plans for stage in function_text(name, plan).stages)
 
     def holds(self, function: FunctionText) -> bool:
         """Whether a stage's function stands in their module."""

@@ -247,3 +247,11 @@ def _literals(part: Part) -> tuple[Literal, ...]:
 
 def _size(part: Part) -> int:
     return len(part.literals) if isinstance(part, Group) else 1
+
+
+def any_of(formulas: Iterable[Formula]) -> Formula:
+    """The formula that holds where any of these does."""
+    result = FALSE
+    for formula in formulas:
+        result = result | formula
+    return result

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.formula import FALSE, TRUE, Formula, any_of
 from optgen.ir.liveness import demands, needed, written
 from optgen.ir.nodes import Kind, Reduce
 from optgen.passes.scale_tensorwise import scale_name
@@ -68,7 +68,7 @@ def element_sums(plan: Plan) -> Sums:
         for r in item.reductions:
             places.setdefault(r.name, {})[item.slot] = r.live & item.live
             reduces[r.name] = r.reduce
-    live = {name: _any(found.values()) for name, found in places.items()}
+    live = {name: any_of(found.values()) for name, found in places.items()}
     names = [let.name for let in lets if let.name in places]
 
     def waited(roots: Iterable[tuple[str, Formula]]) -> Demands:
@@ -124,10 +124,3 @@ def _known(formula: Formula, *known: Formula) -> Formula:
     for other in known:
         both = both & other
     return FALSE if (formula & both).is_false else formula.given(both)
-
-
-def _any(formulas: Iterable[Formula]) -> Formula:
-    result = FALSE
-    for formula in formulas:
-        result = result | formula
-    return result

@@ -1,4 +1,4 @@
-"""How optimizer states and parameters are stored: the tables of codecs, and the code books of the dynamic ones.
+"""Codecs of optimizer states and parameters, and the code books of the dynamic ones.
 
 Quantized states are cut into blocks that share one scale, the largest magnitude among them (absmax); a code stands for
 a number y in [-1, 1], and the state's value is y * absmax. The codecs differ in which numbers their codes stand for:
@@ -41,7 +41,7 @@ _DECADES: Final = {8: 7, 4: 3}  # bits of a dynamic map -> its decades
 
 @dataclass(frozen=True)
 class Codec:
-    """How a state's elements are stored.
+    """Codec of a state: the form in which its elements are stored.
 
     name: as in a spec's `codecs` list.
     bits: of one element, without scales.
@@ -84,7 +84,7 @@ class Codec:
 
     @property
     def scaled(self) -> bool:
-        """Whether a float32 absmax is stored beside the codes."""
+        """True if a float32 absmax is stored beside the codes."""
         return self.block != 0
 
     @property
@@ -94,11 +94,11 @@ class Codec:
 
     @property
     def packed(self) -> int:
-        """How many elements one stored number holds."""
+        """Number of elements that one stored number holds."""
         return 8 * self.dtype.bytes // self.bits
 
     def takes(self, numel: int) -> bool:
-        """Whether a tensor of so many elements can be stored: fewer than a byte holds cannot."""
+        """Check whether a tensor of `numel` elements can be stored: it must fill one stored number at least."""
         return self.packed == 1 or numel >= self.packed
 
     def codes_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
@@ -111,7 +111,7 @@ class Codec:
         return (-(-numel // self.packed),)
 
     def scales(self, numel: int) -> int:
-        """How many float32 scales a tensor of `numel` elements has."""
+        """Number of float32 scales of a tensor of `numel` elements."""
         match self.block:
             case 0:
                 return 0
@@ -148,7 +148,7 @@ OF_BITS: Final[Mapping[int, str]] = MappingProxyType({32: "fp32", 16: "bf16", 8:
 
 
 def plain_codec(names: Sequence[str]) -> str:
-    """How a state that can take these codecs is stored where it is not quantized: the first one without scales."""
+    """Name of the codec of a state where it is not quantized: the first of its codecs without scales."""
     return next(name for name in names if not CODECS[name].scaled)
 
 
@@ -158,7 +158,7 @@ def plain_codec_of(dtype: str) -> Codec:
 
 
 def is_asked(bits: int, name: str) -> bool:
-    """Whether settings ask for a codec at all: 32 bits without a name are each state's own default."""
+    """Check whether settings ask for a codec at all: 32 bits without a name are each state's own default."""
     return name != "auto" or bits != 32
 
 
@@ -177,7 +177,7 @@ def chosen_codec(bits: int, name: str, block_wise: bool, block_size: int) -> Cod
 
 @dataclass(frozen=True)
 class ParameterCodec:
-    """How a parameter is stored: decoded to float32 before the equations, encoded once after them.
+    """Codec of a parameter: decoded to float32 before the equations, encoded once after them.
 
     name: of the rounding.
     cpp: the type that renders it in C++, a format over `dtype`.
@@ -214,7 +214,7 @@ PARAMETER_CODECS: Final[Mapping[str, ParameterCodec]] = MappingProxyType(
 
 
 def parameter_codec(rounding: str, dtype: str) -> ParameterCodec:
-    """How a parameter of this dtype is stored where this rounding is asked for."""
+    """Codec of a parameter of this dtype under this rounding."""
     codec = PARAMETER_CODECS[rounding]
     return codec if dtype in codec.dtypes else PARAMETER_CODECS["nearest"]
 

@@ -1,4 +1,4 @@
-"""What is shown to people whose spec has a mistake: where it is, what is wrong, what would be right.
+"""Messages about mistakes in a spec: the place, what is wrong, and what would be right.
 
 Errors are collected by a `Reporter` and raised once, as one `SpecError`, so that a run shows all of them. Warnings, of
 what is allowed and was hardly meant, are collected beside them and stop nothing:
@@ -118,22 +118,22 @@ class Reporter:
 
     @property
     def error_count(self) -> int:
-        """How many errors were collected so far."""
+        """Number of the errors collected so far."""
         return sum(diagnostic.severity == "error" for diagnostic in self._diagnostics)
 
     @property
     def has_errors(self) -> bool:
-        """Whether any error was collected so far."""
+        """True if any error was collected so far."""
         return self.error_count > 0
 
     def errors_in(self, file: str) -> bool:
-        """Whether any error was collected whose place is in `file`."""
+        """Check whether any error was collected whose location is in `file`."""
         errors = (diagnostic for diagnostic in self._diagnostics if diagnostic.severity == "error")
         return any(error.location is not None and error.location.file == file for error in errors)
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """What was collected so far, sorted, without duplicates."""
+        """Diagnostics collected so far, sorted, without duplicates."""
         return SpecError(self._diagnostics).diagnostics
 
     def raise_if_any(self) -> None:
@@ -163,7 +163,7 @@ def format_diagnostics(diagnostics: Sequence[Diagnostic]) -> str:
 
 
 def count(diagnostics: Iterable[Diagnostic]) -> str:
-    """How many errors and warnings these are, as `2 errors, 1 warning`."""
+    """Number of errors and warnings in words, as `2 errors, 1 warning`."""
     severities = [diagnostic.severity for diagnostic in diagnostics]
     numbers = {word: severities.count(word) for word in ("error", "warning")}
     return ", ".join(f"{number} {word}{'s' if number > 1 else ''}" for word, number in numbers.items() if number)
@@ -230,7 +230,7 @@ def _excerpt(line: str, location: Location) -> tuple[str, int, int]:
 
 
 def _cells(text: str) -> int:
-    """How many terminal cells the text takes: wide characters take two, combining marks none."""
+    """Width of the text in terminal cells: wide characters take two, combining marks none."""
     cells = 0
     for char in text:
         if not unicodedata.combining(char):

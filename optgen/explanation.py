@@ -1,4 +1,4 @@
-"""What is known of a class without running it: its states, its plan, and what a step costs."""
+"""Facts about a class that need no run of it: its states, its plan, and the cost of a step."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class ClassInfo:
 
     @property
     def doc(self) -> Prose:
-        """What it is, in a sentence: the class's own, else its rule's."""
+        """Description in a sentence: the class's own, else its rule's."""
         return self.spec.variant.doc or self.family_rule.spec.doc
 
     @property
@@ -112,7 +112,7 @@ class ClassInfo:
         return tuple(bits for bits in choices if bits == 32 or self._takes(OF_BITS[bits]))
 
     def _takes(self, codec: str) -> bool:
-        """Whether a state of a matrix can be stored so, as the constructor asks."""
+        """Check whether some state of a matrix can be stored in `codec`, as the constructor does."""
         states = [item for item in self.family_rule.inputs.values() if item.role == "state"]
         return any(
             item.kind is Kind.ELEMENT and codec in item.codecs and item.exists.holds(self.setting.guards)
@@ -134,7 +134,7 @@ class ClassInfo:
 
     @property
     def defaults(self) -> dict[str, object]:
-        """What settings are by default, by the names that equations use; a required number is taken as 1."""
+        """Default of each setting, by the name that equations use; a required number is taken as 1."""
         family = self.family_rule
         found: dict[str, object] = {name: self._default(name) for name in (*family.options, *family.storage)}
         for owner, hyper in family.hypers.items():
@@ -144,7 +144,7 @@ class ClassInfo:
 
     @property
     def arguments(self) -> Mapping[str, Argument]:
-        """What the constructor takes beside `params`, by name."""
+        """Arguments of the constructor beside `params`, by name."""
         return class_arguments(self.family_rule, self.spec.variant)
 
     @cached_property
@@ -181,7 +181,7 @@ class ClassInfo:
 
     @property
     def is_paged(self) -> bool:
-        """Whether they are paged by default."""
+        """True if states are paged by default."""
         paged = self.spec.variant.paged
         return bool(self._default("is_paged") if paged is None else paged)
 
@@ -228,7 +228,7 @@ class ClassInfo:
 
     @property
     def alone(self) -> Alone:
-        """What its own code is made of, without what other classes and settings would have."""
+        """Content of the code for this class alone, without parts that only other classes and settings need."""
         guards, hypers = self.setting.guards, self.family_rule.hypers
         plans = {name: plan(settle(block.program, guards)) for name, block in self.plans.items()}
         taken = {

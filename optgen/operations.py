@@ -23,7 +23,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 class Binds(IntEnum):
-    """How tightly an expression holds together, the loosest first."""
+    """Binding strength of an expression, the loosest first."""
 
     CHOICE = 0
     OR = 1
@@ -47,7 +47,7 @@ class Infix:
 
     @property
     def wants(self) -> tuple[int, int]:
-        """How tightly the operands bind that need no parentheses; powers group from the right, others from the left."""
+        """Strengths below which operands need parentheses; powers group from the right, others from the left."""
         return (Binds.ATOM, Binds.SIGN) if self.binds is Binds.POWER else (self.binds, self.binds + 1)
 
 
@@ -114,17 +114,17 @@ class Operation:
 
     @property
     def arity(self) -> int:
-        """How many arguments it takes."""
+        """Number of arguments."""
         return len(self.takes)
 
     @property
     def reads_between(self) -> bool:
-        """Whether its word stands between its operands' in the name of a value, as in `one_minus_beta1`."""
+        """True if its word stands between its operands' in the name of a value, as in `one_minus_beta1`."""
         return isinstance(self.written, Infix) and self.gives == "number"
 
     @property
     def signature(self) -> str:
-        """How it is called: `where(condition, a, b)`."""
+        """Call with the names of its arguments: `where(condition, a, b)`."""
         return f"{self.name}({', '.join(name for name, _ in self.takes)})"
 
 
@@ -150,12 +150,12 @@ class Reduction:
 
     @property
     def arity(self) -> int:
-        """How many arguments it takes."""
+        """Number of arguments."""
         return 1
 
     @property
     def signature(self) -> str:
-        """How it is called."""
+        """Call with the name of its argument."""
         return f"{self.name}(x)"
 
 

@@ -46,7 +46,7 @@ class Alone:
         return [name for name in self.states if self.family.inputs[name].kind is Kind.ELEMENT]
 
     def head(self) -> list[Prose]:
-        """What it is, where it is from, and what has been chosen."""
+        """Lines of the heading: title, source, and the settings that have been chosen."""
         title = self.family.title
         named = Prose(self.name) if title.raw == self.name else Prose(f"{self.name}: ") + title
         guards = self.family.guards.guards

@@ -105,7 +105,7 @@ class PassText(BlockText):
         self.bands = target == "cuda" and any(each.reduce.over in (Kind.ROW, Kind.COL) for each in own)
 
     def context(self) -> dict[str, Any]:
-        """What a template says of the pass."""
+        """Variables of the pass for its template."""
         scalars = ScalarText(self)
         walk = CpuWalk(self) if self.target == "cpu" else CudaWalk(self)
         context = walk.context()
@@ -129,7 +129,7 @@ class PassText(BlockText):
         }
 
     def _of_gpus(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        """How it walks a GPU's memory, and what of that its threads share."""
+        """Variables of a pass on a GPU: the walk over memory, and what the threads of a block share."""
         rows, count = len(self.sums.over(Kind.ROW)), context["count"]
         line = "band.line(row, col)" if self.bands else "line_at(t, place.first + place.position(i))"
         kind = f"BandShared<KernelBooks, {count}, row_sums>" if self.bands else f"Shared<KernelBooks, {count}>"
@@ -170,7 +170,7 @@ class PassText(BlockText):
         return _function(f"__device__ {head}" if self.target == "cuda" else head, [*sums, *stored])
 
     def _exported(self) -> list[str]:
-        """What the library has for it: a function, or the three kernels that are launched one after the other."""
+        """Exported entry points of the pass: one function on the CPU, three kernels in a row on a GPU."""
         scope = f"{c_name(self.block)}::" * (len(self.alone.plans) > 1)
         scope += f"{self.item.name}::" * (len(self.plan.passes) > 1)
         name = f"{c_name(self.block)}_{self.item.name}"
@@ -192,7 +192,7 @@ class PassText(BlockText):
 
     @property
     def is_last(self) -> Operand:
-        """Whether it is the last one."""
+        """Condition that this pass is the last one, a constant here."""
         return ALWAYS if self.ends else NEVER
 
     def is_taken(self, item: ElementSum) -> Operand:
@@ -204,7 +204,7 @@ class PassText(BlockText):
         return ALWAYS
 
     def is_read(self, name: str) -> Operand:
-        """Whether it reads a stored number or an array."""
+        """Condition that this pass reads a stored number or an array, a constant here."""
         return ALWAYS if name in self._read else NEVER
 
     @cached_property
@@ -227,7 +227,7 @@ class PassText(BlockText):
 
     @cached_property
     def element(self) -> Assignments:
-        """What it computes of an element."""
+        """Statements that compute an element."""
         wanted = {step.let.name for step in self.item.elements} | {item.name for item in self.sums.all}
         part = Part(
             [let for let in self.lets if let.name in wanted],
@@ -277,7 +277,7 @@ class PassText(BlockText):
         return prefixed("" if self.bands else "if (place.inside(i)) ", added(item, term))
 
     def stores(self) -> list[Code]:
-        """What it leaves in the tiles of an element."""
+        """Stores of an element into its tiles."""
         values = {write.input.name: replaced(write.value, self.element.values) for write in self.item.writes}
         return [call("store", f"{c_member(name)}_at[i]", self._printer.code(values[name])) for name in values]
 
@@ -312,7 +312,7 @@ def _function(head: str, body: list[str]) -> list[str]:
 
 
 def _scope(name: str) -> dict[str, list[str]]:
-    """What opens and closes a namespace; nothing without a name."""
+    """Lines that open and close a namespace; empty without a name."""
     return {
         "opened": ["", f"namespace {name} {{"] if name else [],
         "closed": ["", f"}}  // namespace {name}"] if name else [],

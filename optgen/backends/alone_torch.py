@@ -67,7 +67,7 @@ def torch_alone(alone: Alone) -> Rendering:
 
 
 def _imports(lines: Sequence[str], alone: Alone) -> list[str]:
-    """What functions of these lines import, and the codecs that they name."""
+    """Imports of functions with these lines, and constants for the codecs that they name."""
     codecs = {alone.codecs[name] for name in alone.element_states if not _is_plain(alone.codecs[name])}
     named = {_codec(codec): codec for codec in codecs if not _codec(codec).startswith('"')}
     own = []
@@ -142,7 +142,7 @@ class _Function:
         return part.code(asked=[(name, TRUE) for name in dict.fromkeys(roots)])
 
     def _keeps(self, name: str) -> bool:
-        """Whether a binding is the new value of an input where elements are active, and the old one elsewhere."""
+        """Check whether a binding is the new value of an input where elements are active, and the old one elsewhere."""
         match self.by_name[name].expr if name in self.by_name else None:
             case Call(op="where", args=(_, _, Ref(name=old))):
                 return old == self.by_name[name].variable and old in self.outputs
@@ -173,7 +173,7 @@ class _Function:
         return [name for name in (*given, *self.plan.sums) if name in used]
 
     def _loads(self, code: Assignments, stored: bool) -> Iterator[str]:
-        """What the function begins with: states are decoded.
+        """First statements of the function: it reads its inputs, and decodes states.
 
         Args:
             stored: Whether it ends with storing, among others, the number of the step.

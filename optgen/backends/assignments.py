@@ -21,7 +21,7 @@ from optgen.ir.nodes import Call, Const, Expr, Let, Reduce, Ref, Select, refs
 
 @dataclass(frozen=True)
 class Output:
-    """What is left in a variable at the end: the new value of an input, or a number that others read."""
+    """Variable with its value at the end: the new value of an input, or a number that others read."""
 
     variable: str
     value: Expr
@@ -284,7 +284,7 @@ class Part:
         return holds.given(known)
 
     def _ends(self, joins: Sequence[Let], holds: bool, path: Formula) -> Iterator[Statement]:
-        """What a side of an `if` leaves in the variables that both sides assign."""
+        """Assignments at the end of one side of an `if`, to the variables that both sides assign."""
         for let in joins:
             choice = _choice(let)
             value, live = choice.then if holds else choice.other, self.live[let.name] & path
@@ -337,18 +337,18 @@ class Part:
         return self.kept[name]
 
     def _is_outside(self, name: str) -> bool:
-        """Whether no variable of this function holds a value."""
+        """Check whether no variable of this function holds a value."""
         return (
             name not in self.by_name or name in self.arrays or name in self.takes
         ) and name not in self.given.values()
 
     def _is_given(self, name: str) -> bool:
-        """Whether a stage is handed a value that it reads: not what every function reaches."""
+        """Check whether a stage gets a value as an argument: one that it reads and that not every function reaches."""
         return not self._is_outside(name) and name not in self._reached.values()
 
     @cached_property
     def _reached(self) -> Mapping[str, str]:
-        """What every function reads where it lies, and no variable holds."""
+        """Values that every function reads in place and no variable holds."""
         held = {value for holder, value in self.given.items() if "." not in holder}
         return {holder: value for holder, value in self.given.items() if "." in holder and value not in held}
 
@@ -391,7 +391,7 @@ def _choice(let: Let) -> Select:
 def _merged(
     formula: Formula, then: Mapping[str, dict[str, Formula]], other: Mapping[str, dict[str, Formula]]
 ) -> dict[str, dict[str, Formula]]:
-    """Which variable holds what after an `if`."""
+    """Merge the contents of variables after the two sides of an `if`: by variable, the values it holds and when."""
     result: dict[str, dict[str, Formula]] = {}
     for variable in {**then, **other}:
         first, second = then.get(variable, {}), other.get(variable, {})

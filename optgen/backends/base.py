@@ -1,4 +1,4 @@
-"""What a backend is: from a family's plans to the text of one file."""
+"""Interface of backends: from a family's plans to the text of one file."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Stored:
 
     @property
     def is_new(self) -> bool:
-        """Whether the last pass may write what it does not read."""
+        """True if the last pass may write what it does not read."""
         return self.writes is not None and not self.writes.implies(self.reads_last)
 
 
@@ -90,7 +90,7 @@ class BlockText:
 
     @cached_property
     def elements(self) -> list[str]:
-        """What an element is computed from: stored numbers, then those of its row, column and matrix."""
+        """Names that an element is computed from: stored numbers, then those of its row, column and matrix."""
         found = {name for item in self.sums.all for name in item.reads} | self.sums.last_reads.keys()
         found |= {write.input.name for write in self.last.writes}
         return [*(n for n in self.inputs if n in found and not self.kinds[n].is_array), *self.element_arrays]
@@ -102,26 +102,26 @@ class BlockText:
         return [name for name in (*self.inputs, *self.by_name) if name in found and self.kinds[name].is_array]
 
     def is_written(self, name: str) -> bool:
-        """Whether the last pass writes an element input."""
+        """Check whether the last pass writes an element input."""
         return any(write.input.name == name for write in self.last.writes)
 
     # Conditions
 
     @property
     def is_last(self) -> Operand:
-        """When a pass is the last one."""
+        """Condition that a pass is the last one."""
         return Operand(Chain("pass", (("==", "APPLY"),)), Binds.EQUAL)
 
     def is_taken(self, item: ElementSum) -> Operand:
-        """When a pass takes a sum."""
+        """Condition that a pass takes a sum."""
         return Operand(f"pass == {pass_of(item.name)}")
 
     def is_found(self, name: str) -> Operand:
-        """When a pass has a sum's result, or needs none."""
+        """Condition that a pass has a sum's result, or needs none."""
         return Operand(call("is_found", "pass", pass_of(name)))
 
     def is_read(self, name: str) -> Operand:
-        """When a pass reads a stored number or an array."""
+        """Condition that a pass reads a stored number or an array."""
         return Operand(f"reads_{c_member(name)}<pass>")
 
     def condition(self, formula: Formula) -> Operand:
@@ -145,7 +145,7 @@ class BlockText:
         return choice(self.condition(formula), "APPLY" if name is None else pass_of(name), "NEVER")
 
     def read_lines(self) -> list[str]:
-        """When a pass reads each of the stored numbers and arrays."""
+        """Definitions of the conditions under which a pass reads each of the stored numbers and arrays."""
         head = "template <int pass> constexpr bool reads_{} = "
         lines = [Labelled(head.format(c_member(name)), self._reads(name)) for name in self.elements]
         walked = [f"pass == {pass_of(item.name)}" for kind in (Kind.ROW, Kind.COL) for item in self.sums.over(kind)]
@@ -173,7 +173,7 @@ class BlockText:
 
     @cached_property
     def element(self) -> Assignments:
-        """What a pass does to an element: all of the rule, of which a compiler keeps what the pass uses."""
+        """Statements of an element for all passes; the compiler keeps those that a pass uses."""
         lets = [let for let in self.lets if let.kind is Kind.ELEMENT or let.name in self.names]
         given = {name: name for name in self.elements} | {f"x.{name}": name for name in self.elements}
         variables = {}
@@ -220,7 +220,7 @@ class BlockText:
 
     @property
     def scalar_count(self) -> int:
-        """How many numbers or conditions elements read of a tensor."""
+        """Number of the values, conditions included, that elements read of a tensor."""
         return len(self.fields) + sum(len(self.stage_fields(stage)) for stage in self.element.stages)
 
     def element_lines(self) -> list[str]:
@@ -301,7 +301,7 @@ class BlockText:
         return f"t.pointer<float>({column(name if name in self.inputs else f'{self.block}_{name}')})"
 
     def stores(self) -> list[Code]:
-        """What an element leaves in its tiles."""
+        """Stores of an element into its tiles."""
         written = [item for item in self.stored() if item.writes is not None]
         return [under(item.writes or FALSE, call("store", f"{item.name}_at[i]", f"x.{item.name}")) for item in written]
 
@@ -360,7 +360,7 @@ def added(item: ElementSum, term: Code, of_column: str = "") -> Code:
 
 
 def _keeps(let: Let, write: Write) -> bool:
-    """Whether a binding is the new value where elements are active, and the old one elsewhere."""
+    """Check whether a binding is the new value where elements are active, and the old one elsewhere."""
     match let.expr:
         case Call(op="where", args=(_, _, Ref(name=name))):
             return name == write.input.name and not let.arms and let.variable == name

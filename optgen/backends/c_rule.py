@@ -67,7 +67,7 @@ def columns(names: Sequence[str]) -> list[str]:
 
 
 def _block_context(text: BlockText, common: CommonStages) -> dict[str, object]:
-    """What `rule.h.j2` says of a block."""
+    """Variables of a block for `rule.h.j2`."""
     scalars = ScalarText(text)
     text.stored()  # asks for settings too
     terms = [c_member(item.name) for item in text.sums.all]
@@ -96,7 +96,7 @@ def _block_context(text: BlockText, common: CommonStages) -> dict[str, object]:
 
 
 def _bands(text: BlockText) -> str:
-    """When a pass walks bands on a GPU."""
+    """Condition that a pass walks bands on a GPU."""
     slots = text.band_slots
     if not slots:
         return "false"

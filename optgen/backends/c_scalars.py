@@ -44,7 +44,7 @@ SHORT = (("Values", "v"), ("Sums", "sum"))
 
 @dataclass(frozen=True)
 class StageScalars:
-    """What a stage of all rules computes for its elements.
+    """Scalars that a stage of all rules computes for its elements.
 
     Attributes:
         fields: Its declarations.
@@ -65,7 +65,7 @@ class StageScalars:
 
 
 class ScalarText:
-    """What is one number for a tensor, or an array of its rows and columns, as statements."""
+    """Statements of values that exist once for a tensor, or once for each of its rows, columns or matrices."""
 
     def __init__(self, text: BlockText) -> None:
         self.text = text
@@ -124,7 +124,7 @@ class ScalarText:
         return statements.lines(self.text.asked(code), indent)
 
     def stage(self, name: str) -> StageScalars:
-        """What a stage of all rules computes for its elements, as a function of its own."""
+        """Scalars that a stage of all rules computes for its elements, as a function of its own."""
         code, fields = self._computed(self.text.stage_fields(name))
         used = _used(code)
         inputs = [item for n, item in self.text.inputs.items() if n in used and not _is_value(item)]
@@ -164,7 +164,7 @@ class ScalarText:
         return "double" if past is None else f"Window<{self.text.inputs[past].window}>"
 
     def _given(self, code: Assignments, used: Collection[str]) -> list[Code]:
-        """What statements below element kind begin with."""
+        """Declarations before statements below element kind."""
         lines: list[Code] = []
         if any(name.startswith("v.") for name in used):
             lines.append("const Values& v = values_of<Values>(call, t)")
@@ -233,7 +233,7 @@ class ScalarText:
     # After a pass
 
     def finish_lines(self) -> list[str]:
-        """What is done with the partial results of a pass."""
+        """Statements that combine the partial results of a pass."""
         lines: list[Code] = []
         over_all = {reduction for _, reduction in self.text.plan.sums.values()}
         for item in self.text.sums.over(Kind.TENSOR):
@@ -252,7 +252,7 @@ class ScalarText:
         return self.text.taking(self.text.sums.over(kind), finished)
 
     def commit_lines(self) -> list[str]:
-        """What is stored below element kind, after all elements: nothing is left half done."""
+        """Statements that store values below element kind, after all elements, so that nothing is left half done."""
         commits = self.text.plan.commits
         roots = [root for write in commits for root in demands(write.value, write.live)]
         asked = [(name, write.live) for write in commits for name in refs(write.value) if name not in self.text.arrays]
@@ -280,7 +280,7 @@ class ScalarText:
 
 @lru_cache(maxsize=256)
 def stage_scalars(text: BlockText, name: str) -> StageScalars:
-    """What a stage of all rules computes for the elements of a block."""
+    """Scalars that a stage of all rules computes for the elements of a block."""
     return ScalarText(text).stage(name)
 
 
@@ -313,7 +313,7 @@ def _used(code: Assignments) -> set[str]:
 
 
 def _is_value(item: Input) -> bool:
-    """Whether an input is handed over by the host, or one number for each element."""
+    """Check whether an input is computed by the host, or is one number for each element."""
     return item.kind.is_host or item.kind is Kind.ELEMENT
 
 
@@ -333,6 +333,6 @@ def _each(kind: Kind, array: str, value: Code) -> Code:
 
 
 def count_of(kind: Kind) -> str:
-    """How many numbers an array of a kind has."""
+    """Length of an array of a kind, as an expression."""
     rows, cols = ("true" if kind is own else "false" for own in (Kind.ROW, Kind.COL))
     return f"t.count({rows}, {cols})"

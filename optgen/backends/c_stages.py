@@ -90,7 +90,7 @@ class CommonStages:
         self.texts = most_common(text for block in blocks for text in stage_texts(block))
 
     def holds(self, text: StageText) -> bool:
-        """Whether a stage stands in its common header."""
+        """Check whether the common header has this stage with this text."""
         return self.texts.get(text.name) == text
 
     def declared(self, text: StageText) -> list[str]:

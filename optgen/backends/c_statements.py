@@ -83,7 +83,7 @@ class CStatements:
 
 
 def also_given(code: Assignments) -> list[str]:
-    """What a stage is given beside its variables: scalars that it reads, and the terms that it takes."""
+    """Names that a stage gets beside its variables: scalars that it reads, and the terms that it adds to."""
     reads_scalars = any(name.startswith("s.") for name in reads(code.body))
     return [*(["s"] if reads_scalars else []), *(["terms"] if takes_sums(code.body) else [])]
 

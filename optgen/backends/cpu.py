@@ -38,7 +38,7 @@ class CpuWalk:
         self.tensor, self.rows, self.cols = (text.sums.over(kind) for kind in (Kind.TENSOR, Kind.ROW, Kind.COL))
 
     def context(self) -> dict[str, Any]:
-        """What the template is filled with."""
+        """Variables for the template."""
         text = self.text
         return {
             "name": c_name(text.block),
@@ -61,11 +61,11 @@ class CpuWalk:
 
     @property
     def walks_segments(self) -> bool:
-        """Whether it walks pieces of one row each, rather than whole tiles."""
+        """True if it walks pieces of one row each, rather than whole tiles."""
         return bool(self.rows or self.cols or self.text.element_arrays)
 
     def _begins(self) -> list[str]:
-        """What a chunk begins with."""
+        """First statements of a chunk."""
         result = []
         if self.text.is_written("param"):
             result.append("if constexpr (pass == APPLY) param_tile.draws(draw_of(t), t.at(START));")
@@ -121,7 +121,7 @@ class CpuWalk:
         return result
 
     def loads(self) -> dict[str, Code]:
-        """What an element is computed from: how each of it is read."""
+        """Reads of the values that an element is computed from, by name."""
         result: dict[str, Code] = {}
         for name in self.text.elements:
             if self.text.kinds[name] in (Kind.ROW, Kind.MATRIX):

@@ -47,7 +47,7 @@ class CudaWalk:
         self.tensor, self.rows, self.cols = (text.sums.over(kind) for kind in (Kind.TENSOR, Kind.ROW, Kind.COL))
 
     def context(self) -> dict[str, Any]:
-        """What the template is filled with."""
+        """Variables for the template."""
         text = self.text
         draws = ["if constexpr (pass == APPLY) param_tile.draws(draw_of(t));"] if text.is_written("param") else []
         aligned = c_code(Labelled("const bool aligned = ", call("are_aligned", *self._moved())), 2)
@@ -145,7 +145,7 @@ class CudaWalk:
         return result
 
     def loads(self, bands: bool) -> dict[str, Code]:
-        """What an element is computed from: how each of it is read, in a pass over bands or over tiles."""
+        """Reads of the values that an element is computed from, by name, in a pass over bands or over tiles."""
         stored = {item.name: item for item in self.text.stored()}
         place = {Kind.ROW: "line.row", Kind.COL: "line.col", Kind.MATRIX: "line.matrix"}
         result: dict[str, Code] = {}

@@ -1,4 +1,4 @@
-"""Where the variables of statements are declared."""
+"""Chooses the places where the variables of statements are declared."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class PythonBackend:
 
 
 def _source(family: Family) -> list[Prose]:
-    """Where the rule is from, as its module says below its title."""
+    """Source of the rule, as its module gives it below its title."""
     reference = family.spec.reference
     return [NOTHING, *("Source: " + reference).filled(WIDTH)] if reference else []
 
@@ -145,7 +145,7 @@ def _imports(
     starts: Sequence[tuple[str, Sequence[str]]],
     classes: Sequence[ClassText],
 ) -> dict[str, list[str]]:
-    """What a module imports: only what it uses."""
+    """Imports of a module: only what it uses."""
     constructors = [text.constructor for text in classes if text.constructor is not None]
     arguments = [argument for made in constructors for argument in (*made.positional, *made.keyword)]
     fixes = any("ClassVar" in line for text in classes for line in text.attributes)
@@ -178,5 +178,5 @@ def _imports(
 
 
 def _uses(texts: Iterable[str], name: str) -> bool:
-    """Whether expressions or annotations have a name; comments have none."""
+    """Check whether expressions or annotations contain a name; comments do not count."""
     return any(re.search(rf"\b{name}\b", text) for text in texts if not text.lstrip().startswith("#"))

@@ -38,7 +38,7 @@ def block_lines(name: str, plan: Plan, family: Family) -> list[str]:
 
 
 def says_always(plan: Plan) -> bool:
-    """Whether the fields of a block say of anything that it is there under all settings."""
+    """Check whether the fields of a block say of anything that it is there under all settings."""
     waiting = [formulas for item in element_sums(plan).all if (formulas := _waiting(item)) is not None]
     return any(f.is_true for f in (*plan.arrays.values(), *(f for formulas in waiting for f in formulas.values())))
 
@@ -49,13 +49,13 @@ def live_code(formula: Formula) -> Code:
 
 
 def _sums_lines(plan: Plan) -> bool:
-    """Whether numbers of rows, columns or matrices are summed over the tensor."""
+    """Check whether numbers of rows, columns or matrices are summed over the tensor."""
     reductions = [let.expr for let in plan.program.lets if isinstance(let.expr, Reduce)]
     return any(r.over is Kind.TENSOR and isinstance(r.x, Ref) and plan.kinds[r.x.name].is_array for r in reductions)
 
 
 def _reads_index(plan: Plan) -> bool:
-    """Whether anything depends on a parameter's position in its group."""
+    """Check whether anything depends on a parameter's position in its group."""
     positions = {name for name, item in plan.program.inputs.items() if item.role == "fact" and name == "index"}
     values = [*(let.expr for let in plan.program.lets), *plan.program.outputs.values()]
     return any(positions.intersection(refs(value)) for value in values)
@@ -86,7 +86,7 @@ def _before(item: ElementSum) -> list[Code]:
 
 
 def _waiting(item: ElementSum) -> dict[str, Formula] | None:
-    """When results wait for it; None where they do whenever they are needed, or it has a pass of its own."""
+    """Conditions under which results wait for a sum; None if they always wait, or if the sum has a pass of its own."""
     waiting = {name: formula for name, formula in item.waiting if name is not None}
     simple = item.fixed is not None or all(formula.is_true for formula in waiting.values())
     return None if simple else waiting

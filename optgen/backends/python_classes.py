@@ -144,7 +144,7 @@ def _base_name(names: Sequence[str], taken: Set[str]) -> str:
 
 
 def _fixed(variant: Variant) -> str:
-    """What a class fixes, beside the bits of its states."""
+    """Settings that a class fixes, beside the bits of its states."""
     fixed: dict[str, object] = dict(variant.set)
     if variant.paged is not None:
         fixed["is_paged"] = variant.paged
@@ -271,7 +271,7 @@ def _title(family: Family, variant: Variant) -> Prose:
 
 
 def _about(family: Family, variant: Variant) -> list[Prose]:
-    """What a class says below its title: what is its own, then what its rule is."""
+    """Docstring of a class below its title: the class's own text, then its rule's."""
     lines: list[Prose] = []
     for text in (variant.doc, family.spec.doc):
         if text:

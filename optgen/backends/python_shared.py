@@ -1,4 +1,4 @@
-"""What the rules of a package share, in one module: settings with their documentation, states, flags, refusals.
+"""Shared module of a package: settings with their documentation, states, flags and refusals of several rules.
 
 A setting of `shared.yaml` is offered to the rules that have what it needs, as an update of elements. The settings with
 one need are a group, which all of those rules have in full. Flags and refusals go to a group whose rules all have them
@@ -47,7 +47,7 @@ Entry = TypeVar("Entry", bound=Hashable)
 
 @dataclass
 class Group:
-    """What rules share that meet one need.
+    """Settings, states and flags of rules that meet one need.
 
     Attributes:
         name: The constant that it is in the module.
@@ -82,7 +82,7 @@ class GroupText:
 
 
 class SharedParts:
-    """What the rules of a package share.
+    """Parts that the rules of a package share.
 
     Args:
         families: All of them.
@@ -239,7 +239,7 @@ def _key(needs: Needs | None) -> Hashable:
 
 
 def _narrowness(key: Hashable) -> int:
-    """How much a need asks for: a choice of options more than a kind of rule."""
+    """Rank of a need by how much it asks for: a choice of options is narrower than a kind of rule."""
     return 0 if key is None else 1 if isinstance(key, str) else 2
 
 

@@ -1,4 +1,4 @@
-"""What people wrote, as comments, docstrings and strings of the target languages; and names as identifiers.
+"""Renders text that people wrote as comments, docstrings and strings of the target languages, and names as identifiers.
 
 Here alone does `Prose` become a part of a generated file. What a reader could not see, or a compiler could take for the
 end of a line, is shown as an escape.

@@ -98,7 +98,7 @@ class Named(Hashable, Protocol):
 
     @property
     def name(self) -> str:
-        """Which stage it is."""
+        """Name of the stage."""
 
 
 def most_common(texts: Iterable[Text]) -> dict[str, Text]:

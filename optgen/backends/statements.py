@@ -126,7 +126,7 @@ def values_in(block: Block) -> Iterator[Expr]:
 
 
 def takes_sums(block: Block) -> bool:
-    """Whether statements take terms of sums, where a pass may end."""
+    """Check whether statements add to sums, after which a pass may end."""
     return any(isinstance(statement, Take) for statement in walk_statements(block))
 
 
@@ -145,7 +145,7 @@ def reads(block: Block) -> set[str]:
 
 
 def reads_first(block: Block, variable: str) -> bool:
-    """Whether statements may read a variable before they assign it."""
+    """Check whether statements may read a variable before they assign it."""
     for statement in block:
         match statement:
             case Assign(variable=name, value=value):

@@ -68,7 +68,7 @@ class CommonTorchStages:
         self.functions = most_common(stage for name, plan in plans for stage in function_text(name, plan).stages)
 
     def holds(self, function: FunctionText) -> bool:
-        """Whether a stage's function stands in their module."""
+        """Check whether the module of shared stages has this function with this text."""
         return self.functions.get(function.name) == function
 
     def renderings(self) -> list[Rendering]:
@@ -195,7 +195,7 @@ class _FunctionRenderer:
         )
 
     def _keeps(self, name: str) -> bool:
-        """Whether a binding is the new value of an input where elements are active, and the old one elsewhere."""
+        """Check whether a binding is the new value of an input where elements are active, and the old one elsewhere."""
         let = self.by_name.get(name)
         match let.expr if let is not None else None:
             case Call(op="where", args=(_, _, Ref(name=old))):
@@ -304,7 +304,7 @@ class _FunctionRenderer:
         return replace(printer, names={**printer.names, **names})
 
     def _results(self, code: Assignments) -> list[str]:
-        """What the last pass hands over: nothing of what is not written under these settings."""
+        """Statements that return the results of the last pass, without those that these settings do not write."""
         printer = self._printer(code)
         lines = ["if t.wanted:", "    return t.taken"] if self.sums else []
         always: list[str] = []

@@ -101,7 +101,7 @@ class Builder:
         return expr
 
     def _given(self) -> dict[str, Value]:
-        """What exists before the block: some states and optional hyperparameters do not under every setting."""
+        """Values before the block; some states and optional hyperparameters are missing under some settings."""
         result = {}
         for name, item in self.scope.inputs.items():
             missing = ~item.exists if item.role == "state" else FALSE
@@ -492,7 +492,7 @@ class Builder:
         return lowered(row, over, kind, expr, self._stem(expr), self.bind_part)
 
     def _stem(self, x: Expr) -> str:
-        """What a value that is reduced is called."""
+        """Stem of the name of a value that is reduced."""
         if not isinstance(x, Ref):
             return self.target
         return self.by_name[x.name].variable or self.target if x.name in self.by_name else x.name

@@ -95,7 +95,7 @@ class Family:
         return self.spec.name
 
     def reads_gradients(self, block: str) -> bool:
-        """Whether a block runs over parameters that have a gradient."""
+        """Check whether a block runs only over parameters that have a gradient."""
         return block == "step" or self.spec.methods[block].grad
 
     @property
@@ -376,7 +376,7 @@ class _FamilyBuilder:
 
 
 def given_readers(given: Iterable[str]) -> dict[str, str]:
-    """How a generated function reads each input of a step; one that is not set is None."""
+    """Expressions by which a generated function reads each input of a step; an input that is not set reads as None."""
     return {name: f'o.get("{name}")' for name in given}
 
 
@@ -385,7 +385,7 @@ def readers(
     options: Mapping[str, Option],
     storage: Mapping[str, Option | Hyperparameter],
 ) -> dict[str, str]:
-    """How a generated class reads each setting from its settings `o`."""
+    """Expressions by which a generated class reads each setting from its settings `o`."""
     result = {name: f'o["{name}"]' for name in (*hypers, *options, *storage, TARGET)}
     for name, hyper in hypers.items():
         result |= {part: f'o["{name}"][{i}]' for i, part in enumerate(hyper.names)}
@@ -397,7 +397,8 @@ def _choices(option: Option) -> tuple[int | str, ...] | None:
 
 
 def _assigns(loaded: LoadedSpec, block: str, name: str) -> bool:
-    """Whether a block assigns a name; of one that cannot be read, no more is said."""
+    """Check whether a block assigns a name; True for a block that cannot be parsed, so that no further error is
+    reported."""
     quiet = Reporter()
     body = parse_block(loaded.text("blocks", block), quiet)
     return quiet.has_errors or any(name in stored_names(statement) for statement in body)

@@ -1,4 +1,4 @@
-"""What a state can take: a value of its kind or a smaller one, under an `if` that is decided for all that it is."""
+"""Checks that a state can take a value: one of its kind or a smaller one, under an `if` that all its numbers share."""
 
 from __future__ import annotations
 

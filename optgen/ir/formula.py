@@ -59,12 +59,12 @@ class Formula:
 
     @property
     def is_true(self) -> bool:
-        """Whether it holds whatever the settings are."""
+        """True if the formula holds under all settings."""
         return self is TRUE
 
     @property
     def is_false(self) -> bool:
-        """Whether it holds for no settings."""
+        """True if the formula holds under no settings."""
         return self is FALSE
 
     def __and__(self, other: Formula) -> Formula:
@@ -77,7 +77,7 @@ class Formula:
         return _choice(self, FALSE, TRUE)
 
     def implies(self, other: Formula) -> bool:
-        """Whether the other formula holds wherever this one does."""
+        """Check whether the other formula holds wherever this one does."""
         return _choice(self, other, TRUE) is TRUE
 
     def given(self, known: Formula) -> Formula:
@@ -88,7 +88,7 @@ class Formula:
         return _given(self, known)
 
     def holds(self, values: Mapping[str, bool]) -> bool:
-        """Whether the formula holds when the guards have these values."""
+        """Check whether the formula holds for these values of its guards."""
         formula = self
         while formula.guard is not LAST:
             formula = formula.then if values[formula.guard] else formula.other
@@ -150,7 +150,8 @@ def _choice(question: Formula, then: Formula, other: Formula) -> Formula:
 
 
 def _answers(formula: Formula, guard: str) -> tuple[Formula, Formula]:
-    """What remains of a formula where a guard holds that it asks for first, if at all, and where it does not."""
+    """Split a formula by its answer to `guard`, if it asks for it first: what remains where it holds, and where it does
+    not."""
     return (formula.then, formula.other) if formula.guard == guard else (formula, formula)
 
 

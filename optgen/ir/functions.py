@@ -64,11 +64,11 @@ class Function:
         return [short] if len(lines) == 2 and len(short) <= MAX_BRIEF else lines
 
     def reads(self) -> list[ast.Name]:
-        """Where it reads a name."""
+        """Places where the function reads a name."""
         return [node for node in self._names if isinstance(node.ctx, ast.Load)]
 
     def assigns(self) -> list[ast.Name]:
-        """Where it assigns a name."""
+        """Places where the function assigns a name."""
         return [node for node in self._names if isinstance(node.ctx, ast.Store)]
 
     @cached_property

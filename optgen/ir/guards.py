@@ -39,7 +39,7 @@ class Guard:
     value: float | str | None = None
 
     def holds(self, value: Any) -> bool:
-        """Whether a guard that compares holds of a value of its subject."""
+        """Compare a value of the guard's subject as the guard does."""
         compare = COMPARISONS[self.op].value
         return compare is not None and bool(compare(value, self.value))
 
@@ -123,18 +123,18 @@ class GuardTable:
         return atom(self._known[key])
 
     def knows(self, about: Subject, subject: str, op: str, value: float | str | None) -> bool:
-        """Whether there is a guard for a comparison."""
+        """Check whether there is a guard for a comparison."""
         return (about, subject, op, value) in self._known
 
 
 def feasible(formula: Formula, guards: Mapping[str, Guard], choices: Mapping[str, Iterable[str | int]]) -> bool:
-    """Whether some setting satisfies the formula."""
+    """Check whether some setting satisfies the formula."""
     asked = [guards[name] for name in sorted(formula.names)]
     return not (formula & _settings(asked, choices)).is_false
 
 
 def _settings(guards: Iterable[Guard], choices: Mapping[str, Iterable[str | int]]) -> Formula:
-    """What holds of guards under every setting.
+    """Formula over these guards that holds under every setting.
 
     An enumeration has exactly one of its choices; an optional hyperparameter that is not given compares as NaN does.
     """

@@ -1,4 +1,4 @@
-"""What people write out of habit of torch, numpy or C, and how the equation language says it.
+"""Help for expressions written out of habit of torch, numpy or C: the same in the equation language.
 
 Input: Python's AST of an expression or statement outside of the language. Output: a line of help, or "". Nothing is
 decided here: whatever is put into other words has been refused already.
@@ -72,7 +72,7 @@ LIMIT = 100
 
 
 def instead(node: ast.AST) -> str:
-    """What would be right in place of something that is not in the language."""
+    """Suggest a replacement for a statement or an expression that is not in the language; "" where there is none."""
     match node:
         case ast.Expr(value=ast.Compare(left=ast.Name(id=name), ops=[ast.Eq()], comparators=[value])):
             return _written(f"{name} = {ast.unparse(value)}") or "an assignment has one `=`"
@@ -110,7 +110,7 @@ def instead(node: ast.AST) -> str:
 
 
 def instead_of_call(node: ast.Call, name: str) -> str:
-    """What would be right in place of a call with arguments that the function does not take, or of an unknown one."""
+    """Suggest a replacement for a call of an unknown function, or with arguments that the function does not take."""
     text = _written(_translated(node))
     if text:
         return text
@@ -122,7 +122,7 @@ def instead_of_call(node: ast.Call, name: str) -> str:
 
 
 def instead_of_name(name: str, known: Collection[str]) -> str:
-    """What may have been meant by a name that nothing declares."""
+    """Suggest the declared name that an undeclared one may stand for."""
     other = next((own for own, names in NAMES.items() if name in names and own in known), "")
     if other:
         return f"here it is called `{other}`"

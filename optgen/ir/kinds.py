@@ -27,7 +27,7 @@ def kind_of(expr: Expr, kinds: Mapping[str, Kind]) -> Kind:
 
 
 def is_boolean(expr: Expr, lets: Mapping[str, Let]) -> bool:
-    """Whether an expression is a truth value."""
+    """Check whether an expression is a truth value."""
     match expr:
         case Const(value=value):
             return isinstance(value, bool)
@@ -55,7 +55,7 @@ def window_name(expr: Expr, inputs: Mapping[str, Input], lets: Mapping[str, Let]
 
 
 def is_pushed(window: Expr, lets: Mapping[str, Let]) -> bool:
-    """Whether a window has its value of this step, under some settings at least."""
+    """Check whether a window has its value of this step, under some settings at least."""
     match window:
         case Ref(name=name):
             return name in lets and is_pushed(lets[name].expr, lets)
@@ -71,7 +71,7 @@ def boolean_names(program: Program) -> set[str]:
 
 
 def unit_of(kind: Kind) -> str:
-    """What there is one number of this kind for, in words."""
+    """Name what has one number of this kind: "optimizer", "tensor", "row" ..."""
     return {
         Kind.CONST: "optimizer",
         Kind.GLOBAL: "optimizer",

@@ -18,7 +18,7 @@ from optgen.ir.formula import TRUE, Formula
 
 
 class Kind(IntEnum):
-    """How many numbers a value is, from one for all parameters to one for each element."""
+    """Number of values: from one for all parameters (CONST, GLOBAL) to one for each element (ELEMENT)."""
 
     CONST = 0
     GLOBAL = 1
@@ -54,7 +54,7 @@ def join(first: Kind, second: Kind) -> Kind:
 
 
 def takes(whole: Kind, part: Kind) -> bool:
-    """Whether there is one of `part` for each of `whole`: a row's numbers are not a column's."""
+    """Check whether each number of kind `whole` has one of kind `part`; a row has no number of a column."""
     return join(whole, part) is whole
 
 
@@ -178,7 +178,7 @@ class Let:
 
     @property
     def sums_all(self) -> bool:
-        """Whether it reduces over all parameters: those that reach it, whether they need the result or not."""
+        """True if it reduces over all parameters, with those that compute it but do not need the result."""
         return isinstance(self.expr, Reduce) and self.expr.over is Kind.GLOBAL
 
 

@@ -46,7 +46,7 @@ class Stage:
 
     @property
     def shared(self) -> bool:
-        """Whether it is a stage that all rules have."""
+        """True if it is a stage that all rules have."""
         return bool(self.name)
 
 
@@ -75,7 +75,7 @@ def parse_block(text: SourceText, reporter: Reporter) -> list[ast.stmt]:
 
 
 def _instead_of_syntax(text: SourceText, error: SyntaxError) -> str:
-    """What would be right in place of a line that is no Python."""
+    """Suggest a replacement for a line that is not valid Python."""
     if text.style != "|" and text.lines_written > 1:
         return "begin the block with `|`, which keeps its lines as they are; here they are joined into one"
     lines = text.text.split("\n")
@@ -121,7 +121,7 @@ def parse_expression(text: SourceText, reporter: Reporter) -> ast.expr | None:
 
 
 def node_location(text: SourceText, node: ast.AST) -> Location:
-    """Where a node stands in the YAML file, underlined to its end when that is on the same line.
+    """Location of a node in the YAML file, underlined to its end if that is on the same line.
 
     What comes of a function stands at the call, within the function's line (`expansion.py`).
     """
@@ -156,7 +156,7 @@ def too_deep(text: SourceText, node: ast.AST, reporter: Reporter) -> None:
 
 
 def depth(node: ast.AST) -> int:
-    """How deeply an expression nests, each `and` and `or` a level, without recursion."""
+    """Nesting depth of an expression, with a level for each operand of `and` and `or`; computed without recursion."""
     deepest, stack = 0, [(node, 1)]
     while stack:
         current, level = stack.pop()

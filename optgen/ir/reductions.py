@@ -14,7 +14,7 @@ KINDS = {**WORDS, "row": Kind.ROW, "col": Kind.COL}
 
 
 def count_of(kind: Kind, over: Kind) -> Expr:
-    """How many numbers a mean is taken over."""
+    """Expression of the number of values that a mean is taken over."""
     match kind, over:
         case Kind.ELEMENT, Kind.ROW:
             return Ref("cols")
@@ -37,7 +37,7 @@ def count_of(kind: Kind, over: Kind) -> Expr:
 
 
 def over_of(row: Reduction, keywords: Sequence[ast.keyword]) -> Kind | None:
-    """What a call reduces over, from `over=...`; None if that is nothing there is."""
+    """Kind that a call reduces over, from its `over=...`; None if the reduction does not take that."""
     match list(keywords):
         case []:
             return KINDS[row.over[0]]

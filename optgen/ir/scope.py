@@ -22,7 +22,7 @@ ASKED = ("ndim", "numel", "index")
 
 @dataclass
 class Scope:
-    """What the blocks of one rule may name.
+    """Names that the blocks of one rule may use.
 
     Attributes:
         options: Choices of each option; a flag has None.
@@ -98,7 +98,7 @@ class Scope:
         return result
 
     def possible(self, formula: Formula) -> bool:
-        """Whether some setting that is not refused satisfies the formula."""
+        """Check whether some setting that is not refused satisfies the formula."""
         choices = {option: values for option, values in self.options.items() if values is not None}
         if not feasible(formula, self.guards.guards, choices):
             return False
@@ -111,7 +111,7 @@ class Scope:
         return feasible(formula, table.guards, choices)
 
     def has_rows(self, path: Formula) -> bool:
-        """Whether a parameter on this path always has two dimensions or more."""
+        """Check whether all parameters on this path have two dimensions or more."""
         facts = [guard for guard in self.guards.guards.values() if guard.about == "fact" and guard.subject == "ndim"]
         for ndim in (0, 1):
             lines = path
@@ -226,7 +226,7 @@ class Scope:
         return name in (*self.options, *self.hypers, *self.inputs, *CALLED, *self.library.functions, *CONSTANTS)
 
     def test_of(self, name: str) -> str:
-        """How an option is asked for."""
+        """Help that shows the test of an option, as `if name:`."""
         choices = self._choices(name)
         return f"test it with `if {name} == {choices.split(', ')[0]}:`" if choices else f"test it with `if {name}:`"
 
@@ -237,7 +237,7 @@ class Scope:
 
 
 def several(name: str, parts: Sequence[str], where: Location) -> tuple[str, Location, str]:
-    """What is said of a hyperparameter of several numbers that is used as one."""
+    """Message, location and help for a hyperparameter of several numbers that is used as one."""
     return f"`{name}` is {len(parts)} numbers", where, f"use {' or '.join(f'`{part}`' for part in parts)}"
 
 

@@ -1,4 +1,4 @@
-"""What a correct rule declares or computes to no effect: nothing is wrong with it, and it was hardly meant."""
+"""Warnings about declarations and values without effect: the rule is correct, but hardly meant so."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_use(family: Family, loaded: LoadedSpec, shared: LoadedShared, reporter
 
 
 def asks_first_step_only(program: Program) -> bool:
-    """Whether a program asks of `step` no more than whether it is the first; where in a window a value goes aside."""
+    """Check whether a program uses `step` only to find out if it is the first one, slots of windows apart."""
     return not any(_reads_count(let.expr) for let in program.lets) and not any(
         _reads_count(expr) for expr in program.outputs.values()
     )
@@ -66,7 +66,7 @@ def _reads_count(expr: Expr) -> bool:
 
 
 def _declared(loaded: LoadedSpec) -> Iterator[tuple[str, Location]]:
-    """What the equations of a rule may name, and where it is declared."""
+    """Names that the equations of a rule may use, with the locations of their declarations."""
     spec = loaded.spec
     for name, hyper in spec.hyperparameters.items():
         if not hyper.names:

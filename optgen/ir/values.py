@@ -1,4 +1,4 @@
-"""What names and expressions stand for while the statements of a block are read."""
+"""Values of names and expressions while the statements of a block are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ERROR = Const(float("nan"))
 
 @dataclass(frozen=True)
 class Value:
-    """What a name stands for at some point.
+    """Value of a name at one point of a block.
 
     Attributes:
         missing: Under which guards it stands for nothing.

@@ -1,4 +1,4 @@
-"""What must hold of a program, each in one place with the stage from which it does.
+"""Properties that a program must have, each in one function, with the stage from which on it holds.
 
 A violation is a fault of optgen, not of a spec.
 """
@@ -30,7 +30,7 @@ class VerificationError(AssertionError):
 
 
 class Stage(IntEnum):
-    """How far a program has come. What holds at one stage holds at all later ones."""
+    """Stage of a program. Properties of one stage hold at all later ones."""
 
     BUILT = 0
     """As the equations say it."""
@@ -111,7 +111,7 @@ def _wrong_operands(call: Call, sorts: Mapping[str, Sort]) -> str:
 
 
 def _sort(expr: Expr, sorts: Mapping[str, Sort]) -> Sort:
-    """What an expression is: a number, a condition or a window."""
+    """Sort of an expression: number, condition or window."""
     match expr:
         case Const(value=value):
             return "condition" if isinstance(value, bool) else "number"
@@ -149,7 +149,7 @@ def _choices(program: Program) -> Iterator[str]:
 
 
 def _own_kind(program: Program) -> Iterator[str]:
-    """What is computed within a binding has its kind: what is the same for more is a binding of its own."""
+    """Check that parts of a binding have its kind: a part of a smaller kind must be a binding of its own."""
     kinds = program.kinds()
     for let in program.lets:
         for part in walk(let.expr):

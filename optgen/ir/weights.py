@@ -1,4 +1,4 @@
-"""Which states hold weights: what rounds them coarsely rounds the model."""
+"""Finds the states that hold weights: coarse rounding of those would round the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def weight_states(family: Family) -> list[str]:
 
 @dataclass(frozen=True)
 class _Mean:
-    """Whether a state's new value is a mean of weights: read as they are, and 1 where all of them are 1."""
+    """Test of whether a state's new value is a weighted mean: weights are read unchanged, and weights of 1 give 1."""
 
     state: str
     program: Program
@@ -46,7 +46,7 @@ class _Mean:
         return bool(read & known - {self.state}) and abs(self._number(value, lets, known) - 1) < _TOLERANCE
 
     def _is_own(self, let: Let) -> bool:
-        """Whether a binding is a statement that assigns the state, or a choice between such."""
+        """Check whether a binding is a statement that assigns the state, or a choice between such statements."""
         return let.source.startswith(f"{self.state} = ") or (not let.source and isinstance(let.expr, Select))
 
     def _number(self, expr: Expr, lets: Mapping[str, Let], known: set[str]) -> float:

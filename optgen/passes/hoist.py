@@ -99,7 +99,8 @@ class _Hoister:
         return Ref(name)
 
     def _key(self, expr: Expr, let: Let) -> tuple[Expr, Formula]:
-        """What makes a value the same as another: of a sum over all parameters also which of them have a part in it."""
+        """Key under which equal values are shared. For a sum over all parameters it includes the path of those that add
+        to it."""
         return expr, let.path if _sums_all(expr) or let.name in self.parts_of_all else TRUE
 
     def _insert(self, reduction: Let) -> Let:

@@ -1,4 +1,4 @@
-"""Where `active` is false, an element's parameter and states stay as they were."""
+"""Masks writes: where `active` is false, an element's parameter and states stay as they were."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ NUMBER = re.compile(r"_\d+$")
 
 
 def stem_of(let: Let) -> str:
-    """What a binding is called, whichever of several it is."""
+    """Name of a binding without the number that tells it from others of the same name."""
     return let.variable or NUMBER.sub("", let.name)
 
 

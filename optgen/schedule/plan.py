@@ -42,7 +42,7 @@ class Access:
 
 @dataclass(frozen=True)
 class Write:
-    """What the last pass stores, or the commit after it."""
+    """Store of a value by the last pass, or by the commit after it."""
 
     input: Input
     value: Expr
@@ -108,7 +108,7 @@ class Plan:
 
     @property
     def host_inputs(self) -> tuple[str, ...]:
-        """What values of host kind are computed from: settings, shared states and sums over all parameters."""
+        """Inputs of the values of host kind: settings, shared states and sums over all parameters."""
         computed = {let.name for let in self.host}
         return tuple(name for name in self.values if name not in computed)
 

@@ -18,7 +18,7 @@ from optgen.schedule.plan import Access, PassPlan, Plan, Reduction, Step, Write
 
 
 def is_element_reduction(let: Let, kinds: Mapping[str, Kind]) -> bool:
-    """Whether a binding reduces elements, which takes a pass over memory."""
+    """Check whether a binding reduces elements, which takes a pass over memory."""
     if not isinstance(let.expr, Reduce):
         return False
     x = let.expr.x
@@ -26,7 +26,7 @@ def is_element_reduction(let: Let, kinds: Mapping[str, Kind]) -> bool:
 
 
 def levels(program: Program) -> dict[str, int]:
-    """How many passes over memory must come before each value."""
+    """Number of passes over memory that must come before each value, by name."""
     kinds = program.kinds()
     result = dict.fromkeys(program.inputs, 0)
     for let in program.lets:

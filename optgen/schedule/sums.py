@@ -1,4 +1,4 @@
-"""What each sum over elements reads, and what waits for it.
+"""Sums over elements: the inputs of each, and the results that wait for it.
 
 A sum is taken in the pass before the first that needs it. Which that is depends on settings; here it is said as the
 relation between sums from which it follows, in place of a case for each setting.
@@ -39,7 +39,7 @@ class ElementSum:
 
     @property
     def is_largest(self) -> bool:
-        """Whether it is the largest of the elements rather than their sum."""
+        """True if it takes the largest of the elements rather than their sum."""
         return self.reduce.op == "max"
 
 
@@ -119,7 +119,7 @@ def element_sums(plan: Plan) -> Sums:
 
 
 def _known(formula: Formula, *known: Formula) -> Formula:
-    """What is left to ask of a formula where others hold; false where they cannot hold together."""
+    """Simplify a formula under conditions that are known to hold; FALSE if it contradicts them."""
     both = TRUE
     for other in known:
         both = both & other

@@ -1,4 +1,4 @@
-"""What a plan moves through memory, in bytes per parameter.
+"""Memory traffic of a plan, in bytes per parameter.
 
 Rows, columns, windows and scalars are left out: their share goes to nothing as tensors grow. The scale of a block is
 counted once, at its size, not once for each direction (0.4 % of the traffic of 8-bit AdamW).
@@ -17,7 +17,7 @@ from optgen.schedule.plan import PassPlan, Plan
 
 @dataclass(frozen=True)
 class Setting:
-    """What a traffic figure is for.
+    """Setting that a traffic figure is for.
 
     Attributes:
         guards: Every guard's truth.

@@ -1,4 +1,4 @@
-"""What must hold of a plan before it is printed; a violation is a fault of optgen, not of a spec."""
+"""Properties that a plan must have before it is printed; a violation is a fault of optgen, not of a spec."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def _reduced_once(plan: Plan) -> Iterator[str]:
 
 
 def _at_hand(plan: Plan) -> Iterator[str]:
-    """What a pass computes is made of what is stored, prepared, reduced by earlier passes, or computed before it."""
+    """Check the operands of each pass: stored, prepared, reduced by earlier passes, or computed before in the same
+    pass."""
     made: dict[str, Formula] = {}
     for item in plan.passes:
         known = _known_before(plan, item, made)
@@ -81,7 +82,7 @@ def _at_hand(plan: Plan) -> Iterator[str]:
 
 
 def _known_before(plan: Plan, item: PassPlan, made: dict[str, Formula]) -> dict[str, Formula]:
-    """What a pass has before it computes anything, with the settings under which it does."""
+    """Values that a pass has before it computes anything, with the settings under which it has them."""
     known = {name: TRUE for name, kind in plan.kinds.items() if kind.is_host}
     known |= {name: TRUE for name, i in plan.program.inputs.items() if i.kind is not Kind.ELEMENT}
     return known | made
@@ -94,7 +95,7 @@ def _missing(item: PassPlan, name: str, expr: Expr, live: Formula, known: dict[s
 
 
 def _host_alone(plan: Plan) -> Iterator[str]:
-    """What the host evaluates is made of settings, shared states and sums over all parameters."""
+    """Check that the host computes only from settings, shared states and sums over all parameters."""
     kinds = plan.kinds
     for let in plan.host:
         for name in refs(let.expr):

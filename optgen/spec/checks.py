@@ -1,4 +1,4 @@
-"""What can be checked of a rule, and of what all rules share, without reading its equations."""
+"""Checks of a rule, and of the shared declarations, that need no reading of equations."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def settings_of(spec: Spec, shared: Shared) -> dict[str, Setting]:
 
 
 def is_offered(setting: Setting, spec: Spec, shared: Shared) -> bool:
-    """Whether a shared setting is a rule's too: it may need an `update` stage, and a choice of options besides."""
+    """Check whether a rule takes a shared setting, which may need an `update` stage, and certain choices of options."""
     if not isinstance(setting.needs, dict):
         return spec.meets(setting.needs)
     if not spec.meets("update"):
@@ -95,7 +95,7 @@ def check_refusal(
 
 
 def value_error(setting: Setting, value: object) -> str:
-    """What is wrong with a value for a setting, or ""."""
+    """Describe the fault of a value for a setting; "" if the value is valid."""
     if isinstance(setting, Option):
         if setting.choices is None:
             return "" if isinstance(value, bool) else "it is true or false"
@@ -318,7 +318,7 @@ class _Checker:
             self.error("duplicate-name", message, path, "use another name")
 
     def needs(self, setting: Setting, shared: Shared, path: tuple[Key, ...]) -> None:
-        """What a shared setting needs: options that all rules share, and choices that they have."""
+        """Check the needs of a shared setting: options that all rules share, and choices that these have."""
         if not isinstance(setting.needs, dict):
             return
         for name, choice in setting.needs.items():

@@ -321,5 +321,5 @@ def _is_required(name: str, hyper: Hyperparameter, variant: Variant) -> bool:
 
 
 def _choices(needs: Mapping[str, object]) -> str:
-    """What else a setting needs that belongs to choices of options."""
+    """Text of the choices of options that a setting needs besides."""
     return ", and " + " and ".join(f"the choice `{choice}` of `{name}`" for name, choice in needs.items())

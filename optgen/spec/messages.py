@@ -45,7 +45,7 @@ def message_fields(message: str) -> list[str]:
 
 
 def _braced(message: str) -> Iterable[tuple[int, int]]:
-    """Where braces stand that are not written twice: fields with all that they hold, and braces without a partner."""
+    """Spans of single braces: fields with their contents, and braces without a partner."""
     index = 0
     while (brace := _BRACES.search(message, index)) is not None:
         index = brace.end()

@@ -1,4 +1,4 @@
-"""What a spec file may say: the Pydantic models behind `specs/*.yaml`.
+"""Pydantic models of spec files: the contents that `specs/*.yaml` may have.
 
 Everything here is data as written; meaning is given by the later stages. Unknown keys are errors.
 """
@@ -67,12 +67,12 @@ class Hyperparameter(NumberWord):
 
     @property
     def required(self) -> bool:
-        """Whether users have to give it: the file says no default."""
+        """True if users must set it: the spec gives no default."""
         return "default" not in self.model_fields_set
 
     @property
     def optional(self) -> bool:
-        """Whether it can be None, as it is by default."""
+        """True if it can be None, which is then its default."""
         return not self.required and self.default is None
 
 
@@ -215,7 +215,7 @@ class Spec(SpecModel):
     classes: dict[Name, ClassRow] = {}
 
     def meets(self, needs: Needs | None) -> bool:
-        """Whether the rule has what a shared setting needs: an update stage, or a state with a choice of codecs."""
+        """Check that the rule has what a shared setting needs: an update stage, or a choice of codecs for a state."""
         match needs:
             case "update":
                 return self.blocks.apply is not None

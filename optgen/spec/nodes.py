@@ -81,14 +81,14 @@ class Document:
         return node
 
     def locate(self, *keys: Key) -> Location:
-        """Where the value at a path stands; where there is none, its nearest parent's key."""
+        """Location of the value at a path; if there is none, of the nearest parent's key."""
         node = self.find(*keys)
         if node is None:
             return self.locate_key(*keys[:-1])
         return self.source.location(node.start, node.start + 1 if _is_block(node) else node.end)
 
     def locate_key(self, *keys: Key) -> Location:
-        """Where the key of a path stands (an item of a list: the item); where there is none, its nearest parent's."""
+        """Location of the key at a path, or of the item of a list; if there is none, of the nearest parent's key."""
         while keys:
             parent = self.find(*keys[:-1])
             if isinstance(parent, Mapping) and keys[-1] in parent.keys:
@@ -210,7 +210,7 @@ def to_data(node: Node, source: SourceFile, reporter: Reporter) -> object:
 
 
 def is_number(text: str) -> bool:
-    """Whether plain text is a number to the loader."""
+    """Check whether the loader reads plain text as a number."""
     return _FLOAT.fullmatch(text) is not None
 
 

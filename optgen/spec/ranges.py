@@ -20,7 +20,7 @@ class Range:
     high_open: bool
 
     def contains(self, x: float) -> bool:
-        """Whether `x` lies in the range."""
+        """Check whether `x` lies in the range."""
         above = self.low < x if self.low_open else self.low <= x
         below = x < self.high if self.high_open else x <= self.high
         return above and below

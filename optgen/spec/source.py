@@ -77,7 +77,7 @@ class SourceText:
 
     @property
     def lines_written(self) -> int:
-        """How many lines of the file the text itself takes."""
+        """Number of lines of the file that the text itself takes."""
         written = self.source.text[self.start : self.end].strip()
         return written.count("\n") + (0 if self.style in ("|", ">") else 1)
 

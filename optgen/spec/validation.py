@@ -150,7 +150,7 @@ def _report(document: Document, model: type[BaseModel], problem: _Problem, repor
 
 
 def _type_help(wanted: str, node: Node | None) -> str:
-    """What to write instead, where that can be told."""
+    """Suggest what to write instead; "" if the node does not show what was meant."""
     match node:
         case Scalar(style="", text="" | "~" | "null") if wanted == "a mapping":
             return "write `{}` to take all defaults"

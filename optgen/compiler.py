@@ -43,7 +43,7 @@ MAX_PASSES = 32
 
 @dataclass(frozen=True)
 class Common:
-    """What the rules of a package have alike: parts of their classes, and stages for each kind of target."""
+    """Parts that the rules of a package share: of their classes, and stages for each kind of target."""
 
     classes: SharedParts
     kernels: CommonStages
@@ -157,7 +157,7 @@ def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[Unit, ...]:
 
 
 def _are_feasible(programs: Iterable[Program], loaded: LoadedSpec, reporter: Reporter) -> bool:
-    """Whether every block takes a number of passes that can be worked with; each of them repeats those before."""
+    """Check that every block takes few enough passes; each of them repeats those before."""
     late = [let for program in programs if (let := beyond(program, MAX_PASSES - 1)) is not None]
     for let in late:
         message = f"this waits for more than {MAX_PASSES - 1} passes over memory, one for each reduction of another"
@@ -188,7 +188,7 @@ def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> t
 
 
 def common_parts(units: Sequence[Unit]) -> Common:
-    """What the rules of a package have alike."""
+    """Collect the parts that the rules of a package share."""
     refusals = {unit.family.name: [refusal for spec in unit.classes for refusal in spec.refusals] for unit in units}
     plans = [(unit.family, name, plan) for unit in units for name, plan in unit.plans.items()]
     return Common(

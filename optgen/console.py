@@ -1,4 +1,4 @@
-"""How anything is shown: Rich tables and colours on a terminal, plain aligned text everywhere else.
+"""Output of commands: Rich tables and colours on a terminal, plain aligned text everywhere else.
 
 Whatever commands print goes through here, since names and texts may come from files and paths of others: a character
 that could move the cursor, colour the screen or turn the reading direction is shown as an escape.
@@ -22,7 +22,7 @@ Row = Sequence[str]
 
 
 def is_terminal() -> bool:
-    """Whether standard output is a terminal."""
+    """Check whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 

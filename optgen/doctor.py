@@ -1,4 +1,4 @@
-"""What this machine offers to generated optimizers, and what to do about what is missing."""
+"""Findings about this machine: what it offers to generated optimizers, and what to do about what is missing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def examine() -> tuple[Finding, ...]:
 
 
 def is_usable(findings: tuple[Finding, ...]) -> bool:
-    """Whether all that is required was found."""
+    """Check whether all that is required was found."""
     return all(finding.status == "ok" for finding in findings if finding.required)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Dtype:
-    """How one number is stored.
+    """Format of one number.
 
     name: torch's own name of the format ("float32").
     bytes: size of one number.

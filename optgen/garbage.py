@@ -1,4 +1,4 @@
-"""When the interpreter looks for garbage."""
+"""Control of the interpreter's garbage collection."""
 
 from __future__ import annotations
 

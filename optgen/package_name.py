@@ -1,4 +1,4 @@
-"""What a generated package is called, and where it is written, when the user does not say."""
+"""Name of a generated package, and its folder, where the user gives none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Destination:
 
 
 def is_stock(specs: Sequence[Path]) -> bool:
-    """Whether `specs` is the directory of the specs that come with optgen, and nothing else."""
+    """Check whether `specs` is the directory of the specs that come with optgen, and nothing else."""
     return len(specs) == 1 and specs[0].resolve() == specs_dir().resolve()
 
 

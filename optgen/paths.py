@@ -1,4 +1,4 @@
-"""Where optgen's data lies: the templates, the C++ headers and the stock specs.
+"""Folders of optgen's data: the templates, the C++ headers and the stock specs.
 
 In an installed package they are data inside it (`optgen/_data`); in a source checkout they stand beside it.
 """

@@ -91,7 +91,7 @@ def precompile_cubins(package: str, directory: Path, archs: Sequence[str]) -> in
 
 
 def count_cubins(directory: Path) -> int:
-    """How many cubins a package holds."""
+    """Number of cubins that a package holds."""
     from optgen.runtime.building.cubins import stored_cubins
 
     return len(stored_cubins(directory))

@@ -1,4 +1,4 @@
-"""What people write in specs, and the names of their files: text that is shown and never run."""
+"""Text that people write in specs, and the names of their files: shown and never run."""
 
 from __future__ import annotations
 

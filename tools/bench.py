@@ -54,7 +54,7 @@ from optgen.bench.startup import Startup, startup_figures  # noqa: E402
 
 @dataclass(frozen=True)
 class Target:
-    """What optgen wants to reach: `at_least` of the speed, or `at_most` of the time, of another.
+    """Target of a benchmark: `at_least` of the speed, or `at_most` of the time, of another contender.
 
     The other may be COPY, the bandwidth of a copy, or HOST and REPLAY, the microseconds that the host takes for
     `step()` and for a graph of it.

@@ -85,7 +85,7 @@ def make_runs(wanted: Sequence[Wanted], store: Path, jobs: int) -> Iterator[Run]
 
 
 def stored(store: Path) -> Iterator[Run]:
-    """What earlier runs left; a last line that was cut off is left out."""
+    """Read the results of earlier runs; a last line that was cut off is left out."""
     if not store.exists():
         return
     for line in store.read_text(encoding="utf-8").split("\n"):

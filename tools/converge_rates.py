@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Training:
-    """How a rule is trained.
+    """Settings for training a rule.
 
     Attributes:
         lr: By task; None leaves the class's own default.
@@ -73,5 +73,5 @@ RATES: Mapping[str, Training] = {
 
 
 def training(family: str) -> Training:
-    """How a rule is trained."""
+    """Return the settings for training a rule."""
     return RATES.get(family, DEFAULT)

@@ -1,4 +1,4 @@
-"""Whether rules with small states train as well as with 32-bit ones: the statistics of `make converge`.
+"""Statistics of `make converge`: do rules with small states train as well as with 32-bit ones?
 
 Of one rule, task and number of bits there are n runs, one a seed. A seed decides the untrained model and its batches,
 and is the same for all bits. The final loss of a run is the mean of held-out losses over its last fifth (`Run.final`),
@@ -55,21 +55,21 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether it trained, and as well as in 32 bits."""
+        """True if it trained, and as well as in 32 bits."""
         if self.excess is None or self.allowed is None:
             return self.trained
         return self.trained and self.excess <= self.allowed
 
     @property
     def verdict(self) -> str:
-        """Whether it passed, and if not, why."""
+        """Verdict in words, with the reason if it did not pass."""
         if self.passed:
             return "yes"
         return "no: not below half its start" if not self.trained else "no: worse than 32 bits"
 
 
 def outcomes(runs: Iterable[Run]) -> list[Outcome]:
-    """What came of the runs, by task, rule and bits.
+    """Outcomes of the runs, by task, rule and bits.
 
     Raises:
         ValueError: if runs that are compared do not have the same seeds and steps.
@@ -185,7 +185,8 @@ MOST_SHOWN = 0.10
 
 
 def save_picture(found: Sequence[Outcome], path: Path) -> None:
-    """How far each rule with small states ends from 32 bits, a panel a task, as a PNG: dots, and what is allowed."""
+    """Save a picture of the distance of each rule with small states from 32 bits: a PNG with a panel a task, dots, and
+    what is allowed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

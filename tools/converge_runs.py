@@ -47,7 +47,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run.
+    """Result of one run.
 
     Attributes:
         start: The held-out loss of the untrained model.
@@ -98,12 +98,12 @@ def code_of(family: str, package: str) -> str:
 
 
 def key_of(wanted: Wanted) -> str:
-    """What identifies a run that need not be made again."""
+    """Key of a run; one that is stored under its key need not be made again."""
     return f"{wanted} {code_of(wanted.family, wanted.package)} torch {torch.__version__}"
 
 
 def steps_of(task: str, family: str) -> int:
-    """How many steps a rule takes on a task, if nothing else is asked for."""
+    """Default number of steps of a rule on a task."""
     return TASKS[task].steps * training(family).longer.get(task, 1)
 
 

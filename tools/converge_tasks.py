@@ -1,4 +1,4 @@
-"""What is trained: a byte-level language model on Python's help texts, a convolution net on scikit-learn's digits.
+"""Tasks of training: a byte-level language model on Python's help texts, a convolution net on scikit-learn's digits.
 
 A seed decides the untrained model and the order of the batches; what the loss is measured on is always the same.
 """
@@ -27,11 +27,11 @@ EVALUATED_TEXTS = 128
 
 
 class Data(Protocol):
-    """What is learnt from."""
+    """Data that a model is trained on."""
 
     @property
     def held_out(self) -> Pair:
-        """What the loss is measured on."""
+        """Inputs and labels that the loss is measured on."""
 
     def batch(self, generator: torch.Generator) -> Pair:
         """Inputs and labels of a step."""

@@ -75,7 +75,7 @@ def _contents(order: Sequence[str], families: Mapping[str, Sequence[ClassInfo]])
 
 
 def anchor(title: str) -> str:
-    """What a heading is linked by."""
+    """Anchor of a heading, for links."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
@@ -129,7 +129,7 @@ def literal(value: object) -> str:
 
 
 def allowed(item: Hyperparameter | Option) -> str:
-    """What a setting may be."""
+    """Allowed values of a setting."""
     if isinstance(item, Option):
         return ", ".join(literal(choice) for choice in item.choices) if item.choices else "`True`, `False`"
     text = f"`{parse_range(item.range)}`"
@@ -159,7 +159,8 @@ def settings_table(settings: Mapping[str, Hyperparameter | Option]) -> str:
 
 
 def shared_arguments(classes: Sequence[ClassInfo], shared: Shared) -> str:
-    """What every class takes: settings of shared.yaml, and what generated classes take beside them."""
+    """Table of the arguments that every class takes: settings of shared.yaml, and what generated classes take beside
+    them."""
     text = settings_table({**shared.hyperparameters, **shared.options, **shared.storage}).rstrip("\n")
     extra: dict[str, Argument] = {}
     for info in classes:
@@ -245,7 +246,7 @@ def equations(blocks: Mapping[str, str], fixed: Mapping[str, object]) -> str:
 
 
 def passes_table(classes: Sequence[ClassInfo]) -> str:
-    """What the passes of a step move, once for the classes of the same passes."""
+    """Table of the memory traffic of a step's passes, one row for all classes of the same passes."""
     kinds: dict[tuple[tuple[str, ...], ...], list[str]] = {}
     for info in classes:
         passes = tuple(
@@ -289,7 +290,7 @@ def positional(classes: Sequence[ClassInfo]) -> str:
 
 
 def differences(info: ClassInfo) -> str:
-    """What a class fixes, changes and refuses."""
+    """Differences of a class from its rule: the settings that it fixes, changes and refuses."""
     variant, parts = info.spec.variant, []
     if variant.doc:
         parts.append(variant.doc.raw.rstrip("."))

@@ -71,7 +71,7 @@ class BuildError(Exception):
 
 
 def skipped() -> bool:
-    """Whether the user has chosen to go without PyCUDA."""
+    """Check whether the user has chosen to go without PyCUDA."""
     return os.environ.get("OPTGEN_SKIP_PYCUDA", "") not in ("", "0")
 
 

@@ -32,7 +32,7 @@ SKIPPED = "not full and not gpu"
 
 
 def wanted(version: str) -> str:
-    """What pip is to install for a version, or for `oldest` or `newest` of those that pyproject.toml allows.
+    """Requirement for pip, for a version or for `oldest` or `newest` of those that pyproject.toml allows.
 
     Raises:
         ValueError: for what is neither.

@@ -1,4 +1,4 @@
-"""What is measured: sets of tensors."""
+"""Sets of tensors that are measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured against what: generated classes, and the memory traffic that a step of each needs."""
+"""Contenders of a benchmark: generated classes, with the memory traffic that a step of each needs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PerElement = Callable[[Shape, str], float | None]
 
 
 def unknown(_: Shape, __: str) -> float | None:
-    """What is not known of an optimizer."""
+    """Traffic of an optimizer of which none is known: None."""
     return None
 
 
@@ -92,7 +92,7 @@ class Catalogue:
 
 @cache
 def stock_classes() -> tuple[ClassInfo, ...]:
-    """What the compiler knows of the classes that come with optgen, compiled once a process."""
+    """Classes that come with optgen as the compiler describes them, compiled once a process."""
     return compile_specs([specs_dir()], STOCK_PACKAGE).classes
 
 
@@ -129,17 +129,17 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """What the table calls it; the bits are said where they are not the class's usual ones."""
+        """Name in the table; it has the bits where they are not the class's usual ones."""
         return self.info.name if self.bits == self.info.bits else f"{self.info.name} in {self.bits} bits"
 
     @property
     def base(self) -> str:
-        """What the class is called in a library without classes for bits: `PagedAdamW8bit` is `AdamW`."""
+        """Name of the class in a library without classes for bits: `PagedAdamW8bit` is `AdamW`."""
         return self.info.name.removeprefix("Paged").removesuffix("32bit").removesuffix("8bit")
 
     @property
     def public_name(self) -> str:
-        """What a library calls it that has a class for these bits."""
+        """Name in a library that has a class for these bits."""
         return self.info.name if self.bits == self.info.bits else f"{self.base}{self.bits}bit"
 
 
@@ -168,7 +168,7 @@ def wanted(known: Catalogue, names: Sequence[str], bits: Sequence[int] = ()) -> 
 
 
 def settings_of(made: Made, bits: int) -> dict[str, Any]:
-    """What a class is measured with: SETTINGS as far as it takes them, and what its rule needs.
+    """Settings that a class is measured with: those of SETTINGS that it takes, and those that its rule requires.
 
     Raises:
         CannotBeMadeError: nothing that is known makes it.
@@ -226,7 +226,8 @@ def states_of(info: ClassInfo, bits: int, settings: Mapping[str, Any]) -> PerEle
 
 
 def setting_for(info: ClassInfo, bits: int, settings: Mapping[str, Any], shape: Shape, dtype: str) -> Setting:
-    """What a class does with one tensor: small ones keep 32-bit states, and a rule may ask for the rank."""
+    """Setting of a class for one tensor: small ones keep 32-bit states, and a rule may depend on the number of
+    dimensions."""
     numel = math.prod(shape)
     least = info.family_rule.storage.get("min_8bit_size")
     if bits < 16 and least is not None and numel < int(str(least.default)):

@@ -1,4 +1,4 @@
-"""How any class of a generated package is made and driven, found from the class itself.
+"""Makes and drives any class of a generated package, by what the class says of itself.
 
 What a class takes is in its signature and its rule; what cannot be read there (a momentum without which LARS refuses to
 be made) is in NEEDED, one line a rule.
@@ -25,7 +25,7 @@ class CannotBeMadeError(Exception):
 
 
 def arguments(made: Made) -> Mapping[str, inspect.Parameter]:
-    """What a class takes beside `params`."""
+    """Arguments of a class beside `params`, by name."""
     return {name: p for name, p in inspect.signature(made).parameters.items() if name != "params"}
 
 
@@ -92,7 +92,7 @@ def begin_evaluation(optimizer: Any) -> None:
 
 
 def wants_hessian(optimizer: Any) -> bool:
-    """Whether a rule has an estimate of the curvature to be brought up to date now and then."""
+    """Check whether a rule has an estimate of the curvature, to be updated every few steps."""
     return callable(getattr(optimizer, "update_hessian", None))
 
 

@@ -52,13 +52,13 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """What the table calls it."""
+        """Name in the table."""
         return f"{self.name} in {self.bits} bits"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured of an entry; without seconds, why not."""
+    """Figures of one entry; `failure` says why there are none."""
 
     entry: Entry
     seconds: float | None = None
@@ -70,7 +70,7 @@ class Figure:
 
     @property
     def flag(self) -> str:
-        """What it misses, "" if that is nothing."""
+        """Bound that the entry misses, in words; "" if it misses none."""
         entry = self.entry
         if entry.own_target:
             return ""
@@ -85,7 +85,7 @@ class Figure:
 
 
 def entries(only: Sequence[str] = (), bits: Sequence[int] = BITS) -> list[Entry]:
-    """What there is to measure, classes of the same step together.
+    """Entries to measure; classes with the same step share one.
 
     Args:
         only: Classes; none for all.
@@ -111,7 +111,7 @@ def entries(only: Sequence[str] = (), bits: Sequence[int] = BITS) -> list[Entry]
 
 
 def step_of(info: Any) -> tuple[object, ...]:
-    """What decides which kernel a class runs, and over what."""
+    """Key of a step: classes with equal keys run the same kernel over the same states."""
     setting = info.setting
     return (
         info.family,
@@ -199,7 +199,7 @@ def rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
 
 
 def alike(figures: Sequence[Figure]) -> list[str]:
-    """What the classes marked with + stand for, a line each."""
+    """Lines of the table's legend: the classes that each entry marked with + stands for."""
     return [f"{one.entry.label}, and so {', '.join(one.entry.alike)}" for one in figures if one.entry.alike]
 
 

@@ -64,7 +64,7 @@ class CopyBandwidth:
 
 @dataclass(frozen=True)
 class HostResult:
-    """What a step costs beside its kernels, in seconds; `graph` is a replay's time on the GPU, `replay` on the host."""
+    """Cost of a step beside its kernels, in seconds; `graph` is a replay's time on the GPU, `replay` on the host."""
 
     case: str
     name: str
@@ -153,7 +153,7 @@ def host_rows(results: Sequence[HostResult]) -> list[tuple[str, ...]]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Description of the GPU and of the software that figures depend on."""
     properties = torch.cuda.get_device_properties(DEVICE)
     return {
         "processor": properties.name,

@@ -1,4 +1,4 @@
-"""How a step is timed: contenders take turns, caches are emptied and gradients are new before every step."""
+"""Timing of a step: contenders take turns, caches are emptied and gradients are new before every step."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ void triad(float* a, const float* b, float s, int64_t n, int threads) {
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure: seconds all cases and each case may take, seconds a contender may spend growing old, and
-    the fewest and most steps."""
+    """Limits of measuring: seconds that all cases and each case may take, seconds that a contender may spend growing
+    old, and the fewest and most steps."""
 
     run_seconds: float
     case_seconds: float
@@ -60,7 +60,7 @@ QUICK = Budget(run_seconds=60.0, case_seconds=5.0, aging_seconds=1.0, least=1, m
 
 @dataclass
 class Measured:
-    """What was measured of one contender.
+    """Measurements of one contender.
 
     Attributes:
         samples: The seconds of each timed step.
@@ -99,13 +99,13 @@ class CaseResult:
 
 
 class Meter(Protocol):
-    """What runs between steps: it empties the caches, and its own time tells the memory's bandwidth."""
+    """Work between steps: it empties the caches, and its own time gives the memory's bandwidth."""
 
     bytes: int
 
     @property
     def how(self) -> str:
-        """What runs."""
+        """Name of what runs."""
 
     def seconds(self) -> float:
         """Run it once; return how long it took."""
@@ -122,7 +122,7 @@ class Bandwidth:
 
     @property
     def how(self) -> str:
-        """What runs: a compiled loop, or torch's operation where there is no compiler."""
+        """Name of what runs: a compiled loop, or torch's operation where there is no compiler."""
         return "torch.add_" if self.kernel is None else "C++"
 
     def seconds(self) -> float:
@@ -141,7 +141,7 @@ def bandwidth_numel() -> int:
 
 
 def bandwidth_bytes() -> int:
-    """What the bandwidth's two arrays take."""
+    """Bytes of the two arrays that measure the bandwidth."""
     return 2 * 4 * bandwidth_numel()
 
 
@@ -260,7 +260,7 @@ class Runner:
         return quick or self.used <= budget.share * elapsed
 
     def finish(self) -> Measured:
-        """What was measured, with the bytes of its states and the engines that served it."""
+        """Return the measurements, with the bytes of the states and the engines that served the contender."""
         if self.optimizer is not None and not self.result.failure:
             self.result.state_bytes = stored_bytes(self.optimizer)
         engines = getattr(self.optimizer, "engines", None)

@@ -49,7 +49,7 @@ class Need:
 
 
 def needed(case: Case, contenders: Sequence[Contender], beside: float = 0.0) -> Need:
-    """What a case needs.
+    """Memory that a case needs.
 
     Args:
         beside: Bytes of what runs between steps.
@@ -67,7 +67,7 @@ def needed(case: Case, contenders: Sequence[Contender], beside: float = 0.0) -> 
 
 
 def check_memory(case: Case, contenders: Sequence[Contender], beside: float, device: torch.device) -> Need:
-    """What a case needs, if there is as much.
+    """Check that the memory for a case is free, and return the need.
 
     Raises:
         UserError: there is not; it says what takes how much, and what would fit.
@@ -115,7 +115,7 @@ def _available() -> float | None:
 
 
 def _left_in(limit: str, usage: str, stat: str) -> float | None:
-    """What a container's limit leaves; pages of files that can be dropped do not count as used."""
+    """Bytes that a container's limit leaves; pages of files that can be dropped do not count as used."""
     try:
         most, used = (Path(name).read_text(encoding="ascii").strip() for name in (limit, usage))
         lines = dict(line.split(" ", 1) for line in Path(stat).read_text(encoding="ascii").splitlines())

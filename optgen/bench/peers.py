@@ -28,7 +28,7 @@ ADAMW = "AdamW"
 
 @dataclass(frozen=True)
 class Peers:
-    """What can be measured here, and what not: names with the reason."""
+    """Contenders from other libraries that can be measured here; the absent ones by name, with the reason."""
 
     found: tuple[Contender, ...]
     absent: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""What to measure, read from the command's options."""
+"""Request of what to measure, read from the command's options."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure.
+    """Request of what to measure.
 
     Attributes:
         classes: Names; none for CLASSES, for CLASSES_IN_BITS where bits are given, or for all of `specs`.

@@ -26,7 +26,7 @@ LISTS = "a list has a shape a line (768 x 3072, 12 * 768 x 768 for twelve of the
 
 @dataclass(frozen=True)
 class Shapes:
-    """What was read.
+    """Shapes read from a file.
 
     Attributes:
         dtype: What most of the elements of a checkpoint are; None of a list.
@@ -182,7 +182,7 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _is_of_optimizer(key: object, value: object) -> bool:
-    """Whether a part of a checkpoint is the state of one or more optimizers, whatever it is called."""
+    """Check whether a part of a checkpoint is the state of one or more optimizers, under whatever name."""
     if isinstance(value, Mapping):
         return "param_groups" in value and "state" in value
     return isinstance(value, list | tuple) and bool(value) and all(_is_of_optimizer(key, item) for item in value)

@@ -1,4 +1,4 @@
-"""What was measured, as rows of a table and as records for JSON; and how far measuring has come."""
+"""Results as rows of a table and as records for JSON, and the progress of measuring."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def rows(result: CaseResult) -> list[tuple[str, ...]]:
 
 
 def note(one: Measured) -> str:
-    """Which engine ran, and what makes a figure less sure."""
+    """Engine that ran, and remarks that make a figure less certain."""
     parts = [", ".join(sorted(one.engines))]
     if one.age < STATES_AGE:
         parts.append(f"states {one.age} steps old")
@@ -104,7 +104,7 @@ def _one_record(one: Measured, result: CaseResult) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Description of the processor and of the software that figures depend on."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

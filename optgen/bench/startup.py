@@ -1,4 +1,4 @@
-"""What starting costs: importing the stock package, building it from specs, a first step cold and from the cache."""
+"""Costs of starting: importing the stock package, building it from specs, a first step cold and from the cache."""
 
 from __future__ import annotations
 

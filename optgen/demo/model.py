@@ -11,7 +11,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Size:
-    """How large the transformer is."""
+    """Size of the transformer."""
 
     alphabet: int
     context: int = 64

@@ -33,7 +33,7 @@ class Contender:
 
 @dataclass
 class Run:
-    """What came of training with one optimizer. Losses are held-out ones, by the number of steps before them."""
+    """Results of training with one optimizer. Losses are held-out ones, by the number of steps before them."""
 
     name: str
     losses: dict[int, float] = field(default_factory=dict)
@@ -119,6 +119,6 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _engine(optimizer: torch.optim.Optimizer) -> str:
-    """Which target served the last step."""
+    """Name of the target that served the last step."""
     engines = getattr(optimizer, "engines", None)
     return ", ".join(engines()) if callable(engines) else "torch"

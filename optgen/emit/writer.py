@@ -41,7 +41,7 @@ class OutputError(UserError):
 
 
 class GeneratedPackage(Protocol):
-    """What the writer needs to know of a package."""
+    """Interface of a package that the writer can write."""
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -132,7 +132,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _is_generated(path: Path) -> bool:
-    """Whether the file carries the generated header."""
+    """Check whether the file carries the generated header."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -211,7 +211,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _prefix(out: Path) -> str:
-    """How the names of our folders beside `out` start; `tempfile.mkdtemp` ends them."""
+    """Beginning of the names of our folders beside `out`; `tempfile.mkdtemp` adds the rest."""
     return f".{out.name}.tmp-"
 
 
@@ -224,7 +224,7 @@ def _recover(out: Path) -> None:
 
 
 def _is_private_folder(path: Path) -> bool:
-    """Whether a folder is this user's alone, as `tempfile.mkdtemp` makes them and no checkout does."""
+    """Check whether a folder is this user's alone, as `tempfile.mkdtemp` makes them and no checkout does."""
     found = path.lstat()
     private = not hasattr(os, "geteuid") or (found.st_uid == os.geteuid() and found.st_mode & 0o777 == 0o700)
     return stat.S_ISDIR(found.st_mode) and private
@@ -267,7 +267,7 @@ def _discard(aside: Path, out: Path) -> None:
 
 
 def _is_part(out: Path, old: Path) -> bool:
-    """Whether a folder has no file that the other lacks: what is left where removing was cut short."""
+    """Check whether all files of `out` are in `old` too, as in a folder that was not removed completely."""
     return all((old / path).exists() for path in _existing_files(out))
 
 

@@ -1,1 +1,1 @@
-"""What joins generated optimizers to training libraries; each library is imported when it is used, not before."""
+"""Integrations of generated optimizers into training libraries; each library is imported only when it is used."""

@@ -54,7 +54,7 @@ class Arguments:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """What the class fixes, and the bits of its states."""
+        """Arguments that the class fixes, with the bits of its states."""
         bits = {} if self.cls.bits is None else {"optim_bits": self.cls.bits}
         return {**self.cls.fixed, **bits}
 
@@ -76,7 +76,7 @@ class Arguments:
         return result
 
     def folded(self, given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-        """What the class is to be called with: what is given over `base`, both with parts and other names folded.
+        """Merge arguments for a call of the class: `given` over `base`, both with parts and other names folded.
 
         Args:
             given: Arguments of the user.
@@ -110,7 +110,7 @@ class Arguments:
         return self.aliases[key].argument if key in self.aliases else self.parts.get(key, key)
 
     def _is_fixed(self, key: str, value: Any) -> bool:
-        """Whether an argument need not be passed, since it is fixed to this very value.
+        """Check whether an argument need not be passed, since it is fixed to this very value.
 
         Raises:
             ValueError: where it is fixed to another.

@@ -21,7 +21,7 @@ class Alias:
 
 @dataclass(frozen=True)
 class Served:
-    """How a name is served.
+    """Row of a name: the class that serves it, with its arguments.
 
     Attributes:
         cls: The class, of optgen_optim.

@@ -35,7 +35,7 @@ def optimizer(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     **settings: Any,
 ) -> tuple[Factory, dict[str, Any]]:
-    """What `Trainer(optimizer_cls_and_kwargs=…)` takes, for a name of transformers' `OptimizerNames`.
+    """Arguments `optimizer_cls_and_kwargs` of Trainer, for a name of transformers' `OptimizerNames`.
 
     Values come, the later before the earlier, from the class, from the name, from `args` (learning_rate, weight_decay
     and, for rules that have them, adam_beta1, adam_beta2, adam_epsilon and warmup_steps), and from what is given
@@ -148,7 +148,7 @@ class Factory:
 
 
 def find(name: str) -> Served:
-    """How a name is served.
+    """Find the row of a name.
 
     Raises:
         NotImplementedError: if nothing serves it yet.
@@ -187,7 +187,7 @@ def _arguments(name: str, row: Served) -> Arguments:
 def _given(
     arguments: Arguments, args: TrainingArguments | None, optim_args: str | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the user gives: by keyword, in the string here and in that of the trainer's arguments.
+    """Arguments that the user gives: by keyword, in the string here and in that of the trainer's arguments.
 
     Raises:
         TypeError: for other things than strings and TrainingArguments, and for what is given twice.
@@ -208,7 +208,7 @@ def _given(
 
 
 def _taken(name: str, row: Served, args: TrainingArguments | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What comes from the trainer's arguments, or from their defaults.
+    """Arguments taken from the trainer's arguments, or from their defaults.
 
     Raises:
         ValueError: without them, where the learning rate or the weight decay is not given.

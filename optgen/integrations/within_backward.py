@@ -1,4 +1,4 @@
-"""What a trainer does to gradients after backward, when fused_backward=True has applied and freed them."""
+"""Refuses trainers that change gradients after backward, when fused_backward=True has applied and freed them."""
 
 from __future__ import annotations
 

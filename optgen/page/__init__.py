@@ -189,7 +189,7 @@ def _equation(line: Line, taken: bool, printer: Printer) -> Element:
 
 
 def _taken(found: Sequence[Line], values: dict[str, object]) -> list[bool]:
-    """Whether each line is reached under these values; what they do not decide counts as reached."""
+    """Check for each line whether it is reached under these values; where they do not decide, it counts as reached."""
     result = []
     open_branches: list[tuple[bool, bool]] = []  # at each depth: is this branch taken, was one before it for certain
     for line in found:

@@ -124,7 +124,7 @@ def decided(test: ast.expr, fixed: Mapping[str, object]) -> ast.expr | bool:
 
 
 def truth(test: ast.expr, values: Mapping[str, object]) -> bool | None:
-    """Whether a condition holds where names have these values; None where one of them is not known."""
+    """Evaluate a condition for these values of names; None if it depends on one that is not known."""
     match test:
         case ast.Constant(value=bool(value)):
             return value
@@ -147,7 +147,7 @@ def truth(test: ast.expr, values: Mapping[str, object]) -> bool | None:
 
 
 def _value(node: ast.expr, values: Mapping[str, object]) -> object:
-    """What one side of a comparison is; UNKNOWN where that is not known."""
+    """Evaluate one side of a comparison; UNKNOWN where a value is not known."""
     match node:
         case ast.Constant(value=value):
             return value

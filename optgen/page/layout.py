@@ -1,4 +1,4 @@
-"""What the page's pictures show: each pass with the bytes that it moves of each tensor."""
+"""Content of the page's pictures: each pass with the bytes that it moves of each tensor."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def kept_bytes(item: Input, setting: Setting) -> float:
 
 
 def stored(item: Input, setting: Setting) -> str:
-    """What a tensor is stored as."""
+    """Name of the format in which a tensor is stored."""
     match item.role:
         case "param":
             kept = PARAMETER_CODECS[setting.rounding].compensation_dtype(setting.param)

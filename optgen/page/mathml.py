@@ -94,7 +94,7 @@ class Printer:
                 raise TypeError(f"no expression of the spec language: {ast.dump(node)}")
 
     def _base(self, node: ast.expr) -> Element:
-        """What a power is of: in brackets unless it is one name, number or pair of fences."""
+        """Base of a power: in brackets unless it is one name, number or pair of fences."""
         is_plain = isinstance(node, ast.Name | ast.Constant)  # a negative number is an operation on one
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             is_plain = "{}" in _notation(node.func.id)
@@ -121,7 +121,7 @@ class Printer:
         return _row(*parts)
 
     def _is_word(self, node: ast.expr) -> bool:
-        """Whether it is a name or a call of several letters, which would run into its neighbour."""
+        """Check whether an expression is a name or a call of several letters, which would run into its neighbour."""
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             return node.func.id not in DRAWN and "{}" not in _notation(node.func.id)
         return isinstance(node, ast.Name) and len(self._symbols.get(node.id, (node.id, ""))[0]) > 1

@@ -70,7 +70,7 @@ def _kept(lane: Lane) -> str:
 
 
 def _makes(svg: Element, right: float, x: float, y: float, lines: Sequence[str], next_bar: float) -> None:
-    """What a pass hands to the next one, beside the bars: an arrow out, the names, an arrow in."""
+    """Draw the values that a pass hands to the next one, beside the bars: an arrow out, the names, an arrow in."""
     _line(svg, right, y + BAR / 2, x, y + BAR / 2, "value")
     _line(svg, x, y + BAR / 2, x, next_bar, "value")
     _line(svg, x, next_bar, right + 8, next_bar, "value")

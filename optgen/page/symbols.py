@@ -1,4 +1,4 @@
-"""What names of the spec language are in a formula: the field's own letters, Greek ones, indices."""
+"""Symbols of names in formulas: the field's own letters, Greek ones, indices."""
 
 from __future__ import annotations
 

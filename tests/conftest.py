@@ -1,4 +1,4 @@
-"""What all tests share: the compile cache, random numbers, targets."""
+"""Fixtures of all tests: the compile cache, random numbers, targets."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What has been collected stays to the end: no collection of garbage is to look through it."""
+    """Keep what has been collected out of garbage collection: it stays to the end."""
     gc.collect()
     gc.freeze()
 
@@ -101,7 +101,7 @@ def _the_standin_serves_one_test() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _bitsandbytes_forgets() -> Iterator[None]:
-    """What a test registers there is for parameters by their `id`, which those of a later test may have."""
+    """Forget registrations there: they are for parameters by their `id`, which those of a later test may have."""
     yield
     bitsandbytes = sys.modules.get("bitsandbytes")
     if bitsandbytes is not None:

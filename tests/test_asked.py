@@ -1,4 +1,4 @@
-"""What tests ask compilers (support/asked.py): kept, and asked anew when what decides the answer changes."""
+"""Answers of compilers for tests (support/asked.py): kept, and asked for again when what decides them changes."""
 
 from __future__ import annotations
 

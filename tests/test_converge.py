@@ -32,7 +32,7 @@ def wanted(task: str, family: str, bits: int, seed: int = 0, steps: int | None =
 @pytest.mark.slow
 @pytest.mark.parametrize("family", TRAINED)
 def test_rules_train_in_8_bits_as_in_32(family: str) -> None:
-    """What 4 bits come to differs by rule and task: `make converge` tells."""
+    """Training in 8 bits does as well as in 32; for 4 bits that differs by rule and task: see `make converge`."""
     require_compiler()
     every = [bits for bits in (32, 8) if representative(RULES[family], bits)]
     assert every == [32, 8]

@@ -1,4 +1,4 @@
-"""What editors show of the classes: pyright and jedi read the modules, and never run them."""
+"""Editors' view of the classes: pyright and jedi read the modules, and never run them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def keyword_only(signature: str) -> set[str]:
 
 
 def described(name: str) -> dict[str, str]:
-    """What a class's documentation says of its arguments, each in one line."""
+    """Descriptions of arguments in a class's documentation, each in one line."""
     text = inspect.getdoc(optimizer_class(name)) or ""
     entries = re.split(r"\n    (?! )", "\n" + text.split("\nArgs:\n")[1].split("\n\n")[0])[1:]
     return {key: " ".join(about.split()) for key, about in (entry.split(": ", 1) for entry in entries)}
@@ -154,7 +154,7 @@ def test_jedi_shows_the_signature_and_completes_keywords(jedi_project, name) -> 
 
 @pytest.mark.parametrize("name", sorted(rows()))
 def test_help_describes_every_argument(name) -> None:
-    """What it does, its range and its default: those of its rule first, as editors show them, then what all have."""
+    """Descriptions give use, range and default: arguments of the rule first, as editors show them, then the others."""
     cls = optimizer_class(name)
     told, parameters = described(name), inspect.signature(cls).parameters
     page = pydoc.plain(pydoc.render_doc(cls))  # what help() prints

@@ -1,4 +1,4 @@
-"""What tests compare with is there: a library that is missing would only leave its tests out, which nobody sees."""
+"""Libraries that tests compare with are there: a missing one would only leave its tests out, which nobody sees."""
 
 from __future__ import annotations
 

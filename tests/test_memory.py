@@ -1,4 +1,4 @@
-"""What states take in memory and in checkpoints: the bytes of the plan, for every class and all bits that it offers."""
+"""Memory of states, in use and in checkpoints: the bytes of the plan, for every class and all bits that it offers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def lesser_bytes(info: ClassInfo) -> int:
 
 
 def reduces_columns(info: ClassInfo) -> bool:
-    """Whether a pass makes sums of columns."""
+    """Check whether a pass makes sums of columns."""
     live = info.plans["step"].live_passes(info.setting.guards)
     return any(reduction.reduce.over is Kind.COL for item in live for reduction in item.reductions)
 

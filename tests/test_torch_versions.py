@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """What is run, which then goes well."""
+    """Commands that are run, each of which then succeeds."""
     found: list[tuple[str, ...]] = []
 
     def run(*command: str) -> bool:

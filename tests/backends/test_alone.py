@@ -35,7 +35,7 @@ IN_USE = {"momentum": 0.9}  # of rules that refuse to go without
 
 
 def alike(name: str) -> bool:
-    """Whether another class has the same kernel: the host keeps states elsewhere, or has other arguments."""
+    """Check whether another class has the same kernel: the host keeps states elsewhere, or has other arguments."""
     return name.startswith("Paged") or name.endswith("32bit")
 
 
@@ -145,7 +145,7 @@ class Trained:
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """What it keeps of the parameter."""
+        """State of the parameter."""
         return self.optimizer.state[self.param]  # type: ignore[no-any-return]
 
     def number(self, name: str) -> Any:

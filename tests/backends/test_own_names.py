@@ -57,7 +57,7 @@ def of_python(files: Iterable[str]) -> set[str]:
 
 
 def of_kernels(files: Iterable[str]) -> set[str]:
-    """What kernels call, and all that is declared or defined by the headers that they include."""
+    """Names that kernels call, and all that the headers they include declare or define."""
     called = {word for text in files for word in re.findall(r"\b([a-z]\w*)\s*[(<{]", text)}
     headers = [re.sub(r"//.*", "", path.read_text(encoding="utf-8")) for path in HEADERS.rglob("*.h")]
     macros = {word for text in headers for word in re.findall(r"OPTGEN_(\w+)", text)}

@@ -1,4 +1,4 @@
-"""What people write stays text in everything that is generated."""
+"""Text that people write stays text in everything that is generated."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def made(folder: Path, compiler: Compiler) -> bytes:
 
 
 def taken(folder: Path, compiler: Compiler) -> tuple[str, ...]:
-    """What a compiler that runs in a folder of its own is given."""
+    """Headers that a compiler is given which runs in a folder of its own."""
     own = Path(tempfile.mkdtemp(dir=folder))
     return headers.parsed_headers(compiler, own)
 

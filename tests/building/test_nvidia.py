@@ -1,4 +1,4 @@
-"""What is found of PyCUDA and NVIDIA's driver: real ones where there are, stand-ins for what can go wrong."""
+"""Finding PyCUDA and NVIDIA's driver: real ones where there are, stand-ins for what can go wrong."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def pycuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 @pytest.mark.skipif(sys.platform != "linux", reason="loads libc.so.6")
 class TestPyCuda:
-    """What `why_no_pycuda` says."""
+    """Answers of `why_no_pycuda`."""
 
     def test_not_installed(self, pycuda: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
         real = importlib.util.find_spec

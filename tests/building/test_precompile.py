@@ -1,4 +1,4 @@
-"""What is compiled ahead of time: every kernel that default steps take, no kernel twice, none missing."""
+"""Compiling ahead of time: every kernel that default steps take, no kernel twice, none missing."""
 
 from __future__ import annotations
 

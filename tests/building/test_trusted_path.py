@@ -1,4 +1,4 @@
-"""Where the cache folder may lie: nobody else may be able to put another folder, or other files, in its place.
+"""Places for the cache folder: nobody else may be able to put another folder, or other files, there.
 
 That files belong to someone else is injected into `os.lstat`, so that these tests say the same to every user; where
 they run as root, the last also does it in truth.

@@ -46,7 +46,7 @@ blocks:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What empties the caches takes a second of a busy machine for each step, and no test needs it empty."""
+    """Make cases small: emptying the caches takes a second of a busy machine for each step, and no test needs it."""
     monkeypatch.setattr(measure, "bandwidth_numel", lambda: 2**16)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shapes.txt").write_text(SHAPES, encoding="utf-8")

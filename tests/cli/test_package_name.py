@@ -1,4 +1,4 @@
-"""How a package is named when the user does not say."""
+"""Name of a package when the user gives none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README shows works, and is what the program says."""
+"""The README's examples work, and its outputs are those of the program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How parameters are stored in C++ against the same in torch, bit for bit, in every build; random numbers likewise."""
+"""Codecs of parameters in C++ against the same in torch, bit for bit, in every build; random numbers likewise."""
 
 from __future__ import annotations
 

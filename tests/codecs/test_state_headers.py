@@ -57,7 +57,7 @@ def neighbours(centers: list[float], ulps: int) -> Tensor:
 
 
 def thresholds(name: str, signed: bool) -> list[float]:
-    """Where the code of a magnitude changes, and the magnitudes that codes stand for."""
+    """Magnitudes at which the code changes, and those that codes stand for."""
     if name in ("int8", "int4"):
         bits = CODECS[name].bits
         return [*midpoints(signed, bits), *(abs(value) for value in code_book(signed, bits))]

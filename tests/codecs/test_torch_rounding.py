@@ -1,4 +1,4 @@
-"""How parameters are stored, and random numbers, in torch: the properties that they are there for."""
+"""Codecs of parameters, and random numbers, in torch: the properties that they are there for."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_split_weights_give_the_number_back(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_kahan_keeps_twice_the_bits(dtype: torch.dtype) -> None:
-    """What reading gives is the number, rounded once to the digits of both: exact where those suffice."""
+    """Decoding gives the number, rounded once to the digits of both parts: exact where those suffice."""
     codec = PARAMETER_CODECS["kahan"]
     digits = {torch.bfloat16: 8, torch.float16: 11}[dtype]
     x = torch.randn(200_000)
@@ -186,7 +186,7 @@ def test_small_updates_are_not_lost(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["kahan", "split8", "split16"])
 def test_compensation_of_any_parameter(name: str) -> None:
-    """What float32 numbers add to a given bf16 parameter, if it is theirs; nothing wraps if it is not."""
+    """Compensation of float32 numbers beside a given bf16 parameter, if they match it; nothing wraps if they do not."""
     codec = PARAMETER_CODECS[name]
     x = torch.randn(10_000)
     param, beside = encode_parameter(codec, x, torch.bfloat16, Draw())

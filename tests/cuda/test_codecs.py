@@ -46,7 +46,7 @@ def chunks(numel: int, **fields: Any) -> list[Job]:
 
 
 def check(kernels: Kernels, codec: Codec, signed: bool, run: int, x: Tensor) -> None:
-    """What is stored of x, and what is read of that."""
+    """Compare stored x, and x as read back, with torch's codec."""
     name, numel = name_of(codec, signed), x.numel()
     codes, scales = encode(codec, x, signed)
     assert scales is not None

@@ -30,7 +30,7 @@ def make(count: int = 3, **settings: Any) -> tuple[list[torch.Tensor], AdamW]:
 
 
 class ActedStream:
-    """What the device needs of torch's streams."""
+    """Stand-in for a stream of torch, with what the device needs of it."""
 
     def __init__(self, handle: int, log: list[str], name: str) -> None:
         self.cuda_stream, self.log, self.name = handle, log, name

@@ -1,4 +1,4 @@
-"""Where the cuda target cannot serve: the torch target does, said once; asked for by name, an error says why."""
+"""Fallback of the cuda target: torch serves, said once; asked for by name, an error says why."""
 
 from __future__ import annotations
 

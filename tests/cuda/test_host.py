@@ -1,6 +1,5 @@
-"""What the host does and does not in steps of the cuda target, on the stand-in: it reads nothing, so steps can be
-captured in graphs and follow a gradient scaler by themselves.
-"""
+"""Work of the host in steps of the cuda target, on the stand-in: it reads nothing, so steps can be captured in graphs
+and follow a gradient scaler by themselves."""
 
 from __future__ import annotations
 

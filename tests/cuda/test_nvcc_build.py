@@ -130,7 +130,7 @@ def nvcc() -> Nvcc:
 
 @dataclass(frozen=True)
 class Usage:
-    """What ptxas says of a function: bytes of local memory, and registers of a kernel."""
+    """Report of ptxas on a function: bytes of local memory, and registers of a kernel."""
 
     function: str
     arch: str
@@ -193,7 +193,7 @@ def stock(dtypes: tuple[torch.dtype, ...]) -> list[Specialization]:
 
 
 def ahead(dtypes: tuple[torch.dtype, ...]) -> list[Any]:
-    """What `optgen build --arch` compiles, named by rule: one of each for an architecture; all are `full`."""
+    """Kernels that `optgen build --arch` compiles, named by rule: one of each for an architecture; all are `full`."""
     found = [item for item in stock(dtypes) if dtypes == (FP32,) or item not in stock((FP32,))]
     last = {item.rule.name: number for number, item in enumerate(found)}
     usual = [
@@ -308,7 +308,7 @@ def test_full_tiles_are_moved_16_bytes_at_once(bits: int, dtype: torch.dtype, nv
 
 
 def test_spills_and_stack_frames_are_seen(nvcc: Nvcc, tmp_path: Path) -> None:
-    """What is asserted of the kernels is not so of a kernel that needs local memory."""
+    """The assertion on the kernels fails for a kernel that needs local memory."""
     source = tmp_path / "spills.cu"
     source.write_text(
         "struct Call { float* x; };\n"

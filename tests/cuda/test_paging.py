@@ -383,7 +383,7 @@ class Clock:
 
 
 def before(first: tuple[str, dict[str, int]], then: dict[str, int]) -> bool:
-    """Whether an operation, by its stream and time, has ended when another one begins."""
+    """Check whether an operation, by its stream and time, has ended when another one begins."""
     stream, time = first
     return then.get(stream, 0) >= time[stream]
 

@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def run(command: list[str], more: dict[str, str]) -> str:
-    """What a command prints."""
+    """Run a command and return what it prints."""
     paths = os.pathsep.join(sys.path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONFAULTHANDLER": "1", **more}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
@@ -24,7 +24,7 @@ def run(command: list[str], more: dict[str, str]) -> str:
 
 
 def torchrun(processes: int, *arguments: str) -> str:
-    """What a script prints."""
+    """Run a script under torchrun and return what it prints."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return run([*command, *arguments], {})
 

@@ -53,7 +53,7 @@ def besides(title: str) -> set[str]:
 
 
 def called(function: Callable[[], object]) -> list[tuple[str, str]]:
-    """What a function calls of optgen and of the generated package: (file, name), as each is first called."""
+    """List the functions of optgen and of its package that a function calls: (file, name), in order of first calls."""
     codes: dict[int, CodeType] = {}
 
     def note(frame: FrameType, event: str, _: Any) -> None:

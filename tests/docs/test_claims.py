@@ -1,4 +1,4 @@
-"""What README.md claims is worked out anew, and every part of it that claims something is shown by something."""
+"""Claims of README.md are computed again, and each of its parts that claims something names what shows it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ FILE = re.compile(r"\.(py|yaml|md|cpp|cu|h|op)$")
 
 
 def found(name: str) -> Any:
-    """What a dotted name stands for.
+    """Find the object that a dotted name stands for.
 
     Raises:
         ImportError: if there is no such module.
@@ -54,7 +54,7 @@ def test_names_on_pages_can_be_imported(page: Path) -> None:
 
 
 def public() -> Iterator[tuple[str, object]]:
-    """What users call, with its name: functions, classes and methods."""
+    """Functions, classes and methods that users call, with their names."""
     classes: set[type] = {Optimizer}
     for module in (optgen, optgen_optim):
         for name in module.__all__:
@@ -77,7 +77,7 @@ def raised(value: object) -> list[str]:
 
 
 def is_exported(exception: str) -> bool:
-    """Whether whoever reads of an exception can write `except` with its name."""
+    """Check whether readers can write `except` with the name of an exception."""
     if "." in exception:
         return isinstance(found(exception), type)
     return any(hasattr(place, exception) for place in (builtins, optgen, optgen_optim))

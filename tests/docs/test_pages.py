@@ -1,4 +1,4 @@
-"""What the hand-written pages point to is there: files, headings, modules, make's targets."""
+"""Links of the hand-written pages lead somewhere: to files, headings, modules, make's targets."""
 
 from __future__ import annotations
 

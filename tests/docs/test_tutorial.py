@@ -24,7 +24,7 @@ PERCENT_ALLOWED = 3  # processors round differently, which a hundred steps make 
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Whether an output is the one that is shown: `...` stands for anything, percentages may differ a little."""
+    """Check whether an output is the one that is shown: `...` stands for anything, percentages may differ a little."""
     wanted, found = ([int(value) for value in PERCENT.findall(text)] for text in (shown, printed))
     close = len(wanted) == len(found) and all(abs(a - b) <= PERCENT_ALLOWED for a, b in zip(wanted, found, strict=True))
     if "..." not in shown and not close:
@@ -34,7 +34,7 @@ def matches(shown: str, printed: str) -> bool:
 
 
 def run_command(line: str) -> str:
-    """What a command prints, on both streams."""
+    """Run a command and return what it prints, on both streams."""
     words = line.split()
     if words[0] == "sed":
         # s/a/b/ FILE > OTHER, so that the page needs no shell.

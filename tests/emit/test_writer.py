@@ -56,7 +56,7 @@ def tree(directory: Path) -> dict[str, str]:
 
 
 def beside(out: Path) -> list[str]:
-    """What a build left beside the package, its lock apart."""
+    """Names of what a build left beside the package, its lock apart."""
     return sorted(path.name for path in out.parent.iterdir() if path.name not in (out.name, f".{out.name}.lock"))
 
 
@@ -391,7 +391,7 @@ def test_a_kill_without_exchange_is_mended_by_the_next_build(
 
 
 def write_with_a_full_disk(out: Path, number: int) -> tuple[Callable[[], None], Callable[[str], None]]:
-    """What a child does, and its hook; the child exits with 7 if there was no n-th event to fail."""
+    """Action of a child, and its hook; the child exits with 7 if there was no n-th event to fail."""
     reached = False
 
     def fail() -> None:

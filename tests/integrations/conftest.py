@@ -1,4 +1,4 @@
-"""What the tests of other libraries share: a fresh state of accelerate, which holds for a process, and a folder.
+"""Fixtures for the tests of other libraries: a fresh state of accelerate, which holds for a process, and a folder.
 
 Trainer and Lightning write where they are started, also what nobody asked for.
 """

@@ -134,7 +134,7 @@ def test_what_is_refused(name: str, given: dict[str, Any], error: type[Exception
 
 @pytest.mark.parametrize("name", SERVED)
 def test_every_name_refuses_unknown_keys_and_wrong_types(name: str) -> None:
-    """What Transformers drops or passes on as a string: each number, flag and choice of a class, given both ways."""
+    """Refuses what Transformers drops or passes on as a string: each number, flag and choice, given both ways."""
     factory, _ = optimizer(name, arguments())
     with pytest.raises(TypeError, match="takes no 'nonsense'"):
         optimizer(name, arguments(), nonsense=1)

@@ -1,4 +1,4 @@
-"""What is said of every mistake in a rule's equations, word for word.
+"""Messages about every mistake in a rule's equations, word for word.
 
 `OPTGEN_UPDATE=1 pytest tests/ir/test_diagnostics.py` writes diagnostics.txt anew; read the diff.
 """

@@ -31,7 +31,7 @@ formulas = st.recursive(
 
 
 def literals(formula: Formula) -> int:
-    """How many literals a formula is written with."""
+    """Number of literals that a formula is written with."""
     return 0 if formula.is_true or formula.is_false else len(re.findall(rf"\b[{NAMES}]\b", text(formula)))
 
 

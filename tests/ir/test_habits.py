@@ -1,4 +1,4 @@
-"""What the help tells to write instead of other libraries' functions and operators is right itself."""
+"""Replacements that the help suggests for other libraries' functions and operators are right themselves."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def arguments(name: str) -> list[str]:
 
 
 def written(folder: Path, body: str) -> str:
-    """What the help tells to write; it is said once."""
+    """Replacement that the help suggests, exactly once."""
     said = refusal(folder, probe(body))
     found = re.findall(r"\^ write `(.*)`$", said, re.MULTILINE)
     assert len(found) == 1, said

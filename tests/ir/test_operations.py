@@ -33,7 +33,7 @@ def arguments(row: Operation) -> list[float | bool]:
 
 
 def in_python(row: Operation, kind: Kind, *values: Any) -> Any:
-    """What is computed by the text that is printed for numbers of a kind."""
+    """Value that the printed text computes for numbers of a kind."""
     text = PyPrinter(dict.fromkeys("abc", kind)).print(Call(row.name, tuple(map(Ref, "abc"[: row.arity]))))
     return eval(text, {"m": torch_math, **dict(zip("abc", values, strict=False))})
 

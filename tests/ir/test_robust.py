@@ -1,4 +1,4 @@
-"""Whatever stands in a block, it compiles or is refused with a place; nothing else happens."""
+"""Any text in a block compiles or is refused with a place; nothing else happens."""
 
 from __future__ import annotations
 

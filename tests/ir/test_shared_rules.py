@@ -1,4 +1,4 @@
-"""What shared.yaml may say beside equations: combinations that are refused, settings that need a choice."""
+"""Declarations of shared.yaml beside equations: combinations that are refused, settings that need a choice."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def _settings(row: Row, case: Case) -> dict[str, Any]:
 
 
 def valid(case: Case) -> bool:
-    """Whether a (perhaps partial) case is one that its class accepts, and no copy of another."""
+    """Check whether a (perhaps partial) case is one that its class accepts, and no copy of another."""
     if case.get("grad_dtype") == case.get("dtype") and "dtype" in case:
         return False
     if not _rounds(case):
@@ -161,7 +161,7 @@ def valid(case: Case) -> bool:
 
 
 def _rounds(case: Case) -> bool:
-    """Whether the rounding of a case acts on its parameters, and the seed on its rounding."""
+    """Check whether the rounding of a case acts on its parameters, and the seed on its rounding."""
     rounding = ROUNDINGS[case.get("rounding", "nearest")]
     if "dtype" in case and TORCH[case["dtype"]] not in rounding.dtypes:
         return False
@@ -169,7 +169,7 @@ def _rounds(case: Case) -> bool:
 
 
 def _stores(row: Row, case: Case, settings: Mapping[str, Any]) -> bool:
-    """Whether a class stores states in this way: in its own bits, and some state of the rule can be."""
+    """Check whether a class stores states in this way: in its own bits, and some state of the rule can be."""
     name, unusual = _stored(case["storage"])
     if row.bits is not None and BITS[name] != row.bits:
         return False
@@ -187,7 +187,7 @@ def _stored(label: str) -> tuple[str, frozenset[str]]:
 
 
 def _may_exist(state: State, row: Row, case: Case, settings: Mapping[str, Any]) -> bool:
-    """Whether a state may exist of a large matrix, as far as a case says."""
+    """Check whether a large matrix may have a state, as far as a case says."""
     if state.when is None:
         return True
     condition = parsed(state.when)
@@ -203,7 +203,7 @@ def _only(row: Row, name: str) -> Any:
 
 
 def _decided(names: Collection[str], row: Row, case: Case) -> bool:
-    """Whether a case says all that a rule asks for."""
+    """Check whether a case decides all that a rule asks for."""
     wanted = _asked_for(case["class"], frozenset(names))
     return all(name in case or (name in (*DECIDE_STORAGE, *ELSEWHERE) and "storage" in case) for name in wanted)
 

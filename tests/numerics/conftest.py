@@ -1,4 +1,4 @@
-"""What numeric tests share."""
+"""Fixtures of numeric tests."""
 
 from __future__ import annotations
 

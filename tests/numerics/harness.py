@@ -150,7 +150,7 @@ class Duel:
                 self.check_states(i, self.opt.state[param], where)
 
     def check_kept(self, i: int, where: str) -> None:
-        """What is kept beside a parameter: of the dtype and shape of its rounding, 0 where that is not finite."""
+        """Compensation beside a parameter: of the dtype and shape of its rounding, 0 where that is not finite."""
         param, kept = self.params[i], self.opt.state[self.params[i]].get(KEPT)
         wanted = self.oracle.rounding(i).kept_dtype(param.dtype)
         assert (None if kept is None else kept.dtype) is wanted, f"{where}: beside the parameter is {kept}"

@@ -46,7 +46,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Case:
-    """What a rule is tried with."""
+    """Settings and parameters that a rule is tried with."""
 
     settings: dict[str, Any]
     dtype: torch.dtype
@@ -147,7 +147,7 @@ class _RuleWriter:
 
 
 def _used(declared: Mapping[str, Mapping[str, str]], body: str) -> str:
-    """What is declared, without what is used nowhere."""
+    """Declarations, without those that are not used."""
     text = body
     for section, items in reversed(declared.items()):
         lines = [f"  {name}: {item}\n" for name, item in items.items() if re.search(rf"\b{name}\b", text)]

@@ -103,7 +103,7 @@ def test_the_table_is_the_package() -> None:
 
 
 def test_every_axis_of_a_class_is_an_argument_of_it() -> None:
-    """What the specs declare is what the classes take: the matrix is made from the one and run on the other."""
+    """The classes take exactly what the specs declare: the matrix is made from the one and run on the other."""
     for name, row in rows().items():
         taken = accepted(name).keys() - {"args", "target"}
         compatible = {"optim_bits"} if row.bits is not None else set()  # taken as 32 alone, for positional calls

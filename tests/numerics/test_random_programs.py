@@ -82,7 +82,7 @@ def has_too_many_cases(path: Path) -> bool:
 
 
 def tight(it: Duel) -> tuple[int, int]:
-    """How many of an oracle's numbers are bounded by a thousandth of themselves, and how many there are."""
+    """Number of an oracle's numbers that are bounded by a thousandth of themselves, and of all."""
     assert isinstance(it.oracle, SpecOracle)
     balls = [*it.oracle.balls, *(ball for states in it.oracle.state_balls for ball in states.values())]
     small = sum(int((ball.rad <= 1e-3 * np.abs(ball.mid) + 1e-5).sum()) for ball in balls)

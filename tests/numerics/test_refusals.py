@@ -1,4 +1,4 @@
-"""What classes refuse: for every rule of every class, settings that meet it, and what is then raised.
+"""Refusals of classes: for every rule of every class, settings that meet it, and the error that is then raised.
 
 The settings are searched among those of the matrix (numerics/cases.py leaves out what is refused here).
 """
@@ -17,7 +17,7 @@ pytest.importorskip("optgen_optim")
 
 
 def values(row: Row, name: str) -> list[Any]:
-    """What a setting is tried with: its values in the matrix, the class's default, the end of its range."""
+    """Values to try a setting with: those of the matrix, the class's default, the end of its range."""
     setting = row.accepted[name]
     found = list(values_of(row, setting))
     if name in row.changed:

@@ -1,4 +1,4 @@
-"""What stands around every rule and is no rule's own: max_grad_norm, cautious, the clamps of the trust ratio.
+"""Shared stages around every rule: max_grad_norm, cautious, the clamps of the trust ratio.
 
 Bounds are those of oracles/ball.py, whose derivation is in bounds.py. Where a test says "the same bits": kernels are
 compiled without contraction, so that a gradient that was scaled beforehand is as good as one that a stage scales.
@@ -228,7 +228,7 @@ def test_cautious(name, target) -> None:
 
 @pytest.mark.parametrize("name", RULES)
 def test_without_cautious_the_reference_holds_too(name, target) -> None:
-    """What the tests above compare with is the rule itself but for the mask."""
+    """The tests above compare with the rule itself but for the mask."""
     judge(name, target)
 
 

@@ -1,4 +1,4 @@
-"""What is not a plain dense finite tensor: NaN and Inf, zeros, views, strides, tied weights, missing gradients."""
+"""Inputs beyond plain dense finite tensors: NaN and Inf, zeros, views, strides, tied weights, missing gradients."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_states_are_float32_whatever_the_dtypes(dtype, grad_dtype, target) -> No
 
 @pytest.mark.parametrize("name", ["AdamW", "LAMB"])
 def test_a_default_device_of_torchs_is_not_followed(name, storage, target) -> None:
-    """Whatever a step makes lies with its parameter, or on the CPU: on "meta" nothing has a value."""
+    """A step makes tensors beside their parameter, or on the CPU: on "meta" nothing has a value."""
     device = torch.empty(()).device
     results = []
     for default in (device, torch.device("meta")):

@@ -209,7 +209,7 @@ def sign(x: Ball) -> Ball:
 
 
 def positive(x: Ball) -> tuple[Array, Array]:
-    """Where x > 0, and where that is not certain."""
+    """Masks of x > 0, and of elements for which that is not certain."""
     return x.mid > 0, (np.abs(x.mid) <= x.rad) & (x.rad > 0)
 
 

@@ -1,4 +1,4 @@
-"""What stands around every rule: gradient options, update clipping, trust ratio, masks, storage.
+"""Shared stages around every rule: gradient options, update clipping, trust ratio, masks, storage.
 
 An oracle keeps float64 balls of parameters and states. `step(grads)` advances all parameters whose gradient is not
 None. `.params` and `.states` are float64 arrays as they read back from storage, `.balls` and `.state_balls` carry the
@@ -76,7 +76,7 @@ class Oracle:
 
     @property
     def tensors(self) -> list[Ball]:
-        """What parameters' tensors hold: all of them."""
+        """Values of all parameters' tensors."""
         return self.balls
 
     def rounding(self, index: int) -> Rounding:
@@ -199,7 +199,7 @@ class Oracle:
         return self.quantized
 
     def storage_of(self, index: int, name: str) -> tuple[str, int | None]:
-        """How a state is stored, and the size of its blocks if that is not the codec's own."""
+        """Codec of a state, and the size of its blocks if that is not the codec's own."""
         if not self.in_8bit(name, self.balls[index]):
             return "fp32", None
         return "int8", WHOLE if self.codec == "int8_tensor" else None

@@ -1,4 +1,4 @@
-"""What specs/*.yaml declare, read by PyYAML alone: nothing of the package is asked.
+"""Declarations of specs/*.yaml, read by PyYAML alone: nothing of the package is asked.
 
 A `Family` is a rule with what shared.yaml adds to it; a `Row` is one of its classes.
 """
@@ -136,12 +136,12 @@ class State:
     stored_as: str | None = None
 
     def takes(self, codec: str) -> bool:
-        """Whether it can be stored so."""
+        """Check whether the state can be stored in a codec."""
         return self.shape == "param" and self.stored_as is None and (self.codecs is None or codec in self.codecs)
 
     @property
     def plain(self) -> str:
-        """How it is stored where it is not quantized."""
+        """Codec of the state where it is not quantized."""
         return next(name for name in self.codecs or ("fp32",) if name in DTYPES)
 
 
@@ -211,7 +211,7 @@ class Refusal:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """What its condition asks for."""
+        """Names that its condition asks for."""
         return frozenset(part.id for part in ast.walk(self.condition) if isinstance(part, ast.Name))
 
 
@@ -279,14 +279,14 @@ def _offered(declared: Mapping[str, Any] | None, own: Mapping[str, Any], has: Co
 
 
 def _met(needs: Any, has: Collection[str]) -> bool:
-    """Whether a rule has what a shared setting needs: a stage, a way of storing, a choice of an option."""
+    """Check whether a rule has what a shared setting needs: a stage, a way of storing, a choice of an option."""
     if isinstance(needs, Mapping):
         return all(f"{option}={choice}" in has for option, choice in needs.items())
     return needs is None or needs in has
 
 
 def _codecs(state: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a state may be stored as; every codec where it does not say."""
+    """Codecs of a state; every codec where it names none."""
     if state.get("shape", "param") != "param":
         return ("fp32",)
     return tuple(state.get("codecs") or BITS)
@@ -373,7 +373,7 @@ class Row:
 
     @property
     def accepted(self) -> dict[str, Hyper | Choice]:
-        """What its constructor takes, `args` and `target` aside, with the class's own defaults."""
+        """Arguments of its constructor, `args` and `target` aside, with the class's own defaults."""
         fixed = self.fixed
         return {name: setting for name, setting in self.family.settings.items() if name not in fixed}
 
@@ -382,7 +382,7 @@ class Row:
         return {name: self.family.settings[name].default, **self.changed, **self.fixed}[name]
 
     def needed(self, name: str) -> bool:
-        """Whether the user must give a hyperparameter."""
+        """Check whether the user must give a hyperparameter."""
         setting = self.family.settings[name]
         return name in self.required or (isinstance(setting, Hyper) and setting.required and name not in self.changed)
 
@@ -473,7 +473,7 @@ def load_catalogue(folder: Path = SPECS) -> dict[str, Row]:
 
 
 def is_off(hyper: Hyper, value: Any) -> bool:
-    """Whether a number is at the closed end of its range, where terms drop out of the equations."""
+    """Check whether a number is at the closed end of its range, where terms drop out of the equations."""
     return not hyper.parts and value is not None and not hyper.low_open and value == hyper.low
 
 

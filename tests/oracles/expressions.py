@@ -31,7 +31,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Kind(IntEnum):
-    """How many numbers a value is."""
+    """Number of values: from one for all parameters to one for each element."""
 
     CONST = 0
     GLOBAL = 1
@@ -45,7 +45,7 @@ class Kind(IntEnum):
 
     @property
     def is_single(self) -> bool:
-        """Whether it is computed in float32."""
+        """True if it is computed in float32."""
         return self >= Kind.MATRIX
 
 
@@ -76,7 +76,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Truth:
-    """Whether something holds, and where that is not certain."""
+    """Truth of something by element, and where that is not certain."""
 
     holds: Bools
     unsure: Bools

@@ -1,4 +1,4 @@
-"""How parameters are rounded, once more and by other means than the package's: float64 on the grid of a dtype.
+"""Rounding of parameters, written again by other means than the package's: float64 on the grid of a dtype.
 
 All roundings are monotone in the value (numerics/bounds.py derives it), so that what is stored for a ball lies between
 what is stored for its two ends: the tensor's numbers, and what they stand for with what is kept beside them.
@@ -111,7 +111,7 @@ Decode = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True)
 class Rounding:
-    """How parameters are rounded.
+    """Rounding of parameters.
 
     Attributes:
         tensor: What the tensor holds for new values.
@@ -182,13 +182,13 @@ ROUNDINGS: Mapping[str, Rounding] = {
 
 
 def rounding_of(name: str, dtype: torch.dtype) -> Rounding:
-    """How a parameter of this dtype is rounded where this rounding is asked for."""
+    """Rounding that a parameter of this dtype gets where this rounding is asked for."""
     asked = ROUNDINGS[name]
     return asked if dtype in asked.dtypes else ROUNDINGS["nearest"]
 
 
 def decoded(rounding: Rounding, param: Array, kept: Any) -> Array:
-    """What a parameter stands for; nothing is kept beside it before its first step."""
+    """Value of a parameter; nothing is kept beside it before its first step."""
     if rounding.kept is None or kept is None:
         return param
     with np.errstate(invalid="ignore"):

@@ -123,7 +123,7 @@ class _Block:
         return Evaluator(names, self.step, everywhere, self.dtype, functions)
 
     def _call(self, call: ast.Call, names: Mapping[str, Value], everywhere: Any) -> list[Value | None]:
-        """What a function returns: its statements over the caller's names, in which its own come first.
+        """Results of a function: its statements over the caller's names, in which its own come first.
 
         A state that does not exist can be handed to it and back; it is None.
         """
@@ -185,7 +185,7 @@ def _names_in(statement: ast.If) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _assigned_kinds(body: Sequence[ast.stmt], kinds: dict[str, Kind]) -> None:
-    """What kinds names would have after statements; those that read what is not there are left out."""
+    """Infer the kinds of names after statements; those that read what is not there are left out."""
     for statement in body:
         match statement:
             case ast.Assign(targets=[target], value=node):
@@ -308,7 +308,7 @@ class SpecOracle:
         }
 
     def _conditions(self, index: int) -> dict[str, Any]:
-        """What `if` and `when` may ask for."""
+        """Values that `if` and `when` may ask for."""
         given = {name: self.inputs.get(name) for name in self.family.inputs}
         return {**self.settings, **given, **self._facts(index)}
 
@@ -316,7 +316,7 @@ class SpecOracle:
         return state.when is None or bool(holds(parsed(state.when), self._conditions(index)))
 
     def _names(self, index: int, total: int) -> dict[str, Value]:
-        """What a block may read: settings, facts, the parameter, its states."""
+        """Values that a block may read: settings, facts, the parameter, its states."""
         names: dict[str, Value] = dict(self.hypers)
         names |= {name: const(value, Kind.STEP) for name, value in self._facts(index).items()}
         names |= {name: const(value, Kind.GLOBAL) for name, value in self.inputs.items()}
@@ -410,7 +410,7 @@ class SpecOracle:
         return _Block(self, names, self._conditions(index), self.steps[index], dtype)
 
     def _without_parameters(self, stages: Sequence[Stage]) -> Mapping[str, Value]:
-        """What a method leaves in the group where no parameter has states: no number depends on one."""
+        """Values that a method leaves in the group where no parameter has states: no number depends on one."""
         nothing = Number(Ball(np.zeros(1)), Kind.ELEMENT)
         names: dict[str, Value] = {**self.hypers, "param": nothing, "active": EVERYWHERE}
         names |= {
@@ -465,7 +465,7 @@ class SpecOracle:
         return () if state.window is None else (state.window,)
 
     def storage_of(self, index: int, name: str) -> tuple[str, int | None]:
-        """How a state is stored, and the elements of its blocks if that is not the codec's own number."""
+        """Codec of a state, and the elements of its blocks if that is not the codec's own number."""
         state, numel = self.family.states[name], self.balls[index].mid.size
         if state.shape != "param":
             return "fp32", None
@@ -526,7 +526,7 @@ DTYPE_NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES
 
 
 def wanted_storage(settings: Mapping[str, Any]) -> tuple[str, int | None]:
-    """What settings ask states to be stored as, where a state can be, and in which blocks."""
+    """Codec that settings ask for, where a state can be stored so, and the size of its blocks."""
     named = settings.get("codec")
     name = OF_BITS[settings.get("optim_bits", 32)] if named in (None, "auto") else str(named)
     if name not in CODECS:

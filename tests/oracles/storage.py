@@ -1,4 +1,4 @@
-"""How values are stored, once more and by other means than the package's: dtypes, and codes with scales.
+"""Storage of values, written again by other means than the package's: dtypes, and codes with scales.
 
 A codec with scales stores each value over the scale of its block as one of a few levels. All are monotone in the value,
 so that what is stored for a ball lies between the levels of its two ends (`Quantized`). Code books are written from
@@ -161,7 +161,7 @@ def _offset(codes: torch.Tensor, numel: int, signed: bool) -> Array:
 
 @dataclass(frozen=True)
 class Codec:
-    """How values are stored over scales.
+    """Codec that stores values over scales.
 
     Attributes:
         dtype: Of the codes.
@@ -266,7 +266,7 @@ def spread_scales(scales: Ball, block: int, numel: int) -> Ball:
 
 
 def decode_levels(codec: Codec, levels: Array, scale: Ball, signed: bool) -> Ball:
-    """What levels stand for: one float32 product each."""
+    """Values of levels: one float32 product each."""
     return store(multiplied(Ball(codec.worth(levels, signed)), scale), torch.float32)
 
 
@@ -278,7 +278,7 @@ def decode(
     block: int | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> Ball:
-    """What an optimizer's own codes and scales stand for."""
+    """Values of an optimizer's own codes and scales."""
     shape = tuple(codes.shape) if shape is None else shape
     numel = int(np.prod(shape))
     held = Ball(scales.detach().cpu().reshape(-1).to(torch.float64).numpy())

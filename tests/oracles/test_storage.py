@@ -143,7 +143,7 @@ def test_roundings(name: str, dtype: torch.dtype) -> None:
 
 
 def test_spacings() -> None:
-    """What reads back differs from a value by half a spacing and float32's rounding at most, somewhere nearly so."""
+    """Decoding differs from a value by half a spacing and float32's rounding at most, somewhere nearly so."""
     x = 1 + np.random.default_rng(1).random(20000)
     for name, rounding in ROUNDINGS.items():
         for dtype in rounding.dtypes:

@@ -183,7 +183,7 @@ def test_truth(text: str, holds: bool | None) -> None:
 
 
 def test_all_that_the_language_has(tmp_path: Path) -> None:
-    """What no stock rule uses: `pass`, texts, a sign of plus, comparisons turned around, deep brackets."""
+    """Parts of the language that no stock rule uses: `pass`, texts, a plus sign, turned comparisons, deep brackets."""
     spec = tmp_path / "mine.yaml"
     deep = "sqrt(" * 100 + "grad * grad" + ")" * 100
     spec.write_text(

@@ -94,7 +94,7 @@ def computed() -> list[Difference]:
 
 
 def listed() -> list[Difference]:
-    """What the page says: each row of its table stands for all its classes and arguments."""
+    """Differences that the page lists: each row of its table stands for all its classes and arguments."""
     section = PAGE.split("\n## Arguments that differ\n", 1)[1].split("\n## ", 1)[0]
     rows = [re.split(r"\s+\|\s+", line.strip("| ")) for line in section.splitlines() if line.startswith("|")][2:]
     assert all(len(row) == 5 and all(row) for row in rows), "every row has a reason"

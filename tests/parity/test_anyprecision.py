@@ -57,7 +57,7 @@ def run(start: torch.Tensor, grads: list[torch.Tensor], target: str, **settings:
 
 
 def test_kahan_summation_follows_float64(target: str) -> None:
-    """What is kept beside the parameter is at most half its last place, and is rounded to bfloat16 once a step."""
+    """Compensation beside the parameter is at most half its last place, and is rounded to bfloat16 once a step."""
     start = torch.randn(5000).bfloat16()
     grads = gradients((5000,))
     param, state = run(start, grads, target, use_kahan_summation=True)

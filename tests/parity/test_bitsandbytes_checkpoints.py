@@ -32,7 +32,7 @@ Maker = Callable[[str, Sequence[Tensor]], Any]
 
 @dataclass(frozen=True)
 class Case:
-    """What classes of one rule are made with.
+    """Arguments for classes of one rule.
 
     Attributes:
         settings: Of both libraries.

@@ -44,7 +44,7 @@ def test_every_name_is_there() -> None:
 
 
 def missing() -> set[str]:
-    """What docs/migration.md says is not there."""
+    """Names that docs/migration.md lists as missing."""
     page = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
     section = page.split("## What is not there\n", 1)[1].split("\n## ", 1)[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| ")]
@@ -155,7 +155,7 @@ def test_the_two_calls_as_its_documentation_has_them(library, when) -> None:
 
 
 def test_overrides_are_the_optimizers_own() -> None:
-    """What was told stands where `optimizer.override` puts it: in the group, and in checkpoints."""
+    """Overrides of the manager stand where `optimizer.override` puts its own: in the group, and in checkpoints."""
     model = Net()
     first = optim.AdamW8bit(model.parameters(), target="torch")
     manager().override_config([model.embedding.weight, model.linear.bias], key_value_dict={"lr": 0.5, "optim_bits": 32})

@@ -101,7 +101,7 @@ def run(library: Any, name: str, steps: int = 3, start: Tensor | None = None, **
 
 
 def acts(library: Any, name: str, base: Mapping[str, Any], **change: Any) -> bool:
-    """Whether a change of settings makes any difference."""
+    """Check whether a change of settings makes any difference."""
     return not torch.equal(run(library, name, **base), run(library, name, **base, **change))
 
 
@@ -259,7 +259,7 @@ def is_paged() -> None:
 
 
 def told(library: Any, params: list[nn.Parameter], key: str, value: Any) -> Any:
-    """What a manager is told, of the first parameter."""
+    """Manager with an override of the first parameter."""
     manager = library.GlobalOptimManager.get_instance()
     manager.override_config(params[0], key, value)
     manager.register_parameters(params)
@@ -379,7 +379,7 @@ def torchs_keys() -> None:
 
 
 def of_trainer(name: str, arguments: str) -> dict[str, Any]:
-    """What Transformers' Trainer makes of its `optim` and `optim_args`."""
+    """Arguments that Transformers' Trainer makes of its `optim` and `optim_args`."""
     transformers = pytest.importorskip("transformers")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What the rules that users ask for beyond torch and bitsandbytes have in common: resumed runs, refusals."""
+"""Tests of the rules beyond torch and bitsandbytes, for all of them: resumed runs, refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What torch.optim's classes say of mistakes, ours say in the same words: the same error, and what tests match."""
+"""Messages of torch.optim's classes about mistakes are ours too: the same error, and the words that tests match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which trainings are hashed: the matrix of numerics/cases.py, and every class in every storage and dtype.
+"""Trainings that are hashed: the matrix of numerics/cases.py, and every class in every storage and dtype.
 
 Three sets, each within the next:
 
@@ -198,7 +198,7 @@ def _unlike(names: list[str]) -> tuple[str, ...]:
 
 
 def _branches(setting: Hyper | Choice, values: tuple[Any, ...]) -> bool:
-    """Whether a kernel may have other statements for one of the values than for another."""
+    """Check whether a kernel may have other statements for one of the values than for another."""
     return isinstance(setting, Choice) or any(value is None or is_off(setting, value) for value in values)
 
 

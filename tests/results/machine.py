@@ -1,4 +1,4 @@
-"""What results depend on besides the code: how this machine computes what IEEE 754 does not decide.
+"""Probes of the machine: how it computes what IEEE 754 does not decide, on which results depend besides the code.
 
 Sums of two numbers, products, quotients, comparisons, conversions and moves of bits are the same everywhere. Functions
 (`exp`, `pow`) and the order in which many numbers are summed are a library's own. Each of those has a probe, the hash
@@ -52,7 +52,7 @@ PROBES: dict[str, Callable[[Tensor], Iterable[Tensor]]] = {
 
 
 def probes() -> dict[str, str]:
-    """How this machine computes, by the name of what it may compute in its own way."""
+    """Hashes of what this machine computes, by the name of what it may compute in its own way."""
     found = {name: _hash(_bytes(probe)) for name, probe in PROBES.items()}
     compiler = find_compiler()
     levels = [] if compiler is None else [flag for flag in compiler.flags if flag.startswith("-O")]

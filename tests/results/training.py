@@ -78,7 +78,7 @@ class Result:
     entries: Mapping[str, str]
 
     def difference(self, other: Result, case: Case) -> str:
-        """Where `other` is not the same, in a line."""
+        """Describe in a line where `other` is not the same."""
         said = [f"parameters from call {place + 1} on" for place in _apart(self.steps, other.steps)[:1]]
         names = [*self.entries, *(name for name in other.entries if name not in self.entries)]
         said += [name for name in names if self.entries.get(name) != other.entries.get(name)]
@@ -89,7 +89,7 @@ class Result:
 
 
 def _apart(these: str, others: str) -> list[int]:
-    """Which of several hashes, one behind the other, are not the same."""
+    """Positions of the hashes that differ, in texts of several hashes one behind the other."""
     return [at // LONG for at in range(0, len(these), LONG) if these[at : at + LONG] != others[at : at + LONG]]
 
 

@@ -1,4 +1,4 @@
-"""What trainings start from: parameters and gradients that are the same on every machine and with every version.
+"""Parameters and gradients that trainings start from: the same on every machine and with every version.
 
 They are whole numbers of a bit generator, whose stream numpy promises to keep, times powers of two: no function is
 asked that another machine could compute otherwise.

@@ -24,13 +24,13 @@ EVERY_SECONDS = 30.0  # between two lines of progress
 
 @dataclass(frozen=True)
 class Workers:
-    """How cases are run: in so many processes, of so many threads each."""
+    """Processes that run cases, each of so many threads."""
 
     processes: int = 2
     threads: int = 1
 
     def record(self, cases: Sequence[Case]) -> tuple[Record, list[str]]:
-        """What comes of cases, and a line for each that could not be run."""
+        """Run cases and record their results, with a line for each that could not be run."""
         done, errors = [], []
         for case, result, uses in self._run(cases, notes_uses=True):
             if isinstance(result, Result):
@@ -40,7 +40,7 @@ class Workers:
         return Record(probes(), tuple(done)), errors
 
     def compare(self, record: Record) -> Comparison:
-        """What comes of the cases of a file, but for those that this machine computes in a way of its own."""
+        """Run the cases of a file and compare, but for those that this machine computes in a way of its own."""
         here = probes()
         others = {name for name, value in record.probes.items() if here.get(name) != value}
         compared = [each for each in record.cases if not others & set(each.uses)]
@@ -76,7 +76,7 @@ Outcome = tuple[Case, Result | str, tuple[str, ...]]  # of a case: its results o
 
 @dataclass(frozen=True)
 class Comparison:
-    """What has come of the cases of a file.
+    """Comparison with the cases of a file.
 
     Attributes:
         compared: Cases that were run.

@@ -1,4 +1,4 @@
-"""What tests of the run time share."""
+"""Fixtures of the run time's tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an import brings with it: nothing that was not asked for, however large the catalogue is."""
+"""Modules that an import loads: nothing that was not asked for, however large the catalogue is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an optimizer of torch does: closures, hooks, copies; and that a step which fails changes nothing."""
+"""Behaviour of torch's optimizers: closures, hooks, copies; and a step which fails changes nothing."""
 
 from __future__ import annotations
 

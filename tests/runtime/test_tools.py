@@ -1,4 +1,4 @@
-"""What people put around an optimizer, with every class: copies, scalers, hooks, names, groups that come later."""
+"""Tools around an optimizer, with every class: copies, scalers, hooks, names, groups that come later."""
 
 from __future__ import annotations
 

@@ -317,7 +317,7 @@ def test_what_a_number_of_the_tensor_alone_needs_is_computed(target: str, tmp_pa
 
 @every_target
 def test_a_sum_over_all_parameters_has_those_that_do_not_need_it(target: str, tmp_path: Path) -> None:
-    """Which of them come to it is said by the `if` that it stands below, not by what its value is used for."""
+    """Parameters add to a sum by the `if` that it stands below, not by the use of its value."""
     cls = optgen.load(write_spec(tmp_path, SHARED_SUM)).SharedSum
     params = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((40,), (10,), (2, 5))]
     opt = cls(params, target=target)
@@ -418,7 +418,7 @@ def test_a_value_of_one_side_is_nothing_to_the_other(target: str, flag: bool, tm
 
 
 def test_prodigy_scales_an_update_that_is_nothing() -> None:
-    """Where no gradient has come yet its update is one 0 for all elements."""
+    """Prodigy's update is one 0 for all elements where no gradient has come yet."""
     import optgen_optim
 
     param = torch.nn.Parameter(torch.ones(5))

@@ -1,4 +1,4 @@
-"""What must hold of a plan before it is printed: it holds of all rules, and each violation is found."""
+"""Verifier of plans: it accepts those of all rules, and finds each violation."""
 
 from __future__ import annotations
 

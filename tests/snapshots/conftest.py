@@ -11,5 +11,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def update_golden(request: pytest.FixtureRequest) -> bool:
-    """Whether goldens are to be written."""
+    """True if goldens are to be written."""
     return bool(request.config.getoption("--update-golden", default=False))

@@ -1,4 +1,4 @@
-"""What is generated is what is committed, to the byte, wherever and however it is generated."""
+"""Generated files are those that are committed, to the byte, wherever and however they are generated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How mistakes are shown."""
+"""Layout of messages about mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is too large is refused at once, with what the limit is."""
+"""Limits of sizes: what is too large is refused at once, with the limit."""
 
 from __future__ import annotations
 

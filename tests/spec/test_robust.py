@@ -1,4 +1,4 @@
-"""Whatever a file holds, the outcome is specs or a `SpecError`, and soon."""
+"""Files of any content give specs or a `SpecError`, and soon."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def _document(text: str) -> Document:
 
 
 def _pointed_at(document: Document, word: str, *keys: str) -> str:
-    """What stands in the file where `word` of a text is said to be; found as `ast` counts, in bytes."""
+    """Text in the file at the location of `word` in a text; found as `ast` counts, in bytes."""
     text = document.text(*keys)
     for number, line in enumerate(text.text.split("\n"), start=1):
         column = line.find(word)
@@ -95,7 +95,7 @@ def test_empty_texts() -> None:
 @given(st.text(st.sampled_from("ab \n'\"\\é𝛽:#-{}|>"), max_size=40), st.sampled_from(["'", '"', "|", ">", ""]))
 @settings(max_examples=200, deadline=None)
 def test_any_text_is_located(content: str, style: str) -> None:
-    """Where a scalar can be written in some style, every visible character of its text is found in the file."""
+    """Every visible character of a scalar's text is found in the file, in all styles in which it can be written."""
     import yaml
 
     dumped = yaml.safe_dump({"k": {"b": content}}, default_style=style or None, allow_unicode=True)

@@ -132,7 +132,7 @@ class _LaunchRecord(ctypes.Structure):
 
 
 class Capture:
-    """What a stream captured: a graph that can be replayed once `Driver.capture` has ended."""
+    """Captured work of a stream: a graph that can be replayed once `Driver.capture` has ended."""
 
     def __init__(self, driver: Driver, stream: int) -> None:
         self._driver = driver
@@ -251,7 +251,7 @@ class Driver:
         self._library.standin_clear_logs()
 
     def live_allocations(self) -> list[Allocation]:
-        """What was allocated and not yet freed, by address."""
+        """Allocations that were not yet freed, by address."""
         records = self._records("allocations", _AllocationRecord)
         return [Allocation(r.pointer, r.bytes, KINDS[r.kind], r.device) for r in records]
 

@@ -1,4 +1,4 @@
-"""What needs processes of its own: loading, sanitizers, the portable fibers, many workers."""
+"""Tests that need processes of their own: loading, sanitizers, the portable fibers, many workers."""
 
 from __future__ import annotations
 

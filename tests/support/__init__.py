@@ -1,1 +1,1 @@
-"""What tests of several folders share: the classes and their settings, targets, devices, small models, specs."""
+"""Helpers of tests in several folders: the classes and their settings, targets, devices, small models, specs."""

@@ -145,7 +145,7 @@ def copies(entry: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor], keys: Sequence[str]) -> list[str]:
-    """What is not the same, bit for bit."""
+    """Names of the tensors that are not the same, bit for bit."""
 
     def is_same(a: Tensor, b: Tensor) -> bool:
         return a.shape == b.shape and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))

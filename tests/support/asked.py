@@ -26,7 +26,7 @@ SOURCE, OUTPUT = "<source>", "<output>"  # stand in what is kept for paths, whic
 
 @dataclass(frozen=True)
 class Answer:
-    """What a compiler that was content has printed, and written, if anything."""
+    """Answer of a compiler without errors: what it printed, and wrote, if anything."""
 
     said: str
     output: bytes

@@ -21,7 +21,7 @@ def find_chromium() -> str | None:
 
 
 def why_no_chromium() -> str:
-    """Why pages cannot be shown; "" if they can."""
+    """Reason why pages cannot be shown; "" if they can."""
     return "" if find_chromium() else f"there is no Chromium (none of {', '.join(NAMES)} on PATH): apt install chromium"
 
 
@@ -48,7 +48,7 @@ def screenshot(page: Path, picture: Path, width: int, height: int, *more: str) -
 
 
 def measured(page: Path, script: str, width: int, height: int = 1000) -> Any:
-    """What a function body of JavaScript returns on a page, which is shown with nothing else changed."""
+    """Result of a function body of JavaScript on a page, which is shown with nothing else changed."""
     probe = f"""<script>addEventListener("load", () => {{
         const found = (() => {{ {script} }})();
         const shown = document.createElement("pre");

@@ -108,7 +108,7 @@ def _with_states(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def exists(row: Row, state: State, settings: Mapping[str, Any], ndim: int = 2) -> bool:
-    """Whether a large parameter of `ndim` dimensions has a state under these settings."""
+    """Check whether a large parameter of `ndim` dimensions has a state under these settings."""
     if state.when is None:
         return True
     return bool(holds(parsed(state.when), {"ndim": ndim, "numel": 2**20, **row.complete(settings)}))

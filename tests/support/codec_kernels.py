@@ -87,7 +87,7 @@ OF_PARAMETERS = TEXT.replace("SET_DRAWS", "to_tile.draws(Draw{uint64_t(job.seed)
 
 
 class Job(ctypes.Structure):
-    """What a block of the grid is to do; addresses are those of the tensor's element 0."""
+    """Work of a block of the grid; addresses are those of the tensor's element 0."""
 
     _fields_ = (
         ("values", ctypes.c_uint64),

@@ -55,7 +55,7 @@ def compiled(folder: Path, text: str) -> Unit:
 
 
 def refusal(folder: Path, text: str, file: str = "") -> str:
-    """What is said of a spec, with paths relative to its folder; of one that is in order, "accepted"."""
+    """Messages about a spec, with paths relative to its folder; "accepted" for one without mistakes."""
     reporter = Reporter()
     try:
         check_specs([write_spec(folder, text, file)], reporter)

@@ -49,7 +49,7 @@ def set_grads(params: Sequence[Tensor], seed: int, dtype: torch.dtype | None = N
 
 
 def train(opt: torch.optim.Optimizer, params: Sequence[Tensor], steps: int, **how: Any) -> dict[str, Any]:
-    """What steps on gradients that are always the same leave behind."""
+    """State after steps on gradients that are always the same."""
     for step in range(steps):
         set_grads(params, step, **how)
         opt.step()

@@ -1,4 +1,4 @@
-"""What tests set in the environment before anything is compiled."""
+"""Environment of the tests, set before anything is compiled."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def real_nvcc() -> Nvcc:
 
 
 def runs(log: Path, word: str) -> int:
-    """How many runs a log has with this word among the arguments."""
+    """Number of runs in a log with this word among the arguments."""
     return sum(word in line for line in log.read_text(encoding="utf-8").splitlines())
 
 

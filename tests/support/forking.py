@@ -57,7 +57,7 @@ def forked(work: Callable[[], bool]) -> str:
 
 
 def same(size: int, expected: torch.Tensor) -> bool:
-    """Whether a new optimizer's step, here, gives what it gave elsewhere."""
+    """Check whether a new optimizer's step, here, gives what it gave elsewhere."""
     return torch.equal(stepped(new(size)), expected)
 
 

@@ -1,4 +1,4 @@
-"""What must hold of whatever specs the compiler is given: refused in plain words, or code that is whole."""
+"""Checks of the compiler's answer to any spec: refused in plain words, or code that is whole."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _check_said(said: str) -> None:
 
 
 def faults(package: Package) -> Iterator[str]:
-    """What is wrong with a package's files."""
+    """Faults of a package's files, in words."""
     for path, text in package.files.items():
         if not re.fullmatch(r"[A-Za-z_]\w*\.(py|h|cpp|cu|typed)", path):
             yield f"a file is called {path!r}"

@@ -74,7 +74,7 @@ def python_code(text: str) -> str:
 
 
 def c_code(text: str) -> str:
-    """What a compiler of C++ sees of a file, comments taken out, by the strictest of them.
+    """Code that a compiler of C++ sees in a file, comments taken out, by the strictest of them.
 
     Lone carriage returns end lines, as clang has it; `??/` is a backslash, as before C++17; a backslash draws the next
     line up though spaces follow it, as g++ has it.

@@ -74,7 +74,7 @@ class Rule:
                 self.params[i] = self.advance(i, self.params[i], grad, self.states[i])
 
     def before(self, grads: Sequence[Ball]) -> None:
-        """What all parameters have in common, once a step."""
+        """Compute what all parameters have in common, once a step."""
 
     def advance(self, i: int, p: Ball, g: Ball, s: dict[str, Ball]) -> Ball:
         raise NotImplementedError

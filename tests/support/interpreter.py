@@ -41,7 +41,7 @@ def evaluate(expr: Expr, values: Mapping[str, Any], guards: Mapping[str, bool]) 
 
 
 def run(program: Program, inputs: Mapping[str, Any], guards: Mapping[str, bool]) -> dict[str, Any]:
-    """What a program writes. Values that these guards do not need may be anything."""
+    """Results of a program. Values that these guards do not need may be anything."""
     values = dict(inputs)
     with np.errstate(all="ignore"):
         for let in program.lets:

@@ -63,12 +63,12 @@ class LanguageServer:
         return uri
 
     def at(self, request: str, uri: str, line: int, character: int) -> Any:
-        """What it says at a place of a file, counted from 0."""
+        """Answer to a request about a place of a file, counted from 0."""
         place = {"textDocument": {"uri": uri}, "position": {"line": line, "character": character}}
         return self.ask(f"textDocument/{request}", place)
 
     def errors(self, uri: str) -> list[str]:
-        """What it finds wrong with a file."""
+        """Messages of the errors that it finds in a file."""
         while uri not in self.diagnostics:
             self._take(self._read())
         return [found["message"] for found in self.diagnostics[uri] if found["severity"] == 1]

@@ -22,13 +22,13 @@ WEIGHT_BYTES = 4.0
 
 
 def codec_of(kept: str | Codec) -> Codec:
-    """How a state is stored, where a setting may say it by name."""
+    """Codec of a state, where a setting may give it by name."""
     return CODECS[kept] if isinstance(kept, str) else kept
 
 
 @dataclass
 class Use:
-    """What a value is computed from: element inputs of the same pass, and reductions that must be known before it."""
+    """Operands of a value: element inputs of the same pass, and reductions that must be known before it."""
 
     inputs: set[str] = field(default_factory=set)
     after: set[str] = field(default_factory=set)
@@ -85,7 +85,7 @@ class Equations:
                     return expr
 
     def use(self, expr: Expr) -> Use:
-        """What an expression needs."""
+        """Operands of an expression."""
         result = Use()
         match expr:
             case Ref(name=name):
@@ -103,7 +103,7 @@ class Equations:
         return result
 
     def is_element(self, expr: Expr) -> bool:
-        """Whether an expression is one number per element."""
+        """Check whether an expression is one number per element."""
         match expr:
             case Ref(name=name):
                 return self.program.kind(name) is Kind.ELEMENT

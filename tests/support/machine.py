@@ -1,4 +1,4 @@
-"""What this machine can run."""
+"""Requirements on the machine, for tests that need them."""
 
 from __future__ import annotations
 

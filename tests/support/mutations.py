@@ -211,7 +211,7 @@ def _tree(source: random.Random, text: str) -> str:
 
 
 def _bounded(make: Callable[[Any], str], tree: Any, text: str) -> str:
-    """What is made of a tree; the text itself where a node has come to hold itself."""
+    """Make a text of a tree; return `text` itself where a node has come to hold itself."""
     try:
         made = make(tree)
     except (RecursionError, yaml.YAMLError, ValueError):

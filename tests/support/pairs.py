@@ -86,7 +86,7 @@ Pair = tuple[str, Any, str, Any]
 
 
 class Pairs:
-    """How often pairs of values have met, over axes of the same name in several tables."""
+    """Count of the meetings of pairs of values, over axes of the same name in several tables."""
 
     def __init__(self) -> None:
         self._met: Counter[tuple[str, Any, str, Any]] = Counter()

@@ -47,7 +47,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Name:
-    """What a name stands for.
+    """Name with the value that it stands for.
 
     Attributes:
         needs: Conditions below which alone it may be read.
@@ -74,7 +74,7 @@ class State:
 
 
 def takes(whole: Kind, part: Kind) -> bool:
-    """Whether there is one of `part` for each of `whole`."""
+    """Check whether there is one of `part` for each of `whole`."""
     return join(whole, part) is whole
 
 
@@ -410,7 +410,7 @@ class Writer:
         then: frozenset[str],
         other: frozenset[str],
     ) -> Name | None:
-        """What a name stands for behind an `if`."""
+        """Merge the values of a name after an `if`."""
         if a == b:
             return a
         if before is not None and a is not None and b is not None:

@@ -31,7 +31,7 @@ class TorchOnBalls(TorchDispatchMode):
         self.balls: dict[int, tuple[Ball, Tensor]] = {}  # by address; the tensor is kept, so that none is used twice
 
     def ball(self, tensor: Tensor) -> Ball:
-        """What is known of a tensor: exact, if no operation made it."""
+        """Ball of a tensor: exact, if no operation made it."""
         known = self.balls.get(tensor.untyped_storage().data_ptr())
         if known is None:
             return Ball(tensor.detach().numpy().copy())

@@ -1,4 +1,4 @@
-"""How `make test` comes by PyCUDA: where CUDA's headers are looked for, what the build is told, how it fails."""
+"""PyCUDA for `make test`: where CUDA's headers are looked for, what the build is told, how it fails."""
 
 from __future__ import annotations
 

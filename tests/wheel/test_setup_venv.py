@@ -1,4 +1,4 @@
-"""Where `make` takes torch from, and whether it builds PyCUDA."""
+"""Environment that `make` builds: where it takes torch from, and whether it builds PyCUDA."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def resumed(cls: Any, dtype: torch.dtype, target: str, settings: dict[str, Any], to: Any = None) -> tuple[Any, Any]:
-    """What eight steps lead to without and with a stop after the fourth."""
+    """Results of eight steps without and with a stop after the fourth."""
     whole_params = make_params(dtype)
     whole = cls(whole_params, target=target, **settings)
     train(whole, whole_params, 1, 4)
@@ -309,7 +309,7 @@ def test_target_and_storage_are_the_optimizers_own() -> None:
 
 
 def test_without_a_count_of_steps(target) -> None:
-    """Where a rule only asks whether a step is its first, as torch.optim.SGD does, which saves no count."""
+    """A rule may ask only whether a step is its first, as torch.optim.SGD does, which saves no count."""
     params = make_params(torch.float32)
     opt = LARS(params, lr=0.1, momentum=0.9, target=target)
     train(opt, params, 1, 4)

@@ -179,7 +179,7 @@ def test_settings_that_act_from_the_next_step_on_contradict_nothing() -> None:
 
 
 def test_overrides_of_a_checkpoint_do_not_update_within_backward() -> None:
-    """Whether to is the optimizer's own; and what another one does so is found before anything is loaded."""
+    """The optimizer itself decides this, not a checkpoint; another optimizer that does it is found before a load."""
     params = make_params()
     opt = AdamW(params, target="torch")
     opt.override(params[0], fused_backward=True, lr=0.5)

@@ -174,7 +174,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("form", UNREADABLE)
 @pytest.mark.parametrize("theirs", [False, True], ids=["ours", "bitsandbytes"])
 def test_tensors_without_numbers_are_named(theirs: bool, form: str) -> None:
-    """Whatever of a checkpoint is one: states, scales, code books, counts, settings."""
+    """Tensors without numbers anywhere in a checkpoint: states, scales, code books, counts, settings."""
     params = make_params()
     opt = AdamW8bit(params, min_8bit_size=256, target="torch")
     train(opt, params, 1, 1)

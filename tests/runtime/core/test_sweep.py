@@ -1,4 +1,4 @@
-"""What steps look at in all tensors is the same, whether Python or sweep.cpp looks."""
+"""The sweep over all tensors has the same results in Python and in sweep.cpp."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_a_clone_that_shares_until_it_is_written_stays_what_it_was(way: str) -> 
 
 @pytest.fixture
 def stored(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
-    """Whether the cache seems to have it, and no patience."""
+    """Answer of the cache, which tests change; compiling pays at once."""
     found = [False]
     monkeypatch.setattr(extension, "is_stored", lambda _: found[0])
     monkeypatch.setattr(sweep, "PATIENCE", 0.0)
@@ -334,7 +334,7 @@ def test_a_compiler_in_the_background_ends_with_its_process(tmp_path: Path) -> N
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process that has not ended; one that nobody has waited for has."""
+    """Check whether there is such a process that has not ended; one that nobody has waited for has."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -55,7 +55,7 @@ def backward(params: Sequence[Tensor], step: int, scaler: torch.amp.GradScaler |
 
 
 def plain(name: str, target: str, steps: int, **settings: Any) -> dict[str, Any]:
-    """What training without a scaler gives."""
+    """Result of training without a scaler."""
     opt, params = make(name, target, **settings)
     for step in range(steps):
         backward(params, step)

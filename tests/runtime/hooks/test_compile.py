@@ -60,7 +60,7 @@ class Run:
 
 
 def breaks() -> list[str]:
-    """What graphs were broken at."""
+    """Reasons for which graphs were broken."""
     return [reason for reason, count in dynamo.utils.counters["graph_break"].items() for _ in range(count)]
 
 
@@ -72,7 +72,7 @@ def own_breaks() -> list[str]:
 def compared(
     name: str, make: Callable[[Run], Callable[[], Any]], backend: Any = "aot_eager", fullgraph: bool = False, **own: Any
 ) -> tuple[list[Any], list[Any]]:
-    """What a function returns step by step, and what is there in the end: without torch.compile, and with it."""
+    """Results of a function step by step, and the state in the end: without torch.compile, and with it."""
     results = []
     for compiled in (False, True):
         run = Run(name, **{key: value.clone() if isinstance(value, Tensor) else value for key, value in own.items()})
@@ -125,7 +125,7 @@ def test_a_step_is_one_operator_for_every_lr(dtype: torch.dtype | None) -> None:
 
 
 def stepped(name: str, compiled: bool, fullgraph: bool = False, **settings: Any) -> dict[str, Any]:
-    """What some steps leave behind, the step itself compiled before the first."""
+    """State after some steps, the step itself compiled before the first."""
     run = Run(name, **settings)
     step = run.optimizer.step
     if compiled:
@@ -239,7 +239,7 @@ def test_tensors_that_the_graph_changes_around_the_step(backend: str) -> None:
 
 
 def test_backward_within_the_graph() -> None:
-    """Where torch traces backward too, gradients are there in the graph alone: `param.grad` has those of before."""
+    """Gradients are in the graph alone where torch traces backward too: `param.grad` has those of before."""
     if not hasattr(dynamo.config, "trace_autograd_ops"):
         pytest.skip("this torch does not trace backward")
 
@@ -405,7 +405,7 @@ def test_inductor_takes_it_for_a_node_that_cuda_graphs_leave_out() -> None:
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="docs/tools.md says it of torch 2.13")
 def test_torch_itself_loses_changes_of_float64_numbers() -> None:
-    """Whatever reads them in the graph: a product as well as a step."""
+    """A product reads as stale a number in the graph as a step does."""
 
     def read(dtype: torch.dtype, stepping: bool) -> float:
         dynamo.reset()

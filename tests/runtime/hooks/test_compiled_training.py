@@ -97,7 +97,7 @@ CASES = [("aot_eager", graphs, rule) for graphs in GRAPHS for rule in RULES] + [
 
 @pytest.mark.parametrize(("backend", "graphs", "rule"), CASES)
 def test_forward_backward_step_and_clearing(backend: str, graphs: str, rule: str, target: str) -> None:
-    """Where torch traces backward, all of it is one graph; otherwise it breaks at zero_grad and backward, no more."""
+    """All of it is one graph where torch traces backward; otherwise it breaks at zero_grad and backward, no more."""
     whole = graphs == "one graph"
     if whole and not hasattr(dynamo.config, "trace_autograd_ops"):
         pytest.skip("this torch does not trace backward")

@@ -281,7 +281,7 @@ def test_copies_update_within_backward_too(how: Any, target: str) -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_checkpoints_go_on_either_way(fused: bool, target: str) -> None:
-    """Whether to update within backward is the loading optimizer's own."""
+    """Updating within backward is the loading optimizer's own choice."""
     model, other = make_model(), make_model()
     opt = AdamW(model.parameters(), fused_backward=not fused, target=target)
     train(model, opt, 0, 1)

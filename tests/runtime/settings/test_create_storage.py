@@ -1,4 +1,4 @@
-"""What `create` says of classes whose states cannot be stored in the bits that are asked for."""
+"""Answers of `create` for classes whose states cannot be stored in the bits that are asked for."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ Make = Callable[[torch.optim.Optimizer], Any]
 
 
 def cycled(opt: torch.optim.Optimizer) -> bool:
-    """Whether a schedule can cycle momentum, as torch asks for it."""
+    """Check whether a schedule can cycle momentum, as torch asks for it."""
     return "betas" in opt.defaults or "momentum" in opt.defaults
 
 
@@ -71,7 +71,7 @@ def build(name: str, params: Any, **settings: Any) -> Any:
 
 
 def values(opt: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What schedules set, of every group."""
+    """Values that schedules set, of every group."""
     keys = ("lr", "betas", "momentum", "initial_lr", "max_momentum", "base_momentum", "swa_lr")
     return [{key: number(group[key]) for key in keys if key in group} for group in opt.param_groups]
 

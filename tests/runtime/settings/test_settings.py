@@ -1,4 +1,4 @@
-"""What settings may be: kinds of numbers, `args`, the factory, and what is refused."""
+"""Settings and their checks: kinds of numbers, `args`, the factory, and what is refused."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def train(opt: Any, param: Tensor, steps: int) -> None:
 
 
 def exact(opt: Any) -> float:
-    """How many steps a checkpoint speaks of."""
+    """Number of steps in a checkpoint."""
     return float(saved(opt)["state"][0]["step"])
 
 

@@ -1,4 +1,4 @@
-"""What states begin with: expressions over the parameter, its gradient, settings and facts, of every shape."""
+"""Initial values of states: expressions over the parameter, its gradient, settings and facts, of every shape."""
 
 from __future__ import annotations
 

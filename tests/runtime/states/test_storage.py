@@ -1,4 +1,4 @@
-"""How states and parameters are stored: what settings ask for, what is refused, and what checkpoints bring."""
+"""Storage of states and parameters: what settings ask for, what is refused, and what checkpoints bring."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_draws_follow_from_the_seed(target: str) -> None:
 
 
 def test_parameters_and_steps_have_draws_of_their_own(target: str) -> None:
-    """Where two equal parameters are rounded down in a step, and where one is in the next, is unrelated."""
+    """Two equal parameters in one step, and one parameter in two steps, are rounded down at unrelated places."""
     params = [torch.nn.Parameter(torch.ones(100_000, dtype=torch.bfloat16)) for _ in range(2)]
     opt = optim.AdamW(params, rounding="stochastic", lr=2.0**-10, weight_decay=0.0, target=target)
     moved = []

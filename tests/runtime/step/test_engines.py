@@ -1,4 +1,4 @@
-"""Which engine serves, and that it notices whatever a user changes between steps."""
+"""Choice of the engine, which notices whatever a user changes between steps."""
 
 from __future__ import annotations
 

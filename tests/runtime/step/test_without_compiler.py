@@ -1,4 +1,4 @@
-"""Where no C++ compiler is found, the torch target serves, and says so once a process."""
+"""Without a C++ compiler the torch target serves, and says so once a process."""
 
 from __future__ import annotations
 

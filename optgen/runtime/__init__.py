@@ -1,1 +1,1 @@
-"""What generated packages import: optimizer base, engines, codecs, the compile cache. Nothing of the compiler."""
+"""Runtime of generated packages: optimizer base, engines, codecs, the compile cache. Nothing of the compiler."""

@@ -1,4 +1,4 @@
-"""What a generated module says about a block of its rule: its passes, what they reduce, and when."""
+"""Description of a block in a generated module: its passes, their reductions, and when each is run."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Block:
         return self._taken(flags)[item.function]
 
     def runs(self, item: Pass, flags: Flags) -> bool:
-        """Whether a pass is run: the last one always is."""
+        """Check whether a pass is run; the last one always is."""
         return item is self.passes[-1] or bool(self._taken(flags)[item.function])
 
     def _taken(self, flags: Flags) -> Mapping[str, tuple[Partial, ...]]:

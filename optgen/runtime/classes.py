@@ -41,15 +41,15 @@ class Classes(Mapping[str, "type[Optimizer]"]):
         return iter(self._modules)
 
     def __len__(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self._modules)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a class has this name."""
+        """Check whether a class has this name."""
         return name in self._modules
 
     def attribute(self, name: str) -> Any:
-        """What the package's module has under a name: a class, or a module of rules.
+        """Look up a name of the package's module: a class, or a module of rules.
 
         Raises:
             AttributeError: when there is neither.

@@ -1,3 +1,3 @@
-"""Where optimizers that were pickled before the runtime had rooms look for their counts of steps."""
+"""Old name of a module: optimizers pickled by earlier versions look here for their counts of steps."""
 
 from optgen.runtime.states.step_counts import Count as Count

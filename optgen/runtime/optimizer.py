@@ -178,7 +178,7 @@ class Optimizer(torch.optim.Optimizer):
             run(self, block)
 
     def engines(self) -> dict[str, int]:
-        """How many parameters each target served at the last step, as `{"cpu": 12}`."""
+        """Number of parameters that each target served at the last step, as `{"cpu": 12}`."""
         counts: dict[str, int] = {}
         for engine in self._kept.engines():
             counts[engine.target] = counts.get(engine.target, 0) + len(engine.bucket.members)

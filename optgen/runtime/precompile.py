@@ -37,7 +37,7 @@ STARTS = {"lr": 1e-3, "momentum": 0.9}  # for classes that must be told
 
 @dataclass(frozen=True)
 class Specialization:
-    """What a kernel is compiled for: a rule and the macros that specialize it."""
+    """Specialization of a kernel: a rule, and the macros with which it is compiled."""
 
     rule: Rule
     macros: tuple[tuple[str, str], ...]
@@ -51,7 +51,7 @@ class Specialization:
 def specializations(
     classes: Mapping[str, type[Optimizer]], target: str, dtypes: Iterable[torch.dtype]
 ) -> list[Specialization]:
-    """What steps of all classes under their default settings take on a target, each once.
+    """List the kernels that steps of all classes under their default settings take on a target, each once.
 
     That is for gradients of the parameters' dtype and for parameters at and below the size from which states have 8
     bits; on GPUs with and without what a gradient scaler and the capture of steps in a CUDA graph add.

@@ -1,4 +1,4 @@
-"""What a generated module says about its rule: tables that the runtime acts on."""
+"""Description of a rule in its generated module: tables that the runtime acts on."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Hyperparameter:
         return float(low), float(high)
 
     def contains(self, value: float) -> bool:
-        """Whether a number is in range; NaN never is."""
+        """Check whether a number is in range; NaN never is."""
         low, high = self._ends
         above = value > low if self.range[0] == "(" else value >= low
         below = value < high if self.range[-1] == ")" else value <= high
@@ -97,7 +97,7 @@ class State:
 
 @dataclass(frozen=True)
 class Shared:
-    """What the rules of a package share that have a thing in common, as an update of elements.
+    """Parts that rules of a package share which have a thing in common, as an update of elements.
 
     Attributes:
         settings: Hyperparameters and options.
@@ -174,7 +174,7 @@ class Rule:
         self._flags_type: Callable[..., Flags] | None = None
 
     def flags(self, settings: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset[str]) -> Flags:
-        """What is fixed before a step of a parameter.
+        """Compute the flags that are fixed before a step of a parameter.
 
         Args:
             index: The parameter's position in its group.
@@ -201,7 +201,7 @@ class Rule:
 
     @cached_property
     def sources(self) -> Mapping[str, tuple[str, int | None]]:
-        """Where a group keeps what functions of the host read: the key, and which part of a tuple it is."""
+        """Places where a group keeps the values that functions of the host read: the key, and the index in a tuple."""
         whole = {name: (name, None) for name in (*self.hypers, *self.inputs, *self.states)}
         return whole | {part: (h.name, i) for h in self.hypers.values() for i, part in enumerate(h.parts)}
 

@@ -26,12 +26,12 @@ def capability(arch: str) -> tuple[int, int]:
 
 
 def is_arch(arch: str) -> bool:
-    """Whether it is the name of an architecture."""
+    """Check whether a text is the name of an architecture."""
     return _NAME.fullmatch(arch) is not None
 
 
 def serves(built: str, device: str) -> bool:
-    """Whether a cubin for `built` runs on a device of the architecture `device`."""
+    """Check whether a cubin for `built` runs on a device of the architecture `device`."""
     if built == device:
         return True
     if built in INTEGRATED or device in INTEGRATED:

@@ -11,7 +11,7 @@ MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
 
 def ask(library: str) -> dict[str, object]:
-    """What the driver says: installed, failure, cuda (its release), gpus (pairs of name and architecture)."""
+    """Ask the driver: installed, failure, cuda (its release), gpus (pairs of name and architecture)."""
     answer: dict[str, object] = {"installed": False, "failure": "", "cuda": "", "gpus": []}
     try:
         driver = ctypes.CDLL(library)

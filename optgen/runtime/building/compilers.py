@@ -132,7 +132,7 @@ def _examine(name: str, origin: str, search_path: str, directory: str, more: str
 
 
 def _read(fields: Any) -> Compiler:
-    """What was written down of a compiler. Raises ValueError, KeyError or TypeError for what is no such record."""
+    """Read the record of a compiler. Raises ValueError, KeyError or TypeError for what is no such record."""
     family = fields["family"]
     if family not in ("gcc", "clang"):
         raise ValueError(family)

@@ -41,7 +41,7 @@ _cubins = Loader[bytes]()
 
 @dataclass(frozen=True)
 class _Made:
-    """What decides a cubin besides its architecture and the nvcc."""
+    """Properties that decide a cubin besides its architecture and the nvcc."""
 
     source: str
     content: str
@@ -218,7 +218,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _why_not(source: Path, arch: str, nvcc: Nvcc | None) -> str:
-    """What is missing for a cubin that is stored nowhere, and what mends it."""
+    """Message about a cubin that is not stored and cannot be built: what is missing, and what mends it."""
     ahead = f"`optgen build --arch {arch}` where there is one puts it into the package, which then needs no nvcc here."
     if nvcc is None:
         looked = why_no_nvcc()

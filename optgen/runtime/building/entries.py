@@ -53,7 +53,7 @@ class _CannotStore(OSError):
 
 @dataclass(frozen=True)
 class Kernel(Generic[Loaded]):
-    """How one kernel is built and loaded.
+    """Recipe for building and loading one kernel.
 
     Attributes:
         source: Its source, for messages.
@@ -171,7 +171,7 @@ def words(defines: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def with_footer(content: bytes) -> bytes:
-    """What is stored of a content: it, and the footer that it is checked by."""
+    """Append the footer by which a content is checked."""
     return content + FOOTER.pack(len(content), hashlib.sha256(content).digest(), FOOTER_MARK)
 
 

@@ -49,7 +49,7 @@ def load_extension(source: Path, functions: Sequence[str], behind: bool = False)
 
 
 def is_stored(source: Path) -> bool:
-    """Whether the cache has the module of a source, for this torch and this Python."""
+    """Check whether the cache has the module of a source, for this torch and this Python."""
     compiler = find_compiler()
     if compiler is None or missing():
         return False

@@ -219,7 +219,7 @@ def _missing_companions(path: Path, origin: str) -> str:
 
 
 def _read(fields: Any) -> Nvcc:
-    """What was written down of an nvcc. Raises ValueError, KeyError or TypeError for what is no such record."""
+    """Read the record of an nvcc. Raises ValueError, KeyError or TypeError for what is no such record."""
     found = Nvcc(
         str(fields["path"]),
         str(fields["version"]),

@@ -1,4 +1,4 @@
-"""What there is of PyCUDA and of NVIDIA's driver, found out without initialising CUDA in this process."""
+"""Search for PyCUDA and NVIDIA's driver, without initialising CUDA in this process."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What NVIDIA's driver says of itself.
+    """Answer of NVIDIA's driver about itself.
 
     Attributes:
         installed: Whether its library can be loaded.

@@ -29,7 +29,7 @@ ROOM = 4 << 20  # bytes that a compiler has use for
 
 
 class Program(Protocol):
-    """What is known of a program: a frozen dataclass of texts and tuples of texts, which JSON can hold."""
+    """Description of a program: a frozen dataclass of texts and tuples of texts, which JSON can hold."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

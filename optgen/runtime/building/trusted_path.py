@@ -1,4 +1,4 @@
-"""Who could change where a path leads: only this user and root may, as for the files that ssh and sudo trust.
+"""Check of who could change the end of a path: only this user and root may, as for the files that ssh and sudo trust.
 
 Whoever may write to a folder can put something else in the place of what lies in it, and the owner of a link can point
 it elsewhere. So every folder and every link that a path leads through counts, not only the last.
@@ -55,7 +55,7 @@ def follow(path: Path) -> Path:
 
 
 def others_write(found: os.stat_result) -> bool:
-    """Whether others than the owner may write to a folder; a group that is the user's alone is no other."""
+    """Check whether others than the owner may write to a folder; a group that is the user's alone is no other."""
     if found.st_mode & stat.S_IWOTH:
         return True
     return bool(found.st_mode & stat.S_IWGRP) and not _is_own_group(found.st_gid)
@@ -90,7 +90,7 @@ def _unknown_user() -> int:
 
 
 def _is_own_group(group: int) -> bool:
-    """Whether a group has this user alone: one of the user's name, which many systems make for each user."""
+    """Check whether a group has this user alone: one of the user's name, which many systems make for each user."""
     import grp
     import pwd
 

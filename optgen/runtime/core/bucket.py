@@ -90,7 +90,7 @@ class Bucket:
 
 
 class StaleError(Exception):
-    """What an engine was built for has changed since: it must be built anew. Nothing has been computed yet."""
+    """Raised if what an engine was built for has changed: it must be built again. Nothing has been computed yet."""
 
 
 def check_gradient(name: str, grad: Tensor, param: Tensor) -> None:
@@ -113,7 +113,7 @@ def check_gradient(name: str, grad: Tensor, param: Tensor) -> None:
 
 
 def is_like(grad: Tensor, param: Tensor) -> bool:
-    """Whether a gradient is dense and of the parameter's shape; one can be given other memory in place."""
+    """Check whether a gradient is dense and of the parameter's shape; one can be given other memory in place."""
     return grad.layout is torch.strided and grad.shape == param.shape
 
 

@@ -1,4 +1,4 @@
-"""What a call of a compiled pass is given, as templates/include/optgen/call.h declares it."""
+"""Argument of a compiled pass, as templates/include/optgen/call.h declares it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is the same for all parameters of a group, in a step."""
+"""Values that all parameters of a group share in a step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def given(
 def evaluated(
     rule: Rule, function: Callable[..., dict[str, float]], settings: Settings, numbers: Mapping[str, float]
 ) -> dict[str, float]:
-    """What a function of the host returns for a group.
+    """Evaluate a function of the host for a group.
 
     Args:
         numbers: What it may be given.
@@ -94,6 +94,6 @@ class HostValues:
 
     @cached_property
     def inputs(self) -> list[dict[str, float | Tensor]]:
-        """What those values follow from, for a target that computes them itself; tensors stay unread."""
+        """Values from which the host's values follow, for a target that computes them itself; tensors stay unread."""
         names = self.block.reads.split()
         return [given(self.rule, names, row, self.sums, self.elements) for row in self.rows]

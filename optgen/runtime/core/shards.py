@@ -54,12 +54,12 @@ class Shard:
         return torch.Size((*self.own[:-2], *self.shape[-2:]))
 
     def cuts_lines(self, division: Division) -> bool:
-        """Whether a division goes through matrices, so that it takes several processes to sum their rows or columns."""
+        """Check whether a division goes through matrices, so that several processes must sum their rows or columns."""
         return division.dim is not None and division.dim >= len(self.shape) - 2
 
     @property
     def cuts_matrices(self) -> bool:
-        """Whether processes have different matrices of the tensor."""
+        """Check whether processes have different matrices of the tensor."""
         return any(d.dim is not None and d.dim < len(self.shape) - 2 for d in self.divisions)
 
     def whole_lines(self, lines: Tensor, over: str) -> Tensor:
@@ -76,7 +76,7 @@ class Shard:
         return result
 
     def own_lines(self, lines: Tensor, over: str) -> Tensor:
-        """What `whole_lines` was made of."""
+        """Undo `whole_lines`: return this process's part of the lines."""
         dim = -2 if over == "row" else -1
         if self.offset is None or (len(self.shape) < 2 and over == "row"):
             return lines
@@ -99,7 +99,7 @@ class Shard:
 
 
 def is_dtensor(value: object) -> bool:
-    """Whether something is a DTensor; where nothing has imported them, nothing is."""
+    """Check whether a value is a DTensor; while nothing has imported them, nothing is."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 

@@ -1,4 +1,4 @@
-"""What is set on an optimizer for one step: the inputs that its rule declares, and whether to skip the step.
+"""Inputs of one step, set on the optimizer: those that its rule declares, and whether to skip the step.
 
 `torch.amp.GradScaler.step` sets `grad_scale` and `found_inf` around a step and deletes them after it.
 """
@@ -21,7 +21,7 @@ class SkippedStepError(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is set for one step.
+    """Inputs that are set for one step.
 
     Attributes:
         values: The inputs that are set, by name: numbers, or tensors of one element.
@@ -37,7 +37,7 @@ class Inputs:
         return tuple(self.values)
 
     def skips(self) -> bool:
-        """Whether the step is to be skipped, read by the host: it waits for the device that knows."""
+        """Check whether the step is to be skipped; the host reads it, and waits for the device that knows."""
         return self.found_inf is not None and float(self.found_inf) != 0.0
 
 
@@ -45,7 +45,7 @@ NO_INPUTS = Inputs()
 
 
 def read_inputs(optimizer: Any, names: Iterable[str]) -> Inputs:
-    """What is set on an optimizer at present.
+    """Read the inputs that are set on an optimizer at present.
 
     Raises:
         TypeError: for what is neither a number nor a tensor of one element.

@@ -1,4 +1,4 @@
-"""What every step looks at in all of its tensors: their gradients, where they lie, which form they have.
+"""Sweep over all tensors of a step: their gradients, addresses and forms.
 
 A user may change any of it between two steps. With a thousand small tensors looking takes longer than computing, so
 sweep.cpp does the same some ten times as fast. It is compiled in the background once steps have gone on for a while,
@@ -35,13 +35,13 @@ class Sweep(Protocol):
         """The dtype of every tensor."""
 
     def identities(self, objects: list[Any]) -> bytes:
-        """Which objects these are, 8 bytes each."""
+        """Identities of these objects, 8 bytes each."""
 
     def facts(self, tensors: list[Tensor], entries: list[dict[str, Any]]) -> Facts:
         """Address, dtype, shape and contiguity of every tensor; of those in entries, length and not shape."""
 
     def addresses(self, tensors: list[Tensor], like: list[Tensor]) -> bytes | None:
-        """Where the tensors lie, 8 bytes each.
+        """Addresses of the tensors, 8 bytes each.
 
         None if one is no dense, contiguous tensor of its own values, or not of the shape of its partner in `like`.
         """
@@ -97,7 +97,7 @@ _shape = operator.attrgetter("shape")
 
 
 def forms(tensors: list[Tensor]) -> tuple[list[torch.dtype], list[torch.Size], list[bool]]:
-    """What tables and kernels are made for."""
+    """Forms for which tables and kernels are made: dtypes, shapes, contiguity."""
     return list(map(_dtype, tensors)), list(map(_shape, tensors)), list(map(Tensor.is_contiguous, tensors))
 
 

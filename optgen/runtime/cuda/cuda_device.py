@@ -56,7 +56,7 @@ class CudaDevice:
 
     @property
     def arch(self) -> str:
-        """What kernels are compiled for, as `sm_90`."""
+        """Architecture that kernels are compiled for, as `sm_90`."""
         major, minor = self.capability
         return f"sm_{major}{minor}"
 
@@ -106,7 +106,7 @@ class CudaDevice:
 
     @contextmanager
     def stream(self, *, apart: bool = False) -> Iterator[Any]:
-        """What kernels are launched on so that they run in the order of torch's current stream.
+        """Give the stream on which kernels are launched so that they run in the order of torch's current stream.
 
         That is the default stream itself; next to any other, PyCUDA's own stream, which waits for it and is waited for.
 
@@ -154,7 +154,7 @@ class CudaDevice:
             self.driver.Context.synchronize()
 
     def is_capturing(self) -> bool:
-        """Whether torch's current stream is recording a graph."""
+        """Check whether torch's current stream is recording a graph."""
         with torch.cuda.device(self.index):
             return torch.cuda.is_current_stream_capturing()
 
@@ -175,7 +175,7 @@ class CudaDevice:
         return torch.empty(count, dtype=torch.int64, device="cpu", pin_memory=True)
 
     def has_concurrent_managed_access(self) -> bool:
-        """Whether the host and the device can use managed memory at the same time."""
+        """Check whether the host and the device can use managed memory at the same time."""
         return bool(self.device.get_attribute(self.driver.device_attribute.CONCURRENT_MANAGED_ACCESS))
 
     def tensor_over(self, array: Any) -> Tensor:
@@ -223,7 +223,7 @@ _devices_lock = threading.Lock()
 
 
 def serves(device: torch.device) -> bool:
-    """Whether the cuda target is made for tensors there."""
+    """Check whether the cuda target is made for tensors on a device."""
     return device.type == "cuda" or device in _devices
 
 

@@ -25,12 +25,12 @@ NOT_WARM = (
 
 
 def asks_for_capture(settings: Settings) -> bool:
-    """Whether steps of a group or a parameter are to be recorded."""
+    """Check whether steps of a group or a parameter are to be recorded."""
     return bool(settings.get("capturable"))
 
 
 def is_capturing() -> bool:
-    """Whether the current CUDA stream is recording a graph."""
+    """Check whether the current CUDA stream is recording a graph."""
     return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 

@@ -1,4 +1,4 @@
-"""Which states are paged: what every target must know of memory that a GPU borrows from the host (paging.py)."""
+"""Paged states, as far as every target must know of memory that a GPU borrows from the host (paging.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def asks_for_paging(settings: Mapping[str, Any], numel: int) -> bool:
-    """Whether the element states of a parameter are to be paged on a GPU."""
+    """Check whether the element states of a parameter are to be paged on a GPU."""
     return bool(settings.get("is_paged")) and numel >= PAGED_NUMEL
 
 
@@ -46,7 +46,7 @@ def loan_of(codes: Tensor) -> Loan | None:
 
 
 def is_paged(value: object) -> bool:
-    """Whether something is a tensor in memory that a GPU borrows."""
+    """Check whether a value is a tensor in memory that a GPU borrows."""
     return isinstance(value, Tensor) and loan_of(value) is not None
 
 

@@ -78,7 +78,7 @@ class ManagedPager:
     buffered: ClassVar[bool] = False
 
     def holds(self, codes: Tensor) -> bool:
-        """Whether a state lies in managed memory of this GPU."""
+        """Check whether a state lies in managed memory of this GPU."""
         loan = loan_of(codes)
         return loan is not None and loan.managed and loan.gpu is self.gpu
 
@@ -113,7 +113,7 @@ class StreamedPager:
     buffered: ClassVar[bool] = True
 
     def holds(self, codes: Tensor) -> bool:
-        """Whether a state lies in memory that is pinned for this GPU."""
+        """Check whether a state lies in memory that is pinned for this GPU."""
         loan = loan_of(codes)
         return loan is not None and not loan.managed and loan.gpu is self.gpu
 
@@ -139,7 +139,7 @@ Pager = ManagedPager | StreamedPager
 
 
 def pager_of(gpu: CudaDevice) -> Pager:
-    """How a GPU pages: by managed memory, where it can be used by the host and the device at the same time."""
+    """Pager of a GPU: by managed memory, where the host and the device can use it at the same time."""
     return ManagedPager(gpu) if gpu.has_concurrent_managed_access() else StreamedPager(gpu)
 
 
@@ -151,7 +151,7 @@ class _Location(ctypes.Structure):
 
 
 class Hints:
-    """Where managed memory should lie. Nothing but speed depends on it, so a hint that is refused is only warned of.
+    """Hints to the driver about where managed memory lies. Only speed depends on them: a refused hint gives a warning.
 
     Args:
         library: The driver's. Before CUDA 12.2 it knows devices alone, no locations.

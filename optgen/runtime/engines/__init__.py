@@ -1,1 +1,1 @@
-"""What computes a step: one engine a target."""
+"""Engines, which compute a step: one for each target."""

@@ -129,7 +129,7 @@ class CpuEngine(KernelEngine):
         self.array_memory[span] = values.float()
 
     def _span(self, name: str, partial: Partial, index: int) -> slice:
-        """Where the numbers of a tensor lie among those of all arrays."""
+        """Slice of a tensor's numbers among those of all arrays."""
         array = self.arrays[name, partial.name]
         lengths = [self._length(partial.over, member) for member in self.members[: index + 1]]
         end = array.storage_offset() + sum(lengths)

@@ -33,7 +33,7 @@ from optgen.runtime.states.store import Placement
 
 
 def stored_tensors(rule: Rule, bucket: Bucket) -> int:
-    """How many tensors of a parameter's size a kernel has at hand: mirrored in cuda.h of templates/include/optgen."""
+    """Number of a parameter's tensors that a kernel reads; mirrored in cuda.h of templates/include/optgen."""
     beside = bool(PARAMETER_CODECS[bucket.rounding].compensation)
     return 2 + beside + sum(state.exists(bucket.flags) for state in rule.element_states)
 
@@ -111,7 +111,7 @@ class CudaEngine(KernelEngine):
             self.paged.take_table(table, self.call.table)
 
     def _paged_states(self) -> PagedStates | None:
-        """What brings paged states; None if there are none."""
+        """Mover of paged states; None if there are none."""
         paged = [asks_for_paging(member.settings, member.param.numel()) for member in self.members]
         if not any(paged) or not self.rule.element_states:
             return None

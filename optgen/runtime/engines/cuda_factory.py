@@ -16,7 +16,7 @@ __all__ = ["make_cuda_engine", "pager_on", "serves", "why_no_cuda"]
 
 
 def why_no_cuda(device: torch.device) -> str:
-    """Why kernels cannot run on a GPU, with what mends it; "" if they can."""
+    """Reason why kernels cannot run on a GPU, with what mends it; "" if they can."""
     reason = why_no_pycuda()
     if reason:
         return reason
@@ -28,7 +28,7 @@ def why_no_cuda(device: torch.device) -> str:
 
 
 def pager_on(device: torch.device) -> Pager:
-    """What holds the paged states of parameters on a GPU."""
+    """Pager of the paged states of parameters on a GPU."""
     return pager_of(cuda_device(device))
 
 

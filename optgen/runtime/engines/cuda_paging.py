@@ -63,7 +63,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Launch:
-    """What of a call is the portion's own."""
+    """Arguments of a call that differ between portions."""
 
     first: int
     chunks: int
@@ -224,7 +224,8 @@ class PagedStates:
     # A pass
 
     def walk(self, bands: bool, writes: bool, stream: Any) -> Iterator[Launch]:
-        """What to launch on a stream, one portion after the other: its states are there, and the next ones are coming.
+        """Yield launches for a stream, portion by portion: the states of one are there, and the next ones are on their
+        way.
 
         Args:
             bands: Whether the pass walks bands.

@@ -1,4 +1,4 @@
-"""What a step asks of the engine of any target."""
+"""Interface of the engines of all targets."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Engine(Protocol):
 
     @property
     def at_once(self) -> bool:
-        """Whether one call of a kernel writes all that a step writes."""
+        """True if one call of a kernel writes all that a step writes."""
 
     @property
     def target(self) -> str:
         """The target's name."""
 
     def placement(self, member: Member) -> Placement:
-        """Where the states of a parameter lie."""
+        """Placement of the states of a parameter."""
 
     def begin(self, name: str, block: Block, grads: list[Tensor], inputs: Inputs) -> None:
         """Start a step.

@@ -1,4 +1,4 @@
-"""What the compiled targets share: tables of addresses and chunks, made once and kept between steps.
+"""Common base of the compiled targets: tables of addresses and chunks, made once and kept between steps.
 
 A step only looks whether anything moved.
 """
@@ -44,7 +44,7 @@ def defines(rule: Rule, bucket: Bucket) -> dict[str, str]:
 
 @dataclass
 class ChunkTable:
-    """How the memory of a bucket is cut, the same whatever runs it.
+    """Division of a bucket's memory into chunks, the same for all compiled targets.
 
     Attributes:
         numbers: (tensor, begin, end, place among partial sums of lines), chunk after chunk.
@@ -75,7 +75,7 @@ class KernelEngine:
 
     @property
     def at_once(self) -> bool:
-        """Whether one call of a kernel writes all that a step writes."""
+        """True if one call of a kernel writes all that a step writes."""
         return False
 
     def __init__(self, rule: Rule, bucket: Bucket) -> None:
@@ -106,7 +106,7 @@ class KernelEngine:
     # Tables
 
     def walks_bands(self, block: Block, item: Pass) -> bool:
-        """Whether a pass walks bands."""
+        """Check whether a pass walks bands."""
         return self.bands and not block.lines.keys().isdisjoint(item.names)
 
     def _cut_chunks(self) -> ChunkTable:
@@ -162,7 +162,7 @@ class KernelEngine:
         return layout.matrices * {"row": layout.rows, "col": layout.cols}.get(kind, 1)
 
     def _scratch_bytes(self) -> int:
-        """What a pass's values below element kind take, at most four bytes each."""
+        """Bytes of a pass's values below element kind, at most four each."""
         scalars = max((block.scalars for block in self.rule.blocks.values()), default=0)
         return max(4 * scalars, 8)
 
@@ -260,7 +260,7 @@ class KernelEngine:
             self.states = self._states()
 
     def _states(self) -> sweep.Facts:
-        """Where states lie and their forms: a user may put others in their place, or give them other memory."""
+        """Addresses and forms of states: a user may put others in their place, or give them other memory."""
         return sweep.PLAIN.facts([], self.entries)
 
     def _table_changed(self, table: array[int]) -> None:
@@ -279,5 +279,5 @@ _device = operator.attrgetter("device")
 
 
 def address(values: array[Any]) -> int:
-    """Where an array's numbers lie."""
+    """Address of an array's numbers."""
     return values.buffer_info()[0]

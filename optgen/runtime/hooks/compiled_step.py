@@ -55,7 +55,7 @@ def graph_step(optimizer: Stepper, closure: Callable[[], float] | None) -> float
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def tensor_settings(handle: str) -> str:
-    """Which settings of groups are tensors, as `0.lr 1.lr`."""
+    """Names of the groups' settings that are tensors, as `0.lr 1.lr`."""
     optimizer = optimizer_of(handle)
     groups = enumerate(optimizer.param_groups)
     found = [(index, key) for index, group in groups for key in optimizer.defaults if isinstance(group[key], Tensor)]
@@ -77,7 +77,7 @@ STORED = "states are paged, or no tensors"
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def hindrance(handle: str, positions: tuple[int, ...]) -> str:
-    """Why no graph can hold this step, or nothing; asked while a compiler traces it. States are made, as torch does."""
+    """Reason why no graph can hold this step, or "". A compiler asks while it traces. Makes states, as torch does."""
     optimizer = optimizer_of(handle)
     if optimizer._in_backward is not None:
         return BACKWARD
@@ -98,7 +98,7 @@ def hindrance(handle: str, positions: tuple[int, ...]) -> str:
 
 
 def _has_hidden_tensors(optimizer: Stepper) -> bool:
-    """Whether there are tensors among the settings that `tensor_settings` does not know, or inputs of this step."""
+    """Check for tensors in settings that `tensor_settings` does not know, and in inputs of this step."""
     parts = [value for group in optimizer.param_groups for value in group.values() if isinstance(value, tuple)]
     own = [override for group in optimizer.param_groups for override in group.get("overrides", {}).values()]
     values = [*(part for part in parts for part in part), *(value for override in own for value in override.values())]
@@ -107,7 +107,7 @@ def _has_hidden_tensors(optimizer: Stepper) -> bool:
 
 
 def _is_changed(optimizer: Stepper) -> bool:
-    """Whether the function that is being compiled has changed settings, states or attributes of the optimizer.
+    """Check whether the function that is being compiled has changed settings, states or attributes of the optimizer.
 
     It counts as changed where this torch does not tell.
     """
@@ -123,7 +123,7 @@ def _is_changed(optimizer: Stepper) -> bool:
 
 
 def _side_effects() -> Any:
-    """What the function that is being compiled has changed by now, as the compiler keeps it; None if it cannot say."""
+    """Side effects so far of the function that is being compiled, as the compiler keeps them; None if it cannot say."""
     try:
         from torch._dynamo.symbolic_convert import InstructionTranslator
 

@@ -49,7 +49,7 @@ def attach(optimizer: Fusing) -> None:
 
 
 def _asked(groups: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether anything is to be updated within backward."""
+    """Check whether anything is to be updated within backward."""
     return any(part.get("fused_backward") for group in groups for part in _parts(group))
 
 
@@ -101,7 +101,7 @@ def check_settings(name: str, rule: Rule, settings: Settings) -> None:
 
 
 def _needs_all(rule: Rule, settings: Settings) -> bool:
-    """Whether a step takes a sum over all parameters."""
+    """Check whether a step takes a sum over all parameters."""
     block = rule.blocks["step"]
     wanted = {reduction for _, _, reduction in block.sums}
     flags = [rule.flags(settings, *facts) for facts in (LARGE, VECTOR)]
@@ -109,7 +109,7 @@ def _needs_all(rule: Rule, settings: Settings) -> bool:
 
 
 class Hook:
-    """What autograd calls when a parameter has its gradient; nothing, once its optimizer is gone."""
+    """Hook that autograd calls when a parameter has its gradient; it does nothing once its optimizer is gone."""
 
     def __init__(self, optimizer: Fusing) -> None:
         self.optimizer = weakref.ref(optimizer)
@@ -320,7 +320,7 @@ def check_members(optimizer: Fusing) -> None:
 
 
 def _hooks(param: Tensor) -> list[Any]:
-    """What autograd calls when a parameter has its gradient."""
+    """Hooks that autograd calls when a parameter has its gradient."""
     return list((getattr(param, "_post_accumulate_grad_hooks", None) or {}).values())
 
 

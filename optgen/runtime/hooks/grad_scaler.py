@@ -1,4 +1,4 @@
-"""Which backward passes are of a loss that torch.amp.GradScaler has scaled: updates within them would be scaled too.
+"""Detection of backward passes of a loss scaled by torch.amp.GradScaler: updates within them would be scaled too.
 
 Nothing in autograd tells it. So `GradScaler.scale` is wrapped once, when the first optimizer that updates within
 backward asks for it: what it returns calls back as its gradient comes, before those of parameters, and the pass that
@@ -27,7 +27,7 @@ def watch() -> None:
 
 
 def is_scaled() -> bool:
-    """Whether the backward pass that has called is one of a scaled loss.
+    """Check whether the backward pass that has called is one of a scaled loss.
 
     A pass within a pass, as checkpoints with use_reentrant=True start them, is one of its own and is not known.
     """

@@ -21,7 +21,7 @@ class Stepper(OptimizerLike, Protocol):
 
     @property
     def _in_backward(self) -> object | None:
-        """What updates parameters within backward, if anything does."""
+        """Updater of parameters within backward, if there is one."""
 
     def _check_step(self) -> None:
         """Raise for a step that may not be taken as it is asked for."""

@@ -1,1 +1,1 @@
-"""What users set: which settings there are, what they may be, how states are stored."""
+"""Settings of users: names and values, their checks, and the codecs of states that follow from them."""

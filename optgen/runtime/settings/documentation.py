@@ -53,7 +53,7 @@ class Documentation:
         return "\n\n".join(part for part in parts if part)
 
     def _source(self) -> str:
-        """Where the rule is from, as its module says below its title."""
+        """Source of the rule, as its module gives it below its title."""
         module = sys.modules.get(self.cls.__module__)
         return inspect.cleandoc(getattr(module, "__doc__", None) or "").partition("\n\n")[2]
 
@@ -68,7 +68,7 @@ class Documentation:
         return lines
 
     def _doc(self, name: str) -> str | None:
-        """What an argument does, with its range; None if it is of the rule alone, and described where it is."""
+        """Description of an argument, with its range; None if it is of the rule alone, and described there."""
         rule, bits = self.cls.rule, self.cls.bits
         setting = rule.documented.get(name)
         if setting is None or (name == "optim_bits" and bits is not None):

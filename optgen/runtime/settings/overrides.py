@@ -37,7 +37,7 @@ def enlist(optimizer: Overridable) -> None:
 
 
 def registered(params: Sequence[Tensor]) -> dict[int, dict[str, Any]]:
-    """What was said of these parameters before an optimizer has taken them, by position."""
+    """Settings registered for these parameters before an optimizer has taken them, by position."""
     of_modules: dict[int, dict[str, Any]] = {}
     for module, name, settings in GlobalOptimManager.modules:
         there = module()

@@ -1,4 +1,4 @@
-"""What an optimizer is given to train: parameters, and groups of them with settings of their own."""
+"""Parameters that an optimizer trains, and groups of them with settings of their own."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def with_override(
 
 
 def as_list(name: str, params: Any) -> list[Any]:
-    """What an optimizer is given to train, as a list.
+    """Convert the `params` argument of an optimizer to a list.
 
     Raises:
         TypeError: for what is no iterable, and for single tensors and dicts.

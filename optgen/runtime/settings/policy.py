@@ -1,4 +1,4 @@
-"""What a class of optimizers takes and refuses: its rule, and what the class fixes."""
+"""Policy of a class of optimizers: its rule, what the class takes and refuses, and what it fixes."""
 
 from __future__ import annotations
 

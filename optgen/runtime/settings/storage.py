@@ -1,4 +1,4 @@
-"""How settings ask for states and parameters to be stored, and what cannot be had."""
+"""Codecs of states and parameters that follow from settings, and checks that they can be had."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def tensorwise(rule: Rule, codecs: Iterable[Codec]) -> frozenset[str]:
 
 
 def choose_rounding(settings: Settings, param: Tensor) -> str:
-    """How a parameter is rounded: as is asked for, where its dtype is one that this is for."""
+    """Choose the rounding of a parameter: the one asked for, if it is for the parameter's dtype."""
     return parameter_codec(settings.get("rounding", "nearest"), dtype_name(param.dtype)).name
 
 

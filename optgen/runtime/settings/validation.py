@@ -218,12 +218,12 @@ def _check_range(name: str, hyper: Hyperparameter, number: Any, value: Any, mess
 
 
 def on_device(value: Any) -> bool:
-    """Whether a value lies where the host would have to wait for it: a tensor that is not on the CPU."""
+    """Check whether the host would have to wait for a value: a tensor that is not on the CPU."""
     return isinstance(value, Tensor) and value.device.type != "cpu"
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a real number, or a tensor of one; what the number is is not read."""
+    """Check whether a value is a real number, or a tensor of one; the number itself is not read."""
     if isinstance(value, Tensor):
         has_value = value.numel() == 1 and value.layout is torch.strided and not value.is_meta
         return has_value and not value.is_complex() and value.dtype is not torch.bool

@@ -1,4 +1,4 @@
-"""Whether kernels can read the states of a parameter: a user may put others in their place between two steps.
+"""Checks that kernels can read the states of a parameter: a user may replace them between two steps.
 
 Looked at when a step is prepared, which it is anew as soon as a state lies elsewhere or has another form than before.
 """
@@ -19,7 +19,7 @@ from optgen.runtime.states.store import KEPT_DTYPES, Placement, has_form, scale_
 
 
 def why_unreadable(value: Tensor) -> str:
-    """Why no kernel can read a tensor, in words that follow "is"; "" if it can."""
+    """Reason why no kernel can read a tensor, in words that follow "is"; "" if it can."""
     value = local_tensor(value)
     if value.layout is not torch.strided or value.is_nested:
         return f"{'nested' if value.is_nested else value.layout}, not dense"

@@ -21,7 +21,7 @@ WORD = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Draw:
-    """Where the draws of a parameter in a step come from.
+    """Source of the random draws of a parameter in a step.
 
     Attributes:
         seed: 0 to 2^53.

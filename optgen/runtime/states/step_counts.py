@@ -31,7 +31,7 @@ class Count:
 
 
 def is_count(step: Any) -> bool:
-    """Whether a value is a number of steps: a finite number that is not negative, or a tensor of one."""
+    """Check whether a value is a number of steps: finite and not negative, or a tensor of one such number."""
     if isinstance(step, Tensor):
         return _may_count(step) and _is_number_of_steps(step.item())
     return isinstance(step, int | float) and not isinstance(step, bool) and _is_number_of_steps(step)
@@ -93,7 +93,7 @@ def _refuse(step: Any) -> None:
 
 
 def count_shown(step: Any) -> str:
-    """What stands in the place of a count, in words."""
+    """Describe the value in place of a count, in words."""
     if not isinstance(step, Tensor):
         return repr(step)
     if step.numel() != 1:
@@ -102,7 +102,7 @@ def count_shown(step: Any) -> str:
 
 
 def steps_of(shown: float, exact: float) -> float:
-    """How many steps a parameter has had, by its state and by the exact count beside it."""
+    """Number of steps of a parameter, by its state and by the exact count beside it."""
     return exact if ctypes.c_float(exact).value == shown else shown
 
 
@@ -128,7 +128,7 @@ def as_state(count: float) -> Tensor:
 def with_exact_counts(
     groups: Sequence[Mapping[str, Any]], counts: Mapping[Tensor, Count], saved: dict[str, Any]
 ) -> dict[str, Any]:
-    """What torch's `state_dict` has returned, with counts that float32 rounds in float64.
+    """Convert the result of torch's `state_dict`: counts that float32 rounds are given in float64.
 
     Args:
         groups: The optimizer's.

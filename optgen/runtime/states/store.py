@@ -78,7 +78,7 @@ KEPT_DTYPES = {torch.bfloat16: "kahan", torch.float16: "kahan", torch.int8: "spl
 
 
 def settled_compensation(param: Tensor, entry: Mapping[str, Any], rounding: str) -> Tensor | None:
-    """What is to be kept beside a parameter: nothing, what there is, or that in another form."""
+    """Compensation to keep beside a parameter: none, the one that is there, or that one in another form."""
     codec = PARAMETER_CODECS[rounding]
     wanted = codec.compensation_dtype(dtype_name(param.dtype))
     if not wanted:
@@ -125,19 +125,19 @@ def stored_codec(
 
 
 def has_form(codec: Codec, codes: Tensor, shape: torch.Size, scales: int) -> bool:
-    """Whether codes and so many scales look as this codec stores a state of this shape."""
+    """Check whether codes, with this number of scales, look as this codec stores a state of this shape."""
     same = dtype_name(codes.dtype) == codec.storage and tuple(codes.shape) == codec.codes_shape(shape)
     return same and codec.scales(shape.numel()) == scales
 
 
 def stored_shown(codes: Tensor, scales: Tensor | None) -> str:
-    """How a state is stored, in words."""
+    """Describe in words how a state is stored."""
     count = "no scales" if scales is None else f"{scales.numel()} scales"
     return f"{dtype_name(codes.dtype)} of shape {tuple(codes.shape)} with {count}"
 
 
 def _would_fit(state: State, codes: Tensor, shape: torch.Size) -> str:
-    """What would: the scales of codecs that have such codes, or the codes of those that the state takes."""
+    """Describe what would fit: scales of codecs that have such codes, or codes of those that the state takes."""
     numel = shape.numel()
     alike = [
         codec
@@ -155,7 +155,7 @@ def _would_fit(state: State, codes: Tensor, shape: torch.Size) -> str:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the states of a parameter lie.
+    """Placement of the states of a parameter.
 
     Attributes:
         device: The parameter's.
@@ -169,11 +169,11 @@ class Placement:
 
     @property
     def start(self) -> torch.device:
-        """Where initial values are made."""
+        """Device on which initial values are made."""
         return self.device if self.pager is None else torch.device("cpu")
 
     def fits(self, codes: Tensor) -> bool:
-        """Whether codes lie where they belong, as kernels read them."""
+        """Check whether codes lie where they belong, as kernels read them."""
         if not codes.is_contiguous() or codes.is_neg():
             return False
         if self.pager is not None:
@@ -194,7 +194,7 @@ class Placement:
         return torch.empty_like(codes, device=self.device, memory_format=torch.contiguous_format).copy_(codes)
 
     def takes(self, state: State, value: Tensor) -> bool:
-        """Whether a state can be brought from where it lies: from another device it cannot."""
+        """Check whether a state can be brought from where it lies: from another device it cannot."""
         if value.device == self.device or is_paged(value):
             return True
         return self.pager is not None and state.kind == "element" and value.device.type == "cpu"
@@ -202,7 +202,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class StateChanges:
-    """What a parameter's entry lacks, and what it no longer needs."""
+    """Changes of a parameter's entry: what it lacks, and what it no longer needs."""
 
     made: Mapping[str, Tensor]
     dropped: Sequence[str]

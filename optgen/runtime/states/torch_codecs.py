@@ -23,7 +23,7 @@ from optgen.codecs import codec as codec_named
 
 
 def encode(codec: Codec | str, x: Tensor, signed: bool) -> tuple[Tensor, Tensor | None]:
-    """What is stored for `x`: (codes, absmax) with absmax None for codecs without scales.
+    """Encode `x`: (codes, absmax) with absmax None for codecs without scales.
 
     x: a floating-point tensor of any shape; read in row-major order, computed in float32.
     signed: whether elements can be negative (chooses the book of the codec).
@@ -75,7 +75,7 @@ def zeros(
 
 
 class Coding(Protocol):
-    """What the codes of a codec stand for."""
+    """Conversion between numbers and the codes of a codec."""
 
     def encode(self, y: Tensor, negative: Tensor, signed: bool) -> Tensor:
         """The codes of magnitudes 0 <= y <= 1, as they are stored (several to a byte: one each)."""

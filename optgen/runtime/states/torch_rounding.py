@@ -1,4 +1,4 @@
-"""How parameters are stored, in plain torch operations: the reference for every other target.
+"""Codecs of parameters in plain torch operations: the reference for every other target.
 
 - `nearest`: rounded to the parameter's dtype, ties to even.
 - `stochastic`: rounded down or up in magnitude, up with the probability that makes the expected value exact, to
@@ -37,7 +37,7 @@ def decode_parameter(codec: ParameterCodec, param: Tensor, compensation: Tensor 
 def encode_parameter(
     codec: ParameterCodec, value: Tensor, dtype: torch.dtype, draw: Draw
 ) -> tuple[Tensor, Tensor | None]:
-    """What is stored for a float32 tensor: the parameter and what is kept beside it.
+    """Encode a float32 tensor: the parameter and what is kept beside it.
 
     draw: where the random numbers of stochastic rounding come from.
     """
@@ -54,7 +54,7 @@ def encode_parameter(
 
 
 def compensation_of(codec: ParameterCodec, value: Tensor, param: Tensor) -> Tensor | None:
-    """What is kept beside a parameter that stands for a float32 value."""
+    """Compute the compensation beside a parameter that stands for a float32 value."""
     if not codec.compensation:
         return None
     stored = param.to(torch.float32)

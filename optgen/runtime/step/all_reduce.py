@@ -25,7 +25,7 @@ from optgen.runtime.core.shards import Shard, local_tensor
 
 
 class Reducing(Protocol):
-    """What the reducer asks of an engine after a pass."""
+    """Methods of an engine that the reducer calls after a pass."""
 
     bucket: Bucket
 
@@ -51,7 +51,7 @@ class Item:
 
 
 class Reducer:
-    """What reduces the results of a step's parameters.
+    """Reducer of the results of a step's parameters, over processes.
 
     Args:
         shards: Of all parameters of the optimizer.
@@ -105,7 +105,7 @@ class Reducer:
                 _all_reduce(sums, maxima, group)
 
     def agree(self, found_inf: Tensor) -> Tensor:
-        """Whether any process has found an Inf or NaN: a step is skipped by all or none."""
+        """Find out whether any process has found an Inf or NaN: a step is skipped by all or none."""
         import torch.distributed as dist
 
         result = local_tensor(found_inf).detach().clone()
@@ -115,7 +115,7 @@ class Reducer:
 
 
 def _is_over(member: Member, group: Any, lines: bool = False) -> bool:
-    """Whether a parameter is divided over a group, or its rows and columns are."""
+    """Check whether a parameter is divided over a group, or its rows and columns are."""
     shard = member.shard
     if shard is None:
         return False
@@ -123,7 +123,7 @@ def _is_over(member: Member, group: Any, lines: bool = False) -> bool:
 
 
 def _items(name: str, block: Block, item: Pass, running: Sequence[Reducing], group: Any, op: str) -> Iterator[Item]:
-    """What a pass has made, result by result, each of all parameters in their order."""
+    """Yield the results of a pass one by one, each of all parameters in their order."""
     for partial in block.partials:
         if partial.op != op or partial.name not in item.names:
             continue

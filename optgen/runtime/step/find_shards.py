@@ -60,7 +60,7 @@ def _shard_dim(placement: Any) -> int | None:
 
 
 def divisions_of(placed: tuple[Any, Any]) -> list[tuple[int, int, int]]:
-    """How a DTensor is divided, one after the other: (dimension, among how many, which of them this process has).
+    """Divisions of a DTensor, in order: (dimension, number of parts, index of the part that this process has).
 
     Placements say it in the order of the mesh, but for `_StridedShard`, as FSDP2 has over tensor parallelism: those
     divide what `split_factor` parts have.
@@ -72,7 +72,7 @@ def divisions_of(placed: tuple[Any, Any]) -> list[tuple[int, int, int]]:
 
 
 def _offset(name: str, placed: tuple[Any, Any], shape: torch.Size, own: torch.Size) -> tuple[int, ...]:
-    """Where this process's part begins.
+    """Offset of this process's part in the tensor.
 
     Raises:
         ValueError: if the part in memory is not the one that the placements speak of.

@@ -13,7 +13,7 @@ from optgen.runtime.step.prepared import KeptSteps
 
 
 class OptimizerLike(Protocol):
-    """What the rooms below the facade know of it."""
+    """Interface of the optimizer to the rooms below the facade."""
 
     _policy: ClassVar[Policy]
     defaults: dict[str, Any]

@@ -109,7 +109,7 @@ _params = operator.itemgetter("params")
 
 
 def _still_serves(optimizer: OptimizerLike, prepared: Prepared) -> bool:
-    """Whether the settings still ask for these kernels; changed ones are checked first."""
+    """Check whether the settings still ask for these kernels; changed settings are checked first."""
     settings = prepared.settings()
     raw = [raw_settings(optimizer, row) for row in settings]
     if raw == prepared.raw:
@@ -152,7 +152,7 @@ def _seen(value: Tensor) -> _Unread | float:
 
 
 def _fixed(rule: Rule, settings: Settings) -> tuple[Any, ...]:
-    """What engines are built for: flags, so that a schedule of momentum keeps them, and how states are stored."""
+    """Settings that engines are built for: flags, so that a schedule of momentum keeps them, and storage."""
     facts = (2, 1, 0, frozenset[str]())
     return (rule.flags(settings, *facts), settings["target"], *[settings.get(key) for key in rule.storage])
 

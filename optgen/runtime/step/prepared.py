@@ -22,7 +22,7 @@ KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which
 
 @dataclass(frozen=True)
 class PreparationKey:
-    """What a step is prepared for: identities of parameters, dtypes of their gradients, names of the inputs set."""
+    """Key of a prepared step: identities of parameters, dtypes of their gradients, names of the inputs set."""
 
     block: str
     params: bytes

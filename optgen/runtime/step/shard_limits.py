@@ -1,4 +1,4 @@
-"""Which target serves a part of a parameter, and what cannot be done with one."""
+"""Choice of the target for a part of a parameter, and refusals of what cannot be done with a part."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _tensor_results(block: Block, member: Member) -> list[str]:
 
 
 def reduces(block: Block, flags: Flags) -> bool:
-    """Whether a block reduces anything of a parameter."""
+    """Check whether a block reduces anything of a parameter."""
     return any(block.taken(item, flags) for item in block.passes)
 
 

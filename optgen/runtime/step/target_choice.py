@@ -1,4 +1,4 @@
-"""Which target serves a parameter, and the engine of a bucket."""
+"""Choice of the target for a parameter, and of the engine for a bucket."""
 
 from __future__ import annotations
 

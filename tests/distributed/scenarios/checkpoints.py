@@ -5,6 +5,7 @@ Each run of processes leaves its checkpoints in the folder above its own, where 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,8 @@ import optgen_optim
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from runtime.checkpoints import kept
+from runtime.training import same
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
@@ -327,6 +330,23 @@ def placed_otherwise(world: World, case: str, how: str) -> None:
         raise AssertionError("loaded")
 
 
+def kept_shards(world: World) -> None:
+    """Load what two processes of an earlier version have saved: each has again what it had, bit for bit."""
+    folder = world.folder / "kept"
+    if world.rank == 0:
+        shutil.unpack_archive(kept.FOLDER / "shards.tar.xz", folder, filter="data")
+    dist.barrier()
+    optimizers = kept.divided()
+    for optimizer in optimizers.values():
+        kept.train_divided(optimizer, 1, 1)
+    found = kept.stored_by(optimizers)
+    dcp.load(found, checkpoint_id=folder / "shards")
+    own = torch.load(folder / "shards" / f"own{world.rank}.pt", weights_only=True)
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": {int(k): e for k, e in found[name].items()}})
+        assert same(kept.own_entries(optimizer), own[name]), name
+
+
 def _of(case: str, run: Callable[..., Any], *needs: tuple[int, str], **more: Any) -> Scenario:
     return Scenario(partial(run, case=case, **more), needs=needs, full=CASES[case].full)
 
@@ -358,6 +378,7 @@ SCENARIOS: Scenarios = {
                 ("32 bits", "columns"),
             )
         },
+        "kept shards": Scenario(kept_shards),
         **{
             name: _of(case, placed_otherwise, _saved(case), how=how)
             for name, case, how in (

@@ -106,7 +106,8 @@ def compile_specs(paths: Sequence[Path], package: str | None) -> Package:
     renderings = {unit.family.name: unit.renderings(common) for unit in units}
     files = {r.path: _emit(unit.family.path, r) for unit in units for r in renderings[unit.family.name]}
     if units:
-        files |= {r.path: _emit(None, r) for r in common.renderings(units[0].family)}
+        family = units[0].family
+        files |= {r.path: _emit(family.shared_path, r) for r in common.renderings(family)}
     infos = tuple(
         ClassInfo(
             unit.family,
@@ -137,7 +138,7 @@ def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[Unit, ...]:
     units = []
     for name, loaded in specs.rules.items():
         try:
-            family = build_family(loaded, specs.shared, functions, _shown_path(loaded.source.path), reporter)
+            family = build_family(loaded, specs.shared, functions, reporter)
             if family is None:
                 continue
             if not reporter.errors_in(loaded.source.path):
@@ -166,12 +167,6 @@ def _are_feasible(programs: Iterable[Program], loaded: LoadedSpec, reporter: Rep
     return not late
 
 
-def _shown_path(path: str) -> Prose:
-    """A spec's path in generated files, the same wherever the project lies: its folder and name."""
-    place = Path(path).resolve()
-    return Prose(f"{place.parent.name}/{place.name}")
-
-
 def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> tuple[ClassSpec, ...]:
     settings = readers(family.hypers, family.options, family.storage)
     result = []
@@ -198,11 +193,10 @@ def common_parts(units: Sequence[Unit]) -> Common:
     )
 
 
-def _emit(path: Prose | None, rendering: Rendering) -> str:
+def _emit(path: Prose, rendering: Rendering) -> str:
     is_python = rendering.path.endswith(".py")
     comment = python_comment if is_python else c_comment
-    source = Prose("; change the specs") if path is None else " from " + path + "; change that file"
-    head = comment(MARK + source + " and run `optgen build`.")
+    head = comment(MARK + " from " + path + "; change that file and run `optgen build`.")
     text = f"{head}\n{render(rendering.template, rendering.context)}"
     if is_python:
         ast.parse(text.encode())  # as bytes: a file may name its encoding
@@ -225,4 +219,4 @@ def _package_module(package: str, units: Sequence[Unit]) -> str:
             ),
         },
     )
-    return f"{python_comment(f'{MARK}; change the specs and run `optgen build`.')}\n{text}"
+    return f"{python_comment(f'{MARK} from the specs; change them and run `optgen build`.')}\n{text}"

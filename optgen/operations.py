@@ -271,6 +271,13 @@ _WINDOWS = (
         takes=(("window", "window"), ("q", "tensor")),
     ),
 )
+_OF_PASSES = (
+    _function(
+        "scale_of",
+        "the largest magnitude of a tensor as its scale; 0 where that is below the smallest normal float",
+        takes=(("largest", "tensor"),),
+    ),
+)
 _REDUCTIONS = (
     Reduction("sum", ("tensor", "all", "matrix"), "numbers", "sum", "the sum"),
     Reduction("mean", ("tensor", "matrix"), "numbers", "mean", "the sum over the count", is_mean=True),
@@ -283,10 +290,14 @@ _REDUCTIONS = (
     Reduction("col_mean", ("col",), "numbers", "mean", "the mean along the dimension before the last", is_mean=True),
 )
 
-OPERATIONS: Mapping[str, Operation] = {row.name: row for row in (*_OPERATORS, *_COMPARISONS, *_FUNCTIONS, *_WINDOWS)}
+OPERATIONS: Mapping[str, Operation] = {
+    row.name: row for row in (*_OPERATORS, *_COMPARISONS, *_FUNCTIONS, *_WINDOWS, *_OF_PASSES)
+}
 COMPARISONS: Mapping[str, Operation] = {row.name: row for row in _COMPARISONS}
 FUNCTIONS: Mapping[str, Operation] = {row.name: row for row in _FUNCTIONS}
 WINDOWS: Mapping[str, Operation] = {row.name: row for row in _WINDOWS}
+OF_PASSES: Mapping[str, Operation] = {row.name: row for row in _OF_PASSES}
+"""Operations that passes add to a program, and no equation says."""
 REDUCTIONS: Mapping[str, Reduction] = {row.name: row for row in _REDUCTIONS}
 CALLED: Mapping[str, Operation | Reduction] = {**FUNCTIONS, **REDUCTIONS, **WINDOWS}
 """What stands before a bracket, by name, in the order in which it is listed."""

@@ -71,7 +71,7 @@ constexpr bool exp_avg_var_tensorwise = is_tensorwise<ExpAvgVarCodec>;
 
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_var, exp_avg_var_absmax, max_exp_avg_var,
-      max_exp_avg_var_absmax, gnorm_vec, COUNT };
+      max_exp_avg_var_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -97,8 +97,6 @@ template <int pass> constexpr bool reads_exp_avg_var =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_var_largest_pass);
 template <int pass> constexpr bool reads_max_exp_avg_var =
     amsgrad && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass);
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, beta1, beta2, eps, weight_decay, max_grad_norm, percentile_clipping, max_unorm, min_trust_ratio,
@@ -144,9 +142,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
       float(v.beta2), float(v.eps), float(v.weight_decay), float(1.0 - v.beta1), float(1.0 - v.beta2), float(rate),
       float(1.0 / (1.0 - optgen::power(v.beta1, step))), length >= 5.0,
       float(1.0 / (1.0 - optgen::power(v.beta1, step))), float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, step))),
-      float(1.0 - v.lr * v.weight_decay),
-      float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
-      float(sum.exp_avg_var_largest >= 1.1754943508222875e-38 ? sum.exp_avg_var_largest : 0.0)};
+      float(1.0 - v.lr * v.weight_decay), float(optgen::scale_of(sum.exp_avg_largest)),
+      float(optgen::scale_of(sum.exp_avg_var_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -188,14 +185,14 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == exp_avg_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_largest);
-  finish_max<pass == exp_avg_var_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_var_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
+  finish_max<pass == exp_avg_var_largest_pass>(call, t, &Sums::exp_avg_var_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -207,11 +204,9 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax),
-          sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
     if constexpr (exp_avg_var_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_var_absmax),
-          sum.exp_avg_var_largest >= 1.1754943508222875e-38 ? sum.exp_avg_var_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_var_absmax), optgen::scale_of(sum.exp_avg_var_largest));
     count_step(t);
   }
 }

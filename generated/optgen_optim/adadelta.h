@@ -31,7 +31,7 @@ constexpr bool square_avg_tensorwise = is_tensorwise<SquareAvgCodec>;
 constexpr bool acc_delta_tensorwise = is_tensorwise<AccDeltaCodec>;
 
 struct Column {
-  enum { square_avg = BASE_COLUMNS, square_avg_absmax, acc_delta, acc_delta_absmax, gnorm_vec, COUNT };
+  enum { square_avg = BASE_COLUMNS, square_avg_absmax, acc_delta, acc_delta_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -54,8 +54,6 @@ template <int pass> constexpr bool reads_square_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, square_avg_largest_pass, acc_delta_largest_pass);
 template <int pass> constexpr bool reads_acc_delta =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, acc_delta_largest_pass);
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, rho, eps, weight_decay, max_grad_norm, percentile_clipping, max_unorm, min_trust_ratio, max_trust_ratio,
@@ -87,9 +85,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.rho), float(v.eps),
-      float(v.weight_decay), float(1.0 - v.rho),
-      float(sum.square_avg_largest >= 1.1754943508222875e-38 ? sum.square_avg_largest : 0.0),
-      float(sum.acc_delta_largest >= 1.1754943508222875e-38 ? sum.acc_delta_largest : 0.0)};
+      float(v.weight_decay), float(1.0 - v.rho), float(optgen::scale_of(sum.square_avg_largest)),
+      float(optgen::scale_of(sum.acc_delta_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -115,14 +112,14 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == square_avg_largest_pass, in_bands<pass>>(call, t, &Sums::square_avg_largest);
-  finish_max<pass == acc_delta_largest_pass, in_bands<pass>>(call, t, &Sums::acc_delta_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == square_avg_largest_pass>(call, t, &Sums::square_avg_largest);
+  finish_max<pass == acc_delta_largest_pass>(call, t, &Sums::acc_delta_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -134,11 +131,9 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (square_avg_tensorwise)
-      put(*t.pointer<float>(Column::square_avg_absmax),
-          sum.square_avg_largest >= 1.1754943508222875e-38 ? sum.square_avg_largest : 0.0);
+      put(*t.pointer<float>(Column::square_avg_absmax), optgen::scale_of(sum.square_avg_largest));
     if constexpr (acc_delta_tensorwise)
-      put(*t.pointer<float>(Column::acc_delta_absmax),
-          sum.acc_delta_largest >= 1.1754943508222875e-38 ? sum.acc_delta_largest : 0.0);
+      put(*t.pointer<float>(Column::acc_delta_absmax), optgen::scale_of(sum.acc_delta_largest));
     count_step(t);
   }
 }

@@ -64,7 +64,7 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 struct Column {
   enum { exp_avg_sq_row = BASE_COLUMNS, exp_avg_sq_col, exp_avg_sq, exp_avg_sq_absmax, exp_avg, exp_avg_absmax,
       gnorm_vec, step_row_factor, step_col_factor, step_new_exp_avg_sq_col, step_new_exp_avg_sq_row,
-      step_row_factor_factor, step_exp_avg_sq_row_matrix_sum, step_squared_col_sum, step_squared_row_sum, COUNT };
+      step_row_factor_factor, step_exp_avg_sq_row_matrix_sum, step_squared_col_sum, step_squared_row_sum, END };
 };
 
 namespace step {
@@ -221,9 +221,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.eps1), float(v.beta1),
       float(rate), float(decay), float(1.0 - decay),
       float(1.0 / optgen::maximum(1.0, optgen::sqrt(sum.direction_squares / numel) / v.clip_threshold)),
-      float(1.0 - v.beta1), float(v.weight_decay * rate),
-      float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0),
-      float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0)};
+      float(1.0 - v.beta1), float(v.weight_decay * rate), float(optgen::scale_of(sum.exp_avg_sq_largest)),
+      float(optgen::scale_of(sum.exp_avg_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -265,7 +264,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
   finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
   finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
   finish_sum<pass == direction_squares_pass, in_bands<pass>>(call, t, &Sums::direction_squares);
@@ -298,11 +297,9 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
       });
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_sq_tensorwise && !ndim_from_2)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax),
-          sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
     if constexpr (beta1_given && exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax),
-          sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
     count_step(t);
   }
 }

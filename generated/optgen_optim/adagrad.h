@@ -28,7 +28,7 @@ using SumCodec = OPTGEN_SUM_CODEC;
 constexpr bool sum_tensorwise = is_tensorwise<SumCodec>;
 
 struct Column {
-  enum { sum = BASE_COLUMNS, sum_absmax, gnorm_vec, COUNT };
+  enum { sum = BASE_COLUMNS, sum_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -48,8 +48,6 @@ template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squa
     share_sum_pass, update_squares_pass, sum_largest_pass);
 template <int pass> constexpr bool reads_sum =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, sum_largest_pass);
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, lr_decay, weight_decay, eps, max_grad_norm, percentile_clipping, max_unorm, min_trust_ratio,
@@ -81,8 +79,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.weight_decay), float(v.eps),
-      float(v.lr / (1.0 + (step - 1.0) * v.lr_decay)),
-      float(sum.sum_largest >= 1.1754943508222875e-38 ? sum.sum_largest : 0.0)};
+      float(v.lr / (1.0 + (step - 1.0) * v.lr_decay)), float(optgen::scale_of(sum.sum_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -105,13 +102,13 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == sum_largest_pass, in_bands<pass>>(call, t, &Sums::sum_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == sum_largest_pass>(call, t, &Sums::sum_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -122,8 +119,7 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     }
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
-    if constexpr (sum_tensorwise)
-      put(*t.pointer<float>(Column::sum_absmax), sum.sum_largest >= 1.1754943508222875e-38 ? sum.sum_largest : 0.0);
+    if constexpr (sum_tensorwise) put(*t.pointer<float>(Column::sum_absmax), optgen::scale_of(sum.sum_largest));
     count_step(t);
   }
 }

@@ -47,7 +47,7 @@ constexpr bool previous_grad_tensorwise = is_tensorwise<PreviousGradCodec>;
 
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, exp_avg_diff, exp_avg_diff_absmax,
-      previous_grad, previous_grad_absmax, gnorm_vec, COUNT };
+      previous_grad, previous_grad_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -77,8 +77,6 @@ template <int pass> constexpr bool reads_exp_avg_diff =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_diff_largest_pass);
 template <int pass> constexpr bool reads_previous_grad = is_one_of(pass, APPLY, share_sum_pass, update_squares_pass,
     exp_avg_sq_largest_pass, exp_avg_diff_largest_pass, previous_grad_largest_pass);
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, beta1, beta2, beta3, eps, weight_decay, max_grad_norm, percentile_clipping, max_unorm, min_trust_ratio,
@@ -121,10 +119,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
       float(1.0 - v.beta3), float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta3, step))),
       float(1.0 / (1.0 - optgen::power(v.beta1, step))), float(v.beta2 / (1.0 - optgen::power(v.beta2, step))),
       float(1.0 - v.lr * v.weight_decay), float(1.0 / (1.0 + v.lr * v.weight_decay)),
-      float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
-      float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0),
-      float(sum.exp_avg_diff_largest >= 1.1754943508222875e-38 ? sum.exp_avg_diff_largest : 0.0),
-      float(sum.previous_grad_largest >= 1.1754943508222875e-38 ? sum.previous_grad_largest : 0.0)};
+      float(optgen::scale_of(sum.exp_avg_largest)), float(optgen::scale_of(sum.exp_avg_sq_largest)),
+      float(optgen::scale_of(sum.exp_avg_diff_largest)), float(optgen::scale_of(sum.previous_grad_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -162,16 +158,16 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == exp_avg_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_largest);
-  finish_max<pass == exp_avg_sq_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_sq_largest);
-  finish_max<pass == exp_avg_diff_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_diff_largest);
-  finish_max<pass == previous_grad_largest_pass, in_bands<pass>>(call, t, &Sums::previous_grad_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
+  finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
+  finish_max<pass == exp_avg_diff_largest_pass>(call, t, &Sums::exp_avg_diff_largest);
+  finish_max<pass == previous_grad_largest_pass>(call, t, &Sums::previous_grad_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -183,17 +179,13 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax),
-          sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax),
-          sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
     if constexpr (exp_avg_diff_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_diff_absmax),
-          sum.exp_avg_diff_largest >= 1.1754943508222875e-38 ? sum.exp_avg_diff_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_diff_absmax), optgen::scale_of(sum.exp_avg_diff_largest));
     if constexpr (previous_grad_tensorwise)
-      put(*t.pointer<float>(Column::previous_grad_absmax),
-          sum.previous_grad_largest >= 1.1754943508222875e-38 ? sum.previous_grad_largest : 0.0);
+      put(*t.pointer<float>(Column::previous_grad_absmax), optgen::scale_of(sum.previous_grad_largest));
     count_step(t);
   }
 }

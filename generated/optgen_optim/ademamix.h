@@ -49,7 +49,7 @@ constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_slow, exp_avg_slow_absmax, exp_avg_sq, exp_avg_sq_absmax,
-      gnorm_vec, COUNT };
+      gnorm_vec, END };
 };
 
 namespace step {
@@ -75,8 +75,6 @@ template <int pass> constexpr bool reads_exp_avg_slow =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_slow_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_sq =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, beta1, beta2, beta3, alpha, t_alpha, t_beta3, eps, weight_decay, max_grad_norm, percentile_clipping,
@@ -122,9 +120,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
       float(v.beta2), float(v.eps), float(weight), float(slow), float(1.0 - v.beta1), float(1.0 - slow),
       float(1.0 - v.beta2), float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, step))),
       float(1.0 / (1.0 - optgen::power(v.beta1, step))), float(1.0 - v.lr * v.weight_decay),
-      float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
-      float(sum.exp_avg_slow_largest >= 1.1754943508222875e-38 ? sum.exp_avg_slow_largest : 0.0),
-      float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0)};
+      float(optgen::scale_of(sum.exp_avg_largest)), float(optgen::scale_of(sum.exp_avg_slow_largest)),
+      float(optgen::scale_of(sum.exp_avg_sq_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -153,15 +150,15 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == exp_avg_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_largest);
-  finish_max<pass == exp_avg_slow_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_slow_largest);
-  finish_max<pass == exp_avg_sq_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_sq_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
+  finish_max<pass == exp_avg_slow_largest_pass>(call, t, &Sums::exp_avg_slow_largest);
+  finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -173,14 +170,11 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax),
-          sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
     if constexpr (exp_avg_slow_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_slow_absmax),
-          sum.exp_avg_slow_largest >= 1.1754943508222875e-38 ? sum.exp_avg_slow_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_slow_absmax), optgen::scale_of(sum.exp_avg_slow_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax),
-          sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
     count_step(t);
   }
 }

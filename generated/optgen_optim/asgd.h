@@ -29,7 +29,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using AxCodec = OPTGEN_AX_CODEC;
 
 struct Column {
-  enum { eta = BASE_COLUMNS, mu, ax, ax_absmax, gnorm_vec, COUNT };
+  enum { eta = BASE_COLUMNS, mu, ax, ax_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -47,8 +47,6 @@ template <int pass> constexpr bool reads_param =
 template <int pass> constexpr bool reads_grad =
     is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, share_sum_pass, update_squares_pass);
 template <int pass> constexpr bool reads_ax = pass == APPLY;
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, lambd, alpha, t0, weight_decay, max_grad_norm, percentile_clipping, max_unorm, min_trust_ratio,
@@ -103,12 +101,12 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
   if constexpr (pass == APPLY) {
     const Values& v = values_of<Values>(call, t);
     const Sums& sum = sums_of<Sums>(call, t);

@@ -59,7 +59,7 @@ constexpr bool last_grad_tensorwise = is_tensorwise<LastGradCodec>;
 
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, last_grad, last_grad_absmax, gnorm_vec,
-      COUNT };
+      END };
 };
 
 namespace step {
@@ -89,8 +89,6 @@ template <int pass> constexpr bool reads_exp_avg_sq =
 template <int pass> constexpr bool reads_last_grad = ((ndim_from_2 || optimize_1d)
     && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass))
     || is_one_of(pass, corrected_squares_pass, last_grad_largest_pass);
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, beta1, beta2, eps, weight_decay, gamma, lr_1d_factor, beta1_1d, beta2_1d, weight_decay_1d, max_grad_norm,
@@ -147,9 +145,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
       float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, step))), float(1.0 - v.beta1_1d), float(1.0 - v.beta2_1d),
       float(1.0 / (1.0 - optgen::power(v.beta1_1d, step))),
       float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2_1d, step))), float(rate), float(1.0 - rate * decay),
-      float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
-      float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0),
-      float(sum.last_grad_largest >= 1.1754943508222875e-38 ? sum.last_grad_largest : 0.0)};
+      float(optgen::scale_of(sum.exp_avg_largest)), float(optgen::scale_of(sum.exp_avg_sq_largest)),
+      float(optgen::scale_of(sum.last_grad_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -188,16 +185,16 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == corrected_squares_pass, in_bands<pass>>(call, t, &Sums::corrected_squares);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == exp_avg_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_largest);
-  finish_max<pass == exp_avg_sq_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_sq_largest);
-  finish_max<pass == last_grad_largest_pass, in_bands<pass>>(call, t, &Sums::last_grad_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == corrected_squares_pass>(call, t, &Sums::corrected_squares);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
+  finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
+  finish_max<pass == last_grad_largest_pass>(call, t, &Sums::last_grad_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -209,14 +206,11 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax),
-          sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax),
-          sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
     if constexpr (last_grad_tensorwise && (ndim_from_2 || optimize_1d))
-      put(*t.pointer<float>(Column::last_grad_absmax),
-          sum.last_grad_largest >= 1.1754943508222875e-38 ? sum.last_grad_largest : 0.0);
+      put(*t.pointer<float>(Column::last_grad_absmax), optgen::scale_of(sum.last_grad_largest));
     count_step(t);
   }
 }

@@ -49,7 +49,7 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
 struct Column {
-  enum { mu_product = BASE_COLUMNS, exp_avg, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, COUNT };
+  enum { mu_product = BASE_COLUMNS, exp_avg, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -73,8 +73,6 @@ template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_sq =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, beta1, beta2, eps, weight_decay, momentum_decay, max_grad_norm, percentile_clipping, max_unorm,
@@ -115,8 +113,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
       float(v.beta2), float(v.eps), float(v.weight_decay), float(1.0 - v.beta1), float(1.0 - v.beta2),
       float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, step))), float((1.0 - mu) / (1.0 - mu_product)),
       float(mu_next / (1.0 - mu_product * mu_next)), float(1.0 - v.lr * v.weight_decay),
-      float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
-      float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0)};
+      float(optgen::scale_of(sum.exp_avg_largest)), float(optgen::scale_of(sum.exp_avg_sq_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -145,14 +142,14 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == exp_avg_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_largest);
-  finish_max<pass == exp_avg_sq_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_sq_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
+  finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   if constexpr (pass == APPLY) {
     const Values& v = values_of<Values>(call, t);
     const Sums& sum = sums_of<Sums>(call, t);
@@ -169,11 +166,9 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     put(*t.pointer<float>(Column::mu_product), mu_product);
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax),
-          sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax),
-          sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
     count_step(t);
   }
 }

@@ -70,7 +70,7 @@ constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, s, s_absmax, p0, p0_absmax, gnorm_vec,
-      COUNT };
+      END };
 };
 
 namespace step {
@@ -101,8 +101,6 @@ template <int pass> constexpr bool reads_exp_avg_sq =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
 template <int pass> constexpr bool reads_s = is_one_of(pass, APPLY, denominator_sum_pass);
 template <int pass> constexpr bool reads_p0 = pass == numerator_sum_pass;
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, beta1, beta2, beta3, eps, weight_decay, d0, d_coef, growth_rate, max_grad_norm, percentile_clipping,
@@ -165,9 +163,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.beta1), float(v.beta2),
       float(v.weight_decay), float(rate), float(decay), v.lr > 0.0, float(v.d * (1.0 - v.beta1)),
       float(v.d * v.d * (1.0 - v.beta2)), float(d_over_d0 * pull), float(d_over_d0 * rate), moved, float(d * v.eps),
-      float(moved ? 1.0 - v.weight_decay * rate : 1.0),
-      float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0),
-      float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0)};
+      float(moved ? 1.0 - v.weight_decay * rate : 1.0), float(optgen::scale_of(sum.exp_avg_largest)),
+      float(optgen::scale_of(sum.exp_avg_sq_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -199,16 +196,16 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == numerator_sum_pass, in_bands<pass>>(call, t, &Sums::numerator_sum);
-  finish_sum<pass == denominator_sum_pass, in_bands<pass>>(call, t, &Sums::denominator_sum);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == exp_avg_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_largest);
-  finish_max<pass == exp_avg_sq_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_sq_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == numerator_sum_pass>(call, t, &Sums::numerator_sum);
+  finish_sum<pass == denominator_sum_pass>(call, t, &Sums::denominator_sum);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
+  finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -220,11 +217,9 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax),
-          sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax),
-          sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
     count_step(t);
   }
 }

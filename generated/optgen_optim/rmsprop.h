@@ -46,7 +46,7 @@ constexpr bool grad_avg_tensorwise = is_tensorwise<GradAvgCodec>;
 
 struct Column {
   enum { square_avg = BASE_COLUMNS, square_avg_absmax, momentum_buffer, momentum_buffer_absmax, grad_avg,
-      grad_avg_absmax, gnorm_vec, COUNT };
+      grad_avg_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -75,8 +75,6 @@ template <int pass> constexpr bool reads_momentum_buffer =
 template <int pass> constexpr bool reads_grad_avg =
     (centered && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, momentum_buffer_largest_pass))
     || pass == grad_avg_largest_pass;
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, alpha, eps, weight_decay, momentum, max_grad_norm, percentile_clipping, max_unorm, min_trust_ratio,
@@ -112,9 +110,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.alpha),
       float(v.eps), float(v.weight_decay), float(v.momentum), float(1.0 - v.alpha),
-      float(sum.square_avg_largest >= 1.1754943508222875e-38 ? sum.square_avg_largest : 0.0),
-      float(sum.momentum_buffer_largest >= 1.1754943508222875e-38 ? sum.momentum_buffer_largest : 0.0),
-      float(sum.grad_avg_largest >= 1.1754943508222875e-38 ? sum.grad_avg_largest : 0.0)};
+      float(optgen::scale_of(sum.square_avg_largest)), float(optgen::scale_of(sum.momentum_buffer_largest)),
+      float(optgen::scale_of(sum.grad_avg_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -152,15 +149,15 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == square_avg_largest_pass, in_bands<pass>>(call, t, &Sums::square_avg_largest);
-  finish_max<pass == momentum_buffer_largest_pass, in_bands<pass>>(call, t, &Sums::momentum_buffer_largest);
-  finish_max<pass == grad_avg_largest_pass, in_bands<pass>>(call, t, &Sums::grad_avg_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == square_avg_largest_pass>(call, t, &Sums::square_avg_largest);
+  finish_max<pass == momentum_buffer_largest_pass>(call, t, &Sums::momentum_buffer_largest);
+  finish_max<pass == grad_avg_largest_pass>(call, t, &Sums::grad_avg_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -172,14 +169,11 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (square_avg_tensorwise)
-      put(*t.pointer<float>(Column::square_avg_absmax),
-          sum.square_avg_largest >= 1.1754943508222875e-38 ? sum.square_avg_largest : 0.0);
+      put(*t.pointer<float>(Column::square_avg_absmax), optgen::scale_of(sum.square_avg_largest));
     if constexpr (momentum_above_0 && momentum_buffer_tensorwise)
-      put(*t.pointer<float>(Column::momentum_buffer_absmax),
-          sum.momentum_buffer_largest >= 1.1754943508222875e-38 ? sum.momentum_buffer_largest : 0.0);
+      put(*t.pointer<float>(Column::momentum_buffer_absmax), optgen::scale_of(sum.momentum_buffer_largest));
     if constexpr (centered && grad_avg_tensorwise)
-      put(*t.pointer<float>(Column::grad_avg_absmax),
-          sum.grad_avg_largest >= 1.1754943508222875e-38 ? sum.grad_avg_largest : 0.0);
+      put(*t.pointer<float>(Column::grad_avg_absmax), optgen::scale_of(sum.grad_avg_largest));
     count_step(t);
   }
 }

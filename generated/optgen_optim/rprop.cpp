@@ -64,7 +64,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
 }
 
 template <int pass> void run(const Call& call) {
-  run_pass<Column::COUNT, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
+  run_pass<Column::END, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
 }
 
 }  // namespace step

@@ -31,7 +31,7 @@ using PrevCodec = OPTGEN_PREV_CODEC;
 using StepSizeCodec = OPTGEN_STEP_SIZE_CODEC;
 
 struct Column {
-  enum { prev = BASE_COLUMNS, prev_absmax, step_size, step_size_absmax, gnorm_vec, COUNT };
+  enum { prev = BASE_COLUMNS, prev_absmax, step_size, step_size_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -49,8 +49,6 @@ template <int pass> constexpr bool reads_grad =
     is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, share_sum_pass, update_squares_pass);
 template <int pass> constexpr bool reads_prev = is_one_of(pass, APPLY, share_sum_pass, update_squares_pass);
 template <int pass> constexpr bool reads_step_size = is_one_of(pass, APPLY, share_sum_pass, update_squares_pass);
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double etaminus, etaplus, step_size_min, step_size_max, max_grad_norm, percentile_clipping, max_unorm,
@@ -106,12 +104,12 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;

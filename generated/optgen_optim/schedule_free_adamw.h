@@ -55,7 +55,7 @@ using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
 struct Column {
-  enum { z = BASE_COLUMNS, z_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, COUNT };
+  enum { z = BASE_COLUMNS, z_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -76,8 +76,6 @@ template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squa
 template <int pass> constexpr bool reads_z = pass == APPLY;
 template <int pass> constexpr bool reads_exp_avg_sq =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, beta1, beta2, eps, weight_decay, warmup_steps, r, weight_lr_power, max_grad_norm, percentile_clipping,
@@ -119,8 +117,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.beta2), float(v.eps),
       float(v.weight_decay), float(rate), float(share), float(1.0 - v.beta2),
       float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, k))), float(1.0 - share),
-      float(rate * (v.beta1 * (1.0 - share) - 1.0)),
-      float(sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0)};
+      float(rate * (v.beta1 * (1.0 - share) - 1.0)), float(optgen::scale_of(sum.exp_avg_sq_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -144,13 +141,13 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == exp_avg_sq_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_sq_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -162,8 +159,7 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax),
-          sum.exp_avg_sq_largest >= 1.1754943508222875e-38 ? sum.exp_avg_sq_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
     count_step(t);
   }
 }
@@ -176,8 +172,6 @@ namespace train {
 constexpr int APPLY = 0;
 template <int pass> constexpr bool reads_param = pass == APPLY;
 template <int pass> constexpr bool reads_z = pass == APPLY;
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double beta1, train_mode;
@@ -224,8 +218,6 @@ namespace eval {
 constexpr int APPLY = 0;
 template <int pass> constexpr bool reads_param = pass == APPLY;
 template <int pass> constexpr bool reads_z = pass == APPLY;
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double beta1, train_mode;

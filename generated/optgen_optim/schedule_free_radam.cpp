@@ -69,7 +69,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
 }
 
 template <int pass> void run(const Call& call) {
-  run_pass<Column::COUNT, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
+  run_pass<Column::END, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
 }
 
 }  // namespace step
@@ -106,7 +106,7 @@ void run_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& 
 }
 
 template <int pass> void run(const Call& call) {
-  run_pass<Column::COUNT, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
+  run_pass<Column::END, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
 }
 
 }  // namespace train
@@ -143,7 +143,7 @@ void run_chunk([[maybe_unused]] const Call& call, const Tensor& t, const Chunk& 
 }
 
 template <int pass> void run(const Call& call) {
-  run_pass<Column::COUNT, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
+  run_pass<Column::END, Scalars>(call, scalars<pass>, run_chunk<pass>, finish<pass>);
 }
 
 }  // namespace eval

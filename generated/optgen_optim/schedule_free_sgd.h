@@ -51,7 +51,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using ZCodec = OPTGEN_Z_CODEC;
 
 struct Column {
-  enum { z = BASE_COLUMNS, z_absmax, gnorm_vec, COUNT };
+  enum { z = BASE_COLUMNS, z_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -69,8 +69,6 @@ template <int pass> constexpr bool reads_param =
 template <int pass> constexpr bool reads_grad =
     is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, share_sum_pass, update_squares_pass);
 template <int pass> constexpr bool reads_z = pass == APPLY;
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, momentum, weight_decay, warmup_steps, r, weight_lr_power, max_grad_norm, percentile_clipping, max_unorm,
@@ -129,12 +127,12 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -157,8 +155,6 @@ namespace train {
 constexpr int APPLY = 0;
 template <int pass> constexpr bool reads_param = pass == APPLY;
 template <int pass> constexpr bool reads_z = pass == APPLY;
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double momentum, train_mode;
@@ -205,8 +201,6 @@ namespace eval {
 constexpr int APPLY = 0;
 template <int pass> constexpr bool reads_param = pass == APPLY;
 template <int pass> constexpr bool reads_z = pass == APPLY;
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double momentum, train_mode;

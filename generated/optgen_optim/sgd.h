@@ -51,7 +51,7 @@ using MomentumBufferCodec = OPTGEN_MOMENTUM_BUFFER_CODEC;
 constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 
 struct Column {
-  enum { momentum_buffer = BASE_COLUMNS, momentum_buffer_absmax, gnorm_vec, COUNT };
+  enum { momentum_buffer = BASE_COLUMNS, momentum_buffer_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -72,8 +72,6 @@ template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squa
 template <int pass> constexpr bool reads_momentum_buffer =
     (momentum_not_0 && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass))
     || pass == momentum_buffer_largest_pass;
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, momentum, dampening, weight_decay, max_grad_norm, percentile_clipping, max_unorm, min_trust_ratio,
@@ -108,7 +106,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.momentum),
       float(v.weight_decay), step > 1.0, float(1.0 - v.dampening), float(1.0 - v.lr * v.weight_decay),
-      float(sum.momentum_buffer_largest >= 1.1754943508222875e-38 ? sum.momentum_buffer_largest : 0.0)};
+      float(optgen::scale_of(sum.momentum_buffer_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -136,13 +134,13 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == momentum_buffer_largest_pass, in_bands<pass>>(call, t, &Sums::momentum_buffer_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == momentum_buffer_largest_pass>(call, t, &Sums::momentum_buffer_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -154,8 +152,7 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (momentum_buffer_tensorwise && momentum_not_0)
-      put(*t.pointer<float>(Column::momentum_buffer_absmax),
-          sum.momentum_buffer_largest >= 1.1754943508222875e-38 ? sum.momentum_buffer_largest : 0.0);
+      put(*t.pointer<float>(Column::momentum_buffer_absmax), optgen::scale_of(sum.momentum_buffer_largest));
     count_step(t);
   }
 }

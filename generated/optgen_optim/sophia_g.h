@@ -33,7 +33,7 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool hessian_tensorwise = is_tensorwise<HessianCodec>;
 
 struct Column {
-  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, hessian, hessian_absmax, gnorm_vec, COUNT };
+  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, hessian, hessian_absmax, gnorm_vec, END };
 };
 
 namespace step {
@@ -53,8 +53,6 @@ template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squa
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_hessian = is_one_of(pass, APPLY, share_sum_pass, update_squares_pass);
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double lr, beta1, rho, eps, weight_decay, bs, max_grad_norm, percentile_clipping, max_unorm, min_trust_ratio,
@@ -87,7 +85,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.beta1),
       float(v.eps), float(1.0 - v.beta1), float(v.rho * v.bs), float(1.0 - v.lr * v.weight_decay),
-      float(sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0)};
+      float(optgen::scale_of(sum.exp_avg_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -109,13 +107,13 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);
-  finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
-  finish_sum<pass == update_squares_pass, in_bands<pass>>(call, t, &Sums::update_squares);
-  finish_max<pass == exp_avg_largest_pass, in_bands<pass>>(call, t, &Sums::exp_avg_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
+  finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
+  finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
+  finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
@@ -127,8 +125,7 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax),
-          sum.exp_avg_largest >= 1.1754943508222875e-38 ? sum.exp_avg_largest : 0.0);
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
     count_step(t);
   }
 }
@@ -145,8 +142,6 @@ constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_grad =
     is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, hessian_largest_pass);
 template <int pass> constexpr bool reads_hessian = is_one_of(pass, APPLY, hessian_largest_pass);
-template <int pass> constexpr bool in_bands = false;
-constexpr int row_sums = 0, col_sums = 0;
 
 struct Values {
   double beta2, max_grad_norm, percentile_clipping, grad_scale, grad_squares_all;
@@ -176,7 +171,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double step = steps_of(t);
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   return {grad_scalars(v, sum, step, gnorm_vec), float(v.beta2), float(1.0 - v.beta2),
-      float(sum.hessian_largest >= 1.1754943508222875e-38 ? sum.hessian_largest : 0.0)};
+      float(optgen::scale_of(sum.hessian_largest))};
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -192,16 +187,15 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 }
 
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
-  finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
-  if constexpr (pass == 0 && grad_squares_pass == NEVER) put(sums_of<Sums>(call, t).grad_squares, 0.0);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
-  finish_max<pass == hessian_largest_pass, in_bands<pass>>(call, t, &Sums::hessian_largest);
+  finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
+  finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_max<pass == hessian_largest_pass>(call, t, &Sums::hessian_largest);
   if constexpr (pass == APPLY) {
     const Sums& sum = sums_of<Sums>(call, t);
     wait_for_all();  // what is written now has been read
     if constexpr (hessian_tensorwise)
-      put(*t.pointer<float>(Column::hessian_absmax),
-          sum.hessian_largest >= 1.1754943508222875e-38 ? sum.hessian_largest : 0.0);
+      put(*t.pointer<float>(Column::hessian_absmax), optgen::scale_of(sum.hessian_largest));
   }
 }
 

@@ -176,12 +176,12 @@ class PassText(BlockText):
         name = f"{c_name(self.block)}_{self.item.name}"
         if self.target == "cpu":
             parts = ("*call", *(f"{scope}{part}" for part in ("scalars", "run_chunk", "finish")))
-            run = c_code(call(f"run_pass<Column::COUNT, {scope}Scalars>", *parts), 2)
+            run = c_code(call(f"run_pass<Column::END, {scope}Scalars>", *parts), 2)
             return _function(f"OPTGEN_EXPORT void {name}(const Call* call)", run)
         head = 'extern "C" __global__ void __launch_bounds__({}) {}(const Call call)'
-        prepare = call(f"prepare_tensors<Column::COUNT, {scope}Scalars>", "call", f"{scope}scalars")
-        launch = call(f"run_chunks<Column::COUNT, {scope}Scalars, {scope}PassShared>", "call", f"{scope}run_chunk")
-        finish = call("finish_tensors<Column::COUNT>", "call", f"{scope}finish")
+        prepare = call(f"prepare_tensors<Column::END, {scope}Scalars>", "call", f"{scope}scalars")
+        launch = call(f"run_chunks<Column::END, {scope}Scalars, {scope}PassShared>", "call", f"{scope}run_chunk")
+        finish = call("finish_tensors<Column::END>", "call", f"{scope}finish")
         return [
             *_function(head.format("WARP", f"{name}_prepare"), c_code(prepare, 2)),
             *_function(head.format("THREADS, BLOCKS", name), c_code(launch, 2)),

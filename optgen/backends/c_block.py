@@ -273,10 +273,8 @@ class BlockText:
 
     def finished(self, item: ElementSum) -> Code:
         """A sum over a tensor, from the partial results of the pass that takes it."""
-        how = "finish_max" if item.is_largest else "finish_sum"
-        return call(
-            f"{how}<pass == {pass_of(item.name)}, in_bands<pass>>", "call", "t", f"&Sums::{c_member(item.name)}"
-        )
+        how, bands = "finish_max" if item.is_largest else "finish_sum", ", in_bands<pass>" if self.band_slots else ""
+        return call(f"{how}<pass == {pass_of(item.name)}{bands}>", "call", "t", f"&Sums::{c_member(item.name)}")
 
     @cached_property
     def band_slots(self) -> list[int]:
@@ -304,6 +302,14 @@ class BlockText:
         """Stores of an element into its tiles."""
         written = [item for item in self.stored() if item.writes is not None]
         return [under(item.writes or FALSE, call("store", f"{item.name}_at[i]", f"x.{item.name}")) for item in written]
+
+    def closes(self, *place: str) -> list[Code]:
+        """Steps after the last element of a tile: all scales are found before anything is encoded."""
+        written = [item for item in self.stored() if item.writes is not None]
+        measures = [item for item in written if item.role == "state" and item.measured]
+        steps = [(item, call(f"{item.name}_tile.measure", *place[:1])) for item in measures]
+        steps += [(item, call(f"{item.name}_tile.close", item.scale, *place)) for item in written if item.closed]
+        return [under(item.writes or FALSE, statement) for item, statement in steps]
 
     def stored(self) -> list[Stored]:
         """Element inputs, as the targets walk them."""

@@ -62,7 +62,7 @@ def _head_context(family: Family, plans: Mapping[str, Plan], used: set[str]) -> 
 
 def columns(names: Sequence[str]) -> list[str]:
     """The columns of the table of addresses, after those that all rules have."""
-    first, *rest = (*names, "COUNT")
+    first, *rest = (*names, "END")
     return c_code(Brackets("enum { ", (f"{first} = BASE_COLUMNS", *rest), " }"), 2)
 
 
@@ -85,9 +85,7 @@ def _block_context(text: BlockText, common: CommonStages) -> dict[str, object]:
         "fields": field_lines(text.fields, text.booleans),
         "passes": text.pass_lines(),
         "reads": text.read_lines(),
-        "row_sums": len(text.sums.over(Kind.ROW)),
-        "col_sums": len(text.sums.over(Kind.COL)),
-        "bands": _bands(text),
+        "bands": _band_lines(text),
         "scalars": scalars.scalar_lines(),
         "element": text.element_lines(),
         "finish": scalars.finish_lines(),
@@ -95,12 +93,16 @@ def _block_context(text: BlockText, common: CommonStages) -> dict[str, object]:
     }
 
 
-def _bands(text: BlockText) -> str:
-    """Condition that a pass walks bands on a GPU."""
-    slots = text.band_slots
+def _band_lines(text: BlockText) -> list[str]:
+    """Condition that a pass walks bands on a GPU, and numbers of sums of a row and of a column; empty without any."""
+    slots, (rows, cols) = text.band_slots, (len(text.sums.over(kind)) for kind in (Kind.ROW, Kind.COL))
     if not slots:
-        return "false"
-    return f"pass == {slots[0]}" if len(slots) == 1 else f"is_one_of(pass, {', '.join(map(str, slots))})"
+        return []
+    when = f"pass == {slots[0]}" if len(slots) == 1 else f"is_one_of(pass, {', '.join(map(str, slots))})"
+    return [
+        f"template <int pass> constexpr bool in_bands = {when};",
+        f"constexpr int row_sums = {rows}, col_sums = {cols};",
+    ]
 
 
 def members(kind: str, names: Sequence[str]) -> list[str]:

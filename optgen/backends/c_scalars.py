@@ -16,7 +16,6 @@ from optgen.backends.code import (
     ALWAYS,
     Brackets,
     Code,
-    Guarded,
     Labelled,
     Lambda,
     Operand,
@@ -238,9 +237,9 @@ class ScalarText:
         over_all = {reduction for _, reduction in self.text.plan.sums.values()}
         for item in self.text.sums.over(Kind.TENSOR):
             lines.append(self.text.finished(item))
-            if item.name in over_all and not item.live.is_true:  # 0 is added to what other settings take
-                untaken = f"pass == {item.fixed} && {pass_of(item.name)} == NEVER"
-                lines.append(Guarded(untaken, call("put", f"sums_of<Sums>(call, t).{c_member(item.name)}", "0.0")))
+            if item.name in over_all and not item.live.is_true:
+                untaken = f"finish_untaken<pass == {item.fixed} && {pass_of(item.name)} == NEVER>"
+                lines.append(call(untaken, "call", "t", f"&Sums::{c_member(item.name)}"))
         return c_lines(
             [*lines, *self._line_sums(Kind.ROW, "finish_rows"), *self._line_sums(Kind.COL, "finish_cols")], 2
         )

@@ -10,11 +10,9 @@ from optgen.backends.base import Rendering
 from optgen.backends.c_block import BlockText, block_text
 from optgen.backends.c_names import pass_of
 from optgen.backends.c_printer import c_member, c_name
-from optgen.backends.c_statements import under
 from optgen.backends.code import Brackets, Chain, Code, Labelled, both, call, choice, declared, guarded, negated
 from optgen.backends.layout import c_code, c_lines, c_pragma
 from optgen.ir.family import Family
-from optgen.ir.formula import FALSE
 from optgen.ir.nodes import Kind
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import ElementSum
@@ -55,7 +53,7 @@ class CpuWalk:
             "clauses": self._clauses(),
             "adds": c_lines(text.adds(self.sums.all, "_to[i]"), 8),
             "row_ends": c_lines(self._row_ends(), 6),
-            "closes": c_lines(self._closes(), 6),
+            "closes": c_lines(text.closes(), 6),
             "results": c_lines(self._results(), 2),
         }
 
@@ -141,14 +139,6 @@ class CpuWalk:
     def _row_ends(self) -> list[Code]:
         place = "lines.row({})[segment.line - lines.first_row] += "
         return self.text.taking(self.rows, lambda k, item: Labelled(place.format(k), c_name(item.name)))
-
-    def _closes(self) -> list[Code]:
-        """All scales are found before anything is encoded."""
-        written = [item for item in self.text.stored() if item.writes is not None]
-        states = [item for item in written if item.role == "state"]
-        measures = [(item, call(f"{item.name}_tile.measure")) for item in states if item.measured]
-        closes = [(item, call(f"{item.name}_tile.close", item.scale)) for item in written if item.closed]
-        return [under(item.writes or FALSE, statement) for item, statement in (*measures, *closes)]
 
     def _results(self) -> list[Code]:
         def found(_: int, item: ElementSum) -> Code:

@@ -12,11 +12,9 @@ from optgen.backends.base import Rendering
 from optgen.backends.c_block import NOWHERE, BlockText, block_text
 from optgen.backends.c_names import codec_type, element_states
 from optgen.backends.c_printer import c_member, c_name
-from optgen.backends.c_statements import under
 from optgen.backends.code import Brackets, Code, Labelled, Operand, both, call, choice
 from optgen.backends.layout import c_code, c_lines
 from optgen.ir.family import Family
-from optgen.ir.formula import FALSE
 from optgen.ir.nodes import Kind
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import ElementSum
@@ -68,7 +66,7 @@ class CudaWalk:
             "element": [*line, *c_code(Brackets("Element x{", tuple(self.loads(False).values()), "}"), 6)],
             "stores": c_lines(text.stores(), 8),
             "adds": ["} else if (place.inside(i)) {", *_below(adds)] if adds else [],
-            "closes": c_lines(self._closes(), 6),
+            "closes": c_lines(text.closes("place", "shared.books"), 6),
             "advances": c_lines([call(f"{item.name}_tile.advance", "STRIDE") for item in text.stored()], 4),
             "partials": partials,
             "tile_results": ["if constexpr (pass != APPLY) {", *_below(stored), "}"] if stored else [],
@@ -161,15 +159,6 @@ class CudaWalk:
                 value = call(f"read<{item.codec}>", item.data, item.aside, "at", "shared.books")
             result[name] = choice(reads, value, "0.0f")
         return result
-
-    def _closes(self) -> list[Code]:
-        """All scales are found before anything is encoded."""
-        written = [item for item in self.text.stored() if item.writes is not None]
-        states = [item for item in written if item.role == "state"]
-        measures = [(item, call(f"{item.name}_tile.measure", "place")) for item in states if item.measured]
-        closed = [item for item in written if item.closed]
-        closes = [(item, call(f"{item.name}_tile.close", item.scale, "place", "shared.books")) for item in closed]
-        return [under(item.writes or FALSE, statement) for item, statement in (*measures, *closes)]
 
     def _partials(self) -> list[Code]:
         def added(k: int, item: ElementSum) -> Code:

@@ -171,11 +171,24 @@ def _fill(code: Code, lines: list[str], margin: int, end: str, width: int) -> No
                 after = "," if number < len(items) else close + end
                 space = " " if number > 1 else ""
                 fits = len(f"{lines[-1]}{space}{flat(item)}{after}") <= width
-                if fits or (number == 1 and not isinstance(item, str)):
+                begins = number == 1 and not isinstance(item, str) and len(lines[-1] + _beginning(item)) <= width
+                if fits or begins:
                     lines[-1] += space
                 else:
                     lines.append(" " * margin)
                 _fill(item, lines, margin, after, width)
+
+
+def _beginning(code: Code) -> str:
+    """Part of code that stands in one line in any case: all before the first place where that may end."""
+    match code:
+        case Chain(first):
+            return _beginning(first)
+        case Brackets(head, (Brackets() | Chain() as first, *_)):
+            return head + _beginning(first)
+        case Brackets(head, (_, *_)):
+            return head
+    return flat(code)
 
 
 def function_head(name: str, parameters: Sequence[str], returns: str) -> list[str]:

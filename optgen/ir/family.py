@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from optgen.codecs import CODECS
@@ -68,7 +69,7 @@ class Family:
         equations: The text of each block, for people.
         stages: The text of the shared stages before `step` and before `apply`, by the name of that block.
         functions: Those that its own blocks call, and those that these call.
-        shared: What all rules are offered.
+        shared: What all rules are offered; `shared_path` is its file.
     """
 
     spec: Spec
@@ -88,6 +89,7 @@ class Family:
     functions: tuple[Function, ...]
     has_update: bool
     shared: Shared
+    shared_path: Prose
 
     @property
     def name(self) -> str:
@@ -105,12 +107,18 @@ class Family:
 
 
 def build_family(
-    loaded: LoadedSpec, shared: LoadedShared, functions: Mapping[str, Function], path: Prose, reporter: Reporter
+    loaded: LoadedSpec, shared: LoadedShared, functions: Mapping[str, Function], reporter: Reporter
 ) -> Family | None:
     """The family of a spec; mistakes are reported and give None. `functions` are those that every rule may call."""
     before = reporter.error_count
-    family = _FamilyBuilder(loaded, shared, functions, path, reporter).build()
+    family = _FamilyBuilder(loaded, shared, functions, reporter).build()
     return family if reporter.error_count == before else None
+
+
+def _shown(path: str) -> Prose:
+    """A file's path in generated files, the same wherever the project lies: its folder and name."""
+    place = Path(path).resolve()
+    return Prose(f"{place.parent.name}/{place.name}")
 
 
 class _FamilyBuilder:
@@ -119,10 +127,9 @@ class _FamilyBuilder:
         loaded: LoadedSpec,
         shared: LoadedShared,
         functions: Mapping[str, Function],
-        path: Prose,
         reporter: Reporter,
     ) -> None:
-        self.loaded, self.spec, self.path, self.reporter = loaded, loaded.spec, path, reporter
+        self.loaded, self.spec, self.reporter = loaded, loaded.spec, reporter
         self.shared = shared
         self.has_update = self.spec.blocks.apply is not None
         common = shared.shared
@@ -214,7 +221,7 @@ class _FamilyBuilder:
         trees = (statement for name in texts for statement in parse_block(self._text(name), Reporter()))
         return Family(
             spec=self.spec,
-            path=self.path,
+            path=_shown(self.loaded.source.path),
             hypers=self.hypers,
             options=self.options,
             storage=self.storage,
@@ -230,6 +237,7 @@ class _FamilyBuilder:
             functions=tuple(reached(self.scope.library.functions, *trees)),
             has_update=self.has_update,
             shared=self.shared.shared,
+            shared_path=_shown(self.shared.source.path),
         )
 
     def _check_case(self) -> None:

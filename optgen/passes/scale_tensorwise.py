@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from optgen.codecs import CODECS, SMALLEST_ABSMAX
+from optgen.codecs import CODECS
 from optgen.ir.guards import GuardTable
 from optgen.ir.nodes import Call, Const, Input, Kind, Let, Program, Reduce, Ref
 from optgen.passes.rewrite import unused_name
@@ -41,8 +41,6 @@ def scale_tensorwise(program: Program, guards: GuardTable) -> Program:
         finite = Call("where", (Call("isfinite", (new,)), Call("abs", (new,)), Const(0.0)))
         lets.append(Let(magnitude, finite, Kind.ELEMENT, f"largest magnitude of {name}"))
         lets.append(Let(largest, Reduce("max", Kind.TENSOR, Ref(magnitude)), Kind.TENSOR, ""))
-        normal = Call(">=", (Ref(largest), Const(SMALLEST_ABSMAX)))
-        scaled = Call("where", (normal, Ref(largest), Const(0.0)))
-        lets.append(Let(kept, scaled, Kind.TENSOR, f"scale of {name}"))
+        lets.append(Let(kept, Call("scale_of", (Ref(largest),)), Kind.TENSOR, f"scale of {name}"))
         outputs[scale], writes[scale] = Ref(kept), tensorwise & writes[name]
     return replace(program, inputs=inputs, lets=tuple(lets), outputs=outputs, writes=writes)

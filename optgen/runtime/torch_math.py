@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optgen.codecs import SMALLEST_ABSMAX
+
 NAN = math.nan
 INF = math.inf
 Value = Any
@@ -204,6 +206,11 @@ def col_total(x: Tensor) -> Tensor:
 def matrix_total(x: Tensor) -> Tensor:
     """Sums of rows or columns of each matrix, kept as (..., 1, 1)."""
     return x.sum(dim=(-2, -1), keepdim=True, dtype=torch.float64).float()
+
+
+def scale_of(largest: Tensor) -> Tensor:
+    """The largest magnitude of a tensor or a block as the scale of its codes; 0 if below float32's smallest normal."""
+    return torch.where(largest >= SMALLEST_ABSMAX, largest, 0.0)
 
 
 # Windows

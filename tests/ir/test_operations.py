@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 import shutil
 import subprocess
@@ -17,14 +18,26 @@ from oracles import expressions as oracle
 from support.compiling import ROOT
 
 from optgen.backends.py_printer import PyPrinter
+from optgen.codecs import SMALLEST_ABSMAX
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Call, Kind, Ref
-from optgen.operations import CALLED, COMPARISONS, FUNCTIONS, OPERATIONS, WINDOWS, Infix, Named, Operation, Prefix
+from optgen.operations import (
+    CALLED,
+    COMPARISONS,
+    FUNCTIONS,
+    OF_PASSES,
+    OPERATIONS,
+    WINDOWS,
+    Infix,
+    Named,
+    Operation,
+    Prefix,
+)
 from optgen.runtime import torch_math
 
 NUMBERS = (2.5, 0.5, 3.0)
 HEADERS = "".join(path.read_text() for path in (ROOT / "templates" / "include" / "optgen").glob("*.h"))
-ELEMENTWISE = [row for row in OPERATIONS.values() if row.name not in WINDOWS and row.name != "rounded"]
+ELEMENTWISE = [row for row in OPERATIONS.values() if row.name not in {*WINDOWS, *OF_PASSES, "rounded"}]
 
 
 def arguments(row: Operation) -> list[float | bool]:
@@ -70,11 +83,18 @@ def test_a_comparison_knows_its_mirror_and_its_contrary(row: Operation) -> None:
         assert holds(row.name, a, b) == holds(row.mirrored, b, a) == (not holds(row.contrary, a, b))
 
 
-@pytest.mark.parametrize("row", [*FUNCTIONS.values(), *WINDOWS.values()], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [*FUNCTIONS.values(), *WINDOWS.values(), *OF_PASSES.values()], ids=lambda row: row.name)
 def test_the_headers_have_every_function(row: Operation) -> None:
     if isinstance(row.c, Named):
         name = row.c.name.removeprefix("optgen::").partition("<")[0]
         assert re.search(rf"\b(OPTGEN_FUNCTION|inline) [\w<>]+ {name}\(", HEADERS)
+
+
+def test_the_scale_of_a_tensor_is_a_normal_number_or_zero() -> None:
+    below, at = math.nextafter(SMALLEST_ABSMAX, 0.0), SMALLEST_ABSMAX
+    values = torch.tensor([0.0, below, at, 1.0], dtype=torch.float64)
+    (row,) = OF_PASSES.values()
+    assert in_python(row, Kind.TENSOR, values).tolist() == [0.0, 0.0, at, 1.0]
 
 
 @pytest.mark.parametrize("name", CALLED)

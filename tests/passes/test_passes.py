@@ -301,7 +301,7 @@ def family_of(folder: Path, text: str) -> Family:
     path.write_text(text, encoding="utf-8")
     reporter = Reporter()
     specs = load_specs([path], reporter)
-    family = build_family(specs.rules["probe"], specs.shared, {}, "specs/probe.yaml", reporter)
+    family = build_family(specs.rules["probe"], specs.shared, {}, reporter)
     reporter.raise_if_any()
     assert family is not None
     return family

@@ -51,7 +51,7 @@ class Kernel:
     def __init__(self, text: str, folder: Path, gpu: StandinDevice | None = None) -> None:
         source = folder / ("alone.cpp" if gpu is None else "alone.cu")
         source.write_text(text, encoding="utf-8")
-        self.columns = [name.split(" = ")[0] for name in names(text, r"enum \{(.*?),\s+COUNT \}")]
+        self.columns = [name.split(" = ")[0] for name in names(text, r"enum \{(.*?),\s+END \}")]
         self.values = names(text, r"struct Values \{\s*double (.*?);")
         self.sums = names(text, r"struct Sums \{\s*double (.*?);")
         self.gpu = gpu

@@ -16,6 +16,7 @@ FUNCTIONS: dict[str, Any] = {
     "max": np.maximum, "sqrt": np.sqrt, "abs": np.abs, "sign": np.sign, "floor": np.floor, "tanh": np.tanh,
     "exp": np.exp, "log": np.log, "isfinite": np.isfinite,
     "rounded": lambda x: np.asarray(x, dtype=np.float32).astype(np.float64),
+    "scale_of": lambda x: np.where(x >= 2.0**-126, x, 0.0),
     "push": lambda *parts: np.nan, "percentile": lambda *parts: np.nan,
 }  # fmt: skip
 

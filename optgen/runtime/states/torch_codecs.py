@@ -18,8 +18,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from optgen.codecs import FP8_LARGEST, SMALLEST_ABSMAX, Codec, code_book, float32, midpoints
+from optgen.codecs import FP8_LARGEST, Codec, code_book, float32, midpoints
 from optgen.codecs import codec as codec_named
+from optgen.runtime.torch_math import scale_of
 
 
 def encode(codec: Codec | str, x: Tensor, signed: bool) -> tuple[Tensor, Tensor | None]:
@@ -37,7 +38,7 @@ def encode(codec: Codec | str, x: Tensor, signed: bool) -> tuple[Tensor, Tensor 
     blocks = _blocks(codec, x.reshape(-1))
     magnitude = torch.where(torch.isfinite(blocks), blocks.abs(), 0.0)
     absmax = magnitude.amax(dim=1) if blocks.shape[1] else magnitude.new_zeros(blocks.shape[0])
-    absmax = torch.where(absmax < SMALLEST_ABSMAX, 0.0, absmax)
+    absmax = scale_of(absmax)
     reciprocal = torch.where(absmax > 0.0, absmax.reciprocal(), 0.0)
     y = (magnitude * reciprocal[:, None]).clamp(max=1.0)
     negative = blocks < 0.0

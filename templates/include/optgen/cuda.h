@@ -208,16 +208,16 @@ __device__ __forceinline__ void finish_tensors(const Call& call, const Finish& f
 
 #include <optgen/finish.h>
 
-#define OPTGEN_KERNELS(block, name, pass)                                                                         \
-  extern "C" __global__ void __launch_bounds__(WARP) name##_prepare(const Call call) {                            \
-    prepare_tensors<Column::COUNT, block::Scalars>(                                                               \
-        call, [](const Call& call, const Tensor& t) { return block::scalars<pass>(call, t); });                   \
-  }                                                                                                               \
-  extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) name(const Call call) {                           \
-    run_chunks<Column::COUNT, block::Scalars, block::PassShared>(                                                 \
-        call, [](const Call& call, const Tensor& t, const Chunk& c, const block::Scalars& s,                      \
-                 block::PassShared& shared) { block::run_chunk<pass>(call, t, c, s, shared); });                  \
-  }                                                                                                               \
-  extern "C" __global__ void __launch_bounds__(THREADS) name##_finish(const Call call) {                          \
-    finish_tensors<Column::COUNT>(call, [](const Call& call, const Tensor& t) { block::finish<pass>(call, t); }); \
+#define OPTGEN_KERNELS(block, name, pass)                                                                       \
+  extern "C" __global__ void __launch_bounds__(WARP) name##_prepare(const Call call) {                          \
+    prepare_tensors<Column::END, block::Scalars>(                                                               \
+        call, [](const Call& call, const Tensor& t) { return block::scalars<pass>(call, t); });                 \
+  }                                                                                                             \
+  extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) name(const Call call) {                         \
+    run_chunks<Column::END, block::Scalars, block::PassShared>(                                                 \
+        call, [](const Call& call, const Tensor& t, const Chunk& c, const block::Scalars& s,                    \
+                 block::PassShared& shared) { block::run_chunk<pass>(call, t, c, s, shared); });                \
+  }                                                                                                             \
+  extern "C" __global__ void __launch_bounds__(THREADS) name##_finish(const Call call) {                        \
+    finish_tensors<Column::END>(call, [](const Call& call, const Tensor& t) { block::finish<pass>(call, t); }); \
   }

@@ -7,10 +7,9 @@
 #include <math.h>
 #include <optgen/cuda_codecs.h>
 #include <optgen/cuda_memory.h>
+#include <optgen/math.h>
 
 namespace optgen {
-
-constexpr float smallest_absmax = 0x1p-126f;
 
 // Codes of so many bits: decode(codes, absmax, values, books), encode(values, reciprocal, codes, books).
 template <class Book> struct Coding;

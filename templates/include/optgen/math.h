@@ -34,6 +34,11 @@ template <class T> OPTGEN_FUNCTION T sign(T x) { return T(x > T(0)) - T(x < T(0)
 template <class T> OPTGEN_FUNCTION T maximum(T a, T b) { return b != b ? b : (!(a <= b) ? a : b); }
 template <class T> OPTGEN_FUNCTION T minimum(T a, T b) { return b != b ? b : (!(a >= b) ? a : b); }
 
+// The largest magnitude of a tensor or a block as the scale of its codes: 0 where it is below the smallest normal float,
+// whose reciprocal would be infinite.
+constexpr float smallest_absmax = 0x1p-126f;
+OPTGEN_FUNCTION double scale_of(double largest) { return largest >= smallest_absmax ? largest : 0.0; }
+
 // Integer arithmetic on the bits, so that loops with it are vectorised whatever the compiler assumes of NaN.
 OPTGEN_FUNCTION bool isfinite(float x) {
   uint32_t bits;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optgen/dtypes.h>
+#include <optgen/math.h>
 #include <stdint.h>
 
 #if !defined(OPTGEN_GENERIC) && defined(__AVX512F__)
@@ -12,7 +13,6 @@
 namespace optgen {
 
 constexpr int TILE = 256;  // elements that are read and written at once: a multiple of every block
-constexpr float smallest_absmax = 0x1p-126f;
 
 // The largest magnitude among the n finite values; 0 if there is none or if it is below the smallest normal float,
 // whose reciprocal would be infinite.

@@ -27,6 +27,7 @@ from optgen.runtime.settings.policy import Policy
 from optgen.runtime.settings.storage import check_rounding
 from optgen.runtime.states.step_counts import Count
 from optgen.runtime.states.store import entry_bytes, paged_bytes
+from optgen.runtime.states.stored import CodecRecord
 from optgen.runtime.step.prepared import KeptSteps
 from optgen.runtime.step.run import run
 
@@ -58,6 +59,7 @@ class Optimizer(torch.optim.Optimizer):
     _kept: KeptSteps
     _handle: str
     _counts: Mapping[Tensor, Count] = MappingProxyType({})
+    _codecs: Mapping[Tensor, CodecRecord] = MappingProxyType({})
     _loading: Mapping[str, Any] | None = None
     _in_backward: fused_backward.InBackward | None = None
 
@@ -234,7 +236,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._wait_for_host()
-        return {**super().__getstate__(), "_counts": dict(self._counts)}
+        return {**super().__getstate__(), "_counts": dict(self._counts), "_codecs": dict(self._codecs)}
 
     def _wait_for_host(self) -> None:
         wait_for_host(value for entry in self.state.values() for value in entry.values())
@@ -275,7 +277,7 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         if self._loading is not None:
             state["state"].update(adopted_states(self, self._loading))
-            self._counts = {}
+            self._counts, self._codecs = {}, {}
         super().__setstate__(state)
         if "differentiable" not in self.rule.storage:  # torch adds it, which would make it a setting
             self.defaults.pop("differentiable", None)

@@ -23,7 +23,7 @@ from optgen.codecs import CODECS, WHOLE_TENSOR, Codec, code_book
 from optgen.runtime.cuda.paged_memory import wait_for_host
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
-from optgen.runtime.states.store import scale_key, stored_codec
+from optgen.runtime.states.stored import recognised, scale_key
 from optgen.runtime.states.torch_codecs import decode, encode
 from optgen.runtime.step.optimizer_like import OptimizerLike
 
@@ -357,7 +357,7 @@ def _written_entry(
     result: dict[str, Any] = {"step": int(entry["step"])}
     for number, names in form.states.items():
         signed = number == "1"  # the first state's book has a sign, whatever the state is
-        stored = [stored_codec(rule.states[n], entry[n], entry.get(scale_key(n)), param.shape, INT8) for n in names]
+        stored = [recognised(rule.states[n], entry[n], entry.get(scale_key(n)), param.shape, (INT8,)) for n in names]
         parts = []
         for name, codec in zip(names, stored, strict=True):
             codes, scales, own = entry[name], entry.get(scale_key(name)), rule.states[name].signed

@@ -20,7 +20,7 @@ from optgen.runtime.checkpoints.validate import marked, misformed
 from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.rule import Rule
 from optgen.runtime.states.step_counts import with_exact_counts
-from optgen.runtime.states.store import has_form, scale_key, stored_codec, stored_shown
+from optgen.runtime.states.stored import has_form, recognised, scale_key, stored_shown
 from optgen.runtime.step.optimizer_like import OptimizerLike
 
 Marks = Mapping[str, Sequence[Codec]]
@@ -61,7 +61,7 @@ def codec_marks(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> dict[str,
                     continue
                 seen.add((state.name, param.shape, form))
                 try:
-                    present = stored_codec(state, entry[state.name], entry.get(scale_key(state.name)), param.shape)
+                    present = recognised(state, entry[state.name], entry.get(scale_key(state.name)), param.shape)
                 except ValueError:  # which the next step will say
                     changed.add(state.name)
                     continue

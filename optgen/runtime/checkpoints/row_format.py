@@ -36,7 +36,8 @@ from optgen.runtime.checkpoints.block_format import (
 )
 from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
 from optgen.runtime.rule import Rule, State
-from optgen.runtime.states.store import scale_key, stored_codec, stored_shape, stored_shapes
+from optgen.runtime.states.store import stored_shape, stored_shapes
+from optgen.runtime.states.stored import recognised, scale_key
 from optgen.runtime.states.torch_codecs import decode, encode
 
 
@@ -74,7 +75,7 @@ def saved_form(rule: Rule, shard: Shard, codecs: tuple[Codec, ...], entry: Mappi
             continue
         scales = entry.get(scale_key(state.name))
         try:
-            codec = stored_codec(state, value, scales, shard.own, wanted[state.name])
+            codec = recognised(state, value, scales, shard.own, (wanted[state.name],))
         except ValueError:  # a hook has made something else of it
             continue
         result.update(_saved_elements(state, codec, shard, value, scales))
@@ -282,7 +283,7 @@ def _from_whole(state: State, shard: Shard, codes: Tensor, scales: Tensor, wante
     if _is_packed_by_rows(codes, shard.shape):
         rows = unpack(codes, 2 * codes.numel()).reshape(shard.shape[0], -1)[:, : shard.shape[1:].numel()]
         codes = pack(rows.reshape(1, -1))[0]
-    present = stored_codec(state, codes, scales, shard.shape, wanted)
+    present = recognised(state, codes, scales, shard.shape, (wanted,))
     if tuple(shard.own) == tuple(shard.shape):
         return present, codes, scales, None
     if present.block == WHOLE_TENSOR:

@@ -15,12 +15,8 @@ from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.settings.validation import checked, is_number
 from optgen.runtime.states.checks import check_compensation, why_unreadable
 from optgen.runtime.states.step_counts import count_shown, is_count
-from optgen.runtime.states.store import (
-    scale_key,
-    stored_codec,
-    stored_shape,
-    stored_shapes,
-)
+from optgen.runtime.states.store import stored_shape, stored_shapes
+from optgen.runtime.states.stored import recognised, scale_key
 
 MARK = "optgen"  # the key under which a checkpoint says what it is of
 VERSION = 1  # of a checkpoint's form; checkpoints without MARK are older, or another library's
@@ -220,7 +216,7 @@ def _misstored(
     if scales is not None and not (isinstance(scales, Tensor) and scales.dtype is torch.float32):
         return [f"{label}: {scale_key(state.name)} is no float32 tensor"]
     try:
-        stored_codec(state, value, scales, shape, wanted)
+        recognised(state, value, scales, shape, () if wanted is None else (wanted,))
     except ValueError as error:
         return [f"{label}: {error}"]
     return []
@@ -243,7 +239,7 @@ def stored_anew(
         value = saved.get(state.name)
         if value is None or value.dtype is torch.float64:
             continue
-        present = stored_codec(state, value, saved.get(scale_key(state.name)), param.shape, asked)
+        present = recognised(state, value, saved.get(scale_key(state.name)), param.shape, (asked,))
         if present != asked and asked.name != "fp32":  # which holds what any other stands for
             found.add((decoded.get(state.name, str(present)), str(asked)))
     return found

@@ -20,8 +20,7 @@ from optgen.runtime.core import sweep
 from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, matrix_shape
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
-from optgen.runtime.states.checks import check_same_scales
-from optgen.runtime.states.store import scale_key
+from optgen.runtime.states.stored import scale_key
 
 TILE = 256
 BAND_ROWS = 32  # mirrored in templates/include/optgen/cuda_band.h
@@ -241,7 +240,6 @@ class KernelEngine:
 
         Raises:
             StaleError: if it is more than memory of parameters that has moved.
-            ValueError: if codes have lost some of their scales.
         """
         if self.forms != sweep.forms(self.params):
             raise StaleError
@@ -249,10 +247,7 @@ class KernelEngine:
         moved = pointers != self.pointers
         if moved and (self.devices != list(map(_device, self.params)) or self.staged != self._find_staged()):
             raise StaleError
-        states = self._states()
-        if self.states and self.states != states:
-            for member in self.members:
-                check_same_scales(self.rule, member)
+        if self.states and self.states != self._states():
             raise StaleError
         if moved or not self.states:
             self.pointers = pointers

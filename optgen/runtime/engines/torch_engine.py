@@ -16,10 +16,10 @@ from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
 from optgen.runtime.rule import Rule
-from optgen.runtime.states.checks import check_same_scales
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.step_counts import steps_of
-from optgen.runtime.states.store import Placement, own_shape, scale_key
+from optgen.runtime.states.store import Placement, own_shape
+from optgen.runtime.states.stored import scale_key
 from optgen.runtime.states.torch_codecs import decode, encode
 from optgen.runtime.states.torch_rounding import decode_parameter, encode_parameter
 from optgen.runtime.torch_math import NAN, whole_steps
@@ -228,13 +228,10 @@ class TorchEngine:
 
         Raises:
             StaleError: if a parameter, a gradient or a state has another form than before.
-            ValueError: if codes have lost some of their scales.
         """
         self.name = name
         forms = [_forms(member) for member in self.bucket.members]
         if self.forms and forms != self.forms:
-            for member in self.bucket.members:
-                check_same_scales(self.rule, member)
             raise StaleError
         self.forms = forms
         if grads and not all(is_like(g, m.param) for g, m in zip(grads, self.bucket.members, strict=True)):

@@ -15,7 +15,8 @@ from optgen.runtime.core.bucket import Member
 from optgen.runtime.core.shards import local_tensor
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
-from optgen.runtime.states.store import KEPT_DTYPES, Placement, has_form, scale_key, stored_shape, stored_shapes
+from optgen.runtime.states.store import KEPT_DTYPES, Placement, stored_shape, stored_shapes
+from optgen.runtime.states.stored import scale_key
 
 
 def why_unreadable(value: Tensor) -> str:
@@ -99,24 +100,3 @@ def check_compensation(kept: Any, param: Tensor) -> None:
     if kept.dtype not in KEPT_DTYPES:
         allowed = ", ".join(sorted(map(dtype_name, KEPT_DTYPES)))
         raise ValueError(f"state {COMPENSATION!r} is {kept.dtype}, not one of {allowed}")
-
-
-def check_same_scales(rule: Rule, member: Member) -> None:
-    """Raise for states whose codes look as they did, and whose scales have become more or fewer.
-
-    Fewer can be as many as another block size has, of which the codes would then be taken to be.
-
-    Raises:
-        ValueError: naming the state and both numbers.
-    """
-    shape = member.param.shape
-    for state, codec in zip(rule.element_states, member.codecs, strict=True):
-        codes, scales = member.entry.get(state.name), member.entry.get(scale_key(state.name))
-        if not codec.scaled or not isinstance(codes, Tensor) or not isinstance(scales, Tensor):
-            continue
-        wanted = codec.scales(shape.numel())
-        if scales.numel() != wanted and has_form(codec, codes, shape, wanted):
-            raise ValueError(
-                f"state {scale_key(state.name)!r} has {scales.numel()} scales, and the codes of {state.name!r}, "
-                f"{codec}, have {wanted}"
-            )

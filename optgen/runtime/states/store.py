@@ -11,19 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from optgen.codecs import (
-    BLOCK_SIZES,
-    CODECS,
-    COMPENSATION,
-    PARAMETER_CODECS,
-    WHOLE_TENSOR,
-    Codec,
-)
+from optgen.codecs import CODECS, COMPENSATION, PARAMETER_CODECS, Codec
 from optgen.runtime.block import Flags
 from optgen.runtime.cuda.paged_memory import is_paged, wait_for_host
 from optgen.runtime.rule import Rule, State
 from optgen.runtime.settings.storage import dtype_name
-from optgen.runtime.states.torch_codecs import decode, encode, zeros
+from optgen.runtime.states.stored import CodecRecord, Stored, scale_key, store
+from optgen.runtime.states.torch_codecs import zeros
 from optgen.runtime.states.torch_rounding import compensation_of, decode_parameter
 
 if TYPE_CHECKING:
@@ -33,11 +27,6 @@ if TYPE_CHECKING:
 def as_read(value: Tensor) -> Tensor:
     """A tensor as kernels read it, one element behind the other: itself, or a copy."""
     return value if value.is_contiguous() and not value.is_neg() else value.resolve_neg().contiguous()
-
-
-def scale_key(name: str) -> str:
-    """The key of a state's scales in `optimizer.state[p]`."""
-    return f"{name}_absmax"
 
 
 def line_shape(kind: str, shape: torch.Size) -> tuple[int, ...]:
@@ -98,61 +87,6 @@ def stored_shapes(state: State, shape: torch.Size) -> set[tuple[int, ...]]:
     return {own} if state.kind != "element" else {own, *(CODECS[name].codes_shape(shape) for name in state.codecs)}
 
 
-def stored_codec(
-    state: State, codes: Tensor, scales: Tensor | None, shape: torch.Size, wanted: Codec | None = None
-) -> Codec:
-    """The codec that a state has at present: dtypes and shapes tell it.
-
-    Args:
-        wanted: Where it looks the same as another one (one block, and one scale for the tensor), this one.
-
-    Raises:
-        ValueError: if no codec stores such tensors.
-    """
-    numel, count = shape.numel(), 0 if scales is None else scales.numel()
-    if wanted is not None and has_form(wanted, codes, shape, count):
-        return wanted
-    for codec in CODECS.values():
-        if dtype_name(codes.dtype) != codec.storage or tuple(codes.shape) != codec.codes_shape(shape):
-            continue
-        blocks = [codec.block, *BLOCK_SIZES, WHOLE_TENSOR] if codec.scaled else [0]
-        forms = map(codec.with_block, blocks)
-        found = next((form for form in forms if form.scales(numel) == count), None)
-        if found is not None and codec.takes(numel):
-            return found
-    right = _would_fit(state, codes, shape)
-    raise ValueError(f"state {state.name!r} is {stored_shown(codes, scales)}, which no codec stores: {right}")
-
-
-def has_form(codec: Codec, codes: Tensor, shape: torch.Size, scales: int) -> bool:
-    """Check whether codes, with this number of scales, look as this codec stores a state of this shape."""
-    same = dtype_name(codes.dtype) == codec.storage and tuple(codes.shape) == codec.codes_shape(shape)
-    return same and codec.scales(shape.numel()) == scales
-
-
-def stored_shown(codes: Tensor, scales: Tensor | None) -> str:
-    """Describe in words how a state is stored."""
-    count = "no scales" if scales is None else f"{scales.numel()} scales"
-    return f"{dtype_name(codes.dtype)} of shape {tuple(codes.shape)} with {count}"
-
-
-def _would_fit(state: State, codes: Tensor, shape: torch.Size) -> str:
-    """Describe what would fit: scales of codecs that have such codes, or codes of those that the state takes."""
-    numel = shape.numel()
-    alike = [
-        codec
-        for codec in CODECS.values()
-        if dtype_name(codes.dtype) == codec.storage and tuple(codes.shape) == codec.codes_shape(shape)
-    ]
-    if not alike:
-        return f"it is {' or '.join(CODECS[name].storage + f' ({name})' for name in state.codecs)}"
-    forms = []
-    for codec in alike:
-        counts = [f"{codec.with_block(block).scales(numel)} in blocks of {block}" for block in reversed(BLOCK_SIZES)]
-        forms.append(f"{codec.name} has {', '.join(counts)}, or 1" if codec.scaled else f"{codec.name} has none")
-    return "; ".join(forms)
-
-
 @dataclass(frozen=True)
 class Placement:
     """Placement of the states of a parameter.
@@ -202,22 +136,29 @@ class Placement:
 
 @dataclass(frozen=True)
 class StateChanges:
-    """Changes of a parameter's entry: what it lacks, and what it no longer needs."""
+    """Changes of a parameter's entry: what it lacks, and what it no longer needs.
+
+    Attributes:
+        codecs: Of its states, as they then are.
+    """
 
     made: Mapping[str, Tensor]
     dropped: Sequence[str]
+    codecs: Mapping[str, Codec]
 
-    def store(self, entry: dict[str, Any]) -> None:
+    def store(self, entry: dict[str, Any]) -> CodecRecord:
         """Bring the entry up to date."""
         entry.update(self.made)
         for key in self.dropped:
             del entry[key]
+        return CodecRecord(entry, self.codecs)
 
 
 def settle_states(
     rule: Rule,
     param: Tensor,
     entry: Mapping[str, Any],
+    present: Mapping[str, Stored],
     flags: Flags,
     codecs: tuple[Codec, ...],
     rounding: str,
@@ -228,11 +169,11 @@ def settle_states(
     """The states that these flags ask for, and stored ones in their codec and place; `entry` is left as it is.
 
     Raises:
-        ValueError: for a stored state that no codec of the rule stores.
         torch.cuda.OutOfMemoryError: naming the state that there is no room for.
 
     Args:
         entry: `optimizer.state[param]`, which `check_states` has looked at. What is None is made anew.
+        present: Its states with a number an element, as they are.
         view: What initial values are functions of.
         lines: The shape that numbers of rows and columns belong to, if it is not the parameter's.
     """
@@ -244,23 +185,26 @@ def settle_states(
     if not counts or step.dtype is not torch.float32:
         count = step if isinstance(step, Tensor) else torch.tensor(float(step), device=placement.step)
         made["step"] = count.detach().reshape(()).to(placement.step, torch.float32, copy=True)
+    stored = {name: found.codec for name, found in present.items()}
     for state, codec in zip(rule.element_states, codecs, strict=True):
         if not state.exists(flags):
             continue
-        key = scale_key(state.name)
-        codes, scales = entry.get(state.name), _flat(entry.get(key))
-        present = None if codes is None else stored_codec(state, codes, scales, param.shape, codec)
-        if codes is not None and present == codec and placement.fits(codes) and scales is entry.get(key):
+        key, found = scale_key(state.name), present.get(state.name)
+        scales = None if found is None else _flat(found.scales)
+        stored[state.name] = codec
+        if found is not None and found.codec == codec and placement.fits(found.codes) and scales is found.scales:
             continue
         with room_for(state.name, param):
-            if codes is None or present is None:
-                codes, scales = _initial(state, codec, param, view, placement.start)
-            elif present != codec:
-                codes, scales = encode(codec, _values(present, state, param, codes, scales), state.signed)
-            made[state.name] = placement.place(codes)
-            if scales is not None:
-                made[key] = scales.to(placement.device)
-        if scales is None and key in entry:
+            if found is None:
+                new = _initial(state, codec, param, view, placement.start)
+            elif found.codec != codec:
+                new = store(codec, _values(found, state, param), state.signed)
+            else:
+                new = Stored(codec, found.codes, scales)
+            made[state.name] = placement.place(new.codes)
+            if new.scales is not None:
+                made[key] = new.scales.to(placement.device)
+        if new.scales is None and key in entry:
             dropped.append(key)
     for state in rule.tensor_states:
         if not state.exists(flags):
@@ -274,7 +218,7 @@ def settle_states(
         dropped.append(COMPENSATION)
     elif kept is not None and kept is not entry.get(COMPENSATION):
         made[COMPENSATION] = kept
-    return StateChanges(made, dropped)
+    return StateChanges(made, dropped, stored)
 
 
 def _flat(scales: Tensor | None) -> Tensor | None:
@@ -282,10 +226,11 @@ def _flat(scales: Tensor | None) -> Tensor | None:
     return scales if scales is None else as_read(scales if scales.dim() == 1 else scales.reshape(-1))
 
 
-def _values(present: Codec, state: State, param: Tensor, codes: Tensor, scales: Tensor | None) -> Tensor:
+def _values(found: Stored, state: State, param: Tensor) -> Tensor:
     """A stored state as float32, where its codes lie."""
-    wait_for_host((codes,))
-    return decode(present, codes, None if scales is None else scales.to(codes.device), state.signed, param.shape)
+    wait_for_host((found.codes,))
+    scales = None if found.scales is None else found.scales.to(found.codes.device)
+    return Stored(found.codec, found.codes, scales).values(state.signed, param.shape)
 
 
 @contextmanager
@@ -302,15 +247,13 @@ def room_for(name: str, param: Tensor) -> Iterator[None]:
         raise torch.cuda.OutOfMemoryError(message) from error
 
 
-def _initial(
-    state: State, codec: Codec, param: Tensor, view: Any, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
+def _initial(state: State, codec: Codec, param: Tensor, view: Any, device: torch.device) -> Stored:
     if isinstance(state.init, float) and state.init == 0.0:
-        return zeros(codec, param.shape, state.signed, device)
+        return Stored(codec, *zeros(codec, param.shape, state.signed, device))
     value = state.init(view) if callable(state.init) else state.init
     full = torch.as_tensor(value, dtype=torch.float32, device=device)
     full = full.reshape(param.shape) if full.numel() == param.numel() else full.expand(param.shape)
-    return encode(codec, full.contiguous(), state.signed)
+    return store(codec, full.contiguous(), state.signed)
 
 
 def _initial_line(state: State, param: Tensor, view: Any, lines: torch.Size) -> Tensor:

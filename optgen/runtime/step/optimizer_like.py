@@ -9,6 +9,7 @@ from torch import Tensor
 
 from optgen.runtime.settings.policy import Policy
 from optgen.runtime.states.step_counts import Count
+from optgen.runtime.states.stored import CodecRecord
 from optgen.runtime.step.prepared import KeptSteps
 
 
@@ -19,6 +20,7 @@ class OptimizerLike(Protocol):
     defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]
     _counts: Mapping[Tensor, Count]
+    _codecs: Mapping[Tensor, CodecRecord]
     _kept: KeptSteps
 
     @property

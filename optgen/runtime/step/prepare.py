@@ -26,6 +26,7 @@ from optgen.runtime.settings.validation import check_agreement, on_device
 from optgen.runtime.states.checks import check_states
 from optgen.runtime.states.step_counts import read_counts, settled_count
 from optgen.runtime.states.store import StateChanges, settle_states
+from optgen.runtime.states.stored import stored_states
 from optgen.runtime.step.all_reduce import Reducer
 from optgen.runtime.step.find_shards import find_shards
 from optgen.runtime.step.interrupts import Uninterrupted
@@ -199,6 +200,7 @@ class _Preparer:
             starts = any(callable(state.init) for state in self.rule.states.values())
             _check_skipped(self.rule.blocks[self.block], self.inputs, (e.target for e in engines), starts)
         counts = {param: count for param, count in self.optimizer._counts.items() if param in self.optimizer.state}
+        records = {p: record for p, record in self.optimizer._codecs.items() if p in self.optimizer.state}
         steps = read_counts(counts, members)
         settled = [self._settled(engine, member) for engine in engines for member in engine.bucket.members]
         replaced = any(key in member.entry for member, new in settled for key in (*new.made, *new.dropped))
@@ -209,8 +211,9 @@ class _Preparer:
         with Uninterrupted():  # only now, when nothing can fail any more
             self.optimizer._counts = counts
             for member, new in settled:
-                new.store(member.entry)
+                records[member.whole] = new.store(member.entry)
                 self.optimizer.state[member.whole] = member.entry
+            self.optimizer._codecs = records
         return Prepared(
             members=members,
             engines=engines,
@@ -233,13 +236,21 @@ class _Preparer:
         view = View(self.rule, member, 0.0, grad)
         placement = engine.placement(member)
         check_states(self.rule, member, placement)
+        asked = [
+            (state, codec)
+            for state, codec in zip(self.rule.element_states, member.codecs, strict=True)
+            if state.exists(member.flags)
+        ]
+        record = self.optimizer._codecs.get(member.whole)
+        present = stored_states(asked, member.entry, member.param.shape, record)
         if member.shard is not None and member.shard.divisions:
-            check_one_scale(self.name, self.rule, member)
+            check_one_scale(self.name, asked, present)
             check_starts(self.name, self.rule, member)
         return member, settle_states(
             self.rule,
             member.param,
             member.entry,
+            present,
             member.flags,
             member.codecs,
             member.rounding,

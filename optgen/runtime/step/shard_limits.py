@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
 
-from optgen.codecs import WHOLE_TENSOR
+from optgen.codecs import WHOLE_TENSOR, Codec
 from optgen.runtime.block import Block, Flags
 from optgen.runtime.core.bucket import Member
 from optgen.runtime.core.shards import Shard
 from optgen.runtime.cuda.graph_capture import check_whole
-from optgen.runtime.rule import Rule
-from optgen.runtime.states.store import scale_key, stored_codec
+from optgen.runtime.rule import Rule, State
+from optgen.runtime.states.stored import Stored
 
 FLAT_SHARD = "FullyShardedDataParallel keeps flat shards, which have no rows and columns; use fully_shard"
 
@@ -103,20 +103,21 @@ def reduces(block: Block, flags: Flags) -> bool:
     return any(block.taken(item, flags) for item in block.passes)
 
 
-def check_one_scale(name: str, rule: Rule, member: Member) -> None:
+def check_one_scale(name: str, asked: Iterable[tuple[State, Codec]], present: Mapping[str, Stored]) -> None:
     """Raise for a stored state that would have to get one scale for the tensor: no process alone can find it.
+
+    Args:
+        asked: States, each with the codec that it is to be in.
+        present: Those that are stored, by name.
 
     Raises:
         ValueError: naming the state.
     """
-    for state, codec in zip(rule.element_states, member.codecs, strict=True):
-        codes = member.entry.get(state.name)
-        if codec.block != WHOLE_TENSOR or codes is None:
-            continue
-        present = stored_codec(state, codes, member.entry.get(scale_key(state.name)), member.param.shape, codec)
-        if present != codec:
+    for state, codec in asked:
+        found = present.get(state.name)
+        if codec.block == WHOLE_TENSOR and found is not None and found.codec != codec:
             raise ValueError(
-                f"{name}: state {state.name!r} is stored as {present}, and of a parameter that is divided among "
+                f"{name}: state {state.name!r} is stored as {found.codec}, and of a parameter that is divided among "
                 f"processes it cannot be brought to {codec}; take block_wise=True"
             )
 

@@ -208,8 +208,7 @@ def states(model: Model, optimizer: Any) -> list[dict[str, Tensor]]:
     from torch.distributed.tensor import DTensor
 
     from optgen.runtime.settings.storage import choose_codecs
-    from optgen.runtime.states.store import scale_key, stored_codec
-    from optgen.runtime.states.torch_codecs import decode
+    from optgen.runtime.states.stored import stored_in
     from optgen.runtime.step.find_shards import find_shards
 
     result = []
@@ -222,10 +221,10 @@ def states(model: Model, optimizer: Any) -> list[dict[str, Tensor]]:
         for state, wanted in zip(rule.element_states, choose_codecs(rule, group, param.numel()), strict=True):
             if state.name not in entry:
                 continue
-            scales = entry.get(scale_key(state.name))
-            codec = stored_codec(state, entry[state.name], scales, own, wanted)
-            assert codec == wanted, (codec, wanted)
-            value = decode(codec, entry[state.name], scales, state.signed, own)
+            stored = stored_in(state, entry, own, optimizer._codecs.get(param), wanted)
+            assert stored is not None
+            assert stored.codec == wanted, (stored.codec, wanted)
+            value = stored.values(state.signed, own)
             if part is not None:
                 mesh, placements = part.placed
                 value = DTensor.from_local(

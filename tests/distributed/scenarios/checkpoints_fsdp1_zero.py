@@ -39,7 +39,7 @@ from distributed.scenarios.world import (
     train_plain,
 )
 from optgen.codecs import CODECS
-from optgen.runtime.states.store import scale_key
+from optgen.runtime.states.stored import scale_key
 from optgen.runtime.states.torch_codecs import decode
 from optgen.runtime.step.find_shards import find_shards
 

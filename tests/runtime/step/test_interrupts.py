@@ -16,6 +16,7 @@ from support.targets import ready
 
 from optgen.runtime.core.step_inputs import NO_INPUTS
 from optgen.runtime.states.store import StateChanges
+from optgen.runtime.states.stored import CodecRecord
 from optgen.runtime.step.interrupts import Uninterrupted
 from optgen.runtime.step.run import begin
 from runtime.training import SMALL, make_params, same, set_grads, snapshot
@@ -100,10 +101,10 @@ def test_states_are_stored_whole(target: str, monkeypatch: pytest.MonkeyPatch) -
     opt.override(params[0], optim_bits=32)
     store = StateChanges.store
 
-    def pressing(self: StateChanges, entry: dict[str, Any]) -> None:
+    def pressing(self: StateChanges, entry: dict[str, Any]) -> CodecRecord:
         if entry is opt.state[params[0]]:
             press()
-        store(self, entry)
+        return store(self, entry)
 
     monkeypatch.setattr(StateChanges, "store", pressing)
     with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,108 @@
+"""Codecs are recorded with the states they store, and not guessed: two that look alike are told from each other."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from optgen_optim import AdamW
+from torch import Tensor
+
+from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec
+from optgen.runtime.states import torch_codecs
+from optgen.runtime.states.stored import CodecRecord, has_form, recognised
+from runtime.training import SMALL, make_params, train
+
+TWIN = replace(CODECS["int8"], name="twin of int8")  # same dtype, shape and scales; its codes are those of -y
+
+
+class Negated:
+    """The codes of a twin."""
+
+    def encode(self, y: Tensor, negative: Tensor, signed: bool) -> Tensor:
+        return torch_codecs._CODINGS["int8"].encode(y, ~negative, signed)
+
+    def decode(self, codes: Tensor, signed: bool) -> Tensor:
+        return -torch_codecs._CODINGS["int8"].decode(codes, signed)
+
+
+@pytest.fixture(autouse=True)
+def _twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch_codecs._CODINGS, TWIN.name, Negated())
+
+
+def in_twin_codec() -> tuple[Any, Tensor, Tensor]:
+    """An optimizer after two steps, its first parameter, and the state that this has in 8 bits; it is said a twin's."""
+    params = make_params()
+    opt = AdamW(params, optim_bits=8, min_8bit_size=SMALL, target="torch")
+    train(opt, params, 1, 2)
+    entry = opt.state[params[0]]
+    values = torch_codecs.decode("int8", entry["exp_avg"], entry["exp_avg_absmax"], True, params[0].shape)
+    assert opt._codecs[params[0]].codecs == {"exp_avg": CODECS["int8"], "exp_avg_sq": CODECS["int8"]}
+    opt._codecs[params[0]] = CodecRecord(entry, {"exp_avg": TWIN, "exp_avg_sq": CODECS["int8"]})
+    return opt, params[0], values
+
+
+def stored_as_fp32(opt: Any) -> Tensor:
+    """The first state in 32 bits, brought there by a step that adds nothing to it."""
+    opt.param_groups[0].update(optim_bits=32, codec="fp32", betas=(0.999999999, 0.999))
+    for param in opt.param_groups[0]["params"]:
+        param.grad = torch.zeros_like(param)
+    opt.step()
+    found: Tensor = opt.state[opt.param_groups[0]["params"][0]]["exp_avg"]
+    return found
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "itself": lambda opt: opt,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda opt: pickle.loads(pickle.dumps(opt)),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_step_reads_what_is_recorded(how: str) -> None:
+    opt, _, values = in_twin_codec()
+    torch.testing.assert_close(stored_as_fp32(COPIES[how](opt)), -values)
+
+
+def test_what_somebody_has_put_there_has_no_record() -> None:
+    """Another entry is read by its form; so is a state of another form. Codes in the place of codes are codes."""
+    opt, param, values = in_twin_codec()
+    opt.state[param] = dict(opt.state[param])
+    torch.testing.assert_close(stored_as_fp32(opt), values)
+    opt, param, values = in_twin_codec()
+    opt.state[param].update(exp_avg=values.clone())
+    del opt.state[param]["exp_avg_absmax"]
+    torch.testing.assert_close(stored_as_fp32(opt), values)
+    opt, param, values = in_twin_codec()
+    opt.state[param].update(exp_avg=opt.state[param]["exp_avg"].clone())
+    torch.testing.assert_close(stored_as_fp32(opt), -values)
+
+
+FORMS = [
+    codec.with_block(block)
+    for codec in CODECS.values()
+    for block in ((*BLOCK_SIZES, WHOLE_TENSOR) if codec.scaled else (0,))
+]
+
+
+SHAPES = [(2,), (3,), (31,), (33,), (64, 1), (1, 65), (129,), (5, 60), (300,), (2, 4, 99)]
+
+
+@pytest.mark.parametrize("codec", FORMS, ids=str)
+def test_forms_of_this_version_tell_its_codecs_from_each_other(codec: Codec) -> None:
+    """Checkpoints without a record are read by them: where two look alike, they are alike. Another codec that looks as
+    one of these needs a record wherever that is missing."""
+    state = AdamW.rule.states["exp_avg"]
+    for shape in map(torch.Size, SHAPES):
+        codes, scales = torch_codecs.zeros(codec, shape, signed=True)
+        present = (codec.name, codec.scales(shape.numel()))
+        others = [other for other in FORMS if has_form(other, codes, shape, 0 if scales is None else scales.numel())]
+        for found in (recognised(state, codes, scales, shape), *others):
+            assert (found.name, found.scales(shape.numel())) == present, shape

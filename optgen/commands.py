@@ -60,7 +60,7 @@ app.add_typer(cache_app, name="cache")
 _SPECS_HELP = "Spec files or folders of them. By default the folder specs/, or optgen's own specs where there is none."
 SpecsArgument = Annotated[list[Path] | None, typer.Argument(metavar="[SPECS]...", help=_SPECS_HELP, show_default=False)]
 FILES = "[spec|shared|vocabulary|functions|classes]"
-StrictOption = Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -195,11 +195,14 @@ def explain(
         Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page for a browser instead.")
     ] = None,
     code: Annotated[
-        bool, typer.Option("--code", help="Print its kernel alone instead: what its defaults leave of the rule's code.")
+        bool,
+        typer.Option(
+            "--code", help="Print the kernel of this class alone instead: its rule's code under the class's defaults."
+        ),
     ] = False,
     target: Annotated[
         Literal["cpu", "cuda", "torch"] | None,
-        typer.Option(help="Of --code: C++, CUDA, or plain torch; by default cpu.", show_default=False),
+        typer.Option(help="Target of --code: C++, CUDA, or plain torch; by default cpu.", show_default=False),
     ] = None,
 ) -> None:
     """Show a class: its equations, what kind each value has, its passes, memory traffic and files."""
@@ -209,7 +212,7 @@ def explain(
         other = "--json" if as_json else "--html"
         raise typer.BadParameter(f"--code prints code in place of what {other} has; give one of them", param_hint=other)
     if target is not None and not code:
-        raise typer.BadParameter(f"--target is of --code; write --code --target {target}", param_hint="--target")
+        raise typer.BadParameter(f"--target goes with --code; write --code --target {target}", param_hint="--target")
     result = _compiled(_specs(specs))
     classes = {info.name: info for info in result.classes}
     if name not in classes:
@@ -253,7 +256,7 @@ def schema(
     from optgen.spec.schema import SCHEMAS, json_schema
 
     if kind not in SCHEMAS:
-        raise typer.BadParameter(f"{kind!r} is none of {', '.join(SCHEMAS)}", param_hint=FILES)
+        raise typer.BadParameter(f"{kind!r} is not one of {', '.join(SCHEMAS)}", param_hint=FILES)
     print_json(json_schema(kind))
 
 
@@ -332,21 +335,23 @@ def bench(
     shapes: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Your own model's: a list of shapes (text or JSON), a torch checkpoint, safetensors."
+            metavar="FILE",
+            help="The shapes of your own model: a list of them (text or JSON), a torch checkpoint, safetensors.",
         ),
     ] = None,
     peers: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help="Others: torch, compile, bitsandbytes, torchao, none; by default all but compile.",
+            help="Libraries to compare with: torch, compile, bitsandbytes, torchao, none; by default all but compile.",
         ),
     ] = None,
     bits: Annotated[
-        str | None, typer.Option(metavar="BITS,…", help="Bits of the states, for each class; by default its own.")
+        str | None,
+        typer.Option(metavar="BITS,…", help="Bits of the states, for each class; by default the class's own."),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="Of parameters and gradients: float32, bfloat16, float16.")
+        str | None, typer.Option(metavar="DTYPE", help="dtype of parameters and gradients: float32, bfloat16, float16.")
     ] = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu or cuda.")] = "cpu",
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long to measure, first steps apart.")] = 20.0,

@@ -132,7 +132,7 @@ def _python_headers() -> Iterator[Finding]:
         yield Finding(name, "ok", found)
 
 
-COMPILED_ANEW = "Until then each process compiles its kernels anew"
+COMPILED_ANEW = "Until then each process compiles its kernels again"
 WITHOUT_GPU = "nothing to do on a machine without an NVIDIA GPU"
 
 

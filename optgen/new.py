@@ -118,7 +118,7 @@ def write_new_spec(name: str, path: Path | None = None) -> Path:
     """
     rule = spec_name(name)
     if keyword.iskeyword(rule) or class_name(rule) in OF_CLASSES:
-        raise NewSpecError(f"{name!r} has a meaning of its own in Python or beside classes; give another name")
+        raise NewSpecError(f"{name!r} has a meaning in Python or in generated packages; give another name")
     path = path or Path(f"{rule}.yaml")
     try:
         with path.open("x", encoding="utf-8") as file:

@@ -58,7 +58,9 @@ def checked_archs(given: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in nvcc.archs:
             known = ", ".join(nvcc.archs)
-            raise ArchError(f"{name!r} is none that {nvcc.path} of CUDA {nvcc.release} builds for: {known}")
+            raise ArchError(
+                f"{name!r} is not an architecture that {nvcc.path} of CUDA {nvcc.release} builds for: {known}"
+            )
     return tuple(names)
 
 

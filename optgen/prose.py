@@ -22,7 +22,7 @@ class Prose:
     raw: str
 
     def __str__(self) -> NoReturn:
-        raise TypeError("what people wrote is no code: make it a comment, a docstring or a string")
+        raise TypeError("text that people wrote is not code: make it a comment, a docstring or a string")
 
     def __format__(self, spec: str) -> NoReturn:
         self.__str__()

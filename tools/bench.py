@@ -271,7 +271,9 @@ def main(words: Sequence[str] | None = None) -> int:
     console.print(f"{about['processor']}{threads}, torch {about['torch']}")
     load = about.get("load", 0.0)
     if load > 0.5:
-        console.print(f"note: other programs are running (load {load:.1f}); every figure will be worse and less sure")
+        console.print(
+            f"note: other programs are running (load {load:.1f}); every figure will be worse and less certain"
+        )
     record: dict[str, Any] = {"machine": about}
     if given.all:
         record |= run_all(given, console, progress)

@@ -154,7 +154,7 @@ def _fill(code: Code, lines: list[str], margin: int, end: str, width: int) -> No
             lines[-1] += label
             _fill(value, lines, margin, end, width)
         case Guarded() | Lambda() | Names():
-            raise TypeError("a whole statement is no part of another")
+            raise TypeError("a whole statement cannot be part of another")
         case Chain(first, rest):
             _fill(first, lines, margin + 4 * (rest[0][0] == "?"), "", width)
             for number, (operator, operand) in enumerate(rest, 1):

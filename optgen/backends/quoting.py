@@ -60,7 +60,7 @@ def identifier(name: str) -> Identifier:
         ValueError: for anything else.
     """
     if not _IDENTIFIER.fullmatch(name):
-        raise ValueError(f"{name!r} is no identifier")
+        raise ValueError(f"{name!r} is not an identifier")
     return Identifier(name)
 
 

@@ -30,7 +30,7 @@ def run_bench(request: Request) -> None:
     if request.png is not None:
         request.png.parent.mkdir(parents=True, exist_ok=True)
         if request.png.is_dir():
-            raise UserError(f"{request.png} is a folder, no place for a picture")
+            raise UserError(f"{request.png} is a folder; give the name of a PNG file")
     import torch
 
     from optgen.bench import gpu, show
@@ -111,7 +111,9 @@ def _print_head(case: Case, about: dict[str, Any], notes: Sequence[str], need: f
     for note in notes:
         print_text(f"note: {note}")
     if about.get("load", 0.0) > 0.5:
-        print_text(f"note: other programs are running (load {about['load']:.1f}); every figure is worse and less sure")
+        print_text(
+            f"note: other programs are running (load {about['load']:.1f}); every figure is worse and less certain"
+        )
     print_text()
 
 

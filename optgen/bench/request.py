@@ -82,7 +82,7 @@ def request_of(
     if like is not None and shapes is not None:
         raise RequestError("--shapes", "--like and --shapes both say which shapes; give one of them")
     if png is not None and png.suffix.lower() != ".png":
-        raise RequestError("--png", f"{png} is no name of a PNG file; call it {png.with_suffix('.png')}")
+        raise RequestError("--png", f"{png} is not the name of a PNG file; use {png.with_suffix('.png')}")
     if dtype is not None:
         _one_of("--dtype", dtype, DTYPES)
     return Request(
@@ -104,7 +104,7 @@ def _one_of(option: str, given: str, known: Iterable[str]) -> str:
     names = list(known)
     if given not in names:
         hint = suggest(given, names)
-        raise RequestError(option, f"{given!r} is none of {', '.join(names)}" + (f"; {hint}" if hint else ""))
+        raise RequestError(option, f"{given!r} is not one of {', '.join(names)}" + (f"; {hint}" if hint else ""))
     return given
 
 

@@ -90,7 +90,7 @@ def _lines(path: Path, text: str) -> Iterator[list[Shape]]:
             continue
         found = re.fullmatch(r"(?:(\d+)\s*\*\s*)?[(\[]?\s*(\d+(?:(?:\s*[x,]\s*|\s+)\d+)*)\s*,?\s*[)\]]?", words)
         if found is None:
-            raise UserError(f"{path}:{number}: `{words}` is no shape; {LISTS}")
+            raise UserError(f"{path}:{number}: `{words}` is not a shape; {LISTS}")
         count = int(found[1] or 1)
         if not 1 <= count <= MAX_TENSORS:
             raise UserError(f"{path}:{number}: {count} tensors; 1 to {MAX_TENSORS} can be measured")
@@ -107,7 +107,7 @@ def _json(path: Path, text: str) -> Shapes:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     if isinstance(value, dict) and isinstance(value.get("weight_map"), dict):
         parts = sorted({str(part) for part in value["weight_map"].values()})
         return _chosen(path, [entry for part in parts for entry in _safetensors(path.parent / part)])
@@ -116,7 +116,7 @@ def _json(path: Path, text: str) -> Shapes:
     for name, sizes in items:
         if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes):
             shown = json.dumps(sizes)
-            raise UserError(f"{path}: item {name}: {shown[:60]} is no shape; {LISTS}")
+            raise UserError(f"{path}: item {name}: {shown[:60]} is not a shape; {LISTS}")
         shapes.append(_filled(f"{path}: item {name}", sizes))
     return Shapes(_counted(path, shapes))
 
@@ -136,7 +136,7 @@ def _safetensors(path: Path) -> Iterator[Entry]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise UserError(f"{path} is no safetensors file: {error}") from error
+        raise UserError(f"{path} is not a safetensors file: {error}") from error
 
 
 def _checkpoint(path: Path) -> Iterator[Entry]:
@@ -154,7 +154,11 @@ def _checkpoint(path: Path) -> Iterator[Entry]:
         except RuntimeError:
             value = load()  # a file of a format without mmap
     except pickle.UnpicklingError as error:
-        reason = "it holds Python objects, not tensors alone" if "nsupported" in str(error) else "it is none, or broken"
+        reason = (
+            "it holds Python objects besides tensors"
+            if "nsupported" in str(error)
+            else "it is not a checkpoint, or is damaged"
+        )
         raise UserError(
             f"{path} cannot be loaded as a checkpoint: {reason}; save model.state_dict() with torch.save"
         ) from error

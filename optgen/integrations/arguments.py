@@ -69,7 +69,7 @@ class Arguments:
         for item in _split(text):
             key, equals, value = (part.strip() for part in item.partition("="))
             if not key or not equals or not value:
-                raise ValueError(f"{self.label}: optim_args has {item.strip()!r}, which is no name=value: {text!r}")
+                raise ValueError(f"{self.label}: optim_args has {item.strip()!r}, which is not name=value: {text!r}")
             if key in result:
                 raise ValueError(f"{self.label}: optim_args has {key} twice: {text!r}")
             result[key] = self._value(key, value)

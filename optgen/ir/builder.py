@@ -181,11 +181,11 @@ class Builder:
             return
         state = self.scope.inputs.get(name) if name in self.visible else None
         if state is not None and is_boolean(expr, self.by_name):
-            message = f"`{name}` is a number, this is a condition"
+            message = f"`{name}` is a number, but this is a condition"
             self.reporter.error("type", message, node_location(self.text, value), "use `where(condition, 1, 0)`")
             return
         if name == "active" and not is_boolean(expr, self.by_name):
-            message = "`active` is a condition"
+            message = "`active` must be a condition"
             self.reporter.error("kind", message, node_location(self.text, value), "write `active = active and ...`")
             return
         if state is not None and name != "grad":
@@ -214,8 +214,10 @@ class Builder:
             return False
         if name in self.writable or name in ("grad", "active"):
             if name == "grad" and "grad" not in inputs:
-                message = "there is no gradient in this block"
-                self.reporter.error("undefined-name", message, node_location(self.text, node))
+                message = "`grad` does not exist in this block"
+                self.reporter.error(
+                    "undefined-name", message, node_location(self.text, node), "declare the method with `grad: true`"
+                )
                 return False
             return True
         if name in self._names() & self.visible:
@@ -340,7 +342,7 @@ class Builder:
                 "maybe-undefined",
                 f"`{name}` does not exist under every setting that reaches this line",
                 node_location(self.text, node),
-                f"there is none with `{describe(value.missing & path, self.scope.guards.guards)}`",
+                f"it is missing with `{describe(value.missing & path, self.scope.guards.guards)}`",
             )
         if value.mixed:
             message = f"`{name}` is a number on one path to this line, and a condition or a window on another"
@@ -350,7 +352,7 @@ class Builder:
     def _number(self, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
         expr = self._expression(node, env, path)
         if is_boolean(expr, self.by_name):
-            message = "a number is needed here, this is a condition"
+            message = "a number is needed here, but this is a condition"
             self.reporter.error("type", message, node_location(self.text, node), "use `where(condition, 1, 0)`")
             return ERROR
         return self._no_window(expr, node)
@@ -365,7 +367,7 @@ class Builder:
     def _condition(self, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
         expr = self._expression(node, env, path)
         if not is_boolean(expr, self.by_name) and expr != ERROR:
-            message = "a condition is needed here, this is a number"
+            message = "a condition is needed here, but this is a number"
             self.reporter.error("type", message, node_location(self.text, node), "compare it, as in `x > 0`")
             return ERROR
         return expr
@@ -471,7 +473,7 @@ class Builder:
             self.reporter.error("kind", message, node_location(self.text, args[0]))
             return ERROR
         if over is Kind.GLOBAL and self.at_once:
-            message = "an initial value is made for each parameter by itself"
+            message = "an initial value is computed for each parameter separately"
             self.reporter.error("kind", message, where, "leave `over=all` out")
             return ERROR
         if over is Kind.GLOBAL and (kind is not Kind.ELEMENT or "all" not in row.over):
@@ -480,7 +482,7 @@ class Builder:
             self.reporter.error("kind", message, where)
             return ERROR
         if over in (Kind.ROW, Kind.COL, Kind.MATRIX) and not self.scope.has_rows(path):
-            message = f"`{name}` needs rows and columns, which a parameter of less than two dimensions has not"
+            message = f"`{name}` needs rows and columns, which a parameter of fewer than two dimensions does not have"
             help_text = "write `when: ndim >= 2`" if self.at_once else "put it below `if ndim >= 2:`"
             self.reporter.error("no-rows", message, where, help_text)
             return ERROR

@@ -290,7 +290,9 @@ class _FamilyBuilder:
             codecs = tuple(codec for codec in state.codecs or CODECS if codec in CODECS) or codecs
         if kind.is_host and state.when is not None:
             where = loaded.locate("states", name, "when")
-            self.reporter.error("kind", f"a state of shape `{state.shape}` always exists", where, "leave `when` out")
+            self.reporter.error(
+                "kind", f"a state of shape `{state.shape}` always exists and cannot have `when`", where, "remove `when`"
+            )
         if kind.is_array and not self.scope.has_rows(exists):
             where = loaded.locate("states", name, "shape")
             message = f"a state of shape `{state.shape}` exists only for parameters of two dimensions or more"

@@ -19,7 +19,9 @@ def fits(
     """
     if window != (None if state.window is None else name):
         held = (
-            "is one number, this is a window" if state.window is None else "keeps its own past values, this is not them"
+            "is one number, but this is a window"
+            if state.window is None
+            else "keeps its own past values, but these are others"
         )
         way = "use `percentile(window, q)`" if state.window is None else f"write `{name} = push({name}, x)`"
         reporter.error("type", f"`{name}` {held}", where, way)

@@ -113,7 +113,9 @@ def parse_functions(text: SourceText, outer: Mapping[str, Function], reporter: R
     others = dict(outer)
     for statement in parse_block(text, reporter):
         if not isinstance(statement, ast.FunctionDef):
-            reporter.error("not-in-language", "here stand functions alone", node_location(text, statement), FORM)
+            reporter.error(
+                "not-in-language", "only functions may be defined here", node_location(text, statement), FORM
+            )
         elif statement.name in own:
             message = f"the function `{statement.name}` is defined twice"
             reporter.error("duplicate-name", message, _head(statement, text), "rename one")
@@ -186,10 +188,12 @@ class _Definition:
         more = next((part for part in others if part is not None), None)
         noted = next((arg.annotation for arg in found if arg.annotation is not None), self.node.returns)
         if self.node.decorator_list:
-            self._error("not-in-language", "a function has no decorators", self.node.decorator_list[0], "remove it")
+            self._error(
+                "not-in-language", "a function cannot have decorators", self.node.decorator_list[0], "remove it"
+            )
         elif more is not None or noted is not None:
-            message = "a function has plain parameters"
-            self._error("not-in-language", message, more or noted or self.node, "write their names alone")
+            message = "parameters of a function cannot have defaults, annotations or stars"
+            self._error("not-in-language", message, more or noted or self.node, "write only their names")
         for index, arg in enumerate(found):
             if arg.arg in {other.arg for other in found[:index]}:
                 self._error("duplicate-name", f"`{arg.arg}` is a parameter twice", arg, "rename one")
@@ -206,8 +210,8 @@ class _Definition:
                 return tuple(values)
             case ast.Return(value=ast.expr() as value):
                 return (value,)
-        message = f"`{self.node.name}` does not end with what it gives"
-        self._error("no-return", message, last or self.node, "end it with `return` and a value")
+        message = f"`{self.node.name}` does not end with `return`"
+        self._error("no-return", message, last or self.node, "write `return` and a value in its last line")
         return ()
 
     def _statement(self, statement: ast.stmt) -> None:
@@ -240,7 +244,7 @@ class _Definition:
         read = {node.id for node in function.reads()}
         for arg in self.node.args.args:
             if arg.arg not in read:
-                self._error("unused", f"nothing reads `{arg.arg}`", arg, "use it, or take it away")
+                self._error("unused", f"nothing reads `{arg.arg}`", arg, "use it, or remove it")
         for node in function.assigns():
             if node.id not in read and node.id not in function.params:
                 self._error("unused", f"nothing reads `{node.id}`", node, "use it below, or remove the line")
@@ -273,9 +277,9 @@ def _check_recursion(function: Function, inner: Inner, reporter: Reporter) -> No
     found = _way_back(function, inner)
     if found is not None:
         call, between = found
-        by = f", by way of {' and '.join(f'`{name}`' for name in between)}" if between else ""
+        by = f", through {' and '.join(f'`{name}`' for name in between)}" if between else ""
         message, where = f"`{function.name}` calls itself{by}", node_location(function.text, call)
-        reporter.error("recursion", message, where, "calls are written out; keep what steps hand on in a state")
+        reporter.error("recursion", message, where, "functions cannot be recursive; a state keeps values between steps")
 
 
 def _way_back(start: Function, inner: Inner) -> tuple[ast.Call, tuple[str, ...]] | None:

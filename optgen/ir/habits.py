@@ -42,7 +42,7 @@ OPERATORS: Mapping[type[ast.operator], str] = {
     ast.RShift: "floor(x / 2 ** y)",
 }
 HINTS: Mapping[type[ast.AST], str] = {
-    ast.Assert: "`refusals` are of settings; values are not looked at",
+    ast.Assert: "`refusals` test settings, not values of tensors",
     ast.Attribute: "call functions by their plain names, as in `sqrt(x)`",
     ast.For: "every statement already acts on all elements; use `sum`, `norm` or `where`",
     ast.FunctionDef: "define it in `functions:`, and call it here",

@@ -27,7 +27,7 @@ SYNTAX = {
     r"^\s*//|//.*\w\s+\w": "a comment begins with `#`",
     r"^\s*(if|elif|else|def)\b(?!.*:\s*$)": "end the line with `:`",
     r"(?<![\w.])[0-9.]+(?![eE][-+]?[0-9])[A-Za-z_]": "a product is written with `*`",
-    r"[{};]": "blocks are told by their indentation alone",
+    r"[{};]": "blocks are marked only by their indentation",
 }
 """What is found in lines that are no Python, and what would be right, the likeliest first."""
 
@@ -82,7 +82,7 @@ def _instead_of_syntax(text: SourceText, error: SyntaxError) -> str:
     line = lines[min(error.lineno or 1, len(lines)) - 1].partition("#")[0]
     word = re.search(rf"\b({'|'.join(keyword.kwlist)})\s*=(?!=)", line)
     if word is not None:
-        return f"`{word[1]}` is a word of Python; use another name"
+        return f"`{word[1]}` is a keyword of Python; use another name"
     for pattern, help_text in SYNTAX.items():
         if re.search(pattern, line):
             return help_text

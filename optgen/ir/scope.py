@@ -192,8 +192,8 @@ class Scope:
             instead = f"use `where({chosen}, a, b)`; `if` tests {instead.removeprefix('test ')}"
         for name in names:
             if name in self.given:
-                message = f"`{name}` is set anew for every step: its value is not known before"
-                help_text = f"ask whether it is given: `{name} is not None`; or use `where(condition, a, b)`"
+                message = f"`{name}` is set for each step: its value is not known before the step"
+                help_text = f"test whether it is given: `{name} is not None`; or use `where(condition, a, b)`"
                 reporter.error("run-time-condition", message, where, help_text)
                 return
         for name in names:

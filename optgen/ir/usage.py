@@ -27,7 +27,7 @@ def check_use(family: Family, loaded: LoadedSpec, shared: LoadedShared, reporter
     used = _used_names(family, shared)
     for name, where in _declared(loaded):
         if name not in used:
-            reporter.warning("unused", f"`{name}` is used nowhere", where, "use it in an equation, or remove it")
+            reporter.warning("unused", f"`{name}` is never used", where, "use it in an equation, or remove it")
     common = shared.shared.blocks
     for name in shared.shared.inputs:
         if name not in used | _names_in(common.grad, common.update):
@@ -94,7 +94,7 @@ def _check_states(
             help_text = "assign it in a block, or begin it with an expression: `init: ...`"
             reporter.warning("never-assigned", message, where, help_text)
         elif name in assigned and name not in live:
-            message = f"`{name}` is kept to no effect: no later value of `param` depends on it"
+            message = f"`{name}` has no effect: no later value of `param` depends on it"
             reporter.warning("unused-state", message, where, "use it in an equation, or remove it from `states`")
 
 

@@ -165,8 +165,10 @@ def _equations(info: ClassInfo) -> Element:
         for line, taken in stage.lines:
             box.append(_equation(line, taken, printer))
     faint = any(not taken for stage in stages for _, taken in stage.lines)
-    notes = ["Faint: what is left out for a matrix under the class's defaults."] if faint else []
-    notes.append("Of what all rules share (unscaling, clipping, trust ratios) only what the defaults use is shown.")
+    notes = ["Faint lines are left out for a matrix under the class's defaults."] if faint else []
+    notes.append(
+        "Of the stages that all rules share (unscaling, clipping, trust ratios), only what the defaults use is shown."
+    )
     _paragraph(made, " ".join(notes), "note")
     return made
 

@@ -51,7 +51,7 @@ def check_rule(spec: Spec, shared: Shared, document: Document, reporter: Reporte
             what = "a keyword of Python" if keyword.iskeyword(name) else "an attribute of every optimizer"
             checker.error("reserved-name", f"`{name}` is {what}", ("methods", name), "rename it")
         elif name in ("construct", "apply"):
-            message = f"`{name}` says when a refusal is looked at"
+            message = f"`{name}` is reserved: refusals use it in `on`"
             checker.error("reserved-name", message, ("methods", name), "rename it")
         elif name in spec.inputs or name in shared.inputs:
             message = f"`{name}` is set on the optimizer as an input"
@@ -98,20 +98,22 @@ def value_error(setting: Setting, value: object) -> str:
     """Describe the fault of a value for a setting; "" if the value is valid."""
     if isinstance(setting, Option):
         if setting.choices is None:
-            return "" if isinstance(value, bool) else "it is true or false"
+            return "" if isinstance(value, bool) else "it must be true or false"
         known = any(value == choice and type(value) is type(choice) for choice in setting.choices)
-        return "" if known else f"it is one of {', '.join(f'`{as_written(choice)}`' for choice in setting.choices)}"
+        return (
+            "" if known else f"it must be one of {', '.join(f'`{as_written(choice)}`' for choice in setting.choices)}"
+        )
     if value is None:
-        return "" if setting.optional else "it is a number"
+        return "" if setting.optional else "it must be a number"
     given = value if isinstance(value, list) else [value]
     size = len(setting.names)
     if size != (len(given) if isinstance(value, list) else 0):
-        return f"it has {size} parts: {', '.join(setting.names)}" if size else "it is one number"
+        return f"it must have {size} parts: {', '.join(setting.names)}" if size else "it must be one number"
     values = [part for part in given if isinstance(part, int | float) and not isinstance(part, bool)]
     if len(values) < len(given):
-        return "it is a number"
+        return "it must be a number"
     if setting.integer and any(not isinstance(part, int) for part in values):
-        return "it is a whole number"
+        return "it must be a whole number"
     allowed = range_of(setting)
     outside = [part for part in values if allowed is not None and not allowed.contains(part)]
     return f"{outside[0]} is outside {allowed}" if outside else ""
@@ -170,16 +172,16 @@ class _Checker:
             if state.stored_as is not None:
                 self.stored_as(name, state, options)
             if name == COMPENSATION:
-                message = f"`{name}` is where what is beside a parameter is kept"
+                message = f"`{name}` is the key of what is kept beside a parameter"
                 self.error("reserved-name", message, ("states", name), "use another name")
         scales = {f"{name}_absmax".lower(): name for name in states}  # kernels' macros are in capitals
         for name, place in self.taken.items():
             if name.lower() in scales:
-                message = f"`{name}` is where the scales of `{scales[name.lower()]}` are kept"
+                message = f"`{name}` is the key of the scales of `{scales[name.lower()]}`"
                 self.error("reserved-name", message, place, "use another name")
         for name in list(states)[MAX_STATES : MAX_STATES + 1]:
             message = f"a rule has at most {MAX_STATES} states, and this one {len(states)}"
-            self.error("too-many-states", message, ("states", name), "leave out what is not needed")
+            self.error("too-many-states", message, ("states", name), "remove states that are not needed")
 
     def declare(
         self, name: str, path: tuple[Key, ...], owner: tuple[Key, ...], reserved: frozenset[str] = RESERVED
@@ -188,10 +190,10 @@ class _Checker:
         if keyword.iskeyword(name):
             self.error("reserved-name", f"`{name}` is a keyword of Python", path, f"use another name, as `{name}_`")
         elif name in STORAGE and path[0] != "storage":
-            message = f"`{name}` says how numbers are kept, of every rule"
+            message = f"`{name}` is a storage setting of all rules"
             self.error("reserved-name", message, path, "use another name")
         elif name in reserved:
-            self.error("reserved-name", f"`{name}` has a meaning of its own", path, "use another name")
+            self.error("reserved-name", f"`{name}` is a reserved name", path, "use another name")
         elif name in self.taken:
             first = self.document.locate_key(*self.taken[name])
             self.error("duplicate-name", f"the name `{name}` is taken", path, f"by line {first.line}; use another")
@@ -222,7 +224,7 @@ class _Checker:
             if str(choice) in map(str, option.choices[:index]):
                 self.value("choices", f"the choice `{as_written(choice)}` is listed twice", where, "remove one")
             elif path[0] != "storage" and (choice is None or isinstance(choice, bool)):
-                message = f"`{as_written(choice)}` is no choice that equations could compare `{name}` with"
+                message = f"`{as_written(choice)}` is a choice that equations cannot compare `{name}` with"
                 self.value("choices", message, where, "write texts or numbers")
         wrong = value_error(option, option.default)
         if wrong:
@@ -275,7 +277,7 @@ class _Checker:
             message = f"`{name}` has a window, which begins empty"
             self.value("init", message, (*path, "init"), "remove `init`: the first value that is pushed fills it")
         if isinstance(state.init, float) and not math.isfinite(state.init):
-            self.value("init", f"`{name}` begins with a number that is not finite", (*path, "init"))
+            self.value("init", f"`{name}` has an initial value that is not finite", (*path, "init"))
         for index, codec in enumerate(state.codecs or []):
             if codec not in CODECS:
                 help_text = suggest(codec, CODECS) or f"one of {', '.join(CODECS)}"
@@ -325,10 +327,10 @@ class _Checker:
             option = shared.options.get(name)
             if option is None or option.choices is None:
                 known = [key for key, other in shared.options.items() if other.choices is not None]
-                message = f"`{name}` is no enumeration that all rules share"
+                message = f"`{name}` is not a shared option with `choices`"
                 self.value("undefined-name", message, (*path, name), suggest(name, known) or f"one of {known}")
             elif value_error(option, choice):
-                message = f"`{choice}` is no choice of `{name}`"
+                message = f"`{choice}` is not a choice of `{name}`"
                 self.value("unknown-choice", message, (*path, name), value_error(option, choice))
 
     def refusal(self, refused: Refused, path: tuple[Key, ...], names: Iterable[str], places: set[str]) -> None:
@@ -336,7 +338,7 @@ class _Checker:
         if refused.on not in places:
             message, help_text = f"there is no block `{refused.on}`", suggest(refused.on, places)
             if places == {"construct"}:
-                message, help_text = "what a class refuses is looked at when it is made", "leave `on` out"
+                message, help_text = "refusals of a class are checked when an optimizer is made", "leave `on` out"
             elif refused.on == "apply":
                 message, help_text = "`apply` is a part of `step`", "write `on: step`"
             help_text = help_text or f"one of {', '.join(sorted(places))}"

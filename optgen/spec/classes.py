@@ -18,7 +18,7 @@ from optgen.spec.nodes import Document, Key
 ARGS = "args"
 _NEEDS = {
     "update": "it needs an `update` stage: a rule whose `step` names `update`, and an `apply` block",
-    "codec": "it needs a state that can be stored otherwise than in fp32",
+    "codec": "it needs a state with a codec other than fp32",
     "quantized": "it needs a state that can be quantized: one whose `codecs` name int8 or another such",
 }
 _FIXES = {"bits": "optim_bits", "paged": "is_paged", "block_wise": "block_wise"}
@@ -148,7 +148,7 @@ class ClassChecker:
         if keyword.iskeyword(name):
             self.reporter.error("reserved-name", f"`{name}` is a keyword of Python", where, "use another name")
         elif name in OF_CLASSES:
-            message = f"`{name}` has a meaning of its own in Python or beside classes"
+            message = f"`{name}` has a meaning in Python or in generated packages"
             self.reporter.error("reserved-name", message, where, "use another name, in capitals as `MyRule`")
         spec = self._rule(declared)
         if spec is None:
@@ -296,7 +296,7 @@ class ClassChecker:
     def _value(self, key: str, setting: Setting, value: object, where: Location, row: _Class) -> bool:
         wrong = value_error(setting, value)
         if wrong:
-            message = f"{as_written(value)} is no value for `{key}` of `{row.spec.name}`"
+            message = f"{as_written(value)} is not a value for `{key}` of `{row.spec.name}`"
             self.reporter.error("value", message, where, wrong)
         return not wrong
 

@@ -264,7 +264,7 @@ def _load_spec(
     if spec is None:
         return None
     if not _modules(spec.name).isdisjoint(SHARED_FILES):
-        message = f"`{spec.name}` is a file of what the rules of a package share"
+        message = f"`{spec.name}` is the name of a shared file of the package"
         reporter.error("reserved-name", message, document.locate("name"), "use another name")
         return None
     for name, other in rules.items():

@@ -35,7 +35,8 @@ def check_message(text: SourceText, known: Iterable[str], reporter: Reporter) ->
             help_text = f"write `{{{shown}}}`, or `{{{shown}!r}}` for text in quotes; a brace itself is written twice"
             reporter.error("message", "in a message, braces hold the name of a setting", where, help_text)
         elif field is None:
-            reporter.error("message", f"this `{part[0]}` has no other half", where, "a brace itself is written twice")
+            message = f"this `{part[0]}` is not {'closed' if part[0] == '{' else 'opened'}"
+            reporter.error("message", message, where, "a brace itself is written twice")
 
 
 def message_fields(message: str) -> list[str]:

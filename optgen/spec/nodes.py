@@ -185,7 +185,9 @@ def compose(source: SourceFile, reporter: Reporter) -> Document | None:
         return None
     except (yaml.YAMLError, ValueError, OverflowError):  # PyYAML passes on what chr() and int() raise
         where = source.location(composer.loader.get_mark().index)
-        reporter.error("yaml", "this cannot be read as YAML", where, "is it an escape that stands for no character?")
+        reporter.error(
+            "yaml", "this cannot be read as YAML", where, "does it hold an escape that stands for no character?"
+        )
         return None
     if isinstance(root, Mapping):
         return Document(source, root)
@@ -336,15 +338,15 @@ def _yaml_message(error: yaml.MarkedYAMLError, source: SourceFile) -> tuple[str,
     mark, begin = error.problem_mark or error.context_mark, error.context_mark or error.problem_mark
     where = source.location(mark.index if mark else 0)
     if "mapping values are not allowed" in problem:
-        return "a `:` is not allowed here", where, "quote text that holds `: `, or mind the indentation"
+        return "a `:` is not allowed here", where, "quote text that holds `: `, or check the indentation"
     if "could not find expected ':'" in problem:
         where = source.location(begin.index, len(source.text)) if begin else where
-        return "this line has no `key: value`", where, "write `key: value`, or mind the indentation"
+        return "this line has no `key: value`", where, "write `key: value`, or check the indentation"
     if "cannot start any token" in problem:
         char = problem.removeprefix("found character ").split(" that ")[0].strip("'\"")
         return f"a value cannot begin with `{char}`", where, "put the text in quotes"
     if "expected <block end>" in problem:
-        return "the indentation does not fit what stands above", where, "indent the keys of a mapping alike"
+        return "the indentation does not match the lines above", where, "indent all keys of a mapping equally"
     if problem.startswith("expected ',' or"):
         return f"expected `,` or `{problem[17]}` here", where, "close the bracket, or quote text that holds brackets"
     if "found unexpected end of stream" in problem:

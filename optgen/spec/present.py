@@ -31,8 +31,8 @@ def _renamed(node: Mapping, former: dict[str, str], document: Document, reporter
     for name, key in node.keys.items():
         present = former.get(name, name)
         if present != name and (present in node.keys or present in keys):
-            message = f"`{name}` is called `{present}` now, which is here too"
-            reporter.error("duplicate-key", message, document.source.location(key.start, key.end), "write one of them")
+            message = f"`{name}` is called `{present}` now, and the file has both"
+            reporter.error("duplicate-key", message, document.source.location(key.start, key.end), "keep one of them")
             continue
         keys[present], values[present] = key, node.values[name]
     return replace(node, keys=keys, values=values)

@@ -103,7 +103,7 @@ def _long(
         text = document.source.text[node.start : node.end]
         written = LONG[section].format(name=name, text=text if len(text) <= 40 and "\n" not in text else "...")
         close = suggest(name, words)
-        message = f"`{name}` is no word of the vocabulary, so that its default alone does not say what it is"
+        message = f"`{name}` is not in the vocabulary, so its default alone does not describe it"
         help_text = f"{close.removesuffix('?')}, or write `{written}`" if close else f"write `{written}`"
         reporter.error("vocabulary", message, document.source.location(node.start, node.end), help_text)
     return _mapping(node, "default")

@@ -159,7 +159,7 @@ def test_prose_is_taken_by_nothing_but_quoting() -> None:
 
 @pytest.mark.parametrize("name", ["", "1a", "a b", "a\n", "é", "a-b", "a;", "a."])
 def test_names_are_identifiers(name: str) -> None:
-    with pytest.raises(ValueError, match="is no identifier"):
+    with pytest.raises(ValueError, match="is not an identifier"):
         identifier(name)
 
 

@@ -50,7 +50,7 @@ def test_flags_of_the_users_own_stand_last(folder: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("-DTITLE='a", "OPTGEN_CXXFLAGS is no list of words: No closing quotation"),
+        ("-DTITLE='a", "OPTGEN_CXXFLAGS is not a list of words: No closing quotation"),
         ("-fno-such-thing", "does not build OpenMP C++17: "),
     ],
 )

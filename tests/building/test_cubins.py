@@ -164,7 +164,7 @@ def test_a_newer_device_of_the_same_generation_gets_the_nearest(folder: Path, ke
 
 
 def test_a_wrong_name_is_refused(folder: Path, kernel: Path, fake: Nvcc) -> None:
-    with pytest.raises(ValueError, match="'sm_9x' is no GPU architecture"):
+    with pytest.raises(ValueError, match="'sm_9x' is not a GPU architecture"):
         cubin(kernel, {}, "sm_9x", fake)
 
 

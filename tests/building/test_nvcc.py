@@ -264,5 +264,5 @@ def test_names_of_architectures() -> None:
     assert archs.best(["sm_80"], "sm_75") is None
     for name in ("sm_8x", "sm_9", "sm_90a", "compute_90", "90", ""):
         assert not archs.is_arch(name)
-        with pytest.raises(ValueError, match="is no GPU architecture"):
+        with pytest.raises(ValueError, match="is not a GPU architecture"):
             archs.capability(name)

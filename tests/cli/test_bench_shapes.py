@@ -107,18 +107,18 @@ def test_a_list_from_a_pipe(tmp_path: Path) -> None:
     [
         ("", "model.txt has no shapes; a list has a shape a line"),
         ("# nothing\n", "model.txt has no shapes"),
-        ("3 x 4\n3 x y", "model.txt:2: `3 x y` is no shape"),
-        ("3 x -4", "model.txt:1: `3 x -4` is no shape"),
+        ("3 x 4\n3 x y", "model.txt:2: `3 x y` is not a shape"),
+        ("3 x -4", "model.txt:1: `3 x -4` is not a shape"),
         ("3 x 4\n0 x 4", "model.txt:2: a tensor of 0 x 4 has no elements"),
         ("0 * 4", "model.txt:1: 0 tensors; 1 to 100000 can be measured"),
         ("1000000 * 4", "model.txt:1: 1000000 tensors"),
         ("60000 * 4\n60000 * 4", "model.txt has more than 100000 tensors"),
         ("[[3, 4], [0]]", "model.txt: item 1: a tensor of 0 has no elements"),
-        ("[[3, 4], 5]", "model.txt: item 1: 5 is no shape"),
-        ("[[3, true]]", "model.txt: item 0: [3, true] is no shape"),
-        ('{"a": [3.5]}', "model.txt: item a: [3.5] is no shape"),
+        ("[[3, 4], 5]", "model.txt: item 1: 5 is not a shape"),
+        ("[[3, true]]", "model.txt: item 0: [3, true] is not a shape"),
+        ('{"a": [3.5]}', "model.txt: item a: [3.5] is not a shape"),
         ("[]", "model.txt has no shapes"),
-        ("[[3, 4]", "model.txt is no JSON: "),
+        ("[[3, 4]", "model.txt is not JSON: "),
     ],
 )
 def test_bad_lists(text: str, said: str, tmp_path: Path) -> None:
@@ -215,9 +215,9 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     assert "cannot be loaded as a checkpoint" in refused("b.pt", b"hello")
     assert "cannot be loaded as a checkpoint" in refused("c.pt", b"")
     assert "is neither text nor a checkpoint" in refused("d.dat", b"\xff\xfe\x00\x01")
-    assert "is no safetensors file" in refused("e.safetensors", b"\x00")
-    assert "is no safetensors file" in refused("f.safetensors", struct.pack("<Q", 2**60) + b"{}")
-    assert "is no safetensors file" in refused("g.safetensors", struct.pack("<Q", 9) + b'{"a": {}}')
+    assert "is not a safetensors file" in refused("e.safetensors", b"\x00")
+    assert "is not a safetensors file" in refused("f.safetensors", struct.pack("<Q", 2**60) + b"{}")
+    assert "is not a safetensors file" in refused("g.safetensors", struct.pack("<Q", 9) + b'{"a": {}}')
     with pytest.raises(UserError, match="is a folder"):
         read_shapes(tmp_path)
     torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")

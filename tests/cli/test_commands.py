@@ -188,7 +188,7 @@ def test_a_wrong_arch_is_refused_before_anything_is_written(faked: Path, archs: 
     assert result.exit_code == 2
     said = " ".join(result.stderr.replace("│", " ").split())
     wrong = next(name for name in archs.split(",") if name != "sm_80")
-    assert f"{wrong!r} is none that" in said
+    assert f"{wrong!r} is not an architecture that" in said
     assert "builds for: sm_80, sm_90" in said
     assert not faked.parent.exists()
 
@@ -234,7 +234,7 @@ def test_warnings_are_printed_and_stop_nothing(here: Path) -> None:
     (here / "mine.yaml").write_text(RULE.replace("    update = exp_avg", "    update = grad\n    # exp_avg"))
     checked = optgen_command("check", "mine.yaml")
     assert (checked.exit_code, checked.stdout) == (0, "mine.yaml: 1 warning, 1 class\n")
-    assert checked.stderr.startswith("warning[unused-state]: `exp_avg` is kept to no effect")
+    assert checked.stderr.startswith("warning[unused-state]: `exp_avg` has no effect")
     assert "mine.yaml:5:3\n5 |   exp_avg: {doc: Average.}\n  |   ^^^^^^^ use it" in checked.stderr
     built = optgen_command("build", "mine.yaml")
     assert (built.exit_code, built.stderr) == (0, checked.stderr)
@@ -361,7 +361,7 @@ def test_explain_prints_the_code_of_one_class_alone(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--target", "torch"), "--target is of --code; write --code --target torch"),
+        (("--target", "torch"), "--target goes with --code; write --code --target torch"),
         (("--code", "--target", "gpu"), "'gpu' is not one of 'cpu', 'cuda', 'torch'"),
         (("--code", "--json"), "--code prints code in place of what --json has; give one of them"),
         (("--code", "--html", "x.html"), "--code prints code in place of what --html has; give one of them"),

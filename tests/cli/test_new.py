@@ -35,7 +35,7 @@ def test_names_that_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["class", "rule", "any", "Literal"])
 def test_names_that_classes_cannot_have_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(NewSpecError, match="has a meaning of its own in Python or beside classes; give another name"):
+    with pytest.raises(NewSpecError, match="has a meaning in Python or in generated packages; give another name"):
         write_new_spec(name, tmp_path / "new.yaml")
     assert not list(tmp_path.iterdir())
 

@@ -99,7 +99,7 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ),
     ("adamw_torch", {"optim_args": "beta2=(0.9)x"}, TypeError, "beta2 must be a number in [0, 1), not '(0.9)x'"),
     ("adamw_torch", {"optim_args": "beta2=1.5"}, ValueError, "betas[1] must be in [0, 1)"),
-    ("adamw_torch", {"optim_args": "beta2"}, ValueError, "optim_args has 'beta2', which is no name=value"),
+    ("adamw_torch", {"optim_args": "beta2"}, ValueError, "optim_args has 'beta2', which is not name=value"),
     ("adamw_torch", {"optim_args": "beta2=0.9,beta2=0.8"}, ValueError, "optim_args has beta2 twice"),
     ("adamw_torch", {"optim_args": "beta2=0.9", "beta2": 0.9}, TypeError, "beta2 is given twice, once in optim_args"),
     ("adamw_torch", {"beta2": 0.9, "betas": (0.9, 0.9)}, TypeError, "beta2 and betas mean the same; give one of them"),

@@ -45,11 +45,11 @@ def test_an_input_is_one_number_for_all_and_its_presence_a_guard(tmp_path: Path)
 
 
 REFUSED = {
-    "read without asking": (spec("param = param - lr * loss"), "maybe-undefined", "there is none with `loss is None`"),
+    "read without asking": (spec("param = param - lr * loss"), "maybe-undefined", "it is missing with `loss is None`"),
     "value in if": (
         spec(STEP.replace("loss is not None", "loss > 1")),
         "run-time-condition",
-        "`loss` is set anew for every step: its value is not known before",
+        "`loss` is set for each step: its value is not known before the step",
     ),
     "assigned": (spec(f"loss = 1\n    {STEP}"), "not-assignable", "`loss` is given from outside"),
     "in a method": (

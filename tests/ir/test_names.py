@@ -44,9 +44,9 @@ def test_a_state_may_have_the_name_of_a_function(tmp_path: Path, target: str) ->
 def test_settings_may_not(tmp_path: Path, section: str) -> None:
     declared = {"hyperparameters": "  sqrt: {default: 1}\n", "options": "options:\n  sqrt: {default: false}\n"}[section]
     said = refusal(tmp_path, SPEC.replace("states:\n", f"{declared}states:\n"))
-    assert "error[reserved-name]: `sqrt` has a meaning of its own" in said
+    assert "error[reserved-name]: `sqrt` is a reserved name" in said
 
 
 def test_a_call_is_no_use_of_a_state(tmp_path: Path) -> None:
     said = refusal(tmp_path, SPEC.replace("  max:", "  sqrt: {}\n  max:").replace("/ max", "/ sqrt(max)"))
-    assert said.startswith("warning[unused]: `sqrt` is used nowhere")
+    assert said.startswith("warning[unused]: `sqrt` is never used")

@@ -87,8 +87,8 @@ def test_what_a_rule_lacks_is_neither_offered_nor_refused(tmp_path: Path, text: 
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("{form: bounded}", "{shape: bounded}", "undefined-name: `shape` is no enumeration that all rules share"),
-        ("{form: bounded}", "{form: bounden}", "unknown-choice: `bounden` is no choice of `form`"),
+        ("{form: bounded}", "{shape: bounded}", "undefined-name: `shape` is not a shared option with `choices`"),
+        ("{form: bounded}", "{form: bounden}", "unknown-choice: `bounden` is not a choice of `form`"),
         ("most={most}", "most={moist}", "undefined-name: `{moist}` in this message is not a setting"),
         ("when: most > 0", "when: moist > 0", "undefined-name: `moist` is not a setting"),
     ],

@@ -343,7 +343,7 @@ def other_shapes() -> None:
 def another_class() -> None:
     checkpoint = stepped(theirs.AdamW).state_dict()
     assert "state2" in loads(theirs.SGD([nn.Parameter(torch.ones(SHAPE))], **MOMENTUM), checkpoint)
-    with pytest.raises(ValueError, match="parameter 0: state2 is no state of sgd"):
+    with pytest.raises(ValueError, match="parameter 0: state2 is not a state of sgd"):
         optim.SGD([nn.Parameter(torch.ones(SHAPE))], **MOMENTUM).load_state_dict(checkpoint)
 
 

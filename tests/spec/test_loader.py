@@ -140,7 +140,7 @@ def test_all_errors_of_all_files_at_once(tmp_path: Path) -> None:
         "a.yaml:4:1 unknown-key: unknown key `colour`; known here",
         "a.yaml:5:8 type: `title`",
         "b.yaml:1:1 tab: a tab is not allowed as indentation; indent with spaces",
-        "c.yaml:5:3 reserved-name: `grad` has a meaning of its own; use another name",
+        "c.yaml:5:3 reserved-name: `grad` is a reserved name; use another name",
         "classes.yaml:2:16 unknown-key: unknown key `bitz`; did you mean `bits`?",
         "shared.yaml:2:16 default: `x` has no `choices`, so it is a flag; write true or false, or list the `choices`",
     ]

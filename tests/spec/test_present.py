@@ -46,7 +46,7 @@ def test_they_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (RULE + "refusals: []\n", "a.yaml:3:1: `rules` is called `refusals` now, which is here too"),
+        (RULE + "refusals: []\n", "a.yaml:3:1: `rules` is called `refusals` now, and the file has both"),
         (RULE.replace("rejects", "refusals: [], rejects"), "a.yaml:8:23: `rejects` is called `refusals` now"),
         (RULE.replace("lr > 5", "mu > 5"), "a.yaml:4:12: `mu` is not a setting"),
     ],

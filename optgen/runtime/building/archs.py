@@ -21,7 +21,7 @@ def capability(arch: str) -> tuple[int, int]:
     """
     found = _NAME.fullmatch(arch)
     if found is None:
-        raise ValueError(f"{arch!r} is no GPU architecture; one looks like sm_86, for compute capability 8.6")
+        raise ValueError(f"{arch!r} is not a GPU architecture; one looks like sm_86, for compute capability 8.6")
     return int(found[1]), int(found[2])
 
 

@@ -125,7 +125,7 @@ def _examine(name: str, origin: str, search_path: str, directory: str, more: str
     try:
         own = tuple(shlex.split(more))
     except ValueError as error:
-        return Candidate(name, origin, None, f"OPTGEN_CXXFLAGS is no list of words: {error}")
+        return Candidate(name, origin, None, f"OPTGEN_CXXFLAGS is not a list of words: {error}")
     facts = "\0".join((processor(), *own))
     found = examine("compiler", command, facts, Path(directory), _read, lambda folder: _probe(command, own, folder))
     return Candidate(name, origin, None, found) if isinstance(found, str) else Candidate(name, origin, found)

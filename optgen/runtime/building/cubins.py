@@ -109,7 +109,7 @@ def build_cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc)
 
     def load(_: str, content: bytes) -> bytes:
         if not content.startswith(ELF):
-            raise OSError("it is no machine code of a GPU")
+            raise OSError("it is not machine code of a GPU")
         return content
 
     arguments = [*escaped(words(defines)), str(source.absolute())]

@@ -102,4 +102,4 @@ def ask_driver() -> Driver:
         gpus = tuple(Gpu(str(name), str(arch)) for name, arch in fields["gpus"])
         return Driver(bool(fields["installed"]), str(fields["failure"]), str(fields["cuda"]), gpus)
     except (ValueError, KeyError, TypeError):
-        return Driver(True, f"answered what is not understood: {said[:200]!r}")
+        return Driver(True, f"gave an answer that is not understood: {said[:200]!r}")

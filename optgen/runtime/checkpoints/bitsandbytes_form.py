@@ -181,7 +181,7 @@ def _read_entry(
     if strangers:
         raise ValueError(f"bitsandbytes keeps no {', '.join(strangers)}")
     if "state2" in entry and "2" not in form.states:
-        raise ValueError(f"state2 is no state of {rule.name}, which has one")
+        raise ValueError(f"state2 is not a state of {rule.name}, which has one")
     for number, names in form.states.items():
         key = f"state{number}"
         if key not in entry:
@@ -292,7 +292,7 @@ def written(optimizer: OptimizerLike) -> dict[str, Any]:
             number += 1
         groups.append(_written_group(optimizer, form, group, range(first, number)))
     if found:
-        raise ValueError(f"{name}: bitsandbytes cannot go on from this: {'; '.join(found)}")
+        raise ValueError(f"{name}: bitsandbytes cannot continue from this: {'; '.join(found)}")
     return {"state": state, "param_groups": groups}
 
 

@@ -82,7 +82,7 @@ def read_marks(marks: Any) -> tuple[Marks, list[str]]:
     if marks is None:
         return {}, []
     if not isinstance(marks, Mapping) or not all(isinstance(each, list | tuple) for each in marks.values()):
-        return {}, [f"what it says of its codecs is {marks!r}, no dict of lists"]
+        return {}, [f"its record of codecs is {marks!r}, not a dict of lists"]
     result: dict[str, list[Codec]] = {}
     found = []
     for name, each in marks.items():

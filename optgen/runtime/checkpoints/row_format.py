@@ -255,7 +255,7 @@ def _own_elements(state: State, wanted: Codec, shard: Shard, saved: Mapping[str,
 
 def _stored_anew(state: State, wanted: Codec, shard: Shard, present: str, values: Tensor) -> dict[str, Tensor]:
     if wanted.block == WHOLE_TENSOR and shard.divisions:
-        raise ValueError(f"{state.name} is stored as {present}, which no process alone can bring to {wanted}")
+        raise ValueError(f"{state.name} is stored as {present}, which one process alone cannot convert to {wanted}")
     if not wanted.scaled:
         return {state.name: values}
     codes, absmax = encode(wanted, values, state.signed)

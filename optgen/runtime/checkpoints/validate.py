@@ -64,15 +64,15 @@ def misshapen(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> 
 def misformed(groups: Sequence[Mapping[str, Any]], saved: Any) -> list[str]:
     """Why the states of these groups' parameters cannot be looked up in a checkpoint, in words."""
     if not isinstance(saved, Mapping):
-        return [f"it is a {type(saved).__name__}, no dict"]
+        return [f"it is a {type(saved).__name__}, not a dict"]
     missing = [key for key in ("state", "param_groups") if key not in saved]
     if missing:
         return [f"it has no {' and no '.join(map(repr, missing))}, only {list(saved)[:5]}"]
     entries, theirs = saved["state"], saved["param_groups"]
     if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
-        return ["its 'state' is no dict of dicts"]
+        return ["its 'state' is not a dict of dicts"]
     if not isinstance(theirs, list | tuple) or not all(isinstance(group, Mapping) for group in theirs):
-        return ["its 'param_groups' is no list of dicts"]
+        return ["its 'param_groups' is not a list of dicts"]
     if len(theirs) != len(groups):
         return [f"it has {len(theirs)} param groups, not {len(groups)}"]
     found = [f"group {i} has no 'params'" for i, group in enumerate(theirs) if "params" not in group]
@@ -81,7 +81,7 @@ def misformed(groups: Sequence[Mapping[str, Any]], saved: Any) -> list[str]:
     for i, group in enumerate(theirs):
         keys = group["params"]
         if not isinstance(keys, list | tuple) or not all(isinstance(key, Hashable) for key in keys):
-            found.append(f"group {i}: its 'params' is no list of keys")
+            found.append(f"group {i}: its 'params' is not a list of keys")
     if found:
         return found
     counts = [(len(a["params"]), len(b["params"])) for a, b in zip(theirs, groups, strict=True)]
@@ -182,7 +182,7 @@ def misfits(
     if lacks_count(rule, saved) and not rule.first_step_only:
         found.append(f"{label}: step missing, there is {', '.join(map(str, saved))}")
     if not is_count(saved.get("step", 0.0)):
-        found.append(f"{label}: step is {count_shown(saved['step'])}, and it is to be a number of steps")
+        found.append(f"{label}: step is {count_shown(saved['step'])}, and must be a number of steps")
     for state in rule.element_states:
         if saved.get(scale_key(state.name)) is not None and saved.get(state.name) is None:
             found.append(f"{label}: there is {scale_key(state.name)}, but no {state.name}, whose scales these are")
@@ -214,7 +214,7 @@ def _misstored(
     if state.kind != "element" or value.dtype is torch.float64:
         return [] if value.is_floating_point() else [f"{label}: {state.name} has dtype {dtype_name(value.dtype)}"]
     if scales is not None and not (isinstance(scales, Tensor) and scales.dtype is torch.float32):
-        return [f"{label}: {scale_key(state.name)} is no float32 tensor"]
+        return [f"{label}: {scale_key(state.name)} is not a float32 tensor"]
     try:
         recognised(state, value, scales, shape, () if wanted is None else (wanted,))
     except ValueError as error:

@@ -44,7 +44,7 @@ def _lend(gpu: CudaDevice, size: int, managed: bool) -> Any:
                 array = driver.pagelocked_empty(size, numpy.uint8)
     except driver.MemoryError as error:
         kind = "managed" if managed else "pinned"
-        raise torch.cuda.OutOfMemoryError(f"{size} bytes of {kind} memory of the host cannot be had: {error}") from None
+        raise torch.cuda.OutOfMemoryError(f"{size} bytes of {kind} host memory cannot be allocated: {error}") from None
     address = array.ctypes.data
     LOANS[address] = Loan(gpu, managed, weakref.ref(array))
     weakref.finalize(array, _take_back, gpu, address, array.base).atexit = False

@@ -92,7 +92,7 @@ class CudaEngine(KernelEngine):
         except self.gpu.driver.Error as error:
             raise CompileError(
                 f"the driver does not take the kernels of {self.rule.cuda_source} for {self.gpu.arch}: {error}\n"
-                "An nvcc that is newer than the driver makes such; `optgen doctor` shows both."
+                "This happens when nvcc is newer than the driver; `optgen doctor` shows both."
             ) from error
 
     def _empty(self, count: int, dtype: torch.dtype) -> Tensor:

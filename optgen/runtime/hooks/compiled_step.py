@@ -65,14 +65,14 @@ def tensor_settings(handle: str) -> str:
 # Why a step, or another block, runs outside of the graph: what torch says where `fullgraph=True` allows no break.
 METHOD = "methods of the optimizer beside step() run outside of graphs"
 BACKWARD = "fused_backward=True updates parameters within backward"
-SHARED = "the rule keeps numbers of a param group, which are no tensors that a graph could hold"
-TENSORS = "tensors in betas, in overrides or set for this step are none that the graph knows of"
+SHARED = "the rule keeps numbers of a param group, which a graph cannot hold, since they are not tensors"
+TENSORS = "tensors in betas, in overrides or set for this step are unknown to the graph"
 CHANGED = (
     "the compiled function changes param groups, states or the optimizer, which takes place when its graph has run"
 )
 DIVIDED = "parameters are divided among processes"
-STARTS = "states are to start with what the graph has yet to compute; take a first step before it is compiled"
-STORED = "states are paged, or no tensors"
+STARTS = "states start from values that the graph has yet to compute; take a first step before compiling"
+STORED = "states are paged, or are not tensors"
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -49,7 +49,7 @@ def checked_group(
         raise ValueError(f"{name}: args is an argument of the class, not of a param group; give its settings as keys")
     for key in rule.inputs:
         if key in group:
-            raise ValueError(f"{name}: {key} is set on the optimizer for a step, and is no key of a param group")
+            raise ValueError(f"{name}: {key} is set on the optimizer for a step, and is not a key of a param group")
     refuse_unknown(name, group, [*defaults, *GROUP_KEYS])
     group.update(policy.of_part({key: value for key, value in group.items() if key in defaults}, "group"))
     policy.refuse({**defaults, **group})

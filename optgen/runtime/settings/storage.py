@@ -101,7 +101,9 @@ def check_storage(name: str, rule: Rule, settings: Settings) -> None:
     codec = asked_codec(settings)
     size = settings.get("block_size", 0)
     if size and not codec.scaled:
-        raise ValueError(f"{name}: block_size={size} is for quantized states, and {codec} is none; leave it out")
+        raise ValueError(
+            f"{name}: block_size={size} is for quantized states, and {codec} is not quantized; leave it out"
+        )
     if size and codec.block == WHOLE_TENSOR:
         raise ValueError(f"{name}: block_size={size} is for block_wise=True; leave one of them out")
     if settings.get("seed", 0) and settings.get("rounding") != "stochastic":

@@ -89,7 +89,7 @@ def _read_together(numbers: Sequence[Any]) -> list[float]:
 
 
 def _refuse(step: Any) -> None:
-    raise ValueError(f"state 'step' is {count_shown(step)}, and it is to be a number of steps")
+    raise ValueError(f"state 'step' is {count_shown(step)}, and must be a number of steps")
 
 
 def count_shown(step: Any) -> str:

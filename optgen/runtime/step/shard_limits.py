@@ -39,7 +39,7 @@ def shard_target(name: str, block: Block, member: Member, target: str) -> str:
     if target == "torch" and shard.divisions and any(codec.block == WHOLE_TENSOR for codec in member.codecs):
         raise ValueError(
             f"{name}: one scale for the whole of {what}, whose parts lie in several processes, needs the cpu or the "
-            "cuda target; take block_wise=True"
+            "cuda target; use block_wise=True"
         )
     return target
 
@@ -66,25 +66,25 @@ def _refuse(name: str, what: str, block: Block, member: Member, shard: Shard, li
         ValueError: with the reason.
     """
     if lines and shard.offset is None:
-        raise ValueError(f"{name}: its rows and columns cannot be had of {what}: " + (shard.unnamed or FLAT_SHARD))
+        raise ValueError(f"{name}: its rows and columns cannot be found in {what}: " + (shard.unnamed or FLAT_SHARD))
     if lines and block.line_sums and shard.cuts_matrices:
         raise ValueError(
-            f"{name}: sums over the rows of all matrices cannot be had of {what}, whose matrices are divided"
+            f"{name}: sums over the rows of all matrices cannot be computed for {what}, whose matrices are divided"
         )
     if shard.unnamed:
         wrong = _tensor_results(block, member)
         if wrong:
             raise ValueError(
-                f"{name}: norms and means of a tensor ({wrong[0]}) cannot be had of {what}: {shard.unnamed}"
+                f"{name}: norms and means of a tensor ({wrong[0]}) cannot be computed for {what}: {shard.unnamed}"
             )
         if block.counts:
             raise ValueError(
-                f"{name} depends on the position of each tensor, which cannot be had of {what}: {shard.unnamed}"
+                f"{name} depends on the position of each tensor, which is unknown for {what}: {shard.unnamed}"
             )
         if member.shape.numel() and member.rounding == "stochastic":
-            raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {shard.unnamed}")
+            raise ValueError(f"{name}: rounding='stochastic' is not possible for {what}: {shard.unnamed}")
     if member.rounding == "stochastic" and shard.start is None and shard.offset is None:
-        raise ValueError(f"{name}: rounding='stochastic' cannot be had of {what}: {FLAT_SHARD}")
+        raise ValueError(f"{name}: rounding='stochastic' is not possible for {what}: {FLAT_SHARD}")
 
 
 def _tensor_results(block: Block, member: Member) -> list[str]:
@@ -118,7 +118,7 @@ def check_one_scale(name: str, asked: Iterable[tuple[State, Codec]], present: Ma
         if codec.block == WHOLE_TENSOR and found is not None and found.codec != codec:
             raise ValueError(
                 f"{name}: state {state.name!r} is stored as {found.codec}, and of a parameter that is divided among "
-                f"processes it cannot be brought to {codec}; take block_wise=True"
+                f"processes it cannot be converted to {codec}; use block_wise=True"
             )
 
 
@@ -154,7 +154,7 @@ def check_partition(name: str, block: Block, members: Sequence[Member]) -> None:
         for item in block.passes:
             if summed.intersection(item.names) and block.runs(item, member.flags):
                 raise RuntimeError(
-                    f"{name}: sums over all parameters (as of max_grad_norm) cannot be had inside "
+                    f"{name}: sums over all parameters (as of max_grad_norm) cannot be computed inside "
                     f"ZeroRedundancyOptimizer, which gives each process some of them{wanted}"
                 )
 

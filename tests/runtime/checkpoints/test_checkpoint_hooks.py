@@ -71,7 +71,7 @@ def test_what_a_hook_has_wrapped_loads_once_another_has_unwrapped_it() -> None:
 
 @pytest.mark.parametrize("form", ["a number of parameters", "keys that are lists"])
 def test_groups_without_a_list_of_keys_are_refused_in_words(form: str) -> None:
-    with pytest.raises(ValueError, match="group 0: its 'params' is no list of keys"):
+    with pytest.raises(ValueError, match="group 0: its 'params' is not a list of keys"):
         build()[0].load_state_dict(FORMS[form](build()[0].state_dict()))
 
 

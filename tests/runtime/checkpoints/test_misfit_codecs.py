@@ -62,7 +62,7 @@ def test_codes_and_scales_that_do_not_go_with_their_shape(codec: str) -> None:
     assert form.scales(1200) != 4
     no(f"'exp_avg' is {form.storage} of shape {shape} with 4 scales, {right}", exp_avg_absmax=torch.ones(4))
     no(f"'exp_avg' is {form.storage} of shape {shape} with no scales, {right}", exp_avg_absmax=None)
-    no("exp_avg_absmax is no float32 tensor", exp_avg_absmax=entry["exp_avg_absmax"].double())
+    no("exp_avg_absmax is not a float32 tensor", exp_avg_absmax=entry["exp_avg_absmax"].double())
     no("there is exp_avg_absmax, but no exp_avg, whose scales these are", exp_avg=None)
 
 
@@ -85,7 +85,7 @@ def test_tensors_that_no_codec_has(value: Tensor, message: str) -> None:
 @pytest.mark.parametrize("step", [float("nan"), float("inf"), -1.0, True, torch.tensor(-1.0), torch.ones(2)], ids=str)
 def test_counts_that_are_none(step: Any) -> None:
     opt, params, good = build()
-    refused(opt, params, changed(good, step=step), "parameter 0: step is ", "and it is to be a number of steps")
+    refused(opt, params, changed(good, step=step), "parameter 0: step is ", "and must be a number of steps")
 
 
 # What a checkpoint says of its codecs
@@ -105,7 +105,7 @@ def test_a_codec_that_this_version_does_not_know() -> None:
     ):
         message = f"it stores exp_avg as {shown}, which this optgen does not know {KNOWN}"
         refused(opt, params, changed(good, {**mark, "exp_avg": [other, *known]}), message)
-    refused(opt, params, changed(good, ["int8"]), "what it says of its codecs is ['int8'], no dict of lists")
+    refused(opt, params, changed(good, ["int8"]), "its record of codecs is ['int8'], not a dict of lists")
     for group, message in (
         ({"codec": "nf4"}, "group 0: codec must be one of 'auto', 'fp32', "),
         ({"optim_bits": 3}, "group 0: optim_bits must be one of 32, 16, 8, 4, not 3"),

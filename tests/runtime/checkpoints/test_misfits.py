@@ -66,9 +66,9 @@ def test_misfits_are_named_and_nothing_is_loaded() -> None:
     codes = torch.zeros(40, 30, dtype=torch.uint8)
     refused(opt, params, changed(exp_avg=codes), "state 'exp_avg' is uint8 of shape (40, 30) with no scales")
     refused(opt, params, changed(exp_avg=codes, exp_avg_absmax=torch.ones(3)), "shape (40, 30) with 3 scales")
-    refused(opt, params, changed(exp_avg=codes, exp_avg_absmax=3), "exp_avg_absmax is no float32 tensor")
+    refused(opt, params, changed(exp_avg=codes, exp_avg_absmax=3), "exp_avg_absmax is not a float32 tensor")
     refused(opt, params, changed(exp_avg_sq=None), "exp_avg_sq missing")
-    refused(opt, params, changed(step="two"), "parameter 0: step is 'two', and it is to be a number of steps")
+    refused(opt, params, changed(step="two"), "parameter 0: step is 'two', and must be a number of steps")
 
     momentum = torch.optim.SGD(params, lr=0.1, momentum=0.9)
     train(momentum, params, 1, 1)
@@ -127,8 +127,8 @@ def test_what_does_not_fit_a_class_is_named(name) -> None:
     refused(opt, params, {**good, "optgen": {**mark, "version": 2}}, "it has version 2, and this optgen reads up to 1")
     refused(opt, params, {**good, "optgen": "of mine"}, "its 'optgen' is 'of mine', which has no version and rule")
     refused(opt, params, {**good, "state": {**good["state"], 7: {}}}, "it has states of 7, which no group holds")
-    refused(opt, params, {**good, "state": [1]}, "its 'state' is no dict of dicts")
-    refused(opt, params, {**good, "param_groups": {}}, "its 'param_groups' is no list of dicts")
+    refused(opt, params, {**good, "state": [1]}, "its 'state' is not a dict of dicts")
+    refused(opt, params, {**good, "param_groups": {}}, "its 'param_groups' is not a list of dicts")
     refused(opt, params, {**good, "param_groups": [{"lr": 1.0}]}, "group 0 has no 'params'")
     strange = {"state": {0: {**good["state"][0], "of_mine": torch.ones(2)}}, "param_groups": good["param_groups"]}
     refused(opt, params, strange, f"parameter 0: {opt.rule.name} has no state of_mine")

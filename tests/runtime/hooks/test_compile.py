@@ -147,7 +147,7 @@ def test_what_no_graph_can_hold_says_why_where_no_break_is_allowed(name: str) ->
     run = Run(name, target="torch")
     run.backward()
     before = run.found()
-    why = "the rule keeps numbers of a param group, which are no tensors that a graph could hold; leave fullgraph=True"
+    why = "the rule keeps numbers of a param group, which a graph cannot hold, since they are not tensors; leave"
     with pytest.raises(dynamo.exc.Unsupported, match=why):
         torch.compile(run.optimizer.step, backend="aot_eager", fullgraph=True)()
     assert same(run.found(), before)

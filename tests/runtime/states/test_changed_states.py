@@ -192,7 +192,7 @@ def test_a_count_that_is_none_is_refused(step: Any, shown: str, target: str) -> 
     param, opt = stepped(target, AdamW)
     before = opt.state[param]["step"]
     opt.state[param]["step"] = step
-    refused(opt, param, ValueError, f"state 'step' is {shown}.*, and it is to be a number of steps")
+    refused(opt, param, ValueError, f"state 'step' is {shown}.*, and must be a number of steps")
     opt.state[param]["step"] = before
     opt.step()
     assert float(before) == 2.0

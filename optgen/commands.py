@@ -195,10 +195,7 @@ def explain(
         Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page for a browser instead.")
     ] = None,
     code: Annotated[
-        bool,
-        typer.Option(
-            "--code", help="Print the kernel of this class alone instead: its rule's code under the class's defaults."
-        ),
+        bool, typer.Option("--code", help="Print instead the kernel of this class alone, under its default settings.")
     ] = False,
     target: Annotated[
         Literal["cpu", "cuda", "torch"] | None,
@@ -335,8 +332,7 @@ def bench(
     shapes: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="The shapes of your own model: a list of them (text or JSON), a torch checkpoint, safetensors.",
+            metavar="FILE", help="Shapes of your own model: a list (text or JSON), a torch checkpoint, safetensors."
         ),
     ] = None,
     peers: Annotated[
@@ -347,8 +343,7 @@ def bench(
         ),
     ] = None,
     bits: Annotated[
-        str | None,
-        typer.Option(metavar="BITS,…", help="Bits of the states, for each class; by default the class's own."),
+        str | None, typer.Option(metavar="BITS,…", help="Bits of the states of each class; by default its own.")
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(metavar="DTYPE", help="dtype of parameters and gradients: float32, bfloat16, float16.")

@@ -10,6 +10,7 @@ import argparse
 import struct
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,8 @@ GUESS_SHIFT = 0.475
 # are few, one straight line across the edge is near enough; at 0.01 and 0.1 it is not, and both edges are this line's.
 SHARED_LINE = 5
 SMALLEST_MARGIN = 0.1  # in codes: what a guess by binades must keep from being wrong; rounding takes about 0.0001
+FIXED_ONE = 2**16  # what a code is in fixed point: 255 of them are whole numbers in a float32
+FIXED_WINDOW = 8  # how near to a whole code rounding can put what is on its other side, twice what it does
 
 TEMPLATE = """\
 // The tables of the 8-bit codecs. Written by tools/make_books.py from optgen/codecs.py: do not edit.
@@ -45,6 +48,10 @@ TEMPLATE = """\
 //   binade_slope, binade_offset
 //             the same with two lines only: line number shared_line above, and one for each binade, by exponent (entry
 //             31 is for [1, 2), 30 for [0.5, 1) and so on);
+//   level_edge, fixed_slope, fixed_offset, fixed_end
+//             one line a level, which is a decade (with level 0 also zero, level 7 is the last code alone): a magnitude
+//             above level_edge[l] is at level l or higher, and the smaller of fixed_slope[l] * y + fixed_offset[l] and
+//             fixed_end[l] is its code in {one}ths, more by {window} than what it is;
 //   book_bytes (signed: magnitude_bytes, the book's positive half), midpoint_bytes
 //             the same numbers cut into four planes, the lowest byte of each first, for processors that look up 128
 //             bytes at once.
@@ -85,6 +92,18 @@ struct Int8Tables<{signed}> {{
   alignas(64) static constexpr float binade_offset[{binades}] = {{
 {binade_offset}
   }};
+  alignas(64) static constexpr float level_edge[8] = {{
+{level_edge}
+  }};
+  alignas(64) static constexpr float fixed_slope[8] = {{
+{fixed_slope}
+  }};
+  alignas(64) static constexpr float fixed_offset[8] = {{
+{fixed_offset}
+  }};
+  alignas(64) static constexpr float fixed_end[8] = {{
+{fixed_end}
+  }};
   alignas(64) static constexpr uint8_t {plane_name}_bytes[4][{plane_size}] = {{
 {book_bytes}
   }};
@@ -97,7 +116,8 @@ struct Int8Tables<{signed}> {{
 
 def render() -> str:
     """The header's text."""
-    return TEMPLATE.format(tables="\n".join(_tables(signed) for signed in (True, False)))
+    tables = "\n".join(_tables(signed) for signed in (True, False))
+    return TEMPLATE.format(tables=tables, one=FIXED_ONE, window=FIXED_WINDOW)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,6 +141,7 @@ def _tables(signed: bool) -> str:
     padded = 128 if signed else 256
     thresholds = [*midpoints(signed), *[float("inf")] * (padded - len(midpoints(signed)))]
     lines = [guess_line(signed, decade) for decade in range(DECADES)]
+    levels = [level_line(signed, level) for level in range(DECADES + 1)]
     binades = [binade_line(signed, exponent) for exponent in range(1 - BINADES, 1)]
     # The negative half of the signed book is the positive one with the sign changed: planes of magnitudes are enough,
     # and so that 128 entries do, magnitude k stands at k - 1 (zero is masked).
@@ -140,6 +161,10 @@ def _tables(signed: bool) -> str:
         binades=BINADES,
         binade_slope=_floats([slope for slope, _ in binades]),
         binade_offset=_floats([offset for _, offset in binades]),
+        level_edge=_floats([line.edge for line in levels]),
+        fixed_slope=_floats([float32(line.slope * FIXED_ONE) for line in levels]),
+        fixed_offset=_floats([float32(line.offset * FIXED_ONE + FIXED_WINDOW) for line in levels]),
+        fixed_end=_floats([line.end * FIXED_ONE for line in levels]),
         book_bytes=_planes(planes),
         midpoint_bytes=_planes(thresholds),
     )
@@ -176,6 +201,37 @@ def binade_line(signed: bool, exponent: int) -> tuple[float, float]:
     if upper - lower < 2 * SMALLEST_MARGIN:
         raise AssertionError(f"no line from {low} to {high} of the {'signed' if signed else 'unsigned'} book")
     return slope, max(float32((lower + upper) / 2), 0.0)
+
+
+@dataclass(frozen=True)
+class LevelLine:
+    """The line of a level, in codes: the smaller of slope * y + offset and end, for y above edge."""
+
+    edge: float
+    slope: float
+    offset: float
+    end: float
+
+
+def level_line(signed: bool, level: int) -> LevelLine:
+    """A decade's line with codes as whole numbers, level 0 bent to pass through the threshold of zero.
+
+    The last level is the code of 1.0 alone. What is not finite ends there on a whole number, as if in doubt.
+    """
+    thresholds = midpoints(signed)
+    cells = 2 ** (level if signed else level + 1)
+    first = cells if signed else cells - 1
+    if level == DECADES:
+        return LevelLine(thresholds[-1], 0.25, len(thresholds) + 0.25, len(thresholds) + 1.0)
+    decade = 10.0 ** (level - DECADES + 1)
+    slope = cells / (0.9 * decade)
+    offset = first - slope * 0.1 * decade
+    if level == 0 and signed:  # codes 0 and 1
+        slope, offset = 0.7 / thresholds[0], 0.3
+    elif level == 0:  # codes 0 to 2
+        slope = 1.0 / (thresholds[1] - thresholds[0])
+        offset = 1.0 - slope * thresholds[0]
+    return LevelLine(thresholds[first - 1] if level else -1.0, slope, offset, first + cells - 0.5)
 
 
 def _smallest(lines: Iterable[tuple[float, float]], y: float) -> float:

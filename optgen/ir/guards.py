@@ -17,7 +17,7 @@ Subject = Literal["option", "hyper", "input", "fact", "codec"]
 WORDS = {"==": "is", "!=": "not"}
 MACROS = frozenset(
     ("export", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "inline", "inlined",
-     "int4_avx512", "int8_avx512", "kernels", "method", "param_codec", "parts", "philox_avx512",
+     "int4_avx512", "int8_avx512", "kernels", "lanes", "method", "param_codec", "parts", "philox_avx512",
      "scales_avx512", "target")
 )  # fmt: skip
 """What the kernels' headers and their builds define as OPTGEN_..."""

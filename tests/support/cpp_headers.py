@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import Codec, ParameterCodec
+from optgen.runtime.building.compilers import processor
 from optgen.runtime.states.philox import Draw
 from support.asked import ask
 
@@ -19,10 +20,11 @@ ROOT = Path(__file__).parents[2]
 INCLUDE = ROOT / "templates" / "include"
 FLAGS = ("-std=c++17", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
-# What each build is for: the processor's own instructions; the plain loops, vectorised as far as the processor goes;
-# the plain loops on the least processor of its kind.
+# What each build is for: the processor's own instructions; those of one without AVX-512; the plain loops, vectorised as
+# far as the processor goes; the plain loops on the least processor of its kind.
 BUILDS = {
     "native": ("-O3", "-march=native"),
+    **({"narrow": ("-O3", "-march=native", "-mno-avx512f")} if "avx512f" in processor().split() else {}),
     "generic": ("-O3", "-march=native", "-DOPTGEN_GENERIC"),
     "least": ("-O1",),
 }

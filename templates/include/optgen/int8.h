@@ -8,20 +8,23 @@
 // Encoding needs no search: the smallest of one line a decade gives the code or one less (see int8_books.h), and one
 // comparison with the exact midpoint above tells which. There is no branch on an element's value.
 //
-// Two implementations: AVX-512 with VBMI (int8_avx512.h), and plain loops that any compiler vectorises. OPTGEN_GENERIC
-// forces the plain one.
+// Implementations: AVX-512 with VBMI (int8_avx512.h); for encoding, vectors of eight (int8_lanes.h); and plain loops that
+// any compiler takes. OPTGEN_GENERIC forces the plain one.
 #pragma once
 
 #include <stdint.h>
 
 #include "dtypes.h"
 #include "int8_books.h"
+#include "lanes.h"
 #include "plain_loops.h"
 
 #if !defined(OPTGEN_GENERIC) && defined(__AVX512VBMI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
     defined(__AVX512VL__)
 #define OPTGEN_INT8_AVX512 1
 #include "int8_avx512.h"
+#elif defined(OPTGEN_LANES)
+#include "int8_lanes.h"
 #endif
 
 namespace optgen {
@@ -95,6 +98,8 @@ template <bool is_signed> struct Int8 {
   template <int block> static void encode(const float* values, const float* scales, Code* codes, int n) {
 #if defined(OPTGEN_INT8_AVX512)
     int8_avx512::encode<is_signed, block>(values, scales, codes, n);
+#elif defined(OPTGEN_LANES)
+    int8_lanes::encode<is_signed, block>(values, scales, codes, n);
 #else
     int8_plain::encode<is_signed, block>(values, scales, codes, n);
 #endif

@@ -11,6 +11,10 @@
 //   binade_slope, binade_offset
 //             the same with two lines only: line number shared_line above, and one for each binade, by exponent (entry
 //             31 is for [1, 2), 30 for [0.5, 1) and so on);
+//   level_edge, fixed_slope, fixed_offset, fixed_end
+//             one line a level, which is a decade (with level 0 also zero, level 7 is the last code alone): a magnitude
+//             above level_edge[l] is at level l or higher, and the smaller of fixed_slope[l] * y + fixed_offset[l] and
+//             fixed_end[l] is its code in 65536ths, more by 8 than what it is;
 //   book_bytes (signed: magnitude_bytes, the book's positive half), midpoint_bytes
 //             the same numbers cut into four planes, the lowest byte of each first, for processors that look up 128
 //             bytes at once.
@@ -120,6 +124,22 @@ struct Int8Tables<true> {
     6.51111126f, 6.61111116f, 6.61111116f, 13.3939562f, 13.7222223f, 13.7222223f,
     13.7222223f, 16.3888912f, 45.1888885f, 56.288887f, 56.3888893f, 56.3888893f,
     56.5138855f, 56.3888855f
+  };
+  alignas(64) static constexpr float level_edge[8] = {
+    -1.0f, 1.90000014e-06f, 1.44999995e-05f, 0.000122500001f, 0.00111249997f, 0.0105625f,
+    0.102812499f, 0.996484399f
+  };
+  alignas(64) static constexpr float fixed_slope[8] = {
+    1.6681889e+11f, 1.45635553e+10f, 2.91271117e+09f, 582542208.0f, 116508448.0f, 23301688.0f,
+    4660338.0f, 16384.0f
+  };
+  alignas(64) static constexpr float fixed_offset[8] = {
+    19668.8008f, 116516.445f, 233024.891f, 466041.781f, 932075.562f, 1864143.12f,
+    3728278.25f, 8405000.0f
+  };
+  alignas(64) static constexpr float fixed_end[8] = {
+    98304.0f, 229376.0f, 491520.0f, 1015808.0f, 2064384.0f, 4161536.0f,
+    8355840.0f, 8454144.0f
   };
   alignas(64) static constexpr uint8_t magnitude_bytes[4][128] = {
    {
@@ -316,6 +336,22 @@ struct Int8Tables<false> {
     12.7222223f, 12.7222223f, 12.7222214f, 26.4111099f, 26.9444447f, 26.9444447f,
     26.9444447f, 32.2777786f, 90.6777802f, 112.17778f, 112.277779f, 112.277779f,
     112.402771f, 112.277771f
+  };
+  alignas(64) static constexpr float level_edge[8] = {
+    -1.0f, 1.4499999e-06f, 1.22499987e-05f, 0.000111250003f, 0.00105624995f, 0.0102812499f,
+    0.101406246f, 0.998242199f
+  };
+  alignas(64) static constexpr float fixed_slope[8] = {
+    1.69125183e+11f, 2.91271107e+10f, 5.82542234e+09f, 1.16508442e+09f, 233016896.0f, 46603376.0f,
+    9320676.0f, 16384.0f
+  };
+  alignas(64) static constexpr float fixed_offset[8] = {
+    38061.1562f, 167488.891f, 400505.781f, 866539.562f, 1798607.12f, 3662742.25f,
+    7391012.5f, 16728072.0f
+  };
+  alignas(64) static constexpr float fixed_end[8] = {
+    163840.0f, 425984.0f, 950272.0f, 1998848.0f, 4096000.0f, 8290304.0f,
+    16678912.0f, 16777216.0f
   };
   alignas(64) static constexpr uint8_t book_bytes[4][256] = {
    {

@@ -41,7 +41,7 @@ def test_all_results_hold() -> None:
     hold()
 
 
-@pytest.mark.parametrize("target", ["torch", "cpu"])
+@pytest.mark.parametrize("target", ["torch", "cpu", "cuda"])
 def test_every_class_codec_and_rounding_is_written_down(target: str) -> None:
     cases = [each.case for each in read(KEPT / f"{target}.jsonl").cases]
     assert {case.target for case in cases} == {target}

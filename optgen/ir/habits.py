@@ -15,10 +15,10 @@ from optgen.operations import CALLED
 LIBRARIES = frozenset(("np", "numpy", "torch", "math", "jnp", "jax", "tf", "F", "nn", "special", "linalg"))
 CALLS: Mapping[str, str] = {
     "absolute": "abs(x)", "add": "x + y", "addcdiv": "x + y / z", "addcmul": "x + y * z", "average": "mean(x)",
-    "cbrt": "sign(x) * abs(x) ** (1 / 3)", "ceil": "-floor(-x)", "clamp": "min(max(x, y), z)", "clamp_max": "min(x, y)",
-    "clamp_min": "max(x, y)", "clip": "min(max(x, y), z)", "clone": "x", "copy": "y",
+    "cbrt": "sign(x) * abs(x) ** (1 / 3)", "ceil": "-floor(-x)", "clamp_max": "min(x, y)",
+    "clamp_min": "max(x, y)", "clip": "clamp(x, y, z)", "clone": "x", "copy": "y",
     "copysign": "where(y < 0, -abs(x), abs(x))", "detach": "x", "div": "x / y", "divide": "x / y", "dot": "sum(x * y)",
-    "double": "x", "eq": "x == y", "exp2": "2 ** x", "expit": "1 / (1 + exp(-x))", "expm1": "exp(x) - 1",
+    "double": "x", "eq": "x == y", "exp2": "2 ** x", "expit": "sigmoid(x)", "expm1": "exp(x) - 1",
     "fabs": "abs(x)", "fill": "y", "float": "x", "floor_divide": "floor(x / y)", "fmax": "max(x, y)",
     "fmin": "min(x, y)", "fmod": "x - y * sign(x / y) * floor(abs(x / y))", "ge": "x >= y", "gt": "x > y",
     "hypot": "sqrt(x * x + y * y)", "inner": "sum(x * y)", "isinf": "x == x and not isfinite(x)", "isnan": "x != x",
@@ -27,8 +27,8 @@ CALLS: Mapping[str, str] = {
     "masked_fill": "where(y, z, x)", "maximum": "max(x, y)", "minimum": "min(x, y)", "mul": "x * y",
     "multiply": "x * y", "nan_to_num": "where(isfinite(x), x, 0)", "ne": "x != y", "neg": "-x", "negative": "-x",
     "numel": "numel", "pow": "x ** y", "power": "x ** y", "reciprocal": "1 / x", "relu": "max(x, 0)",
-    "remainder": "x - y * floor(x / y)", "round": "floor(x + 0.5)", "sgn": "sign(x)", "sigmoid": "1 / (1 + exp(-x))",
-    "softplus": "log(1 + exp(x))", "square": "x * x", "std": "sqrt(mean((x - mean(x)) ** 2))", "sub": "x - y",
+    "remainder": "x - y * floor(x / y)", "round": "floor(x + 0.5)", "sgn": "sign(x)",
+    "square": "x * x", "std": "sqrt(mean((x - mean(x)) ** 2))", "sub": "x - y",
     "subtract": "x - y", "true_divide": "x / y", "trunc": "sign(x) * floor(abs(x))", "var": "mean((x - mean(x)) ** 2)",
     "vdot": "sum(x * y)", "vector_norm": "norm(x)", "zero": "0 * x",
 }  # fmt: skip
@@ -251,8 +251,9 @@ def _called(name: str, args: Sequence[ast.expr], keywords: Mapping[str, ast.expr
         order = ast.unparse(keywords.get("p", keywords.get("ord", given.get("y", ast.Constant(value=2)))))
         template = {"1": "sum(abs(x))", "2": "norm(x)", "inf": "absmax(x)"}.get(order.rpartition(".")[2].strip("'\""))
         return _filled(template, given) if template and along is None else None
-    if name in ("clamp", "clip") and ("y" in given) != ("z" in given):
-        return _filled("max(x, y)" if "y" in given else "min(x, z)", given)
+    if name in ("clamp", "clip"):
+        template = "clamp(x, y, z)" if {"y", "z"} <= given.keys() else "max(x, y)" if "y" in given else "min(x, z)"
+        return _filled(template, given)
     match name, args:
         case "max" | "amax", [ast.Call(func=ast.Name(id="abs"), args=[inner])] if not keywords:
             return ast.Call(ast.Name(id="absmax"), [inner], [])

@@ -92,6 +92,18 @@ def tanh(x: Value) -> Value:
     return torch.tanh(x) if isinstance(x, Tensor) else math.tanh(x)
 
 
+def sigmoid(x: Value) -> Value:
+    """1 / (1 + exp(-x))."""
+    return torch.sigmoid(x) if isinstance(x, Tensor) else 1.0 / (1.0 + exp(-x))
+
+
+def softplus(x: Value) -> Value:
+    """log(1 + exp(x)), without overflow."""
+    if isinstance(x, Tensor):
+        return torch.logaddexp(x, torch.zeros_like(x))
+    return x if x != x else max(x, 0.0) + math.log1p(exp(-abs(x)))
+
+
 def floor(x: Value) -> Value:
     """The largest whole number not above x."""
     if isinstance(x, Tensor):
@@ -132,6 +144,11 @@ def maximum(a: Value, b: Value) -> Value:
     if isinstance(b, Tensor):
         return maximum(b, a)
     return a if a > b or a != a else b
+
+
+def clamp(x: Value, low: Value, high: Value) -> Value:
+    """x, but no less than low and no more than high; NaN if one is."""
+    return minimum(maximum(x, low), high)
 
 
 def _wider(b: Value, a: Tensor) -> bool:

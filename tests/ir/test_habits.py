@@ -35,10 +35,10 @@ LANGUAGE: dict[str, Any] = {
     "where": lambda condition, a, b: a if condition else b,
 }
 ELEMENTWISE = (
-    "absolute", "add", "addcdiv", "addcmul", "ceil", "clamp", "clamp_max", "clamp_min", "copysign", "div", "eq",
+    "absolute", "add", "addcdiv", "addcmul", "ceil", "clamp_max", "clamp_min", "copysign", "div", "eq",
     "exp2", "expm1", "floor_divide", "fmax", "fmin", "fmod", "ge", "gt", "hypot", "isinf", "isnan", "le", "lerp",
     "log10", "log1p", "log2", "lt", "maximum", "minimum", "mul", "ne", "neg", "pow", "reciprocal", "remainder",
-    "sgn", "sigmoid", "square", "sub", "trunc",
+    "sgn", "square", "sub", "trunc",
 )  # fmt: skip
 
 

@@ -149,7 +149,7 @@ def test_a_new_function_is_a_row_and_what_it_computes(tmp_path: Path) -> None:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file, before, new in (
         ("optgen/operations.py", '    _function("tanh"', NEW_ROW),
-        ("templates/include/optgen/math.h", "OPTGEN_FUNCTION float tanh(", IN_C),
+        ("templates/include/optgen/math.h", "OPTGEN_FUNCTION float floor(", IN_C),
         ("optgen/runtime/torch_math.py", "\n\ndef tanh(", IN_PYTHON),
     ):
         path = tmp_path / file

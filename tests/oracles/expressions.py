@@ -4,7 +4,7 @@ Numbers have a kind, from one for all parameters to one for each element. Elemen
 float32: each operation is charged ULP of its result, and a number of a lower kind that joins them is rounded to float32
 first (a factor or divisor is not: its rounding is one of the two that the operation is charged). All else is float64
 and charged HOST. Functions of float32 are charged what the libraries document: exp and tanh 2 units in the last place,
-log 1, powers 4.
+sigmoid and softplus 3, log 1, powers 4.
 
 A comparison of balls that overlap is unsure, and `where` then holds both branches. Comparisons, `sign` and `floor` see
 the float32 value of a number of a lower kind, like everything else.
@@ -167,6 +167,8 @@ UNARY: dict[str, tuple[Callable[[Ball], Ball], float]] = {
     "exp": (lambda x: balls.monotone(np.exp, x), 2),
     "log": (lambda x: _log(x), 1),
     "tanh": (lambda x: balls.monotone(np.tanh, x), 2),
+    "sigmoid": (lambda x: balls.monotone(_sigmoid, x), 3),
+    "softplus": (lambda x: balls.monotone(lambda x: np.logaddexp(x, 0.0), x), 3),
     "sqrt": (balls.root, 1),
     "rsqrt": (lambda x: balls.divided(Ball(1.0), balls.root(x)), 2),
 }
@@ -175,6 +177,11 @@ EXACT: dict[str, Callable[[Ball], Ball]] = {
     "sign": balls.sign,
     "floor": lambda x: balls.monotone(np.floor, x),
 }
+
+
+def _sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1.0) / (1.0 + e)
 
 
 def _log(x: Ball) -> Ball:
@@ -350,6 +357,9 @@ class Evaluator:
                 return Truth(np.isfinite(x.ball.mid), np.isinf(x.ball.rad), x.kind)
             case "min" | "max":
                 return self._extreme(name, [self.number(arg) for arg in args])
+            case "clamp":
+                x, low, high = (self.number(arg) for arg in args)
+                return self._extreme("min", [self._extreme("max", [x, low]), high])
         x = self.number(args[0])
         if name in UNARY:
             function, units = UNARY[name]

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <math.h>
+#include <optgen/elementary.h>
 #include <optgen/function.h>
 #include <stdint.h>
 #include <string.h>
@@ -14,17 +15,15 @@ OPTGEN_FUNCTION float sqrt(float x) { return ::sqrtf(x); }
 OPTGEN_FUNCTION double sqrt(double x) { return ::sqrt(x); }
 OPTGEN_FUNCTION float rsqrt(float x) { return 1.0f / ::sqrtf(x); }
 OPTGEN_FUNCTION double rsqrt(double x) { return 1.0 / ::sqrt(x); }
-OPTGEN_FUNCTION float exp(float x) { return ::expf(x); }
 OPTGEN_FUNCTION double exp(double x) { return ::exp(x); }
-OPTGEN_FUNCTION float log(float x) { return ::logf(x); }
 OPTGEN_FUNCTION double log(double x) { return ::log(x); }
-OPTGEN_FUNCTION float tanh(float x) { return ::tanhf(x); }
 OPTGEN_FUNCTION double tanh(double x) { return ::tanh(x); }
+OPTGEN_FUNCTION double sigmoid(double x) { return 1.0 / (1.0 + ::exp(-x)); }
+OPTGEN_FUNCTION double softplus(double x) { return (x < 0.0 ? 0.0 : x) + ::log1p(::exp(-::fabs(x))); }
 OPTGEN_FUNCTION float floor(float x) { return ::floorf(x); }
 OPTGEN_FUNCTION double floor(double x) { return ::floor(x); }
 OPTGEN_FUNCTION float abs(float x) { return ::fabsf(x); }
 OPTGEN_FUNCTION double abs(double x) { return ::fabs(x); }
-OPTGEN_FUNCTION float power(float x, float y) { return ::powf(x, y); }
 OPTGEN_FUNCTION double power(double x, double y) { return ::pow(x, y); }
 
 template <class T> OPTGEN_FUNCTION T square(T x) { return x * x; }
@@ -33,6 +32,8 @@ template <class T> OPTGEN_FUNCTION T sign(T x) { return T(x > T(0)) - T(x < T(0)
 // as it stands, also where one is the argument of another.
 template <class T> OPTGEN_FUNCTION T maximum(T a, T b) { return b != b ? b : (!(a <= b) ? a : b); }
 template <class T> OPTGEN_FUNCTION T minimum(T a, T b) { return b != b ? b : (!(a >= b) ? a : b); }
+
+template <class T> OPTGEN_FUNCTION T clamp(T x, T low, T high) { return minimum(maximum(x, low), high); }
 
 // The largest magnitude of a tensor or a block as the scale of its codes: 0 where it is below the smallest normal float,
 // whose reciprocal would be infinite.

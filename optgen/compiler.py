@@ -80,7 +80,7 @@ class Package:
     Attributes:
         files: Texts by path, relative to the package's directory.
         classes: The public classes in the order of the table.
-        warnings: What of the specs was hardly meant.
+        warnings: Warnings about the specs.
     """
 
     name: str | None

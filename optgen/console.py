@@ -61,7 +61,7 @@ def print_json(value: object) -> None:
         UserError: standard output cannot be written to.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    # What is not printable and stands in a line of JSON stands inside of a string, where JSON has an escape for it.
+    # A character of JSON that is not printable stands inside of a string, where JSON has an escape for it.
     print_text("".join(char if char == "\n" or printable(char) == char else json.dumps(char)[1:-1] for char in text))
 
 

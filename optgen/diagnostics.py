@@ -19,7 +19,7 @@ from itertools import zip_longest
 from typing import Literal
 
 MAX_SHOWN = 50
-"""How many diagnostics `str(SpecError)` prints; the rest is counted."""
+"""Number of diagnostics that `str(SpecError)` prints; the rest is counted."""
 
 _LINE_WIDTH = 160
 _LEFT_CONTEXT = 60

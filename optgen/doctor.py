@@ -23,7 +23,7 @@ INSTALL_COMPILER = {
     "linux": "apt install g++, or dnf install gcc-c++, or apk add g++",
     "darwin": "xcode-select --install, then brew install libomp; or brew install gcc",
 }
-"""How a C++ compiler is installed, by platform."""
+"""Command that installs a C++ compiler, by platform."""
 INSTALL_HEADERS = "apt install python3-dev, or dnf install python3-devel"
 
 

@@ -34,7 +34,7 @@ DTYPES: Final[Mapping[str, Dtype]] = MappingProxyType(
     {d.name: d for d in (FLOAT32, BFLOAT16, FLOAT16, FLOAT8, UINT8, INT8, INT16)}
 )
 
-# What parameters and gradients may be stored in; the others are for states and for what is kept beside a parameter.
+# dtypes of parameters and gradients; the others are for states and for what is kept beside a parameter.
 PARAM_DTYPES: Final = (FLOAT32, BFLOAT16, FLOAT16)
 
 

@@ -69,7 +69,7 @@ class ClassInfo:
     """A public class, for large float32 matrices under its default settings.
 
     Attributes:
-        module: What it is imported from; None where its spec belongs to no package yet.
+        module: Module to import it from; None where its spec belongs to no package yet.
     """
 
     family_rule: Family

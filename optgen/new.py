@@ -39,7 +39,7 @@ hyperparameters:
 options:
   bias_correction: {{default: true, doc: Correct the averages for their start at zero.}}
 
-# What is kept between steps, shaped like the parameter and zero at first; these are words of the vocabulary too. A
+# Values kept between steps, shaped like the parameter and zero at first; these are words of the vocabulary too. A
 # state of your own that is never negative says so, `{{range: unsigned, doc: What it is.}}`: its 8-bit codes spend
 # nothing on a sign.
 states:

@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Any, Literal
 
 Sort = Literal["number", "elements", "tensor", "condition", "window", "value"]
-"""What an argument is: a number of any kind, one for each element, one a tensor or less; `value` is a number or a
+"""Sort of an argument: a number of any kind, one for each element, one a tensor or less; `value` is a number or a
 condition."""
 Over = Literal["tensor", "matrix", "all", "row", "col"]
 Compare = Callable[[Any, Any], bool]
@@ -81,13 +81,13 @@ class Operation:
 
     Attributes:
         takes: Its arguments: the name and sort of each.
-        gives: What its result is; `value` if that is what its last argument is.
+        gives: Sort of its result; `value` if it is that of its last argument.
         written: In the equation language.
         c: In C++, for the cpu and the cuda target.
         python: In Python, for the torch target (`m` is torch_math) and for the host.
         page: On a page: a sign or a word, or signs around `{}`.
         word: In the name of a value: `one_minus_beta1`.
-        doc: What it is, for docs/language.md.
+        doc: Its description in docs/language.md.
         syntax: The operator in Python's syntax trees.
         value: Its result where the arguments are known when a spec is compiled.
         endless: Whether it takes any number of arguments like its last.
@@ -133,8 +133,8 @@ class Reduction:
     """A function from the numbers of a tensor to fewer: a sum or a maximum, and what is made of it.
 
     Attributes:
-        over: What it may be taken over; the first is meant where nothing is said.
-        of: What is reduced: `squares` and `magnitudes` are those of the argument.
+        over: Words that `over=` takes; the first is the default.
+        of: Values that are reduced: `squares` and `magnitudes` are those of the argument.
         is_mean: Whether it is divided by the count.
         is_root: Whether the root is taken last.
         page: On a page: a word, or signs around `{}`.
@@ -304,7 +304,7 @@ OF_PASSES: Mapping[str, Operation] = {row.name: row for row in _OF_PASSES}
 """Operations that passes add to a program, and no equation says."""
 REDUCTIONS: Mapping[str, Reduction] = {row.name: row for row in _REDUCTIONS}
 CALLED: Mapping[str, Operation | Reduction] = {**FUNCTIONS, **REDUCTIONS, **WINDOWS}
-"""What stands before a bracket, by name, in the order in which it is listed."""
+"""Functions and reductions by name, in the order in which they are listed."""
 BY_SYNTAX: Mapping[type[ast.AST], Operation] = {
     row.syntax: row for row in OPERATIONS.values() if row.syntax is not None
 }

@@ -44,8 +44,8 @@ class Prose:
         """Its words in lines of at most `width` characters.
 
         Args:
-            first: How the first line is indented.
-            rest: How all others are.
+            first: Indentation of the first line.
+            rest: Indentation of all others.
         """
         return [Prose(line) for line in _filled(" ".join(self.raw.split()), width, first, rest)]
 

@@ -1,4 +1,4 @@
-// What storage costs on the CPU: nanoseconds a tile of 256 elements on one thread, data in the cache, the best of many
+// Cost of storage on the CPU: nanoseconds a tile of 256 elements on one thread, data in the cache, the best of many
 // runs. Reading is open(); both is reading, finding scales and writing.
 //
 //   g++ -std=c++17 -O3 -march=native -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math

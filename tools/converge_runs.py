@@ -55,7 +55,7 @@ class Run:
             run, the last step among them; NaN if training failed.
         losses: All held-out losses, by step.
         quantized: Share of the parameters whose states are stored in fewer than 32 bits each.
-        key: What the run depends on; a run of another key is not this one.
+        key: Key of everything that the run depends on; a run of another key is not this one.
     """
 
     wanted: Wanted

@@ -68,7 +68,7 @@ class Task:
     """A model and its data.
 
     Attributes:
-        steps: How many steps a full run takes.
+        steps: Number of steps of a full run.
         model: Makes an untrained model from torch's random numbers.
         data: Loads the data; the same each time.
     """

@@ -26,7 +26,7 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent
 NEEDED = ("cuda.h", "cudaProfiler.h")
 HEADER_PACKAGES = ("nvidia-cuda-runtime==13.0.96", "nvidia-cuda-profiler-api==13.0.85")
-"""What holds `NEEDED`. Not in constraints.txt: a torch for CUDA asks for a runtime of its own."""
+"""Packages that hold `NEEDED`. Not in constraints.txt: a torch for CUDA asks for a runtime of its own."""
 
 STUB = 'extern "C" int cuInit(unsigned) { return 100; }\n'
 """One symbol that PyCUDA uses: a library without any is dropped by linkers."""
@@ -35,7 +35,7 @@ FLAGS = "-O1 -g0 -w"
 """With Python's own -O3 the build takes half as long again; PyCUDA only hands arguments on."""
 
 PIPS_OWN = (".cache", ".config", ".local", ".netrc", ".pip")
-"""What pip may use in a home folder."""
+"""Folders that pip may use in a home folder."""
 
 GO_ON = """\
   to go on without it: OPTGEN_SKIP_PYCUDA=1 make test (the tests that need PyCUDA are then skipped)"""

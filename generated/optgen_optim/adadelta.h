@@ -64,7 +64,7 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, square_avg_largest, acc_delta_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, rho, eps, weight_decay, one_minus_rho, square_avg_absmax_new, acc_delta_absmax_new;
 };
@@ -73,7 +73,7 @@ struct Element {
   float param, grad, square_avg, acc_delta;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, square_avg_largest, acc_delta_largest;
 };

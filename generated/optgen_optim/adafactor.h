@@ -144,7 +144,7 @@ OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& 
   if constexpr (max_unorm_above_0) update = s.shrink * update;
 }
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float eps1, beta1, rate, decay, one_minus_decay_2, direction_factor, one_minus_beta1, weight_decay_times_rate,
       exp_avg_sq_absmax_new, exp_avg_absmax_new;
@@ -154,7 +154,7 @@ struct Element {
   float param, grad, exp_avg_sq, exp_avg, row_factor, col_factor;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, squared_col_sum, squared_row_sum, param_squares, direction_squares, share_sum,
       update_squares, exp_avg_sq_largest, exp_avg_largest;

@@ -34,7 +34,7 @@ def _flags(o: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset
 
 
 def _step_values(beta1: float, max_grad_norm: float, grad_scale: float, grad_squares_all: float) -> dict[str, float]:
-    """What follows from what `step` reads, and is the same for all parameters of a group."""
+    """Values that `step` reads and that all parameters of a group share."""
     # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
     clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
     return {"inverse_grad_scale": m.divide(1.0, grad_scale), "clip_all": clip_all, "one_minus_beta1": 1.0 - beta1}

@@ -58,7 +58,7 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, sum_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float weight_decay, eps, param_factor, sum_absmax_new;
 };
@@ -67,7 +67,7 @@ struct Element {
   float param, grad, sum;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, sum_largest;
 };

@@ -57,7 +57,7 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float weight_decay, eta, mu, one_minus_lambd_times_eta;
   Condition mu_is;
@@ -67,7 +67,7 @@ struct Element {
   float param, grad, ax;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
 };

@@ -94,7 +94,7 @@ struct Sums {
       exp_avg_sq_largest, grok_ema_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta2, eps, lamb, grad_factor, alpha, one_minus_alpha, decay, one_minus_decay, one_minus_beta2,
       update_factor, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, grok_ema_absmax_new;
@@ -104,7 +104,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_sq, grok_ema;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, grad_squares_3, share_sum, param_squares, update_squares, exp_avg_largest,
       exp_avg_sq_largest, grok_ema_largest;

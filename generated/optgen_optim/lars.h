@@ -115,7 +115,7 @@ OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& 
   if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) update = s.shrink * update;
 }
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, momentum, weight_decay, grad_factor;
   Condition step_above;
@@ -126,7 +126,7 @@ struct Element {
   float param, grad, momentum_buffer;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, param_squares, grad_squares_3, share_sum, update_squares, momentum_buffer_largest;
 };

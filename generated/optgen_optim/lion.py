@@ -34,7 +34,7 @@ def _step_values(
     grad_scale: float,
     grad_squares_all: float,
 ) -> dict[str, float]:
-    """What follows from what `step` reads, and is the same for all parameters of a group."""
+    """Values that `step` reads and that all parameters of a group share."""
     # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
     clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
     return {
@@ -134,7 +134,7 @@ class Lion(Optimizer):
 
 
 class _LionBase(Optimizer):
-    """What `Lion8bit` and `Lion32bit` share.
+    """Base class of `Lion8bit` and `Lion32bit`.
 
     The sign of a mix of the gradient and its average; the decay acts on the parameter itself, before the update.
     """
@@ -223,7 +223,7 @@ class PagedLion(Optimizer):
 
 
 class _PagedLionBase(Optimizer):
-    """What `PagedLion8bit` and `PagedLion32bit` share.
+    """Base class of `PagedLion8bit` and `PagedLion32bit`.
 
     The sign of a mix of the gradient and its average; the decay acts on the parameter itself, before the update.
     """

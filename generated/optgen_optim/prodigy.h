@@ -113,7 +113,7 @@ struct Sums {
       exp_avg_largest, exp_avg_sq_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float beta1, beta2, weight_decay, rate, decay;
   Condition lr_above;
@@ -126,7 +126,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_sq, s, p0;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, numerator_sum, denominator_sum, share_sum, param_squares, update_squares,
       exp_avg_largest, exp_avg_sq_largest;

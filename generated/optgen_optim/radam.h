@@ -87,7 +87,7 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, rect_times_sqrt_bias_correction_beta2,
       inverse_bias_correction_beta1;
@@ -99,7 +99,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_sq;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };

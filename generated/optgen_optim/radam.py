@@ -37,7 +37,7 @@ def _step_values(
     grad_scale: float,
     grad_squares_all: float,
 ) -> dict[str, float]:
-    """What follows from what `step` reads, and is the same for all parameters of a group."""
+    """Values that `step` reads and that all parameters of a group share."""
     # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
     clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
     # longest = 2 / (1 - beta2) - 1

@@ -86,7 +86,7 @@ struct Sums {
       momentum_buffer_largest, grad_avg_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, alpha, eps, weight_decay, momentum, one_minus_alpha, square_avg_absmax_new, momentum_buffer_absmax_new,
       grad_avg_absmax_new;
@@ -96,7 +96,7 @@ struct Element {
   float param, grad, square_avg, momentum_buffer, grad_avg;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, square_avg_largest,
       momentum_buffer_largest, grad_avg_largest;

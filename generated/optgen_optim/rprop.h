@@ -59,7 +59,7 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float etaminus, etaplus, step_size_min, step_size_max;
 };
@@ -68,7 +68,7 @@ struct Element {
   float param, grad, prev, step_size;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
 };

@@ -42,7 +42,7 @@ def _step_values(
     grad_squares_all: float,
     f: Flags,
 ) -> dict[str, float]:
-    """What follows from what `step` reads, and is the same for all parameters of a group."""
+    """Values that `step` reads and that all parameters of a group share."""
     # clip_all = min(1, max_grad_norm / (norm(grad, over=all) + 1e-06))
     clip_all = m.minimum(1.0, m.divide(max_grad_norm, m.sqrt(grad_squares_all) + 1e-06))
     # k = k + 1
@@ -97,7 +97,7 @@ def _step_commit(
 
 
 def _train_values(beta1: float, train_mode: float) -> dict[str, float]:
-    """What follows from what `train` reads, and is the same for all parameters of a group."""
+    """Values that `train` reads and that all parameters of a group share."""
     return {"train_mode_is": train_mode == 0.0, "one_minus_beta1": 1.0 - beta1}
 
 
@@ -107,7 +107,7 @@ def _train_commit() -> dict[str, float]:
 
 
 def _eval_values(beta1: float, train_mode: float) -> dict[str, float]:
-    """What follows from what `eval` reads, and is the same for all parameters of a group."""
+    """Values that `eval` reads and that all parameters of a group share."""
     return {"train_mode_is": train_mode == 1.0, "one_minus_inverse_beta1": 1.0 - m.divide(1.0, beta1)}
 
 

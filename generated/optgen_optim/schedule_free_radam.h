@@ -94,7 +94,7 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_sq_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float beta2, eps, weight_decay, rate, share_2, one_minus_beta2, inverse_sqrt_bias_correction_beta2_k;
   Condition length_above;
@@ -105,7 +105,7 @@ struct Element {
   float param, grad, z, exp_avg_sq;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_sq_largest;
 };
@@ -197,7 +197,7 @@ struct Values {
 struct Sums {
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars {
   Condition train_mode_is;
   float one_minus_beta1;
@@ -207,7 +207,7 @@ struct Element {
   float param, z;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
 };
 
@@ -243,7 +243,7 @@ struct Values {
 struct Sums {
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars {
   Condition train_mode_is;
   float one_minus_inverse_beta1;
@@ -253,7 +253,7 @@ struct Element {
   float param, z;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
 };
 

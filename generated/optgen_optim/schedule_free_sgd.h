@@ -79,7 +79,7 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float weight_decay, rate, share_2, one_minus_share, param_factor;
 };
@@ -88,7 +88,7 @@ struct Element {
   float param, grad, z;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
 };
@@ -163,7 +163,7 @@ struct Values {
 struct Sums {
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars {
   Condition train_mode_is;
   float one_minus_momentum;
@@ -173,7 +173,7 @@ struct Element {
   float param, z;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
 };
 
@@ -209,7 +209,7 @@ struct Values {
 struct Sums {
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars {
   Condition train_mode_is;
   float one_minus_inverse_momentum;
@@ -219,7 +219,7 @@ struct Element {
   float param, z;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
 };
 

@@ -63,7 +63,7 @@ struct Sums {
   double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, eps, one_minus_beta1, rho_times_bs, one_minus_lr_times_weight_decay, exp_avg_absmax_new;
 };
@@ -72,7 +72,7 @@ struct Element {
   float param, grad, exp_avg, hessian;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest;
 };
@@ -151,7 +151,7 @@ struct Sums {
   double grad_squares, grad_squares_2, hessian_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars {
   float beta2, one_minus_beta2, hessian_absmax_new;
 };
@@ -160,7 +160,7 @@ struct Element {
   float grad, hessian;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, hessian_largest;
 };

@@ -77,7 +77,7 @@ struct Sums {
       exp_avg_sq_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float eps, decay2, one_minus_decay1, one_minus_decay2, eps_times_eps, rate, param_factor,
       one_minus_rate_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
@@ -87,7 +87,7 @@ struct Element {
   float param, grad, exp_avg, exp_avg_sq;
 };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
   float grad_squares, grad_squares_2, share_sum, param_squares, ratio_sum, update_squares, exp_avg_largest,
       exp_avg_sq_largest;

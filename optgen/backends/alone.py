@@ -21,9 +21,9 @@ class Alone:
     Attributes:
         name: The class's.
         plans: Its blocks under its settings, in which nothing is left to choose.
-        codecs: How each state of elements is stored.
-        settings: What numbers and options are, by the names that equations use; None for what is not given.
-        guards: What was asked of the settings, with the answers.
+        codecs: Codec of each state of elements.
+        settings: Values of settings, by the names that equations use; None for one that is not given.
+        guards: Answers to the guards that were asked for.
     """
 
     name: str

@@ -37,7 +37,7 @@ from optgen.schedule.sums import ElementSum, Sums
 
 Compiled = Literal["cpu", "cuda"]
 NUMBERS = PARAMETER_CODECS["nearest"].cpp_type("float32")
-"""How parameters and gradients are stored."""
+"""Codec of parameters and gradients."""
 
 
 def c_alone(alone: Alone, target: Compiled) -> Rendering:
@@ -188,7 +188,7 @@ class PassText(BlockText):
             *_function(head.format("THREADS", f"{name}_finish"), c_code(finish, 2)),
         ]
 
-    # What it may ask
+    # Conditions, constants here
 
     @property
     def is_last(self) -> Operand:

@@ -112,7 +112,9 @@ class _Function:
         lines = [*self._loads(code, stored=True), *self._lines(code, printer), *self._stores(code, printer)]
         if self.plan.host_commits:
             names = ", ".join(write.input.name for write in self.plan.host_commits)
-            lines.append(python_comment(f"What is one for a group or for all, the optimizer goes on with: {names}."))
+            lines.append(
+                python_comment(f"The optimizer computes the new values for the group, or for all parameters: {names}.")
+            )
         what = "Update a parameter" if self.block == "step" else f"Run `{self.block}` for a parameter"
         return self._function(self.block, f"{what}, and its states as `optimizer.state[p]` holds them.", code, lines)
 
@@ -124,7 +126,7 @@ class _Function:
         items = tuple(Labelled(f'"{total}": ', printer.code(part)) for total, part in parts.items())
         returned = python_code(Brackets("return {", items, "}"), 4)
         lines = [*self._loads(code, stored=False), *self._lines(code, printer), *returned]
-        doc = "What a parameter adds to the sums over all of them."
+        doc = "Terms of a parameter in the sums over all parameters."
         return self._function(f"{self.block}_{name}", doc, code, lines, "dict[str, Tensor]")
 
     def _code(self, roots: Sequence[str]) -> Assignments:
@@ -263,7 +265,7 @@ class _Printer(PyPrinter):
 
 
 PARAM = "p"
-"""What the parameter is called; `param` is what the equations make of it."""
+"""Name of the parameter; `param` is the value that the equations compute."""
 
 
 def _names(code: Assignments) -> set[str]:

@@ -33,7 +33,7 @@ class Assignments:
     """A part of a program as statements.
 
     Attributes:
-        values: How a name that is asked for at the end is written there.
+        values: Text at the end for each name that is asked for.
         types: A binding of each variable.
         holders: The variable of each binding.
         loose: Variables that are read, where nothing follows from it, under settings that do not assign them.
@@ -66,10 +66,10 @@ class Part:
         variables: The variable of a binding, where it is not the one that its statement names.
         takes: Reductions of which an element's term is taken here, with the names of the terms.
         arrays: Names of arrays, which no variable holds.
-        outside: How a name that is none of these is written.
+        outside: Text of a name that is none of these.
         taken: Names that no variable gets.
         inlined: Bindings that are written where they are read.
-        sort: What two bindings that share a variable have in common.
+        sort: Property that two bindings which share a variable must have in common.
         calls_stages: Whether the stages that all rules have are functions of their own.
     """
 

@@ -32,8 +32,8 @@ class Stored:
 
     Attributes:
         role: Whether they are the parameter, the gradient or a state.
-        reads: When a pass reads them.
-        writes: When the last pass writes them; None where it never does.
+        reads: Condition under which a pass reads them.
+        writes: Condition under which the last pass writes them; None where it never does.
         data: The address.
         aside: The address of what is kept beside the numbers.
         measured: Whether scales may have to be found.

@@ -67,7 +67,7 @@ class CPrinter:
 
     Attributes:
         single: Arithmetic in float32 (elements, rows, columns) instead of float64 (everything below).
-        names: How a name is written where it is not itself.
+        names: Text of names that differ in the code.
         masks: Conditions held as a `Mask`, which compilers vectorise where they do not vectorise a lone bool.
     """
 

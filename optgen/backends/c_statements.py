@@ -23,7 +23,7 @@ class CStatements:
         type_of: The type of a variable.
         fill: An array's numbers as a statement.
         stages: The stages that statements call.
-        take: What is done with an element's term of a sum.
+        take: Statement for an element's term of a sum.
     """
 
     printer: CPrinter

@@ -17,7 +17,7 @@ class Brackets:
     """Items between brackets: the arguments of a call, a tuple, or an operand in parentheses.
 
     Attributes:
-        head: What stands before the items, with the opening bracket: `f(`.
+        head: Text before the items, with the opening bracket: `f(`.
         groups: Whether the brackets only hold together one operand.
     """
 

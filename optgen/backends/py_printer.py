@@ -66,7 +66,7 @@ class PyPrinter:
 
     Attributes:
         kinds: Kinds of the names that may occur.
-        flags: How the flags are reached, as in `f.amsgrad`.
+        flags: Prefix of the flags, as in `f.amsgrad`.
         fewer: Names that may be fewer numbers than their kind says, as one number for all elements is: what reduces
             or rounds them spreads them first.
     """

@@ -55,7 +55,7 @@ class PythonBackend:
     """Renders the module of a rule.
 
     Args:
-        shared: What it shares with the other rules of the package.
+        shared: Parts that it shares with the other rules of the package.
     """
 
     def __init__(self, classes: Sequence[ClassSpec], shared: SharedParts) -> None:

@@ -71,7 +71,7 @@ def call_lines(
     Args:
         parts: Arguments; prose is a string.
         texts: Arguments by keyword that are strings, behind the others.
-        end: What stands behind it.
+        end: Text behind it.
     """
     shown = [py_string(part) if isinstance(part, Prose) else flat(part) for part in parts]
     shown += [f"{key}={py_string(text)}" for key, text in texts.items()]

@@ -91,7 +91,7 @@ class ClassText:
     """A class, ready for the template.
 
     Attributes:
-        attributes: What it sets, where it differs from its base.
+        attributes: Attributes that it sets, where they differ from its base's.
         constructor: Its own, if it inherits none.
     """
 
@@ -106,7 +106,7 @@ def render_classes(family: Family, classes: Sequence[ClassSpec], constants: Mapp
     """The classes of a rule's module in their order, each behind the one that it is derived from.
 
     Args:
-        constants: How what classes reject is written.
+        constants: Names of the constants with the classes' refusals.
     """
     alike: dict[object, list[ClassSpec]] = {}
     for spec in classes:
@@ -119,7 +119,7 @@ def render_classes(family: Family, classes: Sequence[ClassSpec], constants: Mapp
         name, title, own = first.name, _title(family, first.variant), attributes[first.name]
         if general is None and len(specs) > 1:
             name = _base_name([*attributes], {text.name for text in result})
-            title = Prose(f"What {' and '.join(f'`{each}`' for each in attributes)} share.")
+            title = Prose(f"Base class of {' and '.join(f'`{each}`' for each in attributes)}.")
             own = {k: text for k, text in own.items() if all(of.get(k) == text for of in attributes.values())}
         doc = _docstring([title, *_about(family, first.variant)])
         made = _constructor_text(family, first)

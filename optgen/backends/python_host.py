@@ -36,7 +36,7 @@ def host_functions(block: str, plan: Plan, family: Family) -> list[HostText]:
     values: dict[str, Code] = {name: py_name(name) for name in plan.values[len(plan.host_inputs) :]}
     result = []
     if values:
-        doc = f"What follows from what `{block}` reads, and is the same for all parameters of a group."
+        doc = f"Values that `{block}` reads and that all parameters of a group share."
         result.append(_function(f"_{block}_values", doc, plan, tuple(values), values))
     if plan.host_commits:
         printer = PyPrinter(plan.kinds)
@@ -55,7 +55,7 @@ def _function(name: str, doc: str, plan: Plan, roots: Sequence[str], results: Ma
     """A function that returns numbers by name.
 
     Args:
-        roots: What of the program the results follow from.
+        roots: Values of the program from which the results follow.
         results: Expressions by name.
     """
     needed = set(roots)

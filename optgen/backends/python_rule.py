@@ -45,7 +45,7 @@ def setting_lines(name: str, setting: Setting, decides: bool, doc: Prose, indent
 
     Args:
         decides: Whether it decides flags or what is refused.
-        doc: What it does, where classes do not say so themselves.
+        doc: Its documentation, where classes do not give it themselves.
     """
     kind = "Option" if isinstance(setting, Option) else "Hyperparameter"
     parts = _option(name, setting) if isinstance(setting, Option) else _hyper(name, setting, decides)

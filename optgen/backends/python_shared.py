@@ -54,7 +54,7 @@ class Group:
         about: Whose it is, as a comment.
         rules: The names of those rules.
         states: Entries of the table, as lines.
-        arguments: What the arguments do that are no settings.
+        arguments: Documentation of arguments that are not settings.
         flags: Their values by name.
     """
 
@@ -86,7 +86,7 @@ class SharedParts:
 
     Args:
         families: All of them.
-        refusals: What the classes of each reject, by its name.
+        refusals: Refusals of the classes of each, by its name.
     """
 
     def __init__(self, families: Sequence[Family], refusals: Mapping[str, Sequence[Refusal]]) -> None:
@@ -118,7 +118,7 @@ class SharedParts:
         ]
         return [group for group, kept in zip(self._groups.values(), holds, strict=True) if kept]
 
-    # What goes where
+    # Placement in groups
 
     def _add_settings(self) -> None:
         common = self.common

@@ -43,7 +43,7 @@ def stage_calls(
     Args:
         is_given: Whether a value that none of a stage's bindings computes has to be handed to it.
         read: The names that are read after the last binding.
-        inputs: What there is before the first: new values of it are handed over, read or not.
+        inputs: Values before the first stage: new values of them are handed over, read or not.
     """
     runs: dict[str, tuple[int, tuple[Let, ...]]] = {}
     at = 0

@@ -52,7 +52,7 @@ class Contender:
         traffic: Bytes per parameter that a step must move for a tensor of a shape and dtype.
         capturable: Builds one whose steps a CUDA graph can record, if there is one.
         states: Bytes per parameter that it keeps for a tensor of a shape and dtype.
-        scratch: What a step makes beside, as a share of the bytes of all parameters.
+        scratch: Memory that a step makes besides, as a share of the bytes of all parameters.
     """
 
     name: str

@@ -34,7 +34,7 @@ def starting_settings(made: Made, bits: int | None = None, **settings: Any) -> d
 
     Args:
         bits: None for the class's own.
-        settings: What the caller wants.
+        settings: Settings that the caller wants.
 
     Raises:
         CannotBeMadeError: the class refuses them.

@@ -66,7 +66,7 @@ class Measured:
         samples: The seconds of each timed step.
         age: Steps that its states had seen.
         engines: Parameters that each engine served.
-        failure: Why it could not run.
+        failure: Reason why it could not run.
         state_bytes: Bytes of all that it keeps for the parameters.
     """
 

@@ -34,7 +34,7 @@ class Need:
 
     Attributes:
         states: By the contender's name.
-        beside: What steps make and drop again, and what measures the bandwidth.
+        beside: Memory that steps make and drop again, and that measuring the bandwidth takes.
     """
 
     parameters: float

@@ -21,7 +21,7 @@ def save_picture(result: CaseResult, path: Path, machine: str) -> None:
     """Draw what was measured, a row an optimizer, fastest at the top, as a PNG.
 
     Args:
-        machine: What it was measured on, in a line.
+        machine: Description of the machine, in a line.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -40,8 +40,8 @@ class Request:
         dtype: Of parameters and gradients; None for what the file says, else float32.
         device: "cpu" or "cuda".
         specs: Specs whose classes are measured, in place of the stock ones.
-        seconds: How long to measure, first steps apart.
-        png: Where the picture goes.
+        seconds: Seconds of measuring, first steps apart.
+        png: File for the picture.
         as_json: JSON in place of the table.
     """
 

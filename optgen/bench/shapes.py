@@ -29,8 +29,8 @@ class Shapes:
     """Shapes read from a file.
 
     Attributes:
-        dtype: What most of the elements of a checkpoint are; None of a list.
-        notes: What was left out, and why, in words.
+        dtype: dtype of most elements of a checkpoint; None for a list.
+        notes: Tensors that were left out, and why, in words.
     """
 
     shapes: tuple[Shape, ...]

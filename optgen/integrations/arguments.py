@@ -29,7 +29,7 @@ class Arguments:
     """The arguments that a name stands for.
 
     Attributes:
-        label: What messages begin with.
+        label: Beginning of messages.
         cls: The class.
         locked: Arguments that are fixed, beside those that the class fixes.
         aliases: Arguments under other names.

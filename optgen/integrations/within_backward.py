@@ -13,7 +13,7 @@ def check_trainer(label: str, args: TrainingArguments | None, settings: Iterable
     """Raise if parameters are to be updated within backward under a Trainer that clips or accumulates gradients.
 
     Args:
-        label: What messages begin with.
+        label: Beginning of messages.
         args: The trainer's arguments, as they are now.
         settings: Of the class, of groups and of parameters.
 

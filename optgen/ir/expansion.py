@@ -22,9 +22,9 @@ from optgen.spec.source import SourceText
 Tree = TypeVar("Tree", bound=ast.AST)
 Functions = Mapping[str, Function]
 MAX_LEVELS = 40
-"""How deeply calls may nest."""
+"""Largest nesting depth of calls."""
 MAX_NODES = 100_000
-"""How many nodes of a syntax tree the calls of a block may become."""
+"""Largest number of syntax tree nodes that the calls of a block may become."""
 IN_EVERY_RULE = frozenset(("param", "grad", "step", "active"))
 _PLACE = ("lineno", "col_offset", "end_lineno", "end_col_offset", "within")
 

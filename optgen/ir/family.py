@@ -61,15 +61,15 @@ class Family:
         hypers: Hyperparameters by name, the rule's own first, then the shared ones it can take.
         options: Options by name, likewise.
         storage: Settings of how states are kept.
-        given: What may be set on the optimizer for a step, by name.
+        given: Inputs that may be set on the optimizer for a step, by name.
         states: States by name, with the shared ones.
-        guards: What is fixed before a kernel is compiled.
+        guards: Facts that are fixed before a kernel is compiled.
         blocks: `step` and the methods.
         inits: Initial values of states that are not plain numbers, as written.
         equations: The text of each block, for people.
         stages: The text of the shared stages before `step` and before `apply`, by the name of that block.
         functions: Those that its own blocks call, and those that these call.
-        shared: What all rules are offered; `shared_path` is its file.
+        shared: Declarations that all rules are offered.
     """
 
     spec: Spec

@@ -15,7 +15,7 @@ def fits(
     Args:
         kind: Of the value.
         window: The state whose past values it is, if it is a window.
-        help_text: What to do about another kind.
+        help_text: Help about another kind.
     """
     if window != (None if state.window is None else name):
         held = (

@@ -31,8 +31,8 @@ class Formula:
 
     Attributes:
         guard: The guard that is asked for.
-        then: What remains to hold where it does.
-        other: What remains to hold where it does not.
+        then: Formula that remains where it holds.
+        other: Formula that remains where it does not.
         cases: The number of ways through all questions.
     """
 

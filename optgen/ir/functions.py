@@ -29,7 +29,7 @@ class Function:
 
     Attributes:
         body: Its statements, without its documentation and its last line.
-        results: What it returns.
+        results: Values that it returns.
         text: The text that it stands in.
         others: The functions that it may call.
         whole: Whether it can be called: its definition has no mistake.

@@ -20,7 +20,7 @@ MACROS = frozenset(
      "int4_avx512", "int8_avx512", "kernels", "lanes", "method", "param_codec", "parts", "philox_avx512",
      "scales_avx512", "target")
 )  # fmt: skip
-"""What the kernels' headers and their builds define as OPTGEN_..."""
+"""Macros OPTGEN_... that the kernels' headers and their builds define."""
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]")
 MAX_GUARDS = 128  # of a rule: formulas are as deep
 
@@ -83,7 +83,7 @@ class GuardTable:
     Attributes:
         guards: The guards by name.
         names: Their names in lower case.
-        taken: What else has a name in the kernels, in lower case.
+        taken: Other names in the kernels, in lower case.
     """
 
     def __init__(self, taken: Iterable[str] = ()) -> None:

@@ -65,7 +65,7 @@ NAMES: Mapping[str, Sequence[str]] = {
     "exp_avg": ("m", "momentum", "mu"),
     "exp_avg_sq": ("v", "nu"),
 }
-"""What else the names of this language, and the usual names of settings and states, are called."""
+"""Other names for names of this language, and for usual settings and states."""
 
 LIMIT = 100
 """Characters of the user's own text that help shows; what is longer is described in general."""

@@ -81,7 +81,7 @@ class Call:
     """An operation of `optgen.operations`, applied element by element.
 
     Attributes:
-        named: What its value is called, if it is that of a function of the spec.
+        named: Name of its value, if it is that of a function of the spec.
     """
 
     op: str
@@ -124,9 +124,9 @@ class Input:
     """A value that exists before the step.
 
     Attributes:
-        exists: When a state with a condition exists.
+        exists: Condition under which a state exists.
         signed: Whether a state may be negative.
-        codecs: How a state may be stored.
+        codecs: Codecs that a state may have.
         window: Number of past values that a window state holds.
     """
 

@@ -29,7 +29,7 @@ SYNTAX = {
     r"(?<![\w.])[0-9.]+(?![eE][-+]?[0-9])[A-Za-z_]": "a product is written with `*`",
     r"[{};]": "blocks are marked only by their indentation",
 }
-"""What is found in lines that are no Python, and what would be right, the likeliest first."""
+"""Patterns in lines that are not Python, with the help for each, the likeliest first."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from optgen.ir.nodes import Call, Expr, Kind, Reduce, ReduceOp, Ref
 from optgen.operations import Reduction
 
 WORDS = {"tensor": Kind.TENSOR, "all": Kind.GLOBAL, "matrix": Kind.MATRIX}
-"""What `over=` says."""
+"""Kinds by the words of `over=`."""
 KINDS = {**WORDS, "row": Kind.ROW, "col": Kind.COL}
 
 
@@ -47,7 +47,7 @@ def over_of(row: Reduction, keywords: Sequence[ast.keyword]) -> Kind | None:
 
 
 REDUCED: dict[ReduceOp, str] = {"sum": "sum", "squares": "squares", "max": "largest"}
-"""What a reduction's name ends in."""
+"""Endings of the names of reductions."""
 
 
 def lowered(row: Reduction, over: Kind, kind: Kind, x: Expr, stem: str, bind: Callable[[str, Expr], Expr]) -> Expr:
@@ -55,7 +55,7 @@ def lowered(row: Reduction, over: Kind, kind: Kind, x: Expr, stem: str, bind: Ca
 
     Args:
         kind: Of `x`.
-        stem: What `x` is called.
+        stem: Stem of the name of `x`.
         bind: Makes a binding of a value.
     """
     match row.of:

@@ -45,7 +45,7 @@ class Refusal:
         exception: The exception's name.
         message: A format string over the settings and `name`, the class.
         on: `construct`, or the block before which it is looked at.
-        name: What the table of classes calls it.
+        name: Name in the table of classes.
     """
 
     condition: str
@@ -63,7 +63,7 @@ def build_refusal(
 
     Args:
         text: Its condition.
-        settings: How each name that it may use is read, as `o["betas"][0]`.
+        settings: Text that reads each name that it may use, as `o["betas"][0]`.
     """
     node = parse_expression(text, reporter)
     if node is None:

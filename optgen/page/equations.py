@@ -17,7 +17,7 @@ class Line:
     """A line of a block.
 
     Attributes:
-        depth: How many conditions it stands under.
+        depth: Number of conditions that it stands under.
         word: "if", "elif" or "else", "return", "" for another statement.
         node: The condition of `if` and `elif`, what is returned, or the statement; None for `else`.
         text: As written, without its indent.

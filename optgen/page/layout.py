@@ -30,7 +30,7 @@ class Pass:
     Attributes:
         reads: Bytes a parameter by lane. Scales of blocks are counted where a tensor is read, as in the plan.
         writes: The same.
-        makes: What it reduces to fewer numbers, with what there is one of for each.
+        makes: Numbers that it reduces elements to, with the kind of each.
     """
 
     name: str

@@ -156,7 +156,7 @@ def readable_name(expr: Expr, names: Mapping[str, str] = MappingProxyType({})) -
     """A name that says what a value is: `one_minus_beta1`.
 
     Args:
-        names: What the bindings in it are called.
+        names: Names of the bindings in it.
     """
 
     def words(expr: Expr) -> str:

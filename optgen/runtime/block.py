@@ -24,7 +24,7 @@ class Refusal:
     Attributes:
         when: Whether these settings are.
         message: A format string over the settings, the parts of tuples, and `name`, the class.
-        error: What is raised.
+        error: Exception that is raised.
     """
 
     when: Callable[[Settings], bool]
@@ -89,7 +89,7 @@ class Block:
 
     Attributes:
         partials: All that the passes reduce.
-        scalars: How many values below element kind passes hand to their elements.
+        scalars: Number of values below element kind that passes hand to their elements.
         reads: What the step reads that is the same for a group: names of hyperparameters, inputs, states of the group
             and sums over all parameters, with spaces between them.
         values: What passes read that follows from these, by name; its parameters say from which.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from optgen.runtime.optimizer import Optimizer
 
 
-# What else a package has: the one for code written for bitsandbytes.optim, the other to be made an error by filters.
+# Other names in a package: the first for code written for bitsandbytes.optim, the second for filters of warnings.
 OTHERS = {
     "GlobalOptimManager": "optgen.runtime.settings.overrides",
     "StoredAnewWarning": "optgen.runtime.checkpoints.validate",

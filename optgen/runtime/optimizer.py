@@ -46,7 +46,7 @@ class Optimizer(torch.optim.Optimizer):
         fixed: Settings that the class fixes.
         bits: Bits that the class stores its states in, or None if the user says.
         given_bits: The `optim_bits` that a class with `bits` of its own takes, which is its default.
-        refusals: What the class refuses, beside what its rule does.
+        refusals: Refusals of the class, beside those of its rule.
     """
 
     rule: ClassVar[Rule]
@@ -194,7 +194,7 @@ class Optimizer(torch.optim.Optimizer):
         """Bytes of the states among them that lie in memory which a GPU borrows from the host."""
         return sum(paged_bytes(entry) for entry in self.state.values())
 
-    # What a step, and torch's hooks around it, ask of an optimizer
+    # Parts that a step, and torch's hooks around it, use
 
     def _check_step(self) -> None:
         check_capture(self._policy.name, self.param_groups)

@@ -103,7 +103,7 @@ def classes_of(package: str, directory: Path) -> dict[str, type[Optimizer]]:
 
     Args:
         package: The package's name.
-        directory: Where it was written.
+        directory: The package's folder.
     """
     directory = directory.resolve()
     before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == package}

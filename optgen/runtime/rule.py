@@ -26,12 +26,12 @@ class Hyperparameter:
     """A number the user sets.
 
     Attributes:
-        range: What it may be, as `[0, 1)`; a round bracket leaves the end out.
-        label: What messages call it; empty is `NAME value`.
+        range: Range of values, as `[0, 1)`; a round bracket leaves the end out.
+        label: Name in messages; empty is `NAME value`.
         parts: The names of its numbers, if it is a tuple of several.
         scope: `group`, or `global` where all groups have the same.
         decides: Whether it decides which kernels serve or what is refused, so that the host must know it.
-        doc: What it does, where several rules have it.
+        doc: Its documentation, where several rules have it.
     """
 
     name: str
@@ -102,10 +102,10 @@ class Shared:
     Attributes:
         settings: Hyperparameters and options.
         storage: Settings of how states are kept.
-        inputs: What may be set on the optimizer for a step, as `grad_scale`, and what it is.
-        arguments: What arguments do that are no settings; `optim_bits` is that of classes which fix the bits.
+        inputs: Inputs that may be set on the optimizer for a step, as `grad_scale`, with their documentation.
+        arguments: Documentation of arguments that are not settings; `optim_bits` is for classes that fix the bits.
         flags: Truth values that follow from settings, by name.
-        refusals: What is refused.
+        refusals: Refusals of all these rules.
     """
 
     settings: tuple[Hyperparameter | Option, ...] = ()
@@ -128,15 +128,15 @@ class Rule:
         package: The module's package.
         settings: Hyperparameters and options of its own.
         flags: (settings, ndim, numel, index, states with one scale for the tensor) -> its own flags by name.
-        shared: What it shares with other rules.
-        inputs: What may be set on the optimizer for a step, and what it is.
+        shared: Parts that it shares with other rules.
+        inputs: Inputs that may be set on the optimizer for a step, with their documentation.
         constants: Flags that the codecs decide, which no kernel is given.
         first_step_only: Whether blocks ask of the count of steps no more than whether this is the first.
         refusals: Combinations that it refuses.
 
     Attributes:
         documented: Settings by name that several rules have, with what they do.
-        arguments: What arguments do that are no settings.
+        arguments: Documentation of arguments that are not settings.
     """
 
     def __init__(

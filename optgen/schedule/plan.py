@@ -55,11 +55,11 @@ class PassPlan:
 
     Attributes:
         slot: Position among the block's passes, from 0; the apply pass comes last.
-        live: When the pass is run.
+        live: Condition under which the pass is run.
         reads: Element inputs.
         elements: Bindings per element, in order.
-        reductions: What is reduced (empty in the apply pass).
-        writes: What is stored per element (apply pass only).
+        reductions: Reductions of the pass (none in the apply pass).
+        writes: Stores of elements (apply pass only).
         prepare: Bindings below element kind that the pass needs, in order, computed before its elements.
     """
 

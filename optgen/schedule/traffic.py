@@ -24,7 +24,7 @@ class Setting:
         codecs: The codec of each element state.
         param: dtype of parameters.
         grad: dtype of gradients.
-        rounding: How parameters are stored.
+        rounding: Rounding of parameters.
     """
 
     guards: Mapping[str, bool]

@@ -29,7 +29,7 @@ class Declared:
     """A class as a row declares it.
 
     Attributes:
-        document: Where the row stands.
+        document: File of the row.
         path: The row's path there.
         places: Below it, the paths of those of its values that the row has in lists.
         keeps: The arguments that stay although the class fixes what they say.
@@ -95,7 +95,7 @@ class ClassChecker:
     """Checks classes.
 
     Attributes:
-        table_document: Where the table stands, if it is a file.
+        table_document: File of the table, if there is one.
         complete: Whether all files could be read. If not, a rule that is missing is no error of the table.
     """
 

@@ -87,10 +87,10 @@ class SpecSet:
 
     Attributes:
         rules: The rules by name, sorted.
-        shared: What acts on every rule.
+        shared: Declarations that act on every rule.
         classes: All classes: those of `classes.yaml`, the rules' own, and one for each rule that has none. Every
             class has its `rule`, and its `signature` as a list of names.
-        refusals: What `classes.yaml` has names for.
+        refusals: Refusals that `classes.yaml` names.
         functions: The texts of functions that every rule may call, of which later ones come before earlier ones.
     """
 

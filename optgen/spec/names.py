@@ -10,9 +10,9 @@ import builtins
 from optgen.operations import CALLED
 
 FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
-"""What a block may ask of a parameter, or of all of a step."""
+"""Facts about a parameter, or about all parameters of a step, that a block may use."""
 OF_BLOCKS = ("param", "grad", "update", "step", "active", *FACTS)
-"""What every block calls its own."""
+"""Names that every block has."""
 TARGET = "target"  # the argument that chooses one; rules may ask for it
 ARGUMENTS = (
     "self", "super", "locals", "settings_in", "params", "args", TARGET, "name", "inf", "over", "all", "matrix",
@@ -22,10 +22,10 @@ STORAGE = frozenset(
     ("block_size", "block_wise", "capturable", "codec", "differentiable", "fused_backward", "is_paged",
      "min_8bit_size", "optim_bits", "rounding", "seed")
 )  # fmt: skip
-"""What the runtime asks for how numbers are kept; only `storage` of shared.yaml can declare it."""
+"""Storage settings that the runtime reads; only `storage` of shared.yaml can declare them."""
 RESERVED = frozenset((*OF_BLOCKS, *CALLED, *ARGUMENTS, *IN_GROUPS))
 OF_STATES = RESERVED - {*CALLED, "super"}
-"""What no state can be called: the name of a function is told from it by the bracket."""
+"""Names that no state can have. A function may have one: its bracket tells it apart."""
 
 ATTRIBUTES = frozenset(
     (
@@ -37,7 +37,7 @@ ATTRIBUTES = frozenset(
         "state_bytes", "state_dict", "step", "zero_grad",
     )
 )  # fmt: skip
-"""What optimizers have already, and no input or method of a rule can be called."""
+"""Attributes of all optimizers; no input or method of a rule can have their names."""
 
 _MODULES = (
     "Any", "Array", "Block", "CLASSES", "ClassVar", "Classes", "Flags", "GlobalOptimManager", "Hyperparameter",
@@ -45,7 +45,7 @@ _MODULES = (
     "StoredAnewWarning", "TYPE_CHECKING", "Tensor", "always", "annotations", "create", "m", "settings_in", "shared",
 )  # fmt: skip
 OF_CLASSES = frozenset((*_MODULES, *dir(builtins)))
-"""What generated modules have already, or may use of Python's own, and no class can be called."""
+"""Names in generated modules, and those of Python that they may use; no class can have them."""
 
 
 SHARED_MODULE = "shared"

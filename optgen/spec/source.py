@@ -57,7 +57,7 @@ class SourceText:
     """The text of a YAML scalar with its place in the file.
 
     Attributes:
-        text: What the scalar says, after YAML's escapes, indentation and folding.
+        text: Value of the scalar, after YAML's escapes, indentation and folding.
         source: The file.
         start: Index in the file's text where the scalar begins: its first character, its quote, or its bar.
         end: Index where it ends.

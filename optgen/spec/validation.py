@@ -37,7 +37,7 @@ _BOOLEANS |= dict.fromkeys(("false", "no", "off", "0"), "write `false`")
 
 
 _MAX_PROBLEMS = 400
-"""How many of a file's problems are looked at: more than are ever printed."""
+"""Number of a file's problems that are examined: more than are ever printed."""
 
 
 @dataclass(frozen=True)

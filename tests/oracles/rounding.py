@@ -114,11 +114,11 @@ class Rounding:
     """Rounding of parameters.
 
     Attributes:
-        tensor: What the tensor holds for new values.
-        value: What they read back as.
+        tensor: New values as the tensor holds them.
+        value: New values as they read back.
         dtypes: The parameters it acts on; others are stored to nearest.
         kept: The dtype of what is kept beside a parameter, "same" as its own, or None.
-        decode: What a tensor and what is kept beside it stand for.
+        decode: Value of a tensor and of what is kept beside it.
         places: After the first place of a value, where they are not the dtype's own.
         draws: Whether it needs random bits.
     """

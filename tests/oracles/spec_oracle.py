@@ -219,7 +219,7 @@ class SpecOracle:
         state_balls: States by name, as they read back from storage.
         codes: Those that are stored in codes.
         group: Group and global states.
-        inputs: What is set on the optimizer for a step.
+        inputs: Inputs that are set on the optimizer for a step.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class Case:
 
     Attributes:
         scalars: The relative error of scalars that torch's class keeps as float32 products.
-        start: How many steps the first half of a resumed run has.
+        start: Number of steps of the first half of a resumed run.
     """
 
     name: str

@@ -27,7 +27,7 @@ class Record:
     """A file's content.
 
     Attributes:
-        probes: What the machine that wrote it computes in its own way (results/machine.py).
+        probes: Probes of the machine that wrote it (results/machine.py).
     """
 
     probes: Mapping[str, str]

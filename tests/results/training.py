@@ -31,7 +31,7 @@ class Case:
         grad_dtype: Of gradients, which may be another one than that of the parameters.
         settings: Arguments of the class.
         second: Settings of a second param group, which has every third parameter; without any there is one group.
-        inputs: What is set on the optimizer before each step.
+        inputs: Inputs that are set on the optimizer before each step.
         methods: The rule's own, each called after the steps.
         beginning: The method without which the rule does not step, or "".
         set: The smallest set of cases that it is of (results/cases.py).

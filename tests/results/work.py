@@ -81,7 +81,7 @@ class Comparison:
     Attributes:
         compared: Cases that were run.
         left_out: Cases that were not, since they use a probe in which this machine differs.
-        reasons: How many of those use each such probe.
+        reasons: Number of those that use each such probe.
         differing: A line for each case of which something else has come.
     """
 

@@ -43,7 +43,7 @@ def ask(command: Sequence[str], source: Path, output: Path | None = None) -> str
     their version.
 
     Args:
-        output: Where the command writes to, a word of it.
+        output: File that the command writes, a word of it.
 
     Returns:
         All that was printed.

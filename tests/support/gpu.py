@@ -18,7 +18,7 @@ class StandinDevice(CudaDevice):
     """A GPU of the stand-in driver, which serves CPU tensors.
 
     Attributes:
-        current: What stands for torch's current stream: None, or one of PyCUDA's.
+        current: Stand-in for torch's current stream: None, or one of PyCUDA's.
         capturing: Whether it records.
     """
 

@@ -22,8 +22,8 @@ class LanguageServer:
     """A server for a folder; ends with its `with`.
 
     Args:
-        folder: Where the files lie that it is asked about.
-        paths: Where packages are that are not installed.
+        folder: Folder of the files that it is asked about.
+        paths: Folders of packages that are not installed.
     """
 
     def __init__(self, folder: Path, paths: list[Path]) -> None:

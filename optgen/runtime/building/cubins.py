@@ -72,7 +72,7 @@ def cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc | None
     Args:
         source: A .cu file; a header beside it that it includes is a part of the content that the name is made of.
         arch: "sm_90" for compute capability 9.0.
-        nvcc: What builds it; None where there is none.
+        nvcc: Compiler that builds it; None where there is none.
 
     Raises:
         CompileError: when it is stored nowhere and cannot be built.

@@ -63,8 +63,8 @@ class Kernel(Generic[Loaded]):
         build: Runs the compiler: (where the result goes, a folder for other files). Raises OSError.
         load: Loads an entry: (a path to the very file that was checked, its content without the footer), while the
             file is open. Raises OSError for what cannot be loaded.
-        advice: What can be done where there is no such kernel.
-        unloadable: What may be at fault when a kernel that was just built cannot be loaded: a sentence about a folder.
+        advice: Advice for users without such a kernel.
+        unloadable: Possible cause when a kernel that was just built cannot be loaded: a sentence about a folder.
         optional: Whether it is done without where the cache folder takes no more; else another folder is taken.
     """
 

@@ -36,7 +36,7 @@ def load_extension(source: Path, functions: Sequence[str], behind: bool = False)
 
     Args:
         source: Its name is the module's.
-        functions: What the module must have.
+        functions: Functions that the module must have.
         behind: Whether the compiler is to leave the processor to others.
 
     Raises:

@@ -33,7 +33,7 @@ def parsed_headers(compiler: Compiler, folder: Path) -> tuple[str, ...]:
     They are then parsed in the background, for the kernels to come: the first ones do not wait for it.
 
     Args:
-        folder: Where the compiler is to find them while it runs: an empty folder of its own.
+        folder: Place for them while the compiler runs: an empty folder of its own.
     """
     if compiler.family != "gcc" or not FILES.is_dir():
         return ()  # clang refuses a kept header for reasons of its own, such as a file's time

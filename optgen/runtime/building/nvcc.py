@@ -56,7 +56,7 @@ extern "C" __global__ void probe(float* values, int64_t count) {
 }
 """
 
-# What NVIDIA's package of nvcc needs of others, by a file of theirs.
+# Packages that NVIDIA's package of nvcc needs, by a file of each.
 COMPANIONS = {
     "nvvm/bin/cicc": "nvidia-nvvm",
     "include/crt/host_config.h": "nvidia-cuda-crt",
@@ -75,10 +75,10 @@ class Nvcc:
 
     Attributes:
         path: The program as found.
-        version: What `--version` says.
+        version: Output of `--version`.
         archs: The architectures it builds for, as "sm_90", oldest first.
         arguments: Words that stand before every other argument.
-        flags: What it takes to build here: which host compiler.
+        flags: Arguments that it needs to build here: which host compiler.
         variables: The values of `VARIABLES`.
     """
 

@@ -61,7 +61,7 @@ class Driver:
 
     Attributes:
         installed: Whether its library can be loaded.
-        failure: Why it cannot be used; "" if it can.
+        failure: Reason why it cannot be used; "" if it can.
         cuda: The newest CUDA that it runs: "13.0"; "" if it did not say.
         gpus: The devices it shows.
     """

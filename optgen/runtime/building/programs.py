@@ -185,7 +185,7 @@ def examine(
     What was found out is kept in `directory`, or in its fallback where it cannot be written; reasons are not kept.
 
     Args:
-        kind: What the record's name starts with: "compiler", "nvcc".
+        kind: Beginning of the record's name: "compiler", "nvcc".
         command: The program and its leading arguments.
         facts: Whatever else decides what is found, as text; one record each.
         read: Makes the result from JSON; raises ValueError, KeyError or TypeError for what is none.

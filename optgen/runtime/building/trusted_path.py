@@ -65,7 +65,7 @@ def _look_at_folder(folder: str, found: os.stat_result) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise OSError(f"{folder} is not a folder")
     _look_at_owner(folder, found, "put something else in the place of what lies in it")
-    # Where the sticky bit is set, as in /tmp, nobody can move away what is another's.
+    # With the sticky bit set, as in /tmp, nobody can move away what is another's.
     if not found.st_mode & stat.S_ISVTX and others_write(found):
         mode = f"mode {stat.S_IMODE(found.st_mode):o}"
         raise OSError(f"others may write to {folder} ({mode}), and put something else in the place of what lies in it")

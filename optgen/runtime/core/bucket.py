@@ -23,17 +23,17 @@ class Member:
     """One parameter of a step.
 
     Attributes:
-        param: What kernels work on: the parameter, or the part of it that this process has.
+        param: Tensor that kernels work on: the parameter, or the part of it that this process has.
         position: Its position among the parameters of the step.
         index: Its position in its group.
         row: Its row among the settings of the step.
         entry: `optimizer.state[param]`.
         codecs: Of every element state.
         number: Its position among all parameters of the optimizer.
-        rounding: How it is rounded, a name of PARAMETER_CODECS.
+        rounding: Its rounding, a name of PARAMETER_CODECS.
         whole: The optimizer's parameter.
-        shard: Where `param` lies in it; None where it is all of it.
-        count: How many steps it has had, exact: float64 of shape (), where `entry["step"]` lies.
+        shard: Place of `param` in it; None where it is all of it.
+        count: Number of steps it has had, exact: float64 of shape (), where `entry["step"]` lies.
     """
 
     param: Tensor
@@ -122,10 +122,10 @@ class Layout:
     """The matrices of a tensor: the last two dimensions and all before them; a vector is one row.
 
     Attributes:
-        matrices: How many this process has a part of, or all of.
+        matrices: Number of those that this process has, at least in part.
         rows, cols: Of a whole matrix.
         own_rows, own_cols: Of a matrix in this process's memory.
-        first_row, first_col: Where that begins in the whole one.
+        first_row, first_col: Place of the part's beginning in the whole matrix.
     """
 
     matrices: int

@@ -41,7 +41,7 @@ def evaluated(
     """Evaluate a function of the host for a group.
 
     Args:
-        numbers: What it may be given.
+        numbers: Values that it may be given.
     """
     arguments = {parameter: numbers[name] for parameter, name in parameters(function).items()}
     if "f" in function.__annotations__:

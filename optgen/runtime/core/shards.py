@@ -30,12 +30,12 @@ class Shard:
     Attributes:
         shape: Of the whole tensor.
         own: Of the part in memory.
-        divisions: How it is divided, one after the other: results are summed over their groups.
-        offset: Where the part begins, dimension by dimension; None where it is no box of the tensor, as in FSDP1.
+        divisions: Divisions, one after the other: results are summed over their groups.
+        offset: Beginning of the part in each dimension; None where it is not a box of the tensor, as in FSDP1.
         start: The number of its first element in the whole tensor, where its elements follow each other there; the
             same on all processes whether this is known.
         placed: The mesh and placements of a DTensor.
-        unnamed: Why this is no tensor of the model, in words, if it is none.
+        unnamed: Reason why this is not a tensor of the model, in words; "" if it is one.
     """
 
     shape: torch.Size

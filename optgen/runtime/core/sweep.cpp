@@ -1,4 +1,4 @@
-// What every step looks at in all of its tensors, as sweep.py tells it: one call for all of them.
+// The sweep over all tensors of a step, which sweep.py describes: one call for all of them.
 
 #include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Exceptions.h>
@@ -12,7 +12,7 @@
 
 namespace {
 
-// What stands in the place of a form for values that have none.
+// Placeholders for values without a form.
 constexpr std::int64_t kNoTensor = -1;
 constexpr std::int64_t kNoMemory = -2;
 

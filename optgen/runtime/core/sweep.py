@@ -127,7 +127,7 @@ def settle(since: float) -> None:
     """Look whether it is time for sweep.cpp: at once where the cache has it, else when it pays to compile it.
 
     Args:
-        since: When steps with these engines began, as `time.monotonic` counts.
+        since: Time of the first step with these engines, as `time.monotonic` counts.
     """
     global _builder, _looked
     if _builder is not None or used is not PLAIN:

@@ -69,7 +69,7 @@ class CudaDevice:
         """Blocks of a grid that stays: as many as run at a time.
 
         Args:
-            tensors: What a kernel reads or writes element by element; cuda.h has the same rule.
+            tensors: Number of tensors that a kernel reads or writes element by element; cuda.h has the same rule.
         """
         return self.processors * (2 if tensors > 4 else 3)
 

@@ -158,7 +158,7 @@ class Recording:
     Args:
         wanted: Whether any step is to be recorded.
         pinned: Makes so many int64 of pinned memory.
-        device: Where tables lie.
+        device: Device of the tables.
     """
 
     def __init__(self, wanted: bool, pinned: Callable[[int], Tensor], device: torch.device) -> None:

@@ -69,7 +69,7 @@ class ManagedPager:
     """Keeps states in managed memory.
 
     Attributes:
-        portion_bytes: What is asked for at once, while the portion before it is computed.
+        portion_bytes: Bytes to fetch at once, while the portion before is computed.
         buffered: Whether kernels read and write a buffer, not the states themselves.
     """
 
@@ -143,7 +143,7 @@ def pager_of(gpu: CudaDevice) -> Pager:
     return ManagedPager(gpu) if gpu.has_concurrent_managed_access() else StreamedPager(gpu)
 
 
-# What PyCUDA has no bindings for
+# Parts of the driver without bindings in PyCUDA
 
 
 class _Location(ctypes.Structure):

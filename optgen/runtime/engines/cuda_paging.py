@@ -40,7 +40,7 @@ class Portion:
     Attributes:
         first, chunks: The number of the first one, and how many there are.
         tensors: The first and the last parameter that they touch, paged or not.
-        parts: What of paged parameters they touch.
+        parts: Parts of paged parameters that they touch.
     """
 
     first: int

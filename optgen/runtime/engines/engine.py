@@ -34,7 +34,7 @@ class Engine(Protocol):
 
         Args:
             grads: The gradients of the bucket, or nothing in a block without them.
-            inputs: What is set for this step. The host has read `found_inf` unless all engines are of the cuda target.
+            inputs: Inputs of this step. The host has read `found_inf` unless all engines are of the cuda target.
         """
 
     def take(self, values: HostValues) -> None:

@@ -31,7 +31,7 @@ class View:
     """A parameter as generated functions see it: everything in float32, states decoded.
 
     Attributes:
-        flags: What is fixed for this parameter.
+        flags: Flags of this parameter.
         values: Values of its group, by name.
         states: Its states, decoded as they are asked for.
         step: The step's number, from 1.

@@ -62,7 +62,7 @@ def tensor_settings(handle: str) -> str:
     return " ".join(f"{index}.{key}" for index, key in found)
 
 
-# Why a step, or another block, runs outside of the graph: what torch says where `fullgraph=True` allows no break.
+# Reasons why a step, or another block, runs outside of the graph; torch shows them where `fullgraph=True` is set.
 METHOD = "methods of the optimizer beside step() run outside of graphs"
 BACKWARD = "fused_backward=True updates parameters within backward"
 SHARED = "the rule keeps numbers of a param group, which a graph cannot hold, since they are not tensors"
@@ -193,7 +193,7 @@ def _outside(function: Callable[..., None], reason: str) -> Callable[..., None]:
 
 
 REASONS = (METHOD, BACKWARD, SHARED, TENSORS, CHANGED, DIVIDED, STARTS, STORED)
-# What runs a block of the optimizer with a handle, outside of the graph: by the reason for it.
+# Functions that run a block of the optimizer with a handle outside of the graph, by the reason for it.
 OUTSIDE = {reason: _outside(_run_outside, reason) for reason in REASONS}
 
 

@@ -18,7 +18,7 @@ from optgen.runtime.settings.storage import check_rounding
 from optgen.runtime.settings.validation import SCHEDULED, check_agreement, refuse_unknown, unscheduled
 
 DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, dtype.name) for dtype in PARAM_DTYPES)
-# What param groups may hold beside settings: torch's own keys and those of its learning rate schedulers.
+# Keys of param groups beside settings: torch's own and those of its learning rate schedulers.
 GROUP_KEYS = ("params", "param_names", "name", "overrides", *SCHEDULED)
 
 

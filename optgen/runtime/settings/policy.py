@@ -23,7 +23,7 @@ class Policy:
         fixed: Settings that the class fixes.
         bits: Bits that the class stores its states in, or None if the user says.
         given_bits: The `optim_bits` that a class with `bits` of its own takes.
-        refusals: What the class refuses, beside what its rule does.
+        refusals: Refusals of the class, beside those of its rule.
         checks: What raises for settings that go with the rule, but not with each other: one a feature.
     """
 
@@ -85,7 +85,7 @@ class Policy:
         """A group's overrides in their final form.
 
         Args:
-            count: How many parameters the group has.
+            count: Number of parameters in the group.
 
         Raises:
             TypeError, ValueError: for positions that the group does not have, and settings that do not fit.

@@ -72,7 +72,7 @@ def settle_bits(name: str, given: Mapping[str, Any], bits: int | None = None) ->
     A codec says how many bits there are; bits that come without a codec stand for the codec of these bits.
 
     Args:
-        bits: What the class fixes.
+        bits: Bits that the class fixes.
 
     Raises:
         ValueError: if both are given and disagree.

@@ -110,7 +110,7 @@ def settled_count(known: Count | None, state: Tensor, read: float | None) -> Cou
     """The count of a state `step` in its final form: the one that is known, or a new one.
 
     Args:
-        read: What the state was before, if it was not the known one.
+        read: The state before, if it was not the known one.
     """
     if known is not None and known.state is state:
         return known

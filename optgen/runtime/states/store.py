@@ -93,8 +93,8 @@ class Placement:
 
     Attributes:
         device: The parameter's.
-        step: Where its count of steps lies: on the GPU if kernels advance it there, else on the host.
-        pager: What holds large element states, if they are paged.
+        step: Device of its count of steps: the GPU if kernels advance it there, else the host.
+        pager: Pager of large element states, if they are paged.
     """
 
     device: torch.device
@@ -174,7 +174,7 @@ def settle_states(
     Args:
         entry: `optimizer.state[param]`, which `check_states` has looked at. What is None is made anew.
         present: Its states with a number an element, as they are.
-        view: What initial values are functions of.
+        view: Values that initial values are functions of.
         lines: The shape that numbers of rows and columns belong to, if it is not the parameter's.
     """
     lines = param.shape if lines is None else lines

@@ -44,7 +44,7 @@ class Stored:
     was: str = ""
 
     def __str__(self) -> str:
-        """How it is stored, or was."""
+        """Text of the codec as messages show it: the present one, or the one that it was."""
         return self.was or str(self.codec)
 
     def values(self, signed: bool, shape: Sequence[int]) -> Tensor:

@@ -11,7 +11,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-# What signal.signal and signal.getsignal call, which spend most of their time on names of handlers.
+# The module below signal.signal and signal.getsignal, which spend most of their time on names of handlers.
 _signal: Any = getattr(signal, "_signal", signal)
 
 

@@ -36,16 +36,16 @@ class Prepared:
 
     Attributes:
         rows: The settings of the step: (group, override) for every combination in use.
-        fixed: What decides kernels, of every row.
+        fixed: Settings that decide kernels, of every row.
         raw: The settings that this follows from.
         elements: Elements of all parameters.
         seen: The parameters and the dtypes of their gradients.
         entries: Identities of the groups and of the entries of `optimizer.state`: all, or that of an only parameter.
-        reducer: What adds up results over processes; None where no parameter is divided among any.
+        reducer: Adds up results over processes; None where no parameter is divided among any.
         sharded: Whether there are parameters of which this process has a part, or a replica.
         at_once: Whether the last pass is one call of a kernel, and all that writes.
         replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
-        since: When these engines were made.
+        since: Time at which these engines were made.
     """
 
     members: list[Member]

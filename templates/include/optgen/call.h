@@ -1,4 +1,4 @@
-// What a call of a pass is given, on every compiled target: tables of numbers and addresses.
+// Arguments of a pass, on every compiled target: tables of numbers and addresses.
 //
 // One call makes one pass over all parameters that share a kernel. Their memory is cut into chunks whose edges depend on
 // nothing but the sizes; partial results are kept for each chunk and finished in the order of chunks, so that a step
@@ -29,7 +29,7 @@ enum BaseColumn {
   CHUNKS,
   FIRST_BAND,
   BANDS,
-  // Where the memory of a part lies in the whole tensor; only the cpu target asks for it.
+  // Place of a part in the whole tensor; only the cpu target asks for it.
   OWN_ROWS,
   OWN_COLS,
   FIRST_ROW,
@@ -78,7 +78,7 @@ template <int columns> OPTGEN_FUNCTION Tensor tensor_of(const Call& call, int64_
   return {call.table + index * columns, reinterpret_cast<void*>(call.grads[index]), index};
 }
 
-// How many steps a parameter has had.
+// Number of steps that a parameter has had.
 OPTGEN_FUNCTION double steps_of(const Tensor& t) {
   const float shown = *t.pointer<float>(STEP);
   const double count = *t.pointer<double>(COUNT);

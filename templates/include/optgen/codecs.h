@@ -1,4 +1,4 @@
-// How tensors can be stored, as types that every compiled target knows: of states and gradients first, then of
+// Codecs of tensors, as types that every compiled target knows: of states and gradients first, then of
 // parameters.
 #pragma once
 
@@ -19,7 +19,7 @@ template <class T> struct Stochastic {};
 template <class T> struct Kahan {};
 template <class Beside> struct Split {};  // bf16, with an integer beside it
 
-// Whether a state has one scale for the whole tensor.
+// True for a state with one scale for the whole tensor.
 template <class Codec> constexpr bool is_tensorwise = false;
 template <class Book> constexpr bool is_tensorwise<Tensorwise<Book>> = true;
 

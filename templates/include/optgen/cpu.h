@@ -10,7 +10,7 @@
 
 #define OPTGEN_EXPORT extern "C" __attribute__((visibility("default")))
 
-// Whether processes have parts of tensors of this kernel whose rows or columns it asks for.
+// 1 if processes have parts of tensors of this kernel whose rows or columns it asks for.
 #ifndef OPTGEN_PARTS
 #define OPTGEN_PARTS 0
 #endif
@@ -75,7 +75,7 @@ template <bool in_bands, class Sums> inline double finished_max(const Call& call
   return largest;
 }
 
-// Where a sum goes before it is rounded to a number of an array, if it is asked for.
+// Place of a sum before it is rounded to a number of an array, if it is asked for.
 inline double* wide_of(const Call& call, const float* array) {
   return parts ? call.wide + (array - call.arrays) : nullptr;
 }
@@ -121,7 +121,7 @@ inline void finish_cols(const Call& call, const Tensor& t, int row_sums, int k, 
   delete[] sums;
 }
 
-// What is stored below element kind.
+// Stores of values below element kind.
 inline void put(double& to, double value) { to = value; }
 inline void put(float& to, double value) { to = float(value); }
 template <int N> inline void put(float* to, const Window<N>& window) { memcpy(to, window.values, sizeof window.values); }

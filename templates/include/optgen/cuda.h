@@ -79,13 +79,13 @@ template <int count> struct BlockSums {
 };
 template <> struct BlockSums<0> {};
 
-// What a block shares in a pass.
+// Shared memory of a block in a pass.
 template <class Books, int sums> struct Shared {
   Books books;
   BlockSums<sums> partial;
 };
 
-// What a block shares in a pass that walks bands.
+// Shared memory of a block in a pass that walks bands.
 template <class Books, int sums, int row_sums> struct BandShared {
   Books books;
   BlockSums<sums> partial;
@@ -157,7 +157,7 @@ __device__ inline double line_sum(const float* x, int64_t count) {
   return sum;
 }
 
-// What is stored below element kind: by one thread for all.
+// Stores of values below element kind: by one thread for all.
 __device__ inline void put(double& to, double value) {
   if (threadIdx.x == 0) to = value;
 }

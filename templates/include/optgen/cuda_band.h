@@ -12,7 +12,7 @@ namespace optgen {
 
 constexpr int BAND_ROWS = 32;  // mirrored in optgen/runtime/engines/kernel_engine.py
 
-// Where an element stands: its row through all matrices, its column through all matrices.
+// Place of an element: its row through all matrices, its column through all matrices.
 struct Line {
   int64_t row, col, matrix;
 };

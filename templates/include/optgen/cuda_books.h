@@ -21,7 +21,7 @@ template <class Book> struct SharedBook<Book, true> {
   }
 };
 
-// What states of these codecs need.
+// Books that states of these codecs need.
 template <class... Codecs>
 struct Books : SharedBook<Int8<true>, (has_codes<Codecs, Int8<true>> || ... || false)>,
                SharedBook<Int8<false>, (has_codes<Codecs, Int8<false>> || ... || false)>,

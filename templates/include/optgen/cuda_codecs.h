@@ -1,4 +1,4 @@
-// What the codes of states are on a GPU, and how many elements a lane moves at once.
+// Codes of states on a GPU, and the number of elements that a lane moves at once.
 #pragma once
 
 #include <optgen/codecs.h>
@@ -7,13 +7,13 @@
 
 namespace optgen {
 
-// What the codes of quantized states stand for, in states with and without a sign.
+// Books of quantized states, with and without a sign.
 template <bool is_signed> struct Int8 {};
 template <bool is_signed> struct Int4 {};  // two codes a byte, the first in its upper half
 template <bool is_signed> struct Fp8 {};
 template <bool is_signed> struct Companded8 {};
 
-// Whether a state has codes of this kind.
+// True for a state with codes of this book.
 template <class Codec, class Book> constexpr bool has_codes = false;
 template <class Book, int block> constexpr bool has_codes<Blocked<Book, block>, Book> = true;
 template <class Book> constexpr bool has_codes<Tensorwise<Book>, Book> = true;

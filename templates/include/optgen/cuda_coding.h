@@ -1,4 +1,4 @@
-// What the codings of quantized states share on a GPU.
+// Common parts of the codings of quantized states on a GPU.
 //
 // The rule of torch_codecs.py, bit for bit: y = |x| * (1 / absmax), the reciprocal rounded first, at most 1; x is
 // finite, what is not having been set to zero. A `Coding` turns a run of numbers into codes and back.
@@ -14,10 +14,10 @@ namespace optgen {
 // Codes of so many bits: decode(codes, absmax, values, books), encode(values, reciprocal, codes, books).
 template <class Book> struct Coding;
 
-// What a coding looks up in shared memory; `stored(Book())` is the same in the GPU's memory.
+// Table that a coding looks up in shared memory; `stored(Book())` is the same in the GPU's memory.
 template <class Book> struct Table;
 
-// What has the code of zero becomes zero.
+// Infinities and NaN, which get the code of zero, become zero.
 OPTGEN_FUNCTION float finite_or_zero(float x) { return fabsf(x) < HUGE_VALF ? x : 0.0f; }
 
 // The y of a finite x; a reciprocal rounded up can give a little more than 1.

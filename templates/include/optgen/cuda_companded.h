@@ -22,7 +22,7 @@ OPTGEN_FUNCTION float root(float x, float near) {
   return fmaf(fmaf(-q, q, x), 0.5f * near, q);
 }
 
-// How far a magnitude's code is from that of 0.
+// Distance of a magnitude's code from that of 0.
 OPTGEN_FUNCTION uint32_t companded_steps(float y, float near) {
   return whole_part(quotient(y + y, 1.0f + y, near) * 127.0f + 0.5f);
 }

@@ -1,4 +1,4 @@
-// How a warp's lanes share a tile of 256 elements, and how they move memory.
+// Division of a tile of 256 elements among a warp's lanes, and their moves of memory.
 //
 // A lane has eight elements, in runs that 16 bytes of the parameter or of the gradient hold: four float32 or eight
 // 16-bit numbers. Full tiles of tensors that are aligned for it are moved run by run, all others number by number.
@@ -19,14 +19,14 @@ template <int run, bool whole> struct Place {
   int64_t first;  // the lane's first element, counted in the tensor
   int left;       // elements from there to the end of the chunk; nobody asks in a whole tile
 
-  // Where the lane's element number i lies, counted from its first.
+  // Position of the lane's element number i, counted from its first.
   static __device__ constexpr int position(int i) { return i / run * (WARP * run) + i % run; }
   __device__ bool inside(int i) const { return whole || position(i) < left; }
-  // How many elements of the run from number i on are inside, or more.
+  // Number of elements inside the tensor in the run from number i on, or more.
   __device__ int count(int i) const { return whole ? run : left - position(i); }
 };
 
-// Whether memory can be moved 16 bytes at once from all of these addresses on; null counts as well.
+// True if memory can be moved 16 bytes at once from all of these addresses on; null counts as well.
 template <class... Data> __device__ inline bool are_aligned(const Data*... data) {
   return (reinterpret_cast<uint64_t>(data) | ... | 0) % 16 == 0;
 }

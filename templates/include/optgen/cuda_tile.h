@@ -1,4 +1,4 @@
-// How a stored tensor is read and written on a GPU: a warp has a tile of 256 elements, each of its lanes eight of them.
+// Reading and writing stored tensors on a GPU: a warp has a tile of 256 elements, each of its lanes eight of them.
 //
 // In the block-wise codecs a tile holds whole blocks, so that a warp finds their scales by itself, in groups of lanes.
 //

@@ -21,7 +21,7 @@ template <int N, bool exists = true> __device__ inline Window<N> read_window(con
   return exists ? Window<N>{stored, 0.0f, -1} : Window<N>{};
 }
 
-// Where the entry of a step stands; what is no count is taken as 0.
+// Slot of a step's entry; a value that is not a count is taken as 0.
 template <int N> __device__ inline int slot_of(double step) {
   return int(whole_steps(step) % N);
 }

@@ -1,4 +1,4 @@
-// How functions of these headers are declared: by a GPU's compiler for both sides.
+// Declarations of functions in these headers: a GPU's compiler makes them for both sides.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -64,7 +64,7 @@ inline void weave(const __m512i (&plane)[4], __m512 (&out)[4]) {
   out[3] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(high01, high23));
 }
 
-// Which bytes of two vectors of 32-bit numbers vpermi2b takes to collect byte number `byte` of four vectors; the same
+// Bytes of two vectors of 32-bit numbers that vpermi2b takes to collect byte number `byte` of four vectors; the same
 // for the first and the second pair.
 struct Collect {
   alignas(64) uint8_t index[64] = {};

@@ -14,7 +14,7 @@ template <class... Passes> OPTGEN_METHOD constexpr int before(int first, Passes.
   return first - 1;
 }
 
-// Whether a pass has the result of a sum, or needs none.
+// True if a pass has the result of a sum, or needs none.
 OPTGEN_METHOD constexpr bool is_found(int pass, int sum) { return sum == NEVER || pass > sum; }
 
 template <class... Passes> OPTGEN_METHOD constexpr bool is_one_of(int pass, Passes... others) {

@@ -12,7 +12,7 @@
 
 namespace optgen {
 
-// Where the draws of a parameter in a step come from.
+// Source of the draws of a parameter in a step.
 struct alignas(16) Draw {
   uint64_t seed;
   uint32_t position;  // the parameter's among all of the optimizer

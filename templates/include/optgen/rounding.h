@@ -1,4 +1,4 @@
-// How parameters of 16 bits are read and written where more than rounding to nearest is asked for, n <= TILE elements
+// Reading and writing 16-bit parameters where more than rounding to nearest is asked for, n <= TILE elements
 // at a time: rounded at random, or with what is lost kept beside them. The rules are those of torch_rounding.py.
 #pragma once
 

@@ -60,7 +60,7 @@ template <int block> struct PerBlock {
   float at(int element) const { return numbers[block == TILE ? 0u : unsigned(element) / unsigned(block)]; }
 };
 
-// What values are multiplied by when they are encoded.
+// Factors of values when they are encoded.
 template <int block> struct Reciprocals : PerBlock<block> {
   Reciprocals(const float* scales, int n) : PerBlock<block>(scales, n) {
     for (float& x : this->numbers) x = x >= smallest_absmax ? 1.0f / x : 0.0f;

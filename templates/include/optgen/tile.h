@@ -1,4 +1,4 @@
-// How a stored tensor is read and written, a tile of up to 256 elements at a time.
+// Reading and writing stored tensors, a tile of up to 256 elements at a time.
 //
 // A codec is a type. `Tile<Codec>` gives a pointer to the tile's values, which `load` and `store` read and write as
 // float32: for plain storage the memory itself, else a buffer on the stack that `open` fills and `close` writes back,

@@ -19,7 +19,7 @@ template <int N, bool exists = true> inline Window<N> read_window(const float* s
   return window;
 }
 
-// Where the entry of a step stands; what is no count is taken as 0.
+// Slot of a step's entry; a value that is not a count is taken as 0.
 template <int N> inline int slot_of(double step) {
   return int(whole_steps(step) % N);
 }

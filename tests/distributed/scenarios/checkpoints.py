@@ -56,7 +56,7 @@ class Case:
     """Optimizer and parameters that are trained.
 
     Attributes:
-        how: How parameters are divided: see `_divided`.
+        how: Division of parameters: see `_divided`.
         exact: Whether every number of processes cuts its blocks in the same places.
         full: Whether it is of the full product alone (-m full), as other cases have its bits, and its division.
     """

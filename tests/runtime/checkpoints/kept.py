@@ -36,7 +36,7 @@ STEPS = 2
 
 @dataclass(frozen=True)
 class Kept:
-    """What a checkpoint is of.
+    """Content of a kept checkpoint.
 
     Attributes:
         name: The class.
@@ -158,12 +158,12 @@ def stored_by(optimizers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def own_entries(opt: Any) -> list[dict[str, Tensor]]:
-    """What this process has."""
+    """States that this process has."""
     return [dict(opt.state[param]) for param in opt.param_groups[0]["params"]]
 
 
 def values_of(opt: Any) -> list[dict[str, Tensor]]:
-    """What states stand for, whole."""
+    """Values of the states, whole and decoded."""
     from torch.distributed.tensor import DTensor
 
     codec, result = asked_codec(opt.param_groups[0]), []

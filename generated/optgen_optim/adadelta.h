@@ -30,9 +30,7 @@ using AccDeltaCodec = OPTGEN_ACC_DELTA_CODEC;
 constexpr bool square_avg_tensorwise = is_tensorwise<SquareAvgCodec>;
 constexpr bool acc_delta_tensorwise = is_tensorwise<AccDeltaCodec>;
 
-struct Column {
-  enum { square_avg = BASE_COLUMNS, square_avg_absmax, acc_delta, acc_delta_absmax, gnorm_vec, END };
-};
+struct Column { enum { square_avg = BASE_COLUMNS, square_avg_absmax, acc_delta, acc_delta_absmax, gnorm_vec, END }; };
 
 namespace step {
 
@@ -69,9 +67,7 @@ struct Scalars : GradScalars, UpdateScalars {
   float lr, rho, eps, weight_decay, one_minus_rho, square_avg_absmax_new, acc_delta_absmax_new;
 };
 
-struct Element {
-  float param, grad, square_avg, acc_delta;
-};
+struct Element { float param, grad, square_avg, acc_delta; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -79,14 +75,22 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.rho), float(v.eps),
-      float(v.weight_decay), float(1.0 - v.rho), float(optgen::scale_of(sum.square_avg_largest)),
-      float(optgen::scale_of(sum.acc_delta_largest))};
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.lr = float(values.lr);
+  s.rho = float(values.rho);
+  s.eps = float(values.eps);
+  s.weight_decay = float(values.weight_decay);
+  s.one_minus_rho = float(1.0 - values.rho);
+  s.square_avg_absmax_new = float(optgen::scale_of(sums.square_avg_largest));
+  s.acc_delta_absmax_new = float(optgen::scale_of(sums.acc_delta_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -121,19 +125,16 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_max<pass == square_avg_largest_pass>(call, t, &Sums::square_avg_largest);
   finish_max<pass == acc_delta_largest_pass>(call, t, &Sums::acc_delta_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (square_avg_tensorwise)
-      put(*t.pointer<float>(Column::square_avg_absmax), optgen::scale_of(sum.square_avg_largest));
+      put(*t.pointer<float>(Column::square_avg_absmax), optgen::scale_of(sums.square_avg_largest));
     if constexpr (acc_delta_tensorwise)
-      put(*t.pointer<float>(Column::acc_delta_absmax), optgen::scale_of(sum.acc_delta_largest));
+      put(*t.pointer<float>(Column::acc_delta_absmax), optgen::scale_of(sums.acc_delta_largest));
     count_step(t);
   }
 }

@@ -115,22 +115,21 @@ struct Sums {
       exp_avg_largest;
 };
 
-struct UpdateScalars {
-  float inverse_share, shrink;
-};
+// What is the same for all elements of a tensor.
+struct UpdateScalars { float inverse_share, shrink; };
 
 template <class Values, class Sums>
-OPTGEN_TARGET UpdateScalars update_scalars(const Values& v, const Sums& sum, double numel) {
-  double share = 0.0;
-  if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
-  double shrink = 0.0;
-  if constexpr (max_unorm_above_0) {
-    const double param_norm = optgen::sqrt(sum.param_squares);
-    const double update_norm = optgen::sqrt(sum.update_squares);
-    const double bound = v.max_unorm * param_norm;
-    shrink = bound > 0.0 && update_norm > bound ? bound / update_norm : 1.0;
+OPTGEN_TARGET void update_scalars(UpdateScalars& s, const Values& values, const Sums& sums, double numel) {
+  if constexpr (cautious) {
+    const double share = optgen::maximum(sums.share_sum / numel, 0.001);
+    s.inverse_share = float(1.0 / share);
   }
-  return {float(1.0 / share), float(shrink)};
+  if constexpr (max_unorm_above_0) {
+    const double param_norm = optgen::sqrt(sums.param_squares);
+    const double update_norm = optgen::sqrt(sums.update_squares);
+    const double bound = values.max_unorm * param_norm;
+    s.shrink = float(bound > 0.0 && update_norm > bound ? bound / update_norm : 1.0);
+  }
 }
 
 template <class Terms>
@@ -146,13 +145,11 @@ OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& 
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
-  float eps1, beta1, rate, decay, one_minus_decay_2, direction_factor, one_minus_beta1, weight_decay_times_rate,
+  float eps1, beta1, rate, decay, one_minus_decay, direction_factor, one_minus_beta1, weight_decay_times_rate,
       exp_avg_sq_absmax_new, exp_avg_absmax_new;
 };
 
-struct Element {
-  float param, grad, exp_avg_sq, exp_avg, row_factor, col_factor;
-};
+struct Element { float param, grad, exp_avg_sq, exp_avg, row_factor, col_factor; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -161,8 +158,8 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double rows = double(t.at(ROWS));
@@ -178,7 +175,12 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   float* const row_factor_factor = t.pointer<float>(Column::step_row_factor_factor);
   float* const row_factor = t.pointer<float>(Column::step_row_factor);
   float* const col_factor = t.pointer<float>(Column::step_col_factor);
-  double base = v.lr;
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.eps1 = float(values.eps1);
+  s.beta1 = float(values.beta1);
+  double base = values.lr;
   if constexpr (relative_step) {
     if constexpr (warmup_init) {
       base = optgen::minimum(1e-06 * step, 1.0 / optgen::sqrt(step));
@@ -187,8 +189,10 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
     }
   }
   double rate = base;
-  if constexpr (scale_parameter) rate = base * optgen::maximum(v.eps2, optgen::sqrt(sum.param_squares / numel));
-  const double decay = 1.0 - optgen::power(step, v.decay_rate);
+  if constexpr (scale_parameter) rate = base * optgen::maximum(values.eps2, optgen::sqrt(sums.param_squares / numel));
+  s.rate = float(rate);
+  const double decay = 1.0 - optgen::power(step, values.decay_rate);
+  s.decay = float(decay);
   if constexpr (ndim_from_2) {
     const double one_minus_decay = 1.0 - decay;
     const double inverse_cols = 1.0 / cols;
@@ -217,12 +221,16 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
       });
     if constexpr (is_found(pass, squared_col_sum_pass))
       each(t.count(false, true), [&](int64_t i) { col_factor[i] = optgen::rsqrt(new_exp_avg_sq_col[i]); });
+  } else {
+    s.one_minus_decay = float(1.0 - decay);
   }
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.eps1), float(v.beta1),
-      float(rate), float(decay), float(1.0 - decay),
-      float(1.0 / optgen::maximum(1.0, optgen::sqrt(sum.direction_squares / numel) / v.clip_threshold)),
-      float(1.0 - v.beta1), float(v.weight_decay * rate), float(optgen::scale_of(sum.exp_avg_sq_largest)),
-      float(optgen::scale_of(sum.exp_avg_largest))};
+  s.direction_factor =
+      float(1.0 / optgen::maximum(1.0, optgen::sqrt(sums.direction_squares / numel) / values.clip_threshold));
+  if constexpr (beta1_given) s.one_minus_beta1 = float(1.0 - values.beta1);
+  s.weight_decay_times_rate = float(values.weight_decay * rate);
+  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -240,7 +248,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   if constexpr (ndim_from_2) {
     direction = grad * row_factor * col_factor;
   } else {
-    exp_avg_sq = s.decay * exp_avg_sq + s.one_minus_decay_2 * squared;
+    exp_avg_sq = s.decay * exp_avg_sq + s.one_minus_decay * squared;
     direction = grad * optgen::rsqrt(exp_avg_sq);
   }
   terms.direction_squares = direction;
@@ -277,15 +285,12 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   if constexpr (pass == squared_col_sum_pass)
     finish_cols(call, t, row_sums, 0, t.pointer<float>(Column::step_squared_col_sum));
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
     float* const new_exp_avg_sq_row = t.pointer<float>(Column::step_new_exp_avg_sq_row);
     float* const new_exp_avg_sq_col = t.pointer<float>(Column::step_new_exp_avg_sq_col);
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (ndim_from_2)
       each(t.count(true, false), [&](int64_t i) {
@@ -297,9 +302,9 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
       });
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_sq_tensorwise && !ndim_from_2)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sums.exp_avg_sq_largest));
     if constexpr (beta1_given && exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sums.exp_avg_largest));
     count_step(t);
   }
 }

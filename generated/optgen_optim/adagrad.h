@@ -27,9 +27,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using SumCodec = OPTGEN_SUM_CODEC;
 constexpr bool sum_tensorwise = is_tensorwise<SumCodec>;
 
-struct Column {
-  enum { sum = BASE_COLUMNS, sum_absmax, gnorm_vec, END };
-};
+struct Column { enum { sum = BASE_COLUMNS, sum_absmax, gnorm_vec, END }; };
 
 namespace step {
 
@@ -54,49 +52,47 @@ struct Values {
       max_trust_ratio, grad_scale, grad_squares_all;
 };
 
-struct Sums {
-  double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, sum_largest;
-};
+struct Sums { double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, sum_largest; };
 
-// Values that all elements of a tensor share.
-struct Scalars : GradScalars, UpdateScalars {
-  float weight_decay, eps, param_factor, sum_absmax_new;
-};
+// What is the same for all elements of a tensor.
+struct Scalars : GradScalars, UpdateScalars { float weight_decay, eps, param_factor, sum_absmax_new; };
 
-struct Element {
-  float param, grad, sum;
-};
+struct Element { float param, grad, sum; };
 
-// Terms of an element in the sums; a sum of squares squares its term itself.
-struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, sum_largest;
-};
+// What an element hands to the sums: to those of squares what they square.
+struct Terms { float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, sum_largest; };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.weight_decay), float(v.eps),
-      float(v.lr / (1.0 + (step - 1.0) * v.lr_decay)), float(optgen::scale_of(sum.sum_largest))};
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.weight_decay = float(values.weight_decay);
+  s.eps = float(values.eps);
+  s.param_factor = float(values.lr / (1.0 + (step - 1.0) * values.lr_decay));
+  s.sum_absmax_new = float(optgen::scale_of(sums.sum_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
 OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
-  float param = x.param, grad = x.grad, sum_value = x.sum;
+  float param = x.param, grad = x.grad, sum = x.sum;
   terms.param_squares = param;
   bool active;
   grad_stage(grad, active, s, terms);
   const float stage_grad = grad;
   grad = grad + s.weight_decay * param;
-  sum_value = sum_value + grad * grad;
-  float update = grad / (optgen::sqrt(sum_value) + s.eps);
+  sum = sum + grad * grad;
+  float update = grad / (optgen::sqrt(sum) + s.eps);
   update_stage(update, stage_grad, s, terms);
   param = param - s.param_factor * update;
   x.param = active ? param : x.param;
-  x.sum = active ? sum_value : x.sum;
+  x.sum = active ? sum : x.sum;
   terms.sum_largest = optgen::isfinite(x.sum) ? optgen::abs(x.sum) : 0.0f;
   return terms;
 }
@@ -110,16 +106,13 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
   finish_max<pass == sum_largest_pass>(call, t, &Sums::sum_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
-    if constexpr (sum_tensorwise) put(*t.pointer<float>(Column::sum_absmax), optgen::scale_of(sum.sum_largest));
+    if constexpr (sum_tensorwise) put(*t.pointer<float>(Column::sum_absmax), optgen::scale_of(sums.sum_largest));
     count_step(t);
   }
 }

@@ -98,9 +98,7 @@ struct Scalars : GradScalars, UpdateScalars {
       previous_grad_absmax_new;
 };
 
-struct Element {
-  float param, grad, exp_avg, exp_avg_sq, exp_avg_diff, previous_grad;
-};
+struct Element { float param, grad, exp_avg, exp_avg_sq, exp_avg_diff, previous_grad; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -109,18 +107,36 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.beta1),
-      float(v.beta2), float(v.beta3), float(v.eps), step > 1.0, float(1.0 - v.beta1), float(1.0 - v.beta2),
-      float(1.0 - v.beta3), float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta3, step))),
-      float(1.0 / (1.0 - optgen::power(v.beta1, step))), float(v.beta2 / (1.0 - optgen::power(v.beta2, step))),
-      float(1.0 - v.lr * v.weight_decay), float(1.0 / (1.0 + v.lr * v.weight_decay)),
-      float(optgen::scale_of(sum.exp_avg_largest)), float(optgen::scale_of(sum.exp_avg_sq_largest)),
-      float(optgen::scale_of(sum.exp_avg_diff_largest)), float(optgen::scale_of(sum.previous_grad_largest))};
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.lr = float(values.lr);
+  s.beta1 = float(values.beta1);
+  s.beta2 = float(values.beta2);
+  s.beta3 = float(values.beta3);
+  s.eps = float(values.eps);
+  s.step_above = step > 1.0;
+  s.one_minus_beta1 = float(1.0 - values.beta1);
+  s.one_minus_beta2 = float(1.0 - values.beta2);
+  s.one_minus_beta3 = float(1.0 - values.beta3);
+  s.inverse_sqrt_bias_correction_beta3 = float(1.0 / optgen::sqrt(1.0 - optgen::power(values.beta3, step)));
+  s.inverse_bias_correction_beta1 = float(1.0 / (1.0 - optgen::power(values.beta1, step)));
+  s.beta2_over_bias_correction_beta2 = float(values.beta2 / (1.0 - optgen::power(values.beta2, step)));
+  if constexpr (no_prox) {
+    s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
+  } else {
+    s.inverse_one_plus_lr_times_weight_decay = float(1.0 / (1.0 + values.lr * values.weight_decay));
+  }
+  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.exp_avg_diff_absmax_new = float(optgen::scale_of(sums.exp_avg_diff_largest));
+  s.previous_grad_absmax_new = float(optgen::scale_of(sums.previous_grad_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -169,23 +185,20 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_max<pass == exp_avg_diff_largest_pass>(call, t, &Sums::exp_avg_diff_largest);
   finish_max<pass == previous_grad_largest_pass>(call, t, &Sums::previous_grad_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sums.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sums.exp_avg_sq_largest));
     if constexpr (exp_avg_diff_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_diff_absmax), optgen::scale_of(sum.exp_avg_diff_largest));
+      put(*t.pointer<float>(Column::exp_avg_diff_absmax), optgen::scale_of(sums.exp_avg_diff_largest));
     if constexpr (previous_grad_tensorwise)
-      put(*t.pointer<float>(Column::previous_grad_absmax), optgen::scale_of(sum.previous_grad_largest));
+      put(*t.pointer<float>(Column::previous_grad_absmax), optgen::scale_of(sums.previous_grad_largest));
     count_step(t);
   }
 }

@@ -28,9 +28,7 @@ using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
 using AxCodec = OPTGEN_AX_CODEC;
 
-struct Column {
-  enum { eta = BASE_COLUMNS, mu, ax, ax_absmax, gnorm_vec, END };
-};
+struct Column { enum { eta = BASE_COLUMNS, mu, ax, ax_absmax, gnorm_vec, END }; };
 
 namespace step {
 
@@ -53,35 +51,36 @@ struct Values {
       max_trust_ratio, grad_scale, grad_squares_all;
 };
 
-struct Sums {
-  double grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
-};
+struct Sums { double grad_squares, grad_squares_2, share_sum, param_squares, update_squares; };
 
-// Values that all elements of a tensor share.
+// What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
   float weight_decay, eta, mu, one_minus_lambd_times_eta;
   Condition mu_is;
 };
 
-struct Element {
-  float param, grad, ax;
-};
+struct Element { float param, grad, ax; };
 
-// Terms of an element in the sums; a sum of squares squares its term itself.
-struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
-};
+// What an element hands to the sums: to those of squares what they square.
+struct Terms { float grad_squares, grad_squares_2, share_sum, param_squares, update_squares; };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double eta = double(*t.pointer<float>(Column::eta));
   const double mu = double(*t.pointer<float>(Column::mu));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.weight_decay), float(eta),
-      float(mu), float(1.0 - v.lambd * eta), mu == 1.0};
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.weight_decay = float(values.weight_decay);
+  s.eta = float(eta);
+  s.mu = float(mu);
+  s.one_minus_lambd_times_eta = float(1.0 - values.lambd * eta);
+  s.mu_is = mu == 1.0;
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -108,18 +107,15 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
   if constexpr (pass == APPLY) {
-    const Values& v = values_of<Values>(call, t);
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Values& values = values_of<Values>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
     double eta = double(*t.pointer<float>(Column::eta));
     double mu = double(*t.pointer<float>(Column::mu));
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
-    eta = v.lr / optgen::power(1.0 + v.lambd * v.lr * step, v.alpha);
-    mu = 1.0 / optgen::maximum(1.0, step - v.t0);
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
+    eta = values.lr / optgen::power(1.0 + values.lambd * values.lr * step, values.alpha);
+    mu = 1.0 / optgen::maximum(1.0, step - values.t0);
     wait_for_all();  // what is written now has been read
     put(*t.pointer<float>(Column::eta), eta);
     put(*t.pointer<float>(Column::mu), mu);

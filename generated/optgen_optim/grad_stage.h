@@ -35,23 +35,30 @@ constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
 constexpr bool percentile_clipping_below_100 = OPTGEN_PERCENTILE_CLIPPING_BELOW_100;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 
-struct GradScalars {
-  float inverse_grad_scale, clip_all, clip_own;
-};
+// What is the same for all elements of a tensor.
+struct GradScalars { float inverse_grad_scale, clip_all, clip_own; };
 
 template <class Values, class Sums>
-OPTGEN_TARGET GradScalars grad_scalars(const Values& v, const Sums& sum, double step, Window<100> gnorm_vec) {
-  double clip_all = 0.0;
+OPTGEN_TARGET void grad_scalars(GradScalars& s, const Values& values, const Sums& sums, double step,
+    Window<100> gnorm_vec) {
+  if constexpr (grad_scale_given) s.inverse_grad_scale = float(1.0 / values.grad_scale);
   if constexpr (max_grad_norm_above_0)
-    clip_all = optgen::minimum(1.0, v.max_grad_norm / (optgen::sqrt(v.grad_squares_all) + 1e-06));
-  double clip_own = 0.0;
+    s.clip_all = float(optgen::minimum(1.0, values.max_grad_norm / (optgen::sqrt(values.grad_squares_all) + 1e-06)));
   if constexpr (percentile_clipping_below_100) {
-    const double gnorm = optgen::sqrt(sum.grad_squares_2);
+    const double gnorm = optgen::sqrt(sums.grad_squares_2);
     gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    const double usual = optgen::sqrt(optgen::percentile(gnorm_vec, v.percentile_clipping));
-    clip_own = gnorm > usual ? usual / gnorm : 1.0;
+    const double usual = optgen::sqrt(optgen::percentile(gnorm_vec, values.percentile_clipping));
+    s.clip_own = float(gnorm > usual ? usual / gnorm : 1.0);
   }
-  return {float(1.0 / v.grad_scale), float(clip_all), float(clip_own)};
+}
+
+template <class Sums>
+OPTGEN_TARGET Window<100> grad_stage_gnorm_vec(const Sums& sums, double step, Window<100> gnorm_vec) {
+  if constexpr (percentile_clipping_below_100) {
+    const double gnorm = optgen::sqrt(sums.grad_squares_2);
+    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
+  }
+  return gnorm_vec;
 }
 
 template <class Terms>

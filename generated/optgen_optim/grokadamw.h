@@ -100,9 +100,7 @@ struct Scalars : GradScalars, UpdateScalars {
       update_factor, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, grok_ema_absmax_new;
 };
 
-struct Element {
-  float param, grad, exp_avg, exp_avg_sq, grok_ema;
-};
+struct Element { float param, grad, exp_avg, exp_avg_sq, grok_ema; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -111,29 +109,43 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const double index = double(t.at(INDEX));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  double signal = v.grokking_signal;
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.lr = float(values.lr);
+  s.beta2 = float(values.beta2);
+  s.eps = float(values.eps);
+  s.lamb = float(values.lamb);
+  if constexpr (gradient_clipping_above_0)
+    s.grad_factor = float(optgen::minimum(1.0, values.gradient_clipping / (optgen::sqrt(sums.grad_squares_3) + 1e-06)));
+  double signal = values.grokking_signal;
   if constexpr (!grokking_signal_given) {
     signal = 0.0;
     if constexpr (eval_loss_given && train_loss_given) {
-      const double larger_value = optgen::maximum(v.train_loss, v.eval_loss);
-      signal = larger_value > 0.0 ? optgen::maximum(0.0, v.eval_loss - v.train_loss) / larger_value : 0.0;
+      const double larger_value = optgen::maximum(values.train_loss, values.eval_loss);
+      signal = larger_value > 0.0 ? optgen::maximum(0.0, values.eval_loss - values.train_loss) / larger_value : 0.0;
     }
   }
-  const double alpha = v.alpha_init * optgen::exp(-v.grokking_signal_decay_rate * signal);
-  const double decay = v.beta1 * optgen::power(1.0 - v.gamma, index);
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.beta2),
-      float(v.eps), float(v.lamb),
-      float(optgen::minimum(1.0, v.gradient_clipping / (optgen::sqrt(sum.grad_squares_3) + 1e-06))), float(alpha),
-      float(1.0 - alpha), float(decay), float(1.0 - decay), float(1.0 - v.beta2),
-      float(optgen::sqrt(1.0 - optgen::power(v.beta2, step)) / (1.0 - optgen::power(v.beta1, step))),
-      float(1.0 - v.lr * v.weight_decay), float(optgen::scale_of(sum.exp_avg_largest)),
-      float(optgen::scale_of(sum.exp_avg_sq_largest)), float(optgen::scale_of(sum.grok_ema_largest))};
+  const double alpha = values.alpha_init * optgen::exp(-values.grokking_signal_decay_rate * signal);
+  s.alpha = float(alpha);
+  s.one_minus_alpha = float(1.0 - alpha);
+  const double decay = values.beta1 * optgen::power(1.0 - values.gamma, index);
+  s.decay = float(decay);
+  s.one_minus_decay = float(1.0 - decay);
+  s.one_minus_beta2 = float(1.0 - values.beta2);
+  s.update_factor =
+      float(optgen::sqrt(1.0 - optgen::power(values.beta2, step)) / (1.0 - optgen::power(values.beta1, step)));
+  s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
+  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.grok_ema_absmax_new = float(optgen::scale_of(sums.grok_ema_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -175,21 +187,18 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   finish_max<pass == grok_ema_largest_pass>(call, t, &Sums::grok_ema_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sums.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sums.exp_avg_sq_largest));
     if constexpr (grok_ema_tensorwise)
-      put(*t.pointer<float>(Column::grok_ema_absmax), optgen::scale_of(sum.grok_ema_largest));
+      put(*t.pointer<float>(Column::grok_ema_absmax), optgen::scale_of(sums.grok_ema_largest));
     count_step(t);
   }
 }

@@ -99,9 +99,7 @@ struct Scalars : GradScalars, UpdateScalars {
       inverse_sqrt_bias_correction_beta2, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
-struct Element {
-  float param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq;
-};
+struct Element { float param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -109,16 +107,30 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.beta1),
-      float(v.beta2), float(v.eps), float(v.weight_decay), float(1.0 - v.beta1), float(1.0 - v.beta2),
-      float(1.0 / (1.0 - optgen::power(v.beta1, step))), float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, step))),
-      float(1.0 - v.lr * v.weight_decay), float(optgen::scale_of(sum.exp_avg_largest)),
-      float(optgen::scale_of(sum.exp_avg_sq_largest))};
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.lr = float(values.lr);
+  s.beta1 = float(values.beta1);
+  s.beta2 = float(values.beta2);
+  s.eps = float(values.eps);
+  s.weight_decay = float(values.weight_decay);
+  s.one_minus_beta1 = float(1.0 - values.beta1);
+  s.one_minus_beta2 = float(1.0 - values.beta2);
+  if constexpr (bias_correction) {
+    s.inverse_bias_correction_beta1 = float(1.0 / (1.0 - optgen::power(values.beta1, step)));
+    s.inverse_sqrt_bias_correction_beta2 = float(1.0 / optgen::sqrt(1.0 - optgen::power(values.beta2, step)));
+  }
+  if constexpr (adam_w_mode && !trust_ratio_is_lamb)
+    s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
+  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -168,19 +180,16 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
   finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sums.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sums.exp_avg_sq_largest));
     count_step(t);
   }
 }

@@ -49,9 +49,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using MomentumBufferCodec = OPTGEN_MOMENTUM_BUFFER_CODEC;
 constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 
-struct Column {
-  enum { momentum_buffer = BASE_COLUMNS, momentum_buffer_absmax, gnorm_vec, END };
-};
+struct Column { enum { momentum_buffer = BASE_COLUMNS, momentum_buffer_absmax, gnorm_vec, END }; };
 
 namespace step {
 
@@ -86,22 +84,21 @@ struct Sums {
       momentum_buffer_largest;
 };
 
-struct UpdateScalars {
-  float inverse_share, shrink;
-};
+// What is the same for all elements of a tensor.
+struct UpdateScalars { float inverse_share, shrink; };
 
 template <class Values, class Sums>
-OPTGEN_TARGET UpdateScalars update_scalars(const Values& v, const Sums& sum, double numel) {
-  double share = 0.0;
-  if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
-  double shrink = 0.0;
-  if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) {
-    const double param_norm = optgen::sqrt(sum.param_squares);
-    const double update_norm = optgen::sqrt(sum.update_squares);
-    const double bound = v.max_unorm * param_norm;
-    shrink = bound > 0.0 && update_norm > bound ? bound / update_norm : 1.0;
+OPTGEN_TARGET void update_scalars(UpdateScalars& s, const Values& values, const Sums& sums, double numel) {
+  if constexpr (cautious) {
+    const double share = optgen::maximum(sums.share_sum / numel, 0.001);
+    s.inverse_share = float(1.0 / share);
   }
-  return {float(1.0 / share), float(shrink)};
+  if constexpr (max_unorm_above_0 && !trust_ratio_is_lars) {
+    const double param_norm = optgen::sqrt(sums.param_squares);
+    const double update_norm = optgen::sqrt(sums.update_squares);
+    const double bound = values.max_unorm * param_norm;
+    s.shrink = float(bound > 0.0 && update_norm > bound ? bound / update_norm : 1.0);
+  }
 }
 
 template <class Terms>
@@ -122,9 +119,7 @@ struct Scalars : GradScalars, UpdateScalars {
   float one_minus_dampening, momentum_buffer_absmax_new;
 };
 
-struct Element {
-  float param, grad, momentum_buffer;
-};
+struct Element { float param, grad, momentum_buffer; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -132,22 +127,29 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  double grad_norm = 0.0;
-  double param_norm = 0.0;
-  double rate = 0.0;
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.lr = float(values.lr);
+  s.momentum = float(values.momentum);
+  s.weight_decay = float(values.weight_decay);
   if constexpr (trust_ratio_is_lars) {
-    param_norm = optgen::sqrt(sum.param_squares);
-    grad_norm = optgen::sqrt(sum.grad_squares_3);
-    rate = v.trust_coefficient * param_norm / (grad_norm + v.weight_decay * param_norm);
+    const double param_norm = optgen::sqrt(sums.param_squares);
+    const double grad_norm = optgen::sqrt(sums.grad_squares_3);
+    const double rate = values.trust_coefficient * param_norm / (grad_norm + values.weight_decay * param_norm);
+    s.grad_factor = float(param_norm > 0.0 && grad_norm > 0.0 ? rate : 1.0);
   }
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.momentum),
-      float(v.weight_decay), float(param_norm > 0.0 && grad_norm > 0.0 ? rate : 1.0), step > 1.0,
-      float(1.0 - v.dampening), float(optgen::scale_of(sum.momentum_buffer_largest))};
+  if constexpr (momentum_not_0) {
+    s.step_above = step > 1.0;
+    s.one_minus_dampening = float(1.0 - values.dampening);
+  }
+  s.momentum_buffer_absmax_new = float(optgen::scale_of(sums.momentum_buffer_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -188,17 +190,14 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
   finish_max<pass == momentum_buffer_largest_pass>(call, t, &Sums::momentum_buffer_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (momentum_buffer_tensorwise && momentum_not_0)
-      put(*t.pointer<float>(Column::momentum_buffer_absmax), optgen::scale_of(sum.momentum_buffer_largest));
+      put(*t.pointer<float>(Column::momentum_buffer_absmax), optgen::scale_of(sums.momentum_buffer_largest));
     count_step(t);
   }
 }

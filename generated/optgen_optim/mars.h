@@ -110,9 +110,7 @@ struct Scalars : GradScalars, UpdateScalars {
       one_minus_rate_times_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, last_grad_absmax_new;
 };
 
-struct Element {
-  float param, grad, exp_avg, exp_avg_sq, last_grad;
-};
+struct Element { float param, grad, exp_avg, exp_avg_sq, last_grad; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -121,32 +119,50 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.beta1 = float(values.beta1);
+  s.beta2 = float(values.beta2);
+  s.eps = float(values.eps);
+  s.beta1_1d = float(values.beta1_1d);
+  s.beta2_1d = float(values.beta2_1d);
   double decay;
   double rate;
   if constexpr (ndim_from_2 || optimize_1d) {
-    rate = v.lr;
-    decay = v.weight_decay;
-  } else if constexpr (weight_decay_1d_given) {
-    rate = v.lr * v.lr_1d_factor;
-    decay = v.weight_decay_1d;
+    s.step_above = step > 1.0;
+    s.gamma_times_beta1_over_one_minus_beta1 = float(values.gamma * (values.beta1 / (1.0 - values.beta1)));
+    s.inverse_max_one_sqrt_corrected_squares = float(1.0 / optgen::maximum(1.0, optgen::sqrt(sums.corrected_squares)));
+    s.one_minus_beta1 = float(1.0 - values.beta1);
+    s.one_minus_beta2 = float(1.0 - values.beta2);
+    s.inverse_bias_correction_beta1 = float(1.0 / (1.0 - optgen::power(values.beta1, step)));
+    s.inverse_sqrt_bias_correction_beta2 = float(1.0 / optgen::sqrt(1.0 - optgen::power(values.beta2, step)));
+    rate = values.lr;
+    decay = values.weight_decay;
   } else {
-    rate = v.lr * v.lr_1d_factor;
-    decay = v.weight_decay;
+    s.one_minus_beta1_1d = float(1.0 - values.beta1_1d);
+    s.one_minus_beta2_1d = float(1.0 - values.beta2_1d);
+    s.inverse_bias_correction_beta1_1d = float(1.0 / (1.0 - optgen::power(values.beta1_1d, step)));
+    s.inverse_sqrt_bias_correction_beta2_1d = float(1.0 / optgen::sqrt(1.0 - optgen::power(values.beta2_1d, step)));
+    if constexpr (weight_decay_1d_given) {
+      rate = values.lr * values.lr_1d_factor;
+      decay = values.weight_decay_1d;
+    } else {
+      rate = values.lr * values.lr_1d_factor;
+      decay = values.weight_decay;
+    }
   }
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.beta1), float(v.beta2),
-      float(v.eps), float(v.beta1_1d), float(v.beta2_1d), step > 1.0, float(v.gamma * (v.beta1 / (1.0 - v.beta1))),
-      float(1.0 / optgen::maximum(1.0, optgen::sqrt(sum.corrected_squares))), float(1.0 - v.beta1),
-      float(1.0 - v.beta2), float(1.0 / (1.0 - optgen::power(v.beta1, step))),
-      float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, step))), float(1.0 - v.beta1_1d), float(1.0 - v.beta2_1d),
-      float(1.0 / (1.0 - optgen::power(v.beta1_1d, step))),
-      float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2_1d, step))), float(rate), float(1.0 - rate * decay),
-      float(optgen::scale_of(sum.exp_avg_largest)), float(optgen::scale_of(sum.exp_avg_sq_largest)),
-      float(optgen::scale_of(sum.last_grad_largest))};
+  s.rate = float(rate);
+  s.one_minus_rate_times_decay = float(1.0 - rate * decay);
+  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.last_grad_absmax_new = float(optgen::scale_of(sums.last_grad_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -196,21 +212,18 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   finish_max<pass == last_grad_largest_pass>(call, t, &Sums::last_grad_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sums.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sums.exp_avg_sq_largest));
     if constexpr (last_grad_tensorwise && (ndim_from_2 || optimize_1d))
-      put(*t.pointer<float>(Column::last_grad_absmax), optgen::scale_of(sum.last_grad_largest));
+      put(*t.pointer<float>(Column::last_grad_absmax), optgen::scale_of(sums.last_grad_largest));
     count_step(t);
   }
 }

@@ -90,9 +90,7 @@ struct Scalars : GradScalars, UpdateScalars {
       exp_avg_sq_absmax_new;
 };
 
-struct Element {
-  float param, grad, exp_avg, exp_avg_sq;
-};
+struct Element { float param, grad, exp_avg, exp_avg_sq; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -100,20 +98,33 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   double mu_product = double(*t.pointer<float>(Column::mu_product));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  const double mu = v.beta1 * (1.0 - 0.5 * optgen::power(0.96, step * v.momentum_decay));
-  const double mu_next = v.beta1 * (1.0 - 0.5 * optgen::power(0.96, (step + 1.0) * v.momentum_decay));
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.lr = float(values.lr);
+  s.beta1 = float(values.beta1);
+  s.beta2 = float(values.beta2);
+  s.eps = float(values.eps);
+  s.weight_decay = float(values.weight_decay);
+  const double mu = values.beta1 * (1.0 - 0.5 * optgen::power(0.96, step * values.momentum_decay));
+  const double mu_next = values.beta1 * (1.0 - 0.5 * optgen::power(0.96, (step + 1.0) * values.momentum_decay));
   mu_product = mu_product * mu;
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.beta1),
-      float(v.beta2), float(v.eps), float(v.weight_decay), float(1.0 - v.beta1), float(1.0 - v.beta2),
-      float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, step))), float((1.0 - mu) / (1.0 - mu_product)),
-      float(mu_next / (1.0 - mu_product * mu_next)), float(1.0 - v.lr * v.weight_decay),
-      float(optgen::scale_of(sum.exp_avg_largest)), float(optgen::scale_of(sum.exp_avg_sq_largest))};
+  s.one_minus_beta1 = float(1.0 - values.beta1);
+  s.one_minus_beta2 = float(1.0 - values.beta2);
+  s.inverse_sqrt_bias_correction_beta2 = float(1.0 / optgen::sqrt(1.0 - optgen::power(values.beta2, step)));
+  s.one_minus_mu_over_one_minus_mu_product = float((1.0 - mu) / (1.0 - mu_product));
+  s.ahead_factor = float(mu_next / (1.0 - mu_product * mu_next));
+  if constexpr (decoupled_weight_decay)
+    s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
+  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -151,24 +162,21 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
   finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   if constexpr (pass == APPLY) {
-    const Values& v = values_of<Values>(call, t);
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Values& values = values_of<Values>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
     double mu_product = double(*t.pointer<float>(Column::mu_product));
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
-    const double mu = v.beta1 * (1.0 - 0.5 * optgen::power(0.96, step * v.momentum_decay));
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
+    const double mu = values.beta1 * (1.0 - 0.5 * optgen::power(0.96, step * values.momentum_decay));
     mu_product = mu_product * mu;
     wait_for_all();  // what is written now has been read
     put(*t.pointer<float>(Column::mu_product), mu_product);
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sums.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sums.exp_avg_sq_largest));
     count_step(t);
   }
 }

@@ -122,9 +122,7 @@ struct Scalars : GradScalars, UpdateScalars {
   float d_times_eps, param_factor, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
-struct Element {
-  float param, grad, exp_avg, exp_avg_sq, s, p0;
-};
+struct Element { float param, grad, exp_avg, exp_avg_sq, s, p0; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -133,38 +131,52 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.beta1 = float(values.beta1);
+  s.beta2 = float(values.beta2);
+  s.weight_decay = float(values.weight_decay);
   double rate;
   if constexpr (use_bias_correction) {
-    rate =
-        v.d * v.lr * optgen::sqrt(1.0 - optgen::power(v.beta2, v.k + 1.0)) / (1.0 - optgen::power(v.beta1, v.k + 1.0));
+    rate = values.d * values.lr * optgen::sqrt(1.0 - optgen::power(values.beta2, values.k + 1.0))
+        / (1.0 - optgen::power(values.beta1, values.k + 1.0));
   } else {
-    rate = v.d * v.lr;
+    rate = values.d * values.lr;
   }
-  const double pull = safeguard_warmup ? v.d : rate;
-  double decay = v.beta3;
-  if constexpr (!beta3_given) decay = optgen::sqrt(v.beta2);
-  const double d_over_d0 = v.d / v.d0;
-  const double numerator = decay * v.d_numerator + v.numerator_sum_all;
-  const bool moved = v.denominator > 0.0 && v.lr > 0.0;
-  const double estimate = v.d_coef * numerator / v.denominator;
-  const double first_value = v.d == v.d0 ? optgen::maximum(v.d, estimate) : v.d;
-  const double d_max = moved ? optgen::maximum(v.d_max, estimate) : v.d_max;
+  s.rate = float(rate);
+  const double pull = safeguard_warmup ? values.d : rate;
+  double decay = values.beta3;
+  if constexpr (!beta3_given) decay = optgen::sqrt(values.beta2);
+  s.decay = float(decay);
+  s.lr_above = values.lr > 0.0;
+  s.d_times_one_minus_beta1 = float(values.d * (1.0 - values.beta1));
+  s.d_times_d_times_one_minus_beta2 = float(values.d * values.d * (1.0 - values.beta2));
+  const double d_over_d0 = values.d / values.d0;
+  s.d_over_d0_times_pull = float(d_over_d0 * pull);
+  s.d_over_d0_times_rate = float(d_over_d0 * rate);
+  const double numerator = decay * values.d_numerator + values.numerator_sum_all;
+  const bool moved = values.denominator > 0.0 && values.lr > 0.0;
+  s.moved = moved;
+  const double estimate = values.d_coef * numerator / values.denominator;
+  const double first_value = values.d == values.d0 ? optgen::maximum(values.d, estimate) : values.d;
+  const double d_max = moved ? optgen::maximum(values.d_max, estimate) : values.d_max;
   double d;
   if constexpr (growth_rate_given) {
-    d = moved ? optgen::minimum(d_max, first_value * v.growth_rate) : v.d;
+    d = moved ? optgen::minimum(d_max, first_value * values.growth_rate) : values.d;
   } else {
-    d = moved ? d_max : v.d;
+    d = moved ? d_max : values.d;
   }
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.beta1), float(v.beta2),
-      float(v.weight_decay), float(rate), float(decay), v.lr > 0.0, float(v.d * (1.0 - v.beta1)),
-      float(v.d * v.d * (1.0 - v.beta2)), float(d_over_d0 * pull), float(d_over_d0 * rate), moved, float(d * v.eps),
-      float(moved ? 1.0 - v.weight_decay * rate : 1.0), float(optgen::scale_of(sum.exp_avg_largest)),
-      float(optgen::scale_of(sum.exp_avg_sq_largest))};
+  s.d_times_eps = float(d * values.eps);
+  if constexpr (decouple) s.param_factor = float(moved ? 1.0 - values.weight_decay * rate : 1.0);
+  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -207,19 +219,16 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
   finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sums.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sums.exp_avg_sq_largest));
     count_step(t);
   }
 }

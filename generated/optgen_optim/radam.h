@@ -52,9 +52,7 @@ using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
-struct Column {
-  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END };
-};
+struct Column { enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END }; };
 
 namespace step {
 
@@ -95,9 +93,7 @@ struct Scalars : GradScalars, UpdateScalars {
   float one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
-struct Element {
-  float param, grad, exp_avg, exp_avg_sq;
-};
+struct Element { float param, grad, exp_avg, exp_avg_sq; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -105,20 +101,34 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  const double longest = 2.0 / (1.0 - v.beta2) - 1.0;
-  const double length = longest - 2.0 * step * optgen::power(v.beta2, step) / (1.0 - optgen::power(v.beta2, step));
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.lr = float(values.lr);
+  s.beta1 = float(values.beta1);
+  s.beta2 = float(values.beta2);
+  s.eps = float(values.eps);
+  s.weight_decay = float(values.weight_decay);
+  s.one_minus_beta1 = float(1.0 - values.beta1);
+  s.one_minus_beta2 = float(1.0 - values.beta2);
+  const double longest = 2.0 / (1.0 - values.beta2) - 1.0;
+  const double length =
+      longest - 2.0 * step * optgen::power(values.beta2, step) / (1.0 - optgen::power(values.beta2, step));
   const double safe = optgen::maximum(length, 5.0);
   const double rect = optgen::sqrt((safe - 4.0) * (safe - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * safe));
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.beta1),
-      float(v.beta2), float(v.eps), float(v.weight_decay), float(1.0 - v.beta1), float(1.0 - v.beta2),
-      float(rect * optgen::sqrt(1.0 - optgen::power(v.beta2, step))), float(1.0 / (1.0 - optgen::power(v.beta1, step))),
-      length > 5.0, float(1.0 - v.lr * v.weight_decay), float(optgen::scale_of(sum.exp_avg_largest)),
-      float(optgen::scale_of(sum.exp_avg_sq_largest))};
+  s.rect_times_sqrt_bias_correction_beta2 = float(rect * optgen::sqrt(1.0 - optgen::power(values.beta2, step)));
+  s.inverse_bias_correction_beta1 = float(1.0 / (1.0 - optgen::power(values.beta1, step)));
+  s.length_above = length > 5.0;
+  if constexpr (decoupled_weight_decay)
+    s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
+  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -155,19 +165,16 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
   finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sums.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sums.exp_avg_sq_largest));
     count_step(t);
   }
 }

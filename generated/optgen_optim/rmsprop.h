@@ -92,9 +92,7 @@ struct Scalars : GradScalars, UpdateScalars {
       grad_avg_absmax_new;
 };
 
-struct Element {
-  float param, grad, square_avg, momentum_buffer, grad_avg;
-};
+struct Element { float param, grad, square_avg, momentum_buffer, grad_avg; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -103,15 +101,24 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.alpha),
-      float(v.eps), float(v.weight_decay), float(v.momentum), float(1.0 - v.alpha),
-      float(optgen::scale_of(sum.square_avg_largest)), float(optgen::scale_of(sum.momentum_buffer_largest)),
-      float(optgen::scale_of(sum.grad_avg_largest))};
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.lr = float(values.lr);
+  s.alpha = float(values.alpha);
+  s.eps = float(values.eps);
+  s.weight_decay = float(values.weight_decay);
+  s.momentum = float(values.momentum);
+  s.one_minus_alpha = float(1.0 - values.alpha);
+  s.square_avg_absmax_new = float(optgen::scale_of(sums.square_avg_largest));
+  s.momentum_buffer_absmax_new = float(optgen::scale_of(sums.momentum_buffer_largest));
+  s.grad_avg_absmax_new = float(optgen::scale_of(sums.grad_avg_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -159,21 +166,18 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_max<pass == momentum_buffer_largest_pass>(call, t, &Sums::momentum_buffer_largest);
   finish_max<pass == grad_avg_largest_pass>(call, t, &Sums::grad_avg_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (square_avg_tensorwise)
-      put(*t.pointer<float>(Column::square_avg_absmax), optgen::scale_of(sum.square_avg_largest));
+      put(*t.pointer<float>(Column::square_avg_absmax), optgen::scale_of(sums.square_avg_largest));
     if constexpr (momentum_above_0 && momentum_buffer_tensorwise)
-      put(*t.pointer<float>(Column::momentum_buffer_absmax), optgen::scale_of(sum.momentum_buffer_largest));
+      put(*t.pointer<float>(Column::momentum_buffer_absmax), optgen::scale_of(sums.momentum_buffer_largest));
     if constexpr (centered && grad_avg_tensorwise)
-      put(*t.pointer<float>(Column::grad_avg_absmax), optgen::scale_of(sum.grad_avg_largest));
+      put(*t.pointer<float>(Column::grad_avg_absmax), optgen::scale_of(sums.grad_avg_largest));
     count_step(t);
   }
 }

@@ -30,9 +30,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using PrevCodec = OPTGEN_PREV_CODEC;
 using StepSizeCodec = OPTGEN_STEP_SIZE_CODEC;
 
-struct Column {
-  enum { prev = BASE_COLUMNS, prev_absmax, step_size, step_size_absmax, gnorm_vec, END };
-};
+struct Column { enum { prev = BASE_COLUMNS, prev_absmax, step_size, step_size_absmax, gnorm_vec, END }; };
 
 namespace step {
 
@@ -55,32 +53,30 @@ struct Values {
       min_trust_ratio, max_trust_ratio, grad_scale, grad_squares_all;
 };
 
-struct Sums {
-  double grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
-};
+struct Sums { double grad_squares, grad_squares_2, share_sum, param_squares, update_squares; };
 
-// Values that all elements of a tensor share.
-struct Scalars : GradScalars, UpdateScalars {
-  float etaminus, etaplus, step_size_min, step_size_max;
-};
+// What is the same for all elements of a tensor.
+struct Scalars : GradScalars, UpdateScalars { float etaminus, etaplus, step_size_min, step_size_max; };
 
-struct Element {
-  float param, grad, prev, step_size;
-};
+struct Element { float param, grad, prev, step_size; };
 
-// Terms of an element in the sums; a sum of squares squares its term itself.
-struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares;
-};
+// What an element hands to the sums: to those of squares what they square.
+struct Terms { float grad_squares, grad_squares_2, share_sum, param_squares, update_squares; };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.etaminus), float(v.etaplus),
-      float(v.step_size_min), float(v.step_size_max)};
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.etaminus = float(values.etaminus);
+  s.etaplus = float(values.etaplus);
+  s.step_size_min = float(values.step_size_min);
+  s.step_size_max = float(values.step_size_max);
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -111,13 +107,10 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     count_step(t);

@@ -62,9 +62,7 @@ using ZCodec = OPTGEN_Z_CODEC;
 using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
-struct Column {
-  enum { z = BASE_COLUMNS, z_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END };
-};
+struct Column { enum { z = BASE_COLUMNS, z_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END }; };
 
 namespace step {
 
@@ -90,35 +88,35 @@ struct Values {
       min_trust_ratio, max_trust_ratio, grad_scale, k, weight_sum, lr_max, grad_squares_all;
 };
 
-struct Sums {
-  double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_sq_largest;
-};
+struct Sums { double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_sq_largest; };
 
-// Values that all elements of a tensor share.
+// What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
-  float beta2, eps, weight_decay, rate, share_2, one_minus_beta2, inverse_sqrt_bias_correction_beta2_k;
+  float beta2, eps, weight_decay, rate, share, one_minus_beta2, inverse_sqrt_bias_correction_beta2_k;
   Condition length_above;
   float one_minus_share, param_factor, exp_avg_sq_absmax_new;
 };
 
-struct Element {
-  float param, grad, z, exp_avg_sq;
-};
+struct Element { float param, grad, z, exp_avg_sq; };
 
-// Terms of an element in the sums; a sum of squares squares its term itself.
-struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_sq_largest;
-};
+// What an element hands to the sums: to those of squares what they square.
+struct Terms { float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_sq_largest; };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  const double k = v.k + 1.0;
-  const double longest = 2.0 / (1.0 - v.beta2) - 1.0;
-  const double length = longest - 2.0 * k * optgen::power(v.beta2, k) / (1.0 - optgen::power(v.beta2, k));
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.beta2 = float(values.beta2);
+  s.eps = float(values.eps);
+  s.weight_decay = float(values.weight_decay);
+  const double k = values.k + 1.0;
+  const double longest = 2.0 / (1.0 - values.beta2) - 1.0;
+  const double length = longest - 2.0 * k * optgen::power(values.beta2, k) / (1.0 - optgen::power(values.beta2, k));
   const double term = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length);
   double factor;
   if constexpr (silent_sgd_phase) {
@@ -126,15 +124,20 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   } else {
     factor = length > 4.0 ? optgen::sqrt(optgen::maximum(term, 0.0)) : 1.0;
   }
-  const double rate = v.lr * factor;
-  const double lr_max = optgen::maximum(v.lr_max, rate);
-  const double weight = optgen::power(k, v.r) * optgen::power(lr_max, v.weight_lr_power);
-  const double weight_sum = v.weight_sum + weight;
+  const double rate = values.lr * factor;
+  s.rate = float(rate);
+  const double lr_max = optgen::maximum(values.lr_max, rate);
+  const double weight = optgen::power(k, values.r) * optgen::power(lr_max, values.weight_lr_power);
+  const double weight_sum = values.weight_sum + weight;
   const double share = weight_sum > 0.0 ? weight / weight_sum : 0.0;
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.beta2), float(v.eps),
-      float(v.weight_decay), float(rate), float(share), float(1.0 - v.beta2),
-      float(1.0 / optgen::sqrt(1.0 - optgen::power(v.beta2, k))), length > 4.0, float(1.0 - share),
-      float(rate * (v.beta1 * (1.0 - share) - 1.0)), float(optgen::scale_of(sum.exp_avg_sq_largest))};
+  s.share = float(share);
+  s.one_minus_beta2 = float(1.0 - values.beta2);
+  s.inverse_sqrt_bias_correction_beta2_k = float(1.0 / optgen::sqrt(1.0 - optgen::power(values.beta2, k)));
+  s.length_above = length > 4.0;
+  s.one_minus_share = float(1.0 - share);
+  s.param_factor = float(rate * (values.beta1 * (1.0 - share) - 1.0));
+  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -148,7 +151,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   const float scaled = grad / (optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_bias_correction_beta2_k + s.eps);
   float update = optgen::where(s.length_above, scaled, grad) + s.weight_decay * param;
   update_stage(update, grad, s, terms);
-  param = s.one_minus_share * param + s.share_2 * z + s.param_factor * update;
+  param = s.one_minus_share * param + s.share * z + s.param_factor * update;
   z = z - s.rate * update;
   x.param = active ? param : x.param;
   x.z = active ? z : x.z;
@@ -166,17 +169,14 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
   finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sums.exp_avg_sq_largest));
     count_step(t);
   }
 }
@@ -190,30 +190,27 @@ constexpr int APPLY = 0;
 template <int pass> constexpr bool reads_param = pass == APPLY;
 template <int pass> constexpr bool reads_z = pass == APPLY;
 
-struct Values {
-  double beta1, train_mode;
-};
+struct Values { double beta1, train_mode; };
 
-struct Sums {
-};
+struct Sums {};
 
-// Values that all elements of a tensor share.
+// What is the same for all elements of a tensor.
 struct Scalars {
   Condition train_mode_is;
   float one_minus_beta1;
 };
 
-struct Element {
-  float param, z;
-};
+struct Element { float param, z; };
 
-// Terms of an element in the sums; a sum of squares squares its term itself.
-struct Terms {
-};
+// What an element hands to the sums: to those of squares what they square.
+struct Terms {};
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  return {v.train_mode == 0.0, float(1.0 - v.beta1)};
+  const Values& values = values_of<Values>(call, t);
+  Scalars s{};
+  s.train_mode_is = values.train_mode == 0.0;
+  s.one_minus_beta1 = float(1.0 - values.beta1);
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -236,30 +233,27 @@ constexpr int APPLY = 0;
 template <int pass> constexpr bool reads_param = pass == APPLY;
 template <int pass> constexpr bool reads_z = pass == APPLY;
 
-struct Values {
-  double beta1, train_mode;
-};
+struct Values { double beta1, train_mode; };
 
-struct Sums {
-};
+struct Sums {};
 
-// Values that all elements of a tensor share.
+// What is the same for all elements of a tensor.
 struct Scalars {
   Condition train_mode_is;
   float one_minus_inverse_beta1;
 };
 
-struct Element {
-  float param, z;
-};
+struct Element { float param, z; };
 
-// Terms of an element in the sums; a sum of squares squares its term itself.
-struct Terms {
-};
+// What an element hands to the sums: to those of squares what they square.
+struct Terms {};
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  return {v.train_mode == 1.0, float(1.0 - 1.0 / v.beta1)};
+  const Values& values = values_of<Values>(call, t);
+  Scalars s{};
+  s.train_mode_is = values.train_mode == 1.0;
+  s.one_minus_inverse_beta1 = float(1.0 - 1.0 / values.beta1);
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.

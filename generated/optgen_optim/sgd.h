@@ -50,9 +50,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using MomentumBufferCodec = OPTGEN_MOMENTUM_BUFFER_CODEC;
 constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 
-struct Column {
-  enum { momentum_buffer = BASE_COLUMNS, momentum_buffer_absmax, gnorm_vec, END };
-};
+struct Column { enum { momentum_buffer = BASE_COLUMNS, momentum_buffer_absmax, gnorm_vec, END }; };
 
 namespace step {
 
@@ -78,35 +76,40 @@ struct Values {
       max_trust_ratio, grad_scale, grad_squares_all;
 };
 
-struct Sums {
-  double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, momentum_buffer_largest;
-};
+struct Sums { double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, momentum_buffer_largest; };
 
-// Values that all elements of a tensor share.
+// What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, momentum, weight_decay;
   Condition step_above;
   float one_minus_dampening, one_minus_lr_times_weight_decay, momentum_buffer_absmax_new;
 };
 
-struct Element {
-  float param, grad, momentum_buffer;
-};
+struct Element { float param, grad, momentum_buffer; };
 
-// Terms of an element in the sums; a sum of squares squares its term itself.
-struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, momentum_buffer_largest;
-};
+// What an element hands to the sums: to those of squares what they square.
+struct Terms { float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, momentum_buffer_largest; };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.momentum),
-      float(v.weight_decay), step > 1.0, float(1.0 - v.dampening), float(1.0 - v.lr * v.weight_decay),
-      float(optgen::scale_of(sum.momentum_buffer_largest))};
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.lr = float(values.lr);
+  s.momentum = float(values.momentum);
+  s.weight_decay = float(values.weight_decay);
+  if constexpr (momentum_not_0) {
+    s.step_above = step > 1.0;
+    s.one_minus_dampening = float(1.0 - values.dampening);
+  }
+  if constexpr (decoupled_weight_decay)
+    s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
+  s.momentum_buffer_absmax_new = float(optgen::scale_of(sums.momentum_buffer_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -142,17 +145,14 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
   finish_max<pass == momentum_buffer_largest_pass>(call, t, &Sums::momentum_buffer_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (momentum_buffer_tensorwise && momentum_not_0)
-      put(*t.pointer<float>(Column::momentum_buffer_absmax), optgen::scale_of(sum.momentum_buffer_largest));
+      put(*t.pointer<float>(Column::momentum_buffer_absmax), optgen::scale_of(sums.momentum_buffer_largest));
     count_step(t);
   }
 }

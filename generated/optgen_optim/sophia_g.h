@@ -32,9 +32,7 @@ using HessianCodec = OPTGEN_HESSIAN_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool hessian_tensorwise = is_tensorwise<HessianCodec>;
 
-struct Column {
-  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, hessian, hessian_absmax, gnorm_vec, END };
-};
+struct Column { enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, hessian, hessian_absmax, gnorm_vec, END }; };
 
 namespace step {
 
@@ -59,33 +57,35 @@ struct Values {
       max_trust_ratio, grad_scale, grad_squares_all;
 };
 
-struct Sums {
-  double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest;
-};
+struct Sums { double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest; };
 
-// Values that all elements of a tensor share.
+// What is the same for all elements of a tensor.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, eps, one_minus_beta1, rho_times_bs, one_minus_lr_times_weight_decay, exp_avg_absmax_new;
 };
 
-struct Element {
-  float param, grad, exp_avg, hessian;
-};
+struct Element { float param, grad, exp_avg, hessian; };
 
-// Terms of an element in the sums; a sum of squares squares its term itself.
-struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest;
-};
+// What an element hands to the sums: to those of squares what they square.
+struct Terms { float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest; };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.lr), float(v.beta1),
-      float(v.eps), float(1.0 - v.beta1), float(v.rho * v.bs), float(1.0 - v.lr * v.weight_decay),
-      float(optgen::scale_of(sum.exp_avg_largest))};
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.lr = float(values.lr);
+  s.beta1 = float(values.beta1);
+  s.eps = float(values.eps);
+  s.one_minus_beta1 = float(1.0 - values.beta1);
+  s.rho_times_bs = float(values.rho * values.bs);
+  s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
+  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -115,17 +115,14 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
   finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sums.exp_avg_largest));
     count_step(t);
   }
 }
@@ -143,35 +140,64 @@ template <int pass> constexpr bool reads_grad =
     is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, hessian_largest_pass);
 template <int pass> constexpr bool reads_hessian = is_one_of(pass, APPLY, hessian_largest_pass);
 
-struct Values {
-  double beta2, max_grad_norm, percentile_clipping, grad_scale, grad_squares_all;
-};
+struct Values { double beta2, max_grad_norm, percentile_clipping, grad_scale, grad_squares_all; };
 
-struct Sums {
-  double grad_squares, grad_squares_2, hessian_largest;
-};
+struct Sums { double grad_squares, grad_squares_2, hessian_largest; };
 
-// Values that all elements of a tensor share.
-struct Scalars : GradScalars {
-  float beta2, one_minus_beta2, hessian_absmax_new;
-};
+// What is the same for all elements of a tensor.
+struct GradScalars { float inverse_grad_scale, clip_all, clip_own; };
 
-struct Element {
-  float grad, hessian;
-};
+template <class Values, class Sums>
+OPTGEN_TARGET void grad_scalars(GradScalars& s, const Values& values, const Sums& sums, double step,
+    Window<100> gnorm_vec) {
+  if constexpr (grad_scale_given) s.inverse_grad_scale = float(1.0 / values.grad_scale);
+  if constexpr (max_grad_norm_above_0)
+    s.clip_all = float(optgen::minimum(1.0, values.max_grad_norm / (optgen::sqrt(values.grad_squares_all) + 1e-06)));
+  if constexpr (percentile_clipping_below_100) {
+    const double gnorm = optgen::sqrt(sums.grad_squares_2);
+    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
+    const double usual = optgen::sqrt(optgen::percentile(gnorm_vec, values.percentile_clipping));
+    s.clip_own = float(gnorm > usual ? usual / gnorm : 1.0);
+  }
+}
 
-// Terms of an element in the sums; a sum of squares squares its term itself.
-struct Terms {
-  float grad_squares, grad_squares_2, hessian_largest;
-};
+template <class Terms>
+OPTGEN_INLINE void grad_stage(float& grad, bool& active, const GradScalars& s, Terms& terms) {
+  if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
+  if constexpr (maximize) grad = -grad;
+  active = true;
+  if constexpr (skip_zeros) active = grad != 0.0f;
+  if constexpr (nonfinite_is_skip) {
+    active = active && optgen::isfinite(grad);
+    grad = optgen::isfinite(grad) ? grad : 0.0f;
+  }
+  if constexpr (max_grad_norm_above_0) {
+    terms.grad_squares = grad;
+    grad = grad * s.clip_all;
+  }
+  terms.grad_squares_2 = grad;
+  if constexpr (percentile_clipping_below_100) grad = grad * s.clip_own;
+}
+
+// What is the same for all elements of a tensor.
+struct Scalars : GradScalars { float beta2, one_minus_beta2, hessian_absmax_new; };
+
+struct Element { float grad, hessian; };
+
+// What an element hands to the sums: to those of squares what they square.
+struct Terms { float grad_squares, grad_squares_2, hessian_largest; };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t);
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  return {grad_scalars(v, sum, step, gnorm_vec), float(v.beta2), float(1.0 - v.beta2),
-      float(optgen::scale_of(sum.hessian_largest))};
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  s.beta2 = float(values.beta2);
+  s.one_minus_beta2 = float(1.0 - values.beta2);
+  s.hessian_absmax_new = float(optgen::scale_of(sums.hessian_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -192,10 +218,10 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
   finish_max<pass == hessian_largest_pass>(call, t, &Sums::hessian_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     wait_for_all();  // what is written now has been read
     if constexpr (hessian_tensorwise)
-      put(*t.pointer<float>(Column::hessian_absmax), optgen::scale_of(sum.hessian_largest));
+      put(*t.pointer<float>(Column::hessian_absmax), optgen::scale_of(sums.hessian_largest));
   }
 }
 

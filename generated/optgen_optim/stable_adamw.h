@@ -41,9 +41,7 @@ using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
-struct Column {
-  enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END };
-};
+struct Column { enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END }; };
 
 namespace step {
 
@@ -83,9 +81,7 @@ struct Scalars : GradScalars, UpdateScalars {
       one_minus_rate_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
-struct Element {
-  float param, grad, exp_avg, exp_avg_sq;
-};
+struct Element { float param, grad, exp_avg, exp_avg_sq; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
@@ -94,19 +90,34 @@ struct Terms {
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
-  const Values& v = values_of<Values>(call, t);
-  const Sums& sum = sums_of<Sums>(call, t);
+  const Values& values = values_of<Values>(call, t);
+  const Sums& sums = sums_of<Sums>(call, t);
   const double step = steps_of(t) + 1.0;
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-  const double decay1 = v.beta1 * (1.0 - optgen::power(v.beta1, step - 1.0)) / (1.0 - optgen::power(v.beta1, step));
-  const double decay2 = v.beta2 * (1.0 - optgen::power(v.beta2, step - 1.0)) / (1.0 - optgen::power(v.beta2, step));
-  const double ratio = optgen::sqrt(sum.ratio_sum / numel);
-  const double rate = v.lr / optgen::maximum(1.0, ratio);
-  return {grad_scalars(v, sum, step, gnorm_vec), update_scalars(v, sum, numel), float(v.eps), float(decay2),
-      float(1.0 - decay1), float(1.0 - decay2), float(v.eps * v.eps), float(rate),
-      float(1.0 - rate / v.max_lr * v.weight_decay), float(1.0 - rate * v.weight_decay),
-      float(optgen::scale_of(sum.exp_avg_largest)), float(optgen::scale_of(sum.exp_avg_sq_largest))};
+  Scalars s{};
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
+  s.eps = float(values.eps);
+  const double decay1 =
+      values.beta1 * (1.0 - optgen::power(values.beta1, step - 1.0)) / (1.0 - optgen::power(values.beta1, step));
+  const double decay2 =
+      values.beta2 * (1.0 - optgen::power(values.beta2, step - 1.0)) / (1.0 - optgen::power(values.beta2, step));
+  s.decay2 = float(decay2);
+  s.one_minus_decay1 = float(1.0 - decay1);
+  s.one_minus_decay2 = float(1.0 - decay2);
+  s.eps_times_eps = float(values.eps * values.eps);
+  const double ratio = optgen::sqrt(sums.ratio_sum / numel);
+  const double rate = values.lr / optgen::maximum(1.0, ratio);
+  s.rate = float(rate);
+  if constexpr (decouple_lr) {
+    s.param_factor = float(1.0 - rate / values.max_lr * values.weight_decay);
+  } else {
+    s.one_minus_rate_times_weight_decay = float(1.0 - rate * values.weight_decay);
+  }
+  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  return s;
 }
 
 // One element. A pass uses what its sums need, the last one all of it; the compiler drops the rest.
@@ -146,19 +157,16 @@ template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t)
   finish_max<pass == exp_avg_largest_pass>(call, t, &Sums::exp_avg_largest);
   finish_max<pass == exp_avg_sq_largest_pass>(call, t, &Sums::exp_avg_sq_largest);
   if constexpr (pass == APPLY) {
-    const Sums& sum = sums_of<Sums>(call, t);
+    const Sums& sums = sums_of<Sums>(call, t);
     const double step = steps_of(t) + 1.0;
-    Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
-    if constexpr (percentile_clipping_below_100) {
-      const double gnorm = optgen::sqrt(sum.grad_squares_2);
-      gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    }
+    const Window<100> gnorm_vec = grad_stage_gnorm_vec(sums, step,
+        read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec)));
     wait_for_all();  // what is written now has been read
     if constexpr (percentile_clipping_below_100) put(t.pointer<float>(Column::gnorm_vec), gnorm_vec);
     if constexpr (exp_avg_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sum.exp_avg_largest));
+      put(*t.pointer<float>(Column::exp_avg_absmax), optgen::scale_of(sums.exp_avg_largest));
     if constexpr (exp_avg_sq_tensorwise)
-      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sum.exp_avg_sq_largest));
+      put(*t.pointer<float>(Column::exp_avg_sq_absmax), optgen::scale_of(sums.exp_avg_sq_largest));
     count_step(t);
   }
 }

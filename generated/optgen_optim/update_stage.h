@@ -37,33 +37,32 @@ constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
 constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
 constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
 
-struct UpdateScalars {
-  float inverse_share, ratio, shrink;
-};
+// What is the same for all elements of a tensor.
+struct UpdateScalars { float inverse_share, ratio, shrink; };
 
 template <class Values, class Sums>
-OPTGEN_TARGET UpdateScalars update_scalars(const Values& v, const Sums& sum, double numel) {
-  double share = 0.0;
-  if constexpr (cautious) share = optgen::maximum(sum.share_sum / numel, 0.001);
+OPTGEN_TARGET void update_scalars(UpdateScalars& s, const Values& values, const Sums& sums, double numel) {
+  if constexpr (cautious) {
+    const double share = optgen::maximum(sums.share_sum / numel, 0.001);
+    s.inverse_share = float(1.0 / share);
+  }
   double param_norm = 0.0;
   double update_norm = 0.0;
   if constexpr (max_unorm_above_0 || trust_ratio_is_lamb) {
-    param_norm = optgen::sqrt(sum.param_squares);
-    update_norm = optgen::sqrt(sum.update_squares);
+    param_norm = optgen::sqrt(sums.param_squares);
+    update_norm = optgen::sqrt(sums.update_squares);
   }
-  double ratio = 0.0;
-  double shrink = 0.0;
   if constexpr (trust_ratio_is_lamb) {
-    ratio = param_norm / update_norm;
-    if constexpr (min_trust_ratio_above_0) ratio = optgen::maximum(ratio, v.min_trust_ratio);
-    if constexpr (max_trust_ratio_above_0) ratio = optgen::minimum(ratio, v.max_trust_ratio);
+    double ratio = param_norm / update_norm;
+    if constexpr (min_trust_ratio_above_0) ratio = optgen::maximum(ratio, values.min_trust_ratio);
+    if constexpr (max_trust_ratio_above_0) ratio = optgen::minimum(ratio, values.max_trust_ratio);
     ratio = param_norm > 0.0 && update_norm > 0.0 ? ratio : 1.0;
-    if constexpr (max_unorm_above_0) ratio = ratio * optgen::minimum(1.0, v.max_unorm);
+    if constexpr (max_unorm_above_0) ratio = ratio * optgen::minimum(1.0, values.max_unorm);
+    s.ratio = float(ratio);
   } else if constexpr (max_unorm_above_0) {
-    const double bound = v.max_unorm * param_norm;
-    shrink = bound > 0.0 && update_norm > bound ? bound / update_norm : 1.0;
+    const double bound = values.max_unorm * param_norm;
+    s.shrink = float(bound > 0.0 && update_norm > bound ? bound / update_norm : 1.0);
   }
-  return {float(1.0 / share), float(ratio), float(shrink)};
 }
 
 template <class Terms>

@@ -17,13 +17,13 @@ from optgen.backends.base import Rendering
 from optgen.backends.c_block import NOWHERE, BlockText, Stored, added, assigned
 from optgen.backends.c_names import codec_type
 from optgen.backends.c_printer import CPrinter, c_member, c_name
-from optgen.backends.c_rule import columns, members
+from optgen.backends.c_rule import column_lines, members
 from optgen.backends.c_scalars import ScalarText, field_lines
 from optgen.backends.c_statements import CStatements, spelled
 from optgen.backends.code import ALWAYS, NEVER, Brackets, Code, Labelled, Operand, call, declared, prefixed
 from optgen.backends.cpu import CpuWalk
 from optgen.backends.cuda import CudaWalk
-from optgen.backends.layout import WIDTH, c_code
+from optgen.backends.layout import WIDTH, c_code, struct_lines
 from optgen.backends.quoting import c_comment
 from optgen.backends.statements import reads
 from optgen.codecs import PARAMETER_CODECS
@@ -49,7 +49,7 @@ def c_alone(alone: Alone, target: Compiled) -> Rendering:
     arrays = [f"{block}_{name}" for block, plan in alone.plans.items() for name in plan.arrays]
     context: dict[str, Any] = {
         "head": [c_comment(line) for line in alone.head()],
-        "columns": columns([c_member(name) for name in (*addresses, *arrays)]),
+        "columns": column_lines([c_member(name) for name in (*addresses, *arrays)]),
         "blocks": blocks,
     }
     if target == "cuda":
@@ -75,7 +75,7 @@ def _block(alone: Alone, block: str, target: Compiled, several: bool) -> dict[st
     }
     return {
         **_scope(c_name(block) if several else ""),
-        "structs": [line for name, fields in structs.items() if fields for line in ("", *_struct(name, fields))],
+        "structs": [line for name, fields in structs.items() if fields for line in ("", *struct_lines(name, fields))],
         "passes": [PassText(alone, block, item, target).context() for item in plan.passes],
     }
 
@@ -90,7 +90,7 @@ class PassText(BlockText):
     def __init__(self, alone: Alone, block: str, item: PassPlan, target: Compiled) -> None:
         plan = alone.plans[block]
         super().__init__(alone.family, block, plan)
-        self.alone, self.item, self.target = alone, item, target
+        self.alone, self.item, self.target, self.names_fields = alone, item, target, False
         self.ends = item is plan.passes[-1]
         taken = {reduction.name for reduction in item.reductions}
         own = tuple(each for each in self.sums.all if each.name in taken)
@@ -120,7 +120,7 @@ class PassText(BlockText):
             "exported": self._exported(),
             "row_sums": len(self.sums.over(Kind.ROW)),
             "col_sums": len(self.sums.over(Kind.COL)),
-            "fields": _struct("Scalars", field_lines(self.fields, self.booleans)),
+            "fields": struct_lines("Scalars", field_lines(self, self.fields)),
             "chunk_head": self._chunk_head(),
             "scalars_head": self._scalars_head(),
             "scalars": scalars.scalar_lines(),
@@ -265,7 +265,7 @@ class PassText(BlockText):
     @property
     def _printer(self) -> CPrinter:
         names = reads(self.element.body).union(*map(refs, self.element.values.values()))
-        texts = {name: f"s.{c_member(name.removeprefix('s.'))}" for name in names if name.startswith("s.")}
+        texts = {name: self.field(name.removeprefix("s.")) for name in names if name.startswith("s.")}
         masks = frozenset(f"s.{name}" for name in self.booleans)
         return CPrinter(single=True, names={}, spell=spelled(texts, c_name), masks=masks)
 
@@ -317,7 +317,3 @@ def _scope(name: str) -> dict[str, list[str]]:
         "opened": ["", f"namespace {name} {{"] if name else [],
         "closed": ["", f"}}  // namespace {name}"] if name else [],
     }
-
-
-def _struct(name: str, lines: list[str]) -> list[str]:
-    return [f"struct {name} {{", *(f"  {line}" for line in lines), "};"] if lines else [f"struct {name} {{}};"]

@@ -64,6 +64,7 @@ class Part:
         live: Under which settings each of them is needed.
         given: The variables that hold a value at the start, with the name of that value.
         variables: The variable of a binding, where it is not the one that its statement names.
+        stored: Variables in which values are left where they are computed, by the names of these.
         takes: Reductions of which an element's term is taken here, with the names of the terms.
         arrays: Names of arrays, which no variable holds.
         outside: Text of a name that is none of these.
@@ -81,6 +82,7 @@ class Part:
         sort: Callable[[Let], object],
         given: Mapping[str, str] | None = None,
         variables: Mapping[str, str] | None = None,
+        stored: Mapping[str, str] | None = None,
         takes: Mapping[str, str] | None = None,
         arrays: Collection[str] = (),
         taken: Collection[str] = (),
@@ -88,7 +90,7 @@ class Part:
         calls_stages: bool = False,
     ) -> None:
         self.lets, self.live, self.outside, self.sort = lets, live, outside, sort
-        self.given, self.variables = dict(given or {}), dict(variables or {})
+        self.given, self.variables, self.stored = dict(given or {}), dict(variables or {}), dict(stored or {})
         self.takes, self.arrays, self.taken = dict(takes or {}), frozenset(arrays), frozenset(taken)
         self.by_name = {let.name: let for let in lets}
         self.kept: dict[str, str] = {}
@@ -127,7 +129,7 @@ class Part:
                 values[name] = self._expr(Ref(name), live)
             if self.kept == before:
                 break
-        own = {output.variable for output in outputs} | self.given.keys()
+        own = {output.variable for output in outputs}.union(self.given, self.variables.values(), self.stored.values())
         ends = {name for value in values.values() for name in refs(value)}
         return Assignments(
             tuple(declared(body, own, ends)),
@@ -186,6 +188,7 @@ class Part:
             and let.name not in self.takes
             and let.name not in self.arrays
             and let.name not in self.variables
+            and let.name not in self.stored
             and not let.joins
         )
 
@@ -227,8 +230,14 @@ class Part:
         value = self._expr(let.expr, live)
         variable = self._variable(let)
         self.env[variable] = {let.name: TRUE}
-        kept = [self._keep(let.name)] if let.name in self.kept else []
-        return [Assign(variable, value), *kept]
+        return [Assign(variable, value), *self._after(let)]
+
+    def _after(self, let: Let) -> Iterator[Statement]:
+        """What else is done with a value once its variable holds it."""
+        if let.name in self.stored:
+            yield Assign(self.stored[let.name], Ref(self._use(let.name, self.live[let.name])))
+        if let.name in self.kept:
+            yield self._keep(let.name)
 
     def _invoke(self, call: StageCall) -> list[Statement]:
         """A stage; a variable that it changes holds what it is given."""
@@ -270,7 +279,8 @@ class Part:
         self.env = _merged(formula, *envs)
         for let in joins:  # where nothing asks for it, a side may leave the variable as it was
             self.env[self._variable(let)] = {let.name: self.live[let.name]}
-        return result + [self._keep(let.name) for let in joins if let.name in self.kept]
+        self.path = path
+        return result + [statement for let in joins for statement in self._after(let)]
 
     def _asked(self, joins: Sequence[Let]) -> Formula:
         """The condition of an `if` of which choices are left, each with as much of it as decides where it is needed."""

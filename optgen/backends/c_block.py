@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -19,6 +20,7 @@ from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import resolve
 from optgen.ir.nodes import Call, Expr, Kind, Let, Ref, Role, refs
 from optgen.operations import Binds
+from optgen.passes.rename import NUMBER
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan, Write
 from optgen.schedule.sums import ElementSum, Sums, element_sums
@@ -62,6 +64,7 @@ class BlockText:
     """A block of a rule as C++: the lines that the templates put into their frames.
 
     Attributes:
+        names_fields: Whether scalars are assigned by the names of their fields.
         at_hand: Arrays that a pass does not compute, as one before it has.
     """
 
@@ -80,6 +83,7 @@ class BlockText:
         self.last = plan.passes[-1]
         self.guards: set[str] = set()
         self.at_hand: frozenset[str] = frozenset()
+        self.names_fields = True
 
     # Names
 
@@ -214,6 +218,17 @@ class BlockText:
         """Names in the order of the program, each with the formula under which it is needed."""
         return {name: self.plan.live.get(name, TRUE) for name in (*self.inputs, *self.by_name) if name in names}
 
+    def field(self, name: str) -> str:
+        """A field of the scalars: without the number of its binding, where no other of them is called so."""
+        return f"s.{c_member(self._field_names.get(name, name))}"
+
+    @cached_property
+    def _field_names(self) -> dict[str, str]:
+        names = [*self.fields, *(name for stage in self.element.stages for name in self.stage_fields(stage))]
+        stems = {name: NUMBER.sub("", name) for name in names if name in self.by_name}
+        others = Counter([*stems.values(), *(name for name in names if name not in stems)])
+        return {name: stem for name, stem in stems.items() if others[stem] == 1}
+
     def stage_fields(self, stage: str) -> dict[str, Formula]:
         """Values below element kind that a stage of all rules reads."""
         return self.in_order(set(_fields(self.element.stages[stage].code.body)))
@@ -233,7 +248,9 @@ class BlockText:
 
     def element_statements(self, code: Assignments) -> list[str]:
         """Statements about one element."""
-        texts = {name: member(name) for name in names_in(code.body) if name.startswith(("s.", "x."))}
+        names = names_in(code.body)
+        texts = {name: member(name) for name in names if name.startswith("x.")}
+        texts |= {name: self.field(name.removeprefix("s.")) for name in names if name.startswith("s.")}
         printer = CPrinter(
             single=True, names={}, spell=spelled(texts, c_name), masks=frozenset(f"s.{n}" for n in self.booleans)
         )
@@ -342,7 +359,7 @@ class BlockText:
                     reads_last=self.sums.last_reads.get(name, FALSE),
                     data=data,
                     aside=aside,
-                    scale=f"s.{c_member(scales[0])}" if scales else "0.0f",
+                    scale=self.field(scales[0]) if scales else "0.0f",
                 )
             )
         return result

@@ -14,7 +14,7 @@ from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_scalars import ScalarText, field_lines
 from optgen.backends.c_stages import CommonStages, flag_lines, stage_texts
 from optgen.backends.code import Brackets, declared
-from optgen.backends.layout import c_code
+from optgen.backends.layout import c_code, struct_lines
 from optgen.backends.quoting import c_comment
 from optgen.ir.family import Family
 from optgen.ir.nodes import Kind
@@ -56,14 +56,14 @@ def _head_context(family: Family, plans: Mapping[str, Plan], used: set[str]) -> 
             for g in guards
             if g.about == "codec"
         ],
-        "columns": columns([c_member(name) for name in (*state_columns(family), *array_columns(plans))]),
+        "columns": column_lines([c_member(name) for name in (*state_columns(family), *array_columns(plans))]),
     }
 
 
-def columns(names: Sequence[str]) -> list[str]:
+def column_lines(names: Sequence[str]) -> list[str]:
     """The columns of the table of addresses, after those that all rules have."""
     first, *rest = (*names, "END")
-    return c_code(Brackets("enum { ", (f"{first} = BASE_COLUMNS", *rest), " }"), 2)
+    return struct_lines("Column", c_code(Brackets("enum { ", (f"{first} = BASE_COLUMNS", *rest), " }"), 2))
 
 
 def _block_context(text: BlockText, common: CommonStages) -> dict[str, object]:
@@ -76,13 +76,13 @@ def _block_context(text: BlockText, common: CommonStages) -> dict[str, object]:
     bases = ", ".join(stage.type for stage in stages if stage.fields)
     return {
         "name": c_name(text.block),
-        "values": members("double", [c_member(name) for name in text.values]),
-        "sums": members("double", tensor),
-        "elements": members("float", [c_member(name) for name in text.elements]),
-        "terms": members("float", terms),
+        "values": struct_lines("Values", members("double", [c_member(name) for name in text.values])),
+        "sums": struct_lines("Sums", members("double", tensor)),
+        "elements": struct_lines("Element", members("float", [c_member(name) for name in text.elements])),
+        "terms": struct_lines("Terms", members("float", terms)),
         "stages": [stage for stage in stages if not common.holds(stage)],
-        "bases": f" : {bases}" if bases else "",
-        "fields": field_lines(text.fields, text.booleans),
+        "asks": bool(text.values or text.sums.all),
+        "fields": struct_lines(f"Scalars : {bases}" if bases else "Scalars", field_lines(text, text.fields)),
         "passes": text.pass_lines(),
         "reads": text.read_lines(),
         "bands": _band_lines(text),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
@@ -28,6 +28,7 @@ from optgen.backends.code import (
     prefixed,
 )
 from optgen.backends.layout import c_code, c_lines
+from optgen.backends.quoting import identifier
 from optgen.backends.statements import Block, Fill, settings_in, walk_statements
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.kinds import window_name
@@ -35,32 +36,37 @@ from optgen.ir.liveness import demands, needed
 from optgen.ir.nodes import Expr, Input, Kind, Let, Reduce, Ref, refs
 from optgen.operations import Binds
 from optgen.passes.rewrite import replaced
-from optgen.schedule.plan import Write
 from optgen.schedule.sums import ElementSum
 
-SHORT = (("Values", "v"), ("Sums", "sum"))
+TABLES = (("Values", "values"), ("Sums", "sums"))
+"""Types of the numbers that a tensor is given, with their names: those of the host, and what passes have summed."""
 
 
 @dataclass(frozen=True)
-class StageScalars:
-    """Scalars that a stage of all rules computes for its elements.
+class StageFunction:
+    """A function of a stage that all rules have, about what is one number for a tensor.
 
     Attributes:
-        fields: Its declarations.
         templates: The types that differ between rules.
-        parameters: Declarations of what the function is given; `arguments` are the names of that.
+        parameters: Declarations of its parameters, by their names.
         reads: The names that it asks for.
         guards: The settings that it asks for.
     """
 
     name: str
-    fields: list[str]
+    returns: str
     templates: list[str]
-    parameters: list[str]
-    arguments: list[str]
+    parameters: Mapping[str, str]
     reads: set[str]
     guards: set[str]
     lines: list[str]
+
+    @property
+    def whole(self) -> list[str]:
+        """The function with its head."""
+        template = [f"template <{', '.join(f'class {kind}' for kind in self.templates)}>"] if self.templates else []
+        head = Brackets(f"OPTGEN_TARGET {self.returns} {self.name}(", tuple(self.parameters.values()), ") {")
+        return [*template, *c_code(head, 0, ""), *(f"  {line}" for line in self.lines), "}"]
 
 
 class ScalarText:
@@ -80,7 +86,7 @@ class ScalarText:
         states = {
             name: name for name, item in self.text.inputs.items() if item.role == "state" and item.kind is Kind.TENSOR
         }
-        hosts = set(self.text.values)  # which are written `v.lr`
+        hosts = set(self.text.values)  # which are written `values.lr`
         return Part(
             [let for let in self.text.lets if let.name in live and not given(let) and let.kind is not Kind.ELEMENT],
             live,
@@ -96,55 +102,117 @@ class ScalarText:
 
     def _outside(self, name: str) -> str:
         if name in self.text.values:
-            return f"v.{name}"
-        return f"sum.{name}" if name in self.text.names and not self.text.kinds[name].is_array else name
+            return f"values.{name}"
+        return f"sums.{name}" if name in self.text.names and not self.text.kinds[name].is_array else name
 
     def scalar_lines(self) -> list[str]:
         """The statements that compute what elements read."""
-        stages = [stage_scalars(self.text, n) for n in self.text.element.stages if self.text.stage_fields(n)]
-        roots = [(name, TRUE) for name in self.text.filled]
-        code, fields = self._computed(self.text.fields, roots)
-        used = _used(code).union(*(stage.reads for stage in stages))
-        lines = c_lines(self._given(code, used), 2) + self._statements(code, 2)
-        parts = [call(f"{stage.name}_scalars", *stage.arguments) for stage in stages]
-        return lines + c_code(Brackets("return {", (*parts, *fields), "}"), 2)
+        if not self.text.names_fields:
+            return self._list_lines()
+        stages = [function for n in self.text.element.stages if (function := stage_scalars(self.text, n)) is not None]
+        code, held = self._computed(self.text.fields, [(name, TRUE) for name in self.text.filled])
+        used = (_used(code) | held.keys()).union(*(stage.reads for stage in stages))
+        lines = c_lines(self._given(code, used), 2)
+        if not self.text.fields and not stages:
+            return [*lines, *self._statements(code, 2), "return {};"]
+        calls = c_lines([call(stage.name, *stage.parameters) for stage in stages], 2)
+        fields = c_lines(self._fields(code, held), 2)
+        return [*lines, "Scalars s{};", *calls, *fields, *self._statements(code, 2), "return s;"]
 
     def _computed(
         self, fields: Mapping[str, Formula], roots: Iterable[tuple[str, Formula]] = ()
-    ) -> tuple[Assignments, list[Code]]:
-        """The statements that compute these, and they as elements take them."""
-        code = self._part([*fields.items(), *roots], arrays=True).code(asked=fields.items())
+    ) -> tuple[Assignments, Mapping[str, str]]:
+        """The statements that compute fields, and those fields that hold what is given, by its name."""
+        part = self._part([*fields.items(), *roots], arrays=True)
+        read = {name for let in part.lets for name in refs(let.expr)}
+        for let in part.lets:
+            if let.name in fields:
+                kept = part.stored if let.name in read or let.joins else part.variables
+                kept[let.name] = f"s.{let.name}"
+        return part.code(), {self._outside(name): name for name in fields if name not in part.by_name}
+
+    def _list_lines(self) -> list[str]:
+        """The same where scalars are few: they are listed as their struct has them."""
+        fields = self.text.fields
+        code = self._part([*fields.items(), *((name, TRUE) for name in self.text.filled)], arrays=True).code(
+            asked=fields.items()
+        )
         printer = self._scalar_printer(code)
-        return code, [c_cast(name, printer.code(code.values[name]), self.text.booleans) for name in fields]
+        items = tuple(self._stored(f"s.{name}", printer.code(code.values[name])) for name in fields)
+        lines = c_lines(self._given(code, _used(code)), 2) + self._statements(code, 2)
+        return lines + c_code(Brackets("return {", items, "}"), 2)
+
+    def _fields(self, code: Assignments, held: Mapping[str, str]) -> list[Code]:
+        """Fields that hold what is given."""
+        spell = self._scalar_printer(code, held).spell
+        return [Labelled(f"{self.text.field(name)} = ", call("float", spell(given))) for given, name in held.items()]
 
     def _statements(self, code: Assignments, indent: int) -> list[str]:
         printer = self._scalar_printer(code)
-        statements = CStatements(printer, lambda variable: self._scalar_type(code, variable), self._fill)
+        statements = CStatements(
+            printer, lambda variable: self._scalar_type(code, variable), self._fill, store=self._stored
+        )
         return statements.lines(self.text.asked(code), indent)
 
-    def stage(self, name: str) -> StageScalars:
-        """Scalars that a stage of all rules computes for its elements, as a function of its own."""
-        code, fields = self._computed(self.text.stage_fields(name))
-        used = _used(code)
+    def _stored(self, variable: str, value: Code) -> Code:
+        """A value as its variable takes it: elements read numbers in float32."""
+        is_field = variable.startswith("s.") and variable.removeprefix("s.") not in self.text.booleans
+        return call("float", value) if is_field else value
+
+    def stage(self, name: str) -> StageFunction | None:
+        """Scalars that a stage of all rules computes for its elements, as a function of its own; None without any."""
+        fields = self.text.stage_fields(name)
+        if not fields:
+            return None
+        code, held = self._computed(fields)
+        lines = [*c_lines(self._fields(code, held), 2), *self._statements(code, 2)]
+        return self._function(f"{name}_scalars", "void", {"s": f"{stage_type(name)}& s"}, code, held, lines)
+
+    def _function(
+        self,
+        name: str,
+        returns: str,
+        first: Mapping[str, str],
+        code: Assignments,
+        given: Collection[str],
+        lines: list[str],
+    ) -> StageFunction:
+        """A function of these statements, which reads what is given beside what they do."""
+        used = _used(code).union(given)
+        tables = [(kind, short) for kind, short in TABLES if any(name.startswith(f"{short}.") for name in used)]
         inputs = [item for n, item in self.text.inputs.items() if n in used and not _is_value(item)]
-        tables = [(kind, short) for kind, short in SHORT if any(name.startswith(f"{short}.") for name in used)]
-        given = [(f"const {kind}& {short}", short) for kind, short in tables]
-        given += [(f"{self._input_type(item)} {c_name(item.name)}", c_name(item.name)) for item in inputs]
-        lines = self._statements(code, 2) + c_code(Brackets("return {", tuple(fields), "}"), 2)
-        return StageScalars(
+        return StageFunction(
             name=name,
-            fields=field_lines(self.text.stage_fields(name), self.text.booleans),
+            returns=returns,
             templates=[kind for kind, _ in tables],
-            parameters=[parameter for parameter, _ in given],
-            arguments=[argument for _, argument in given],
+            parameters={
+                **first,
+                **{short: f"const {kind}& {short}" for kind, short in tables},
+                **{c_name(item.name): f"{self._input_type(item)} {c_name(item.name)}" for item in inputs},
+            },
             reads=used,
             guards=settings_in(code.body, code.values.values()),
             lines=lines,
         )
 
-    def _scalar_printer(self, code: Assignments) -> CPrinter:
-        names = names_in(code.body).union(*(refs(value) for value in code.values.values()))
-        texts = {name: member(name) for name in names if name.startswith(("v.", "sum."))}
+    def stage_states(self, stage: str) -> dict[str, StageFunction]:
+        """New values that a stage gives states of a tensor, each as a function of its own."""
+        result = {}
+        for write in self.text.plan.commits:
+            part = self._part(demands(write.value, write.live), arrays=False)
+            if not part.lets or write.input.kind.is_array or any(let.stage != stage for let in part.lets):
+                continue
+            code = part.code(asked=demands(write.value, write.live))
+            value = self._scalar_printer(code).code(replaced(write.value, code.values))
+            lines = [*self._statements(code, 2), *c_code(Labelled("return ", value), 2)]
+            name, kind = write.input.name, self._input_type(write.input)
+            result[name] = self._function(identifier(f"{stage}_stage_{name}"), kind, {}, code, (), lines)
+        return result
+
+    def _scalar_printer(self, code: Assignments, also: Collection[str] = ()) -> CPrinter:
+        names = _used(code).union(also)
+        texts = {name: member(name) for name in names if name.startswith(("values.", "sums."))}
+        texts |= {name: self.text.field(name.removeprefix("s.")) for name in names if name.startswith("s.")}
         arrays = {name: c_name(name) for name in self.text.arrays}
         return _Scalars(
             single=False,
@@ -165,10 +233,9 @@ class ScalarText:
     def _given(self, code: Assignments, used: Collection[str]) -> list[Code]:
         """Declarations before statements below element kind."""
         lines: list[Code] = []
-        if any(name.startswith("v.") for name in used):
-            lines.append("const Values& v = values_of<Values>(call, t)")
-        if any(name.startswith("sum.") for name in used):
-            lines.append("const Sums& sum = sums_of<Sums>(call, t)")
+        for kind, short in TABLES:
+            if any(name.startswith(f"{short}.") for name in used):
+                lines.append(f"const {kind}& {short} = {short}_of<{kind}>(call, t)")
         written = assigned(code.body)
         for name, item in self.text.inputs.items():
             if name in used and not _is_value(item):
@@ -184,14 +251,17 @@ class ScalarText:
             return f"double step = steps_of(t){' + 1.0' if self.text.block == 'step' else ''}"
         if item.role == "fact":
             return f"double {name} = double(t.at({FACTS[item.name]}))"
-        pointer = f"t.pointer<float>({column(item.name)})"
         if item.kind.is_array:
-            return f"float* const {name} = {pointer}"
-        head, exists = f"{self._input_type(item)} {name} = ", self.text.condition(item.exists)
+            return f"float* const {name} = t.pointer<float>({column(item.name)})"
+        return Labelled(f"{self._input_type(item)} {name} = ", self._stored_value(item))
+
+    def _stored_value(self, item: Input) -> Code:
+        """A state of the tensor as it is stored."""
+        pointer, exists = f"t.pointer<float>({column(item.name)})", self.text.condition(item.exists)
         if item.window is not None:
             asked = "" if exists == ALWAYS else f", {flat(exists.within(Binds.OR))}"
-            return Labelled(head, call(f"read_window<{item.window}{asked}>", pointer))
-        return Labelled(head, choice(exists, call("double", f"*{pointer}"), "0.0"))
+            return call(f"read_window<{item.window}{asked}>", pointer)
+        return choice(exists, call("double", f"*{pointer}"), "0.0")
 
     def _input_type(self, item: Input) -> str:
         return "double" if item.window is None else f"Window<{item.window}>"
@@ -219,7 +289,7 @@ class ScalarText:
             return call("float", call("line_sum", f"{c_name(x)} + i * {length}", length))
         names = {}
         for name in refs(expr):
-            text = member(name) if name.startswith(("v.", "sum.")) else c_name(name)
+            text = member(name) if name.startswith(("values.", "sums.")) else c_name(name)
             own = self.text.kinds.get(name, Kind.STEP)
             if name not in self.text.arrays:
                 names[name] = text if name in self.text.booleans else f"float({text})"
@@ -253,32 +323,45 @@ class ScalarText:
     def commit_lines(self) -> list[str]:
         """Statements that store values below element kind, after all elements, so that nothing is left half done."""
         commits = self.text.plan.commits
-        roots = [root for write in commits for root in demands(write.value, write.live)]
-        asked = [(name, write.live) for write in commits for name in refs(write.value) if name not in self.text.arrays]
+        of_stages = {
+            name: function for stage in self.text.element.stages for name, function in self.stage_states(stage).items()
+        }
+        own = [write for write in commits if write.input.name not in of_stages]
+        roots = [root for write in own for root in demands(write.value, write.live)]
+        asked = [(name, write.live) for write in own for name in refs(write.value) if name not in self.text.arrays]
         code = self._part(roots, arrays=False).code(asked=asked)
         printer = self._scalar_printer(code)
-        used = {name for write in commits if write.input.kind.is_array for name in refs(write.value)}
-        lines = c_lines(self._given(code, _used(code) | used), 4) + self._statements(code, 4)
+        used = {name for write in own if write.input.kind.is_array for name in refs(write.value)} | _used(code)
+        used |= {name for function in of_stages.values() for name in function.reads} - of_stages.keys()
+        lines = c_lines([*self._given(code, used), *self._from_stages(of_stages)], 4) + self._statements(code, 4)
         if lines and commits:
             lines.append("wait_for_all();  // what is written now has been read")
         for write in commits:
-            lines += c_code(under(write.live, self._put(write, code, printer)), 4)
+            value = Ref(write.input.name) if write.input.name in of_stages else replaced(write.value, code.values)
+            lines += c_code(under(write.live, self._put(write.input, value, printer)), 4)
             self.text.guards |= write.live.names
         if self.text.block == "step":
             lines.append("count_step(t);")
         return lines
 
-    def _put(self, write: Write, code: Assignments, printer: CPrinter) -> Code:
-        pointer = f"t.pointer<float>({column(write.input.name)})"
-        value = replaced(write.value, code.values)
-        if write.input.kind.is_array:
-            return _each(write.input.kind, pointer, self._array_value(value, write.input.kind))
-        to = pointer if write.input.window is not None else f"*{pointer}"
-        return call("put", to, printer.code(value))
+    def _from_stages(self, states: Mapping[str, StageFunction]) -> Iterator[Code]:
+        """New values of states that functions of stages compute."""
+        for name, function in states.items():
+            item = self.text.inputs[name]
+            own = c_name(name)
+            given = [self._stored_value(item) if parameter == own else parameter for parameter in function.parameters]
+            value = call(function.name, *given)
+            yield Labelled(f"const {function.returns} {c_name(name)} = ", value)
+
+    def _put(self, item: Input, value: Expr, printer: CPrinter) -> Code:
+        pointer = f"t.pointer<float>({column(item.name)})"
+        if item.kind.is_array:
+            return _each(item.kind, pointer, self._array_value(value, item.kind))
+        return call("put", pointer if item.window is not None else f"*{pointer}", printer.code(value))
 
 
 @lru_cache(maxsize=256)
-def stage_scalars(text: BlockText, name: str) -> StageScalars:
+def stage_scalars(text: BlockText, name: str) -> StageFunction | None:
     """Scalars that a stage of all rules computes for the elements of a block."""
     return ScalarText(text).stage(name)
 
@@ -301,9 +384,9 @@ class _Scalars(CPrinter):
         return super().operand(expr)
 
 
-def c_cast(name: str, value: Code, booleans: set[str]) -> Code:
-    """A value as elements take it."""
-    return value if name in booleans else call("float", value)
+def stage_type(stage: str) -> str:
+    """The type of the scalars of a stage that all rules have."""
+    return f"{stage.capitalize()}Scalars"
 
 
 def _used(code: Assignments) -> set[str]:
@@ -316,10 +399,11 @@ def _is_value(item: Input) -> bool:
     return item.kind.is_host or item.kind is Kind.ELEMENT
 
 
-def field_lines(names: Iterable[str], booleans: Collection[str]) -> list[str]:
+def field_lines(text: BlockText, names: Iterable[str]) -> list[str]:
     """The members of scalars in their order; conditions are as wide as what they choose between."""
-    types = groupby(names, lambda name: "Condition" if name in booleans else "float")
-    return c_lines([declared(kind, [c_member(name) for name in own]) for kind, own in types], 2)
+    types = groupby(names, lambda name: "Condition" if name in text.booleans else "float")
+    members = [(kind, [text.field(name).removeprefix("s.") for name in own]) for kind, own in types]
+    return c_lines([declared(kind, own) for kind, own in members], 2)
 
 
 def _filled(block: Block) -> set[str]:

@@ -10,10 +10,10 @@ from optgen.backends.base import Rendering
 from optgen.backends.c_block import BlockText
 from optgen.backends.c_names import macro
 from optgen.backends.c_printer import c_name
-from optgen.backends.c_scalars import stage_scalars
+from optgen.backends.c_scalars import ScalarText, field_lines, stage_scalars, stage_type
 from optgen.backends.c_statements import also_given
 from optgen.backends.code import Brackets
-from optgen.backends.layout import c_code
+from optgen.backends.layout import c_code, struct_lines
 from optgen.backends.quoting import c_comment
 from optgen.backends.stages import most_common
 from optgen.backends.statements import settings_in
@@ -27,7 +27,8 @@ class StageText:
 
     Attributes:
         flags: The settings that it asks for.
-        fields: The members of its scalars; `prepare` and `scalars` are the function that computes them.
+        fields: The type of its scalars.
+        functions: Those of numbers of a tensor: its scalars, and the new values of states.
         element: The head of the function of one element; `lines` are its statements.
     """
 
@@ -35,8 +36,7 @@ class StageText:
     flags: tuple[str, ...]
     type: str
     fields: tuple[str, ...]
-    prepare: tuple[str, ...]
-    scalars: tuple[str, ...]
+    functions: tuple[tuple[str, ...], ...]
     element: tuple[str, ...]
     lines: tuple[str, ...]
 
@@ -53,8 +53,10 @@ def stage_texts(text: BlockText) -> tuple[StageText, ...]:
 
 
 def _stage_text(text: BlockText, name: str) -> StageText:
-    stage, scalars = text.element.stages[name], stage_scalars(text, name)
-    kind = f"{name.capitalize()}Scalars"
+    stage, fields = text.element.stages[name], text.stage_fields(name)
+    functions = [function for function in (stage_scalars(text, name),) if function is not None]
+    functions += ScalarText(text).stage_states(name).values()
+    kind = stage_type(name)
     changed = stage.call.results.keys()
     parameters = [
         f"{text.element_type(value)}{'&' if variable in changed else ''} {c_name(variable)}"
@@ -64,16 +66,13 @@ def _stage_text(text: BlockText, name: str) -> StageText:
     given = also_given(stage.code)
     template = ["template <class Terms>"] if "terms" in given else []
     head = Brackets(f"OPTGEN_INLINE void {name}_stage(", (*parameters, *(also[short] for short in given)), ") {")
-    types = ", ".join(f"class {kind}" for kind in scalars.templates)
-    prepare = Brackets(f"OPTGEN_TARGET {kind} {name}_scalars(", tuple(scalars.parameters), ") {")
-    guards = scalars.guards | settings_in(stage.code.body)
+    guards = settings_in(stage.code.body).union(*(function.guards for function in functions))
     return StageText(
         name=name,
         flags=tuple(sorted(guards)),
         type=kind,
-        fields=tuple(scalars.fields),
-        prepare=(*([f"template <{types}>"] if types else []), *c_code(prepare, 0, "")),
-        scalars=tuple(scalars.lines),
+        fields=tuple(struct_lines(kind, field_lines(text, fields))) if fields else (),
+        functions=tuple(tuple(function.whole) for function in functions),
         element=(*template, *c_code(head, 0, "")),
         lines=tuple(text.element_statements(stage.code)),
     )

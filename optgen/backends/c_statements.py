@@ -24,6 +24,7 @@ class CStatements:
         fill: An array's numbers as a statement.
         stages: The stages that statements call.
         take: Statement for an element's term of a sum.
+        store: A value as its variable takes it.
     """
 
     printer: CPrinter
@@ -31,6 +32,7 @@ class CStatements:
     fill: Callable[[Let], Code] | None = None
     stages: Mapping[str, StageCode] = field(default_factory=dict)
     take: Callable[[str, Code], Code] = lambda name, term: Labelled(f"terms.{c_member(name)} = ", term)
+    store: Callable[[str, Code], Code] = lambda variable, value: value
 
     def lines(self, block: Block, indent: int) -> list[str]:
         """Statements as lines that fit when they are indented by `indent`."""
@@ -45,7 +47,8 @@ class CStatements:
         match statement:
             case Assign(variable=variable, value=value, declares=declares, constant=constant):
                 head = f"{'const ' if constant else ''}{self.type_of(variable)} " if declares else ""
-                return Labelled(f"{head}{self.printer.spell(variable)} = ", self.printer.code(value))
+                code = self.store(variable, self.printer.code(value))
+                return Labelled(f"{head}{self.printer.spell(variable)} = ", code)
             case Declare(variable=variable, always_assigned=always):
                 start = "" if always else f" = {self._zero(variable)}"
                 return f"{self.type_of(variable)} {self.printer.spell(variable)}{start}"

@@ -132,6 +132,14 @@ def c_code(code: Code, indent: int, end: str = ";") -> list[str]:
     return lines
 
 
+def struct_lines(name: str, members: Sequence[str]) -> list[str]:
+    """A struct of C++ with these lines, in one line where it fits."""
+    one = f"struct {name} {{{''.join(f' {line}' for line in members)}{' ' if members else ''}}};"
+    if len(members) < 2 and len(one) <= WIDTH:
+        return [one]
+    return [f"struct {name} {{", *(f"  {line}" for line in members), "};"]
+
+
 def c_pragma(pragma: str, clauses: Iterable[Code]) -> list[str]:
     """A directive with its clauses, each on a line of its own where they do not fit on one."""
     clauses = list(clauses)

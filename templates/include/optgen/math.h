@@ -77,6 +77,7 @@ OPTGEN_FUNCTION double plus_square(double sum, float x) {
 // A condition that is the same for all elements of a loop, as wide as they are.
 struct Mask {
   uint32_t bits;
+  OPTGEN_METHOD Mask() : bits(0) {}
   OPTGEN_METHOD Mask(bool condition) : bits(condition ? 0xffffffffu : 0u) {}
   OPTGEN_METHOD operator bool() const { return bits != 0; }
 };

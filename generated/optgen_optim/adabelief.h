@@ -83,13 +83,13 @@ constexpr int exp_avg_largest_pass = exp_avg_tensorwise ? before(APPLY) : NEVER;
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int grad_squares_2_pass = percentile_clipping_below_100
+constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, exp_avg_var_largest_pass, exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass)
     || (!decoupled_weight_decay
         && is_one_of(pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_var_largest_pass));
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
     share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_var_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_var_largest_pass);
@@ -104,13 +104,13 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_var_largest;
+  double grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_var_largest;
 };
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, rate, inverse_bias_correction_beta1;
-  Condition length_from;
+  Condition length_from_5;
   float inverse_bias_correction_beta1_2, inverse_sqrt_bias_correction_beta2, one_minus_lr_times_weight_decay,
       exp_avg_absmax_new, exp_avg_var_absmax_new;
 };
@@ -119,7 +119,7 @@ struct Element { float param, grad, exp_avg, exp_avg_var, max_exp_avg_var; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_var_largest;
+  float grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_var_largest;
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
@@ -145,7 +145,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
     const double term = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length);
     s.rate = float(optgen::sqrt(optgen::maximum(term, 0.0) * (1.0 - optgen::power(values.beta2, step))));
     s.inverse_bias_correction_beta1 = float(1.0 / (1.0 - optgen::power(values.beta1, step)));
-    s.length_from = length >= 5.0;
+    s.length_from_5 = length >= 5.0;
   } else {
     s.inverse_bias_correction_beta1_2 = float(1.0 / (1.0 - optgen::power(values.beta1, step)));
     s.inverse_sqrt_bias_correction_beta2 = float(1.0 / optgen::sqrt(1.0 - optgen::power(values.beta2, step)));
@@ -178,7 +178,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   float update;
   if constexpr (rectify) {
     update = exp_avg * s.inverse_bias_correction_beta1
-        * optgen::where(s.length_from, s.rate / (optgen::sqrt(second) + s.eps), 1.0f);
+        * optgen::where(s.length_from_5, s.rate / (optgen::sqrt(second) + s.eps), 1.0f);
   } else {
     update = exp_avg * s.inverse_bias_correction_beta1_2
         / (optgen::sqrt(second) * s.inverse_sqrt_bias_correction_beta2 + s.eps);
@@ -198,7 +198,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);

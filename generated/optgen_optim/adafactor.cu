@@ -20,7 +20,7 @@ __device__ __forceinline__ void store_sums(const Call& call, const Chunk& c, Pas
   if (threadIdx.x == 0) {
     Sums& partial = partials_of<Sums>(call, c);
     if constexpr (pass == grad_squares_pass) partial.grad_squares = shared.partial.sum(0);
-    if constexpr (pass == grad_squares_2_pass) partial.grad_squares_2 = shared.partial.sum(1);
+    if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = shared.partial.sum(1);
     if constexpr (pass == param_squares_pass) partial.param_squares = shared.partial.sum(2);
     if constexpr (pass == direction_squares_pass) partial.direction_squares = shared.partial.sum(3);
     if constexpr (pass == share_sum_pass) partial.share_sum = shared.partial.sum(4);
@@ -43,7 +43,7 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::exp_avg_sq), t.pointer(Column::exp_avg),
       t.pointer(COMPENSATION));
-  double grad_squares = 0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0,
+  double grad_squares = 0.0, gnorm_squares = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0,
       update_squares = 0.0;
   uint32_t exp_avg_sq_largest = 0, exp_avg_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
@@ -65,7 +65,7 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
         if constexpr (beta1_given) store(exp_avg_at[i], x.exp_avg);
       } else if (place.inside(i)) {
         if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
-        if constexpr (pass == grad_squares_2_pass) grad_squares_2 = plus_square(grad_squares_2, terms.grad_squares_2);
+        if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
         if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == direction_squares_pass)
           direction_squares = plus_square(direction_squares, terms.direction_squares);
@@ -90,7 +90,7 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
   });
   if constexpr (pass != APPLY) {
     if constexpr (pass == grad_squares_pass) shared.partial.add(0, grad_squares);
-    if constexpr (pass == grad_squares_2_pass) shared.partial.add(1, grad_squares_2);
+    if constexpr (pass == gnorm_squares_pass) shared.partial.add(1, gnorm_squares);
     if constexpr (pass == param_squares_pass) shared.partial.add(2, param_squares);
     if constexpr (pass == direction_squares_pass) shared.partial.add(3, direction_squares);
     if constexpr (pass == share_sum_pass) shared.partial.add(4, share_sum);
@@ -105,7 +105,7 @@ template <int pass>
 __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, const Chunk& c, const Scalars& scalars,
                                           PassShared& shared) {
   const Scalars s = scalars;
-  double grad_squares = 0.0, grad_squares_2 = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0,
+  double grad_squares = 0.0, gnorm_squares = 0.0, param_squares = 0.0, direction_squares = 0.0, share_sum = 0.0,
       update_squares = 0.0;
   uint32_t exp_avg_sq_largest = 0, exp_avg_largest = 0;
   const Band band(t, c, shared.rows);
@@ -130,7 +130,7 @@ __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, con
             reads_col_factor<pass> ? t.pointer<float>(Column::step_col_factor)[line.col] : 0.0f};
         const Terms terms = run_element(x, s);
         if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
-        if constexpr (pass == grad_squares_2_pass) grad_squares_2 = plus_square(grad_squares_2, terms.grad_squares_2);
+        if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
         if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == direction_squares_pass)
           direction_squares = plus_square(direction_squares, terms.direction_squares);
@@ -149,7 +149,7 @@ __device__ __forceinline__ void run_bands(const Call& call, const Tensor& t, con
   if constexpr (pass == squared_row_sum_pass)
     band.store_rows(0, t.pointer<float>(Column::step_squared_row_sum), shared.rows);
   if constexpr (pass == grad_squares_pass) shared.partial.add(0, grad_squares);
-  if constexpr (pass == grad_squares_2_pass) shared.partial.add(1, grad_squares_2);
+  if constexpr (pass == gnorm_squares_pass) shared.partial.add(1, gnorm_squares);
   if constexpr (pass == param_squares_pass) shared.partial.add(2, param_squares);
   if constexpr (pass == direction_squares_pass) shared.partial.add(3, direction_squares);
   if constexpr (pass == share_sum_pass) shared.partial.add(4, share_sum);

@@ -83,12 +83,12 @@ constexpr int squared_row_sum_pass = ndim_from_2
     ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass, direction_squares_pass) : NEVER;
 constexpr int squared_col_sum_pass = ndim_from_2
     ? before(APPLY, exp_avg_largest_pass, update_squares_pass, share_sum_pass, direction_squares_pass) : NEVER;
-constexpr int grad_squares_2_pass = percentile_clipping_below_100
+constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, exp_avg_largest_pass, exp_avg_sq_largest_pass, update_squares_pass, share_sum_pass,
         direction_squares_pass, squared_row_sum_pass, squared_col_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
     squared_col_sum_pass, squared_row_sum_pass, direction_squares_pass, share_sum_pass, update_squares_pass,
     exp_avg_sq_largest_pass, exp_avg_largest_pass);
 template <int pass> constexpr bool reads_exp_avg_sq = (!ndim_from_2
@@ -111,11 +111,11 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, param_squares, direction_squares, share_sum, update_squares, exp_avg_sq_largest,
+  double grad_squares, gnorm_squares, param_squares, direction_squares, share_sum, update_squares, exp_avg_sq_largest,
       exp_avg_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct UpdateScalars { float inverse_share, shrink; };
 
 template <class Values, class Sums>
@@ -153,7 +153,7 @@ struct Element { float param, grad, exp_avg_sq, exp_avg, row_factor, col_factor;
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
-  float grad_squares, grad_squares_2, squared_col_sum, squared_row_sum, param_squares, direction_squares, share_sum,
+  float grad_squares, gnorm_squares, squared_col_sum, squared_row_sum, param_squares, direction_squares, share_sum,
       update_squares, exp_avg_sq_largest, exp_avg_largest;
 };
 
@@ -273,7 +273,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass, in_bands<pass>>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass, in_bands<pass>>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass, in_bands<pass>>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == param_squares_pass, in_bands<pass>>(call, t, &Sums::param_squares);
   finish_sum<pass == direction_squares_pass, in_bands<pass>>(call, t, &Sums::direction_squares);
   finish_sum<pass == share_sum_pass, in_bands<pass>>(call, t, &Sums::share_sum);

@@ -61,12 +61,12 @@ constexpr int exp_avg_largest_pass = exp_avg_tensorwise ? before(APPLY) : NEVER;
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int grad_squares_2_pass = percentile_clipping_below_100
+constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, previous_grad_largest_pass, exp_avg_diff_largest_pass, exp_avg_sq_largest_pass,
         exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
     share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass, exp_avg_diff_largest_pass,
     previous_grad_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
@@ -84,14 +84,14 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest,
+  double grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest,
       exp_avg_diff_largest, previous_grad_largest;
 };
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, beta3, eps;
-  Condition step_above;
+  Condition step_above_1;
   float one_minus_beta1, one_minus_beta2, one_minus_beta3, inverse_sqrt_bias_correction_beta3,
       inverse_bias_correction_beta1, beta2_over_bias_correction_beta2, one_minus_lr_times_weight_decay,
       inverse_one_plus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, exp_avg_diff_absmax_new,
@@ -102,7 +102,7 @@ struct Element { float param, grad, exp_avg, exp_avg_sq, exp_avg_diff, previous_
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest,
+  float grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest,
       exp_avg_diff_largest, previous_grad_largest;
 };
 
@@ -120,7 +120,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.beta2 = float(values.beta2);
   s.beta3 = float(values.beta3);
   s.eps = float(values.eps);
-  s.step_above = step > 1.0;
+  s.step_above_1 = step > 1.0;
   s.one_minus_beta1 = float(1.0 - values.beta1);
   s.one_minus_beta2 = float(1.0 - values.beta2);
   s.one_minus_beta3 = float(1.0 - values.beta3);
@@ -147,7 +147,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   terms.param_squares = param;
   bool active;
   grad_stage(grad, active, s, terms);
-  const float change = optgen::where(s.step_above, grad - previous_grad, 0.0f);
+  const float change = optgen::where(s.step_above_1, grad - previous_grad, 0.0f);
   const float ahead = grad + s.beta2 * change;
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
   exp_avg_diff = s.beta2 * exp_avg_diff + s.one_minus_beta2 * change;
@@ -176,7 +176,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);

@@ -62,12 +62,12 @@ constexpr int exp_avg_largest_pass = exp_avg_tensorwise ? before(APPLY) : NEVER;
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int grad_squares_2_pass = percentile_clipping_below_100
+constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, exp_avg_sq_largest_pass, exp_avg_slow_largest_pass, exp_avg_largest_pass, update_squares_pass,
         share_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
     share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_slow_largest_pass, exp_avg_sq_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
@@ -82,7 +82,7 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_slow_largest,
+  double grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_slow_largest,
       exp_avg_sq_largest;
 };
 
@@ -97,7 +97,7 @@ struct Element { float param, grad, exp_avg, exp_avg_slow, exp_avg_sq; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_slow_largest,
+  float grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_slow_largest,
       exp_avg_sq_largest;
 };
 
@@ -163,7 +163,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);

@@ -50,13 +50,13 @@ constexpr int exp_avg_largest_pass = exp_avg_tensorwise ? before(APPLY) : NEVER;
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int grad_squares_2_pass = percentile_clipping_below_100
+constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass)
     || (!decouple
         && is_one_of(pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass));
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
     share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
@@ -69,13 +69,13 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
+  double grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, eps, weight_decay, limit, minus_limit;
-  Condition step_above;
+  Condition step_above_1;
   float one_minus_beta1, one_minus_beta2, param_factor, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
@@ -83,7 +83,7 @@ struct Element { float param, grad, exp_avg, exp_avg_sq; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
+  float grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
@@ -105,7 +105,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
     s.limit = float(limit);
     s.minus_limit = float(-limit);
   }
-  s.step_above = step > 1.0;
+  s.step_above_1 = step > 1.0;
   s.one_minus_beta1 = float(1.0 - values.beta1);
   s.one_minus_beta2 = float(1.0 - values.beta2);
   if constexpr (decouple) s.param_factor = float(step > 1.0 ? 1.0 - values.lr * values.weight_decay : 1.0);
@@ -125,8 +125,8 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   if constexpr (!decouple) grad = grad + s.weight_decay * param;
   float scaled = grad / optgen::maximum(optgen::sqrt(exp_avg_sq), s.eps);
   if constexpr (clip) scaled = optgen::maximum(optgen::minimum(scaled, s.limit), s.minus_limit);
-  exp_avg = optgen::where(s.step_above, s.beta1 * exp_avg + s.one_minus_beta1 * scaled, exp_avg);
-  exp_avg_sq = optgen::where(s.step_above, s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad, grad * grad);
+  exp_avg = optgen::where(s.step_above_1, s.beta1 * exp_avg + s.one_minus_beta1 * scaled, exp_avg);
+  exp_avg_sq = optgen::where(s.step_above_1, s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad, grad * grad);
   float update = exp_avg;
   update_stage(update, stage_grad, s, terms);
   if constexpr (decouple) param = param * s.param_factor;
@@ -142,7 +142,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);

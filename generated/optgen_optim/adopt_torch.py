@@ -27,9 +27,9 @@ def step(t: View) -> Results:
     if f.clip:
         limit = m.power(t.step - 1.0, v.clip_exp)
         scaled = m.maximum(m.minimum(scaled, limit), -limit)
-    step_above = t.step > 1.0
-    exp_avg = m.where(step_above, v.beta1 * s.exp_avg + v.one_minus_beta1 * scaled, s.exp_avg)
-    exp_avg_sq = m.where(step_above, v.beta2 * s.exp_avg_sq + v.one_minus_beta2 * grad * grad, grad * grad)
+    step_above_1 = t.step > 1.0
+    exp_avg = m.where(step_above_1, v.beta1 * s.exp_avg + v.one_minus_beta1 * scaled, s.exp_avg)
+    exp_avg_sq = m.where(step_above_1, v.beta2 * s.exp_avg_sq + v.one_minus_beta2 * grad * grad, grad * grad)
     update = exp_avg
     if (left := update_stage(t, update, stage_grad)) is None:
         return t.taken

@@ -37,13 +37,13 @@ constexpr int APPLY = 4;
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int grad_squares_2_pass =
+constexpr int gnorm_squares_pass =
     percentile_clipping_below_100 ? before(APPLY, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param =
     is_one_of(pass, APPLY, share_sum_pass, param_squares_pass, update_squares_pass);
 template <int pass> constexpr bool reads_grad =
-    is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass, share_sum_pass, update_squares_pass);
+    is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass, share_sum_pass, update_squares_pass);
 template <int pass> constexpr bool reads_ax = pass == APPLY;
 
 struct Values {
@@ -51,18 +51,18 @@ struct Values {
       max_trust_ratio, grad_scale, grad_squares_all;
 };
 
-struct Sums { double grad_squares, grad_squares_2, share_sum, param_squares, update_squares; };
+struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, update_squares; };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float weight_decay, eta, mu, one_minus_lambd_times_eta;
-  Condition mu_is;
+  Condition mu_is_1;
 };
 
 struct Element { float param, grad, ax; };
 
-// What an element hands to the sums: to those of squares what they square.
-struct Terms { float grad_squares, grad_squares_2, share_sum, param_squares, update_squares; };
+// Terms of an element in the sums; a sum of squares squares its term itself.
+struct Terms { float grad_squares, gnorm_squares, share_sum, param_squares, update_squares; };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
   const Values& values = values_of<Values>(call, t);
@@ -79,7 +79,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.eta = float(eta);
   s.mu = float(mu);
   s.one_minus_lambd_times_eta = float(1.0 - values.lambd * eta);
-  s.mu_is = mu == 1.0;
+  s.mu_is_1 = mu == 1.0;
   return s;
 }
 
@@ -93,7 +93,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   float update = grad + s.weight_decay * param;
   update_stage(update, grad, s, terms);
   param = param * s.one_minus_lambd_times_eta - s.eta * update;
-  ax = optgen::where(s.mu_is, param, ax + s.mu * (param - ax));
+  ax = optgen::where(s.mu_is_1, param, ax + s.mu * (param - ax));
   x.param = active ? param : x.param;
   x.ax = active ? ax : x.ax;
   return terms;
@@ -102,7 +102,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);

@@ -35,7 +35,7 @@ constexpr bool nonfinite_is_skip = OPTGEN_NONFINITE_IS_SKIP;
 constexpr bool percentile_clipping_below_100 = OPTGEN_PERCENTILE_CLIPPING_BELOW_100;
 constexpr bool skip_zeros = OPTGEN_SKIP_ZEROS;
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct GradScalars { float inverse_grad_scale, clip_all, clip_own; };
 
 template <class Values, class Sums>
@@ -45,7 +45,7 @@ OPTGEN_TARGET void grad_scalars(GradScalars& s, const Values& values, const Sums
   if constexpr (max_grad_norm_above_0)
     s.clip_all = float(optgen::minimum(1.0, values.max_grad_norm / (optgen::sqrt(values.grad_squares_all) + 1e-06)));
   if constexpr (percentile_clipping_below_100) {
-    const double gnorm = optgen::sqrt(sums.grad_squares_2);
+    const double gnorm = optgen::sqrt(sums.gnorm_squares);
     gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
     const double usual = optgen::sqrt(optgen::percentile(gnorm_vec, values.percentile_clipping));
     s.clip_own = float(gnorm > usual ? usual / gnorm : 1.0);
@@ -55,7 +55,7 @@ OPTGEN_TARGET void grad_scalars(GradScalars& s, const Values& values, const Sums
 template <class Sums>
 OPTGEN_TARGET Window<100> grad_stage_gnorm_vec(const Sums& sums, double step, Window<100> gnorm_vec) {
   if constexpr (percentile_clipping_below_100) {
-    const double gnorm = optgen::sqrt(sums.grad_squares_2);
+    const double gnorm = optgen::sqrt(sums.gnorm_squares);
     gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
   }
   return gnorm_vec;
@@ -75,7 +75,7 @@ OPTGEN_INLINE void grad_stage(float& grad, bool& active, const GradScalars& s, T
     terms.grad_squares = grad;
     grad = grad * s.clip_all;
   }
-  terms.grad_squares_2 = grad;
+  terms.gnorm_squares = grad;
   if constexpr (percentile_clipping_below_100) grad = grad * s.clip_own;
 }
 

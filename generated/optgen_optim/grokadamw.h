@@ -65,16 +65,16 @@ constexpr int exp_avg_largest_pass = exp_avg_tensorwise ? before(APPLY) : NEVER;
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int grad_squares_3_pass = gradient_clipping_above_0
+constexpr int grad_squares_2_pass = gradient_clipping_above_0
     ? before(APPLY, grok_ema_largest_pass, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass,
         share_sum_pass) : NEVER;
-constexpr int grad_squares_2_pass = percentile_clipping_below_100
+constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, grok_ema_largest_pass, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass,
-        share_sum_pass, grad_squares_3_pass) : NEVER;
+        share_sum_pass, grad_squares_2_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
-    grad_squares_3_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass,
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
+    grad_squares_2_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass,
     grok_ema_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
@@ -90,7 +90,7 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, grad_squares_3, share_sum, param_squares, update_squares, exp_avg_largest,
+  double grad_squares, gnorm_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest,
       exp_avg_sq_largest, grok_ema_largest;
 };
 
@@ -104,7 +104,7 @@ struct Element { float param, grad, exp_avg, exp_avg_sq, grok_ema; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
-  float grad_squares, grad_squares_2, grad_squares_3, share_sum, param_squares, update_squares, exp_avg_largest,
+  float grad_squares, gnorm_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest,
       exp_avg_sq_largest, grok_ema_largest;
 };
 
@@ -123,7 +123,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.eps = float(values.eps);
   s.lamb = float(values.lamb);
   if constexpr (gradient_clipping_above_0)
-    s.grad_factor = float(optgen::minimum(1.0, values.gradient_clipping / (optgen::sqrt(sums.grad_squares_3) + 1e-06)));
+    s.grad_factor = float(optgen::minimum(1.0, values.gradient_clipping / (optgen::sqrt(sums.grad_squares_2) + 1e-06)));
   double signal = values.grokking_signal;
   if constexpr (!grokking_signal_given) {
     signal = 0.0;
@@ -156,7 +156,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   bool active;
   grad_stage(grad, active, s, terms);
   const float stage_grad = grad;
-  terms.grad_squares_3 = grad;
+  terms.grad_squares_2 = grad;
   if constexpr (gradient_clipping_above_0) grad = grad * s.grad_factor;
   grok_ema = s.alpha * grok_ema + s.one_minus_alpha * grad;
   const float amplified = grad + s.lamb * grok_ema;
@@ -178,8 +178,8 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
-  finish_sum<pass == grad_squares_3_pass>(call, t, &Sums::grad_squares_3);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);

@@ -21,10 +21,10 @@ def step(t: View) -> Results:
         return t.taken
     grad, active, gnorm_vec = left
     stage_grad = grad
-    if "grad_squares_3" in t.wanted and t.ends(grad_squares_3=m.total_squares(grad)):
+    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
         return t.taken
     if f.gradient_clipping_above_0:
-        grad = grad * m.minimum(1.0, v.gradient_clipping / (m.sqrt(sums.grad_squares_3) + 1e-06))
+        grad = grad * m.minimum(1.0, v.gradient_clipping / (m.sqrt(sums.grad_squares_2) + 1e-06))
     grok_ema = v.alpha * s.grok_ema + v.one_minus_alpha * grad
     amplified = grad + v.lamb * grok_ema
     decay = v.beta1 * m.power(v.one_minus_gamma, t.index)

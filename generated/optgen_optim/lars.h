@@ -58,18 +58,18 @@ constexpr int APPLY = 5;
 constexpr int momentum_buffer_largest_pass = momentum_buffer_tensorwise && momentum_not_0 ? before(APPLY) : NEVER;
 constexpr int update_squares_pass = max_unorm_above_0 && !trust_ratio_is_lars ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int grad_squares_3_pass =
+constexpr int grad_norm_squares_pass =
     trust_ratio_is_lars ? before(APPLY, momentum_buffer_largest_pass, share_sum_pass) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lars
     ? before(APPLY, trust_ratio_is_lars ? momentum_buffer_largest_pass : NEVER,
         trust_ratio_is_lars ? share_sum_pass : NEVER) : NEVER;
-constexpr int grad_squares_2_pass = percentile_clipping_below_100
-    ? before(APPLY, momentum_buffer_largest_pass, update_squares_pass, share_sum_pass, grad_squares_3_pass) : NEVER;
+constexpr int gnorm_squares_pass = percentile_clipping_below_100
+    ? before(APPLY, momentum_buffer_largest_pass, update_squares_pass, share_sum_pass, grad_norm_squares_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 1 : NEVER;
 template <int pass> constexpr bool reads_param =
     is_one_of(pass, APPLY, param_squares_pass, share_sum_pass, update_squares_pass, momentum_buffer_largest_pass);
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
-    grad_squares_3_pass, share_sum_pass, update_squares_pass, momentum_buffer_largest_pass);
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
+    grad_norm_squares_pass, share_sum_pass, update_squares_pass, momentum_buffer_largest_pass);
 template <int pass> constexpr bool reads_momentum_buffer =
     (momentum_not_0 && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass))
     || pass == momentum_buffer_largest_pass;
@@ -80,11 +80,11 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, param_squares, grad_squares_3, share_sum, update_squares,
+  double grad_squares, gnorm_squares, param_squares, grad_norm_squares, share_sum, update_squares,
       momentum_buffer_largest;
 };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct UpdateScalars { float inverse_share, shrink; };
 
 template <class Values, class Sums>
@@ -115,7 +115,7 @@ OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, momentum, weight_decay, grad_factor;
-  Condition step_above;
+  Condition step_above_1;
   float one_minus_dampening, momentum_buffer_absmax_new;
 };
 
@@ -123,7 +123,8 @@ struct Element { float param, grad, momentum_buffer; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
-  float grad_squares, grad_squares_2, param_squares, grad_squares_3, share_sum, update_squares, momentum_buffer_largest;
+  float grad_squares, gnorm_squares, param_squares, grad_norm_squares, share_sum, update_squares,
+      momentum_buffer_largest;
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
@@ -140,12 +141,12 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.weight_decay = float(values.weight_decay);
   if constexpr (trust_ratio_is_lars) {
     const double param_norm = optgen::sqrt(sums.param_squares);
-    const double grad_norm = optgen::sqrt(sums.grad_squares_3);
+    const double grad_norm = optgen::sqrt(sums.grad_norm_squares);
     const double rate = values.trust_coefficient * param_norm / (grad_norm + values.weight_decay * param_norm);
     s.grad_factor = float(param_norm > 0.0 && grad_norm > 0.0 ? rate : 1.0);
   }
   if constexpr (momentum_not_0) {
-    s.step_above = step > 1.0;
+    s.step_above_1 = step > 1.0;
     s.one_minus_dampening = float(1.0 - values.dampening);
   }
   s.momentum_buffer_absmax_new = float(optgen::scale_of(sums.momentum_buffer_largest));
@@ -160,7 +161,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   bool active;
   grad_stage(grad, active, s, terms);
   const float stage_grad = grad;
-  terms.grad_squares_3 = grad;
+  terms.grad_norm_squares = grad;
   if constexpr (trust_ratio_is_lars) {
     grad = s.grad_factor * (grad + s.weight_decay * param);
   } else {
@@ -168,7 +169,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   }
   float update = grad;
   if constexpr (momentum_not_0) {
-    momentum_buffer = optgen::where(s.step_above, s.momentum * momentum_buffer + s.one_minus_dampening * grad, grad);
+    momentum_buffer = optgen::where(s.step_above_1, s.momentum * momentum_buffer + s.one_minus_dampening * grad, grad);
     update = momentum_buffer;
     if constexpr (nesterov) update = grad + s.momentum * momentum_buffer;
   }
@@ -183,9 +184,9 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 1 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
-  finish_sum<pass == grad_squares_3_pass>(call, t, &Sums::grad_squares_3);
+  finish_sum<pass == grad_norm_squares_pass>(call, t, &Sums::grad_norm_squares);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
   finish_max<pass == momentum_buffer_largest_pass>(call, t, &Sums::momentum_buffer_largest);

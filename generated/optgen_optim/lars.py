@@ -51,20 +51,20 @@ _step_block = Block(
     ),
     passes=(
         Pass("step_reduce_1", "grad_squares"),
-        Pass("step_reduce_2", "grad_squares_2"),
-        Pass("step_reduce_3", "param_squares grad_squares_2 grad_squares_3 share_sum"),
+        Pass("step_reduce_2", "gnorm_squares"),
+        Pass("step_reduce_3", "param_squares gnorm_squares grad_norm_squares share_sum"),
         Pass(
             "step_reduce_4",
-            "param_squares grad_squares_2 grad_squares_3 share_sum update_squares momentum_buffer_largest",
+            "param_squares gnorm_squares grad_norm_squares share_sum update_squares momentum_buffer_largest",
         ),
         Pass("step_apply"),
     ),
     partials=(
         Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
         Partial(
-            "grad_squares_2",
+            "gnorm_squares",
             lambda f: f.percentile_clipping_below_100,
-            before="grad_squares_3 share_sum update_squares momentum_buffer_largest",
+            before="grad_norm_squares share_sum update_squares momentum_buffer_largest",
         ),
         Partial(
             "param_squares",
@@ -74,7 +74,7 @@ _step_block = Block(
                 "momentum_buffer_largest": lambda f: f.trust_ratio_is_lars,
             },
         ),
-        Partial("grad_squares_3", lambda f: f.trust_ratio_is_lars, before="share_sum momentum_buffer_largest"),
+        Partial("grad_norm_squares", lambda f: f.trust_ratio_is_lars, before="share_sum momentum_buffer_largest"),
         Partial("share_sum", lambda f: f.cautious, before="update_squares"),
         Partial("update_squares", lambda f: f.max_unorm_above_0 and not f.trust_ratio_is_lars),
         Partial("momentum_buffer_largest", lambda f: f.momentum_buffer_tensorwise and f.momentum_not_0, op="max"),

@@ -45,11 +45,11 @@ def step(t: View) -> Results:
         return t.taken
     grad, active, gnorm_vec = left
     stage_grad = grad
-    if "grad_squares_3" in t.wanted and t.ends(grad_squares_3=m.total_squares(grad)):
+    if "grad_norm_squares" in t.wanted and t.ends(grad_norm_squares=m.total_squares(grad)):
         return t.taken
     if f.trust_ratio_is_lars:
         param_norm = m.sqrt(sums.param_squares)
-        grad_norm = m.sqrt(sums.grad_squares_3)
+        grad_norm = m.sqrt(sums.grad_norm_squares)
         rate = v.trust_coefficient * param_norm / (grad_norm + v.weight_decay * param_norm)
         grad = m.where(m.both(param_norm > 0.0, grad_norm > 0.0), rate, 1.0) * (grad + v.weight_decay * t.param)
     else:

@@ -15,7 +15,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   Tile<ExpAvgCodec> exp_avg_tile;
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<LastGradCodec> last_grad_tile;
-  double grad_squares = 0.0, grad_squares_2 = 0.0, corrected_squares = 0.0, share_sum = 0.0, param_squares = 0.0,
+  double grad_squares = 0.0, gnorm_squares = 0.0, corrected_squares = 0.0, share_sum = 0.0, param_squares = 0.0,
       update_squares = 0.0;
   uint32_t exp_avg_largest = 0, exp_avg_sq_largest = 0, last_grad_largest = 0;
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t), t.at(START));
@@ -47,12 +47,12 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
       return terms;
     };
 #pragma omp simd \
-    reduction(+ : grad_squares, grad_squares_2, corrected_squares, share_sum, param_squares, update_squares) \
+    reduction(+ : grad_squares, gnorm_squares, corrected_squares, share_sum, param_squares, update_squares) \
     reduction(max : exp_avg_largest, exp_avg_sq_largest, last_grad_largest)
     for (int i = 0; i < n; ++i) {
       [[maybe_unused]] const Terms terms = element(i);
       if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
-      if constexpr (pass == grad_squares_2_pass) grad_squares_2 = plus_square(grad_squares_2, terms.grad_squares_2);
+      if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
       if constexpr (pass == corrected_squares_pass)
         corrected_squares = plus_square(corrected_squares, terms.corrected_squares);
       if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
@@ -76,7 +76,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   }
   Sums& partial = partials_of<Sums>(call, c);
   if constexpr (pass == grad_squares_pass) partial.grad_squares = grad_squares;
-  if constexpr (pass == grad_squares_2_pass) partial.grad_squares_2 = grad_squares_2;
+  if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = gnorm_squares;
   if constexpr (pass == corrected_squares_pass) partial.corrected_squares = corrected_squares;
   if constexpr (pass == share_sum_pass) partial.share_sum = share_sum;
   if constexpr (pass == param_squares_pass) partial.param_squares = param_squares;

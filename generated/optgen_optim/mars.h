@@ -74,12 +74,12 @@ constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? be
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
 constexpr int corrected_squares_pass = ndim_from_2 || optimize_1d
     ? before(APPLY, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
-constexpr int grad_squares_2_pass = percentile_clipping_below_100
+constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, last_grad_largest_pass, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass,
         share_sum_pass, corrected_squares_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass);
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
     corrected_squares_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass,
     last_grad_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
@@ -96,14 +96,14 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, corrected_squares, share_sum, param_squares, update_squares, exp_avg_largest,
+  double grad_squares, gnorm_squares, corrected_squares, share_sum, param_squares, update_squares, exp_avg_largest,
       exp_avg_sq_largest, last_grad_largest;
 };
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float beta1, beta2, eps, beta1_1d, beta2_1d;
-  Condition step_above;
+  Condition step_above_1;
   float gamma_times_beta1_over_one_minus_beta1, inverse_max_one_sqrt_corrected_squares, one_minus_beta1,
       one_minus_beta2, inverse_bias_correction_beta1, inverse_sqrt_bias_correction_beta2, one_minus_beta1_1d,
       one_minus_beta2_1d, inverse_bias_correction_beta1_1d, inverse_sqrt_bias_correction_beta2_1d, rate,
@@ -114,7 +114,7 @@ struct Element { float param, grad, exp_avg, exp_avg_sq, last_grad; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
-  float grad_squares, grad_squares_2, corrected_squares, share_sum, param_squares, update_squares, exp_avg_largest,
+  float grad_squares, gnorm_squares, corrected_squares, share_sum, param_squares, update_squares, exp_avg_largest,
       exp_avg_sq_largest, last_grad_largest;
 };
 
@@ -135,7 +135,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   double decay;
   double rate;
   if constexpr (ndim_from_2 || optimize_1d) {
-    s.step_above = step > 1.0;
+    s.step_above_1 = step > 1.0;
     s.gamma_times_beta1_over_one_minus_beta1 = float(values.gamma * (values.beta1 / (1.0 - values.beta1)));
     s.inverse_max_one_sqrt_corrected_squares = float(1.0 / optgen::maximum(1.0, optgen::sqrt(sums.corrected_squares)));
     s.one_minus_beta1 = float(1.0 - values.beta1);
@@ -174,7 +174,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   grad_stage(grad, active, s, terms);
   float update;
   if constexpr (ndim_from_2 || optimize_1d) {
-    const float change = optgen::where(s.step_above, grad - last_grad, 0.0f);
+    const float change = optgen::where(s.step_above_1, grad - last_grad, 0.0f);
     float corrected = grad + s.gamma_times_beta1_over_one_minus_beta1 * change;
     terms.corrected_squares = corrected;
     corrected = corrected * s.inverse_max_one_sqrt_corrected_squares;
@@ -203,7 +203,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == corrected_squares_pass>(call, t, &Sums::corrected_squares);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);

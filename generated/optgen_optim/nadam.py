@@ -58,18 +58,18 @@ _step_block = Block(
     ),
     passes=(
         Pass("step_reduce_0", "grad_squares"),
-        Pass("step_reduce_1", "grad_squares_2"),
-        Pass("step_reduce_2", "grad_squares_2 share_sum"),
+        Pass("step_reduce_1", "gnorm_squares"),
+        Pass("step_reduce_2", "gnorm_squares share_sum"),
         Pass(
             "step_reduce_3",
-            "param_squares grad_squares_2 share_sum update_squares exp_avg_largest exp_avg_sq_largest",
+            "param_squares gnorm_squares share_sum update_squares exp_avg_largest exp_avg_sq_largest",
         ),
         Pass("step_apply"),
     ),
     partials=(
         Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
         Partial(
-            "grad_squares_2",
+            "gnorm_squares",
             lambda f: f.percentile_clipping_below_100,
             before="share_sum update_squares exp_avg_largest exp_avg_sq_largest",
         ),

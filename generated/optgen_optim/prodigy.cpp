@@ -16,7 +16,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   Tile<ExpAvgSqCodec> exp_avg_sq_tile;
   Tile<SCodec> s_tile;
   Tile<P0Codec> p0_tile;
-  double grad_squares = 0.0, grad_squares_2 = 0.0, numerator_sum = 0.0, denominator_sum = 0.0, share_sum = 0.0,
+  double grad_squares = 0.0, gnorm_squares = 0.0, numerator_sum = 0.0, denominator_sum = 0.0, share_sum = 0.0,
       param_squares = 0.0, update_squares = 0.0;
   uint32_t exp_avg_largest = 0, exp_avg_sq_largest = 0;
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t), t.at(START));
@@ -49,13 +49,13 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
       return terms;
     };
 #pragma omp simd \
-    reduction(+ : grad_squares, grad_squares_2, numerator_sum, denominator_sum, share_sum, param_squares, \
+    reduction(+ : grad_squares, gnorm_squares, numerator_sum, denominator_sum, share_sum, param_squares, \
         update_squares) \
     reduction(max : exp_avg_largest, exp_avg_sq_largest)
     for (int i = 0; i < n; ++i) {
       [[maybe_unused]] const Terms terms = element(i);
       if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
-      if constexpr (pass == grad_squares_2_pass) grad_squares_2 = plus_square(grad_squares_2, terms.grad_squares_2);
+      if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
       if constexpr (pass == numerator_sum_pass) numerator_sum += double(terms.numerator_sum);
       if constexpr (pass == denominator_sum_pass) denominator_sum += double(terms.denominator_sum);
       if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
@@ -77,7 +77,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   }
   Sums& partial = partials_of<Sums>(call, c);
   if constexpr (pass == grad_squares_pass) partial.grad_squares = grad_squares;
-  if constexpr (pass == grad_squares_2_pass) partial.grad_squares_2 = grad_squares_2;
+  if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = gnorm_squares;
   if constexpr (pass == numerator_sum_pass) partial.numerator_sum = numerator_sum;
   if constexpr (pass == denominator_sum_pass) partial.denominator_sum = denominator_sum;
   if constexpr (pass == share_sum_pass) partial.share_sum = share_sum;

@@ -20,7 +20,7 @@ __device__ __forceinline__ void store_sums(const Call& call, const Chunk& c, Pas
   if (threadIdx.x == 0) {
     Sums& partial = partials_of<Sums>(call, c);
     if constexpr (pass == grad_squares_pass) partial.grad_squares = shared.partial.sum(0);
-    if constexpr (pass == grad_squares_2_pass) partial.grad_squares_2 = shared.partial.sum(1);
+    if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = shared.partial.sum(1);
     if constexpr (pass == numerator_sum_pass) partial.numerator_sum = shared.partial.sum(2);
     if constexpr (pass == denominator_sum_pass) partial.denominator_sum = shared.partial.sum(3);
     if constexpr (pass == share_sum_pass) partial.share_sum = shared.partial.sum(4);
@@ -46,7 +46,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_sq),
       t.pointer(Column::s), t.pointer(Column::p0), t.pointer(COMPENSATION));
-  double grad_squares = 0.0, grad_squares_2 = 0.0, numerator_sum = 0.0, denominator_sum = 0.0, share_sum = 0.0,
+  double grad_squares = 0.0, gnorm_squares = 0.0, numerator_sum = 0.0, denominator_sum = 0.0, share_sum = 0.0,
       param_squares = 0.0, update_squares = 0.0;
   uint32_t exp_avg_largest = 0, exp_avg_sq_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
@@ -69,7 +69,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
         store(s_at[i], x.s);
       } else if (place.inside(i)) {
         if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
-        if constexpr (pass == grad_squares_2_pass) grad_squares_2 = plus_square(grad_squares_2, terms.grad_squares_2);
+        if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
         if constexpr (pass == numerator_sum_pass) numerator_sum += double(terms.numerator_sum);
         if constexpr (pass == denominator_sum_pass) denominator_sum += double(terms.denominator_sum);
         if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
@@ -98,7 +98,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   });
   if constexpr (pass != APPLY) {
     if constexpr (pass == grad_squares_pass) shared.partial.add(0, grad_squares);
-    if constexpr (pass == grad_squares_2_pass) shared.partial.add(1, grad_squares_2);
+    if constexpr (pass == gnorm_squares_pass) shared.partial.add(1, gnorm_squares);
     if constexpr (pass == numerator_sum_pass) shared.partial.add(2, numerator_sum);
     if constexpr (pass == denominator_sum_pass) shared.partial.add(3, denominator_sum);
     if constexpr (pass == share_sum_pass) shared.partial.add(4, share_sum);

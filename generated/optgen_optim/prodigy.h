@@ -84,7 +84,7 @@ constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? be
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
 constexpr int denominator_sum_pass = 2;
 constexpr int numerator_sum_pass = 2;
-constexpr int grad_squares_2_pass = percentile_clipping_below_100
+constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass, share_sum_pass,
         denominator_sum_pass, numerator_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
@@ -92,7 +92,7 @@ template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, numerato
     || (!decouple
         && is_one_of(pass, denominator_sum_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass,
             exp_avg_sq_largest_pass));
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
     numerator_sum_pass, denominator_sum_pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass,
     exp_avg_sq_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
@@ -109,14 +109,14 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, numerator_sum, denominator_sum, share_sum, param_squares, update_squares,
+  double grad_squares, gnorm_squares, numerator_sum, denominator_sum, share_sum, param_squares, update_squares,
       exp_avg_largest, exp_avg_sq_largest;
 };
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float beta1, beta2, weight_decay, rate, decay;
-  Condition lr_above;
+  Condition lr_above_0;
   float d_times_one_minus_beta1, d_times_d_times_one_minus_beta2, d_over_d0_times_pull, d_over_d0_times_rate;
   Condition moved;
   float d_times_eps, param_factor, exp_avg_absmax_new, exp_avg_sq_absmax_new;
@@ -126,7 +126,7 @@ struct Element { float param, grad, exp_avg, exp_avg_sq, s, p0; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
-  float grad_squares, grad_squares_2, numerator_sum, denominator_sum, share_sum, param_squares, update_squares,
+  float grad_squares, gnorm_squares, numerator_sum, denominator_sum, share_sum, param_squares, update_squares,
       exp_avg_largest, exp_avg_sq_largest;
 };
 
@@ -154,7 +154,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   double decay = values.beta3;
   if constexpr (!beta3_given) decay = optgen::sqrt(values.beta2);
   s.decay = float(decay);
-  s.lr_above = values.lr > 0.0;
+  s.lr_above_0 = values.lr > 0.0;
   s.d_times_one_minus_beta1 = float(values.d * (1.0 - values.beta1));
   s.d_times_d_times_one_minus_beta2 = float(values.d * values.d * (1.0 - values.beta2));
   const double d_over_d0 = values.d / values.d0;
@@ -188,7 +188,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   grad_stage(grad, active, s, terms);
   const float stage_grad = grad;
   if constexpr (!decouple) grad = grad + s.weight_decay * param;
-  active = active && s.lr_above;
+  active = active && s.lr_above_0;
   exp_avg = s.beta1 * exp_avg + s.d_times_one_minus_beta1 * grad;
   exp_avg_sq = s.beta2 * exp_avg_sq + s.d_times_d_times_one_minus_beta2 * grad * grad;
   s_value = s.decay * s_value + s.d_over_d0_times_pull * grad;
@@ -210,7 +210,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == numerator_sum_pass>(call, t, &Sums::numerator_sum);
   finish_sum<pass == denominator_sum_pass>(call, t, &Sums::denominator_sum);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);

@@ -86,7 +86,7 @@ def _step_values(
         "clip_all": clip_all,
         "rate": rate,
         "decay": decay,
-        "lr_above": lr > 0.0,
+        "lr_above_0": lr > 0.0,
         "d_times_one_minus_beta1": d * (1.0 - beta1),
         "d_times_d_times_one_minus_beta2": d * d * (1.0 - beta2),
         "d_over_d0_times_pull": d_over_d0 * pull,
@@ -159,7 +159,7 @@ _step_block = Block(
     ),
     passes=(
         Pass("step_reduce_0", "grad_squares"),
-        Pass("step_reduce_1", "grad_squares_2"),
+        Pass("step_reduce_1", "gnorm_squares"),
         Pass("step_reduce_2", "numerator_sum denominator_sum"),
         Pass("step_reduce_3", "share_sum"),
         Pass("step_reduce_4", "param_squares share_sum update_squares exp_avg_largest exp_avg_sq_largest"),
@@ -168,7 +168,7 @@ _step_block = Block(
     partials=(
         Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
         Partial(
-            "grad_squares_2",
+            "gnorm_squares",
             lambda f: f.percentile_clipping_below_100,
             before="numerator_sum denominator_sum share_sum update_squares exp_avg_largest exp_avg_sq_largest",
         ),

@@ -56,7 +56,7 @@ def step(t: View) -> Results:
     stage_grad = grad
     if not f.decouple:
         grad = grad + v.weight_decay * t.param
-    active = m.both(active, v.lr_above)
+    active = m.both(active, v.lr_above_0)
     exp_avg = v.beta1 * s.exp_avg + v.d_times_one_minus_beta1 * grad
     exp_avg_sq = v.beta2 * s.exp_avg_sq + v.d_times_d_times_one_minus_beta2 * grad * grad
     s_value = v.decay * s.s + v.d_over_d0_times_pull * grad

@@ -63,13 +63,13 @@ constexpr int exp_avg_largest_pass = exp_avg_tensorwise ? before(APPLY) : NEVER;
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int grad_squares_2_pass = percentile_clipping_below_100
+constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, exp_avg_sq_largest_pass, exp_avg_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass)
     || (!decoupled_weight_decay
         && is_one_of(pass, share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass));
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
     share_sum_pass, update_squares_pass, exp_avg_largest_pass, exp_avg_sq_largest_pass);
 template <int pass> constexpr bool reads_exp_avg =
     is_one_of(pass, APPLY, share_sum_pass, update_squares_pass, exp_avg_largest_pass);
@@ -82,14 +82,14 @@ struct Values {
 };
 
 struct Sums {
-  double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
+  double grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, rect_times_sqrt_bias_correction_beta2,
       inverse_bias_correction_beta1;
-  Condition length_above;
+  Condition length_above_5;
   float one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
 };
 
@@ -97,7 +97,7 @@ struct Element { float param, grad, exp_avg, exp_avg_sq; };
 
 // Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {
-  float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
+  float grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_largest, exp_avg_sq_largest;
 };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
@@ -123,7 +123,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double rect = optgen::sqrt((safe - 4.0) * (safe - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * safe));
   s.rect_times_sqrt_bias_correction_beta2 = float(rect * optgen::sqrt(1.0 - optgen::power(values.beta2, step)));
   s.inverse_bias_correction_beta1 = float(1.0 / (1.0 - optgen::power(values.beta1, step)));
-  s.length_above = length > 5.0;
+  s.length_above_5 = length > 5.0;
   if constexpr (decoupled_weight_decay)
     s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
   s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
@@ -143,7 +143,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * grad;
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad;
   const float adaptive = s.rect_times_sqrt_bias_correction_beta2 / (optgen::sqrt(exp_avg_sq) + s.eps);
-  float update = exp_avg * s.inverse_bias_correction_beta1 * optgen::where(s.length_above, adaptive, 1.0f);
+  float update = exp_avg * s.inverse_bias_correction_beta1 * optgen::where(s.length_above_5, adaptive, 1.0f);
   update_stage(update, stage_grad, s, terms);
   if constexpr (decoupled_weight_decay) param = param * s.one_minus_lr_times_weight_decay;
   param = param - s.lr * update;
@@ -158,7 +158,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);

@@ -43,7 +43,7 @@ def train(t: View) -> Results:
     """Run `train` for a parameter."""
     v, s = t.values, t.states
     return {
-        "param": m.where(v.train_mode_is, t.param + v.one_minus_beta1 * (s.z - t.param), t.param),
+        "param": m.where(v.train_mode_is_0, t.param + v.one_minus_beta1 * (s.z - t.param), t.param),
     }
 
 
@@ -51,5 +51,5 @@ def eval(t: View) -> Results:
     """Run `eval` for a parameter."""
     v, s = t.values, t.states
     return {
-        "param": m.where(v.train_mode_is, t.param + v.one_minus_inverse_beta1 * (s.z - t.param), t.param),
+        "param": m.where(v.train_mode_is_1, t.param + v.one_minus_inverse_beta1 * (s.z - t.param), t.param),
     }

@@ -72,12 +72,12 @@ constexpr int exp_avg_sq_largest_pass = exp_avg_sq_tensorwise ? before(APPLY) : 
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int grad_squares_2_pass =
+constexpr int gnorm_squares_pass =
     percentile_clipping_below_100 ? before(APPLY, exp_avg_sq_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param =
     is_one_of(pass, APPLY, share_sum_pass, param_squares_pass, update_squares_pass);
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
     share_sum_pass, update_squares_pass, exp_avg_sq_largest_pass);
 template <int pass> constexpr bool reads_z = pass == APPLY;
 template <int pass> constexpr bool reads_exp_avg_sq =
@@ -88,19 +88,19 @@ struct Values {
       min_trust_ratio, max_trust_ratio, grad_scale, k, weight_sum, lr_max, grad_squares_all;
 };
 
-struct Sums { double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_sq_largest; };
+struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_sq_largest; };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float beta2, eps, weight_decay, rate, share, one_minus_beta2, inverse_sqrt_bias_correction_beta2_k;
-  Condition length_above;
+  Condition length_above_4;
   float one_minus_share, param_factor, exp_avg_sq_absmax_new;
 };
 
 struct Element { float param, grad, z, exp_avg_sq; };
 
-// What an element hands to the sums: to those of squares what they square.
-struct Terms { float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, exp_avg_sq_largest; };
+// Terms of an element in the sums; a sum of squares squares its term itself.
+struct Terms { float grad_squares, gnorm_squares, share_sum, param_squares, update_squares, exp_avg_sq_largest; };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
   const Values& values = values_of<Values>(call, t);
@@ -133,7 +133,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.share = float(share);
   s.one_minus_beta2 = float(1.0 - values.beta2);
   s.inverse_sqrt_bias_correction_beta2_k = float(1.0 / optgen::sqrt(1.0 - optgen::power(values.beta2, k)));
-  s.length_above = length > 4.0;
+  s.length_above_4 = length > 4.0;
   s.one_minus_share = float(1.0 - share);
   s.param_factor = float(rate * (values.beta1 * (1.0 - share) - 1.0));
   s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
@@ -149,7 +149,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   grad_stage(grad, active, s, terms);
   exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * grad * grad;
   const float scaled = grad / (optgen::sqrt(exp_avg_sq) * s.inverse_sqrt_bias_correction_beta2_k + s.eps);
-  float update = optgen::where(s.length_above, scaled, grad) + s.weight_decay * param;
+  float update = optgen::where(s.length_above_4, scaled, grad) + s.weight_decay * param;
   update_stage(update, grad, s, terms);
   param = s.one_minus_share * param + s.share * z + s.param_factor * update;
   z = z - s.rate * update;
@@ -163,7 +163,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);
@@ -194,21 +194,21 @@ struct Values { double beta1, train_mode; };
 
 struct Sums {};
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars {
-  Condition train_mode_is;
+  Condition train_mode_is_0;
   float one_minus_beta1;
 };
 
 struct Element { float param, z; };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {};
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
   const Values& values = values_of<Values>(call, t);
   Scalars s{};
-  s.train_mode_is = values.train_mode == 0.0;
+  s.train_mode_is_0 = values.train_mode == 0.0;
   s.one_minus_beta1 = float(1.0 - values.beta1);
   return s;
 }
@@ -217,7 +217,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, z = x.z;
-  x.param = optgen::where(s.train_mode_is, param + s.one_minus_beta1 * (z - param), param);
+  x.param = optgen::where(s.train_mode_is_0, param + s.one_minus_beta1 * (z - param), param);
   return terms;
 }
 
@@ -237,21 +237,21 @@ struct Values { double beta1, train_mode; };
 
 struct Sums {};
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars {
-  Condition train_mode_is;
+  Condition train_mode_is_1;
   float one_minus_inverse_beta1;
 };
 
 struct Element { float param, z; };
 
-// What an element hands to the sums: to those of squares what they square.
+// Terms of an element in the sums; a sum of squares squares its term itself.
 struct Terms {};
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
   const Values& values = values_of<Values>(call, t);
   Scalars s{};
-  s.train_mode_is = values.train_mode == 1.0;
+  s.train_mode_is_1 = values.train_mode == 1.0;
   s.one_minus_inverse_beta1 = float(1.0 - 1.0 / values.beta1);
   return s;
 }
@@ -260,7 +260,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
 OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   Terms terms{};
   float param = x.param, z = x.z;
-  x.param = optgen::where(s.train_mode_is, param + s.one_minus_inverse_beta1 * (z - param), param);
+  x.param = optgen::where(s.train_mode_is_1, param + s.one_minus_inverse_beta1 * (z - param), param);
   return terms;
 }
 

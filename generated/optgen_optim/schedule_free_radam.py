@@ -72,7 +72,7 @@ def _step_values(
         "share_2": share_2,
         "one_minus_beta2": 1.0 - beta2,
         "inverse_sqrt_bias_correction_beta2_k": m.divide(1.0, m.sqrt(1.0 - m.power(beta2, new_k))),
-        "length_above": length > 4.0,
+        "length_above_4": length > 4.0,
         "min_one_max_unorm": m.minimum(1.0, max_unorm),
         "one_minus_share": 1.0 - share_2,
         "param_factor": rate * (beta1 * (1.0 - share_2) - 1.0),
@@ -109,7 +109,7 @@ def _step_commit(
 
 def _train_values(beta1: float, train_mode: float) -> dict[str, float]:
     """Values that `train` reads and that all parameters of a group share."""
-    return {"train_mode_is": train_mode == 0.0, "one_minus_beta1": 1.0 - beta1}
+    return {"train_mode_is_0": train_mode == 0.0, "one_minus_beta1": 1.0 - beta1}
 
 
 def _train_commit() -> dict[str, float]:
@@ -119,7 +119,7 @@ def _train_commit() -> dict[str, float]:
 
 def _eval_values(beta1: float, train_mode: float) -> dict[str, float]:
     """Values that `eval` reads and that all parameters of a group share."""
-    return {"train_mode_is": train_mode == 1.0, "one_minus_inverse_beta1": 1.0 - m.divide(1.0, beta1)}
+    return {"train_mode_is_1": train_mode == 1.0, "one_minus_inverse_beta1": 1.0 - m.divide(1.0, beta1)}
 
 
 def _eval_commit() -> dict[str, float]:
@@ -138,15 +138,15 @@ _step_block = Block(
     ),
     passes=(
         Pass("step_reduce_0", "grad_squares"),
-        Pass("step_reduce_1", "grad_squares_2"),
-        Pass("step_reduce_2", "grad_squares_2 share_sum"),
-        Pass("step_reduce_3", "param_squares grad_squares_2 share_sum update_squares exp_avg_sq_largest"),
+        Pass("step_reduce_1", "gnorm_squares"),
+        Pass("step_reduce_2", "gnorm_squares share_sum"),
+        Pass("step_reduce_3", "param_squares gnorm_squares share_sum update_squares exp_avg_sq_largest"),
         Pass("step_apply"),
     ),
     partials=(
         Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
         Partial(
-            "grad_squares_2",
+            "gnorm_squares",
             lambda f: f.percentile_clipping_below_100,
             before="share_sum update_squares exp_avg_sq_largest",
         ),

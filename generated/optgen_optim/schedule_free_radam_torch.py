@@ -23,7 +23,7 @@ def step(t: View) -> Results:
     grad, active, gnorm_vec = left
     exp_avg_sq = v.beta2 * s.exp_avg_sq + v.one_minus_beta2 * grad * grad
     scaled = grad / (m.sqrt(exp_avg_sq) * v.inverse_sqrt_bias_correction_beta2_k + v.eps)
-    update = m.where(v.length_above, scaled, grad) + v.weight_decay * t.param
+    update = m.where(v.length_above_4, scaled, grad) + v.weight_decay * t.param
     if (left := update_stage(t, update, grad)) is None:
         return t.taken
     update = left
@@ -45,7 +45,7 @@ def train(t: View) -> Results:
     """Run `train` for a parameter."""
     v, s = t.values, t.states
     return {
-        "param": m.where(v.train_mode_is, t.param + v.one_minus_beta1 * (s.z - t.param), t.param),
+        "param": m.where(v.train_mode_is_0, t.param + v.one_minus_beta1 * (s.z - t.param), t.param),
     }
 
 
@@ -53,5 +53,5 @@ def eval(t: View) -> Results:
     """Run `eval` for a parameter."""
     v, s = t.values, t.states
     return {
-        "param": m.where(v.train_mode_is, t.param + v.one_minus_inverse_beta1 * (s.z - t.param), t.param),
+        "param": m.where(v.train_mode_is_1, t.param + v.one_minus_inverse_beta1 * (s.z - t.param), t.param),
     }

@@ -92,7 +92,7 @@ def _step_commit(
 
 def _train_values(momentum: float, train_mode: float) -> dict[str, float]:
     """Values that `train` reads and that all parameters of a group share."""
-    return {"train_mode_is": train_mode == 0.0, "one_minus_momentum": 1.0 - momentum}
+    return {"train_mode_is_0": train_mode == 0.0, "one_minus_momentum": 1.0 - momentum}
 
 
 def _train_commit() -> dict[str, float]:
@@ -102,7 +102,7 @@ def _train_commit() -> dict[str, float]:
 
 def _eval_values(momentum: float, train_mode: float) -> dict[str, float]:
     """Values that `eval` reads and that all parameters of a group share."""
-    return {"train_mode_is": train_mode == 1.0, "one_minus_inverse_momentum": 1.0 - m.divide(1.0, momentum)}
+    return {"train_mode_is_1": train_mode == 1.0, "one_minus_inverse_momentum": 1.0 - m.divide(1.0, momentum)}
 
 
 def _eval_commit() -> dict[str, float]:
@@ -121,14 +121,14 @@ _step_block = Block(
     ),
     passes=(
         Pass("step_reduce_0", "grad_squares"),
-        Pass("step_reduce_1", "grad_squares_2"),
-        Pass("step_reduce_2", "grad_squares_2 share_sum"),
-        Pass("step_reduce_3", "param_squares grad_squares_2 share_sum update_squares"),
+        Pass("step_reduce_1", "gnorm_squares"),
+        Pass("step_reduce_2", "gnorm_squares share_sum"),
+        Pass("step_reduce_3", "param_squares gnorm_squares share_sum update_squares"),
         Pass("step_apply"),
     ),
     partials=(
         Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
-        Partial("grad_squares_2", lambda f: f.percentile_clipping_below_100, before="share_sum update_squares"),
+        Partial("gnorm_squares", lambda f: f.percentile_clipping_below_100, before="share_sum update_squares"),
         Partial("share_sum", lambda f: f.cautious, before="update_squares"),
         Partial("param_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),
         Partial("update_squares", lambda f: f.max_unorm_above_0 or f.trust_ratio_is_lamb),

@@ -60,12 +60,12 @@ constexpr int momentum_buffer_largest_pass = momentum_buffer_tensorwise && momen
 constexpr int update_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int param_squares_pass = max_unorm_above_0 || trust_ratio_is_lamb ? before(APPLY) : NEVER;
 constexpr int share_sum_pass = cautious ? before(APPLY, update_squares_pass) : NEVER;
-constexpr int grad_squares_2_pass = percentile_clipping_below_100
+constexpr int gnorm_squares_pass = percentile_clipping_below_100
     ? before(APPLY, momentum_buffer_largest_pass, update_squares_pass, share_sum_pass) : NEVER;
 constexpr int grad_squares_pass = max_grad_norm_above_0 ? 0 : NEVER;
 template <int pass> constexpr bool reads_param = is_one_of(pass, APPLY, param_squares_pass)
     || (!decoupled_weight_decay && is_one_of(pass, share_sum_pass, update_squares_pass, momentum_buffer_largest_pass));
-template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, grad_squares_2_pass,
+template <int pass> constexpr bool reads_grad = is_one_of(pass, APPLY, grad_squares_pass, gnorm_squares_pass,
     share_sum_pass, update_squares_pass, momentum_buffer_largest_pass);
 template <int pass> constexpr bool reads_momentum_buffer =
     (momentum_not_0 && is_one_of(pass, APPLY, share_sum_pass, update_squares_pass))
@@ -76,19 +76,19 @@ struct Values {
       max_trust_ratio, grad_scale, grad_squares_all;
 };
 
-struct Sums { double grad_squares, grad_squares_2, share_sum, param_squares, update_squares, momentum_buffer_largest; };
+struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, update_squares, momentum_buffer_largest; };
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, momentum, weight_decay;
-  Condition step_above;
+  Condition step_above_1;
   float one_minus_dampening, one_minus_lr_times_weight_decay, momentum_buffer_absmax_new;
 };
 
 struct Element { float param, grad, momentum_buffer; };
 
-// What an element hands to the sums: to those of squares what they square.
-struct Terms { float grad_squares, grad_squares_2, share_sum, param_squares, update_squares, momentum_buffer_largest; };
+// Terms of an element in the sums; a sum of squares squares its term itself.
+struct Terms { float grad_squares, gnorm_squares, share_sum, param_squares, update_squares, momentum_buffer_largest; };
 
 template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor& t) {
   const Values& values = values_of<Values>(call, t);
@@ -103,7 +103,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.momentum = float(values.momentum);
   s.weight_decay = float(values.weight_decay);
   if constexpr (momentum_not_0) {
-    s.step_above = step > 1.0;
+    s.step_above_1 = step > 1.0;
     s.one_minus_dampening = float(1.0 - values.dampening);
   }
   if constexpr (decoupled_weight_decay)
@@ -123,7 +123,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
   if constexpr (!decoupled_weight_decay) grad = grad + s.weight_decay * param;
   float update = grad;
   if constexpr (momentum_not_0) {
-    momentum_buffer = optgen::where(s.step_above, s.momentum * momentum_buffer + s.one_minus_dampening * grad, grad);
+    momentum_buffer = optgen::where(s.step_above_1, s.momentum * momentum_buffer + s.one_minus_dampening * grad, grad);
     update = momentum_buffer;
     if constexpr (nesterov) update = grad + s.momentum * momentum_buffer;
   }
@@ -139,7 +139,7 @@ OPTGEN_INLINE Terms run_element(Element& x, const Scalars& s) {
 template <int pass> OPTGEN_TARGET void finish(const Call& call, const Tensor& t) {
   finish_sum<pass == grad_squares_pass>(call, t, &Sums::grad_squares);
   finish_untaken<pass == 0 && grad_squares_pass == NEVER>(call, t, &Sums::grad_squares);
-  finish_sum<pass == grad_squares_2_pass>(call, t, &Sums::grad_squares_2);
+  finish_sum<pass == gnorm_squares_pass>(call, t, &Sums::gnorm_squares);
   finish_sum<pass == share_sum_pass>(call, t, &Sums::share_sum);
   finish_sum<pass == param_squares_pass>(call, t, &Sums::param_squares);
   finish_sum<pass == update_squares_pass>(call, t, &Sums::update_squares);

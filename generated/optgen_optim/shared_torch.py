@@ -27,11 +27,11 @@ def grad_stage(t: View) -> Any:
         if "grad_squares" in t.wanted and t.ends(grad_squares=m.total_squares(grad)):
             return None
         grad = grad * v.clip_all
-    if "grad_squares_2" in t.wanted and t.ends(grad_squares_2=m.total_squares(grad)):
+    if "gnorm_squares" in t.wanted and t.ends(gnorm_squares=m.total_squares(grad)):
         return None
     gnorm_vec: Any = m.NAN
     if f.percentile_clipping_below_100:
-        gnorm = m.sqrt(sums.grad_squares_2)
+        gnorm = m.sqrt(sums.gnorm_squares)
         gnorm_vec = m.push(s.gnorm_vec, gnorm * gnorm, t.step)
         usual = m.sqrt(m.percentile(gnorm_vec, v.percentile_clipping))
         clip_own = m.where(gnorm > usual, usual / gnorm, 1.0)

@@ -64,15 +64,15 @@ _step_block = Block(
     ),
     passes=(
         Pass("step_reduce_0", "grad_squares"),
-        Pass("step_reduce_1", "grad_squares_2"),
-        Pass("step_reduce_2", "grad_squares_2 share_sum"),
-        Pass("step_reduce_3", "param_squares grad_squares_2 share_sum update_squares exp_avg_largest"),
+        Pass("step_reduce_1", "gnorm_squares"),
+        Pass("step_reduce_2", "gnorm_squares share_sum"),
+        Pass("step_reduce_3", "param_squares gnorm_squares share_sum update_squares exp_avg_largest"),
         Pass("step_apply"),
     ),
     partials=(
         Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
         Partial(
-            "grad_squares_2",
+            "gnorm_squares",
             lambda f: f.percentile_clipping_below_100,
             before="share_sum update_squares exp_avg_largest",
         ),
@@ -91,13 +91,13 @@ _update_hessian_block = Block(
     reads="beta2 max_grad_norm percentile_clipping grad_scale grad_squares_all",
     passes=(
         Pass("update_hessian_reduce_0", "grad_squares"),
-        Pass("update_hessian_reduce_1", "grad_squares_2"),
-        Pass("update_hessian_reduce_2", "grad_squares_2 hessian_largest"),
+        Pass("update_hessian_reduce_1", "gnorm_squares"),
+        Pass("update_hessian_reduce_2", "gnorm_squares hessian_largest"),
         Pass("update_hessian_apply"),
     ),
     partials=(
         Partial("grad_squares", lambda f: f.max_grad_norm_above_0),
-        Partial("grad_squares_2", lambda f: f.percentile_clipping_below_100, before="hessian_largest"),
+        Partial("gnorm_squares", lambda f: f.percentile_clipping_below_100, before="hessian_largest"),
         Partial("hessian_largest", lambda f: f.hessian_tensorwise, op="max"),
     ),
     scalars=6,

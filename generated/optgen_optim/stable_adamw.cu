@@ -20,7 +20,7 @@ __device__ __forceinline__ void store_sums(const Call& call, const Chunk& c, Pas
   if (threadIdx.x == 0) {
     Sums& partial = partials_of<Sums>(call, c);
     if constexpr (pass == grad_squares_pass) partial.grad_squares = shared.partial.sum(0);
-    if constexpr (pass == grad_squares_2_pass) partial.grad_squares_2 = shared.partial.sum(1);
+    if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = shared.partial.sum(1);
     if constexpr (pass == share_sum_pass) partial.share_sum = shared.partial.sum(2);
     if constexpr (pass == param_squares_pass) partial.param_squares = shared.partial.sum(3);
     if constexpr (pass == ratio_sum_pass) partial.ratio_sum = shared.partial.sum(4);
@@ -43,7 +43,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   if constexpr (pass == APPLY) param_tile.draws(draw_of(t));
   const bool aligned = are_aligned(t.pointer(PARAM), t.grad, t.pointer(Column::exp_avg), t.pointer(Column::exp_avg_sq),
       t.pointer(COMPENSATION));
-  double grad_squares = 0.0, grad_squares_2 = 0.0, share_sum = 0.0, param_squares = 0.0, ratio_sum = 0.0,
+  double grad_squares = 0.0, gnorm_squares = 0.0, share_sum = 0.0, param_squares = 0.0, ratio_sum = 0.0,
       update_squares = 0.0;
   uint32_t exp_avg_largest = 0, exp_avg_sq_largest = 0;
   for_each_tile<RUN>(c, aligned, [&](const auto& place) {
@@ -62,7 +62,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
         store(exp_avg_sq_at[i], x.exp_avg_sq);
       } else if (place.inside(i)) {
         if constexpr (pass == grad_squares_pass) grad_squares = plus_square(grad_squares, terms.grad_squares);
-        if constexpr (pass == grad_squares_2_pass) grad_squares_2 = plus_square(grad_squares_2, terms.grad_squares_2);
+        if constexpr (pass == gnorm_squares_pass) gnorm_squares = plus_square(gnorm_squares, terms.gnorm_squares);
         if constexpr (pass == share_sum_pass) share_sum += double(terms.share_sum);
         if constexpr (pass == param_squares_pass) param_squares = plus_square(param_squares, terms.param_squares);
         if constexpr (pass == ratio_sum_pass) ratio_sum += double(terms.ratio_sum);
@@ -86,7 +86,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
   });
   if constexpr (pass != APPLY) {
     if constexpr (pass == grad_squares_pass) shared.partial.add(0, grad_squares);
-    if constexpr (pass == grad_squares_2_pass) shared.partial.add(1, grad_squares_2);
+    if constexpr (pass == gnorm_squares_pass) shared.partial.add(1, gnorm_squares);
     if constexpr (pass == share_sum_pass) shared.partial.add(2, share_sum);
     if constexpr (pass == param_squares_pass) shared.partial.add(3, param_squares);
     if constexpr (pass == ratio_sum_pass) shared.partial.add(4, ratio_sum);

@@ -37,7 +37,7 @@ constexpr bool max_unorm_above_0 = OPTGEN_MAX_UNORM_ABOVE_0;
 constexpr bool min_trust_ratio_above_0 = OPTGEN_MIN_TRUST_RATIO_ABOVE_0;
 constexpr bool trust_ratio_is_lamb = OPTGEN_TRUST_RATIO_IS_LAMB;
 
-// What is the same for all elements of a tensor.
+// Values that all elements of a tensor share.
 struct UpdateScalars { float inverse_share, ratio, shrink; };
 
 template <class Values, class Sums>

@@ -233,7 +233,7 @@ class Part:
         return [Assign(variable, value), *self._after(let)]
 
     def _after(self, let: Let) -> Iterator[Statement]:
-        """What else is done with a value once its variable holds it."""
+        """Further statements about a value that its variable now holds."""
         if let.name in self.stored:
             yield Assign(self.stored[let.name], Ref(self._use(let.name, self.live[let.name])))
         if let.name in self.kept:

@@ -20,7 +20,7 @@ from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import resolve
 from optgen.ir.nodes import Call, Expr, Kind, Let, Ref, Role, refs
 from optgen.operations import Binds
-from optgen.passes.rename import NUMBER
+from optgen.passes.rename import NUMBER, stem_of
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan, Write
 from optgen.schedule.sums import ElementSum, Sums, element_sums
@@ -225,9 +225,10 @@ class BlockText:
     @cached_property
     def _field_names(self) -> dict[str, str]:
         names = [*self.fields, *(name for stage in self.element.stages for name in self.stage_fields(stage))]
-        stems = {name: NUMBER.sub("", name) for name in names if name in self.by_name}
-        others = Counter([*stems.values(), *(name for name in names if name not in stems)])
-        return {name: stem for name, stem in stems.items() if others[stem] == 1}
+        stems = {name: stem_of(self.by_name[name]) if name in self.by_name else name for name in names}
+        numbered = {name: stem for name, stem in stems.items() if NUMBER.sub("", name) == stem}
+        counts = Counter(numbered.get(name, name) for name in names)
+        return {name: stem for name, stem in numbered.items() if counts[stem] == 1}
 
     def stage_fields(self, stage: str) -> dict[str, Formula]:
         """Values below element kind that a stage of all rules reads."""

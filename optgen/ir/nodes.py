@@ -161,6 +161,7 @@ class Let:
     Attributes:
         variable: The name that the statement assigns; empty for a part of one.
         arms: The sides of `if`s in which the statement stands, outermost first.
+        stem: The name of a part of a statement, without the number that tells it from others of that name.
         joins: The `if` after which the binding chooses between the values of its two sides; 0 for none.
         stage: The stage that all rules have in which the statement stands, `grad` or `update`; empty for a rule's own.
     """
@@ -175,6 +176,7 @@ class Let:
     arms: tuple[Arm, ...] = field(default=(), compare=False)
     joins: int = field(default=0, compare=False)
     stage: str = field(default="", compare=False)
+    stem: str = field(default="", compare=False)
 
     @property
     def sums_all(self) -> bool:

@@ -87,9 +87,10 @@ class _Hoister:
                 self.lets.remove(known)
                 self.known[self._key(expr, let)][at] = self._insert(known)
                 return Ref(known.name)
-        name = self._fresh(expr, let)
+        stem = self._stem(expr, let)
+        name = unused_name(stem, self.kinds.keys() | self.guards.guards.keys())
         self.kinds[name] = kind
-        made = Let(name, expr, kind, "", let.location, let.path, arms=let.arms, stage=let.stage)
+        made = Let(name, expr, kind, "", let.location, let.path, arms=let.arms, stage=let.stage, stem=stem)
         if of_elements:
             made = self._insert(made)
         else:
@@ -120,14 +121,15 @@ class _Hoister:
         self.lets.insert(place + 1, made)
         return made
 
-    def _fresh(self, expr: Expr, let: Let) -> str:
-        taken = self.kinds.keys() | self.guards.guards.keys()
+    def _stem(self, expr: Expr, let: Let) -> str:
+        """A name for a part of a statement; of a second sum over the same name one that says for what it is taken."""
         if isinstance(expr, Reduce):
-            return unused_name(self._reduced(expr), taken)
+            stem, other = self._reduced(expr), f"{let.variable}_{REDUCED[expr.op]}"
+            several = any(stem_of(made) == stem for made in self.by_name.values())
+            return other if several and let.variable and expr.over is Kind.TENSOR else stem
         choice = isinstance(expr, Select) or (isinstance(expr, Call) and expr.op == "where")
         words = readable_name(expr, {let.name: stem_of(let) for let in refs_of(expr, self.by_name)})
-        stem = f"{let.variable or let.name}_factor" if choice or len(words) > LONGEST else words
-        return unused_name(stem, taken)
+        return f"{let.variable or let.name}_factor" if choice or len(words) > LONGEST else words
 
     def _reduced(self, expr: Reduce) -> str:
         """A name for a reduction: what is reduced, and how."""

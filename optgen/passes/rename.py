@@ -18,7 +18,7 @@ NUMBER = re.compile(r"_\d+$")
 
 def stem_of(let: Let) -> str:
     """Name of a binding without the number that tells it from others of the same name."""
-    return let.variable or NUMBER.sub("", let.name)
+    return let.variable or let.stem or NUMBER.sub("", let.name)
 
 
 def rename(program: Program, guards: GuardTable) -> Program:

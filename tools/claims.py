@@ -115,7 +115,7 @@ SENTENCES = (
     Sentence("`optgen list` shows their memory", ("tests/cli/test_commands.py",)),
     Sentence("makes any", ("tests/runtime/settings/test_create_storage.py",)),
     Sentence(
-        "A class that one could do nothing for lacks it, or refuses it with the reason",
+        "A class for which an argument has no effect does not have it, or refuses it and says why",
         ("tests/numerics/test_refusals.py",),
     ),
     Sentence("tested against independent formulas in float64", ("tests/numerics/test_parity.py",)),
@@ -127,16 +127,16 @@ SENTENCES = (
         ("tests/building/test_cache.py",),
     ),
     Sentence(
-        "without a compiler plain torch operations serve, and say so once",
+        "without a compiler, plain torch operations are used, and a warning says so once",
         ("tests/runtime/step/test_engines.py", "tests/cuda/test_fallback.py"),
     ),
-    Sentence("Exit codes: 0 all is well, 1 the input is at fault, 2 wrong usage", ("tests/cli/test_commands.py",)),
+    Sentence("Exit codes: 0 success, 1 an error in the input, 2 wrong usage", ("tests/cli/test_commands.py",)),
     Sentence(
         "`list`, `explain`, `bench` and `doctor` take `--json`",
         ("tests/cli/test_commands.py", "tests/cli/test_bench.py", "tests/cli/test_doctor.py"),
     ),
-    Sentence("what a step looks at before its kernels is then compiled too", ("tests/runtime/core/test_sweep.py",)),
-    Sentence('`target="cuda"`, `"cpu"` or `"torch"` insists', ("tests/runtime/step/test_engines.py",)),
+    Sentence("the checks of a step before its kernels are then compiled too", ("tests/runtime/core/test_sweep.py",)),
+    Sentence('`target="cuda"`, `"cpu"` or `"torch"` requires one of them', ("tests/runtime/step/test_engines.py",)),
     Sentence("Mistakes are shown as a compiler shows them", ("tests/cli/test_readme.py",)),
     Sentence("in bitsandbytes' own code books", ("tests/codecs/test_books.py",)),
     Sentence("`optimizer.override(param, optim_bits=32)`", ("tests/runtime/states/test_storage.py",)),
@@ -160,7 +160,7 @@ SENTENCES = (
         '`optgen_optim.create("adamw", params, bits=8, paged=True', ("tests/runtime/settings/test_create_storage.py",)
     ),
     Sentence(
-        '`nonfinite="skip"` leaves their elements as they were',
+        '`nonfinite="skip"` leaves their elements unchanged',
         ("tests/numerics/test_special.py",),
     ),
     Sentence("compiled by nvcc for sm_75 to sm_100", ("tests/cuda/test_nvcc_build.py",)),

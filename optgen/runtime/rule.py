@@ -206,6 +206,11 @@ class Rule:
         return whole | {part: (h.name, i) for h in self.hypers.values() for i, part in enumerate(h.parts)}
 
     @cached_property
+    def tuples(self) -> tuple[str, ...]:
+        """Hyperparameters of several numbers."""
+        return tuple(hyper.name for hyper in self.hypers.values() if hyper.parts)
+
+    @cached_property
     def fixed_by(self) -> tuple[str, ...]:
         """Settings that the flags, the storage and what is refused depend on: the host must know them."""
         decides = [hyper.name for hyper in self.hypers.values() if hyper.decides]

@@ -31,7 +31,9 @@ def given(
             result[name] = elements if name == "total_numel" else sums.get(name, m.NAN)
         else:
             value, part = settings.get(source[0]), source[1]
-            result[name] = m.unread(value if part is None or value is None else value[part])
+            if part is not None and value is not None:
+                value = value[part]
+            result[name] = value if type(value) is float else m.unread(value)
     return result
 
 
@@ -76,6 +78,10 @@ class HostValues:
 
     def __init__(self, rule: Rule, block: Block, rows: Sequence[Settings], sums: Sums, elements: float) -> None:
         self.rule, self.block, self.rows, self.sums, self.elements = rule, block, rows, sums, elements
+
+    def with_sums(self, sums: Sums) -> HostValues:
+        """The same settings, and sums that are complete now."""
+        return HostValues(self.rule, self.block, self.rows, {**self.sums, **sums}, self.elements)
 
     @cached_property
     def numbers(self) -> dict[str, float]:

@@ -7,11 +7,9 @@ where a C++ compiler and Python's headers are found; until then, and elsewhere, 
 
 from __future__ import annotations
 
-import operator
 import threading
 import time
 from array import array
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -59,7 +57,7 @@ class PlainSweep:
 
     def dtypes(self, tensors: list[Tensor]) -> list[torch.dtype]:
         """As torch's objects."""
-        return list(map(_dtype, tensors))
+        return [tensor.dtype for tensor in tensors]
 
     def identities(self, objects: list[Any]) -> bytes:
         """As `id` says."""
@@ -67,21 +65,19 @@ class PlainSweep:
 
     def facts(self, tensors: list[Tensor], entries: list[dict[str, Any]]) -> Facts:
         """Lists of each; of entries only what tells when a state is another."""
-        values = list(chain.from_iterable(map(dict.values, entries)))
-        places: Facts
+        values = [value for entry in entries for value in entry.values()]
         try:
-            places = _places(values)
-        except (TypeError, RuntimeError):  # something without an address lies among them
+            places: list[Facts] = [(v.data_ptr(), v.dtype, v.numel(), v.is_contiguous()) for v in values]
+        except (AttributeError, TypeError, RuntimeError):  # something without an address lies among them
             places = list(map(_place, values))
-        return forms(tensors), list(map(Tensor.data_ptr, tensors)), places
+        return forms(tensors), [tensor.data_ptr() for tensor in tensors], places
 
     def addresses(self, tensors: list[Tensor], like: list[Tensor]) -> bytes | None:
         """As `data_ptr` says."""
-        if not all(map(Tensor.is_contiguous, tensors)) or any(map(Tensor.is_neg, tensors)):
-            return None
-        if list(map(_shape, tensors)) != list(map(_shape, like)):
-            return None
-        return array("q", map(Tensor.data_ptr, tensors)).tobytes()
+        for tensor, other in zip(tensors, like, strict=True):
+            if not tensor.is_contiguous() or tensor.is_neg() or tensor.shape != other.shape:
+                return None
+        return array("q", [tensor.data_ptr() for tensor in tensors]).tobytes()
 
     def mark_changed(self, tensors: list[Tensor]) -> None:
         """By torch's own way to say it."""
@@ -92,29 +88,16 @@ class PlainSweep:
                 increment_version(tensor)
 
 
-_dtype = operator.attrgetter("dtype")
-_shape = operator.attrgetter("shape")
-
-
-def forms(tensors: list[Tensor]) -> tuple[list[torch.dtype], list[torch.Size], list[bool]]:
+def forms(tensors: list[Tensor]) -> list[tuple[torch.dtype, torch.Size, bool]]:
     """Forms for which tables and kernels are made: dtypes, shapes, contiguity."""
-    return list(map(_dtype, tensors)), list(map(_shape, tensors)), list(map(Tensor.is_contiguous, tensors))
+    return [(tensor.dtype, tensor.shape, tensor.is_contiguous()) for tensor in tensors]
 
 
 def _place(value: Any) -> Facts:
     try:
-        return _places([value])
-    except (TypeError, RuntimeError):
+        return value.data_ptr(), value.dtype, value.numel(), value.is_contiguous()
+    except (AttributeError, TypeError, RuntimeError):
         return id(value)
-
-
-def _places(values: list[Tensor]) -> Facts:
-    return (
-        list(map(Tensor.data_ptr, values)),
-        list(map(_dtype, values)),
-        list(map(Tensor.numel, values)),
-        list(map(Tensor.is_contiguous, values)),
-    )
 
 
 PLAIN: Sweep = PlainSweep()

@@ -20,9 +20,9 @@ from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.cuda.graph_capture import check_capture
 from optgen.runtime.hooks.grad_scaler import is_scaled, watch
 from optgen.runtime.rule import Rule
+from optgen.runtime.settings.seen import Seen, seen_settings
 from optgen.runtime.settings.storage import LARGE
 from optgen.runtime.step.optimizer_like import OptimizerLike
-from optgen.runtime.step.prepare import raw_settings
 from optgen.runtime.step.run import run
 
 VECTOR = (1, *LARGE[1:])
@@ -135,7 +135,7 @@ class InBackward:
         self._handles: list[Any] = []
         self._places: dict[int, tuple[int, int]] = {}
         self._updated: set[int] = set()
-        self._checked: list[tuple[Any, ...]] = []
+        self._checked: list[Seen] = []
         self._lock = threading.Lock()  # backward has a thread for every device
         weakref.finalize(optimizer, _remove, self._handles).atexit = False
         watch()
@@ -240,11 +240,11 @@ class InBackward:
         if not self._updated:  # the first of a round: what is wrong with others is said before anything is changed
             check_capture(name, optimizer.param_groups)
             rows = [{**group, **part} for group in optimizer.param_groups for part in _parts(group)]
-            raw = [raw_settings(optimizer, row) for row in rows]
-            if raw != self._checked:
+            seen = [seen_settings(optimizer._policy.rule, optimizer.defaults, row) for row in rows]
+            if seen != self._checked:
                 for row in rows:
                     optimizer._policy.check_row(row, optimizer.defaults)
-                self._checked = raw
+                self._checked = seen
 
 
 def _no_scaler(optimizer: Fusing) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from optgen.runtime.block import Refusal, Settings
@@ -34,6 +35,12 @@ class Policy:
     given_bits: int
     refusals: tuple[Refusal, ...]
     checks: tuple[Check, ...] = ()
+
+    @cached_property
+    def decisive(self) -> frozenset[str]:
+        """Settings that kernels, other groups or what is refused depend on, or that the class fixes."""
+        common = [hyper.name for hyper in self.rule.hypers.values() if hyper.scope == "global"]
+        return frozenset((*self.fixed, *self.rule.fixed_by, *common))
 
     def refuse(self, settings: Settings) -> None:
         """Raise for combinations that the rule, the class or a feature refuses."""
@@ -102,14 +109,20 @@ class Policy:
             self.refuse({**defaults, **unscheduled(group, defaults), **result[index]})
         return result
 
-    def check_row(self, settings: Settings, defaults: Settings) -> None:
+    def check_row(self, settings: Settings, defaults: Settings, changed: Collection[str] | None = None) -> None:
         """Raise for settings that were changed in a group to what no kernel can serve.
+
+        Args:
+            changed: Those that are not as they were when this raised nothing; by default all.
 
         Raises:
             TypeError: for values of the wrong type.
             ValueError: for values out of range, settings that the class fixes and combinations that are refused.
         """
-        checked(self.name, self.rule, {key: settings[key] for key in defaults if key in settings})
+        looked_at = defaults if changed is None else changed
+        checked(self.name, self.rule, {key: settings[key] for key in looked_at if key in settings})
+        if changed is not None and self.decisive.isdisjoint(changed):
+            return
         changed = {key: settings[key] for key in self.fixed if key not in self.rule.storage}
         check_fixed(self.name, self.rule, self.fixed, changed, "group")
         asked = {key: settings[key] for key in ("codec", "optim_bits") if key in settings}

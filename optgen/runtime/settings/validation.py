@@ -167,8 +167,7 @@ def _checked_number(name: str, hyper: Hyperparameter, value: Any) -> Any:
         raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not None")
     if hyper.parts:
         return _checked_parts(name, hyper, value)
-    label = f"Invalid {hyper.label or f'{hyper.name} value'}: {_shown(value)}"
-    _check_range(name, hyper, value, value, label, hyper.name)
+    _check_range(name, hyper, value, value)
     return int(value) if hyper.integer else _stored(value)
 
 
@@ -198,14 +197,14 @@ def _checked_parts(name: str, hyper: Hyperparameter, value: Any) -> tuple[Any, .
         raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not {value!r}")
     parts = [_plain(part) for part in value]
     for index, part in enumerate(parts):
-        label = f"Invalid {hyper.label or f'{hyper.name} value'} at index {index}: {_shown(part)}"
-        _check_range(name, hyper, part, value, label, f"{hyper.name}[{index}]")
+        _check_range(name, hyper, part, value, index)
     return tuple([_stored(part) for part in parts])
 
 
-def _check_range(name: str, hyper: Hyperparameter, number: Any, value: Any, message: str, argument: str) -> None:
+def _check_range(name: str, hyper: Hyperparameter, number: Any, value: Any, index: int | None = None) -> None:
+    """Raise for a number that is out of range: a setting's only one, or that at an index of `value`."""
     if isinstance(number, Tensor) and number.numel() != 1:
-        shape = tuple(number.shape)
+        argument, shape = _argument(hyper, index), tuple(number.shape)
         raise ValueError(f"Tensor {argument} must be 1-element ({name}: {argument} has the shape {shape})")
     if isinstance(number, bool) or not is_number(number):
         raise TypeError(f"{name}: {hyper.name} must be {_wanted(hyper)}, not {value!r}")
@@ -214,7 +213,13 @@ def _check_range(name: str, hyper: Hyperparameter, number: Any, value: Any, mess
     real = float(number)
     if not hyper.contains(real) or (hyper.integer and (not math.isfinite(real) or real != int(real))):
         kind = "a whole number " if hyper.integer else ""
-        raise ValueError(f"{message} ({name}: {argument} must be {kind}in {hyper})")
+        place = "" if index is None else f" at index {index}"
+        message = f"Invalid {hyper.label or f'{hyper.name} value'}{place}: {_shown(number)}"
+        raise ValueError(f"{message} ({name}: {_argument(hyper, index)} must be {kind}in {hyper})")
+
+
+def _argument(hyper: Hyperparameter, index: int | None) -> str:
+    return hyper.name if index is None else f"{hyper.name}[{index}]"
 
 
 def on_device(value: Any) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -21,8 +20,9 @@ from optgen.runtime.engines.engine import Engine
 from optgen.runtime.engines.torch_engine import View
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.param_groups import check_groups, check_parameter
+from optgen.runtime.settings.seen import changed_keys, seen_settings
 from optgen.runtime.settings.storage import check_rounding, choose_codecs, choose_rounding, tensorwise
-from optgen.runtime.settings.validation import check_agreement, on_device
+from optgen.runtime.settings.validation import check_agreement
 from optgen.runtime.states.checks import check_states
 from optgen.runtime.states.step_counts import read_counts, settled_count
 from optgen.runtime.states.store import StateChanges, settle_states
@@ -48,7 +48,8 @@ def prepare(
         SkippedStepError: if the step is to be skipped and the host must know it. Nothing has changed then.
     """
     declared = optimizer._policy.rule.blocks[block]
-    params = list(chain.from_iterable(map(_params, optimizer.param_groups))) if only is None else [only]
+    groups = optimizer.param_groups
+    params = [param for group in groups for param in group["params"]] if only is None else [only]
     grads: list[Any] = []
     if declared.grads:
         try:
@@ -63,18 +64,28 @@ def prepare(
             grads = [grad for grad in grads if grad is not None]
     else:
         params = [p for p in params if optimizer.state.get(p)]
-    seen = PreparationKey(block, sweep.used.identities(params), sweep.used.dtypes(grads), inputs.names)
+    key = _key(optimizer, block, params, grads, inputs, only)
     for prepared in kept:
-        known = prepared.seen == seen and prepared.entries == _entries(optimizer, only)
-        if known and _still_serves(optimizer, prepared):
+        if prepared.key == key and _still_serves(optimizer, prepared):
             if inputs.found_inf is not None:
-                _check_skipped(
-                    optimizer._policy.rule.blocks[block], inputs, (engine.target for engine in prepared.engines)
-                )
+                _check_skipped(declared, inputs, (engine.target for engine in prepared.engines))
             prepared.serve_again()
             return prepared, grads
     check_warm(optimizer._policy.name)
-    return _Preparer(optimizer, params, grads, seen, inputs).run(only), grads
+    return _Preparer(optimizer, block, params, grads, inputs).run(only), grads
+
+
+def _key(
+    optimizer: OptimizerLike,
+    block: str,
+    params: Sequence[Tensor],
+    grads: list[Tensor],
+    inputs: Inputs,
+    only: Tensor | None,
+) -> PreparationKey:
+    entries = optimizer.state.values() if only is None else (optimizer.state.get(only),)
+    things = sweep.used.identities([*params, *optimizer.param_groups, *entries])
+    return PreparationKey(block, things, sweep.used.dtypes(grads), inputs.names)
 
 
 def agreed(optimizer: OptimizerLike, inputs: Inputs, kept: Sequence[Prepared]) -> Inputs:
@@ -101,55 +112,23 @@ def _check_skipped(block: Block, inputs: Inputs, targets: Iterable[str], starts:
         raise SkippedStepError
 
 
-def _entries(optimizer: OptimizerLike, only: Tensor | None) -> bytes:
-    entries = optimizer.state.values() if only is None else (optimizer.state.get(only),)
-    return sweep.used.identities([*optimizer.param_groups, *entries])
-
-
-_params = operator.itemgetter("params")
-
-
 def _still_serves(optimizer: OptimizerLike, prepared: Prepared) -> bool:
     """Check whether the settings still ask for these kernels; changed settings are checked first."""
+    policy, defaults = optimizer._policy, optimizer.defaults
     settings = prepared.settings()
-    raw = [raw_settings(optimizer, row) for row in settings]
-    if raw == prepared.raw:
+    seen = [seen_settings(policy.rule, defaults, row) for row in settings]
+    if seen == prepared.seen:
         return True
-    for row, before, now in zip(settings, prepared.raw, raw, strict=True):
-        if before != now:
-            optimizer._policy.check_row(row, optimizer.defaults)
-    check_agreement(optimizer._policy.name, optimizer._policy.rule, optimizer.param_groups)
-    if prepared.fixed != [_fixed(optimizer._policy.rule, row) for row in settings]:
-        return False
-    prepared.raw = raw
+    changed = [changed_keys(defaults, *pair) for pair in zip(prepared.seen, seen, strict=True)]
+    for row, keys in zip(settings, changed, strict=True):
+        if keys:
+            policy.check_row(row, defaults, keys)
+    if not policy.decisive.isdisjoint(chain.from_iterable(changed)):
+        check_agreement(policy.name, policy.rule, optimizer.param_groups)
+        if prepared.fixed != [_fixed(policy.rule, row) for row in settings]:
+            return False
+    prepared.see(seen)
     return True
-
-
-def raw_settings(optimizer: OptimizerLike, settings: Settings) -> tuple[Any, ...]:
-    """Every setting as it stands; a tensor, which can change in place, by its value, one on a device unread."""
-    values = tuple(map(settings.get, optimizer.defaults))
-    if _PLAIN.issuperset(map(type, values)):
-        return values
-    return tuple([_seen(value) if isinstance(value, Tensor) else value for value in values])
-
-
-_PLAIN = frozenset((float, int, bool, str, tuple, type(None)))
-
-
-@dataclass(frozen=True, eq=False)
-class _Unread:
-    """A tensor on a device: the same as long as it is the same object, whatever its value is."""
-
-    tensor: Tensor
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Unread) and self.tensor is other.tensor
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _seen(value: Tensor) -> _Unread | float:
-    return _Unread(value) if on_device(value) or value.numel() != 1 else float(value)
 
 
 def _fixed(rule: Rule, settings: Settings) -> tuple[Any, ...]:
@@ -162,15 +141,15 @@ class _Preparer:
     def __init__(
         self,
         optimizer: OptimizerLike,
+        block: str,
         params: list[Tensor],
         grads: list[Tensor],
-        seen: PreparationKey,
         inputs: Inputs,
     ) -> None:
-        self.optimizer, self.rule, self.block = optimizer, optimizer._policy.rule, seen.block
+        self.optimizer, self.rule, self.block = optimizer, optimizer._policy.rule, block
         self.with_grads = self.rule.blocks[self.block].grads
         self.name = optimizer._policy.name
-        self.params, self.grads, self.seen, self.inputs = params, grads, seen, inputs
+        self.params, self.grads, self.inputs = params, grads, inputs
         self.shards: Mapping[int, Shard] = {}
         self.reduces = False  # anything of a parameter that is divided among processes
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
@@ -214,20 +193,21 @@ class _Preparer:
                 records[member.whole] = new.store(member.entry)
                 self.optimizer.state[member.whole] = member.entry
             self.optimizer._codecs = records
-        return Prepared(
+        prepared = Prepared(
+            rule=self.rule,
             members=members,
             engines=engines,
             rows=self.rows,
             fixed=[_fixed(self.rule, {**group, **override}) for group, override in self.rows],
-            raw=[raw_settings(self.optimizer, {**group, **override}) for group, override in self.rows],
             elements=float(sum(member.shape.numel() for member in members)),
-            seen=self.seen,
-            entries=_entries(self.optimizer, only),
+            key=_key(self.optimizer, self.block, self.params, self.grads, self.inputs, only),
             reducer=reducer if reducer.groups else None,
             sharded=bool(self.shards),
             at_once=len(engines) == 1 and engines[0].at_once,
             replaced=replaced,
         )
+        prepared.see([seen_settings(self.rule, self.optimizer.defaults, row) for row in prepared.settings()])
+        return prepared
 
     def _settled(self, engine: Engine, member: Member) -> tuple[Member, StateChanges]:
         grad = None

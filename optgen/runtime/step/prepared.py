@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,19 +13,29 @@ from torch import Tensor
 from optgen.runtime.block import Block, Pass, Settings
 from optgen.runtime.core import sweep
 from optgen.runtime.core.bucket import Member, StaleError
+from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.shards import local_gradient, local_tensor
+from optgen.runtime.core.step_inputs import Inputs
 from optgen.runtime.engines.engine import Engine
+from optgen.runtime.rule import Rule
+from optgen.runtime.settings.seen import Seen, are_plain
 from optgen.runtime.step.all_reduce import Reducer
 
 KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
 
 
-@dataclass(frozen=True)
-class PreparationKey:
-    """Key of a prepared step: identities of parameters, dtypes of their gradients, names of the inputs set."""
+class PreparationKey(NamedTuple):
+    """Key of a prepared step.
+
+    Attributes:
+        things: Identities of the parameters, of the groups, and of the entries of `optimizer.state`: all, or that of
+            an only parameter.
+        grads: The dtypes of the gradients.
+        inputs: The names of the inputs set.
+    """
 
     block: str
-    params: bytes
+    things: bytes
     grads: list[torch.dtype]
     inputs: tuple[str, ...]
 
@@ -37,30 +47,60 @@ class Prepared:
     Attributes:
         rows: The settings of the step: (group, override) for every combination in use.
         fixed: Settings that decide kernels, of every row.
-        raw: The settings that this follows from.
         elements: Elements of all parameters.
-        seen: The parameters and the dtypes of their gradients.
-        entries: Identities of the groups and of the entries of `optimizer.state`: all, or that of an only parameter.
+        key: Identifies the step that it is for.
         reducer: Adds up results over processes; None where no parameter is divided among any.
         sharded: Whether there are parameters of which this process has a part, or a replica.
         at_once: Whether the last pass is one call of a kernel, and all that writes.
         replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
         since: Time at which these engines were made.
+        seen: The settings as the last step has seen them.
+        passes: The passes that are run, by their number in the block, and the engines that run them.
     """
 
+    rule: Rule
     members: list[Member]
     engines: list[Engine]
     rows: list[tuple[dict[str, Any], Mapping[str, Any]]]
     fixed: list[tuple[Any, ...]]
-    raw: list[tuple[Any, ...]]
     elements: float
-    seen: PreparationKey
-    entries: bytes
+    key: PreparationKey
     reducer: Reducer | None = None
     sharded: bool = False
     at_once: bool = False
     replaced: bool = False
     since: float = field(default_factory=time.monotonic)
+    seen: list[Seen] = field(default_factory=list)
+    passes: list[tuple[int, Pass, list[Engine]]] = field(init=False)
+    _values: HostValues | None = None
+    _lasting: bool = False
+
+    def __post_init__(self) -> None:
+        """What an engine runs follows from its flags."""
+        running = ((i, item, self._running(item)) for i, item in enumerate(self.block.passes))
+        self.passes = [(i, item, engines) for i, item, engines in running if engines]
+
+    def _running(self, item: Pass) -> list[Engine]:
+        return [engine for engine in self.engines if self.block.runs(item, engine.bucket.flags)]
+
+    @property
+    def block(self) -> Block:
+        """The block of the rule."""
+        return self.rule.blocks[self.key.block]
+
+    def see(self, seen: list[Seen]) -> None:
+        """Keep what settings are now. While they are this, values that follow from nothing else last."""
+        self.seen, self._values = seen, None
+        self._lasting = not self.rule.shared_states and are_plain(seen)
+
+    def values(self, inputs: Inputs) -> HostValues:
+        """What is the same for groups in a step: that of the last one, where nothing that it follows from is new."""
+        if self._values is not None and not inputs.values:
+            return self._values
+        values = HostValues(self.rule, self.block, self.settings(inputs.values), {}, self.elements)
+        if self._lasting and not inputs.values:
+            self._values = values
+        return values
 
     def serve_again(self) -> None:
         """Once steps of many tensors repeat, looking at them is worth compiling."""

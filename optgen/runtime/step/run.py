@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from optgen.runtime.block import Settings
 from optgen.runtime.core.bucket import StaleError
 from optgen.runtime.core.host_values import committed
 from optgen.runtime.core.step_inputs import NO_INPUTS, Inputs, SkippedStepError, read_inputs
@@ -32,15 +31,15 @@ def run(optimizer: OptimizerLike, block: str, only: Tensor | None = None) -> Non
 def _run(optimizer: OptimizerLike, block: str, only: Tensor | None) -> None:
     name, rule, kept = optimizer._policy.name, optimizer._policy.rule, optimizer._kept
     declared = rule.blocks[block]
-    for group in optimizer.param_groups:
+    for group in optimizer.param_groups if declared.refusals else ():
         rule.refuse(name, group, declared.refusals)
     place_every_lr(name, optimizer.param_groups)
     inputs = agreed(optimizer, read_inputs(optimizer, rule.inputs), kept.of_all) if declared.grads else NO_INPUTS
     try:
-        prepared, settings = begin(optimizer, block, inputs, only)
+        prepared = begin(optimizer, block, inputs, only)
     except StaleError:
         kept.forget(only)
-        prepared, settings = begin(optimizer, block, inputs, only)
+        prepared = begin(optimizer, block, inputs, only)
     except SkippedStepError:
         return
     if prepared.reducer is not None:
@@ -50,32 +49,25 @@ def _run(optimizer: OptimizerLike, block: str, only: Tensor | None) -> None:
     if is_capturing():
         kept.captured.append(prepared)
     with Uninterrupted(prepared.at_once and declared.commit is None):
-        values = run_passes(prepared, rule, block, settings)
+        values = run_passes(prepared, prepared.values(inputs))
         if declared.commit is not None:
             _commit(optimizer, declared.commit, inputs, values.numbers, prepared.elements)
 
 
-def begin(
-    optimizer: OptimizerLike, block: str, inputs: Inputs, only: Tensor | None = None
-) -> tuple[Prepared, Sequence[Settings]]:
-    """Find or build the engines of a step and start them; those of the last few sets of parameters are kept.
-
-    Returns:
-        The engines, and the settings of every row with the inputs of the step.
-    """
+def begin(optimizer: OptimizerLike, block: str, inputs: Inputs, only: Tensor | None = None) -> Prepared:
+    """Find or build the engines of a step and start them; those of the last few sets of parameters are kept."""
     kept = optimizer._kept.of(only)
     prepared, grads = prepare(optimizer, block, kept, inputs, only)
     if not kept or prepared is not kept[0]:
         optimizer._kept.keep(prepared, only)
         if only is None:
             optimizer._look_again()
-    settings = prepared.settings(inputs.values)
     if prepared.sharded:
         grads = prepared.own_gradients(grads)
+    declared = prepared.block
     for engine in prepared.engines:
-        own = engine.bucket.gradients(grads) if grads else []
-        engine.begin(block, optimizer._policy.rule.blocks[block], own, inputs)
-    return prepared, settings
+        engine.begin(block, declared, engine.bucket.gradients(grads) if grads else [], inputs)
+    return prepared
 
 
 def _commit(

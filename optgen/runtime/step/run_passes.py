@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from optgen.runtime.block import Settings
-from optgen.runtime.core.host_values import HostValues, Sums
-from optgen.runtime.rule import Rule
+from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.step.prepared import Prepared
 
 
-def run_passes(prepared: Prepared, rule: Rule, name: str, settings: Sequence[Settings]) -> HostValues:
+def run_passes(prepared: Prepared, values: HostValues) -> HostValues:
     """Run a block whose engines have begun a step, and end the step.
 
     Args:
-        name: The block's.
-        settings: Those of every row, with the inputs of the step.
+        values: What is the same for groups, before anything is summed over all parameters.
 
     Returns:
         The values of the last pass.
     """
-    block = rule.blocks[name]
-    sums: Sums = {}
-    values = HostValues(rule, block, settings, sums, prepared.elements)
+    name, block = prepared.key.block, prepared.block
     for engine in prepared.engines:
         engine.take(values)
-    for index, item in enumerate(block.passes):
-        running = [engine for engine in prepared.engines if block.runs(item, engine.bucket.flags)]
+    for index, item, running in prepared.passes:
         for engine in running:
             engine.run(block, index)
         if prepared.reducer is not None:
             prepared.reducer.reduce(name, block, item, running)
-        new = prepared.sums(block, item, running)
+        new = prepared.sums(block, item, running) if block.sums else {}
         if new:
-            sums = {**sums, **new}
-            values = HostValues(rule, block, settings, sums, prepared.elements)
+            values = values.with_sums(new)
             for engine in prepared.engines:
                 engine.take(values)
     for engine in prepared.engines:

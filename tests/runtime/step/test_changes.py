@@ -236,3 +236,45 @@ def test_a_state_replaced_by_its_transposed_view_is_read_as_such(name: str, targ
             opt.step()
         results.append(param.detach().clone())
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_tensor_among_the_numbers_of_a_setting_is_read_at_every_step(kind: type, target: str) -> None:
+    param, opt = stepped(target)
+    twin, other = stepped(target)
+    with torch.no_grad():
+        twin.copy_(param)
+    other.load_state_dict(opt.state_dict())
+    beta = torch.tensor(0.5, dtype=torch.float64)
+    opt.param_groups[0]["betas"] = kind((beta, 0.999))
+    for value in (0.5, 0.25, 0.75, 0.75):
+        beta.fill_(value)
+        other.param_groups[0]["betas"] = (value, 0.999)
+        param.grad = twin.grad = torch.randn(20, 16)
+        opt.step()
+        other.step()
+        assert torch.equal(param, twin)
+    beta.fill_(2.0)
+    with pytest.raises(ValueError, match=r"Invalid beta parameter at index 0: 2\.0"):
+        opt.step()
+    assert torch.equal(param, twin)
+
+
+def test_numbers_that_follow_from_settings_are_those_of_the_step(target: str) -> None:
+    """With a gradient scale in some steps alone, another rate in others, and a sum over all parameters."""
+    results = []
+    for anew in (False, True):
+        torch.manual_seed(0)
+        param = torch.nn.Parameter(torch.randn(20, 16))
+        opt = AdamW([param], max_grad_norm=0.5, target=target)
+        for step in range(8):
+            param.grad = torch.randn(20, 16)
+            opt.param_groups[0]["lr"] = 1e-3 if step < 4 else torch.tensor(1e-2)
+            if step % 3 == 1:
+                opt.grad_scale = torch.tensor(8.0)
+            if anew:
+                opt._kept.forget()
+            opt.step()
+            opt.__dict__.pop("grad_scale", None)
+        results.append(param.detach().clone())
+    assert torch.equal(*results)

@@ -9,7 +9,7 @@ import bench
 import pytest
 import torch
 
-from optgen.bench import cases, contenders, gpu, measure, peers, show
+from optgen.bench import cases, contenders, gpu, measure, peers, python_part, show
 from optgen.bench.cases import Case
 from optgen.bench.contenders import Contender
 from optgen.errors import UserError
@@ -178,6 +178,17 @@ def test_the_host_is_timed_with_new_gradients_in_every_step() -> None:
     assert all(first != second for first, second in pairwise(seen))
 
 
+def test_pythons_part_is_measured_beside_another() -> None:
+    figures = python_part.python_figures(torch.optim.SGD, torch.optim.AdamW, runs=3)
+    assert [one.limit for one in figures] == [1.3, None, 1.0, 2.0]
+    assert all(one.ours > 0 and one.other > 0 for one in figures)
+    known = python_part.PythonPart("a step", 3e-5, 2e-5, 1.3), python_part.PythonPart("another", 3e-5, 2e-5, None)
+    assert bench.python_rows(known) == [
+        ("a step", "30.0", "20.0", "1.50x", "<= 1.3x", "no"),
+        ("another", "30.0", "20.0", "1.50x", "", "-"),
+    ]
+
+
 def test_without_a_gpu_the_cuda_bench_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +205,7 @@ def test_without_a_gpu_the_cuda_bench_says_so(
         (["--case", "1e8"], "on cpu 1e8 is none of 4096x4096, gpt2, 1000x1024"),
         (["--device", "cuda", "--case", "4096x4096"], "on cuda 4096x4096 is none of 1e8, gpt2"),
         (["--device", "cuda", "--imports"], "--imports is measured on the cpu"),
+        (["--device", "cuda", "--python"], "--python is measured on the cpu"),
         (["--peers", "keras"], "keras is none of torch, compile, bitsandbytes, torchao, flashoptim, none"),
     ],
 )

@@ -5,6 +5,7 @@
     python tools/bench.py --case gpt2 --peers torch --classes AdamW32bit,AdamW8bit
     python tools/bench.py --all                every class on 10^7 parameters, as a share of its plan's roofline
     python tools/bench.py --imports            import, build and first-step times
+    python tools/bench.py --python             steps and loads of few numbers: what Python costs beside torch's
     python tools/bench.py --device cuda        on an NVIDIA GPU, with the host's part of a step and CUDA graphs
 
 Every figure is a median of single steps that were taken in turns. Before each step the caches are emptied by the
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ from optgen.bench.measure import (  # noqa: E402
     wall_seconds,
 )
 from optgen.bench.peers import BNB8, BNB32, COMPILED, FLASH8, FLASH32, FUSED, PACKAGES, TORCHAO8, peers  # noqa: E402
+from optgen.bench.python_part import RUNS, PythonPart, python_figures  # noqa: E402
 from optgen.bench.startup import Startup, startup_figures  # noqa: E402
 
 
@@ -208,6 +211,21 @@ def startup_rows(figures: Sequence[Startup]) -> list[tuple[str, ...]]:
     return rows
 
 
+def python_rows(figures: Sequence[PythonPart]) -> list[tuple[str, ...]]:
+    """One row a figure of Python's part, in microseconds, with the ratio and its limit."""
+    return [
+        (
+            one.name,
+            f"{1e6 * one.ours:.1f}",
+            f"{1e6 * one.other:.1f}",
+            f"{one.ratio:.2f}x",
+            "" if one.limit is None else f"<= {one.limit:g}x",
+            "-" if one.limit is None else ("yes" if one.ratio <= one.limit else "no"),
+        )
+        for one in figures
+    ]
+
+
 ALL_CASES = {"cpu": CASES, "cuda": gpu.CASES}
 
 
@@ -230,10 +248,11 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="measure every class instead, each against its roofline")
     parser.add_argument("--quick", action="store_true", help="fewer steps: a rough look")
     parser.add_argument("--imports", action="store_true", help="measure import, build and first-step times instead")
+    parser.add_argument("--python", action="store_true", help="measure what Python takes of steps and loads instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     given = parser.parse_args(words)
     if given.all:
-        others = {"--peers": given.peers, "--case": given.case, "--imports": given.imports}
+        others = {"--peers": given.peers, "--case": given.case, "--imports": given.imports, "--python": given.python}
         refused = [name for name, value in others.items() if value]
         if refused or given.device != "cpu":
             parser.error(f"--all is one case of its own, on the cpu; leave {(refused or ['--device'])[0]} out")
@@ -253,8 +272,9 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     if elsewhere:
         parser.error(f"--case: on {given.device} {elsewhere[0]} is none of {', '.join(here)}")
     if given.device == "cuda":
-        if given.imports:
-            parser.error("--imports is measured on the cpu; leave --device out")
+        for name in ("imports", "python"):
+            if getattr(given, name):
+                parser.error(f"--{name} is measured on the cpu; leave --device out")
         reason = gpu.why_no_gpu()
         if reason:
             parser.error(reason)
@@ -282,6 +302,8 @@ def main(words: Sequence[str] | None = None) -> int:
         figures = startup_figures(tuple(classes), given.quick)
         record["startup"] = [asdict(figure) for figure in figures]
         console.print(table("Starting", ("what", "", "median ms", "target ms", "met"), startup_rows(figures), 2))
+    elif given.python:
+        record["python"] = run_python(given, console)
     else:
         record |= run_cases(given, console, progress)
     if given.json is not None:
@@ -312,6 +334,15 @@ def run_all(given: argparse.Namespace, console: Console, progress: Console) -> d
     missed = sum(bool(one.flag) for one in figures)
     console.print(f"{missed} of {len(figures)} miss what they should reach")
     return {"all": every.records(figures), "rounds": rounds}
+
+
+def run_python(given: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+    """Measure AdamW's steps and loads of few numbers beside those of torch's fused class."""
+    ours, other = partial(catalogue().made["AdamW"], target="cpu"), partial(torch.optim.AdamW, fused=True)
+    figures = python_figures(ours, other, RUNS // 10 if given.quick else RUNS)
+    columns = ("what", "AdamW µs", f"{FUSED} µs", "ratio", "target", "met")
+    console.print(table("Python's part, the least of many runs", columns, python_rows(figures), 1))
+    return [{**asdict(one), "ratio": one.ratio} for one in figures]
 
 
 def contenders(classes: Sequence[str], packages: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:

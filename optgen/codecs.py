@@ -22,7 +22,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Final
@@ -82,7 +82,7 @@ class Codec:
             case block:
                 return f"Blocked<{book}, {block}>"
 
-    @property
+    @cached_property
     def scaled(self) -> bool:
         """True if a float32 absmax is stored beside the codes."""
         return self.block != 0
@@ -92,7 +92,7 @@ class Codec:
         """The dtype of what is stored."""
         return DTYPES[self.storage]
 
-    @property
+    @cached_property
     def packed(self) -> int:
         """Number of elements that one stored number holds."""
         return 8 * self.dtype.bytes // self.bits
@@ -147,11 +147,13 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
 OF_BITS: Final[Mapping[int, str]] = MappingProxyType({32: "fp32", 16: "bf16", 8: "int8", 4: "int4"})
 
 
-def plain_codec(names: Sequence[str]) -> str:
+@cache
+def plain_codec(names: tuple[str, ...]) -> str:
     """Name of the codec of a state where it is not quantized: the first of its codecs without scales."""
     return next(name for name in names if not CODECS[name].scaled)
 
 
+@cache
 def plain_codec_of(dtype: str) -> Codec:
     """The codec without scales that stores numbers of a dtype."""
     return next(codec for codec in CODECS.values() if codec.storage == dtype and not codec.scaled)
@@ -162,6 +164,7 @@ def is_asked(bits: int, name: str) -> bool:
     return name != "auto" or bits != 32
 
 
+@lru_cache
 def chosen_codec(bits: int, name: str, block_wise: bool, block_size: int) -> Codec:
     """The codec that the settings of an optimizer ask for.
 

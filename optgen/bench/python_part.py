@@ -25,7 +25,7 @@ class PythonPart:
     """One figure.
 
     Attributes:
-        ours, other: Seconds.
+        ours, other: Seconds of the processor, of the thread that calls.
         limit: How many times the other's ours may be; None where nothing is said.
     """
 
@@ -89,7 +89,7 @@ class _Loads(_Steps):
 
 
 def _least(contenders: list[_Steps], runs: int) -> tuple[float, float]:
-    """The least seconds that each takes, in turns, so that what else the machine does meets all alike."""
+    """The least seconds of the processor that each takes, in turns, so that what else the machine does meets both."""
     least = [float("inf")] * len(contenders)
     gc.collect()
     gc.disable()
@@ -97,9 +97,9 @@ def _least(contenders: list[_Steps], runs: int) -> tuple[float, float]:
         for _ in range(runs):
             for index, contender in enumerate(contenders):
                 contender.prepare()
-                start = time.perf_counter()
+                start = time.thread_time()
                 contender.run()
-                least[index] = min(least[index], time.perf_counter() - start)
+                least[index] = min(least[index], time.thread_time() - start)
     finally:
         gc.enable()
     return least[0], least[1]

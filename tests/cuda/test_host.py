@@ -21,8 +21,8 @@ from support.gpu import StandinDevice
 
 from optgen.runtime import torch_math
 from optgen.runtime.cuda import cuda_device, graph_capture
+from optgen.runtime.settings import seen
 from optgen.runtime.settings import validation as runtime_settings
-from optgen.runtime.step import prepare
 
 HOST = torch.device("cpu")
 
@@ -56,7 +56,7 @@ def nothing_is_read() -> Iterator[None]:
 @pytest.fixture
 def numbers_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the host every tensor lies on a GPU, settings and inputs too."""
-    for module in (graph_capture, prepare, runtime_settings):
+    for module in (graph_capture, seen, runtime_settings):
         monkeypatch.setattr(module, "on_device", lambda value: isinstance(value, torch.Tensor))
     number = torch_math.number
     unread = lambda value: value if isinstance(value, torch.Tensor) else number(value)  # noqa: E731

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +99,13 @@ class Shard:
         return result
 
 
+PLAIN = (Tensor, Parameter)
+
+
 def is_dtensor(value: object) -> bool:
     """Check whether a value is a DTensor; while nothing has imported them, nothing is."""
+    if type(value) in PLAIN:
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 

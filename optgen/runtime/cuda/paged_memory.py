@@ -52,6 +52,6 @@ def is_paged(value: object) -> bool:
 
 def wait_for_host(values: Iterable[object]) -> None:
     """Wait until the host can read these states: what a step computed may still be on its way to pinned memory."""
-    loans = [loan_of(value) for value in values if isinstance(value, Tensor)]
+    loans = [loan_of(value) for value in values if isinstance(value, Tensor)] if LOANS else []
     for gpu in {id(loan.gpu): loan.gpu for loan in loans if loan is not None and not loan.managed}.values():
         gpu.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -40,11 +41,24 @@ def choose_codecs(rule: Rule, settings: Settings, numel: int) -> tuple[Codec, ..
     asked = asked_codec(settings)
     large = not asked.scaled or (numel >= settings.get("min_8bit_size", 0) and asked.takes(numel))
     taken = large and is_asked(settings.get("optim_bits", 32), settings.get("codec", "auto"))
+    dtypes = [settings[state.stored_as] for state in rule.element_states if state.stored_as is not None]
+    return _chosen(rule, asked if taken else None, *dtypes)
+
+
+@lru_cache
+def _chosen(rule: Rule, asked: Codec | None, *dtypes: str) -> tuple[Codec, ...]:
+    """The codec of every element state.
+
+    Args:
+        asked: None for each state's own.
+        dtypes: Of the states whose dtype a setting says.
+    """
+    told = iter(dtypes)
     return tuple(
-        plain_codec_of(settings[state.stored_as])
+        plain_codec_of(next(told))
         if state.stored_as is not None
         else asked
-        if taken and asked.name in state.codecs
+        if asked is not None and asked.name in state.codecs
         else CODECS[plain_codec(state.codecs)]
         for state in rule.element_states
     )
@@ -61,6 +75,7 @@ def choose_rounding(settings: Settings, param: Tensor) -> str:
     return parameter_codec(settings.get("rounding", "nearest"), dtype_name(param.dtype)).name
 
 
+@cache
 def dtype_name(dtype: torch.dtype) -> str:
     """The name of a dtype in the tables that are free of torch."""
     return str(dtype).removeprefix("torch.")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,10 +82,12 @@ def settled_compensation(param: Tensor, entry: Mapping[str, Any], rounding: str)
     return compensation_of(codec, value, param.detach())
 
 
-def stored_shapes(state: State, shape: torch.Size) -> set[tuple[int, ...]]:
+@lru_cache(maxsize=1024)
+def stored_shapes(state: State, shape: torch.Size) -> frozenset[tuple[int, ...]]:
     """The shapes that what is stored of a state can have."""
     own = stored_shape(state, shape)
-    return {own} if state.kind != "element" else {own, *(CODECS[name].codes_shape(shape) for name in state.codecs)}
+    codecs = state.codecs if state.kind == "element" else ()
+    return frozenset((own, *(CODECS[name].codes_shape(shape) for name in codecs)))
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from optgen.runtime.cuda import graph_capture
 from optgen.runtime.cuda.graph_capture import check_capture, place_lr
+from optgen.runtime.settings.seen import seen_settings
 from optgen.runtime.settings.validation import checked
-from optgen.runtime.step.prepare import raw_settings
 from runtime.training import make_params, same, saved, snapshot, train
 
 AdamW: Any = optimizer_class("AdamW")
@@ -284,7 +284,7 @@ def test_tensors_on_a_device_are_the_same_by_identity() -> None:
     first, second = number_on_a_device(), number_on_a_device()
     group = opt.param_groups[0]
     rates = (first, first, second, 0.1, torch.tensor(0.1, dtype=torch.float64))
-    rows = [raw_settings(opt, {**group, "lr": lr}) for lr in rates]
+    rows = [seen_settings(opt.rule, opt.defaults, {**group, "lr": lr}) for lr in rates]
     assert rows[0] == rows[1]
     assert rows[0] != rows[2]
     assert rows[0] != rows[3]

@@ -215,7 +215,7 @@ def test_steps_with_and_without_a_scaler_take_turns(name: str, target: str) -> N
         engines.append(opt._kept.of_all[0])
     assert engines[0] is engines[2] is engines[4]
     assert engines[1] is engines[3] is engines[5]
-    assert [item.seen.inputs for item in engines[:2]] == [("grad_scale",), ()]
+    assert [item.key.inputs for item in engines[:2]] == [("grad_scale",), ()]
     assert {engine.bucket.flags.grad_scale_given for engine in engines[0].engines} == {True}
     assert {engine.bucket.flags.grad_scale_given for engine in engines[1].engines} == {False}
     assert same(snapshot(opt, params), plain(name, target, 6))
@@ -226,7 +226,7 @@ def test_without_a_scaler_nothing_is_set(target: str) -> None:
     backward(params, 0)
     assert read_inputs(opt, opt.rule.inputs) is NO_INPUTS
     opt.step(lambda: 3.0)
-    assert [prepared.seen.inputs for prepared in opt._kept.of_all] == [()]
+    assert [prepared.key.inputs for prepared in opt._kept.of_all] == [()]
 
 
 def test_a_closure_sees_the_scale_that_is_set(target: str) -> None:

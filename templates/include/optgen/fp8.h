@@ -2,15 +2,18 @@
 //
 // Arithmetic on bits and with normal floats only: the caller may have set the processor to flush subnormal ones.
 //
-// Two implementations: AVX-512 (fp8_avx512.h), and plain loops that any compiler vectorises. OPTGEN_GENERIC forces the
-// plain one.
+// Implementations: AVX-512 (fp8_avx512.h), vectors of eight (fp8_lanes.h), and plain loops that any compiler vectorises.
+// OPTGEN_GENERIC forces the plain one.
 #pragma once
 
+#include <optgen/lanes.h>
 #include <optgen/plain_loops.h>
 
 #if !defined(OPTGEN_GENERIC) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define OPTGEN_FP8_AVX512 1
 #include <optgen/fp8_avx512.h>
+#elif defined(OPTGEN_LANES)
+#include <optgen/fp8_lanes.h>
 #endif
 
 namespace optgen {
@@ -42,6 +45,8 @@ template <bool is_signed> struct Fp8 {
   template <int block> static void decode(const Code* codes, const float* scales, float* out, int n) {
 #if defined(OPTGEN_FP8_AVX512)
     fp8_avx512::decode<block>(codes, scales, out, n);
+#elif defined(OPTGEN_LANES)
+    fp8_lanes::decode<block>(codes, scales, out, n);
 #else
     decode_each<Fp8, block>(codes, scales, out, n);
 #endif
@@ -49,6 +54,8 @@ template <bool is_signed> struct Fp8 {
   template <int block> static void encode(const float* values, const float* scales, Code* codes, int n) {
 #if defined(OPTGEN_FP8_AVX512)
     fp8_avx512::encode<is_signed, block>(values, scales, codes, n);
+#elif defined(OPTGEN_LANES)
+    fp8_lanes::encode<is_signed, block>(values, scales, codes, n);
 #else
     encode_each<Fp8, block>(values, scales, codes, n);
 #endif

@@ -30,12 +30,13 @@ template <bool is_signed> struct Encoder {
   OPTGEN_INLINE Ints operator()(Floats x, float reciprocal, Halves& fraction) const {
     constexpr int32_t lowest = 0x33c00000;  // below every midpoint, and at level 0
     const Ints bits = (Ints)x;
-    const Floats y = (Floats)(is_signed ? bits & INT32_MAX : bits > 0 ? bits : Ints{}) * reciprocal;
-    const Ints at_least = (Ints)y > lowest ? (Ints)y : all(lowest);
-    Ints level = whole_part(fused(to_floats(at_least), all(float(slope_of_bits)), all(float(offset_of_bits<is_signed>))));
+    const Floats y = (Floats)(is_signed ? bits & INT32_MAX : larger(bits, Ints{})) * reciprocal;
+    const Floats logarithm = fused(to_floats(larger((Ints)y, all(lowest))), all(float(slope_of_bits)),
+                                   all(float(offset_of_bits<is_signed>)));
+    Ints level = whole_part(logarithm);
     level += y <= pick(edge, level);  // a comparison that holds is -1
-    const Floats line = fused(y, pick(slope, level), pick(offset, level)), last = pick(end, level);
-    const Ints fixed = whole_part(line < last ? line : last);
+    const Floats line = fused(y, pick(slope, level), pick(offset, level));
+    const Ints fixed = whole_part(smaller(line, pick(end, level)));
     fraction = (Halves)fixed < fraction ? (Halves)fixed : fraction;
     return is_signed ? with_sign(fixed >> 16, bits) : fixed >> 16;
   }
@@ -61,7 +62,7 @@ OPTGEN_INLINE void encode_group(const Encoder<is_signed>& encoder, const float* 
   Halves fraction = (Halves)all(-1);
   Ints each[4];
   for (int v = 0; v < 4; ++v) each[v] = encoder(load(values + count * v), reciprocal, fraction);
-  store_bytes(codes, each, Int8Tables<is_signed>::zero_code);
+  store(codes, to_bytes(each, Int8Tables<is_signed>::zero_code));
   if (__builtin_expect(any(((Ints)fraction & 0xfff0) == 0), false)) mend<is_signed>(values, reciprocal, codes);
 }
 

@@ -1,0 +1,80 @@
+// The 4-bit codes with vectors of eight. Included by int4.h, where the rule stands.
+#pragma once
+
+#include <optgen/int4_books.h>
+#include <optgen/lanes.h>
+#include <optgen/scales.h>
+
+namespace optgen {
+namespace int4_lanes {
+
+using namespace lanes;
+
+// The numbers of eight codes in four bytes.
+template <bool is_signed> struct Decoder {
+  Floats low = load(Int4Tables<is_signed>::book);
+  Ints change = (Ints)low ^ (Ints)load(Int4Tables<is_signed>::book + 8);  // from the book's lower half to the upper one
+
+  OPTGEN_INLINE Floats operator()(const uint8_t* bytes) const {
+    int32_t four;
+    memcpy(&four, bytes, sizeof four);
+    const Ints code = all(four) << Ints{24, 28, 16, 20, 8, 12, 0, 4};  // in the upper four bits
+    if (!is_signed) return to_floats((code >> 28 & 15) + 1) * 0.0625f;
+    const Ints upper = (Ints)pick((Floats)change, code >> 28) & code >> 31;
+    return (Floats)((Ints)pick(low, code >> 28) ^ upper);
+  }
+};
+
+template <bool is_signed, int block>
+inline void decode(const uint8_t* bytes, const float* scales, float* out, int n) {
+  const Decoder<is_signed> decoder;
+  const PerBlock<block> scale(scales, n);
+  int i = 0;
+  for (; i + count <= n; i += count) store(out + i, decoder(bytes + i / 2) * scale.at(i));
+  if (i < n) {
+    uint8_t rest[count / 2] = {};
+    memcpy(rest, bytes + i / 2, (n - i + 1) / 2);
+    const Floats x = decoder(rest) * scale.at(i);
+    memcpy(out + i, &x, (n - i) * sizeof(float));
+  }
+}
+
+// Eight codes; signed ones counted from that of zero.
+template <bool is_signed> OPTGEN_INLINE Ints codes_of(Floats x, float reciprocal) {
+  const Floats y = scaled_magnitude<is_signed>(x, reciprocal);
+  if (!is_signed) {
+    const Floats above = fused(y, all(16.0f), all(-1.5f));
+    const Floats counted = above > 0.0f ? above : Floats{};
+    const Ints whole = whole_part(counted);
+    return whole - (counted > to_floats(whole));  // a comparison that holds is -1
+  }
+  // The lower of two lines, without its fraction, is the number of midpoints below y or one less.
+  const Floats fine = fused(y, all(30.0f), all(0.7f)), coarse = fused(y, all(4.6f), all(3.0f));
+  const Ints guess = whole_part(smaller(fine, coarse));
+  return with_sign(guess - (y > pick(load(Int4Tables<true>::midpoints), guess)), (Ints)x);
+}
+
+// 32 elements as 16 bytes.
+template <bool is_signed> OPTGEN_INLINE void encode_group(const float* values, float reciprocal, uint8_t* bytes) {
+  Ints each[4];
+  for (int v = 0; v < 4; ++v) each[v] = codes_of<is_signed>(load(values + count * v), reciprocal);
+  store_halves(bytes, to_bytes(each, is_signed ? 7 : 0));
+}
+
+template <bool is_signed, int block>
+inline void encode(const float* values, const float* scales, uint8_t* bytes, int n) {
+  const Reciprocals<block> reciprocals(scales, n);
+  int i = 0;
+  for (; i + group <= n; i += group) encode_group<is_signed>(values + i, reciprocals.at(i), bytes + i / 2);
+  if (i < n) {
+    float rest[group] = {};
+    uint8_t bytes_of_rest[group / 2];
+    memcpy(rest, values + i, (n - i) * sizeof(float));
+    encode_group<is_signed>(rest, reciprocals.at(i), bytes_of_rest);
+    if (n % 2) bytes_of_rest[(n - i) / 2] &= 0xf0;  // no element has the other half of the last byte
+    memcpy(bytes + i / 2, bytes_of_rest, (n - i + 1) / 2);
+  }
+}
+
+}  // namespace int4_lanes
+}  // namespace optgen

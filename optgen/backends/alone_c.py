@@ -113,19 +113,29 @@ class PassText(BlockText):
         segmented = isinstance(walk, CpuWalk) and walk.walks_segments
         indent = 8 if self.bands or segmented else 6
         return context | {
-            "lines": bool(self.sums.over(Kind.ROW) or self.sums.over(Kind.COL)),
-            "segmented": segmented,
             **_scope(self.item.name if len(self.plan.passes) > 1 else ""),
-            **(self._of_gpus(context) if self.target == "cuda" else {}),
+            **(self._of_gpus(context) if self.target == "cuda" else self._of_cpus(segmented)),
             "exported": self._exported(),
-            "row_sums": len(self.sums.over(Kind.ROW)),
-            "col_sums": len(self.sums.over(Kind.COL)),
             "fields": struct_lines("Scalars", field_lines(self, self.fields)),
             "chunk_head": self._chunk_head(),
             "scalars_head": self._scalars_head(),
             "scalars": scalars.scalar_lines(),
             "element": [*self._load_lines(loads, indent), *self.statement_lines(indent)],
             "finish": self._finish(scalars),
+        }
+
+    def _of_cpus(self, segmented: bool) -> dict[str, Any]:
+        """Parts of its walk over a CPU's memory: whole tiles or pieces of one row, and the sums of rows and columns."""
+        rows, cols = (len(self.sums.over(kind)) for kind in (Kind.ROW, Kind.COL))
+        counts = ["", f"constexpr int row_sums = {rows}, col_sums = {cols};"]
+        cleared = [
+            "const Lines lines = lines_of(call, t, c, row_sums);",
+            "for (int64_t k = 0; k < lines.size(col_sums); ++k) lines.base[k] = 0.0;",
+        ]
+        return {
+            "walk": "alone/segments.j2" if segmented else "alone/tile.j2",
+            "line_sums": counts if rows or cols else [],
+            "lines_cleared": cleared if rows or cols else [],
         }
 
     def _of_gpus(self, context: Mapping[str, Any]) -> dict[str, Any]:

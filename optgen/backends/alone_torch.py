@@ -6,18 +6,18 @@ results for all of them are added up and handed to the step.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.backends.alone import Alone
 from optgen.backends.assignments import Assignments, Part
 from optgen.backends.base import Rendering
-from optgen.backends.code import Brackets, Code, Labelled, Operand, call
+from optgen.backends.code import Brackets, Code, Labelled, Operand, call, names_in
 from optgen.backends.layout import function_head, import_lines, python_code
 from optgen.backends.py_printer import REDUCTION, PyPrinter, py_name, py_number
+from optgen.backends.py_statements import PyStatements
 from optgen.backends.quoting import docstring, identifier, python_comment
-from optgen.backends.statements import Assign, reads
+from optgen.backends.statements import reads, values_in
 from optgen.backends.torch import fewer_numbers, whole_kinds
 from optgen.codecs import CODECS, WHOLE_TENSOR, Codec
 from optgen.ir.formula import TRUE
@@ -41,11 +41,16 @@ LAST = {Kind.ROW: "-1", Kind.COL: "-2", Kind.MATRIX: "(-2, -1)"}
 
 @dataclass(frozen=True)
 class FunctionText:
-    """A function, ready for the template."""
+    """A function, ready for the template.
+
+    Attributes:
+        uses_math: Whether it calls functions of the equation language.
+    """
 
     head: tuple[str, ...]
     doc: str
     lines: tuple[str, ...]
+    uses_math: bool
 
 
 def torch_alone(alone: Alone) -> Rendering:
@@ -60,13 +65,13 @@ def torch_alone(alone: Alone) -> Rendering:
         functions.append(_Function(alone, block).of_block())
     context = {
         "head": [python_comment(line) for line in alone.head()],
-        "imports": _imports([line for function in functions for line in function.lines], alone),
+        "imports": _imports(any(function.uses_math for function in functions), alone),
         "functions": functions,
     }
     return Rendering(alone.name, "alone/functions.py.j2", context)
 
 
-def _imports(lines: Sequence[str], alone: Alone) -> list[str]:
+def _imports(uses_math: bool, alone: Alone) -> list[str]:
     """Imports of functions with these lines, and constants for the codecs that they name."""
     codecs = {alone.codecs[name] for name in alone.element_states if not _is_plain(alone.codecs[name])}
     named = {_codec(codec): codec for codec in codecs if not _codec(codec).startswith('"')}
@@ -74,7 +79,7 @@ def _imports(lines: Sequence[str], alone: Alone) -> list[str]:
     if named:
         whole = any(codec.block == WHOLE_TENSOR for codec in named.values())
         own += import_lines("optgen.codecs", ["CODECS", "WHOLE_TENSOR"] if whole else ["CODECS"])
-    if any(re.search(r"\bm\.", line) for line in lines):
+    if uses_math:
         own.append("from optgen.runtime import torch_math as m")
     if codecs:
         own += import_lines("optgen.runtime.states.torch_codecs", ["decode", "encode"])
@@ -109,14 +114,17 @@ class _Function:
         roots = [name for value in self.outputs.values() for name in refs(value)]
         code = self._code(roots)
         printer = self._printer(code)
-        lines = [*self._loads(code, stored=True), *self._lines(code, printer), *self._stores(code, printer)]
+        ends = list(self._stores(code, printer))
+        lines = [*self._loads(code, stored=True), *self._lines(code, printer)]
+        lines += [line for end in ends for line in python_code(end, 4)]
         if self.plan.host_commits:
             names = ", ".join(write.input.name for write in self.plan.host_commits)
             lines.append(
                 python_comment(f"The optimizer computes the new values for the group, or for all parameters: {names}.")
             )
         what = "Update a parameter" if self.block == "step" else f"Run `{self.block}` for a parameter"
-        return self._function(self.block, f"{what}, and its states as `optimizer.state[p]` holds them.", code, lines)
+        doc = f"{what}, and its states as `optimizer.state[p]` holds them."
+        return self._function(self.block, doc, code, lines, ends)
 
     def of_sums(self, name: str, sums: Mapping[str, Reduce]) -> FunctionText:
         """A function that returns what a parameter adds to sums over all."""
@@ -124,10 +132,10 @@ class _Function:
         printer = self._printer(code)
         parts = {total: replaced(reduce, code.values) for total, reduce in sums.items()}
         items = tuple(Labelled(f'"{total}": ', printer.code(part)) for total, part in parts.items())
-        returned = python_code(Brackets("return {", items, "}"), 4)
-        lines = [*self._loads(code, stored=False), *self._lines(code, printer), *returned]
+        returned = Brackets("return {", items, "}")
+        lines = [*self._loads(code, stored=False), *self._lines(code, printer), *python_code(returned, 4)]
         doc = "Terms of a parameter in the sums over all parameters."
-        return self._function(f"{self.block}_{name}", doc, code, lines, "dict[str, Tensor]")
+        return self._function(f"{self.block}_{name}", doc, code, lines, [returned], "dict[str, Tensor]")
 
     def _code(self, roots: Sequence[str]) -> Assignments:
         """The statements from which these follow; sums over all parameters are handed over."""
@@ -160,13 +168,21 @@ class _Function:
         return _Printer(kinds, names={name: _spelled(name) for name in _names(code)}, fewer=fewer)
 
     def _function(
-        self, name: str, doc: str, code: Assignments, lines: Sequence[str], returns: str = "None"
+        self,
+        name: str,
+        doc: str,
+        code: Assignments,
+        lines: Sequence[str],
+        ends: Sequence[Code],
+        returns: str = "None",
     ) -> FunctionText:
+        """A function of these lines; `ends` are those after the statements, before they are laid out."""
         grad = ["grad: Tensor"] if "grad" in _names(code) else []
         handed = [_argument(each, self.alone.settings.get(each)) for each in self._handed(code)]
         parameters = ["p: Tensor", *grad, "state: dict[str, Tensor]", *(["*", *handed] if handed else [])]
         head = function_head(identifier(f"{self.alone.family.name}_{name}"), parameters, returns)
-        return FunctionText(tuple(head), docstring(doc), tuple(lines))
+        codes = (*map(self._printer(code).code, values_in(code.body)), *ends)
+        return FunctionText(tuple(head), docstring(doc), tuple(lines), any("m" in names_in(part) for part in codes))
 
     def _handed(self, code: Assignments) -> list[str]:
         """Numbers that are one for a group or for all parameters; the parameter's position among them."""
@@ -208,18 +224,16 @@ class _Function:
                 return f"{stored}[..., None, None]"
         return stored if item.window is not None else f"{stored}.double()"
 
-    def _lines(self, code: Assignments, printer: _Printer) -> Iterator[str]:
-        for statement in code.body:
-            assert isinstance(statement, Assign)
-            yield from printer.lines(statement.value, f"{_spelled(statement.variable)} = ", 4)
+    def _lines(self, code: Assignments, printer: _Printer) -> list[str]:
+        return PyStatements(lambda _: printer, spell=_spelled).lines(code.body, 4)
 
-    def _stores(self, code: Assignments, printer: _Printer) -> Iterator[str]:
+    def _stores(self, code: Assignments, printer: _Printer) -> Iterator[Code]:
         """The new values; the parameter's comes last, since what is stored before may be its old one."""
         for name in sorted(self.outputs, key=lambda name: name == "param"):
             output = self.outputs[name]
             taken_over = isinstance(output, Ref) and output.name in self.inputs
             value = replaced(output, code.values)
-            yield from python_code(self._stored(self.inputs[name], value, printer, taken_over), 4)
+            yield self._stored(self.inputs[name], value, printer, taken_over)
         if self.block == "step":
             yield 'state["step"].fill_(step)'
 

@@ -5,11 +5,14 @@ A leaf is text that stays whole, as a name or a number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from optgen.ir.formula import Formula, Part
 from optgen.operations import Binds
+
+_NAME = re.compile(r"[-!(]*([A-Za-z_]\w*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,28 @@ def formula_code(formula: Formula, literal: Callable[[str, bool], str], both: st
         return Operand(joined(both, parts), Binds.AND) if part.both else Operand(joined(either, parts), Binds.OR)
 
     return operand(formula.expression())
+
+
+def names_in(code: Code) -> Iterator[str]:
+    """The names with which parts of code begin: `m` of `m.sqrt(x)`."""
+    match code:
+        case str():
+            if name := _NAME.match(code):
+                yield name[1]
+        case Brackets(head, items):
+            yield from names_in(head)
+            for item in items:
+                yield from names_in(item)
+        case Chain(first, rest):
+            yield from names_in(first)
+            for _, item in rest:
+                yield from names_in(item)
+        case Labelled(value=value):
+            yield from names_in(value)
+        case Guarded(condition, statement):
+            yield from (*names_in(condition), *names_in(statement))
+        case Lambda(statement=statement):
+            yield from names_in(statement)
 
 
 def flat(code: Code) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.backends.base import Rendering
-from optgen.backends.code import Code
+from optgen.backends.code import Code, names_in
 from optgen.backends.python_blocks import block_lines, says_always
 from optgen.backends.python_calls import (
     call_lines,
@@ -22,6 +21,7 @@ from optgen.backends.python_classes import WIDTH, ClassSpec, ClassText, render_c
 from optgen.backends.python_host import HostText, host_functions
 from optgen.backends.python_rule import (
     Setting,
+    StartText,
     decisive,
     flag_lines,
     flag_texts,
@@ -67,7 +67,7 @@ class PythonBackend:
         shared_flags = {name for group in groups for name in group.flags}
         flags = {name: text for name, text in flag_texts(family).items() if name not in shared_flags}
         hosts = [text for name, plan in plans.items() for text in host_functions(name, plan, family)]
-        starts = [text for text in (start(family, name) for name in family.states) if text]
+        starts = [text for name in family.states if (text := start(family, name)) is not None]
         constants = {refusal: f"_{refusal.name.upper()}" for spec in self.classes for refusal in spec.refusals}
         classes = render_classes(family, self.classes, constants)
         context = {
@@ -142,20 +142,20 @@ def _imports(
     groups: Sequence[Group],
     flags: Mapping[str, str],
     hosts: Sequence[HostText],
-    starts: Sequence[tuple[str, Sequence[str]]],
+    starts: Sequence[StartText],
     classes: Sequence[ClassText],
 ) -> dict[str, list[str]]:
     """Imports of a module: only what it uses."""
     constructors = [text.constructor for text in classes if text.constructor is not None]
-    arguments = [argument for made in constructors for argument in (*made.positional, *made.keyword)]
-    fixes = any("ClassVar" in line for text in classes for line in text.attributes)
+    types = frozenset[str]().union(*(made.types for made in constructors))
+    fixes = any("fixed" in text.attributes for text in classes)
     own = [*family.spec.hyperparameters.values(), *family.spec.options.values()]
     shared_states = {name for group in groups for name in group.states}
-    refuses = any("refusals" in line for text in classes for line in text.attributes)
+    refuses = any("refusals" in text.attributes for text in classes)
     refuses = refuses or bool(_own_refusals(family, groups)) or any(r.on != "construct" for r in family.refusals)
     used = {
         "Array": any(plan.arrays for plan in plans.values()),
-        "Flags": any("f: Flags" in line for host in hosts for line in host.head),
+        "Flags": any(host.asks_flags for host in hosts),
         "Partial": any(element_sums(plan).all for plan in plans.values()),
         "Refusal": refuses,
         "Settings": bool(flags),
@@ -164,19 +164,14 @@ def _imports(
     }
     rule = {"Block", "Pass", "Rule", *(name for name, there in used.items() if there)}
     rule |= {type(setting).__name__ for setting in own}
-    functions = [*flags.values(), *(line for host in hosts for line in host.lines)]
-    functions += [line for _, lines in starts for line in lines]
+    uses_math = any("m" in names_in(text) for text in flags.values())
+    uses_math = uses_math or any(host.uses_math for host in hosts) or any(text.uses_math for text in starts)
     of_blocks, of_rules = rule_imports(rule)
     return {
-        "typing": ["Any", *(["ClassVar"] if fixes else []), *(["Literal"] if _uses(arguments, "Literal") else [])],
+        "typing": ["Any", *(["ClassVar"] if fixes else []), *(["Literal"] if "Literal" in types else [])],
         "mapping": ["Mapping"] if fixes else [],
-        "tensor": ["Tensor"] if _uses(arguments, "Tensor") else [],
-        "math": ["m"] if _uses(functions, "m") else [],
+        "tensor": ["Tensor"] if "Tensor" in types else [],
+        "math": ["m"] if uses_math else [],
         "block": of_blocks,
         "rule": of_rules,
     }
-
-
-def _uses(texts: Iterable[str], name: str) -> bool:
-    """Check whether expressions or annotations contain a name; comments do not count."""
-    return any(re.search(rf"\b{name}\b", text) for text in texts if not text.lstrip().startswith("#"))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 
-from optgen.backends.code import flat
+from optgen.backends.code import Brackets, Code, flat, joined, names_in
 from optgen.backends.python_calls import filled, tuple_code
 from optgen.backends.python_rule import literal
 from optgen.backends.quoting import Docstring, Identifier, docstring, identifier
@@ -22,7 +22,7 @@ from optgen.spec.ranges import parse_range
 
 WIDTH = 112  # of documentation, without its indentation
 NOTHING = Prose("")
-TARGET_TYPE = 'Literal["cuda", "cpu", "torch"] | None'
+TARGET_TYPE = joined("|", [Brackets("Literal[", ('"cuda"', '"cpu"', '"torch"'), "]"), "None"])
 TARGET_DOC = (
     'Where to compute: "cuda" (kernels for NVIDIA GPUs), "cpu" (compiled C++), "torch" (plain operations, any device), '
     "None for the fastest there is."
@@ -48,14 +48,14 @@ class Argument:
     """An argument of a class's constructor."""
 
     name: str
-    annotation: str
+    annotation: Code
     default: str | None
     doc: Prose
 
     @property
     def text(self) -> str:
         """As it stands in a signature."""
-        return f"{self.name}: {self.annotation}" + ("" if self.default is None else f" = {self.default}")
+        return f"{self.name}: {flat(self.annotation)}" + ("" if self.default is None else f" = {self.default}")
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,14 @@ class ConstructorText:
     Attributes:
         positional: Lines of arguments that can be given by position.
         keyword: Lines of those that are given by keyword only.
+        types: Names in the types of arguments.
     """
 
     doc: tuple[Docstring, ...]
     positional: tuple[str, ...]
     keyword: tuple[str, ...]
     call: str
+    types: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,14 @@ class ClassText:
     """A class, ready for the template.
 
     Attributes:
-        attributes: Attributes that it sets, where they differ from its base's.
+        attributes: Statements that set attributes, by their names, where they differ from its base's.
         constructor: Its own, if it inherits none.
     """
 
     name: Identifier
     base: Identifier
     doc: tuple[Docstring, ...]
-    attributes: tuple[str, ...]
+    attributes: Mapping[str, str]
     constructor: ConstructorText | None
 
 
@@ -123,13 +125,13 @@ def render_classes(family: Family, classes: Sequence[ClassSpec], constants: Mapp
             own = {k: text for k, text in own.items() if all(of.get(k) == text for of in attributes.values())}
         doc = _docstring([title, *_about(family, first.variant)])
         made = _constructor_text(family, first)
-        result.append(ClassText(identifier(name), identifier("Optimizer"), doc, tuple(own.values()), made))
+        result.append(ClassText(identifier(name), identifier("Optimizer"), doc, own, made))
         for spec in (spec for spec in specs if spec.name != name):
             about = _about(family, spec.variant)
             lines = [_title(family, spec.variant), *(about if about != _about(family, first.variant) else [])]
             differs = {"refusals": "refusals = ()"} if "refusals" in own else {}
             differs |= attributes[spec.name]
-            changed = tuple(text for key, text in differs.items() if own.get(key) != text)
+            changed = {key: text for key, text in differs.items() if own.get(key) != text}
             result.append(ClassText(identifier(spec.name), identifier(name), _docstring(lines), changed, None))
     return result
 
@@ -191,7 +193,8 @@ def _constructor_text(family: Family, spec: ClassSpec) -> ConstructorText:
             lines += text.filled(WIDTH - 4, " " * 4, " " * 8)
     args = ", args" if "args" in (spec.variant.signature or []) else ""
     call = f"super().__init__(params, settings_in(locals()){args})"
-    return ConstructorText(_docstring(lines), _lines(made.positional, own), _lines(made.keyword, ()), call)
+    types = frozenset(name for a in (*made.positional, *made.keyword) for name in names_in(a.annotation))
+    return ConstructorText(_docstring(lines), _lines(made.positional, own), _lines(made.keyword, ()), call, types)
 
 
 def _lines(arguments: Iterable[Argument], own: Collection[str]) -> tuple[str, ...]:
@@ -239,22 +242,23 @@ def _hyper_default(name: str, hyper: Hyperparameter, variant: Variant) -> str | 
     return literal(tuple(default) if isinstance(default, list) else default)
 
 
-def _hyper_type(name: str, hyper: Hyperparameter) -> str:
+def _hyper_type(name: str, hyper: Hyperparameter) -> Code:
+    types: list[Code] = ["int" if hyper.integer else "float"]
     if hyper.names:
-        text = f"tuple[{', '.join(['float'] * len(hyper.names))}] | str"
-    else:
-        text = "int" if hyper.integer else "float | Tensor" if name == "lr" else "float"
-    return f"{text} | None" if hyper.optional else text
+        types = [Brackets("tuple[", ("float",) * len(hyper.names), "]"), "str"]
+    elif name == "lr":
+        types.append("Tensor")
+    return joined("|", [*types, *(["None"] if hyper.optional else [])])
 
 
-def _option_type(option: Option) -> str:
+def _option_type(option: Option) -> Code:
     if option.choices is None:
         return "bool"
     if all(choice is None or isinstance(choice, bool) for choice in option.choices):
-        return "bool | None"
+        return joined("|", ["bool", "None"])
     if all(isinstance(choice, int) for choice in option.choices):
         return "int"
-    return f"Literal[{', '.join(literal(choice) for choice in option.choices)}]"
+    return Brackets("Literal[", tuple(literal(choice) for choice in option.choices), "]")
 
 
 # Documentation

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optgen.backends.code import Brackets, Code, Labelled, call, flat
+from optgen.backends.code import Brackets, Code, Labelled, call, flat, names_in
 from optgen.backends.layout import WIDTH, function_head, python_code
 from optgen.backends.py_printer import PyPrinter, py_name
 from optgen.backends.quoting import python_comment
@@ -24,11 +24,15 @@ class HostText:
     Attributes:
         head: Its first lines, with the parameters.
         lines: Its statements.
+        asks_flags: Whether it asks for flags.
+        uses_math: Whether it calls functions of the equation language.
     """
 
     head: tuple[str, ...]
     doc: str
     lines: tuple[str, ...]
+    asks_flags: bool
+    uses_math: bool
 
 
 def host_functions(block: str, plan: Plan, family: Family) -> list[HostText]:
@@ -68,13 +72,16 @@ def _function(name: str, doc: str, plan: Plan, roots: Sequence[str], results: Ma
     names = [*inputs, *(n for n in plan.sums if n in needed)]
     printer = PyPrinter(plan.kinds)
     parameters = [f"{py_name(n)}: float" for n in names]
-    if any(isinstance(part, Select) for let in lets for part in walk(let.expr)):
+    asks_flags = any(isinstance(part, Select) for let in lets for part in walk(let.expr))
+    if asks_flags:
         parameters.append("f: Flags")
     lines: list[str] = []
+    codes: list[Code] = []
     source = ""
     used = {name for let in lets for name in refs(let.expr)}
     for let in lets:
         code = printer.code(let.expr)
+        codes.append(code)
         is_result = let.name in results and let.name not in used and not let.source
         if is_result and len(f'        "{let.name}": {flat(code)},') <= WIDTH:
             results = {**results, let.name: code}
@@ -85,4 +92,7 @@ def _function(name: str, doc: str, plan: Plan, roots: Sequence[str], results: Ma
         lines += python_code(Labelled(f"{py_name(let.name)} = ", code), 4)
     items = tuple(Labelled(f'"{key}": ', code) for key, code in results.items())
     lines += python_code(Brackets("return {", items, "}"), 4)
-    return HostText(tuple(function_head(name, parameters, "dict[str, float]")), doc, tuple(lines))
+    uses_math = any("m" in names_in(code) for code in (*codes, *results.values()))
+    return HostText(
+        tuple(function_head(name, parameters, "dict[str, float]")), doc, tuple(lines), asks_flags, uses_math
+    )

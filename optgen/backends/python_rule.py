@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from optgen.backends.code import Brackets, Code, Labelled, call, flat, prefixed
+from optgen.backends.code import Brackets, Code, Labelled, call, flat, names_in, prefixed
 from optgen.backends.layout import python_code
 from optgen.backends.py_printer import PyPrinter, py_number
 from optgen.backends.python_blocks import live_code
@@ -114,8 +115,22 @@ def state_lines(family: Family, name: str, state: State, indent: int) -> list[st
     return python_code(call("State", *parts), indent, ",")
 
 
-def start(family: Family, name: str) -> tuple[str, list[str]] | None:
-    """A function for an initial value that is not a number: the state, and the statement that returns it."""
+@dataclass(frozen=True)
+class StartText:
+    """A function for an initial value that is not a number.
+
+    Attributes:
+        lines: The statement that returns it.
+        uses_math: Whether it calls functions of the equation language.
+    """
+
+    state: str
+    lines: tuple[str, ...]
+    uses_math: bool
+
+
+def start(family: Family, name: str) -> StartText | None:
+    """The function for a state's initial value; None where that is a number."""
     expr = family.inits[name]
     if isinstance(expr, Const):
         return None
@@ -123,7 +138,8 @@ def start(family: Family, name: str) -> tuple[str, list[str]] | None:
     names = {n: f"m.number({text.replace('o[', 't.settings[', 1)})" for n, text in read.items()}
     names |= {"param": "t.param", "grad": "t.unscaled_grad"} | {fact: f"t.{fact}" for fact in FACTS}
     kinds = {n: i.kind for n, i in family.inputs.items()}
-    return name, PyPrinter(kinds, names=names).lines(expr, "return ", 4)
+    code = PyPrinter(kinds, names=names).code(expr)
+    return StartText(name, tuple(python_code(Labelled("return ", code), 4)), "m" in names_in(code))
 
 
 # Flags

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from optgen.backends.base import Rendering
+from optgen.backends.code import names_in
 from optgen.backends.python_calls import docs_lines, rule_imports, table_lines
 from optgen.backends.python_classes import ARGS_DOC, BITS_DOC, TARGET_DOC
 from optgen.backends.python_rule import (
@@ -207,7 +208,7 @@ class SharedParts:
             used |= {"Settings"} if group.flags else set()
         context = {
             "imports": [line for lines in rule_imports(used) for line in lines],
-            "numbers": any("m." in line for group in groups for line in group.flags),
+            "numbers": any("m" in names_in(text) for group in self.groups for text in group.flags.values()),
             "groups": groups,
         }
         return Rendering(f"{SHARED_MODULE}.py", "python/shared.py.j2", context)

@@ -16,16 +16,12 @@ from optgen.backends.code import Brackets, Chain, Labelled, call
 from optgen.backends.declarations import declared
 from optgen.backends.layout import import_lines, python_code
 from optgen.backends.py_printer import REDUCTION, PyPrinter, py_condition, py_name
+from optgen.backends.py_statements import PyStatements, below
 from optgen.backends.quoting import docstring
 from optgen.backends.stages import most_common
 from optgen.backends.statements import (
-    Assign,
-    Block,
-    Declare,
-    Fill,
     If,
     Invoke,
-    Statement,
     Take,
     assigned_by,
     reads,
@@ -37,7 +33,7 @@ from optgen.ir.family import Family
 from optgen.ir.formula import Formula
 from optgen.ir.kinds import boolean_names, kind_of, window_name
 from optgen.ir.liveness import demands, needed, resolve
-from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
+from optgen.ir.nodes import Call, Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
 from optgen.passes.rewrite import replaced
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.prose import Prose
@@ -48,12 +44,17 @@ from optgen.spec.names import SHARED_MODULE
 
 @dataclass(frozen=True)
 class FunctionText:
-    """A block as a Python function, ready for the template."""
+    """A block as a Python function, ready for the template.
+
+    Attributes:
+        types: The types that it names, beside `View`.
+    """
 
     name: str
     head: tuple[str, ...]
     doc: str
     lines: tuple[str, ...]
+    types: frozenset[str]
     stages: tuple[FunctionText, ...] = ()
 
 
@@ -101,10 +102,10 @@ class TorchBackend:
 
 def _imports(functions: Sequence[FunctionText], stages: Sequence[str]) -> list[str]:
     """The import lines of a module of these functions, which calls these common stages."""
-    typed = any("Any" in line for function in functions for line in (*function.head, *function.lines))
-    names = ["Results", "View"] if any("Results" in line for f in functions for line in f.head) else ["View"]
+    types = frozenset[str]().union(*(function.types for function in functions))
+    names = ["Results", "View"] if "Results" in types else ["View"]
     return [
-        *(["from typing import Any", ""] if typed else []),
+        *(["from typing import Any", ""] if "Any" in types else []),
         "from optgen.runtime import torch_math as m",
         f"from optgen.runtime.engines.torch_engine import {', '.join(names)}",
         *(["", *import_lines(f".{SHARED_MODULE}_torch", stages)] if stages else []),
@@ -163,16 +164,17 @@ class _FunctionRenderer:
         )
         asked = [root for name, value in self.outputs.items() for root in demands(value, self.writes[name])]
         code = part.code(asked=asked)
-        self.loose, self.at_end = code.loose, "t.taken"
         self.read = reads(code.body).union(*(refs(value) for value in code.values.values()))
         self.ended_by = {name for name, stage in code.stages.items() if takes_sums(stage.code.body)}
         what = "Update" if self.block == "step" else f"Run `{self.block}` for"
-        lines = [*self._heads(code), *self._lines(code.body, self._printer(code), 4), *self._results(code)]
+        statements = self._statements(code, "t.taken")
+        lines = [*self._heads(code), *statements.lines(code.body, 4), *self._results(code)]
         return FunctionText(
             name=self.block,
             head=(f"def {self.block}(t: View) -> Results:",),
             doc=f"{what} a parameter{'; or return the sums that a pass takes' if self.sums else ''}.",
             lines=tuple(lines),
+            types=frozenset({"Results", *(["Any"] if statements.has_types(code.body) else [])}),
             stages=tuple(self._stage(name, stage) for name, stage in code.stages.items()),
         )
 
@@ -182,9 +184,8 @@ class _FunctionRenderer:
         new = results.keys() - stage.call.parameters.keys()
         assigned = {n for statement in walk_statements(code.body) for n in assigned_by(statement)}
         body = tuple(declared(code.body, assigned - new, results))
-        self.loose, self.at_end = code.loose, "None"
         parameters = ("t: View", *(f"{py_name(variable)}: Any" for variable in stage.call.parameters))
-        lines = [*self._heads(code), *self._lines(body, self._printer(code), 4)]
+        lines = [*self._heads(code), *self._statements(code, "None").lines(body, 4)]
         returned = ", ".join(py_name(variable) for variable in results)
         ends = "; None where a pass ends in it" if name in self.ended_by else ""
         return FunctionText(
@@ -192,6 +193,7 @@ class _FunctionRenderer:
             head=tuple(python_code(Brackets(f"def {name}_stage{self.ending}(", parameters, ") -> Any:"), 0)),
             doc=f"Run the stage `{name}`{ends}.",
             lines=(*lines, f"return {returned}"),
+            types=frozenset({"Any"}),
         )
 
     def _keeps(self, name: str) -> bool:
@@ -249,47 +251,36 @@ class _FunctionRenderer:
         if names:
             yield f"{', '.join(names)} = {', '.join(known[name] for name in names)}"
 
-    def _lines(self, block: Block, printer: PyPrinter, indent: int) -> list[str]:
-        return [line for statement in block for line in self._statement(statement, printer, indent)]
+    def _statements(self, code: Assignments, at_end: str) -> PyStatements:
+        """A printer of statements.
 
-    def _statement(self, statement: Statement, printer: PyPrinter, indent: int) -> list[str]:
-        """A statement as lines that fit when they are indented by `indent`."""
-        match statement:
-            case Assign(variable=variable, value=value, declares=declares, constant=constant):
-                own = self._among(value, printer.kinds[variable], printer)
-                any_ = ": Any" if declares and not constant and isinstance(value, Const) else ""
-                return own.lines(value, f"{py_name(variable)}{any_} = ", indent)
-            case Declare(variable=variable):
-                return [f"{py_name(variable)}: Any = m.NAN"] if variable in self.loose else []
-            case If():
-                return self._if(statement, printer, indent)
-            case Take(name=name, value=value):
-                reduce = self.by_name[name].expr
-                assert isinstance(reduce, Reduce)
-                result = Labelled(f"{name}=", call(f"m.{REDUCTION[reduce.over, reduce.op]}", printer.spread(value)))
-                asked = Chain(f'"{name}" in t.wanted', (("and", call("t.ends", result)),))
-                return [*python_code(Labelled("if ", asked), indent, ":"), f"    return {self.at_end}"]
-            case Invoke(stage=stage, arguments=arguments, results=results):
-                called = call(f"{stage}_stage{self.ending}", "t", *map(py_name, arguments.values()))
-                left = ", ".join(py_name(name) if name in self.read else "_" for name in results.values())
-                if stage not in self.ended_by:
-                    return python_code(Labelled(f"{left} = ", called), indent)
-                walrus = replace(called, head=f"(left := {called.head}", close="))")
-                ended = python_code(Labelled("if ", Chain(walrus, (("is", "None"),))), indent, ":")
-                return [*ended, "    return t.taken", f"{left} = left"]
-            case Fill():
-                raise AssertionError("arrays are variables here")
+        Args:
+            at_end: The value that is returned where a pass ends.
+        """
+        printer = self._printer(code)
+        return PyStatements(
+            lambda statement: self._among(statement.value, printer.kinds[statement.variable], printer),
+            code.loose,
+            take=lambda statement, indent: self._take(statement, printer, at_end, indent),
+            invoke=self._invoke,
+        )
 
-    def _if(self, statement: If, printer: PyPrinter, indent: int) -> list[str]:
-        lines = python_code(Labelled("if ", py_condition(statement.formula)), indent, ":")
-        lines += _below(self._lines(statement.then, printer, indent + 4)) or ["    pass"]
-        match statement.other:
-            case (If() as chained,):
-                first, *rest = self._if(chained, printer, indent)
-                return [*lines, f"el{first}", *rest]
-            case (_, *_):
-                return [*lines, "else:", *_below(self._lines(statement.other, printer, indent + 4))]
-        return lines
+    def _take(self, statement: Take, printer: PyPrinter, at_end: str, indent: int) -> list[str]:
+        """A sum where its values are at hand; a pass that wants no other ends here."""
+        name, reduce = statement.name, self.by_name[statement.name].expr
+        assert isinstance(reduce, Reduce)
+        taken = call(f"m.{REDUCTION[reduce.over, reduce.op]}", printer.spread(statement.value))
+        asked = Chain(f'"{name}" in t.wanted', (("and", call("t.ends", Labelled(f"{name}=", taken))),))
+        return [*python_code(Labelled("if ", asked), indent, ":"), f"    return {at_end}"]
+
+    def _invoke(self, statement: Invoke, indent: int) -> list[str]:
+        called = call(f"{statement.stage}_stage{self.ending}", "t", *map(py_name, statement.arguments.values()))
+        left = ", ".join(py_name(name) if name in self.read else "_" for name in statement.results.values())
+        if statement.stage not in self.ended_by:
+            return python_code(Labelled(f"{left} = ", called), indent)
+        walrus = replace(called, head=f"(left := {called.head}", close="))")
+        ended = python_code(Labelled("if ", Chain(walrus, (("is", "None"),))), indent, ":")
+        return [*ended, "    return t.taken", f"{left} = left"]
 
     def _among(self, expr: Expr, kind: Kind, printer: PyPrinter) -> PyPrinter:
         """A printer for what is computed for each of a kind: among elements stand their own rows and columns."""
@@ -314,7 +305,7 @@ class _FunctionRenderer:
             value = replaced(resolve(output, written), code.values)
             text = self._among(value, self.kinds[name], printer).code(value)
             if written.is_true:
-                always += _below(python_code(Labelled(f'"{name}": ', text), 8, ","))
+                always += below(python_code(Labelled(f'"{name}": ', text), 8, ","))
             else:
                 sometimes.setdefault(written, []).extend(python_code(Labelled(f'results["{name}"] = ', text), 8))
         whole = ["{", *always, "}"] if always else ["{}"]
@@ -322,12 +313,8 @@ class _FunctionRenderer:
             return [*lines, f"return {whole[0]}", *whole[1:]]
         lines += [f"results: Results = {whole[0]}", *whole[1:]]
         for formula, stored in sometimes.items():
-            lines += [*python_code(Labelled("if ", py_condition(formula)), 4, ":"), *_below(stored)]
+            lines += [*python_code(Labelled("if ", py_condition(formula)), 4, ":"), *below(stored)]
         return [*lines, "return results"]
-
-
-def _below(lines: Iterable[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
 
 
 def _chooses(code: Assignments) -> bool:

@@ -120,6 +120,10 @@ class Codec:
             case block:
                 return -(-numel // block)
 
+    def is_like(self, other: Codec, numel: int) -> bool:
+        """Whether both store a tensor of so many elements alike: a single block is one scale for the tensor."""
+        return self.name == other.name and self.scales(numel) == other.scales(numel)
+
     def state_bytes(self, numel: int) -> int:
         """All bytes that a state of `numel` elements takes, scales included."""
         return -(-numel // self.packed) * self.dtype.bytes + 4 * self.scales(numel)

@@ -48,7 +48,7 @@ AREAS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
          " numerics/test_parity.py cuda/test_host.py cuda/test_paging.py cuda/test_fallback.py"
          " runtime/cuda/test_*.py runtime/hooks/test_c*.py"),
         ("checkpoints", "optgen/runtime", "checkpoints/*.py",
-         "runtime/checkpoints/test_[cm]*.py parity/test_bitsandbytes_checkpoints.py"
+         "runtime/checkpoints/test_[ckms]*.py parity/test_bitsandbytes_checkpoints.py"
          " parity/test_migration.py runtime/checkpoints/test_resume.py distributed/test_processes.py"),
         ("distributed", "optgen/runtime", "core/shards.py states/philox.py step/all_reduce.py step/fsdp1.py"
          " step/shard_limits.py",

@@ -12,9 +12,8 @@ from torch.compiler import is_compiling
 
 from optgen.runtime.block import Refusal
 from optgen.runtime.checkpoints import bitsandbytes_form
-from optgen.runtime.checkpoints.adopt import adopted_states
-from optgen.runtime.checkpoints.codec_record import as_checkpoint
-from optgen.runtime.checkpoints.load import fitting
+from optgen.runtime.checkpoints.load import Loading, adopted_states, fitting
+from optgen.runtime.checkpoints.save import as_checkpoint
 from optgen.runtime.cuda.graph_capture import check_capture, place_lr
 from optgen.runtime.cuda.paged_memory import wait_for_host
 from optgen.runtime.hooks import fused_backward
@@ -60,7 +59,7 @@ class Optimizer(torch.optim.Optimizer):
     _handle: str
     _counts: Mapping[Tensor, Count] = MappingProxyType({})
     _codecs: Mapping[Tensor, CodecRecord] = MappingProxyType({})
-    _loading: Mapping[str, Any] | None = None
+    _loading: Loading | None = None
     _in_backward: fused_backward.InBackward | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -216,7 +215,7 @@ class Optimizer(torch.optim.Optimizer):
 
         It holds tensors and plain values alone: `torch.load(weights_only=True)` reads it. Where paged states lie in
         pinned memory, this waits until the host can read them. States of DTensor parameters are DTensors, for
-        torch.distributed.checkpoint; checkpoints/row_format.py tells their form.
+        torch.distributed.checkpoint; checkpoints/shards.py tells their form.
         """
         self._wait_for_host()
         return as_checkpoint(self, super().state_dict())
@@ -265,7 +264,7 @@ class Optimizer(torch.optim.Optimizer):
         def capture(_: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
             fused_backward.check_members(self)
             self._loading = fitting(self, saved)
-            return {"state": {}, "param_groups": self._loading["param_groups"]}
+            return {"state": {}, "param_groups": self._loading.groups}
 
         handle = self.register_load_state_dict_pre_hook(capture)
         try:
@@ -276,8 +275,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if self._loading is not None:
-            state["state"].update(adopted_states(self, self._loading))
-            self._counts, self._codecs = {}, {}
+            states, self._codecs = adopted_states(self, self._loading)
+            state["state"].update(states)
+            self._counts = {}
         super().__setstate__(state)
         if "differentiable" not in self.rule.storage:  # torch adds it, which would make it a setting
             self.defaults.pop("differentiable", None)

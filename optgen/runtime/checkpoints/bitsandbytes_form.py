@@ -23,8 +23,7 @@ from optgen.codecs import CODECS, WHOLE_TENSOR, Codec, code_book
 from optgen.runtime.cuda.paged_memory import wait_for_host
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
-from optgen.runtime.states.stored import recognised, scale_key
-from optgen.runtime.states.torch_codecs import decode, encode
+from optgen.runtime.states.stored import CodecRecord, Stored, scale_key, store, stored_states
 from optgen.runtime.step.optimizer_like import OptimizerLike
 
 PACKED = "__bnb_optimizer_quant_state__"  # the key of the dictionary that newer versions pack tensors into
@@ -112,12 +111,9 @@ def is_theirs(saved: Mapping[str, Any]) -> bool:
 # Reading
 
 
-Decoded = dict[Any, dict[str, str]]  # how states were stored that now are float32: by their parameter's key and name
-
-
 def read(
     name: str, rule: Rule, groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]
-) -> tuple[Mapping[str, Any], Decoded, list[str]]:
+) -> tuple[Mapping[str, Any], list[str]]:
     """A checkpoint of bitsandbytes in our form, and what of it does not fit, in words; others as they are.
 
     Codes keep their 8 bits where book and blocks are ours; otherwise they become float32, which loses nothing. What
@@ -129,13 +125,12 @@ def read(
         saved: As many groups and parameters, as `misshapen` has found.
     """
     if not is_theirs(saved):
-        return saved, {}, []
+        return saved, []
     form = form_of(rule)
     if form is None:
-        return saved, {}, [f"it is one of bitsandbytes, which has nothing like {name}"]
+        return saved, [f"it is one of bitsandbytes, which has nothing like {name}"]
     found: list[str] = []
     state: dict[Any, Any] = {}
-    decoded: Decoded = {}
     params = [param for group in groups for param in group["params"]]
     keys = [key for group in saved["param_groups"] for key in group["params"]]
     for number, (key, param) in enumerate(zip(keys, params, strict=True)):
@@ -146,12 +141,12 @@ def read(
                 if not isinstance(packed, Mapping):
                     raise TypeError(f"{PACKED} is a {type(packed).__name__}, not a dict of tensors")
                 entry = {**entry, **packed}
-                state[key], decoded[key] = _read_entry(rule, form, param, entry)
+                state[key] = _read_entry(rule, form, param, entry)
             except (TypeError, ValueError) as error:
                 found.append(f"parameter {number}: {error}")
     pairs = zip(groups, saved["param_groups"], strict=True)
     own = [_read_group(rule, form, group, theirs) for group, theirs in pairs]
-    return {**saved, "state": {**saved["state"], **state}, "param_groups": own}, decoded, found
+    return {**saved, "state": {**saved["state"], **state}, "param_groups": own}, found
 
 
 def _read_group(rule: Rule, form: Form, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,16 +162,13 @@ def _read_group(rule: Rule, form: Form, own: Mapping[str, Any], saved: Mapping[s
     return result
 
 
-def _read_entry(
-    rule: Rule, form: Form, param: Tensor, entry: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """A parameter's state, and how states were stored that are now decoded.
+def _read_entry(rule: Rule, form: Form, param: Tensor, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's state; quantized ones as `Stored`.
 
     Raises:
         TypeError, ValueError: naming what does not fit.
     """
     result: dict[str, Any] = {"step": entry.get("step", 0)}
-    decoded: dict[str, str] = {}
     strangers = [str(key) for key, value in entry.items() if key not in KNOWN and value is not None]
     if strangers:
         raise ValueError(f"bitsandbytes keeps no {', '.join(strangers)}")
@@ -200,19 +192,14 @@ def _read_entry(
             result |= dict(zip(names, whole, strict=True))
             continue
         for row, name in enumerate(names):
-            values, scales, was = _read_codes(rule.states[name].signed, number, row, len(names), whole[row], entry)
-            result |= {name: values, scale_key(name): scales}
-            decoded |= {name: was} if was else {}
+            result[name] = _read_codes(rule.states[name].signed, number, row, len(names), whole[row], entry)
     if isinstance(entry.get(WINDOW), Tensor) and WINDOW in rule.states:
         result[WINDOW] = entry[WINDOW]
-    return result, decoded
+    return result
 
 
-def _read_codes(
-    signed: bool, number: str, row: int, rows: int, codes: Tensor, entry: Mapping[str, Any]
-) -> tuple[Tensor, Tensor | None, str]:
-    """A state of 8 bits: its codes and scales if they mean here what they mean there; else its values, and what the
-    codes were."""
+def _read_codes(signed: bool, number: str, row: int, rows: int, codes: Tensor, entry: Mapping[str, Any]) -> Stored:
+    """A state of 8 bits: its codes and scales if they mean here what they mean there; else its values."""
     book = _floats(entry, f"qmap{number}").float().cpu()
     if tuple(book.shape) != (256,):
         raise ValueError(f"qmap{number} has shape {tuple(book.shape)}, not (256,)")
@@ -222,11 +209,12 @@ def _read_codes(
     scales = scales.float().reshape(rows, -1)[row]
     same = bool(((book - _book(signed)).abs() <= BOOK_ERROR * book.abs()).all())
     if same and codec.block != OLD_BLOCK:
-        return codes, scales, ""
+        return Stored(codec, codes, scales)
     units = book.to(codes.device)[codes.reshape(-1).long()]
     width = codec.block if codec.block > 0 else max(codes.numel(), 1)
     values = units * scales.to(codes.device).repeat_interleave(width)[: codes.numel()]
-    return values.reshape(codes.shape), None, str(codec) if same else f"{codec} with another code book"
+    was = str(codec) if same else f"{codec} with another code book"
+    return Stored(CODECS["fp32"], values.reshape(codes.shape), was=was)
 
 
 def _scales(number: str, rows: int, numel: int, entry: Mapping[str, Any]) -> tuple[Codec, Tensor]:
@@ -288,7 +276,8 @@ def written(optimizer: OptimizerLike) -> dict[str, Any]:
             if entry:
                 found += _lost(form, number, entry)
                 if not found:
-                    state[number] = _written_entry(optimizer._policy.rule, form, param, entry, books)
+                    record = optimizer._codecs.get(param)
+                    state[number] = _written_entry(optimizer._policy.rule, form, param, entry, record, books)
             number += 1
         groups.append(_written_group(optimizer, form, group, range(first, number)))
     if found:
@@ -350,29 +339,32 @@ def _number(value: Any) -> Any:
 
 
 def _written_entry(
-    rule: Rule, form: Form, param: Tensor, entry: Mapping[str, Any], books: Mapping[bool, Tensor]
+    rule: Rule,
+    form: Form,
+    param: Tensor,
+    entry: Mapping[str, Any],
+    record: CodecRecord | None,
+    books: Mapping[bool, Tensor],
 ) -> dict[str, Any]:
     """A parameter's state: 8-bit dynamic codes in blocks of 256 with its books, everything else in float32."""
     wait_for_host(entry.values())
     result: dict[str, Any] = {"step": int(entry["step"])}
     for number, names in form.states.items():
         signed = number == "1"  # the first state's book has a sign, whatever the state is
-        stored = [recognised(rule.states[n], entry[n], entry.get(scale_key(n)), param.shape, (INT8,)) for n in names]
+        states = [(rule.states[name], INT8) for name in names]
+        stored = stored_states(states, entry, param.shape, record)
+        eight = all(each.codec.name == INT8.name for each in stored.values())
         parts = []
-        for name, codec in zip(names, stored, strict=True):
-            codes, scales, own = entry[name], entry.get(scale_key(name)), rule.states[name].signed
-            if codec == INT8 and own == signed:
-                parts.append((codes.clone(), scales))
-                continue
-            values = decode(codec, codes, scales, own, param.shape)
-            eight = all(each.name == INT8.name for each in stored)
-            parts.append(encode(INT8, values, signed) if eight else (values, None))
-        whole = [codes for codes, _ in parts]
-        scales = [each.clone() for _, each in parts if each is not None]
-        result[f"state{number}"] = whole[0] if len(names) == 1 else torch.stack(whole)
+        for name, own in stored.items():
+            if own.codec != INT8 or rule.states[name].signed != signed:
+                values = own.values(rule.states[name].signed, param.shape)
+                own = store(INT8, values, signed) if eight else Stored(CODECS["fp32"], values)
+            parts.append(own)
+        whole, scales = [each.codes for each in parts], [each.scales for each in parts if each.scales is not None]
+        result[f"state{number}"] = whole[0].clone() if len(names) == 1 else torch.stack(whole)
         if scales:
             result[f"qmap{number}"] = books[signed].to(param.device)
-            result[f"absmax{number}"] = scales[0] if len(names) == 1 else torch.stack(scales)
+            result[f"absmax{number}"] = scales[0].clone() if len(names) == 1 else torch.stack(scales)
     if form.scales:
         result["unorm_vec"] = torch.zeros(1, device=param.device)
     return result

@@ -1,36 +1,70 @@
-"""Whether a checkpoint fits an optimizer: everything is looked at before anything is loaded."""
+"""A load: a checkpoint is brought to one form, all of it is looked at, and only then is any of it taken over.
+
+Whoever has written it, each entry of `state` becomes one in which states with a number an element are `Stored`, with
+their codec: bitsandbytes' by bitsandbytes_form.py, those of sharded parameters by shards.py, others by validate.py.
+States keep their dtypes and codecs, whatever the parameter's dtype; the next step stores them as settings ask for.
+"""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from optgen.runtime.checkpoints import bitsandbytes_form
-from optgen.runtime.checkpoints.adopt import adopt_group
-from optgen.runtime.checkpoints.codec_record import Marks, contradicted, read_marks
-from optgen.runtime.checkpoints.sharded import places_in, with_own_shards
+from optgen.runtime.checkpoints.shards import Place, own_form, places_in
 from optgen.runtime.checkpoints.validate import (
     MARK,
+    Said,
     StoredAnewWarning,
-    misfits,
+    lacks_count,
     misgrouped,
     mismarked,
     misset,
     misshapen,
-    stored_anew,
+    read_entry,
+    read_said,
     unreadable,
 )
 from optgen.runtime.core.shards import local_tensor
+from optgen.runtime.cuda.graph_capture import adopted_lr
+from optgen.runtime.cuda.paged_memory import asks_for_paging, wait_for_host
+from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import choose_codecs
 from optgen.runtime.settings.validation import check_agreement, checked, unscheduled
+from optgen.runtime.states.step_counts import as_state
+from optgen.runtime.states.store import room_for
+from optgen.runtime.states.stored import CodecRecord, Stored
 from optgen.runtime.step.optimizer_like import OptimizerLike
+from optgen.runtime.step.target_choice import choose_target
+
+if TYPE_CHECKING:
+    from optgen.runtime.cuda.paging import Pager
+
+APART = ("capturable", "fused_backward")  # what an optimizer decides for itself, in overrides too
 
 
-def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A checkpoint with its entries in our form and its groups as this optimizer takes them over.
+@dataclass(frozen=True, eq=False)
+class Loading:
+    """A checkpoint that fits.
+
+    Attributes:
+        groups: As this optimizer takes them over.
+        entries: By parameter, element states as `Stored`.
+    """
+
+    groups: Sequence[dict[str, Any]]
+    entries: Mapping[Tensor, Mapping[str, Any]]
+
+
+def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Loading:
+    """Read a checkpoint and look at all of it.
 
     Raises:
         TypeError, ValueError: if it does not fit, naming every difference.
@@ -39,60 +73,92 @@ def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Mapping[str, 
     name, rule, own = policy.name, policy.rule, optimizer.param_groups
     found = misshapen(own, saved) or mismarked(rule, name, saved)
     found = found or unreadable([*optimizer.defaults, *bitsandbytes_form.GROUP_OF_TWO], saved)
-    decoded: bitsandbytes_form.Decoded = {}
-    marks: Marks = {}
+    places: list[Place] = []
+    entries: dict[Tensor, Mapping[str, Any]] = {}
+    said: Said = {}
     if not found:
-        marks, found = read_marks(saved.get(MARK, {}).get("codecs"))
+        said, found = read_said(saved)
         for number, group in enumerate(saved["param_groups"]):
             found += misset(rule, number, group, len(group["params"]))
     if not found:
-        saved, decoded, found = bitsandbytes_form.read(name, rule, own, saved)
+        saved, found = bitsandbytes_form.read(name, rule, own, saved)
     if not found:
         for number, group in enumerate(saved["param_groups"]):
             found += misgrouped(rule, policy.fixed, name, number, group)
         places = places_in(optimizer, saved["param_groups"])
-        ours, whole = MARK in saved, saved["state"]
-        saved, unread = with_own_shards(optimizer, places, saved)
-        for number, place in enumerate(places if not unread else ()):
-            codecs = place.codecs if place.shard is not None else ()
-            entry = saved["state"].get(place.key, {})
-            label = f"parameter {number}"
-            wrong = misfits(rule, label, place.own, entry, ours, place.lines, codecs)
-            shape = place.own.shape if place.shard is None else place.shard.shape
-            found += wrong or contradicted(rule, marks, label, shape, whole.get(place.key, {}))
-        found += unread
+        for number, place in enumerate(places):
+            entry, wrong = _read(rule, f"parameter {number}", place, saved, said)
+            found += wrong
+            if place.key in saved["state"]:
+                entries[place.param] = entry
     if found:
         raise ValueError(f"{name}: this checkpoint does not fit: " + "; ".join(found))
-    groups = []
-    for mine, theirs in zip(own, saved["param_groups"], strict=True):
-        group = adopt_group(rule, policy.fixed, mine, theirs)
-        group.update(checked(name, rule, {key: group[key] for key in optimizer.defaults if key in group}))
-        policy.refuse({**optimizer.defaults, **unscheduled(group, optimizer.defaults)})
-        if "overrides" in group:
-            group["overrides"] = policy.of_overrides(
-                group["overrides"], group, len(group["params"]), optimizer.defaults
-            )
-        groups.append(group)
+    groups = [_adopted_group(optimizer, *pair) for pair in zip(own, saved["param_groups"], strict=True)]
     check_agreement(name, rule, groups)
-    _say_stored_anew(optimizer, groups, saved, decoded)
-    return {"state": saved["state"], "param_groups": groups}
+    _say_stored_anew(optimizer, groups, entries)
+    return Loading(groups, entries)
+
+
+def _read(
+    rule: Rule, label: str, place: Place, saved: Mapping[str, Any], said: Said
+) -> tuple[Mapping[str, Any], list[str]]:
+    """What a parameter's entry is in this process, in one form, and what of it does not fit, in words."""
+    try:
+        entry = own_form(rule, place, saved["state"].get(place.key, {}), said)
+    except (TypeError, ValueError, RuntimeError) as error:
+        return {}, [f"{label}: {error}"]
+    first = place.codecs if place.shard is not None else ()
+    return read_entry(rule, label, place.own, entry, said, MARK in saved, place.lines, first)
+
+
+def _adopted_group(optimizer: OptimizerLike, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved group; how states are stored, what the class fixes and `capturable` are this optimizer's own.
+
+    Args:
+        own: The optimizer's group. Its overrides stand before the saved ones, setting by setting.
+
+    Raises:
+        TypeError, ValueError: for values out of range, and combinations that the class refuses.
+    """
+    policy, defaults = optimizer._policy, optimizer.defaults
+    kept = {key: own[key] for key in (*policy.rule.storage, "target", *policy.fixed) if key in own}
+    result = {**saved, **kept}
+    if "lr" in result:
+        result["lr"] = adopted_lr(own, result["lr"])
+    mine = own.get("overrides", {})
+    theirs = {
+        index: {key: value for key, value in settings.items() if key not in APART}
+        for index, settings in saved.get("overrides", {}).items()
+    }
+    if mine or theirs:
+        result["overrides"] = {i: {**theirs.get(i, {}), **mine.get(i, {})} for i in sorted({*theirs, *mine})}
+    result.update(checked(policy.name, policy.rule, {key: result[key] for key in defaults if key in result}))
+    policy.refuse({**defaults, **unscheduled(result, defaults)})
+    if "overrides" in result:
+        result["overrides"] = policy.of_overrides(result["overrides"], result, len(result["params"]), defaults)
+    return result
+
+
+def _members(optimizer: OptimizerLike, groups: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Tensor, dict[str, Any]]]:
+    """Parameters, with the settings that they have in these groups."""
+    for own, group in zip(optimizer.param_groups, groups, strict=True):
+        overrides = group.get("overrides", {})
+        for index, param in enumerate(own["params"]):
+            yield param, {**optimizer.defaults, **group, **overrides.get(index, {})}
 
 
 def _say_stored_anew(
-    optimizer: OptimizerLike,
-    groups: Sequence[Mapping[str, Any]],
-    saved: Mapping[str, Any],
-    decoded: bitsandbytes_form.Decoded,
+    optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]], entries: Mapping[Tensor, Mapping[str, Any]]
 ) -> None:
     """Warn that a checkpoint's states are in another form than this optimizer's, if that loses something."""
+    rule = optimizer._policy.rule
     found: set[tuple[str, str]] = set()
-    for own, group, theirs in zip(optimizer.param_groups, groups, saved["param_groups"], strict=True):
-        overrides = group.get("overrides", {})
-        for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
-            settings = {**optimizer.defaults, **group, **overrides.get(index, {})}
-            codecs = choose_codecs(optimizer._policy.rule, settings, param.numel())
-            entry = saved["state"].get(key, {})
-            found |= stored_anew(optimizer._policy.rule, codecs, local_tensor(param), entry, decoded.get(key, {}))
+    for param, settings in _members(optimizer, groups):
+        entry = entries.get(param, {})
+        for state, asked in zip(rule.element_states, choose_codecs(rule, settings, param.numel()), strict=True):
+            stored, lossless = entry.get(state.name), asked.name == "fp32"
+            if stored is not None and not lossless and not stored.codec.is_like(asked, local_tensor(param).numel()):
+                found.add((str(stored), str(asked)))
     for before, after in sorted(found):
         warnings.warn(
             f"{optimizer._policy.name}: this checkpoint stores states as {before}; from the next step on they are "
@@ -109,3 +175,82 @@ def _calls_within() -> int:
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("optgen.runtime.", "torch.")):
         frame, count = frame.f_back, count + 1
     return count
+
+
+# Taking it over
+
+
+def adopted_states(
+    optimizer: OptimizerLike, loading: Loading
+) -> tuple[dict[Tensor, dict[str, Any]], dict[Tensor, CodecRecord]]:
+    """The states of a checkpoint where this optimizer keeps them, and the records of their codecs.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: naming the state that there is no room for.
+    """
+    rule, states, records = optimizer._policy.rule, {}, {}
+    for param, settings in _members(optimizer, loading.groups):
+        saved = loading.entries.get(param)
+        if saved is not None:
+            pager = find_pager(optimizer._policy.name, param, settings)
+            states[param] = adopt_entry(rule, param, saved, pager)
+            codecs = {key: value.codec for key, value in saved.items() if isinstance(value, Stored)}
+            records[param] = CodecRecord(states[param], codecs)
+    return states, records
+
+
+def find_pager(name: str, param: Tensor, settings: Mapping[str, Any]) -> Pager | None:
+    """Where the element states of a parameter go when they are loaded, if they are paged."""
+    if not asks_for_paging(settings, param.numel()):
+        return None
+    try:
+        target = choose_target(name, param.device, settings.get("target"))
+    except RuntimeError:
+        return None  # the step will say it
+    if target != "cuda":
+        return None
+    from optgen.runtime.engines.cuda_factory import pager_on
+
+    return pager_on(param.device)
+
+
+def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Pager | None) -> dict[str, Any]:
+    """A parameter's state as saved, on the parameter's device or in paged memory.
+
+    Where no count of steps was saved, it is 1.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: naming the state that there is no room for.
+
+    Args:
+        pager: Where element states go, if they are paged.
+    """
+    stored = [value for value in saved.values() if isinstance(value, Stored)]
+    wait_for_host((*(value.codes for value in stored), *saved.values()))
+    result: dict[str, Any] = {}
+    for key, value in saved.items():
+        if key == "step":
+            result[key] = as_state(float(value))
+        elif isinstance(value, Stored | Tensor):
+            with room_for(key, param):
+                result |= _copied_state(rule, param, key, value, pager)
+        else:
+            result[key] = value
+    if lacks_count(rule, saved):
+        result["step"] = as_state(1.0)
+    return result
+
+
+def _copied_state(
+    rule: Rule, param: Tensor, key: str, value: Stored | Tensor, pager: Pager | None
+) -> dict[str, Tensor]:
+    if isinstance(value, Tensor):
+        wide = value.dtype is torch.float64 or (key in rule.states and value.is_floating_point())
+        return {key: _copied(value, param, torch.float32 if wide else value.dtype)}
+    codes = _copied(value.codes, param) if pager is None else pager.copy(value.codes.detach().contiguous())
+    scales = None if value.scales is None else _copied(value.scales, param)
+    return Stored(value.codec, codes, scales).entry(key)
+
+
+def _copied(value: Tensor, param: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return value.detach().to(device=param.device, dtype=dtype or value.dtype, copy=True).contiguous()

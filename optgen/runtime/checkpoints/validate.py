@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optgen.codecs import COMPENSATION, Codec
+from optgen.codecs import BLOCK_SIZES, CODECS, COMPENSATION, WHOLE_TENSOR, Codec
 from optgen.runtime.block import always
 from optgen.runtime.rule import Rule, State
 from optgen.runtime.settings.storage import dtype_name
@@ -16,7 +16,7 @@ from optgen.runtime.settings.validation import checked, is_number
 from optgen.runtime.states.checks import check_compensation, why_unreadable
 from optgen.runtime.states.step_counts import count_shown, is_count
 from optgen.runtime.states.store import stored_shape, stored_shapes
-from optgen.runtime.states.stored import recognised, scale_key
+from optgen.runtime.states.stored import Stored, has_form, recognised, scale_key, stored_shown
 
 MARK = "optgen"  # the key under which a checkpoint says what it is of
 VERSION = 1  # of a checkpoint's form; checkpoints without MARK are older, or another library's
@@ -27,14 +27,6 @@ class StoredAnewWarning(UserWarning):
 
     Nothing is loaded if this warning is an error: `warnings.filterwarnings("error", category=StoredAnewWarning)`.
     """
-
-
-def marked(
-    rule: Rule, name: str, state_dict: dict[str, Any], codecs: Mapping[str, Sequence[Sequence[Any]]] | None = None
-) -> dict[str, Any]:
-    """A checkpoint that says what it is of: the version of its form, the rule, the class `name`, and its codecs."""
-    mark = {"version": VERSION, "rule": rule.name, "class": name}
-    return {**state_dict, MARK: {**mark, "codecs": codecs} if codecs else mark}
 
 
 def mismarked(rule: Rule, name: str, saved: Mapping[str, Any]) -> list[str]:
@@ -153,23 +145,92 @@ def misgrouped(rule: Rule, fixed: Mapping[str, Any], name: str, number: int, sav
     return found
 
 
-def misfits(
+Said = Mapping[str, Sequence[Codec]]  # the codecs that a checkpoint says it has, by state
+
+
+def read_said(saved: Mapping[str, Any]) -> tuple[Said, list[str]]:
+    """The codecs that a checkpoint says it has (checkpoints/save.py), and those that this version does not know."""
+    said = saved.get(MARK, {}).get("codecs", {})
+    if not isinstance(said, Mapping) or not all(isinstance(each, list | tuple) for each in said.values()):
+        return {}, [f"its record of codecs is {said!r}, not a dict of lists"]
+    result: dict[str, list[Codec]] = {}
+    found = []
+    for name, each in said.items():
+        for pair in each:
+            codec = _read_pair(pair)
+            if codec is None:
+                found.append(
+                    f"it stores {name} as {_pair_shown(pair)}, which this optgen does not know (its codecs are "
+                    f"{', '.join(CODECS)}, their blocks {', '.join(map(str, BLOCK_SIZES))}): update optgen"
+                )
+            else:
+                result.setdefault(name, []).append(codec)
+    return result, found
+
+
+def _read_pair(pair: Any) -> Codec | None:
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str) or pair[0] not in CODECS:
+        return None
+    codec = CODECS[pair[0]]
+    blocks = (*BLOCK_SIZES, WHOLE_TENSOR) if codec.scaled else (0,)
+    return codec.with_block(pair[1]) if pair[1] in blocks else None
+
+
+def _pair_shown(pair: Any) -> str:
+    if isinstance(pair, list | tuple) and len(pair) == 2:
+        return f"{pair[0]} in blocks of {pair[1]}" if pair[1] else str(pair[0])
+    return repr(pair)
+
+
+def read_entry(
     rule: Rule,
     label: str,
     param: Tensor,
     saved: Mapping[str, Any],
+    said: Said,
     ours: bool = False,
     lines: torch.Size | None = None,
-    codecs: tuple[Codec, ...] = (),
-) -> list[str]:
-    """What of a saved state does not fit a parameter, in words.
+    first: tuple[Codec, ...] = (),
+) -> tuple[dict[str, Any], list[str]]:
+    """A saved state in one form, element states as `Stored` and nothing that is None; and what does not fit, in words.
 
     Args:
         ours: Whether the checkpoint is known to be of this rule: states that it does not have are then the user's own.
         lines: The shape that numbers of rows and columns belong to, if it is not the parameter's.
-        codecs: Of element states, where shapes alone could leave them in doubt.
+        first: For every element state, the codec that comes before others where shapes could leave it in doubt.
     """
-    wanted = dict(zip((state.name for state in rule.element_states), codecs, strict=False))
+    found = _misnamed(rule, label, saved, ours)
+    entry = {key: value for key, value in saved.items() if value is not None}
+    for position, state in enumerate(rule.element_states):
+        codes, scales = entry.get(state.name), entry.get(scale_key(state.name))
+        if codes is None:
+            continue
+        try:
+            order = first[position : position + 1]
+            entry[state.name] = read_elements(state, param.shape, codes, scales, said.get(state.name, ()), order)
+        except (TypeError, ValueError) as error:
+            found.append(f"{label}: {error}")
+        entry.pop(scale_key(state.name), None)
+    for state in rule.tensor_states:
+        value, shape = entry.get(state.name), stored_shape(state, param.shape if lines is None else lines)
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            found.append(f"{label}: {state.name} is a {type(value).__name__}, not a tensor")
+        elif tuple(value.shape) != shape:
+            found.append(f"{label}: {state.name} has shape {tuple(value.shape)}, not {shape}")
+        elif not value.is_floating_point():
+            found.append(f"{label}: {state.name} has dtype {dtype_name(value.dtype)}")
+    if saved.get(COMPENSATION) is not None:
+        try:
+            check_compensation(saved[COMPENSATION], param)
+        except (TypeError, ValueError) as error:
+            found.append(f"{label}: {error}")
+    return entry, found
+
+
+def _misnamed(rule: Rule, label: str, saved: Mapping[str, Any], ours: bool) -> list[str]:
+    """States that a rule does not have, or lacks, and counts that are none, in words."""
     found = []
     known = {"step", COMPENSATION, *rule.states, *map(scale_key, rule.states)}
     strangers = [str(key) for key, value in saved.items() if key not in known and value is not None]
@@ -186,63 +247,52 @@ def misfits(
     for state in rule.element_states:
         if saved.get(scale_key(state.name)) is not None and saved.get(state.name) is None:
             found.append(f"{label}: there is {scale_key(state.name)}, but no {state.name}, whose scales these are")
-    for state in (*rule.element_states, *rule.tensor_states):
-        value = saved.get(state.name)
-        if value is None:
-            continue
-        if not isinstance(value, Tensor):
-            found.append(f"{label}: {state.name} is a {type(value).__name__}, not a tensor")
-            continue
-        shape = param.shape if state.kind == "element" or lines is None else lines
-        found += _misstored(state, label, shape, value, saved.get(scale_key(state.name)), wanted.get(state.name))
-    if saved.get(COMPENSATION) is not None:
-        try:
-            check_compensation(saved[COMPENSATION], param)
-        except (TypeError, ValueError) as error:
-            found.append(f"{label}: {error}")
     return found
 
 
-def _misstored(
-    state: State, label: str, shape: torch.Size, value: Tensor, scales: Any, wanted: Codec | None
-) -> list[str]:
-    """What of a saved state's codes, and of their scales, does not fit, in words."""
-    if tuple(value.shape) not in stored_shapes(state, shape):
-        others = sorted(stored_shapes(state, shape) - {stored_shape(state, shape)})
-        packed = "".join(f", or {other} where codes share a byte" for other in others)
-        return [f"{label}: {state.name} has shape {tuple(value.shape)}, not {stored_shape(state, shape)}{packed}"]
-    if state.kind != "element" or value.dtype is torch.float64:
-        return [] if value.is_floating_point() else [f"{label}: {state.name} has dtype {dtype_name(value.dtype)}"]
-    if scales is not None and not (isinstance(scales, Tensor) and scales.dtype is torch.float32):
-        return [f"{label}: {scale_key(state.name)} is not a float32 tensor"]
-    try:
-        recognised(state, value, scales, shape, () if wanted is None else (wanted,))
-    except ValueError as error:
-        return [f"{label}: {error}"]
-    return []
-
-
-def stored_anew(
-    rule: Rule,
-    codecs: tuple[Codec, ...],
-    param: Tensor,
-    saved: Mapping[str, Any],
-    decoded: Mapping[str, str],
-) -> set[tuple[str, str]]:
-    """How states are stored, and will be, where that loses something: (before, after).
+def read_elements(
+    state: State, shape: torch.Size, codes: Any, scales: Any, said: Sequence[Codec], first: Sequence[Codec] = ()
+) -> Stored:
+    """A state with a number an element as a checkpoint has it.
 
     Args:
-        decoded: How states were stored that reading the checkpoint has decoded.
+        shape: Of the state.
+        said: The codecs that the checkpoint says the state has, in one parameter or another.
+        first: Codecs that come before others where shapes could leave it in doubt.
+
+    Raises:
+        TypeError, ValueError: for what is none, and for one in another form than the checkpoint says.
     """
-    found = set()
-    for state, asked in zip(rule.element_states, codecs, strict=True):
-        value = saved.get(state.name)
-        if value is None or value.dtype is torch.float64:
-            continue
-        present = recognised(state, value, saved.get(scale_key(state.name)), param.shape, (asked,))
-        if present != asked and asked.name != "fp32":  # which holds what any other stands for
-            found.add((decoded.get(state.name, str(present)), str(asked)))
-    return found
+    if isinstance(codes, Stored):
+        recognised(state, codes.codes, codes.scales, shape, (codes.codec,))
+        return codes
+    if not isinstance(codes, Tensor):
+        raise TypeError(f"{state.name} is a {type(codes).__name__}, not a tensor")
+    if scales is not None and not (isinstance(scales, Tensor) and scales.dtype is torch.float32):
+        raise ValueError(f"{scale_key(state.name)} is not a float32 tensor")
+    if scales is None and codes.dtype is torch.float64:
+        codes = codes.to(torch.float32)
+    count = 0 if scales is None else scales.numel()
+    codec = next((each for each in said if has_form(each, codes, shape, count)), None)
+    if codec is not None:
+        return Stored(codec, codes, scales)
+    if tuple(codes.shape) not in stored_shapes(state, shape):
+        others = sorted(stored_shapes(state, shape) - {tuple(shape)})
+        packed = "".join(f", or {other} where codes share a byte" for other in others)
+        raise ValueError(f"{state.name} has shape {tuple(codes.shape)}, not {tuple(shape)}{packed}")
+    codec = recognised(state, codes, scales, shape, first)
+    # Numbers without scales speak for themselves, also where somebody has brought them to another float type.
+    if not said or (not codec.scaled and not all(each.scaled for each in said)):
+        return Stored(codec, codes, scales)
+    forms = " or ".join(f"{each} ({_form_shown(each, shape)})" for each in said)
+    raise ValueError(
+        f"the checkpoint says that it stores {state.name} as {forms}, and it is {stored_shown(codes, scales)}"
+    )
+
+
+def _form_shown(codec: Codec, shape: torch.Size) -> str:
+    scales = f" with {codec.scales(shape.numel())} scales" if codec.scaled else ""
+    return f"{codec.storage} of shape {codec.codes_shape(shape)}{scales}"
 
 
 def lacks_count(rule: Rule, saved: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ def stored_in(
             f"state {scale_key(state.name)!r} has {count} scales, and the codes of {state.name!r}, {codec}, have "
             f"{codec.scales(shape.numel())}"
         )
-    alike = wanted is not None and wanted.name == codec.name and wanted.scales(shape.numel()) == count
+    alike = wanted is not None and wanted.is_like(codec, shape.numel())
     return Stored(wanted if wanted is not None and alike else codec, codes, scales)
 
 
@@ -125,7 +126,8 @@ def recognised(
         ValueError: if no codec stores such tensors.
     """
     count = 0 if scales is None else scales.numel()
-    for codec in (*first, *_known(shape.numel())):
+    known = (each for codec in CODECS.values() if codec.takes(shape.numel()) for each in _blocks_of(codec))
+    for codec in chain(first, known):
         if has_form(codec, codes, shape, count):
             return codec
     right = _would_fit(state, codes, shape)
@@ -147,11 +149,14 @@ def recognised_codes(codes: Tensor, packed: bool, block: int) -> Codec:
     raise ValueError(f"no codec stores {codes.dtype} of shape {tuple(codes.shape)}")
 
 
-def _known(numel: int) -> Iterator[Codec]:
-    """Codecs that can store so many elements, each in its own blocks before others."""
-    for codec in CODECS.values():
-        if codec.takes(numel):
-            yield from map(codec.with_block, (codec.block, *BLOCK_SIZES, WHOLE_TENSOR) if codec.scaled else (0,))
+def _blocks_of(codec: Codec) -> Iterator[Codec]:
+    """A codec in its own blocks, and then in others."""
+    yield from map(codec.with_block, (codec.block, *BLOCK_SIZES, WHOLE_TENSOR) if codec.scaled else (0,))
+
+
+def first_alike(codec: Codec, numel: int) -> Codec:
+    """The block size that stands for all that store so many elements alike."""
+    return next(each for each in _blocks_of(CODECS[codec.name]) if each.is_like(codec, numel))
 
 
 def has_codes(codec: Codec, codes: Tensor, shape: torch.Size) -> bool:

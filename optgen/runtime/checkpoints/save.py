@@ -1,0 +1,105 @@
+"""A save: what torch's `state_dict` has returned, and beside it what it is of.
+
+Under `optgen` stand the version of the form, the rule and the class, and the codecs of its states:
+`{"exp_avg": [["fp32", 0], ["int8", 256]]}`, every codec and block size that a state has in some parameter (0: no
+scales; -1: one scale for the tensor; a single block counts as one of the codec's own size). A load looks for each
+tensor's codec among these, and refuses a tensor in a form of none of them: of another version, or exchanged. Of
+divided parameters, whose processes have forms of their own, a checkpoint names no codecs, and neither does an older
+one; nor are any said of a state of which a hook of `state_dict` has changed or dropped anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from optgen.runtime.checkpoints.shards import Place, places_in, saved_form
+from optgen.runtime.checkpoints.validate import MARK, VERSION, misformed
+from optgen.runtime.core.shards import is_dtensor
+from optgen.runtime.states.step_counts import with_exact_counts
+from optgen.runtime.states.stored import Stored, first_alike, scale_key, stored_in
+from optgen.runtime.step.optimizer_like import OptimizerLike
+
+
+def as_checkpoint(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[str, Any]:
+    """What torch's `state_dict` has returned, as checkpoints have it: with parts as DTensors, and what it is of.
+
+    What a hook has given another form comes back as it is.
+    """
+    if misformed(optimizer.param_groups, saved):
+        return saved
+    saved = with_exact_counts(optimizer.param_groups, optimizer._counts, saved)
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    mark = {"version": VERSION, "rule": optimizer._policy.rule.name, "class": optimizer._policy.name}
+    if any(map(is_dtensor, params)):
+        return {**with_saved_shards(optimizer, saved), MARK: mark}
+    flat = any(getattr(param, "_fsdp_flattened", False) for param in params)
+    codecs = None if flat else codecs_said(optimizer, saved)
+    return {**saved, MARK: {**mark, "codecs": codecs} if codecs else mark}
+
+
+def codecs_said(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
+    """The codecs of states, none of them of a parameter that is divided.
+
+    None are said of a state that a hook has put into another form in any parameter: a load may undo that.
+    """
+    found: dict[str, set[tuple[str, int]]] = {}
+    changed: set[str] = set()
+    seen: set[tuple[Any, ...]] = set()  # models have many parameters of few shapes
+    for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        for param, key in zip(own["params"], group["params"], strict=True):
+            mine, entry = optimizer.state.get(param, {}), saved["state"].get(key, {})
+            record = optimizer._codecs.get(param)
+            for state in optimizer._policy.rule.element_states:
+                form = _form_of(state.name, entry)
+                if form != _form_of(state.name, mine):
+                    changed.add(state.name)
+                known = None if record is None else record.codecs.get(state.name)
+                if form is None or (state.name, param.shape, form, known) in seen:
+                    continue
+                seen.add((state.name, param.shape, form, known))
+                try:
+                    stored = stored_in(state, mine, param.shape, record)
+                except ValueError:  # which the next step will say
+                    changed.add(state.name)
+                    continue
+                if stored is not None:
+                    codec = first_alike(stored.codec, param.numel())
+                    found.setdefault(state.name, set()).add((codec.name, codec.block))
+    return {name: [list(pair) for pair in sorted(pairs)] for name, pairs in found.items() if name not in changed}
+
+
+def _form_of(name: str, entry: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """The dtype and shapes of a state and of its scales; None where there is no tensor."""
+    value, scales = entry.get(name), entry.get(scale_key(name))
+    if not isinstance(value, Tensor):
+        return None
+    return value.dtype, value.shape, getattr(scales, "shape", None)
+
+
+def with_saved_shards(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[str, Any]:
+    """What `state_dict` returns, with states of DTensor parameters as checkpoints have them."""
+    rule, states = optimizer._policy.rule, dict(saved["state"])
+    theirs = zip(optimizer.param_groups, saved["param_groups"], strict=True)
+    for place in places_in(optimizer, [{**own, "params": group["params"]} for own, group in theirs]):
+        if place.shard is not None and place.shard.placed is not None and place.key in states:
+            entry = states[place.key]
+            states[place.key] = saved_form(rule, place.shard, entry, dict(_stored(optimizer, place, entry)))
+    return {**saved, "state": states}
+
+
+def _stored(optimizer: OptimizerLike, place: Place, entry: Mapping[str, Any]) -> Iterator[tuple[str, Stored]]:
+    """States with a number an element, but for those that a hook has made something else of."""
+    mine, record = optimizer.state.get(place.param, {}), optimizer._codecs.get(place.param)
+    for state, wanted in zip(optimizer._policy.rule.element_states, place.codecs, strict=True):
+        if _form_of(state.name, entry) is None:
+            continue
+        kept = _form_of(state.name, entry) == _form_of(state.name, mine)
+        try:
+            stored = stored_in(state, mine if kept else entry, place.own.shape, record, wanted)
+        except ValueError:
+            continue
+        if stored is not None:
+            yield state.name, Stored(stored.codec, entry[state.name], entry.get(scale_key(state.name)))

@@ -1,0 +1,335 @@
+"""Elements of sharded tensors in checkpoints, line by line.
+
+Some dimensions of a tensor, `dims`, count its lines; its other dimensions lie along them. Where placements divide no
+dimension but those, a line is in one process, or as much as the tensor in that: codes of 4 bits are packed so, and
+scales stand in tables that have `dims` and one dimension more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.codecs import Codec
+from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
+from optgen.runtime.step.find_shards import divisions_of
+
+ELEMENTS = 2**20  # whose scales are looked for at a time
+
+
+# Parts of tensors
+
+
+def placed(own: Tensor, shard: Shard, dims: Sequence[int]) -> Tensor:
+    """This process's part as a DTensor, whose first dimensions are these of the parameter and divided as they are."""
+    from torch.distributed.tensor import DTensor
+
+    assert shard.placed is not None
+    shape = torch.Size((*(shard.shape[dim] for dim in dims), *own.shape[len(dims) :]))
+    stride = tuple(shape[i + 1 :].numel() for i in range(len(shape)))
+    placements = _placements(shard, dims)
+    return DTensor.from_local(own, shard.placed[0], placements, run_check=False, shape=shape, stride=stride)
+
+
+def _placements(shard: Shard, dims: Sequence[int]) -> tuple[Any, ...]:
+    from torch.distributed.tensor import Replicate
+
+    assert shard.placed is not None
+    placements: tuple[Any, ...] = shard.placed[1]
+    return tuple(
+        p if not hasattr(p, "dim") else _moved(p, dims.index(p.dim)) if p.dim in dims else Replicate()
+        for p in placements
+    )
+
+
+def _moved(placement: Any, dim: int) -> Any:
+    """The same division of another dimension."""
+    from torch.distributed.tensor import Shard
+
+    if placement.dim == dim:
+        return placement
+    split = getattr(placement, "split_factor", None)
+    return Shard(dim) if split is None else type(placement)(dim, split_factor=split)
+
+
+def _read(value: Tensor, shard: Shard, dims: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
+    """A tensor of a checkpoint, and the shape of the part of the parameter that it is about: this process's, or all."""
+    if is_dtensor(value):
+        mesh, placements = value.device_mesh, tuple(value.placements)  # type: ignore[attr-defined]
+        if shard.placed is not None and (mesh, placements) == (shard.placed[0], _placements(shard, dims)):
+            about = (shard.own[dim] if dim in dims else size for dim, size in enumerate(shard.shape))
+            return local_tensor(value), tuple(about)
+        value = value.full_tensor()  # type: ignore[attr-defined]
+    return value, tuple(shard.shape)
+
+
+def whole_shard(shape: torch.Size) -> Shard:
+    """All of a tensor as a part of it."""
+    return Shard(shape, shape, (), (0,) * len(shape), 0)
+
+
+def cut(values: Tensor, shard: Shard, about: Sequence[int]) -> Tensor:
+    """This process's part of values about a part of the parameter.
+
+    Raises:
+        ValueError: if that is neither a box nor a stretch of the tensor.
+    """
+    if tuple(about) == tuple(shard.own):
+        return values.contiguous()
+    if shard.offset is None and shard.placed is None and shard.start is not None:
+        return values.reshape(-1)[shard.start : shard.start + shard.own.numel()]
+    for dim, first in enumerate(_offset(shard)):
+        if about[dim] != shard.own[dim]:
+            values = values.narrow(dim, min(first, values.shape[dim]), shard.own[dim])
+    return values.contiguous()
+
+
+def _offset(shard: Shard) -> tuple[int, ...]:
+    if shard.offset is None:
+        raise ValueError("a plain tensor cannot be divided as its parameter is")
+    return shard.offset
+
+
+def own_values(value: Tensor, shard: Shard) -> Tensor:
+    """This process's part of a tensor that has a number an element.
+
+    Raises:
+        ValueError: if it has another shape than the parameter, or is not divided as that is.
+    """
+    value, about = _read(value, shard, range(len(shard.shape)))
+    if about == tuple(shard.shape) != tuple(value.shape):
+        raise ValueError(f"a state has shape {tuple(value.shape)}, and its parameter {about}")
+    return cut(value, shard, about)
+
+
+def own_rows(table: Tensor, shard: Shard) -> Tensor:
+    """The rows of a table that belong to rows of this process, or all of them where its part is no box.
+
+    Raises:
+        ValueError: if it has another number of rows than the parameter.
+    """
+    table, about = _read(table, shard, (0,))
+    if table.shape[0] != about[0]:
+        raise ValueError(f"a table of {table.shape[0]} rows, and its parameter has {about[0]}")
+    if shard.offset is None or about[0] == shard.own[0]:
+        return table
+    return table.narrow(0, min(shard.offset[0], about[0]), shard.own[0])
+
+
+# Codes of 4 bits
+
+
+def bytes_of_lines(codec: Codec, shape: Sequence[int], dims: Sequence[int]) -> tuple[int, ...]:
+    """The last dimension of packed codes line by line: bytes.
+
+    There is none where lines of one byte would give codes the parameter's own shape: those of 8 bits have that.
+    """
+    each = math.ceil(rest_of(shape, dims) / codec.packed)
+    return () if (*(shape[dim] for dim in dims), each) == tuple(shape) else (each,)
+
+
+def packed_lines(codes: Tensor, shard: Shard, codec: Codec, dims: Sequence[int]) -> Tensor:
+    """This process's codes, packed line by line."""
+    own = [shard.own[dim] for dim in dims]
+    values = _unpack(codes, shard.own.numel()).reshape(shard.own).permute(_order(shard.shape, dims))
+    by_line = _pack(values.reshape(math.prod(own), rest_of(shard.shape, dims)))
+    return by_line.reshape(*own, *bytes_of_lines(codec, shard.shape, dims))
+
+
+def own_codes(codes: Tensor, shard: Shard, codec: Codec, dims: Sequence[int]) -> Tensor:
+    """This process's codes, in the order of its part; those of 4 bits are packed line by line in the checkpoint.
+
+    Raises:
+        ValueError: if the part is no box.
+    """
+    if codec.packed == 1:
+        return own_values(codes, shard)
+    codes, about = _read(codes, shard, dims)
+    order, rest = _order(about, dims), rest_of(about, dims)
+    places = codec.packed * math.ceil(rest / codec.packed)
+    lines = _unpack(codes, codec.packed * codes.numel()).reshape(math.prod(about[dim] for dim in dims), places)
+    values = lines[:, :rest].reshape([about[dim] for dim in order]).permute([order.index(d) for d in range(len(order))])
+    return _pack(cut(values, shard, about).reshape(1, -1))[0]
+
+
+def rest_of(shape: Sequence[int], dims: Sequence[int]) -> int:
+    """How many elements a line has."""
+    return math.prod(size for dim, size in enumerate(shape) if dim not in dims)
+
+
+def _order(shape: Sequence[int], dims: Sequence[int]) -> list[int]:
+    """Dimensions, those that count lines first."""
+    return [*dims, *(dim for dim in range(len(shape)) if dim not in dims)]
+
+
+def _unpack(codes: Tensor, count: int) -> Tensor:
+    """4-bit codes, the first of a byte in its upper half, one to a number."""
+    return torch.stack((codes >> 4, codes & 15), dim=-1).reshape(-1)[:count]
+
+
+def _pack(codes: Tensor) -> Tensor:
+    """Rows of 4-bit codes, two to a byte; a row's last byte may hold one."""
+    if codes.shape[1] % 2:
+        codes = torch.nn.functional.pad(codes, (0, 1))
+    return codes[:, 0::2] << 4 | codes[:, 1::2]
+
+
+# Scales of rows: those of the blocks that each lies in
+
+
+def row_scales(scales: Tensor, shard: Shard, block: int) -> tuple[Tensor, Tensor | None]:
+    """(rows, pieces), and where rows are no whole blocks (rows, 2): how far into one each begins, and its elements."""
+    rows, size = shard.own[0], shard.shape[1:].numel()
+    first = torch.arange(rows, device=scales.device) * size
+    pieces = size // block if size % block == 0 else 1 + math.ceil((size - 1) / block)
+    at = (first // block)[:, None] + torch.arange(pieces, device=scales.device)
+    table = scales[at.clamp(max=max(scales.numel() - 1, 0))] if rows else scales.new_empty(0, pieces)
+    if size % block == 0:
+        return table, None
+    return table, torch.stack([first % block, torch.full_like(first, block)], dim=1).to(torch.int32)
+
+
+def own_row_scales(
+    table: Tensor, begins: Tensor | None, shard: Shard, codec: Codec
+) -> tuple[Tensor | None, Tensor | None]:
+    """This process's scales, if its blocks begin where those of the table do; else the scale of each element.
+
+    Args:
+        table: As `own_rows` has returned it, and `begins` too.
+    """
+    rows, size, block = table.shape[0], shard.shape[1:].numel(), codec.block
+    first = torch.arange(rows, device=table.device) * size
+    phase = torch.zeros_like(first) if begins is None else begins[:, 0].long()
+    whole_rows = (rows, *shard.shape[1:])
+    if whole_rows == tuple(shard.own) and bool((first % block == phase).all()):
+        absmax = table.new_zeros(codec.scales(rows * size))
+        at = (first // block)[:, None] + torch.arange(table.shape[1], device=table.device)
+        inside = at * block < (first + size)[:, None]
+        absmax[at[inside]] = table[inside]
+        if bool((absmax[at[inside]] == table[inside]).all()):
+            return absmax, None
+    piece = (phase[:, None] + torch.arange(size, device=table.device)) // block
+    return None, cut(table.gather(1, piece).reshape(whole_rows), shard, whole_rows)
+
+
+# Scales of boxes: parts that are not divided by rows alone
+
+
+def box_scales(scales: Tensor, shard: Shard, dims: Sequence[int], block: int) -> Tensor:
+    """(sizes of dims..., places): a part's scales in its own places, and zeros behind them."""
+    own, places = [shard.own[dim] for dim in dims], math.ceil(rest_of(shard.shape, dims) / block)
+    room = scales.new_zeros(math.prod(own) * places)
+    room[: scales.numel()] = scales
+    return room.reshape(*own, places)
+
+
+def counts_of(shard: Shard) -> list[list[int]]:
+    """Among how many processes placements divide each dimension, one after the other."""
+    counts: list[list[int]] = [[] for _ in shard.shape]
+    for dim, count, _ in [] if shard.placed is None else divisions_of(shard.placed):
+        counts[dim].append(count)
+    return counts
+
+
+def dims_of(counts: Sequence[Sequence[int]]) -> list[int]:
+    """The dimensions that are divided."""
+    return [dim for dim, own in enumerate(counts) if own]
+
+
+def division(counts: Sequence[Sequence[int]], block: int) -> Tensor:
+    """Counts and the elements of a block as a tensor: see checkpoints/shards.py."""
+    times = max(map(len, counts))
+    rows = [[own[i] if i < len(own) else 0 for own in counts] for i in range(times)]
+    return torch.tensor([*rows, [block] * len(counts)], dtype=torch.int32)
+
+
+def counts_in(divided: Tensor, shard: Shard) -> tuple[list[list[int]], int]:
+    """The counts and the elements of a block that `division` was made of.
+
+    Raises:
+        ValueError: if they are not of this tensor.
+    """
+    if divided.dim() != 2 or divided.shape[1] != len(shard.shape) or not divided.shape[0]:
+        raise ValueError(f"a division of shape {tuple(divided.shape)}, of a tensor of shape {tuple(shard.shape)}")
+    return [[count for count in column if count] for column in divided[:-1].T.tolist()], int(divided[-1, 0])
+
+
+def _spans(size: int, counts: Sequence[int]) -> list[tuple[int, int]]:
+    """Where parts of a dimension begin, and how long they are, empty ones left out: each division as torch.chunk."""
+    spans = [(0, size)]
+    for count in counts:
+        spans = [
+            (begin + first, min(length, whole - first))
+            for begin, whole in spans
+            for length in (max(math.ceil(whole / count), 1),)
+            for first in range(0, whole, length)
+        ]
+    return spans
+
+
+def own_box_scales(
+    places: Tensor, counts: Sequence[Sequence[int]], shard: Shard, codec: Codec
+) -> tuple[Tensor | None, Tensor | None]:
+    """This process's scales, if it has a box that was saved; else the scale of each element.
+
+    Raises:
+        ValueError: if the part is neither a box nor a stretch of the tensor, or scales are not of it.
+    """
+    dims = dims_of(counts)
+    if list(places.shape[:-1]) != [shard.shape[dim] for dim in dims]:
+        raise ValueError(f"scales of shape {tuple(places.shape)}, of a tensor of shape {tuple(shard.shape)}")
+    spans = [_spans(size, own) for size, own in zip(shard.shape, counts, strict=True)]
+    present = [_spans(size, own) for size, own in zip(shard.shape, counts_of(shard), strict=True)]
+    if spans == present and shard.offset is not None:
+        places, about = _read(places, shard, dims)
+        for i, dim in enumerate(dims):
+            if about[dim] != shard.own[dim]:
+                places = places.narrow(i, min(_offset(shard)[dim], about[dim]), shard.own[dim])
+        return places.reshape(-1)[: codec.scales(shard.own.numel())].contiguous(), None
+    places = places.full_tensor() if is_dtensor(places) else places  # type: ignore[attr-defined]
+    box = whole_shard(shard.shape) if shard.offset is None else shard
+    rows = max(1, ELEMENTS // max(box.own[1:].numel(), 1))
+    found = places.new_empty(box.own)
+    for first in range(0, box.own[0], rows):
+        last = min(first + rows, box.own[0])
+        found[first:last] = _scales_of(places, box, first, last, dims, spans, codec.block)
+    return None, cut(found, shard, box.own)
+
+
+def _scales_of(
+    places: Tensor,
+    shard: Shard,
+    first: int,
+    last: int,
+    dims: Sequence[int],
+    spans: Sequence[Sequence[tuple[int, int]]],
+    block: int,
+) -> Tensor:
+    """The scale of each element of some rows of this part: where it lay in the box that it was saved from."""
+    begins, sizes = [], []
+    place = torch.zeros(1, dtype=torch.int64, device=places.device)
+    for dim, offset in enumerate(_offset(shard)):
+        own = slice(first, last) if dim == 0 else slice(shard.own[dim])
+        numbers = torch.arange(offset, offset + shard.own[dim], device=places.device)[own]
+        begin, size = (values.to(places.device)[numbers] for values in _of_indices(spans[dim]))
+        line = [-1 if other == dim else 1 for other in range(len(shard.shape))]
+        begins.append(begin.reshape(line))
+        sizes.append(size.reshape(line))
+        place = place * sizes[dim] + numbers.reshape(line) - begins[dim]
+    number = place // block
+    before, among = number // places.shape[-1], number % places.shape[-1]
+    index = []
+    for dim in reversed(dims):
+        index.append(begins[dim] + before % sizes[dim])
+        before = before // sizes[dim]
+    return places[(*reversed(index), among)]
+
+
+def _of_indices(spans: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """For every index of a dimension, where its part begins and how long that is."""
+    begins, sizes = torch.tensor(spans, dtype=torch.int64).reshape(-1, 2).T
+    return begins.repeat_interleave(sizes), sizes.repeat_interleave(sizes)

@@ -1,0 +1,310 @@
+"""States of sharded parameters in checkpoints, in a form that does not depend on how many processes there are.
+
+- What has a number an element, and no scales, becomes a DTensor placed as its parameter: torch.distributed.checkpoint
+  saves it from any number of processes and loads it into any other.
+- Numbers of rows, columns and the tensor are the same on all processes, and stay plain tensors; of tensors of three
+  dimensions and more, whose matrices are divided, they are DTensors too.
+- Quantized states are kept line by line (shard_lines.py); `dims`, the dimensions that count lines, are those that
+  placements divide, and the first one where they divide no other. `NAME` has the codes, placed as the parameter; of 4
+  bits they are packed: (sizes of dims..., bytes), and (sizes of dims...) where that would be the parameter's own shape.
+- Their blocks begin with a process's part, which another number of processes cuts elsewhere, and so a checkpoint says
+  where. Of parts that are rows, `NAME_absmax` is (rows, pieces): the scales of the blocks that a row lies in; where
+  rows are no whole blocks, `NAME_blocks` is (rows, 2): how far into a block a row begins, and the elements of a block.
+  Of others, `NAME_scales` is (sizes of dims..., places): a part's scales in its own places, one after the other; there
+  is room for them however the tensor is divided. `NAME_division`, int32 (times + 1, dimensions), says among how many
+  processes each dimension was divided, time after time (0: it was not), and the elements of a block.
+
+torch.distributed.checkpoint asks a checkpoint for every key that the optimizer has now, and for no other: there can be
+no key more, nor one of the two tables of scales for all parts, or checkpoints of today would not load.
+
+Whoever cuts blocks in the same places takes codes and scales as they are. Others find for every element the scale that
+it had, decode the state and store it anew. Checkpoints of before had states of parts that are no rows as `NAME_values`,
+float32, which are still read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.codecs import BLOCK_SIZES, CODECS, COMPENSATION, WHOLE_TENSOR, Codec
+from optgen.runtime.checkpoints.shard_lines import (
+    box_scales,
+    bytes_of_lines,
+    counts_in,
+    counts_of,
+    cut,
+    dims_of,
+    division,
+    own_box_scales,
+    own_codes,
+    own_row_scales,
+    own_rows,
+    own_values,
+    packed_lines,
+    placed,
+    row_scales,
+    whole_shard,
+)
+from optgen.runtime.checkpoints.validate import read_elements
+from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
+from optgen.runtime.rule import Rule, State
+from optgen.runtime.settings.storage import choose_codecs
+from optgen.runtime.states.store import stored_shapes
+from optgen.runtime.states.stored import Stored, recognised_codes, scale_key, store
+from optgen.runtime.step.find_shards import find_shards
+from optgen.runtime.step.optimizer_like import OptimizerLike
+
+BLOCKS, VALUES, DIVISION, SCALES = "_blocks", "_values", "_division", "_scales"  # ends of keys
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A parameter and its key in a checkpoint.
+
+    Attributes:
+        own: What this process has of it.
+        codecs: That its element states are asked to be in.
+    """
+
+    key: Any
+    param: Tensor
+    own: Tensor
+    shard: Shard | None
+    codecs: tuple[Codec, ...]
+
+    @property
+    def lines(self) -> torch.Size:
+        """The shape that numbers of rows and columns belong to."""
+        return self.own.shape if self.shard is None else self.shard.line_shape
+
+
+def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> list[Place]:
+    """The parameters of an optimizer, in their order.
+
+    Args:
+        groups: A checkpoint's, as many and as long as the optimizer's.
+    """
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    shards = find_shards(optimizer._policy.name, params)
+    places = []
+    for own, theirs in zip(optimizer.param_groups, groups, strict=True):
+        for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
+            shard = shards.get(id(param))
+            overrides = [group.get("overrides", {}).get(index, {}) for group in (theirs, own)]
+            settings = {**optimizer.defaults, **own, **overrides[0], **overrides[1]}
+            shape = param.shape if shard is None else shard.shape
+            codecs = choose_codecs(optimizer._policy.rule, settings, shape.numel())
+            places.append(Place(key, param, local_tensor(param), shard, codecs))
+    return places
+
+
+# To a checkpoint
+
+
+def saved_form(rule: Rule, shard: Shard, entry: Mapping[str, Any], stored: Mapping[str, Stored]) -> dict[str, Any]:
+    """The state of a DTensor parameter as it is saved; memory is shared where possible.
+
+    Args:
+        stored: Its states with a number an element; those that are not among them stay as they are.
+    """
+    result, dims = dict(entry), range(len(shard.shape))
+    if isinstance(entry.get(COMPENSATION), Tensor):
+        result[COMPENSATION] = placed(entry[COMPENSATION], shard, dims)
+    for state in rule.tensor_states:
+        value = entry.get(state.name)
+        if isinstance(value, Tensor) and shard.cuts_matrices and state.window is None and state.kind != "tensor":
+            result[state.name] = placed(value, shard, dims[:-2])
+    for name, found in stored.items():
+        if found.codec.scaled and not by_rows(shard):
+            result.pop(scale_key(name), None)
+        result |= _saved_elements(name, found, shard)
+    return result
+
+
+def by_rows(shard: Shard) -> bool:
+    """Whether rows of the first dimension are what placements divide, among one process or many."""
+    assert shard.placed is not None
+    return all(getattr(placement, "dim", 0) == 0 for placement in shard.placed[1])
+
+
+def _saved_elements(name: str, found: Stored, shard: Shard) -> dict[str, Tensor]:
+    codec, codes, scales = found.codec, found.codes, found.scales
+    counts = counts_of(shard)
+    dims = [0] if by_rows(shard) else dims_of(counts)
+    if codec.packed == 1:
+        result = {name: placed(codes, shard, range(len(shard.shape)))}
+    else:
+        result = {name: placed(packed_lines(codes, shard, codec, dims), shard, dims)}
+    if scales is None:
+        return result
+    if not by_rows(shard) and (codec.packed > 1 or codec.block != WHOLE_TENSOR):
+        result[name + DIVISION] = division(counts, codec.block)
+    if codec.block == WHOLE_TENSOR:
+        result[scale_key(name)] = scales
+    elif by_rows(shard):
+        table, begins = row_scales(scales, shard, codec.block)
+        result[scale_key(name)] = placed(table, shard, dims)
+        if begins is not None:
+            result[name + BLOCKS] = placed(begins, shard, dims)
+    else:
+        result[name + SCALES] = placed(box_scales(scales, shard, dims, codec.block), shard, dims)
+    return result
+
+
+# From a checkpoint
+
+
+def own_form(
+    rule: Rule, place: Place, saved: Mapping[str, Any], said: Mapping[str, Sequence[Codec]]
+) -> Mapping[str, Any]:
+    """A saved state as this process keeps it; what needs nothing is handed on as it is.
+
+    Args:
+        said: The codecs that the checkpoint says it has, by state.
+
+    Raises:
+        TypeError, ValueError: naming what does not fit.
+    """
+    shard = place.shard
+    keys = {state.name + end for state in rule.element_states for end in (BLOCKS, VALUES, DIVISION, SCALES)}
+    if shard is None:
+        if not _is_of_shards(rule, keys, place.own.shape, saved):
+            return saved
+        shard = whole_shard(place.own.shape)
+    elif shard.offset is None and _is_of_flat(rule, shard, saved):
+        return saved
+    result = {key: value for key, value in saved.items() if key not in keys}
+    if isinstance(saved.get(COMPENSATION), Tensor):
+        result[COMPENSATION] = own_values(saved[COMPENSATION], shard)
+    for state, wanted in zip(rule.element_states, place.codecs, strict=True):
+        value = saved.get(state.name + VALUES)
+        if isinstance(value, Tensor):
+            result[state.name] = _wanted(state, Stored(CODECS["fp32"], own_values(value, shard)), wanted, shard)
+        elif isinstance(saved.get(state.name), Tensor | Stored):
+            result[state.name] = _own_elements(state, wanted, shard, saved, said.get(state.name, ()))
+        if isinstance(result.get(state.name), Stored):
+            result.pop(scale_key(state.name), None)
+    for state in rule.tensor_states:
+        value = saved.get(state.name)
+        if isinstance(value, Tensor):
+            result[state.name] = _own_lines(state, value, shard)
+    return result
+
+
+def _is_of_shards(rule: Rule, keys: set[str], shape: torch.Size, saved: Mapping[str, Any]) -> bool:
+    """Whether the state of a parameter that is whole has been saved of parts, in any of its tensors."""
+    scales = [saved.get(scale_key(state.name)) for state in rule.element_states]
+    return (
+        any(isinstance(value, Tensor) and value.dim() > 1 for value in scales)
+        or any(_is_packed_by_rows(saved.get(state.name), shape) for state in rule.element_states)
+        or any(key in keys or is_dtensor(value) for key, value in saved.items())
+    )
+
+
+def _is_of_flat(rule: Rule, shard: Shard, saved: Mapping[str, Any]) -> bool:
+    """Whether states are of the same stretch of a tensor that a flat shard of FSDP1 is, not of the whole tensor."""
+    shapes = {state.name: stored_shapes(state, shard.own) for state in rule.element_states}
+    values = {name: saved[name] for name in shapes if isinstance(saved.get(name), Tensor)}
+    return all(tuple(value.shape) in shapes[name] for name, value in values.items())
+
+
+def _is_packed_by_rows(codes: Any, shape: torch.Size) -> bool:
+    """Whether a plain tensor is a whole state's codes of 4 bits as they are saved, row by row."""
+    if not isinstance(codes, Tensor) or is_dtensor(codes) or not shape or codes.dtype is not torch.uint8:
+        return False
+    return tuple(codes.shape) == (shape[0], *bytes_of_lines(CODECS["int4"], shape, (0,)))
+
+
+def _own_lines(state: State, value: Tensor, shard: Shard) -> Tensor:
+    if is_dtensor(value):
+        value = value.full_tensor()  # type: ignore[attr-defined]
+    if not shard.cuts_matrices or state.window is not None or state.kind == "tensor" or shard.offset is None:
+        return value
+    for dim in range(len(shard.shape) - 2):
+        if dim < value.dim() and value.shape[dim] == shard.shape[dim]:
+            value = value.narrow(dim, min(shard.offset[dim], shard.shape[dim]), shard.own[dim])
+    return value.contiguous()
+
+
+def _own_elements(
+    state: State, wanted: Codec, shard: Shard, saved: Mapping[str, Any], said: Sequence[Codec]
+) -> Stored | Tensor:
+    """This process's part of a state with a number an element; without scales it is to be read yet.
+
+    Raises:
+        TypeError, ValueError: for what does not fit, and what only all processes together could store.
+    """
+    codes, scales, divided = saved[state.name], saved.get(scale_key(state.name)), saved.get(state.name + DIVISION)
+    if isinstance(codes, Stored):
+        return _own_of_whole(state, codes, wanted, shard)
+    by_element = None
+    if isinstance(divided, Tensor):
+        counts, block = counts_in(divided, shard)
+        codec, dims, places = _codec_of(state, codes, shard, block), dims_of(counts), saved.get(state.name + SCALES)
+        if isinstance(places, Tensor):
+            scales, by_element = own_box_scales(places, counts, shard, codec)
+    elif not isinstance(scales, Tensor):
+        return own_values(codes, shard)
+    elif scales.dim() > 1:
+        table, begins, dims = own_rows(scales, shard), saved.get(state.name + BLOCKS), [0]
+        begins = own_rows(begins, shard) if isinstance(begins, Tensor) else None
+        block = wanted.block
+        if begins is None:
+            block = shard.shape[1:].numel() // max(table.shape[1], 1)
+        elif begins.shape[0]:
+            block = int(begins[0, 1])
+        codec = _codec_of(state, codes, shard, block)
+        scales, by_element = own_row_scales(table, begins, shard, codec)
+    elif is_dtensor(codes) or _is_packed_by_rows(codes, shard.shape):
+        codec, dims = _codec_of(state, codes, shard, WHOLE_TENSOR), [0]
+    else:
+        whole = read_elements(state, shard.shape, codes, local_tensor(scales).reshape(-1), said, (wanted,))
+        return _own_of_whole(state, whole, wanted, shard)
+    own = own_codes(codes, shard, codec, dims)
+    if by_element is None:
+        return _wanted(state, Stored(codec, own, scales), wanted, shard)
+    unit = Stored(codec.with_block(WHOLE_TENSOR), own, by_element.new_ones(1)).values(state.signed, shard.own)
+    return _wanted(state, Stored(CODECS["fp32"], unit * by_element, was=str(codec)), wanted, shard)
+
+
+def _codec_of(state: State, codes: Tensor, shard: Shard, block: int) -> Codec:
+    """The codec of codes that are as the parameter is, or packed line by line.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if block not in (*BLOCK_SIZES, WHOLE_TENSOR):
+        raise ValueError(f"{state.name} is said to be in blocks of {block}, not of {', '.join(map(str, BLOCK_SIZES))}")
+    return recognised_codes(codes, tuple(codes.shape) != tuple(shard.shape), block)
+
+
+def _own_of_whole(state: State, whole: Stored, wanted: Codec, shard: Shard) -> Stored:
+    """This process's part of a state that is whole, as one process keeps it."""
+    codec = whole.codec
+    if not codec.scaled:
+        return replace(whole, codes=own_values(whole.codes, shard))
+    if tuple(shard.own) == tuple(shard.shape):
+        return _wanted(state, whole, wanted, shard)
+    if codec.block == WHOLE_TENSOR:
+        return _wanted(state, replace(whole, codes=own_codes(whole.codes, shard, codec, ())), wanted, shard)
+    values = cut(whole.values(state.signed, shard.shape), shard, shard.shape)
+    return _wanted(state, Stored(CODECS["fp32"], values, was=str(codec)), wanted, shard)
+
+
+def _wanted(state: State, found: Stored, wanted: Codec, shard: Shard) -> Stored:
+    """A state of this process's part in the codec that is wanted, or in float32 if that has no scales.
+
+    Raises:
+        ValueError: for what only all processes together could store.
+    """
+    if found.codec == wanted:
+        return found
+    if wanted.block == WHOLE_TENSOR and shard.divisions:
+        raise ValueError(f"{state.name} is stored as {found}, which one process alone cannot convert to {wanted}")
+    values = found.values(state.signed, shard.own)
+    return store(wanted, values, state.signed) if wanted.scaled else Stored(CODECS["fp32"], values, was=str(found))

@@ -35,6 +35,6 @@ def test_every_function_and_fact_is_described(name: str) -> None:
 
 
 def test_every_error_exists() -> None:
-    table = TEXT.split("| id | is said of |", 1)[1]
+    table = TEXT.split("| id | reported for |", 1)[1]
     for name in re.findall(r"`([a-z-]+)`", "".join(line.split("|")[1] for line in table.split("\n") if "|" in line)):
         assert f'"{name}"' in SOURCES, name

@@ -25,7 +25,10 @@ MOMENTUM = {"lr": 0.1, "momentum": 0.9}
 ROWS: dict[str, Callable[[], None]] = {}
 ELSEWHERE = {  # rows that other tests show: their files, and what they are called
     "names of classes": ("parity/test_drop_in.py", "test_every_name_is_there"),
-    "arguments by place, and defaults": ("parity/test_drop_in.py", "test_arguments_have_the_same_places_and_defaults"),
+    "positional arguments, and defaults": (
+        "parity/test_drop_in.py",
+        "test_arguments_have_the_same_places_and_defaults",
+    ),
     "messages": ("test_signatures.py", "test_messages_that_others_test_for"),
     "a step of a class with 32-bit states": (
         "parity/test_bitsandbytes_checkpoints.py",
@@ -51,7 +54,7 @@ ELSEWHERE = {  # rows that other tests show: their files, and what they are call
         ),
         ("parity/test_drop_in.py", "test_every_public_name_is_there_or_on_the_page"),
     ),
-    "Ctrl-C in the midst of a step": (
+    "Ctrl-C in the middle of a step": (
         "runtime/step/test_interrupts.py",
         "test_a_step_is_finished_wherever_it_is_interrupted",
     ),
@@ -284,7 +287,7 @@ def foreign_setting() -> None:
         optim.AdamW(params)
 
 
-@row("overrides and other parameters at the same place")
+@row("overrides and other parameters at the same position")
 def same_place() -> None:
     for library, moves in ((theirs, True), (optim, False)):
         told(library, [nn.Parameter(torch.ones(3))], "lr", 0.0)

@@ -26,26 +26,24 @@ def bits_of(x: Tensor) -> Tensor:
     return x.view(INTEGERS[x.itemsize])
 
 
-def assert_same_bits(ours: Tensor, expected: Tensor, values: Tensor) -> None:
+def assert_same_bits(headers: Headers, ours: Tensor, expected: Tensor, values: Tensor) -> None:
     """Equal bits; any NaN for a NaN."""
     nan = expected.isnan()
-    assert torch.equal(ours.isnan(), nan)
+    assert torch.equal(ours.isnan(), nan), headers
     wrong = ((bits_of(ours) != bits_of(expected)) & ~nan).nonzero().flatten()[:5]
-    assert not len(wrong), [(values[i], ours[i], expected[i]) for i in wrong]
+    assert not len(wrong), (headers.build, [(values[i], ours[i], expected[i]) for i in wrong])
 
 
-def assert_same(headers: Headers, codec: ParameterCodec, x: Tensor, dtype: torch.dtype, draw: Draw = DRAW) -> None:
+def assert_same(builds: list[Headers], codec: ParameterCodec, x: Tensor, dtype: torch.dtype, draw: Draw = DRAW) -> None:
     expected, expected_beside = encode_parameter(codec, x, dtype, draw)
-    param, beside = headers.encode_parameter(codec, x, dtype, draw)
-    assert_same_bits(param, expected, x)
-    assert (beside is None) == (expected_beside is None)
-    if beside is not None and expected_beside is not None:
-        assert_same_bits(beside, expected_beside, x)
-    assert_same_bits(
-        headers.decode_parameter(codec, expected, expected_beside),
-        decode_parameter(codec, expected, expected_beside),
-        x,
-    )
+    numbers = decode_parameter(codec, expected, expected_beside)
+    for headers in builds:
+        param, beside = headers.encode_parameter(codec, x, dtype, draw)
+        assert_same_bits(headers, param, expected, x)
+        assert (beside is None) == (expected_beside is None), headers
+        if beside is not None and expected_beside is not None:
+            assert_same_bits(headers, beside, expected_beside, x)
+        assert_same_bits(headers, headers.decode_parameter(codec, expected, expected_beside), numbers, x)
 
 
 def every_exponent(count: int) -> Tensor:
@@ -62,53 +60,54 @@ def special_values() -> Tensor:
 
 
 @pytest.mark.parametrize(("codec", "dtype"), CASES)
-def test_any_float(headers: Headers, codec: ParameterCodec, dtype: torch.dtype) -> None:
-    assert_same(headers, codec, every_exponent(500_000), dtype)
+def test_any_float(builds: list[Headers], codec: ParameterCodec, dtype: torch.dtype) -> None:
+    assert_same(builds, codec, every_exponent(500_000), dtype)
 
 
 @pytest.mark.parametrize(("codec", "dtype"), CASES)
-def test_usual_numbers(headers: Headers, codec: ParameterCodec, dtype: torch.dtype) -> None:
+def test_usual_numbers(builds: list[Headers], codec: ParameterCodec, dtype: torch.dtype) -> None:
     for scale in (1e-6, 1e-4, 1e-2, 1.0, 1e4):
-        assert_same(headers, codec, torch.randn(50_001) * scale, dtype)
+        assert_same(builds, codec, torch.randn(50_001) * scale, dtype)
 
 
 @pytest.mark.parametrize(("codec", "dtype"), CASES)
-def test_special_values(headers: Headers, codec: ParameterCodec, dtype: torch.dtype) -> None:
+def test_special_values(builds: list[Headers], codec: ParameterCodec, dtype: torch.dtype) -> None:
     special = special_values()
     for step in range(20):  # other random bits beside the same numbers
-        assert_same(headers, codec, special, dtype, Draw(step, 1, step + 1))
+        assert_same(builds, codec, special, dtype, Draw(step, 1, step + 1))
 
 
 @pytest.mark.parametrize(("codec", "dtype"), HALVES)
-def test_around_every_stored_number(headers: Headers, codec: ParameterCodec, dtype: torch.dtype) -> None:
+def test_around_every_stored_number(builds: list[Headers], codec: ParameterCodec, dtype: torch.dtype) -> None:
     """Every number that the dtype holds, every middle between two, and their neighbours."""
     stored = torch.arange(2**15).to(torch.int16).view(dtype).to(torch.float32)
     stored = stored[stored.isfinite()]
     centers = torch.cat([stored, ((stored[1:].double() + stored[:-1].double()) / 2).float()])
     bits = (centers.view(torch.int32)[:, None] + torch.tensor([-1, 0, 1], dtype=torch.int32)).flatten()
     values = bits[bits >= 0].view(torch.float32)
-    assert_same(headers, codec, torch.cat([values, -values]), dtype)
+    assert_same(builds, codec, torch.cat([values, -values]), dtype)
 
 
 @pytest.mark.parametrize(("codec", "dtype"), CASES)
-def test_every_length(headers: Headers, codec: ParameterCodec, dtype: torch.dtype) -> None:
+def test_every_length(builds: list[Headers], codec: ParameterCodec, dtype: torch.dtype) -> None:
     for n in range(258):
-        assert_same(headers, codec, torch.randn(n), dtype)
+        assert_same(builds, codec, torch.randn(n), dtype)
 
 
 @pytest.mark.parametrize(("codec", "dtype"), KEPT)
-def test_any_compensation(headers: Headers, codec: ParameterCodec, dtype: torch.dtype) -> None:
+def test_any_compensation(builds: list[Headers], codec: ParameterCodec, dtype: torch.dtype) -> None:
     """Read as told, whatever is kept: a checkpoint may hold anything."""
     kept = getattr(torch, codec.compensation_dtype(str(dtype).removeprefix("torch.")))
     param = torch.randint(-(2**15), 2**15, (100_000,)).to(torch.int16).view(dtype)
     beside = torch.randint(0, 256, (100_000 * kept.itemsize,)).to(torch.uint8).view(kept)
     expected = decode_parameter(codec, param, beside)
-    assert_same_bits(headers.decode_parameter(codec, param, beside), expected, expected)
+    for headers in builds:
+        assert_same_bits(headers, headers.decode_parameter(codec, param, beside), expected, expected)
 
 
 @pytest.mark.parametrize(("codec", "dtype"), CASES)
 def test_result_does_not_depend_on_subnormal_numbers(
-    headers: Headers, codec: ParameterCodec, dtype: torch.dtype
+    builds: list[Headers], codec: ParameterCodec, dtype: torch.dtype
 ) -> None:
     """A program may have asked the processor to take them for 0."""
     x = torch.cat([torch.randn(10_000) * 1e-6, every_exponent(100_000)])
@@ -118,12 +117,13 @@ def test_result_does_not_depend_on_subnormal_numbers(
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush subnormal numbers")
     try:
-        param, beside = headers.encode_parameter(codec, x, dtype, DRAW)
+        stored = [headers.encode_parameter(codec, x, dtype, DRAW) for headers in builds]
     finally:
         torch.set_flush_denormal(False)
-    assert_same_bits(param, expected, x)
-    if beside is not None and expected_beside is not None:
-        assert_same_bits(beside, expected_beside, x)
+    for headers, (param, beside) in zip(builds, stored, strict=True):
+        assert_same_bits(headers, param, expected, x)
+        if beside is not None and expected_beside is not None:
+            assert_same_bits(headers, beside, expected_beside, x)
 
 
 # Of the reference implementation, Random123: counter, key, words.
@@ -139,17 +139,19 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
-def test_known_answers(headers: Headers, counter: list[int], key: int, words: list[int]) -> None:
-    assert headers.philox(counter, key) == words
+def test_known_answers(builds: list[Headers], counter: list[int], key: int, words: list[int]) -> None:
+    for headers in builds:
+        assert headers.philox(counter, key) == words, headers
 
 
 @pytest.mark.parametrize(
     "draw", [Draw(), DRAW, Draw(2**53, 2**32 - 1, 2**32 - 1), Draw(1, 0, 1)], ids=["zero", "usual", "largest", "first"]
 )
 @pytest.mark.parametrize("at", [0, 256, 2**31 - 256, 2**34 - 256, 2**35 - 256, 2**35, 2**40 + 2**36 + 256])
-def test_draws_of_a_tile(headers: Headers, draw: Draw, at: int) -> None:
+def test_draws_of_a_tile(builds: list[Headers], draw: Draw, at: int) -> None:
     """Wherever the tile lies: the number of the element has more than 32 bits."""
     blocks = torch.arange(at // 8, at // 8 + 32)
     words = philox(blocks & 0xFFFFFFFF, blocks >> 32, draw.position, draw.step, draw.seed)
     expected = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], dim=-1).flatten()
-    assert torch.equal(headers.draw_tile(draw, at), expected.to(torch.int32))
+    for headers in builds:
+        assert torch.equal(headers.draw_tile(draw, at), expected.to(torch.int32)), headers

@@ -23,24 +23,31 @@ pytestmark = [pytest.mark.parametrize("signed", [True, False], ids=["signed", "u
 each_book = pytest.mark.parametrize("name", BOOKS)
 
 
-def assert_same(headers: Headers, item: Codec, x: Tensor, signed: bool) -> None:
+def assert_same(builds: list[Headers], item: Codec, x: Tensor, signed: bool) -> None:
     """Codes and scales of a 1-d tensor agree, and so do the numbers that they stand for."""
     expected_codes, expected_absmax = encode(item, x, signed)
     assert expected_absmax is not None
     whole = expected_absmax.item() if item.block == WHOLE_TENSOR else 0.0
-    codes, absmax = headers.encode(item, x, signed, whole)
-    assert torch.equal(absmax, expected_absmax)
-    wrong = (codes.view(torch.uint8) != expected_codes.view(torch.uint8)).nonzero().flatten()[:5]
-    assert not len(wrong), [(i.item(), x[item.packed * i].item(), codes[i], expected_codes[i]) for i in wrong]
-    assert_same_numbers(headers, item, expected_codes, absmax, signed, len(x))
+    for headers in builds:
+        codes, absmax = headers.encode(item, x, signed, whole)
+        assert torch.equal(absmax, expected_absmax), headers
+        wrong = (codes.view(torch.uint8) != expected_codes.view(torch.uint8)).nonzero().flatten()[:5]
+        assert not len(wrong), (
+            headers.build,
+            [(i.item(), x[item.packed * i].item(), codes[i], expected_codes[i]) for i in wrong],
+        )
+    assert_same_numbers(builds, item, expected_codes, expected_absmax, signed, len(x))
 
 
-def assert_same_numbers(headers: Headers, item: Codec, codes: Tensor, absmax: Tensor, signed: bool, numel: int) -> None:
-    ours = headers.decode(item, codes, absmax, signed, numel)
+def assert_same_numbers(
+    builds: list[Headers], item: Codec, codes: Tensor, absmax: Tensor, signed: bool, numel: int
+) -> None:
     expected = decode(item, codes, absmax, signed, (numel,))
     nan = expected.isnan()
-    assert torch.equal(ours.isnan(), nan)
-    assert torch.equal(ours.view(torch.int32)[~nan], expected.view(torch.int32)[~nan])
+    for headers in builds:
+        ours = headers.decode(item, codes, absmax, signed, numel)
+        assert torch.equal(ours.isnan(), nan), headers
+        assert torch.equal(ours.view(torch.int32)[~nan], expected.view(torch.int32)[~nan]), headers
 
 
 def blocks_with_scale_one(magnitudes: Tensor, block: int) -> Tensor:
@@ -70,71 +77,71 @@ def thresholds(name: str, signed: bool) -> list[float]:
 
 @each_book
 @pytest.mark.parametrize("block", BLOCK_SIZES)
-def test_around_every_threshold(headers: Headers, name: str, signed: bool, block: int) -> None:
+def test_around_every_threshold(builds: list[Headers], name: str, signed: bool, block: int) -> None:
     centers = thresholds(name, signed) + [10.0**-i for i in range(9)] + [2.0**-i for i in range(150)]
     item = codec(name).with_block(block)
-    assert_same(headers, item, blocks_with_scale_one(neighbours(centers, 8), block), signed)
+    assert_same(builds, item, blocks_with_scale_one(neighbours(centers, 8), block), signed)
 
 
 @each_book
-def test_random_magnitudes(headers: Headers, name: str, signed: bool) -> None:
+def test_random_magnitudes(builds: list[Headers], name: str, signed: bool) -> None:
     item = codec(name)
-    assert_same(headers, item, blocks_with_scale_one(torch.rand(500_000), item.block), signed)
+    assert_same(builds, item, blocks_with_scale_one(torch.rand(500_000), item.block), signed)
     # Evenly over the bit patterns from 2**-40 to 1: as many in each binade.
     patterns = torch.randint(0x2B800000, 0x3F800001, (500_000,), dtype=torch.int32)
-    assert_same(headers, item, blocks_with_scale_one(patterns.view(torch.float32), item.block), signed)
+    assert_same(builds, item, blocks_with_scale_one(patterns.view(torch.float32), item.block), signed)
 
 
 @each_book
 @pytest.mark.parametrize("block", [*BLOCK_SIZES, WHOLE_TENSOR])
-def test_random_blocks(headers: Headers, name: str, signed: bool, block: int) -> None:
+def test_random_blocks(builds: list[Headers], name: str, signed: bool, block: int) -> None:
     item = codec(name).with_block(block)
     x = torch.randn(20_003).clamp(-3, 3) / 3
     spread = torch.exp(torch.randn(20_003).clamp(max=0.0) * 6)
     for scale in SCALES:
-        assert_same(headers, item, x * spread * scale, signed)
-        assert_same(headers, item, (x * spread).square() * scale, signed)
+        assert_same(builds, item, x * spread * scale, signed)
+        assert_same(builds, item, (x * spread).square() * scale, signed)
 
 
 @each_book
 @pytest.mark.parametrize("block", [*BLOCK_SIZES, WHOLE_TENSOR])
-def test_any_float(headers: Headers, name: str, signed: bool, block: int) -> None:
+def test_any_float(builds: list[Headers], name: str, signed: bool, block: int) -> None:
     bits = torch.randint(-(2**31), 2**31, (100_000,), dtype=torch.int64).to(torch.int32)
-    assert_same(headers, codec(name).with_block(block), bits.view(torch.float32), signed)
+    assert_same(builds, codec(name).with_block(block), bits.view(torch.float32), signed)
 
 
 @each_book
 @pytest.mark.parametrize("block", [*BLOCK_SIZES, WHOLE_TENSOR])
-def test_special_values(headers: Headers, name: str, signed: bool, block: int) -> None:
+def test_special_values(builds: list[Headers], name: str, signed: bool, block: int) -> None:
     item = codec(name).with_block(block)
     special = torch.tensor([0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0xFFFFFFFF, 0x80000000, 0, 1, 0x80000001])
     special_floats = special.to(torch.int32).view(torch.float32)
     x = torch.randn(20_000)
     where = torch.randperm(len(x))[:6_000]
     x[where] = special_floats[torch.randint(len(special), (len(where),))]
-    assert_same(headers, item, x, signed)
+    assert_same(builds, item, x, signed)
     for value in special_floats:
-        assert_same(headers, item, value.expand(300).contiguous(), signed)
-        assert_same(headers, item, torch.cat([value.expand(100), torch.tensor([3e38, -1.0])]), signed)
+        assert_same(builds, item, value.expand(300).contiguous(), signed)
+        assert_same(builds, item, torch.cat([value.expand(100), torch.tensor([3e38, -1.0])]), signed)
 
 
 @each_book
 @pytest.mark.parametrize("block", [*BLOCK_SIZES, WHOLE_TENSOR])
-def test_every_length(headers: Headers, name: str, signed: bool, block: int) -> None:
+def test_every_length(builds: list[Headers], name: str, signed: bool, block: int) -> None:
     item = codec(name).with_block(block)
     for n in range(item.packed, 258):
-        assert_same(headers, item, torch.randn(n), signed)
+        assert_same(builds, item, torch.randn(n), signed)
 
 
 @each_book
-def test_scale_of_a_larger_tensor(headers: Headers, name: str, signed: bool) -> None:
+def test_scale_of_a_larger_tensor(builds: list[Headers], name: str, signed: bool) -> None:
     """With one scale for the tensor, a tile's own largest element is smaller than absmax."""
-    assert_same(headers, codec(name).with_block(WHOLE_TENSOR), torch.randn(1280) * torch.logspace(-9, 0, 1280), signed)
+    assert_same(builds, codec(name).with_block(WHOLE_TENSOR), torch.randn(1280) * torch.logspace(-9, 0, 1280), signed)
 
 
 @each_book
 @pytest.mark.parametrize("block", [32, 256])
-def test_decode_every_code(headers: Headers, name: str, signed: bool, block: int) -> None:
+def test_decode_every_code(builds: list[Headers], name: str, signed: bool, block: int) -> None:
     item = codec(name).with_block(block)
     order = torch.cat([torch.randperm(256) for _ in range(20)])
     codes = order.to(torch.uint8).view(getattr(torch, item.storage))
@@ -142,7 +149,7 @@ def test_decode_every_code(headers: Headers, name: str, signed: bool, block: int
     scales = [0.0, 1.0, *SCALES, *torch.rand(200).tolist(), *(torch.randn(500) * 10).exp().tolist()]
     for first in (0, 12, 300):
         absmax = torch.tensor(scales[first:] + scales[:first])[: item.scales(numel)]
-        assert_same_numbers(headers, item, codes, absmax, signed, numel)
+        assert_same_numbers(builds, item, codes, absmax, signed, numel)
 
 
 @contextmanager
@@ -157,7 +164,7 @@ def flushing() -> Iterator[None]:
 
 
 @each_book
-def test_codes_do_not_depend_on_subnormal_numbers(headers: Headers, name: str, signed: bool) -> None:
+def test_codes_do_not_depend_on_subnormal_numbers(builds: list[Headers], name: str, signed: bool) -> None:
     item = codec(name)
     centers = thresholds(name, signed) + [2.0**-i for i in range(126)]
     x = blocks_with_scale_one(neighbours(centers, 2), item.block)
@@ -165,11 +172,12 @@ def test_codes_do_not_depend_on_subnormal_numbers(headers: Headers, name: str, s
     expected, absmax = encode(item, x, signed)
     assert absmax is not None
     numbers = decode(item, expected, absmax, signed, x.shape)
-    with flushing():
-        codes, _ = headers.encode(item, x, signed)
-        decoded = headers.decode(item, expected, absmax, signed, len(x))
-    assert torch.equal(codes.view(torch.uint8), expected.view(torch.uint8))
-    assert torch.equal(decoded, numbers)
+    for headers in builds:
+        with flushing():
+            codes, _ = headers.encode(item, x, signed)
+            decoded = headers.decode(item, expected, absmax, signed, len(x))
+        assert torch.equal(codes.view(torch.uint8), expected.view(torch.uint8)), headers
+        assert torch.equal(decoded, numbers), headers
 
 
 @pytest.mark.full

@@ -37,6 +37,10 @@ class Headers:
     """The compiled headers; tensors in, tensors out."""
 
     library: ctypes.CDLL
+    build: str = ""  # the compiler, and which of BUILDS
+
+    def __str__(self) -> str:
+        return self.build
 
     def encode(self, codec: Codec, x: Tensor, signed: bool, new_scale: float = 0.0) -> tuple[Tensor, Tensor]:
         """(codes, absmax) of a float32 tensor in a codec with scales; nothing is written beyond them.

@@ -7,11 +7,14 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from distributed.processes import Processes, looks_at_scenario, selected
+from filelock import FileLock
+from support import fresh
 from support.environment import prepare_compiling
 from support.machine import why_no_gpu
 from support.targets import ready
@@ -51,12 +54,23 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Processes:
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of temporary files that all workers of pytest have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def torch_python(run_folder: Path) -> str:
+    """A program that is called as Python is, and has torch from the start (support/fresh.py)."""
+    with FileLock(run_folder / "torch-python.lock"):
+        return fresh.python(run_folder / "torch-python")
+
+
+@pytest.fixture(scope="session")
+def processes(request: pytest.FixtureRequest, run_folder: Path) -> Processes:
     """The processes that run all selected scenarios of tests/distributed; several workers of pytest share them."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
-    started = Processes(root / "processes")
+    started = Processes(run_folder / "processes")
     started.begin(selected(request.session.items))
     return started
 

@@ -102,7 +102,9 @@ def test_nothing_is_left_behind_and_nothing_is_warned(spec: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_process_that_ends_takes_nothing_from_its_parent(spec: Path, tmp_path: Path) -> None:
+def test_a_forked_process_that_ends_takes_nothing_from_its_parent(
+    spec: Path, tmp_path: Path, torch_python: str
+) -> None:
     """Modules are imported, and sources compiled, when they are asked for: the package must be there all the time."""
     code = f"""
 import os, sys, torch, optgen
@@ -117,7 +119,7 @@ print(os.path.exists(loaded.__file__))
 """
     environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
     (tmp_path / "temporary").mkdir()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run([torch_python, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     assert (done.stdout.split(), done.stderr) == (["MyOptimizer", "True"], "")
     assert not list((tmp_path / "temporary").glob("optgen-*"))
 

@@ -23,10 +23,10 @@ def run(command: list[str], more: dict[str, str]) -> str:
     return "".join(line for line in done.stdout.splitlines(True) if not line.startswith("[Gloo]"))  # as torch 2.8 says
 
 
-def torchrun(processes: int, *arguments: str) -> str:
+def torchrun(python: str, processes: int, *arguments: str) -> str:
     """Run a script under torchrun and return what it prints."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return run([*command, *arguments], {})
+    command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return run([*command, *arguments], {"PYTHON_EXEC": python})  # of the processes that it starts
 
 
 def free_port() -> int:
@@ -46,10 +46,10 @@ def shown() -> list[str]:
 
 
 @pytest.mark.slow
-def test_fsdp2_trains_and_saves(tmp_path: Path) -> None:
+def test_fsdp2_trains_and_saves(tmp_path: Path, torch_python: str) -> None:
     """The loss falls below that of guessing bytes (5.545), and the states of each process are 8-bit ones."""
     folder = tmp_path / "checkpoint"
-    text = torchrun(2, *(str(folder) if word == "/tmp/run" else word for word in shown()))
+    text = torchrun(torch_python, 2, *(str(folder) if word == "/tmp/run" else word for word in shown()))
     losses = [float(loss) for loss in re.findall(r"step \d+: loss ([\d.]+)", text)]
     assert len(losses) == 2, text
     assert 5.545 > losses[0] > losses[1]
@@ -58,19 +58,19 @@ def test_fsdp2_trains_and_saves(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tensor_parallelism_prints_the_same_losses() -> None:
+def test_tensor_parallelism_prints_the_same_losses(torch_python: str) -> None:
     """For two processes as for one, which needs no torchrun."""
     script = str(EXAMPLES / "train_tensor_parallel.py")
     port = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
-    alone = run([sys.executable, script], port)
+    alone = run([torch_python, script], port)
     assert "step 100: loss" in alone
-    assert torchrun(2, script) == alone
+    assert torchrun(torch_python, 2, script) == alone
 
 
 @pytest.mark.full
-def test_other_numbers_of_processes_go_on(tmp_path: Path) -> None:
+def test_other_numbers_of_processes_go_on(tmp_path: Path, torch_python: str) -> None:
     """Three processes go on where two stopped."""
     folder = str(tmp_path / "checkpoint")
-    torchrun(2, str(EXAMPLES / "train_fsdp2.py"), "--steps", "5", "--checkpoint", folder)
-    text = torchrun(3, str(EXAMPLES / "train_fsdp2.py"), "--steps", "10", "--checkpoint", folder)
+    torchrun(torch_python, 2, str(EXAMPLES / "train_fsdp2.py"), "--steps", "5", "--checkpoint", folder)
+    text = torchrun(torch_python, 3, str(EXAMPLES / "train_fsdp2.py"), "--steps", "10", "--checkpoint", folder)
     assert re.search(r"step 10: loss [\d.]+", text), text

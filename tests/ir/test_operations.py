@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -143,7 +142,7 @@ TRIED = """
 
 
 @pytest.mark.slow
-def test_a_new_function_is_a_row_and_what_it_computes(tmp_path: Path) -> None:
+def test_a_new_function_is_a_row_and_what_it_computes(tmp_path: Path, torch_python: str) -> None:
     """Checker, printers, pages and documentation follow; it is written in the header and in its Python counterpart."""
     for folder in ("optgen", "templates", "specs"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -159,6 +158,6 @@ def test_a_new_function_is_a_row_and_what_it_computes(tmp_path: Path) -> None:
     (tmp_path / "cubic.yaml").write_text(SPEC)
     code = TRIED.format(tools=str(ROOT / "tools"), tree=str(tmp_path), spec=str(tmp_path / "cubic.yaml"))
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True, check=False
+        [torch_python, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ from optgen.diagnostics import Reporter, SpecError
 from optgen.emit.writer import write
 
 ASKED = int(os.environ.get("OPTGEN_PROGRAMS", "0"))
-COUNTS = {"torch": ASKED or 140, "cpu": ASKED or 60, "cuda": ASKED or 8}
+COUNTS = {"torch": ASKED or 70, "cpu": ASKED or 25, "cuda": ASKED or 4}
 FIRST = {"torch": 0, "cpu": 3000, "cuda": 4000}  # other rules on each target
 TOGETHER = {"torch": 10, "cpu": 5, "cuda": 2}  # compiled as one package
 BATCHES = [

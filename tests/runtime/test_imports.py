@@ -27,11 +27,11 @@ assert opt.engines() == {{{target!r}: 1}}
 """
 
 
-def imported(code: str) -> set[str]:
+def imported(code: str, python: str = sys.executable) -> set[str]:
     """The modules of a fresh process after this code."""
     folders = os.pathsep.join([str(ROOT), str(ROOT / "generated")])
     whole = f"{code}\nimport sys\nprint(*sys.modules)"
-    run = [sys.executable, "-c", whole]
+    run = [python, "-c", whole]
     done = subprocess.run(run, env={**os.environ, "PYTHONPATH": folders}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
@@ -57,25 +57,25 @@ def test_the_package_alone_imports_no_class_and_no_torch() -> None:
         "import optgen_optim; optgen_optim.lamb.RULE",
     ],
 )
-def test_a_class_imports_its_module_alone(code: str) -> None:
-    modules = imported(code)
+def test_a_class_imports_its_module_alone(code: str, torch_python: str) -> None:
+    modules = imported(code, torch_python)
     assert own(modules) == {"optgen_optim.lamb", "optgen_optim.shared"}
     assert not modules & {*CUDA_ONLY, "optgen.runtime.engines.cpu_engine", "pycuda"}
     assert not any(name.startswith("optgen.runtime.building") for name in modules)
 
 
 @pytest.mark.parametrize("target", ["torch", "cpu"])
-def test_a_step_on_the_cpu_imports_nothing_for_gpus(target: str) -> None:
+def test_a_step_on_the_cpu_imports_nothing_for_gpus(target: str, torch_python: str) -> None:
     if target == "cpu":
         require_compiler()
-    modules = imported("import optgen_optim\n" + STEP.format(target=target))
+    modules = imported("import optgen_optim\n" + STEP.format(target=target), torch_python)
     assert not modules & {*CUDA_ONLY, "pycuda"}
     assert ("optgen.runtime.engines.cpu_engine" in modules) == (target == "cpu")
 
 
-def test_these_modules_exist() -> None:
+def test_these_modules_exist(torch_python: str) -> None:
     """The names above are no misspellings."""
-    assert set(CUDA_ONLY) <= imported("import optgen.runtime.engines.cuda_factory")
+    assert set(CUDA_ONLY) <= imported("import optgen.runtime.engines.cuda_factory", torch_python)
 
 
 def test_everything_at_once() -> None:

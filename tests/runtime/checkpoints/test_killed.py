@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -69,11 +68,11 @@ for step in range(first, last + 1):
 """
 
 
-def run(folder: Path, target: str, how: str = "never", when: int = 0) -> tuple[int, str]:
+def run(python: str, folder: Path, target: str, how: str = "never", when: int = 0) -> tuple[int, str]:
     """The step that a process begins with, and how it ended: "done" or "killed"."""
     folders = [ROOT, ROOT / "generated", ROOT / "tests"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
-    command = [sys.executable, "-c", SCRIPT, str(folder), target, str(LAST), how, str(when)]
+    command = [python, "-c", SCRIPT, str(folder), target, str(LAST), how, str(when)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         first = int(process.stdout.readline().split()[1])
@@ -87,18 +86,18 @@ def run(folder: Path, target: str, how: str = "never", when: int = 0) -> tuple[i
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
 @pytest.mark.parametrize("target", ["cpu", pytest.param("torch", marks=pytest.mark.full)], indirect=True)
-def test_killed_processes_end_as_one_that_was_not(tmp_path: Path, target: str) -> None:
+def test_killed_processes_end_as_one_that_was_not(tmp_path: Path, target: str, torch_python: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    assert run(whole, target) == (1, "done")
-    assert run(killed, target, "step", 1) == (1, "killed")
+    assert run(torch_python, whole, target) == (1, "done")
+    assert run(torch_python, killed, target, "step", 1) == (1, "killed")
     assert not list(killed.iterdir()), "killed before there was a checkpoint"
-    assert run(killed, target, "step", 3) == (1, "killed")
-    assert run(killed, target, "save", 4) == (3, "killed")
+    assert run(torch_python, killed, target, "step", 3) == (1, "killed")
+    assert run(torch_python, killed, target, "save", 4) == (3, "killed")
     with pytest.raises(RuntimeError):
         torch.load(killed / "new.pt", weights_only=True)
-    assert run(killed, target) == (4, "done")
+    assert run(torch_python, killed, target) == (4, "done")
     results = [torch.load(folder / "kept.pt", weights_only=True) for folder in (whole, killed)]
     assert results[0]["step"] == LAST
     assert same(*results)

@@ -205,7 +205,7 @@ def test_a_rule_of_the_users_own_that_sums_over_all_parameters(tmp_path: Path) -
         cls(make_model().parameters(), fused_backward=True)
 
 
-def test_several_processes(tmp_path: Path) -> None:
+def test_several_processes(tmp_path: Path, torch_python: str) -> None:
     """Each would apply its own gradient: DistributedDataParallel adds them up only after that. And DTensors."""
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("this torch has no gloo")
@@ -243,7 +243,7 @@ def test_several_processes(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
-            [sys.executable, script, str(rank), tmp_path / "rendezvous"], env=environment, stderr=subprocess.PIPE
+            [torch_python, script, str(rank), tmp_path / "rendezvous"], env=environment, stderr=subprocess.PIPE
         )
         for rank in range(2)
     ]

@@ -20,11 +20,11 @@ SCRIPT = Path(__file__).parents[2] / "support" / "forking.py"
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no forks")
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
-def test_forked_processes_step(compiler: str) -> None:
+def test_forked_processes_step(compiler: str, torch_python: str) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT)],
+        [torch_python, str(SCRIPT)],
         env={**os.environ, "OPTGEN_CXX": compiler},
         capture_output=True,
         text=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,10 +34,10 @@ except RuntimeError as error:
 @pytest.mark.parametrize(
     "change", [{"OPTGEN_CXX": "/nonexistent"}, {"PATH": "", "CXX": ""}], ids=["OPTGEN_CXX", "PATH"]
 )
-def test_without_a_compiler_the_torch_target_serves(change, tmp_path: Path) -> None:
+def test_without_a_compiler_the_torch_target_serves(change, tmp_path: Path, torch_python: str) -> None:
     environment = {**os.environ, "OPTGEN_CACHE_DIR": str(tmp_path), **change}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "generated")])
-    command = [sys.executable, "-c", WITHOUT_COMPILER]
+    command = [torch_python, "-c", WITHOUT_COMPILER]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     first, second, third, refused = done.stdout.splitlines()
     assert first.startswith("{'torch': 1} ['RuntimeWarning: no C++ compiler can be used, so the torch target serves")

@@ -121,7 +121,8 @@ class Codec:
                 return -(-numel // block)
 
     def is_like(self, other: Codec, numel: int) -> bool:
-        """Whether both store a tensor of so many elements alike: a single block is one scale for the tensor."""
+        """Check whether both codecs store a tensor of `numel` elements equally: a single block is one scale for the
+        tensor."""
         return self.name == other.name and self.scales(numel) == other.scales(numel)
 
     def state_bytes(self, numel: int) -> int:

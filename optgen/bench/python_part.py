@@ -69,14 +69,14 @@ class _Steps:
             self.run()
 
     def prepare(self) -> None:
-        """What comes between steps."""
+        """Prepare a step: new gradients, and the schedule's learning rate."""
         for param in self.params:
             param.grad = torch.ones(ELEMENTS)
         if self.scheduled:
             self.optimizer.param_groups[0]["lr"] *= 0.9999
 
     def run(self) -> None:
-        """What is timed."""
+        """Run the step that is timed."""
         self.optimizer.step()
 
 

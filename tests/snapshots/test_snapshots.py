@@ -26,7 +26,7 @@ ALONE: dict[str, tuple[str, Target]] = {
     "AdamW8bit_torch.py": ("AdamW8bit", "torch"),
     "LAMB8bit.cpp": ("LAMB8bit", "cpu"),
 }
-"""What `optgen explain --code` prints: a class of one pass on every target, and one of two."""
+"""Output of `optgen explain --code`: a class of one pass on every target, and one of two."""
 DIGESTS = """
 import hashlib, sys
 from pathlib import Path

@@ -45,7 +45,7 @@ BOOK_ERROR = 2.0**-20  # books are rounded as each processor's linspace does: a 
 
 @dataclass(frozen=True)
 class Form:
-    """How bitsandbytes keeps what a rule of ours keeps.
+    """Form in which bitsandbytes keeps the states of one of our rules.
 
     Attributes:
         states: Our states by the number of theirs; two in one lie side by side, along a dimension before the others.
@@ -90,7 +90,7 @@ OF_THE_CONSTRUCTOR = ("max_unorm", "skip_zeros")
 
 
 def form_of(rule: Rule) -> Form | None:
-    """How bitsandbytes keeps this rule's states, or None if it has no such rule."""
+    """Return the form in which bitsandbytes keeps this rule's states, or None if it has no such rule."""
     form = FORMS.get(rule.name)
     if form is None or not all(name in rule.states for names in form.states.values() for name in names):
         return None
@@ -98,7 +98,7 @@ def form_of(rule: Rule) -> Form | None:
 
 
 def is_theirs(saved: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint has bitsandbytes' form: by its entries, or by its groups if it has none."""
+    """Check whether a checkpoint has bitsandbytes' form: by its entries, or by its groups if it has none."""
     entries = [entry for entry in saved["state"].values() if entry]
     if entries:
         return any(PACKED in entry or "state1" in entry for entry in entries)

@@ -102,7 +102,7 @@ def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Loading:
 def _read(
     rule: Rule, label: str, place: Place, saved: Mapping[str, Any], said: Said
 ) -> tuple[Mapping[str, Any], list[str]]:
-    """What a parameter's entry is in this process, in one form, and what of it does not fit, in words."""
+    """Read a parameter's entry for this process, in one form, with a list of misfits in words."""
     try:
         entry = own_form(rule, place, saved["state"].get(place.key, {}), said)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -169,7 +169,7 @@ def _say_stored_anew(
 
 
 def _calls_within() -> int:
-    """How many calls there are up to the one of whoever has called an optimizer, for warnings to name its line."""
+    """Number of calls up to the one that called an optimizer, for warnings to name its line."""
     frame: FrameType | None = sys._getframe(1)
     count = 1
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("optgen.runtime.", "torch.")):
@@ -200,7 +200,7 @@ def adopted_states(
 
 
 def find_pager(name: str, param: Tensor, settings: Mapping[str, Any]) -> Pager | None:
-    """Where the element states of a parameter go when they are loaded, if they are paged."""
+    """Find the pager for the element states of a parameter that is loaded; None if they are not paged."""
     if not asks_for_paging(settings, param.numel()):
         return None
     try:

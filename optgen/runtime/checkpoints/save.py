@@ -24,7 +24,7 @@ from optgen.runtime.step.optimizer_like import OptimizerLike
 
 
 def as_checkpoint(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[str, Any]:
-    """What torch's `state_dict` has returned, as checkpoints have it: with parts as DTensors, and what it is of.
+    """Convert the result of torch's `state_dict` to a checkpoint: parts become DTensors, and the marks are added.
 
     What a hook has given another form comes back as it is.
     """
@@ -80,7 +80,7 @@ def _form_of(name: str, entry: Mapping[str, Any]) -> tuple[Any, ...] | None:
 
 
 def with_saved_shards(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[str, Any]:
-    """What `state_dict` returns, with states of DTensor parameters as checkpoints have them."""
+    """Convert the result of `state_dict`: states of DTensor parameters take the form that checkpoints have."""
     rule, states = optimizer._policy.rule, dict(saved["state"])
     theirs = zip(optimizer.param_groups, saved["param_groups"], strict=True)
     for place in places_in(optimizer, [{**own, "params": group["params"]} for own, group in theirs]):

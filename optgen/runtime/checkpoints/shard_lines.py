@@ -157,7 +157,7 @@ def own_codes(codes: Tensor, shard: Shard, codec: Codec, dims: Sequence[int]) ->
 
 
 def rest_of(shape: Sequence[int], dims: Sequence[int]) -> int:
-    """How many elements a line has."""
+    """Number of elements of a line."""
     return math.prod(size for dim, size in enumerate(shape) if dim not in dims)
 
 
@@ -259,7 +259,7 @@ def counts_in(divided: Tensor, shard: Shard) -> tuple[list[list[int]], int]:
 
 
 def _spans(size: int, counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Where parts of a dimension begin, and how long they are, empty ones left out: each division as torch.chunk."""
+    """Beginnings and lengths of the parts of a dimension, without empty ones; each division is that of torch.chunk."""
     spans = [(0, size)]
     for count in counts:
         spans = [

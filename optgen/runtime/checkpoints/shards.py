@@ -127,7 +127,7 @@ def saved_form(rule: Rule, shard: Shard, entry: Mapping[str, Any], stored: Mappi
 
 
 def by_rows(shard: Shard) -> bool:
-    """Whether rows of the first dimension are what placements divide, among one process or many."""
+    """Check whether placements divide only rows of the first dimension, among one process or many."""
     assert shard.placed is not None
     return all(getattr(placement, "dim", 0) == 0 for placement in shard.placed[1])
 
@@ -197,7 +197,7 @@ def own_form(
 
 
 def _is_of_shards(rule: Rule, keys: set[str], shape: torch.Size, saved: Mapping[str, Any]) -> bool:
-    """Whether the state of a parameter that is whole has been saved of parts, in any of its tensors."""
+    """Check whether the state of a whole parameter was saved in parts, in any of its tensors."""
     scales = [saved.get(scale_key(state.name)) for state in rule.element_states]
     return (
         any(isinstance(value, Tensor) and value.dim() > 1 for value in scales)
@@ -207,14 +207,14 @@ def _is_of_shards(rule: Rule, keys: set[str], shape: torch.Size, saved: Mapping[
 
 
 def _is_of_flat(rule: Rule, shard: Shard, saved: Mapping[str, Any]) -> bool:
-    """Whether states are of the same stretch of a tensor that a flat shard of FSDP1 is, not of the whole tensor."""
+    """Check whether states are of the same part of a tensor as a flat shard of FSDP1, not of the whole tensor."""
     shapes = {state.name: stored_shapes(state, shard.own) for state in rule.element_states}
     values = {name: saved[name] for name in shapes if isinstance(saved.get(name), Tensor)}
     return all(tuple(value.shape) in shapes[name] for name, value in values.items())
 
 
 def _is_packed_by_rows(codes: Any, shape: torch.Size) -> bool:
-    """Whether a plain tensor is a whole state's codes of 4 bits as they are saved, row by row."""
+    """Check whether a plain tensor is a whole state's codes of 4 bits as they are saved, row by row."""
     if not isinstance(codes, Tensor) or is_dtensor(codes) or not shape or codes.dtype is not torch.uint8:
         return False
     return tuple(codes.shape) == (shape[0], *bytes_of_lines(CODECS["int4"], shape, (0,)))

@@ -1,4 +1,4 @@
-"""What of a checkpoint does not fit an optimizer, in words: its form, its groups, its states."""
+"""Misfits of a checkpoint and an optimizer, in words: of its form, its groups, its states."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StoredAnewWarning(UserWarning):
 
 
 def mismarked(rule: Rule, name: str, saved: Mapping[str, Any]) -> list[str]:
-    """What a checkpoint says of itself that does not fit, in words; other libraries' and older ones say nothing."""
+    """Misfits of the marks of a checkpoint, in words; other libraries' checkpoints and older ones have no marks."""
     mark = saved.get(MARK)
     if mark is None:
         return []
@@ -44,7 +44,7 @@ def mismarked(rule: Rule, name: str, saved: Mapping[str, Any]) -> list[str]:
 
 
 def misshapen(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> list[str]:
-    """What of a checkpoint does not have the form of one of these groups, in words."""
+    """Misfits of the form of a checkpoint to these groups, in words."""
     found = misformed(groups, saved)
     if found:
         return found
@@ -54,7 +54,7 @@ def misshapen(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> 
 
 
 def misformed(groups: Sequence[Mapping[str, Any]], saved: Any) -> list[str]:
-    """Why the states of these groups' parameters cannot be looked up in a checkpoint, in words."""
+    """Reasons why the states of these groups' parameters cannot be looked up in a checkpoint, in words."""
     if not isinstance(saved, Mapping):
         return [f"it is a {type(saved).__name__}, not a dict"]
     missing = [key for key in ("state", "param_groups") if key not in saved]
@@ -106,7 +106,7 @@ def unreadable(settings: Iterable[str], saved: Mapping[str, Any]) -> list[str]:
 
 
 def misset(rule: Rule, number: int, saved: Mapping[str, Any], count: int) -> list[str]:
-    """What a saved group says of how states are stored that this version does not know, in words.
+    """Misfits of a saved group's storage settings, in words: those that this version does not know.
 
     Args:
         count: How many parameters the group has.
@@ -131,7 +131,7 @@ def misset(rule: Rule, number: int, saved: Mapping[str, Any], count: int) -> lis
 
 
 def misgrouped(rule: Rule, fixed: Mapping[str, Any], name: str, number: int, saved: Mapping[str, Any]) -> list[str]:
-    """What of a saved group contradicts the class, in words."""
+    """Contradictions of a saved group to the class, in words."""
     apart = {*rule.storage, "target"}  # how states are stored is this optimizer's own
     found = [
         f"group {number} has {key}={saved[key]!r}, and {name} is {key}={value!r}"
@@ -296,5 +296,5 @@ def _form_shown(codec: Codec, shape: torch.Size) -> str:
 
 
 def lacks_count(rule: Rule, saved: Mapping[str, Any]) -> bool:
-    """Whether states were saved without a count of steps, as torch.optim.SGD has it: the first step is then over."""
+    """Check whether states were saved without a count of steps, as by torch.optim.SGD: the first step is then over."""
     return "step" not in saved and any(saved.get(name) is not None for name in rule.states)

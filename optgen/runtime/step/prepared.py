@@ -76,7 +76,7 @@ class Prepared:
     _lasting: bool = False
 
     def __post_init__(self) -> None:
-        """What an engine runs follows from its flags."""
+        """Find the passes that each engine runs, by its flags."""
         running = ((i, item, self._running(item)) for i, item in enumerate(self.block.passes))
         self.passes = [(i, item, engines) for i, item, engines in running if engines]
 
@@ -94,7 +94,7 @@ class Prepared:
         self._lasting = not self.rule.shared_states and are_plain(seen)
 
     def values(self, inputs: Inputs) -> HostValues:
-        """What is the same for groups in a step: that of the last one, where nothing that it follows from is new."""
+        """Values that groups share in a step; those of the last step, if nothing that they follow from has changed."""
         if self._values is not None and not inputs.values:
             return self._values
         values = HostValues(self.rule, self.block, self.settings(inputs.values), {}, self.elements)

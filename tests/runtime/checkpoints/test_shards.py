@@ -1,4 +1,4 @@
-"""What two processes have saved, whole in plain tensors, goes into parts of any form, bit for bit."""
+"""Shards that two processes have saved, whole in plain tensors, load into parts of any form, bit for bit."""
 
 from __future__ import annotations
 

@@ -76,6 +76,10 @@ class CPrinter:
     masks: frozenset[str] = frozenset()
     spell: Callable[[str], str] = c_name
 
+    def where(self, formula: Formula) -> CPrinter:
+        """The printer of what stands below a condition."""
+        return self
+
     def print(self, expr: Expr) -> str:
         """The expression as C++, in one line."""
         return flat(self.code(expr))

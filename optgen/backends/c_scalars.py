@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 
@@ -219,7 +219,7 @@ class ScalarText:
             names={},
             spell=spelled({**texts, **arrays}, c_name),
             kinds=self.text.kinds,
-            live=self.text.plan.arrays,
+            exists={**{name: item.exists for name, item in self.text.inputs.items()}, **self.text.plan.arrays},
         )
 
     def _scalar_type(self, code: Assignments, variable: str) -> str:
@@ -368,19 +368,29 @@ def stage_scalars(text: BlockText, name: str) -> StageFunction | None:
 
 @dataclass(frozen=True)
 class _Scalars(CPrinter):
-    """Prints numbers below element kind; sums over arrays are loops of their own."""
+    """Prints numbers below element kind; sums over arrays are loops of their own, where there are such arrays.
+
+    Attributes:
+        exists: The condition under which an array is there.
+        known: A condition that holds where the text stands.
+    """
 
     kinds: Mapping[str, Kind] = field(default_factory=dict)
-    live: Mapping[str, Formula] = field(default_factory=dict)
+    exists: Mapping[str, Formula] = field(default_factory=dict)
+    known: Formula = TRUE
+
+    def where(self, formula: Formula) -> _Scalars:
+        """The printer of what stands below a condition."""
+        return replace(self, known=self.known & formula)
 
     def operand(self, expr: Expr) -> Operand:
         """The expression, to be an operand of another."""
         match expr:
             case Reduce(x=Ref(name=name)):
                 value = call("sum_of", self.spell(name), count_of(self.kinds[name]))
-                live = self.live.get(name, TRUE)
-                chosen = choice(c_condition(live), value, "0.0")
-                return Operand(chosen, Binds.ATOM if live.is_true else Binds.CHOICE)
+                exists = self.exists[name].given(self.known)
+                chosen = choice(c_condition(exists), value, "0.0")
+                return Operand(chosen, Binds.ATOM if exists.is_true else Binds.CHOICE)
         return super().operand(expr)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from optgen.backends.assignments import Assignments, StageCode
 from optgen.backends.c_printer import CPrinter, c_condition, c_member
@@ -67,22 +67,27 @@ class CStatements:
     def _if(self, statement: If, indent: int, before: str = "") -> Iterable[str]:
         """An `if` with its sides; one of a single short statement may stand in one line."""
         condition = c_condition(statement.formula).code
+        then, otherwise = self._where(statement.formula), self._where(~statement.formula)
         match statement:
             case If(then=(Assign() | Declare() | Take() | Fill() | Invoke() as single,), other=()) if not before:
-                code = self._code(single)
+                code = then._code(single)
                 if not isinstance(code, Guarded):
                     yield from c_code(Guarded(condition, code), indent)
                     return
         yield from c_code(Brackets(f"{before}if constexpr (", (condition,), ") {"), indent, "")
-        yield from (f"  {line}" for line in self.lines(statement.then, indent + 2))
+        yield from (f"  {line}" for line in then.lines(statement.then, indent + 2))
         match statement.other:
             case (If() as chained,):
-                yield from self._if(chained, indent, "} else ")
+                yield from otherwise._if(chained, indent, "} else ")
                 return
             case (_, *_) as other:
                 yield "} else {"
-                yield from (f"  {line}" for line in self.lines(tuple(other), indent + 2))
+                yield from (f"  {line}" for line in otherwise.lines(tuple(other), indent + 2))
         yield "}"
+
+    def _where(self, formula: Formula) -> CStatements:
+        """The printer of statements below a condition."""
+        return replace(self, printer=self.printer.where(formula))
 
 
 def also_given(code: Assignments) -> list[str]:

@@ -221,6 +221,19 @@ blocks:
         size = norm(grad * size)
     param = param - lr * size
 """
+OF_STATES = """\
+name: of_states
+hyperparameters:
+  lr: {default: 1.0, range: "[0, inf)"}
+states:
+  kept: {shape: col, when: ndim >= 2, init: 2}
+blocks:
+  step: |
+    if ndim >= 2:
+        grad = grad * mean(kept)
+        kept = kept + 1
+    param = param - lr * grad
+"""
 every_target = pytest.mark.parametrize("target", ["torch", "cpu", "cuda"], indirect=True)
 
 
@@ -313,6 +326,17 @@ def test_what_a_number_of_the_tensor_alone_needs_is_computed(target: str, tmp_pa
     assert float(state["first"]) == grad.sum(2).square().sum()
     assert float(state["second"]) == 4 * grad.sum(1).square().sum()
     assert float(state["third"]) == grad.sum((1, 2)).square().sum()
+
+
+@every_target
+def test_columns_are_summed_where_there_are_such(target: str, tmp_path: Path) -> None:
+    """A state of one dimension more than some parameters have."""
+    cls = optgen.load(write_spec(tmp_path, OF_STATES)).OfStates
+    params = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((), (10,), (2, 5))]
+    opt = cls(params, target=target)
+    stepped(opt, params)
+    stepped(opt, params)
+    assert [set(param.detach().flatten().tolist()) for param in params] == [{-4.0}, {-4.0}, {-10.0}]
 
 
 @every_target

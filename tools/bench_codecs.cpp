@@ -65,7 +65,7 @@ template <class Codec> void measure(const char* name) {
 
 template <bool is_signed> void measure_states(const char* sign) {
   for (float& x : values) {
-    const float normal = float(sqrt(-2 * log((rand() + 1.0) / (RAND_MAX + 2.0))) * cos(6.283185 * rand() / RAND_MAX));
+    const float normal = float(::sqrt(-2 * ::log((rand() + 1.0) / (RAND_MAX + 2.0))) * ::cos(6.283185 * rand() / RAND_MAX));
     x = is_signed ? normal : normal * normal;
   }
   puts(sign);

@@ -16,7 +16,7 @@ from optgen.operations import COMPARISONS
 Subject = Literal["option", "hyper", "input", "fact", "codec"]
 WORDS = {"==": "is", "!=": "not"}
 MACROS = frozenset(
-    ("export", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "inline", "inlined",
+    ("export", "f16c", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "inline", "inlined",
      "int4_avx512", "int8_avx512", "kernels", "lanes", "method", "param_codec", "parts", "philox_avx512",
      "scales_avx512", "target")
 )  # fmt: skip

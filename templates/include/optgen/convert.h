@@ -7,14 +7,23 @@
 #include "dtypes.h"
 
 #if !defined(OPTGEN_GENERIC) && defined(__F16C__)
+#define OPTGEN_F16C 1
+#if defined(__AVX512F__)
 #include <immintrin.h>
+#endif
 #endif
 
 namespace optgen {
 
+#if defined(OPTGEN_F16C)
+// The compilers' own names, since a header of intrinsics takes longer to read than all others together.
+typedef short EightHalves __attribute__((vector_size(16)));
+typedef float EightFloats __attribute__((vector_size(32)));
+#endif
+
 inline void fp16_to_float(const fp16* from, float* to, int n) {
   int i = 0;
-#if !defined(OPTGEN_GENERIC) && defined(__F16C__)
+#if defined(OPTGEN_F16C)
 #if defined(__AVX512F__)
   constexpr __mmask16 all = 0xffff;  // g++ 12 warns of the forms without a mask
   for (; i + 16 <= n; i += 16) {
@@ -23,8 +32,10 @@ inline void fp16_to_float(const fp16* from, float* to, int n) {
   }
 #endif
   for (; i + 8 <= n; i += 8) {
-    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
-    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(halves));
+    EightHalves halves;
+    memcpy(&halves, from + i, sizeof halves);
+    const EightFloats floats = __builtin_ia32_vcvtph2ps256(halves);
+    memcpy(to + i, &floats, sizeof floats);
   }
 #endif
   for (; i < n; ++i) to[i] = load(from[i]);
@@ -32,7 +43,7 @@ inline void fp16_to_float(const fp16* from, float* to, int n) {
 
 inline void float_to_fp16(const float* from, fp16* to, int n) {
   int i = 0;
-#if !defined(OPTGEN_GENERIC) && defined(__F16C__)
+#if defined(OPTGEN_F16C)
 #if defined(__AVX512F__)
   constexpr __mmask16 all = 0xffff;  // g++ 12 warns of the forms without a mask
   for (; i + 16 <= n; i += 16) {
@@ -41,8 +52,10 @@ inline void float_to_fp16(const float* from, fp16* to, int n) {
   }
 #endif
   for (; i + 8 <= n; i += 8) {
-    const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), halves);
+    EightFloats floats;
+    memcpy(&floats, from + i, sizeof floats);
+    const EightHalves halves = __builtin_ia32_vcvtps2ph256(floats, 0);  // to nearest, ties to even
+    memcpy(to + i, &halves, sizeof halves);
   }
 #endif
   for (; i < n; ++i) store(to[i], from[i]);

@@ -58,7 +58,7 @@ template <bool is_signed> OPTGEN_INLINE Ints codes_of(Floats x, float reciprocal
 template <bool is_signed> OPTGEN_INLINE void encode_group(const float* values, float reciprocal, uint8_t* bytes) {
   Ints each[4];
   for (int v = 0; v < 4; ++v) each[v] = codes_of<is_signed>(load(values + count * v), reciprocal);
-  store_halves(bytes, to_bytes(each, is_signed ? 7 : 0));
+  store_nibbles(bytes, to_bytes(each, is_signed ? 7 : 0));
 }
 
 template <bool is_signed, int block>

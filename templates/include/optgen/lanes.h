@@ -21,6 +21,7 @@ constexpr int group = 4 * count;  // elements that are narrowed to bytes at once
 
 typedef float Floats __attribute__((vector_size(32)));
 typedef int32_t Ints __attribute__((vector_size(32)));
+typedef uint32_t Unsigned __attribute__((vector_size(32)));
 typedef int16_t Shorts __attribute__((vector_size(32)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 typedef char Bytes __attribute__((vector_size(32)));
@@ -73,6 +74,41 @@ OPTGEN_INLINE Ints load_bytes(const uint8_t* from) {
 #endif
 }
 
+// Eight numbers of 16 bits, without a sign.
+OPTGEN_INLINE Ints load_halves(const void* from) {
+  typedef uint16_t Eight __attribute__((vector_size(16)));
+  Eight halves;
+  memcpy(&halves, from, sizeof halves);
+#if defined(__clang__)
+  return __builtin_convertvector(halves, Ints);
+#else
+  typedef short EightShorts __attribute__((vector_size(16)));
+  return (Ints)__builtin_ia32_pmovzxwd256((EightShorts)halves);
+#endif
+}
+
+// 16 numbers from 0 to 65535 as 16 bits each.
+OPTGEN_INLINE void store_halves(void* to, Ints first, Ints second) {
+  const Ints packed = (Ints)__builtin_ia32_packusdw256(first, second);
+  const Ints halves = __builtin_ia32_permvarsi256(packed, Ints{0, 1, 4, 5, 2, 3, 6, 7});
+  memcpy(to, &halves, sizeof halves);
+}
+
+// 16 numbers from -128 to 127 as 8 bits each, or from -32768 to 32767 as 16 bits each.
+OPTGEN_INLINE void store_signed(int8_t* to, Ints first, Ints second) {
+  const Shorts shorts = (Shorts)__builtin_ia32_packssdw256(first, second);
+  const Ints packed = (Ints)__builtin_ia32_packsswb256(shorts, shorts);
+  const Ints bytes = __builtin_ia32_permvarsi256(packed, Ints{0, 4, 1, 5, 0, 4, 1, 5});
+  memcpy(to, &bytes, sizeof bytes / 2);
+}
+OPTGEN_INLINE void store_signed(int16_t* to, Ints first, Ints second) {
+  const Ints packed = (Ints)__builtin_ia32_packssdw256(first, second);
+  const Ints halves = __builtin_ia32_permvarsi256(packed, Ints{0, 1, 4, 5, 2, 3, 6, 7});
+  memcpy(to, &halves, sizeof halves);
+}
+
+OPTGEN_INLINE Ints shifted_right(Ints x, int by) { return (Ints)((Unsigned)x >> by); }  // zeros move in
+
 // x with the sign that `sign` has as a number; 0 where that is 0.
 OPTGEN_INLINE Ints with_sign(Ints x, Ints sign) { return __builtin_ia32_psignd256(x, sign); }
 
@@ -88,7 +124,7 @@ OPTGEN_INLINE Bytes to_bytes(const Ints (&x)[4], int16_t shift) {
 }
 
 // The lower four bits of 32 bytes, two to a byte, the first in the upper half.
-OPTGEN_INLINE void store_halves(uint8_t* to, Bytes x) {
+OPTGEN_INLINE void store_nibbles(uint8_t* to, Bytes x) {
   const Halves pairs = (Halves)x, joined = (pairs << 4 | pairs >> 8) & 0xff;
   const Longs bytes = (Longs)__builtin_ia32_packuswb256((Shorts)joined, (Shorts)joined);
   const long long both[] = {bytes[0], bytes[2]};

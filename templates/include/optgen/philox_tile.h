@@ -1,9 +1,10 @@
 // The random numbers of a whole tile.
 //
-// Two implementations: AVX-512 (philox_avx512.h), and a plain loop that any compiler vectorises. OPTGEN_GENERIC forces
-// the plain one.
+// Implementations: AVX-512 (philox_avx512.h), vectors (philox_lanes.h), and a plain loop. OPTGEN_GENERIC forces the plain
+// one.
 #pragma once
 
+#include <optgen/lanes.h>
 #include <optgen/philox.h>
 #include <optgen/scales.h>
 #include <string.h>
@@ -11,6 +12,8 @@
 #if !defined(OPTGEN_GENERIC) && defined(__AVX512F__)
 #define OPTGEN_PHILOX_AVX512 1
 #include <optgen/philox_avx512.h>
+#elif defined(OPTGEN_LANES)
+#include <optgen/philox_lanes.h>
 #endif
 
 namespace optgen {
@@ -35,6 +38,8 @@ inline void draw_tile(const Draw& draw, int64_t at, uint16_t* random) {
 inline void draw_tile(const Draw& draw, int64_t at, uint16_t* random) {
 #if defined(OPTGEN_PHILOX_AVX512)
   philox_avx512::draw_tile(draw, at, random);
+#elif defined(OPTGEN_LANES)
+  philox_lanes::draw_tile(draw, at, random);
 #else
   philox_plain::draw_tile(draw, at, random);
 #endif

@@ -1,9 +1,12 @@
 // Reading and writing 16-bit parameters where more than rounding to nearest is asked for, n <= TILE elements
 // at a time: rounded at random, or with what is lost kept beside them. The rules are those of torch_rounding.py.
+//
+// Writing has two implementations: vectors (rounding_lanes.h), and plain loops that any compiler vectorises.
 #pragma once
 
 #include <optgen/convert.h>
 #include <optgen/dtypes.h>
+#include <optgen/lanes.h>
 #include <optgen/scales.h>
 #include <stdint.h>
 
@@ -39,9 +42,13 @@ inline void store_at_random(fp16& x, float value, uint32_t random) {
   x.bits = uint16_t(sign | pick(magnitude < 0x7f800000u, finite, special));
 }
 
+namespace rounding_plain {
+
 template <class T> inline void round_at_random(const float* values, const uint16_t* random, T* out, int n) {
   for (int i = 0; i < n; ++i) store_at_random(out[i], values[i], random[i]);
 }
+
+}  // namespace rounding_plain
 
 // Kahan summation: what rounding to nearest took away is kept in the parameter's own format.
 template <class T> inline void join_kahan(const T* param, const T* rest, float* out, int n) {
@@ -50,6 +57,8 @@ template <class T> inline void join_kahan(const T* param, const T* rest, float* 
   to_floats(rest, rests, n);
   for (int i = 0; i < n; ++i) out[i] += rests[i];
 }
+
+namespace rounding_plain {
 
 template <class T> inline void split_kahan(const float* values, T* param, T* rest, int n) {
   alignas(64) float rests[TILE];
@@ -61,6 +70,8 @@ template <class T> inline void split_kahan(const float* values, T* param, T* res
   }
   from_floats(rests, rest, n);
 }
+
+}  // namespace rounding_plain
 
 // Split weights: the parameter is the upper half of a float, rounded half up; beside it the signed difference, in units
 // of 2^cut in the last place.
@@ -79,6 +90,8 @@ template <class Beside> inline uint32_t cut_bits(uint32_t bits) {
   return is_finite(bits) ? rounded : bits;
 }
 
+namespace rounding_plain {
+
 template <class Beside> inline void split(const float* values, bf16* param, Beside* beside, int n) {
   for (int i = 0; i < n; ++i) {
     const uint32_t bits = cut_bits<Beside>(float_bits(values[i]));
@@ -91,4 +104,13 @@ template <class Beside> inline void split(const float* values, bf16* param, Besi
   }
 }
 
+}  // namespace rounding_plain
 }  // namespace optgen
+
+#if defined(OPTGEN_LANES)
+#include <optgen/rounding_lanes.h>
+#else
+namespace optgen {
+using namespace rounding_plain;
+}
+#endif

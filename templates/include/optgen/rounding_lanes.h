@@ -1,0 +1,106 @@
+// Parameters of 16 bits, 16 at a time. Included by rounding.h, where the rules stand.
+//
+// Vectors serve finite numbers alone: groups with others, which are rare, are done again by the plain loops.
+#pragma once
+
+#include <optgen/dtypes.h>
+#include <optgen/lanes.h>
+
+namespace optgen {
+namespace rounding_lanes {
+
+using namespace lanes;
+
+constexpr int together = 2 * count;
+
+OPTGEN_INLINE Ints magnitude(Ints bits) { return bits & INT32_MAX; }
+OPTGEN_INLINE bool finite(Ints a, Ints b) { return !any(larger(magnitude(a), magnitude(b)) >= 0x7f800000); }
+
+// The float of 16 upper bits that is nearest to a finite one, ties to even.
+OPTGEN_INLINE Ints nearest_bf16(Ints bits) {
+  return (bits + 0x7fff + (shifted_right(bits, 16) & 1)) & int32_t(0xffff0000u);
+}
+
+OPTGEN_INLINE void store_upper(bf16* to, Ints first, Ints second) {
+  store_halves(to, shifted_right(first, 16), shifted_right(second, 16));
+}
+
+// Runs `group`, which tells whether that served, from every 16th element on; `plain` elsewhere.
+template <class Group, class Plain> OPTGEN_INLINE void in_groups(int n, const Group& group, const Plain& plain) {
+  int i = 0;
+  for (; i + together <= n; i += together)
+    if (__builtin_expect(!group(i), false)) plain(i, together);
+  if (i < n) plain(i, n - i);
+}
+
+OPTGEN_INLINE bool at_random(const float* values, const uint16_t* random, bf16* to) {
+  const Ints a = (Ints)load(values), b = (Ints)load(values + count);
+  store_upper(to, a + load_halves(random), b + load_halves(random + count));
+  return finite(a, b);
+}
+
+OPTGEN_INLINE Ints fp16_at_random(Ints bits, Ints random) {
+  const Ints m = magnitude(bits), sum = shifted_right(m + (random >> 3), 13) - (112 << 10);
+  const Ints normal = sum < 0x7c00 ? sum : all(0x7c00);
+  // Below 2^-14 the last place is 2^-24. A subnormal float, which the caller may have set the processor to flush, is
+  // rounded as the smallest normal one is.
+  const Floats places = (Floats)(larger(m, all(0x00800000)) & (m > 0)) * 0x1p24f;
+  const Ints down = whole_part((Floats)((Ints)places & (m < 0x38800000)));
+  const Ints subnormal = down - (to_floats(random) < (places - to_floats(down)) * 0x1p16f);
+  return choose(m < 0x38800000, subnormal, normal) | (shifted_right(bits, 16) & 0x8000);
+}
+
+OPTGEN_INLINE bool at_random(const float* values, const uint16_t* random, fp16* to) {
+  const Ints a = (Ints)load(values), b = (Ints)load(values + count);
+  store_halves(to, fp16_at_random(a, load_halves(random)), fp16_at_random(b, load_halves(random + count)));
+  return finite(a, b);
+}
+
+// What rounding to nearest took away is stored beside the parameter.
+OPTGEN_INLINE bool split_kahan(const float* values, bf16* param, bf16* rest) {
+  const Floats a = load(values), b = load(values + count);
+  const Ints near_a = nearest_bf16((Ints)a), near_b = nearest_bf16((Ints)b);
+  store_upper(param, near_a, near_b);
+  store_upper(rest, nearest_bf16((Ints)(a - (Floats)near_a)), nearest_bf16((Ints)(b - (Floats)near_b)));
+  return finite((Ints)a, (Ints)b) && finite(near_a, near_b);
+}
+
+template <int cut> OPTGEN_INLINE Ints cut_bits(Ints bits) {
+  if (cut == 0) return bits;
+  return (bits + ((1 << cut >> 1) - 1) + (shifted_right(bits, cut) & 1)) & int32_t(~((1u << cut) - 1u));
+}
+
+// The parameter is the upper half, rounded half up; the difference is stored beside it.
+template <class Beside> OPTGEN_INLINE bool split(const float* values, bf16* param, Beside* beside) {
+  constexpr int cut = 16 - 8 * int(sizeof(Beside));
+  const Ints a = cut_bits<cut>((Ints)load(values)), b = cut_bits<cut>((Ints)load(values + count));
+  const Ints upper_a = (a + 0x8000) & int32_t(0xffff0000u), upper_b = (b + 0x8000) & int32_t(0xffff0000u);
+  store_upper(param, upper_a, upper_b);
+  store_signed(beside, (a - upper_a) >> cut, (b - upper_b) >> cut);
+  return finite(a, b) && finite(upper_a, upper_b);
+}
+
+}  // namespace rounding_lanes
+
+template <class T> inline void round_at_random(const float* values, const uint16_t* random, T* out, int n) {
+  rounding_lanes::in_groups(
+      n, [&](int i) { return rounding_lanes::at_random(values + i, random + i, out + i); },
+      [&](int i, int m) { rounding_plain::round_at_random(values + i, random + i, out + i, m); });
+}
+
+inline void split_kahan(const float* values, bf16* param, bf16* rest, int n) {
+  rounding_lanes::in_groups(
+      n, [&](int i) { return rounding_lanes::split_kahan(values + i, param + i, rest + i); },
+      [&](int i, int m) { rounding_plain::split_kahan(values + i, param + i, rest + i, m); });
+}
+inline void split_kahan(const float* values, fp16* param, fp16* rest, int n) {
+  rounding_plain::split_kahan(values, param, rest, n);
+}
+
+template <class Beside> inline void split(const float* values, bf16* param, Beside* beside, int n) {
+  rounding_lanes::in_groups(
+      n, [&](int i) { return rounding_lanes::split(values + i, param + i, beside + i); },
+      [&](int i, int m) { rounding_plain::split(values + i, param + i, beside + i, m); });
+}
+
+}  // namespace optgen

@@ -11,9 +11,9 @@ and checkpoints of earlier versions, of other libraries and of torch.distributed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -126,10 +126,12 @@ def recognised(
         ValueError: if no codec stores such tensors.
     """
     count = 0 if scales is None else scales.numel()
-    known = (each for codec in CODECS.values() if codec.takes(shape.numel()) for each in _blocks_of(codec))
-    for codec in chain(first, known):
+    for codec in first:
         if has_form(codec, codes, shape, count):
             return codec
+    found = _of_form(codes.dtype, codes.shape, count, shape)
+    if found is not None:
+        return found
     right = _would_fit(state, codes, shape)
     raise ValueError(f"state {state.name!r} is {stored_shown(codes, scales)}, which no codec stores: {right}")
 
@@ -149,19 +151,35 @@ def recognised_codes(codes: Tensor, packed: bool, block: int) -> Codec:
     raise ValueError(f"no codec stores {codes.dtype} of shape {tuple(codes.shape)}")
 
 
-def _blocks_of(codec: Codec) -> Iterator[Codec]:
+@cache
+def _blocks_of(name: str) -> tuple[Codec, ...]:
     """A codec in its own blocks, and then in others."""
-    yield from map(codec.with_block, (codec.block, *BLOCK_SIZES, WHOLE_TENSOR) if codec.scaled else (0,))
+    codec = CODECS[name]
+    return tuple(map(codec.with_block, (codec.block, *BLOCK_SIZES, WHOLE_TENSOR) if codec.scaled else (0,)))
 
 
 def first_alike(codec: Codec, numel: int) -> Codec:
     """The block size that stands for all that store so many elements alike."""
-    return next(each for each in _blocks_of(CODECS[codec.name]) if each.is_like(codec, numel))
+    return next(each for each in _blocks_of(codec.name) if each.is_like(codec, numel))
+
+
+@lru_cache(maxsize=1024)  # models have many parameters of few shapes
+def _of_form(dtype: torch.dtype, codes: torch.Size, scales: int, shape: torch.Size) -> Codec | None:
+    """The first codec that stores a state of this shape in such codes and so many scales."""
+    numel, name = shape.numel(), dtype_name(dtype)
+    for codec in CODECS.values():
+        if codec.storage == name and codec.takes(numel) and codec.codes_shape(shape) == tuple(codes):
+            for each in _blocks_of(codec.name):
+                if each.scales(numel) == scales:
+                    return each
+    return None
 
 
 def has_codes(codec: Codec, codes: Tensor, shape: torch.Size) -> bool:
     """Check whether codes look as this codec stores a state of this shape."""
-    return dtype_name(codes.dtype) == codec.storage and tuple(codes.shape) == codec.codes_shape(shape)
+    if dtype_name(codes.dtype) != codec.storage:
+        return False
+    return codes.shape == (shape if codec.packed == 1 else codec.codes_shape(shape))
 
 
 def has_form(codec: Codec, codes: Tensor, shape: torch.Size, scales: int) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optgen.runtime.block import Settings
 from optgen.runtime.checkpoints import bitsandbytes_form
 from optgen.runtime.checkpoints.shards import Place, own_form, places_in
 from optgen.runtime.checkpoints.validate import (
@@ -39,8 +40,8 @@ from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import choose_codecs
 from optgen.runtime.settings.validation import check_agreement, checked, unscheduled
 from optgen.runtime.states.step_counts import as_state
-from optgen.runtime.states.store import room_for
-from optgen.runtime.states.stored import CodecRecord, Stored
+from optgen.runtime.states.store import NO_ROOM, no_room
+from optgen.runtime.states.stored import CodecRecord, Stored, scale_key
 from optgen.runtime.step.optimizer_like import OptimizerLike
 from optgen.runtime.step.target_choice import choose_target
 
@@ -139,12 +140,12 @@ def _adopted_group(optimizer: OptimizerLike, own: Mapping[str, Any], saved: Mapp
     return result
 
 
-def _members(optimizer: OptimizerLike, groups: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Tensor, dict[str, Any]]]:
+def _members(optimizer: OptimizerLike, groups: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Tensor, Settings]]:
     """Parameters, with the settings that they have in these groups."""
     for own, group in zip(optimizer.param_groups, groups, strict=True):
-        overrides = group.get("overrides", {})
+        common, overrides = {**optimizer.defaults, **group}, group.get("overrides", {})
         for index, param in enumerate(own["params"]):
-            yield param, {**optimizer.defaults, **group, **overrides.get(index, {})}
+            yield param, {**common, **overrides[index]} if index in overrides else common
 
 
 def _say_stored_anew(
@@ -225,32 +226,30 @@ def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Page
     Args:
         pager: Where element states go, if they are paged.
     """
-    stored = [value for value in saved.values() if isinstance(value, Stored)]
-    wait_for_host((*(value.codes for value in stored), *saved.values()))
+    wait_for_host(value.codes if isinstance(value, Stored) else value for value in saved.values())
     result: dict[str, Any] = {}
-    for key, value in saved.items():
-        if key == "step":
-            result[key] = as_state(float(value))
-        elif isinstance(value, Stored | Tensor):
-            with room_for(key, param):
-                result |= _copied_state(rule, param, key, value, pager)
-        else:
-            result[key] = value
+    key = ""
+    try:
+        for key, value in saved.items():
+            if key == "step":
+                result[key] = as_state(float(value))
+            elif isinstance(value, Stored):
+                codes = value.codes
+                result[key] = _copied(codes, param) if pager is None else pager.copy(codes.detach().contiguous())
+                if value.scales is not None:
+                    result[scale_key(key)] = _copied(value.scales, param)
+            elif isinstance(value, Tensor):
+                wide = value.dtype is torch.float64 or (key in rule.states and value.is_floating_point())
+                result[key] = _copied(value, param, torch.float32 if wide else None)
+            else:
+                result[key] = value
+    except NO_ROOM as error:
+        raise no_room(key, param, error) from error
     if lacks_count(rule, saved):
         result["step"] = as_state(1.0)
     return result
 
 
-def _copied_state(
-    rule: Rule, param: Tensor, key: str, value: Stored | Tensor, pager: Pager | None
-) -> dict[str, Tensor]:
-    if isinstance(value, Tensor):
-        wide = value.dtype is torch.float64 or (key in rule.states and value.is_floating_point())
-        return {key: _copied(value, param, torch.float32 if wide else value.dtype)}
-    codes = _copied(value.codes, param) if pager is None else pager.copy(value.codes.detach().contiguous())
-    scales = None if value.scales is None else _copied(value.scales, param)
-    return Stored(value.codec, codes, scales).entry(key)
-
-
 def _copied(value: Tensor, param: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    return value.detach().to(device=param.device, dtype=dtype or value.dtype, copy=True).contiguous()
+    plain = value.detach() if value.requires_grad else value
+    return plain.to(device=param.device, dtype=dtype or value.dtype, copy=True).contiguous()

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -93,10 +94,13 @@ def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> 
     shards = find_shards(optimizer._policy.name, params)
     places = []
     for own, theirs in zip(optimizer.param_groups, groups, strict=True):
+        common = {**optimizer.defaults, **own}
+        overrides = [group["overrides"] for group in (theirs, own) if group.get("overrides")]
         for index, (param, key) in enumerate(zip(own["params"], theirs["params"], strict=True)):
             shard = shards.get(id(param))
-            overrides = [group.get("overrides", {}).get(index, {}) for group in (theirs, own)]
-            settings = {**optimizer.defaults, **own, **overrides[0], **overrides[1]}
+            settings = common
+            for each in overrides:
+                settings = {**settings, **each.get(index, {})}
             shape = param.shape if shard is None else shard.shape
             codecs = choose_codecs(optimizer._policy.rule, settings, shape.numel())
             places.append(Place(key, param, local_tensor(param), shard, codecs))
@@ -171,7 +175,7 @@ def own_form(
         TypeError, ValueError: naming what does not fit.
     """
     shard = place.shard
-    keys = {state.name + end for state in rule.element_states for end in (BLOCKS, VALUES, DIVISION, SCALES)}
+    keys = _keys_of_parts(rule)
     if shard is None:
         if not _is_of_shards(rule, keys, place.own.shape, saved):
             return saved
@@ -196,14 +200,22 @@ def own_form(
     return result
 
 
-def _is_of_shards(rule: Rule, keys: set[str], shape: torch.Size, saved: Mapping[str, Any]) -> bool:
+@lru_cache
+def _keys_of_parts(rule: Rule) -> frozenset[str]:
+    """The keys that states have in checkpoints of parts alone."""
+    return frozenset(state.name + end for state in rule.element_states for end in (BLOCKS, VALUES, DIVISION, SCALES))
+
+
+def _is_of_shards(rule: Rule, keys: frozenset[str], shape: torch.Size, saved: Mapping[str, Any]) -> bool:
     """Check whether the state of a whole parameter was saved in parts, in any of its tensors."""
-    scales = [saved.get(scale_key(state.name)) for state in rule.element_states]
-    return (
-        any(isinstance(value, Tensor) and value.dim() > 1 for value in scales)
-        or any(_is_packed_by_rows(saved.get(state.name), shape) for state in rule.element_states)
-        or any(key in keys or is_dtensor(value) for key, value in saved.items())
-    )
+    if not keys.isdisjoint(saved) or any(map(is_dtensor, saved.values())):
+        return True
+    for state in rule.element_states:
+        scales = saved.get(scale_key(state.name))
+        by_row = isinstance(scales, Tensor) and scales.dim() > 1
+        if by_row or _is_packed_by_rows(saved.get(state.name), shape):
+            return True
+    return False
 
 
 def _is_of_flat(rule: Rule, shard: Shard, saved: Mapping[str, Any]) -> bool:

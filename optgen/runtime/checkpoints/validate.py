@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -97,8 +99,8 @@ def unreadable(settings: Iterable[str], saved: Mapping[str, Any]) -> list[str]:
     keys = [key for group in saved["param_groups"] for key in group["params"]]
     for number, key in enumerate(keys):
         entry = saved["state"].get(key, {})
-        inner = [(name, value) for part in entry.values() if isinstance(part, Mapping) for name, value in part.items()]
-        for name, value in (*entry.items(), *inner):
+        inner = [part for part in entry.values() if not isinstance(part, Tensor) and isinstance(part, Mapping)]
+        for name, value in chain(entry.items(), *(part.items() for part in inner)):
             wrong = why_unreadable(value) if isinstance(value, Tensor) else ""
             if wrong:
                 found.append(f"parameter {number}: {name} is {wrong}")
@@ -232,11 +234,10 @@ def read_entry(
 def _misnamed(rule: Rule, label: str, saved: Mapping[str, Any], ours: bool) -> list[str]:
     """States that a rule does not have, or lacks, and counts that are none, in words."""
     found = []
-    known = {"step", COMPENSATION, *rule.states, *map(scale_key, rule.states)}
+    known, required = _keys_of(rule)
     strangers = [str(key) for key, value in saved.items() if key not in known and value is not None]
     if strangers and not ours:
         found.append(f"{label}: {rule.name} has no state {', '.join(strangers)}")
-    required = [state.name for state in rule.states.values() if state.kind == "element" and state.exists is always]
     missing = [name for name in required if saved and name not in saved]
     if missing:
         found.append(f"{label}: {', '.join(missing)} missing, there is {', '.join(map(str, saved))}")
@@ -248,6 +249,13 @@ def _misnamed(rule: Rule, label: str, saved: Mapping[str, Any], ours: bool) -> l
         if saved.get(scale_key(state.name)) is not None and saved.get(state.name) is None:
             found.append(f"{label}: there is {scale_key(state.name)}, but no {state.name}, whose scales these are")
     return found
+
+
+@lru_cache
+def _keys_of(rule: Rule) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The keys that a parameter's saved state may have, and the states that it has under all settings."""
+    known = frozenset(("step", COMPENSATION, *rule.states, *map(scale_key, rule.states)))
+    return known, tuple(state.name for state in rule.element_states if state.exists is always)
 
 
 def read_elements(
@@ -273,9 +281,9 @@ def read_elements(
     if scales is None and codes.dtype is torch.float64:
         codes = codes.to(torch.float32)
     count = 0 if scales is None else scales.numel()
-    codec = next((each for each in said if has_form(each, codes, shape, count)), None)
-    if codec is not None:
-        return Stored(codec, codes, scales)
+    for codec in said:
+        if has_form(codec, codes, shape, count):
+            return Stored(codec, codes, scales)
     if tuple(codes.shape) not in stored_shapes(state, shape):
         others = sorted(stored_shapes(state, shape) - {tuple(shape)})
         packed = "".join(f", or {other} where codes share a byte" for other in others)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optgen.codecs import COMPENSATION
 from optgen.runtime.core.bucket import Member
-from optgen.runtime.core.shards import local_tensor
+from optgen.runtime.core.shards import is_dtensor, local_tensor
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.states.store import KEPT_DTYPES, Placement, stored_shape, stored_shapes
@@ -21,12 +21,13 @@ from optgen.runtime.states.stored import scale_key
 
 def why_unreadable(value: Tensor) -> str:
     """Reason why no kernel can read a tensor, in words that follow "is"; "" if it can."""
-    value = local_tensor(value)
+    if is_dtensor(value):
+        value = local_tensor(value)
     if value.layout is not torch.strided or value.is_nested:
         return f"{'nested' if value.is_nested else value.layout}, not dense"
     if value.is_meta:
         return "on the device meta, without values"
-    if value.numel() and value.device.type in ("cpu", "cuda") and not _address(value):
+    if value.numel() and (value.is_cpu or value.is_cuda) and not _address(value):
         return f"a {type(value).__name__} without memory of its own"
     return ""
 

@@ -31,16 +31,18 @@ class Count:
 
 
 def is_count(step: Any) -> bool:
-    """Check whether a value is a number of steps: finite and not negative, or a tensor of one such number."""
+    """Check whether a value is a number of steps: a finite one that is not negative, or a readable tensor of one."""
     if isinstance(step, Tensor):
-        return _may_count(step) and _is_number_of_steps(step.item())
+        return _is_real(step) and _is_number_of_steps(step.item())
     return isinstance(step, int | float) and not isinstance(step, bool) and _is_number_of_steps(step)
 
 
 def _may_count(step: Tensor) -> bool:
-    if step.numel() != 1 or step.is_complex() or step.dtype is torch.bool:
-        return False
-    return not why_unreadable(step)
+    return _is_real(step) and not why_unreadable(step)
+
+
+def _is_real(step: Tensor) -> bool:
+    return step.numel() == 1 and not step.is_complex() and step.dtype is not torch.bool
 
 
 def _is_number_of_steps(number: float) -> bool:

@@ -236,6 +236,9 @@ def _values(found: Stored, state: State, param: Tensor) -> Tensor:
     return Stored(found.codec, found.codes, scales).values(state.signed, param.shape)
 
 
+NO_ROOM = (MemoryError, torch.cuda.OutOfMemoryError)
+
+
 @contextmanager
 def room_for(name: str, param: Tensor) -> Iterator[None]:
     """Say which state there is no room for.
@@ -245,9 +248,14 @@ def room_for(name: str, param: Tensor) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
-        message = f"out of memory for state {name!r} of a parameter of shape {tuple(param.shape)}: {error}"
-        raise torch.cuda.OutOfMemoryError(message) from error
+    except NO_ROOM as error:
+        raise no_room(name, param, error) from error
+
+
+def no_room(name: str, param: Tensor, error: BaseException) -> torch.cuda.OutOfMemoryError:
+    """Error that says for which state there was none."""
+    shape = tuple(param.shape)
+    return torch.cuda.OutOfMemoryError(f"out of memory for state {name!r} of a parameter of shape {shape}: {error}")
 
 
 def _initial(state: State, codec: Codec, param: Tensor, view: Any, device: torch.device) -> Stored:

@@ -38,6 +38,10 @@ class Assignments:
         holders: The variable of each binding.
         loose: Variables that are read, where nothing follows from it, under settings that do not assign them.
         stages: The stages that are called.
+        given: Variables that hold a value at the start.
+        left: Variables whose values at the end are read elsewhere.
+        reached: Names that are read, and that no variable of the function holds.
+        asked: The formula under which each of `values` is read.
     """
 
     body: Block
@@ -46,6 +50,10 @@ class Assignments:
     holders: Mapping[str, str]
     loose: frozenset[str]
     stages: Mapping[str, StageCode]
+    given: frozenset[str]
+    left: frozenset[str]
+    reached: frozenset[str]
+    asked: Mapping[str, Formula]
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,7 @@ class Part:
             before = dict(self.kept)
             self.env: dict[str, dict[str, Formula]] = {name: {value: TRUE} for name, value in self.given.items()}
             self.loose: set[str] = set()
+            self.reached: set[str] = set()
             self.path = TRUE
             body = [self._keep(value) for value in dict.fromkeys(self.given.values()) if value in self.kept]
             body += self._block(self.lets, 0, TRUE)
@@ -129,7 +138,8 @@ class Part:
                 values[name] = self._expr(Ref(name), live)
             if self.kept == before:
                 break
-        own = {output.variable for output in outputs}.union(self.given, self.variables.values(), self.stored.values())
+        left = {output.variable for output in outputs}.union(self.variables.values(), self.stored.values())
+        own = left | self.given.keys()
         ends = {name for value in values.values() for name in refs(value)}
         return Assignments(
             tuple(declared(body, own, ends)),
@@ -138,6 +148,10 @@ class Part:
             {**self.chosen, **self.kept},
             frozenset(self.loose),
             {call.name: StageCode(call, self._stage(call)) for call in self.calls.values()},
+            frozenset(self.given),
+            frozenset(left),
+            frozenset(self.reached),
+            dict(asked),
         )
 
     def _stage(self, call: StageCall) -> Assignments:
@@ -226,7 +240,7 @@ class Part:
             assert isinstance(let.expr, Reduce)
             return [Take(self.takes[let.name], self._expr(let.expr.x, live))]
         if let.name in self.arrays:
-            return [Fill(replace(let, expr=self._expr(let.expr, live)))]
+            return [Fill(replace(let, expr=self._expr(let.expr, live)), live)]
         value = self._expr(let.expr, live)
         variable = self._variable(let)
         self.env[variable] = {let.name: TRUE}
@@ -331,7 +345,9 @@ class Part:
 
     def _use(self, name: str, live: Formula) -> str:
         if self._is_outside(name):
-            return self.outside(name)
+            text = self.outside(name)
+            self.reached.add(text)
+            return text
         own = self.chosen.get(name)
         holders = [own] if own is not None else []
         others = [variable for variable in self.env if name in self.env[variable] and variable != own]
@@ -344,7 +360,9 @@ class Part:
             let = self.by_name.get(name)
             stem = (let.variable if let is not None else "") or name
             self.kept[name] = self._unused(f"{'stage' if let is not None and let.stage else 'earlier'}_{stem}")
-        return self.kept[name]
+        if (kept := self.kept[name]) in self.env:
+            self._look(kept)
+        return kept
 
     def _is_outside(self, name: str) -> bool:
         """Check whether no variable of this function holds a value."""

@@ -51,9 +51,10 @@ class Take:
 
 @dataclass(frozen=True)
 class Fill:
-    """An array of rows, columns or matrices gets its numbers."""
+    """An array of rows, columns or matrices gets its numbers, under the settings that need them."""
 
     let: Let
+    live: Formula
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from optgen.schedule.verifier import verify_plan
 from support.compiling import ROOT
 from support.hostile import c_code
 from support.mutations import Case
+from support.verified import verified_statements
 
 MODULE_NAMES = {*dir(builtins), "__file__", "__name__", "__package__", "__all__", "__class__"}
 TYPE = r"(?:double|float|bool|int|int64_t|uint32_t|Mask|auto|Window<\d+>|Tile<[^;{}]*>)"
@@ -46,7 +47,8 @@ def examine(case: Case, folder: Path, compiler: str = "") -> str:
     for name, data in case.files.items():
         (folder / name).write_bytes(data)
     try:
-        package = compile_specs([folder], "fuzzed")
+        with verified_statements():
+            package = compile_specs([folder], "fuzzed")
     except SpecError as error:
         if not error.diagnostics:
             raise FaultError("refused without a reason") from error

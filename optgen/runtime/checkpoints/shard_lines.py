@@ -7,6 +7,7 @@ scales stand in tables that have `dims` and one dimension more.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +18,6 @@ from torch import Tensor
 from optgen.codecs import Codec
 from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
 from optgen.runtime.step.find_shards import divisions_of
-
-ELEMENTS = 2**20  # whose scales are looked for at a time
-
 
 # Parts of tensors
 
@@ -106,18 +104,22 @@ def own_values(value: Tensor, shard: Shard) -> Tensor:
     return cut(value, shard, about)
 
 
-def own_rows(table: Tensor, shard: Shard) -> Tensor:
-    """The rows of a table that belong to rows of this process, or all of them where its part is no box.
+def own_lines(table: Tensor, shard: Shard, dims: Sequence[int]) -> Tensor:
+    """The part of a table of this process, or all of it where its part of the parameter is no box.
+
+    Args:
+        dims: What the first dimensions of the table are of the parameter; it has the others whole.
 
     Raises:
-        ValueError: if it has another number of rows than the parameter.
+        ValueError: if it is not about this parameter.
     """
-    table, about = _read(table, shard, (0,))
-    if table.shape[0] != about[0]:
-        raise ValueError(f"a table of {table.shape[0]} rows, and its parameter has {about[0]}")
-    if shard.offset is None or about[0] == shard.own[0]:
-        return table
-    return table.narrow(0, min(shard.offset[0], about[0]), shard.own[0])
+    table, about = _read(table, shard, dims)
+    if [*table.shape[: len(dims)]] != [about[dim] for dim in dims]:
+        raise ValueError(f"a tensor of shape {tuple(table.shape)} for lines of one of {tuple(shard.shape)}")
+    for i, dim in enumerate(dims if shard.offset is not None else ()):
+        if about[dim] != shard.own[dim]:
+            table = table.narrow(i, min(_offset(shard)[dim], about[dim]), shard.own[dim])
+    return table.contiguous()
 
 
 # Codes of 4 bits
@@ -199,7 +201,7 @@ def own_row_scales(
     """This process's scales, if its blocks begin where those of the table do; else the scale of each element.
 
     Args:
-        table: As `own_rows` has returned it, and `begins` too.
+        table: As `own_lines` has returned it, and `begins` too.
     """
     rows, size, block = table.shape[0], shard.shape[1:].numel(), codec.block
     first = torch.arange(rows, device=table.device) * size
@@ -279,57 +281,28 @@ def own_box_scales(
     Raises:
         ValueError: if the part is neither a box nor a stretch of the tensor, or scales are not of it.
     """
-    dims = dims_of(counts)
-    if list(places.shape[:-1]) != [shard.shape[dim] for dim in dims]:
-        raise ValueError(f"scales of shape {tuple(places.shape)}, of a tensor of shape {tuple(shard.shape)}")
-    spans = [_spans(size, own) for size, own in zip(shard.shape, counts, strict=True)]
-    present = [_spans(size, own) for size, own in zip(shard.shape, counts_of(shard), strict=True)]
+    dims, own = dims_of(counts), shard.own.numel()
+    spans = [_spans(size, times) for size, times in zip(shard.shape, counts, strict=True)]
+    present = [_spans(size, times) for size, times in zip(shard.shape, counts_of(shard), strict=True)]
     if spans == present and shard.offset is not None:
-        places, about = _read(places, shard, dims)
-        for i, dim in enumerate(dims):
-            if about[dim] != shard.own[dim]:
-                places = places.narrow(i, min(_offset(shard)[dim], about[dim]), shard.own[dim])
-        return places.reshape(-1)[: codec.scales(shard.own.numel())].contiguous(), None
-    places = places.full_tensor() if is_dtensor(places) else places  # type: ignore[attr-defined]
-    box = whole_shard(shard.shape) if shard.offset is None else shard
-    rows = max(1, ELEMENTS // max(box.own[1:].numel(), 1))
-    found = places.new_empty(box.own)
-    for first in range(0, box.own[0], rows):
-        last = min(first + rows, box.own[0])
-        found[first:last] = _scales_of(places, box, first, last, dims, spans, codec.block)
-    return None, cut(found, shard, box.own)
-
-
-def _scales_of(
-    places: Tensor,
-    shard: Shard,
-    first: int,
-    last: int,
-    dims: Sequence[int],
-    spans: Sequence[Sequence[tuple[int, int]]],
-    block: int,
-) -> Tensor:
-    """The scale of each element of some rows of this part: where it lay in the box that it was saved from."""
-    begins, sizes = [], []
-    place = torch.zeros(1, dtype=torch.int64, device=places.device)
-    for dim, offset in enumerate(_offset(shard)):
-        own = slice(first, last) if dim == 0 else slice(shard.own[dim])
-        numbers = torch.arange(offset, offset + shard.own[dim], device=places.device)[own]
-        begin, size = (values.to(places.device)[numbers] for values in _of_indices(spans[dim]))
-        line = [-1 if other == dim else 1 for other in range(len(shard.shape))]
-        begins.append(begin.reshape(line))
-        sizes.append(size.reshape(line))
-        place = place * sizes[dim] + numbers.reshape(line) - begins[dim]
-    number = place // block
-    before, among = number // places.shape[-1], number % places.shape[-1]
-    index = []
-    for dim in reversed(dims):
-        index.append(begins[dim] + before % sizes[dim])
-        before = before // sizes[dim]
-    return places[(*reversed(index), among)]
-
-
-def _of_indices(spans: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """For every index of a dimension, where its part begins and how long that is."""
-    begins, sizes = torch.tensor(spans, dtype=torch.int64).reshape(-1, 2).T
-    return begins.repeat_interleave(sizes), sizes.repeat_interleave(sizes)
+        return own_lines(places, shard, dims).reshape(-1)[: codec.scales(own)], None
+    whole = whole_shard(shard.shape)
+    places, part = own_lines(places, whole, dims), whole if shard.offset is None else shard
+    found = places.new_empty(part.own)
+    for box in itertools.product(*spans):
+        both = [
+            (max(begin, first), min(begin + size, first + length))
+            for (begin, size), first, length in zip(box, _offset(part), part.own, strict=True)
+        ]
+        if any(first >= last for first, last in both):
+            continue
+        scales = places[tuple(slice(box[dim][0], sum(box[dim])) for dim in dims)].reshape(-1)
+        rest = math.prod(size for _, size in box[1:])
+        first, last = (rest * (row - box[0][0]) for row in both[0])  # of the rows that are needed of the box
+        by_element = scales[first // codec.block : -(-last // codec.block)].repeat_interleave(codec.block)
+        by_element = by_element[first % codec.block :][: last - first].reshape(-1, *(size for _, size in box[1:]))
+        for dim, (begin, end) in list(enumerate(both))[1:]:
+            by_element = by_element.narrow(dim, begin - box[dim][0], end - begin)
+        at = zip(both, _offset(part), strict=True)
+        found[tuple(slice(begin - before, end - before) for (begin, end), before in at)] = by_element
+    return None, cut(found, shard, part.own)

@@ -43,8 +43,8 @@ from optgen.runtime.checkpoints.shard_lines import (
     division,
     own_box_scales,
     own_codes,
+    own_lines,
     own_row_scales,
-    own_rows,
     own_values,
     packed_lines,
     placed,
@@ -148,7 +148,7 @@ def _saved_elements(name: str, found: Stored, shard: Shard) -> dict[str, Tensor]
         return result
     if not by_rows(shard) and (codec.packed > 1 or codec.block != WHOLE_TENSOR):
         result[name + DIVISION] = division(counts, codec.block)
-    if codec.block == WHOLE_TENSOR:
+    if codec.block == WHOLE_TENSOR or not shard.shape:
         result[scale_key(name)] = scales
     elif by_rows(shard):
         table, begins = row_scales(scales, shard, codec.block)
@@ -182,7 +182,7 @@ def own_form(
         shard = whole_shard(place.own.shape)
     elif shard.offset is None and _is_of_flat(rule, shard, saved):
         return saved
-    result = {key: value for key, value in saved.items() if key not in keys}
+    result, dims = {key: value for key, value in saved.items() if key not in keys}, range(len(shard.shape))
     if isinstance(saved.get(COMPENSATION), Tensor):
         result[COMPENSATION] = own_values(saved[COMPENSATION], shard)
     for state, wanted in zip(rule.element_states, place.codecs, strict=True):
@@ -194,9 +194,9 @@ def own_form(
         if isinstance(result.get(state.name), Stored):
             result.pop(scale_key(state.name), None)
     for state in rule.tensor_states:
-        value = saved.get(state.name)
+        value, by_matrix = saved.get(state.name), state.window is None and state.kind != "tensor"
         if isinstance(value, Tensor):
-            result[state.name] = _own_lines(state, value, shard)
+            result[state.name] = own_lines(value, shard, dims[:-2] if by_matrix and shard.cuts_matrices else ())
     return result
 
 
@@ -232,17 +232,6 @@ def _is_packed_by_rows(codes: Any, shape: torch.Size) -> bool:
     return tuple(codes.shape) == (shape[0], *bytes_of_lines(CODECS["int4"], shape, (0,)))
 
 
-def _own_lines(state: State, value: Tensor, shard: Shard) -> Tensor:
-    if is_dtensor(value):
-        value = value.full_tensor()  # type: ignore[attr-defined]
-    if not shard.cuts_matrices or state.window is not None or state.kind == "tensor" or shard.offset is None:
-        return value
-    for dim in range(len(shard.shape) - 2):
-        if dim < value.dim() and value.shape[dim] == shard.shape[dim]:
-            value = value.narrow(dim, min(shard.offset[dim], shard.shape[dim]), shard.own[dim])
-    return value.contiguous()
-
-
 def _own_elements(
     state: State, wanted: Codec, shard: Shard, saved: Mapping[str, Any], said: Sequence[Codec]
 ) -> Stored | Tensor:
@@ -263,12 +252,12 @@ def _own_elements(
     elif not isinstance(scales, Tensor):
         return own_values(codes, shard)
     elif scales.dim() > 1:
-        table, begins, dims = own_rows(scales, shard), saved.get(state.name + BLOCKS), [0]
-        begins = own_rows(begins, shard) if isinstance(begins, Tensor) else None
-        block = wanted.block
-        if begins is None:
-            block = shard.shape[1:].numel() // max(table.shape[1], 1)
-        elif begins.shape[0]:
+        table, begins, dims = own_lines(scales, shard, [0]), saved.get(state.name + BLOCKS), [0]
+        begins = own_lines(begins, shard, dims) if isinstance(begins, Tensor) else None
+        block = wanted.block  # where there are no elements
+        if begins is None and table.shape[1]:
+            block = shard.shape[1:].numel() // table.shape[1]
+        elif begins is not None and begins.shape[0]:
             block = int(begins[0, 1])
         codec = _codec_of(state, codes, shard, block)
         scales, by_element = own_row_scales(table, begins, shard, codec)
@@ -314,8 +303,8 @@ def _wanted(state: State, found: Stored, wanted: Codec, shard: Shard) -> Stored:
     Raises:
         ValueError: for what only all processes together could store.
     """
-    if found.codec == wanted:
-        return found
+    if found.codec == wanted or (not shard.divisions and found.codec.is_like(wanted, shard.own.numel())):
+        return replace(found, codec=wanted)
     if wanted.block == WHOLE_TENSOR and shard.divisions:
         raise ValueError(f"{state.name} is stored as {found}, which one process alone cannot convert to {wanted}")
     values = found.values(state.signed, shard.own)

@@ -143,7 +143,7 @@ def layout_of(shape: torch.Size, shard: Shard | None) -> Layout:
     if shard is None or shard.offset is None:
         return Layout(matrices, rows, cols, rows, cols)
     _, whole_rows, whole_cols = matrix_shape(shard.line_shape)
-    first_row, first_col = (0, *shard.offset)[-2:]
+    first_row, first_col = (0, 0, *shard.offset)[-2:]
     return Layout(matrices, whole_rows, whole_cols, rows, cols, first_row if len(shape) > 1 else 0, first_col)
 
 

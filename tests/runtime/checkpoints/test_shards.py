@@ -17,6 +17,7 @@ from optgen.runtime.checkpoints.shards import Place, own_form
 from optgen.runtime.checkpoints.validate import read_entry
 from optgen.runtime.core.shards import Shard
 from runtime.checkpoints.kept import DIVIDED, FOLDER, SHARDS, divided, stored_by, train_divided
+from runtime.training import same
 
 FP32 = (CODECS["fp32"],) * len(AdamW.rule.element_states)
 
@@ -88,6 +89,25 @@ def test_any_part_of_what_others_had(case: str, part: str, saved: tuple[dict[str
             assert torch.equal(entry[name].values(state.signed, shard.own), cut(whole, shard)), (shape, name)
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (1, 1)], ids=str)
+def test_parameters_of_one_element_or_none(shape: tuple[int, ...]) -> None:
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = dist.init_device_mesh("cpu", (1,))
+        param = torch.nn.Parameter(distribute_tensor(torch.ones(shape), mesh, [Replicate()]))
+        opt = AdamW([param], target="torch", optim_bits=8, min_8bit_size=0)
+        param.grad = distribute_tensor(-torch.ones(shape), mesh, [Replicate()])
+        opt.step()
+        before = dict(opt.state[param])
+        opt.load_state_dict(opt.state_dict())
+        assert same(opt.state[param], before)
+        opt.step()
+    finally:
+        dist.destroy_process_group()
+
+
 def test_what_is_no_part_of_the_parameter_is_refused(saved: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """Tables of another number of rows, divisions of another tensor, blocks that no codec has."""
     found, _ = saved
@@ -95,11 +115,15 @@ def test_what_is_no_part_of_the_parameter_is_refused(saved: tuple[dict[str, Any]
     own = torch.empty(shape)
     place = Place(0, own, own, parts(tuple(shape))["rows"], FP32)
     for case, changes, message in (
-        ("rows-int8", {"exp_avg_absmax": torch.ones(4, 2)}, "a table of 4 rows, and its parameter has 5"),
+        (
+            "rows-int8",
+            {"exp_avg_absmax": torch.ones(4, 2)},
+            r"a tensor of shape \(4, 2\) for lines of one of \(5, 60\)",
+        ),
         ("rows-int8", {"exp_avg_blocks": torch.tensor([[0, 7]] * 5)}, "exp_avg is said to be in blocks of 7, not of"),
         ("columns-int8", {"exp_avg_division": torch.ones(2, 3)}, r"a division of shape \(2, 3\), of a tensor of shape"),
         ("columns-int8", {"exp_avg_division": torch.tensor([[0, 2], [9, 9]])}, "in blocks of 9, not of 32, 64"),
-        ("columns-int8", {"exp_avg_scales": torch.ones(59, 1)}, r"scales of shape \(59, 1\), of a tensor of shape"),
+        ("columns-int8", {"exp_avg_scales": torch.ones(59, 1)}, r"a tensor of shape \(59, 1\) for lines of one of"),
         ("rows-int8", {"exp_avg": torch.ones(5, 60, dtype=torch.int64)}, "no codec stores torch.int64 of shape"),
         ("rows-bf16", {"exp_avg": torch.ones(5, 61)}, r"a state has shape \(5, 61\), and its parameter \(5, 60\)"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from optgen_optim import AdamW
+from optgen_optim import AdamW, StoredAnewWarning
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, WHOLE_TENSOR, Codec
 from optgen.runtime.states import torch_codecs
 from optgen.runtime.states.stored import CodecRecord, has_form, recognised
-from runtime.training import SMALL, make_params, train
+from runtime.training import SMALL, make_params, saved, train
 
 TWIN = replace(CODECS["int8"], name="twin of int8")  # same dtype, shape and scales; its codes are those of -y
 
@@ -83,6 +84,27 @@ def test_what_somebody_has_put_there_has_no_record() -> None:
     opt, param, values = in_twin_codec()
     opt.state[param].update(exp_avg=opt.state[param]["exp_avg"].clone())
     torch.testing.assert_close(stored_as_fp32(opt), -values)
+
+
+def test_a_checkpoint_says_it_to_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The codecs that it names come before those that look alike; a load records them, and the next step reads that."""
+    monkeypatch.setitem(gc.get_referents(CODECS)[0], TWIN.name, TWIN)
+    opt, param, values = in_twin_codec()
+    for other in opt.state:
+        opt._codecs[other] = CodecRecord(opt.state[other], {**opt._codecs[other].codecs, "exp_avg": TWIN})
+    for other in opt.param_groups[0]["params"][2:]:  # which are in 32 bits
+        del opt.state[other]
+    checkpoint = saved(opt)
+    assert checkpoint["optgen"]["codecs"] == {"exp_avg": [[TWIN.name, 256]], "exp_avg_sq": [["int8", 256]]}
+    again = AdamW(make_params(), optim_bits=8, min_8bit_size=SMALL, target="torch")
+    with pytest.warns(StoredAnewWarning, match="as twin of int8 in blocks of 256; .* as int8 in blocks of 256"):
+        again.load_state_dict(checkpoint)
+    assert again._codecs[again.param_groups[0]["params"][0]].codecs == opt._codecs[param].codecs
+    assert saved(again)["optgen"] == checkpoint["optgen"]
+    torch.testing.assert_close(stored_as_fp32(again), -values)
+    del checkpoint["optgen"]["codecs"]  # as an earlier version has it
+    again.load_state_dict(checkpoint)
+    assert again._codecs[again.param_groups[0]["params"][0]].codecs["exp_avg"] == CODECS["int8"]
 
 
 FORMS = [

@@ -1,9 +1,9 @@
 """Print what README.md claims beside what holds here: its figures, what shows its sentences, and its table of speeds.
 
     python tools/claims.py                  all three (`make claims`, some ten minutes)
-    python tools/claims.py figures          the numbers in its text, worked out anew from the specs
+    python tools/claims.py figures          the numbers in its text, worked out again from the specs
     python tools/claims.py tests            the tests that show its sentences, run
-    python tools/claims.py speed [--quick]  its table of speeds, measured anew on this machine
+    python tools/claims.py speed [--quick]  its table of speeds, measured again on this machine
 
 The exit status is 1 if a figure or a test fails. Times are shown and not judged: they are another machine's.
 """
@@ -249,7 +249,7 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def show_speed(text: str, quick: bool) -> bool:
-    """Measure (tools/bench.py prints all that it finds), then print the README's table anew."""
+    """Measure (tools/bench.py prints all that it finds), then print the README's table again."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "bench.json"
         command = [sys.executable, str(ROOT / "tools" / "bench.py"), "--json", str(report)]

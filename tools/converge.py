@@ -75,7 +75,7 @@ def make_runs(wanted: Sequence[Wanted], store: Path, jobs: int) -> Iterator[Run]
             yield known[keys[one]]
     if not missing:
         return
-    # Started anew, not forked: torch's threads do not survive a fork.
+    # Started again, not forked: torch's threads do not survive a fork.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for future in as_completed([pool.submit(train, one) for one in missing]):
             run = future.result()

@@ -158,7 +158,7 @@ def operations(name: str) -> str:
 
 
 def document(text: str) -> str:
-    """The document with every table anew."""
+    """The document with every table again."""
     makers = {"fields": table, "operations": operations}
     return MARKERS.sub(lambda m: f"<!-- {m[1]}: {m[2]} -->\n{makers[m[1]](m[2])}\n<!-- end -->", text)
 

@@ -208,7 +208,7 @@ def kept_wheels(python: Path, version: str, headers: Path | None) -> Path | None
     """The folder for wheels of this PyCUDA, CUDA, Python and machine; None where pip keeps no cache.
 
     Args:
-        headers: Where CUDA's headers are; None if they come from PyPI.
+        headers: Folder of CUDA's headers; None if they come from PyPI.
     """
     asked = subprocess.run([str(python), "-m", "pip", "cache", "dir"], capture_output=True, text=True)
     if asked.returncode != 0 or not asked.stdout.strip():
@@ -250,9 +250,9 @@ def build(python: Path, compiler: str, constraints: Path, headers: Path, work: P
     """Build PyCUDA and return its wheel, somewhere below `work`. Raises BuildError.
 
     Args:
-        headers: Where CUDA's headers are.
+        headers: Folder of CUDA's headers.
         work: A folder of its own with a `home` in it, which gets the options.
-        log: Where all that was said is written if the build fails.
+        log: File for all output if the build fails.
     """
     include = Path(sysconfig.get_path("include"))
     if not (include / "Python.h").is_file():

@@ -5,7 +5,7 @@
     python tools/torch_versions.py newest --into /scratch -- tests/runtime -x
 
 Each version has an environment of its own, `.venv-torch/VERSION` unless `--into` names another folder, which stays for
-later runs; `newest` is asked anew each time. The tests are those of what calls torch, and those named after `--` in
+later runs; `newest` is asked again each time. The tests are those of what calls torch, and those named after `--` in
 their place. torch comes from where tools/setup_venv.py takes it: pip's own settings, TORCH_INDEX, or PyTorch's builds
 for the CPU.
 """

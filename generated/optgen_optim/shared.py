@@ -59,7 +59,7 @@ EVERY = Shared(
         Option(
             "skip_zeros",
             doc=(
-                "Where the gradient is 0, nothing of that element changes (a quantized state is encoded anew with "
+                "Where the gradient is 0, nothing of that element changes (a quantized state is encoded again with "
                 "its block's scale)."
             ),
         ),
@@ -68,7 +68,7 @@ EVERY = Shared(
             ("propagate", "skip"),
             doc=(
                 'What a NaN or Inf gradient does: "propagate" as torch does, "skip" leaves that element\'s parameter'
-                " and states as they were (a quantized state is encoded anew, as by skip_zeros)."
+                " and states as they were (a quantized state is encoded again, as by skip_zeros)."
             ),
         ),
     ),

@@ -124,7 +124,7 @@ def function_text(block: str, plan: Plan, ending: str = "") -> FunctionText:
 
 
 class _FunctionRenderer:
-    """Renders a block. A state's scale for the whole tensor is left out: encoding the state finds it anew."""
+    """Renders a block. A state's scale for the whole tensor is left out: encoding the state computes it."""
 
     def __init__(self, block: str, plan: Plan, ending: str) -> None:
         self.block, self.plan, self.ending = block, plan, ending

@@ -26,7 +26,7 @@ class PythonPart:
 
     Attributes:
         ours, other: Seconds of the processor, of the thread that calls.
-        limit: How many times the other's ours may be; None where nothing is said.
+        limit: Largest allowed ratio of ours to the other's; None for no limit.
     """
 
     name: str

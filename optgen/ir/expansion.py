@@ -148,7 +148,7 @@ class _Writer:
         """The statements that a call takes, and what it returns.
 
         Args:
-            targets: What the results are assigned to. A name of the function's own that is a result becomes that,
+            targets: Names that the results are assigned to. A name of the function's own that is a result becomes that,
                 where it can.
         """
         function = functions[_called(call)]
@@ -265,7 +265,7 @@ def _targets(
 
 
 def _each(body: Iterable[ast.stmt], write: Callable[[ast.stmt], list[ast.stmt]]) -> list[ast.stmt]:
-    """Statements with each that is no `if` written anew."""
+    """Statements, each of which is rewritten unless it is an `if`."""
     result: list[ast.stmt] = []
     for statement in body:
         if isinstance(statement, ast.If):

@@ -86,7 +86,7 @@ def _branches(statement: ast.If, text: str, fixed: Mapping[str, object], depth: 
 
 
 def _condition(test: ast.expr, text: str) -> str:
-    """A condition as written, or anew where a part of it was decided."""
+    """A condition as written, or simplified where a part of it was decided."""
     return ast.unparse(test) if not hasattr(test, "lineno") else _source(text, test)
 
 

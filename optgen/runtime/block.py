@@ -90,9 +90,9 @@ class Block:
     Attributes:
         partials: All that the passes reduce.
         scalars: Number of values below element kind that passes hand to their elements.
-        reads: What the step reads that is the same for a group: names of hyperparameters, inputs, states of the group
+        reads: Values of a group that the step reads: names of hyperparameters, inputs, states of the group
             and sums over all parameters, with spaces between them.
-        values: What passes read that follows from these, by name; its parameters say from which.
+        values: Function of the values that follow from these, by name; its parameters say from which.
         commit: New values of group and global states, likewise.
         sums: Sums over all parameters: (name, operator, reduction).
         refusals: Settings and states of a group with which the block may not run.

@@ -144,7 +144,7 @@ class Optimizer(torch.optim.Optimizer):
         classes write the unscaled gradients back). If they hold an Inf or NaN, nothing changes, counters included.
 
         Args:
-            closure: Evaluates the model anew and returns the loss.
+            closure: Evaluates the model again and returns the loss.
 
         Returns:
             The closure's loss, or None.
@@ -253,7 +253,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             TypeError, ValueError: if it does not fit, naming every difference; nothing is loaded then.
             StoredAnewWarning: if filters make this warning an error, for states in another codec or block size that
-                lose something as they are stored anew; nothing is loaded then.
+                lose something as they are re-encoded; nothing is loaded then.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(

@@ -305,7 +305,7 @@ class _Checker:
             self.value("codec", message, (*path, "stored_as"), help_text)
 
     def overrides(self, spec: Spec, shared: Shared) -> None:
-        """A rule may declare a shared hyperparameter or option anew, as the same kind of thing."""
+        """Check that a rule which redeclares a shared hyperparameter or option declares the same kind of thing."""
         common: dict[str, str] = {}
         for section in ("hyperparameters", "options", "inputs", "storage", "states"):
             for name in getattr(shared, section):

@@ -303,7 +303,7 @@ def test_full_tiles_are_moved_16_bytes_at_once(bits: int, dtype: torch.dtype, nv
         codes = {kind: len(re.findall(rf"{kind}\.global\.{width}\s", body)) for kind in ("ld", "st")}
         assert codes["ld"] >= 2 * own
         assert codes["st"] >= 2 * own
-    # No access goes by way of an address that could be of shared or local memory.
+    # No access uses an address that could be of shared or local memory.
     assert not re.search(r"\b(ld|st)(\.v[24])?\.[bfus]\d+", body)
 
 

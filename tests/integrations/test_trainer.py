@@ -119,7 +119,7 @@ def test_clipping_and_accumulation_reach_the_optimizer(tmp_path: Path) -> None:
 
 
 def test_a_search_over_hyperparameters_acts(tmp_path: Path) -> None:
-    """Trainer sets what a trial tries in its arguments, and makes its optimizer anew."""
+    """Trainer sets what a trial tries in its arguments, and makes its optimizer again."""
     run = trainer("adamw_torch", tmp_path, tiny_gpt2())
     run.args.learning_rate, run.args.adam_beta2, run.args.weight_decay = 0.5, 0.75, 0.25
     made = run.create_optimizer()

@@ -1,6 +1,6 @@
 """Messages about every mistake in a rule's equations, word for word.
 
-`OPTGEN_UPDATE=1 pytest tests/ir/test_diagnostics.py` writes diagnostics.txt anew; read the diff.
+`OPTGEN_UPDATE=1 pytest tests/ir/test_diagnostics.py` writes diagnostics.txt again; read the diff.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Functions: what calls become, what of a definition or a call is wrong, and that a rule is the same without them.
 
-`OPTGEN_UPDATE=1 pytest tests/ir/test_functions.py` writes functions.txt anew; read the diff.
+`OPTGEN_UPDATE=1 pytest tests/ir/test_functions.py` writes functions.txt again; read the diff.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def test_a_file_of_functions_beside_the_rules(tmp_path: Path) -> None:
 
 DEFINED = {
     "recursion": "def f(x):\n    return f(x) + 1",
-    "recursion by way of others": "def f(x):\n    return g(x)\ndef g(x):\n    return h(x)\ndef h(x):\n    return f(x)",
+    "recursion through others": "def f(x):\n    return g(x)\ndef g(x):\n    return h(x)\ndef h(x):\n    return f(x)",
     "no such function": "def f(x):\n    return squrt(x)",
     "arguments of an inner call": ONE + "\ndef g(x):\n    return f(x, x)",
     "nothing returned": "def f(x):\n    y = x",

@@ -274,7 +274,7 @@ class Family:
 
 
 def _offered(declared: Mapping[str, Any] | None, own: Mapping[str, Any], has: Collection[str]) -> dict[str, Any]:
-    """Shared settings that a rule takes: it may declare them anew, and some need what it may not have."""
+    """Shared settings that a rule takes: it may declare them again, and some need what it may not have."""
     return {name: data for name, data in (declared or {}).items() if name not in own and _met(data.get("needs"), has)}
 
 

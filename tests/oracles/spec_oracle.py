@@ -4,7 +4,7 @@ Nothing of the compiler is asked: files are read by oracles/declared.py, equatio
 oracles/expressions.py as docs/language.md says. It serves one param group.
 
 A reduction over all parameters is known only when every parameter has given its part: a parameter that comes to one
-stops, and all are evaluated anew with it until none stops.
+stops, and all are evaluated again with it until none stops.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class SpecOracle:
 
     Attributes:
         balls: Parameters, as the next step reads them.
-        tensors: What their tensors hold of that: less, where a rounding keeps something beside them.
+        tensors: The part of them in the tensors: less, where a rounding keeps something beside them.
         state_balls: States by name, as they read back from storage.
         codes: Those that are stored in codes.
         group: Group and global states.

@@ -141,7 +141,7 @@ def test_what_is_recorded_of_timm_is_what_it_has() -> None:
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("timm is not installed")
     version = importlib.metadata.version("timm")
-    assert f"timm {version}:" in RECORD.read_text(encoding="utf-8").splitlines()[0], "record its arguments anew"
+    assert f"timm {version}:" in RECORD.read_text(encoding="utf-8").splitlines()[0], "record its arguments again"
     found = {}
     known = {name.lower() for name in optim.CLASSES}
     for path in (Path(spec.submodule_search_locations[0]) / "optim").glob("*.py"):

@@ -36,7 +36,7 @@ class Case:
 
     Attributes:
         settings: Of both libraries.
-        ours: What our classes need to do what bitsandbytes' do.
+        ours: Settings with which our classes do what bitsandbytes' do.
         other: Settings that loading replaces.
     """
 
@@ -139,7 +139,7 @@ def test_there_and_back_nothing_is_lost(name) -> None:
 
 @pytest.mark.parametrize("name", SIGNED_BOOK)
 def test_codes_of_another_book_keep_their_values(name) -> None:
-    """In 8 bits they are stored anew with our book, which says so; in 32 bits nothing is lost. Back in bitsandbytes
+    """In 8 bits they are re-encoded with our book, which says so; in 32 bits nothing is lost. Back in bitsandbytes
     they have 8 bits again, each the code nearest to its value."""
     params = make_params()
     theirs = make_theirs(name, params)
@@ -409,7 +409,7 @@ def test_pytorch_lars_has_torchs_form() -> None:
 @pytest.mark.parametrize("codec", ["fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8"])
 @pytest.mark.parametrize("block_wise", [True, False])
 def test_what_it_does_not_store_becomes_float32(codec, block_wise) -> None:
-    """Of other codecs nothing is lost; 8-bit codes in other blocks are coded anew."""
+    """Of other codecs nothing is lost; 8-bit codes in other blocks are coded again."""
     params = make_params()
     ours = make_ours("AdamW", params, codec=codec, block_wise=block_wise, min_8bit_size=1000, weight_decay=0.0)
     train(ours, params, 1, 3)

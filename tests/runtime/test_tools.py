@@ -64,7 +64,7 @@ COPIES = {
 @every_class
 @pytest.mark.parametrize("how", COPIES)
 def test_a_copy_goes_on_as_the_original_does(name: str, how: str) -> None:
-    """Parameters and optimizer together, in the midst of training."""
+    """Parameters and optimizer together, in the middle of training."""
     params = make_params()
     opt = build(name, params)
     train(opt, params, 1, 3)
@@ -299,7 +299,7 @@ def test_names_that_do_not_fit(group: dict[str, Any], message: str, target: str)
     assert opt.param_groups[1]["param_names"] == ["more"]
 
 
-# Groups that come in the midst of training
+# Groups that come in the middle of training
 
 
 @every_class

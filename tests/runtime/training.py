@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 SHAPES = ((40, 30), (300,), (7,), ())
-# torch 2.8 compiles anew for every number of a param group that a compiled function leads to.
+# torch 2.8 compiles again for every number of a param group that a compiled function leads to.
 GUARDS_NUMBERS = torch.__version__.startswith("2.8.")
 SMALL = 256  # as min_8bit_size: the first two of SHAPES have 8-bit states, the others 32-bit ones
 

@@ -390,7 +390,7 @@ def aside(tmp_path_factory: pytest.TempPathFactory) -> type[torch.optim.Optimize
 def test_a_state_that_is_not_assigned_stays_as_it_is_stored(
     target: str, block_wise: bool, aside: type[torch.optim.Optimizer]
 ) -> None:
-    """Encoded anew, blocks whose largest number is negative would shrink: four bits hold less of it."""
+    """Encoded again, blocks whose largest number is negative would shrink: four bits hold less of it."""
     param = torch.nn.Parameter(torch.linspace(-2.0, 1.0, 300))
     opt = aside([param], codec="int4", min_8bit_size=0, block_wise=block_wise, target=target)
     stepped(opt, [param])

@@ -1,4 +1,4 @@
-"""`pytest tests/snapshots --update-golden` writes the goldens anew; read the diff."""
+"""`pytest tests/snapshots --update-golden` writes the goldens again; read the diff."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write tests/snapshots/goldens anew")
+    parser.addoption("--update-golden", action="store_true", help="write tests/snapshots/goldens again")
 
 
 @pytest.fixture

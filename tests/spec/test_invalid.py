@@ -1,6 +1,6 @@
 """Every file of `invalid/` and what is said of it: `NAME.yaml`, and `NAME.txt` beside it.
 
-`OPTGEN_UPDATE=1 pytest tests/spec/test_invalid.py` writes the texts anew; read the diff.
+`OPTGEN_UPDATE=1 pytest tests/spec/test_invalid.py` writes the texts again; read the diff.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ _answers = Loader[Answer]()
 def ask(command: Sequence[str], source: Path, output: Path | None = None) -> str:
     """Compile `source`, a word of the command, now or when the same was asked before.
 
-    Asked anew when one of these has changed: the command, its programs, the environment's words to them, the source, a
+    Asked again when one of these has changed: the command, its programs, the environment's words to them, the source, a
     header beside it, one of optgen's. Headers of the system and assemblers count as parts of the compiler that is of
     their version.
 

@@ -135,7 +135,7 @@ def become(request: dict[str, Any]) -> Callable[[], object]:
     import numpy as np
     import torch
 
-    np.random.seed()  # Python's own numbers begin anew by themselves
+    np.random.seed()  # Python's own numbers begin again by themselves
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])

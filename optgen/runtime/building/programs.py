@@ -143,7 +143,7 @@ def out_of_space(done: Output, folder: Path) -> str:
     """Return why there was no place for the files of a program that failed: "No space left on device"; "" if there was.
 
     Args:
-        folder: Where it had them. Some programs, as linkers, say nothing of the disk, or die of it.
+        folder: Folder of those files. Some programs, as linkers, say nothing of the disk, or die of it.
     """
     for phrase in OUT_OF_SPACE:
         if phrase in done.said:

@@ -122,7 +122,7 @@ def read(
     Args:
         name: The class, for messages.
         groups: The optimizer's groups.
-        saved: As many groups and parameters, as `misshapen` has found.
+        saved: As many groups and parameters, as `structure_errors` has found.
     """
     if not is_theirs(saved):
         return saved, []

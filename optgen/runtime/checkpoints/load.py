@@ -24,13 +24,13 @@ from optgen.runtime.checkpoints.validate import (
     MARK,
     Said,
     StoredAnewWarning,
+    group_errors,
     lacks_count,
-    misgrouped,
-    mismarked,
-    misset,
-    misshapen,
+    mark_errors,
     read_entry,
     read_said,
+    setting_errors,
+    structure_errors,
     unreadable,
 )
 from optgen.runtime.core.shards import local_tensor
@@ -72,7 +72,7 @@ def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Loading:
     """
     policy = optimizer._policy
     name, rule, own = policy.name, policy.rule, optimizer.param_groups
-    found = misshapen(own, saved) or mismarked(rule, name, saved)
+    found = structure_errors(own, saved) or mark_errors(rule, name, saved)
     found = found or unreadable([*optimizer.defaults, *bitsandbytes_form.GROUP_OF_TWO], saved)
     places: list[Place] = []
     entries: dict[Tensor, Mapping[str, Any]] = {}
@@ -80,12 +80,12 @@ def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Loading:
     if not found:
         said, found = read_said(saved)
         for number, group in enumerate(saved["param_groups"]):
-            found += misset(rule, number, group, len(group["params"]))
+            found += setting_errors(rule, number, group, len(group["params"]))
     if not found:
         saved, found = bitsandbytes_form.read(name, rule, own, saved)
     if not found:
         for number, group in enumerate(saved["param_groups"]):
-            found += misgrouped(rule, policy.fixed, name, number, group)
+            found += group_errors(rule, policy.fixed, name, number, group)
         places = places_in(optimizer, saved["param_groups"])
         for number, place in enumerate(places):
             entry, wrong = _read(rule, f"parameter {number}", place, saved, said)
@@ -224,7 +224,7 @@ def adopt_entry(rule: Rule, param: Tensor, saved: Mapping[str, Any], pager: Page
         torch.cuda.OutOfMemoryError: naming the state that there is no room for.
 
     Args:
-        pager: Where element states go, if they are paged.
+        pager: Pager of element states, if they are paged.
     """
     wait_for_host(value.codes if isinstance(value, Stored) else value for value in saved.values())
     result: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from optgen.runtime.checkpoints.shards import Place, places_in, saved_form
-from optgen.runtime.checkpoints.validate import MARK, VERSION, misformed
+from optgen.runtime.checkpoints.validate import MARK, VERSION, form_errors
 from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.states.step_counts import with_exact_counts
 from optgen.runtime.states.stored import Stored, first_alike, scale_key, stored_in
@@ -28,7 +28,7 @@ def as_checkpoint(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[str, 
 
     What a hook has given another form comes back as it is.
     """
-    if misformed(optimizer.param_groups, saved):
+    if form_errors(optimizer.param_groups, saved):
         return saved
     saved = with_exact_counts(optimizer.param_groups, optimizer._counts, saved)
     params = [param for group in optimizer.param_groups for param in group["params"]]

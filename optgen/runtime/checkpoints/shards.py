@@ -18,7 +18,7 @@ torch.distributed.checkpoint asks a checkpoint for every key that the optimizer 
 no key more, nor one of the two tables of scales for all parts, or checkpoints of today would not load.
 
 Whoever cuts blocks in the same places takes codes and scales as they are. Others find for every element the scale that
-it had, decode the state and store it anew. Checkpoints of before had states of parts that are no rows as `NAME_values`,
+it had, decode the state and re-encode it. Checkpoints of before had states of parts that are no rows as `NAME_values`,
 float32, which are still read.
 """
 
@@ -68,7 +68,7 @@ class Place:
     """A parameter and its key in a checkpoint.
 
     Attributes:
-        own: What this process has of it.
+        own: Tensor of this process: the parameter, or its part of it.
         codecs: That its element states are asked to be in.
     """
 

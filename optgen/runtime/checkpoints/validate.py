@@ -25,13 +25,13 @@ VERSION = 1  # of a checkpoint's form; checkpoints without MARK are older, or an
 
 
 class StoredAnewWarning(UserWarning):
-    """A checkpoint's states have another codec or block size than the optimizer's: they are rounded anew.
+    """A checkpoint's states have another codec or block size than the optimizer's: they are rounded again.
 
     Nothing is loaded if this warning is an error: `warnings.filterwarnings("error", category=StoredAnewWarning)`.
     """
 
 
-def mismarked(rule: Rule, name: str, saved: Mapping[str, Any]) -> list[str]:
+def mark_errors(rule: Rule, name: str, saved: Mapping[str, Any]) -> list[str]:
     """Misfits of the marks of a checkpoint, in words; other libraries' checkpoints and older ones have no marks."""
     mark = saved.get(MARK)
     if mark is None:
@@ -45,9 +45,9 @@ def mismarked(rule: Rule, name: str, saved: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def misshapen(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> list[str]:
+def structure_errors(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> list[str]:
     """Misfits of the form of a checkpoint to these groups, in words."""
-    found = misformed(groups, saved)
+    found = form_errors(groups, saved)
     if found:
         return found
     known = {key for group in saved["param_groups"] for key in group["params"]}
@@ -55,7 +55,7 @@ def misshapen(groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> 
     return [f"it has states of {', '.join(strangers)}, which no group holds"] if strangers else []
 
 
-def misformed(groups: Sequence[Mapping[str, Any]], saved: Any) -> list[str]:
+def form_errors(groups: Sequence[Mapping[str, Any]], saved: Any) -> list[str]:
     """Reasons why the states of these groups' parameters cannot be looked up in a checkpoint, in words."""
     if not isinstance(saved, Mapping):
         return [f"it is a {type(saved).__name__}, not a dict"]
@@ -107,11 +107,11 @@ def unreadable(settings: Iterable[str], saved: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))  # a setting may be asked for twice, and be several numbers
 
 
-def misset(rule: Rule, number: int, saved: Mapping[str, Any], count: int) -> list[str]:
+def setting_errors(rule: Rule, number: int, saved: Mapping[str, Any], count: int) -> list[str]:
     """Misfits of a saved group's storage settings, in words: those that this version does not know.
 
     Args:
-        count: How many parameters the group has.
+        count: Number of parameters in the group.
     """
     overrides = saved.get("overrides", {})
     if not isinstance(overrides, Mapping) or not all(isinstance(own, Mapping) for own in overrides.values()):
@@ -132,7 +132,7 @@ def misset(rule: Rule, number: int, saved: Mapping[str, Any], count: int) -> lis
     return found
 
 
-def misgrouped(rule: Rule, fixed: Mapping[str, Any], name: str, number: int, saved: Mapping[str, Any]) -> list[str]:
+def group_errors(rule: Rule, fixed: Mapping[str, Any], name: str, number: int, saved: Mapping[str, Any]) -> list[str]:
     """Contradictions of a saved group to the class, in words."""
     apart = {*rule.storage, "target"}  # how states are stored is this optimizer's own
     found = [
@@ -201,7 +201,7 @@ def read_entry(
         lines: The shape that numbers of rows and columns belong to, if it is not the parameter's.
         first: For every element state, the codec that comes before others where shapes could leave it in doubt.
     """
-    found = _misnamed(rule, label, saved, ours)
+    found = _name_errors(rule, label, saved, ours)
     entry = {key: value for key, value in saved.items() if value is not None}
     for position, state in enumerate(rule.element_states):
         codes, scales = entry.get(state.name), entry.get(scale_key(state.name))
@@ -231,7 +231,7 @@ def read_entry(
     return entry, found
 
 
-def _misnamed(rule: Rule, label: str, saved: Mapping[str, Any], ours: bool) -> list[str]:
+def _name_errors(rule: Rule, label: str, saved: Mapping[str, Any], ours: bool) -> list[str]:
     """States that a rule does not have, or lacks, and counts that are none, in words."""
     found = []
     known, required = _keys_of(rule)

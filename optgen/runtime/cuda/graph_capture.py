@@ -191,6 +191,6 @@ class Recording:
 
 
 def copy_numbers(numbers: array[int], memory: Tensor, table: Tensor) -> None:
-    """Copy numbers to the GPU by way of pinned memory."""
+    """Copy numbers to the GPU through pinned memory."""
     memory[: len(numbers)].copy_(torch.frombuffer(numbers, dtype=torch.int64))
     table[: len(numbers)].copy_(memory[: len(numbers)], non_blocking=True)

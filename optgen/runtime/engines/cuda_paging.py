@@ -170,7 +170,7 @@ class PagedStates:
     def take_table(self, table: array[int], address: int) -> None:
         """Take over where states lie: a table with a row a parameter, and its address on the device.
 
-        Kernels that use a slot get the rows of their portion's parameters anew: there a state begins as far before the
+        Kernels that use a slot get the rows of their portion's parameters again: there a state begins as far before the
         slot's part as the part begins behind the state's first element.
         """
         width = len(table) // len(self.bucket.members)

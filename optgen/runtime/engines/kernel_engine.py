@@ -212,7 +212,7 @@ class KernelEngine:
     # A step
 
     def _take_addresses(self, grads: list[Tensor]) -> array[int]:
-        """The gradients' addresses; everything else's is taken anew if it moved.
+        """The gradients' addresses; everything else's is taken again if it moved.
 
         Raises:
             StaleError: if a parameter, a gradient or a state has another form than before.
@@ -228,7 +228,7 @@ class KernelEngine:
         addresses = sweep.used.addresses(grads, self.params)
         if addresses is None:
             if not all(map(is_like, grads, self.params)):
-                raise StaleError  # what no kernel can read is refused when the engine is to be built anew
+                raise StaleError  # what no kernel can read is refused when the engine is to be built again
             grads = [grad.resolve_neg().contiguous() for grad in grads]
             addresses = sweep.PLAIN.addresses(grads, self.params)
             assert addresses is not None
@@ -236,7 +236,7 @@ class KernelEngine:
         return array("q", addresses)
 
     def _look_closer(self) -> None:
-        """Take the addresses of parameters and states anew, where something is not as it was.
+        """Take the addresses of parameters and states again, where something is not as it was.
 
         Raises:
             StaleError: if it is more than memory of parameters that has moved.

@@ -3,7 +3,7 @@
 The operator names what it changes, parameters and states, so that a compiler keeps the order of whatever else reads or
 writes them. Where a compiler hands it copies, as functionalization does, these take the place of the real tensors while
 the step runs, and the real ones stay as they were: the graph brings the result back. Settings are read from the param
-groups when the operator runs, so that another learning rate compiles nothing anew.
+groups when the operator runs, so that another learning rate compiles nothing new.
 
 A step that a graph cannot hold runs outside of it, as torch.optim's steps do in part: see `hindrance`.
 """
@@ -32,7 +32,7 @@ def graph_step(optimizer: Stepper, closure: Callable[[], float] | None) -> float
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
-    # By __dict__: a compiler that sees `optimizer.param_groups` compiles anew for every lr, and sets `capturable`.
+    # By __dict__: a compiler that sees `optimizer.param_groups` compiles again for every lr, and sets `capturable`.
     groups = optimizer.__dict__["param_groups"]
     handle = optimizer._handle
     every = [param for group in groups for param in group["params"]]

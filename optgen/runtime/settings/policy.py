@@ -25,7 +25,7 @@ class Policy:
         bits: Bits that the class stores its states in, or None if the user says.
         given_bits: The `optim_bits` that a class with `bits` of its own takes.
         refusals: Refusals of the class, beside those of its rule.
-        checks: What raises for settings that go with the rule, but not with each other: one a feature.
+        checks: Functions that raise for settings that exclude each other: one for each feature.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Checks that kernels can read the states of a parameter: a user may replace them between two steps.
 
-Looked at when a step is prepared, which it is anew as soon as a state lies elsewhere or has another form than before.
+They run when a step is prepared, and again as soon as a state lies elsewhere or has another form than before.
 """
 
 from __future__ import annotations

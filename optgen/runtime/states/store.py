@@ -175,7 +175,7 @@ def settle_states(
         torch.cuda.OutOfMemoryError: naming the state that there is no room for.
 
     Args:
-        entry: `optimizer.state[param]`, which `check_states` has looked at. What is None is made anew.
+        entry: `optimizer.state[param]`, which `check_states` has looked at. What is None is made again.
         present: Its states with a number an element, as they are.
         view: Values that initial values are functions of.
         lines: The shape that numbers of rows and columns belong to, if it is not the parameter's.

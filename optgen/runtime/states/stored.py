@@ -36,7 +36,7 @@ class Stored:
 
     Attributes:
         scales: As many as the codec has of a tensor; None if it has none.
-        was: How it was stored before it was decoded, in words, if it was.
+        was: Text of the codec before it was decoded, if it was.
     """
 
     codec: Codec

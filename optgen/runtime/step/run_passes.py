@@ -10,7 +10,7 @@ def run_passes(prepared: Prepared, values: HostValues) -> HostValues:
     """Run a block whose engines have begun a step, and end the step.
 
     Args:
-        values: What is the same for groups, before anything is summed over all parameters.
+        values: Values of groups, before anything is summed over all parameters.
 
     Returns:
         The values of the last pass.

@@ -24,7 +24,7 @@ def drift(half_cell: float, least: float) -> float:
 
     Args:
         half_cell: In shares of a block's scale.
-        least: How much smaller than the block's largest number any other is, where nothing has been rounded.
+        least: Factor by which every other number is smaller than the largest of its block, before any rounding.
     """
     low = high = 1.0
     for _ in range(STEPS - 1):

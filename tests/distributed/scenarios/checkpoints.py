@@ -240,7 +240,7 @@ def states(model: Model, optimizer: Any) -> list[dict[str, Tensor]]:
 
 
 def _compare(case: str, found: list[dict[str, Tensor]], wanted: list[dict[str, Tensor]]) -> float:
-    """Distance of states from what was saved, over what storing them anew allows; equal where blocks lie as before."""
+    """Distance of states from what was saved, over what re-encoding them allows; equal where blocks lie as before."""
     worst, exact, cell = 0.0, CASES[case].exact, CASES[case].half_cell
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.keys() == theirs.keys()

@@ -179,7 +179,7 @@ def plain_into_flat(world: World, case: str) -> float:
 
 
 def plain_into_flat_anew(world: World, case: str) -> None:
-    """Quantized states of one process are stored anew, in the blocks of the shards: off by half a cell at most."""
+    """Quantized states of one process are re-encoded, in the blocks of the shards: off by half a cell at most."""
     plain = Forms()
     one = maker(case)(plain.parameters())
     train(plain, one, 0)

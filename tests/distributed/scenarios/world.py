@@ -48,7 +48,7 @@ class Scenario:
 
     Attributes:
         run: Returns a number, or nothing; raises if what came is wrong, and `LeftOut` if it cannot be had here.
-        needs: What has to have run before, as it leaves files: numbers of processes and names in the same module.
+        needs: Scenarios that must run before, since they leave files: numbers of processes and names in this module.
         full: Whether it is part of the full product alone (-m full).
     """
 

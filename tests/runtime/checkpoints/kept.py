@@ -40,7 +40,7 @@ class Kept:
 
     Attributes:
         name: The class.
-        library: Where it is from, if it is another's.
+        library: Library that wrote it, if another.
         settings: Of the class that has written it, and of ours that loads it.
     """
 

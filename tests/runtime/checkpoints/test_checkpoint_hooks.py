@@ -161,7 +161,7 @@ def _one_process() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_one_process")
 def test_states_of_divided_parameters() -> None:
-    """DTensors that a hook has left alone are kept as ever; what it replaced stays as the hook made it."""
+    """DTensors that a hook has left alone are kept as before; what it replaced stays as the hook made it."""
     from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
     mesh = torch.distributed.init_device_mesh("cpu", (1,))

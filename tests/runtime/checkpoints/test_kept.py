@@ -49,7 +49,7 @@ def test_it_goes_on_as_it_would_have(case: str) -> None:
             for param, value in zip(params, kept["before"], strict=True):
                 param.copy_(value)
         with warnings.catch_warnings():
-            warnings.simplefilter("error", StoredAnewWarning)  # nothing of them is stored anew
+            warnings.simplefilter("error", StoredAnewWarning)  # nothing of them is re-encoded
             opt.load_state_dict(checkpoint)
         checkpoint = saved(opt)
         if CASES[case].library != "bitsandbytes.optim":
@@ -70,7 +70,7 @@ def _one_process() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_one_process")
 def test_shards_of_two_processes(tmp_path: Path) -> None:
-    """One process stores anew what two have had, as its blocks lie elsewhere; others are taken as they are."""
+    """One process re-encodes what two have had, as its blocks lie elsewhere; others are taken as they are."""
     import torch.distributed.checkpoint as dcp
 
     shutil.unpack_archive(FOLDER / "shards.tar.xz", tmp_path, filter="data")

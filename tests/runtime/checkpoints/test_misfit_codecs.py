@@ -1,4 +1,4 @@
-"""Checkpoints whose states are in a form that cannot be stored anew: refused, and nothing is loaded.
+"""Checkpoints whose states are in a form that cannot be re-encoded: refused, and nothing is loaded.
 
 Another codec or block size fits: tests/runtime/states/test_storage.py.
 """
@@ -197,7 +197,7 @@ def test_overrides_of_a_checkpoint_do_not_update_within_backward() -> None:
     assert busy is not None
 
 
-# Refused where it would be stored anew
+# Refused where it would be re-encoded
 
 
 LOSSY: dict[str, Callable[[], tuple[dict[str, Any], dict[str, Any]]]] = {
@@ -223,7 +223,7 @@ def test_a_warning_made_an_error_refuses(case: str) -> None:
             opt.load_state_dict(checkpoint)
         assert same(before, snapshot(opt, params))
         assert same(kept, saved(opt))
-        opt.load_state_dict(kept)  # what needs nothing stored anew loads
+        opt.load_state_dict(kept)  # what needs nothing re-encoded loads
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         opt.load_state_dict(checkpoint)

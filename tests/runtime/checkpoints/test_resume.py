@@ -144,7 +144,7 @@ def test_every_rule_and_rounding(name, rounding) -> None:
 
 @pytest.mark.parametrize("name", FIRST)
 def test_between_micro_batches(name) -> None:
-    """Gradients that are half added up are no part of a checkpoint: what is killed there begins with them anew."""
+    """Gradients that are half added up are no part of a checkpoint: what is killed there begins with them again."""
     settings = stored(name, "int8" if "int8" in codecs_of(name) else "fp32") | {"target": "torch"}
     whole_params, params = make_params(shapes=SHAPES), make_params(shapes=SHAPES)
     whole, killed = build(name, whole_params, settings), build(name, params, settings)

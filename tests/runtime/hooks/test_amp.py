@@ -230,7 +230,7 @@ def test_without_a_scaler_nothing_is_set(target: str) -> None:
 
 
 def test_a_closure_sees_the_scale_that_is_set(target: str) -> None:
-    """As by `scaler.step(opt, closure)`: the closure evaluates anew, then the step unscales."""
+    """As by `scaler.step(opt, closure)`: the closure evaluates again, then the step unscales."""
     opt, params = make("LARS", target)
     opt.grad_scale, opt.found_inf = torch.tensor(32.0), torch.tensor(0.0)
 

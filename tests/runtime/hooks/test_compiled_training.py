@@ -141,7 +141,7 @@ def test_forward_backward_step_and_clearing(backend: str, graphs: str, rule: str
             scheduled(opt)
             scheduled(other)
         assert same(snapshot(opt, params), snapshot(other, others)), f"step {step}"
-    assert counter.frame_count == (1 if whole else 2), "compiled anew"
+    assert counter.frame_count == (1 if whole else 2), "compiled again"
     calls = [str(node.target) for graph in counter.graphs for node in graph.graph.nodes]
     assert calls.count("optgen.step.default") == 1
     reasons = list(dynamo.utils.counters["graph_break"])

@@ -156,7 +156,7 @@ def test_lr_as_a_tensor(scheduler: str, dtype: torch.dtype, target: str) -> None
 
 @each_scheduler
 def test_engines_are_kept(scheduler: str, target: str) -> None:
-    """Another rate is no other kernel: a step under a schedule prepares nothing anew."""
+    """Another rate is no other kernel: a step under a schedule prepares nothing new."""
     params = make_params()
     opt = LARS(params, lr=LR, momentum=0.9, target=target)
     engines = []

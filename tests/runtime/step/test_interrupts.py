@@ -1,4 +1,4 @@
-"""Ctrl-C in the midst of a step: the step is finished, then KeyboardInterrupt is raised."""
+"""Ctrl-C in the middle of a step: the step is finished, then KeyboardInterrupt is raised."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@
 
 namespace standin {
 
-// A `static __shared__` array: its memory, filled anew before each block.
+// A `static __shared__` array: its memory, filled again before each block.
 struct SharedArray {
   char* start;
   size_t bytes;

@@ -12,7 +12,8 @@ and tensors that do. The exit status is 1 if one does.
 
 `check` without a file takes the files of kept/, which hold on every machine: cases that depend on what this one
 computes in another way are left out, and it is said how many and why (results/machine.py). A new class, or a change
-that is meant to change results, records them: a file for each target, `record tests/results/kept/cpu.jsonl --target cpu`.
+that is meant to change results, records them, a file for each target: `record tests/results/kept/cpu.jsonl --target
+cpu`.
 
 `against` needs no data. It is also for kernels as users have them, in vectorised loops, whose sums differ from machine
 to machine: OPTGEN_CXXFLAGS="" compiles with the usual flags, OPTGEN_CXXFLAGS="-mno-avx512f" for another width.

@@ -203,7 +203,7 @@ class _Reads:
 
 
 def _has_effect(code: Assignments) -> Iterator[str]:
-    """What is assigned is read, or left to whoever comes after."""
+    """Check that every assigned variable is read, or is left to later statements."""
     reads = _Reads({*code.left, *(name for value in code.values.values() for name in refs(value))})
     reads.before(code.body)
     yield from reads.violations

@@ -172,7 +172,7 @@ def list_classes(specs: SpecsArgument = None, as_json: JsonOption = False) -> No
     rows = [
         (
             info.name,
-            info.family,
+            info.rule,
             str(info.bits),
             ", ".join(info.states),
             _bytes(info.state_bytes),
@@ -433,7 +433,7 @@ def _bytes(value: float) -> str:
 def _class_record(info: ClassInfo) -> dict[str, object]:
     return {
         "class": info.name,
-        "family": info.family,
+        "family": info.rule,
         "module": info.module,
         "bits": info.bits,
         "states": list(info.states),
@@ -473,7 +473,7 @@ def _paging(info: ClassInfo) -> str:
 
 def _print_explanation(info: ClassInfo) -> None:
     explanation = info.explain()
-    print_text(f"{info.name}: rule {info.family}, {info.bits}-bit states")
+    print_text(f"{info.name}: rule {info.rule}, {info.bits}-bit states")
     if info.doc:
         print_text(info.doc.raw)
     print_text("\nequations")

@@ -26,11 +26,11 @@ from optgen.diagnostics import Diagnostic, Reporter
 from optgen.emit.environment import render
 from optgen.emit.writer import MARK
 from optgen.explanation import ClassInfo
-from optgen.ir.family import Family, build_family, readers
 from optgen.ir.formula import FormulaTooLargeError
 from optgen.ir.functions import Function, parse_functions
 from optgen.ir.nodes import Program
 from optgen.ir.refusals import Refusal, build_refusal
+from optgen.ir.rule import WholeRule, build_rule, readers
 from optgen.ir.usage import check_use
 from optgen.passes.pipeline import run_passes
 from optgen.prose import Prose
@@ -49,28 +49,28 @@ class Common:
     kernels: CommonStages
     torch: CommonTorchStages
 
-    def renderings(self, family: Family) -> tuple[Rendering, ...]:
+    def renderings(self, rule: WholeRule) -> tuple[Rendering, ...]:
         """The files of it.
 
         Args:
-            family: Any rule of the package.
+            rule: Any rule of the package.
         """
-        return (self.classes.render(), *self.kernels.renderings(family), *self.torch.renderings())
+        return (self.classes.render(), *self.kernels.renderings(rule), *self.torch.renderings())
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A family with its plans and classes: all that is rendered for it."""
+class PlannedRule:
+    """A rule with its plans and classes: all that is rendered for it."""
 
-    family: Family
+    rule: WholeRule
     plans: Mapping[str, Plan]
     classes: tuple[ClassSpec, ...]
 
     def renderings(self, common: Common) -> tuple[Rendering, ...]:
-        """The family's files, one a backend."""
+        """The rule's files, one a backend."""
         python, torch = PythonBackend(self.classes, common.classes), TorchBackend(common.torch)
         backends: tuple[Backend, ...] = (python, torch, RuleBackend(common.kernels), CpuBackend(), CudaBackend())
-        return tuple(backend.render(self.family, self.plans) for backend in backends)
+        return tuple(backend.render(self.rule, self.plans) for backend in backends)
 
 
 @dataclass(frozen=True)
@@ -101,31 +101,31 @@ def compile_specs(paths: Sequence[Path], package: str | None) -> Package:
         SpecError: all mistakes of all files at once.
     """
     reporter = Reporter()
-    units = check_specs(paths, reporter)
-    common = common_parts(units)
-    renderings = {unit.family.name: unit.renderings(common) for unit in units}
-    files = {r.path: _emit(unit.family.path, r) for unit in units for r in renderings[unit.family.name]}
-    if units:
-        family = units[0].family
-        files |= {r.path: _emit(family.shared_path, r) for r in common.renderings(family)}
+    rules = check_specs(paths, reporter)
+    common = common_parts(rules)
+    renderings = {planned.rule.name: planned.renderings(common) for planned in rules}
+    files = {r.path: _emit(planned.rule.path, r) for planned in rules for r in renderings[planned.rule.name]}
+    if rules:
+        rule = rules[0].rule
+        files |= {r.path: _emit(rule.shared_path, r) for r in common.renderings(rule)}
     infos = tuple(
         ClassInfo(
-            unit.family,
-            unit.plans,
+            planned.rule,
+            planned.plans,
             spec,
-            None if package is None else f"{package}.{unit.family.name}",
-            tuple(r.path for r in renderings[unit.family.name]),
+            None if package is None else f"{package}.{planned.rule.name}",
+            tuple(r.path for r in renderings[planned.rule.name]),
         )
-        for unit in units
-        for spec in unit.classes
+        for planned in rules
+        for spec in planned.classes
     )
     files["py.typed"] = ""
     if package is not None:
-        files["__init__.py"] = _package_module(package, units)
+        files["__init__.py"] = _package_module(package, rules)
     return Package(package, dict(sorted(files.items())), infos, reporter.diagnostics)
 
 
-def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[Unit, ...]:
+def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[PlannedRule, ...]:
     """Load, parse, check and schedule specs; warnings are left in `reporter`.
 
     Raises:
@@ -135,15 +135,15 @@ def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[Unit, ...]:
     functions: dict[str, Function] = {}
     for text in specs.functions:
         functions |= parse_functions(text, functions, reporter)
-    units = []
+    rules = []
     for name, loaded in specs.rules.items():
         try:
-            family = build_family(loaded, specs.shared, functions, reporter)
-            if family is None:
+            rule = build_rule(loaded, specs.shared, functions, reporter)
+            if rule is None:
                 continue
             if not reporter.errors_in(loaded.source.path):
-                check_use(family, loaded, specs.shared, reporter)
-            programs = {n: run_passes(b.program, b.active, family.guards) for n, b in family.blocks.items()}
+                check_use(rule, loaded, specs.shared, reporter)
+            programs = {n: run_passes(b.program, b.active, rule.guards) for n, b in rule.blocks.items()}
             if not _are_feasible(programs.values(), loaded, reporter):
                 continue
             plans = {n: plan(program) for n, program in programs.items()}
@@ -152,9 +152,9 @@ def check_specs(paths: Sequence[Path], reporter: Reporter) -> tuple[Unit, ...]:
                 message, where = "the conditions of this rule have too many cases", loaded.locate("blocks", "step")
                 reporter.error("too-many-cases", message, where, "test fewer settings together")
             continue
-        units.append(Unit(family, plans, _classes(specs, name, family, reporter)))
+        rules.append(PlannedRule(rule, plans, _classes(specs, name, rule, reporter)))
     reporter.raise_if_any()
-    return tuple(units)
+    return tuple(rules)
 
 
 def _are_feasible(programs: Iterable[Program], loaded: LoadedSpec, reporter: Reporter) -> bool:
@@ -167,27 +167,27 @@ def _are_feasible(programs: Iterable[Program], loaded: LoadedSpec, reporter: Rep
     return not late
 
 
-def _classes(specs: SpecSet, name: str, family: Family, reporter: Reporter) -> tuple[ClassSpec, ...]:
-    settings = readers(family.hypers, family.options, family.storage)
+def _classes(specs: SpecSet, name: str, rule: WholeRule, reporter: Reporter) -> tuple[ClassSpec, ...]:
+    settings = readers(rule.hypers, rule.options, rule.storage)
     result = []
-    for class_name, variant in specs.classes.items():
-        if variant.rule != name:
+    for class_name, entry in specs.classes.items():
+        if entry.rule != name:
             continue
         refusals: list[Refusal] = []
         for placed in specs.refusals_of(class_name):
             refusal = build_refusal(placed.refused, placed.when, settings, reporter)
             if refusal is not None:
                 refusals.append(replace(refusal, name=placed.name))
-        result.append(ClassSpec(class_name, variant, tuple(refusals)))
+        result.append(ClassSpec(class_name, entry, tuple(refusals)))
     return tuple(result)
 
 
-def common_parts(units: Sequence[Unit]) -> Common:
+def common_parts(rules: Sequence[PlannedRule]) -> Common:
     """Collect the parts that the rules of a package share."""
-    refusals = {unit.family.name: [refusal for spec in unit.classes for refusal in spec.refusals] for unit in units}
-    plans = [(unit.family, name, plan) for unit in units for name, plan in unit.plans.items()]
+    refusals = {one.rule.name: [refusal for spec in one.classes for refusal in spec.refusals] for one in rules}
+    plans = [(planned.rule, name, plan) for planned in rules for name, plan in planned.plans.items()]
     return Common(
-        SharedParts([unit.family for unit in units], refusals),
+        SharedParts([planned.rule for planned in rules], refusals),
         CommonStages(block_text(*block) for block in plans),
         CommonTorchStages((name, plan) for _, name, plan in plans),
     )
@@ -203,9 +203,9 @@ def _emit(path: Prose, rendering: Rendering) -> str:
     return text
 
 
-def _package_module(package: str, units: Sequence[Unit]) -> str:
+def _package_module(package: str, rules: Sequence[PlannedRule]) -> str:
     modules = sorted(
-        (unit.family.name, sorted((spec.name for spec in unit.classes), key=import_order)) for unit in units
+        (planned.rule.name, sorted((spec.name for spec in planned.classes), key=import_order)) for planned in rules
     )
     classes = [(name, module) for module, names in modules for name in names]
     text = render(

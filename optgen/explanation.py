@@ -24,9 +24,9 @@ from optgen.codecs import (
 )
 from optgen.emit.environment import render
 from optgen.ir.dump import text
-from optgen.ir.family import Family
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Kind
+from optgen.ir.rule import WholeRule
 from optgen.passes.settle import settle
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
@@ -72,7 +72,7 @@ class ClassInfo:
         module: Module to import it from; None where its spec belongs to no package yet.
     """
 
-    family_rule: Family
+    whole_rule: WholeRule
     plans: Mapping[str, Plan]
     spec: ClassSpec
     module: str | None
@@ -84,28 +84,28 @@ class ClassInfo:
         return self.spec.name
 
     @property
-    def family(self) -> str:
+    def rule(self) -> str:
         """The name of the rule that it is a class of."""
-        return self.family_rule.name
+        return self.whole_rule.name
 
     @property
     def doc(self) -> Prose:
         """Description in a sentence: the class's own, else its rule's."""
-        return self.spec.variant.doc or self.family_rule.spec.doc
+        return self.spec.entry.doc or self.whole_rule.spec.doc
 
     @property
     def bits(self) -> int:
         """Bits of the states: the class's own, or the default."""
-        if self.spec.variant.bits is not None:
-            return self.spec.variant.bits
+        if self.spec.entry.bits is not None:
+            return self.spec.entry.bits
         default = self._default("optim_bits")
         return default if isinstance(default, int) else 32
 
     @property
     def bits_choices(self) -> tuple[int, ...]:
         """Bits that the class can store its states in, all else at its defaults."""
-        declared = self.family_rule.storage.get("optim_bits")
-        if self.spec.variant.bits is not None or not isinstance(declared, Option) or declared.choices is None:
+        declared = self.whole_rule.storage.get("optim_bits")
+        if self.spec.entry.bits is not None or not isinstance(declared, Option) or declared.choices is None:
             return (self.bits,)
         usual = self._refusals(self.bits)
         choices = (b for b in declared.choices if isinstance(b, int) and self._refusals(b) <= usual)
@@ -113,31 +113,31 @@ class ClassInfo:
 
     def _takes(self, codec: str) -> bool:
         """Check whether some state of a matrix can be stored in `codec`, as the constructor does."""
-        states = [item for item in self.family_rule.inputs.values() if item.role == "state"]
+        states = [item for item in self.whole_rule.inputs.values() if item.role == "state"]
         return any(
             item.kind is Kind.ELEMENT and codec in item.codecs and item.exists.holds(self.setting.guards)
             for item in states
-            if item.name in self.family_rule.states and self.family_rule.states[item.name].stored_as is None
+            if item.name in self.whole_rule.states and self.whole_rule.states[item.name].stored_as is None
         )
 
     def stored_in(self, bits: int) -> ClassInfo:
         """The class with its states in so many bits, as `optim_bits` would have them."""
-        variant = self.spec.variant.model_copy(update={"bits": bits})
-        return replace(self, spec=replace(self.spec, variant=variant))
+        entry = self.spec.entry.model_copy(update={"bits": bits})
+        return replace(self, spec=replace(self.spec, entry=entry))
 
     def given(self, settings: Mapping[str, object]) -> ClassInfo:
         """The class as it is where these settings are given: with them for its defaults."""
-        variant = self.spec.variant
+        entry = self.spec.entry
         listed = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-        changed = variant.model_copy(update={"defaults": {**variant.defaults, **listed}})
-        return replace(self, spec=replace(self.spec, variant=changed))
+        changed = entry.model_copy(update={"defaults": {**entry.defaults, **listed}})
+        return replace(self, spec=replace(self.spec, entry=changed))
 
     @property
     def defaults(self) -> dict[str, object]:
         """Default of each setting, by the name that equations use; a required number is taken as 1."""
-        family = self.family_rule
-        found: dict[str, object] = {name: self._default(name) for name in (*family.options, *family.storage)}
-        for owner, hyper in family.hypers.items():
+        rule = self.whole_rule
+        found: dict[str, object] = {name: self._default(name) for name in (*rule.options, *rule.storage)}
+        for owner, hyper in rule.hypers.items():
             for name in hyper.names or (owner,):
                 found[name] = self._number(name)
         return found
@@ -145,28 +145,28 @@ class ClassInfo:
     @property
     def arguments(self) -> Mapping[str, Argument]:
         """Arguments of the constructor beside `params`, by name."""
-        return class_arguments(self.family_rule, self.spec.variant)
+        return class_arguments(self.whole_rule, self.spec.entry)
 
     @cached_property
     def setting(self) -> Setting:
         """Guards and codecs under the class's default settings."""
         asked = chosen_codec(self.bits, "auto", bool(self._default("block_wise")), 0)
         codecs = {}
-        for name, item in self.family_rule.inputs.items():
+        for name, item in self.whole_rule.inputs.items():
             if item.role == "state" and item.kind is Kind.ELEMENT:
-                stored_as = self.family_rule.states[name].stored_as
+                stored_as = self.whole_rule.states[name].stored_as
                 if stored_as is not None:
                     codecs[name] = plain_codec_of(str(self._default(stored_as)))
                 else:
                     taken = is_asked(self.bits, "auto") and asked.name in item.codecs
                     codecs[name] = asked if taken else CODECS[plain_codec(item.codecs)]
-        guards = {name: self._holds(guard, codecs) for name, guard in self.family_rule.guards.guards.items()}
+        guards = {name: self._holds(guard, codecs) for name, guard in self.whole_rule.guards.guards.items()}
         return Setting(guards, codecs)
 
     @property
     def states(self) -> tuple[str, ...]:
         """States that exist by default."""
-        inputs = self.family_rule.inputs.values()
+        inputs = self.whole_rule.inputs.values()
         return tuple(i.name for i in inputs if i.role == "state" and i.exists.holds(self.setting.guards))
 
     @property
@@ -182,7 +182,7 @@ class ClassInfo:
     @property
     def is_paged(self) -> bool:
         """True if states are paged by default."""
-        paged = self.spec.variant.paged
+        paged = self.spec.entry.paged
         return bool(self._default("is_paged") if paged is None else paged)
 
     @property
@@ -215,9 +215,9 @@ class ClassInfo:
         )
         kinds = tuple((let.name, let.kind.name.lower(), text(let.expr)) for let in step.program.lets)
         equations = []
-        for name, block in self.family_rule.equations.items():
+        for name, block in self.whole_rule.equations.items():
             equations += [f"{name}:", *(f"    {line.raw}" for line in block.lines())]
-        for function in self.family_rule.functions:
+        for function in self.whole_rule.functions:
             equations += function.written.split("\n")
         return Explanation(tuple(equations), kinds, passes, self.rendered)
 
@@ -229,34 +229,34 @@ class ClassInfo:
     @property
     def alone(self) -> Alone:
         """Content of the code for this class alone, without parts that only other classes and settings need."""
-        guards, hypers = self.setting.guards, self.family_rule.hypers
+        guards, hypers = self.setting.guards, self.whole_rule.hypers
         plans = {name: plan(settle(block.program, guards)) for name, block in self.plans.items()}
         taken = {
             name for name, hyper in hypers.items() if not hyper.names and self._number(name) != self._default(name)
         }
         settings = {name: value for name, value in self.defaults.items() if name not in taken}
-        return Alone(self.name, self.family_rule, plans, self.setting.codecs, settings, guards)
+        return Alone(self.name, self.whole_rule, plans, self.setting.codecs, settings, guards)
 
     def _refusals(self, bits: int) -> set[str]:
         """The conditions under which the class refuses these bits, all else at its defaults."""
-        family = self.family_rule
-        names = (*family.hypers, *family.options, *family.storage)
+        rule = self.whole_rule
+        names = (*rule.hypers, *rule.options, *rule.storage)
         settings = {name: self._default(name) for name in names}
-        settings |= {name: 1.0 for name, h in family.hypers.items() if h.required or name in self.spec.variant.required}
-        settings |= {"optim_bits": bits, "target": self.spec.variant.target, "is_paged": self.is_paged}
-        conditions = [r.condition for r in (*family.refusals, *self.spec.refusals) if r.on == "construct"]
+        settings |= {name: 1.0 for name, h in rule.hypers.items() if h.required or name in self.spec.entry.required}
+        settings |= {"optim_bits": bits, "target": self.spec.entry.target, "is_paged": self.is_paged}
+        conditions = [r.condition for r in (*rule.refusals, *self.spec.refusals) if r.on == "construct"]
         # A condition is made of comparisons of settings alone (ir/refusals.py), as the generated class holds it.
         return {c for c in conditions if eval(c, {"__builtins__": {}, "o": settings})}
 
     def _default(self, name: str) -> object:
-        variant, family = self.spec.variant, self.family_rule
-        if name in variant.set:
-            return variant.set[name]
-        if name == "block_wise" and variant.block_wise is not None:
-            return variant.block_wise
-        if name in variant.defaults:
-            return variant.defaults[name]
-        declared = family.hypers.get(name) or family.options.get(name) or family.storage.get(name)
+        entry, rule = self.spec.entry, self.whole_rule
+        if name in entry.set:
+            return entry.set[name]
+        if name == "block_wise" and entry.block_wise is not None:
+            return entry.block_wise
+        if name in entry.defaults:
+            return entry.defaults[name]
+        declared = rule.hypers.get(name) or rule.options.get(name) or rule.storage.get(name)
         return declared.default if declared is not None else None
 
     def _holds(self, guard: Guard, codecs: Mapping[str, Codec]) -> bool:
@@ -278,12 +278,12 @@ class ClassInfo:
 
     def _number(self, name: str) -> object:
         """A hyperparameter's default. One that the user must give is taken as 1, and momentum as in use."""
-        for owner, hyper in self.family_rule.hypers.items():
+        for owner, hyper in self.whole_rule.hypers.items():
             if name in hyper.names:
                 values = self._default(owner)
                 return values[hyper.names.index(name)] if isinstance(values, list) else None
-        hyper = self.family_rule.hypers[name]
-        if hyper.required or name in self.spec.variant.required:
+        hyper = self.whole_rule.hypers[name]
+        if hyper.required or name in self.spec.entry.required:
             return 1.0
         value = self._default(name)
         if value == 0 and any(r.condition == f'o["{name}"] == 0' for r in self.spec.refusals):

@@ -18,7 +18,7 @@ from support.least import codec_of
 from support.machine import require_compiler
 from support.resident import SHAPE as LARGE
 
-from optgen.bench.driving import arguments, begin_training, bits_of, families, representative, starting_settings
+from optgen.bench.driving import arguments, begin_training, bits_of, representative, rules, starting_settings
 from optgen.codecs import WHOLE_TENSOR
 from optgen.explanation import ClassInfo
 from optgen.ir.nodes import Kind
@@ -63,7 +63,7 @@ def lesser_bytes(info: ClassInfo) -> int:
     rows, cols = SHAPE
     sizes = {Kind.ROW: rows, Kind.COL: cols, Kind.MATRIX: 1, Kind.TENSOR: 1}
     guards = info.setting.guards
-    kept = [i for i in info.family_rule.inputs.values() if i.role == "state" and i.exists.holds(guards)]
+    kept = [i for i in info.whole_rule.inputs.values() if i.role == "state" and i.exists.holds(guards)]
     stored = [codec_of(info.setting.codecs[item.name]) for item in kept if item.kind is Kind.ELEMENT]
     scales = sum(4 for codec in stored if codec.block == WHOLE_TENSOR)
     return COUNTER + scales + sum(4 * (item.window or sizes[item.kind]) for item in kept if item.kind in sizes)
@@ -103,20 +103,20 @@ def test_checkpoints_take_no_more(name: str, bits: int) -> None:
 
 # One pass, two passes, sums of columns, in one process. The others in the full run.
 MEASURED = ("adam", "lamb", "adafactor")
-OTHERS = [family for family in families(optgen_optim.CLASSES) if family not in MEASURED]
+OTHERS = [rule for rule in rules(optgen_optim.CLASSES) if rule not in MEASURED]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")
 @pytest.mark.parametrize(
     "measured_families",
-    [MEASURED, *(pytest.param((family,), marks=pytest.mark.full) for family in OTHERS)],
+    [MEASURED, *(pytest.param((rule,), marks=pytest.mark.full) for rule in OTHERS)],
     ids=",".join,
 )
 def test_a_step_makes_its_states_resident_and_nothing_else(measured_families: tuple[str, ...]) -> None:
     require_compiler()
     measured = [
         (made.__name__, bits)
-        for members in (families(optgen_optim.CLASSES)[family] for family in measured_families)
+        for members in (rules(optgen_optim.CLASSES)[rule] for rule in measured_families)
         for bits in sorted({bits for _, bits in STORED})
         if (made := representative(members, bits)) is not None
         and "target" in arguments(made)

@@ -215,7 +215,7 @@ def test_positional_call_as_for_bitsandbytes() -> None:
 
 
 EIGHT = [name for name, row in rows().items() if row.bits == 8]
-EIGHT_ADAM = [name for name in EIGHT if rows()[name].family == "adam"]
+EIGHT_ADAM = [name for name in EIGHT if rows()[name].rule == "adam"]
 LARS_CLASSES = ["LARS", "LARS8bit", "LARS32bit"]
 COMPATIBILITY = "{} only supports optim_bits=32 (default value for compatibility)"
 
@@ -224,7 +224,7 @@ REFUSED: list[Refusal] = [
     *[
         (name, {"amsgrad": True}, ValueError, f"{name} does not support amsgrad=True")
         for name in EIGHT
-        if rows()[name].family in ("adam", "lamb", "adabelief")
+        if rows()[name].rule in ("adam", "lamb", "adabelief")
     ],
     *[(name, {"optim_bits": 8}, ValueError, COMPATIBILITY.format(name)) for name in EIGHT_ADAM],
     ("AdamW", {"amsgrad": True, "optim_bits": 8}, ValueError, "AdamW does not support amsgrad=True with 8-bit states"),
@@ -370,7 +370,7 @@ def test_classes_that_fix_the_bits_take_the_same_from_args(name) -> None:
     make(name, **required(name), args=SimpleNamespace(optim_bits=rows()[name].bits))
 
 
-@pytest.mark.parametrize("name", [name for name in LOCKED if rows()[name].family == "adam" and rows()[name].bits == 32])
+@pytest.mark.parametrize("name", [name for name in LOCKED if rows()[name].rule == "adam" and rows()[name].bits == 32])
 def test_32_bit_classes_refuse_8_bits(name) -> None:
     with pytest.raises(ValueError, match=name):
         make(name, optim_bits=8)

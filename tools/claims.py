@@ -92,7 +92,7 @@ FIGURES = (
         "LAMB takes a {} pass for its norms",
         lambda: ({1: "single", 2: "second", 3: "third"}[classes()["LAMB"].passes],),
     ),
-    Figure("{} rules as {} classes", lambda: (len({info.family for info in classes().values()}), len(classes()))),
+    Figure("{} rules as {} classes", lambda: (len({info.rule for info in classes().values()}), len(classes()))),
     Figure("states in {} and in other codecs", lambda: (all_bits(),)),
     Figure("keep states of {} elements or more in memory", lambda: (f"{PAGED_NUMEL:,}".replace(",", " "),)),
     Figure("once steps have gone on for {}", lambda: ({30.0: "half a minute", 60.0: "a minute"}[sweep.PATIENCE],)),

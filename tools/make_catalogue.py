@@ -19,7 +19,7 @@ from optgen.backends.python_classes import Argument  # noqa: E402
 from optgen.compiler import compile_specs  # noqa: E402
 from optgen.diagnostics import Reporter  # noqa: E402
 from optgen.explanation import ClassInfo  # noqa: E402
-from optgen.ir.family import Family  # noqa: E402
+from optgen.ir.rule import WholeRule  # noqa: E402
 from optgen.page.equations import resolved  # noqa: E402
 from optgen.spec.loader import load_specs  # noqa: E402
 from optgen.spec.model import Hyperparameter, Option, Shared  # noqa: E402
@@ -50,27 +50,27 @@ def document(specs: Path = SPECS) -> str:
     """The whole page."""
     classes = compile_specs([specs], "optgen_optim").classes
     shared = load_specs([specs], Reporter()).shared.shared
-    families: dict[str, list[ClassInfo]] = {}
+    rules: dict[str, list[ClassInfo]] = {}
     for info in classes:
-        families.setdefault(info.family, []).append(info)
-    order = sorted(families, key=lambda name: families[name][0].family_rule.title.raw.lower())
+        rules.setdefault(info.rule, []).append(info)
+    order = sorted(rules, key=lambda name: rules[name][0].whole_rule.title.raw.lower())
     bits = sorted({b for info in classes for b in info.bits_choices}, reverse=True)
-    parts = [HEAD, *_contents(order, families), "## Classes\n", overview(classes, bits)]
+    parts = [HEAD, *_contents(order, rules), "## Classes\n", overview(classes, bits)]
     parts += ["## Arguments of every class\n", ARGUMENTS_HEAD, shared_arguments(classes, shared), *_stages(shared)]
-    parts += _functions(families[name][0].family_rule for name in order)
+    parts += _functions(rules[name][0].whole_rule for name in order)
     for name in order:
-        parts += family_section(families[name], shared, bits)
+        parts += family_section(rules[name], shared, bits)
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _contents(order: Sequence[str], families: Mapping[str, Sequence[ClassInfo]]) -> list[str]:
+def _contents(order: Sequence[str], rules: Mapping[str, Sequence[ClassInfo]]) -> list[str]:
     lines = ["## Contents\n", "- [Classes](#classes)", "- [Arguments of every class](#arguments-of-every-class)"]
     lines.append("- [Stages that rules share](#stages-that-rules-share)")
     lines.append("- [Functions that rules share](#functions-that-rules-share)")
     for name in order:
-        rule = families[name][0].family_rule
+        rule = rules[name][0].whole_rule
         title = rule.title.raw
-        lines.append(f"- [{title}](#{anchor(title)}): {', '.join(info.name for info in families[name])}")
+        lines.append(f"- [{title}](#{anchor(title)}): {', '.join(info.name for info in rules[name])}")
     return [*lines, ""]
 
 
@@ -98,7 +98,7 @@ def overview(classes: Sequence[ClassInfo], bits: Sequence[int]) -> str:
     columns = ["class", "rule", "states", "passes", "traffic", *(f"states in {b} bits" for b in bits)]
     rows = []
     for info in sorted(classes, key=lambda info: info.name.lower()):
-        rule = info.family_rule
+        rule = info.whole_rule
         row = [f"`{info.name}`", f"[{rule.name}](#{anchor(rule.title.raw)})", ", ".join(info.states) or NONE]
         rows.append([*row, str(info.passes), number(info.traffic), *state_cells(info, bits)])
     return table(columns, rows)
@@ -184,9 +184,9 @@ def _stages(shared: Shared) -> list[str]:
     return parts
 
 
-def _functions(families: Iterable[Family]) -> list[str]:
+def _functions(rules: Iterable[WholeRule]) -> list[str]:
     """The functions that equations call, by name."""
-    found = {function.name: function.written for family in families for function in family.functions}
+    found = {function.name: function.written for rule in rules for function in rule.functions}
     parts = ["## Functions that rules share\n"]
     parts.append("A call stands for these lines, with settings, `step`, `param` and `grad` of the rule that calls.\n")
     text = "\n\n".join(found[name] for name in sorted(found))
@@ -198,24 +198,24 @@ def _functions(families: Iterable[Family]) -> list[str]:
 
 def family_section(classes: Sequence[ClassInfo], shared: Shared, bits: Sequence[int]) -> Iterator[str]:
     """A rule: what it is, its equations, states, arguments and classes."""
-    family = classes[0].family_rule
-    yield f"## {family.title.raw}\n"
-    if family.spec.doc:
-        yield f"{family.spec.doc.raw.strip()}\n"
-    if family.spec.reference:
-        yield f"Reference: {family.spec.reference.raw.strip()}\n"
-    yield from _equations_by_class(family, classes)
+    rule = classes[0].whole_rule
+    yield f"## {rule.title.raw}\n"
+    if rule.spec.doc:
+        yield f"{rule.spec.doc.raw.strip()}\n"
+    if rule.spec.reference:
+        yield f"Reference: {rule.spec.reference.raw.strip()}\n"
+    yield from _equations_by_class(rule, classes)
     yield passes_table(classes)
-    if family.spec.states:
-        yield states_table(family)
-    own: dict[str, Hyperparameter | Option] = {**family.spec.hyperparameters, **family.spec.options}
+    if rule.spec.states:
+        yield states_table(rule)
+    own: dict[str, Hyperparameter | Option] = {**rule.spec.hyperparameters, **rule.spec.options}
     if own:
         yield settings_table(own)
-    for name, item in family.spec.inputs.items():
+    for name, item in rule.spec.inputs.items():
         yield f"Attribute `{name}`, set for one step: {item.doc.raw}\n"
-    for name, method in family.spec.methods.items():
+    for name, method in rule.spec.methods.items():
         yield f"Method `{name}()`: {method.doc.raw}\n"
-    refused = [*family.spec.refusals]
+    refused = [*rule.spec.refusals]
     if refused:
         rows = [(f"`{r.when}`", f"`{r.on}`", f"`{r.raises}`: {r.message.raw}") for r in refused]
         yield table(("refused", "at", "with"), rows)
@@ -223,12 +223,12 @@ def family_section(classes: Sequence[ClassInfo], shared: Shared, bits: Sequence[
     yield positional(classes)
 
 
-def _equations_by_class(family: Family, classes: Sequence[ClassInfo]) -> Iterator[str]:
+def _equations_by_class(rule: WholeRule, classes: Sequence[ClassInfo]) -> Iterator[str]:
     """The blocks, once for each set of options that classes fix."""
     kinds: dict[str, list[str]] = {}
     for info in classes:
-        blocks = {name: text.raw for name, text in family.equations.items()}
-        kinds.setdefault(equations(blocks, info.spec.variant.set), []).append(info.name)
+        blocks = {name: text.raw for name, text in rule.equations.items()}
+        kinds.setdefault(equations(blocks, info.spec.entry.set), []).append(info.name)
     for text, names in kinds.items():
         if len(kinds) > 1:
             yield f"{', '.join(f'`{name}`' for name in names)}:\n"
@@ -258,11 +258,11 @@ def passes_table(classes: Sequence[ClassInfo]) -> str:
     return table(("classes", "pass", "reads", "reduces", "writes", "bytes"), rows)
 
 
-def states_table(family: Family) -> str:
+def states_table(rule: WholeRule) -> str:
     """The rule's own states."""
     rows = []
-    for name, state in family.spec.states.items():
-        item = family.inputs[name]
+    for name, state in rule.spec.states.items():
+        item = rule.inputs[name]
         codecs = ", ".join(item.codecs) if state.shape == "param" else "fp32"
         shape = state.shape + (f", last {state.window}" if state.window else "")
         when = f"`{state.when}`" if state.when else "always"
@@ -284,28 +284,28 @@ def positional(classes: Sequence[ClassInfo]) -> str:
     """The arguments taken by position, once for the classes that take the same."""
     kinds: dict[str, list[str]] = {}
     for info in classes:
-        kinds.setdefault(", ".join(info.spec.variant.signature or []), []).append(f"`{info.name}`")
+        kinds.setdefault(", ".join(info.spec.entry.signature or []), []).append(f"`{info.name}`")
     lines = [f"- {', '.join(names)}: {f'`{signature}`' if signature else 'none'}" for signature, names in kinds.items()]
     return "\n".join(["Positional arguments after `params`:\n", *lines, ""])
 
 
 def differences(info: ClassInfo) -> str:
     """Differences of a class from its rule: the settings that it fixes, changes and refuses."""
-    variant, parts = info.spec.variant, []
-    if variant.doc:
-        parts.append(variant.doc.raw.rstrip("."))
-    parts += [f"fixes `{name}`: {literal(value)}" for name, value in variant.set.items()]
-    if variant.bits is not None:
-        parts.append(f"states in {variant.bits} bits")
-    if variant.paged is not None:
-        parts.append("paged" if variant.paged else "never paged")
-    if variant.target is not None:
-        parts.append(f"target {variant.target} alone")
-    changed = dict(variant.defaults)
-    if variant.block_wise is not None:
-        changed["block_wise"] = variant.block_wise
+    entry, parts = info.spec.entry, []
+    if entry.doc:
+        parts.append(entry.doc.raw.rstrip("."))
+    parts += [f"fixes `{name}`: {literal(value)}" for name, value in entry.set.items()]
+    if entry.bits is not None:
+        parts.append(f"states in {entry.bits} bits")
+    if entry.paged is not None:
+        parts.append("paged" if entry.paged else "never paged")
+    if entry.target is not None:
+        parts.append(f"target {entry.target} alone")
+    changed = dict(entry.defaults)
+    if entry.block_wise is not None:
+        changed["block_wise"] = entry.block_wise
     parts += [f"default `{name}`: {literal(v)}" for name, v in changed.items()]
-    parts += [f"`{name}` is required" for name in variant.required]
+    parts += [f"`{name}` is required" for name in entry.required]
     parts += [f"{r.exception}: {r.message.raw.replace('{name}', info.name)}" for r in info.spec.refusals]
     return "; ".join(parts) or NONE
 

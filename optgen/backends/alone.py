@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optgen.codecs import Codec
-from optgen.ir.family import Family
 from optgen.ir.nodes import Kind
+from optgen.ir.rule import WholeRule
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 
@@ -27,7 +27,7 @@ class Alone:
     """
 
     name: str
-    family: Family
+    rule: WholeRule
     plans: Mapping[str, Plan]
     codecs: Mapping[str, Codec]
     settings: Mapping[str, object]
@@ -37,19 +37,19 @@ class Alone:
     def states(self) -> list[str]:
         """The states that it has, but for those of a group or of the optimizer, in their order."""
         inputs = {name for plan in self.plans.values() for name in plan.program.inputs}
-        own = self.family.inputs.items()
+        own = self.rule.inputs.items()
         return [n for n, item in own if item.role == "state" and not item.kind.is_host and n in inputs]
 
     @property
     def element_states(self) -> list[str]:
         """Those of them that have a number for each element."""
-        return [name for name in self.states if self.family.inputs[name].kind is Kind.ELEMENT]
+        return [name for name in self.states if self.rule.inputs[name].kind is Kind.ELEMENT]
 
     def head(self) -> list[Prose]:
         """Lines of the heading: title, source, and the settings that have been chosen."""
-        title = self.family.title
+        title = self.rule.title
         named = Prose(self.name) if title.raw == self.name else Prose(f"{self.name}: ") + title
-        guards = self.family.guards.guards
+        guards = self.rule.guards.guards
         chosen = [guards[name].text(holds) for name, holds in self.guards.items() if guards[name].about != "codec"]
         words = ", ".join(text.replace(" ", UNBROKEN) for text in chosen)
         settings = Prose(f"For large float32 matrices, with its defaults: {words}.")

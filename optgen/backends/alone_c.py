@@ -62,13 +62,13 @@ def c_alone(alone: Alone, target: Compiled) -> Rendering:
 
 
 def _codec(alone: Alone, state: str) -> str:
-    return alone.codecs[state].cpp_type(alone.family.inputs[state].signed)
+    return alone.codecs[state].cpp_type(alone.rule.inputs[state].signed)
 
 
 def _block(alone: Alone, block: str, target: Compiled, several: bool) -> dict[str, Any]:
     """A block: what its passes share, then these."""
     plan = alone.plans[block]
-    text = BlockText(alone.family, block, plan)
+    text = BlockText(alone.rule, block, plan)
     structs = {
         "Values": members("double", [c_member(name) for name in text.values]),
         "Sums": members("double", [c_member(item.name) for item in text.sums.over(Kind.TENSOR)]),
@@ -89,7 +89,7 @@ class PassText(BlockText):
 
     def __init__(self, alone: Alone, block: str, item: PassPlan, target: Compiled) -> None:
         plan = alone.plans[block]
-        super().__init__(alone.family, block, plan)
+        super().__init__(alone.rule, block, plan)
         self.alone, self.item, self.target, self.names_fields = alone, item, target, False
         self.ends = item is plan.passes[-1]
         taken = {reduction.name for reduction in item.reductions}

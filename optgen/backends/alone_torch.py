@@ -180,7 +180,7 @@ class _Function:
         grad = ["grad: Tensor"] if "grad" in _names(code) else []
         handed = [_argument(each, self.alone.settings.get(each)) for each in self._handed(code)]
         parameters = ["p: Tensor", *grad, "state: dict[str, Tensor]", *(["*", *handed] if handed else [])]
-        head = function_head(identifier(f"{self.alone.family.name}_{name}"), parameters, returns)
+        head = function_head(identifier(f"{self.alone.rule.name}_{name}"), parameters, returns)
         codes = (*map(self._printer(code).code, values_in(code.body)), *ends)
         return FunctionText(tuple(head), docstring(doc), tuple(lines), any("m" in names_in(part) for part in codes))
 

@@ -1,4 +1,4 @@
-"""Interface of backends: from a family's plans to the text of one file."""
+"""Interface of backends: from a rule's plans to the text of one file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from optgen.ir.family import Family
+from optgen.ir.rule import WholeRule
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 
@@ -25,17 +25,17 @@ class Rendering:
 
 
 class Backend(Protocol):
-    """Renders one family for one target."""
+    """Renders one rule for one target."""
 
-    def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
-        """The family's file for this target."""
+    def render(self, rule: WholeRule, plans: Mapping[str, Plan]) -> Rendering:
+        """The rule's file for this target."""
 
 
-def describe(family: Family) -> list[Prose]:
+def describe(rule: WholeRule) -> list[Prose]:
     """The head of a generated file: what the rule is, where it is from, and its equations."""
-    lines = [family.title, Prose(""), *family.spec.reference.filled(110)]
-    for name, text in family.equations.items():
+    lines = [rule.title, Prose(""), *rule.spec.reference.filled(110)]
+    for name, text in rule.equations.items():
         lines += [Prose(""), Prose(f"{name}:"), *("    " + line if line else line for line in text.lines())]
-    for number, function in enumerate(family.functions):
+    for number, function in enumerate(rule.functions):
         lines += [*([] if number else [Prose("")]), *map(Prose, function.brief)]
     return lines

@@ -14,11 +14,11 @@ from optgen.backends.c_statements import CStatements, spelled, under
 from optgen.backends.code import Chain, Code, Labelled, Operand, both, call, choice, declared, guarded, joined
 from optgen.backends.layout import c_code, c_lines
 from optgen.backends.statements import Block, assigned_by, reads, settings_in, walk_statements
-from optgen.ir.family import Family
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import resolve
 from optgen.ir.nodes import Call, Expr, Kind, Let, Ref, Role, refs
+from optgen.ir.rule import WholeRule
 from optgen.operations import Binds
 from optgen.passes.rename import NUMBER, stem_of
 from optgen.passes.scale_tensorwise import scale_name
@@ -68,8 +68,8 @@ class BlockText:
         at_hand: Arrays that a pass does not compute, as one before it has.
     """
 
-    def __init__(self, family: Family, block: str, plan: Plan) -> None:
-        self.family, self.block, self.plan = family, block, plan
+    def __init__(self, rule: WholeRule, block: str, plan: Plan) -> None:
+        self.rule, self.block, self.plan = rule, block, plan
         self.inputs, self.kinds = plan.program.inputs, plan.kinds
         self.booleans = boolean_names(plan.program)
         self.lets = [
@@ -196,7 +196,7 @@ class BlockText:
             given=given,
             variables=variables,
             takes={name: name for name in self.names},
-            taken=self.family.guards.guards,
+            taken=self.rule.guards.guards,
             calls_stages=True,
         )
         outputs = [Output(f"x.{write.input.name}", write.value, write.live) for write in self.last.writes]
@@ -367,9 +367,9 @@ class BlockText:
 
 
 @lru_cache(maxsize=128)
-def block_text(family: Family, block: str, plan: Plan) -> BlockText:
+def block_text(rule: WholeRule, block: str, plan: Plan) -> BlockText:
     """A block's text: one for the header and both targets."""
-    return BlockText(family, block, plan)
+    return BlockText(rule, block, plan)
 
 
 def added(item: ElementSum, term: Code, of_column: str = "") -> Code:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from optgen.backends.c_printer import c_member
 from optgen.backends.quoting import identifier
-from optgen.ir.family import Family
 from optgen.ir.nodes import Kind
+from optgen.ir.rule import WholeRule
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan
 
@@ -29,15 +29,15 @@ def column(name: str) -> str:
     return f"Column::{c_member(name)}"
 
 
-def element_states(family: Family) -> list[str]:
+def element_states(rule: WholeRule) -> list[str]:
     """States with a number per element, in their order."""
-    return [name for name, item in family.inputs.items() if item.role == "state" and item.kind is Kind.ELEMENT]
+    return [name for name, item in rule.inputs.items() if item.role == "state" and item.kind is Kind.ELEMENT]
 
 
-def state_columns(family: Family) -> list[str]:
+def state_columns(rule: WholeRule) -> list[str]:
     """States in the order of their table columns; every element state is followed by its scale."""
     result = []
-    for name, item in family.inputs.items():
+    for name, item in rule.inputs.items():
         if item.role == "state" and not item.kind.is_host:
             result.append(name)
             if item.kind is Kind.ELEMENT:

@@ -16,8 +16,8 @@ from optgen.backends.c_stages import CommonStages, flag_lines, stage_texts
 from optgen.backends.code import Brackets, declared
 from optgen.backends.layout import c_code, struct_lines
 from optgen.backends.quoting import c_comment
-from optgen.ir.family import Family
 from optgen.ir.nodes import Kind
+from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import Plan
 
 
@@ -27,36 +27,36 @@ class RuleBackend:
     def __init__(self, common: CommonStages) -> None:
         self.common = common
 
-    def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
-        """One header a family."""
-        texts = [block_text(family, name, plan) for name, plan in plans.items()]
+    def render(self, rule: WholeRule, plans: Mapping[str, Plan]) -> Rendering:
+        """One header a rule."""
+        texts = [block_text(rule, name, plan) for name, plan in plans.items()]
         blocks = [_block_context(text, self.common) for text in texts]
         shared = dict.fromkeys(s for text in texts for s in stage_texts(text) if self.common.holds(s))
         used = {name for text in texts for name in text.guards}
         used -= {flag for stage in shared for flag in self.common.declared(stage)}
-        head = [c_comment(line) for line in describe(family)]
+        head = [c_comment(line) for line in describe(rule)]
         includes = [stage.header for stage in shared]
-        context = {"head": head, "includes": includes, "blocks": blocks, **_head_context(family, plans, used)}
-        return Rendering(f"{family.name}.h", "c/rule.h.j2", context)
+        context = {"head": head, "includes": includes, "blocks": blocks, **_head_context(rule, plans, used)}
+        return Rendering(f"{rule.name}.h", "c/rule.h.j2", context)
 
 
-def _head_context(family: Family, plans: Mapping[str, Plan], used: set[str]) -> dict[str, object]:
+def _head_context(rule: WholeRule, plans: Mapping[str, Plan], used: set[str]) -> dict[str, object]:
     """The constants, codecs and table columns of a rule.
 
     Args:
         used: The guards that the code asks for: one that only the host asks for is no constant of the kernels.
     """
-    guards = [guard for guard in family.guards.guards.values() if guard.name in used]
+    guards = [guard for guard in rule.guards.guards.values() if guard.name in used]
     return {
         "flags": flag_lines(g.name for g in guards if g.about != "codec"),
         "types": ["using ParamCodec = OPTGEN_PARAM_CODEC;", "using GradCodec = OPTGEN_GRAD_CODEC;"]
-        + [f"using {codec_type(name)} = {macro(f'{name}_codec')};" for name in element_states(family)],
+        + [f"using {codec_type(name)} = {macro(f'{name}_codec')};" for name in element_states(rule)],
         "codec_flags": [
             f"constexpr bool {c_name(g.name)} = is_tensorwise<{codec_type(g.subject)}>;"
             for g in guards
             if g.about == "codec"
         ],
-        "columns": column_lines([c_member(name) for name in (*state_columns(family), *array_columns(plans))]),
+        "columns": column_lines([c_member(name) for name in (*state_columns(rule), *array_columns(plans))]),
     }
 
 

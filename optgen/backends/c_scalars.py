@@ -97,7 +97,7 @@ class ScalarText:
             ),
             given=states,
             arrays=self.text.arrays,
-            taken={*self.text.family.guards.guards, *self.text.arrays, *self.text.inputs} - states.keys() - hosts,
+            taken={*self.text.rule.guards.guards, *self.text.arrays, *self.text.inputs} - states.keys() - hosts,
         )
 
     def _outside(self, name: str) -> str:

@@ -17,7 +17,7 @@ from optgen.backends.layout import c_code, struct_lines
 from optgen.backends.quoting import c_comment
 from optgen.backends.stages import most_common
 from optgen.backends.statements import settings_in
-from optgen.ir.family import Family
+from optgen.ir.rule import WholeRule
 from optgen.prose import Prose
 
 
@@ -101,16 +101,16 @@ class CommonStages:
         others = list(self.texts.values())
         return [other for other in others[: others.index(text)] if not set(text.flags).isdisjoint(other.flags)]
 
-    def renderings(self, family: Family) -> list[Rendering]:
+    def renderings(self, rule: WholeRule) -> list[Rendering]:
         """The headers.
 
         Args:
-            family: A rule of the package, for the equations of its stages.
+            rule: A rule of the package, for the equations of its stages.
         """
-        return [self._rendering(family, text) for text in self.texts.values()]
+        return [self._rendering(rule, text) for text in self.texts.values()]
 
-    def _rendering(self, family: Family, text: StageText) -> Rendering:
-        equations = Prose(getattr(family.shared.blocks, text.name))
+    def _rendering(self, rule: WholeRule, text: StageText) -> Rendering:
+        equations = Prose(getattr(rule.shared.blocks, text.name))
         about = Prose(f"The stage `{text.name}` of rules, as most of a package have it:")
         lines = [about, Prose(""), *("    " + line if line else line for line in equations.lines())]
         included = self.included(text)

@@ -12,8 +12,8 @@ from optgen.backends.c_names import pass_of
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.code import Brackets, Chain, Code, Labelled, both, call, choice, declared, guarded, negated
 from optgen.backends.layout import c_code, c_lines, c_pragma
-from optgen.ir.family import Family
 from optgen.ir.nodes import Kind
+from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import ElementSum
 
@@ -21,10 +21,10 @@ from optgen.schedule.sums import ElementSum
 class CpuBackend:
     """Renders C++ for g++ and clang."""
 
-    def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
-        """One .cpp file a family."""
-        blocks = [CpuWalk(block_text(family, name, plan)).context() for name, plan in plans.items()]
-        return Rendering(f"{family.name}.cpp", "cpu/kernel.cpp.j2", {"rule": family.name, "blocks": blocks})
+    def render(self, rule: WholeRule, plans: Mapping[str, Plan]) -> Rendering:
+        """One .cpp file a rule."""
+        blocks = [CpuWalk(block_text(rule, name, plan)).context() for name, plan in plans.items()]
+        return Rendering(f"{rule.name}.cpp", "cpu/kernel.cpp.j2", {"rule": rule.name, "blocks": blocks})
 
 
 class CpuWalk:

@@ -14,8 +14,8 @@ from optgen.backends.c_names import codec_type, element_states
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.code import Brackets, Code, Labelled, Operand, both, call, choice
 from optgen.backends.layout import c_code, c_lines
-from optgen.ir.family import Family
 from optgen.ir.nodes import Kind
+from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import ElementSum
 
@@ -23,18 +23,18 @@ from optgen.schedule.sums import ElementSum
 class CudaBackend:
     """Renders CUDA C++ for nvcc."""
 
-    def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
-        """One .cu file a family."""
-        codecs = [codec_type(name) for name in element_states(family)]
+    def render(self, rule: WholeRule, plans: Mapping[str, Plan]) -> Rendering:
+        """One .cu file a rule."""
+        codecs = [codec_type(name) for name in element_states(rule)]
         context = {
-            "rule": family.name,
+            "rule": rule.name,
             "books": c_code(Brackets("using KernelBooks = Books<", tuple(codecs), ">"), 0),
             "occupancy": c_code(
                 Brackets("constexpr int BLOCKS = blocks_with<", ("ParamCodec", "GradCodec", *codecs), ">"), 0
             ),
-            "blocks": [CudaWalk(block_text(family, name, plan)).context() for name, plan in plans.items()],
+            "blocks": [CudaWalk(block_text(rule, name, plan)).context() for name, plan in plans.items()],
         }
-        return Rendering(f"{family.name}.cu", "cuda/kernel.cu.j2", context)
+        return Rendering(f"{rule.name}.cu", "cuda/kernel.cu.j2", context)
 
 
 class CudaWalk:

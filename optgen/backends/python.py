@@ -33,8 +33,8 @@ from optgen.backends.python_rule import (
 )
 from optgen.backends.python_shared import Group, SharedParts
 from optgen.backends.quoting import docstring, identifier
-from optgen.ir.family import Family
 from optgen.ir.refusals import Refusal
+from optgen.ir.rule import WholeRule
 from optgen.ir.usage import asks_first_step_only
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
@@ -61,25 +61,25 @@ class PythonBackend:
     def __init__(self, classes: Sequence[ClassSpec], shared: SharedParts) -> None:
         self.classes, self.shared = classes, shared
 
-    def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
+    def render(self, rule: WholeRule, plans: Mapping[str, Plan]) -> Rendering:
         """One module a rule."""
-        groups = self.shared.of(family)
+        groups = self.shared.of(rule)
         shared_flags = {name for group in groups for name in group.flags}
-        flags = {name: text for name, text in flag_texts(family).items() if name not in shared_flags}
-        hosts = [text for name, plan in plans.items() for text in host_functions(name, plan, family)]
-        starts = [text for name in family.states if (text := start(family, name)) is not None]
+        flags = {name: text for name, text in flag_texts(rule).items() if name not in shared_flags}
+        hosts = [text for name, plan in plans.items() for text in host_functions(name, plan, rule)]
+        starts = [text for name in rule.states if (text := start(rule, name)) is not None]
         constants = {refusal: f"_{refusal.name.upper()}" for spec in self.classes for refusal in spec.refusals}
-        classes = render_classes(family, self.classes, constants)
+        classes = render_classes(rule, self.classes, constants)
         context = {
-            "title": docstring(family.title),
-            "doc": [docstring(line) for line in _source(family)],
-            "imports": _imports(family, plans, groups, flags, hosts, starts, classes),
+            "title": docstring(rule.title),
+            "doc": [docstring(line) for line in _source(rule)],
+            "imports": _imports(rule, plans, groups, flags, hosts, starts, classes),
             "flags": flag_lines(flags) if flags else [],
             "hosts": hosts,
             "starts": starts,
-            "name": identifier(family.name),
-            "fields": self._fields(family, groups, bool(flags)),
-            "blocks": [BlockText(name, tuple(_block(family, name, plan))) for name, plan in plans.items()],
+            "name": identifier(rule.name),
+            "fields": self._fields(rule, groups, bool(flags)),
+            "blocks": [BlockText(name, tuple(_block(rule, name, plan))) for name, plan in plans.items()],
             "constants": [
                 line
                 for refusal, name in constants.items()
@@ -87,57 +87,57 @@ class PythonBackend:
             ],
             "classes": classes,
             "methods": [
-                (name, docstring(method.doc.line() or f"Run `{name}`.")) for name, method in family.spec.methods.items()
+                (name, docstring(method.doc.line() or f"Run `{name}`.")) for name, method in rule.spec.methods.items()
             ],
         }
-        return Rendering(f"{family.name}.py", "python/module.py.j2", context)
+        return Rendering(f"{rule.name}.py", "python/module.py.j2", context)
 
-    def _fields(self, family: Family, groups: Sequence[Group], has_flags: bool) -> list[str]:
+    def _fields(self, rule: WholeRule, groups: Sequence[Group], has_flags: bool) -> list[str]:
         """The fields of the rule, but for its blocks."""
-        decides = decisive(family, [refusal for spec in self.classes for refusal in spec.refusals])
-        settings: dict[str, Setting] = {**family.spec.hyperparameters, **family.spec.options}
+        decides = decisive(rule, [refusal for spec in self.classes for refusal in spec.refusals])
+        settings: dict[str, Setting] = {**rule.spec.hyperparameters, **rule.spec.options}
         shared_states = {name for group in groups for name in group.states}
-        states = {name: state for name, state in family.states.items() if name not in shared_states}
+        states = {name: state for name, state in rule.states.items() if name not in shared_states}
         tables = {
             "settings": [line for n, s in settings.items() for line in setting_lines(n, s, n in decides, NOTHING, 8)],
-            "states": [line for n, s in states.items() for line in state_lines(family, n, s, 8)],
-            "refusals": [line for r in _own_refusals(family, groups) for line in refusal_lines(r, 8)],
+            "states": [line for n, s in states.items() for line in state_lines(rule, n, s, 8)],
+            "refusals": [line for r in _own_refusals(rule, groups) for line in refusal_lines(r, 8)],
         }
         lines = [line for name, entries in tables.items() if entries for line in table_lines(name, entries, 4)]
-        if family.spec.inputs:
-            lines += docs_lines("inputs", {name: given.doc for name, given in family.spec.inputs.items()}, 4)
-        constants = [name for name, guard in family.guards.guards.items() if guard.about == "codec"]
+        if rule.spec.inputs:
+            lines += docs_lines("inputs", {name: given.doc for name, given in rule.spec.inputs.items()}, 4)
+        constants = [name for name, guard in rule.guards.guards.items() if guard.about == "codec"]
         more: dict[str, Code] = {
             "flags": "_flags" if has_flags else "",
             "constants": names_code(constants) if constants else "",
-            "first_step_only": "True" if _asks_first_step_only(family) else "",
+            "first_step_only": "True" if _asks_first_step_only(rule) else "",
             "shared": tuple_code([f"shared.{group.name}" for group in groups]),
         }
         return [*lines, *field_lines(more, 4)]
 
 
-def _source(family: Family) -> list[Prose]:
+def _source(rule: WholeRule) -> list[Prose]:
     """Source of the rule, as its module gives it below its title."""
-    reference = family.spec.reference
+    reference = rule.spec.reference
     return [NOTHING, *("Source: " + reference).filled(WIDTH)] if reference else []
 
 
-def _block(family: Family, name: str, plan: Plan) -> list[str]:
-    refusals = [line for r in family.refusals if r.on == name for line in refusal_lines(r, 8)]
-    return [*block_lines(name, plan, family), *(table_lines("refusals", refusals, 4) if refusals else [])]
+def _block(rule: WholeRule, name: str, plan: Plan) -> list[str]:
+    refusals = [line for r in rule.refusals if r.on == name for line in refusal_lines(r, 8)]
+    return [*block_lines(name, plan, rule), *(table_lines("refusals", refusals, 4) if refusals else [])]
 
 
-def _own_refusals(family: Family, groups: Sequence[Group]) -> list[Refusal]:
+def _own_refusals(rule: WholeRule, groups: Sequence[Group]) -> list[Refusal]:
     shared = {refusal for group in groups for refusal in group.refusals}
-    return [refusal for refusal in family.refusals if refusal.on == "construct" and refusal not in shared]
+    return [refusal for refusal in rule.refusals if refusal.on == "construct" and refusal not in shared]
 
 
-def _asks_first_step_only(family: Family) -> bool:
-    return all(asks_first_step_only(block.program) for block in family.blocks.values())
+def _asks_first_step_only(rule: WholeRule) -> bool:
+    return all(asks_first_step_only(block.program) for block in rule.blocks.values())
 
 
 def _imports(
-    family: Family,
+    rule: WholeRule,
     plans: Mapping[str, Plan],
     groups: Sequence[Group],
     flags: Mapping[str, str],
@@ -149,24 +149,24 @@ def _imports(
     constructors = [text.constructor for text in classes if text.constructor is not None]
     types = frozenset[str]().union(*(made.types for made in constructors))
     fixes = any("fixed" in text.attributes for text in classes)
-    own = [*family.spec.hyperparameters.values(), *family.spec.options.values()]
+    own = [*rule.spec.hyperparameters.values(), *rule.spec.options.values()]
     shared_states = {name for group in groups for name in group.states}
     refuses = any("refusals" in text.attributes for text in classes)
-    refuses = refuses or bool(_own_refusals(family, groups)) or any(r.on != "construct" for r in family.refusals)
+    refuses = refuses or bool(_own_refusals(rule, groups)) or any(r.on != "construct" for r in rule.refusals)
     used = {
         "Array": any(plan.arrays for plan in plans.values()),
         "Flags": any(host.asks_flags for host in hosts),
         "Partial": any(element_sums(plan).all for plan in plans.values()),
         "Refusal": refuses,
         "Settings": bool(flags),
-        "State": any(name not in shared_states for name in family.states),
+        "State": any(name not in shared_states for name in rule.states),
         "always": any(says_always(plan) for plan in plans.values()),
     }
-    rule = {"Block", "Pass", "Rule", *(name for name, there in used.items() if there)}
-    rule |= {type(setting).__name__ for setting in own}
+    named = {"Block", "Pass", "Rule", *(name for name, there in used.items() if there)}
+    named |= {type(setting).__name__ for setting in own}
     uses_math = any("m" in names_in(text) for text in flags.values())
     uses_math = uses_math or any(host.uses_math for host in hosts) or any(text.uses_math for text in starts)
-    of_blocks, of_rules = rule_imports(rule)
+    of_blocks, of_rules = rule_imports(named)
     return {
         "typing": ["Any", *(["ClassVar"] if fixes else []), *(["Literal"] if "Literal" in types else [])],
         "mapping": ["Mapping"] if fixes else [],

@@ -6,20 +6,20 @@ from optgen.backends.c_block import block_text
 from optgen.backends.code import Brackets, Code, Labelled, Names, call
 from optgen.backends.py_printer import py_condition
 from optgen.backends.python_calls import field_lines, names_code, tuple_code
-from optgen.ir.family import Family
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import Kind, Reduce, Ref, refs
+from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import PassPlan, Plan
 from optgen.schedule.sums import ElementSum, element_sums
 
 
-def block_lines(name: str, plan: Plan, family: Family) -> list[str]:
+def block_lines(name: str, plan: Plan, rule: WholeRule) -> list[str]:
     """The fields of a block, but for what it refuses."""
     sums = [names_code((sum_name, op, reduction)) for sum_name, (op, reduction) in plan.sums.items()]
     arrays = [
         call("Array", f'"{n}"', f'"{plan.kinds[n].name.lower()}"', live_code(live)) for n, live in plan.arrays.items()
     ]
-    scalars = block_text(family, name, plan).scalar_count
+    scalars = block_text(rule, name, plan).scalar_count
     partials = [_partial(item) for item in element_sums(plan).all]
     fields: dict[str, Code] = {
         "reads": Names(tuple(plan.host_inputs)) if plan.host_inputs else "",
@@ -30,7 +30,7 @@ def block_lines(name: str, plan: Plan, family: Family) -> list[str]:
         "commit": f"_{name}_commit" if plan.host_commits else "",
         "sums": tuple_code(sums) if sums else "",
         "arrays": tuple_code(arrays) if arrays else "",
-        "grads": "True" if family.reads_gradients(name) else "",
+        "grads": "True" if rule.reads_gradients(name) else "",
         "line_sums": "True" if _sums_lines(plan) else "",
         "counts": "True" if _reads_index(plan) else "",
     }

@@ -14,10 +14,10 @@ from optgen.backends.code import Brackets, Code, flat, joined, names_in
 from optgen.backends.python_calls import filled, tuple_code
 from optgen.backends.python_rule import literal
 from optgen.backends.quoting import Docstring, Identifier, docstring, identifier
-from optgen.ir.family import Family
 from optgen.ir.refusals import Refusal
+from optgen.ir.rule import WholeRule
 from optgen.prose import Prose
-from optgen.spec.model import Hyperparameter, Option, Variant
+from optgen.spec.model import ClassEntry, Hyperparameter, Option
 from optgen.spec.ranges import parse_range
 
 WIDTH = 112  # of documentation, without its indentation
@@ -39,7 +39,7 @@ class ClassSpec:
     """A public class: its row of the table, and what it refuses."""
 
     name: str
-    variant: Variant
+    entry: ClassEntry
     refusals: tuple[Refusal, ...]
 
 
@@ -104,7 +104,7 @@ class ClassText:
     constructor: ConstructorText | None
 
 
-def render_classes(family: Family, classes: Sequence[ClassSpec], constants: Mapping[Refusal, str]) -> list[ClassText]:
+def render_classes(rule: WholeRule, classes: Sequence[ClassSpec], constants: Mapping[Refusal, str]) -> list[ClassText]:
     """The classes of a rule's module in their order, each behind the one that it is derived from.
 
     Args:
@@ -112,23 +112,23 @@ def render_classes(family: Family, classes: Sequence[ClassSpec], constants: Mapp
     """
     alike: dict[object, list[ClassSpec]] = {}
     for spec in classes:
-        alike.setdefault((constructor(family, spec.variant).texts, _fixed(spec.variant)), []).append(spec)
+        alike.setdefault((constructor(rule, spec.entry).texts, _fixed(spec.entry)), []).append(spec)
     result: list[ClassText] = []
     for specs in alike.values():
         attributes = {spec.name: _attributes(spec, constants) for spec in specs}
-        general = next((spec for spec in specs if spec.variant.bits is None), None)
+        general = next((spec for spec in specs if spec.entry.bits is None), None)
         first = general or specs[0]
-        name, title, own = first.name, _title(family, first.variant), attributes[first.name]
+        name, title, own = first.name, _title(rule, first.entry), attributes[first.name]
         if general is None and len(specs) > 1:
             name = _base_name([*attributes], {text.name for text in result})
             title = Prose(f"Base class of {' and '.join(f'`{each}`' for each in attributes)}.")
             own = {k: text for k, text in own.items() if all(of.get(k) == text for of in attributes.values())}
-        doc = _docstring([title, *_about(family, first.variant)])
-        made = _constructor_text(family, first)
+        doc = _docstring([title, *_about(rule, first.entry)])
+        made = _constructor_text(rule, first)
         result.append(ClassText(identifier(name), identifier("Optimizer"), doc, own, made))
         for spec in (spec for spec in specs if spec.name != name):
-            about = _about(family, spec.variant)
-            lines = [_title(family, spec.variant), *(about if about != _about(family, first.variant) else [])]
+            about = _about(rule, spec.entry)
+            lines = [_title(rule, spec.entry), *(about if about != _about(rule, first.entry) else [])]
             differs = {"refusals": "refusals = ()"} if "refusals" in own else {}
             differs |= attributes[spec.name]
             changed = {key: text for key, text in differs.items() if own.get(key) != text}
@@ -145,26 +145,26 @@ def _base_name(names: Sequence[str], taken: Set[str]) -> str:
     return name
 
 
-def _fixed(variant: Variant) -> str:
+def _fixed(entry: ClassEntry) -> str:
     """Settings that a class fixes, beside the bits of its states."""
-    fixed: dict[str, object] = dict(variant.set)
-    if variant.paged is not None:
-        fixed["is_paged"] = variant.paged
-    if variant.target is not None:
-        fixed["target"] = variant.target
+    fixed: dict[str, object] = dict(entry.set)
+    if entry.paged is not None:
+        fixed["is_paged"] = entry.paged
+    if entry.target is not None:
+        fixed["target"] = entry.target
     return "{" + ", ".join(f'"{key}": {literal(value)}' for key, value in fixed.items()) + "}"
 
 
 def _attributes(spec: ClassSpec, constants: Mapping[Refusal, str]) -> dict[str, str]:
     """The statements of a class that set its attributes, by name."""
-    variant, fixed = spec.variant, _fixed(spec.variant)
+    entry, fixed = spec.entry, _fixed(spec.entry)
     result = {"rule": "rule = RULE"}
     if fixed != "{}":
         result["fixed"] = f"fixed: ClassVar[Mapping[str, Any]] = {fixed}"
-    if variant.bits is not None:
-        result["bits"] = f"bits = {variant.bits}"
-        if "optim_bits" in variant.defaults:
-            result["given_bits"] = f"given_bits = {literal(variant.defaults['optim_bits'])}"
+    if entry.bits is not None:
+        result["bits"] = f"bits = {entry.bits}"
+        if "optim_bits" in entry.defaults:
+            result["given_bits"] = f"given_bits = {literal(entry.defaults['optim_bits'])}"
     if spec.refusals:
         result["refusals"] = f"refusals = {flat(tuple_code([constants[refusal] for refusal in spec.refusals]))}"
     return result
@@ -173,25 +173,25 @@ def _attributes(spec: ClassSpec, constants: Mapping[Refusal, str]) -> dict[str, 
 # Constructors
 
 
-def constructor(family: Family, variant: Variant) -> Constructor:
+def constructor(rule: WholeRule, entry: ClassEntry) -> Constructor:
     """A class's constructor."""
-    arguments = class_arguments(family, variant)
-    signature = list(variant.signature or [])
+    arguments = class_arguments(rule, entry)
+    signature = list(entry.signature or [])
     keyword = tuple(a for name, a in arguments.items() if name not in signature and name != "args")
     return Constructor(tuple(arguments[name] for name in signature), keyword)
 
 
-def _constructor_text(family: Family, spec: ClassSpec) -> ConstructorText:
-    made = constructor(family, spec.variant)
-    own = {*family.spec.hyperparameters, *family.spec.options}
+def _constructor_text(rule: WholeRule, spec: ClassSpec) -> ConstructorText:
+    made = constructor(rule, spec.entry)
+    own = {*rule.spec.hyperparameters, *rule.spec.options}
     more = f"These are its own arguments; `help({spec.name})` describes those too that all rules take."
-    lines = [family.title + ".", NOTHING, *Prose(more).filled(WIDTH - 4), NOTHING, Prose("Args:")]
+    lines = [rule.title + ".", NOTHING, *Prose(more).filled(WIDTH - 4), NOTHING, Prose("Args:")]
     lines.append(Prose("    params: Tensors, named tensors or param groups."))
     for argument in (*made.positional, *made.keyword):
         if argument.name in own:
-            text = f"{argument.name}: " + _with_range(family, argument)
+            text = f"{argument.name}: " + _with_range(rule, argument)
             lines += text.filled(WIDTH - 4, " " * 4, " " * 8)
-    args = ", args" if "args" in (spec.variant.signature or []) else ""
+    args = ", args" if "args" in (spec.entry.signature or []) else ""
     call = f"super().__init__(params, settings_in(locals()){args})"
     types = frozenset(name for a in (*made.positional, *made.keyword) for name in names_in(a.annotation))
     return ConstructorText(_docstring(lines), _lines(made.positional, own), _lines(made.keyword, ()), call, types)
@@ -206,39 +206,39 @@ def _lines(arguments: Iterable[Argument], own: Collection[str]) -> tuple[str, ..
     return tuple(result)
 
 
-def class_arguments(family: Family, variant: Variant) -> dict[str, Argument]:
+def class_arguments(rule: WholeRule, entry: ClassEntry) -> dict[str, Argument]:
     """All arguments of a class by name, those it fixes left out."""
-    fixed = set(variant.set) | ({"is_paged"} if variant.paged is not None else set())
-    signature = list(variant.signature or [])
+    fixed = set(entry.set) | ({"is_paged"} if entry.paged is not None else set())
+    signature = list(entry.signature or [])
     result = {}
-    for name, hyper in family.hypers.items():
+    for name, hyper in rule.hypers.items():
         if name not in fixed:
-            result[name] = Argument(name, _hyper_type(name, hyper), _hyper_default(name, hyper, variant), hyper.doc)
-    for name, option in family.options.items():
+            result[name] = Argument(name, _hyper_type(name, hyper), _hyper_default(name, hyper, entry), hyper.doc)
+    for name, option in rule.options.items():
         if name not in fixed:
-            default = variant.defaults.get(name, option.default)
+            default = entry.defaults.get(name, option.default)
             result[name] = Argument(name, _option_type(option), literal(default), option.doc)
-    for name, item in family.storage.items():
-        if name in fixed or (name == "optim_bits" and variant.bits is not None and name not in signature):
+    for name, item in rule.storage.items():
+        if name in fixed or (name == "optim_bits" and entry.bits is not None and name not in signature):
             continue
-        own = {"block_wise": variant.block_wise}.get(name)
-        default = own if own is not None else variant.defaults.get(name, item.default)
+        own = {"block_wise": entry.block_wise}.get(name)
+        default = own if own is not None else entry.defaults.get(name, item.default)
         doc = item.doc
-        if name == "optim_bits" and variant.bits is not None:
-            doc = Prose(BITS_DOC.format(bits=variant.bits))
+        if name == "optim_bits" and entry.bits is not None:
+            doc = Prose(BITS_DOC.format(bits=entry.bits))
         kind = _option_type(item) if isinstance(item, Option) else _hyper_type(name, item)
         result[name] = Argument(name, kind, literal(default), doc)
     if "args" in signature:
         result["args"] = Argument("args", "object", "None", Prose(ARGS_DOC))
-    if variant.target is None:
+    if entry.target is None:
         result["target"] = Argument("target", TARGET_TYPE, "None", Prose(TARGET_DOC))
     return result
 
 
-def _hyper_default(name: str, hyper: Hyperparameter, variant: Variant) -> str | None:
-    if name in variant.required or (hyper.required and name not in variant.defaults):
+def _hyper_default(name: str, hyper: Hyperparameter, entry: ClassEntry) -> str | None:
+    if name in entry.required or (hyper.required and name not in entry.defaults):
         return None
-    default = variant.defaults.get(name, hyper.default)
+    default = entry.defaults.get(name, hyper.default)
     return literal(tuple(default) if isinstance(default, list) else default)
 
 
@@ -268,23 +268,23 @@ def _docstring(lines: Sequence[Prose]) -> tuple[Docstring, ...]:
     return tuple(docstring(line) for line in lines)
 
 
-def _title(family: Family, variant: Variant) -> Prose:
-    bits = 32 if "optim_bits" not in family.storage else variant.bits
+def _title(rule: WholeRule, entry: ClassEntry) -> Prose:
+    bits = 32 if "optim_bits" not in rule.storage else entry.bits
     kept = f"states in {'`optim_bits`' if bits is None else bits} bits"
-    return family.title + f": {kept}{', paged' if variant.paged else ''}."
+    return rule.title + f": {kept}{', paged' if entry.paged else ''}."
 
 
-def _about(family: Family, variant: Variant) -> list[Prose]:
+def _about(rule: WholeRule, entry: ClassEntry) -> list[Prose]:
     """Docstring of a class below its title: the class's own text, then its rule's."""
     lines: list[Prose] = []
-    for text in (variant.doc, family.spec.doc):
+    for text in (entry.doc, rule.spec.doc):
         if text:
             lines += [NOTHING, *text.filled(WIDTH)]
     return lines
 
 
-def _with_range(family: Family, argument: Argument) -> Prose:
-    hyper = family.hypers.get(argument.name)
+def _with_range(rule: WholeRule, argument: Argument) -> Prose:
+    hyper = rule.hypers.get(argument.name)
     where = f" In {parse_range(hyper.range)}." if hyper is not None else ""
     default = "" if argument.default is None else f" Default: {argument.default}."
     return argument.doc + where + default

@@ -11,10 +11,10 @@ from optgen.backends.py_printer import PyPrinter, py_number
 from optgen.backends.python_blocks import live_code
 from optgen.backends.python_calls import call_lines, names_code, tuple_code
 from optgen.backends.quoting import py_string
-from optgen.ir.family import Family, given_readers, readers
 from optgen.ir.guards import Guard
 from optgen.ir.nodes import Const, Kind, Reduce, refs, walk
 from optgen.ir.refusals import Refusal
+from optgen.ir.rule import WholeRule, given_readers, readers
 from optgen.prose import Prose
 from optgen.spec.model import Hyperparameter, Option, State
 from optgen.spec.names import FACTS
@@ -75,20 +75,20 @@ def _option(name: str, option: Option) -> list[Code]:
     return [f'"{name}"', *choices]
 
 
-def decisive(family: Family, refusals: Sequence[Refusal]) -> frozenset[str]:
+def decisive(rule: WholeRule, refusals: Sequence[Refusal]) -> frozenset[str]:
     """The hyperparameters that decide flags, or what is refused."""
-    owners = {part: name for name, h in family.hypers.items() for part in (h.names or [name])}
-    subjects = {owners.get(g.subject, g.subject) for g in family.guards.guards.values() if g.about == "hyper"}
-    named = {owners.get(name, name) for refusal in (*family.refusals, *refusals) for name in refusal.settings}
-    return frozenset(name for name in family.hypers if name in subjects or name in named)
+    owners = {part: name for name, h in rule.hypers.items() for part in (h.names or [name])}
+    subjects = {owners.get(g.subject, g.subject) for g in rule.guards.guards.values() if g.about == "hyper"}
+    named = {owners.get(name, name) for refusal in (*rule.refusals, *refusals) for name in refusal.settings}
+    return frozenset(name for name in rule.hypers if name in subjects or name in named)
 
 
 # States
 
 
-def state_lines(family: Family, name: str, state: State, indent: int) -> list[str]:
+def state_lines(rule: WholeRule, name: str, state: State, indent: int) -> list[str]:
     """An entry of a table of states."""
-    item = family.inputs[name]
+    item = rule.inputs[name]
     parts: list[Code] = [f'"{name}"']
     if state.shape != "param":
         parts.append(f'"{state.shape}"')
@@ -103,7 +103,7 @@ def state_lines(family: Family, name: str, state: State, indent: int) -> list[st
         parts.append(f"window={item.window}")
     if not item.exists.is_true:
         parts.append(prefixed("exists=", live_code(item.exists)))
-    init = family.inits[name]
+    init = rule.inits[name]
     if not isinstance(init, Const):
         parts.append(f"init=_start_{name}")
         if {"param", "grad"}.intersection(refs(init)):
@@ -129,15 +129,15 @@ class StartText:
     uses_math: bool
 
 
-def start(family: Family, name: str) -> StartText | None:
+def start(rule: WholeRule, name: str) -> StartText | None:
     """The function for a state's initial value; None where that is a number."""
-    expr = family.inits[name]
+    expr = rule.inits[name]
     if isinstance(expr, Const):
         return None
-    read = readers(family.hypers, family.options, family.storage)
+    read = readers(rule.hypers, rule.options, rule.storage)
     names = {n: f"m.number({text.replace('o[', 't.settings[', 1)})" for n, text in read.items()}
     names |= {"param": "t.param", "grad": "t.unscaled_grad"} | {fact: f"t.{fact}" for fact in FACTS}
-    kinds = {n: i.kind for n, i in family.inputs.items()}
+    kinds = {n: i.kind for n, i in rule.inputs.items()}
     code = PyPrinter(kinds, names=names).code(expr)
     return StartText(name, tuple(python_code(Labelled("return ", code), 4)), "m" in names_in(code))
 
@@ -145,13 +145,13 @@ def start(family: Family, name: str) -> StartText | None:
 # Flags
 
 
-def flag_texts(family: Family) -> dict[str, str]:
+def flag_texts(rule: WholeRule) -> dict[str, str]:
     """The value of every flag by name."""
-    return {name: _flag(family, guard) for name, guard in family.guards.guards.items()}
+    return {name: _flag(rule, guard) for name, guard in rule.guards.guards.items()}
 
 
-def _flag(family: Family, guard: Guard) -> str:
-    read = readers(family.hypers, family.options, family.storage)
+def _flag(rule: WholeRule, guard: Guard) -> str:
+    read = readers(rule.hypers, rule.options, rule.storage)
     match guard.about, guard.op:
         case "option", "true":
             return read[guard.subject]
@@ -160,7 +160,7 @@ def _flag(family: Family, guard: Guard) -> str:
         case "hyper", "given":
             return f"{read[guard.subject]} is not None"
         case "input", _:
-            return f"{given_readers(family.given)[guard.subject]} is not None"
+            return f"{given_readers(rule.given)[guard.subject]} is not None"
         case "hyper", _:
             return f"m.number({read[guard.subject]}) {guard.op} {guard.value}"
         case "fact", _:

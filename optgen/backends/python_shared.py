@@ -27,9 +27,9 @@ from optgen.backends.python_rule import (
     state_lines,
 )
 from optgen.backends.quoting import Comment, python_comment
-from optgen.ir.family import Family
 from optgen.ir.nodes import Const
 from optgen.ir.refusals import Refusal
+from optgen.ir.rule import WholeRule
 from optgen.prose import Prose
 from optgen.spec.checks import is_offered
 from optgen.spec.model import Needs, Shared
@@ -86,15 +86,15 @@ class SharedParts:
     """Parts that the rules of a package share.
 
     Args:
-        families: All of them.
+        rules: All of them.
         refusals: Refusals of the classes of each, by its name.
     """
 
-    def __init__(self, families: Sequence[Family], refusals: Mapping[str, Sequence[Refusal]]) -> None:
-        self.families = families
-        self.common = families[0].shared if families else Shared()
-        self.decisive = {name for f in families for name in decisive(f, refusals.get(f.name, ()))}
-        every = frozenset(family.name for family in families)
+    def __init__(self, rules: Sequence[WholeRule], refusals: Mapping[str, Sequence[Refusal]]) -> None:
+        self.rules = rules
+        self.common = rules[0].shared if rules else Shared()
+        self.decisive = {name for f in rules for name in decisive(f, refusals.get(f.name, ()))}
+        every = frozenset(rule.name for rule in rules)
         self._groups: dict[Hashable, Group] = {None: Group(EVERY, OF[EVERY], every)}
         self._add_settings()
         self._groups[None].inputs |= {name: given.doc for name, given in self.common.inputs.items()}
@@ -105,9 +105,9 @@ class SharedParts:
         self._add_flags()
         self._add_refusals()
 
-    def of(self, family: Family) -> list[Group]:
+    def of(self, rule: WholeRule) -> list[Group]:
         """The groups that a rule has."""
-        return [group for group in self.groups if family.name in group.rules]
+        return [group for group in self.groups if rule.name in group.rules]
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -132,7 +132,7 @@ class SharedParts:
     def _group(self, setting: Setting) -> Group:
         key = _key(setting.needs)
         if key not in self._groups:
-            rules = frozenset(f.name for f in self.families if is_offered(setting, f.spec, self.common))
+            rules = frozenset(f.name for f in self.rules if is_offered(setting, f.spec, self.common))
             name, about = _named(setting.needs)
             while any(group.name == name for group in self._groups.values()):
                 name += "_"
@@ -141,10 +141,10 @@ class SharedParts:
 
     def _add_states(self) -> None:
         found: dict[tuple[str, tuple[str, ...]], set[str]] = {}
-        for family in self.families:
+        for rule in self.rules:
             for name, state in self.common.states.items():
-                if name not in family.spec.states and isinstance(family.inits[name], Const):
-                    found.setdefault((name, tuple(state_lines(family, name, state, 8))), set()).add(family.name)
+                if name not in rule.spec.states and isinstance(rule.inits[name], Const):
+                    found.setdefault((name, tuple(state_lines(rule, name, state, 8))), set()).add(rule.name)
         for (name, lines), group in self._placed(found, {}):
             group.states[name] = lines
 
@@ -154,13 +154,13 @@ class SharedParts:
         settings: dict[str, Setting] = {**self.common.hyperparameters, **self.common.options}
         common = {*settings, *self.common.inputs}
         owners = {part: name for name, hyper in self.common.hyperparameters.items() for part in hyper.names}
-        for family in self.families:
-            for name, text in flag_texts(family).items():
-                guard = family.guards.guards[name]
+        for rule in self.rules:
+            for name, text in flag_texts(rule).items():
+                guard = rule.guards.guards[name]
                 owner = owners.get(guard.subject, guard.subject)
                 choices = getattr(settings.get(owner), "choices", None) or (guard.value,)
                 if guard.about in ("option", "hyper", "input") and owner in common and guard.value in choices:
-                    found.setdefault((name, text), set()).add(family.name)
+                    found.setdefault((name, text), set()).add(rule.name)
                     needs[name, text] = _key(settings[owner].needs) if owner in settings else None
         for (name, text), group in self._placed(found, needs):
             group.flags[name] = text
@@ -172,14 +172,14 @@ class SharedParts:
         common = self.common
         settings: dict[str, Setting] = {**common.hyperparameters, **common.options, **common.storage}
         settings |= {part: hyper for hyper in common.hyperparameters.values() for part in hyper.names}
-        for family in self.families:
-            for refusal in family.refusals[len(family.spec.refusals) :]:
+        for rule in self.rules:
+            for refusal in rule.refusals[len(rule.spec.refusals) :]:
                 if refusal.on != "construct":
                     continue
                 if refusal not in refusals:
                     refusals.append(refusal)
                 index = refusals.index(refusal)
-                found.setdefault(index, set()).add(family.name)
+                found.setdefault(index, set()).add(rule.name)
                 keys = [_key(settings[n].needs) for n in refusal.settings if n in settings]
                 needs[index] = max(keys, key=_narrowness, default=None)
         for index, group in self._placed(found, needs):

@@ -29,11 +29,11 @@ from optgen.backends.statements import (
     values_in,
     walk_statements,
 )
-from optgen.ir.family import Family
 from optgen.ir.formula import Formula
 from optgen.ir.kinds import boolean_names, kind_of, window_name
 from optgen.ir.liveness import demands, needed, resolve
 from optgen.ir.nodes import Call, Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
+from optgen.ir.rule import WholeRule
 from optgen.passes.rewrite import replaced
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.prose import Prose
@@ -86,8 +86,8 @@ class TorchBackend:
     def __init__(self, common: CommonTorchStages) -> None:
         self.common = common
 
-    def render(self, family: Family, plans: Mapping[str, Plan]) -> Rendering:
-        """One module a family."""
+    def render(self, rule: WholeRule, plans: Mapping[str, Plan]) -> Rendering:
+        """One module a rule."""
         blocks = [function_text(name, plan) for name, plan in plans.items()]
         stages = dict.fromkeys(stage for block in blocks for stage in block.stages)
         if len({stage.name for stage in stages}) < len(stages):  # blocks differ: each has its own
@@ -96,8 +96,8 @@ class TorchBackend:
         common = sorted(stage.name for stage in stages if self.common.holds(stage))
         own = [stage for stage in stages if not self.common.holds(stage)]
         functions = [*own, *blocks]
-        context = {"head": _head(family), "imports": _imports(functions, common), "functions": functions}
-        return Rendering(f"{family.name}_torch.py", "torch/functions.py.j2", context)
+        context = {"head": _head(rule), "imports": _imports(functions, common), "functions": functions}
+        return Rendering(f"{rule.name}_torch.py", "torch/functions.py.j2", context)
 
 
 def _imports(functions: Sequence[FunctionText], stages: Sequence[str]) -> list[str]:
@@ -112,9 +112,9 @@ def _imports(functions: Sequence[FunctionText], stages: Sequence[str]) -> list[s
     ]
 
 
-def _head(family: Family) -> list[str]:
-    lines = [docstring(line) for line in (Prose(""), *family.spec.reference.filled(110))]
-    return [f'"""{docstring(family.title)}, in plain torch operations.', *lines, '"""']
+def _head(rule: WholeRule) -> list[str]:
+    lines = [docstring(line) for line in (Prose(""), *rule.spec.reference.filled(110))]
+    return [f'"""{docstring(rule.title)}, in plain torch operations.', *lines, '"""']
 
 
 @lru_cache(maxsize=128)

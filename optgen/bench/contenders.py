@@ -229,14 +229,14 @@ def setting_for(info: ClassInfo, bits: int, settings: Mapping[str, Any], shape: 
     """Setting of a class for one tensor: small ones keep 32-bit states, and a rule may depend on the number of
     dimensions."""
     numel = math.prod(shape)
-    least = info.family_rule.storage.get("min_8bit_size")
+    least = info.whole_rule.storage.get("min_8bit_size")
     if bits < 16 and least is not None and numel < int(str(least.default)):
         bits = 32
     found = info.stored_in(bits).given(settings).setting
     facts = {"ndim": len(shape), "numel": numel, "index": 0}
     guards = {
         name: guard.holds(facts[guard.subject])
-        for name, guard in info.family_rule.guards.guards.items()
+        for name, guard in info.whole_rule.guards.guards.items()
         if guard.about == "fact"
     }
     return replace(found, guards={**found.guards, **guards}, param=dtype, grad=dtype)

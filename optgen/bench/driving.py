@@ -96,7 +96,7 @@ def wants_hessian(optimizer: Any) -> bool:
     return callable(getattr(optimizer, "update_hessian", None))
 
 
-def families(classes: Mapping[str, Made]) -> dict[str, list[Made]]:
+def rules(classes: Mapping[str, Made]) -> dict[str, list[Made]]:
     """The classes of each rule, in the order of the package."""
     result: dict[str, list[Made]] = {}
     for made in classes.values():

@@ -41,7 +41,7 @@ class Entry:
         own_target: Whether the class runs on a target of its own, which nothing is asked of here.
     """
 
-    family: str
+    rule: str
     name: str
     bits: int
     alike: tuple[str, ...]
@@ -101,12 +101,12 @@ def entries(only: Sequence[str] = (), bits: Sequence[int] = BITS) -> list[Entry]
     for members in groups.values():
         info, choice = members[0]
         stored = info.stored_in(choice)
-        inputs = stored.family_rule.inputs
+        inputs = stored.whole_rule.inputs
         kept = [n for n in stored.setting.codecs if inputs[n].exists.holds(stored.setting.guards)]
         alike = [other.name + ("" if c == other.bits else f" in {c} bits") for other, c in members[1:]]
-        own_target = info.spec.variant.target is not None
+        own_target = info.spec.entry.target is not None
         figures = (len(kept), stored.passes, stored.traffic, own_target)
-        found.append(Entry(info.family, info.name, choice, tuple(alike), *figures))
+        found.append(Entry(info.rule, info.name, choice, tuple(alike), *figures))
     return found
 
 
@@ -114,10 +114,10 @@ def step_of(info: Any) -> tuple[object, ...]:
     """Key of a step: classes with equal keys run the same kernel over the same states."""
     setting = info.setting
     return (
-        info.family,
+        info.rule,
         tuple(sorted(setting.guards.items())),
         tuple(sorted((name, str(codec)) for name, codec in setting.codecs.items())),
-        info.spec.variant.target,
+        info.spec.entry.target,
     )
 
 
@@ -139,21 +139,21 @@ def measure(
 ) -> tuple[list[Figure], list[dict[str, Any]]]:
     """Measure entries, one rule after another; return their figures, and what each rule was compared with."""
     package = importlib.import_module(STOCK_PACKAGE)
-    families: dict[str, list[Entry]] = {}
+    rules: dict[str, list[Entry]] = {}
     for entry in found:
-        families.setdefault(entry.family, []).append(entry)
+        rules.setdefault(entry.rule, []).append(entry)
     figures: list[Figure] = []
     rounds: list[dict[str, Any]] = []
     began = time.perf_counter()
-    for number, (family, members) in enumerate(families.items()):
-        own = budget.for_case(time.perf_counter() - began, len(families) - number)
+    for number, (rule, members) in enumerate(rules.items()):
+        own = budget.for_case(time.perf_counter() - began, len(rules) - number)
         contenders = [*(contender(entry, package.CLASSES) for entry in members), *torch_fused_adamw()]
         result = measure_case(case, contenders, bandwidth, own, say)
         by_name = {one.contender.name: one for one in result.measured}
         other = by_name[FUSED]
         seconds = other.seconds if other.samples else None
         figures += [figure(entry, by_name[entry.label], result.bandwidth, seconds, case) for entry in members]
-        rounds.append({"family": family, "bandwidth": result.bandwidth, "fused": seconds})
+        rounds.append({"family": rule, "bandwidth": result.bandwidth, "fused": seconds})
     return figures, rounds
 
 
@@ -177,13 +177,13 @@ COLUMNS = ("class", "rule", "misses", "bits", "states", "passes", "B/param", "ms
 def rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
     """One row a figure, by rule, the most bits first."""
     made: list[tuple[str, ...]] = []
-    for one in sorted(figures, key=lambda one: (one.entry.family, -one.entry.bits, one.entry.name)):
+    for one in sorted(figures, key=lambda one: (one.entry.rule, -one.entry.bits, one.entry.name)):
         entry = one.entry
         note = "; ".join(part for part in (one.flag, one.failure) if part)
         more = f" +{len(entry.alike)}" if entry.alike else ""
         head = (
             entry.name + more,
-            entry.family,
+            entry.rule,
             note,
             str(entry.bits),
             str(entry.states),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.parser import node_location, parse_expression
 from optgen.prose import Prose
-from optgen.spec.model import Refused
+from optgen.spec.model import RefusalEntry
 from optgen.spec.source import SourceText
 
 ALLOWED = (
@@ -57,7 +57,7 @@ class Refusal:
 
 
 def build_refusal(
-    refused: Refused, text: SourceText, settings: Mapping[str, str], reporter: Reporter
+    refused: RefusalEntry, text: SourceText, settings: Mapping[str, str], reporter: Reporter
 ) -> Refusal | None:
     """The refusal of a combination, for generated code; mistakes are reported and give None.
 

@@ -8,23 +8,23 @@ from functools import lru_cache
 
 from optgen.codecs import CODECS
 from optgen.diagnostics import Location, Reporter
-from optgen.ir.family import Family
 from optgen.ir.functions import named as named_in
 from optgen.ir.nodes import Call, Const, Expr, Program, Ref, children, refs
 from optgen.ir.parser import node_location
+from optgen.ir.rule import WholeRule
 from optgen.ir.weights import weight_states
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
 from optgen.spec.source import SourceText
 
 
-def check_use(family: Family, loaded: LoadedSpec, shared: LoadedShared, reporter: Reporter) -> None:
+def check_use(rule: WholeRule, loaded: LoadedSpec, shared: LoadedShared, reporter: Reporter) -> None:
     """Warn of what a rule that is in order has to no effect.
 
     Of what all rules share only inputs are looked at. One that no stage reads is an error: whatever sets it, as a
     gradient scaler, would take it for granted that it acts.
     """
-    used = _used_names(family, shared)
+    used = _used_names(rule, shared)
     for name, where in _declared(loaded):
         if name not in used:
             reporter.warning("unused", f"`{name}` is never used", where, "use it in an equation, or remove it")
@@ -33,11 +33,11 @@ def check_use(family: Family, loaded: LoadedSpec, shared: LoadedShared, reporter
         if name not in used | _names_in(common.grad, common.update):
             where = shared.locate_key("inputs", name)
             reporter.error("unused", f"no rule reads `{name}`", where, "use it in a stage, or remove it")
-    weights = weight_states(family)
-    _check_states(family, loaded, used, weights, reporter)
-    _check_values(family, loaded, reporter)
+    weights = weight_states(rule)
+    _check_states(rule, loaded, used, weights, reporter)
+    _check_values(rule, loaded, reporter)
     for name in weights:
-        state = family.spec.states.get(name)
+        state = rule.spec.states.get(name)
         if state is not None and state.codecs is None and state.stored_as is None:
             message = f"`{name}` holds weights, which may be stored in 8 or 4 bits"
             plain = ", ".join(codec for codec in CODECS if not CODECS[codec].scaled)
@@ -79,13 +79,13 @@ def _declared(loaded: LoadedSpec) -> Iterator[tuple[str, Location]]:
 
 
 def _check_states(
-    family: Family, loaded: LoadedSpec, used: set[str], weights: Iterable[str], reporter: Reporter
+    rule: WholeRule, loaded: LoadedSpec, used: set[str], weights: Iterable[str], reporter: Reporter
 ) -> None:
     """States that stay as they begin, and states on which nothing depends; means of weights are for people to read."""
-    written = [node for text in family.equations.values() for node in _names(text.raw)]
+    written = [node for text in rule.equations.values() for node in _names(text.raw)]
     assigned = {node.id for node in written if isinstance(node.ctx, ast.Store)}
-    live = _live_inputs(family, weights)
-    for name, state in family.spec.states.items():
+    live = _live_inputs(rule, weights)
+    for name, state in rule.spec.states.items():
         where = loaded.locate_key("states", name)
         if name not in used:
             continue
@@ -98,32 +98,32 @@ def _check_states(
             reporter.warning("unused-state", message, where, "use it in an equation, or remove it from `states`")
 
 
-def _check_values(family: Family, loaded: LoadedSpec, reporter: Reporter) -> None:
+def _check_values(rule: WholeRule, loaded: LoadedSpec, reporter: Reporter) -> None:
     """Names of a block's own that nothing reads below."""
-    step = [loaded.text("blocks", name) for name in ("step", "apply") if name in family.equations]
-    for texts in (step, *([loaded.text("methods", name, "block")] for name in family.spec.methods)):
+    step = [loaded.text("blocks", name) for name in ("step", "apply") if name in rule.equations]
+    for texts in (step, *([loaded.text("methods", name, "block")] for name in rule.spec.methods)):
         nodes = [(text, node) for text in texts for node in named_in(ast.parse(text.text))]
         read = {node.id for _, node in nodes if isinstance(node.ctx, ast.Load)}
-        if family.has_update and texts is step and "update" not in _names_in(family.equations["apply"].raw):
+        if rule.has_update and texts is step and "update" not in _names_in(rule.equations["apply"].raw):
             read.discard("update")  # the shared stage would change it for nothing
         first: dict[str, tuple[SourceText, ast.Name]] = {}
         for text, node in sorted(nodes, key=lambda item: (item[0].start, item[1].lineno)):
             if isinstance(node.ctx, ast.Store):
                 first.setdefault(node.id, (text, node))
         for name, (text, node) in first.items():
-            if name in read or name in family.inputs or name == "active":
+            if name in read or name in rule.inputs or name == "active":
                 continue
             help_text = "use it below, or remove the line"
             if name == "update":
-                help_text = "use it in `apply`" if family.has_update else "add `apply:`, which uses it"
+                help_text = "use it in `apply`" if rule.has_update else "add `apply:`, which uses it"
             reporter.warning("unused", f"nothing reads `{name}`", node_location(text, node), help_text)
 
 
-def _live_inputs(family: Family, roots: Iterable[str]) -> set[str]:
+def _live_inputs(rule: WholeRule, roots: Iterable[str]) -> set[str]:
     """The inputs on which `param` depends, or one of `roots`, or a rule that refuses a step."""
     reads: dict[str, set[str]] = {}
     waiting = ["param", *roots]
-    for block in family.blocks.values():
+    for block in rule.blocks.values():
         below: dict[str, set[str]] = {}
         for let in block.program.lets:
             below[let.name] = {name for ref in refs(let.expr) for name in below.get(ref, {ref})}
@@ -134,7 +134,7 @@ def _live_inputs(family: Family, roots: Iterable[str]) -> set[str]:
         waiting += inputs_of(block.active)
         for name, value in block.program.outputs.items():
             reads[name] = reads.get(name, set()) | inputs_of(value)
-    for refused in family.spec.refusals:
+    for refused in rule.spec.refusals:
         waiting += [*_names_in(refused.when), *message_fields(refused.message.raw)]
     live: set[str] = set()
     while waiting:
@@ -145,14 +145,14 @@ def _live_inputs(family: Family, roots: Iterable[str]) -> set[str]:
     return live
 
 
-def _used_names(family: Family, shared: LoadedShared) -> set[str]:
+def _used_names(rule: WholeRule, shared: LoadedShared) -> set[str]:
     common = shared.shared.blocks
-    texts = [*(text.raw for text in family.equations.values()), common.grad, common.update if family.has_update else ""]
-    texts += [str(state.init) for state in family.states.values()]
-    texts += [state.when for state in family.states.values() if state.when is not None]
-    texts += [refused.when for refused in family.spec.refusals]
-    found = _names_in(*texts) | {state.stored_as for state in family.states.values() if state.stored_as is not None}
-    for function in family.functions:
+    texts = [*(text.raw for text in rule.equations.values()), common.grad, common.update if rule.has_update else ""]
+    texts += [str(state.init) for state in rule.states.values()]
+    texts += [state.when for state in rule.states.values() if state.when is not None]
+    texts += [refused.when for refused in rule.spec.refusals]
+    found = _names_in(*texts) | {state.stored_as for state in rule.states.values() if state.stored_as is not None}
+    for function in rule.functions:
         found |= {node.id for node in function.reads()} - function.own
     return found
 

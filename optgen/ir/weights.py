@@ -7,18 +7,18 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optgen.ir.family import Family
 from optgen.ir.nodes import Call, Const, Expr, Kind, Let, Program, Ref, Select, refs
+from optgen.ir.rule import WholeRule
 
 _TOLERANCE = 1e-9
 
 
-def weight_states(family: Family) -> list[str]:
+def weight_states(rule: WholeRule) -> list[str]:
     """The states of elements that begin as the parameter, or become a mean of it and of such states."""
-    elements = [name for name in family.states if family.inputs[name].kind is Kind.ELEMENT]
-    found = [name for name in elements if family.inits.get(name) == Ref("param")]
+    elements = [name for name in rule.states if rule.inputs[name].kind is Kind.ELEMENT]
+    found = [name for name in elements if rule.inits.get(name) == Ref("param")]
     for name in elements:
-        programs = [block.program for block in family.blocks.values() if name in block.program.outputs]
+        programs = [block.program for block in rule.blocks.values() if name in block.program.outputs]
         if name not in found and programs and all(_Mean(name, program, found).holds() for program in programs):
             found.append(name)
     return found

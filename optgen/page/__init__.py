@@ -99,14 +99,14 @@ def _head(info: ClassInfo) -> Element:
     SubElement(made, "h1").text = info.name
     if info.doc:
         _paragraph(made, info.doc.line().raw, "lead")
-    rule = info.family_rule
+    rule = info.whole_rule
     _linked(_paragraph(made, "", "reference"), (rule.title + ". " + rule.spec.reference).line().raw)
     facts = SubElement(made, "dl")
     shown = (
         (f"{number(info.state_bytes)} B", "states a parameter"),
         (f"{number(info.traffic)} B", "moved a parameter and step"),
         (str(info.passes), "pass over memory" if info.passes == 1 else "passes over memory"),
-        (f"{info.bits} bits", "a state, by default" if info.spec.variant.bits is None else "a state"),
+        (f"{info.bits} bits", "a state, by default" if info.spec.entry.bits is None else "a state"),
     )
     for value, name in shown:
         group = SubElement(facts, "div")
@@ -125,24 +125,24 @@ class Stage:
 
 def _stages(info: ClassInfo) -> list[Stage]:
     """The blocks of a step in their order, then methods. Of those that all rules share only what defaults reach."""
-    values = {**info.defaults, **FACTS, **dict.fromkeys(info.family_rule.given)}  # nothing is given for one step alone
+    values = {**info.defaults, **FACTS, **dict.fromkeys(info.whole_rule.given)}  # nothing is given for one step alone
     made = []
-    for name, block in info.family_rule.equations.items():
-        for title, text in ((SHARED.get(name, ""), info.family_rule.stages.get(name)), (STAGES.get(name), block)):
-            found = lines(text.raw if text else "", info.spec.variant.set)
+    for name, block in info.whole_rule.equations.items():
+        for title, text in ((SHARED.get(name, ""), info.whole_rule.stages.get(name)), (STAGES.get(name), block)):
+            found = lines(text.raw if text else "", info.spec.entry.set)
             seen = [(line, taken) for line, taken in zip(found, _taken(found, values), strict=True)]
             seen = [one for one in seen if one[1] or text is block]
             if seen:
                 made.append(Stage(title or f"Method {name}()", tuple(seen)))
-    for function in info.family_rule.functions:
-        found = function_lines(function, info.spec.variant.set)
+    for function in info.whole_rule.functions:
+        found = function_lines(function, info.spec.entry.set)
         own = {name: value for name, value in values.items() if name not in function.own}
         made.append(Stage(f"Function {function.signature}", tuple(zip(found, _taken(found, own), strict=True))))
     return made
 
 
 def _printer(info: ClassInfo) -> Printer:
-    rule = info.family_rule
+    rule = info.whole_rule
     hypers = [name for owner, hyper in rule.hypers.items() for name in (hyper.names or (owner,))]
     local = [
         part.id
@@ -211,7 +211,7 @@ def _taken(found: Sequence[Line], values: dict[str, object]) -> list[bool]:
 
 def _symbols(info: ClassInfo) -> Element:
     """The letters of the equations with the names that the code has for them, and what they are."""
-    rule, printer = info.family_rule, _printer(info)
+    rule, printer = info.whole_rule, _printer(info)
     text = "\n".join(line.text for stage in _stages(info) for line, _ in stage.lines)
     docs: dict[str, str] = {
         "param": "The parameter.",

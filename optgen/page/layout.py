@@ -68,7 +68,7 @@ def layout_of(info: ClassInfo) -> Layout:
             writes[one.name] += 0.0 if one.name in reads else scale_bytes(one, setting)
         makes = tuple((r.name, UNITS[r.reduce.over]) for r in item.reductions if r.live.holds(setting.guards))
         passes.append(Pass(item.name, reads, writes, makes))
-    declared = list(info.family_rule.inputs)
+    declared = list(info.whole_rule.inputs)
     named = sorted(inputs.values(), key=lambda one: (ORDER.get(one.role, 2), declared.index(one.name)))
     order = [one.name for one in named]
     passes = [replace(one, reads=_sorted(one.reads, order), writes=_sorted(one.writes, order)) for one in passes]

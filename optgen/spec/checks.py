@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from optgen.codecs import CODECS, COMPENSATION
 from optgen.diagnostics import Reporter, suggest
 from optgen.spec.messages import check_message
-from optgen.spec.model import Hyperparameter, Input, Option, Refused, Shared, Spec, State
+from optgen.spec.model import Hyperparameter, Input, Option, RefusalEntry, Shared, Spec, State
 from optgen.spec.names import ATTRIBUTES, OF_STATES, RESERVED, STORAGE, TARGET
 from optgen.spec.nodes import Document, Key
 from optgen.spec.ranges import Range, parse_range
@@ -88,7 +88,7 @@ def parts_of(spec: Spec, shared: Shared) -> dict[str, str]:
 
 
 def check_refusal(
-    refused: Refused, document: Document, path: tuple[Key, ...], names: set[str], reporter: Reporter
+    refused: RefusalEntry, document: Document, path: tuple[Key, ...], names: set[str], reporter: Reporter
 ) -> None:
     """Checks a combination that a class refuses; `names` are those that its message may show."""
     _Checker(document, reporter).refusal(refused, path, names, {"construct"})
@@ -333,7 +333,7 @@ class _Checker:
                 message = f"`{choice}` is not a choice of `{name}`"
                 self.value("unknown-choice", message, (*path, name), value_error(option, choice))
 
-    def refusal(self, refused: Refused, path: tuple[Key, ...], names: Iterable[str], places: set[str]) -> None:
+    def refusal(self, refused: RefusalEntry, path: tuple[Key, ...], names: Iterable[str], places: set[str]) -> None:
         """A combination that is refused: where it is looked at, and what its message shows."""
         if refused.on not in places:
             message, help_text = f"there is no block `{refused.on}`", suggest(refused.on, places)

@@ -11,7 +11,7 @@ from typing import Any
 from optgen.codecs import OF_BITS
 from optgen.diagnostics import Location, Reporter, suggest
 from optgen.spec.checks import Setting, as_written, check_refusal, parts_of, settings_of, value_error
-from optgen.spec.model import ClassRow, ClassTable, Hyperparameter, Option, Refused, Shared, Spec, Variant
+from optgen.spec.model import ClassEntry, ClassRow, ClassTable, Hyperparameter, Option, RefusalEntry, Shared, Spec
 from optgen.spec.names import OF_BLOCKS, OF_CLASSES
 from optgen.spec.nodes import Document, Key
 
@@ -36,7 +36,7 @@ class Declared:
     """
 
     name: str
-    variant: Variant
+    entry: ClassEntry
     document: Document
     path: tuple[Key, ...]
     places: Mapping[str, tuple[Key, ...]]
@@ -49,15 +49,15 @@ class Declared:
 
 def classes_of(name: str, row: ClassRow, document: Document, path: tuple[Key, ...]) -> list[Declared]:
     """The classes of a row: of lists, each of `paged` with each of `bits`, in their order."""
-    own = {field: getattr(row, field) for field in Variant.model_fields}
+    own = {field: getattr(row, field) for field in ClassEntry.model_fields}
     found = []
     for (paged_place, paged), (bits_place, bits) in product(_listed("paged", row.paged), _listed("bits", row.bits)):
         prefix = "Paged" if paged is True and paged_place else ""
         suffix = f"{bits}bit" if bits is not None and bits_place else ""
-        variant = Variant.model_construct(**{**own, "bits": bits, "paged": paged})
+        entry = ClassEntry.model_construct(**{**own, "bits": bits, "paged": paged})
         places = {"bits": bits_place, "paged": paged_place}
         given = {key: place for key, place in places.items() if place}
-        found.append(Declared(f"{prefix}{name}{suffix}", variant, document, path, given, tuple(row.keeps)))
+        found.append(Declared(f"{prefix}{name}{suffix}", entry, document, path, given, tuple(row.keeps)))
     return found
 
 
@@ -78,8 +78,8 @@ class _Class:
     parts: Mapping[str, str]
 
     @property
-    def variant(self) -> Variant:
-        return self.declared.variant
+    def entry(self) -> ClassEntry:
+        return self.declared.entry
 
     def locate(self, key: str, *keys: Key) -> Location:
         """The place of a value."""
@@ -142,7 +142,7 @@ class ClassChecker:
                     self.reporter.error("duplicate-name", message, document.locate(*path, key, at), "remove one")
         return self.reporter.error_count == before
 
-    def resolve(self, declared: Declared) -> Variant | None:
+    def resolve(self, declared: Declared) -> ClassEntry | None:
         """Checks a class; returns it with its rule and with its signature as a list, or None if that is unknown."""
         name, where = declared.name, declared.document.locate_key(*declared.path)
         if keyword.iskeyword(name):
@@ -158,10 +158,10 @@ class ClassChecker:
         self._fixed(row)
         self._defaults(row)
         self._refusals(row)
-        return declared.variant.model_copy(update={"rule": spec.name, "signature": signature})
+        return declared.entry.model_copy(update={"rule": spec.name, "signature": signature})
 
     def _rule(self, declared: Declared) -> Spec | None:
-        document, rule = declared.document, declared.variant.rule
+        document, rule = declared.document, declared.entry.rule
         if rule is None:
             message, where = f"the class `{declared.name}` has no `rule`", document.locate_key(*declared.path)
             self.reporter.error("missing-key", message, where, "add `rule:`, its name")
@@ -183,14 +183,14 @@ class ClassChecker:
         Without one, that of `signatures` which has the rule's name, less what the class fixes; without that the rule's
         hyperparameters in order, those without default first.
         """
-        given, variant = row.variant.signature, row.variant
+        given, entry = row.entry.signature, row.entry
         if given is None and row.spec.name in self.table.signatures:
             entries = self.table.signatures[row.spec.name]
             self._entries(entries, ("signatures", row.spec.name), row, self.table_document)
-            return [entry for entry in entries if entry not in self._left_out(row)]
+            return [name for name in entries if name not in self._left_out(row)]
         if given is None:
             own = row.spec.hyperparameters
-            return sorted(own, key=lambda name: not _is_required(name, own[name], variant))
+            return sorted(own, key=lambda name: not _is_required(name, own[name], entry))
         path = row.declared.at("signature")
         if isinstance(given, list):
             self._entries(given, path, row, row.declared.document)
@@ -206,8 +206,8 @@ class ClassChecker:
 
     def _left_out(self, row: _Class) -> set[str]:
         """The arguments that a class fixes, so that its constructor does not take them."""
-        fixed = {_FIXES[key] for key in ("bits", "paged") if getattr(row.variant, key) is not None}
-        return (fixed | set(row.variant.set)) - set(row.declared.keeps)
+        fixed = {_FIXES[key] for key in ("bits", "paged") if getattr(row.entry, key) is not None}
+        return (fixed | set(row.entry.set)) - set(row.declared.keeps)
 
     def _entries(self, entries: list[str], path: tuple[Key, ...], row: _Class, document: Document | None) -> None:
         optional_before = ""
@@ -219,7 +219,7 @@ class ClassChecker:
             if setting is None and entry != ARGS:
                 self.reporter.error("undefined-name", _unknown(entry, row), where, self._help(entry, row))
                 continue
-            if isinstance(setting, Hyperparameter) and _is_required(entry, setting, row.variant):
+            if isinstance(setting, Hyperparameter) and _is_required(entry, setting, row.entry):
                 if optional_before:
                     message = f"`{entry}` has no default and stands after `{optional_before}`, which has one"
                     self.reporter.error("signature-order", message, where, "move it to the front")
@@ -227,9 +227,9 @@ class ClassChecker:
                 optional_before = optional_before or entry
 
     def _fixed(self, row: _Class) -> None:
-        name, variant = row.declared.name, row.variant
+        name, entry = row.declared.name, row.entry
         options = {key: setting for key, setting in row.settings.items() if isinstance(setting, Option)}
-        for key, value in variant.set.items():
+        for key, value in entry.set.items():
             if key not in options:
                 if key in row.settings:
                     message, help_text = f"`{key}` is not an option", "`set` fixes options; use `defaults` for numbers"
@@ -239,7 +239,7 @@ class ClassChecker:
                 continue
             self._value(key, options[key], value, row.locate("set", key), row)
         for key, setting_name in _FIXES.items():
-            value = getattr(variant, key)
+            value = getattr(entry, key)
             setting = self.shared.storage.get(setting_name)
             if value is None:
                 continue
@@ -261,18 +261,18 @@ class ClassChecker:
             self.reporter.error("conflict", message, row.locate("bits"), help_text)
 
     def _defaults(self, row: _Class) -> None:
-        variant = row.variant
-        for key, value in variant.defaults.items():
+        entry = row.entry
+        for key, value in entry.defaults.items():
             where = row.locate_key("defaults", key)
             if key not in row.settings:
                 self.reporter.error("undefined-name", _unknown(key, row), where, self._help(key, row))
             else:
                 self._value(key, row.settings[key], value, row.locate("defaults", key), row)
-            if key in variant.set or key in variant.required:
-                other = "fixed by `set`" if key in variant.set else "`required`"
+            if key in entry.set or key in entry.required:
+                other = "fixed by `set`" if key in entry.set else "`required`"
                 message = f"`{key}` has a default and is {other}"
                 self.reporter.error("conflict", message, where, "remove one")
-        for index, key in enumerate(variant.required):
+        for index, key in enumerate(entry.required):
             where = row.locate("required", index)
             if key not in row.settings:
                 self.reporter.error("undefined-name", _unknown(key, row), where, self._help(key, row))
@@ -281,8 +281,8 @@ class ClassChecker:
 
     def _refusals(self, row: _Class) -> None:
         names = {*row.settings, *row.parts}
-        for index, entry in enumerate(row.variant.refusals):
-            if isinstance(entry, Refused):
+        for index, entry in enumerate(row.entry.refusals):
+            if isinstance(entry, RefusalEntry):
                 check_refusal(entry, row.declared.document, row.declared.at("refusals", index), names, self.reporter)
             elif entry not in self.table.refusals:
                 known = self.table.refusals
@@ -316,8 +316,8 @@ def _unknown(name: str, row: _Class) -> str:
     return f"`{name}` is not a hyperparameter or option of `{row.spec.name}`"
 
 
-def _is_required(name: str, hyper: Hyperparameter, variant: Variant) -> bool:
-    return name in variant.required or (hyper.required and name not in variant.defaults)
+def _is_required(name: str, hyper: Hyperparameter, entry: ClassEntry) -> bool:
+    return name in entry.required or (hyper.required and name not in entry.defaults)
 
 
 def _choices(needs: Mapping[str, object]) -> str:

@@ -15,7 +15,7 @@ from optgen import paths as stock
 from optgen.diagnostics import Location, Reporter, SpecError
 from optgen.spec.checks import check_rule, check_shared
 from optgen.spec.classes import ClassChecker, Declared, classes_of
-from optgen.spec.model import ClassRow, ClassTable, Refused, Shared, SharedFunctions, Spec, Variant, Vocabulary
+from optgen.spec.model import ClassEntry, ClassRow, ClassTable, RefusalEntry, Shared, SharedFunctions, Spec, Vocabulary
 from optgen.spec.names import SHARED_FILES, modules_of, plain_class
 from optgen.spec.nodes import Document, Key
 from optgen.spec.nodes import read_document as read_nodes
@@ -77,7 +77,7 @@ class PlacedRefusal:
     """A combination that a class refuses, with a name for it, and its condition with its place."""
 
     name: str
-    refused: Refused
+    refused: RefusalEntry
     when: SourceText
 
 
@@ -96,9 +96,9 @@ class SpecSet:
 
     rules: dict[str, LoadedSpec]
     shared: LoadedShared
-    classes: dict[str, Variant]
+    classes: dict[str, ClassEntry]
     declared: dict[str, Declared]
-    refusals: dict[str, Refused]
+    refusals: dict[str, RefusalEntry]
     functions: tuple[SourceText, ...]
     table_document: Document | None
 
@@ -113,7 +113,7 @@ class SpecSet:
         """The combinations that the class `name` refuses, names resolved to those of `classes.yaml`."""
         declared, found = self.declared[name], []
         for index, entry in enumerate(self.classes[name].refusals):
-            if isinstance(entry, Refused):
+            if isinstance(entry, RefusalEntry):
                 when = declared.document.text(*declared.at("refusals", index, "when"))
                 found.append(PlacedRefusal(f"{name}_refuses_{index}", entry, when))
             elif self.table_document is not None and entry in self.refusals:
@@ -316,7 +316,7 @@ def _merge(
         complete=complete,
         reporter=reporter,
     )
-    classes: dict[str, Variant] = {}
+    classes: dict[str, ClassEntry] = {}
     found: dict[str, Declared] = {}
     modules = {m: f"`{m}` is a module of the rule `{rule}`" for rule in rules for m in modules_of(rule)}
     plain: dict[str, str] = {}

@@ -141,7 +141,7 @@ class State(SpecModel):
         return frozenset(self.codecs or CODECS)
 
 
-class Refused(SpecModel):
+class RefusalEntry(SpecModel):
     """A combination that is refused, with the exception to raise.
 
     `on` names when it is looked at: `construct` (the settings, also of every group) or a block's name (the settings
@@ -175,11 +175,11 @@ class _ClassWords(SpecModel):
     set: dict[Name, bool | int | str] = {}
     defaults: dict[Name, bool | Number | str | list[Number] | None] = {}
     required: list[Name] = []
-    refusals: list[Name | Refused] = []
+    refusals: list[Name | RefusalEntry] = []
     doc: Prose = _left_out()
 
 
-class Variant(_ClassWords):
+class ClassEntry(_ClassWords):
     """A public class: a rule with its signature, its defaults and what it fixes."""
 
     bits: int | None = None
@@ -208,7 +208,7 @@ class Spec(SpecModel):
     options: dict[Name, Option] = {}
     inputs: dict[Name, Input] = {}
     states: dict[Name, State] = {}
-    refusals: list[Refused] = []
+    refusals: list[RefusalEntry] = []
     functions: Text = ""
     blocks: Blocks
     methods: dict[Name, Method] = {}
@@ -251,7 +251,7 @@ class Shared(SpecModel):
     inputs: dict[Name, Input] = {}
     storage: dict[Name, Option | Hyperparameter] = {}
     states: dict[Name, State] = {}
-    refusals: list[Refused] = []
+    refusals: list[RefusalEntry] = []
     blocks: SharedBlocks = SharedBlocks()
 
 
@@ -273,5 +273,5 @@ class ClassTable(SpecModel):
     """`classes.yaml`: the public classes of all rules."""
 
     signatures: dict[Name, list[Name]] = {}
-    refusals: dict[Name, Refused] = {}
+    refusals: dict[Name, RefusalEntry] = {}
     classes: dict[Name, ClassRow]

@@ -129,7 +129,7 @@ class Trained:
         accepted = inspect.signature(cls).parameters
         if accepted["lr"].default is inspect.Parameter.empty:
             settings["lr"] = 0.1
-        if self.info.family == "lars":
+        if self.info.rule == "lars":
             settings |= IN_USE
         self.draw = torch.Generator().manual_seed(5)
         self.param = torch.nn.Parameter(torch.randn(SHAPE, generator=self.draw))
@@ -171,7 +171,7 @@ def test_the_torch_functions_compute_what_the_class_does(name: str) -> None:
         grad = torch.randn(SHAPE, generator=trained.draw)
         trained.draw.set_state(draw)
         sums: dict[str, float] = {}
-        for function in (f for n, f in functions.items() if f"{trained.info.family}_step" in n):
+        for function in (f for n, f in functions.items() if f"{trained.info.rule}_step" in n):
             asked = [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
             given = {n: sums.get(n, trained.number(n.removesuffix("_value"))) for n in asked}
             found = function(param, grad, state, **{n: float(value) for n, value in given.items()})

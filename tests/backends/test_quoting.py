@@ -21,7 +21,7 @@ from support.hostile import PARTS, TEXTS, c_code, python_code, with_texts
 import optgen
 from optgen.backends import quoting
 from optgen.backends.quoting import c_comment, docstring, identifier, py_string, python_comment
-from optgen.compiler import Unit, _emit, common_parts, compile_specs
+from optgen.compiler import PlannedRule, _emit, common_parts, compile_specs
 from optgen.diagnostics import SpecError
 from optgen.emit.environment import render
 from optgen.explanation import ClassInfo
@@ -65,16 +65,16 @@ ENDINGS = ("\\", "\\ ", "\\\t", "??/", "??/ ", "\\\\", "x", "*/", "\\\v", "\\\f"
 
 
 @cache
-def unit() -> Unit:
+def planned() -> PlannedRule:
     with tempfile.TemporaryDirectory() as folder:
         return compiled(Path(folder), SPEC)
 
 
 def files(text: str) -> dict[str, str]:
-    changed = with_texts(unit(), text)
+    changed = with_texts(planned(), text)
     common = common_parts([changed])
-    renderings = (*changed.renderings(common), *common.renderings(changed.family))
-    return {r.path: _emit(changed.family.path, r) for r in renderings}
+    renderings = (*changed.renderings(common), *common.renderings(changed.rule))
+    return {r.path: _emit(changed.rule.path, r) for r in renderings}
 
 
 @cache
@@ -115,9 +115,9 @@ class Tags(HTMLParser):
 @settings(max_examples=20, deadline=None)
 def test_pages_do_not_depend_on_texts(text: str) -> None:
     def tags(text: str) -> list[object]:
-        changed = with_texts(unit(), text)
-        family = replace(changed.family, equations=unit().family.equations)  # which a page has parsed
-        return Tags(page(ClassInfo(family, changed.plans, changed.classes[0], None, ()))).found
+        changed = with_texts(planned(), text)
+        rule = replace(changed.rule, equations=planned().rule.equations)  # which a page has parsed
+        return Tags(page(ClassInfo(rule, changed.plans, changed.classes[0], None, ()))).found
 
     assert tags("x" + text) == tags("word")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from support.asked import ask
-from support.compiling import FAMILIES, ROOT, own_package, stock_package, stock_units, write_spec
+from support.compiling import ROOT, RULES, own_package, stock_package, stock_rules, write_spec
 
 import optgen
 from optgen.codecs import CODECS, WHOLE_TENSOR, Codec
-from optgen.compiler import Unit
+from optgen.compiler import PlannedRule
 from optgen.emit.writer import write
 from optgen.ir.formula import TRUE, atom
 from optgen.ir.guards import feasible
@@ -43,10 +43,10 @@ NAMES = [
 ]
 
 
-def settings(unit: Unit) -> Iterator[dict[str, bool]]:
+def settings(planned: PlannedRule) -> Iterator[dict[str, bool]]:
     """Everything off, everything on as far as it can be, and some at random."""
-    guards = unit.family.guards.guards
-    choices = {name: option.choices for name, option in unit.family.options.items() if option.choices is not None}
+    guards = planned.rule.guards.guards
+    choices = {name: option.choices for name, option in planned.rule.options.items() if option.choices is not None}
     source = random.Random(1)
     rows = [[False] * len(guards), [True] * len(guards), *([source.random() < 0.5 for _ in guards] for _ in range(40))]
     found = 0
@@ -62,13 +62,13 @@ def settings(unit: Unit) -> Iterator[dict[str, bool]]:
             return
 
 
-def defines(unit: Unit, truth: dict[str, bool], codec: Codec) -> list[str]:
-    family = unit.family
+def defines(planned: PlannedRule, truth: dict[str, bool], codec: Codec) -> list[str]:
+    rule = planned.rule
     result = ["-DOPTGEN_PARAM_CODEC=Plain<float>", "-DOPTGEN_GRAD_CODEC=Plain<bf16>"]
-    for name, guard in family.guards.guards.items():
+    for name, guard in rule.guards.guards.items():
         if guard.about != "codec":
             result.append(f"-DOPTGEN_{name.upper()}={str(truth[name]).lower()}")
-    for name, item in family.inputs.items():
+    for name, item in rule.inputs.items():
         if item.role == "state" and item.kind is Kind.ELEMENT:
             kept = codec if codec.name in item.codecs else CODECS["fp32"]
             result.append(f"-DOPTGEN_{name.upper()}_CODEC={kept.cpp_type(item.signed)}")
@@ -76,9 +76,9 @@ def defines(unit: Unit, truth: dict[str, bool], codec: Codec) -> list[str]:
 
 
 @pytest.mark.skipif(not COMPILERS, reason="no C++ compiler on this machine")
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", RULES)
 def test_cpp_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
-    unit = stock_units()[name]
+    planned = stock_rules()[name]
     files = next(p.files for p in (stock_package(), own_package()) if f"{name}.cpp" in p.files)
     source = tmp_path / f"{name}.cpp"
     source.write_text(files[f"{name}.cpp"], encoding="utf-8")
@@ -86,9 +86,9 @@ def test_cpp_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
         (tmp_path / header).write_text(files[header], encoding="utf-8")
     include = f"-I{ROOT / 'templates' / 'include'}"
     int8 = CODECS["int8"]
-    cases = list(zip(settings(unit), (CODECS["fp32"], int8, int8.with_block(WHOLE_TENSOR)), strict=False))
+    cases = list(zip(settings(planned), (CODECS["fp32"], int8, int8.with_block(WHOLE_TENSOR)), strict=False))
     for compiler, (truth, codec) in itertools.product(COMPILERS, cases):
-        ask([compiler, *FLAGS, include, *defines(unit, truth, codec), str(source)], source)
+        ask([compiler, *FLAGS, include, *defines(planned, truth, codec), str(source)], source)
 
 
 @pytest.fixture(scope="module")

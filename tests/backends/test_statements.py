@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.compiling import FAMILIES, stock_units
+from support.compiling import RULES, stock_rules
 from support.interpreter import evaluate, run
 from support.plan_settings import settings
 
 from optgen.backends.assignments import Assignments, Part, StageCode
 from optgen.backends.statements import Assign, Block, Declare, Fill, If, Invoke, Take
-from optgen.compiler import Unit, check_specs
+from optgen.compiler import PlannedRule, check_specs
 from optgen.diagnostics import Reporter
-from optgen.ir.family import Family
 from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import needed, written
 from optgen.ir.nodes import Kind, Program, refs
+from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import Plan
 
 
@@ -97,14 +97,14 @@ def _is_set(value: Any, found: Mapping[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("calls_stages", [False, True])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", RULES)
 def test_statements_of_every_rule(name: str, calls_stages: bool) -> None:
-    unit = stock_units()[name]
+    planned = stock_rules()[name]
     random = np.random.default_rng(7)
-    for guards in settings(unit.family, most=4):
-        for block, plan in unit.plans.items():
+    for guards in settings(planned.rule, most=4):
+        for block, plan in planned.plans.items():
             code = check(plan.program, guards, random, calls_stages)
-            has_update = calls_stages and block == "step" and unit.family.has_update
+            has_update = calls_stages and block == "step" and planned.rule.has_update
             assert ("update" in code.stages) == has_update
 
 
@@ -180,18 +180,18 @@ BLOCKS = {
 }
 
 
-def compiled(name: str, folder: Path) -> tuple[Family, Plan]:
+def compiled(name: str, folder: Path) -> tuple[WholeRule, Plan]:
     lines = indent(dedent(BLOCKS[name]).strip(), "    ")
     path = folder / "hard.yaml"
     path.write_text(f"{HEAD}blocks:\n  step: |\n{lines}\n  apply: |\n    param = param - lr * update\n")
-    (unit,) = check_specs([path], Reporter())
-    assert isinstance(unit, Unit)
-    return unit.family, unit.plans["step"]
+    (planned,) = check_specs([path], Reporter())
+    assert isinstance(planned, PlannedRule)
+    return planned.rule, planned.plans["step"]
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_statements_of_hard_blocks(name: str, tmp_path: Path) -> None:
-    family, plan = compiled(name, tmp_path)
+    rule, plan = compiled(name, tmp_path)
     random = np.random.default_rng(8)
-    for guards in settings(family, most=200):
+    for guards in settings(rule, most=200):
         check(plan.program, guards, random)

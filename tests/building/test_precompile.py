@@ -89,7 +89,7 @@ def test_a_package_is_imported_without_taking_the_place_of_another(tmp_path: Pat
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the stock package with a small .cu for every family, and a stand-in for nvcc."""
+    """A copy of the stock package with a small .cu for every rule, and a stand-in for nvcc."""
     monkeypatch.setenv("OPTGEN_CACHE_DIR", str(tmp_path / "cache"))
     nvcc._examine.cache_clear()
     monkeypatch.setenv("OPTGEN_NVCC", str(fake_nvcc(tmp_path / "bin" / "nvcc")))

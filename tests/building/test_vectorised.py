@@ -33,16 +33,16 @@ KEPT = {("adafactor", 32), ("adam", 8), ("adan", 8), ("adopt", 8), ("rprop", 32)
 def compiler() -> Compiler | None:
     """g++ on a processor with wide registers, if there is one."""
     found = (candidate.compiler for candidate in compiler_candidates())
-    return next((each for each in found if each is not None and each.family == "gcc"), None)
+    return next((each for each in found if each is not None and each.rule == "gcc"), None)
 
 
 def cases() -> Iterator[Any]:
     seen = set()
     for name, optimizer_class in optgen_optim.CLASSES.items():
-        if optimizer_class.fixed.get("target", "cpu") == "cpu" and (family := optimizer_class.rule.name) not in seen:
-            seen.add(family)
+        if optimizer_class.fixed.get("target", "cpu") == "cpu" and (rule := optimizer_class.rule.name) not in seen:
+            seen.add(rule)
             for bits in (32, 8):
-                marks = () if (family, bits) in KEPT else pytest.mark.full
+                marks = () if (rule, bits) in KEPT else pytest.mark.full
                 yield pytest.param(name, bits, id=f"{name}-{bits}", marks=marks)
 
 

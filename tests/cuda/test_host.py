@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from runtime.training import same, snapshot
-from support.catalogue import families, optimizer_class, rows
+from support.catalogue import optimizer_class, rows, rules
 from support.cuda_training import CASES, SHAPES, draw, new, train
 from support.targets import require_standin
 
@@ -67,7 +67,7 @@ def numbers_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 # A class of each rule. The host keeps states of groups, and reads what they follow from; Adafactor has no lr at first.
 STOCK = [
     names[0]
-    for names in families(rows()).values()
+    for names in rules(rows()).values()
     if names[0] != "Adafactor" and optimizer_class(names[0]).rule.blocks["step"].commit is None
 ]
 

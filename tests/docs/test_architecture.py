@@ -106,14 +106,14 @@ def test_a_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_statement_on_its_way() -> None:
-    (unit,) = compiler.check_specs([ROOT / "specs" / "adam.yaml"], Reporter())
-    programs = [dump(program) for program in (unit.family.blocks["step"].program, unit.plans["step"].program)]
+    (planned,) = compiler.check_specs([ROOT / "specs" / "adam.yaml"], Reporter())
+    programs = [dump(program) for program in (planned.rule.blocks["step"].program, planned.plans["step"].program)]
     blocks = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", section("A compile"))
     shown = [text for language, text in blocks if not language]
     assert len(shown) == 2
     for lines, program in zip(shown, programs, strict=True):
         assert set(lines.splitlines()) <= set(program.splitlines())
-    assert [item.name for item in unit.plans["step"].passes] == [*(f"reduce_{i}" for i in range(4)), "apply"]
+    assert [item.name for item in planned.plans["step"].passes] == [*(f"reduce_{i}" for i in range(4)), "apply"]
     pieces = 0
     for file, _, said in ROW.findall(section("A compile")):
         if file.startswith("generated/"):

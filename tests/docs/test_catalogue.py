@@ -50,7 +50,7 @@ def shown_settings(section: str) -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_argument_stands_with_its_default(name: str) -> None:
     info = CLASSES[name]
-    section = SECTIONS[info.family_rule.title.raw]
+    section = SECTIONS[info.whole_rule.title.raw]
     own = {**shown_settings(SECTIONS["Arguments of every class"]), **shown_settings(section)}
     row = next(line for line in section.split("\n") if line.startswith(f"| `{name}` |"))
     for argument in info.arguments.values():

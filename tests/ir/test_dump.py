@@ -38,9 +38,9 @@ def test_text(expr: object, expected: str) -> None:
 
 
 def test_dump_shows_bindings_with_kinds_and_outputs(tmp_path: Path) -> None:
-    unit = compiled(
+    planned = compiled(
         tmp_path, "name: probe\nhyperparameters:\n  lr: {default: 0.1}\nblocks:\n  step: param = param - lr * grad\n"
     )
-    lines = dump(unit.plans["step"].program).split("\n")
+    lines = dump(planned.plans["step"].program).split("\n")
     assert "param_1 [element] = param - lr * grad_10" in lines
     assert lines[-2].startswith(("param :=", "gnorm_vec :="))

@@ -136,7 +136,7 @@ def test_a_rule_is_the_same_without_functions(tmp_path: Path) -> None:
     )
     found = []
     for block, own in ((calls, functions), (lines, "def unused(x):\n    return x")):
-        program = compiled(tmp_path, spec(own, block)).family.blocks["step"].program
+        program = compiled(tmp_path, spec(own, block)).rule.blocks["step"].program
         found.append([(let.name, let.kind, shown(let.expr)) for let in program.lets])
     assert found[0] == found[1]
 
@@ -163,7 +163,7 @@ def test_initial_values(tmp_path: Path) -> None:
     text = spec("def start(x):\n    return x * x", "param = param - lr * grad * size").replace(
         "size: {shape: tensor}", "size: {shape: tensor, init: start(lr)}"
     )
-    assert shown(compiled(tmp_path, text).family.inits["size"]) == "lr * lr"
+    assert shown(compiled(tmp_path, text).rule.inits["size"]) == "lr * lr"
 
 
 def test_a_file_of_functions_beside_the_rules(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_file_of_functions_beside_the_rules(tmp_path: Path) -> None:
         "functions: |\n  def bias_correction(beta):\n      return mine(beta)\n  def mine(x):\n      return 7 * x\n"
     )
     block = "size = bias_correction(beta1)\nparam = param - lr * grad * adam_direction(param, param, beta1, beta2)"
-    program = compiled(tmp_path, spec("def f(x):\n    return x", block)).family.blocks["step"].program
+    program = compiled(tmp_path, spec("def f(x):\n    return x", block)).rule.blocks["step"].program
     texts = [shown(let.expr) for let in program.lets]
     assert "7 * beta1" in texts
     assert any("1 - beta2**step" in text for text in texts)

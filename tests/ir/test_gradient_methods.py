@@ -24,19 +24,19 @@ methods:
 
 
 def test_the_shared_stage_comes_first(tmp_path: Path) -> None:
-    unit = compiled(tmp_path, SPEC)
-    plan = unit.plans["measure"]
+    planned = compiled(tmp_path, SPEC)
+    plan = planned.plans["measure"]
     assert plan.program.inputs["grad"].role == "grad"
     assert plan.program.inputs["grad_scale"].role == "input"
-    assert {"grad_scale_given", "maximize", "skip_zeros"} <= set(unit.family.guards.guards)
-    assert unit.family.reads_gradients("measure")
-    assert unit.family.reads_gradients("step")
+    assert {"grad_scale_given", "maximize", "skip_zeros"} <= set(planned.rule.guards.guards)
+    assert planned.rule.reads_gradients("measure")
+    assert planned.rule.reads_gradients("step")
 
 
 def test_what_the_shared_stage_keeps_is_for_steps(tmp_path: Path) -> None:
-    unit = compiled(tmp_path, SPEC)
-    assert "gnorm_vec" not in unit.plans["measure"].program.outputs
-    assert "gnorm_vec" in unit.plans["step"].program.outputs
+    planned = compiled(tmp_path, SPEC)
+    assert "gnorm_vec" not in planned.plans["measure"].program.outputs
+    assert "gnorm_vec" in planned.plans["step"].program.outputs
 
 
 def test_other_methods_have_no_gradient(tmp_path: Path) -> None:

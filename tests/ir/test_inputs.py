@@ -35,10 +35,10 @@ def spec(step: str = STEP, state: str = "", methods: str = "") -> str:
 
 
 def test_an_input_is_one_number_for_all_and_its_presence_a_guard(tmp_path: Path) -> None:
-    unit = compiled(tmp_path, spec())
-    program = unit.plans["step"].program
+    planned = compiled(tmp_path, spec())
+    program = planned.plans["step"].program
     assert program.inputs["loss"].kind is Kind.GLOBAL
-    guard = unit.family.guards.guards["loss_given"]
+    guard = planned.rule.guards.guards["loss_given"]
     assert (guard.about, guard.subject, guard.op) == ("input", "loss", "given")
     choices = [let.expr for let in program.lets if isinstance(let.expr, Select)]
     assert [choice.kind for choice in choices if choice.formula == atom("loss_given")] == [Kind.GLOBAL]

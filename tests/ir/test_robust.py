@@ -48,11 +48,11 @@ total = total + lr
 def outcome(body: str, uses: str = "") -> str:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            unit = compiled(Path(folder), probe(body + uses))
+            planned = compiled(Path(folder), probe(body + uses))
         except SpecError as error:
             assert all(d.location is not None for d in error.diagnostics)
             return "refused"
-        assert len(unit.renderings(common_parts([unit]))) == 5
+        assert len(planned.renderings(common_parts([planned]))) == 5
         return "accepted"
 
 

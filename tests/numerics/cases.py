@@ -11,15 +11,15 @@ All of it is made from what specs/ declares; no rule is named here. A case gives
 
 Cases that a class refuses are not among them; tests/numerics/test_refusals.py makes those and looks at what is raised.
 
-What CI holds, of each family (a kernel is one compilation of a second or so, plain torch has none):
+What CI holds, of each rule (a kernel is one compilation of a second or so, plain torch has none):
 
 - `paired`, target torch, all classes: every value of every axis, and all pairs of a setting of the rule's own with any
   other axis's values; of storages and roundings, those that differ in the rule's code (`FORMS`), and a few others in
-  turn. Values of what rules share meet each other over all families, whose code for it is one template's;
+  turn. Values of what rules share meet each other over all rules, whose code for it is one template's;
 - `compiled`, targets cpu and cuda (on the stand-in): a few cases each, with the values that have met least in the
-  families before, so that over all families nearly every pair of what they share meets on each of them.
+  rules before, so that over all rules nearly every pair of what they share meets on each of them.
 
-What `-m full` holds besides (`full`): every value of every axis alone, on each target, for each family's first class;
+What `-m full` holds besides (`full`): every value of every axis alone, on each target, for each rule's first class;
 all pairs of settings with everything, on the torch target; and the product of class, target, dtype and storage, each
 with one further axis at another value in turn.
 """
@@ -37,7 +37,7 @@ from oracles.rounding import ROUNDINGS
 from oracles.spec_oracle import wanted_storage
 from oracles.storage import BITS, CODECS
 from oracles.storage import DTYPES as TORCH
-from support.catalogue import all_rows, families, required, rows, values_of
+from support.catalogue import all_rows, required, rows, rules, values_of
 from support.pairs import Axes, Case, Pairs, all_pairs, full_product, label, one_at_a_time, spread
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -47,8 +47,8 @@ APART = (*FIXED, "rounding", "seed")  # what is not paired with one another
 DECIDE_STORAGE = ("optim_bits", "codec", "block_wise", "block_size")  # what of shared.yaml says how states are stored
 BLOCKS = {name: codec.block for name, codec in CODECS.items()}
 OTHER_BLOCK = 64  # a block size that is no codec's own
-KERNELS = 2  # of each family and compiled target in CI
-STORED_OTHERWISE = 3  # of each family on the torch target in CI, besides FORMS
+KERNELS = 2  # of each rule and compiled target in CI
+STORED_OTHERWISE = 3  # of each rule on the torch target in CI, besides FORMS
 FORMS = {
     "storage": ("fp32", "int8", "int8/tensor"),  # plain; a scale a block; a scale a tensor, found in a pass of its own
     "rounding": ("nearest", "stochastic", "kahan"),  # as it is; with a draw; with a state more
@@ -72,7 +72,7 @@ Usual = Mapping[str, Any]
 def storages() -> dict[str, dict[str, Any]]:
     """Settings for each way of storing states, by what it is called: the plainest settings that ask for it."""
     row = next(iter(rows().values()))
-    declared = {name: values_of(row, row.family.storage[name]) for name in DECIDE_STORAGE if name in row.family.storage}
+    declared = {name: values_of(row, row.rule.storage[name]) for name in DECIDE_STORAGE if name in row.rule.storage}
     if "block_size" in declared:
         declared["block_size"] = (declared["block_size"][0], OTHER_BLOCK)
     plain = {name: values[0] for name, values in declared.items()}
@@ -87,10 +87,10 @@ def storages() -> dict[str, dict[str, Any]]:
 
 
 def axes(names: list[str], targets: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
-    """All that varies within a family, the usual value of each first."""
+    """All that varies within a rule, the usual value of each first."""
     table = all_rows()
     row = table[names[0]]
-    family = row.family
+    rule = row.rule
     result: dict[str, tuple[Any, ...]] = {
         "class": tuple(names),
         "target": targets,
@@ -98,14 +98,14 @@ def axes(names: list[str], targets: tuple[str, ...]) -> dict[str, tuple[Any, ...
         "grad_dtype": ("same", *DTYPES),
         "storage": tuple(storages()),
     }
-    for name, setting in family.settings.items():
+    for name, setting in rule.settings.items():
         if name in (*DECIDE_STORAGE, *ELSEWHERE):
             continue
         values = SMALL.get(name) or values_of(row, setting)
-        if name in family.own and isinstance(setting, Hyper) and is_off(setting, values[0]):
+        if name in rule.own and isinstance(setting, Hyper) and is_off(setting, values[0]):
             values = values[::-1]
         result[name] = values
-    result |= dict.fromkeys(family.inputs, (None, 3.0))
+    result |= dict.fromkeys(rule.inputs, (None, 3.0))
     return _usual_first(row, result, required(names[0]))
 
 
@@ -132,7 +132,7 @@ def _usual_first(row: Row, whole: dict[str, tuple[Any, ...]], needed: Mapping[st
 def _settings(row: Row, case: Case) -> dict[str, Any]:
     """A case's settings, those of its storage among them."""
     stored = storages().get(case.get("storage", ""), {})
-    return {key: value for key, value in {**case, **stored}.items() if key in row.family.settings}
+    return {key: value for key, value in {**case, **stored}.items() if key in row.rule.settings}
 
 
 def valid(case: Case) -> bool:
@@ -152,7 +152,7 @@ def valid(case: Case) -> bool:
     for name in row.fixed.keys() - DECIDE_STORAGE:
         if name in case and case[name] != _only(row, name):
             return False  # the class has no such argument: one value stands for it
-    rules = [rule for rule in (*row.refusals, *row.family.refusals) if rule.on == "construct"]
+    rules = [rule for rule in (*row.refusals, *row.rule.refusals) if rule.on == "construct"]
     decided = [rule for rule in rules if _decided(rule.names, row, case)]
     if not decided:
         return True
@@ -173,9 +173,9 @@ def _stores(row: Row, case: Case, settings: Mapping[str, Any]) -> bool:
     name, unusual = _stored(case["storage"])
     if row.bits is not None and BITS[name] != row.bits:
         return False
-    if not unusual <= row.family.storage.keys():
+    if not unusual <= row.rule.storage.keys():
         return False
-    states = [state for state in row.family.states.values() if state.takes(name)]
+    states = [state for state in row.rule.states.values() if state.takes(name)]
     return name == "fp32" or any(_may_exist(state, row, case, settings) for state in states)
 
 
@@ -199,7 +199,7 @@ MATRIX = {"ndim": 2, "numel": 2**20, "index": 0}
 
 
 def _only(row: Row, name: str) -> Any:
-    return values_of(row, row.family.settings[name])[0]
+    return values_of(row, row.rule.settings[name])[0]
 
 
 def _decided(names: Collection[str], row: Row, case: Case) -> bool:
@@ -212,7 +212,7 @@ def _decided(names: Collection[str], row: Row, case: Case) -> bool:
 def _asked_for(name: str, names: frozenset[str]) -> frozenset[str]:
     """The settings of a class that the names in a rule are, or are parts of."""
     row = all_rows()[name]
-    parts = {part: whole for whole, hyper in row.family.hypers.items() for part in hyper.parts}
+    parts = {part: whole for whole, hyper in row.rule.hypers.items() for part in hyper.parts}
     return frozenset(parts.get(each, each) for each in names) - row.fixed.keys()
 
 
@@ -248,10 +248,10 @@ def paired() -> dict[str, Case]:
     met = Pairs()
     stored = cycle(name for name in storages() if name not in FORMS["storage"])
     rounded = cycle(name for name in ROUNDINGS if name not in FORMS["rounding"])
-    for names in families(all_rows()).values():
+    for names in rules(all_rows()).values():
         whole = axes(names, ("torch",))
-        family = all_rows()[names[0]].family
-        shared = [name for name in whole if name not in family.own and name not in family.inputs]
+        rule = all_rows()[names[0]].rule
+        shared = [name for name in whole if name not in rule.own and name not in rule.inputs]
         formed = {
             name: tuple(value for value in values if value in FORMS.get(name, values)) for name, values in whole.items()
         }
@@ -263,11 +263,11 @@ def paired() -> dict[str, Case]:
 
 
 def compiled() -> dict[str, Case]:
-    """A few cases of every family on the targets that compile kernels: over all families, as many pairs as can be."""
+    """A few cases of every rule on the targets that compile kernels: over all rules, as many pairs as can be."""
     cases = {}
     met = Pairs()
     stored = cycle(list(storages())[1:])
-    for names in families(all_rows()).values():
+    for names in rules(all_rows()).values():
         whole = axes([name for name in names if not all_rows()[name].torch_only], COMPILED)
         for target in COMPILED:
             starts: list[Case] = [{"target": target, "storage": next(stored)} for _ in range(KERNELS - 1)]
@@ -279,7 +279,7 @@ def compiled() -> dict[str, Case]:
 def full() -> dict[str, Case]:
     """Every axis in full; all pairs; the product of class, target, dtype and storage, one more axis in turn."""
     cases = {}
-    for names in families(all_rows()).values():
+    for names in rules(all_rows()).values():
         first = axes([name for name in names if not all_rows()[name].torch_only][:1], COMPILED)
         for target in ("torch", *COMPILED):
             alone = first | {"target": (target,)}

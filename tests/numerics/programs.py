@@ -183,11 +183,11 @@ def case_of(seed: int, row: Row, most: int = 5) -> Case:
     some("skip_zeros", 0.15, True)
     some("max_grad_norm", 0.15, 1.0)
     some("percentile_clipping", 0.15, 50)
-    if "cautious" in row.family.options:
+    if "cautious" in row.rule.options:
         some("cautious", 0.15, True)
         some("max_unorm", 0.15, 0.5)
         some("trust_ratio", 0.2, "lamb")
-    always = [state for state in row.family.states.values() if state.when is None]
+    always = [state for state in row.rule.states.values() if state.when is None]
     codecs = [codec for codec in CODECS if any(state.takes(codec) for state in always)]
     if len(codecs) > 1 and rng.random() < 0.8:
         settings["codec"] = rng.choice(codecs)
@@ -201,5 +201,5 @@ def case_of(seed: int, row: Row, most: int = 5) -> Case:
         some("rounding", 0.5, "stochastic", "kahan", *(["split8", "split16"] if dtype == torch.bfloat16 else []))
     grad_dtype = dtype if rng.random() < 0.8 else rng.choice([torch.float32, torch.bfloat16])
     shapes = rng.sample(PARAMETERS, rng.randint(1, most))
-    settings = {name: value for name, value in settings.items() if name in row.family.settings}
+    settings = {name: value for name, value in settings.items() if name in row.rule.settings}
     return Case(settings, dtype, grad_dtype, shapes, rng.randrange(len(shapes)) if rng.random() < 0.3 else None)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.catalogue import accepted, families, optimizer_class, required, rows
+from support.catalogue import accepted, optimizer_class, required, rows, rules
 from support.machine import require_compiler
 
 from numerics.harness import set_grads
@@ -73,21 +73,21 @@ TRIED = (
     "adam", "lamb", "lars", "sgd", "adagrad", "rmsprop", "lion", "ademamix",
     "nadam", "radam", "adamax", "adadelta", "rprop", "asgd",
 )  # fmt: skip
-FIRST = [names[0] for family, names in families(rows()).items() if family in TRIED]
+FIRST = [names[0] for rule, names in rules(rows()).items() if rule in TRIED]
 TRUST_RATIO = {"lamb": ("lamb", "none"), "lars": ("none", "lars")}
 LAMB_UNORM = (1.0, 0.5)  # with trust_ratio="lamb", 1 or more never binds
 NO_EFFECT_ON_CPU = {"is_paged", "foreach"}  # documented: all memory of a CPU is ordinary, and foreach is torch's alone
 
 
 def values_of(name: str, argument: str) -> tuple[Any, Any]:
-    family = rows()[name].family.name
+    rule = rows()[name].rule.name
     if argument == "trust_ratio":
-        return TRUST_RATIO.get(family, ("none", "lamb"))
-    if argument == "betas" and family == "ademamix":
+        return TRUST_RATIO.get(rule, ("none", "lamb"))
+    if argument == "betas" and rule == "ademamix":
         return (0.9, 0.999, 0.99), (0.9, 0.999, 0.9)
     if argument == "optim_bits" and rows()[name].bits == accepted(name)["optim_bits"].default == 8:
         return 8, 32
-    if argument == "max_unorm" and family == "lamb":
+    if argument == "max_unorm" and rule == "lamb":
         return LAMB_UNORM
     assert argument in VALUES, f"{name} takes {argument}, which this test does not know"
     return VALUES[argument]
@@ -175,7 +175,7 @@ def test_no_argument_is_ignored(name, argument, bits) -> None:
     assert not same(usual, other), f"{name}({argument}={changed[argument]!r}) changed nothing"
 
 
-@pytest.mark.parametrize("name", [name for name, row in rows().items() if row.family.name in TRIED])
+@pytest.mark.parametrize("name", [name for name, row in rows().items() if row.rule.name in TRIED])
 def test_every_argument_reaches_the_settings(name) -> None:
     def settings_with(argument: str, place: int) -> dict[str, Any]:
         arguments = context(name, argument) | {argument: values_of(name, argument)[place]}

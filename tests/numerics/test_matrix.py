@@ -45,7 +45,7 @@ def begin(it: Duel) -> None:
     """Bring a rule whose steps are refused at first to where they are not, by its own methods."""
     oracle = it.oracle
     assert isinstance(oracle, SpecOracle)
-    for method in (*oracle.family.methods, None):
+    for method in (*oracle.rule.methods, None):
         values = {name: float(ball.mid) for name, ball in oracle.group.items()}
         if oracle.row.refusal({}, "step", values) is None:
             return
@@ -63,7 +63,7 @@ def run(case: Case) -> None:
         oracle = it.oracle
         assert isinstance(oracle, SpecOracle)
         it.vague = []
-        oracle.inputs = {name: case[name] for name in oracle.family.inputs if case[name] is not None}
+        oracle.inputs = {name: case[name] for name in oracle.rule.inputs if case[name] is not None}
         begin(it)
         for t in range(1, STEPS + 1):
             for name, value in oracle.inputs.items():
@@ -71,7 +71,7 @@ def run(case: Case) -> None:
             it.step(make_grads(it.params, t, grad_dtype, nonfinite=case.get("nonfinite") == "skip"))
             it.check_group()
         assert it.opt.engines() == {target: len(it.names)}
-        for method in oracle.family.methods:
+        for method in oracle.rule.methods:
             for name, value in oracle.inputs.items():
                 setattr(it.opt, name, value)
             it.call(method, make_grads(it.params, STEPS + 1, grad_dtype, nonfinite=False))

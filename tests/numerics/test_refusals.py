@@ -31,12 +31,10 @@ def values(row: Row, name: str) -> list[Any]:
 
 def meeting(name: str, row: Row, rule: Refusal) -> dict[str, Any] | None:
     """Few settings for which this is the first rule that a class meets, or None if its settings never do."""
-    parts = {part: whole for whole, hyper in row.family.hypers.items() for part in hyper.parts}
+    parts = {part: whole for whole, hyper in row.rule.hypers.items() for part in hyper.parts}
     asked = {parts.get(each, each) for each in rule.names} & row.accepted.keys()
     # A rule before it may be met at the defaults of what only that one asks for.
-    before = {
-        parts.get(each, each) for other in row.family.refusals if other.names & rule.names for each in other.names
-    }
+    before = {parts.get(each, each) for other in row.rule.refusals if other.names & rule.names for each in other.names}
     for names in (sorted(asked), sorted(asked | (before & row.accepted.keys()))):
         tried = product(*(values(row, each) for each in names))
         candidates = [required(name) | dict(zip(names, chosen, strict=True)) for chosen in tried]
@@ -53,8 +51,8 @@ def _unusual(row: Row, settings: dict[str, Any]) -> int:
 def rules() -> list[Any]:
     cases = []
     for name, row in all_rows().items():
-        for index, rule in enumerate((*row.refusals, *row.family.refusals)):
-            if rule.on == "construct" and not (rule.names & set(row.family.inputs)):
+        for index, rule in enumerate((*row.refusals, *row.rule.refusals)):
+            if rule.on == "construct" and not (rule.names & set(row.rule.inputs)):
                 cases.append(pytest.param(name, rule, id=f"{name}-{index}"))
     return cases
 
@@ -64,9 +62,9 @@ def test_refused_with_its_message(name, rule) -> None:
     row = all_rows()[name]
     settings = meeting(name, row, rule)
     if settings is None:
-        others = [other for other in all_rows() if all_rows()[other].family is row.family]
+        others = [other for other in all_rows() if all_rows()[other].rule is row.rule]
         reached = any(meeting(other, all_rows()[other], rule) for other in others)
-        assert reached, f"no class of {row.family.name} meets {rule.message!r}"
+        assert reached, f"no class of {row.rule.name} meets {rule.message!r}"
         return  # what this class fixes keeps it from the rule
     with pytest.raises(rule.exception) as caught:
         optimizer_class(name)([torch.nn.Parameter(torch.ones(3))], **settings)
@@ -77,7 +75,7 @@ def test_refused_with_its_message(name, rule) -> None:
 
 def _as_stored(row: Row, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as a class holds them when it speaks: choices and whole numbers as they are, other numbers as given."""
-    whole = {key for key, setting in row.family.settings.items() if isinstance(setting, Hyper) and setting.integer}
+    whole = {key for key, setting in row.rule.settings.items() if isinstance(setting, Hyper) and setting.integer}
     return {key: int(value) if key in whole and value is not None else value for key, value in settings.items()}
 
 

@@ -307,7 +307,7 @@ def test_what_would_not_act_is_refused(name, settings, message) -> None:
             opt.override(params[0], **settings)
 
 
-@pytest.mark.parametrize("name", [name for name, row in rows().items() if row.family == "lars"])
+@pytest.mark.parametrize("name", [name for name, row in rows().items() if row.rule == "lars"])
 def test_a_rule_without_this_ratio_has_no_clamps(name) -> None:
     with pytest.raises(TypeError, match="max_trust_ratio"):
         optimizer_class(name)(params_of(), lr=0.1, momentum=0.9, max_trust_ratio=1.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.catalogue import families, optimizer_class, required, rows
+from support.catalogue import optimizer_class, required, rows, rules
 
 import optgen
 from numerics.harness import NAMES, duel, make_grads, set_grads, targeted
@@ -86,7 +86,7 @@ def test_nan_norms_never_enter_the_window(target) -> None:
     assert sorted(set(window.tolist())) == [100.0, 400.0]
 
 
-@pytest.mark.parametrize("name", [names[0] for names in families(rows()).values()])
+@pytest.mark.parametrize("name", [names[0] for names in rules(rows()).values()])
 def test_zero_tensors_train(name, target) -> None:
     if rows()[name].torch_only:
         target = "torch"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.catalogue import accepted, families, make_oracle, optimizer_class, required, rows
+from support.catalogue import accepted, make_oracle, optimizer_class, required, rows, rules
 from support.machine import require_compiler
 from support.targets import GPU, require_standin
 
@@ -134,7 +134,7 @@ def test_targets_agree(name, storage, options, target) -> None:
 def elementwise(name: str) -> dict[str, Any]:
     """Settings of a class with which no norm enters."""
     settings = {"weight_decay": 0.1, "lr": 0.01}
-    match rows()[name].family.name:
+    match rows()[name].rule.name:
         case "lamb":
             return settings | {"trust_ratio": "none", "max_unorm": 0.0}
         case "lars":
@@ -175,9 +175,9 @@ def stored() -> Iterator[Any]:
     """
     turn = 0
     for name, row in sorted(rows().items()):
-        if row.family.name not in ("adam", "lamb", "lars", "lion"):
+        if row.rule.name not in ("adam", "lamb", "lars", "lion"):
             continue
-        first = name == families(rows())[row.family.name][0]
+        first = name == rules(rows())[row.rule.name][0]
         for storage, settings in STORAGE.items():
             bits = 8 if settings else 32
             if row.torch_only or row.bits not in (None, bits) or (row.paged and storage == "8-tensorwise"):
@@ -197,7 +197,7 @@ def test_cuda_equals_cpu(name, settings, dtypes, target) -> None:
         require(each)
     dtype, grad_dtype = (getattr(torch, each) for each in dtypes)
     by_cpu, by_cuda = twin(name, dtype, settings, ("cpu", target))
-    rate = settings["lr"] if target == GPU and rows()[name].family.name != "lars" else 0.0
+    rate = settings["lr"] if target == GPU and rows()[name].rule.name != "lars" else 0.0
     for t in range(1, 5):
         if t > 1 and rate:
             copy_values(by_cpu, by_cuda)
@@ -253,7 +253,7 @@ EACH_STAGE = (
 )
 
 
-@pytest.mark.parametrize("name", [names[0] for names in families(rows()).values()])
+@pytest.mark.parametrize("name", [names[0] for names in rules(rows()).values()])
 def test_elements_of_the_torch_target_stay_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A number of a tensor, which is float64, makes no float64 of the elements that it meets."""
     stored: set[torch.dtype] = set()

@@ -36,7 +36,7 @@ class Oracle:
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
-    scaling: ClassVar[tuple[str, float]] = ("none", 0.0)  # the family's trust_ratio and max_unorm
+    scaling: ClassVar[tuple[str, float]] = ("none", 0.0)  # the rule's trust_ratio and max_unorm
     unsigned: ClassVar[frozenset[str]] = frozenset()
     quantized: ClassVar[frozenset[str]] = frozenset()  # states of the parameter's shape that 8-bit storage takes
 

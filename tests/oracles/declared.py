@@ -1,6 +1,6 @@
 """Declarations of specs/*.yaml, read by PyYAML alone: nothing of the package is asked.
 
-A `Family` is a rule with what shared.yaml adds to it; a `Row` is one of its classes.
+A `WholeRule` is a rule with what shared.yaml adds to it; a `Row` is one of its classes.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _stage(text: str, shared: bool = False) -> Stage:
 
 
 @dataclass(frozen=True)
-class Family:
+class WholeRule:
     """A rule with what shared.yaml adds to it."""
 
     name: str
@@ -301,7 +301,7 @@ def _shared_refusals(shared: Mapping[str, Any], *settings: Mapping[str, Any]) ->
             yield rule
 
 
-def family_of(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> Family:
+def whole_rule(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> WholeRule:
     """A rule as its file and shared.yaml declare it."""
     blocks, common = spec["blocks"], shared.get("blocks") or {}
     update = "apply" in blocks
@@ -321,7 +321,7 @@ def family_of(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> Family:
     if update:
         stages += [_stage(common.get("update") or "", shared=True), _stage(blocks["apply"])]
     sections = ("hyperparameters", "options", "inputs", "states")
-    return Family(
+    return WholeRule(
         name=spec["name"],
         hypers={name: _hyper(name, data) for name, data in every_hyper.items()},
         options={name: _choice(name, data) for name, data in every_option.items()},
@@ -356,7 +356,7 @@ class Row:
     """A class: what it fixes, what it changes."""
 
     name: str
-    family: Family
+    rule: WholeRule
     bits: int | None
     paged: bool | None
     torch_only: bool
@@ -375,24 +375,24 @@ class Row:
     def accepted(self) -> dict[str, Hyper | Choice]:
         """Arguments of its constructor, `args` and `target` aside, with the class's own defaults."""
         fixed = self.fixed
-        return {name: setting for name, setting in self.family.settings.items() if name not in fixed}
+        return {name: setting for name, setting in self.rule.settings.items() if name not in fixed}
 
     def default(self, name: str) -> Any:
         """The default of a setting, fixed or not."""
-        return {name: self.family.settings[name].default, **self.changed, **self.fixed}[name]
+        return {name: self.rule.settings[name].default, **self.changed, **self.fixed}[name]
 
     def needed(self, name: str) -> bool:
         """Check whether the user must give a hyperparameter."""
-        setting = self.family.settings[name]
+        setting = self.rule.settings[name]
         return name in self.required or (isinstance(setting, Hyper) and setting.required and name not in self.changed)
 
     def complete(self, settings: Settings) -> dict[str, Any]:
         """Every setting by name, tuples' parts too, as conditions read them."""
-        result = {name: settings.get(name, self.default(name)) for name in self.family.settings}
+        result = {name: settings.get(name, self.default(name)) for name in self.rule.settings}
         result |= self.fixed
         if result.get("codec") not in (None, "auto"):
             result["optim_bits"] = BITS[result["codec"]]
-        for name, hyper in self.family.hypers.items():
+        for name, hyper in self.rule.hypers.items():
             if hyper.parts and result[name] is not None:
                 result |= dict(zip(hyper.parts, result[name], strict=True))
         return result
@@ -400,7 +400,7 @@ class Row:
     def refusal(self, settings: Settings, on: str = "construct", values: Settings | None = None) -> Refusal | None:
         """The first rule that these settings meet: the class's own are looked at first."""
         names = {**self.complete(settings), **(values or {})}
-        for rule in (*self.refusals, *self.family.refusals):
+        for rule in (*self.refusals, *self.rule.refusals):
             if rule.on == on and rule.holds(names):
                 return rule
         return None
@@ -409,14 +409,14 @@ class Row:
         return refusal.message.format_map({**self.complete(settings), "name": self.name})
 
 
-def _row(name: str, family: Family, data: Mapping[str, Any], named: Mapping[str, Any]) -> Row:
+def _row(name: str, rule: WholeRule, data: Mapping[str, Any], named: Mapping[str, Any]) -> Row:
     changed = dict(data.get("defaults") or {})
     if data.get("block_wise") is not None:
         changed["block_wise"] = data["block_wise"]
     own = [named[entry] if isinstance(entry, str) else entry for entry in data.get("refusals") or ()]
     return Row(
         name=name,
-        family=family,
+        rule=rule,
         bits=data.get("bits"),
         paged=data.get("paged"),
         torch_only=data.get("target") == "torch",
@@ -443,9 +443,9 @@ def _classes(rows: Mapping[str, Any] | None) -> Iterator[tuple[str, dict[str, An
 def load_spec(path: Path, shared: Path = SPECS / "shared.yaml") -> dict[str, Row]:
     """The classes of one rule's own file: without any there is one, named after the rule."""
     spec = read_spec(path)
-    family = family_of(spec, read_spec(shared))
+    rule = whole_rule(spec, read_spec(shared))
     classes = spec.get("classes") or {"".join(part.capitalize() for part in spec["name"].split("_")): {}}
-    return {name: _row(name, family, data, {}) for name, data in _classes(classes)}
+    return {name: _row(name, rule, data, {}) for name, data in _classes(classes)}
 
 
 @cache
@@ -454,20 +454,20 @@ def load_catalogue(folder: Path = SPECS) -> dict[str, Row]:
     shared = read_spec(folder / "shared.yaml")
     table = read_yaml(folder / "classes.yaml") if (folder / "classes.yaml").exists() else {}
     rows: dict[str, Row] = {}
-    families, own = {}, {}
+    rules, own = {}, {}
     for path in sorted(folder.glob("*.yaml")):
         if path.stem not in ("shared", "classes", "vocabulary", "functions"):
             spec = read_spec(path)
-            families[spec["name"]] = family_of(spec, shared)
+            rules[spec["name"]] = whole_rule(spec, shared)
             own[spec["name"]] = spec.get("classes") or {}
     for name, data in _classes(table.get("classes")):
-        rows[name] = _row(name, families[data["rule"]], data, table.get("refusals") or {})
-    for family, classes in own.items():
+        rows[name] = _row(name, rules[data["rule"]], data, table.get("refusals") or {})
+    for rule, classes in own.items():
         for name, data in _classes(classes):
-            rows[name] = _row(name, families[family], data, table.get("refusals") or {})
-    for family, declared in families.items():
-        if not any(row.family is declared for row in rows.values()):
-            name = "".join(part.capitalize() for part in family.split("_"))
+            rows[name] = _row(name, rules[rule], data, table.get("refusals") or {})
+    for rule, declared in rules.items():
+        if not any(row.rule is declared for row in rows.values()):
+            name = "".join(part.capitalize() for part in rule.split("_"))
             rows[name] = _row(name, declared, {}, {})
     return rows
 

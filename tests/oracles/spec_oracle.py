@@ -78,7 +78,7 @@ class _Block:
 
         left: dict[str, Value] = {}  # the gradient as the first stage left it, which later shared stages see
         for stage in stages:
-            common = self.oracle.family.common | STEP_NAMES
+            common = self.oracle.rule.common | STEP_NAMES
             seen = {name: value for name, value in self.names.items() if not stage.shared or name in common}
             own = {"grad": seen["grad"]} if left else {}
             seen |= left if stage.shared else {}
@@ -119,7 +119,7 @@ class _Block:
         def caller(call: ast.Call) -> list[Value]:
             return [value for value in self._call(call, names, everywhere) if value is not None]
 
-        functions = dict.fromkeys(self.oracle.family.functions, caller)
+        functions = dict.fromkeys(self.oracle.rule.functions, caller)
         return Evaluator(names, self.step, everywhere, self.dtype, functions)
 
     def _call(self, call: ast.Call, names: Mapping[str, Value], everywhere: Any) -> list[Value | None]:
@@ -128,7 +128,7 @@ class _Block:
         A state that does not exist can be handed to it and back; it is None.
         """
         assert isinstance(call.func, ast.Name)
-        function, evaluator = self.oracle.family.functions[call.func.id], self._evaluator(names, everywhere)
+        function, evaluator = self.oracle.rule.functions[call.func.id], self._evaluator(names, everywhere)
         own = dict(names)
         for param, arg in zip(function.args.args, call.args, strict=True):
             own.pop(param.arg, None)
@@ -229,7 +229,7 @@ class SpecOracle:
         settings: Mapping[str, Any],
         dtypes: Sequence[torch.dtype] | None = None,
     ) -> None:
-        self.row, self.family, self.settings = row, row.family, row.complete(settings)
+        self.row, self.rule, self.settings = row, row.rule, row.complete(settings)
         self.dtypes = dtypes
         self.balls = [Ball(array(param)) for param in params]
         self.tensors = list(self.balls)
@@ -241,12 +241,12 @@ class SpecOracle:
         self._kinds_after: dict[tuple[ast.stmt, tuple[tuple[str, Kind], ...]], Mapping[str, Kind]] = {}
         self.hypers = self._hypers()
         self.declared_kinds = dict.fromkeys(
-            (part for name, hyper in self.family.hypers.items() for part in hyper.parts or (name,)), Kind.GROUP
+            (part for name, hyper in self.rule.hypers.items() for part in hyper.parts or (name,)), Kind.GROUP
         )
-        self.declared_kinds |= {name: KINDS[state.shape] for name, state in self.family.states.items()}
+        self.declared_kinds |= {name: KINDS[state.shape] for name, state in self.rule.states.items()}
         self.group = {
             name: self._initial_of_group(state)
-            for name, state in self.family.states.items()
+            for name, state in self.rule.states.items()
             if state.shape in ("group", "global")
         }
 
@@ -265,7 +265,7 @@ class SpecOracle:
 
     @property
     def unsigned(self) -> frozenset[str]:
-        return frozenset(name for name, state in self.family.states.items() if not state.signed)
+        return frozenset(name for name, state in self.rule.states.items() if not state.signed)
 
     def adopt(self, index: int, param: Any, states: Mapping[str, Any], kept: Any = None) -> None:
         """Go on from exactly these values (or balls); states not named stay as they are.
@@ -287,7 +287,7 @@ class SpecOracle:
 
     def _hypers(self) -> dict[str, Number]:
         result = {}
-        for name, hyper in self.family.hypers.items():
+        for name, hyper in self.rule.hypers.items():
             value = hyper.value(self.settings[name])
             if value is not None:
                 kind = Kind.GLOBAL if hyper.is_global else Kind.GROUP
@@ -309,7 +309,7 @@ class SpecOracle:
 
     def _conditions(self, index: int) -> dict[str, Any]:
         """Values that `if` and `when` may ask for."""
-        given = {name: self.inputs.get(name) for name in self.family.inputs}
+        given = {name: self.inputs.get(name) for name in self.rule.inputs}
         return {**self.settings, **given, **self._facts(index)}
 
     def exists(self, index: int, state: State) -> bool:
@@ -324,7 +324,7 @@ class SpecOracle:
         names["step"] = const(self.steps[index], Kind.STEP)
         names["param"] = Number(self.balls[index], Kind.ELEMENT)
         names["active"] = EVERYWHERE
-        for name, state in self.family.states.items():
+        for name, state in self.rule.states.items():
             if name in self.group:
                 names[name] = Number(self.group[name], KINDS[state.shape])
             elif name in self.state_balls[index] and self.exists(index, state):
@@ -355,11 +355,11 @@ class SpecOracle:
             for i, grad in given.items():
                 self.steps[i] += 1
                 self._settle(i, grad)
-            self._run(self.family.stages, {i: {"grad": grad} for i, grad in given.items()})
+            self._run(self.rule.stages, {i: {"grad": grad} for i, grad in given.items()})
 
     def call(self, name: str, grads: Sequence[Any] = ()) -> None:
         """Run a method: on parameters that have states, and on the group; or on those with a gradient that it reads."""
-        method = self.family.methods[name]
+        method = self.rule.methods[name]
         with np.errstate(all="ignore"):
             if not method.reads_grad:
                 self._run([method.stage], {i: {} for i in sorted(self.settled)}, ahead=1)
@@ -368,7 +368,7 @@ class SpecOracle:
             for i, grad in given.items():
                 self._settle(i, grad)
             if given:
-                stages = [self.family.stages[0], method.stage]
+                stages = [self.rule.stages[0], method.stage]
                 self._run(stages, {i: {"grad": grad} for i, grad in given.items()}, keep_windows=True, ahead=1)
 
     def _run(
@@ -398,9 +398,7 @@ class SpecOracle:
                 found = {}
         for i, after in found.items():
             if keep_windows:  # what the shared stage keeps is of steps alone
-                after |= {
-                    name: names[i][name] for name in self.family.common & self.family.states.keys() & names[i].keys()
-                }
+                after |= {name: names[i][name] for name in self.rule.common & self.rule.states.keys() & names[i].keys()}
             self._commit(i, names[i], after, self.steps[i] + ahead)
         if found or self.group:
             self._commit_group(next(iter(found.values()), None) or self._without_parameters(stages))
@@ -415,7 +413,7 @@ class SpecOracle:
         names: dict[str, Value] = {**self.hypers, "param": nothing, "active": EVERYWHERE}
         names |= {
             name: Number(self.group.get(name, nothing.ball), KINDS[state.shape])
-            for name, state in self.family.states.items()
+            for name, state in self.rule.states.items()
         }
         names |= {fact: const(0, Kind.GLOBAL if fact == "total_numel" else Kind.STEP) for fact in FACTS}
         names["step"] = const(0, Kind.STEP)
@@ -427,7 +425,7 @@ class SpecOracle:
         """States that do not exist yet; `grad` in initial values is unscaled."""
         held = self.state_balls[index]
         self.settled.add(index)
-        for name, state in self.family.states.items():
+        for name, state in self.rule.states.items():
             if name in self.group or name in held or not self.exists(index, state):
                 continue
             shape = self._shape(index, state)
@@ -466,7 +464,7 @@ class SpecOracle:
 
     def storage_of(self, index: int, name: str) -> tuple[str, int | None]:
         """Codec of a state, and the elements of its blocks if that is not the codec's own number."""
-        state, numel = self.family.states[name], self.balls[index].mid.size
+        state, numel = self.rule.states[name], self.balls[index].mid.size
         if state.shape != "param":
             return "fp32", None
         if state.stored_as is not None:
@@ -497,7 +495,7 @@ class SpecOracle:
             rounding = self.rounding(index)
             bits = bits16(math.prod(shape), self.settings["seed"], index, step) if rounding.draws else None
             self.tensors[index], self.balls[index] = rounding.stored(_filled(new, shape), self.dtypes[index], bits)
-        for name, state in self.family.states.items():
+        for name, state in self.rule.states.items():
             value = after.get(name)
             if name in self.group or name not in before or value is before[name]:
                 continue

@@ -84,14 +84,14 @@ def test_equals_the_rule_by_hand(key) -> None:
     by_hand, told, settings = CASES[key]
     start = [torch.randn(shape, dtype=torch.float64).numpy() for shape in SHAPES]
     ours, theirs = interpreted(key, start, settings), by_hand(start, **settings, **told)
-    if "train" in ours.family.methods:
+    if "train" in ours.rule.methods:
         ours.call("train")
     for t in range(1, STEPS + 1):
         grads = [draw(shape, t) for shape in SHAPES]
         ours.step(grads)
         theirs.step(grads)
         compare(ours, theirs, key, radii=t <= 2)  # which grow apart where they are carried on
-    for method in sorted(ours.family.methods):
+    for method in sorted(ours.rule.methods):
         ours.call(method)
         getattr(theirs, method)()
         compare(ours, theirs, key)

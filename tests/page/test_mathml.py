@@ -16,7 +16,7 @@ from optgen.page.equations import function_lines, lines
 from optgen.page.mathml import Printer
 from optgen.page.symbols import symbols
 
-FAMILIES = {info.family: info.family_rule for info in stock_package().classes}
+RULES = {info.rule: info.whole_rule for info in stock_package().classes}
 OPERATORS = {"\N{MINUS SIGN}": "-", "·": "*", "≤": "<=", "≥": ">=", "≠": "!=", "=": "==", "[": "(", "]": ")"}
 FENCES = {"|": "abs", "‖": "norm", "⌊": "floor"}
 
@@ -139,9 +139,9 @@ class Named(ast.NodeTransformer):
         return node
 
 
-def statements(family: Any) -> Iterator[tuple[str, ast.expr, str]]:
-    found = [(name, line) for name, block in family.equations.items() for line in lines(block.raw, {})]
-    found += [(one.name, line) for one in family.functions for line in function_lines(one, {})]
+def statements(rule: Any) -> Iterator[tuple[str, ast.expr, str]]:
+    found = [(name, line) for name, block in rule.equations.items() for line in lines(block.raw, {})]
+    found += [(one.name, line) for one in rule.functions for line in function_lines(one, {})]
     for name, line in found:
         if isinstance(line.node, ast.Assign):
             target = ",".join(n.id for n in ast.walk(line.node.targets[0]) if isinstance(n, ast.Name))
@@ -150,9 +150,9 @@ def statements(family: Any) -> Iterator[tuple[str, ast.expr, str]]:
             yield f"{name}: {line.text}", line.node, "update"
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_equations_mean_what_they_say(family: str) -> None:
-    rule = FAMILIES[family]
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_equations_mean_what_they_say(name: str) -> None:
+    rule = RULES[name]
     found = list(statements(rule))
     assert found
     names = {n.id for _, value, _ in found for n in ast.walk(value) if isinstance(n, ast.Name)}

@@ -78,7 +78,7 @@ def test_what_defaults_leave_out_is_faint() -> None:
     functions = 1 + 3 + 1  # what adam_direction, amsgrad_maximum and bias_correction do by default
     assert (text.count('class="line faint"'), text.count('class="line"')) == (9, 8 + 9 + functions)
     # A class that fixes the option has neither the question nor the other branch.
-    assert CLASSES["AdamW"].spec.variant.set["decoupled_weight_decay"] is True
+    assert CLASSES["AdamW"].spec.entry.set["decoupled_weight_decay"] is True
     assert "decoupled_weight_decay" not in page(CLASSES["AdamW"]).partition("Symbols")[0]
 
 

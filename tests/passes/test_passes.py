@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.compiling import PROBE, stock_units
+from support.compiling import PROBE, stock_rules
 from support.interpreter import run
 from support.plan_settings import settings
 
 from optgen.codecs import SMALLEST_ABSMAX
 from optgen.diagnostics import Reporter
-from optgen.ir.family import Family, build_family
 from optgen.ir.formula import FALSE, TRUE, atom
 from optgen.ir.guards import GuardTable
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Reduce, Ref, Select, refs, walk
+from optgen.ir.rule import WholeRule, build_rule
 from optgen.ir.verifier import Stage, VerificationError, verify
 from optgen.passes.drop_unused import drop_unused
 from optgen.passes.fold import fold
@@ -296,22 +296,22 @@ STEP = """blocks:
 """
 
 
-def family_of(folder: Path, text: str) -> Family:
+def whole_rule(folder: Path, text: str) -> WholeRule:
     path = folder / "probe.yaml"
     path.write_text(text, encoding="utf-8")
     reporter = Reporter()
     specs = load_specs([path], reporter)
-    family = build_family(specs.rules["probe"], specs.shared, {}, reporter)
+    rule = build_rule(specs.rules["probe"], specs.shared, {}, reporter)
     reporter.raise_if_any()
-    assert family is not None
-    return family
+    assert rule is not None
+    return rule
 
 
 def test_all_passes_together_mean_what_was_written(tmp_path: Path) -> None:
-    family = family_of(tmp_path, PROBE + STEP)
-    block = family.blocks["step"]
-    masked = mask_writes(block.program, block.active, family.guards)
-    after = run_passes(block.program, block.active, family.guards)
+    rule = whole_rule(tmp_path, PROBE + STEP)
+    block = rule.blocks["step"]
+    masked = mask_writes(block.program, block.active, rule.guards)
+    after = run_passes(block.program, block.active, rule.guards)
     values = {
         "param": VALUES["param"], "grad": VALUES["grad"], "exp_avg": VALUES["moment"], "kept": VALUES["largest"] ** 2,
         "size": 1.0, "past": None, "rows_of": np.ones((3, 1)), "total": 0.0, "gnorm_vec": None, "lr": 0.1, "beta1": 0.9,
@@ -320,7 +320,7 @@ def test_all_passes_together_mean_what_was_written(tmp_path: Path) -> None:
         "max_grad_norm": 0.5, "min_trust_ratio": 0.1, "max_trust_ratio": 2.0,
     }  # fmt: skip
     checked = 0
-    for truth in settings(family, 2000):
+    for truth in settings(rule, 2000):
         if truth["percentile_clipping_below_100"]:
             continue
         expected = run(masked, values, truth)
@@ -336,11 +336,11 @@ def test_all_passes_together_mean_what_was_written(tmp_path: Path) -> None:
 
 
 def test_every_pass_leaves_programs_of_all_rules_valid() -> None:
-    for unit in stock_units().values():
-        for block in unit.family.blocks.values():
+    for planned in stock_rules().values():
+        for block in planned.rule.blocks.values():
             it = block.program
             verify(it)
-            for step, stage in steps(block.active, unit.family.guards):
+            for step, stage in steps(block.active, planned.rule.guards):
                 it = step(it)
                 verify(it, stage)
             assert FALSE not in [let.expr.formula for let in it.lets if isinstance(let.expr, Select)]
@@ -383,9 +383,9 @@ def test_a_settled_sum_over_all_is_given_where_others_take_it() -> None:
 
 
 def test_rules_are_settled_to_as_many_passes_as_they_run() -> None:
-    for unit in stock_units().values():
-        for block in unit.plans.values():
-            for truth in settings(unit.family, 12):
+    for planned in stock_rules().values():
+        for block in planned.plans.values():
+            for truth in settings(planned.rule, 12):
                 settled = plan(settle(block.program, truth))
-                assert len(settled.passes) == len(block.live_passes(truth)), f"{unit.family.name} under {truth}"
+                assert len(settled.passes) == len(block.live_passes(truth)), f"{planned.rule.name} under {truth}"
                 assert not any(isinstance(part, Select) for let in settled.program.lets for part in walk(let.expr))

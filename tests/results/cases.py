@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from numerics.cases import COMPILED, DTYPES, axes, compiled, full, paired, settings_of, storages, valid
 from oracles.declared import Choice, Hyper, Row, is_off
-from support.catalogue import OWN, all_rows, families, required
+from support.catalogue import OWN, all_rows, required, rules
 from support.pairs import Axes, Pairs, all_pairs, full_product, near, one_at_a_time, spread
 from support.pairs import Case as Values
 
@@ -46,7 +46,7 @@ def cases(name: str, targets: Sequence[str] | None = None) -> list[Case]:
 
 
 def _rule(case: Case) -> str:
-    return all_rows()[f"{OWN}{case.name}" if case.spec else case.name].family.name
+    return all_rows()[f"{OWN}{case.name}" if case.spec else case.name].rule.name
 
 
 def of(values: Values, special: bool = False) -> Case:
@@ -61,9 +61,9 @@ def of(values: Values, special: bool = False) -> Case:
         _spec(values["class"]),
         settings,
         {} if special else _second(row, settings),
-        {name: values[name] for name in row.family.inputs if values[name] is not None},
-        tuple(row.family.methods),
-        _beginning(row.family.name),
+        {name: values[name] for name in row.rule.inputs if values[name] is not None},
+        tuple(row.rule.methods),
+        _beginning(row.rule.name),
         special,
     )
 
@@ -81,14 +81,14 @@ def _second(row: Row, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _spec(name: str) -> str:
     """The file of tests/specs that a class is loaded from, or ""."""
-    return f"{all_rows()[name].family.name}.yaml" if name.startswith(OWN) else ""
+    return f"{all_rows()[name].rule.name}.yaml" if name.startswith(OWN) else ""
 
 
 @cache
-def _beginning(family: str) -> str:
+def _beginning(rule: str) -> str:
     """The method without which a rule does not step, or ""."""
-    (name, *_) = families(all_rows())[family]
-    for method in ("", *all_rows()[name].family.methods):
+    (name, *_) = rules(all_rows())[rule]
+    for method in ("", *all_rows()[name].rule.methods):
         made = class_of(name.removeprefix(OWN), _spec(name))
         opt = made([torch.zeros(1, requires_grad=True)], **required(name))
         if method:
@@ -124,16 +124,16 @@ def _defaults(target: str, names: list[str]) -> Iterator[Values]:
     whole, usual = _usual(names, target)
     for name in names:
         row = all_rows()[name]
-        plain = {key: row.default(key) for key in row.family.settings if key in whole and not row.needed(key)}
+        plain = {key: row.default(key) for key in row.rule.settings if key in whole and not row.needed(key)}
         plain = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
         small = {"min_8bit_size": 0} if "min_8bit_size" in whole else {}
         way = next(way for way in storages() if valid({"class": name, "storage": way}))
         case = {**usual, "class": name, "storage": way, **plain, **required(name), **small}
-        yield {**case, **dict.fromkeys(row.family.inputs)}
+        yield {**case, **dict.fromkeys(row.rule.inputs)}
 
 
 def _quick() -> Iterator[Case]:
-    for names in families(all_rows()).values():
+    for names in rules(all_rows()).values():
         yield from map(of, _defaults("torch", names))
     yield from list(_on_torch())[::EVERY]
     yield from (of(values) for values in compiled().values() if values["target"] == "cpu")
@@ -141,7 +141,7 @@ def _quick() -> Iterator[Case]:
 
 def _on_torch() -> Iterator[Case]:
     yield from map(of, paired().values())
-    for names in families(all_rows()).values():
+    for names in rules(all_rows()).values():
         whole, _ = _usual(names, "torch")
         for values in _defaults("torch", names):
             yield from (of({**values, "dtype": dtype}, special=True) for dtype in DTYPES)
@@ -154,7 +154,7 @@ def _core() -> Iterator[Case]:
     yield from (of(values) for values in compiled().values() if values["target"] == "cuda")
     for target in COMPILED:
         met = Pairs()
-        for names in map(_compiled_names, families(all_rows()).values()):
+        for names in map(_compiled_names, rules(all_rows()).values()):
             yield from _on_compiled(target, names, met)
 
 
@@ -164,9 +164,9 @@ def _on_compiled(target: str, names: list[str], met: Pairs) -> Iterator[Case]:
     plain = list(_defaults(target, names))
     yield from map(of, plain)
     yield of(plain[0], special=True)
-    family = all_rows()[names[0]].family
-    own = {name: values for name, values in whole.items() if name in family.own}
-    branching = {name for name, values in own.items() if _branches(family.settings[name], values)}
+    rule = all_rows()[names[0]].rule
+    own = {name: values for name, values in whole.items() if name in rule.own}
+    branching = {name for name, values in own.items() if _branches(rule.settings[name], values)}
     branched = {name: values if name in branching else values[:1] for name, values in own.items()}
     starts = all_pairs({"class": _unlike(names), **branched}, valid, ("class",))
     found = spread(whole, valid, met, starts)
@@ -206,9 +206,9 @@ def _whole() -> Iterator[Case]:
     yield from map(of, full().values())
     for target in COMPILED:
         met = Pairs()
-        for names in map(_compiled_names, families(all_rows()).values()):
+        for names in map(_compiled_names, rules(all_rows()).values()):
             whole, _ = _usual(names, target)
-            family = all_rows()[names[0]].family
-            shared = [name for name in whole if name not in family.own and name not in family.inputs]
+            rule = all_rows()[names[0]].rule
+            shared = [name for name in whole if name not in rule.own and name not in rule.inputs]
             yield from map(of, all_pairs(whole, valid, shared, met))
             yield from map(of, _product(target, names[:1], DTYPES, tuple(storages())))

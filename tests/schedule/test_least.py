@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.compiling import FAMILIES, compiled, stock_classes, stock_units
+from support.compiling import RULES, compiled, stock_classes, stock_rules
 from support.least import WEIGHT_BYTES, least_bytes
 from support.plan_settings import SUMS_OVER_ALL, settings
 
-from optgen.compiler import Unit
+from optgen.compiler import PlannedRule
 from optgen.schedule.traffic import traffic
 
 CLASSES = stock_classes()
 STORED = [(name, bits) for name, info in CLASSES.items() for bits in info.bits_choices]
-SAMPLE = 100  # settings of each family
+SAMPLE = 100  # settings of each rule
 
 RULE = """\
 name: least
@@ -46,33 +46,33 @@ BY_HAND = {
 }
 
 
-def bound(unit: Unit, truth: Mapping[str, bool], codecs: Mapping[str, Any]) -> float:
-    step = unit.family.blocks["step"]
+def bound(planned: PlannedRule, truth: Mapping[str, bool], codecs: Mapping[str, Any]) -> float:
+    step = planned.rule.blocks["step"]
     return least_bytes(step.program, step.active, truth, codecs)
 
 
 @pytest.mark.parametrize(("name", "bits"), STORED)
 def test_a_class_moves_the_least(name: str, bits: int) -> None:
     info = CLASSES[name].stored_in(bits)
-    step = info.family_rule.blocks["step"]
+    step = info.whole_rule.blocks["step"]
     needed = least_bytes(step.program, step.active, info.setting.guards, info.setting.codecs)
     assert info.traffic == pytest.approx(needed, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", RULES)
 def test_a_rule_moves_the_least_under_other_settings(name: str) -> None:
     """States with one scale for the tensor left out, whose largest value the planner takes as late as it can.
 
     That is the least for every class as it is, but not where such a state is read for nothing else than its scale.
     """
-    unit = stock_units()[name]
-    scales = [name for name, guard in unit.family.guards.guards.items() if guard.about == "codec"]
-    rows = [truth for truth in settings(unit.family) if not any(truth[scale] for scale in scales)]
-    usual = next(info for info in CLASSES.values() if info.family == name).stored_in(32).setting
+    planned = stock_rules()[name]
+    scales = [name for name, guard in planned.rule.guards.guards.items() if guard.about == "codec"]
+    rows = [truth for truth in settings(planned.rule) if not any(truth[scale] for scale in scales)]
+    usual = next(info for info in CLASSES.values() if info.rule == name).stored_in(32).setting
     assert rows
     for truth in random.Random(3).sample(rows, min(SAMPLE, len(rows))):
-        moved = traffic(unit.plans["step"], replace(usual, guards=truth))
-        least = bound(unit, truth, usual.codecs)
+        moved = traffic(planned.plans["step"], replace(usual, guards=truth))
+        least = bound(planned, truth, usual.codecs)
         again = WEIGHT_BYTES if name in SUMS_OVER_ALL else 0  # the parameter, for its norm
         assert least - 1e-9 <= moved <= least + again + 1e-9, truth
 
@@ -80,9 +80,9 @@ def test_a_rule_moves_the_least_under_other_settings(name: str) -> None:
 @pytest.mark.parametrize("step", BY_HAND)
 def test_the_least_is_what_one_finds_by_hand(step: str, tmp_path: Path) -> None:
     rule = RULE.replace("{states}", "states:\n  first: {}\n" if "first" in step else "")
-    unit = compiled(tmp_path, rule + "".join(f"    {line}\n" for line in step.split("\n")))
-    truth = dict.fromkeys(unit.family.guards.guards, False)
-    assert bound(unit, truth, {"first": "fp32"}) == BY_HAND[step]
+    planned = compiled(tmp_path, rule + "".join(f"    {line}\n" for line in step.split("\n")))
+    truth = dict.fromkeys(planned.rule.guards.guards, False)
+    assert bound(planned, truth, {"first": "fp32"}) == BY_HAND[step]
 
 
 def test_a_pass_too_many_is_noticed() -> None:
@@ -90,4 +90,4 @@ def test_a_pass_too_many_is_noticed() -> None:
     step = info.plans["step"]
     longer = replace(step, passes=(step.passes[-2], *step.passes))
     more = traffic(longer, info.setting)
-    assert more > bound(stock_units()["lamb"], info.setting.guards, info.setting.codecs)
+    assert more > bound(stock_rules()["lamb"], info.setting.guards, info.setting.codecs)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
-from support.compiling import FAMILIES, stock_classes, stock_units
+from support.compiling import RULES, stock_classes, stock_rules
 from support.plan_settings import MOST, SUMS_OVER_ALL, settings
 
 from optgen.explanation import ClassInfo
@@ -175,21 +175,21 @@ def reads(expr: Expr, truth: Mapping[str, bool]) -> Iterator[str]:
                 yield from reads(child, truth)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("most", [MOST, pytest.param(10 * MOST, marks=pytest.mark.full)])
 def test_no_setting_takes_a_pass_too_many(name: str, most: int) -> None:
-    unit = stock_units()[name]
+    planned = stock_rules()[name]
     count = 0
-    for truth in settings(unit.family, most):
-        for it in unit.plans.values():
+    for truth in settings(planned.rule, most):
+        for it in planned.plans.values():
             check_setting(name, it, truth)
         count += 1
     assert count > 10
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", RULES)
 def test_only_the_last_pass_writes(name: str) -> None:
-    for it in stock_units()[name].plans.values():
+    for it in stock_rules()[name].plans.values():
         assert [bool(p.writes) for p in it.passes] == [False] * (len(it.passes) - 1) + [bool(it.passes[-1].writes)]
         assert it.passes[-1].name == "apply"
         assert it.passes[-1].live == TRUE

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from numerics.programs import rule_of
-from support.compiling import FAMILIES, stock_units
+from support.compiling import RULES, stock_rules
 
 from optgen.compiler import check_specs
 from optgen.diagnostics import Reporter, SpecError
@@ -18,9 +18,9 @@ from optgen.schedule.plan import PassPlan, Plan
 from optgen.schedule.verifier import verify_plan
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", RULES)
 def test_holds_of_every_plan(name: str) -> None:
-    for plan in stock_units()[name].plans.values():
+    for plan in stock_rules()[name].plans.values():
         verify_plan(plan)
 
 
@@ -31,11 +31,11 @@ def test_holds_of_random_rules(tmp_path: Path) -> None:
         path = tmp_path / f"{rule.name}.yaml"
         path.write_text(rule.text)
         try:
-            units = check_specs([path], Reporter())
+            rules = check_specs([path], Reporter())
         except SpecError as error:
             assert "error[too-many-cases]" in str(error)
             continue
-        for plan in units[0].plans.values():
+        for plan in rules[0].plans.values():
             verify_plan(plan)
             held += len(plan.passes) > 1
     assert held > 5
@@ -116,6 +116,6 @@ BROKEN = {
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda function: function.__name__)
 def test_finds_what_is_broken(broken: Callable[[Plan], Plan]) -> None:
-    plan = stock_units()["lamb"].plans["step"]
+    plan = stock_rules()["lamb"].plans["step"]
     with pytest.raises(VerificationError, match=BROKEN[broken]):
         verify_plan(broken(plan))

@@ -29,7 +29,7 @@ def rows() -> dict[str, Row]:
 @cache
 def own_rows() -> dict[str, Row]:
     """The classes of tests/specs whose rule is not in the catalogue too."""
-    known = {row.family.name for row in rows().values()}
+    known = {row.rule.name for row in rows().values()}
     files = [path for path in sorted(OWN_SPECS.glob("*.yaml")) if path.stem not in known]
     return {f"{OWN}{name}": row for path in files for name, row in load_spec(path).items()}
 
@@ -39,18 +39,18 @@ def all_rows() -> dict[str, Row]:
     return rows() | own_rows()
 
 
-def families(table: Mapping[str, Row]) -> dict[str, list[str]]:
-    """Class names by family, in their order."""
+def rules(table: Mapping[str, Row]) -> dict[str, list[str]]:
+    """Class names by rule, in their order."""
     result: dict[str, list[str]] = {}
     for name, row in table.items():
-        result.setdefault(row.family.name, []).append(name)
+        result.setdefault(row.rule.name, []).append(name)
     return result
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     if name.startswith(OWN):
         optgen = importlib.import_module("optgen")
-        module = optgen.load(OWN_SPECS / f"{own_rows()[name].family.name}.yaml")
+        module = optgen.load(OWN_SPECS / f"{own_rows()[name].rule.name}.yaml")
         return getattr(module, name.removeprefix(OWN))  # type: ignore[no-any-return]
     return getattr(importlib.import_module("optgen_optim"), name)  # type: ignore[no-any-return]
 
@@ -77,7 +77,7 @@ def values_of(row: Row, setting: Hyper | Choice) -> tuple[Any, ...]:
 @cache
 def _required(name: str) -> tuple[tuple[str, Any], ...]:
     row = all_rows()[name]
-    settings = {key: values_of(row, row.family.settings[key])[0] for key in row.family.hypers if row.needed(key)}
+    settings = {key: values_of(row, row.rule.settings[key])[0] for key in row.rule.hypers if row.needed(key)}
     for _ in range(4):
         rule = row.refusal(settings)
         if rule is None:
@@ -96,7 +96,7 @@ def _required(name: str) -> tuple[tuple[str, Any], ...]:
 def _with_states(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A change with which a class that fixes its bits has a state to keep in them, where it has none without."""
     codec = {8: "int8"}.get(row.bits or 32)
-    states = [state for state in row.family.states.values() if codec and state.takes(codec)]
+    states = [state for state in row.rule.states.values() if codec and state.takes(codec)]
     if not states or any(exists(row, state, settings) for state in states):
         return {}
     changes = [{key: value} for key, setting in row.accepted.items() for value in values_of(row, setting)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from optgen.compiler import Package, Unit, check_specs, compile_specs
+from optgen.compiler import Package, PlannedRule, check_specs, compile_specs
 from optgen.diagnostics import Reporter, SpecError, format_diagnostics
 from optgen.explanation import ClassInfo
 from optgen.schedule.plan import Plan
@@ -15,7 +15,7 @@ from optgen.schedule.plan import Plan
 ROOT = Path(__file__).parents[2]
 OTHERS = ("classes", "functions", "shared", "vocabulary")
 STOCK = sorted(p for p in (ROOT / "specs").glob("*.yaml") if p.stem not in OTHERS)
-FAMILIES = sorted({p.stem for p in (*STOCK, *(ROOT / "tests" / "specs").glob("*.yaml"))})
+RULES = sorted({p.stem for p in (*STOCK, *(ROOT / "tests" / "specs").glob("*.yaml"))})
 TESTED = sorted((ROOT / "tests" / "specs").glob("*.yaml"))
 PROBE = """\
 name: probe
@@ -49,7 +49,7 @@ def write_spec(folder: Path, text: str, file: str = "") -> Path:
     return path
 
 
-def compiled(folder: Path, text: str) -> Unit:
+def compiled(folder: Path, text: str) -> PlannedRule:
     """A spec, planned."""
     return check_specs([write_spec(folder, text)], Reporter())[0]
 
@@ -66,9 +66,9 @@ def refusal(folder: Path, text: str, file: str = "") -> str:
 
 
 @cache
-def stock_units() -> Mapping[str, Unit]:
-    """All families: those of specs/ and those of tests/specs that it lacks."""
-    return {info.family: Unit(info.family_rule, info.plans, ()) for info in stock_classes().values()}
+def stock_rules() -> Mapping[str, PlannedRule]:
+    """All rules: those of specs/ and those of tests/specs that it lacks."""
+    return {info.rule: PlannedRule(info.whole_rule, info.plans, ()) for info in stock_classes().values()}
 
 
 @cache
@@ -88,6 +88,6 @@ def stock_classes() -> dict[str, ClassInfo]:
     return {info.name: info for package in (own_package(), stock_package()) for info in package.classes}
 
 
-def step_plan(unit: Unit) -> Plan:
-    """The plan of a family's step."""
-    return unit.plans["step"]
+def step_plan(planned: PlannedRule) -> Plan:
+    """The plan of a rule's step."""
+    return planned.plans["step"]

@@ -133,13 +133,13 @@ def c_faults(text: str) -> Iterator[str]:
 
 def _compile(package: Package, folder: Path, compiler: str) -> None:
     """Have the kernels of cpu compiled, all that is optional in them off, and on."""
-    families = {info.family: info.family_rule for info in package.classes}
-    for name, family in families.items():
+    rules = {info.rule: info.whole_rule for info in package.classes}
+    for name, rule in rules.items():
         source = folder / f"{name}.cpp"
         for path in (source, *(folder / file for file in package.files if file.endswith(".h"))):
             path.write_text(package.files[path.name], encoding="utf-8")
-        guards = [guard.name for guard in family.guards.guards.values() if guard.about != "codec"]
-        states = [i for i in family.inputs.values() if i.role == "state" and i.kind is Kind.ELEMENT]
+        guards = [guard.name for guard in rule.guards.guards.values() if guard.about != "codec"]
+        states = [i for i in rule.inputs.values() if i.role == "state" and i.kind is Kind.ELEMENT]
         codecs = {f"{i.name}_codec": CODECS[i.codecs[-1]].cpp_type(i.signed) for i in states}
         fixed = {"param_codec": "Plain<float>", "grad_codec": "Plain<bf16>", **codecs}
         for value in ("0", "1"):

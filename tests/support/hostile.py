@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from optgen.compiler import Unit
+from optgen.compiler import PlannedRule
 from optgen.ir.refusals import Refusal
 from optgen.prose import Prose
 
@@ -24,9 +24,9 @@ PARTS = (
 TEXTS = st.lists(st.one_of(st.sampled_from(PARTS), st.text(max_size=3)), min_size=1, max_size=8).map("".join)
 
 
-def with_texts(unit: Unit, text: str) -> Unit:
+def with_texts(planned: PlannedRule, text: str) -> PlannedRule:
     """The rule with this text wherever its author, or the names of its files, may say anything."""
-    family, prose = unit.family, Prose(text)
+    rule, prose = planned.rule, Prose(text)
 
     def documented(items: Any) -> Any:
         return {name: item.model_copy(update={"doc": prose}) for name, item in items.items()}
@@ -42,26 +42,26 @@ def with_texts(unit: Unit, text: str) -> Unit:
         settings = {key: documented(getattr(declared, key)) for key in ("options", "inputs")}
         return {**settings, "hyperparameters": labelled(declared.hyperparameters)}
 
-    texts = {"title": prose, "doc": prose, "reference": prose, "methods": documented(family.spec.methods)}
-    spec = family.spec.model_copy(update={**texts, **told(family.spec)})
-    storage = documented(family.shared.storage)
-    shared = family.shared.model_copy(update={**told(family.shared), "storage": storage})
+    texts = {"title": prose, "doc": prose, "reference": prose, "methods": documented(rule.spec.methods)}
+    spec = rule.spec.model_copy(update={**texts, **told(rule.spec)})
+    storage = documented(rule.shared.storage)
+    shared = rule.shared.model_copy(update={**told(rule.shared), "storage": storage})
     changed = replace(
-        family,
+        rule,
         spec=spec,
         path=prose,
         shared=shared,
-        hypers=labelled(family.hypers),
-        options=documented(family.options),
-        given=documented(family.given),
-        equations=dict.fromkeys(family.equations, prose),
-        refusals=refused(family.refusals),
+        hypers=labelled(rule.hypers),
+        options=documented(rule.options),
+        given=documented(rule.given),
+        equations=dict.fromkeys(rule.equations, prose),
+        refusals=refused(rule.refusals),
     )
     classes = tuple(
-        replace(c, variant=c.variant.model_copy(update={"doc": prose}), refusals=refused(c.refusals))
-        for c in unit.classes
+        replace(c, entry=c.entry.model_copy(update={"doc": prose}), refusals=refused(c.refusals))
+        for c in planned.classes
     )
-    return replace(unit, family=changed, classes=classes)
+    return replace(planned, rule=changed, classes=classes)
 
 
 def python_code(text: str) -> str:

@@ -14,7 +14,7 @@ import yaml
 
 from optgen.operations import CALLED
 from optgen.spec.names import OF_BLOCKS
-from support.compiling import FAMILIES, ROOT, STOCK, TESTED, probe
+from support.compiling import ROOT, RULES, STOCK, TESTED, probe
 from support.hostile import PARTS
 
 Tree = dict[str, Any] | list[Any] | str
@@ -98,7 +98,7 @@ def make_case(seed: int) -> Case:
         text = _changed(source, SMALL, source.choice((1, 2, 3, 4)))
         files = {"probe.yaml": text} | ({"shared.yaml": "{}"} if source.random() < 0.8 else {})
         return Case(seed, {path: text.encode("utf-8", "surrogatepass") for path, text in files.items()})
-    name = source.choice(FAMILIES)
+    name = source.choice(RULES)
     files = {f"{name}.yaml": _changed(source, SPECS[name], source.choice((1, 1, 1, 2, 3)))}
     if source.random() < 0.1:
         files["shared.yaml"] = _changed(source, SHARED, 1)
@@ -199,7 +199,7 @@ def _tree(source: random.Random, text: str) -> str:
             other, place = source.choice(places)
             parent[key] = other[place]
         case 4 | 5:
-            donor = yaml.load(SPECS[source.choice(FAMILIES)], yaml.BaseLoader)
+            donor = yaml.load(SPECS[source.choice(RULES)], yaml.BaseLoader)
             found, place = source.choice([(p, k) for p, k in _nodes(donor) if k == key] or list(_nodes(donor)))
             parent[key] = found[place]
         case _:

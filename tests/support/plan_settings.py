@@ -1,4 +1,4 @@
-"""The settings under which a family's plans are looked at."""
+"""The settings under which a rule's plans are looked at."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from optgen.ir.family import Family
 from optgen.ir.formula import TRUE, atom
 from optgen.ir.guards import feasible
+from optgen.ir.rule import WholeRule
 
 MOST = 80
 
@@ -17,10 +17,10 @@ MOST = 80
 SUMS_OVER_ALL = ("prodigy",)
 
 
-def settings(family: Family, most: int = MOST) -> Iterator[dict[str, bool]]:
-    """Every feasible setting of a family's guards, or a sample where there are more than `most` settings."""
-    guards = family.guards.guards
-    choices = {name: option.choices for name, option in family.options.items() if option.choices is not None}
+def settings(rule: WholeRule, most: int = MOST) -> Iterator[dict[str, bool]]:
+    """Every feasible setting of a rule's guards, or a sample where there are more than `most` settings."""
+    guards = rule.guards.guards
+    choices = {name: option.choices for name, option in rule.options.items() if option.choices is not None}
     rows: Iterator[tuple[bool, ...]] = itertools.product((False, True), repeat=len(guards))
     if 2 ** len(guards) > most:
         source = random.Random(5)

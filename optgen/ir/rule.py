@@ -1,6 +1,6 @@
 """A rule with everything that acts on it: shared settings merged in, its blocks as programs.
 
-Input: a loaded spec and the shared declarations. Output: a `Family`, from which plans are made and files rendered.
+Input: a loaded spec and the shared declarations. Output: a `WholeRule`, from which plans are made and files rendered.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from optgen.prose import Prose
 from optgen.spec.checks import is_offered
 from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
-from optgen.spec.model import Hyperparameter, Method, Option, Refused, Shared, Spec, State
+from optgen.spec.model import Hyperparameter, Method, Option, RefusalEntry, Shared, Spec, State
 from optgen.spec.model import Input as GivenInput
 from optgen.spec.names import FACTS, RESERVED, TARGET
 from optgen.spec.source import SourceText
@@ -54,7 +54,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
+class WholeRule:
     """A rule, ready to be planned.
 
     Attributes:
@@ -106,13 +106,13 @@ class Family:
         return self.spec.title.line() or Prose(self.spec.name)
 
 
-def build_family(
+def build_rule(
     loaded: LoadedSpec, shared: LoadedShared, functions: Mapping[str, Function], reporter: Reporter
-) -> Family | None:
-    """The family of a spec; mistakes are reported and give None. `functions` are those that every rule may call."""
+) -> WholeRule | None:
+    """The rule of a spec; mistakes are reported and give None. `functions` are those that every rule may call."""
     before = reporter.error_count
-    family = _FamilyBuilder(loaded, shared, functions, reporter).build()
-    return family if reporter.error_count == before else None
+    rule = _RuleBuilder(loaded, shared, functions, reporter).build()
+    return rule if reporter.error_count == before else None
 
 
 def _shown(path: str) -> Prose:
@@ -121,7 +121,7 @@ def _shown(path: str) -> Prose:
     return Prose(f"{place.parent.name}/{place.name}")
 
 
-class _FamilyBuilder:
+class _RuleBuilder:
     def __init__(
         self,
         loaded: LoadedSpec,
@@ -196,7 +196,7 @@ class _FamilyBuilder:
                 if node is not None:
                     yield node, text
 
-    def _shared_refusals(self) -> Iterator[tuple[Refused, SourceText]]:
+    def _shared_refusals(self) -> Iterator[tuple[RefusalEntry, SourceText]]:
         """The combinations that all rules refuse, but for those with settings that this rule is not offered."""
         common = self.shared.shared
         offered = {**self.hypers, **self.options, **self.storage}
@@ -208,7 +208,7 @@ class _FamilyBuilder:
             if not names.union(message_fields(refused.message.raw)) & withheld:
                 yield refused, text
 
-    def build(self) -> Family:
+    def build(self) -> WholeRule:
         before = self.reporter.error_count
         self._check_case()
         self._inputs()
@@ -219,7 +219,7 @@ class _FamilyBuilder:
             self._check_effect(blocks["step"].program)
         shared, texts = self.shared.shared.blocks, self._texts()
         trees = (statement for name in texts for statement in parse_block(self._text(name), Reporter()))
-        return Family(
+        return WholeRule(
             spec=self.spec,
             path=_shown(self.loaded.source.path),
             hypers=self.hypers,

@@ -235,7 +235,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._wait_for_host()
-        return {**super().__getstate__(), "_counts": dict(self._counts), "_codecs": dict(self._codecs)}
+        codecs = {param: record for param, record in self._codecs.items() if self.state.get(param) is record.entry}
+        return {**super().__getstate__(), "_counts": dict(self._counts), "_codecs": codecs}
 
     def _wait_for_host(self) -> None:
         wait_for_host(value for entry in self.state.values() for value in entry.values())

@@ -52,10 +52,6 @@ class Stored:
         """The float32 tensor of this shape that it stands for."""
         return decode(self.codec, self.codes, self.scales, signed, shape)
 
-    def entry(self, name: str) -> dict[str, Tensor]:
-        """Codes and scales by their keys."""
-        return {name: self.codes} if self.scales is None else {name: self.codes, scale_key(name): self.scales}
-
 
 def store(codec: Codec, values: Tensor, signed: bool) -> Stored:
     """Encode values."""

@@ -15,7 +15,7 @@ from optgen.operations import FUNCTIONS, REDUCTIONS
 from optgen.spec.names import OF_CLASSES
 
 _SPEC = """\
-# A working update rule, to be edited. See what it becomes:
+# A working update rule, to be edited. See the result:
 #   optgen check {path}
 #   optgen explain {class_name} --specs {path}
 # Use it from Python, without writing anything to disk:
@@ -26,21 +26,21 @@ name: {name}
 title: {class_name}, an adaptive step with two averages
 doc: An average of the gradient, divided by the root of an average of its square.
 
-# Numbers that the user sets, with their defaults. Of these names the vocabulary knows the ranges, which are checked
-# wherever a number is set, and what they are; what a spec says itself comes first. `betas` is `beta1` and `beta2` in
-# the equations. A name of your own is written out: `gamma: {{default: 0.5, range: "[0, 1]", doc: What it does.}}`
+# Numbers that the user sets, with their defaults. The vocabulary has the ranges of these names, which are checked
+# wherever a number is set, and their descriptions; a spec can replace both. `betas` is `beta1` and `beta2` in the
+# equations. Your own names are written out: `gamma: {{default: 0.5, range: "[0, 1]", doc: A description.}}`
 hyperparameters:
   lr: 1e-3
   betas: [0.9, 0.999]
   eps: 1e-8
   weight_decay: {{default: 0.0, doc: "Decay of the parameter itself, times lr."}}
 
-# Flags, fixed when the optimizer is made. In the equations they stand in `if`.
+# Flags, fixed when the optimizer is made. Equations test them with `if`.
 options:
   bias_correction: {{default: true, doc: Correct the averages for their start at zero.}}
 
 # Values kept between steps, shaped like the parameter and zero at first; these are words of the vocabulary too. A
-# state of your own that is never negative says so, `{{range: unsigned, doc: What it is.}}`: its 8-bit codes spend
+# state of your own that is never negative says so, `{{range: unsigned, doc: A description.}}`: its 8-bit codes spend
 # nothing on a sign.
 states:
   exp_avg:

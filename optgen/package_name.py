@@ -43,7 +43,7 @@ def destination(specs: Sequence[Path], package: str | None = None, out: Path | N
     else after the single spec file or the directory that holds the specs. The directory is `generated/<package>`.
 
     Raises:
-        PackageNameError: the name is no identifier, hides another module, or is that of the stock package.
+        PackageNameError: if the name is not an identifier, hides another module, or is that of the stock package.
         UserError: nobody named the directory, and on the way to it is a link that leads elsewhere.
     """
     stock = is_stock(specs)

@@ -46,8 +46,8 @@ def checked_archs(given: Sequence[str]) -> tuple[str, ...]:
     """The architectures that `--arch` names, in lists separated by commas, each once.
 
     Raises:
-        ArchError: for what is none, and for what the nvcc here does not build for.
-        PrecompileError: where there is no nvcc.
+        ArchError: if a name is not an architecture, or the nvcc here does not build for it.
+        PrecompileError: if there is no nvcc.
     """
     from optgen.runtime.building.nvcc import INSTALL, find_nvcc, why_no_nvcc
 

@@ -22,14 +22,14 @@ DOCUMENT = ROOT / "docs" / "language.md"
 MARKERS = re.compile(r"<!-- (fields|operations): (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 MEANINGS: dict[str, dict[str, str]] = {
     "Spec": {
-        "name": "The rule's name, that of its file.",
-        "title": "One line, the first of every class's documentation.",
-        "reference": "Where the rule is from.",
-        "doc": "What the rule does.",
+        "name": "The rule's name, which is also the name of its file.",
+        "title": "The first line of the documentation of its classes.",
+        "reference": "The source of the rule: a paper, or code.",
+        "doc": "A description of the rule.",
         "hyperparameters": "Numbers that the user sets.",
         "options": "Flags and enumerations that the user sets.",
         "inputs": "Numbers that are set on the optimizer for a step.",
-        "states": "What is kept between steps.",
+        "states": "Values that are kept between steps.",
         "refusals": "Combinations of settings that are refused.",
         "functions": "Named pieces of the equations, as `def`s.",
         "blocks": "The equations of a step.",
@@ -38,35 +38,34 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "Hyperparameter": {
         "default": "A number, one for each of `names`, or `null` (optional). Without it the user must give one.",
-        "range": "What is allowed, as `[0, 1)` or `(0, inf)`.",
+        "range": "The allowed values, as `[0, 1)` or `(0, inf)`.",
         "names": "The names of a tuple's parts; equations use these.",
-        "label": "What messages call it.",
+        "label": "Its name in messages.",
         "integer": "Only whole numbers.",
         "scope": "`global`: one number for the optimizer; param groups may only repeat it.",
         "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
         "(`codec`), that can be `quantized`, or whose options have a choice, as `{trust_ratio: lamb}` (for "
         "`shared.yaml`).",
-        "doc": "What it does.",
+        "doc": "A description.",
     },
     "Option": {
         "default": "`true` or `false`, or one of `choices`.",
-        "choices": "The values of an enumeration; `null`, `true` and `false` in `storage` alone.",
+        "choices": "The values of an enumeration; `null`, `true` and `false` only in `storage`.",
         "needs": "Offered only to rules with an `update` stage, with a state that can be stored in several ways "
         "(`codec`), that can be `quantized`, or whose options have a choice (for `shared.yaml`).",
-        "doc": "What it does.",
+        "doc": "A description.",
     },
-    "Input": {"doc": "What it is, and what sets it."},
+    "Input": {"doc": "A description, with the code that sets it."},
     "State": {
-        "shape": "How many numbers it is.",
+        "shape": "The number of its values: one for each element, row, ... (below).",
         "range": "`unsigned` if it is never negative: its 8-bit codes then have no sign.",
         "init": "A number, or an expression over `param`, `grad`, the hyperparameters and facts of the parameter.",
         "when": "The condition under which it exists.",
         "window": "Keeps this many past values, one a step (`shape: tensor`).",
-        "codecs": "How it may be stored: `fp32`, `bf16`, `fp16`, `int8`, `int4`, `fp8`, `companded8`; the first of the "
-        "first three is the default. "
-        "All of them for `param`, else `fp32`.",
-        "stored_as": "The option that says so, in place of `optim_bits` and `codec`; its choices are names of dtypes.",
-        "doc": "What it is.",
+        "codecs": "Its possible codecs: `fp32`, `bf16`, `fp16`, `int8`, `int4`, `fp8`, `companded8`. The default is "
+        "the first that is not quantized. All of them for `param`, else `fp32`.",
+        "stored_as": "The option whose choices are its dtypes, in place of `optim_bits` and `codec`.",
+        "doc": "A description.",
     },
     "Blocks": {
         "step": "Updates the states and names the direction `update`, or changes `param` itself.",
@@ -74,28 +73,28 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "Method": {
         "block": "The equations.",
-        "grad": "Whether it reads gradients.",
+        "grad": "`true` if it reads gradients.",
         "doc": "The method's documentation.",
     },
     "Refused": {
         "when": "The condition over settings, `target` among them, that is refused.",
         "raise": "The exception.",
-        "message": "What it says: `{name}` is the class, `{lr}` a setting, `{mode!r}` one with its quotes.",
-        "on": "`construct`, `step`, or the method before which it is looked at.",
+        "message": "The message: `{name}` is the class, `{lr}` a setting, `{mode!r}` one with its quotes.",
+        "on": "When it is checked: `construct`, or before `step` or a method.",
     },
     "ClassRow": {
-        "rule": "The rule; in a rule's own file it is that rule.",
+        "rule": "The rule; in a rule's own file always that rule.",
         "signature": "The arguments taken by position, in order: names, or a name of `signatures`.",
         "bits": "Fixes the bits of the states, one of the choices of `optim_bits`; `any` leaves them to the user.",
         "paged": "Fixes whether states are pageable; `any` leaves it to the user.",
-        "keeps": "Arguments that stay though the class fixes what they say.",
+        "keeps": "Arguments that remain although the class fixes their value.",
         "block_wise": "The default of `block_wise`.",
         "target": "Fixes the target.",
         "set": "Options that the class fixes.",
         "defaults": "Defaults that differ from the rule's.",
         "required": "Hyperparameters that the user must give.",
-        "refusals": "What the class refuses besides, or names of `refusals` in `classes.yaml`.",
-        "doc": "What is said of the class.",
+        "refusals": "Further refusals of the class, or names of `refusals` in `classes.yaml`.",
+        "doc": "A description of the class.",
     },
 }
 

@@ -78,7 +78,7 @@ def check_compiler(purpose: str) -> str:
     """Return the C++ compiler, "" if there is none: the demo then runs on plain torch operations, and says so.
 
     Raises:
-        SetupError: there is none, and the tests need one.
+        SetupError: if there is none, and the tests need one.
     """
     names = [name for name in (os.environ.get("OPTGEN_CXX"), os.environ.get("CXX"), "g++", "clang++", "c++") if name]
     for name in names:

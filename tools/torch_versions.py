@@ -35,7 +35,7 @@ def wanted(version: str) -> str:
     """Requirement for pip, for a version or for `oldest` or `newest` of those that pyproject.toml allows.
 
     Raises:
-        ValueError: for what is neither.
+        ValueError: if it is none of these.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (least,) = (item for item in project["dependencies"] if re.match(r"torch\b", item))

@@ -20,7 +20,7 @@ def run_bench(request: Request) -> None:
     """Measure, print a table or JSON, draw a picture.
 
     Raises:
-        UserError: what is asked for is not there, would not fit in memory, or nothing could be measured.
+        UserError: if a class or a file does not exist, memory is too small, or nothing could be measured.
         SpecError: mistakes in the specs.
     """
     if importlib.util.find_spec("torch") is None:

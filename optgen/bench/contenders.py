@@ -147,7 +147,7 @@ def wanted(known: Catalogue, names: Sequence[str], bits: Sequence[int] = ()) -> 
     """Classes by name, each in its own bits or in all of those that are given.
 
     Raises:
-        UserError: there is no such class, or it cannot be made so.
+        UserError: if the class does not exist, or cannot be made with these settings.
     """
     found = []
     for name in dict.fromkeys(names):

@@ -70,7 +70,7 @@ def check_memory(case: Case, contenders: Sequence[Contender], beside: float, dev
     """Check that the memory for a case is free, and return the need.
 
     Raises:
-        UserError: there is not; it says what takes how much, and what would fit.
+        UserError: if it is not free; the message says what takes how much, and what would fit.
     """
     need, free = needed(case, contenders, beside), free_bytes(device)
     if free is None or need.total <= free:

@@ -75,7 +75,7 @@ def request_of(
     """The request of a command line.
 
     Raises:
-        RequestError: an option is none of what it may be, or two do not go together.
+        RequestError: if an option has a wrong value, or two options exclude each other.
     """
     from optgen.bench.models import MODELS
 

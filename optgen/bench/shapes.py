@@ -52,7 +52,7 @@ def read_shapes(path: Path) -> Shapes:
     """The shapes in a file: a list as text or JSON, a torch checkpoint, or safetensors (the index of a split one too).
 
     Raises:
-        UserError: there is no such file, it is none of these, or it has no tensors or one without elements.
+        UserError: if the file does not exist, has another format, or has no tensors or one without elements.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the file with the shapes or the checkpoint in it")

@@ -62,8 +62,8 @@ class Arguments:
         """The arguments in a string such as "momentum=0.9,nesterov=true", unfolded.
 
         Raises:
-            TypeError: for a value that is not of the argument's type, and for what is no argument.
-            ValueError: for a part that is no `name=value`, and for a name that comes twice.
+            TypeError: if a value is not of the argument's type, or a name is not an argument.
+            ValueError: if a part is not `name=value`, or a name comes twice.
         """
         result: dict[str, Any] = {}
         for item in _split(text):
@@ -83,7 +83,7 @@ class Arguments:
             base: Arguments that they stand before.
 
         Raises:
-            TypeError: for what is no argument, or another name of one that is given too.
+            TypeError: if a name is not an argument, or is another name of one that is given too.
             ValueError: for another value of an argument that is fixed.
         """
         own, parts = self.defaults, self.parts

@@ -33,7 +33,7 @@ def override_modules(
 
     Raises:
         TypeError: for an optimizer that has no overrides.
-        ValueError: if the optimizer has no parameter of such a module, and for what `optimizer.override` refuses.
+        ValueError: if the optimizer has no parameter of such a module, or `optimizer.override` refuses a setting.
             Nothing is changed then.
     """
     found = {
@@ -60,7 +60,7 @@ def override_names(optimizer: Optimizer, model: Module, pattern: str, **settings
 
     Raises:
         TypeError: for an optimizer that has no overrides.
-        ValueError: if the optimizer has no parameter of such a name, and for what `optimizer.override` refuses.
+        ValueError: if the optimizer has no parameter of such a name, or `optimizer.override` refuses a setting.
             Nothing is changed then.
     """
     named = dict(model.named_parameters(remove_duplicate=False))

@@ -152,7 +152,7 @@ def find(name: str) -> Served:
 
     Raises:
         NotImplementedError: if nothing serves it yet.
-        TypeError, ValueError: if it is no name.
+        TypeError, ValueError: if it is not a string, or not a known name.
     """
     if not isinstance(name, str):
         raise TypeError(f"optimizer takes a name such as 'paged_adamw_8bit', not {name!r}")
@@ -190,7 +190,7 @@ def _given(
     """Arguments that the user gives: by keyword, in the string here and in that of the trainer's arguments.
 
     Raises:
-        TypeError: for other things than strings and TrainingArguments, and for what is given twice.
+        TypeError: if an argument has another type, or is given twice.
     """
     from transformers import TrainingArguments
 

@@ -52,7 +52,7 @@ class Classes(Mapping[str, "type[Optimizer]"]):
         """Look up a name of the package's module: a class, or a module of rules.
 
         Raises:
-            AttributeError: when there is neither.
+            AttributeError: if there is neither.
         """
         if name in self._modules:
             return self[name]
@@ -74,7 +74,7 @@ class Classes(Mapping[str, "type[Optimizer]"]):
             settings: The class's arguments.
 
         Raises:
-            ValueError: when there is no such class, or it does not store its states so.
+            ValueError: if the class does not exist, or does not store its states in these bits.
         """
         if not isinstance(name, str):
             raise TypeError(f"create takes the name of a class, such as 'adamw', not {name!r}")

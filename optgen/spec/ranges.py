@@ -34,7 +34,7 @@ def parse_range(text: str) -> Range:
     """Reads a range such as `[0, 1)`; a square bracket includes its end, a round one does not.
 
     Raises:
-        ValueError: if the text is no range, the range is empty, or an infinite end is included.
+        ValueError: if the text is not a range, the range is empty, or an infinite end is included.
     """
     match = _RANGE.fullmatch(text)
     if match is None:

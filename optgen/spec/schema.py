@@ -10,12 +10,12 @@ from optgen.spec.model import ClassTable, Shared, SharedFunctions, Spec, SpecMod
 
 SCHEMAS: dict[str, tuple[type[SpecModel], str]] = {
     "spec": (Spec, "An optimizer's update rule: a file of specs/, compiled by `optgen build`."),
-    "shared": (Shared, "What acts on every rule: shared.yaml."),
+    "shared": (Shared, "Settings and stages of every rule: shared.yaml."),
     "vocabulary": (Vocabulary, "Words that rules share: vocabulary.yaml."),
     "functions": (SharedFunctions, "Named pieces of equations that every rule may call: functions.yaml."),
     "classes": (ClassTable, "The public classes: classes.yaml."),
 }
-"""The kinds of files, with what they are."""
+"""The kinds of files, with their descriptions."""
 
 
 def json_schema(kind: str = "spec") -> dict[str, Any]:

@@ -17,7 +17,7 @@ def capability(arch: str) -> tuple[int, int]:
     """Major and minor number of an architecture: (8, 6) for "sm_86".
 
     Raises:
-        ValueError: for what is no such name.
+        ValueError: if it is not the name of an architecture.
     """
     found = _NAME.fullmatch(arch)
     if found is None:

@@ -76,7 +76,7 @@ def cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc | None
 
     Raises:
         CompileError: when it is stored nowhere and cannot be built.
-        ValueError: when `arch` is no architecture.
+        ValueError: if `arch` is not an architecture.
     """
     capability(arch)
     made = _Made.of(source, defines)

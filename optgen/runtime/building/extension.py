@@ -40,7 +40,7 @@ def load_extension(source: Path, functions: Sequence[str], behind: bool = False)
         behind: Whether the compiler is to leave the processor to others.
 
     Raises:
-        CompileError: where there is no compiler or no header of Python, and when it cannot be built or loaded.
+        CompileError: if the compiler or Python's headers are missing, or it cannot be built or loaded.
     """
     compiler, reason = find_compiler(), missing()
     if compiler is None or reason:

@@ -23,7 +23,7 @@ def follow(path: Path) -> Path:
         The path without links. Its last parts need not be there.
 
     Raises:
-        OSError: others could have it lead elsewhere, or it leads nowhere; says what is wrong and where.
+        OSError: if others could make it lead elsewhere, or it leads nowhere; says what is wrong and where.
     """
     if not hasattr(os, "geteuid"):
         return path

@@ -48,7 +48,7 @@ def read_inputs(optimizer: Any, names: Iterable[str]) -> Inputs:
     """Read the inputs that are set on an optimizer at present.
 
     Raises:
-        TypeError: for what is neither a number nor a tensor of one element.
+        TypeError: if an input is neither a number nor a tensor of one element.
     """
     found_inf = getattr(optimizer, "found_inf", None)
     values = {}

@@ -150,7 +150,7 @@ def compiled_sweep(behind: bool = False) -> Sweep:
         behind: Whether the compiler is to leave the processor to others.
 
     Raises:
-        CompileError: where there is no compiler or no header of Python, and when it cannot be built or loaded.
+        CompileError: if the compiler or Python's headers are missing, or it cannot be built or loaded.
     """
     from optgen.runtime.building.extension import load_extension
 

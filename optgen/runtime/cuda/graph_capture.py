@@ -115,7 +115,7 @@ def place_lr(name: str, group: dict[str, Any]) -> None:
     """Bring `lr` of a capturable group, and of its overrides, to the GPU of its first parameter; others keep theirs.
 
     Raises:
-        ValueError: for a tensor on the CPU, which whoever holds it would go on changing in vain.
+        ValueError: if it is a tensor on the CPU, whose later changes would have no effect.
     """
     if not _on_gpu(group):
         return
@@ -175,7 +175,7 @@ class Recording:
         """A table for one recorded step alone.
 
         Raises:
-            RuntimeError: if there is no room made for it.
+            RuntimeError: if no room was made for it.
         """
         if not self._spares or len(self._spares[-1]) < len(numbers):
             raise RuntimeError(NOT_WARM)

@@ -80,7 +80,7 @@ class GlobalOptimManager:
         Nothing else is needed here: a parameter that `override_config` is told of is known from then on.
 
         Raises:
-            TypeError: for what is no tensor, or no param group with `params`.
+            TypeError: if an item is neither a tensor nor a param group with `params`.
             ValueError: if there is none.
         """
         given = list(params)
@@ -106,7 +106,7 @@ class GlobalOptimManager:
             key_value_dict: Several settings, in place of `key` and `value`.
 
         Raises:
-            TypeError: for what is no tensor, and if not exactly one of `key` and `key_value_dict` is given.
+            TypeError: if an item is not a tensor, or not exactly one of `key` and `key_value_dict` is given.
             ValueError: for settings that an optimizer of such a parameter does not take. Nothing is changed then.
         """
         settings: dict[Any, Any] = dict(key_value_dict or {})
@@ -123,7 +123,7 @@ class GlobalOptimManager:
         """Give a module's parameter settings of its own: the one that has this name when an optimizer takes it.
 
         Raises:
-            TypeError: for what is no module, and a config that is no dict.
+            TypeError: if `module` is not a module, or `config` is not a dict.
             AttributeError: if the module has no such parameter.
             ValueError: for settings that an optimizer of it does not take. Nothing is changed then.
         """
@@ -140,7 +140,7 @@ def _tensors(name: str, params: Any) -> list[Tensor]:
     """Parameters, one or several, as a list.
 
     Raises:
-        TypeError, ValueError: for what is none.
+        TypeError, ValueError: if an item is not a tensor, or there is none.
     """
     members = [params] if isinstance(params, Tensor) else list(params)
     members = [member[1] if isinstance(member, tuple) and len(member) == 2 else member for member in members]

@@ -84,7 +84,7 @@ def with_override(
     """The group of a parameter, and its overrides with these settings, which are not stored yet.
 
     Raises:
-        TypeError: for what is no tensor.
+        TypeError: if it is not a tensor.
         ValueError: if no group has it, for unknown settings and values out of range.
     """
     name = policy.name
@@ -105,7 +105,7 @@ def as_list(name: str, params: Any) -> list[Any]:
     """Convert the `params` argument of an optimizer to a list.
 
     Raises:
-        TypeError: for what is no iterable, and for single tensors and dicts.
+        TypeError: if it is not an iterable, or is a single tensor, a dict or a string.
         ValueError: if it is empty.
     """
     wanted = f"{name}: params argument given to the optimizer should be an iterable of Tensors or dicts"
@@ -126,7 +126,7 @@ def unnamed(name: str, params: Any) -> dict[str, list[Any]]:
     """A group's parameters as a list, and their names if it has any: not every torch takes named parameters apart.
 
     Raises:
-        TypeError: for what has no order.
+        TypeError: if it has no order.
         ValueError: if some have names and others have none.
     """
     if isinstance(params, Tensor):
@@ -155,7 +155,7 @@ def check_names(name: str, given: Any, group: Mapping[str, Any]) -> None:
         group: With `params` as a list, and the names that came with them.
 
     Raises:
-        TypeError: for what is no list of strings.
+        TypeError: if it is not a list of strings.
         ValueError: if there are more or fewer than parameters, or others than came with these.
     """
     if given is None:

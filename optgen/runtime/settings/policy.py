@@ -80,7 +80,7 @@ class Policy:
         """Settings of a single parameter.
 
         Raises:
-            ValueError: for what is no setting, or none that can differ by parameter, and values out of range.
+            ValueError: if a name is not a setting, or one that cannot differ by parameter, or a value is out of range.
         """
         for key in settings:
             if key not in defaults:

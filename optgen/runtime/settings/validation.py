@@ -45,7 +45,7 @@ def check_fixed(name: str, rule: Rule, fixed: Mapping[str, Any], settings: Mappi
     every group, if all say the same: `check_agreement`.
 
     Raises:
-        ValueError: for what the class fixes to another value, and for what is one number for the optimizer.
+        ValueError: if the class fixes a setting to another value, or it is one number for the whole optimizer.
     """
     for key, value in settings.items():
         hyper = rule.hypers.get(key)

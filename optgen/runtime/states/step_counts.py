@@ -55,7 +55,7 @@ def read_counts(known: Mapping[Tensor, Count], members: Sequence[Member]) -> dic
     Those on a device are read together: the host waits once.
 
     Raises:
-        ValueError: showing one that is no number of steps.
+        ValueError: if a count is not a number of steps; the message shows it.
     """
     steps = {}
     for member in members:

@@ -91,7 +91,7 @@ def stored_in(
         wanted: The codec to call it by where it is in that one as well as in another: one block is one scale.
 
     Raises:
-        ValueError: for scales that are not those of the codes, and for what no codec stores.
+        ValueError: if the scales are not those of the codes, or no codec stores such tensors.
     """
     codes, scales = entry.get(state.name), entry.get(scale_key(state.name))
     if codes is None:

@@ -49,7 +49,11 @@ def encode(codec: Codec | str, x: Tensor, signed: bool) -> tuple[Tensor, Tensor 
 
 
 def decode(codec: Codec | str, codes: Tensor, absmax: Tensor | None, signed: bool, shape: Sequence[int]) -> Tensor:
-    """The float32 tensor of shape `shape` that `codes` and `absmax` (as `encode` returns them) stand for."""
+    """Decode `codes` and `absmax`, as `encode` returns them, to a float32 tensor of shape `shape`.
+
+    Raises:
+        ValueError: if a codec with scales is given no `absmax`.
+    """
     codec = codec_named(codec) if isinstance(codec, str) else codec
     shape = tuple(shape)
     if not codec.scaled:

@@ -25,7 +25,7 @@ BITS = {torch.int8: 8, torch.int16: 16}  # of the difference that split weights 
 
 
 def decode_parameter(codec: ParameterCodec, param: Tensor, compensation: Tensor | None) -> Tensor:
-    """The float32 that the equations see."""
+    """Decode a parameter of any shape to the float32 tensor that the equations read."""
     value = param.to(torch.float32)
     if compensation is None:
         return value

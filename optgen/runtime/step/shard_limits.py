@@ -21,7 +21,7 @@ def shard_target(name: str, block: Block, member: Member, target: str) -> str:
     """The target that serves a part: the one that would serve a whole tensor, or torch's where that cannot.
 
     Raises:
-        ValueError: for what cannot be computed of parts, with the reason.
+        ValueError: if something cannot be computed from parts; the message has the reason.
         RuntimeError: for a target that was asked for and cannot serve.
     """
     shard = member.shard

@@ -259,7 +259,7 @@ def schema(
 
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what this machine offers to optimizers, and what to do about what is missing."""
+    """Show what this machine offers to optimizers, and how to add what is missing."""
     from dataclasses import asdict
 
     from optgen.doctor import examine, is_usable, print_findings

@@ -62,7 +62,7 @@ class Diagnostic:
 
 
 class SpecWarning(UserWarning):
-    """Something in a spec that is allowed and was hardly meant, as a state that changes nothing."""
+    """Warning about text in a spec that is allowed but was hardly meant, such as a state that changes nothing."""
 
 
 class SpecError(Exception):

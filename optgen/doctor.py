@@ -47,7 +47,7 @@ class Finding:
 
 
 def examine() -> tuple[Finding, ...]:
-    """Look for everything that generated optimizers can use. Never raises: what fails is a finding of its own."""
+    """Search for everything that generated optimizers can use. Never raises: a failure is a finding too."""
     findings: list[Finding] = []
     _asked.cache_clear()
     for name, look in _LOOKS.items():

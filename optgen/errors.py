@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something that the user can mend. The message says what is wrong, where, and what to do."""
+    """Error that the user can correct. The message says what is wrong, where, and what to do."""

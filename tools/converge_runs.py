@@ -67,7 +67,7 @@ class Run:
     key: str
 
     def record(self) -> dict[str, Any]:
-        """As JSON; `read` is the way back."""
+        """Text of the run as JSON, which `read` reads."""
         return asdict(self)
 
 

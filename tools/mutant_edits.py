@@ -80,7 +80,7 @@ def _header(text: bytes) -> Iterator[Edit]:
 
 
 def _runs(node: ast.AST) -> bool:
-    """Tell whether a node is code whose change matters; f-strings have no exact places before Python 3.12."""
+    """Check whether a node is code whose change matters; f-strings have no exact places before Python 3.12."""
     if isinstance(node, ast.If):
         return not ast.unparse(node.test).endswith("TYPE_CHECKING")
     if isinstance(node, ast.Assign):
@@ -103,7 +103,7 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _is_sequence(node: ast.AST) -> bool:
-    """Tell whether `+` joins here rather than adds, as far as can be seen."""
+    """Check whether `+` joins here rather than adds, as far as can be seen."""
     if isinstance(node, ast.BinOp):
         return _is_sequence(node.left) or _is_sequence(node.right)
     text = isinstance(node, ast.Constant) and isinstance(node.value, str)

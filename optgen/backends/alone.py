@@ -42,7 +42,7 @@ class Alone:
 
     @property
     def element_states(self) -> list[str]:
-        """Those of them that have a number for each element."""
+        """States that have a number for each element."""
         return [name for name in self.states if self.rule.inputs[name].kind is Kind.ELEMENT]
 
     def head(self) -> list[Prose]:

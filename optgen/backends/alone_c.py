@@ -206,11 +206,11 @@ class PassText(BlockText):
         return ALWAYS if self.ends else NEVER
 
     def is_taken(self, item: ElementSum) -> Operand:
-        """It takes all sums that it knows of."""
+        """Condition that the pass takes a sum: always, for its own sums."""
         return ALWAYS
 
     def is_found(self, name: str) -> Operand:
-        """It computes arrays of sums that it has."""
+        """Condition that the pass has a sum's result: always, for its own arrays."""
         return ALWAYS
 
     def is_read(self, name: str) -> Operand:

@@ -1,4 +1,4 @@
-"""From bindings to statements.
+"""Conversion of bindings to statements.
 
 A program is in single assignment form. Code that people read assigns to variables as the equations do, and asks for
 settings with `if` as they do: here bindings become assignments to the variable that the equations name, and a choice
@@ -340,7 +340,7 @@ class Part:
                 return replace(expr, then=parts[0], other=parts[1])
 
     def _held(self, variable: str, name: str) -> Formula:
-        """Under which settings a variable holds a value."""
+        """Formula of the settings under which a variable holds a value."""
         return self.env.get(variable, {}).get(name, FALSE)
 
     def _use(self, name: str, live: Formula) -> str:

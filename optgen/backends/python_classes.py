@@ -54,7 +54,7 @@ class Argument:
 
     @property
     def text(self) -> str:
-        """As it stands in a signature."""
+        """Text of the argument in a signature."""
         return f"{self.name}: {flat(self.annotation)}" + ("" if self.default is None else f" = {self.default}")
 
 

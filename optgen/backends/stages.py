@@ -102,7 +102,7 @@ class Named(Hashable, Protocol):
 
 
 def most_common(texts: Iterable[Text]) -> dict[str, Text]:
-    """Of each stage the text that most rules have, by its name; of equally many the first."""
+    """Most common text of each stage, by its name; the first of those that equally many rules have."""
     counts = Counter(texts)
     result: dict[str, Text] = {}
     for text, count in counts.items():

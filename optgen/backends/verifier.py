@@ -79,7 +79,7 @@ def _constants(block: Block) -> Iterator[str]:
 
 
 def _assigned_before_read(code: Assignments) -> Iterator[str]:
-    """Under all settings that lead to a statement, what it reads has been assigned."""
+    """Check that variables are assigned before they are read, under all settings that lead to the statement."""
     assigned = dict.fromkeys(code.given, TRUE)
     without_value: set[str] = set()
 

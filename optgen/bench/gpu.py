@@ -30,7 +30,7 @@ GRAPH_STEPS = 50
 
 
 def why_no_gpu() -> str:
-    """Say in one line why nothing can be measured on a GPU; "" if it can."""
+    """Reason in one line why nothing can be measured on a GPU; "" if it can."""
     if torch.cuda.is_available():
         return ""
     built = torch.version.cuda

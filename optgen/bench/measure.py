@@ -252,7 +252,7 @@ class Runner:
         self.used += seconds
 
     def is_due(self, elapsed: float, budget: Budget) -> bool:
-        """Say whether to take part in a round: a slow contender keeps to its share of the time that has passed."""
+        """Decide whether to take part in a round: a slow contender keeps to its share of the time that has passed."""
         if not self.result.samples:
             return True
         # The best step tells what is slow by itself from what was held up once by something else.

@@ -245,7 +245,7 @@ def _replace(package: GeneratedPackage, out: Path, changed: list[str], stale: li
 
 
 def _move_away(out: Path, aside: Path) -> None:
-    """Have the old package in a folder of ours: by its name, or as a copy where it is part of a container's image."""
+    """Put the old package into a folder of ours: by its name, or as a copy where it is part of a container's image."""
     try:
         out.rename(aside / "old")
     except OSError as error:
@@ -296,7 +296,7 @@ def _stage(package: GeneratedPackage, out: Path, staged: Path, changed: list[str
 
 
 def _link(source: Path, target: Path) -> None:
-    """Have the same file in two places; a copy where the file system has no hard links."""
+    """Link a file to a second place; copy it where the file system has no hard links."""
     try:
         os.link(source, target, follow_symlinks=False)
     except (OSError, NotImplementedError):

@@ -69,7 +69,7 @@ def override_names(optimizer: Optimizer, model: Module, pattern: str, **settings
 
 
 def trained(optimizer: Optimizer, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the parameters that the optimizer has."""
+    """Parameters among these that the optimizer has."""
     own = {id(param) for group in optimizer.param_groups for param in group["params"]}
     return {name: param for name, param in found.items() if id(param) in own}
 

@@ -1,4 +1,4 @@
-"""From statements to a program: names are resolved, every assignment becomes a binding of its own.
+"""Conversion of statements to a program: names are resolved, every assignment becomes a binding of its own.
 
 Input: the statements of a block's stages in order. Output: a `Program` in single assignment form with inferred kinds.
 All mistakes are reported; the builder goes on after each, so that one run shows them all.
@@ -85,7 +85,7 @@ class Builder:
         return Program(dict(self.scope.inputs), tuple(self.lets), outputs, {name: writes[name] for name in outputs})
 
     def _writes(self, name: str, value: Expr) -> Formula:
-        """Under which settings an input gets a new value; the host gives its own one every time."""
+        """Formula of the settings under which an input gets a new value; inputs of the host always get one."""
         changed = changes(self.lets, name, value)
         item = self.scope.inputs[name]
         return item.exists & (changed if changed.is_false or not item.kind.is_host else TRUE)

@@ -10,7 +10,7 @@ from optgen.ir.nodes import Input, Kind, takes
 def fits(
     name: str, state: Input, kind: Kind, window: str | None, help_text: str, where: Location, reporter: Reporter
 ) -> bool:
-    """Tell if a state takes a value; report one that is more numbers than the state, or others.
+    """Check whether a state takes a value; report one that is more numbers than the state, or others.
 
     Args:
         kind: Of the value.
@@ -34,7 +34,7 @@ def fits(
 
 
 def fits_below(name: str, state: Input, kind: Kind, where: Location, reporter: Reporter) -> bool:
-    """Tell if a state may be assigned below an `if`; report one that is for more than what that is decided for.
+    """Check whether a state may be assigned below an `if`; report one that is for more than what that is decided for.
 
     Args:
         kind: For what the `if` can differ.

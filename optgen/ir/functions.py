@@ -46,7 +46,7 @@ class Function:
 
     @property
     def signature(self) -> str:
-        """As it is called: `rectified(length, longest)`."""
+        """Call with the names of its parameters: `rectified(length, longest)`."""
         return f"{self.name}({', '.join(self.params)})"
 
     @property

@@ -44,7 +44,7 @@ class Guard:
         return compare is not None and bool(compare(value, self.value))
 
     def text(self, holds: bool) -> str:
-        """As a spec says it, or its contrary: `ndim >= 2`, `mode != "a"`, `not amsgrad`, `beta1 is None`."""
+        """The guard, or its contrary, as text: `ndim >= 2`, `mode != "a"`, `not amsgrad`, `beta1 is None`."""
         match self.op:
             case "true":
                 return self.subject if holds else f"not {self.subject}"

@@ -1,4 +1,4 @@
-"""Under which guards a value is needed, and what is left of an expression where they hold."""
+"""Formulas under which values are needed, and expressions simplified where these hold."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def written(program: Program) -> Iterator[tuple[str, Formula]]:
 
 
 def changes(lets: Iterable[Let], name: str, expr: Expr) -> Formula:
-    """Under which settings an expression over bindings is anything but the input of this name itself."""
+    """Formula of the settings under which an expression is anything but the input of this name itself."""
     found = {name: FALSE}
 
     def change(expr: Expr) -> Formula:

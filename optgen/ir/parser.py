@@ -1,4 +1,4 @@
-"""From the text of a block to its statements: Python's own grammar, of which little is allowed.
+"""Parser of blocks, from text to statements: Python's own grammar, of which little is allowed.
 
 Input: the block's text with its place in the YAML file. Output: Python AST statements of the allowed forms, and
 diagnostics for everything else. Nothing is evaluated.

@@ -84,7 +84,7 @@ class Scope:
         return FALSE
 
     def condition_kind(self, formula: Formula) -> Kind:
-        """For what a condition can differ: for the optimizer, for each group, or for each parameter."""
+        """Scope in which a condition can differ: for the optimizer, for each group, or for each parameter."""
         result = Kind.GLOBAL
         for name in formula.names:
             guard = self.guards.guards[name]
@@ -166,7 +166,7 @@ class Scope:
         return self.guards.formula("option", name, "==", value)
 
     def _explain(self, node: ast.expr, text: SourceText, reporter: Reporter, above: Container[str] | None) -> None:
-        """Say why a condition cannot be asked before the step."""
+        """Report why a condition cannot be tested before the step."""
         for part in ast.walk(node):
             where = node_location(text, part) if hasattr(part, "lineno") else node_location(text, node)
             match part:

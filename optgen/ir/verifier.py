@@ -33,11 +33,11 @@ class Stage(IntEnum):
     """Stage of a program. Properties of one stage hold at all later ones."""
 
     BUILT = 0
-    """As the equations say it."""
+    """Program as the equations give it."""
     HOISTED = 1
     """Every binding computes at its own kind."""
     READY = 2
-    """To be scheduled."""
+    """Program that is ready for scheduling."""
 
 
 def verify(program: Program, stage: Stage = Stage.BUILT) -> None:

@@ -20,7 +20,7 @@ from optgen.passes.scale_tensorwise import scale_tensorwise
 
 
 def run_passes(program: Program, active: Expr, guards: GuardTable) -> Program:
-    """From the program as written to the one that is scheduled: verified then, and by tests after every pass."""
+    """Run all passes on a program; the result is verified, in tests after every pass."""
     for step, _ in steps(active, guards):
         program = step(program)
     verify(program, Stage.READY)

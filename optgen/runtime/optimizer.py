@@ -211,7 +211,9 @@ class Optimizer(torch.optim.Optimizer):
     # A save
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch has it, and what it is of: {"optgen": {"version": 1, "rule": "adam", "class": "AdamW8bit", ...}}.
+        """Return torch's `state_dict`, with an entry that says where it is from.
+
+        The entry is `{"optgen": {"version": 1, "rule": "adam", "class": "AdamW8bit", ...}}`.
 
         It holds tensors and plain values alone: `torch.load(weights_only=True)` reads it. Where paged states lie in
         pinned memory, this waits until the host can read them. States of DTensor parameters are DTensors, for

@@ -72,7 +72,7 @@ class Option:
 
 @dataclass(frozen=True)
 class State:
-    """Something kept between steps.
+    """Value that is kept between steps.
 
     Attributes:
         kind: element, row, col, matrix, tensor, group or global.

@@ -124,7 +124,7 @@ def sign(x: Value) -> Value:
 
 
 def isfinite(x: Value) -> Value:
-    """Neither infinite nor NaN."""
+    """True where x is neither infinite nor NaN."""
     return torch.isfinite(x) if isinstance(x, Tensor) else math.isfinite(x)
 
 
@@ -182,7 +182,7 @@ def either(a: Value, b: Value) -> Value:
 
 
 def negate(a: Value) -> Value:
-    """Not a."""
+    """The negation of a condition."""
     return ~a if isinstance(a, Tensor) else not a
 
 

@@ -1,1 +1,1 @@
-"""From a program to passes over memory, and what they cost."""
+"""Conversion of a program to passes over memory, and their costs."""

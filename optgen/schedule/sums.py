@@ -51,7 +51,7 @@ class Sums:
     last_reads: Demands
 
     def over(self, kind: Kind) -> tuple[ElementSum, ...]:
-        """Those that are one number for each of a kind."""
+        """Sums with one number for each of a kind."""
         return tuple(item for item in self.all if item.reduce.over is kind)
 
 

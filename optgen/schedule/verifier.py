@@ -37,7 +37,7 @@ def _last_pass_writes(plan: Plan) -> Iterator[str]:
 
 
 def _reduced_once(plan: Plan) -> Iterator[str]:
-    """Under any setting, a reduction of elements that is needed is made in one pass."""
+    """Check that each needed reduction of elements is made in exactly one pass, under any setting."""
     places: dict[str, Formula] = {}
     for item in plan.passes:
         for r in item.reductions:

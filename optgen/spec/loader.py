@@ -1,4 +1,4 @@
-"""From paths to checked specs.
+"""Loader of specs, from paths to checked models.
 
 Input: files and folders. Output: a `SpecSet` of models with the places of all their parts, or diagnostics. What needs
 only the YAML is checked here (names, ranges, defaults, signatures); what blocks mean is the parser's business.

@@ -113,7 +113,7 @@ class Input(SpecModel):
 
 
 class State(SpecModel):
-    """Something kept between steps.
+    """Value that is kept between steps.
 
     `init` is a number or an expression over `param`, `grad`, the hyperparameters and the parameter's facts. `window`
     makes a tensor state a ring of that many past values. A text alone is short for its `doc`, nothing for a word of the

@@ -243,7 +243,7 @@ def _scalar(node: Scalar, source: SourceFile, reporter: Reporter) -> object:
 
 
 class _StopError(Exception):
-    """Nothing more can be made of this file; the reason has been reported."""
+    """Raised when a file cannot be read any further; the reason has been reported."""
 
 
 class _Composer:

@@ -124,7 +124,7 @@ class SourceText:
 
     @cached_property
     def _places(self) -> list[int]:
-        """For each character of `text`, its index in the file's text."""
+        """Index in the file's text of each character of `text`."""
         if self.style == "|":
             return self._literal_places()
         return self._aligned_places()

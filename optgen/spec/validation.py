@@ -1,4 +1,4 @@
-"""From a document to a model: Pydantic's errors in plain words, each at its place in the YAML.
+"""Conversion of a document to a model: Pydantic's errors in plain words, each at its place in the YAML.
 
 Input: a `Document` and the model it should be. Output: the model, or diagnostics. Pydantic's locations are walked
 along the document's nodes; what is left over are the names of the members of a union, of which the one that comes

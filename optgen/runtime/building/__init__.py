@@ -1,1 +1,1 @@
-"""From the source of a kernel to machine code: compilers and what they make, the cache, kernels inside a package."""
+"""Compilation of kernels: compilers and their results, the cache, kernels inside a package."""

@@ -116,7 +116,7 @@ def compiler_candidates() -> Iterator[Candidate[Compiler]]:
 
 @functools.lru_cache(maxsize=64)
 def _examine(name: str, origin: str, search_path: str, directory: str, more: str) -> Candidate[Compiler]:
-    """Look at one candidate, once a process."""
+    """Examine one candidate, once a process."""
     if os.name == "nt":
         return Candidate(name, origin, None, "building kernels is not supported on Windows")
     command = resolve(name, search_path)

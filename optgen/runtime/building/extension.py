@@ -23,7 +23,7 @@ _modules = Loader[ModuleType]()
 
 
 def missing() -> str:
-    """Say in one line what it cannot be built for; "" if all is there."""
+    """Reason in one line why it cannot be built; "" if it can."""
     if find_compiler() is None:
         return f"no C++ compiler: {why_no_compiler()}"
     if not (_headers() / "Python.h").is_file():

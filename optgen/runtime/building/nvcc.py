@@ -157,7 +157,7 @@ def _wanted() -> Iterator[tuple[str, str]]:
 
 
 def _toolkits() -> list[Path]:
-    """Those of the toolkits below /usr/local, newest first; the link `cuda` counts as what it points to."""
+    """Candidates in toolkits below /usr/local, newest first; the link `cuda` counts as its target."""
     found = {Path(os.path.realpath(path)): path for path in sorted(SYSTEM_ROOT.glob("cuda*/bin/nvcc"), reverse=True)}
 
     def version(real: Path) -> list[int]:
@@ -167,7 +167,7 @@ def _toolkits() -> list[Path]:
 
 
 def _packages() -> list[Path]:
-    """Those of NVIDIA's packages from PyPI that this Python imports, newest first, also where nvcc itself is missing.
+    """Candidates in NVIDIA's packages from PyPI that this Python imports, newest first, also without nvcc itself.
 
     CUDA 13 and later share one folder a major version (`nvidia/cu13`); of CUDA 12 every package has its own.
     """
@@ -187,7 +187,7 @@ def _nvidia_folders() -> list[Path]:
 
 @functools.lru_cache(maxsize=64)
 def _examine(name: str, origin: str, search_path: str, variables: tuple[str, ...], directory: str) -> Candidate[Nvcc]:
-    """Look at one candidate, once a process."""
+    """Examine one candidate, once a process."""
     if os.name == "nt":
         return Candidate(name, origin, None, "building kernels is not supported on Windows")
     command = resolve(name, search_path)
@@ -210,7 +210,7 @@ def _why_not_there(path: Path, origin: str) -> str:
 
 
 def _missing_companions(path: Path, origin: str) -> str:
-    """Say what is missing beside an nvcc from PyPI that does not build; "" if nothing is."""
+    """Names of packages that an nvcc from PyPI lacks to build; "" if none."""
     if origin != "PyPI":
         return ""
     root = path.parent.parent

@@ -73,7 +73,7 @@ def fall_back(wanted: Path, reason: str) -> Path:
 
 
 def is_fallback(directory: Path) -> bool:
-    """Say whether `directory` is one of this process's temporary folders."""
+    """Check whether `directory` is one of this process's temporary folders."""
     return directory in _fallbacks.values()
 
 

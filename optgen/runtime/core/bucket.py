@@ -84,7 +84,7 @@ class Bucket:
         return itemgetter(*positions) if len(positions) > 1 else lambda grads: (grads[positions[0]],)
 
     def gradients(self, grads: list[Tensor]) -> list[Tensor]:
-        """Those of the members, of the gradients of a step."""
+        """Gradients of the members, among those of a step."""
         # Positions are given in the order of the members, so that a bucket of all of them has them all in order.
         return grads if len(grads) == len(self.members) else list(self._pick(grads))
 

@@ -52,15 +52,15 @@ class PlainSweep:
     """Looks in Python."""
 
     def gradients(self, params: list[Tensor]) -> list[Tensor | None]:
-        """Attribute by attribute."""
+        """Read the gradients attribute by attribute."""
         return [param.grad for param in params]
 
     def dtypes(self, tensors: list[Tensor]) -> list[torch.dtype]:
-        """As torch's objects."""
+        """Read the dtypes from torch's objects."""
         return [tensor.dtype for tensor in tensors]
 
     def identities(self, objects: list[Any]) -> bytes:
-        """As `id` says."""
+        """Look up identities by `id`."""
         return array("q", map(id, objects)).tobytes()
 
     def facts(self, tensors: list[Tensor], entries: list[dict[str, Any]]) -> Facts:
@@ -73,14 +73,14 @@ class PlainSweep:
         return forms(tensors), [tensor.data_ptr() for tensor in tensors], places
 
     def addresses(self, tensors: list[Tensor], like: list[Tensor]) -> bytes | None:
-        """As `data_ptr` says."""
+        """Look up addresses by `data_ptr`."""
         for tensor, other in zip(tensors, like, strict=True):
             if not tensor.is_contiguous() or tensor.is_neg() or tensor.shape != other.shape:
                 return None
         return array("q", [tensor.data_ptr() for tensor in tensors]).tobytes()
 
     def mark_changed(self, tensors: list[Tensor]) -> None:
-        """By torch's own way to say it."""
+        """Use torch's own call."""
         try:
             increment_version(tensors)
         except (TypeError, RuntimeError):  # a torch that takes one tensor at a time
@@ -107,7 +107,7 @@ _looked = False  # whether the cache has been asked
 
 
 def settle(since: float) -> None:
-    """Look whether it is time for sweep.cpp: at once where the cache has it, else when it pays to compile it.
+    """Check whether it is time for sweep.cpp: at once where the cache has it, else when it pays to compile it.
 
     Args:
         since: Time of the first step with these engines, as `time.monotonic` counts.

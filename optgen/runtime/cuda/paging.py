@@ -101,7 +101,7 @@ class ManagedPager:
         _hints().prefetch(array.ctypes.data + begin, end - begin, self.gpu.index, stream.handle)
 
     def take_back(self, array: Any, begin: int, end: int, at: int, stream: Any) -> None:
-        """Nothing: pages go back to the host when the device needs their room."""
+        """Do nothing: pages go back to the host when the device needs their room."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Hints:
         self.advise_function = library.cuMemAdvise_v2 if self.located else library.cuMemAdvise
 
     def prefetch(self, address: int, size: int, device: int, stream: int) -> None:
-        """Have memory moved to a device, in the order of a stream."""
+        """Prefetch memory to a device, in the order of a stream."""
         memory = ctypes.c_uint64(address), ctypes.c_size_t(size)
         if self.located:
             flags = ctypes.c_uint(0)
@@ -173,7 +173,7 @@ class Hints:
         _warn_if_refused("cuMemPrefetchAsync", code)
 
     def advise(self, address: int, size: int, advice: int, device: int | None) -> None:
-        """Say where memory is best kept, or who reads it; no device is the host."""
+        """Advise the driver where memory is best kept, or who reads it; no device means the host."""
         memory = ctypes.c_uint64(address), ctypes.c_size_t(size), ctypes.c_int(advice)
         if self.located:
             place = _Location(ON_HOST, 0) if device is None else _Location(ON_DEVICE, device)

@@ -76,7 +76,7 @@ class CpuEngine(KernelEngine):
 
     @property
     def at_once(self) -> bool:
-        """As the last pass does, where no parameter gets its values from a copy."""
+        """True if the last pass does so and no parameter gets its values from a copy."""
         return not self.staged
 
     def placement(self, member: Member) -> Placement:

@@ -161,7 +161,7 @@ def _undo_capturable(optimizer: Stepper, group: dict[str, Any]) -> None:
 
 
 def _keep_whole(function: Callable[..., None]) -> None:
-    """Have torch.compile leave a function, and what it calls, as it is, at no cost to other calls.
+    """Exclude a function, and everything it calls, from torch.compile, at no cost to other calls.
 
     Where torch gives up on a function before its graph has anything in it, it runs the function itself and looks into
     what that calls, without `is_compiling`.
@@ -283,4 +283,4 @@ def _(
     places: str,
     optimizer: str,
 ) -> None:
-    """Nothing has another shape after a step."""
+    """Declare that a step changes no shapes."""

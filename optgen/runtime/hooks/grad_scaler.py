@@ -20,7 +20,7 @@ _passes: deque[int] = deque(maxlen=64)  # the last ones; those in progress at on
 
 
 def watch() -> None:
-    """Have losses looked at that are scaled from now on; at the second call nothing happens."""
+    """Watch losses that are scaled from now on; a second call does nothing."""
     scaler = torch.amp.GradScaler
     if not hasattr(scaler.scale, "_optgen_original"):
         scaler.scale = _watched(scaler.scale)  # type: ignore[method-assign]

@@ -55,7 +55,7 @@ def with_registered(told: Mapping[int, Mapping[str, Any]], own: Any) -> Any:
 
 
 class GlobalOptimManager:
-    """As bitsandbytes' class of this name: settings of single parameters, told to the process.
+    """Counterpart of bitsandbytes' class of this name: settings of single parameters, for the whole process.
 
     There is one, `GlobalOptimManager.get_instance()`. `optimizer.override(param, optim_bits=32)` does the same where
     the optimizer is at hand.
@@ -75,7 +75,7 @@ class GlobalOptimManager:
         return cls._instance
 
     def register_parameters(self, params: Iterable[Any]) -> None:
-        """Look whether these can be an optimizer's parameters, as bitsandbytes asks to have them registered.
+        """Check that these can be an optimizer's parameters; bitsandbytes requires this call.
 
         Nothing else is needed here: a parameter that `override_config` is told of is known from then on.
 

@@ -19,7 +19,7 @@ SETTINGS_OF_ARGS = ("optim_bits", "min_8bit_size", "percentile_clipping", "block
 
 
 def settings_in(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the arguments of a constructor, as its `locals()` has them to begin with, those that are settings."""
+    """Settings among the arguments of a constructor, from its `locals()` at the beginning."""
     return {name: value for name, value in arguments.items() if name not in ("self", "__class__", "params", "args")}
 
 

@@ -241,7 +241,7 @@ NO_ROOM = (MemoryError, torch.cuda.OutOfMemoryError)
 
 @contextmanager
 def room_for(name: str, param: Tensor) -> Iterator[None]:
-    """Say which state there is no room for.
+    """Name the state in errors about memory.
 
     Raises:
         torch.cuda.OutOfMemoryError: in place of whatever says that memory is short.

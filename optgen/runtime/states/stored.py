@@ -73,7 +73,7 @@ class CodecRecord:
 def stored_states(
     states: Iterable[tuple[State, Codec]], entry: Mapping[str, Any], shape: torch.Size, record: CodecRecord | None
 ) -> dict[str, Stored]:
-    """Those of these states that a parameter has, by name, beside the codecs that they are to be in.
+    """States among these that a parameter has, by name, with the codecs that they shall have.
 
     Raises:
         ValueError: as `stored_in` does.

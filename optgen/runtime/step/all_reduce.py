@@ -79,7 +79,7 @@ class Reducer:
                     self.groups.append(division.group)
 
     def check(self) -> None:
-        """Look whether all processes take the same step: what they add up would have other sizes, or other meanings.
+        """Check that all processes take the same step: otherwise their sums would differ in size or meaning.
 
         Raises:
             RuntimeError: on all of them, if they do not.

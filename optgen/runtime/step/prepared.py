@@ -166,7 +166,7 @@ class KeptSteps:
         self.captured: list[Prepared] = []
 
     def of(self, only: Tensor | None) -> tuple[Prepared, ...]:
-        """Those of a parameter that is stepped alone, or of all."""
+        """Steps of a parameter that is updated alone, or of all parameters."""
         return self.of_all if only is None else self.of_one.get(id(only), ())
 
     def keep(self, prepared: Prepared, only: Tensor | None) -> None:

@@ -160,7 +160,7 @@ def check_partition(name: str, block: Block, members: Sequence[Member]) -> None:
 
 
 def _inside_zero() -> bool:
-    """Tell if ZeroRedundancyOptimizer takes this step. It tells its optimizers nothing; only the stack shows it.
+    """Check whether ZeroRedundancyOptimizer takes this step, which only the stack shows.
 
     Frames are known by their code: to look at a frame's variables would keep them alive for as long as it runs.
     """

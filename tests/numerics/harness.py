@@ -20,6 +20,7 @@ from support.catalogue import make_oracle, optimizer_class
 from numerics.bounds import assert_codes, assert_meaningful, assert_within
 
 STEPS = 6  # a rule that rectifies its rate does so from its sixth step on
+FEW_STEPS = 4  # others: a first step, later ones, and gradients of each size that there is
 SHAPES = {
     "one": (1,),
     "block-1": (255,),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support.catalogue import optimizer_class, required, rows, rules
+from support.targets import GPU
 
 import optgen
 from numerics.harness import NAMES, duel, make_grads, set_grads, targeted
@@ -86,10 +87,20 @@ def test_nan_norms_never_enter_the_window(target) -> None:
     assert sorted(set(window.tolist())) == [100.0, 400.0]
 
 
-@pytest.mark.parametrize("name", [names[0] for names in rules(rows()).values()])
+def every_rule() -> Iterator[Any]:
+    """A class of each rule on torch, and CLASSES on every target; the rest is `full`.
+
+    That kernels do on a tensor of zeros what the equations say is in the matrix, which has one (NAMES).
+    """
+    for name in (names[0] for names in rules(rows()).values()):
+        for target in ("torch",) if rows()[name].torch_only else ("torch", "cpu", "cuda", GPU):
+            marks = [pytest.mark.full] if target != "torch" and name not in CLASSES else []
+            marks += [pytest.mark.gpu] if target == GPU else []
+            yield pytest.param(name, target, id=f"{target}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("name", "target"), list(every_rule()), indirect=["target"])
 def test_zero_tensors_train(name, target) -> None:
-    if rows()[name].torch_only:
-        target = "torch"
     params = [torch.nn.Parameter(torch.zeros(size)) for size in (5, 5000)]
     opt = targeted(optimizer_class(name), params, target, **required(name))
     if "train" in opt.rule.blocks:

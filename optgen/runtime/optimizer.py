@@ -27,6 +27,7 @@ from optgen.runtime.settings.storage import check_rounding
 from optgen.runtime.states.step_counts import Count
 from optgen.runtime.states.store import entry_bytes, paged_bytes
 from optgen.runtime.states.stored import CodecRecord
+from optgen.runtime.step.partition import watch_partitions
 from optgen.runtime.step.prepared import KeptSteps
 from optgen.runtime.step.run import run
 
@@ -93,6 +94,7 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"{self._policy.name}: params holds no tensor; pass model.parameters()")
         check_rounding(self._policy.name, settings, members, first=True)
         self._handle = make_handle(self)
+        watch_partitions()
         fused_backward.attach(self)
 
     # Parameters

@@ -67,7 +67,7 @@ def _headers() -> Path:
 def _kernel(source: Path, functions: Sequence[str], compiler: Compiler, behind: bool = False) -> Kernel[ModuleType]:
     root = Path(torch.__file__).parent
     includes = [f"-I{_headers()}", "-isystem", f"{root / 'include'}"]
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(getattr(torch._C, '_GLIBCXX_USE_CXX11_ABI', True))}"  # torch's strings
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"  # torch's strings
     libraries = [f"-L{root / 'lib'}", "-ltorch_python", "-ltorch_cpu", "-lc10"]
     if sys.platform == "darwin":
         libraries += ["-undefined", "dynamic_lookup"]

@@ -155,10 +155,11 @@ def _say_stored_anew(
     rule = optimizer._policy.rule
     found: set[tuple[str, str]] = set()
     for param, settings in _members(optimizer, groups):
-        entry = entries.get(param, {})
         for state, asked in zip(rule.element_states, choose_codecs(rule, settings, param.numel()), strict=True):
-            stored, lossless = entry.get(state.name), asked.name == "fp32"
-            if stored is not None and not lossless and not stored.codec.is_like(asked, local_tensor(param).numel()):
+            if asked.name == "fp32":  # which holds what any other stands for
+                continue
+            stored = entries.get(param, {}).get(state.name)
+            if stored is not None and not stored.codec.is_like(asked, local_tensor(param).numel()):
                 found.add((str(stored), str(asked)))
     for before, after in sorted(found):
         warnings.warn(

@@ -214,9 +214,10 @@ def read_entry(
             found.append(f"{label}: {error}")
         entry.pop(scale_key(state.name), None)
     for state in rule.tensor_states:
-        value, shape = entry.get(state.name), stored_shape(state, param.shape if lines is None else lines)
+        value = entry.get(state.name)
         if value is None:
             continue
+        shape = stored_shape(state, param.shape if lines is None else lines)
         if not isinstance(value, Tensor):
             found.append(f"{label}: {state.name} is a {type(value).__name__}, not a tensor")
         elif tuple(value.shape) != shape:

@@ -118,13 +118,13 @@ def settled_count(known: Count | None, state: Tensor, read: float | None) -> Cou
         return known
     exact = 0.0 if known is None else float(known.exact)
     steps = exact if read is None else steps_of(read, exact)
-    return Count(state, torch.tensor(steps, dtype=torch.float64, device=state.device))
+    return Count(state, torch.full((), steps, dtype=torch.float64, device=state.device))
 
 
 def as_state(count: float) -> Tensor:
     """A count as a state on the host: float32, or float64 where that would round it."""
     rounds = ctypes.c_float(count).value != count
-    return torch.tensor(count, dtype=torch.float64 if rounds else torch.float32, device="cpu")
+    return torch.full((), count, dtype=torch.float64 if rounds else torch.float32, device="cpu")
 
 
 def with_exact_counts(

@@ -186,7 +186,7 @@ def settle_states(
     step = entry.get("step", 0.0)
     counts = isinstance(step, Tensor) and not step.dim() and not step.is_neg() and step.device == placement.step
     if not counts or step.dtype is not torch.float32:
-        count = step if isinstance(step, Tensor) else torch.tensor(float(step), device=placement.step)
+        count = step if isinstance(step, Tensor) else torch.full((), float(step), device=placement.step)
         made["step"] = count.detach().reshape(()).to(placement.step, torch.float32, copy=True)
     stored = {name: found.codec for name, found in present.items()}
     for state, codec in zip(rule.element_states, codecs, strict=True):

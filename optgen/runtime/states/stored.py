@@ -25,6 +25,7 @@ from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.states.torch_codecs import decode, encode
 
 
+@cache
 def scale_key(name: str) -> str:
     """The key of a state's scales in `optimizer.state[p]`."""
     return f"{name}_absmax"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optgen.runtime.core.shards import Division, Shard, is_dtensor, local_tensor
+from optgen.runtime.step.fsdp1 import flat_shards
 
 
 def find_shards(name: str, params: Sequence[Tensor]) -> dict[int, Shard]:
@@ -20,8 +21,6 @@ def find_shards(name: str, params: Sequence[Tensor]) -> dict[int, Shard]:
     shards: dict[int, Shard] = {}
     flat = [param for param in params if getattr(param, "_fsdp_flattened", False)]
     if flat:
-        from optgen.runtime.step.fsdp1 import flat_shards
-
         shards.update(flat_shards(name, flat))
     for param in params:
         if is_dtensor(param):

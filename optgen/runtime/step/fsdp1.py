@@ -2,16 +2,21 @@
 
 With `use_orig_params=True` each parameter is a stretch of one tensor of the model, whose shape the module's handle
 knows. Without it, the optimizer has flat parameters, in which the module's tensors lie one after the other.
+
+There is no way from a parameter to its module. torch calls global hooks as a module gets a submodule, also as FSDP1
+wraps one, and these note the modules that it makes.
 """
 
 from __future__ import annotations
 
-import gc
+import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from optgen.runtime.core.shards import Division, Shard
 
@@ -24,32 +29,35 @@ FLAT = (
 def flat_shards(name: str, params: Sequence[Tensor]) -> dict[int, Shard]:
     """The parts that these parameters are, by their identity.
 
-    FSDP1 keeps no way from a parameter to what it knows of it: its handles are looked for among all objects, once for
-    every set of parameters.
-
     Raises:
-        ValueError: if a handle is gone.
+        ValueError: if the module of one is gone, or was made before this was imported.
     """
     known: dict[int, Shard] = {}
-    for handle in _handles():
-        known.update(_shards_of(handle))
+    for module in list(_MODULES):
+        if module._handle is not None:
+            known.update(_shards_of(module._handle))
     shards = {}
     for param in params:
         if id(param) not in known:
             raise ValueError(
                 f"{name}: a parameter of shape {tuple(param.shape)} belongs to no FullyShardedDataParallel module that "
-                "is alive: keep the module, and pass its parameters() to the optimizer"
+                f"is alive and was made after {name} was imported: import {name} before the model is wrapped, keep the "
+                "module, and pass its parameters() to the optimizer"
             )
         shards[id(param)] = known[id(param)]
     return shards
 
 
-def _handles() -> Iterator[Any]:
-    from torch.distributed.fsdp._flat_param import FlatParamHandle
+_MODULES: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    for thing in gc.get_objects():
-        if type(thing) is FlatParamHandle:
-            yield thing
+
+def _note(module: nn.Module, *_: object) -> None:
+    fsdp = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
+    if fsdp is not None and isinstance(module, fsdp):
+        _MODULES.add(module)
+
+
+register_module_module_registration_hook(_note)
 
 
 def _shards_of(handle: Any) -> Iterator[tuple[int, Shard]]:

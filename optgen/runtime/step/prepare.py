@@ -31,6 +31,7 @@ from optgen.runtime.step.all_reduce import Reducer
 from optgen.runtime.step.find_shards import find_shards
 from optgen.runtime.step.interrupts import Uninterrupted
 from optgen.runtime.step.optimizer_like import OptimizerLike
+from optgen.runtime.step.partition import is_part
 from optgen.runtime.step.prepared import PreparationKey, Prepared
 from optgen.runtime.step.shard_limits import check_one_scale, check_partition, check_starts, reduces, shard_target
 from optgen.runtime.step.target_choice import choose_target, make_engine
@@ -166,7 +167,8 @@ class _Preparer:
         everything = [param for group in self.optimizer.param_groups for param in group["params"]]
         self.shards = find_shards(self.name, everything)
         members = self._members()
-        check_partition(self.name, self.rule.blocks[self.block], members)
+        if is_part(self.optimizer):
+            check_partition(self.name, self.rule.blocks[self.block], members)
         on_host = all(param.device.type == "cpu" for param in everything)
         step = f"{self.rule.name}.{self.block}"
         reducer = Reducer(self.shards.values(), step, members, checks=self.reduces and on_host)

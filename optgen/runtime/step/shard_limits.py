@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from types import FrameType
 
 from optgen.codecs import WHOLE_TENSOR, Codec
 from optgen.runtime.block import Block, Flags
@@ -142,8 +140,6 @@ def check_partition(name: str, block: Block, members: Sequence[Member]) -> None:
     Raises:
         RuntimeError: with the reason.
     """
-    if not _inside_zero():
-        return
     wanted = "; use one of ours without it, and fully_shard to divide its states"
     if block.counts:
         raise RuntimeError(
@@ -157,18 +153,3 @@ def check_partition(name: str, block: Block, members: Sequence[Member]) -> None:
                     f"{name}: sums over all parameters (as of max_grad_norm) cannot be computed inside "
                     f"ZeroRedundancyOptimizer, which gives each process some of them{wanted}"
                 )
-
-
-def _inside_zero() -> bool:
-    """Check whether ZeroRedundancyOptimizer takes this step, which only the stack shows.
-
-    Frames are known by their code: to look at a frame's variables would keep them alive for as long as it runs.
-    """
-    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
-    if module is None:
-        return False
-    code = module.ZeroRedundancyOptimizer._local_step.__code__
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not code:
-        frame = frame.f_back
-    return frame is not None

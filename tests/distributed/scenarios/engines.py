@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import optgen_optim
 import torch
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distributed.scenarios.parts import CLASSES, equal, furthest, maker
 from distributed.scenarios.world import Scenario, Scenarios, World, train_plain, whole
+from optgen.runtime.step import fsdp1 as fsdp1_modules
 
 STEPS = 3
 
@@ -251,6 +253,10 @@ def refusals(world: World) -> None:
     model = fsdp1_model(use_orig_params=False)
     fails(model, maker("lamb")(model.parameters()), "use_orig_params=True")
     fails(model, optgen_optim.GrokAdamW(model.parameters()), "use_orig_params=True")
+    model = fsdp1_model(use_orig_params=True)
+    known, fsdp1_modules._MODULES = fsdp1_modules._MODULES, WeakSet()  # as if it had been wrapped before the import
+    fails(model, maker("adamw")(model.parameters()), "import AdamW before the model is wrapped")
+    fsdp1_modules._MODULES = known
     for make, words in (
         (maker("adamw", max_grad_norm=1.0), "sums over all parameters"),
         (optgen_optim.Prodigy, "sums over all parameters"),

@@ -100,7 +100,7 @@ class Reporter:
 
     def error(self, rule: str, message: str, location: Location | None, help: str = "") -> None:
         """Collect one error; it is raised by `raise_if_any`. What a call is wrong in is said once a place."""
-        if location is not None and location.within and self._is_said(rule, message, location):
+        if location is not None and location.within and self._is_reported(rule, message, location):
             return
         self.add([Diagnostic(rule, message, location, help)])
 
@@ -143,7 +143,7 @@ class Reporter:
         if self.has_errors:
             raise SpecError(diagnostic for diagnostic in self._diagnostics if diagnostic.severity == "error")
 
-    def _is_said(self, rule: str, message: str, location: Location) -> bool:
+    def _is_reported(self, rule: str, message: str, location: Location) -> bool:
         said = (rule, message, str(location))
         return any((known.rule, known.message, str(known.location)) == said for known in self._diagnostics)
 

@@ -49,7 +49,7 @@ class Finding:
 def examine() -> tuple[Finding, ...]:
     """Search for everything that generated optimizers can use. Never raises: a failure is a finding too."""
     findings: list[Finding] = []
-    _asked.cache_clear()
+    _driver_answer.cache_clear()
     for name, look in _LOOKS.items():
         try:
             findings.extend(look())
@@ -138,7 +138,7 @@ WITHOUT_GPU = "nothing to do on a machine without an NVIDIA GPU"
 
 def _driver() -> Iterator[Finding]:
     name = "NVIDIA driver"
-    driver = _asked()
+    driver = _driver_answer()
     if not driver.installed:
         yield Finding(
             name,
@@ -161,7 +161,7 @@ def _driver() -> Iterator[Finding]:
 
 
 @functools.lru_cache(maxsize=1)
-def _asked() -> Driver:
+def _driver_answer() -> Driver:
     return ask_driver()
 
 
@@ -191,7 +191,7 @@ def _pycuda() -> Iterator[Finding]:
     else:
         version = importlib.metadata.version("pycuda")
         found, _, advice = reason.partition(". ")
-        without = not _asked().installed
+        without = not _driver_answer().installed
         yield Finding(
             name, "missing" if without else "problem", f"{version}: {found}", WITHOUT_GPU if without else advice
         )
@@ -208,7 +208,7 @@ def _nvcc() -> Iterator[Finding]:
             rejected.append(f"{candidate.name}: {candidate.reason}")
             continue
         builds = f"CUDA {found.release} at {found.path}, for {', '.join(found.archs)}"
-        runs = _asked().cuda
+        runs = _driver_answer().cuda
         if runs and int(found.release.partition(".")[0]) > int(runs.partition(".")[0]):
             advice = (
                 f"the driver may refuse what it builds: update the driver, or point OPTGEN_NVCC at one of CUDA {runs}"

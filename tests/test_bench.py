@@ -202,11 +202,11 @@ def test_without_a_gpu_the_cuda_bench_says_so(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--case", "1e8"], "on cpu 1e8 is none of 4096x4096, gpt2, 1000x1024"),
-        (["--device", "cuda", "--case", "4096x4096"], "on cuda 4096x4096 is none of 1e8, gpt2"),
+        (["--case", "1e8"], "on cpu 1e8 is not one of 4096x4096, gpt2, 1000x1024"),
+        (["--device", "cuda", "--case", "4096x4096"], "on cuda 4096x4096 is not one of 1e8, gpt2"),
         (["--device", "cuda", "--imports"], "--imports is measured on the cpu"),
         (["--device", "cuda", "--python"], "--python is measured on the cpu"),
-        (["--peers", "keras"], "keras is none of torch, compile, bitsandbytes, torchao, flashoptim, none"),
+        (["--peers", "keras"], "keras is not one of torch, compile, bitsandbytes, torchao, flashoptim, none"),
     ],
 )
 def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,7 +147,7 @@ def test_labels_are_drawn_from_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(["--tasks", "speech"], "speech is none of text, digits"), (["--jobs", "0"], "at least 1")]
+    ("words", "said"), [(["--tasks", "speech"], "speech is not one of text, digits"), (["--jobs", "0"], "at least 1")]
 )
 def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -157,5 +157,5 @@ def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixt
 
 
 def test_rules_that_there_are_not(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="magic is none of"):
+    with pytest.raises(SystemExit, match="magic is not one of"):
         converge.main(["--families", "magic", "--out", str(tmp_path)])

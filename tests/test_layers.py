@@ -95,7 +95,7 @@ def test_a_good_tree(check_layers: ModuleType, tmp_path: Path) -> None:
         ("dtypes.py", "from optgen.codecs import CODECS", "1: optgen.dtypes must not import optgen.codecs, which"),
         ("runtime/optimizer.py", "import jinja2", "1: runtime/ must not import jinja2"),
         ("runtime/step/a.py", "def f():\n    from yaml import load", "2: runtime/ must not import yaml"),
-        ("runtime/attic/a.py", "", "1: attic is no room of runtime/; give it a floor in check_layers.py"),
+        ("runtime/attic/a.py", "", "1: attic is not a room of runtime/; give it a floor in check_layers.py"),
         (
             "runtime/step/prepare.py",
             "from optgen.runtime import optimizer",

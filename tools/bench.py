@@ -266,11 +266,11 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
         setattr(given, name, [] if items == ["none"] else items)
     wrong = [peer for peer in given.peers if peer not in PACKAGES]
     if wrong:
-        parser.error(f"--peers: {wrong[0]} is none of {', '.join(PACKAGES)}, none")
+        parser.error(f"--peers: {wrong[0]} is not one of {', '.join(PACKAGES)}, none")
     here = [case.name for case in ALL_CASES[given.device]]
     elsewhere = [name for name in given.case or () if name not in here]
     if elsewhere:
-        parser.error(f"--case: on {given.device} {elsewhere[0]} is none of {', '.join(here)}")
+        parser.error(f"--case: on {given.device} {elsewhere[0]} is not one of {', '.join(here)}")
     if given.device == "cuda":
         for name in ("imports", "python"):
             if getattr(given, name):

@@ -176,7 +176,7 @@ def check_rooms(package: Path, imports: Mapping[Path, Sequence[Import]]) -> Iter
             continue
         room = path.relative_to(runtime).parts[0].removesuffix(".py")
         if room not in ROOMS:
-            yield f"{shown[path]}:1: {room} is no room of runtime/; give it a floor in {Path(__file__).name}"
+            yield f"{shown[path]}:1: {room} is not a room of runtime/; give it a floor in {Path(__file__).name}"
             continue
         used[path] = {}
         for item in found:

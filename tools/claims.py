@@ -278,7 +278,7 @@ def main(words: Sequence[str] | None = None, readme: Path = README) -> int:
     given = parser.parse_args(words)
     unknown = [name for name in given.subject if name not in SUBJECTS]
     if unknown:
-        parser.error(f"{unknown[0]} is none of {', '.join(SUBJECTS)}")
+        parser.error(f"{unknown[0]} is not one of {', '.join(SUBJECTS)}")
     text = readme.read_text(encoding="utf-8")
     shown: dict[str, Callable[[], bool]] = {
         "figures": lambda: show_figures(text),

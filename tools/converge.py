@@ -41,12 +41,12 @@ SEEDS = (0, 1, 2)
 PACKAGE = "optgen_optim"
 
 
-def all_wanted(given: argparse.Namespace) -> tuple[list[Wanted], list[str]]:
+def selected_runs(given: argparse.Namespace) -> tuple[list[Wanted], list[str]]:
     """The runs that are asked for, and what cannot be run, in words."""
     rules = families(importlib.import_module(PACKAGE).CLASSES)
     unknown = [name for name in given.families or () if name not in rules]
     if unknown:
-        raise SystemExit(f"--families: {unknown[0]} is none of {', '.join(rules)}")
+        raise SystemExit(f"--families: {unknown[0]} is not one of {', '.join(rules)}")
     wanted, absent = [], []
     for family, members in rules.items():
         if given.families and family not in given.families:
@@ -139,7 +139,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     given = parser.parse_args(words)
     wrong = [task for task in given.tasks if task not in TASKS]
     if wrong:
-        parser.error(f"--tasks: {wrong[0]} is none of {', '.join(TASKS)}")
+        parser.error(f"--tasks: {wrong[0]} is not one of {', '.join(TASKS)}")
     if given.jobs < 1 or (given.steps is not None and given.steps < 1):
         parser.error("--jobs and --steps are at least 1")
     return given
@@ -148,7 +148,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit status."""
     given = arguments(words)
-    wanted, absent = all_wanted(given)
+    wanted, absent = selected_runs(given)
     for line in absent:
         print(line)
     unused = sorted(set(RATES) - set(families(importlib.import_module(PACKAGE).CLASSES)))

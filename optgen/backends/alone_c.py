@@ -114,7 +114,7 @@ class PassText(BlockText):
         indent = 8 if self.bands or segmented else 6
         return context | {
             **_scope(self.item.name if len(self.plan.passes) > 1 else ""),
-            **(self._of_gpus(context) if self.target == "cuda" else self._of_cpus(segmented)),
+            **(self._gpu_variables(context) if self.target == "cuda" else self._cpu_variables(segmented)),
             "exported": self._exported(),
             "fields": struct_lines("Scalars", field_lines(self, self.fields)),
             "chunk_head": self._chunk_head(),
@@ -124,7 +124,7 @@ class PassText(BlockText):
             "finish": self._finish(scalars),
         }
 
-    def _of_cpus(self, segmented: bool) -> dict[str, Any]:
+    def _cpu_variables(self, segmented: bool) -> dict[str, Any]:
         """Parts of its walk over a CPU's memory: whole tiles or pieces of one row, and the sums of rows and columns."""
         rows, cols = (len(self.sums.over(kind)) for kind in (Kind.ROW, Kind.COL))
         counts = ["", f"constexpr int row_sums = {rows}, col_sums = {cols};"]
@@ -138,7 +138,7 @@ class PassText(BlockText):
             "lines_cleared": cleared if rows or cols else [],
         }
 
-    def _of_gpus(self, context: Mapping[str, Any]) -> dict[str, Any]:
+    def _gpu_variables(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """Variables of a pass on a GPU: the walk over memory, and what the threads of a block share."""
         rows, count = len(self.sums.over(Kind.ROW)), context["count"]
         line = "band.line(row, col)" if self.bands else "line_at(t, place.first + place.position(i))"

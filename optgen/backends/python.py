@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optgen.backends.base import Rendering
 from optgen.backends.code import Code, names_in
-from optgen.backends.python_blocks import block_lines, says_always
+from optgen.backends.python_blocks import block_lines, uses_always
 from optgen.backends.python_calls import (
     call_lines,
     docs_lines,
@@ -160,7 +160,7 @@ def _imports(
         "Refusal": refuses,
         "Settings": bool(flags),
         "State": any(name not in shared_states for name in rule.states),
-        "always": any(says_always(plan) for plan in plans.values()),
+        "always": any(uses_always(plan) for plan in plans.values()),
     }
     named = {"Block", "Pass", "Rule", *(name for name, there in used.items() if there)}
     named |= {type(setting).__name__ for setting in own}

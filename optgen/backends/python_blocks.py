@@ -37,7 +37,7 @@ def block_lines(name: str, plan: Plan, rule: WholeRule) -> list[str]:
     return field_lines(fields, 4)
 
 
-def says_always(plan: Plan) -> bool:
+def uses_always(plan: Plan) -> bool:
     """Check whether the fields of a block say of anything that it is there under all settings."""
     waiting = [formulas for item in element_sums(plan).all if (formulas := _waiting(item)) is not None]
     return any(f.is_true for f in (*plan.arrays.values(), *(f for formulas in waiting for f in formulas.values())))

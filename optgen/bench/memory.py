@@ -101,7 +101,7 @@ def free_bytes(device: torch.device) -> float | None:
     """Memory that can still be had: on a GPU what its driver says, else what the system and its limits leave."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    known = [size for size in (_available(), *(_left_in(*files) for files in CGROUPS)) if size is not None]
+    known = [size for size in (_available(), *(_bytes_left(*files) for files in CGROUPS)) if size is not None]
     return min(known, default=None)
 
 
@@ -114,7 +114,7 @@ def _available() -> float | None:
     return 1024.0 * int(found["MemAvailable"].split()[0]) if "MemAvailable" in found else None
 
 
-def _left_in(limit: str, usage: str, stat: str) -> float | None:
+def _bytes_left(limit: str, usage: str, stat: str) -> float | None:
     """Bytes that a container's limit leaves; pages of files that can be dropped do not count as used."""
     try:
         most, used = (Path(name).read_text(encoding="ascii").strip() for name in (limit, usage))

@@ -19,12 +19,12 @@ def write_whole(path: Path, content: bytes) -> None:
         if path.exists() and not path.is_file():  # a terminal, a pipe
             path.write_bytes(content)
         else:
-            _write_beside(Path(os.path.realpath(path)), content)
+            _replace(Path(os.path.realpath(path)), content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; nothing was changed") from error
 
 
-def _write_beside(target: Path, content: bytes) -> None:
+def _replace(target: Path, content: bytes) -> None:
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with beside.open("xb") as file:

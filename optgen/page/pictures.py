@@ -58,7 +58,7 @@ def passes_picture(layout: Layout) -> Element:
         _text(svg, (bar_left + bar_right) / 2, y + BAR / 2 + 4, f"{role} and writes" if item.writes else role, "role")
         if item.makes:
             said = [f"{name}, one {unit}" for name, unit in item.makes]
-            _makes(svg, bar_right, bar_right + beyond + 14, y, said, top + tall + ABOVE + BAR / 2)
+            _draw_values(svg, bar_right, bar_right + beyond + 14, y, said, top + tall + ABOVE + BAR / 2)
         top += tall
     if after:
         _text(svg, bar_left, bottom + LINE, after, "small")
@@ -69,7 +69,7 @@ def _kept(lane: Lane) -> str:
     return f"{lane.stored}, {number(lane.bytes)} B"
 
 
-def _makes(svg: Element, right: float, x: float, y: float, lines: Sequence[str], next_bar: float) -> None:
+def _draw_values(svg: Element, right: float, x: float, y: float, lines: Sequence[str], next_bar: float) -> None:
     """Draw the values that a pass hands to the next one, beside the bars: an arrow out, the names, an arrow in."""
     _line(svg, right, y + BAR / 2, x, y + BAR / 2, "value")
     _line(svg, x, y + BAR / 2, x, next_bar, "value")

@@ -94,7 +94,7 @@ def _missing(item: PassPlan, name: str, expr: Expr, live: Formula, known: dict[s
             yield f"{name} reads {read} in {item.name}, which does not have it"
 
 
-def _host_alone(plan: Plan) -> Iterator[str]:
+def _host_operands(plan: Plan) -> Iterator[str]:
     """Check that the host computes only from settings, shared states and sums over all parameters."""
     kinds = plan.kinds
     for let in plan.host:
@@ -106,4 +106,4 @@ def _host_alone(plan: Plan) -> Iterator[str]:
             yield f"{name} is handed over by the host"
 
 
-INVARIANTS: tuple[Callable[[Plan], Iterator[str]], ...] = (_last_pass_writes, _reduced_once, _at_hand, _host_alone)
+INVARIANTS: tuple[Callable[[Plan], Iterator[str]], ...] = (_last_pass_writes, _reduced_once, _at_hand, _host_operands)

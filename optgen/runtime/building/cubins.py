@@ -89,7 +89,7 @@ def cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc | None
         with suppress(OSError):
             found = _best_stored(made, arch, cache_dir(), read_own)
         if found is None:
-            raise CompileError(_why_not(source, arch, nvcc))
+            raise CompileError(_missing_message(source, arch, nvcc))
         return found
     return build_cubin(source, defines, target, nvcc)
 
@@ -217,7 +217,7 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _why_not(source: Path, arch: str, nvcc: Nvcc | None) -> str:
+def _missing_message(source: Path, arch: str, nvcc: Nvcc | None) -> str:
     """Message about a cubin that is not stored and cannot be built: what is missing, and what mends it."""
     ahead = f"`optgen build --arch {arch}` where there is one puts it into the package, which then needs no nvcc here."
     if nvcc is None:

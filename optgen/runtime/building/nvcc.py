@@ -192,7 +192,7 @@ def _examine(name: str, origin: str, search_path: str, variables: tuple[str, ...
         return Candidate(name, origin, None, "building kernels is not supported on Windows")
     command = resolve(name, search_path)
     if command is None:
-        return Candidate(name, origin, None, _why_not_there(Path(name), origin))
+        return Candidate(name, origin, None, _reason_absent(Path(name), origin))
     # A host compiler that was updated or installed since may be taken, or refused, by the same nvcc.
     facts = "\0".join((*variables, identity([*variables[-1:], "gcc", *_host_compilers()])))
     found = examine("nvcc", command, facts, Path(directory), _read, lambda folder: _probe(command, variables, folder))
@@ -201,7 +201,7 @@ def _examine(name: str, origin: str, search_path: str, variables: tuple[str, ...
     return Candidate(name, origin, None, _missing_companions(Path(command[0]), origin) or found)
 
 
-def _why_not_there(path: Path, origin: str) -> str:
+def _reason_absent(path: Path, origin: str) -> str:
     if path.is_file():
         return f"is not executable; chmod +x {shlex.quote(str(path))}"
     if origin == "PyPI":

@@ -96,7 +96,7 @@ def fitting(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> Loading:
         raise ValueError(f"{name}: this checkpoint does not fit: " + "; ".join(found))
     groups = [_adopted_group(optimizer, *pair) for pair in zip(own, saved["param_groups"], strict=True)]
     check_agreement(name, rule, groups)
-    _say_stored_anew(optimizer, groups, entries)
+    _warn_of_reencoding(optimizer, groups, entries)
     return Loading(groups, entries)
 
 
@@ -148,7 +148,7 @@ def _members(optimizer: OptimizerLike, groups: Iterable[Mapping[str, Any]]) -> I
             yield param, {**common, **overrides[index]} if index in overrides else common
 
 
-def _say_stored_anew(
+def _warn_of_reencoding(
     optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]], entries: Mapping[Tensor, Mapping[str, Any]]
 ) -> None:
     """Warn that a checkpoint's states are in another form than this optimizer's, if that loses something."""

@@ -42,13 +42,13 @@ def attach(optimizer: Fusing) -> None:
         ValueError: for a parameter that another optimizer updates within backward.
     """
     if optimizer._in_backward is None:
-        if not _asked(optimizer.param_groups):
+        if not _is_asked(optimizer.param_groups):
             return
         optimizer._in_backward = InBackward(optimizer)
     optimizer._in_backward.attach(optimizer)
 
 
-def _asked(groups: Iterable[Mapping[str, Any]]) -> bool:
+def _is_asked(groups: Iterable[Mapping[str, Any]]) -> bool:
     """Check whether anything is to be updated within backward."""
     return any(part.get("fused_backward") for group in groups for part in _parts(group))
 
@@ -188,7 +188,7 @@ class InBackward:
             RuntimeError: saying so.
         """
         groups = optimizer.param_groups
-        if getattr(optimizer, "found_inf", None) is None or not _asked(groups):
+        if getattr(optimizer, "found_inf", None) is None or not _is_asked(groups):
             return
         scale = getattr(optimizer, "grad_scale", None)
         by = "" if scale is None else f" by {float(scale):g}"

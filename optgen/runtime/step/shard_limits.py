@@ -29,7 +29,7 @@ def shard_target(name: str, block: Block, member: Member, target: str) -> str:
     _refuse(name, what, block, member, shard, lines)
     if shard.divisions:
         check_whole(name, member.settings, what)
-    why = _why_not(shard, member, target, lines)
+    why = _hindrance(shard, member, target, lines)
     if why and member.settings["target"] == target:
         raise RuntimeError(f"{name}: target={target!r} cannot serve {what}: {why}; leave target out")
     if why:
@@ -42,7 +42,7 @@ def shard_target(name: str, block: Block, member: Member, target: str) -> str:
     return target
 
 
-def _why_not(shard: Shard, member: Member, target: str, lines: bool) -> str:
+def _hindrance(shard: Shard, member: Member, target: str, lines: bool) -> str:
     if target == "cuda" and lines and any(shard.cuts_lines(division) for division in shard.divisions):
         return "its rows or columns are divided among processes, and these kernels have no place to add them up"
     if member.rounding == "stochastic" and shard.divisions:

@@ -65,8 +65,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
       exp_avg_var_tile.measure();
       if constexpr (amsgrad) max_exp_avg_var_tile.measure();
       param_tile.close(0.0f);
-      exp_avg_tile.close(s.exp_avg_absmax_new);
-      exp_avg_var_tile.close(s.exp_avg_var_absmax_new);
+      exp_avg_tile.close(s.new_exp_avg_absmax);
+      exp_avg_var_tile.close(s.new_exp_avg_var_absmax);
       if constexpr (amsgrad) max_exp_avg_var_tile.close(0.0f);
     }
   }

@@ -69,6 +69,7 @@ using MaxExpAvgVarCodec = OPTGEN_MAX_EXP_AVG_VAR_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_var_tensorwise = is_tensorwise<ExpAvgVarCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_var, exp_avg_var_absmax, max_exp_avg_var,
       max_exp_avg_var_absmax, gnorm_vec, END };
@@ -112,7 +113,7 @@ struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, rate, inverse_bias_correction_beta1;
   Condition length_from_5;
   float inverse_bias_correction_beta1_2, inverse_sqrt_bias_correction_beta2, one_minus_lr_times_weight_decay,
-      exp_avg_absmax_new, exp_avg_var_absmax_new;
+      new_exp_avg_absmax, new_exp_avg_var_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_avg_var, max_exp_avg_var; };
@@ -152,8 +153,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   }
   if constexpr (decoupled_weight_decay)
     s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_avg_var_absmax_new = float(optgen::scale_of(sums.exp_avg_var_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_var_absmax = float(optgen::scale_of(sums.exp_avg_var_largest));
   return s;
 }
 

@@ -59,8 +59,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
       square_avg_tile.measure();
       acc_delta_tile.measure();
       param_tile.close(0.0f);
-      square_avg_tile.close(s.square_avg_absmax_new);
-      acc_delta_tile.close(s.acc_delta_absmax_new);
+      square_avg_tile.close(s.new_square_avg_absmax);
+      acc_delta_tile.close(s.new_acc_delta_absmax);
     }
   }
   Sums& partial = partials_of<Sums>(call, c);

@@ -74,8 +74,8 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
       square_avg_tile.measure(place);
       acc_delta_tile.measure(place);
       param_tile.close(0.0f, place, shared.books);
-      square_avg_tile.close(s.square_avg_absmax_new, place, shared.books);
-      acc_delta_tile.close(s.acc_delta_absmax_new, place, shared.books);
+      square_avg_tile.close(s.new_square_avg_absmax, place, shared.books);
+      acc_delta_tile.close(s.new_acc_delta_absmax, place, shared.books);
     }
     param_tile.advance(STRIDE);
     grad_tile.advance(STRIDE);

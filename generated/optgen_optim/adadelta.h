@@ -30,6 +30,7 @@ using AccDeltaCodec = OPTGEN_ACC_DELTA_CODEC;
 constexpr bool square_avg_tensorwise = is_tensorwise<SquareAvgCodec>;
 constexpr bool acc_delta_tensorwise = is_tensorwise<AccDeltaCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { square_avg = BASE_COLUMNS, square_avg_absmax, acc_delta, acc_delta_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -64,7 +65,7 @@ struct Sums {
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, rho, eps, weight_decay, one_minus_rho, square_avg_absmax_new, acc_delta_absmax_new;
+  float lr, rho, eps, weight_decay, one_minus_rho, new_square_avg_absmax, new_acc_delta_absmax;
 };
 
 struct Element { float param, grad, square_avg, acc_delta; };
@@ -88,8 +89,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.eps = float(values.eps);
   s.weight_decay = float(values.weight_decay);
   s.one_minus_rho = float(1.0 - values.rho);
-  s.square_avg_absmax_new = float(optgen::scale_of(sums.square_avg_largest));
-  s.acc_delta_absmax_new = float(optgen::scale_of(sums.acc_delta_largest));
+  s.new_square_avg_absmax = float(optgen::scale_of(sums.square_avg_largest));
+  s.new_acc_delta_absmax = float(optgen::scale_of(sums.acc_delta_largest));
   return s;
 }
 

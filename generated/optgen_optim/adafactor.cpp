@@ -81,8 +81,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
       if constexpr (!ndim_from_2) exp_avg_sq_tile.measure();
       if constexpr (beta1_given) exp_avg_tile.measure();
       param_tile.close(0.0f);
-      if constexpr (!ndim_from_2) exp_avg_sq_tile.close(s.exp_avg_sq_absmax_new);
-      if constexpr (beta1_given) exp_avg_tile.close(s.exp_avg_absmax_new);
+      if constexpr (!ndim_from_2) exp_avg_sq_tile.close(s.new_exp_avg_sq_absmax);
+      if constexpr (beta1_given) exp_avg_tile.close(s.new_exp_avg_absmax);
     }
   }
   Sums& partial = partials_of<Sums>(call, c);

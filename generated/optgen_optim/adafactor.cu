@@ -80,8 +80,8 @@ __device__ __forceinline__ void run_tiles(const Call& call, const Tensor& t, con
       if constexpr (!ndim_from_2) exp_avg_sq_tile.measure(place);
       if constexpr (beta1_given) exp_avg_tile.measure(place);
       param_tile.close(0.0f, place, shared.books);
-      if constexpr (!ndim_from_2) exp_avg_sq_tile.close(s.exp_avg_sq_absmax_new, place, shared.books);
-      if constexpr (beta1_given) exp_avg_tile.close(s.exp_avg_absmax_new, place, shared.books);
+      if constexpr (!ndim_from_2) exp_avg_sq_tile.close(s.new_exp_avg_sq_absmax, place, shared.books);
+      if constexpr (beta1_given) exp_avg_tile.close(s.new_exp_avg_absmax, place, shared.books);
     }
     param_tile.advance(STRIDE);
     grad_tile.advance(STRIDE);

@@ -61,10 +61,12 @@ using ExpAvgCodec = OPTGEN_EXP_AVG_CODEC;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column {
   enum { exp_avg_sq_row = BASE_COLUMNS, exp_avg_sq_col, exp_avg_sq, exp_avg_sq_absmax, exp_avg, exp_avg_absmax,
       gnorm_vec, step_row_factor, step_col_factor, step_new_exp_avg_sq_col, step_new_exp_avg_sq_row,
-      step_row_factor_factor, step_exp_avg_sq_row_matrix_sum, step_squared_col_sum, step_squared_row_sum, END };
+      step_exp_avg_sq_row_matrix_mean, step_exp_avg_sq_row_matrix_sum, step_squared_col_sum, step_squared_row_sum,
+      END };
 };
 
 namespace step {
@@ -146,7 +148,7 @@ OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float eps1, beta1, rate, decay, one_minus_decay, direction_factor, one_minus_beta1, weight_decay_times_rate,
-      exp_avg_sq_absmax_new, exp_avg_absmax_new;
+      new_exp_avg_sq_absmax, new_exp_avg_absmax;
 };
 
 struct Element { float param, grad, exp_avg_sq, exp_avg, row_factor, col_factor; };
@@ -172,7 +174,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   float* const new_exp_avg_sq_row = t.pointer<float>(Column::step_new_exp_avg_sq_row);
   float* const new_exp_avg_sq_col = t.pointer<float>(Column::step_new_exp_avg_sq_col);
   float* const exp_avg_sq_row_matrix_sum = t.pointer<float>(Column::step_exp_avg_sq_row_matrix_sum);
-  float* const row_factor_factor = t.pointer<float>(Column::step_row_factor_factor);
+  float* const exp_avg_sq_row_matrix_mean = t.pointer<float>(Column::step_exp_avg_sq_row_matrix_mean);
   float* const row_factor = t.pointer<float>(Column::step_row_factor);
   float* const col_factor = t.pointer<float>(Column::step_col_factor);
   Scalars s{};
@@ -213,11 +215,11 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
       });
     if constexpr (is_found(pass, squared_row_sum_pass))
       each(t.count(false, false), [&](int64_t i) {
-        row_factor_factor[i] = exp_avg_sq_row_matrix_sum[i] * float(inverse_rows);
+        exp_avg_sq_row_matrix_mean[i] = exp_avg_sq_row_matrix_sum[i] * float(inverse_rows);
       });
     if constexpr (is_found(pass, squared_row_sum_pass))
       each(t.count(true, false), [&](int64_t i) {
-        row_factor[i] = optgen::rsqrt(new_exp_avg_sq_row[i] / row_factor_factor[i / t.at(ROWS)]);
+        row_factor[i] = optgen::rsqrt(new_exp_avg_sq_row[i] / exp_avg_sq_row_matrix_mean[i / t.at(ROWS)]);
       });
     if constexpr (is_found(pass, squared_col_sum_pass))
       each(t.count(false, true), [&](int64_t i) { col_factor[i] = optgen::rsqrt(new_exp_avg_sq_col[i]); });
@@ -228,8 +230,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
       float(1.0 / optgen::maximum(1.0, optgen::sqrt(sums.direction_squares / numel) / values.clip_threshold));
   if constexpr (beta1_given) s.one_minus_beta1 = float(1.0 - values.beta1);
   s.weight_decay_times_rate = float(values.weight_decay * rate);
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
   return s;
 }
 

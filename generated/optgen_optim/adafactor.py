@@ -105,7 +105,7 @@ _step_block = Block(
         Array("col_factor", "col", lambda f: f.ndim_from_2),
         Array("new_exp_avg_sq_col", "col", lambda f: f.ndim_from_2),
         Array("new_exp_avg_sq_row", "row", lambda f: f.ndim_from_2),
-        Array("row_factor_factor", "matrix", lambda f: f.ndim_from_2),
+        Array("exp_avg_sq_row_matrix_mean", "matrix", lambda f: f.ndim_from_2),
         Array("exp_avg_sq_row_matrix_sum", "matrix", lambda f: f.ndim_from_2),
         Array("squared_col_sum", "col", lambda f: f.ndim_from_2),
         Array("squared_row_sum", "row", lambda f: f.ndim_from_2),

@@ -49,7 +49,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     if constexpr (pass == APPLY) {
       sum_tile.measure();
       param_tile.close(0.0f);
-      sum_tile.close(s.sum_absmax_new);
+      sum_tile.close(s.new_sum_absmax);
     }
   }
   Sums& partial = partials_of<Sums>(call, c);

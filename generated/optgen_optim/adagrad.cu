@@ -65,7 +65,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
     if constexpr (pass == APPLY) {
       sum_tile.measure(place);
       param_tile.close(0.0f, place, shared.books);
-      sum_tile.close(s.sum_absmax_new, place, shared.books);
+      sum_tile.close(s.new_sum_absmax, place, shared.books);
     }
     param_tile.advance(STRIDE);
     grad_tile.advance(STRIDE);

@@ -27,6 +27,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using SumCodec = OPTGEN_SUM_CODEC;
 constexpr bool sum_tensorwise = is_tensorwise<SumCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { sum = BASE_COLUMNS, sum_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -55,7 +56,7 @@ struct Values {
 struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, update_squares, sum_largest; };
 
 // Values that all elements of a tensor share.
-struct Scalars : GradScalars, UpdateScalars { float weight_decay, eps, param_factor, sum_absmax_new; };
+struct Scalars : GradScalars, UpdateScalars { float weight_decay, eps, param_factor, new_sum_absmax; };
 
 struct Element { float param, grad, sum; };
 
@@ -74,7 +75,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.weight_decay = float(values.weight_decay);
   s.eps = float(values.eps);
   s.param_factor = float(values.lr / (1.0 + (step - 1.0) * values.lr_decay));
-  s.sum_absmax_new = float(optgen::scale_of(sums.sum_largest));
+  s.new_sum_absmax = float(optgen::scale_of(sums.sum_largest));
   return s;
 }
 

@@ -32,6 +32,7 @@ using ExpInfCodec = OPTGEN_EXP_INF_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_inf_tensorwise = is_tensorwise<ExpInfCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_inf, exp_inf_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -66,8 +67,8 @@ struct Sums {
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, inverse_bias_correction_beta1, exp_avg_absmax_new,
-      exp_inf_absmax_new;
+  float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, inverse_bias_correction_beta1, new_exp_avg_absmax,
+      new_exp_inf_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_inf; };
@@ -93,8 +94,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.weight_decay = float(values.weight_decay);
   s.one_minus_beta1 = float(1.0 - values.beta1);
   s.inverse_bias_correction_beta1 = float(1.0 / (1.0 - optgen::power(values.beta1, step)));
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_inf_absmax_new = float(optgen::scale_of(sums.exp_inf_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_inf_absmax = float(optgen::scale_of(sums.exp_inf_largest));
   return s;
 }
 

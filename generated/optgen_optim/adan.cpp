@@ -76,10 +76,10 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
       exp_avg_diff_tile.measure();
       previous_grad_tile.measure();
       param_tile.close(0.0f);
-      exp_avg_tile.close(s.exp_avg_absmax_new);
-      exp_avg_sq_tile.close(s.exp_avg_sq_absmax_new);
-      exp_avg_diff_tile.close(s.exp_avg_diff_absmax_new);
-      previous_grad_tile.close(s.previous_grad_absmax_new);
+      exp_avg_tile.close(s.new_exp_avg_absmax);
+      exp_avg_sq_tile.close(s.new_exp_avg_sq_absmax);
+      exp_avg_diff_tile.close(s.new_exp_avg_diff_absmax);
+      previous_grad_tile.close(s.new_previous_grad_absmax);
     }
   }
   Sums& partial = partials_of<Sums>(call, c);

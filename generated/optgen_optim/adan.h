@@ -45,6 +45,7 @@ constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool exp_avg_diff_tensorwise = is_tensorwise<ExpAvgDiffCodec>;
 constexpr bool previous_grad_tensorwise = is_tensorwise<PreviousGradCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, exp_avg_diff, exp_avg_diff_absmax,
       previous_grad, previous_grad_absmax, gnorm_vec, END };
@@ -94,8 +95,8 @@ struct Scalars : GradScalars, UpdateScalars {
   Condition step_above_1;
   float one_minus_beta1, one_minus_beta2, one_minus_beta3, inverse_sqrt_bias_correction_beta3,
       inverse_bias_correction_beta1, beta2_over_bias_correction_beta2, one_minus_lr_times_weight_decay,
-      inverse_one_plus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, exp_avg_diff_absmax_new,
-      previous_grad_absmax_new;
+      inverse_one_plus_lr_times_weight_decay, new_exp_avg_absmax, new_exp_avg_sq_absmax, new_exp_avg_diff_absmax,
+      new_previous_grad_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_avg_sq, exp_avg_diff, previous_grad; };
@@ -132,10 +133,10 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   } else {
     s.inverse_one_plus_lr_times_weight_decay = float(1.0 / (1.0 + values.lr * values.weight_decay));
   }
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
-  s.exp_avg_diff_absmax_new = float(optgen::scale_of(sums.exp_avg_diff_largest));
-  s.previous_grad_absmax_new = float(optgen::scale_of(sums.previous_grad_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_exp_avg_diff_absmax = float(optgen::scale_of(sums.exp_avg_diff_largest));
+  s.new_previous_grad_absmax = float(optgen::scale_of(sums.previous_grad_largest));
   return s;
 }
 

@@ -47,6 +47,7 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_slow_tensorwise = is_tensorwise<ExpAvgSlowCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_slow, exp_avg_slow_absmax, exp_avg_sq, exp_avg_sq_absmax,
       gnorm_vec, END };
@@ -90,7 +91,7 @@ struct Sums {
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, eps, weight, slow, one_minus_beta1, one_minus_slow, one_minus_beta2,
       inverse_sqrt_bias_correction_beta2, inverse_bias_correction_beta1, one_minus_lr_times_weight_decay,
-      exp_avg_absmax_new, exp_avg_slow_absmax_new, exp_avg_sq_absmax_new;
+      new_exp_avg_absmax, new_exp_avg_slow_absmax, new_exp_avg_sq_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_avg_slow, exp_avg_sq; };
@@ -129,9 +130,9 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.inverse_sqrt_bias_correction_beta2 = float(1.0 / optgen::sqrt(1.0 - optgen::power(values.beta2, step)));
   s.inverse_bias_correction_beta1 = float(1.0 / (1.0 - optgen::power(values.beta1, step)));
   s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_avg_slow_absmax_new = float(optgen::scale_of(sums.exp_avg_slow_largest));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_slow_absmax = float(optgen::scale_of(sums.exp_avg_slow_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
   return s;
 }
 

@@ -57,8 +57,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
       exp_avg_tile.measure();
       exp_avg_sq_tile.measure();
       param_tile.close(0.0f);
-      exp_avg_tile.close(s.exp_avg_absmax_new);
-      exp_avg_sq_tile.close(s.exp_avg_sq_absmax_new);
+      exp_avg_tile.close(s.new_exp_avg_absmax);
+      exp_avg_sq_tile.close(s.new_exp_avg_sq_absmax);
     }
   }
   Sums& partial = partials_of<Sums>(call, c);

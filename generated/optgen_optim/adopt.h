@@ -39,6 +39,7 @@ using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -76,7 +77,7 @@ struct Sums {
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, eps, weight_decay, limit, minus_limit;
   Condition step_above_1;
-  float one_minus_beta1, one_minus_beta2, param_factor, exp_avg_absmax_new, exp_avg_sq_absmax_new;
+  float one_minus_beta1, one_minus_beta2, param_factor, new_exp_avg_absmax, new_exp_avg_sq_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_avg_sq; };
@@ -109,8 +110,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.one_minus_beta1 = float(1.0 - values.beta1);
   s.one_minus_beta2 = float(1.0 - values.beta2);
   if constexpr (decouple) s.param_factor = float(step > 1.0 ? 1.0 - values.lr * values.weight_decay : 1.0);
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
   return s;
 }
 

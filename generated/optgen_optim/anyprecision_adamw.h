@@ -43,6 +43,7 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool compensation_tensorwise = is_tensorwise<CompensationCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, compensation, compensation_absmax,
       gnorm_vec, END };
@@ -87,8 +88,8 @@ struct Sums {
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, eps, one_minus_beta1, one_minus_beta2, inverse_sqrt_bias_correction_beta2,
-      inverse_bias_correction_beta1, lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new,
-      compensation_absmax_new;
+      inverse_bias_correction_beta1, lr_times_weight_decay, new_exp_avg_absmax, new_exp_avg_sq_absmax,
+      new_compensation_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_avg_sq, compensation; };
@@ -117,9 +118,9 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.inverse_sqrt_bias_correction_beta2 = float(1.0 / optgen::sqrt(1.0 - optgen::power(values.beta2, step)));
   s.inverse_bias_correction_beta1 = float(1.0 / (1.0 - optgen::power(values.beta1, step)));
   s.lr_times_weight_decay = float(values.lr * values.weight_decay);
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
-  s.compensation_absmax_new = float(optgen::scale_of(sums.compensation_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_compensation_absmax = float(optgen::scale_of(sums.compensation_largest));
   return s;
 }
 

@@ -28,6 +28,7 @@ using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
 using AxCodec = OPTGEN_AX_CODEC;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { eta = BASE_COLUMNS, mu, ax, ax_absmax, gnorm_vec, END }; };
 
 namespace step {

@@ -52,6 +52,7 @@ OPTGEN_TARGET void grad_scalars(GradScalars& s, const Values& values, const Sums
   }
 }
 
+// The state `gnorm_vec` after a step.
 template <class Sums>
 OPTGEN_TARGET Window<100> grad_stage_gnorm_vec(const Sums& sums, double step, Window<100> gnorm_vec) {
   if constexpr (percentile_clipping_below_100) {

@@ -50,6 +50,7 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool grok_ema_tensorwise = is_tensorwise<GrokEmaCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, grok_ema, grok_ema_absmax, gnorm_vec,
       END };
@@ -97,7 +98,7 @@ struct Sums {
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta2, eps, lamb, grad_factor, alpha, one_minus_alpha, decay, one_minus_decay, one_minus_beta2,
-      update_factor, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, grok_ema_absmax_new;
+      update_factor, one_minus_lr_times_weight_decay, new_exp_avg_absmax, new_exp_avg_sq_absmax, new_grok_ema_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_avg_sq, grok_ema; };
@@ -142,9 +143,9 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.update_factor =
       float(optgen::sqrt(1.0 - optgen::power(values.beta2, step)) / (1.0 - optgen::power(values.beta1, step)));
   s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
-  s.grok_ema_absmax_new = float(optgen::scale_of(sums.grok_ema_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_grok_ema_absmax = float(optgen::scale_of(sums.grok_ema_largest));
   return s;
 }
 

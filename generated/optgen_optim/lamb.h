@@ -55,6 +55,7 @@ using MaxExpAvgSqCodec = OPTGEN_MAX_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, max_exp_avg_sq, max_exp_avg_sq_absmax,
       gnorm_vec, END };
@@ -96,7 +97,7 @@ struct Sums {
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, inverse_bias_correction_beta1,
-      inverse_sqrt_bias_correction_beta2, one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
+      inverse_sqrt_bias_correction_beta2, one_minus_lr_times_weight_decay, new_exp_avg_absmax, new_exp_avg_sq_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq; };
@@ -128,8 +129,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   }
   if constexpr (adam_w_mode && !trust_ratio_is_lamb)
     s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
   return s;
 }
 

@@ -55,7 +55,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     if constexpr (pass == APPLY) {
       if constexpr (momentum_not_0) momentum_buffer_tile.measure();
       param_tile.close(0.0f);
-      if constexpr (momentum_not_0) momentum_buffer_tile.close(s.momentum_buffer_absmax_new);
+      if constexpr (momentum_not_0) momentum_buffer_tile.close(s.new_momentum_buffer_absmax);
     }
   }
   Sums& partial = partials_of<Sums>(call, c);

@@ -73,7 +73,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
     if constexpr (pass == APPLY) {
       if constexpr (momentum_not_0) momentum_buffer_tile.measure(place);
       param_tile.close(0.0f, place, shared.books);
-      if constexpr (momentum_not_0) momentum_buffer_tile.close(s.momentum_buffer_absmax_new, place, shared.books);
+      if constexpr (momentum_not_0) momentum_buffer_tile.close(s.new_momentum_buffer_absmax, place, shared.books);
     }
     param_tile.advance(STRIDE);
     grad_tile.advance(STRIDE);

@@ -49,6 +49,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using MomentumBufferCodec = OPTGEN_MOMENTUM_BUFFER_CODEC;
 constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { momentum_buffer = BASE_COLUMNS, momentum_buffer_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -116,7 +117,7 @@ OPTGEN_INLINE void update_stage(float& update, float grad, const UpdateScalars& 
 struct Scalars : GradScalars, UpdateScalars {
   float lr, momentum, weight_decay, grad_factor;
   Condition step_above_1;
-  float one_minus_dampening, momentum_buffer_absmax_new;
+  float one_minus_dampening, new_momentum_buffer_absmax;
 };
 
 struct Element { float param, grad, momentum_buffer; };
@@ -149,7 +150,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
     s.step_above_1 = step > 1.0;
     s.one_minus_dampening = float(1.0 - values.dampening);
   }
-  s.momentum_buffer_absmax_new = float(optgen::scale_of(sums.momentum_buffer_largest));
+  s.new_momentum_buffer_absmax = float(optgen::scale_of(sums.momentum_buffer_largest));
   return s;
 }
 

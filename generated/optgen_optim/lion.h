@@ -27,6 +27,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using ExpAvgCodec = OPTGEN_EXP_AVG_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -55,7 +56,7 @@ struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, upda
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta1, beta2, one_minus_beta1, one_minus_beta2, one_minus_lr_times_weight_decay, exp_avg_absmax_new;
+  float lr, beta1, beta2, one_minus_beta1, one_minus_beta2, one_minus_lr_times_weight_decay, new_exp_avg_absmax;
 };
 
 struct Element { float param, grad, exp_avg; };
@@ -78,7 +79,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.one_minus_beta1 = float(1.0 - values.beta1);
   s.one_minus_beta2 = float(1.0 - values.beta2);
   s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
   return s;
 }
 

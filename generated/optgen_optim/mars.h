@@ -57,6 +57,7 @@ constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 constexpr bool last_grad_tensorwise = is_tensorwise<LastGradCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, last_grad, last_grad_absmax, gnorm_vec,
       END };
@@ -107,7 +108,7 @@ struct Scalars : GradScalars, UpdateScalars {
   float gamma_times_beta1_over_one_minus_beta1, inverse_max_one_sqrt_corrected_squares, one_minus_beta1,
       one_minus_beta2, inverse_bias_correction_beta1, inverse_sqrt_bias_correction_beta2, one_minus_beta1_1d,
       one_minus_beta2_1d, inverse_bias_correction_beta1_1d, inverse_sqrt_bias_correction_beta2_1d, rate,
-      one_minus_rate_times_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new, last_grad_absmax_new;
+      one_minus_rate_times_decay, new_exp_avg_absmax, new_exp_avg_sq_absmax, new_last_grad_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_avg_sq, last_grad; };
@@ -159,9 +160,9 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   }
   s.rate = float(rate);
   s.one_minus_rate_times_decay = float(1.0 - rate * decay);
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
-  s.last_grad_absmax_new = float(optgen::scale_of(sums.last_grad_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_last_grad_absmax = float(optgen::scale_of(sums.last_grad_largest));
   return s;
 }
 

@@ -68,6 +68,7 @@ using P0Codec = OPTGEN_P0_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column {
   enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, s, s_absmax, p0, p0_absmax, gnorm_vec,
       END };
@@ -119,7 +120,7 @@ struct Scalars : GradScalars, UpdateScalars {
   Condition lr_above_0;
   float d_times_one_minus_beta1, d_times_d_times_one_minus_beta2, d_over_d0_times_pull, d_over_d0_times_rate;
   Condition moved;
-  float d_times_eps, param_factor, exp_avg_absmax_new, exp_avg_sq_absmax_new;
+  float d_times_eps, param_factor, new_exp_avg_absmax, new_exp_avg_sq_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_avg_sq, s, p0; };
@@ -174,8 +175,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   }
   s.d_times_eps = float(d * values.eps);
   if constexpr (decouple) s.param_factor = float(moved ? 1.0 - values.weight_decay * rate : 1.0);
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
   return s;
 }
 

@@ -73,8 +73,8 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
       exp_avg_tile.measure(place);
       exp_avg_sq_tile.measure(place);
       param_tile.close(0.0f, place, shared.books);
-      exp_avg_tile.close(s.exp_avg_absmax_new, place, shared.books);
-      exp_avg_sq_tile.close(s.exp_avg_sq_absmax_new, place, shared.books);
+      exp_avg_tile.close(s.new_exp_avg_absmax, place, shared.books);
+      exp_avg_sq_tile.close(s.new_exp_avg_sq_absmax, place, shared.books);
     }
     param_tile.advance(STRIDE);
     grad_tile.advance(STRIDE);

@@ -52,6 +52,7 @@ using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -90,7 +91,7 @@ struct Scalars : GradScalars, UpdateScalars {
   float lr, beta1, beta2, eps, weight_decay, one_minus_beta1, one_minus_beta2, rect_times_sqrt_bias_correction_beta2,
       inverse_bias_correction_beta1;
   Condition length_above_5;
-  float one_minus_lr_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
+  float one_minus_lr_times_weight_decay, new_exp_avg_absmax, new_exp_avg_sq_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_avg_sq; };
@@ -126,8 +127,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.length_above_5 = length > 5.0;
   if constexpr (decoupled_weight_decay)
     s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
   return s;
 }
 

@@ -69,9 +69,9 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
       if constexpr (momentum_above_0) momentum_buffer_tile.measure();
       if constexpr (centered) grad_avg_tile.measure();
       param_tile.close(0.0f);
-      square_avg_tile.close(s.square_avg_absmax_new);
-      if constexpr (momentum_above_0) momentum_buffer_tile.close(s.momentum_buffer_absmax_new);
-      if constexpr (centered) grad_avg_tile.close(s.grad_avg_absmax_new);
+      square_avg_tile.close(s.new_square_avg_absmax);
+      if constexpr (momentum_above_0) momentum_buffer_tile.close(s.new_momentum_buffer_absmax);
+      if constexpr (centered) grad_avg_tile.close(s.new_grad_avg_absmax);
     }
   }
   Sums& partial = partials_of<Sums>(call, c);

@@ -85,9 +85,9 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
       if constexpr (momentum_above_0) momentum_buffer_tile.measure(place);
       if constexpr (centered) grad_avg_tile.measure(place);
       param_tile.close(0.0f, place, shared.books);
-      square_avg_tile.close(s.square_avg_absmax_new, place, shared.books);
-      if constexpr (momentum_above_0) momentum_buffer_tile.close(s.momentum_buffer_absmax_new, place, shared.books);
-      if constexpr (centered) grad_avg_tile.close(s.grad_avg_absmax_new, place, shared.books);
+      square_avg_tile.close(s.new_square_avg_absmax, place, shared.books);
+      if constexpr (momentum_above_0) momentum_buffer_tile.close(s.new_momentum_buffer_absmax, place, shared.books);
+      if constexpr (centered) grad_avg_tile.close(s.new_grad_avg_absmax, place, shared.books);
     }
     param_tile.advance(STRIDE);
     grad_tile.advance(STRIDE);

@@ -44,6 +44,7 @@ constexpr bool square_avg_tensorwise = is_tensorwise<SquareAvgCodec>;
 constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 constexpr bool grad_avg_tensorwise = is_tensorwise<GradAvgCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column {
   enum { square_avg = BASE_COLUMNS, square_avg_absmax, momentum_buffer, momentum_buffer_absmax, grad_avg,
       grad_avg_absmax, gnorm_vec, END };
@@ -88,8 +89,8 @@ struct Sums {
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, alpha, eps, weight_decay, momentum, one_minus_alpha, square_avg_absmax_new, momentum_buffer_absmax_new,
-      grad_avg_absmax_new;
+  float lr, alpha, eps, weight_decay, momentum, one_minus_alpha, new_square_avg_absmax, new_momentum_buffer_absmax,
+      new_grad_avg_absmax;
 };
 
 struct Element { float param, grad, square_avg, momentum_buffer, grad_avg; };
@@ -115,9 +116,9 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.weight_decay = float(values.weight_decay);
   s.momentum = float(values.momentum);
   s.one_minus_alpha = float(1.0 - values.alpha);
-  s.square_avg_absmax_new = float(optgen::scale_of(sums.square_avg_largest));
-  s.momentum_buffer_absmax_new = float(optgen::scale_of(sums.momentum_buffer_largest));
-  s.grad_avg_absmax_new = float(optgen::scale_of(sums.grad_avg_largest));
+  s.new_square_avg_absmax = float(optgen::scale_of(sums.square_avg_largest));
+  s.new_momentum_buffer_absmax = float(optgen::scale_of(sums.momentum_buffer_largest));
+  s.new_grad_avg_absmax = float(optgen::scale_of(sums.grad_avg_largest));
   return s;
 }
 

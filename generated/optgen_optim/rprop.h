@@ -30,6 +30,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using PrevCodec = OPTGEN_PREV_CODEC;
 using StepSizeCodec = OPTGEN_STEP_SIZE_CODEC;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { prev = BASE_COLUMNS, prev_absmax, step_size, step_size_absmax, gnorm_vec, END }; };
 
 namespace step {

@@ -56,7 +56,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
       exp_avg_sq_tile.measure();
       param_tile.close(0.0f);
       z_tile.close(0.0f);
-      exp_avg_sq_tile.close(s.exp_avg_sq_absmax_new);
+      exp_avg_sq_tile.close(s.new_exp_avg_sq_absmax);
     }
   }
   Sums& partial = partials_of<Sums>(call, c);

@@ -54,6 +54,7 @@ using ZCodec = OPTGEN_Z_CODEC;
 using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { z = BASE_COLUMNS, z_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -85,7 +86,7 @@ struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, upda
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float beta2, eps, weight_decay, rate, share, one_minus_beta2, inverse_sqrt_bias_correction_beta2_k, one_minus_share,
-      param_factor, exp_avg_sq_absmax_new;
+      param_factor, new_exp_avg_sq_absmax;
 };
 
 struct Element { float param, grad, z, exp_avg_sq; };
@@ -118,7 +119,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.inverse_sqrt_bias_correction_beta2_k = float(1.0 / optgen::sqrt(1.0 - optgen::power(values.beta2, k)));
   s.one_minus_share = float(1.0 - share);
   s.param_factor = float(rate * (values.beta1 * (1.0 - share) - 1.0));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
   return s;
 }
 

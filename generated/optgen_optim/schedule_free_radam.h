@@ -62,6 +62,7 @@ using ZCodec = OPTGEN_Z_CODEC;
 using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { z = BASE_COLUMNS, z_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -94,7 +95,7 @@ struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, upda
 struct Scalars : GradScalars, UpdateScalars {
   float beta2, eps, weight_decay, rate, share, one_minus_beta2, inverse_sqrt_bias_correction_beta2_k;
   Condition length_above_4;
-  float one_minus_share, param_factor, exp_avg_sq_absmax_new;
+  float one_minus_share, param_factor, new_exp_avg_sq_absmax;
 };
 
 struct Element { float param, grad, z, exp_avg_sq; };
@@ -136,7 +137,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.length_above_4 = length > 4.0;
   s.one_minus_share = float(1.0 - share);
   s.param_factor = float(rate * (values.beta1 * (1.0 - share) - 1.0));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
   return s;
 }
 

@@ -50,6 +50,7 @@ using ParamCodec = OPTGEN_PARAM_CODEC;
 using GradCodec = OPTGEN_GRAD_CODEC;
 using ZCodec = OPTGEN_Z_CODEC;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { z = BASE_COLUMNS, z_absmax, gnorm_vec, END }; };
 
 namespace step {

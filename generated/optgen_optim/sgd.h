@@ -50,6 +50,7 @@ using GradCodec = OPTGEN_GRAD_CODEC;
 using MomentumBufferCodec = OPTGEN_MOMENTUM_BUFFER_CODEC;
 constexpr bool momentum_buffer_tensorwise = is_tensorwise<MomentumBufferCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { momentum_buffer = BASE_COLUMNS, momentum_buffer_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -82,7 +83,7 @@ struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, upda
 struct Scalars : GradScalars, UpdateScalars {
   float lr, momentum, weight_decay;
   Condition step_above_1;
-  float one_minus_dampening, one_minus_lr_times_weight_decay, momentum_buffer_absmax_new;
+  float one_minus_dampening, one_minus_lr_times_weight_decay, new_momentum_buffer_absmax;
 };
 
 struct Element { float param, grad, momentum_buffer; };
@@ -108,7 +109,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   }
   if constexpr (decoupled_weight_decay)
     s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
-  s.momentum_buffer_absmax_new = float(optgen::scale_of(sums.momentum_buffer_largest));
+  s.new_momentum_buffer_absmax = float(optgen::scale_of(sums.momentum_buffer_largest));
   return s;
 }
 

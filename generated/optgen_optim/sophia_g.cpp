@@ -53,7 +53,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     if constexpr (pass == APPLY) {
       exp_avg_tile.measure();
       param_tile.close(0.0f);
-      exp_avg_tile.close(s.exp_avg_absmax_new);
+      exp_avg_tile.close(s.new_exp_avg_absmax);
     }
   }
   Sums& partial = partials_of<Sums>(call, c);
@@ -103,7 +103,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
     }
     if constexpr (pass == APPLY) {
       hessian_tile.measure();
-      hessian_tile.close(s.hessian_absmax_new);
+      hessian_tile.close(s.new_hessian_absmax);
     }
   }
   Sums& partial = partials_of<Sums>(call, c);

@@ -68,7 +68,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
     if constexpr (pass == APPLY) {
       exp_avg_tile.measure(place);
       param_tile.close(0.0f, place, shared.books);
-      exp_avg_tile.close(s.exp_avg_absmax_new, place, shared.books);
+      exp_avg_tile.close(s.new_exp_avg_absmax, place, shared.books);
     }
     param_tile.advance(STRIDE);
     grad_tile.advance(STRIDE);
@@ -132,7 +132,7 @@ __device__ __forceinline__ void run_chunk(const Call& call, const Tensor& t, con
     }
     if constexpr (pass == APPLY) {
       hessian_tile.measure(place);
-      hessian_tile.close(s.hessian_absmax_new, place, shared.books);
+      hessian_tile.close(s.new_hessian_absmax, place, shared.books);
     }
     grad_tile.advance(STRIDE);
     hessian_tile.advance(STRIDE);

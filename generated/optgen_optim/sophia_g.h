@@ -32,6 +32,7 @@ using HessianCodec = OPTGEN_HESSIAN_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool hessian_tensorwise = is_tensorwise<HessianCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, hessian, hessian_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -61,7 +62,7 @@ struct Sums { double grad_squares, gnorm_squares, share_sum, param_squares, upda
 
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
-  float lr, beta1, eps, one_minus_beta1, rho_times_bs, one_minus_lr_times_weight_decay, exp_avg_absmax_new;
+  float lr, beta1, eps, one_minus_beta1, rho_times_bs, one_minus_lr_times_weight_decay, new_exp_avg_absmax;
 };
 
 struct Element { float param, grad, exp_avg, hessian; };
@@ -84,7 +85,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.one_minus_beta1 = float(1.0 - values.beta1);
   s.rho_times_bs = float(values.rho * values.bs);
   s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
   return s;
 }
 
@@ -180,7 +181,7 @@ OPTGEN_INLINE void grad_stage(float& grad, bool& active, const GradScalars& s, T
 }
 
 // Values that all elements of a tensor share.
-struct Scalars : GradScalars { float beta2, one_minus_beta2, hessian_absmax_new; };
+struct Scalars : GradScalars { float beta2, one_minus_beta2, new_hessian_absmax; };
 
 struct Element { float grad, hessian; };
 
@@ -196,7 +197,7 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   grad_scalars(s, values, sums, step, gnorm_vec);
   s.beta2 = float(values.beta2);
   s.one_minus_beta2 = float(1.0 - values.beta2);
-  s.hessian_absmax_new = float(optgen::scale_of(sums.hessian_largest));
+  s.new_hessian_absmax = float(optgen::scale_of(sums.hessian_largest));
   return s;
 }
 

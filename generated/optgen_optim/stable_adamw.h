@@ -41,6 +41,7 @@ using ExpAvgSqCodec = OPTGEN_EXP_AVG_SQ_CODEC;
 constexpr bool exp_avg_tensorwise = is_tensorwise<ExpAvgCodec>;
 constexpr bool exp_avg_sq_tensorwise = is_tensorwise<ExpAvgSqCodec>;
 
+// Columns of the table of addresses, after those of every rule.
 struct Column { enum { exp_avg = BASE_COLUMNS, exp_avg_absmax, exp_avg_sq, exp_avg_sq_absmax, gnorm_vec, END }; };
 
 namespace step {
@@ -78,7 +79,7 @@ struct Sums {
 // Values that all elements of a tensor share.
 struct Scalars : GradScalars, UpdateScalars {
   float eps, decay2, one_minus_decay1, one_minus_decay2, eps_times_eps, rate, param_factor,
-      one_minus_rate_times_weight_decay, exp_avg_absmax_new, exp_avg_sq_absmax_new;
+      one_minus_rate_times_weight_decay, new_exp_avg_absmax, new_exp_avg_sq_absmax;
 };
 
 struct Element { float param, grad, exp_avg, exp_avg_sq; };
@@ -115,8 +116,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   } else {
     s.one_minus_rate_times_weight_decay = float(1.0 - rate * values.weight_decay);
   }
-  s.exp_avg_absmax_new = float(optgen::scale_of(sums.exp_avg_largest));
-  s.exp_avg_sq_absmax_new = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
   return s;
 }
 

@@ -28,7 +28,7 @@ from optgen.backends.code import (
     prefixed,
 )
 from optgen.backends.layout import c_code, c_lines
-from optgen.backends.quoting import identifier
+from optgen.backends.quoting import c_comment, identifier
 from optgen.backends.statements import Block, Fill, settings_in, walk_statements
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.kinds import window_name
@@ -48,6 +48,7 @@ class StageFunction:
 
     Attributes:
         templates: The types that differ between rules.
+        about: Comment before it.
         parameters: Declarations of its parameters, by their names.
         reads: The names that it asks for.
         guards: The settings that it asks for.
@@ -60,13 +61,15 @@ class StageFunction:
     reads: set[str]
     guards: set[str]
     lines: list[str]
+    about: str = ""
 
     @property
     def whole(self) -> list[str]:
         """The function with its head."""
         template = [f"template <{', '.join(f'class {kind}' for kind in self.templates)}>"] if self.templates else []
         head = Brackets(f"OPTGEN_TARGET {self.returns} {self.name}(", tuple(self.parameters.values()), ") {")
-        return [*template, *c_code(head, 0, ""), *(f"  {line}" for line in self.lines), "}"]
+        about = [c_comment(self.about)] if self.about else []
+        return [*about, *template, *c_code(head, 0, ""), *(f"  {line}" for line in self.lines), "}"]
 
 
 class ScalarText:
@@ -206,7 +209,8 @@ class ScalarText:
             value = self._scalar_printer(code).code(replaced(write.value, code.values))
             lines = [*self._statements(code, 2), *c_code(Labelled("return ", value), 2)]
             name, kind = write.input.name, self._input_type(write.input)
-            result[name] = self._function(identifier(f"{stage}_stage_{name}"), kind, {}, code, (), lines)
+            function = self._function(identifier(f"{stage}_stage_{name}"), kind, {}, code, (), lines)
+            result[name] = replace(function, about=f"The state `{name}` after a step.")
         return result
 
     def _scalar_printer(self, code: Assignments, also: Collection[str] = ()) -> CPrinter:

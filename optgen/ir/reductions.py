@@ -66,7 +66,9 @@ def lowered(row: Reduction, over: Kind, kind: Kind, x: Expr, stem: str, bind: Ca
         case "magnitudes":
             result = _reduced("max", over, kind, Call("abs", (x,)), stem, bind)
     if row.is_mean:
-        result = Call("/", (result, count_of(kind, over)))
+        of = "" if over is Kind.TENSOR else f"{over.name.lower()}_"
+        named = f"{stem}_{of}{'mean_square' if row.of == 'squares' else 'mean'}"
+        result = Call("/", (result, count_of(kind, over)), named)
     return Call("sqrt", (result,)) if row.is_root else result
 
 

@@ -17,8 +17,8 @@ def multiply_reciprocal(program: Program) -> Program:
 
     def change(expr: Expr) -> Expr:
         match expr:
-            case Call(op="/", args=(x, y)) if kind_of(x, kinds) >= Kind.MATRIX and kind_of(y, kinds) <= Kind.TENSOR:
-                return Call("*", (x, Call("/", (Const(1.0), y))))
+            case Call("/", (x, y), named) if kind_of(x, kinds) >= Kind.MATRIX and kind_of(y, kinds) <= Kind.TENSOR:
+                return Call("*", (x, Call("/", (Const(1.0), y))), named)
         return expr
 
     return rewrite_program(program, change)

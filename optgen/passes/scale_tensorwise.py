@@ -35,7 +35,7 @@ def scale_tensorwise(program: Program, guards: GuardTable) -> Program:
         inputs[scale] = Input(scale, "state", Kind.TENSOR, exists=tensorwise, codecs=("fp32",))
         if name not in program.outputs:
             continue
-        stems = (f"{name}_magnitude", f"{name}_largest", f"{scale}_new")
+        stems = (f"{name}_magnitude", f"{name}_largest", f"new_{scale}")
         magnitude, largest, kept = (unused_name(stem, taken) for stem in stems)
         new = program.outputs[name]
         finite = Call("where", (Call("isfinite", (new,)), Call("abs", (new,)), Const(0.0)))

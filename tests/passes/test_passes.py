@@ -101,7 +101,7 @@ def test_scale_tensorwise_makes_the_scale_a_state_of_the_tensor() -> None:
     scaled = scale_tensorwise(it, table)
     verify(scaled)
     assert scaled.inputs["moment_absmax"].exists == atom("moment_tensorwise")
-    assert scaled.outputs["moment_absmax"] == Ref("moment_absmax_new")
+    assert scaled.outputs["moment_absmax"] == Ref("new_moment_absmax")
     found = run(scaled, VALUES, {"amsgrad": False, "moment_tensorwise": True})["moment_absmax"]
     assert found == np.abs(VALUES["moment"] + VALUES["grad"]).max()
     assert [name for name in scaled.inputs if name.endswith("absmax")] == ["moment_absmax"]

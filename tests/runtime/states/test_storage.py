@@ -67,7 +67,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("AdamW8bit", {"codec": "int4"}, "AdamW8bit stores its states in 8 bits, and codec='int4' has 4"),
     ("AdamW32bit", {"codec": "bf16"}, "AdamW32bit stores its states in 32 bits, and codec='bf16' has 16"),
     ("AdamW", {"codec": "int3"}, "codec must be one of 'auto', 'fp32'"),
-    ("AdamW", {"block_size": 64}, "block_size=64 is for quantized states, and fp32 is none"),
+    ("AdamW", {"block_size": 64}, "block_size=64 is for quantized states, and fp32 is not quantized"),
     ("AdamW", {"block_size": 64, "optim_bits": 8, "block_wise": False}, "block_size=64 is for block_wise=True"),
     ("AdamW", {"block_size": 48, "optim_bits": 8}, "block_size must be one of 0, 32"),
     ("AdamW", {"seed": 1}, "seed is for rounding='stochastic', not 'nearest'"),

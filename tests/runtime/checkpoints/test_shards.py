@@ -13,6 +13,7 @@ from optgen_optim import AdamW
 from torch import Tensor
 
 from optgen.codecs import CODECS
+from optgen.runtime.checkpoints.shard_lines import own_box_scales
 from optgen.runtime.checkpoints.shards import Place, own_form
 from optgen.runtime.checkpoints.validate import read_entry
 from optgen.runtime.core.shards import Shard
@@ -87,6 +88,15 @@ def test_any_part_of_what_others_had(case: str, part: str, saved: tuple[dict[str
         for name, whole in values[case][number].items():
             state = AdamW.rule.states[name]
             assert torch.equal(entry[name].values(state.signed, shard.own), cut(whole, shard)), (shape, name)
+
+
+def test_a_stretch_of_a_box_that_is_the_whole_tensor() -> None:
+    """Its blocks are those of the tensor, though no dimension was divided in fact."""
+    shard = Shard(torch.Size((300, 1)), torch.Size((90,)), (), None, 200)
+    scales, by_element = own_box_scales(torch.tensor([[1.0, 2.0]]), [[], [2]], shard, CODECS["int8"])
+    assert scales is None
+    assert by_element is not None
+    assert by_element.tolist() == [1.0] * 56 + [2.0] * 34
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (1, 1)], ids=str)

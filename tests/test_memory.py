@@ -81,23 +81,18 @@ def test_bits_that_are_offered_are_those_of_the_plan(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "bits"), STORED)
-def test_states_take_the_bytes_of_the_plan(name: str, bits: int) -> None:
+def test_states_take_the_bytes_of_the_plan_and_checkpoints_no_more(name: str, bits: int) -> None:
     info = CLASSES[name].stored_in(bits)
     optimizer, numel = stepped(name, bits)
-    assert optimizer.state_bytes() == info.state_bytes * numel + lesser_bytes(info)
+    states = optimizer.state_bytes()
+    assert states == info.state_bytes * numel + lesser_bytes(info)
     values = [value for state in optimizer.state.values() for value in state.values()]
     held = sum(v.untyped_storage().nbytes() for v in values if isinstance(v, torch.Tensor))
-    assert held == optimizer.state_bytes()
+    assert held == states
     if (name, bits) in PROMISED:
         assert held / numel <= PROMISED[name, bits]
-
-
-@pytest.mark.parametrize(("name", "bits"), STORED)
-def test_checkpoints_take_no_more(name: str, bits: int) -> None:
-    optimizer, _ = stepped(name, bits)
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
-    states = optimizer.state_bytes()
     assert states <= file.getbuffer().nbytes <= (1 + SAVED_MORE) * states + SAVED_FIXED
 
 

@@ -16,9 +16,9 @@ from converge_results import Outcome, markdown, outcomes, save_picture
 from converge_runs import Run, Wanted, evaluated_steps, key_of, rate_at, read, steps_of, train
 from support.machine import require_compiler
 
-from optgen.bench.driving import bits_of, families, representative
+from optgen.bench.driving import bits_of, representative, rules
 
-RULES = families(optgen_optim.CLASSES)
+RULES = rules(optgen_optim.CLASSES)
 # In full, on the small images; the text is trained once, in the fewest bits.
 TRAINED = ("adam", pytest.param("lars", marks=pytest.mark.full))
 

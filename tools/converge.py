@@ -33,7 +33,7 @@ from converge_results import COLUMNS, RIGHT, Outcome, markdown, outcomes, rows, 
 from converge_runs import Run, Wanted, key_of, read, steps_of, train  # noqa: E402
 from converge_tasks import TASKS  # noqa: E402
 
-from optgen.bench.driving import families, representative  # noqa: E402
+from optgen.bench.driving import representative, rules  # noqa: E402
 from optgen.console import print_table  # noqa: E402
 
 BITS = (32, 8, 4)
@@ -43,12 +43,12 @@ PACKAGE = "optgen_optim"
 
 def selected_runs(given: argparse.Namespace) -> tuple[list[Wanted], list[str]]:
     """The runs that are asked for, and what cannot be run, in words."""
-    rules = families(importlib.import_module(PACKAGE).CLASSES)
-    unknown = [name for name in given.families or () if name not in rules]
+    known = rules(importlib.import_module(PACKAGE).CLASSES)
+    unknown = [name for name in given.families or () if name not in known]
     if unknown:
-        raise SystemExit(f"--families: {unknown[0]} is not one of {', '.join(rules)}")
+        raise SystemExit(f"--families: {unknown[0]} is not one of {', '.join(known)}")
     wanted, absent = [], []
-    for family, members in rules.items():
+    for family, members in known.items():
         if given.families and family not in given.families:
             continue
         for bits in given.bits:
@@ -151,7 +151,7 @@ def main(words: Sequence[str] | None = None) -> int:
     wanted, absent = selected_runs(given)
     for line in absent:
         print(line)
-    unused = sorted(set(RATES) - set(families(importlib.import_module(PACKAGE).CLASSES)))
+    unused = sorted(set(RATES) - set(rules(importlib.import_module(PACKAGE).CLASSES)))
     if unused:
         print(f"converge_rates.py names rules that {PACKAGE} does not have: {', '.join(unused)}")
     given.out.mkdir(parents=True, exist_ok=True)

@@ -123,7 +123,7 @@ def kill() -> None:
 
 
 def killed(kind: str, folder: Path) -> None:
-    """Where directories are exchanged, the package is whole at every moment; elsewhere the next build makes it so."""
+    """The package is whole at every moment where directories are exchanged; elsewhere the next build makes it so."""
     away = 0
     for number in range(1, 1000):
         out = folder / str(number) / "pkg"

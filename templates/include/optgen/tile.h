@@ -20,10 +20,11 @@ namespace optgen {
 
 template <class Codec> struct Tile;
 
-// Asks for what will be read 16 KiB further on, into the second cache. Nothing is read there, so it may lie outside.
-template <class T> inline void prefetch_ahead(const void* data, int64_t at, int n) {
-  const char* const first = reinterpret_cast<const char*>(static_cast<const T*>(data) + at) + 16384;
-  for (int64_t line = 0; line < n * int64_t(sizeof(T)); line += 64) __builtin_prefetch(first + line, 0, 2);
+// Asks for a tile that will be read `ahead` bytes further on, into the second cache or (3) the first. Nothing is read
+// there, so it may lie outside.
+template <class T, int ahead, int cache> inline void prefetch_tile(const void* data, int64_t at) {
+  const char* const first = reinterpret_cast<const char*>(static_cast<const T*>(data) + at) + ahead;
+  for (int line = 0; line < TILE * int(sizeof(T)); line += 64) __builtin_prefetch(first + line, 0, cache);
 }
 
 template <> struct Tile<Absent> {
@@ -34,8 +35,13 @@ template <> struct Tile<Absent> {
 };
 
 template <class T> struct Tile<Plain<T>> {
-  void prefetch(const void* data, int64_t at, int n) { prefetch_ahead<T>(data, at, n); }
-  T* open(void* data, void*, int64_t at, int) { return static_cast<T*>(data) + at; }
+  void prefetch(const void* data, int64_t at, int) { prefetch_tile<T, 16384, 2>(data, at); }
+  // The next tile is asked for before this one is worked on: codes between two tiles take longer than a processor looks
+  // ahead by itself.
+  T* open(void* data, void*, int64_t at, int) {
+    prefetch_tile<T, TILE * int(sizeof(T)), 3>(data, at);
+    return static_cast<T*>(data) + at;
+  }
   T* open_new(void* data, void*, int64_t at, int) { return static_cast<T*>(data) + at; }
   void draws(const Draw&, int64_t) {}
   void measure() {}
@@ -46,7 +52,7 @@ template <> struct Tile<Plain<fp16>> {
   alignas(64) float values[TILE];
   fp16* data;
   int count;
-  void prefetch(const void* from, int64_t at, int n) { prefetch_ahead<fp16>(from, at, n); }
+  void prefetch(const void* from, int64_t at, int) { prefetch_tile<fp16, 16384, 2>(from, at); }
   float* open(void* base, void*, int64_t at, int n) {
     open_new(base, nullptr, at, n);
     to_floats(data, values, n);

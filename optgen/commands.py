@@ -163,7 +163,7 @@ def check(specs: SpecsArgument = None, strict: StrictOption = False) -> None:
 
 @app.command("list")
 def list_classes(specs: SpecsArgument = None, as_json: JsonOption = False) -> None:
-    """List the classes that specs make, with their memory and traffic."""
+    """List the classes of specs, with their memory and traffic."""
     result = _compiled(_specs(specs))
     if as_json:
         print_json([_class_record(info) for info in result.classes])
@@ -202,7 +202,7 @@ def explain(
         typer.Option(help="Target of --code: C++, CUDA, or plain torch; by default cpu.", show_default=False),
     ] = None,
 ) -> None:
-    """Show a class: its equations, what kind each value has, its passes, memory traffic and files."""
+    """Show a class: its equations, the kinds of its values, its passes, memory traffic and files."""
     if as_json and html is not None:
         raise typer.BadParameter("--json prints and --html writes; give one of them", param_hint="--html")
     if code and (as_json or html is not None):

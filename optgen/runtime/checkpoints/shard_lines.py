@@ -134,6 +134,11 @@ def bytes_of_lines(codec: Codec, shape: Sequence[int], dims: Sequence[int]) -> t
     return () if (*(shape[dim] for dim in dims), each) == tuple(shape) else (each,)
 
 
+def lines_shape(codec: Codec, shape: Sequence[int], dims: Sequence[int]) -> tuple[int, ...]:
+    """The shape of codes in a checkpoint: the parameter's, or that of packed lines."""
+    return tuple(shape) if codec.packed == 1 else (*(shape[dim] for dim in dims), *bytes_of_lines(codec, shape, dims))
+
+
 def packed_lines(codes: Tensor, shard: Shard, codec: Codec, dims: Sequence[int]) -> Tensor:
     """This process's codes, packed line by line."""
     own = [shard.own[dim] for dim in dims]

@@ -35,12 +35,12 @@ from torch import Tensor
 from optgen.codecs import BLOCK_SIZES, CODECS, COMPENSATION, WHOLE_TENSOR, Codec
 from optgen.runtime.checkpoints.shard_lines import (
     box_scales,
-    bytes_of_lines,
     counts_in,
     counts_of,
     cut,
     dims_of,
     division,
+    lines_shape,
     own_box_scales,
     own_codes,
     own_lines,
@@ -54,13 +54,14 @@ from optgen.runtime.checkpoints.shard_lines import (
 from optgen.runtime.checkpoints.validate import read_elements
 from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
 from optgen.runtime.rule import Rule, State
-from optgen.runtime.settings.storage import choose_codecs
+from optgen.runtime.settings.storage import choose_codecs, dtype_name
 from optgen.runtime.states.store import stored_shapes
 from optgen.runtime.states.stored import Stored, recognised_codes, scale_key, store
 from optgen.runtime.step.find_shards import find_shards
 from optgen.runtime.step.optimizer_like import OptimizerLike
 
 BLOCKS, VALUES, DIVISION, SCALES = "_blocks", "_values", "_division", "_scales"  # ends of keys
+PACKED = [codec for codec in CODECS.values() if codec.packed > 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,10 +227,11 @@ def _is_of_flat(rule: Rule, shard: Shard, saved: Mapping[str, Any]) -> bool:
 
 
 def _is_packed_by_rows(codes: Any, shape: torch.Size) -> bool:
-    """Check whether a plain tensor is a whole state's codes of 4 bits as they are saved, row by row."""
-    if not isinstance(codes, Tensor) or is_dtensor(codes) or not shape or codes.dtype is not torch.uint8:
+    """Check whether a plain tensor is a whole state's codes as they are saved where they are packed row by row."""
+    if not isinstance(codes, Tensor) or is_dtensor(codes) or not shape:
         return False
-    return tuple(codes.shape) == (shape[0], *bytes_of_lines(CODECS["int4"], shape, (0,)))
+    dtype = dtype_name(codes.dtype)
+    return any(codec.storage == dtype and lines_shape(codec, shape, (0,)) == codes.shape for codec in PACKED)
 
 
 def _own_elements(
@@ -246,7 +248,8 @@ def _own_elements(
     by_element = None
     if isinstance(divided, Tensor):
         counts, block = counts_in(divided, shard)
-        codec, dims, places = _codec_of(state, codes, shard, block), dims_of(counts), saved.get(state.name + SCALES)
+        dims, places = dims_of(counts), saved.get(state.name + SCALES)
+        codec = _codec_of(state, codes, shard, dims, block)
         if isinstance(places, Tensor):
             scales, by_element = own_box_scales(places, counts, shard, codec)
     elif not isinstance(scales, Tensor):
@@ -259,10 +262,10 @@ def _own_elements(
             block = shard.shape[1:].numel() // table.shape[1]
         elif begins is not None and begins.shape[0]:
             block = int(begins[0, 1])
-        codec = _codec_of(state, codes, shard, block)
+        codec = _codec_of(state, codes, shard, dims, block)
         scales, by_element = own_row_scales(table, begins, shard, codec)
     elif is_dtensor(codes) or _is_packed_by_rows(codes, shard.shape):
-        codec, dims = _codec_of(state, codes, shard, WHOLE_TENSOR), [0]
+        codec, dims = _codec_of(state, codes, shard, [0], WHOLE_TENSOR), [0]
     else:
         whole = read_elements(state, shard.shape, codes, local_tensor(scales).reshape(-1), said, (wanted,))
         return _own_of_whole(state, whole, wanted, shard)
@@ -273,7 +276,7 @@ def _own_elements(
     return _wanted(state, Stored(CODECS["fp32"], unit * by_element, was=str(codec)), wanted, shard)
 
 
-def _codec_of(state: State, codes: Tensor, shard: Shard, block: int) -> Codec:
+def _codec_of(state: State, codes: Tensor, shard: Shard, dims: Sequence[int], block: int) -> Codec:
     """The codec of codes that are as the parameter is, or packed line by line.
 
     Raises:
@@ -281,7 +284,7 @@ def _codec_of(state: State, codes: Tensor, shard: Shard, block: int) -> Codec:
     """
     if block not in (*BLOCK_SIZES, WHOLE_TENSOR):
         raise ValueError(f"{state.name} is said to be in blocks of {block}, not of {', '.join(map(str, BLOCK_SIZES))}")
-    return recognised_codes(codes, tuple(codes.shape) != tuple(shard.shape), block)
+    return recognised_codes(codes, lambda codec: lines_shape(codec, shard.shape, dims), block)
 
 
 def _own_of_whole(state: State, whole: Stored, wanted: Codec, shard: Shard) -> Stored:

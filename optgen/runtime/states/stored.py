@@ -11,7 +11,7 @@ and checkpoints of earlier versions, of other libraries and of torch.distributed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -133,17 +133,17 @@ def recognised(
     raise ValueError(f"state {state.name!r} is {stored_shown(codes, scales)}, which no codec stores: {right}")
 
 
-def recognised_codes(codes: Tensor, packed: bool, block: int) -> Codec:
+def recognised_codes(codes: Tensor, shape_in: Callable[[Codec], tuple[int, ...]], block: int) -> Codec:
     """The codec of quantized codes whose block size is known.
 
     Args:
-        packed: Whether several share a byte.
+        shape_in: The shape that they have in a codec.
 
     Raises:
         ValueError: if no codec stores such tensors.
     """
     for codec in CODECS.values():
-        if codec.scaled and dtype_name(codes.dtype) == codec.storage and (codec.packed > 1) == packed:
+        if codec.scaled and dtype_name(codes.dtype) == codec.storage and tuple(codes.shape) == shape_in(codec):
             return codec.with_block(block)
     raise ValueError(f"no codec stores {codes.dtype} of shape {tuple(codes.shape)}")
 

@@ -76,7 +76,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "grad": "`true` if it reads gradients.",
         "doc": "The method's documentation.",
     },
-    "Refused": {
+    "RefusalEntry": {
         "when": "The condition over settings, `target` among them, that is refused.",
         "raise": "The exception.",
         "message": "The message: `{name}` is the class, `{lr}` a setting, `{mode!r}` one with its quotes.",
@@ -131,7 +131,7 @@ def _kind(described: dict[str, Any]) -> str:
         kinds = [_kind(part) for part in described["anyOf"] if part.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if "$ref" in described:
-        return {"Blocks": "blocks", "Refused": "refusal"}.get(described["$ref"].rsplit("/", 1)[1], "mapping")
+        return {"Blocks": "blocks", "RefusalEntry": "refusal"}.get(described["$ref"].rsplit("/", 1)[1], "mapping")
     words = {"integer": "number", "number": "number", "string": "text", "boolean": "true, false", "object": "mapping"}
     if described.get("type") == "array":
         return f"list of {_kind(described['items'])}"

@@ -153,7 +153,7 @@ def test_prose_is_taken_by_nothing_but_quoting() -> None:
     for use in (str, "{}".format, lambda x: f"{x}", lambda x: "%s" % x, lambda x: "".join([x])):  # noqa: UP031
         with pytest.raises(TypeError):
             use(text)
-    with pytest.raises(TypeError, match="no code"):
+    with pytest.raises(TypeError, match="is not code"):
         render("python/package.py.j2", {"title": text, "imports": [], "classes": [], "exports": []})
 
 

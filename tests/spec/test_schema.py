@@ -14,7 +14,7 @@ def test_schema() -> None:
     assert schema["description"]
     assert schema["required"] == ["name", "blocks"]
     assert schema["additionalProperties"] is False
-    assert "raise" in schema["$defs"]["Refused"]["properties"]
+    assert "raise" in schema["$defs"]["RefusalEntry"]["properties"]
     assert json.loads(json.dumps(schema)) == schema
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from oracles.declared import State
-from support.catalogue import exists, families, optimizer_class, required, rows, values_of
+from support.catalogue import exists, optimizer_class, required, rows, rules, values_of
 from torch import nn
 
 from optgen.codecs import CODECS
@@ -127,7 +127,7 @@ def test_every_codec_is_among_them() -> None:
     assert {name for name, _ in CASES} == set(rows())
 
 
-FIRST = [names[0] for names in families(rows()).values()]
+FIRST = [names[0] for names in rules(rows()).values()]
 
 
 @pytest.mark.parametrize("rounding", ROUNDED)
@@ -206,7 +206,7 @@ def test_checkpoints_without_what_is_said_of_them(name) -> None:
 
 def conditional() -> list[tuple[str, str]]:
     """Every state that not all settings have, with its rule's first class."""
-    table = families(rows())
+    table = rules(rows())
     return [
         (names[0], state.name)
         for names in table.values()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from optgen_optim import LARS, AdamW, AdamW8bit, StableAdamW
-from support.catalogue import families, optimizer_class, required, rows
+from support.catalogue import optimizer_class, required, rows, rules
 from torch import Tensor
 from torch.optim import lr_scheduler, swa_utils
 
@@ -54,7 +54,7 @@ SCHEDULERS: dict[str, Make] = {
 }
 each_scheduler = pytest.mark.parametrize("scheduler", SCHEDULERS)
 # One class of every rule: the scheduler writes into groups, and what a class fixes or stores has no part in that.
-CLASSES = [names[0] for names in families(rows()).values()]
+CLASSES = [names[0] for names in rules(rows()).values()]
 
 
 def build(name: str, params: Any, **settings: Any) -> Any:

@@ -81,7 +81,7 @@ def codecs_of(name: str) -> tuple[str, ...]:
     if "codec" not in row.accepted:
         return ("fp32",)
     allowed = CODEC_OF_BITS.get(row.bits or 0, tuple(CODECS))
-    states = [state for state in row.family.states.values() if state.window is None]
+    states = [state for state in row.rule.states.values() if state.window is None]
     return tuple(codec for codec in allowed if codec == "fp32" or any(state.takes(codec) for state in states))
 
 
@@ -89,7 +89,7 @@ def stored(name: str, codec: str) -> dict[str, Any]:
     """Settings that ask for a codec, under which a matrix has a state that takes it."""
     row = rows()[name]
     small = {"min_8bit_size": SMALL} if "min_8bit_size" in row.accepted else {}
-    taking = [state for state in row.family.states.values() if state.takes(codec)]
+    taking = [state for state in row.rule.states.values() if state.takes(codec)]
     found = (with_state(name, state) for state in taking)
     settings = next((settings for settings in found if settings is not None), required(name))
     return settings | small | ({"codec": codec} if "codec" in row.accepted else {})
@@ -116,7 +116,7 @@ def test_every_class_and_codec(name, codec) -> None:
         settings["target"] = "torch"
     opt = check(name, settings)
     dtypes = {v.dtype for entry in opt.state.values() for v in entry.values() if v.dim()}
-    if any(state.takes(codec) for state in rows()[name].family.states.values()) and dtypes:
+    if any(state.takes(codec) for state in rows()[name].rule.states.values()) and dtypes:
         assert getattr(torch, CODECS[codec].storage) in dtypes
     if rows()[name].fixed.get("is_paged"):
         assert opt.param_groups[0]["is_paged"] is True
@@ -210,14 +210,14 @@ def conditional() -> list[tuple[str, str]]:
     return [
         (names[0], state.name)
         for names in table.values()
-        for state in rows()[names[0]].family.states.values()
+        for state in rows()[names[0]].rule.states.values()
         if state.when is not None
     ]
 
 
 @pytest.mark.parametrize(("name", "state"), conditional())
 def test_every_state(name, state) -> None:
-    declared = rows()[name].family.states[state]
+    declared = rows()[name].rule.states[state]
     settings = next(found for found in (with_state(name, declared, ndim) for ndim in (2, 1)) if found is not None)
     opt = check(name, settings | {"target": "torch"})
     assert any(state in entry for entry in opt.state.values())

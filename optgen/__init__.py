@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optgen.diagnostics import SpecError, SpecWarning
     from optgen.errors import UserError
+    from optgen.evaluation import reference
     from optgen.loading import load
 
 __version__ = "0.1.0"
-__all__ = ["SpecError", "SpecWarning", "UserError", "__version__", "load"]
+__all__ = ["SpecError", "SpecWarning", "UserError", "__version__", "load", "reference"]
 
 # Imported when they are asked for: generated code imports this package at every start.
 _PLACES = {
@@ -22,6 +23,7 @@ _PLACES = {
     "SpecWarning": "optgen.diagnostics",
     "UserError": "optgen.errors",
     "load": "optgen.loading",
+    "reference": "optgen.evaluation",
 }
 
 

@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "console",
         "demo",
         "doctor",
+        "evaluation",
         "loading",
         "new",
         "page",
@@ -151,7 +152,7 @@ def check_import(module: str, found: Import, modules: frozenset[str]) -> Iterato
     if top in ("torch", "numpy"):
         if floor > 0:
             yield f"the compiler must not import {top}"
-        elif not found.lazy and module not in ("bench", "demo", "loading"):
+        elif not found.lazy and module not in ("bench", "demo", "evaluation", "loading"):
             yield f"{top} may be imported inside functions only, so that commands start quickly"
     for used in used_modules(found, modules):
         if used == module or (floor == 0 and used == "runtime"):

@@ -1,0 +1,392 @@
+"""Rules evaluated in float64 by plain torch operations, for unit tests of a rule of one's own.
+
+Nothing is planned, printed or rounded here: the equations are followed statement by statement, so that results can be
+differentiated (`torch.autograd.gradcheck`) and looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce as fold
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optgen.compiler import check_specs
+from optgen.diagnostics import Reporter, suggest
+from optgen.explanation import ClassInfo
+from optgen.ir.rule import Block
+from optgen.ir.guards import Guard
+from optgen.ir.kinds import kind_of
+from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Reduce, Ref, Select, walk
+from optgen.operations import OPERATIONS, Named
+from optgen.runtime import torch_math
+
+Values = dict[str, Any]
+LINES: Mapping[Kind, tuple[int, ...]] = {Kind.ROW: (-1,), Kind.COL: (-2,), Kind.MATRIX: (-2, -1)}
+
+
+@dataclass(frozen=True)
+class State:
+    """States of a rule between two steps.
+
+    Attributes:
+        params: For each parameter its states by name, in float64; "step" is its number of steps.
+        group: States that the whole group, or all groups, have one of.
+    """
+
+    params: tuple[Mapping[str, Tensor], ...]
+    group: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A value of one parameter on the way of a step.
+
+    Attributes:
+        index: Position of the parameter.
+        name: What the equations call it, or its part of a statement.
+        source: The statement that it comes from.
+        kind: How many numbers it is: `element`, `row`, `tensor`, ...
+        value: The number or numbers, in float64.
+    """
+
+    index: int
+    name: str
+    source: str
+    kind: str
+    value: Any
+
+
+class Reference:
+    """One class of a rule, under given settings.
+
+    Args:
+        info: The class.
+        settings: Those that are not to have its defaults. Ranges and refusals are the optimizer's to check.
+
+    Raises:
+        TypeError: the class has no such setting, or it says how states are stored: nothing is stored here.
+        ValueError: an option has no such choice.
+    """
+
+    def __init__(self, info: ClassInfo, settings: Mapping[str, Any]) -> None:
+        rule = info.whole_rule
+        known = (*rule.hypers, *rule.options)
+        for name in settings:
+            if name not in known:
+                near = suggest(name, known)
+                raise TypeError(f"{info.name} has no setting `{name}`{f': {near}' if near else ''}")
+        self.name, self.rule = info.name, rule
+        self.settings: Values = info.defaults
+        for name, hyper in rule.hypers.items():
+            if name in settings and hyper.names:
+                self.settings |= dict(zip(hyper.names, settings[name], strict=True))
+            elif name in settings:
+                self.settings[name] = settings[name]
+        for name, option in rule.options.items():
+            if name in settings:
+                value = settings[name]
+                if value not in (option.choices or (False, True)):
+                    choices = ", ".join(map(repr, option.choices or (False, True)))
+                    raise ValueError(f"{info.name}: {name} is {value!r}, and must be one of {choices}")
+                self.settings[name] = value
+
+    def step(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor | None], state: State | None = None, **inputs: Any
+    ) -> tuple[list[Tensor], State]:
+        """One step; nothing that is given is changed.
+
+        Args:
+            params: Parameters of one group.
+            grads: Their gradients; None for a parameter that is not in this step.
+            state: What the step before has left; None before the first one.
+            inputs: Inputs of this step by name, such as `grad_scale`.
+
+        Returns:
+            The new parameters in float64, and the new state.
+        """
+        return self._run("step", params, grads, state, inputs).result
+
+    def call(
+        self, method: str, params: Sequence[Tensor], grads: Sequence[Tensor | None] = (), state: State | None = None
+    ) -> tuple[list[Tensor], State]:
+        """One call of a method of the rule, as `step` is one step; gradients are for methods that read them."""
+        if method not in self.rule.spec.methods:
+            known = ", ".join(self.rule.spec.methods) or "none"
+            raise ValueError(f"{self.name} has no method `{method}`; its methods: {known}")
+        return self._run(method, params, grads, state, {}).result
+
+    def trace(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor | None], state: State | None = None, **inputs: Any
+    ) -> list[Traced]:
+        """Every value of a step by statement, in the order in which they are computed."""
+        return self._run("step", params, grads, state, inputs).traced
+
+    def _run(
+        self,
+        block: str,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        state: State | None,
+        inputs: Mapping[str, Any],
+    ) -> _Run:
+        for name in inputs:
+            if name not in self.rule.given:
+                raise TypeError(f"{self.name} has no input `{name}`; its inputs: {', '.join(self.rule.given)}")
+        if self.rule.reads_gradients(block) and len(grads) != len(params):
+            raise ValueError(f"{len(params)} parameters have {len(grads)} gradients")
+        return _Run(self, block, params, grads or [None] * len(params), state, inputs)
+
+
+def reference(spec: str | Path, name: str | None = None, /, **settings: Any) -> Reference:
+    """A rule to be evaluated in float64 with plain torch operations.
+
+    Args:
+        spec: A spec file, or a folder of them.
+        name: A class of it; None for the first.
+        settings: Hyperparameters and options that are not to have the class's defaults; tensors may require gradients.
+
+    Raises:
+        SpecError: all mistakes of the spec at once.
+        ValueError: there is no such class, or an option has no such choice.
+        TypeError: the class has no such setting.
+    """
+    units = check_specs([Path(spec)], Reporter())
+    infos = [ClassInfo(unit.rule, unit.plans, one, None, ()) for unit in units for one in unit.classes]
+    found = next((info for info in infos if name in (None, info.name)), None)
+    if found is None:
+        known = ", ".join(info.name for info in infos) or "none"
+        raise ValueError(f"{spec} has no class {name}; its classes: {known}")
+    return Reference(found, settings)
+
+
+class _Run:
+    """One run of a block over all parameters, statement by statement."""
+
+    def __init__(
+        self,
+        rule: Reference,
+        name: str,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        state: State | None,
+        inputs: Mapping[str, Any],
+    ) -> None:
+        self.rule, self.family, self.inputs = rule, rule.rule, inputs
+        self.block: Block = self.family.blocks[name]
+        self.program = self.block.program
+        self.kinds = self.program.kinds()
+        self.lets = {let.name: let for let in self.program.lets}
+        self.is_step = name == "step"
+        self.params = [param.to(torch.float64) for param in params]
+        takes = self.family.reads_gradients(name)
+        self.members = [i for i, grad in enumerate(grads) if grad is not None or not takes]
+        self.total = sum(params[i].numel() for i in self.members)
+        self.grads = [None if grad is None else grad.to(torch.float64) for grad in grads]
+        self.guards = {i: self._guards(i) for i in self.members}
+        state = state if state is not None else State(tuple({} for _ in params), {})
+        self.group = {**self._initial_group(), **state.group}
+        self.states = [dict(each) for each in state.params]
+        for i in self.members:
+            self._begin(i)
+        self.values = {i: self._given(i) for i in self.members}
+        self.of_all: dict[Reduce, Any] = {}  # reductions over all parameters
+        self.traced: list[Traced] = []
+        for let in self.program.lets:
+            self._bind(let)
+
+    @property
+    def result(self) -> tuple[list[Tensor], State]:
+        """Parameters and states after the block: a value that is not written stays."""
+        params, states, group = list(self.params), [dict(each) for each in self.states], dict(self.group)
+        for position, i in enumerate(self.members):
+            active = self._value(i, self.block.active)
+            for name, expr in self.program.outputs.items():
+                item = self.program.inputs[name]
+                if not (self.program.writes[name] & item.exists).holds(self.guards[i]):
+                    continue
+                new = self._value(i, expr)
+                if item.kind is Kind.ELEMENT:
+                    new = where(active, new, self.values[i][name])
+                new = _stored(self._spread(i, new, item.kind), item)
+                if name == "param":
+                    params[i] = new
+                elif not item.kind.is_host:
+                    states[i][name] = new
+                elif position == 0:
+                    group[name] = new
+            if self.is_step:
+                states[i]["step"] = states[i]["step"] + 1
+        return params, State(tuple(states), group)
+
+    # What is known before the first statement
+
+    def _guards(self, i: int) -> dict[str, bool]:
+        facts = self._facts(i)
+        return {name: self._holds(guard, facts) for name, guard in self.family.guards.guards.items()}
+
+    def _holds(self, guard: Guard, facts: Mapping[str, float]) -> bool:
+        if guard.about == "codec":
+            return False  # nothing is quantized
+        subjects: Mapping[str, Any] = {"fact": facts, "input": self.inputs}.get(guard.about, self.rule.settings)
+        value = subjects.get(guard.subject)
+        match guard.op:
+            case "given":
+                return value is not None
+            case "true":
+                return bool(value)
+        return value is not None and guard.holds(value)
+
+    def _facts(self, i: int) -> dict[str, float]:
+        shape = self.params[i].shape
+        rows, cols = (1, *shape)[-2:] if shape else (1, 1)
+        numel = self.params[i].numel()
+        matrices = math.prod(shape[:-2])
+        return {
+            "ndim": len(shape), "numel": numel, "index": i, "rows": rows, "cols": cols, "matrices": matrices,
+            "total_numel": self.total,
+        }  # fmt: skip
+
+    def _initial_group(self) -> Values:
+        return {
+            name: self._value(-1, self.family.inits[name], self.rule.settings)
+            for name, item in self.family.inputs.items()
+            if item.role == "state" and item.kind.is_host
+        }
+
+    def _begin(self, i: int) -> None:
+        """Give a parameter the states that it has at its first step."""
+        states = self.states[i]
+        states.setdefault("step", torch.zeros((), dtype=torch.float64))
+        for name, item in self.family.inputs.items():
+            if item.role != "state" or item.kind.is_host or name in states:
+                continue
+            if item.exists.holds(self.guards[i]):
+                first = self._value(i, self.family.inits[name], self._given(i))
+                states[name] = _stored(self._spread(i, first, item.kind), item)
+
+    def _given(self, i: int) -> Values:
+        """The values of a parameter before the first statement."""
+        values: Values = {**self.rule.settings, **self.group, **self._facts(i)}
+        values |= {name: self.inputs.get(name) for name in self.family.given}
+        values["param"], values["grad"] = self.params[i], self.grads[i]
+        values["step"] = float(self.states[i]["step"]) + self.is_step
+        for name, value in self.states[i].items():
+            if name != "step":
+                values[name] = _read(value, self.family.inputs[name])
+        return {name: math.nan if value is None else value for name, value in values.items()}
+
+    # Statements
+
+    def _bind(self, let: Let) -> None:
+        """Give a name its value in every parameter that comes to its statement."""
+        reached = [i for i in self.members if not let.joins and let.path.holds(self.guards[i])]
+        for node in walk(let.expr):
+            if isinstance(node, Reduce) and node.over is Kind.GLOBAL and reached:
+                together: Callable[[Any, Any], Any] = torch_math.maximum if node.op == "max" else operator.add
+                self.of_all[node] = fold(together, (self._reduced(i, node) for i in reached))
+        values = {i: self._value(i, let.expr) for i in reached}
+        for i, value in values.items():
+            self.values[i][let.name] = value
+            self.traced.append(Traced(i, let.variable or let.name, let.source, let.kind.name.lower(), value))
+
+    def _value(self, i: int, expr: Expr, values: Values | None = None) -> Any:
+        values = self.values[i] if values is None else values
+        match expr:
+            case Const(value=value):
+                return value
+            case Ref(name=name):
+                if name not in values:  # what an `if` leaves is looked at when it is read
+                    values[name] = self._value(i, self.lets[name].expr)
+                return values[name]
+            case Select(formula=formula, then=then, other=other):
+                return self._value(i, then if formula.holds(self.guards[i]) else other, values)
+            case Call(op=op, args=args):
+                return FUNCTIONS[op](*(self._value(i, arg, values) for arg in args))
+            case Reduce(over=Kind.GLOBAL):
+                return self.of_all[expr]
+            case Reduce():
+                return self._reduced(i, expr, values)
+
+    def _reduced(self, i: int, node: Reduce, values: Values | None = None) -> Tensor:
+        """A reduction over one parameter, or over each of its rows, columns or matrices."""
+        x = self._spread(i, self._value(i, node.x, values), kind_of(node.x, self.kinds))
+        x = x * x if node.op == "squares" else x
+        dims = LINES.get(node.over, tuple(range(x.dim())))
+        return x.amax(dims, keepdim=node.over in LINES) if node.op == "max" else x.sum(dims, keepdim=node.over in LINES)
+
+    def _spread(self, i: int, value: Any, kind: Kind) -> Tensor:
+        """A value as a tensor of as many numbers as its kind has."""
+        tensor = torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, Tensor) else value
+        shape = tuple(self.params[i].shape) if i >= 0 else ()
+        match kind:
+            case Kind.ELEMENT:
+                return tensor.expand(shape)
+            case Kind.ROW:
+                return tensor.expand((*shape[:-1], 1))
+            case Kind.COL:
+                return tensor.expand((*shape[:-2], 1, *shape[-1:]))
+            case Kind.MATRIX:
+                return tensor.expand((*shape[:-2], 1, 1))
+        return tensor
+
+
+def _read(value: Tensor, item: Input) -> Tensor:
+    """A state as equations see it: rows as (..., rows, 1), columns as (..., 1, cols), matrices as (..., 1, 1)."""
+    match item.kind:
+        case Kind.ROW:
+            return value.unsqueeze(-1)
+        case Kind.COL:
+            return value.unsqueeze(-2)
+        case Kind.MATRIX:
+            return value[..., None, None]
+    return value
+
+
+def _stored(value: Tensor, item: Input) -> Tensor:
+    """A value as a state keeps it."""
+    match item.kind:
+        case Kind.ROW:
+            return value.squeeze(-1)
+        case Kind.COL:
+            return value.squeeze(-2)
+        case Kind.MATRIX:
+            return value.squeeze((-2, -1))
+    window = item.window
+    return value.expand(window) if window is not None else value
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b."""
+    if not isinstance(condition, Tensor):
+        return a if condition else b
+    return torch.where(condition, *(torch.as_tensor(x, dtype=torch.float64) for x in (a, b)))
+
+
+def push(window: Tensor, value: Any, step: Any) -> Tensor:
+    """The window with a value in slot `step % n`; the first finite value fills it, others never enter."""
+    return torch_math.push(window, value, float(step)).double()
+
+
+def _functions() -> Iterator[tuple[str, Callable[..., Any]]]:
+    for name, row in OPERATIONS.items():
+        match row.python:
+            case Named(name=function) if function.startswith("m."):
+                yield name, getattr(torch_math, function.removeprefix("m."))
+            case _ if row.value is not None:
+                yield name, row.value
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    **dict(_functions()),
+    "/": lambda a, b: a / b if isinstance(a, Tensor) or isinstance(b, Tensor) else torch_math.divide(a, b),
+    "rounded": lambda x: x,  # a float64 parameter stores what is computed
+    "where": where,
+    "push": push,
+}

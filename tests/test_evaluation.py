@@ -27,14 +27,14 @@ EVERYTHING = {
 ROUNDINGS = (
     64  # of float32 on the way to a number of the oracle, which it follows and a float64 evaluation does not have
 )
-ONE_A_RULE = {row.family.name: name for name, row in reversed(rows().items())}
+ONE_A_RULE = {row.rule.name: name for name, row in reversed(rows().items())}
 
 
 def needed(row: Row) -> dict[str, Any]:
     """Settings that a class cannot do without."""
     least = {name: 1.0 for name in row.accepted if row.needed(name)}
     plain = {name: "float32" for name in row.accepted if name.endswith("_dtype")}
-    return least | plain | ({"momentum": 0.9} if row.family.name == "lars" else {})
+    return least | plain | ({"momentum": 0.9} if row.rule.name == "lars" else {})
 
 
 def follow(it: Reference, row: Row, settings: dict[str, Any], shapes: Any, steps: int = 3) -> None:
@@ -78,7 +78,7 @@ def test_steps_are_those_of_the_oracle(rule: str, options: str) -> None:
 @pytest.mark.parametrize("name", own_rows())
 def test_steps_of_rules_of_ones_own(name: str) -> None:
     row = own_rows()[name]
-    it = reference(OWN_SPECS / f"{row.family.name}.yaml", name.removeprefix(OWN), **needed(row))
+    it = reference(OWN_SPECS / f"{row.rule.name}.yaml", name.removeprefix(OWN), **needed(row))
     follow(it, row, needed(row), SHAPES)
 
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from optgen.compiler import check_specs
 from optgen.diagnostics import Reporter, suggest
 from optgen.explanation import ClassInfo
-from optgen.ir.rule import Block
 from optgen.ir.guards import Guard
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Reduce, Ref, Select, walk
+from optgen.ir.rule import Block
 from optgen.operations import OPERATIONS, Named
 from optgen.runtime import torch_math
 

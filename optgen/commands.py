@@ -250,7 +250,7 @@ def schema(
     kind: Annotated[str, typer.Argument(metavar=FILES, help="Which kind of file; by default spec.")] = "spec",
 ) -> None:
     """Print the JSON Schema of spec files, for editors."""
-    from optgen.spec.schema import SCHEMAS, json_schema
+    from optgen.spec.json_schema import SCHEMAS, json_schema
 
     if kind not in SCHEMAS:
         raise typer.BadParameter(f"{kind!r} is not one of {', '.join(SCHEMAS)}", param_hint=FILES)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optgen.runtime.classes import Classes
 
 if TYPE_CHECKING:
-    from optgen.runtime.checkpoints.validate import StoredAnewWarning
+    from optgen.runtime.checkpoints.misfits import StoredAnewWarning
     from optgen.runtime.optimizer import Optimizer
     from optgen.runtime.settings.overrides import GlobalOptimManager
 

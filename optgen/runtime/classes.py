@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Other names in a package: the first for code written for bitsandbytes.optim, the second for filters of warnings.
 OTHERS = {
     "GlobalOptimManager": "optgen.runtime.settings.overrides",
-    "StoredAnewWarning": "optgen.runtime.checkpoints.validate",
+    "StoredAnewWarning": "optgen.runtime.checkpoints.misfits",
 }
 
 

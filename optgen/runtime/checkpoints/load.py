@@ -1,7 +1,7 @@
 """A load: a checkpoint is brought to one form, all of it is looked at, and only then is any of it taken over.
 
 Whoever has written it, each entry of `state` becomes one in which states with a number an element are `Stored`, with
-their codec: bitsandbytes' by bitsandbytes_form.py, those of sharded parameters by shards.py, others by validate.py.
+their codec: bitsandbytes' by bitsandbytes_form.py, those of sharded parameters by shards.py, others by misfits.py.
 States keep their dtypes and codecs, whatever the parameter's dtype; the next step stores them as settings ask for.
 """
 
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from optgen.runtime.block import Settings
 from optgen.runtime.checkpoints import bitsandbytes_form
-from optgen.runtime.checkpoints.shards import Place, own_form, places_in
-from optgen.runtime.checkpoints.validate import (
+from optgen.runtime.checkpoints.misfits import (
     MARK,
     Said,
     StoredAnewWarning,
@@ -33,6 +32,7 @@ from optgen.runtime.checkpoints.validate import (
     structure_errors,
     unreadable,
 )
+from optgen.runtime.checkpoints.shards import Place, own_form, places_in
 from optgen.runtime.core.shards import local_tensor
 from optgen.runtime.cuda.graph_capture import adopted_lr
 from optgen.runtime.cuda.paged_memory import asks_for_paging, wait_for_host

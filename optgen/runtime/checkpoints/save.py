@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from optgen.runtime.checkpoints.misfits import MARK, VERSION, form_errors
 from optgen.runtime.checkpoints.shards import Place, places_in, saved_form
-from optgen.runtime.checkpoints.validate import MARK, VERSION, form_errors
 from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.states.step_counts import with_exact_counts
 from optgen.runtime.states.stored import Stored, first_alike, scale_key, stored_in

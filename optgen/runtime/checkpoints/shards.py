@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, COMPENSATION, WHOLE_TENSOR, Codec
+from optgen.runtime.checkpoints.misfits import read_elements
 from optgen.runtime.checkpoints.shard_lines import (
     box_scales,
     counts_in,
@@ -51,7 +52,6 @@ from optgen.runtime.checkpoints.shard_lines import (
     row_scales,
     whole_shard,
 )
-from optgen.runtime.checkpoints.validate import read_elements
 from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
 from optgen.runtime.rule import Rule, State
 from optgen.runtime.settings.storage import choose_codecs, dtype_name

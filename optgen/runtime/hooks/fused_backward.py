@@ -18,7 +18,7 @@ from torch import Tensor
 from optgen.runtime.block import Settings
 from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.cuda.graph_capture import check_capture
-from optgen.runtime.hooks.grad_scaler import is_scaled, watch
+from optgen.runtime.hooks.scaled_backward import is_scaled, watch
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.seen import Seen, seen_settings
 from optgen.runtime.settings.storage import LARGE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from optgen.spec.schema import json_schema
+from optgen.spec.json_schema import json_schema
 
 
 def test_schema() -> None:

@@ -130,8 +130,6 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
-  update_scalars(s, values, sums, numel);
   s.lr = float(values.lr);
   s.beta1 = float(values.beta1);
   s.beta2 = float(values.beta2);
@@ -155,6 +153,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
     s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
   s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
   s.new_exp_avg_var_absmax = float(optgen::scale_of(sums.exp_avg_var_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
   return s;
 }
 

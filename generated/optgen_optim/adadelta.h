@@ -82,8 +82,6 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
-  update_scalars(s, values, sums, numel);
   s.lr = float(values.lr);
   s.rho = float(values.rho);
   s.eps = float(values.eps);
@@ -91,6 +89,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.one_minus_rho = float(1.0 - values.rho);
   s.new_square_avg_absmax = float(optgen::scale_of(sums.square_avg_largest));
   s.new_acc_delta_absmax = float(optgen::scale_of(sums.acc_delta_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
   return s;
 }
 

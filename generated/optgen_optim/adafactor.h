@@ -178,8 +178,6 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   float* const row_factor = t.pointer<float>(Column::step_row_factor);
   float* const col_factor = t.pointer<float>(Column::step_col_factor);
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
-  update_scalars(s, values, sums, numel);
   s.eps1 = float(values.eps1);
   s.beta1 = float(values.beta1);
   double base = values.lr;
@@ -232,6 +230,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.weight_decay_times_rate = float(values.weight_decay * rate);
   s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
   s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
   return s;
 }
 

@@ -70,12 +70,12 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
-  update_scalars(s, values, sums, numel);
   s.weight_decay = float(values.weight_decay);
   s.eps = float(values.eps);
   s.param_factor = float(values.lr / (1.0 + (step - 1.0) * values.lr_decay));
   s.new_sum_absmax = float(optgen::scale_of(sums.sum_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
   return s;
 }
 

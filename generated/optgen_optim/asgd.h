@@ -74,13 +74,13 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double mu = double(*t.pointer<float>(Column::mu));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
-  update_scalars(s, values, sums, numel);
   s.weight_decay = float(values.weight_decay);
   s.eta = float(eta);
   s.mu = float(mu);
   s.one_minus_lambd_times_eta = float(1.0 - values.lambd * eta);
   s.mu_is_1 = mu == 1.0;
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
   return s;
 }
 

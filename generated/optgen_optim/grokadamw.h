@@ -117,8 +117,6 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double index = double(t.at(INDEX));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
-  update_scalars(s, values, sums, numel);
   s.lr = float(values.lr);
   s.beta2 = float(values.beta2);
   s.eps = float(values.eps);
@@ -146,6 +144,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
   s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
   s.new_grok_ema_absmax = float(optgen::scale_of(sums.grok_ema_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
   return s;
 }
 

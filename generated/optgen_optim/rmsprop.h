@@ -108,8 +108,6 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
-  update_scalars(s, values, sums, numel);
   s.lr = float(values.lr);
   s.alpha = float(values.alpha);
   s.eps = float(values.eps);
@@ -119,6 +117,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.new_square_avg_absmax = float(optgen::scale_of(sums.square_avg_largest));
   s.new_momentum_buffer_absmax = float(optgen::scale_of(sums.momentum_buffer_largest));
   s.new_grad_avg_absmax = float(optgen::scale_of(sums.grad_avg_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
   return s;
 }
 

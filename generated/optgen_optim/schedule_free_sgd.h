@@ -91,8 +91,6 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
-  update_scalars(s, values, sums, numel);
   s.weight_decay = float(values.weight_decay);
   const double k = values.k + 1.0;
   double rate = values.lr;
@@ -105,6 +103,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.share = float(share);
   s.one_minus_share = float(1.0 - share);
   s.param_factor = float(rate * (values.momentum * (1.0 - share) - 1.0));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
   return s;
 }
 

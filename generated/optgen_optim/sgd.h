@@ -98,8 +98,6 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
-  update_scalars(s, values, sums, numel);
   s.lr = float(values.lr);
   s.momentum = float(values.momentum);
   s.weight_decay = float(values.weight_decay);
@@ -110,6 +108,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   if constexpr (decoupled_weight_decay)
     s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
   s.new_momentum_buffer_absmax = float(optgen::scale_of(sums.momentum_buffer_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
   return s;
 }
 

@@ -77,8 +77,6 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
-  update_scalars(s, values, sums, numel);
   s.lr = float(values.lr);
   s.beta1 = float(values.beta1);
   s.eps = float(values.eps);
@@ -86,6 +84,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   s.rho_times_bs = float(values.rho * values.bs);
   s.one_minus_lr_times_weight_decay = float(1.0 - values.lr * values.weight_decay);
   s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
   return s;
 }
 
@@ -194,10 +194,10 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double step = steps_of(t);
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
   s.beta2 = float(values.beta2);
   s.one_minus_beta2 = float(1.0 - values.beta2);
   s.new_hessian_absmax = float(optgen::scale_of(sums.hessian_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
   return s;
 }
 

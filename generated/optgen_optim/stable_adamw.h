@@ -97,8 +97,6 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   const double numel = double(t.at(NUMEL));
   const Window<100> gnorm_vec = read_window<100, percentile_clipping_below_100>(t.pointer<float>(Column::gnorm_vec));
   Scalars s{};
-  grad_scalars(s, values, sums, step, gnorm_vec);
-  update_scalars(s, values, sums, numel);
   s.eps = float(values.eps);
   const double decay1 =
       values.beta1 * (1.0 - optgen::power(values.beta1, step - 1.0)) / (1.0 - optgen::power(values.beta1, step));
@@ -118,6 +116,8 @@ template <int pass> OPTGEN_TARGET Scalars scalars(const Call& call, const Tensor
   }
   s.new_exp_avg_absmax = float(optgen::scale_of(sums.exp_avg_largest));
   s.new_exp_avg_sq_absmax = float(optgen::scale_of(sums.exp_avg_sq_largest));
+  grad_scalars(s, values, sums, step, gnorm_vec);
+  update_scalars(s, values, sums, numel);
   return s;
 }
 

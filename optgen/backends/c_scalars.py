@@ -120,7 +120,7 @@ class ScalarText:
             return [*lines, *self._statements(code, 2), "return {};"]
         calls = c_lines([call(stage.name, *stage.parameters) for stage in stages], 2)
         fields = c_lines(self._fields(code, held), 2)
-        return [*lines, "Scalars s{};", *calls, *fields, *self._statements(code, 2), "return s;"]
+        return [*lines, "Scalars s{};", *fields, *self._statements(code, 2), *calls, "return s;"]
 
     def _computed(
         self, fields: Mapping[str, Formula], roots: Iterable[tuple[str, Formula]] = ()

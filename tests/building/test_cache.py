@@ -164,7 +164,7 @@ def test_whatever_decides_the_content_decides_the_key(
     elif change == "define":
         defines, expected = {"VALUE": "3"}, 3
     else:
-        used = Compiler(used.path, used.version, used.rule, used.arguments, (*used.flags, "-g0"))
+        used = Compiler(used.path, used.version, used.family, used.arguments, (*used.flags, "-g0"))
     assert cache.shared_library(kernel, defines, used).answer() == expected
     assert len(libraries(folder)) == 2
 
@@ -178,7 +178,7 @@ def test_a_source_that_changes_while_it_is_compiled_is_not_stored_under_its_old_
         tmp_path / "racing-g++",
         f'{GXX} "$@" || exit 1\n[ -e {tmp_path}/raced ] || (echo "//" >> {kernel}; touch {tmp_path}/raced)',
     )
-    used = Compiler(str(racing), used.version, used.rule, (), used.flags)
+    used = Compiler(str(racing), used.version, used.family, (), used.flags)
     assert cache.shared_library(kernel, {}, used).answer() == 7
     assert len(libraries(folder)) == 1
     key = cache._entry_key(kernel, {}, used, cache._renamed_openmp())
@@ -519,7 +519,7 @@ def test_a_full_disk_falls_back_then_says_so(
         tmp_path / "full-g++",
         f'case "$TMPDIR" in {folder}/*) echo "error: No space left on device"; exit 1;; esac\nexec {GXX} "$@"',
     )
-    used = Compiler(str(full), used.version, used.rule, (), used.flags)
+    used = Compiler(str(full), used.version, used.family, (), used.flags)
     with pytest.warns(RuntimeWarning, match="No space left on device"):
         assert cache.shared_library(kernel, {}, used).answer() == 7
     script(full, 'echo "error: No space left on device"; exit 1')

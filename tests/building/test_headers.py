@@ -29,7 +29,7 @@ def gcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiler]:
     monkeypatch.setattr(cache, "parsed_headers", headers.parsed_headers)
     monkeypatch.setattr(headers, "HEADER", Path("optgen", "function.h"))  # a small one
     found = (candidate.compiler for candidate in compilers.compiler_candidates())
-    compiler = next((each for each in found if each is not None and each.rule == "gcc"), None)
+    compiler = next((each for each in found if each is not None and each.family == "gcc"), None)
     if compiler is None:
         pytest.skip("no g++ on this machine")
     yield compiler
@@ -140,8 +140,8 @@ def test_each_set_of_flags_has_its_own(tmp_path: Path, gcc: Compiler) -> None:
 
 
 def test_clang_goes_without(tmp_path: Path, gcc: Compiler) -> None:
-    headers.parse_headers(replace(gcc, rule="clang"))
-    assert taken(tmp_path, replace(gcc, rule="clang")) == ()
+    headers.parse_headers(replace(gcc, family="clang"))
+    assert taken(tmp_path, replace(gcc, family="clang")) == ()
     assert not kept(tmp_path)
 
 

@@ -33,7 +33,7 @@ KEPT = {("adafactor", 32), ("adam", 8), ("adan", 8), ("adopt", 8), ("rprop", 32)
 def compiler() -> Compiler | None:
     """g++ on a processor with wide registers, if there is one."""
     found = (candidate.compiler for candidate in compiler_candidates())
-    return next((each for each in found if each is not None and each.rule == "gcc"), None)
+    return next((each for each in found if each is not None and each.family == "gcc"), None)
 
 
 def cases() -> Iterator[Any]:

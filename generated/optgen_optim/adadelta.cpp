@@ -69,8 +69,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   if constexpr (pass == share_sum_pass) partial.share_sum = share_sum;
   if constexpr (pass == param_squares_pass) partial.param_squares = param_squares;
   if constexpr (pass == update_squares_pass) partial.update_squares = update_squares;
-  if constexpr (pass == square_avg_largest_pass) partial.square_avg_largest = from_bits(square_avg_largest);
-  if constexpr (pass == acc_delta_largest_pass) partial.acc_delta_largest = from_bits(acc_delta_largest);
+  if constexpr (pass == square_avg_largest_pass) partial.square_avg_largest = bits_float(square_avg_largest);
+  if constexpr (pass == acc_delta_largest_pass) partial.acc_delta_largest = bits_float(acc_delta_largest);
 }
 
 template <int pass> void run(const Call& call) {

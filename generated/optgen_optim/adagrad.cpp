@@ -58,7 +58,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   if constexpr (pass == share_sum_pass) partial.share_sum = share_sum;
   if constexpr (pass == param_squares_pass) partial.param_squares = param_squares;
   if constexpr (pass == update_squares_pass) partial.update_squares = update_squares;
-  if constexpr (pass == sum_largest_pass) partial.sum_largest = from_bits(sum_largest);
+  if constexpr (pass == sum_largest_pass) partial.sum_largest = bits_float(sum_largest);
 }
 
 template <int pass> void run(const Call& call) {

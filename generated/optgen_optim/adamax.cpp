@@ -66,8 +66,8 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   if constexpr (pass == share_sum_pass) partial.share_sum = share_sum;
   if constexpr (pass == param_squares_pass) partial.param_squares = param_squares;
   if constexpr (pass == update_squares_pass) partial.update_squares = update_squares;
-  if constexpr (pass == exp_avg_largest_pass) partial.exp_avg_largest = from_bits(exp_avg_largest);
-  if constexpr (pass == exp_inf_largest_pass) partial.exp_inf_largest = from_bits(exp_inf_largest);
+  if constexpr (pass == exp_avg_largest_pass) partial.exp_avg_largest = bits_float(exp_avg_largest);
+  if constexpr (pass == exp_inf_largest_pass) partial.exp_inf_largest = bits_float(exp_inf_largest);
 }
 
 template <int pass> void run(const Call& call) {

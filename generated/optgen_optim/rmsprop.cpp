@@ -80,10 +80,10 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   if constexpr (pass == share_sum_pass) partial.share_sum = share_sum;
   if constexpr (pass == param_squares_pass) partial.param_squares = param_squares;
   if constexpr (pass == update_squares_pass) partial.update_squares = update_squares;
-  if constexpr (pass == square_avg_largest_pass) partial.square_avg_largest = from_bits(square_avg_largest);
+  if constexpr (pass == square_avg_largest_pass) partial.square_avg_largest = bits_float(square_avg_largest);
   if constexpr (pass == momentum_buffer_largest_pass)
-    partial.momentum_buffer_largest = from_bits(momentum_buffer_largest);
-  if constexpr (pass == grad_avg_largest_pass) partial.grad_avg_largest = from_bits(grad_avg_largest);
+    partial.momentum_buffer_largest = bits_float(momentum_buffer_largest);
+  if constexpr (pass == grad_avg_largest_pass) partial.grad_avg_largest = bits_float(grad_avg_largest);
 }
 
 template <int pass> void run(const Call& call) {

@@ -62,7 +62,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   if constexpr (pass == param_squares_pass) partial.param_squares = param_squares;
   if constexpr (pass == update_squares_pass) partial.update_squares = update_squares;
   if constexpr (pass == momentum_buffer_largest_pass)
-    partial.momentum_buffer_largest = from_bits(momentum_buffer_largest);
+    partial.momentum_buffer_largest = bits_float(momentum_buffer_largest);
 }
 
 template <int pass> void run(const Call& call) {

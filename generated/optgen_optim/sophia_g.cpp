@@ -62,7 +62,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   if constexpr (pass == share_sum_pass) partial.share_sum = share_sum;
   if constexpr (pass == param_squares_pass) partial.param_squares = param_squares;
   if constexpr (pass == update_squares_pass) partial.update_squares = update_squares;
-  if constexpr (pass == exp_avg_largest_pass) partial.exp_avg_largest = from_bits(exp_avg_largest);
+  if constexpr (pass == exp_avg_largest_pass) partial.exp_avg_largest = bits_float(exp_avg_largest);
 }
 
 template <int pass> void run(const Call& call) {
@@ -109,7 +109,7 @@ void run_chunk(const Call& call, const Tensor& t, const Chunk& c, const Scalars&
   Sums& partial = partials_of<Sums>(call, c);
   if constexpr (pass == grad_squares_pass) partial.grad_squares = grad_squares;
   if constexpr (pass == gnorm_squares_pass) partial.gnorm_squares = gnorm_squares;
-  if constexpr (pass == hessian_largest_pass) partial.hessian_largest = from_bits(hessian_largest);
+  if constexpr (pass == hessian_largest_pass) partial.hessian_largest = bits_float(hessian_largest);
 }
 
 template <int pass> void run(const Call& call) {

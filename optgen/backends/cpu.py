@@ -143,7 +143,7 @@ class CpuWalk:
     def _results(self) -> list[Code]:
         def found(_: int, item: ElementSum) -> Code:
             name = c_name(item.name)
-            value = call("from_bits", name) if item.is_largest else name
+            value = call("bits_float", name) if item.is_largest else name
             return Labelled(f"partial.{c_member(item.name)} = ", value)
 
         results = self.text.taking(self.tensor, found)

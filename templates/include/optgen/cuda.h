@@ -63,7 +63,7 @@ template <int count> struct BlockSums {
   }
   __device__ void add_max(int k, uint32_t bits) {
     const uint32_t largest = warp_max(bits);
-    if (threadIdx.x % WARP == 0) parts[k][threadIdx.x / WARP] = from_bits(largest);
+    if (threadIdx.x % WARP == 0) parts[k][threadIdx.x / WARP] = bits_float(largest);
   }
   // After a barrier.
   __device__ double sum(int k) const {

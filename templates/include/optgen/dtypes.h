@@ -5,6 +5,7 @@
 // is faster. A GPU has instructions for them, which round alike; its NaN is the one positive NaN.
 #pragma once
 
+#include <optgen/bits.h>
 #include <optgen/function.h>
 #include <stdint.h>
 #include <string.h>
@@ -18,19 +19,6 @@ struct bf16 {
 struct fp16 {
   uint16_t bits;
 };
-
-// memcpy is the one way to look at a float's bits that is defined in C++17; compilers make a plain move of it.
-OPTGEN_FUNCTION uint32_t float_bits(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-OPTGEN_FUNCTION float bits_float(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
 
 OPTGEN_FUNCTION float load(float x) { return x; }
 

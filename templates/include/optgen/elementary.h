@@ -5,36 +5,17 @@
 #pragma once
 
 #include <math.h>
+#include <optgen/bits.h>
 #include <optgen/function.h>
 #include <stdint.h>
-#include <string.h>
 
 namespace optgen {
 
-OPTGEN_FUNCTION int32_t bits_of(float x) {
-  int32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-OPTGEN_FUNCTION int64_t bits_of(double x) {
-  int64_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-OPTGEN_FUNCTION float of_bits(int32_t bits) {
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-OPTGEN_FUNCTION double of_bits(int64_t bits) {
-  double x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
+OPTGEN_FUNCTION float not_a_number() { return bits_float(0x7fc00000u); }
 
 // 2**n for normal results.
-OPTGEN_FUNCTION float two_to_the(int32_t n) { return of_bits((n + 127) << 23); }
-OPTGEN_FUNCTION double two_to_the(int64_t n) { return of_bits((n + 1023) << 52); }
+OPTGEN_FUNCTION float two_to_the(int32_t n) { return bits_float(uint32_t(n + 127) << 23); }
+OPTGEN_FUNCTION double two_to_the(int64_t n) { return bits_double(uint64_t(n + 1023) << 52); }
 
 // A positive number as m * 2**e, sqrt(1/2) <= m < sqrt(2).
 struct Scaled {
@@ -43,9 +24,9 @@ struct Scaled {
 };
 OPTGEN_FUNCTION Scaled scaled(float x) {
   const bool tiny = x < 0x1p-126f;
-  const int32_t bits = bits_of(tiny ? x * 0x1p23f : x);
+  const int32_t bits = int32_t(float_bits(tiny ? x * 0x1p23f : x));
   const int32_t e = (bits - 0x3f3504f3) >> 23;  // the bits of sqrt(1/2)
-  return {of_bits(bits - e * (1 << 23)), tiny ? e - 23 : e};
+  return {bits_float(uint32_t(bits - e * (1 << 23))), tiny ? e - 23 : e};
 }
 
 // e**x = e**r * 2**n with |r| <= ln(2) / 2; the last of two factors alone can round, below the smallest normal number.
@@ -53,7 +34,7 @@ OPTGEN_FUNCTION float exp(float x) {
   const float SHIFT = 0x1.8p23f;  // what is added to it is rounded to a whole number, in its low bits
   const float within = x > 89.0f ? 89.0f : (x < -104.0f ? -104.0f : x);
   const float shifted = within * 0x1.715476p0f + SHIFT;
-  const int32_t n = bits_of(shifted) - bits_of(SHIFT);
+  const int32_t n = int32_t(float_bits(shifted) - float_bits(SHIFT));
   const float whole = shifted - SHIFT;
   const float high = within - whole * 0x1.62e4p-1f, low = whole * 0x1.7f7d1cp-20f;
   const float r = high - low, lost = (high - r) - low;
@@ -78,7 +59,7 @@ OPTGEN_FUNCTION float log(float x) {
                           f * (-0x1.fb447p-4f + f * (0x1.e64862p-4f + f * (-0x1.e2e016p-4f + f * 0x1.1b48a6p-4f)))))));
   const float result = e * 0x1.62e4p-1f + (f + (e * 0x1.7f7d1cp-20f + (square * f * rest - 0.5f * square)));
   const float of_positive = x < HUGE_VALF ? result : x;  // or NaN
-  const float number = x < 0.0f ? of_bits(int32_t(0x7fc00000)) : of_positive;
+  const float number = x < 0.0f ? not_a_number() : of_positive;
   return x == 0.0f ? -HUGE_VALF : number;
 }
 
@@ -131,16 +112,15 @@ OPTGEN_FUNCTION float power(float x, float y) {
            r * (0x1.c6b08df426310p-5 +
                 r * (0x1.3b29f12298b0dp-7 +
                      r * (0x1.5d8723d4f7d12p-10 + r * (0x1.445e51c4e1468p-13 + r * 0x1.00f11e0f78c47p-16)))));
-  const double result = (1.0 + r * rest) * two_to_the(bits_of(shifted) - bits_of(SHIFT));
-  const float NONE = of_bits(int32_t(0x7fc00000));
-  const float magnitude = exponent != exponent ? NONE : float(result);
+  const double result = (1.0 + r * rest) * two_to_the(int64_t(double_bits(shifted) - double_bits(SHIFT)));
+  const float magnitude = exponent != exponent ? not_a_number() : float(result);
 
   // A negative x has real powers where y is whole, and a sign where it is odd.
   const float half = 0.5f * y;
   const bool is_whole = floorf(y) == y, is_odd = is_whole & (floorf(half) != half);
   const bool has_power = is_whole | (size == 0.0f) | (size == HUGE_VALF);
-  const float of_negative = has_power ? (is_odd ? -magnitude : magnitude) : NONE;
-  const float of_x = bits_of(x) < 0 ? of_negative : magnitude;
+  const float of_negative = has_power ? (is_odd ? -magnitude : magnitude) : not_a_number();
+  const float of_x = int32_t(float_bits(x)) < 0 ? of_negative : magnitude;
   const bool is_one = (x == 1.0f) | (y == 0.0f) | ((x == -1.0f) & (half * half == HUGE_VALF));
   const float number = x != x ? x : of_x;
   return is_one ? 1.0f : number;

@@ -4,10 +4,10 @@
 #pragma once
 
 #include <math.h>
+#include <optgen/bits.h>
 #include <optgen/elementary.h>
 #include <optgen/function.h>
 #include <stdint.h>
-#include <string.h>
 
 namespace optgen {
 
@@ -41,24 +41,11 @@ constexpr float smallest_absmax = 0x1p-126f;
 OPTGEN_FUNCTION double scale_of(double largest) { return largest >= smallest_absmax ? largest : 0.0; }
 
 // Integer arithmetic on the bits, so that loops with it are vectorised whatever the compiler assumes of NaN.
-OPTGEN_FUNCTION bool isfinite(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return (bits & 0x7f800000u) != 0x7f800000u;
-}
+OPTGEN_FUNCTION bool isfinite(float x) { return (float_bits(x) & 0x7f800000u) != 0x7f800000u; }
 OPTGEN_FUNCTION bool isfinite(double x) { return x - x == 0.0; }
 
 // The bits of a magnitude, which order as the magnitudes do, NaN above all.
-OPTGEN_FUNCTION uint32_t magnitude_bits(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits & 0x7fffffffu;
-}
-OPTGEN_FUNCTION float from_bits(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
+OPTGEN_FUNCTION uint32_t magnitude_bits(float x) { return float_bits(x) & 0x7fffffffu; }
 
 // The larger of two magnitudes, by their bits.
 OPTGEN_FUNCTION uint32_t larger(uint32_t largest, float x) {
@@ -82,10 +69,7 @@ struct Mask {
   OPTGEN_METHOD operator bool() const { return bits != 0; }
 };
 OPTGEN_FUNCTION float where(Mask mask, float then, float other) {
-  uint32_t a, b;
-  memcpy(&a, &then, sizeof a);
-  memcpy(&b, &other, sizeof b);
-  return from_bits((a & mask.bits) | (b & ~mask.bits));
+  return bits_float((float_bits(then) & mask.bits) | (float_bits(other) & ~mask.bits));
 }
 OPTGEN_FUNCTION bool where(Mask mask, bool then, bool other) { return mask ? then : other; }
 OPTGEN_FUNCTION float where(bool condition, float then, float other) { return condition ? then : other; }

@@ -26,6 +26,7 @@ from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Reduce, Ref, Se
 from optgen.ir.rule import Block
 from optgen.operations import OPERATIONS, Named
 from optgen.runtime import torch_math
+from optgen.runtime.core.bucket import matrix_shape
 
 Values = dict[str, Any]
 LINES: Mapping[Kind, tuple[int, ...]] = {Kind.ROW: (-1,), Kind.COL: (-2,), Kind.MATRIX: (-2, -1)}
@@ -171,21 +172,21 @@ class _Run:
 
     def __init__(
         self,
-        rule: Reference,
+        reference: Reference,
         name: str,
         params: Sequence[Tensor],
         grads: Sequence[Tensor | None],
         state: State | None,
         inputs: Mapping[str, Any],
     ) -> None:
-        self.rule, self.family, self.inputs = rule, rule.rule, inputs
-        self.block: Block = self.family.blocks[name]
+        self.rule, self.settings, self.inputs = reference.rule, reference.settings, inputs
+        self.block: Block = self.rule.blocks[name]
         self.program = self.block.program
         self.kinds = self.program.kinds()
         self.lets = {let.name: let for let in self.program.lets}
         self.is_step = name == "step"
         self.params = [param.to(torch.float64) for param in params]
-        takes = self.family.reads_gradients(name)
+        takes = self.rule.reads_gradients(name)
         self.members = [i for i, grad in enumerate(grads) if grad is not None or not takes]
         self.total = sum(params[i].numel() for i in self.members)
         self.grads = [None if grad is None else grad.to(torch.float64) for grad in grads]
@@ -229,12 +230,12 @@ class _Run:
 
     def _guards(self, i: int) -> dict[str, bool]:
         facts = self._facts(i)
-        return {name: self._holds(guard, facts) for name, guard in self.family.guards.guards.items()}
+        return {name: self._holds(guard, facts) for name, guard in self.rule.guards.guards.items()}
 
     def _holds(self, guard: Guard, facts: Mapping[str, float]) -> bool:
         if guard.about == "codec":
             return False  # nothing is quantized
-        subjects: Mapping[str, Any] = {"fact": facts, "input": self.inputs}.get(guard.about, self.rule.settings)
+        subjects: Mapping[str, Any] = {"fact": facts, "input": self.inputs}.get(guard.about, self.settings)
         value = subjects.get(guard.subject)
         match guard.op:
             case "given":
@@ -245,18 +246,16 @@ class _Run:
 
     def _facts(self, i: int) -> dict[str, float]:
         shape = self.params[i].shape
-        rows, cols = (1, *shape)[-2:] if shape else (1, 1)
-        numel = self.params[i].numel()
-        matrices = math.prod(shape[:-2])
+        matrices, rows, cols = matrix_shape(shape)
         return {
-            "ndim": len(shape), "numel": numel, "index": i, "rows": rows, "cols": cols, "matrices": matrices,
+            "ndim": len(shape), "numel": shape.numel(), "index": i, "rows": rows, "cols": cols, "matrices": matrices,
             "total_numel": self.total,
         }  # fmt: skip
 
     def _initial_group(self) -> Values:
         return {
-            name: self._value(-1, self.family.inits[name], self.rule.settings)
-            for name, item in self.family.inputs.items()
+            name: self._value(-1, self.rule.inits[name], self.settings)
+            for name, item in self.rule.inputs.items()
             if item.role == "state" and item.kind.is_host
         }
 
@@ -264,22 +263,22 @@ class _Run:
         """Give a parameter the states that it has at its first step."""
         states = self.states[i]
         states.setdefault("step", torch.zeros((), dtype=torch.float64))
-        for name, item in self.family.inputs.items():
+        for name, item in self.rule.inputs.items():
             if item.role != "state" or item.kind.is_host or name in states:
                 continue
             if item.exists.holds(self.guards[i]):
-                first = self._value(i, self.family.inits[name], self._given(i))
+                first = self._value(i, self.rule.inits[name], self._given(i))
                 states[name] = _stored(self._spread(i, first, item.kind), item)
 
     def _given(self, i: int) -> Values:
         """The values of a parameter before the first statement."""
-        values: Values = {**self.rule.settings, **self.group, **self._facts(i)}
-        values |= {name: self.inputs.get(name) for name in self.family.given}
+        values: Values = {**self.settings, **self.group, **self._facts(i)}
+        values |= {name: self.inputs.get(name) for name in self.rule.given}
         values["param"], values["grad"] = self.params[i], self.grads[i]
         values["step"] = float(self.states[i]["step"]) + self.is_step
         for name, value in self.states[i].items():
             if name != "step":
-                values[name] = _read(value, self.family.inputs[name])
+                values[name] = _read(value, self.rule.inputs[name])
         return {name: math.nan if value is None else value for name, value in values.items()}
 
     # Statements

@@ -146,41 +146,6 @@ struct Values { double beta2, max_grad_norm, percentile_clipping, grad_scale, gr
 struct Sums { double grad_squares, gnorm_squares, hessian_largest; };
 
 // Values that all elements of a tensor share.
-struct GradScalars { float inverse_grad_scale, clip_all, clip_own; };
-
-template <class Values, class Sums>
-OPTGEN_TARGET void grad_scalars(GradScalars& s, const Values& values, const Sums& sums, double step,
-    Window<100> gnorm_vec) {
-  if constexpr (grad_scale_given) s.inverse_grad_scale = float(1.0 / values.grad_scale);
-  if constexpr (max_grad_norm_above_0)
-    s.clip_all = float(optgen::minimum(1.0, values.max_grad_norm / (optgen::sqrt(values.grad_squares_all) + 1e-06)));
-  if constexpr (percentile_clipping_below_100) {
-    const double gnorm = optgen::sqrt(sums.gnorm_squares);
-    gnorm_vec = optgen::push(gnorm_vec, gnorm * gnorm, step);
-    const double usual = optgen::sqrt(optgen::percentile(gnorm_vec, values.percentile_clipping));
-    s.clip_own = float(gnorm > usual ? usual / gnorm : 1.0);
-  }
-}
-
-template <class Terms>
-OPTGEN_INLINE void grad_stage(float& grad, bool& active, const GradScalars& s, Terms& terms) {
-  if constexpr (grad_scale_given) grad = grad * s.inverse_grad_scale;
-  if constexpr (maximize) grad = -grad;
-  active = true;
-  if constexpr (skip_zeros) active = grad != 0.0f;
-  if constexpr (nonfinite_is_skip) {
-    active = active && optgen::isfinite(grad);
-    grad = optgen::isfinite(grad) ? grad : 0.0f;
-  }
-  if constexpr (max_grad_norm_above_0) {
-    terms.grad_squares = grad;
-    grad = grad * s.clip_all;
-  }
-  terms.gnorm_squares = grad;
-  if constexpr (percentile_clipping_below_100) grad = grad * s.clip_own;
-}
-
-// Values that all elements of a tensor share.
 struct Scalars : GradScalars { float beta2, one_minus_beta2, new_hessian_absmax; };
 
 struct Element { float grad, hessian; };

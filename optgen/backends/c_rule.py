@@ -31,7 +31,8 @@ class RuleBackend:
         """One header a rule."""
         texts = [block_text(rule, name, plan) for name, plan in plans.items()]
         blocks = [_block_context(text, self.common) for text in texts]
-        shared = dict.fromkeys(s for text in texts for s in stage_texts(text) if self.common.holds(s))
+        stages = (self.common.serving(stage) for text in texts for stage in stage_texts(text))
+        shared = dict.fromkeys(stage for stage in stages if stage is not None)
         used = {name for text in texts for name in text.guards}
         used -= {flag for stage in shared for flag in self.common.declared(stage)}
         head = [c_comment(line) for line in describe(rule)]
@@ -80,7 +81,7 @@ def _block_context(text: BlockText, common: CommonStages) -> dict[str, object]:
         "sums": struct_lines("Sums", members("double", tensor)),
         "elements": struct_lines("Element", members("float", [c_member(name) for name in text.elements])),
         "terms": struct_lines("Terms", members("float", terms)),
-        "stages": [stage for stage in stages if not common.holds(stage)],
+        "stages": [stage for stage in stages if common.serving(stage) is None],
         "asks": bool(text.values or text.sums.all),
         "fields": struct_lines(f"Scalars : {bases}" if bases else "Scalars", field_lines(text, text.fields)),
         "passes": text.pass_lines(),

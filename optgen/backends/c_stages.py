@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from optgen.backends.base import Rendering
@@ -88,9 +88,12 @@ class CommonStages:
     def __init__(self, blocks: Iterable[BlockText]) -> None:
         self.texts = most_common(text for block in blocks for text in stage_texts(block))
 
-    def holds(self, text: StageText) -> bool:
-        """Check whether the common header has this stage with this text."""
-        return self.texts.get(text.name) == text
+    def serving(self, text: StageText) -> StageText | None:
+        """The common text that a block can use for its own: the same, or one that computes states beside."""
+        common = self.texts.get(text.name)
+        if common is None or not set(text.functions) <= set(common.functions):
+            return None
+        return common if replace(common, functions=text.functions, flags=text.flags) == text else None
 
     def declared(self, text: StageText) -> list[str]:
         """The settings that a common header and those that it includes declare."""

@@ -472,15 +472,15 @@ def _paging(info: ClassInfo) -> str:
 
 
 def _print_explanation(info: ClassInfo) -> None:
+    from optgen.page.plain import equations, values
+
     explanation = info.explain()
     print_text(f"{info.name}: rule {info.rule}, {info.bits}-bit states")
     if info.doc:
         print_text(info.doc.raw)
-    print_text("\nequations")
-    for equation in explanation.equations:
-        print_text(f"  {equation}")
+    print_text("\n  ".join(("\nequations", *equations(info))))
     print_text()
-    print_table(("value", "kind", "expression"), explanation.kinds)
+    print_table(("value", "kind", "expression"), values(explanation))
     print_text()
     rows = [
         (

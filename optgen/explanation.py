@@ -55,11 +55,15 @@ class Explanation:
     """A class explained.
 
     Attributes:
-        kinds: (name, kind, expression) of every value.
+        kinds: (name, kind, expression) of every value, whatever the settings.
+        reached: The values that a step of a large matrix computes under the class's defaults, every choice made.
+        shared: Those among them that stages of every rule compute, by the stage.
     """
 
     equations: tuple[str, ...]
     kinds: tuple[tuple[str, str, str], ...]
+    reached: tuple[tuple[str, str, str], ...]
+    shared: Mapping[str, tuple[str, ...]]
     passes: tuple[PassInfo, ...]
     files: tuple[str, ...]
 
@@ -214,12 +218,16 @@ class ClassInfo:
             for item in step.live_passes(self.setting.guards)
         )
         kinds = tuple((let.name, let.kind.name.lower(), text(let.expr)) for let in step.program.lets)
+        lets = settle(step.program, self.setting.guards).lets
+        reached = tuple((let.name, let.kind.name.lower(), text(let.expr)) for let in lets)
+        of_stages = dict.fromkeys(let.stage for let in lets if let.stage)
+        shared = {stage: tuple(let.name for let in lets if let.stage == stage) for stage in of_stages}
         equations = []
         for name, block in self.whole_rule.equations.items():
             equations += [f"{name}:", *(f"    {line.raw}" for line in block.lines())]
         for function in self.whole_rule.functions:
             equations += function.written.split("\n")
-        return Explanation(tuple(equations), kinds, passes, self.rendered)
+        return Explanation(tuple(equations), kinds, reached, shared, passes, self.rendered)
 
     def code(self, target: Target) -> str:
         """Its kernel alone, or its function in plain torch: under its default settings, which leave nothing open."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
@@ -13,18 +12,16 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from optgen.emit.environment import render
 from optgen.emit.whole_file import write_whole
 from optgen.explanation import ClassInfo
-from optgen.page.equations import Line, function_lines, lines, truth
+from optgen.page.equations import Line
 from optgen.page.layout import Layout, layout_of, number
 from optgen.page.mathml import Printer
 from optgen.page.pictures import passes_picture, traffic_picture
+from optgen.page.stages import stages
 from optgen.page.symbols import symbols
 
 TEMPLATE = "page/explain.html.j2"
 ADDRESS = r"(https?://[\w./?=&%#~-]*[\w/])"
-FACTS = {"ndim": 2, "numel": 2**24}
 EXAMPLE_PARAMETERS, EXAMPLE_BANDWIDTH = 10**9, 10**11
-STAGES = {"step": "The step", "apply": "Applying the update"}
-SHARED = {"step": "The gradient, as for every rule", "apply": "The update, as for every rule"}
 
 
 def write_page(info: ClassInfo, path: Path) -> None:
@@ -115,38 +112,12 @@ def _head(info: ClassInfo) -> Element:
     return made
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A block of equations: its lines, and whether each is reached under the class's defaults."""
-
-    title: str
-    lines: tuple[tuple[Line, bool], ...]
-
-
-def _stages(info: ClassInfo) -> list[Stage]:
-    """The blocks of a step in their order, then methods. Of those that all rules share only what defaults reach."""
-    values = {**info.defaults, **FACTS, **dict.fromkeys(info.whole_rule.given)}  # nothing is given for one step alone
-    made = []
-    for name, block in info.whole_rule.equations.items():
-        for title, text in ((SHARED.get(name, ""), info.whole_rule.stages.get(name)), (STAGES.get(name), block)):
-            found = lines(text.raw if text else "", info.spec.entry.set)
-            seen = [(line, taken) for line, taken in zip(found, _taken(found, values), strict=True)]
-            seen = [one for one in seen if one[1] or text is block]
-            if seen:
-                made.append(Stage(title or f"Method {name}()", tuple(seen)))
-    for function in info.whole_rule.functions:
-        found = function_lines(function, info.spec.entry.set)
-        own = {name: value for name, value in values.items() if name not in function.own}
-        made.append(Stage(f"Function {function.signature}", tuple(zip(found, _taken(found, own), strict=True))))
-    return made
-
-
 def _printer(info: ClassInfo) -> Printer:
     rule = info.whole_rule
     hypers = [name for owner, hyper in rule.hypers.items() for name in (hyper.names or (owner,))]
     local = [
         part.id
-        for stage in _stages(info)
+        for stage in stages(info)
         for line, _ in stage.lines
         if isinstance(line.node, ast.Assign)
         for part in ast.walk(line.node.targets[0])
@@ -158,13 +129,13 @@ def _printer(info: ClassInfo) -> Printer:
 
 def _equations(info: ClassInfo) -> Element:
     made = _section("Equations")
-    printer, stages = _printer(info), _stages(info)
-    for stage in stages:
+    printer, shown = _printer(info), stages(info)
+    for stage in shown:
         SubElement(made, "h3").text = stage.title
         box = SubElement(made, "div", {"class": "equations wide"})
         for line, taken in stage.lines:
             box.append(_equation(line, taken, printer))
-    faint = any(not taken for stage in stages for _, taken in stage.lines)
+    faint = any(not taken for stage in shown for _, taken in stage.lines)
     notes = ["Faint lines are left out for a matrix under the class's defaults."] if faint else []
     notes.append(
         "Of the stages that all rules share (unscaling, clipping, trust ratios), only what the defaults use is shown."
@@ -190,29 +161,10 @@ def _equation(line: Line, taken: bool, printer: Printer) -> Element:
     return made
 
 
-def _taken(found: Sequence[Line], values: dict[str, object]) -> list[bool]:
-    """Check for each line whether it is reached under these values; where they do not decide, it counts as reached."""
-    result = []
-    open_branches: list[tuple[bool, bool]] = []  # at each depth: is this branch taken, was one before it for certain
-    for line in found:
-        del open_branches[line.depth + bool(line.word in ("elif", "else")) :]
-        outer = all(taken for taken, _ in open_branches[: line.depth])
-        if line.word in ("", "return"):
-            result.append(outer)
-            continue
-        before = open_branches[line.depth][1] if line.word != "if" else False
-        del open_branches[line.depth :]
-        holds = True if line.node is None else truth(line.node, values)  # type: ignore[arg-type]
-        taken = not before and holds is not False
-        open_branches.append((taken, before or holds is True))
-        result.append(outer and taken)
-    return result
-
-
 def _symbols(info: ClassInfo) -> Element:
     """The letters of the equations with the names that the code has for them, and what they are."""
     rule, printer = info.whole_rule, _printer(info)
-    text = "\n".join(line.text for stage in _stages(info) for line, _ in stage.lines)
+    text = "\n".join(line.text for stage in stages(info) for line, _ in stage.lines)
     docs: dict[str, str] = {
         "param": "The parameter.",
         "grad": "Its gradient.",

@@ -317,6 +317,21 @@ def test_explain_shows_equations_plan_and_files(here: Path) -> None:
     assert "paging: none; is_paged=True pages 2 bytes a parameter, on a GPU and from 100000 elements on\n" in text
 
 
+def test_explain_resolves_choices_and_groups_what_stages_of_every_rule_compute(here: Path) -> None:
+    optgen_command("new", "starter")
+    text = optgen_command("explain", "Starter", "--specs", "starter.yaml").stdout
+    values = text[text.index("\nvalue ") :].split("\n\n")[0].strip().splitlines()[1:]
+    assert len(values) < 15, "what other settings would compute is left out"
+    assert not any(" if " in line for line in values)
+    assert "-   else:" in text
+    assert "\n  The gradient" not in text
+    text = optgen_command("explain", "LAMB").stdout
+    (stage,) = (line for line in text.splitlines() if line.startswith("(stage"))
+    assert stage.startswith("(stage `update`)")
+    assert "param_norm, update_norm" in stage
+    assert "\nparam_norm" not in text
+
+
 @pytest.mark.parametrize(
     ("name", "shown", "record"),
     [

@@ -6,17 +6,19 @@ from dataclasses import replace
 from itertools import pairwise
 
 import bench
+import bench_host
+import bench_python
 import pytest
 import torch
 
-from optgen.bench import cases, contenders, gpu, measure, peers, python_part, show
+from optgen.bench import contenders, gpu, measure, peers, show
 from optgen.bench.cases import Case
 from optgen.bench.contenders import Contender
 from optgen.errors import UserError
 
 
 def test_gpt2_has_its_148_tensors() -> None:
-    case = next(case for case in cases.CASES if case.name == "gpt2")
+    case = next(case for case in bench.CASES if case.name == "gpt2")
     assert (len(case.shapes), case.numel) == (148, 124_439_808)
 
 
@@ -69,7 +71,7 @@ def test_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(measure, "last_level_cache", lambda: 0)
     monkeypatch.setattr(measure, "triad_kernel", lambda: None)
-    budget = replace(measure.QUICK, case_seconds=0.01)
+    budget = replace(bench.QUICK, case_seconds=0.01)
     result = measure.measure_case(case, contenders, measure.Bandwidth(), budget, lambda *_: None)
     good, bad = result.measured
     assert good.samples
@@ -130,7 +132,10 @@ def test_shares_of_copy_bandwidth_and_time_of_the_host() -> None:
         bench.Target("b", "ours", bench.HOST, at_most=150.0),
         bench.Target("a", "ours", bench.REPLAY, at_most=20.0),
     )
-    hosts = [gpu.HostResult("a", "ours", 151e-6, replay=19e-6), gpu.HostResult("a", "other", failure="not here")]
+    hosts = [
+        bench_host.HostResult("a", "ours", 151e-6, replay=19e-6),
+        bench_host.HostResult("a", "other", failure="not here"),
+    ]
     records = bench.target_records([result], targets, hosts)
     share = 28_000 / 42_000 / 2.0
     assert [(r["measured"], r["met"]) for r in records] == [
@@ -147,7 +152,7 @@ def test_shares_of_copy_bandwidth_and_time_of_the_host() -> None:
         ("<= 150 µs", "absent", "-"),
         ("<= 20 µs", "19 µs", "yes"),
     ]
-    assert gpu.host_rows(hosts) == [("a", "ours", "", "151", "-", "19"), ("a", "other", "not here", *"---")]
+    assert bench_host.host_rows(hosts) == [("a", "ours", "", "151", "-", "19"), ("a", "other", "not here", *"---")]
 
 
 def test_targets_name_cases_and_contenders_that_there_are() -> None:
@@ -172,17 +177,17 @@ def test_the_host_is_timed_with_new_gradients_in_every_step() -> None:
 
     case = Case("small", ((8, 8), (3,)), 2, "bfloat16")
     contender = Contender("watched", lambda params: Watched(params, lr=0.1), lambda *_: None)
-    seconds = gpu.host_seconds(case, contender, 20, torch.device("cpu"))
+    seconds = bench_host.host_seconds(case, contender, 20, torch.device("cpu"))
     assert 0 < seconds < 1
     assert len(seen) == 20
     assert all(first != second for first, second in pairwise(seen))
 
 
 def test_pythons_part_is_measured_beside_another() -> None:
-    figures = python_part.python_figures(torch.optim.SGD, torch.optim.AdamW, runs=3)
+    figures = bench_python.python_figures(torch.optim.SGD, torch.optim.AdamW, runs=3)
     assert [one.limit for one in figures] == [1.3, None, 1.0, 2.0]
     assert all(one.ours > 0 and one.other > 0 for one in figures)
-    known = python_part.PythonPart("a step", 3e-5, 2e-5, 1.3), python_part.PythonPart("another", 3e-5, 2e-5, None)
+    known = bench_python.PythonPart("a step", 3e-5, 2e-5, 1.3), bench_python.PythonPart("another", 3e-5, 2e-5, None)
     assert bench.python_rows(known) == [
         ("a step", "30.0", "20.0", "1.50x", "<= 1.3x", "no"),
         ("another", "30.0", "20.0", "1.50x", "", "-"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import bench
+import bench_every as every
 import optgen_optim
 import pytest
 import torch
 from support.machine import require_compiler
 
-from optgen.bench import every, measure
+from optgen.bench import measure
 from optgen.bench.cases import Case
 
 ENTRY = every.Entry("adam", "AdamW", 32, ("AdamW32bit",), states=2, passes=1, bytes=28.0)
@@ -59,7 +60,7 @@ def test_what_is_flagged() -> None:
 def test_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     require_compiler()
     monkeypatch.setattr(measure, "last_level_cache", lambda: 0)
-    budget = replace(measure.QUICK, case_seconds=0.01)
+    budget = replace(bench.QUICK, case_seconds=0.01)
     found = every.entries(["AdamW", "PagedAdamW8bit", "LAMB32bit"], [32, 8])
     figures, rounds = every.measure(found, measure.Bandwidth(), budget, lambda *_: None, CASE)
     assert [one.failure for one in figures] == [""] * len(figures)
@@ -77,7 +78,7 @@ def test_a_class_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     broken.bits, broken.rule = None, optgen_optim.AdamW.rule  # type: ignore[attr-defined]
     monkeypatch.setattr(optgen_optim, "CLASSES", {**optgen_optim.CLASSES, "AdamW": broken})
     monkeypatch.setattr(measure, "last_level_cache", lambda: 0)
-    budget = replace(measure.QUICK, case_seconds=0.01)
+    budget = replace(bench.QUICK, case_seconds=0.01)
     figures, _ = every.measure([ENTRY], measure.Bandwidth(), budget, lambda *_: None, CASE)
     assert "not today" in figures[0].failure
     assert "not measured" in every.rows(figures)[0][2]

@@ -13,10 +13,10 @@ import optgen_optim
 import pytest
 import torch
 from converge_results import Outcome, markdown, outcomes, save_picture
-from converge_runs import Run, Wanted, evaluated_steps, key_of, rate_at, read, steps_of, train
+from converge_runs import Run, Wanted, evaluated_steps, key_of, rate_at, read, representative, rules, steps_of, train
 from support.machine import require_compiler
 
-from optgen.bench.driving import bits_of, representative, rules
+from optgen.bench.driving import bits_of
 
 RULES = rules(optgen_optim.CLASSES)
 # In full, on the small images; the text is trained once, in the fewest bits.

@@ -13,12 +13,13 @@ from typing import Any
 import optgen_optim
 import pytest
 import torch
+from converge_runs import representative, rules
 from support.compiling import stock_package
 from support.least import codec_of
 from support.machine import require_compiler
 from support.resident import SHAPE as LARGE
 
-from optgen.bench.driving import arguments, begin_training, bits_of, representative, rules, starting_settings
+from optgen.bench.driving import arguments, begin_training, bits_of, starting_settings
 from optgen.codecs import WHOLE_TENSOR
 from optgen.explanation import ClassInfo
 from optgen.ir.nodes import Kind

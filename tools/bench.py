@@ -37,22 +37,32 @@ for folder in (ROOT / "generated", ROOT):  # a source checkout can be measured w
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
-from optgen.bench import every, gpu, show  # noqa: E402
-from optgen.bench.cases import CASES  # noqa: E402
+import bench_every as every  # noqa: E402
+from bench_host import HOST_COLUMNS, HostResult, host_rows, measure_host  # noqa: E402
+from bench_python import RUNS, PythonPart, python_figures  # noqa: E402
+from bench_startup import Startup, startup_figures  # noqa: E402
+
+from optgen.bench import gpu, show  # noqa: E402
+from optgen.bench.cases import Case, gpt2_shapes  # noqa: E402
 from optgen.bench.contenders import DEFAULT_CLASSES, Contender, catalogue, our_contender, wanted  # noqa: E402
-from optgen.bench.measure import (  # noqa: E402
-    DEFAULT,
-    QUICK,
-    Bandwidth,
-    Budget,
-    CaseResult,
-    Meter,
-    measure_case,
-    wall_seconds,
-)
+from optgen.bench.measure import Bandwidth, Budget, CaseResult, Meter, measure_case, wall_seconds  # noqa: E402
+from optgen.bench.models import llama_shapes  # noqa: E402
 from optgen.bench.peers import BNB8, BNB32, COMPILED, FLASH8, FLASH32, FUSED, PACKAGES, TORCHAO8, peers  # noqa: E402
-from optgen.bench.python_part import RUNS, PythonPart, python_figures  # noqa: E402
-from optgen.bench.startup import Startup, startup_figures  # noqa: E402
+
+CASES = (
+    Case("4096x4096", ((4096, 4096),), 3),
+    Case("gpt2", gpt2_shapes(), 2),
+    Case("1000x1024", ((1024,),) * 1000, 16),
+)
+CUDA_CASES = (
+    Case("1e8", ((10**8,),), 2),
+    Case("gpt2", gpt2_shapes(), 3),
+    Case("1000x1024", ((1024,),) * 1000, 16),
+    Case("1e8-bf16", ((10**8,),), 2, "bfloat16"),
+    Case("gpt2-bf16", gpt2_shapes(), 3, "bfloat16"),
+    Case("llama3-8b-bf16", llama_shapes(128256, 4096, 2, 14336, 1024), 1, "bfloat16"),  # two of its 32 layers
+)
+ALL_CASES = {"cpu": CASES, "cuda": CUDA_CASES}
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,8 @@ class Target:
         return ours / other, ours / other <= self.at_most
 
 
+DEFAULT = Budget(run_seconds=220.0, case_seconds=28.0, aging_seconds=4.0, least=3, most=60)
+QUICK = Budget(run_seconds=60.0, case_seconds=5.0, aging_seconds=1.0, least=1, most=10)
 ALL = Budget(run_seconds=600.0, case_seconds=14.0, aging_seconds=4.0, least=5, most=30)
 ALL_QUICK = Budget(run_seconds=200.0, case_seconds=4.0, aging_seconds=1.0, least=3, most=8)
 PEERS_OF = ("AdamW32bit", "AdamW8bit")
@@ -146,7 +158,7 @@ def table(
 def target_records(
     results: Sequence[CaseResult],
     targets: Sequence[Target] = TARGETS,
-    hosts: Sequence[gpu.HostResult] = (),
+    hosts: Sequence[HostResult] = (),
 ) -> list[dict[str, Any]]:
     """Return every target of the cases that were run, with what was measured where both sides were."""
     found: list[dict[str, Any]] = []
@@ -224,9 +236,6 @@ def python_rows(figures: Sequence[PythonPart]) -> list[tuple[str, ...]]:
         )
         for one in figures
     ]
-
-
-ALL_CASES = {"cpu": CASES, "cuda": gpu.CASES}
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -369,7 +378,7 @@ def run_cases(given: argparse.Namespace, console: Console, progress: Console) ->
     device, clock = torch.device(given.device), gpu.event_seconds if cuda else wall_seconds
     results: list[CaseResult] = []
     budget = QUICK if given.quick else DEFAULT
-    hosts: list[gpu.HostResult] = []
+    hosts: list[HostResult] = []
     cases = [case for case in ALL_CASES[given.device] if not given.case or case.name in given.case]
     begun = time.perf_counter()
     for number, case in enumerate(cases):
@@ -382,7 +391,7 @@ def run_cases(given: argparse.Namespace, console: Console, progress: Console) ->
 
             result = measure_case(case, found, bandwidth, own, say, device, clock)
             if cuda and len(case.shapes) > 1:
-                hosts += [gpu.measure_host(case, one) for one in found]
+                hosts += [measure_host(case, one) for one in found]
         count = "1 tensor" if len(case.shapes) == 1 else f"{len(case.shapes)} tensors"
         title = (
             f"{case.name}: {count}, {case.numel / 1e6:.1f} M {case.dtype} parameters; bandwidth "
@@ -391,7 +400,7 @@ def run_cases(given: argparse.Namespace, console: Console, progress: Console) ->
         console.print(table(title, show.COLUMNS, show.rows(result), 1, show.WORDS))
         results.append(result)
     if hosts:
-        console.print(table("The host's part", gpu.HOST_COLUMNS, gpu.host_rows(hosts), 3))
+        console.print(table("The host's part", HOST_COLUMNS, host_rows(hosts), 3))
     records = target_records(results, CUDA_TARGETS if cuda else TARGETS, hosts)
     columns = ("case", "ours", "against", "target", "measured", "met", "best steps")
     console.print(table("Targets", columns, target_rows(records), 4))

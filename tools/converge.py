@@ -30,10 +30,9 @@ for folder in (ROOT, ROOT / "generated"):
 
 from converge_rates import RATES  # noqa: E402
 from converge_results import COLUMNS, RIGHT, Outcome, markdown, outcomes, rows, save_picture  # noqa: E402
-from converge_runs import Run, Wanted, key_of, read, steps_of, train  # noqa: E402
+from converge_runs import Run, Wanted, key_of, read, representative, rules, steps_of, train  # noqa: E402
 from converge_tasks import TASKS  # noqa: E402
 
-from optgen.bench.driving import representative, rules  # noqa: E402
 from optgen.console import print_table  # noqa: E402
 
 BITS = (32, 8, 4)

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from converge_rates import training
 from converge_tasks import TASKS, loss, sampled
 
 from optgen.bench import driving
-from optgen.bench.driving import arguments, begin_evaluation, begin_training, starting_settings, wants_hessian
+from optgen.bench.driving import Made, arguments, begin_training, bits_of, starting_settings
 
 EVALUATIONS = 8
 LAST_SHARE = 0.2
@@ -77,6 +78,28 @@ def read(record: dict[str, Any]) -> Run:
     named["wanted"] = Wanted(**record["wanted"])
     named["losses"] = {int(step): value for step, value in record["losses"].items()}
     return Run(**named)
+
+
+def rules(classes: Mapping[str, Made]) -> dict[str, list[Made]]:
+    """The classes of each rule, in the order of the package."""
+    result: dict[str, list[Made]] = {}
+    for made in classes.values():
+        result.setdefault(made.rule.name, []).append(made)
+    return result
+
+
+def representative(members: list[Made], bits: int) -> Made | None:
+    """The class of a rule that stands for it in these bits: the first that lets the user choose, then the first at all.
+
+    Classes that are paged or of one target alone come last.
+    """
+
+    def rank(made: Made) -> tuple[bool, bool]:
+        special = made.fixed.get("is_paged", False) or "target" in made.fixed
+        return bool(special), made.bits is not None
+
+    able = [made for made in members if bits in bits_of(made)]
+    return min(able, key=rank, default=None)
 
 
 @cache
@@ -151,7 +174,8 @@ def _train(wanted: Wanted, began: float) -> Run:
     )
 
     def held_out() -> float:
-        begin_evaluation(optimizer)
+        if "eval" in optimizer.rule.blocks:
+            optimizer.eval()
         with torch.no_grad():
             value = loss(model, data.held_out).item()
         begin_training(optimizer)
@@ -160,10 +184,11 @@ def _train(wanted: Wanted, began: float) -> Run:
     begin_training(optimizer)
     losses = {0: held_out()}
     counted = evaluated_steps(wanted.steps)
+    has_hessian = callable(getattr(optimizer, "update_hessian", None))
     shown = {*counted, *(round(wanted.steps * i / 10) for i in range(1, 11))}
     for step in range(1, wanted.steps + 1):
         pair = data.batch(batches)
-        if wants_hessian(optimizer) and step % HESSIAN_EVERY == 1:
+        if has_hessian and step % HESSIAN_EVERY == 1:
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss(model, sampled(model, pair, labels)))
             optimizer.update_hessian()

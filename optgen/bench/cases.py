@@ -46,10 +46,3 @@ def gpt2_shapes(width: int = 768, layers: int = 12) -> tuple[Shape, ...]:
     mlp = ((width, 4 * width), (4 * width,), (4 * width, width), (width,))
     block = (*norm, *attention, *norm, *mlp)
     return ((50257, width), (1024, width), *(block * layers), *norm)
-
-
-CASES = (
-    Case("4096x4096", ((4096, 4096),), 3),
-    Case("gpt2", gpt2_shapes(), 2),
-    Case("1000x1024", ((1024,),) * 1000, 16),
-)

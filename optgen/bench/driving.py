@@ -83,36 +83,3 @@ def begin_training(optimizer: Any) -> None:
     """Bring parameters to where gradients are taken, for rules that tell training from evaluation."""
     if "train" in optimizer.rule.blocks:
         optimizer.train()
-
-
-def begin_evaluation(optimizer: Any) -> None:
-    """Bring parameters to what is evaluated and saved."""
-    if "eval" in optimizer.rule.blocks:
-        optimizer.eval()
-
-
-def wants_hessian(optimizer: Any) -> bool:
-    """Check whether a rule has an estimate of the curvature, to be updated every few steps."""
-    return callable(getattr(optimizer, "update_hessian", None))
-
-
-def rules(classes: Mapping[str, Made]) -> dict[str, list[Made]]:
-    """The classes of each rule, in the order of the package."""
-    result: dict[str, list[Made]] = {}
-    for made in classes.values():
-        result.setdefault(made.rule.name, []).append(made)
-    return result
-
-
-def representative(members: list[Made], bits: int) -> Made | None:
-    """The class of a rule that stands for it in these bits: the first that lets the user choose, then the first at all.
-
-    Classes that are paged or of one target alone come last.
-    """
-
-    def rank(made: Made) -> tuple[bool, bool]:
-        special = made.fixed.get("is_paged", False) or "target" in made.fixed
-        return bool(special), made.bits is not None
-
-    able = [made for made in members if bits in bits_of(made)]
-    return min(able, key=rank, default=None)

@@ -1,32 +1,14 @@
-"""Timing on a GPU: events around a step, a copy that empties the L2 cache before it, the host's part, and graphs."""
+"""Timing on a GPU: events around a step, and a copy that empties the L2 cache before it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from optgen.bench.cases import Case, gpt2_shapes
-from optgen.bench.contenders import Contender
-from optgen.bench.measure import Tensors
-from optgen.bench.models import llama_shapes
-
 DEVICE = torch.device("cuda")
-CASES = (
-    Case("1e8", ((10**8,),), 2),
-    Case("gpt2", gpt2_shapes(), 3),
-    Case("1000x1024", ((1024,),) * 1000, 16),
-    Case("1e8-bf16", ((10**8,),), 2, "bfloat16"),
-    Case("gpt2-bf16", gpt2_shapes(), 3, "bfloat16"),
-    Case("llama3-8b-bf16", llama_shapes(128256, 4096, 2, 14336, 1024), 1, "bfloat16"),  # two of its 32 layers
-)
 COPIED_BYTES = 2**30  # beyond every L2 cache
-HOST_STEPS = 200
-GRAPH_STEPS = 50
 
 
 def why_no_gpu() -> str:
@@ -60,96 +42,6 @@ class CopyBandwidth:
     def seconds(self) -> float:
         """Run it once; return how long it took."""
         return event_seconds(lambda: self.to.copy_(self.source))
-
-
-@dataclass(frozen=True)
-class HostResult:
-    """Cost of a step beside its kernels, in seconds; `graph` is a replay's time on the GPU, `replay` on the host."""
-
-    case: str
-    name: str
-    host: float | None = None
-    graph: float | None = None
-    replay: float | None = None
-    failure: str = ""
-
-
-def measure_host(case: Case, contender: Contender) -> HostResult:
-    """Take steps with new gradients without waiting for the GPU, then replay one from a CUDA graph."""
-    try:
-        host = host_seconds(case, contender)
-    except Exception as error:  # a peer that fails is reported, the others are still measured
-        return HostResult(case.name, contender.name, failure=f"{type(error).__name__}: {error}".splitlines()[0])
-    if contender.capturable is None:
-        return HostResult(case.name, contender.name, host)
-    try:
-        graph, replay = graph_seconds(case, contender.capturable)
-    except Exception as error:
-        return HostResult(case.name, contender.name, host, failure=f"{type(error).__name__}: {error}".splitlines()[0])
-    return HostResult(case.name, contender.name, host, graph, replay)
-
-
-def host_seconds(case: Case, contender: Contender, steps: int = HOST_STEPS, device: torch.device = DEVICE) -> float:
-    """The median of the host's time in `step()`; every step has gradients that no step before it had."""
-    tensors = Tensors(case, device)
-    params = tensors.params()
-    optimizer = contender.make(params)
-    samples = []
-    for number in range(steps):
-        optimizer.zero_grad(set_to_none=True)
-        # New memory as well: what lies at another address has to be told to the kernels.
-        fresh = [gradient.clone() for gradient in tensors.gradients[number % len(tensors.gradients)]]
-        for param, gradient in zip(params, fresh, strict=True):
-            param.grad = gradient
-        if number % 10 == 0:
-            _wait(device)  # before the queue of launches is full, which would make the host wait inside a step
-        start = time.perf_counter()
-        optimizer.step()
-        samples.append(time.perf_counter() - start)
-    _wait(device)
-    return median(samples[steps // 10 :])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def graph_seconds(case: Case, make: Callable[[list[torch.Tensor]], torch.optim.Optimizer]) -> tuple[float, float]:
-    """The medians of a replayed step: on the GPU, and of the host that starts it."""
-    tensors = Tensors(case, DEVICE)
-    params = tensors.params()
-    optimizer = make(params)
-    tensors.give_gradients(params)
-    beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
-        for _ in range(3):
-            optimizer.step()
-    torch.cuda.current_stream().wait_stream(beside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        optimizer.step()
-    on_gpu = [event_seconds(graph.replay) for _ in range(GRAPH_STEPS)]
-    on_host = []
-    for _ in range(GRAPH_STEPS):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        graph.replay()
-        on_host.append(time.perf_counter() - start)
-    return median(on_gpu), median(on_host)
-
-
-HOST_COLUMNS = ("case", "optimizer", "notes", "step() µs", "graph µs on GPU", "replay µs")
-
-
-def host_rows(results: Sequence[HostResult]) -> list[tuple[str, ...]]:
-    """One row an optimizer and case; what was not measured is a dash."""
-
-    def shown(seconds: float | None) -> str:
-        return "-" if seconds is None else f"{1e6 * seconds:.0f}"
-
-    return [(r.case, r.name, r.failure, shown(r.host), shown(r.graph), shown(r.replay)) for r in results]
 
 
 def machine() -> dict[str, Any]:

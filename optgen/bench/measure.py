@@ -54,10 +54,6 @@ class Budget:
         return replace(self, case_seconds=min(self.case_seconds, fair / 2))
 
 
-DEFAULT = Budget(run_seconds=220.0, case_seconds=28.0, aging_seconds=4.0, least=3, most=60)
-QUICK = Budget(run_seconds=60.0, case_seconds=5.0, aging_seconds=1.0, least=1, most=10)
-
-
 @dataclass
 class Measured:
     """Measurements of one contender.

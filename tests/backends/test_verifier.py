@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from numerics.programs import rule_of
 from support.compiling import ROOT
+from support.statement_invariants import verify_statements
 from support.verified import verified_statements
 
 from optgen.backends.assignments import Assignments
 from optgen.backends.statements import Assign, Block, Declare, If, Invoke, Statement
-from optgen.backends.verifier import verify_statements
 from optgen.compiler import compile_specs
 from optgen.diagnostics import SpecError
 from optgen.ir.formula import TRUE, atom

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from numerics.programs import rule_of
 from support.compiling import RULES, stock_rules
+from support.plan_invariants import verify_plan
 
 from optgen.compiler import check_specs
 from optgen.diagnostics import Reporter, SpecError
 from optgen.ir.nodes import Const, Ref
 from optgen.ir.verifier import VerificationError
 from optgen.schedule.plan import PassPlan, Plan
-from optgen.schedule.verifier import verify_plan
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -15,10 +15,10 @@ from optgen.compiler import Package, compile_specs
 from optgen.diagnostics import SpecError, printable
 from optgen.ir.nodes import Kind
 from optgen.page import page
-from optgen.schedule.verifier import verify_plan
 from support.compiling import ROOT
 from support.hostile import c_code
 from support.mutations import Case
+from support.plan_invariants import verify_plan
 from support.verified import verified_statements
 
 MODULE_NAMES = {*dir(builtins), "__file__", "__name__", "__package__", "__all__", "__class__"}

@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 from optgen.backends.assignments import Assignments, Part
-from optgen.backends.verifier import verify_statements
+from support.statement_invariants import verify_statements
 
 MAKE = Part.code
 

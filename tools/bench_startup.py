@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 IMPORT = "import torch, time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
 # torch's first optimizer of a process, whichever it is, imports torch._dynamo for about a second: not ours to count.

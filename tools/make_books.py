@@ -57,8 +57,9 @@ TEMPLATE = """\
 //             bytes at once.
 #pragma once
 
-#include <math.h>
 #include <stdint.h>
+
+#include "libm.h"
 
 namespace optgen {{
 
@@ -245,7 +246,7 @@ def _floats(values: Iterable[float]) -> str:
 def _literal(value: float) -> str:
     """Nine significant digits name each float32 exactly."""
     if value == float("inf"):
-        return "HUGE_VALF"
+        return "OPTGEN_INFINITY"
     text = f"{value:.9g}"
     return f"{text}f" if any(mark in text for mark in ".e") else f"{text}.0f"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.cpp_headers import COMPILERS, INCLUDE
 from support.fake_programs import script
 
 from optgen.runtime.building import cache, compilers, entries, headers, private_dir
@@ -46,7 +49,7 @@ def made(folder: Path, compiler: Compiler) -> bytes:
     path = folder / "kernel.cpp"
     path.write_text(
         '#include <optgen/cpu.h>\nextern "C" __attribute__((visibility("default"))) double root(double x) '
-        "{ return sqrt(x) + OPTGEN_MORE; }\n"
+        "{ return optgen::sqrt(x) + OPTGEN_MORE; }\n"
     )
     assert cache.shared_library(path, {"OPTGEN_MORE": "1"}, compiler).root
     (stored,) = folder.glob("cache/kernel-*.so")
@@ -155,3 +158,16 @@ def test_those_that_nobody_reads_any_more_are_removed(tmp_path: Path, gcc: Compi
         os.utime(path, (then, then))
     headers.parse_headers(gcc)
     assert [path.exists() for path in (old, recent, kernel, other)] == [False, True, True, True]
+
+
+def test_kernels_read_no_header_of_cpp_or_of_intrinsics_that_they_can_do_without() -> None:
+    """C++'s own headers and those of intrinsics take longer to read than all of a kernel takes to compile."""
+    for name in COMPILERS:
+        flags = ("-std=c++17", "-march=x86-64-v3") if platform.machine() == "x86_64" else ("-std=c++17",)
+        command = (name, *flags, "-fopenmp", f"-I{INCLUDE}", "-M", str(INCLUDE / headers.HEADER))
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        read = {Path(word) for word in said.replace("\\\n", " ").split()[1:]}
+        assert {path.name for path in read if path.is_relative_to(INCLUDE)} >= {"cpu.h", "int8_lanes.h", "math.h"}
+        foreign = {path.name for path in read if not path.is_relative_to(INCLUDE)}
+        assert not foreign & {"math.h", "cmath", "immintrin.h", "arm_neon.h", "omp.h"}, (name, foreign)
+        assert not [path for path in read if "c++" in path.parts], name

@@ -104,8 +104,8 @@ def test_what_is_called_is_documented(name: str) -> None:
 
 NEW_ROW = '    _function("cbrt", "the cube root"),\n'
 IN_C = """\
-OPTGEN_FUNCTION float cbrt(float x) { return ::cbrtf(x); }
-OPTGEN_FUNCTION double cbrt(double x) { return ::cbrt(x); }
+OPTGEN_FUNCTION float cbrt(float x) { return OPTGEN_LIBM(cbrtf)(x); }
+OPTGEN_FUNCTION double cbrt(double x) { return OPTGEN_LIBM(cbrt)(x); }
 """
 IN_PYTHON = '''
 

@@ -2,7 +2,7 @@
 // less 128.
 #pragma once
 
-#include <math.h>
+#include <optgen/math.h>
 #include <optgen/plain_loops.h>
 
 namespace optgen {
@@ -15,14 +15,14 @@ template <bool is_signed> struct Companded8 {
   static float value(int8_t code) {
     if (is_signed) {
       const float v = float(int32_t(code)) * (1.0f / 127.0f);
-      return v / (2.0f - fabsf(v));
+      return v / (2.0f - optgen::abs(v));
     }
     const float root = (float(int32_t(code)) + 128.0f) * (1.0f / 255.0f);
     return root * root;
   }
 
   static int32_t code(float y, bool negative) {
-    if (!is_signed) return int32_t(sqrtf(y) * 255.0f + 0.5f) - 128;
+    if (!is_signed) return int32_t(optgen::sqrt(y) * 255.0f + 0.5f) - 128;
     const int32_t steps = int32_t((y + y) / (1.0f + y) * 127.0f + 0.5f);
     return negative ? -steps : steps;
   }

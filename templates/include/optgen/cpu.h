@@ -1,7 +1,6 @@
 // The frame of every generated CPU kernel: how its passes run. Results do not depend on the number of threads.
 #pragma once
 
-#include <omp.h>
 #include <optgen/call.h>
 #include <optgen/math.h>
 #include <optgen/passes.h>

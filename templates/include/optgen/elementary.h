@@ -4,9 +4,9 @@
 // ones. What is not finite, zero or below the smallest normal number is treated as IEEE 754 and C's Annex F ask.
 #pragma once
 
-#include <math.h>
 #include <optgen/bits.h>
 #include <optgen/function.h>
+#include <optgen/libm.h>
 #include <stdint.h>
 
 namespace optgen {
@@ -58,9 +58,9 @@ OPTGEN_FUNCTION float log(float x) {
                      f * (0x1.233378p-3f +
                           f * (-0x1.fb447p-4f + f * (0x1.e64862p-4f + f * (-0x1.e2e016p-4f + f * 0x1.1b48a6p-4f)))))));
   const float result = e * 0x1.62e4p-1f + (f + (e * 0x1.7f7d1cp-20f + (square * f * rest - 0.5f * square)));
-  const float of_positive = x < HUGE_VALF ? result : x;  // or NaN
+  const float of_positive = x < OPTGEN_INFINITY ? result : x;  // or NaN
   const float number = x < 0.0f ? not_a_number() : of_positive;
-  return x == 0.0f ? -HUGE_VALF : number;
+  return x == 0.0f ? -OPTGEN_INFINITY : number;
 }
 
 // By its series, or by e**(2 x) where that is larger.
@@ -98,8 +98,8 @@ OPTGEN_FUNCTION float power(float x, float y) {
   const double tail = 0x1.555554fd6cd7cp-2 +
                       u * (0x1.999a7affcaca2p-3 + u * (0x1.2438b4d32678ap-3 + u * 0x1.e2fc3aa627ca6p-4));
   const double finite = double(of.e) + (s + s * u * tail) * 0x1.71547652b82fep1;
-  const double infinite = size == 0.0f ? -HUGE_VAL : double(size);
-  const double log2 = size > 0.0f && size < HUGE_VALF ? finite : infinite;
+  const double infinite = size == 0.0f ? -double(OPTGEN_INFINITY) : double(size);
+  const double log2 = size > 0.0f && size < OPTGEN_INFINITY ? finite : infinite;
 
   const double exponent = double(y) * log2;
   const double SHIFT = 0x1.8p52;
@@ -117,11 +117,11 @@ OPTGEN_FUNCTION float power(float x, float y) {
 
   // A negative x has real powers where y is whole, and a sign where it is odd.
   const float half = 0.5f * y;
-  const bool is_whole = floorf(y) == y, is_odd = is_whole & (floorf(half) != half);
-  const bool has_power = is_whole | (size == 0.0f) | (size == HUGE_VALF);
+  const bool is_whole = OPTGEN_LIBM(floorf)(y) == y, is_odd = is_whole & (OPTGEN_LIBM(floorf)(half) != half);
+  const bool has_power = is_whole | (size == 0.0f) | (size == OPTGEN_INFINITY);
   const float of_negative = has_power ? (is_odd ? -magnitude : magnitude) : not_a_number();
   const float of_x = int32_t(float_bits(x)) < 0 ? of_negative : magnitude;
-  const bool is_one = (x == 1.0f) | (y == 0.0f) | ((x == -1.0f) & (half * half == HUGE_VALF));
+  const bool is_one = (x == 1.0f) | (y == 0.0f) | ((x == -1.0f) & (half * half == OPTGEN_INFINITY));
   const float number = x != x ? x : of_x;
   return is_one ? 1.0f : number;
 }

@@ -2,20 +2,21 @@
 // neighbouring magnitudes, infinite from where there are none on.
 #pragma once
 
-#include <math.h>
+#include <optgen/libm.h>
 
 namespace optgen {
 
 template <bool is_signed> struct Int4Tables;
 
 template <> struct Int4Tables<true> {
+  static constexpr float none = OPTGEN_INFINITY;
   alignas(64) static constexpr float book[16] = {
       -0.887499988f,  -0.662500024f, -0.4375f,       -0.212499991f, -0.0775000006f, -0.0325000025f,
       -0.00549999997f, 0.0f,         0.00549999997f, 0.0325000025f, 0.0775000006f,  0.212499991f,
       0.4375f,        0.662500024f,  0.887499988f,   1.0f};
   alignas(64) static constexpr float midpoints[16] = {
       0.00274999999f, 0.0190000013f, 0.0549999997f, 0.144999996f, 0.324999988f, 0.550000012f, 0.774999976f, 0.943750024f,
-      HUGE_VALF,      HUGE_VALF,     HUGE_VALF,     HUGE_VALF,    HUGE_VALF,    HUGE_VALF,    HUGE_VALF,    HUGE_VALF};
+      none,           none,          none,          none,         none,         none,         none,         none};
 };
 
 template <> struct Int4Tables<false> {

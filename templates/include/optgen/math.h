@@ -3,28 +3,28 @@
 // minimum and maximum hand on NaN as torch does; everything else follows IEEE 754.
 #pragma once
 
-#include <math.h>
 #include <optgen/bits.h>
 #include <optgen/elementary.h>
 #include <optgen/function.h>
+#include <optgen/libm.h>
 #include <stdint.h>
 
 namespace optgen {
 
-OPTGEN_FUNCTION float sqrt(float x) { return ::sqrtf(x); }
-OPTGEN_FUNCTION double sqrt(double x) { return ::sqrt(x); }
-OPTGEN_FUNCTION float rsqrt(float x) { return 1.0f / ::sqrtf(x); }
-OPTGEN_FUNCTION double rsqrt(double x) { return 1.0 / ::sqrt(x); }
-OPTGEN_FUNCTION double exp(double x) { return ::exp(x); }
-OPTGEN_FUNCTION double log(double x) { return ::log(x); }
-OPTGEN_FUNCTION double tanh(double x) { return ::tanh(x); }
-OPTGEN_FUNCTION double sigmoid(double x) { return 1.0 / (1.0 + ::exp(-x)); }
-OPTGEN_FUNCTION double softplus(double x) { return (x < 0.0 ? 0.0 : x) + ::log1p(::exp(-::fabs(x))); }
-OPTGEN_FUNCTION float floor(float x) { return ::floorf(x); }
-OPTGEN_FUNCTION double floor(double x) { return ::floor(x); }
-OPTGEN_FUNCTION float abs(float x) { return ::fabsf(x); }
-OPTGEN_FUNCTION double abs(double x) { return ::fabs(x); }
-OPTGEN_FUNCTION double power(double x, double y) { return ::pow(x, y); }
+OPTGEN_FUNCTION float sqrt(float x) { return OPTGEN_LIBM(sqrtf)(x); }
+OPTGEN_FUNCTION double sqrt(double x) { return OPTGEN_LIBM(sqrt)(x); }
+OPTGEN_FUNCTION float rsqrt(float x) { return 1.0f / OPTGEN_LIBM(sqrtf)(x); }
+OPTGEN_FUNCTION double rsqrt(double x) { return 1.0 / OPTGEN_LIBM(sqrt)(x); }
+OPTGEN_FUNCTION double exp(double x) { return OPTGEN_LIBM(exp)(x); }
+OPTGEN_FUNCTION double log(double x) { return OPTGEN_LIBM(log)(x); }
+OPTGEN_FUNCTION double tanh(double x) { return OPTGEN_LIBM(tanh)(x); }
+OPTGEN_FUNCTION double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+OPTGEN_FUNCTION float floor(float x) { return OPTGEN_LIBM(floorf)(x); }
+OPTGEN_FUNCTION double floor(double x) { return OPTGEN_LIBM(floor)(x); }
+OPTGEN_FUNCTION float abs(float x) { return OPTGEN_LIBM(fabsf)(x); }
+OPTGEN_FUNCTION double abs(double x) { return OPTGEN_LIBM(fabs)(x); }
+OPTGEN_FUNCTION double softplus(double x) { return (x < 0.0 ? 0.0 : x) + OPTGEN_LIBM(log1p)(exp(-abs(x))); }
+OPTGEN_FUNCTION double power(double x, double y) { return OPTGEN_LIBM(pow)(x, y); }
 
 template <class T> OPTGEN_FUNCTION T square(T x) { return x * x; }
 template <class T> OPTGEN_FUNCTION T sign(T x) { return T(x > T(0)) - T(x < T(0)); }
@@ -55,7 +55,7 @@ OPTGEN_FUNCTION uint32_t larger(uint32_t largest, float x) {
 // The square of a float32 value is exact in double, so that a sum is the same with fma, which takes half the time.
 OPTGEN_FUNCTION double plus_square(double sum, float x) {
 #if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  return ::fma(double(x), double(x), sum);
+  return OPTGEN_LIBM(fma)(double(x), double(x), sum);
 #else
   return sum + double(x) * double(x);
 #endif

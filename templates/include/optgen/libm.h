@@ -1,0 +1,14 @@
+// C's functions of numbers, and infinity.
+//
+// Compilers know them by names of their own. The header that declares them for C++ has twenty thousand lines besides,
+// which took longer to read than all headers of a kernel together.
+#pragma once
+
+#define OPTGEN_INFINITY __builtin_huge_valf()
+
+#if defined(__CUDACC__)
+#include <math.h>
+#define OPTGEN_LIBM(name) ::name
+#else
+#define OPTGEN_LIBM(name) __builtin_##name
+#endif

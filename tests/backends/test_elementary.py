@@ -5,17 +5,19 @@ The references are numpy's in float64, which are off by less than a billionth of
 
 from __future__ import annotations
 
-import ctypes
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+from support.arm import emulated, why_no_arm
 from support.asked import ask
 from support.cpp_headers import BUILDS, COMPILERS, FLAGS, INCLUDE, compile_cpp
+from support.libraries import Library, Native
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -63,15 +65,14 @@ def errors(got: Floats, wanted: Doubles) -> Doubles:
 
 
 class Functions:
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: Library) -> None:
         self.library = library
 
     def __call__(self, name: str, x: Floats, *exponent: float) -> Floats:
-        x = np.ascontiguousarray(x)
-        y = np.empty_like(x)
-        addresses = (ctypes.c_void_p(array.ctypes.data) for array in (x, y))
-        getattr(self.library, f"c_{name}")(*addresses, len(x), *map(ctypes.c_float, exponent))
-        return y
+        given = torch.tensor(x)
+        result = torch.empty_like(given)
+        self.library.call(f"c_{name}", given, result, len(x), *exponent)
+        return result.numpy()
 
 
 @pytest.fixture(scope="module", params=COMPILERS)
@@ -79,7 +80,16 @@ def builds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("elementary")
     for build, flags in BUILDS.items():
         compile_cpp(request.param, SOURCE, folder / f"{build}.so", "-shared", "-fPIC", *flags)
-    return {build: Functions(ctypes.CDLL(str(folder / f"{build}.so"))) for build in BUILDS}
+    return {build: Functions(Native(folder / f"{build}.so")) for build in BUILDS}
+
+
+@pytest.fixture(scope="module")
+def on_arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Functions]:
+    if why_no_arm():
+        pytest.skip(why_no_arm())
+    library = emulated(SOURCE, tmp_path_factory.mktemp("arm"), f"-I{INCLUDE}", "-fvisibility=default")
+    yield Functions(library)
+    library.close()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,15 +124,26 @@ def test_powers_of_one_base(builds: dict[str, Functions], base: float) -> None:
         assert errors(got, np.array([exact]))[0] <= 0.51, (base, exponent, got, exact)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "power"])
-def test_all_builds_compute_the_same_bits(builds: dict[str, Functions], name: str) -> None:
+def assert_same(name: str, one: Functions, others: Iterable[Functions]) -> None:
     x = np.concatenate([everywhere()[::11], special()])
     exponents = ((0.3,), (-2.0,)) if name == "power" else ((),)
     for exponent in exponents:
-        native, *others = (build(name, x, *exponent) for build in builds.values())
+        expected = one(name, x, *exponent)
         for other in others:
-            same = (native.view(np.int32) == other.view(np.int32)) | (np.isnan(native) & np.isnan(other))
+            got = other(name, x, *exponent)
+            same = (expected.view(np.int32) == got.view(np.int32)) | (np.isnan(expected) & np.isnan(got))
             assert same.all(), x[~same][:5]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "power"])
+def test_all_builds_compute_the_same_bits(builds: dict[str, Functions], name: str) -> None:
+    native, *others = builds.values()
+    assert_same(name, native, others)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "power"])
+def test_arm_computes_the_same_bits(builds: dict[str, Functions], on_arm: Functions, name: str) -> None:
+    assert_same(name, builds["native"], [on_arm])
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="asks g++ what it has vectorised")

@@ -130,7 +130,7 @@ def test_special_values(builds: list[Headers], name: str, signed: bool, block: i
 def test_every_length(builds: list[Headers], name: str, signed: bool, block: int) -> None:
     item = codec(name).with_block(block)
     for n in range(item.packed, 258):
-        assert_same(builds, item, torch.randn(n), signed)
+        assert_same([each for each in builds if each.tries(n)], item, torch.randn(n), signed)
 
 
 @each_book

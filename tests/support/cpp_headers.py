@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from optgen.codecs import Codec, ParameterCodec
 from optgen.runtime.building.compilers import processor
 from optgen.runtime.states.philox import Draw
 from support.asked import ask
+from support.libraries import Emulated, Library
 
 ROOT = Path(__file__).parents[2]
 INCLUDE = ROOT / "templates" / "include"
@@ -36,11 +36,15 @@ COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
 class Headers:
     """The compiled headers; tensors in, tensors out."""
 
-    library: ctypes.CDLL
+    library: Library
     build: str = ""  # the compiler, and which of BUILDS
 
     def __str__(self) -> str:
         return self.build
+
+    def tries(self, length: int) -> bool:
+        """True if a test of every length is to try this one: of an emulated one those beside ends of vectors."""
+        return not isinstance(self.library, Emulated) or length % 8 in (0, 1, 7)
 
     def encode(self, codec: Codec, x: Tensor, signed: bool, new_scale: float = 0.0) -> tuple[Tensor, Tensor]:
         """(codes, absmax) of a float32 tensor in a codec with scales; nothing is written beyond them.
@@ -52,8 +56,7 @@ class Headers:
         absmax, beyond_scales = guarded((codec.scales(x.numel()),), torch.float32)
         if codec.block < 0:
             absmax.fill_(new_scale)
-        function = getattr(self.library, f"encode_{_state(codec, signed)}")
-        function(_address(x), _address(codes), _address(absmax), ctypes.c_int64(x.numel()), ctypes.c_float(new_scale))
+        self.library.call(f"encode_{_state(codec, signed)}", x, codes, absmax, x.numel(), float(new_scale))
         assert (beyond == GUARD).all()
         assert (beyond_scales == GUARD).all()
         return codes, absmax
@@ -61,8 +64,7 @@ class Headers:
     def decode(self, codec: Codec, codes: Tensor, absmax: Tensor, signed: bool, numel: int) -> Tensor:
         """The float32 numbers that codes and scales stand for."""
         out, beyond = guarded((numel,), torch.float32)
-        function = getattr(self.library, f"decode_{_state(codec, signed)}")
-        function(_address(codes), _address(absmax), _address(out), ctypes.c_int64(numel))
+        self.library.call(f"decode_{_state(codec, signed)}", codes, absmax, out, numel)
         assert (beyond == GUARD).all()
         return out
 
@@ -74,15 +76,8 @@ class Headers:
         param, beyond = guarded(x.shape, dtype)
         kept = codec.compensation_dtype(name)
         beside, beyond_beside = guarded(x.shape, getattr(torch, kept)) if kept else (None, None)
-        getattr(self.library, f"encode_{codec.name}_{name}")(
-            _address(x),
-            _address(param),
-            _address(beside),
-            ctypes.c_int64(x.numel()),
-            ctypes.c_uint64(draw.seed),
-            ctypes.c_uint32(draw.position),
-            ctypes.c_uint32(draw.step),
-        )
+        keys = draw.seed, draw.position, draw.step
+        self.library.call(f"encode_{codec.name}_{name}", x, param, beside, x.numel(), *keys)
         assert (beyond == GUARD).all()
         assert beyond_beside is None or (beyond_beside == GUARD).all()
         return param, beside
@@ -90,36 +85,30 @@ class Headers:
     def decode_parameter(self, codec: ParameterCodec, param: Tensor, beside: Tensor | None) -> Tensor:
         """The float32 numbers of a parameter."""
         out = torch.empty(param.shape)
-        function = getattr(self.library, f"decode_{codec.name}_{str(param.dtype).removeprefix('torch.')}")
-        function(_address(param), _address(beside), _address(out), ctypes.c_int64(param.numel()))
+        name = str(param.dtype).removeprefix("torch.")
+        self.library.call(f"decode_{codec.name}_{name}", param, beside, out, param.numel())
         return out
 
     def philox(self, counter: list[int], key: int) -> list[int]:
         """The four words of a counter's block."""
-        words = (ctypes.c_uint32 * 4)()
-        self.library.c_philox((ctypes.c_uint32 * 4)(*counter), ctypes.c_uint64(key), words)
-        return list(words)
+        words = torch.empty(4, dtype=torch.uint32)
+        self.library.call("c_philox", torch.tensor(counter, dtype=torch.uint32), key, words)
+        return words.tolist()
 
     def draw_tile(self, draw: Draw, at: int) -> Tensor:
         """The 16 random bits of the 256 elements from number `at` on, as int32."""
         out = torch.empty(256, dtype=torch.int16)
-        self.library.c_draw_tile(
-            ctypes.c_uint64(draw.seed),
-            ctypes.c_uint32(draw.position),
-            ctypes.c_uint32(draw.step),
-            ctypes.c_int64(at),
-            _address(out),
-        )
+        self.library.call("c_draw_tile", draw.seed, draw.position, draw.step, at, out)
         return out.to(torch.int32) & 0xFFFF
 
     def finite_absmax(self, x: Tensor) -> float:
         """finite_absmax of all of x."""
-        return float(self.library.c_finite_absmax(_address(x), x.numel()))
+        return self.library.call("c_finite_absmax", x, x.numel())
 
     def convert(self, function: str, x: Tensor, to: torch.dtype) -> Tensor:
         """The conversion `function` of x, whose result is stored as `to`."""
         result = torch.empty(x.shape, dtype=to)
-        getattr(self.library, f"c_{function}")(_address(x), _address(result), ctypes.c_int64(x.numel()))
+        self.library.call(f"c_{function}", x, result, x.numel())
         return result
 
 
@@ -133,13 +122,6 @@ def guarded(shape: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def _state(codec: Codec, signed: bool) -> str:
     block = "tensor" if codec.block < 0 else codec.block
     return f"{codec.name}_{'signed' if signed else 'unsigned'}_{block}"
-
-
-def _address(x: Tensor | None) -> ctypes.c_void_p:
-    if x is None:
-        return ctypes.c_void_p(None)
-    assert x.is_contiguous()
-    return ctypes.c_void_p(x.data_ptr())
 
 
 def compile_cpp(compiler: str, source: Path, target: Path, *flags: str) -> None:

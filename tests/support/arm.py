@@ -1,0 +1,34 @@
+"""ARM (AArch64) on another processor: Debian's compiler for it, and QEMU, which runs a program of another processor."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+
+from optgen.runtime.building.compilers import COMMON_FLAGS
+from support.asked import ask
+from support.libraries import Emulated
+
+COMPILER = "aarch64-linux-gnu-g++"
+EMULATOR = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
+FLAGS = COMMON_FLAGS  # what users' kernels are compiled with, for the least of these processors
+
+
+def why_no_arm() -> str:
+    """Reason in one line why nothing can be run as on ARM; "" if it can."""
+    if platform.machine() in ("arm64", "aarch64"):
+        return "this is one"
+    for program, package in ((COMPILER, "g++-aarch64-linux-gnu"), (EMULATOR[0], "qemu-user")):
+        if shutil.which(program) is None:
+            return f"no {program} (apt install {package})"
+    return ""
+
+
+def emulated(source: Path, folder: Path, *flags: str) -> Emulated:
+    """The functions of a source, compiled for ARM. Close it at the end."""
+    answerer, library = folder / "answer", folder / f"{source.stem}.so"
+    answering = Path(__file__).with_name("answer.cpp")
+    ask([COMPILER, "-O1", "-Wall", "-Wextra", "-Werror", str(answering), "-o", str(answerer)], answering, answerer)
+    ask([COMPILER, *FLAGS, "-Werror", *flags, str(source), "-o", str(library)], source, library)
+    return Emulated(EMULATOR, answerer, library)

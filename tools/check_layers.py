@@ -71,7 +71,9 @@ ROOMS: tuple[str, ...] = (
     "rule",
     "block",
 )
-NEVER_APART = frozenset({"jinja2", "pydantic", "yaml", "typer", "rich"})
+NEVER_APART = frozenset({"jinja2", "pydantic", "yaml", "typer"})
+# What they import inside functions only, so that importing a generated package stays quick.
+LATE_APART = frozenset({"rich"})
 # What integrations import inside functions only, so that importing them brings nothing that is not used.
 JOINED = frozenset({"torch", "numpy", "transformers", "accelerate", "lightning", "bitsandbytes", "optgen_optim"})
 MAX_LINES = 500
@@ -140,6 +142,8 @@ def check_import(module: str, found: Import, modules: frozenset[str]) -> Iterato
     if module in APART:
         if top in NEVER_APART:
             yield f"{module}/ must not import {top}"
+        if top in LATE_APART and not found.lazy:
+            yield f"{module}/ may import {top} inside functions only"
         if module == "integrations" and top in JOINED and not found.lazy:
             yield f"integrations/ may import {top} inside functions only"
         for used in used_modules(found, modules):

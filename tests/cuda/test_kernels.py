@@ -270,9 +270,9 @@ def test_kernels_are_built_for_the_device(driver: standin.Driver, monkeypatch: p
     archs = []
     build = cuda_engine.cubin
 
-    def recorded(source: Path, defines: Any, arch: str, nvcc: Any) -> bytes:
+    def recorded(source: Path, defines: Any, arch: str, *rest: Any) -> bytes:
         archs.append(arch)
-        return build(source, defines, arch, nvcc)
+        return build(source, defines, arch, *rest)
 
     monkeypatch.setattr(cuda_engine, "cubin", recorded)
     results = []

@@ -49,11 +49,12 @@ _libraries = Loader[ctypes.CDLL]()
 
 
 def shared_library(
-    source: Path, defines: Mapping[str, str], compiler: Compiler, functions: Iterable[str] = ()
+    source: Path, defines: Mapping[str, str], compiler: Compiler, functions: Iterable[str] = (), told: str = ""
 ) -> ctypes.CDLL:
     """Return the library built from `source` with `-D` for each of `defines`, building it only if no cache has it.
 
-    One that lacks any of `functions` is built again, and refused if it still does.
+    One that lacks any of `functions` is built again, and refused if it still does. While it is built for longer than a
+    moment, the user is told `told`.
 
     The headers of `optgen.paths.include_dir()` are found by the compiler; they and headers beside the source that it
     includes are part of an entry's key. Safe to call from many processes and threads at once. Import torch first: the
@@ -75,6 +76,7 @@ def shared_library(
             load=lambda entry, _: _load(entry, functions),
             advice=ADVICE,
             unloadable=lambda directory: f"If {directory} is mounted noexec, set OPTGEN_CACHE_DIR to another folder.",
+            told=told,
         )
     )
 

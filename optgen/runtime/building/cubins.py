@@ -62,7 +62,7 @@ class _Made:
         return arch if is_arch(arch) and name.partition(".")[0].startswith(self.name(arch)) else None
 
 
-def cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc | None) -> bytes:
+def cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc | None, told: str = "") -> bytes:
     """Return the machine code of `source` with `-D` for each of `defines`, for a device of the architecture `arch`.
 
     It comes from the folder `cubins` beside the source, else from the compile cache, else from nvcc, which stores it in
@@ -73,6 +73,7 @@ def cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc | None
         source: A .cu file; a header beside it that it includes is a part of the content that the name is made of.
         arch: "sm_90" for compute capability 9.0.
         nvcc: Compiler that builds it; None where there is none.
+        told: Said to the user while it is built for longer than a moment; "" for nothing.
 
     Raises:
         CompileError: when it is stored nowhere and cannot be built.
@@ -91,10 +92,10 @@ def cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc | None
         if found is None:
             raise CompileError(_missing_message(source, arch, nvcc))
         return found
-    return build_cubin(source, defines, target, nvcc)
+    return build_cubin(source, defines, target, nvcc, told)
 
 
-def build_cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc) -> bytes:
+def build_cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc, told: str = "") -> bytes:
     """Return the machine code for exactly this architecture, by this nvcc, building it only if no cache has it.
 
     Raises:
@@ -123,6 +124,7 @@ def build_cubin(source: Path, defines: Mapping[str, str], arch: str, nvcc: Nvcc)
             load=load,
             advice=ADVICE,
             unloadable=lambda _: f"Is {nvcc.path} an nvcc?",
+            told=told,
         )
     )
 

@@ -19,6 +19,7 @@ from typing import BinaryIO, Generic, TypeVar
 
 from optgen.paths import include_dir
 from optgen.runtime.building.forks import renew_in_child
+from optgen.runtime.building.notice import notice
 from optgen.runtime.building.private_dir import (
     ENTRY_NAME,
     LOCK_NAME,
@@ -66,6 +67,7 @@ class Kernel(Generic[Loaded]):
         advice: Advice for users without such a kernel.
         unloadable: Possible cause when a kernel that was just built cannot be loaded: a sentence about a folder.
         optional: Whether it is done without where the cache folder takes no more; else another folder is taken.
+        told: Said to the user while it is built for longer than a moment; "" for nothing.
     """
 
     source: Path
@@ -77,6 +79,7 @@ class Kernel(Generic[Loaded]):
     advice: str
     unloadable: Callable[[Path], str]
     optional: bool = False
+    told: str = ""
 
 
 class Loader(Generic[Loaded]):
@@ -305,7 +308,8 @@ def _build(kernel: Kernel[Loaded], key: str, entry: Path) -> BinaryIO | None:
         with scratch(entry.parent) as temporary:
             output = temporary / f"kernel{entry.suffix}"
             try:
-                done = kernel.build(output, temporary)
+                with notice(kernel.told):
+                    done = kernel.build(output, temporary)
             except OSError as error:
                 raise CompileError(f"cannot run the compiler {kernel.compiler}: {error}\n{kernel.advice}") from None
             if done.status != 0 or not output.exists():

@@ -26,7 +26,7 @@ THREAD_TILES = 128  # tiles that are worth a thread: 32,768 elements, as in torc
 
 
 class CpuEngine(KernelEngine):
-    """The cpu target of one bucket.
+    """The cpu target of one bucket of an optimizer, whose class has this name.
 
     Raises:
         CompileError: when the kernel cannot be built.
@@ -35,12 +35,14 @@ class CpuEngine(KernelEngine):
     target: ClassVar[str] = "cpu"
     chunk: ClassVar[int] = 32_768  # a matrix rule takes at least 16 rows
 
-    def __init__(self, rule: Rule, bucket: Bucket, compiler: Compiler) -> None:
+    def __init__(self, name: str, rule: Rule, bucket: Bucket, compiler: Compiler) -> None:
         super().__init__(rule, bucket)
         # Kernels that could sum rows or columns make room for it, also where nothing asks for the sums.
         parts = bool(self.row_sums or self.col_sums) and any(member.shard is not None for member in self.members)
         macros = {**defines(rule, bucket), "OPTGEN_PARTS": "1"} if parts else defines(rule, bucket)
-        self.library = shared_library(rule.source, macros, compiler, rule.functions)
+        self.library = shared_library(
+            rule.source, macros, compiler, rule.functions, f"compiling {name} for this processor, once"
+        )
         self.functions: dict[str, Callable[[Any], None]] = {}
         for name in rule.functions:
             function = getattr(self.library, name)

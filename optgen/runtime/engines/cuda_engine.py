@@ -39,7 +39,7 @@ def stored_tensors(rule: Rule, bucket: Bucket) -> int:
 
 
 class CudaEngine(KernelEngine):
-    """The cuda target of one bucket.
+    """The cuda target of one bucket of an optimizer, whose class has this name.
 
     Raises:
         CompileError: when the kernel cannot be built.
@@ -50,12 +50,13 @@ class CudaEngine(KernelEngine):
     chunk: ClassVar[int] = 8192
     bands: ClassVar[bool] = True
 
-    def __init__(self, rule: Rule, bucket: Bucket, gpu: CudaDevice, nvcc: Nvcc | None) -> None:
+    def __init__(self, name: str, rule: Rule, bucket: Bucket, gpu: CudaDevice, nvcc: Nvcc | None) -> None:
         super().__init__(rule, bucket)
         self.gpu = gpu
         self.built_on = gpu.current_stream()
         self.all_on_one_stream = True
-        self.image = cubin(rule.cuda_source, defines(rule, bucket), gpu.arch, nvcc)
+        told = f"compiling {name} for this GPU, once"
+        self.image = cubin(rule.cuda_source, defines(rule, bucket), gpu.arch, nvcc, told)
         self.functions = self._load()
         self.blocks = gpu.blocks(stored_tensors(rule, bucket))
         count, chunks = len(self.members), len(self.chunks) + len(self.band_table)

@@ -32,10 +32,10 @@ def pager_on(device: torch.device) -> Pager:
     return pager_of(cuda_device(device))
 
 
-def make_cuda_engine(rule: Rule, bucket: Bucket) -> CudaEngine:
-    """The engine of a bucket.
+def make_cuda_engine(name: str, rule: Rule, bucket: Bucket) -> CudaEngine:
+    """The engine of a bucket of an optimizer, whose class has this name.
 
     Raises:
         CompileError: if its kernel cannot be built.
     """
-    return CudaEngine(rule, bucket, cuda_device(bucket.device), find_nvcc())
+    return CudaEngine(name, rule, bucket, cuda_device(bucket.device), find_nvcc())

@@ -73,7 +73,7 @@ def make_engine(name: str, rule: Rule, bucket: Bucket) -> Engine:
     from optgen.runtime.building.entries import CompileError
 
     try:
-        return _make_kernel_engine(rule, bucket)
+        return _make_kernel_engine(name, rule, bucket)
     except CompileError as error:
         settings = [member.settings for member in bucket.members]
         if any(own["target"] == bucket.target or asks_for_capture(own) for own in settings):
@@ -83,16 +83,16 @@ def make_engine(name: str, rule: Rule, bucket: Bucket) -> Engine:
     return TorchEngine(rule, bucket)
 
 
-def _make_kernel_engine(rule: Rule, bucket: Bucket) -> Engine:
+def _make_kernel_engine(name: str, rule: Rule, bucket: Bucket) -> Engine:
     if bucket.target == "cuda":
         from optgen.runtime.engines.cuda_factory import make_cuda_engine
 
-        return make_cuda_engine(rule, bucket)
+        return make_cuda_engine(name, rule, bucket)
     from optgen.runtime.building.compilers import find_compiler
     from optgen.runtime.engines.cpu_engine import CpuEngine
 
     compiler = find_compiler()
-    return TorchEngine(rule, bucket) if compiler is None else CpuEngine(rule, bucket, compiler)
+    return TorchEngine(rule, bucket) if compiler is None else CpuEngine(name, rule, bucket, compiler)
 
 
 _said: set[str] = set()

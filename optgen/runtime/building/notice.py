@@ -1,0 +1,46 @@
+"""Notice to the user of what a step waits for: a line on standard error, or a spinner where that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+PATIENCE_SECONDS = 1.0  # what takes no longer is not worth a word
+
+_said: set[str] = set()
+
+
+@contextmanager
+def notice(text: str) -> Iterator[None]:
+    """Say what goes on in the block once it has taken longer than a moment; "" says nothing.
+
+    The line is said once a process, the spinner goes away with the block.
+    """
+    if not text:
+        yield
+        return
+    done = threading.Event()
+    teller = threading.Thread(target=_tell, args=(text, done), name="optgen-notice", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+
+
+def _tell(text: str, done: threading.Event) -> None:
+    if done.wait(PATIENCE_SECONDS):
+        return
+    with suppress(Exception):  # a closed standard error is nothing to fail for
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            with Console(stderr=True, markup=False, highlight=False).status(text):
+                done.wait()
+        elif text not in _said:
+            _said.add(text)
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()

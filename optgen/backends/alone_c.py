@@ -14,18 +14,17 @@ from typing import Any, Literal
 from optgen.backends.alone import Alone
 from optgen.backends.assignments import Assignments, Part
 from optgen.backends.base import Rendering
-from optgen.backends.c_block import NOWHERE, BlockText, Stored, added, assigned
+from optgen.backends.c_block import NOWHERE, BlockText, Stored, added
 from optgen.backends.c_names import codec_type
-from optgen.backends.c_printer import CPrinter, c_member, c_name
+from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.c_rule import column_lines, members
 from optgen.backends.c_scalars import ScalarText, field_lines
-from optgen.backends.c_statements import CStatements, spelled
 from optgen.backends.code import ALWAYS, NEVER, Brackets, Code, Labelled, Operand, call, declared, prefixed
 from optgen.backends.cpu import CpuWalk
 from optgen.backends.cuda import CudaWalk
 from optgen.backends.layout import WIDTH, c_code, struct_lines
 from optgen.backends.quoting import c_comment
-from optgen.backends.statements import reads
+from optgen.backends.statements import assigned
 from optgen.codecs import PARAMETER_CODECS
 from optgen.ir.formula import TRUE
 from optgen.ir.liveness import needed
@@ -120,7 +119,7 @@ class PassText(BlockText):
             "chunk_head": self._chunk_head(),
             "scalars_head": self._scalars_head(),
             "scalars": scalars.scalar_lines(),
-            "element": [*self._load_lines(loads, indent), *self.statement_lines(indent)],
+            "element": [*self._load_lines(loads, indent), *self.element_statements(self.element, indent)],
             "finish": self._finish(scalars),
         }
 
@@ -252,8 +251,7 @@ class PassText(BlockText):
 
     def _load_lines(self, loads: Mapping[str, Code], indent: int) -> list[str]:
         """The variables that hold what it reads."""
-        used = reads(self.element.body).union(*map(refs, self.element.values.values()))
-        names = [name for name in loads if name in self._read and name in used]
+        names = [name for name in loads if name in self._read and name in self.element.read]
         changed = assigned(self.element.body)
         kinds = (("const float", [n for n in names if n not in changed]), ("float", [n for n in names if n in changed]))
         return [
@@ -263,23 +261,8 @@ class PassText(BlockText):
             for line in c_code(declared(kind, [Labelled(f"{c_name(name)} = ", loads[name]) for name in own]), indent)
         ]
 
-    def statement_lines(self, indent: int) -> list[str]:
-        """The equations."""
-        statements = CStatements(self._printer, self._type_of, take=self._take)
-        return statements.lines(self.element.body, indent)
-
-    def _type_of(self, variable: str) -> str:
-        let = self.element.types.get(variable)
-        return self.element_type(let.name if let is not None else variable)
-
-    @property
-    def _printer(self) -> CPrinter:
-        names = reads(self.element.body).union(*map(refs, self.element.values.values()))
-        texts = {name: self.field(name.removeprefix("s.")) for name in names if name.startswith("s.")}
-        masks = frozenset(f"s.{name}" for name in self.booleans)
-        return CPrinter(single=True, names={}, spell=spelled(texts, c_name), masks=masks)
-
-    def _take(self, name: str, term: Code) -> Code:
+    def take(self, name: str, term: Code) -> Code:
+        """The statement that adds an element's term to a sum."""
         item = next(item for item in self.sums.all if item.name == name)
         if self.target == "cpu":
             return added(item, term, "_to[i]")
@@ -289,15 +272,13 @@ class PassText(BlockText):
     def stores(self) -> list[Code]:
         """Stores of an element into its tiles."""
         values = {write.input.name: replaced(write.value, self.element.values) for write in self.item.writes}
-        return [call("store", f"{c_member(name)}_at[i]", self._printer.code(values[name])) for name in values]
+        printer = self.element_printer(self.element)
+        return [call("store", f"{c_member(name)}_at[i]", printer.code(values[name])) for name in values]
 
     def stored(self) -> list[Stored]:
         """Element inputs as they are stored."""
-        return [self._as_stored(item, name) for item in super().stored() for name in [self._names[item.name]]]
-
-    @cached_property
-    def _names(self) -> dict[str, str]:
-        return {c_member(name): name for name in self.elements}
+        names: dict[str, str] = {c_member(name): name for name in self.elements}
+        return [self._as_stored(item, names[item.name]) for item in super().stored()]
 
     def _as_stored(self, item: Stored, name: str) -> Stored:
         cuda = self.target == "cuda"

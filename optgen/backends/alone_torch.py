@@ -17,13 +17,13 @@ from optgen.backends.layout import function_head, import_lines, python_code
 from optgen.backends.py_printer import REDUCTION, PyPrinter, py_name, py_number
 from optgen.backends.py_statements import PyStatements
 from optgen.backends.quoting import docstring, identifier, python_comment
-from optgen.backends.statements import reads, values_in
-from optgen.backends.torch import fewer_numbers, whole_kinds
+from optgen.backends.statements import values_in
+from optgen.backends.torch import TorchBlock, whole_kinds
 from optgen.codecs import CODECS, WHOLE_TENSOR, Codec
 from optgen.ir.formula import TRUE
-from optgen.ir.kinds import boolean_names, kind_of, window_name
+from optgen.ir.kinds import kind_of
 from optgen.ir.liveness import needed
-from optgen.ir.nodes import Call, Expr, Input, Kind, Reduce, Ref, refs
+from optgen.ir.nodes import Expr, Input, Kind, Reduce, Ref, refs
 from optgen.passes.rewrite import replaced
 from optgen.passes.scale_tensorwise import scale_name
 
@@ -93,21 +93,12 @@ def _is_plain(codec: Codec) -> bool:
     return codec.name == "fp32"
 
 
-class _Function:
+class _Function(TorchBlock):
     """A function for one parameter."""
 
     def __init__(self, alone: Alone, block: str) -> None:
-        self.alone, self.block, self.plan = alone, block, alone.plans[block]
-        self.program, self.inputs = self.plan.program, self.plan.program.inputs
-        self.by_name = {let.name: let for let in self.program.lets}
-        self.booleans = boolean_names(self.program)
-        self.fewer = fewer_numbers(self.program)
-        scales = {scale_name(name) for name in alone.element_states}
-        self.outputs = {
-            name: value
-            for name, value in self.program.outputs.items()
-            if name not in scales and not self.inputs[name].kind.is_host
-        }
+        super().__init__(block, alone.plans[block])
+        self.alone = alone
 
     def of_block(self) -> FunctionText:
         """The function of the block: what it computes is stored."""
@@ -144,28 +135,21 @@ class _Function:
             [let for let in self.program.lets if let.name in live and let.name not in self.plan.sums],
             dict.fromkeys(live, TRUE),
             outside=lambda name: name,
-            sort=lambda let: (let.kind, let.name in self.booleans, window_name(let.expr, self.inputs, self.by_name)),
+            sort=self.sort,
             given={PARAM if name == "param" else name: name for name in self.inputs if name in live},
             taken=(*RESERVED, PARAM, *self.plan.sums),
-            inlined=[name for value in self.outputs.values() for name in refs(value) if self._keeps(name)],
+            inlined=self.masked,
         )
         return part.code(asked=[(name, TRUE) for name in dict.fromkeys(roots)])
-
-    def _keeps(self, name: str) -> bool:
-        """Check whether a binding is the new value of an input where elements are active, and the old one elsewhere."""
-        match self.by_name[name].expr if name in self.by_name else None:
-            case Call(op="where", args=(_, _, Ref(name=old))):
-                return old == self.by_name[name].variable and old in self.outputs
-        return False
 
     # Texts
 
     def _printer(self, code: Assignments) -> _Printer:
-        kinds = {**self.plan.kinds, PARAM: Kind.ELEMENT}
-        kinds |= {variable: self.plan.kinds[name] for name, variable in code.holders.items()}
+        kinds = {**self.kinds, PARAM: Kind.ELEMENT}
+        kinds |= {variable: self.kinds[name] for name, variable in code.holders.items()}
         fewer = {name for name in self.fewer if name in self.inputs or name in self.plan.sums}
         fewer |= {variable for name, variable in code.holders.items() if name in self.fewer}
-        return _Printer(kinds, names={name: _spelled(name) for name in _names(code)}, fewer=fewer)
+        return _Printer(kinds, names={name: _spelled(name) for name in code.read}, fewer=fewer)
 
     def _function(
         self,
@@ -177,7 +161,7 @@ class _Function:
         returns: str = "None",
     ) -> FunctionText:
         """A function of these lines; `ends` are those after the statements, before they are laid out."""
-        grad = ["grad: Tensor"] if "grad" in _names(code) else []
+        grad = ["grad: Tensor"] if "grad" in code.read else []
         handed = [_argument(each, self.alone.settings.get(each)) for each in self._handed(code)]
         parameters = ["p: Tensor", *grad, "state: dict[str, Tensor]", *(["*", *handed] if handed else [])]
         head = function_head(identifier(f"{self.alone.rule.name}_{name}"), parameters, returns)
@@ -186,9 +170,8 @@ class _Function:
 
     def _handed(self, code: Assignments) -> list[str]:
         """Numbers that are one for a group or for all parameters; the parameter's position among them."""
-        used = _names(code)
         given = [n for n, item in self.inputs.items() if item.kind.is_host or (item.role == "fact" and n not in FACTS)]
-        return [name for name in (*given, *self.plan.sums) if name in used]
+        return [name for name in (*given, *self.plan.sums) if name in code.read]
 
     def _loads(self, code: Assignments, stored: bool) -> Iterator[str]:
         """First statements of the function: it reads its inputs, and decodes states.
@@ -196,11 +179,10 @@ class _Function:
         Args:
             stored: Whether it ends with storing, among others, the number of the step.
         """
-        used = _names(code)
-        if (stored and self.block == "step") or "step" in used:
+        if (stored and self.block == "step") or "step" in code.read:
             yield f'step = float(state["step"]){" + 1.0" if self.block == "step" else ""}'
         for name, item in self.inputs.items():
-            if name not in used or item.kind.is_host:
+            if name not in code.read or item.kind.is_host:
                 continue
             if item.role == "state":
                 yield from python_code(Labelled(f"{_spelled(name)} = ", self._loaded(item)), 4)
@@ -280,11 +262,6 @@ class _Printer(PyPrinter):
 
 PARAM = "p"
 """Name of the parameter; `param` is the value that the equations compute."""
-
-
-def _names(code: Assignments) -> set[str]:
-    """The names that statements and what follows them read."""
-    return reads(code.body).union(*map(refs, code.values.values()))
 
 
 def _spelled(name: str) -> str:

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from optgen.backends.declarations import declared
 from optgen.backends.stages import StageCall, stage_calls
-from optgen.backends.statements import Assign, Block, Fill, If, Invoke, Statement, Take, names_of, reads_first
+from optgen.backends.statements import Assign, Block, Fill, If, Invoke, Statement, Take, names_of, reads, reads_first
 from optgen.ir.formula import FALSE, TRUE, Formula, any_of
 from optgen.ir.nodes import Call, Const, Expr, Let, Reduce, Ref, Select, refs
 
@@ -54,6 +54,11 @@ class Assignments:
     left: frozenset[str]
     reached: frozenset[str]
     asked: Mapping[str, Formula]
+
+    @cached_property
+    def read(self) -> set[str]:
+        """The names that statements and the values after them read."""
+        return reads(self.body).union(*(refs(value) for value in self.values.values()))
 
 
 @dataclass(frozen=True)

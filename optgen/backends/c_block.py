@@ -13,16 +13,17 @@ from optgen.backends.c_printer import CPrinter, c_condition, c_member, c_name
 from optgen.backends.c_statements import CStatements, spelled, under
 from optgen.backends.code import Chain, Code, Labelled, Operand, both, call, choice, declared, guarded, joined
 from optgen.backends.layout import c_code, c_lines
-from optgen.backends.statements import Block, assigned_by, reads, settings_in, walk_statements
+from optgen.backends.statements import Block, assigned, names_of, settings_in
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import resolve
-from optgen.ir.nodes import Call, Expr, Kind, Let, Ref, Role, refs
+from optgen.ir.nodes import Kind, Ref, Role, refs
 from optgen.ir.rule import WholeRule
 from optgen.operations import Binds
+from optgen.passes.mask_writes import masked
 from optgen.passes.rename import NUMBER, stem_of
 from optgen.passes.scale_tensorwise import scale_name
-from optgen.schedule.plan import Plan, Write
+from optgen.schedule.plan import Plan
 from optgen.schedule.sums import ElementSum, Sums, element_sums
 
 NOWHERE = "nullptr"
@@ -182,12 +183,9 @@ class BlockText:
         given = {name: name for name in self.elements} | {f"x.{name}": name for name in self.elements}
         variables = {}
         for write in self.last.writes:
-            if (
-                isinstance(write.value, Ref)
-                and write.value.name in self.by_name
-                and _keeps(self.by_name[write.value.name], write)
-            ):
-                variables[write.value.name] = f"x.{write.input.name}"
+            let = self.by_name.get(write.value.name) if isinstance(write.value, Ref) else None
+            if let is not None and masked(let) == write.input.name:
+                variables[let.name] = f"x.{write.input.name}"
         part = Part(
             lets,
             self.plan.live,
@@ -208,7 +206,7 @@ class BlockText:
 
         Those that a stage of all rules reads are not among them.
         """
-        used = set(_fields(self.element.body, self.element.values.values()))
+        used = set(_fields(self.element))
         for write in self.last.writes:
             scale = self.plan.program.outputs.get(scale_name(write.input.name))
             used |= set(refs(scale)) if scale is not None else set()
@@ -232,7 +230,7 @@ class BlockText:
 
     def stage_fields(self, stage: str) -> dict[str, Formula]:
         """Values below element kind that a stage of all rules reads."""
-        return self.in_order(set(_fields(self.element.stages[stage].code.body)))
+        return self.in_order(set(_fields(self.element.stages[stage].code)))
 
     @property
     def scalar_count(self) -> int:
@@ -241,26 +239,32 @@ class BlockText:
 
     def element_lines(self) -> list[str]:
         """The statements of an element."""
-        body = self.asked(self.element)
-        used = {name for name in (*reads(body), *assigned(body)) if name in self.elements}
+        used = names_of(self.asked(self.element))
         locals_ = [f"{c_name(name)} = x.{c_member(name)}" for name in self.elements if name in used]
         lines = c_code(declared("float", locals_), 2) if locals_ else []
         return lines + self.element_statements(self.element)
 
-    def element_statements(self, code: Assignments) -> list[str]:
-        """Statements about one element."""
-        names = names_in(code.body)
+    def element_printer(self, code: Assignments) -> CPrinter:
+        """A printer of the values of one element."""
+        names = code.read | assigned(code.body)
         texts = {name: member(name) for name in names if name.startswith("x.")}
         texts |= {name: self.field(name.removeprefix("s.")) for name in names if name.startswith("s.")}
-        printer = CPrinter(
-            single=True, names={}, spell=spelled(texts, c_name), masks=frozenset(f"s.{n}" for n in self.booleans)
-        )
+        masks = frozenset(f"s.{name}" for name in self.booleans)
+        return CPrinter(single=True, names={}, spell=spelled(texts, c_name), masks=masks)
+
+    def element_statements(self, code: Assignments, indent: int = 2) -> list[str]:
+        """Statements about one element."""
 
         def type_of(variable: str) -> str:
             let = code.types.get(variable)
             return self.element_type(let.name if let is not None else variable)
 
-        return CStatements(printer, type_of, stages=self.element.stages).lines(self.asked(code), 2)
+        statements = CStatements(self.element_printer(code), type_of, stages=self.element.stages, take=self.take)
+        return statements.lines(self.asked(code), indent)
+
+    def take(self, name: str, term: Code) -> Code:
+        """The statement that takes an element's term of a sum."""
+        return Labelled(f"terms.{c_member(name)} = ", term)
 
     def element_type(self, name: str) -> str:
         """The type of a value of one element."""
@@ -383,24 +387,5 @@ def added(item: ElementSum, term: Code, of_column: str = "") -> Code:
     return Labelled(f"{to} += ", call("double", term))
 
 
-def _keeps(let: Let, write: Write) -> bool:
-    """Check whether a binding is the new value where elements are active, and the old one elsewhere."""
-    match let.expr:
-        case Call(op="where", args=(_, _, Ref(name=name))):
-            return name == write.input.name and not let.arms and let.variable == name
-    return False
-
-
-def names_in(block: Block) -> set[str]:
-    """The names that statements read or assign."""
-    return reads(block) | assigned(block)
-
-
-def assigned(block: Block) -> set[str]:
-    """The variables that statements assign."""
-    return {name for s in walk_statements(block) for name in assigned_by(s)}
-
-
-def _fields(block: Block, values: Iterable[Expr] = ()) -> Iterator[str]:
-    read = reads(block).union(*map(refs, values))
-    return (name.removeprefix("s.") for name in read if name.startswith("s."))
+def _fields(code: Assignments) -> Iterator[str]:
+    return (name.removeprefix("s.") for name in code.read if name.startswith("s."))

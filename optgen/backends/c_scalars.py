@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import groupby
 
 from optgen.backends.assignments import Assignments, Part
-from optgen.backends.c_block import BlockText, assigned, names_in
+from optgen.backends.c_block import BlockText
 from optgen.backends.c_names import FACTS, column, member, pass_of
 from optgen.backends.c_printer import CPrinter, c_condition, c_member, c_name
 from optgen.backends.c_statements import CStatements, spelled, under
@@ -29,7 +29,7 @@ from optgen.backends.code import (
 )
 from optgen.backends.layout import c_code, c_lines
 from optgen.backends.quoting import c_comment, identifier
-from optgen.backends.statements import Block, Fill, settings_in, walk_statements
+from optgen.backends.statements import Block, Fill, assigned, settings_in, walk_statements
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.kinds import window_name
 from optgen.ir.liveness import demands, needed
@@ -405,7 +405,7 @@ def stage_type(stage: str) -> str:
 
 def _used(code: Assignments) -> set[str]:
     """The names that statements and the values after them read or assign."""
-    return names_in(code.body).union(*(refs(value) for value in code.values.values()))
+    return code.read | assigned(code.body)
 
 
 def _is_value(item: Input) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from optgen.backends.assignments import Assignments, StageCode
-from optgen.backends.c_printer import CPrinter, c_condition, c_member
+from optgen.backends.c_printer import CPrinter, c_condition
 from optgen.backends.code import Brackets, Code, Guarded, Labelled, call
 from optgen.backends.layout import c_code
 from optgen.backends.statements import Assign, Block, Declare, Fill, If, Invoke, Statement, Take, reads, takes_sums
@@ -31,7 +31,7 @@ class CStatements:
     type_of: Callable[[str], str]
     fill: Callable[[Let], Code] | None = None
     stages: Mapping[str, StageCode] = field(default_factory=dict)
-    take: Callable[[str, Code], Code] = lambda name, term: Labelled(f"terms.{c_member(name)} = ", term)
+    take: Callable[[str, Code], Code] | None = None
     store: Callable[[str, Code], Code] = lambda variable, value: value
 
     def lines(self, block: Block, indent: int) -> list[str]:
@@ -53,6 +53,7 @@ class CStatements:
                 start = "" if always else f" = {self._zero(variable)}"
                 return f"{self.type_of(variable)} {self.printer.spell(variable)}{start}"
             case Take(name=name, value=value):
+                assert self.take is not None
                 return self.take(name, self.printer.code(value))
             case Fill(let=let):
                 assert self.fill is not None

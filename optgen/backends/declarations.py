@@ -11,6 +11,7 @@ from optgen.backends.statements import (
     If,
     Invoke,
     Statement,
+    assigned,
     assigned_by,
     names_in,
     names_of,
@@ -27,7 +28,7 @@ def declared(body: Sequence[Statement], own: Collection[str], ends: Collection[s
     Args:
         ends: The variables that are read after the last statement.
     """
-    waiting = {name for s in walk_statements(tuple(body)) for name in assigned_by(s)} - set(own)
+    waiting = assigned(tuple(body)) - set(own)
     return _place(body, waiting, ends)
 
 

@@ -111,6 +111,11 @@ def assigned_by(statement: Statement) -> set[str]:
     return set()
 
 
+def assigned(block: Block) -> set[str]:
+    """The variables that statements assign."""
+    return {name for statement in walk_statements(block) for name in assigned_by(statement)}
+
+
 def names_of(block: Sequence[Statement]) -> set[str]:
     """The variables that statements read or assign."""
     return {name for statement in block for name in names_in(statement)}

@@ -19,21 +19,13 @@ from optgen.backends.py_printer import REDUCTION, PyPrinter, py_condition, py_na
 from optgen.backends.py_statements import PyStatements, below
 from optgen.backends.quoting import docstring
 from optgen.backends.stages import most_common
-from optgen.backends.statements import (
-    If,
-    Invoke,
-    Take,
-    assigned_by,
-    reads,
-    takes_sums,
-    values_in,
-    walk_statements,
-)
+from optgen.backends.statements import If, Invoke, Take, assigned, takes_sums, values_in, walk_statements
 from optgen.ir.formula import Formula
 from optgen.ir.kinds import boolean_names, kind_of, window_name
 from optgen.ir.liveness import demands, needed, resolve
 from optgen.ir.nodes import Call, Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
 from optgen.ir.rule import WholeRule
+from optgen.passes.mask_writes import masked
 from optgen.passes.rewrite import replaced
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.prose import Prose
@@ -123,18 +115,37 @@ def function_text(block: str, plan: Plan, ending: str = "") -> FunctionText:
     return _FunctionRenderer(block, plan, ending).render()
 
 
-class _FunctionRenderer:
-    """Renders a block. A state's scale for the whole tensor is left out: encoding the state computes it."""
+class TorchBlock:
+    """A block in plain torch. A state's scale for the whole tensor is left out: encoding the state computes it.
+
+    Attributes:
+        outputs: The new values that it stores, by the names of inputs.
+        fewer: Names that may be fewer numbers than their kind says.
+        masked: Values that the last statements write where elements are active, in place of names of their own.
+    """
+
+    def __init__(self, block: str, plan: Plan) -> None:
+        self.block, self.plan, self.program = block, plan, plan.program
+        self.inputs, self.kinds = plan.program.inputs, plan.kinds
+        self.by_name = {let.name: let for let in plan.program.lets}
+        self.booleans, self.fewer = boolean_names(plan.program), fewer_numbers(plan.program)
+        scales = {scale_name(name) for name, item in self.inputs.items() if item.kind is Kind.ELEMENT}
+        written = plan.program.outputs.items()
+        self.outputs = {n: value for n, value in written if n not in scales and not self.inputs[n].kind.is_host}
+        values = {name for value in self.outputs.values() for name in refs(value) if name in self.by_name}
+        self.masked = [name for name in values if masked(self.by_name[name]) in self.outputs]
+
+    def sort(self, let: Let) -> object:
+        """Property that bindings of one variable have in common."""
+        return let.kind, let.name in self.booleans, window_name(let.expr, self.inputs, self.by_name)
+
+
+class _FunctionRenderer(TorchBlock):
+    """Renders a block as a function of a view, and its stages as others."""
 
     def __init__(self, block: str, plan: Plan, ending: str) -> None:
-        self.block, self.plan, self.ending = block, plan, ending
-        self.inputs, self.writes, self.kinds = plan.program.inputs, plan.program.writes, plan.kinds
-        self.scales = {scale_name(name) for name, i in self.inputs.items() if i.kind is Kind.ELEMENT}
-        self.outputs = {
-            n: value
-            for n, value in plan.program.outputs.items()
-            if n not in self.scales and not self.inputs[n].kind.is_host
-        }
+        super().__init__(block, plan)
+        self.ending, self.writes = ending, plan.program.writes
         roots = [root for n, value in self.outputs.items() for root in demands(value, self.writes[n])]
         over_all = {reduction for _, reduction in plan.sums.values()}
         sums = {item.name: item for item in element_sums(plan).all}
@@ -145,10 +156,7 @@ class _FunctionRenderer:
             for let in plan.program.lets
             if let.name in self.live and not let.kind.is_host
         ]
-        self.by_name = {let.name: let for let in plan.program.lets}
         self.sums = {name for name in sums if name in self.live}
-        self.fewer = fewer_numbers(plan.program)
-        self.booleans = boolean_names(plan.program)
 
     def render(self) -> FunctionText:
         given = {self._input(name): name for name, item in self.inputs.items() if not item.kind.is_host}
@@ -156,15 +164,15 @@ class _FunctionRenderer:
             self.lets,
             self.live,
             outside=self._outside,
-            sort=self._sort,
+            sort=self.sort,
             given=given,
             takes={name: name for name in self.sums},
-            inlined=[name for value in self.outputs.values() for name in refs(value) if self._keeps(name)],
+            inlined=self.masked,
             calls_stages=True,
         )
         asked = [root for name, value in self.outputs.items() for root in demands(value, self.writes[name])]
         code = part.code(asked=asked)
-        self.read = reads(code.body).union(*(refs(value) for value in code.values.values()))
+        self.read = code.read
         self.ended_by = {name for name, stage in code.stages.items() if takes_sums(stage.code.body)}
         what = "Update" if self.block == "step" else f"Run `{self.block}` for"
         statements = self._statements(code, "t.taken")
@@ -182,8 +190,7 @@ class _FunctionRenderer:
         """A stage that all rules have; None is returned where a pass ends in it."""
         code, results = stage.code, stage.call.results
         new = results.keys() - stage.call.parameters.keys()
-        assigned = {n for statement in walk_statements(code.body) for n in assigned_by(statement)}
-        body = tuple(declared(code.body, assigned - new, results))
+        body = tuple(declared(code.body, assigned(code.body) - new, results))
         parameters = ("t: View", *(f"{py_name(variable)}: Any" for variable in stage.call.parameters))
         lines = [*self._heads(code), *self._statements(code, "None").lines(body, 4)]
         returned = ", ".join(py_name(variable) for variable in results)
@@ -195,14 +202,6 @@ class _FunctionRenderer:
             lines=(*lines, f"return {returned}"),
             types=frozenset({"Any"}),
         )
-
-    def _keeps(self, name: str) -> bool:
-        """Check whether a binding is the new value of an input where elements are active, and the old one elsewhere."""
-        let = self.by_name.get(name)
-        match let.expr if let is not None else None:
-            case Call(op="where", args=(_, _, Ref(name=old))):
-                return let is not None and old == let.variable and old in self.outputs and not let.arms
-        return False
 
     # Names
 
@@ -218,18 +217,10 @@ class _FunctionRenderer:
             return f"sums.{name}"
         return f"v.{name}"
 
-    def _sort(self, let: Let) -> object:
-        return let.kind, let.name in self.booleans, window_name(let.expr, self.inputs, self.by_name)
-
     def _printer(self, code: Assignments) -> PyPrinter:
-        kinds, fewer, texts = {}, set(), {}
-        for variable, let in code.types.items():
-            kinds[variable] = let.kind
-        holders: dict[str, set[str]] = {}
-        for name, variable in code.holders.items():
-            holders.setdefault(variable, set()).add(name)
-        fewer |= {variable for variable, names in holders.items() if names & self.fewer}
-        for name in reads(code.body) | {n for value in code.values.values() for n in refs(value)}:
+        kinds, texts = {variable: let.kind for variable, let in code.types.items()}, {}
+        fewer = {variable for name, variable in code.holders.items() if name in self.fewer}
+        for name in code.read:
             head, _, own = name.partition(".")
             if head in ("v", "s", "sums", "t") and own:
                 texts[name] = name
@@ -242,8 +233,7 @@ class _FunctionRenderer:
 
     def _heads(self, code: Assignments) -> Iterator[str]:
         """Short names for what the function reads."""
-        used = {name.partition(".")[0] for name in reads(code.body) if "." in name}
-        used |= {name.partition(".")[0] for value in code.values.values() for name in refs(value) if "." in name}
+        used = {name.partition(".")[0] for name in code.read if "." in name}
         flags = any(isinstance(s, If) for s in walk_statements(code.body)) or _chooses(code)
         flags = flags or any(not self.writes[name].is_true for name in self.outputs)
         known = {"f": "t.flags", "v": "t.values", "s": "t.states", "sums": "t.sums"}

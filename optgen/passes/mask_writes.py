@@ -24,3 +24,11 @@ def mask_writes(program: Program, active: Expr, guards: GuardTable) -> Program:
         lets.append(Let(unique, kept, Kind.ELEMENT, f"{name} where active", variable=name))
         outputs[name] = Ref(unique)
     return replace(program, lets=tuple(lets), outputs=outputs)
+
+
+def masked(let: Let) -> str:
+    """The element that a binding gives its new value where elements are active, and the old one elsewhere; else ""."""
+    match let.expr:
+        case Call(op="where", args=(_, _, Ref(name=old))) if old == let.variable and not let.arms:
+            return old
+    return ""

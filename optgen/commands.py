@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from optgen.console import print_error, print_json, print_table, print_text
+from optgen.console import brief, print_error, print_json, print_table, print_text
 from optgen.diagnostics import SpecError, count, format_diagnostics, strictly, suggest
 from optgen.errors import UserError
 from optgen.garbage import garbage_left
@@ -104,7 +104,8 @@ def build(
     """Generate a package of optimizers from specs."""
     from optgen.emit import writer
     from optgen.package_name import DEFAULT_SPECS, PackageNameError, destination
-    from optgen.precompile import ArchError, checked_archs, count_cubins, drop_stale_cubins, precompile_cubins
+    from optgen.precompile import ArchError, checked_archs, drop_stale_cubins, precompile_cubins
+    from optgen.runtime.building.cubins import stored_cubins
 
     paths = _given(specs) or [DEFAULT_SPECS]
     if not specs and not DEFAULT_SPECS.is_dir():
@@ -130,7 +131,7 @@ def build(
                 f"error: {target.directory} is not what its specs make; run `{_build_command(specs, out, package)}`"
             )
             raise typer.Exit(1)
-        cubins = count_cubins(target.directory)
+        cubins = len(stored_cubins(target.directory))
         beside = f"; {_count(cubins, 'cubin')} beside them, not checked" if cubins else ""
         print_text(f"{target.directory} is up to date: {_count(len(result.classes), 'class', 'classes')}{beside}")
         return
@@ -175,9 +176,9 @@ def list_classes(specs: SpecsArgument = None, as_json: JsonOption = False) -> No
             info.rule,
             str(info.bits),
             ", ".join(info.states),
-            _bytes(info.state_bytes),
+            brief(info.state_bytes),
             str(info.passes),
-            _bytes(info.traffic),
+            brief(info.traffic),
         )
         for info in result.classes
     ]
@@ -236,7 +237,8 @@ def new(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write it; by default <name>.yaml.")] = None,
 ) -> None:
     """Write a working, commented spec to edit."""
-    from optgen.new import class_name, spec_name, write_new_spec
+    from optgen.new import spec_name, write_new_spec
+    from optgen.spec.names import class_name
 
     path = write_new_spec(name, out)
     print_text(f"{path} written: a working rule. Edit it, then:")
@@ -425,11 +427,6 @@ def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _bytes(value: float) -> str:
-    """A number of bytes without needless zeros: `28`, `16.03`."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
-
-
 def _class_record(info: ClassInfo) -> dict[str, object]:
     return {
         "class": info.name,
@@ -467,7 +464,7 @@ def _explanation_record(info: ClassInfo) -> dict[str, object]:
 
 
 def _paging(info: ClassInfo) -> str:
-    what = f"{_bytes(info.pageable_bytes)} bytes a parameter, on a GPU and from {info.paged_from} elements on"
+    what = f"{brief(info.pageable_bytes)} bytes a parameter, on a GPU and from {info.paged_from} elements on"
     return f"paging: {what}" if info.is_paged else f"paging: none; is_paged=True pages {what}"
 
 
@@ -488,12 +485,12 @@ def _print_explanation(info: ClassInfo) -> None:
             ", ".join(plan_pass.reads),
             ", ".join(plan_pass.writes),
             ", ".join(plan_pass.reduces),
-            _bytes(plan_pass.bytes),
+            brief(plan_pass.bytes),
         )
         for plan_pass in explanation.passes
     ]
     print_table(("pass", "reads", "writes", "reduces", "B/param"), rows, right=("B/param",))
-    print_text(f"\nmemory: states {_bytes(info.state_bytes)} bytes a parameter; a step moves {_bytes(info.traffic)}")
+    print_text(f"\nmemory: states {brief(info.state_bytes)} bytes a parameter; a step moves {brief(info.traffic)}")
     print_text(_paging(info))
     print_text("\nfiles")
     for path in explanation.files:

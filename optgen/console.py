@@ -84,6 +84,11 @@ def print_progress(text: str) -> None:
         sys.stderr.flush()
 
 
+def brief(value: float) -> str:
+    """A number without needless zeros: `28`, `16.03`."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
 def _shown(text: str) -> str:
     return "\n".join(printable(line) for line in text.split("\n"))
 

@@ -27,6 +27,7 @@ from optgen.ir.rule import Block
 from optgen.operations import OPERATIONS, Named
 from optgen.runtime import torch_math
 from optgen.runtime.core.bucket import matrix_shape
+from optgen.runtime.states.store import in_equations
 
 Values = dict[str, Any]
 LINES: Mapping[Kind, tuple[int, ...]] = {Kind.ROW: (-1,), Kind.COL: (-2,), Kind.MATRIX: (-2, -1)}
@@ -278,7 +279,7 @@ class _Run:
         values["step"] = float(self.states[i]["step"]) + self.is_step
         for name, value in self.states[i].items():
             if name != "step":
-                values[name] = _read(value, self.rule.inputs[name])
+                values[name] = in_equations(self.rule.inputs[name].kind.name.lower(), value)
         return {name: math.nan if value is None else value for name, value in values.items()}
 
     # Statements
@@ -334,18 +335,6 @@ class _Run:
             case Kind.MATRIX:
                 return tensor.expand((*shape[:-2], 1, 1))
         return tensor
-
-
-def _read(value: Tensor, item: Input) -> Tensor:
-    """A state as equations see it: rows as (..., rows, 1), columns as (..., 1, cols), matrices as (..., 1, 1)."""
-    match item.kind:
-        case Kind.ROW:
-            return value.unsqueeze(-1)
-        case Kind.COL:
-            return value.unsqueeze(-2)
-        case Kind.MATRIX:
-            return value[..., None, None]
-    return value
 
 
 def _stored(value: Tensor, item: Input) -> Tensor:

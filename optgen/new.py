@@ -12,7 +12,7 @@ from optgen.backends.quoting import py_string
 from optgen.diagnostics import printable
 from optgen.errors import UserError
 from optgen.operations import FUNCTIONS, REDUCTIONS
-from optgen.spec.names import OF_CLASSES
+from optgen.spec.names import OF_CLASSES, class_name
 
 _SPEC = """\
 # A working update rule, to be edited. See the result:
@@ -85,11 +85,6 @@ def spec_name(name: str) -> str:
         return plain.lower()
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()
     return re.sub(r"_+", "_", words).strip("_")
-
-
-def class_name(rule: str) -> str:
-    """The class of a rule: `my_rule` makes `MyRule`."""
-    return "".join(word[:1].upper() + word[1:] for word in rule.split("_"))
 
 
 def new_spec(rule: str, file: str) -> str:

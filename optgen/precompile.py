@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from optgen.errors import UserError
@@ -14,6 +15,17 @@ class PrecompileError(UserError):
 
 class ArchError(ValueError):
     """No such GPU architecture, or none that the nvcc here builds for; the message names those that there are."""
+
+
+@contextmanager
+def _compile_errors() -> Iterator[None]:
+    """Messages of the runtime, as commands show them."""
+    from optgen.runtime.building.cache import CompileError
+
+    try:
+        yield
+    except CompileError as error:
+        raise PrecompileError(str(error)) from error
 
 
 def precompile(package: str, directory: Path) -> int:
@@ -29,17 +41,15 @@ def precompile(package: str, directory: Path) -> int:
     Raises:
         PrecompileError: see above.
     """
-    from optgen.runtime.building.cache import CompileError, find_compiler, why_no_compiler
+    from optgen.runtime.building.cache import find_compiler, why_no_compiler
 
     compiler = find_compiler()
     if compiler is None:
         raise PrecompileError(f"nothing was compiled: {why_no_compiler()}")
     from optgen.runtime.precompile import compile_libraries
 
-    try:
+    with _compile_errors():
         return compile_libraries(package, directory, compiler)
-    except CompileError as error:
-        raise PrecompileError(str(error)) from error
 
 
 def checked_archs(given: Sequence[str]) -> tuple[str, ...]:
@@ -78,7 +88,6 @@ def precompile_cubins(package: str, directory: Path, archs: Sequence[str]) -> in
     Raises:
         PrecompileError: see above.
     """
-    from optgen.runtime.building.cache import CompileError
     from optgen.runtime.building.nvcc import find_nvcc, why_no_nvcc
 
     nvcc = find_nvcc()
@@ -86,17 +95,8 @@ def precompile_cubins(package: str, directory: Path, archs: Sequence[str]) -> in
         raise PrecompileError(f"nothing was compiled: {why_no_nvcc()}")
     from optgen.runtime.precompile import compile_cubins
 
-    try:
+    with _compile_errors():
         return compile_cubins(package, directory, archs, nvcc)
-    except CompileError as error:
-        raise PrecompileError(str(error)) from error
-
-
-def count_cubins(directory: Path) -> int:
-    """Number of cubins that a package holds."""
-    from optgen.runtime.building.cubins import stored_cubins
-
-    return len(stored_cubins(directory))
 
 
 def drop_stale_cubins(directory: Path) -> int:
@@ -105,10 +105,7 @@ def drop_stale_cubins(directory: Path) -> int:
     Raises:
         PrecompileError: when a source cannot be read.
     """
-    from optgen.runtime.building.cache import CompileError
     from optgen.runtime.building.cubins import drop_stale_cubins as drop
 
-    try:
+    with _compile_errors():
         return drop(directory)
-    except CompileError as error:
-        raise PrecompileError(str(error)) from error

@@ -110,7 +110,7 @@ class PythonBackend:
         more: dict[str, Code] = {
             "flags": "_flags" if has_flags else "",
             "constants": names_code(constants) if constants else "",
-            "first_step_only": "True" if _asks_first_step_only(rule) else "",
+            "first_step_only": "True" if all(asks_first_step_only(b.program) for b in rule.blocks.values()) else "",
             "shared": tuple_code([f"shared.{group.name}" for group in groups]),
         }
         return [*lines, *field_lines(more, 4)]
@@ -130,10 +130,6 @@ def _block(rule: WholeRule, name: str, plan: Plan) -> list[str]:
 def _own_refusals(rule: WholeRule, groups: Sequence[Group]) -> list[Refusal]:
     shared = {refusal for group in groups for refusal in group.refusals}
     return [refusal for refusal in rule.refusals if refusal.on == "construct" and refusal not in shared]
-
-
-def _asks_first_step_only(rule: WholeRule) -> bool:
-    return all(asks_first_step_only(block.program) for block in rule.blocks.values())
 
 
 def _imports(

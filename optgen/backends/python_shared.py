@@ -70,6 +70,12 @@ class Group:
     flags: dict[str, str] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
 
+    @property
+    def holds(self) -> bool:
+        """True if there is anything in it."""
+        parts = (self.settings, self.storage, self.states, self.inputs, self.arguments, self.flags, self.refusals)
+        return any(parts)
+
 
 @dataclass(frozen=True)
 class GroupText:
@@ -112,12 +118,7 @@ class SharedParts:
     @cached_property
     def groups(self) -> list[Group]:
         """All groups that hold something, in the order of their first settings."""
-        parts = (vars(group) for group in self._groups.values())
-        holds = [
-            any(part[key] for key in ("settings", "storage", "states", "inputs", "arguments", "flags", "refusals"))
-            for part in parts
-        ]
-        return [group for group, kept in zip(self._groups.values(), holds, strict=True) if kept]
+        return [group for group in self._groups.values() if group.holds]
 
     # Placement in groups
 
@@ -166,9 +167,8 @@ class SharedParts:
             group.flags[name] = text
 
     def _add_refusals(self) -> None:
-        found: dict[int, set[str]] = {}
-        needs: dict[int, Hashable] = {}
-        refusals: list[Refusal] = []
+        found: dict[Refusal, set[str]] = {}
+        needs: dict[Refusal, Hashable] = {}
         common = self.common
         settings: dict[str, Setting] = {**common.hyperparameters, **common.options, **common.storage}
         settings |= {part: hyper for hyper in common.hyperparameters.values() for part in hyper.names}
@@ -176,14 +176,11 @@ class SharedParts:
             for refusal in rule.refusals[len(rule.spec.refusals) :]:
                 if refusal.on != "construct":
                     continue
-                if refusal not in refusals:
-                    refusals.append(refusal)
-                index = refusals.index(refusal)
-                found.setdefault(index, set()).add(rule.name)
+                found.setdefault(refusal, set()).add(rule.name)
                 keys = [_key(settings[n].needs) for n in refusal.settings if n in settings]
-                needs[index] = max(keys, key=_narrowness, default=None)
-        for index, group in self._placed(found, needs):
-            group.refusals.append(refusals[index])
+                needs[refusal] = max(keys, key=_narrowness, default=None)
+        for refusal, group in self._placed(found, needs):
+            group.refusals.append(refusal)
 
     def _placed(
         self, found: Mapping[Entry, set[str]], needs: Mapping[Entry, Hashable]

@@ -29,6 +29,7 @@ from optgen.errors import UserError
 from optgen.explanation import ClassInfo
 from optgen.package_name import STOCK_PACKAGE
 from optgen.paths import specs_dir
+from optgen.schedule.plan import Plan
 from optgen.schedule.traffic import Setting, state_bytes, traffic
 
 SETTINGS: Mapping[str, Any] = {"lr": 1e-3, "weight_decay": 1e-2}
@@ -142,6 +143,16 @@ class Wanted:
         """Name in a library that has a class for these bits."""
         return self.info.name if self.bits == self.info.bits else f"{self.base}{self.bits}bit"
 
+    def bytes_of(self, measure: Callable[[Plan, Setting], float], bits: int | None = None) -> PerElement:
+        """Bytes per parameter of a step, or of states, from the plan; in other bits, if they are given."""
+
+        @lru_cache(maxsize=4096)
+        def each(shape: Shape, dtype: str) -> float:
+            setting = setting_for(self.info, bits or self.bits, self.settings, shape, dtype)
+            return measure(self.info.plans["step"], setting)
+
+        return each
+
 
 def wanted(known: Catalogue, names: Sequence[str], bits: Sequence[int] = ()) -> list[Wanted]:
     """Classes by name, each in its own bits or in all of those that are given.
@@ -198,31 +209,11 @@ def our_contender(wanted: Wanted) -> Contender:
     return Contender(
         wanted.name,
         maker(),
-        traffic_of(wanted.info, wanted.bits, wanted.settings),
+        wanted.bytes_of(traffic),
         ours=True,
         capturable=maker(capturable=True) if "capturable" in arguments(wanted.made) else None,
-        states=states_of(wanted.info, wanted.bits, wanted.settings),
+        states=wanted.bytes_of(state_bytes),
     )
-
-
-def traffic_of(info: ClassInfo, bits: int, settings: Mapping[str, Any]) -> PerElement:
-    """Bytes per parameter and step, from the plan."""
-
-    @lru_cache(maxsize=4096)
-    def each(shape: Shape, dtype: str) -> float:
-        return traffic(info.plans["step"], setting_for(info, bits, settings, shape, dtype))
-
-    return each
-
-
-def states_of(info: ClassInfo, bits: int, settings: Mapping[str, Any]) -> PerElement:
-    """Bytes per parameter of states, from the plan."""
-
-    @lru_cache(maxsize=4096)
-    def each(shape: Shape, dtype: str) -> float:
-        return state_bytes(info.plans["step"], setting_for(info, bits, settings, shape, dtype))
-
-    return each
 
 
 def setting_for(info: ClassInfo, bits: int, settings: Mapping[str, Any], shape: Shape, dtype: str) -> Setting:

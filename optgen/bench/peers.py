@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import inspect
 import io
 import logging
 import warnings
@@ -17,7 +16,9 @@ import torch
 from torch import Tensor
 
 from optgen.bench.cases import Shape
-from optgen.bench.contenders import SETTINGS, Contender, Make, PerElement, Wanted, states_of, traffic_of, unknown
+from optgen.bench.contenders import SETTINGS, Contender, Make, PerElement, Wanted, unknown
+from optgen.bench.driving import arguments
+from optgen.schedule.traffic import state_bytes, traffic
 
 FUSED, FOREACH, COMPILED = "torch AdamW fused", "torch AdamW foreach", "torch AdamW compiled"
 BNB8, BNB32 = "bitsandbytes AdamW8bit", "bitsandbytes AdamW32bit"
@@ -66,7 +67,7 @@ def peers(packages: Sequence[str], classes: Sequence[Wanted]) -> Peers:
 
 def settings_for(made: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a class of another package takes too."""
-    known = inspect.signature(made).parameters
+    known = arguments(made)
     return {name: value for name, value in settings.items() if name in known}
 
 
@@ -85,10 +86,7 @@ def torch_peers(optim: Any, wanted: Wanted) -> list[Contender]:
     made = getattr(optim, wanted.base, None)
     if made is None:
         return []
-    settings = settings_for(made, wanted.settings)
-    known = inspect.signature(made).parameters
-    moved = in_own_dtype(traffic_of(wanted.info, 32, wanted.settings))
-    kept = in_own_dtype(states_of(wanted.info, 32, wanted.settings))
+    settings, known, (moved, kept) = settings_for(made, wanted.settings), arguments(made), of_torch(wanted)
 
     def contender(way: str, scratch: float) -> Contender:
         def maker(**more: Any) -> Make:
@@ -100,6 +98,11 @@ def torch_peers(optim: Any, wanted: Wanted) -> list[Contender]:
     ways = (("fused", 0.0), ("foreach", 1.0))  # lists of operations keep one list of results as large as the parameters
     found = [contender(way, scratch) for way, scratch in ways if way in known]
     return found or [Contender(f"torch {wanted.base}", lambda params: made(params, **settings), moved, states=kept)]
+
+
+def of_torch(wanted: Wanted) -> tuple[PerElement, PerElement]:
+    """Bytes that torch's class of the rule moves and keeps."""
+    return in_own_dtype(wanted.bytes_of(traffic, 32)), in_own_dtype(wanted.bytes_of(state_bytes, 32))
 
 
 def torch_fused_adamw() -> list[Contender]:
@@ -117,8 +120,7 @@ def compiled_peers(optim: Any, wanted: Wanted) -> list[Contender]:
     made = getattr(optim, wanted.base, None)
     if made is None:
         return []
-    settings = settings_for(made, wanted.settings)
-    known = inspect.signature(made).parameters
+    settings, known, (moved, kept) = settings_for(made, wanted.settings), arguments(made), of_torch(wanted)
 
     def compiled(params: list[Tensor]) -> torch.optim.Optimizer:
         more: dict[str, Any] = {"foreach": True} if "foreach" in known else {}
@@ -127,8 +129,6 @@ def compiled_peers(optim: Any, wanted: Wanted) -> list[Contender]:
         optimizer.step = torch.compile(optimizer.step, fullgraph=False)  # type: ignore[method-assign, assignment]
         return optimizer
 
-    moved = in_own_dtype(traffic_of(wanted.info, 32, wanted.settings))
-    kept = in_own_dtype(states_of(wanted.info, 32, wanted.settings))
     return [Contender(f"torch {wanted.base} compiled", compiled, moved, states=kept, scratch=1.0)]
 
 
@@ -140,8 +140,7 @@ def named_peer(package: str) -> Callable[[Any, Wanted], list[Contender]]:
         if made is None:
             return []
         settings = settings_for(made, wanted.settings)
-        moved = traffic_of(wanted.info, wanted.bits, wanted.settings)
-        kept = states_of(wanted.info, wanted.bits, wanted.settings)
+        moved, kept = wanted.bytes_of(traffic), wanted.bytes_of(state_bytes)
         name = f"{package} {wanted.public_name}"
         return [Contender(name, lambda params: made(params, **settings), moved, states=kept)]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from optgen.bench.memory import stored_bytes
 from optgen.demo.model import Size, Transformer
 from optgen.demo.text import Text, batch
 
@@ -87,7 +88,7 @@ def train(
         if step % every == 0 or step == steps:
             run.losses[step] = held_out_loss(model, text)
         report(step, loss.item())
-    run.state_bytes_per_parameter = state_bytes(optimizer) / sum(p.numel() for p in model.parameters())
+    run.state_bytes_per_parameter = stored_bytes(optimizer) / sum(p.numel() for p in model.parameters())
     run.engine = _engine(optimizer)
     run.seconds = time.perf_counter() - began
     return run
@@ -102,12 +103,6 @@ def held_out_loss(model: Transformer, text: Text) -> float:
             model.loss(*batch(text.held_out, BATCH_SIZE, length, generator)).item() for _ in range(HELD_OUT_BATCHES)
         ]
     return statistics.fmean(losses)
-
-
-def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """The bytes of all tensors that the optimizer keeps for its parameters."""
-    values = [value for state in optimizer.state.values() for value in state.values()]
-    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
 
 
 def _rate(step: int, steps: int) -> float:

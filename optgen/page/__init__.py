@@ -9,11 +9,12 @@ from html import escape
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from optgen.console import brief
 from optgen.emit.environment import render
 from optgen.emit.whole_file import write_whole
 from optgen.explanation import ClassInfo
 from optgen.page.equations import Line
-from optgen.page.layout import Layout, layout_of, number
+from optgen.page.layout import Layout, layout_of
 from optgen.page.mathml import Printer
 from optgen.page.pictures import passes_picture, traffic_picture
 from optgen.page.stages import stages
@@ -100,8 +101,8 @@ def _head(info: ClassInfo) -> Element:
     _linked(_paragraph(made, "", "reference"), (rule.title + ". " + rule.spec.reference).line().raw)
     facts = SubElement(made, "dl")
     shown = (
-        (f"{number(info.state_bytes)} B", "states a parameter"),
-        (f"{number(info.traffic)} B", "moved a parameter and step"),
+        (f"{brief(info.state_bytes)} B", "states a parameter"),
+        (f"{brief(info.traffic)} B", "moved a parameter and step"),
         (str(info.passes), "pass over memory" if info.passes == 1 else "passes over memory"),
         (f"{info.bits} bits", "a state, by default" if info.spec.entry.bits is None else "a state"),
     )
@@ -195,7 +196,7 @@ def _memory(info: ClassInfo) -> list[Element]:
     least = info.traffic * EXAMPLE_PARAMETERS / EXAMPLE_BANDWIDTH
     _paragraph(
         traffic,
-        f"A step moves {number(info.traffic)} bytes a parameter: with a billion parameters, at 100 GB/s, it takes at "
+        f"A step moves {brief(info.traffic)} bytes a parameter: with a billion parameters, at 100 GB/s, it takes at "
         f"least {1000 * least:.0f} ms.",
     )
     SubElement(traffic, "div", {"class": "wide"}).append(traffic_picture(layout))
@@ -213,7 +214,7 @@ def _tensors(parent: Element, layout: Layout) -> None:
         read = sum(item.reads.get(lane.name, 0.0) for item in layout.passes)
         written = sum(item.writes.get(lane.name, 0.0) for item in layout.passes)
         numbers = (lane.bytes, read, written, read + written)
-        rows.append((_code(lane.name), lane.stored, *(number(value) for value in numbers)))
+        rows.append((_code(lane.name), lane.stored, *(brief(value) for value in numbers)))
     columns = ("tensor", "stored as", "kept", "read", "written", "moved")
     _table(parent, columns, rows, right=columns[2:])
 
@@ -227,7 +228,7 @@ def _in_bits(info: ClassInfo) -> Element:
     for bits, stored in choices:
         bar = Element("div", {"class": "bar"})
         SubElement(bar, "div", {"style": f"width:{100 * stored.traffic / widest:.1f}%"})
-        rows.append((str(bits), number(stored.state_bytes), number(stored.traffic), str(stored.passes), bar))
+        rows.append((str(bits), brief(stored.state_bytes), brief(stored.traffic), str(stored.passes), bar))
     if len(rows) == 1:
         _paragraph(made, f"This class stores its states in {choices[0][0]} bits alone.")
         return made

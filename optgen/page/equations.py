@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.ir.functions import Function
+from optgen.operations import BY_SYNTAX
 
 INDENT = "    "
 UNKNOWN = object()
@@ -94,56 +95,39 @@ def _source(text: str, node: ast.AST) -> str:
     return ast.get_source_segment(text, node) or ast.unparse(node)
 
 
-def decided(test: ast.expr, fixed: Mapping[str, object]) -> ast.expr | bool:
-    """A condition's truth where fixed options decide it, else what is left to ask."""
+def decided(test: ast.expr, values: Mapping[str, object]) -> ast.expr | bool:
+    """A condition's truth where these values of names decide it, else what is left to ask."""
     match test:
-        case ast.Name(id=name) if name in fixed:
-            return bool(fixed[name])
+        case ast.Constant(value=bool(value)):
+            return value
+        case ast.Name(id=name) if name in values:
+            return bool(values[name])
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            inner = decided(operand, fixed)
+            inner = decided(operand, values)
             if isinstance(inner, bool):
                 return not inner
             return test if inner is operand else ast.UnaryOp(ast.Not(), inner)
-        case ast.Compare(left=ast.Name(id=name), ops=[op], comparators=[ast.Constant(value=value)]) if name in fixed:
-            if isinstance(op, ast.Eq | ast.NotEq):
-                return (fixed[name] == value) == isinstance(op, ast.Eq)
-            return test
-        case ast.BoolOp(op=op, values=values):
+        case ast.Compare(left=one, ops=[op], comparators=[other]):
+            found = _compared(_value(one, values), op, _value(other, values))
+            return test if found is None else found
+        case ast.BoolOp(op=op, values=operands):
             absorbing = isinstance(op, ast.Or)
-            parts = [decided(value, fixed) for value in values]
+            parts = [decided(operand, values) for operand in operands]
             if absorbing in [part for part in parts if isinstance(part, bool)]:
                 return absorbing
             left = [part for part in parts if not isinstance(part, bool)]
             if not left:
                 return not absorbing
-            if len(left) == len(values) and all(new is old for new, old in zip(left, values, strict=True)):
+            if len(left) == len(operands) and all(new is old for new, old in zip(left, operands, strict=True)):
                 return test
             return left[0] if len(left) == 1 else ast.BoolOp(op, left)
-        case _:
-            return test
+    return test
 
 
 def truth(test: ast.expr, values: Mapping[str, object]) -> bool | None:
     """Evaluate a condition for these values of names; None if it depends on one that is not known."""
-    match test:
-        case ast.Constant(value=bool(value)):
-            return value
-        case ast.Name(id=name):
-            return bool(values[name]) if name in values else None
-        case ast.UnaryOp(op=ast.Not(), operand=operand):
-            inner = truth(operand, values)
-            return None if inner is None else not inner
-        case ast.BoolOp(op=op, values=parts):
-            known = [truth(part, values) for part in parts]
-            absorbing = isinstance(op, ast.Or)
-            if absorbing in known:
-                return absorbing
-            return None if None in known else not absorbing
-        case ast.Compare(left=left, ops=[op], comparators=[right]):
-            sides = [_value(side, values) for side in (left, right)]
-            return None if any(side is UNKNOWN for side in sides) else _compared(sides[0], op, sides[1])
-        case _:
-            return None
+    found = decided(test, values)
+    return found if isinstance(found, bool) else None
 
 
 def _value(node: ast.expr, values: Mapping[str, object]) -> object:
@@ -155,26 +139,14 @@ def _value(node: ast.expr, values: Mapping[str, object]) -> object:
             return -value
         case ast.Name(id=name):
             return values.get(name, UNKNOWN)
-        case _:
-            return UNKNOWN
+    return UNKNOWN
 
 
 def _compared(value: object, op: ast.cmpop, other: object) -> bool | None:
-    match op:
-        case ast.Is() | ast.IsNot():
-            return (value is other) == isinstance(op, ast.Is)
-        case ast.Eq() | ast.NotEq():
-            return (value == other) == isinstance(op, ast.Eq)
-    if not isinstance(value, int | float) or not isinstance(other, int | float):
+    if UNKNOWN in (value, other):
         return None
-    match op:
-        case ast.Lt():
-            return value < other
-        case ast.LtE():
-            return value <= other
-        case ast.Gt():
-            return value > other
-        case ast.GtE():
-            return value >= other
-        case _:
-            return None
+    if isinstance(op, ast.Is | ast.IsNot):
+        return (value is other) == isinstance(op, ast.Is)
+    are_numbers = isinstance(value, int | float) and isinstance(other, int | float)
+    compare = BY_SYNTAX[type(op)].value if are_numbers or isinstance(op, ast.Eq | ast.NotEq) else None
+    return None if compare is None else bool(compare(value, other))

@@ -97,8 +97,3 @@ def stored(item: Input, setting: Setting) -> str:
             return setting.grad
         case _:
             return setting.codecs[item.name].name
-
-
-def number(value: float) -> str:
-    """Bytes without needless zeros: `28`, `16.03`."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement
 
-from optgen.page.layout import Lane, Layout, number
+from optgen.console import brief
+from optgen.page.layout import Lane, Layout
 
 CHARACTER = 7.3  # width of a character of the fixed-width font at its size of 12
 EDGE, TITLE, LANE_GAP, LEAST_LANE = 8, 76, 14, 124
@@ -21,7 +22,7 @@ def passes_picture(layout: Layout) -> Element:
     bar_left = EDGE + TITLE
     bar_right = bar_left + lane * len(layout.lanes)
     sizes = [size for item in layout.passes for size in (*item.reads.values(), *item.writes.values())]
-    label = LABEL + CHARACTER * max(len(f"write {number(size)}") for size in sizes)
+    label = LABEL + CHARACTER * max(len(f"write {brief(size)}") for size in sizes)
     beyond = max(0.0, label - lane / 2)  # how far the labels of the last lane stand out beside the bars
     made = [f"{name}, one {unit}" for item in layout.passes for name, unit in item.makes]
     after = f"stored after it: {', '.join(layout.after)}" if layout.after else ""
@@ -43,17 +44,17 @@ def passes_picture(layout: Layout) -> Element:
         y = top + ABOVE
         _box(svg, bar_left, y, bar_right - bar_left, BAR, "pass")
         _text(svg, EDGE, y + 17, f"pass {index + 1}", "name")
-        _text(svg, EDGE, y + 34, f"{number(item.bytes)} B", "small")
+        _text(svg, EDGE, y + 34, f"{brief(item.bytes)} B", "small")
         for name, x in centres.items():
             touched = name in item.reads or name in item.writes
             if not touched:
                 _line(svg, x, y, x, y + BAR, "lane passed")
             if name in item.reads:
                 _arrow(svg, x, y - 16, y, "read")
-                _text(svg, x + LABEL, y - 12, f"read {number(item.reads[name])}", "small read")
+                _text(svg, x + LABEL, y - 12, f"read {brief(item.reads[name])}", "small read")
             if name in item.writes:
                 _arrow(svg, x, y + BAR, y + BAR + 18, "write")
-                _text(svg, x + LABEL, y + BAR + 16, f"write {number(item.writes[name])}", "small write")
+                _text(svg, x + LABEL, y + BAR + 16, f"write {brief(item.writes[name])}", "small write")
         role = "reduces" if item.makes else "computes"
         _text(svg, (bar_left + bar_right) / 2, y + BAR / 2 + 4, f"{role} and writes" if item.writes else role, "role")
         if item.makes:
@@ -66,7 +67,7 @@ def passes_picture(layout: Layout) -> Element:
 
 
 def _kept(lane: Lane) -> str:
-    return f"{lane.stored}, {number(lane.bytes)} B"
+    return f"{lane.stored}, {brief(lane.bytes)} B"
 
 
 def _draw_values(svg: Element, right: float, x: float, y: float, lines: Sequence[str], next_bar: float) -> None:
@@ -92,13 +93,13 @@ def traffic_picture(layout: Layout) -> Element:
         parts += [(name, size, "write") for name, size in item.writes.items()]
         for name, size, kind in parts:
             box = _box(svg, x, y, scale * size, CHART_BAR, f"part {kind}")
-            SubElement(box, "title").text = f"{kind} {name}: {number(size)} bytes a parameter"
+            SubElement(box, "title").text = f"{kind} {name}: {brief(size)} bytes a parameter"
             room = scale * size - 8
-            words = next((w for w in (f"{name} {number(size)}", name, number(size)) if CHARACTER * len(w) <= room), "")
+            words = next((w for w in (f"{name} {brief(size)}", name, brief(size)) if CHARACTER * len(w) <= room), "")
             if words:
                 _text(svg, x + scale * size / 2, y + 18, words, "small middle on-part")
             x += scale * size
-        _text(svg, x + 8, y + 19, f"{number(item.bytes)} B", "name")
+        _text(svg, x + 8, y + 19, f"{brief(item.bytes)} B", "name")
     return svg
 
 

@@ -16,7 +16,7 @@ from optgen.diagnostics import Location, Reporter, SpecError
 from optgen.spec.checks import check_rule, check_shared
 from optgen.spec.classes import ClassChecker, Declared, classes_of
 from optgen.spec.model import ClassEntry, ClassRow, ClassTable, RefusalEntry, Shared, SharedFunctions, Spec, Vocabulary
-from optgen.spec.names import SHARED_FILES, modules_of, plain_class
+from optgen.spec.names import SHARED_FILES, class_name, modules_of, plain_class
 from optgen.spec.nodes import Document, Key
 from optgen.spec.nodes import read_document as read_nodes
 from optgen.spec.present import FORMER_TABLE, with_present_keys
@@ -353,12 +353,7 @@ def _merge(
             own = row.model_copy(update={"rule": row.rule or rule})
             declare(name, own, loaded.document, ("classes", name))
         if rule not in served and not loaded.spec.classes:
-            declare(_class_name(rule), ClassRow(rule=rule), loaded.document, ("name",))
+            declare(class_name(rule), ClassRow(rule=rule), loaded.document, ("name",))
     if shared is None:
         return None
     return SpecSet(dict(sorted(rules.items())), shared, classes, found, rows.refusals, functions, table_document)
-
-
-def _class_name(rule: str) -> str:
-    """`my_rule` as `MyRule`."""
-    return "".join(part[:1].upper() + part[1:] for part in rule.split("_"))

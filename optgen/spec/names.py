@@ -61,6 +61,11 @@ def modules_of(rule: str) -> tuple[str, str]:
     return rule, f"{rule}_torch"
 
 
+def class_name(rule: str) -> str:
+    """The class of a rule that names none: `my_rule` makes `MyRule`."""
+    return "".join(word[:1].upper() + word[1:] for word in rule.split("_"))
+
+
 def plain_class(name: str) -> str:
     """A class's name as `create` looks for it, in any case: `AdamW_8bit` is `adamw8bit`."""
     return name.lower().replace("_", "")

@@ -19,10 +19,12 @@ from optgen.runtime.building.programs import (
     Candidate,
     Output,
     examine,
+    first_found,
     first_line,
     out_of_space,
     resolve,
     run,
+    why_none,
 )
 
 COMMON_FLAGS = (
@@ -79,20 +81,12 @@ def find_compiler() -> Compiler | None:
     `$OPTGEN_CXX` alone is tried where it is set; otherwise `$CXX`, g++, clang++ and c++, in this order. The words of
     `$OPTGEN_CXXFLAGS` stand behind all other flags.
     """
-    for candidate in compiler_candidates():
-        if candidate.compiler is not None:
-            return candidate.compiler
-    return None
+    return first_found(compiler_candidates())
 
 
 def why_no_compiler() -> str:
     """Return in one line what was looked for and why none of it serves; "" if a compiler was found."""
-    reasons = []
-    for candidate in compiler_candidates():
-        if candidate.compiler is not None:
-            return ""
-        reasons.append(f"{candidate.name}: {candidate.reason}")
-    return "; ".join(reasons)
+    return why_none(compiler_candidates())
 
 
 def compiler_candidates() -> Iterator[Candidate[Compiler]]:

@@ -22,11 +22,13 @@ from optgen.runtime.building.programs import (
     Candidate,
     Output,
     examine,
+    first_found,
     first_line,
     identity,
     out_of_space,
     resolve,
     run,
+    why_none,
 )
 
 OLDEST = (12, 0)
@@ -107,20 +109,12 @@ def find_nvcc() -> Nvcc | None:
     `$OPTGEN_NVCC` alone is tried where it is set; otherwise those on PATH, in `$CUDA_HOME`, in `$CUDA_PATH`, in
     /usr/local/cuda* (newest first), and in NVIDIA's packages from PyPI, in this order.
     """
-    for candidate in nvcc_candidates():
-        if candidate.compiler is not None:
-            return candidate.compiler
-    return None
+    return first_found(nvcc_candidates())
 
 
 def why_no_nvcc() -> str:
     """Return in one line what was looked for and why none of it serves; "" if an nvcc was found."""
-    reasons = []
-    for candidate in nvcc_candidates():
-        if candidate.compiler is not None:
-            return ""
-        reasons.append(f"{candidate.name}: {candidate.reason}")
-    return "; ".join(reasons)
+    return why_none(nvcc_candidates())
 
 
 def nvcc_candidates() -> Iterator[Candidate[Nvcc]]:

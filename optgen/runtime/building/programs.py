@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,6 +49,21 @@ class Candidate(Generic[Found]):
     origin: str
     compiler: Found | None
     reason: str = ""
+
+
+def first_found(candidates: Iterable[Candidate[Found]]) -> Found | None:
+    """The first that serves; later ones are not examined."""
+    return next((candidate.compiler for candidate in candidates if candidate.compiler is not None), None)
+
+
+def why_none(candidates: Iterable[Candidate[Any]]) -> str:
+    """In one line what was looked for and why none of it serves; "" if one does."""
+    reasons = []
+    for candidate in candidates:
+        if candidate.compiler is not None:
+            return ""
+        reasons.append(f"{candidate.name}: {candidate.reason}")
+    return "; ".join(reasons)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from optgen.codecs import Codec
 from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
+from optgen.runtime.states.torch_codecs import packed, unpacked
 from optgen.runtime.step.find_shards import divisions_of
 
 # Parts of tensors
@@ -142,8 +143,8 @@ def lines_shape(codec: Codec, shape: Sequence[int], dims: Sequence[int]) -> tupl
 def packed_lines(codes: Tensor, shard: Shard, codec: Codec, dims: Sequence[int]) -> Tensor:
     """This process's codes, packed line by line."""
     own = [shard.own[dim] for dim in dims]
-    values = _unpack(codes, shard.own.numel()).reshape(shard.own).permute(_order(shard.shape, dims))
-    by_line = _pack(values.reshape(math.prod(own), rest_of(shard.shape, dims)))
+    values = unpacked(codes)[: shard.own.numel()].reshape(shard.own).permute(_order(shard.shape, dims))
+    by_line = packed(values.reshape(math.prod(own), rest_of(shard.shape, dims)))
     return by_line.reshape(*own, *bytes_of_lines(codec, shard.shape, dims))
 
 
@@ -158,9 +159,9 @@ def own_codes(codes: Tensor, shard: Shard, codec: Codec, dims: Sequence[int]) ->
     codes, about = _read(codes, shard, dims)
     order, rest = _order(about, dims), rest_of(about, dims)
     places = codec.packed * math.ceil(rest / codec.packed)
-    lines = _unpack(codes, codec.packed * codes.numel()).reshape(math.prod(about[dim] for dim in dims), places)
+    lines = unpacked(codes).reshape(math.prod(about[dim] for dim in dims), places)
     values = lines[:, :rest].reshape([about[dim] for dim in order]).permute([order.index(d) for d in range(len(order))])
-    return _pack(cut(values, shard, about).reshape(1, -1))[0]
+    return packed(cut(values, shard, about).reshape(1, -1))[0]
 
 
 def rest_of(shape: Sequence[int], dims: Sequence[int]) -> int:
@@ -171,18 +172,6 @@ def rest_of(shape: Sequence[int], dims: Sequence[int]) -> int:
 def _order(shape: Sequence[int], dims: Sequence[int]) -> list[int]:
     """Dimensions, those that count lines first."""
     return [*dims, *(dim for dim in range(len(shape)) if dim not in dims)]
-
-
-def _unpack(codes: Tensor, count: int) -> Tensor:
-    """4-bit codes, the first of a byte in its upper half, one to a number."""
-    return torch.stack((codes >> 4, codes & 15), dim=-1).reshape(-1)[:count]
-
-
-def _pack(codes: Tensor) -> Tensor:
-    """Rows of 4-bit codes, two to a byte; a row's last byte may hold one."""
-    if codes.shape[1] % 2:
-        codes = torch.nn.functional.pad(codes, (0, 1))
-    return codes[:, 0::2] << 4 | codes[:, 1::2]
 
 
 # Scales of rows: those of the blocks that each lies in

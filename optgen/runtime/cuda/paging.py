@@ -65,22 +65,32 @@ def _as_state(memory: Tensor, codes: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ManagedPager:
-    """Keeps states in managed memory.
+class _Pager:
+    """Keeps states in memory of the host.
 
     Attributes:
+        managed: Whether the driver moves that; else it is pinned.
         portion_bytes: Bytes to fetch at once, while the portion before is computed.
         buffered: Whether kernels read and write a buffer, not the states themselves.
     """
 
     gpu: CudaDevice
-    portion_bytes: ClassVar[int] = 256 << 20
-    buffered: ClassVar[bool] = False
+    managed: ClassVar[bool]
+    portion_bytes: ClassVar[int]
+    buffered: ClassVar[bool]
 
     def holds(self, codes: Tensor) -> bool:
-        """Check whether a state lies in managed memory of this GPU."""
+        """Check whether a state lies in such memory, lent to this GPU."""
         loan = loan_of(codes)
-        return loan is not None and loan.managed and loan.gpu is self.gpu
+        return loan is not None and loan.managed is self.managed and loan.gpu is self.gpu
+
+
+class ManagedPager(_Pager):
+    """Keeps states in managed memory."""
+
+    managed = True
+    portion_bytes = 256 << 20
+    buffered = False
 
     def copy(self, codes: Tensor) -> Tensor:
         """A state's codes in managed memory that prefers the host, as a tensor of the GPU.
@@ -104,18 +114,12 @@ class ManagedPager:
         """Do nothing: pages go back to the host when the device needs their room."""
 
 
-@dataclass(frozen=True)
-class StreamedPager:
-    """Keeps states in pinned memory of the host; attributes as those of ManagedPager."""
+class StreamedPager(_Pager):
+    """Keeps states in pinned memory of the host."""
 
-    gpu: CudaDevice
-    portion_bytes: ClassVar[int] = 64 << 20
-    buffered: ClassVar[bool] = True
-
-    def holds(self, codes: Tensor) -> bool:
-        """Check whether a state lies in memory that is pinned for this GPU."""
-        loan = loan_of(codes)
-        return loan is not None and not loan.managed and loan.gpu is self.gpu
+    managed = False
+    portion_bytes = 64 << 20
+    buffered = True
 
     def copy(self, codes: Tensor) -> Tensor:
         """A state's codes in pinned memory, as a tensor of the CPU.

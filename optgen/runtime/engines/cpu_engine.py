@@ -52,7 +52,6 @@ class CpuEngine(KernelEngine):
         tiles = sum(-(-param.numel() // TILE) for param in self.params)
         self.worth_threads = max(1, -(-tiles // THREAD_TILES))
         self.lines = torch.empty(max(self.chunks.lines, 1), dtype=torch.float64, device="cpu")
-        self.reduced = torch.zeros(max(count * self.width, 1), dtype=torch.float64, device="cpu")
         self.partials = torch.empty(max(len(self.chunks) * self.width, 1), dtype=torch.float64, device="cpu")
         self.scratch = torch.empty(count * self._scratch_bytes(), dtype=torch.uint8, device="cpu")
         self.call = Call(
@@ -110,19 +109,7 @@ class CpuEngine(KernelEngine):
         """A reduction's result for every parameter."""
         return self._column(block, name).tolist()
 
-    def _column(self, block: Block, name: str) -> Tensor:
-        width = len(block.reductions)
-        return self.reduced[: len(self.members) * width].view(-1, width)[:, block.reductions.index(name)]
-
     # Parts of tensors
-
-    def partial(self, block: Block, name: str) -> Tensor:
-        """A result of every tensor, float64 of shape (members,)."""
-        return self._column(block, name)
-
-    def complete(self, block: Block, name: str, values: Tensor) -> None:
-        """Take the results of the whole tensors."""
-        self._column(block, name).copy_(values)
 
     def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
         """Sums of rows or columns of a tensor, as they are before they are rounded."""

@@ -63,7 +63,6 @@ class CudaEngine(KernelEngine):
         self.chunk_table = self._on_device(self.chunks.numbers + self.band_table.numbers)
         self.lines = self._empty(self.band_table.lines, torch.float64)
         self.partials = self._empty(chunks * self.width, torch.float64)
-        self.reduced = torch.zeros(max(count * self.width, 1), dtype=torch.float64, device=bucket.device)
         self.scratch = self._empty(count * self._scratch_bytes(), torch.uint8)
         self.table = self._empty(0, torch.int64)
         self.step_table = self._empty(0, torch.int64)
@@ -203,18 +202,9 @@ class CudaEngine(KernelEngine):
 
     def reduction(self, block: Block, name: str) -> Tensor:
         """A reduction's result for every parameter, on the device."""
-        width = len(block.reductions)
-        return self.reduced[: len(self.members) * width].view(-1, width)[:, block.reductions.index(name)]
+        return self._column(block, name)
 
     # Parts of tensors, of which other processes have the rest
-
-    def partial(self, block: Block, name: str) -> Tensor:
-        """A result of every tensor, float64 of shape (members,), on the device."""
-        return self.reduction(block, name)
-
-    def complete(self, block: Block, name: str, values: Tensor) -> None:
-        """Take the results of the whole tensors."""
-        self.reduction(block, name).copy_(values)
 
     def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
         """Never asked for: other targets serve rules that sum rows or columns which are divided."""

@@ -92,6 +92,8 @@ class KernelEngine:
         self.kept: list[Tensor] = []
         self.grads: Sequence[Tensor] = ()
         self.width = max((len(b.reductions) for b in rule.blocks.values()), default=0)
+        results = max(len(self.members) * self.width, 1)
+        self.reduced = torch.zeros(results, dtype=torch.float64, device=bucket.device)
         lines = [list(block.lines.values()) for block in rule.blocks.values()]
         self.row_sums, self.col_sums = (max(kinds.count(kind) for kinds in lines) for kind in ("row", "col"))
         self.chunks = self._cut_chunks()
@@ -210,6 +212,19 @@ class KernelEngine:
         return value
 
     # A step
+
+    def _column(self, block: Block, name: str) -> Tensor:
+        """A reduction's result for every parameter, where kernels have left it."""
+        width = len(block.reductions)
+        return self.reduced[: len(self.members) * width].view(-1, width)[:, block.reductions.index(name)]
+
+    def partial(self, block: Block, name: str) -> Tensor:
+        """A result of every tensor, float64 of shape (members,)."""
+        return self._column(block, name)
+
+    def complete(self, block: Block, name: str, values: Tensor) -> None:
+        """Take the results of the whole tensors."""
+        self._column(block, name).copy_(values)
 
     def _take_addresses(self, grads: list[Tensor]) -> array[int]:
         """The gradients' addresses; everything else's is taken again if it moved.

@@ -18,7 +18,7 @@ from optgen.runtime.core.step_inputs import Inputs
 from optgen.runtime.rule import Rule
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.step_counts import steps_of
-from optgen.runtime.states.store import Placement, own_shape
+from optgen.runtime.states.store import Placement, in_equations, own_shape
 from optgen.runtime.states.stored import scale_key
 from optgen.runtime.states.torch_codecs import decode, encode
 from optgen.runtime.states.torch_rounding import decode_parameter, encode_parameter
@@ -160,21 +160,11 @@ class Sums:
 
 def _state(rule: Rule, member: Member, name: str) -> Tensor:
     entry, state = member.entry, rule.states[name]
-    stored = entry[name]
-    match state.kind:
-        case "element":
-            codec = member.codecs[rule.element_states.index(state)]
-            return _float(decode(codec, stored, entry.get(scale_key(name)), state.signed, member.param.shape))
-        case "row":
-            return stored.unsqueeze(-1)  # type: ignore[no-any-return]
-        case "col":
-            return stored.unsqueeze(-2)  # type: ignore[no-any-return]
-        case "matrix":
-            return stored[..., None, None]  # type: ignore[no-any-return]
-        case _ if state.window is not None:
-            return stored  # type: ignore[no-any-return]
-        case _:
-            return stored.double()  # type: ignore[no-any-return]
+    if state.kind == "element":
+        codec = member.codecs[rule.element_states.index(state)]
+        return _float(decode(codec, entry[name], entry.get(scale_key(name)), state.signed, member.param.shape))
+    value = in_equations(state.kind, entry[name])
+    return value.double() if state.kind == "tensor" and state.window is None else value
 
 
 def _spread(member: Member, x: Any, kind: str) -> Tensor:

@@ -57,6 +57,18 @@ def own_shape(kind: str, value: Any, shape: torch.Size, device: torch.device) ->
     return torch.empty(line_shape(kind, shape), dtype=torch.float32, device=device).copy_(given)
 
 
+def in_equations(kind: str, value: Tensor) -> Tensor:
+    """A state as equations have it: rows as (..., rows, 1), columns as (..., 1, cols), matrices as (..., 1, 1)."""
+    match kind:
+        case "row":
+            return value.unsqueeze(-1)
+        case "col":
+            return value.unsqueeze(-2)
+        case "matrix":
+            return value[..., None, None]
+    return value
+
+
 def stored_shape(state: State, shape: torch.Size) -> tuple[int, ...]:
     """The shape of the tensor that holds a state of a parameter of this shape."""
     if state.kind == "element":

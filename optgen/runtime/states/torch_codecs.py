@@ -45,7 +45,7 @@ def encode(codec: Codec | str, x: Tensor, signed: bool) -> tuple[Tensor, Tensor 
     if not signed:
         y = torch.where(negative, 0.0, y)
     codes = _CODINGS[codec.name].encode(y, negative, signed).reshape(-1)[: x.numel()]
-    return codes.reshape(codec.codes_shape(x.shape)) if codec.packed == 1 else _packed(codes), absmax
+    return codes.reshape(codec.codes_shape(x.shape)) if codec.packed == 1 else packed(codes), absmax
 
 
 def decode(codec: Codec | str, codes: Tensor, absmax: Tensor | None, signed: bool, shape: Sequence[int]) -> Tensor:
@@ -62,7 +62,7 @@ def decode(codec: Codec | str, codes: Tensor, absmax: Tensor | None, signed: boo
         raise ValueError(f"codec {codec.name!r} needs the absmax that belongs to the codes")
     flat = codes.reshape(-1)
     if codec.packed > 1:
-        flat = _unpacked(flat)[: torch.Size(shape).numel()]
+        flat = unpacked(flat)[: torch.Size(shape).numel()]
     blocks = _blocks(codec, _CODINGS[codec.name].decode(flat, signed)) * absmax.reshape(-1, 1)
     return blocks.reshape(-1)[: flat.numel()].reshape(shape)
 
@@ -146,14 +146,15 @@ class _Companded:
 _CODINGS: dict[str, Coding] = {"int8": _Book(8), "int4": _Book(4), "fp8": _Fp8(), "companded8": _Companded()}
 
 
-def _packed(codes: Tensor) -> Tensor:
-    """Two codes of 4 bits to a byte, the first in the upper half; one that is missing is 0."""
-    if codes.numel() % 2:
+def packed(codes: Tensor) -> Tensor:
+    """Rows of 4-bit codes, two to a byte, the first in the upper half; one that is missing is 0."""
+    if codes.shape[-1] % 2:
         codes = torch.nn.functional.pad(codes, (0, 1))
-    return codes[0::2] << 4 | codes[1::2]
+    return codes[..., 0::2] << 4 | codes[..., 1::2]
 
 
-def _unpacked(codes: Tensor) -> Tensor:
+def unpacked(codes: Tensor) -> Tensor:
+    """4-bit codes, one to a number."""
     return torch.stack((codes >> 4, codes & 15), dim=-1).reshape(-1)
 
 

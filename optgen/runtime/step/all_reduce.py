@@ -14,32 +14,15 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optgen.runtime.block import Block, Partial, Pass
-from optgen.runtime.core.bucket import Bucket, Member
+from optgen.runtime.core.bucket import Member
 from optgen.runtime.core.shards import Shard, local_tensor
-
-
-class Reducing(Protocol):
-    """Methods of an engine that the reducer calls after a pass."""
-
-    bucket: Bucket
-
-    def partial(self, block: Block, name: str) -> Tensor:
-        """A result of every tensor, float64 of shape (members,)."""
-
-    def complete(self, block: Block, name: str, values: Tensor) -> None:
-        """Take the results of the whole tensors."""
-
-    def partial_lines(self, name: str, partial: Partial, index: int) -> Tensor:
-        """Sums of rows or columns of a tensor, float64, as many as whole matrices have; `name` is the block's."""
-
-    def complete_lines(self, name: str, partial: Partial, index: int, values: Tensor) -> None:
-        """Take those of the whole tensor."""
+from optgen.runtime.engines.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -95,7 +78,7 @@ class Reducer:
                     "rule, settings, and gradients for the same parameters. No parameter has changed"
                 )
 
-    def reduce(self, name: str, block: Block, item: Pass, running: Sequence[Reducing]) -> None:
+    def reduce(self, name: str, block: Block, item: Pass, running: Sequence[Engine]) -> None:
         """Reduce all that a pass has made."""
         if not item.names:
             return
@@ -122,7 +105,7 @@ def _is_over(member: Member, group: Any, lines: bool = False) -> bool:
     return any(d.group is group and (not lines or shard.cuts_lines(d)) for d in shard.divisions)
 
 
-def _items(name: str, block: Block, item: Pass, running: Sequence[Reducing], group: Any, op: str) -> Iterator[Item]:
+def _items(name: str, block: Block, item: Pass, running: Sequence[Engine], group: Any, op: str) -> Iterator[Item]:
     """Yield the results of a pass one by one, each of all parameters in their order."""
     for partial in block.partials:
         if partial.op != op or partial.name not in item.names:
@@ -141,7 +124,7 @@ def _items(name: str, block: Block, item: Pass, running: Sequence[Reducing], gro
                 yield _lines(engine, name, partial, i)
 
 
-def _numbers(block: Block, name: str, found: Sequence[tuple[int, Reducing, int]]) -> Item:
+def _numbers(block: Block, name: str, found: Sequence[tuple[int, Engine, int]]) -> Item:
     """A result of each of these parameters: (number, engine, position in its bucket), engine after engine."""
     engines = list(dict.fromkeys(engine for _, engine, _ in found))
     members = [[i for _, other, i in found if other is engine] for engine in engines]
@@ -168,7 +151,7 @@ def _index(numbers: Sequence[int], of: Tensor) -> Tensor:
     return torch.tensor(numbers, device=of.device)
 
 
-def _lines(engine: Reducing, name: str, partial: Partial, index: int) -> Item:
+def _lines(engine: Engine, name: str, partial: Partial, index: int) -> Item:
     return Item(
         lambda: engine.partial_lines(name, partial, index),
         lambda values: engine.complete_lines(name, partial, index, values),

@@ -11,12 +11,13 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
 import yaml
 
-from optgen.diagnostics import Location, Reporter
+from optgen.diagnostics import Diagnostic, Location, Reporter
 from optgen.spec.source import SourceFile, SourceText
 
 MAX_BYTES = 256_000
@@ -165,6 +166,22 @@ def _read(path: Path, reporter: Reporter) -> SourceFile | None:
 
 def compose(source: SourceFile, reporter: Reporter) -> Document | None:
     """The tree of a file whose top is a mapping; anything else is reported and gives None."""
+    document, diagnostics = _composed(source)
+    reporter.add(diagnostics)
+    return document
+
+
+@lru_cache(maxsize=64)
+def _composed(source: SourceFile) -> tuple[Document | None, tuple[Diagnostic, ...]]:
+    """The tree of a file, and the diagnostics of reading it.
+
+    Kept, since a process that loads several specs by themselves reads the files beside them for each of these.
+    """
+    reporter = Reporter()
+    return _compose(source, reporter), reporter.diagnostics
+
+
+def _compose(source: SourceFile, reporter: Reporter) -> Document | None:
     bad = _FORBIDDEN.search(source.text)
     if bad:
         message = f"the character U+{ord(bad.group()):04X} is not allowed in a spec"

@@ -144,18 +144,20 @@ def _report(document: Document, model: type[BaseModel], problem: _Problem, repor
         message = f"expected {wanted}, found {found}"
         if path:
             message = f"`{_named(path)}`: {message}"
-        reporter.error("type", message, document.locate(*path), _type_help(wanted, document.find(*path)))
+        reporter.error("type", message, document.locate(*path), _type_help(path, wanted, document.find(*path)))
     else:
         reporter.error(*_value_message(document, problem))
 
 
-def _type_help(wanted: str, node: Node | None) -> str:
+def _type_help(path: tuple[Key, ...], wanted: str, node: Node | None) -> str:
     """Suggest what to write instead; "" if the node does not show what was meant."""
     match node:
         case Scalar(style="", text="" | "~" | "null") if wanted == "a mapping":
             return "write `{}` to take all defaults"
         case Scalar(style="", text=text) if "true or false" in wanted:
             return _BOOLEANS.get(text.lower(), "")
+        case Scalar(style="", text="true" | "false") if path[:1] == ("hyperparameters",) and "number" in wanted:
+            return "a setting that is on or off is declared under `options`"
         case Scalar(text=text) if "number" in wanted:
             if is_number(text):
                 return "remove the quotes" if node.style else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent, indent
 from types import MappingProxyType
@@ -75,21 +76,31 @@ def part_of(program: Program, calls_stages: bool) -> tuple[Part, list[tuple[str,
     return part, roots
 
 
-def check(
-    program: Program, guards: Mapping[str, bool], random: np.random.Generator, calls_stages: bool = False
-) -> Assignments:
+@dataclass(frozen=True)
+class Made:
+    """The statements of a program, which are the same under all settings."""
+
+    program: Program
+    given: frozenset[str]
+    code: Assignments
+
+
+def made(program: Program, calls_stages: bool = False) -> Made:
+    part, asked = part_of(program, calls_stages)
+    return Made(program, frozenset(part.given), part.code(asked=asked))
+
+
+def check(it: Made, guards: Mapping[str, bool], random: np.random.Generator) -> None:
+    program, code = it.program, it.code
     shapes = {Kind.ELEMENT: (3, 4), Kind.ROW: (3, 1), Kind.COL: (1, 4), Kind.MATRIX: (1, 1)}
     values = {name: random.normal(size=shapes.get(item.kind, ())) for name, item in program.inputs.items()}
-    part, asked = part_of(program, calls_stages)
-    code = part.code(asked=asked)
     found = {**values, **{f"old.{name}": value for name, value in values.items()}}
     with np.errstate(all="ignore"):
         expected = run(program, values, guards)
-        execute(code.body, found, guards, set(part.given), code.stages)
+        execute(code.body, found, guards, set(it.given), code.stages)
         read = {name: evaluate(value, found, guards) for name, value in code.values.items() if _is_set(value, found)}
         for name, value in expected.items():
             np.testing.assert_array_equal(evaluate(program.outputs[name], read, guards), value, err_msg=name)
-    return code
 
 
 def _is_set(value: Any, found: Mapping[str, Any]) -> bool:
@@ -101,11 +112,12 @@ def _is_set(value: Any, found: Mapping[str, Any]) -> bool:
 def test_statements_of_every_rule(name: str, calls_stages: bool) -> None:
     planned = stock_rules()[name]
     random = np.random.default_rng(7)
+    blocks = {block: made(plan.program, calls_stages) for block, plan in planned.plans.items()}
     for guards in settings(planned.rule, most=4):
-        for block, plan in planned.plans.items():
-            code = check(plan.program, guards, random, calls_stages)
+        for block, it in blocks.items():
+            check(it, guards, random)
             has_update = calls_stages and block == "step" and planned.rule.has_update
-            assert ("update" in code.stages) == has_update
+            assert ("update" in it.code.stages) == has_update
 
 
 HEAD = """
@@ -193,5 +205,6 @@ def compiled(name: str, folder: Path) -> tuple[WholeRule, Plan]:
 def test_statements_of_hard_blocks(name: str, tmp_path: Path) -> None:
     rule, plan = compiled(name, tmp_path)
     random = np.random.default_rng(8)
+    it = made(plan.program)
     for guards in settings(rule, most=200):
-        check(plan.program, guards, random)
+        check(it, guards, random)

@@ -245,7 +245,9 @@ def test_a_link_in_place_of_a_file_is_replaced_and_never_shown(out: Path) -> Non
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize("kind", AWAY)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind != "exchange" else []) for kind in AWAY]
+)
 @pytest.mark.parametrize("fault", ["kill", "full"])
 def test_a_fault_at_any_moment_leaves_a_whole_package(tmp_path: Path, fault: str, kind: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

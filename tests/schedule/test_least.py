@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.compiling import RULES, compiled, stock_classes, stock_rules
+from oracles.declared import load_spec
+from support.catalogue import rows
+from support.compiling import RULES, TESTED, compiled, stock_classes, stock_rules
 from support.least import WEIGHT_BYTES, least_bytes
 from support.plan_settings import SUMS_OVER_ALL, settings
 
 from optgen.compiler import PlannedRule
 from optgen.schedule.traffic import traffic
 
-CLASSES = stock_classes()
-STORED = [(name, bits) for name, info in CLASSES.items() for bits in info.bits_choices]
+NAMES = sorted({*rows(), *(name for path in TESTED for name in load_spec(path))})
 SAMPLE = 100  # settings of each rule
 
 RULE = """\
@@ -51,12 +52,17 @@ def bound(planned: PlannedRule, truth: Mapping[str, bool], codecs: Mapping[str, 
     return least_bytes(step.program, step.active, truth, codecs)
 
 
-@pytest.mark.parametrize(("name", "bits"), STORED)
-def test_a_class_moves_the_least(name: str, bits: int) -> None:
-    info = CLASSES[name].stored_in(bits)
-    step = info.whole_rule.blocks["step"]
-    needed = least_bytes(step.program, step.active, info.setting.guards, info.setting.codecs)
-    assert info.traffic == pytest.approx(needed, abs=1e-9)
+def test_these_are_all_classes() -> None:
+    assert sorted(stock_classes()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_class_moves_the_least(name: str) -> None:
+    for bits in stock_classes()[name].bits_choices:
+        info = stock_classes()[name].stored_in(bits)
+        step = info.whole_rule.blocks["step"]
+        needed = least_bytes(step.program, step.active, info.setting.guards, info.setting.codecs)
+        assert info.traffic == pytest.approx(needed, abs=1e-9), bits
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -68,7 +74,7 @@ def test_a_rule_moves_the_least_under_other_settings(name: str) -> None:
     planned = stock_rules()[name]
     scales = [name for name, guard in planned.rule.guards.guards.items() if guard.about == "codec"]
     rows = [truth for truth in settings(planned.rule) if not any(truth[scale] for scale in scales)]
-    usual = next(info for info in CLASSES.values() if info.rule == name).stored_in(32).setting
+    usual = next(info for info in stock_classes().values() if info.rule == name).stored_in(32).setting
     assert rows
     for truth in random.Random(3).sample(rows, min(SAMPLE, len(rows))):
         moved = traffic(planned.plans["step"], replace(usual, guards=truth))
@@ -86,7 +92,7 @@ def test_the_least_is_what_one_finds_by_hand(step: str, tmp_path: Path) -> None:
 
 
 def test_a_pass_too_many_is_noticed() -> None:
-    info = CLASSES["LAMB"]
+    info = stock_classes()["LAMB"]
     step = info.plans["step"]
     longer = replace(step, passes=(step.passes[-2], *step.passes))
     more = traffic(longer, info.setting)

@@ -83,7 +83,8 @@ def own_package() -> Package:
     return compile_specs(TESTED, "rules")
 
 
-def stock_classes() -> dict[str, ClassInfo]:
+@cache
+def stock_classes() -> Mapping[str, ClassInfo]:
     """All classes: those of specs/ and those of tests/specs that it lacks."""
     return {info.name: info for package in (own_package(), stock_package()) for info in package.classes}
 

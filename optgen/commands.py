@@ -341,7 +341,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help="Libraries to compare with: torch, compile, bitsandbytes, torchao, none; by default all but compile.",
+            help="Libraries to compare with: torch, compile, bitsandbytes, bitsandbytes-cpu-fork, torchao, none; "
+            "by default torch, bitsandbytes, torchao.",
         ),
     ] = None,
     bits: Annotated[

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import bench
 import bench_host
@@ -92,6 +94,24 @@ def test_peers_that_are_not_installed_are_absent(monkeypatch: pytest.MonkeyPatch
         "AdamX": "optgen_optim has no such class",
         "bitsandbytes": "not installed: pip install bitsandbytes",
     }
+
+
+@pytest.mark.parametrize("installed", ["bitsandbytes", "bitsandbytes_cpu_fork"])
+def test_the_fork_of_bitsandbytes_is_told_from_it(
+    installed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are imported by one name."""
+    (tmp_path / "bitsandbytes").mkdir()
+    (tmp_path / "bitsandbytes" / "__init__.py").touch()
+    (tmp_path / f"{installed}-1.dist-info").mkdir()
+    (tmp_path / f"{installed}-1.dist-info" / "METADATA").write_text(f"Name: {installed}\nVersion: 1\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    reasons = {package: peers.other_package(package, "bitsandbytes.optim") for package in ("bitsandbytes", peers.FORK)}
+    is_fork = installed != "bitsandbytes"
+    assert reasons["bitsandbytes"] == (f"what is installed by this name is {peers.FORK}" if is_fork else "")
+    assert reasons[peers.FORK].startswith("not installed where Python looks first: pip install") is not is_fork
+    assert peers.other_package("torchao", "torchao.optim") == ""
 
 
 def test_a_class_in_other_bits() -> None:
@@ -211,7 +231,10 @@ def test_without_a_gpu_the_cuda_bench_says_so(
         (["--device", "cuda", "--case", "4096x4096"], "on cuda 4096x4096 is not one of 1e8, gpt2"),
         (["--device", "cuda", "--imports"], "--imports is measured on the cpu"),
         (["--device", "cuda", "--python"], "--python is measured on the cpu"),
-        (["--peers", "keras"], "keras is not one of torch, compile, bitsandbytes, torchao, flashoptim, none"),
+        (
+            ["--peers", "keras"],
+            "keras is not one of torch, compile, bitsandbytes, bitsandbytes-cpu-fork, torchao, flashoptim, none",
+        ),
     ],
 )
 def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,5 +247,5 @@ def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixt
 def test_each_device_has_its_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "why_no_gpu", lambda: "")
     assert "compile" not in bench.arguments([]).peers
-    assert bench.arguments(["--device", "cuda"]).peers == list(peers.PACKAGES)
+    assert bench.arguments(["--device", "cuda"]).peers == [name for name in peers.PACKAGES if name != peers.FORK]
     assert bench.arguments(["--device", "cuda", "--quick"]).peers == ["torch", "bitsandbytes"]

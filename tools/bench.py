@@ -6,6 +6,8 @@
     python tools/bench.py --all                every class on 10^7 parameters, as a share of its plan's roofline
     python tools/bench.py --imports            import, build and first-step times
     python tools/bench.py --python             steps and loads of few numbers: what Python costs beside torch's
+    python tools/bench.py --sizes --png FILE   time a parameter over the size of tensors, on one thread and on all
+    python tools/bench.py --widths             the cases with AVX-512 and with AVX2, as tables of Markdown
     python tools/bench.py --device cuda        on an NVIDIA GPU, with the host's part of a step and CUDA graphs
 
 Every figure is a median of single steps that were taken in turns. Before each step the caches are emptied by the
@@ -38,6 +40,8 @@ for folder in (ROOT / "generated", ROOT):  # a source checkout can be measured w
         sys.path.append(str(folder))
 
 import bench_every as every  # noqa: E402
+import bench_sizes as sizes  # noqa: E402
+import bench_widths as widths  # noqa: E402
 from bench_host import HOST_COLUMNS, HostResult, host_rows, measure_host  # noqa: E402
 from bench_python import RUNS, PythonPart, python_figures  # noqa: E402
 from bench_startup import Startup, startup_figures  # noqa: E402
@@ -45,9 +49,10 @@ from bench_startup import Startup, startup_figures  # noqa: E402
 from optgen.bench import gpu, show  # noqa: E402
 from optgen.bench.cases import Case, gpt2_shapes  # noqa: E402
 from optgen.bench.contenders import DEFAULT_CLASSES, Contender, catalogue, our_contender, wanted  # noqa: E402
+from optgen.bench.machine import BUSY_FROM, Work, load_note, machine, machine_line  # noqa: E402
 from optgen.bench.measure import Bandwidth, Budget, CaseResult, Meter, measure_case, wall_seconds  # noqa: E402
 from optgen.bench.models import llama_shapes  # noqa: E402
-from optgen.bench.peers import BNB8, BNB32, COMPILED, FLASH8, FLASH32, FUSED, PACKAGES, TORCHAO8, peers  # noqa: E402
+from optgen.bench.peers import BNB8, BNB32, COMPILED, FLASH8, FLASH32, FORK, FUSED, PACKAGES, TORCHAO8, peers  # noqa: E402
 
 CASES = (
     Case("4096x4096", ((4096, 4096),), 3),
@@ -107,7 +112,7 @@ COPY, HOST, REPLAY = "copy bandwidth", "time of the host", "time of the host, re
 ON_HOST = (HOST, REPLAY)
 # torchao and torch.compile compile for a minute.
 QUICK_PEERS = "torch,bitsandbytes"
-DEFAULT_PEERS = {"cpu": "torch,bitsandbytes,torchao", "cuda": ",".join(PACKAGES)}
+DEFAULT_PEERS = {"cpu": "torch,bitsandbytes,torchao", "cuda": ",".join(name for name in PACKAGES if name != FORK)}
 
 TARGETS = (
     Target("4096x4096", "AdamW32bit", FUSED, at_least=1.2),
@@ -258,8 +263,20 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer steps: a rough look")
     parser.add_argument("--imports", action="store_true", help="measure import, build and first-step times instead")
     parser.add_argument("--python", action="store_true", help="measure what Python takes of steps and loads instead")
+    parser.add_argument("--sizes", action="store_true", help="measure tensors of 10^2 to 10^8 parameters instead")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="with --sizes, draw the figures there")
+    parser.add_argument("--widths", action="store_true", help="measure with AVX-512 and with AVX2, each in a process")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     given = parser.parse_args(words)
+    if given.png is not None and not given.sizes:
+        parser.error("--png draws what --sizes measures; give --sizes too")
+    if given.sizes:
+        refused = [name for name in ("classes", "peers", "case", "all", "imports", "python") if getattr(given, name)]
+        if refused or given.device != "cpu":
+            parser.error(f"--sizes has cases and contenders of its own; leave --{(refused or ['device'])[0]} out")
+        given.classes, given.peers = ",".join(sizes.CLASSES), ",".join(sizes.PEERS)
+    if given.widths and (given.sizes or given.all or given.imports or given.python or given.device != "cpu"):
+        parser.error("--widths measures the cases of the cpu; leave the other choices out")
     if given.all:
         others = {"--peers": given.peers, "--case": given.case, "--imports": given.imports, "--python": given.python}
         refused = [name for name, value in others.items() if value]
@@ -295,15 +312,14 @@ def main(words: Sequence[str] | None = None) -> int:
     given = arguments(words)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     progress = Console(stderr=True, highlight=False)
-    about = gpu.machine() if given.device == "cuda" else show.machine()
-    threads = f", {about['threads']} threads" if "threads" in about else ""
-    console.print(f"{about['processor']}{threads}, torch {about['torch']}")
-    load = about.get("load", 0.0)
-    if load > 0.5:
-        console.print(
-            f"note: other programs are running (load {load:.1f}); every figure will be worse and less certain"
-        )
+    if given.widths:
+        return run_widths(given, list(sys.argv[1:] if words is None else words), console)
+    about = gpu.machine() if given.device == "cuda" else machine()
+    console.print(machine_line(about), markup=False)
+    if load_note(about):
+        console.print(load_note(about), markup=False)
     record: dict[str, Any] = {"machine": about}
+    began = Work.now()
     if given.all:
         record |= run_all(given, console, progress)
     elif given.imports:
@@ -313,8 +329,14 @@ def main(words: Sequence[str] | None = None) -> int:
         console.print(table("Starting", ("what", "", "median ms", "target ms", "met"), startup_rows(figures), 2))
     elif given.python:
         record["python"] = run_python(given, console)
+    elif given.sizes:
+        record["sizes"] = run_sizes(given, console, progress, machine_line(about))
     else:
         record |= run_cases(given, console, progress)
+    about["load_while_measuring"] = began.others_since() if began is not None else None
+    if (about["load_while_measuring"] or 0.0) >= BUSY_FROM:
+        busy = about["load_while_measuring"]
+        console.print(f"note: while this was measured, other programs kept {busy:.1f} processors busy on average")
     if given.json is not None:
         given.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -343,6 +365,37 @@ def run_all(given: argparse.Namespace, console: Console, progress: Console) -> d
     missed = sum(bool(one.flag) for one in figures)
     console.print(f"{missed} of {len(figures)} miss what they should reach")
     return {"all": every.records(figures), "rounds": rounds}
+
+
+def run_sizes(given: argparse.Namespace, console: Console, progress: Console, machine: str) -> list[dict[str, Any]]:
+    """Measure tensors of all sizes, print the table and draw it."""
+    found, absent = contenders(given.classes, given.peers)
+    for name, reason in absent.items():
+        console.print(f"absent: {name} ({reason})", markup=False)
+    chosen = [one for one in found if one.name in sizes.LINES]
+    budget, which = (sizes.QUICK, sizes.QUICK_SIZES) if given.quick else (sizes.BUDGET, sizes.SIZES)
+    start = time.perf_counter()
+    with progress.status("sizes") as status:
+        points = list(sizes.measure(chosen, Bandwidth(), budget, which, lambda text, _: status.update(text)))
+    title = f"Nanoseconds a parameter and step; took {time.perf_counter() - start:.0f} s"
+    console.print(table(title, sizes.columns(points), sizes.rows(points), 0))
+    if given.png is not None:
+        sizes.draw(points, given.png, machine)
+        console.print(f"picture: {given.png}", markup=False)
+    return [asdict(point) for point in points]
+
+
+def run_widths(given: argparse.Namespace, words: list[str], console: Console) -> int:
+    """Measure with each width of vectors in a process of its own, then print tables of them side by side."""
+    more = [word for word in words if word != "--widths"]
+    records = {width: widths.measure(width, more) for width in widths.widths()}
+    if not records:
+        console.print("this processor has neither AVX-512 nor AVX2")
+        return 1
+    console.print(widths.tables(records), markup=False, soft_wrap=True)
+    if given.json is not None:
+        given.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    return 0
 
 
 def run_python(given: argparse.Namespace, console: Console) -> list[dict[str, Any]]:

@@ -127,7 +127,7 @@ SENTENCES = (
         ("tests/building/test_cache.py",),
     ),
     Sentence(
-        "without a compiler, plain torch operations are used, and a warning says so once",
+        "Without a compiler, plain torch operations are used, and a warning says so once",
         ("tests/runtime/step/test_engines.py", "tests/cuda/test_fallback.py"),
     ),
     Sentence("Exit codes: 0 success, 1 an error in the input, 2 wrong usage", ("tests/cli/test_commands.py",)),

@@ -35,6 +35,7 @@ def run_bench(request: Request) -> None:
 
     from optgen.bench import gpu, show
     from optgen.bench.contenders import catalogue, our_contender, wanted
+    from optgen.bench.machine import machine
     from optgen.bench.measure import Bandwidth, bandwidth_bytes, measure_case, wall_seconds
     from optgen.bench.memory import check_memory, free_bytes
     from optgen.bench.peers import peers
@@ -52,7 +53,7 @@ def run_bench(request: Request) -> None:
     contenders = [*(our_contender(one) for one in asked), *others.found]
     beside = 2 * gpu.COPIED_BYTES if cuda else bandwidth_bytes()
     need = check_memory(case, contenders, beside, device)
-    about = gpu.machine() if cuda else show.machine()
+    about = gpu.machine() if cuda else machine()
     if not request.as_json:
         _print_head(case, about, notes, need.total)
     with show.progress(case.name) as say:
@@ -101,30 +102,25 @@ def _budget(seconds: float) -> Budget:
 
 
 def _print_head(case: Case, about: dict[str, Any], notes: Sequence[str], need: float) -> None:
+    from optgen.bench.machine import load_note, machine_line
     from optgen.doctor import readable_size
 
     count = "1 tensor" if len(case.shapes) == 1 else f"{len(case.shapes)} tensors"
-    print_text(_machine_line(about))
+    print_text(machine_line(about))
     print_text(
         f"{case.name}: {count}, {case.numel:,} {case.dtype} parameters; about {readable_size(round(need))} of memory"
     )
     for note in notes:
         print_text(f"note: {note}")
-    if about.get("load", 0.0) > 0.5:
-        print_text(
-            f"note: other programs are running (load {about['load']:.1f}); every figure is worse and less certain"
-        )
+    if load_note(about):
+        print_text(load_note(about))
     print_text()
 
 
-def _machine_line(about: dict[str, Any]) -> str:
-    threads = f", {about['threads']} threads" if "threads" in about else ""
-    return f"{about['processor']}{threads}, torch {about['torch']}"
-
-
 def _draw(result: CaseResult, path: Path, about: dict[str, Any], as_json: bool) -> None:
+    from optgen.bench.machine import machine_line
     from optgen.bench.picture import save_picture
 
-    save_picture(result, path, _machine_line(about))
+    save_picture(result, path, machine_line(about))
     if not as_json:
         print_text(f"picture: {path}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ BNB8, BNB32 = "bitsandbytes AdamW8bit", "bitsandbytes AdamW32bit"
 TORCHAO8 = "torchao AdamW8bit"
 FLASH8, FLASH32 = "flashoptim AdamW8bit", "flashoptim AdamW32bit"
 ADAMW = "AdamW"
+FORK = "bitsandbytes-cpu-fork"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ def peers(packages: Sequence[str], classes: Sequence[Wanted]) -> Peers:
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             absent[package] = f"not installed: pip install {package}"
             continue
+        reason = other_package(package, module)
+        if reason:
+            absent[package] = reason
+            continue
         try:
             with quiet():
                 optim: Any = importlib.import_module(module)
@@ -63,6 +70,23 @@ def peers(packages: Sequence[str], classes: Sequence[Wanted]) -> Peers:
         if package == "torch":
             found |= {one.name: one for one in torch_fused_adamw()}
     return Peers(tuple(found.values()), absent)
+
+
+def other_package(package: str, module: str) -> str:
+    """Reason why a module is another package's of that name; "" if it is this one's, or nobody's that is known."""
+    if module != PACKAGES[FORK][0]:
+        return ""
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    folder = Path(spec.origin).parents[1] if spec is not None and spec.origin is not None else Path()
+    beside = {one.name.lower().replace("_", "-") for one in importlib.metadata.distributions(path=[str(folder)])}
+    if (FORK in beside) == (package == FORK):
+        return ""
+    if package == FORK:
+        return (
+            f"not installed where Python looks first: pip install --no-deps --target DIR {FORK}, then PYTHONPATH=DIR "
+            "(it is imported by the name of bitsandbytes, so that one run has one of the two)"
+        )
+    return f"what is installed by this name is {FORK}"
 
 
 def settings_for(made: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,6 +184,7 @@ PACKAGES: dict[str, tuple[str, Callable[[Any, Wanted], list[Contender]]]] = {
     "torch": ("torch.optim", torch_peers),
     "compile": ("torch.optim", compiled_peers),
     "bitsandbytes": ("bitsandbytes.optim", named_peer("bitsandbytes")),
+    FORK: ("bitsandbytes.optim", named_peer(FORK)),
     "torchao": ("torchao.optim", named_peer("torchao")),
     "flashoptim": ("flashoptim", flash_peer),
 }

@@ -11,7 +11,7 @@ from optgen.diagnostics import suggest
 MODEL = "gpt2"
 CLASSES = ("AdamW32bit", "AdamW8bit")
 CLASSES_IN_BITS = ("AdamW",)
-PEERS = ("torch", "compile", "bitsandbytes", "torchao")
+PEERS = ("torch", "compile", "bitsandbytes", "bitsandbytes-cpu-fork", "torchao")
 USUAL_PEERS = ("torch", "bitsandbytes", "torchao")
 BITS = ("32", "16", "8", "4")
 DTYPES = ("float32", "bfloat16", "float16")

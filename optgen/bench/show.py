@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from optgen.bench.contenders import SETTINGS
 from optgen.bench.measure import STATES_AGE, CaseResult, Measured, Say
 from optgen.bench.peers import FUSED
 from optgen.console import print_progress
@@ -101,19 +95,6 @@ def _one_record(one: Measured, result: CaseResult) -> dict[str, Any]:
         found |= {"median": one.seconds, "best": min(one.samples)}
         found["roofline"] = None if moved is None else moved / one.seconds / result.bandwidth
     return found
-
-
-def machine() -> dict[str, Any]:
-    """Description of the processor and of the software that figures depend on."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:
-        pass
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    about = {"processor": model, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    return {**about, "settings": dict(SETTINGS), "load": load}
 
 
 @contextlib.contextmanager

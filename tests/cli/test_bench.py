@@ -238,7 +238,11 @@ def test_a_peer_that_fails_is_named_and_the_others_measured() -> None:
         (["--like", "gtp2"], 2, "'gtp2' is not one of gpt2,"),
         (["--like", "gtp2"], 2, "did you mean `gpt2`?"),
         (["--like", "gpt2", "--shapes", "shapes.txt"], 2, "--like and --shapes both say which shapes"),
-        (["--peers", "apex"], 2, "'apex' is not one of torch, compile, bitsandbytes, torchao, none"),
+        (
+            ["--peers", "apex"],
+            2,
+            "'apex' is not one of torch, compile, bitsandbytes, bitsandbytes-cpu-fork, torchao, none",
+        ),
         (["--bits", "7"], 2, "'7' is not one of 32, 16, 8, 4"),
         (["--dtype", "float64"], 2, "'float64' is not one of float32, bfloat16, float16"),
         (["--device", "tpu"], 2, "'tpu' is not one of cpu, cuda"),

@@ -20,7 +20,7 @@ from torch import Tensor
 from optgen.compiler import check_specs
 from optgen.diagnostics import Reporter, suggest
 from optgen.explanation import ClassInfo
-from optgen.ir.guards import Guard
+from optgen.ir.guards import RECORDED, Guard
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Reduce, Ref, Select, walk
 from optgen.ir.rule import Block
@@ -191,10 +191,10 @@ class _Run:
         self.members = [i for i, grad in enumerate(grads) if grad is not None or not takes]
         self.total = sum(params[i].numel() for i in self.members)
         self.grads = [None if grad is None else grad.to(torch.float64) for grad in grads]
-        self.guards = {i: self._guards(i) for i in self.members}
         state = state if state is not None else State(tuple({} for _ in params), {})
         self.group = {**self._initial_group(), **state.group}
         self.states = [dict(each) for each in state.params]
+        self.guards = {i: self._guards(i) for i in self.members}
         for i in self.members:
             self._begin(i)
         self.values = {i: self._given(i) for i in self.members}
@@ -231,11 +231,15 @@ class _Run:
 
     def _guards(self, i: int) -> dict[str, bool]:
         facts = self._facts(i)
-        return {name: self._holds(guard, facts) for name, guard in self.rule.guards.guards.items()}
+        number = int(self.states[i].get("step", 0)) + self.is_step
+        return {name: self._holds(guard, facts, number) for name, guard in self.rule.guards.guards.items()}
 
-    def _holds(self, guard: Guard, facts: Mapping[str, float]) -> bool:
-        if guard.about == "codec":
-            return False  # nothing is quantized
+    def _holds(self, guard: Guard, facts: Mapping[str, float], number: int) -> bool:
+        if guard.about == "codec" or guard.subject == RECORDED:
+            return False  # nothing is quantized, nothing recorded
+        if guard.about == "step":
+            period = self.settings.get(guard.subject, guard.subject)
+            return number % int(period) == guard.value
         subjects: Mapping[str, Any] = {"fact": facts, "input": self.inputs}.get(guard.about, self.settings)
         value = subjects.get(guard.subject)
         match guard.op:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +26,7 @@ from optgen.codecs import (
 )
 from optgen.emit.environment import render
 from optgen.ir.dump import text
-from optgen.ir.guards import Guard
+from optgen.ir.guards import RECORDED, Guard
 from optgen.ir.nodes import Kind
 from optgen.ir.rule import WholeRule
 from optgen.passes.settle import settle
@@ -36,6 +38,7 @@ from optgen.spec.model import Option
 
 Target = Literal["cpu", "cuda", "torch"]
 TARGETS: tuple[Target, ...] = get_args(Target)
+LONGEST_CYCLE = 10_000  # of steps that differ; of longer ones the first
 LARGE_MATRIX = {"ndim": 2, "numel": 2**24, "index": 0}
 
 
@@ -153,7 +156,7 @@ class ClassInfo:
 
     @cached_property
     def setting(self) -> Setting:
-        """Guards and codecs under the class's default settings."""
+        """Guards and codecs under the class's default settings, in a step in which everything happens."""
         asked = chosen_codec(self.bits, "auto", bool(self._default("block_wise")), 0)
         codecs = {}
         for name, item in self.whole_rule.inputs.items():
@@ -201,8 +204,30 @@ class ClassInfo:
 
     @property
     def traffic(self) -> float:
-        """Bytes per parameter that a step moves."""
-        return traffic(self.plans["step"], self.setting)
+        """Bytes per parameter that a step moves, on average."""
+        return sum(share * traffic(self.plans["step"], setting) for share, setting in self.cycle)
+
+    @cached_property
+    def cycle(self) -> tuple[tuple[float, Setting], ...]:
+        """The settings of steps that differ in what happens on some steps only, each with its share of all steps."""
+        guards = [guard for guard in self.whole_rule.guards.guards.values() if guard.about == "step"]
+        length = min(math.lcm(*(self._period(guard) for guard in guards)), LONGEST_CYCLE)
+        kinds = Counter(
+            tuple(number % self._period(guard) == guard.value for guard in guards) for number in range(1, length + 1)
+        )
+        names = [guard.name for guard in guards]
+        return tuple(
+            (
+                count / length,
+                replace(self.setting, guards={**self.setting.guards, **dict(zip(names, kind, strict=True))}),
+            )
+            for kind, count in kinds.items()
+        )
+
+    def _period(self, guard: Guard) -> int:
+        """The number of steps after which a condition on the step comes again."""
+        number = self._number(guard.subject) if guard.subject in self.defaults else guard.subject
+        return int(str(number).removesuffix(".0"))
 
     def explain(self) -> Explanation:
         """Everything about the class."""
@@ -238,6 +263,8 @@ class ClassInfo:
     def alone(self) -> Alone:
         """Content of the code for this class alone, without parts that only other classes and settings need."""
         guards, hypers = self.setting.guards, self.whole_rule.hypers
+        if RECORDED in guards:  # what serves every step alike, as in steps that are recorded
+            guards = {**guards, RECORDED: True}
         plans = {name: plan(settle(block.program, guards)) for name, block in self.plans.items()}
         taken = {
             name for name, hyper in hypers.items() if not hyper.names and self._number(name) != self._default(name)
@@ -281,6 +308,8 @@ class ClassInfo:
                 return guard.holds(LARGE_MATRIX[guard.subject])
             case "input":
                 return False
+            case "step":
+                return True
             case "codec":
                 return codecs[guard.subject].block == WHOLE_TENSOR
 

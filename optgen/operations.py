@@ -218,6 +218,8 @@ _OPERATORS = (
     _operator("-", Binds.SUM, ast.Sub, "minus", value=operator.sub, page=MINUS),
     _operator("*", Binds.PRODUCT, ast.Mult, "times", value=operator.mul, page="·"),
     _operator("/", Binds.PRODUCT, ast.Div, "over", value=operator.truediv),
+    _operator("%", Binds.PRODUCT, ast.Mod, "modulo", c=Named("optgen::remainder"), python=Named("m.remainder"),
+              page="mod"),
     _operator("**", Binds.POWER, ast.Pow, "power", value=operator.pow,
               c=Named("optgen::power"), python=Named("m.power")),
     # In C++, `--x` is another operation.

@@ -25,6 +25,7 @@ from optgen.backends.python_rule import (
     decisive,
     flag_lines,
     flag_texts,
+    on_step_texts,
     refusal_lines,
     refusal_parts,
     setting_lines,
@@ -75,6 +76,7 @@ class PythonBackend:
             "doc": [docstring(line) for line in _source(rule)],
             "imports": _imports(rule, plans, groups, flags, hosts, starts, classes),
             "flags": flag_lines(flags) if flags else [],
+            "on_step": flag_lines(on_step) if (on_step := on_step_texts(rule)) else [],
             "hosts": hosts,
             "starts": starts,
             "name": identifier(rule.name),
@@ -109,8 +111,9 @@ class PythonBackend:
         constants = [name for name, guard in rule.guards.guards.items() if guard.about == "codec"]
         more: dict[str, Code] = {
             "flags": "_flags" if has_flags else "",
+            "on_step": "_on_step" if on_step_texts(rule) else "",
             "constants": names_code(constants) if constants else "",
-            "first_step_only": "True" if all(asks_first_step_only(b.program) for b in rule.blocks.values()) else "",
+            "first_step_only": "True" if _asks_first_step_only(rule) else "",
             "shared": tuple_code([f"shared.{group.name}" for group in groups]),
         }
         return [*lines, *field_lines(more, 4)]
@@ -130,6 +133,11 @@ def _block(rule: WholeRule, name: str, plan: Plan) -> list[str]:
 def _own_refusals(rule: WholeRule, groups: Sequence[Group]) -> list[Refusal]:
     shared = {refusal for group in groups for refusal in group.refusals}
     return [refusal for refusal in rule.refusals if refusal.on == "construct" and refusal not in shared]
+
+
+def _asks_first_step_only(rule: WholeRule) -> bool:
+    on_steps = any(guard.about == "step" for guard in rule.guards.guards.values())
+    return not on_steps and all(asks_first_step_only(block.program) for block in rule.blocks.values())
 
 
 def _imports(
@@ -154,13 +162,13 @@ def _imports(
         "Flags": any(host.asks_flags for host in hosts),
         "Partial": any(element_sums(plan).all for plan in plans.values()),
         "Refusal": refuses,
-        "Settings": bool(flags),
+        "Settings": bool(flags) or bool(on_step_texts(rule)),
         "State": any(name not in shared_states for name in rule.states),
         "always": any(uses_always(plan) for plan in plans.values()),
     }
     named = {"Block", "Pass", "Rule", *(name for name, there in used.items() if there)}
     named |= {type(setting).__name__ for setting in own}
-    uses_math = any("m" in names_in(text) for text in flags.values())
+    uses_math = any("m" in names_in(text) for text in (*flags.values(), *on_step_texts(rule).values()))
     uses_math = uses_math or any(host.uses_math for host in hosts) or any(text.uses_math for text in starts)
     of_blocks, of_rules = rule_imports(named)
     return {

@@ -11,7 +11,7 @@ from optgen.backends.py_printer import PyPrinter, py_number
 from optgen.backends.python_blocks import live_code
 from optgen.backends.python_calls import call_lines, names_code, tuple_code
 from optgen.backends.quoting import py_string
-from optgen.ir.guards import Guard
+from optgen.ir.guards import RECORDED, Guard
 from optgen.ir.nodes import Const, Kind, Reduce, refs, walk
 from optgen.ir.refusals import Refusal
 from optgen.ir.rule import WholeRule, given_readers, readers
@@ -78,7 +78,8 @@ def _option(name: str, option: Option) -> list[Code]:
 def decisive(rule: WholeRule, refusals: Sequence[Refusal]) -> frozenset[str]:
     """The hyperparameters that decide flags, or what is refused."""
     owners = {part: name for name, h in rule.hypers.items() for part in (h.names or [name])}
-    subjects = {owners.get(g.subject, g.subject) for g in rule.guards.guards.values() if g.about == "hyper"}
+    about = ("hyper", "step")
+    subjects = {owners.get(g.subject, g.subject) for g in rule.guards.guards.values() if g.about in about}
     named = {owners.get(name, name) for refusal in (*rule.refusals, *refusals) for name in refusal.settings}
     return frozenset(name for name in rule.hypers if name in subjects or name in named)
 
@@ -147,7 +148,20 @@ def start(rule: WholeRule, name: str) -> StartText | None:
 
 def flag_texts(rule: WholeRule) -> dict[str, str]:
     """The value of every flag by name."""
-    return {name: _flag(rule, guard) for name, guard in rule.guards.guards.items()}
+    return {name: _flag(rule, guard) for name, guard in rule.guards.guards.items() if guard.about != "step"}
+
+
+def on_step_texts(rule: WholeRule) -> dict[str, str]:
+    """The value of every flag that depends on the number of the step, by name."""
+    read = readers(rule.hypers, rule.options, rule.storage)
+    result = {}
+    for name, guard in rule.guards.guards.items():
+        if guard.about == "step":
+            # A number that is out of range is refused later.
+            own = f"m.remainder(step, m.number({read[guard.subject]}))" if guard.subject in rule.hypers else ""
+            holds = f"{own or f'step % {guard.subject}'} == {guard.value}"
+            result[name] = f"{read[RECORDED]} or {holds}" if RECORDED in rule.storage else holds
+    return result
 
 
 def _flag(rule: WholeRule, guard: Guard) -> str:

@@ -18,10 +18,11 @@ from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
 from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
 from optgen.ir.liveness import changes
-from optgen.ir.nodes import Arm, Call, Const, Expr, Input, Kind, Let, Program, Ref, Select
+from optgen.ir.nodes import Arm, Call, Const, Expr, Input, Kind, Let, Program, Ref
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of
 from optgen.ir.scope import Scope, several
+from optgen.ir.steps import asks_step, sides_of
 from optgen.ir.values import ERROR, Value, also, call
 from optgen.operations import BY_SYNTAX, CALLED, REDUCTIONS, Operation, Reduction, Sort
 from optgen.spec.names import OF_BLOCKS
@@ -155,9 +156,7 @@ class Builder:
                         env = self._statements(other, self._statements(then, env, FALSE), FALSE)
                     else:
                         env = self._branch(condition, then, other, env, path)
-                case ast.Pass():
-                    pass
-                case ast.Expr(value=ast.Constant(value=str())):
+                case ast.Pass() | ast.Expr(value=ast.Constant(value=str())):
                     pass
                 case _:
                     refuse(self.text, statement, self.reporter)
@@ -247,12 +246,12 @@ class Builder:
             return self._statements(then, env, path)
         if condition.is_false:
             return self._statements(other, env, path)
-        self.branches += 1
-        branch, arms = self.branches, self.arms
-        self.arms = (*arms, Arm(branch, condition, True))
-        first = self._statements(then, dict(env), path & condition)
-        self.arms = (*arms, Arm(branch, condition, False))
-        second = self._statements(other, dict(env), path & ~condition)
+        sides, arms = sides_of(condition, self.scope, self.branches, bool(other)), self.arms
+        here, there, self.branches = sides.here.live, sides.there.live, sides.joins
+        self.arms = (*arms, sides.here.arm)
+        first = self._statements(then, dict(env), path & here)
+        self.arms = (*arms, sides.there.arm)
+        second = self._statements(other, dict(env), path & there)
         self.arms = arms
         merged: dict[str, Value] = {}
         for name in {**first, **second}:
@@ -261,17 +260,17 @@ class Builder:
             if a == b:
                 merged[name] = a
                 continue
-            missing = (condition & a.missing) | (~condition & b.missing)
             if a.missing.is_true or b.missing.is_true:
                 # Defined on one side only: that side's value serves wherever the name may be read.
+                missing = (~here | a.missing) if b.missing.is_true else (~there | b.missing)
                 merged[name] = Value(b.expr if a.missing.is_true else a.expr, missing)
                 continue
+            missing = (here & a.missing) | (there & b.missing)
             if ERROR in (a.expr, b.expr) or self._sort(a) != self._sort(b):
                 mixed = ERROR not in (a.expr, b.expr) or a.mixed or b.mixed
                 merged[name] = Value(ERROR, missing, mixed)
                 continue
-            select = Select(condition, a.expr, b.expr, self.scope.condition_kind(condition))
-            merged[name] = Value(self.bind(name, select, "", joins=branch), missing)
+            merged[name] = Value(self.bind(name, sides.chosen(a.expr, b.expr), "", joins=sides.joins), missing)
         return merged
 
     def _sort(self, value: Value) -> tuple[bool, bool, str | None]:
@@ -439,8 +438,8 @@ class Builder:
         window, wrong = self._expression(node, env, path), ""
         if self._past(window) is None:
             wrong = f"`{row.name}` takes a state with `window:` first"
-        elif row.gives == "window" and is_pushed(window, self.by_name):
-            wrong = "a window takes one value a step"
+        elif row.gives == "window" and (is_pushed(window, self.by_name) or asks_step(self.path, self.scope)):
+            wrong = "a window takes one value a step, in every step"
         if wrong and window != ERROR:
             self.reporter.error("type", wrong, node_location(self.text, node))
         return ERROR if wrong else window

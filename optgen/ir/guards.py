@@ -13,7 +13,9 @@ from typing import Any, Literal
 from optgen.ir.formula import FALSE, TRUE, Formula, FormulaTooLargeError, atom
 from optgen.operations import COMPARISONS
 
-Subject = Literal["option", "hyper", "input", "fact", "codec"]
+Subject = Literal["option", "hyper", "input", "fact", "codec", "step"]
+RECORDED = "capturable"
+"""The setting of steps that are recorded."""
 WORDS = {"==": "is", "!=": "not"}
 MACROS = frozenset(
     ("export", "f16c", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "inline", "inlined",
@@ -29,7 +31,9 @@ MAX_GUARDS = 128  # of a rule: formulas are as deep
 class Guard:
     """`subject op value`: an option, hyperparameter or fact compared with a constant, or the codec of a state.
 
-    `op` is `true` for a flag, `given` for an optional hyperparameter and for an input, `tensorwise` for a codec.
+    `op` is `true` for a flag, `given` for an optional hyperparameter and for an input, `tensorwise` for a codec,
+    `every` for the number of the step: divided by `subject`, a number or a setting, it leaves `value`. Where steps are
+    recorded, and repeat at other numbers, `every` holds always.
     """
 
     name: str
@@ -52,6 +56,10 @@ class Guard:
                 return f"{self.subject} is {'not ' if holds else ''}None"
             case "tensorwise":
                 return f"{'not ' if holds else ''}block_wise"
+            case "every" if not self.value:
+                return f"{'' if holds else 'not '}every({self.subject})"
+            case "every":
+                return f"step % {self.subject} {'==' if holds else '!='} {self.value}"
         value = f'"{self.value}"' if isinstance(self.value, str) else f"{self.value}"
         return f"{self.subject} {self.op if holds else COMPARISONS[self.op].contrary} {value}"
 
@@ -69,6 +77,8 @@ def guard_name(subject: str, op: str, value: float | str | None) -> str:
             return subject
         case "given" | "tensorwise":
             return f"{subject}_{op}"
+        case "every":
+            return f"every_{subject}{f'_at_{value}' if value else ''}"
         case _:
             text = str(value).replace(".", "p").replace("-", "minus_").replace("+", "")
             return f"{subject}_{WORDS.get(op, COMPARISONS[op].word)}_{re.sub(NOT_IN_A_NAME, '_', text)}"
@@ -140,7 +150,8 @@ def _settings(guards: Iterable[Guard], choices: Mapping[str, Iterable[str | int]
     """
     result = TRUE
     by_subject: dict[str, list[Guard]] = {}
-    for guard in guards:
+    asked = list(guards)
+    for guard in asked:
         by_subject.setdefault(guard.subject, []).append(guard)
     for option, values in choices.items():
         chosen = {guard.value: atom(guard.name) for guard in by_subject.get(option, ()) if guard.op == "=="}
@@ -148,6 +159,10 @@ def _settings(guards: Iterable[Guard], choices: Mapping[str, Iterable[str | int]
             result = result & ~(first & second)
         if chosen.keys() >= set(values):
             result = result & reduce(or_, chosen.values(), FALSE)
+    recorded = [atom(guard.name) for guard in asked if guard.subject == RECORDED]
+    for guard in asked:
+        if guard.about == "step" and recorded:
+            result = result & (atom(guard.name) | ~recorded[0])
     for several in by_subject.values():
         given = next((atom(guard.name) for guard in several if guard.op == "given"), TRUE)
         for guard in several:

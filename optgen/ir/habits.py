@@ -27,14 +27,13 @@ CALLS: Mapping[str, str] = {
     "masked_fill": "where(y, z, x)", "maximum": "max(x, y)", "minimum": "min(x, y)", "mul": "x * y",
     "multiply": "x * y", "nan_to_num": "where(isfinite(x), x, 0)", "ne": "x != y", "neg": "-x", "negative": "-x",
     "numel": "numel", "pow": "x ** y", "power": "x ** y", "reciprocal": "1 / x", "relu": "max(x, 0)",
-    "remainder": "x - y * floor(x / y)", "round": "floor(x + 0.5)", "sgn": "sign(x)",
+    "remainder": "x % y", "round": "floor(x + 0.5)", "sgn": "sign(x)",
     "square": "x * x", "std": "sqrt(mean((x - mean(x)) ** 2))", "sub": "x - y",
     "subtract": "x - y", "true_divide": "x / y", "trunc": "sign(x) * floor(abs(x))", "var": "mean((x - mean(x)) ** 2)",
     "vdot": "sum(x * y)", "vector_norm": "norm(x)", "zero": "0 * x",
 }  # fmt: skip
 OPERATORS: Mapping[type[ast.operator], str] = {
     ast.FloorDiv: "floor(x / y)",
-    ast.Mod: "x - y * floor(x / y)",
     ast.BitXor: "x ** y",
     ast.BitAnd: "x and y",
     ast.BitOr: "x or y",
@@ -114,6 +113,8 @@ def instead_of_call(node: ast.Call, name: str) -> str:
     text = _written(_translated(node))
     if text:
         return text
+    if name == "every" and len(node.args) == 1:
+        return f"`every` stands in `if every(n):`; a condition on values is `step % {ast.unparse(node.args[0])} == 0`"
     if name in CALLS and CALLS[name] not in "xyz":  # a letter alone stands for an argument, and says nothing
         return f"write `{CALLS[name]}`"
     if name in ("min", "max") and len(node.args) == 1:
@@ -148,7 +149,7 @@ def _is_in_language(node: ast.AST) -> bool:
         match part:
             case ast.Call(func=ast.Name(id=name)) if name in CALLED:
                 pass
-            case ast.BinOp(op=op) if not isinstance(op, ast.Add | ast.Sub | ast.Mult | ast.Div | ast.Pow):
+            case ast.BinOp(op=op) if not isinstance(op, ast.Add | ast.Sub | ast.Mult | ast.Div | ast.Pow | ast.Mod):
                 return False
             case ast.Call() | ast.Attribute() | ast.Subscript() | ast.IfExp() | ast.Lambda() | ast.NamedExpr():
                 return False

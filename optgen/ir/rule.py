@@ -19,7 +19,7 @@ from optgen.ir.builder import Builder
 from optgen.ir.expansion import Library
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.functions import Function, parse_functions, reached
-from optgen.ir.guards import GuardTable
+from optgen.ir.guards import RECORDED, GuardTable
 from optgen.ir.nodes import Const, Expr, Input, Kind, Program
 from optgen.ir.parser import Stage, node_location, parse_block, parse_expression, stored_names
 from optgen.ir.refusals import Refusal, build_refusal
@@ -31,6 +31,7 @@ from optgen.spec.messages import message_fields
 from optgen.spec.model import Hyperparameter, Method, Option, RefusalEntry, Shared, Spec, State
 from optgen.spec.model import Input as GivenInput
 from optgen.spec.names import FACTS, RESERVED, TARGET
+from optgen.spec.ranges import parse_range
 from optgen.spec.source import SourceText
 
 SHAPES = {
@@ -149,6 +150,8 @@ class _RuleBuilder:
             given=frozenset(self.given),
             parts={name: tuple(h.names) for name, h in self.hypers.items() if h.names},
             library=self._library(functions),
+            periods=frozenset(name for name, hyper in self.hypers.items() if _counts_steps(hyper)),
+            can_record=RECORDED in self.storage,
         )
 
     def _library(self, shared: Mapping[str, Function]) -> Library:
@@ -302,8 +305,9 @@ class _RuleBuilder:
     def _check_lasting(self, name: str, exists: Formula, where: Location) -> None:
         """A state is there for longer than a step."""
         for guard in sorted(exists.names):
-            subject = self.scope.guards.guards[guard].subject
-            if subject in self.given:
+            about, subject = self.scope.guards.guards[guard].about, self.scope.guards.guards[guard].subject
+            if about == "step" or subject in self.given:
+                subject = "step" if about == "step" else subject
                 message = f"whether `{name}` exists cannot depend on `{subject}`, which is set for one step"
                 self.reporter.error("run-time-condition", message, where, "test options and hyperparameters")
 
@@ -383,6 +387,11 @@ class _RuleBuilder:
             builder = Builder(replace(self.scope, inputs=names), self.reporter, at_once=True)
             result[name] = builder.initial(text, node, name, self.scope.inputs[name])
         return result
+
+
+def _counts_steps(hyper: Hyperparameter) -> bool:
+    """Check whether a hyperparameter is always a whole number from 1 on, and one of a group."""
+    return hyper.integer and not hyper.names and not hyper.optional and parse_range(hyper.range).low >= 1
 
 
 def given_readers(given: Iterable[str]) -> dict[str, str]:

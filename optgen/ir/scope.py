@@ -33,6 +33,8 @@ class Scope:
         common: The names among these that shared stages may use.
         refused: Conditions, each with its text, under which the settings are refused.
         library: The functions that blocks may call.
+        periods: Hyperparameters that are whole numbers from 1 on.
+        can_record: Whether steps can be recorded.
     """
 
     rule: str
@@ -45,6 +47,8 @@ class Scope:
     given: frozenset[str] = frozenset()
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     library: Library = field(default_factory=Library)
+    periods: frozenset[str] = frozenset()
+    can_record: bool = False
 
     def condition(
         self,
@@ -76,11 +80,44 @@ class Scope:
                 return TRUE if value else FALSE
             case ast.Name(id=name) if name in self.options and self.options[name] is None:
                 return self.guards.formula("option", name, "true")
+            case ast.Call(func=ast.Name(id="every"), args=[period], keywords=[]) if above is not None:
+                return self._every(period, 0, text, reporter, above)
+            case ast.Compare(
+                left=ast.BinOp(left=ast.Name(id="step"), op=ast.Mod(), right=period),
+                ops=[ast.Eq() | ast.NotEq() as op],
+                comparators=[ast.Constant(value=int(rest))],
+            ) if above is not None and not isinstance(rest, bool):
+                steps = self._every(period, rest, text, reporter, above)
+                return steps if isinstance(op, ast.Eq) else ~steps
             case ast.Compare(left=left, ops=[op], comparators=[right]):
                 formula = self._comparison(left, op, right, lenient)
                 if formula is not None:
                     return formula
         self._explain(node, text, reporter, above)
+        return FALSE
+
+    def _every(
+        self, period: ast.expr, rest: int, text: SourceText, reporter: Reporter, above: Container[str]
+    ) -> Formula:
+        """The formula of the steps whose number, divided by a period, leaves `rest`."""
+        help_text = "write a whole number from 1 on, or a hyperparameter with `integer: true` and such a range"
+        match period:
+            case ast.Constant(value=int(number)) if not isinstance(number, bool) and number >= 1:
+                if 0 <= rest < number:
+                    return TRUE if number == 1 else self.guards.formula("step", f"{number}", "every", rest)
+                message, help_text = f"`step % {number}` is never {rest}", f"write a number from 0 to {number - 1}"
+            case ast.Name(id=name) if name in self.periods:
+                return self.guards.formula("step", name, "every", rest)
+            case ast.Name(id=name) if name in self.hypers:
+                message = f"`{name}` need not be a whole number from 1 on"
+            case ast.Name(id=name) if self._is_known(name) or name in above:
+                message = f"`{name}` is not fixed before the step"
+            case ast.Name(id=name):
+                message = f"`{name}` is not a hyperparameter of `{self.rule}`"
+                help_text = suggest(name, self.hypers) or help_text
+            case _:
+                message = "this is not a number of steps that is fixed before the step"
+        reporter.error("run-time-condition", message, node_location(text, period), help_text)
         return FALSE
 
     def condition_kind(self, formula: Formula) -> Kind:
@@ -89,7 +126,7 @@ class Scope:
         for name in formula.names:
             guard = self.guards.guards[name]
             match guard.about:
-                case "fact" | "codec":
+                case "fact" | "codec" | "step":
                     return Kind.STEP
                 case "option":
                     result = max(result, Kind.GROUP)
@@ -199,6 +236,8 @@ class Scope:
         for name in names:
             if name not in (*self.options, *self.hypers, *ASKED) and name not in called:
                 message = f"`{name}` is not fixed before the step"
+                if name == "step" and above is not None:
+                    instead += "; what happens every n steps stands below `if every(n):`"
                 reporter.error("run-time-condition", message, where, instead)
                 return
         match node:

@@ -31,6 +31,7 @@ from optgen.runtime.settings.param_groups import DTYPES
 from optgen.runtime.settings.storage import choose_codecs, tensorwise
 
 DIMENSIONS = range(5)  # of a parameter: rules treat a matrix, say, otherwise than a vector
+STEPS = 61  # numbers of steps, for what happens on some of them only
 ENDING_SECONDS = 0.05  # between looks at what still runs once one has failed
 STARTS = {"lr": 1e-3, "momentum": 0.9}  # for classes that must be told
 
@@ -94,8 +95,10 @@ def _buckets(rule: Rule, settings: Settings, target: str, dtype: torch.dtype) ->
         if dimensions == 0 and numel > 1:
             continue
         codecs = choose_codecs(rule, settings, numel)
-        flags = rule.flags(settings, dimensions, numel, 0, tensorwise(rule, codecs))
-        yield Bucket(target, dtype, dtype, torch.device("cpu"), flags, codecs)
+        steps = range(STEPS if rule.on_step is not None else 1)
+        scaled = tensorwise(rule, codecs)
+        for flags in dict.fromkeys(rule.flags(settings, dimensions, numel, 0, scaled, step) for step in steps):
+            yield Bucket(target, dtype, dtype, torch.device("cpu"), flags, codecs)
 
 
 def classes_of(package: str, directory: Path) -> dict[str, type[Optimizer]]:

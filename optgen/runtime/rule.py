@@ -128,6 +128,7 @@ class Rule:
         package: The module's package.
         settings: Hyperparameters and options of its own.
         flags: (settings, ndim, numel, index, states with one scale for the tensor) -> its own flags by name.
+        on_step: (settings, number of the step) -> its flags that differ between steps, by name.
         shared: Parts that it shares with other rules.
         inputs: Inputs that may be set on the optimizer for a step, with their documentation.
         constants: Flags that the codecs decide, which no kernel is given.
@@ -148,6 +149,7 @@ class Rule:
         settings: Sequence[Hyperparameter | Option] = (),
         states: Sequence[State] = (),
         flags: Callable[[Settings, int, int, int, frozenset[str]], Mapping[str, bool]] = no_flags,
+        on_step: Callable[[Settings, int], Mapping[str, bool]] | None = None,
         blocks: Mapping[str, Block],
         shared: Sequence[Shared] = (),
         inputs: Mapping[str, str] = NOTHING,
@@ -172,15 +174,21 @@ class Rule:
         self.refusals = (*refusals, *(refusal for part in shared for refusal in part.refusals))
         self._flags, self._shared_flags = flags, [part.flags for part in shared]
         self._flags_type: Callable[..., Flags] | None = None
+        self.on_step = on_step
 
-    def flags(self, settings: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset[str]) -> Flags:
+    def flags(
+        self, settings: Settings, ndim: int, numel: int, index: int, tensorwise: frozenset[str], step: int = 0
+    ) -> Flags:
         """Compute the flags that are fixed before a step of a parameter.
 
         Args:
+            step: The number of the step; at 0 everything happens that happens every few steps.
             index: The parameter's position in its group.
             tensorwise: The states that are stored with one scale for the tensor.
         """
         truths = dict(self._flags(settings, ndim, numel, index, tensorwise))
+        if self.on_step is not None:
+            truths.update(self.on_step(settings, step))
         for shared in self._shared_flags:
             truths.update(shared(settings))
         if self._flags_type is None:

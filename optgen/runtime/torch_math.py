@@ -41,6 +41,16 @@ def divide(a: float, b: float) -> float:
         return NAN if a == 0.0 or a != a else math.copysign(INF, a) * math.copysign(1.0, b)
 
 
+def remainder(a: Value, b: Value) -> Value:
+    """a % b, of the sign of b; NaN where b is 0 or a infinite."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return torch.remainder(a, b)
+    if b == 0.0 or math.isinf(a):
+        return NAN
+    rest = math.fmod(a, b)
+    return rest + b if rest != 0.0 and (rest < 0.0) != (b < 0.0) else rest
+
+
 def power(a: Value, b: Value) -> Value:
     """a ** b."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):

@@ -21,7 +21,7 @@ from optgen.spec.names import RESERVED
 ARGUMENTS = ("grad", "lr", "param")
 WRONG = {"not-in-language", "undefined-function", "undefined-name", "syntax", "arguments"}
 CONDITIONS = {"eq", "ge", "gt", "isinf", "isnan", "le", "logical_and", "logical_not", "logical_or", "lt", "ne"}
-OPERATORS = ("//", "%", "^", "<<", ">>")
+OPERATORS = ("//", "^", "<<", ">>")
 NUMBERS = (-2.5, -1.25, -0.75, 0.0, 0.25, 1.75, 3.0)
 BESIDES = {"isinf": (math.inf, -math.inf, math.nan), "isnan": (math.inf, math.nan)}
 LANGUAGE: dict[str, Any] = {

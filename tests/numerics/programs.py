@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from oracles.declared import Row
 from oracles.expressions import Kind
-from support.random_blocks import CONDITIONS, KEPT, LINES, ROWS, SHAPES, Name, State, Writer
+from support.random_blocks import CONDITIONS, KEPT, LINES, OF_STEPS, ROWS, SHAPES, Name, State, Writer
 
 CODECS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")
 QUANTIZED = ("int8", "int4", "fp8", "companded8")
@@ -73,7 +73,8 @@ class _RuleWriter:
         for number in range(self.rng.randint(1, 6)):
             shape = self.rng.choice(["param"] * 3 + ["tensor"] * 2 + list(SHAPES))
             window = shape == "tensor" and self.rng.random() < 0.4
-            chosen = self.rng.sample(list(CONDITIONS), self.rng.choice([0, 0, 1, 1, 2]))
+            lasting = [test for test in CONDITIONS if test not in OF_STEPS]
+            chosen = self.rng.sample(lasting, self.rng.choice([0, 0, 1, 1, 2]))
             when = frozenset() if SHAPES[shape] <= Kind.GROUP else frozenset(chosen)
             if SHAPES[shape] in LINES:
                 when |= {ROWS}

@@ -144,6 +144,15 @@ def divided(a: Ball, b: Ball) -> Ball:
     return spread(mid, np.where(exact_zero | exact, 0, rad), a, b)
 
 
+def remainder(a: Ball, b: Ball) -> Ball:
+    """a % b, of the sign of b: as wide as `a` where no multiple of b lies in it, and b is exact; else anything to b."""
+    with np.errstate(all="ignore"):
+        mid = np.mod(a.mid, b.mid)
+        apart = (np.floor(a.low / b.mid) == np.floor(a.high / b.mid)) & (b.rad == 0)
+        rad = np.where(apart | ((a.rad == 0) & (b.rad == 0)), a.rad, np.abs(b.mid) + b.rad)
+    return spread(mid, rad, a, b)
+
+
 def power(a: Ball, b: Ball) -> Ball:
     """a ** b: monotone in both for a > 0; a base that may be negative needs a whole exponent."""
     mid = np.power(a.mid, b.mid)

@@ -194,6 +194,10 @@ def holds(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return any(holds(value, names) for value in values)
         case ast.Compare(left=left, ops=[op], comparators=[right]):
             return COMPARE[type(op)](holds(left, names), holds(right, names))
+        case ast.BinOp(left=ast.Name(id="step"), op=ast.Mod(), right=period):
+            return names["step"] % holds(period, names)
+        case ast.Call(func=ast.Name(id="every"), args=[period]):
+            return names["step"] % holds(period, names) == 0
     raise ValueError(f"no condition: {ast.unparse(node)}")
 
 

@@ -156,11 +156,16 @@ def _power(a: Number, b: Number, kind: Kind) -> Number:
     return finish(balls.power(single(a, kind), single(b, kind)), kind, 4)
 
 
+def _remainder(a: Number, b: Number, kind: Kind) -> Number:
+    return finish(balls.remainder(single(a, kind), single(b, kind)), kind)
+
+
 BINARY: dict[type[ast.operator], Callable[[Number, Number, Kind], Number]] = {
     ast.Add: _add,
     ast.Sub: _subtract,
     ast.Mult: _multiply,
     ast.Div: _divide,
+    ast.Mod: _remainder,
     ast.Pow: _power,
 }
 UNARY: dict[str, tuple[Callable[[Ball], Ball], float]] = {

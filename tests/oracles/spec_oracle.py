@@ -405,7 +405,8 @@ class SpecOracle:
 
     def _block(self, index: int, names: Mapping[str, Value]) -> _Block:
         dtype = None if self.dtypes is None else self.dtypes[index]
-        return _Block(self, names, self._conditions(index), self.steps[index], dtype)
+        conditions = {**self._conditions(index), "step": self.steps[index]}
+        return _Block(self, names, conditions, self.steps[index], dtype)
 
     def _without_parameters(self, stages: Sequence[Stage]) -> Mapping[str, Value]:
         """Values that a method leaves in the group where no parameter has states: no number depends on one."""

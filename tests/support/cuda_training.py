@@ -15,6 +15,7 @@ from support.catalogue import required
 from support.compiling import ROOT
 
 ADAFACTOR = ROOT / "tests" / "specs" / "adafactor.yaml"
+SOME_STEPS = ROOT / "tests" / "specs" / "some_steps.yaml"
 # Bands, blocks that end early, more chunks than a grid of the stand-in has blocks.
 SHAPES: list[tuple[int, ...]] = [(70, 300), (300, 33), (5000,), (257,), (), (1,), (3, 4, 40, 7), *[(129,)] * 20]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -23,13 +24,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "LAMB8bit-clipped": ("LAMB8bit", {"min_8bit_size": 0, "percentile_clipping": 50}),
     "LARS": ("LARS", {}),
     "Adafactor": ("Adafactor", {"beta1": 0.9}),
+    "SomeSteps": ("SomeSteps", {}),
 }
 
 
 def cls(name: str) -> Any:
-    """A class of the catalogue, or Adafactor."""
+    """A class of the catalogue, or of tests/specs."""
     if name == "Adafactor":
         return optgen.load(ADAFACTOR).Adafactor
+    if name == "SomeSteps":
+        return optgen.load(SOME_STEPS).SomeSteps
     return getattr(optgen_optim, name)
 
 
@@ -61,6 +65,6 @@ def new(
 ) -> tuple[Any, list[Tensor]]:
     """An optimizer and its parameters, always the same."""
     params = [value.requires_grad_() for value in draw(shapes, 99, device=device)]
-    if name != "Adafactor":
+    if name not in ("Adafactor", "SomeSteps"):
         settings = {**required(name), "lr": 0.01, **settings}
     return cls(name)(params, target=target, **settings), params

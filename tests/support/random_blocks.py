@@ -10,7 +10,7 @@ divisor may be 0.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -28,7 +28,11 @@ CONDITIONS: dict[str, Kind] = {
     ROWS: Kind.STEP,
     "numel > 30": Kind.STEP,
     "index == 1": Kind.STEP,
+    "every(2)": Kind.STEP,
+    "step % 3 != 1": Kind.STEP,
 }
+OF_STEPS = ("every(2)", "step % 3 != 1")
+"""Conditions that differ between steps: no state exists under them, and no window takes a value."""
 SHAPES = {"param": Kind.ELEMENT, "row": Kind.ROW, "col": Kind.COL, "matrix": Kind.MATRIX, "tensor": Kind.TENSOR}
 SHAPES |= {"group": Kind.GROUP, "global": Kind.GLOBAL}
 LEAST = {Kind.ROW: "row_mean", Kind.COL: "col_mean", Kind.MATRIX: "rms"}
@@ -84,6 +88,7 @@ class Writer:
     def __init__(self, rng: random.Random, names: Mapping[str, Name], has_grad: bool = True, at_once: bool = False):
         self.rng, self.names, self.at_once = rng, dict(names), at_once
         self.path: frozenset[str] = frozenset()
+        self.below_tests: frozenset[str] = frozenset()  # all that is asked around, also where it says nothing
         self.decided = Kind.GLOBAL  # for what the `if`s around can differ
         self.depth = 0  # of reductions in one another
         self.made = 0
@@ -155,6 +160,7 @@ class Writer:
             *[self._function] * 4,
             *[self._power] * 2,
             self._extreme,
+            self._remainder,
             self._choice,
             self._percentile,
             self._rounded,
@@ -212,6 +218,14 @@ class Writer:
         for term in terms[1:]:
             result = Term("", join(result.kind, term.kind), max(result.size, term.size))
         return replace(result, text=f"{name}({', '.join(term.text for term in terms)})")
+
+    def _remainder(self, kind: Kind, deep: int) -> Term:
+        """A rest: of the step, which is exact, or of a value by a number beyond it, which is not near a jump."""
+        if takes(kind, Kind.STEP) and "step" in self.names and self.chance(0.7):
+            return Term(f"(step % {self.rng.choice([2, 3, 5])})", Kind.STEP, 5.0)
+        a = self.number(kind, deep)
+        least = float(f"{2 * a.size + 1:.3g}")
+        return Term(f"(abs({a.text}) % {least:g})", a.kind, a.size)
 
     def _choice(self, kind: Kind, deep: int) -> Term:
         test, a, b = self.truth(kind, deep), self.number(kind, deep), self.number(kind, deep)
@@ -331,7 +345,8 @@ class Writer:
         state, kind = states[name], SHAPES[states[name].shape]
         old = self.names[name]
         if state.window:
-            if old.is_pushed or not old.needs <= self.path:
+            of_steps = any(test.removeprefix("not ") in OF_STEPS for test in self.below_tests)
+            if old.is_pushed or of_steps or not old.needs <= self.path:
                 return None
             value = self.squeezed(self.number(Kind.TENSOR), KEPT)
             self.names[name] = replace(old, is_pushed=True)
@@ -370,11 +385,12 @@ class Writer:
     # Branches
 
     @contextmanager
-    def below(self, conditions: frozenset[str], kind: Kind) -> Iterator[None]:
-        before = self.path, self.decided
+    def below(self, conditions: frozenset[str], kind: Kind, tests: Iterable[str]) -> Iterator[None]:
+        before = self.path, self.decided, self.below_tests
         self.path, self.decided = self.path | conditions, max(self.decided, kind)
+        self.below_tests |= frozenset(tests)
         yield
-        self.path, self.decided = before
+        self.path, self.decided, self.below_tests = before
 
     def branch(self, states: Mapping[str, State], deep: int) -> Iterator[str]:
         """An `if` over what is known before the step, with what holds in each of its branches."""
@@ -391,12 +407,12 @@ class Writer:
         other = frozenset([f"not {chosen[0]}"]) if len(chosen) == 1 else frozenset[str]()
         before = dict(self.names)
         yield f"if {joined.join(chosen)}:"
-        with self.below(then, kind):
+        with self.below(then, kind, chosen):
             yield from (f"    {line}" for line in self.block(states, deep - 1, self.rng.randint(1, 4)))
         first, self.names = self.names, dict(before)
         if self.chance(0.5):
             yield "else:"
-            with self.below(other, kind):
+            with self.below(other, kind, chosen):
                 yield from (f"    {line}" for line in self.block(states, deep - 1, self.rng.randint(1, 3)))
         second, self.names = self.names, {}
         for name in {**first, **second}:

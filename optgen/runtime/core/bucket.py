@@ -155,6 +155,8 @@ def matrix_shape(shape: torch.Size) -> tuple[int, int, int]:
     return matrices, shape[-2], shape[-1]
 
 
-def flags_of(rule: Rule, settings: Settings, shape: torch.Size, index: int, scaled: frozenset[str]) -> Flags:
-    """The flags of a parameter of this shape."""
-    return rule.flags(settings, len(shape), shape.numel(), index, scaled)
+def flags_of(
+    rule: Rule, settings: Settings, shape: torch.Size, index: int, scaled: frozenset[str], step: int = 0
+) -> Flags:
+    """The flags of a parameter of this shape, in a step of this number."""
+    return rule.flags(settings, len(shape), shape.numel(), index, scaled, step)

@@ -90,6 +90,16 @@ def _read_together(numbers: Sequence[Any]) -> list[float]:
     return result
 
 
+def read_exact(states: Sequence[Tensor], counts: Sequence[Count | None]) -> list[float]:
+    """The numbers of steps of parameters, by their states and by the exact counts beside these.
+
+    Args:
+        counts: What is known of each parameter; None, or another state's, where nothing is.
+    """
+    exact = [c.exact if c is not None and c.state is s else s for s, c in zip(states, counts, strict=True)]
+    return list(map(steps_of, _read_together(states), _read_together(exact)))
+
+
 def _refuse(step: Any) -> None:
     raise ValueError(f"state 'step' is {count_shown(step)}, and must be a number of steps")
 

@@ -15,7 +15,7 @@ from optgen.runtime.core import sweep
 from optgen.runtime.core.bucket import Bucket, Member, check_gradient, flags_of
 from optgen.runtime.core.shards import Shard, local_gradient, local_tensor, with_stand_ins
 from optgen.runtime.core.step_inputs import Inputs, SkippedStepError
-from optgen.runtime.cuda.graph_capture import check_member, check_warm
+from optgen.runtime.cuda.graph_capture import asks_for_capture, check_member, check_warm
 from optgen.runtime.engines.engine import Engine
 from optgen.runtime.engines.torch_engine import View
 from optgen.runtime.rule import Rule
@@ -65,15 +65,50 @@ def prepare(
             grads = [grad for grad in grads if grad is not None]
     else:
         params = [p for p in params if optimizer.state.get(p)]
-    key = _key(optimizer, block, params, grads, inputs, only)
+    numbers = _numbers(optimizer, block, params)
+    key = _key(optimizer, block, params, grads, inputs, only, numbers)
     for prepared in kept:
         if prepared.key == key and _still_serves(optimizer, prepared):
             if inputs.found_inf is not None:
-                _check_skipped(declared, inputs, (engine.target for engine in prepared.engines))
+                _check_skipped(declared, inputs, (engine.target for engine in prepared.engines), counts=bool(numbers))
             prepared.serve_again()
             return prepared, grads
     check_warm(optimizer._policy.name)
-    return _Preparer(optimizer, block, params, grads, inputs).run(only), grads
+    return _Preparer(optimizer, block, params, grads, inputs, numbers).run(only), grads
+
+
+def _numbers(optimizer: OptimizerLike, block: str, params: Sequence[Tensor]) -> list[int]:
+    """The number that the step has for each parameter; empty where the host decides nothing by it.
+
+    It decides nothing of steps that are all to be recorded: a replay has another number.
+    """
+    rule = optimizer._policy.rule
+    if rule.on_step is None or all(asks_for_capture(group) for group in optimizer.param_groups):
+        return []
+    done = optimizer._kept.numbers.read(params, optimizer.state, optimizer._counts)
+    return [number + (block == "step") for number in done]
+
+
+def _on_step(
+    optimizer: OptimizerLike, params: Sequence[Tensor], numbers: Sequence[int]
+) -> tuple[tuple[bool, ...], ...]:
+    """The flags that the number of the step decides, for every parameter."""
+    on_step = optimizer._policy.rule.on_step
+    if on_step is None or not numbers:
+        return ()
+    settings: dict[int, Mapping[str, Any]] = {}
+    for group in optimizer.param_groups:
+        settings |= {id(param): group for param in group["params"]}
+        for index, override in group.get("overrides", {}).items():
+            settings[id(group["params"][index])] = {**group, **override}
+    known: dict[tuple[int, int], tuple[bool, ...]] = {}
+    found = []
+    for param, number in zip(params, numbers, strict=True):
+        own = settings[id(param)]
+        if (id(own), number) not in known:
+            known[id(own), number] = tuple(on_step(own, number).values())
+        found.append(known[id(own), number])
+    return tuple(found)
 
 
 def _key(
@@ -83,10 +118,12 @@ def _key(
     grads: list[Tensor],
     inputs: Inputs,
     only: Tensor | None,
+    numbers: Sequence[int],
 ) -> PreparationKey:
     entries = optimizer.state.values() if only is None else (optimizer.state.get(only),)
     things = sweep.used.identities([*params, *optimizer.param_groups, *entries])
-    return PreparationKey(block, things, sweep.used.dtypes(grads), inputs.names)
+    on_step = _on_step(optimizer, params, numbers)
+    return PreparationKey(block, things, sweep.used.dtypes(grads), inputs.names, on_step)
 
 
 def agreed(optimizer: OptimizerLike, inputs: Inputs, kept: Sequence[Prepared]) -> Inputs:
@@ -102,13 +139,16 @@ def agreed(optimizer: OptimizerLike, inputs: Inputs, kept: Sequence[Prepared]) -
     return inputs if reducer is None else replace(inputs, found_inf=reducer.agree(inputs.found_inf))
 
 
-def _check_skipped(block: Block, inputs: Inputs, targets: Iterable[str], starts: bool = False) -> None:
+def _check_skipped(
+    block: Block, inputs: Inputs, targets: Iterable[str], starts: bool = False, counts: bool = False
+) -> None:
     """Raise if the step is to be skipped, where the host has a part in it.
 
     The cuda target alone skips a step by itself, without making the host wait. Everything else is done by the host:
-    the other targets, states of groups, and values that states start with.
+    the other targets, states of groups, counting steps where it decides what they do, and values that states start
+    with.
     """
-    host = starts or block.commit is not None or any(target != "cuda" for target in targets)
+    host = starts or counts or block.commit is not None or any(target != "cuda" for target in targets)
     if host and inputs.skips():
         raise SkippedStepError
 
@@ -146,7 +186,9 @@ class _Preparer:
         params: list[Tensor],
         grads: list[Tensor],
         inputs: Inputs,
+        numbers: list[int],
     ) -> None:
+        self.numbers = numbers
         self.optimizer, self.rule, self.block = optimizer, optimizer._policy.rule, block
         self.with_grads = self.rule.blocks[self.block].grads
         self.name = optimizer._policy.name
@@ -179,7 +221,8 @@ class _Preparer:
         if self.inputs.found_inf is not None and members:
             # Asked of the engines: another target than was chosen may serve, which must not run a skipped step.
             starts = any(callable(state.init) for state in self.rule.states.values())
-            _check_skipped(self.rule.blocks[self.block], self.inputs, (e.target for e in engines), starts)
+            targets = (engine.target for engine in engines)
+            _check_skipped(self.rule.blocks[self.block], self.inputs, targets, starts, bool(self.numbers))
         counts = {param: count for param, count in self.optimizer._counts.items() if param in self.optimizer.state}
         records = {p: record for p, record in self.optimizer._codecs.items() if p in self.optimizer.state}
         steps = read_counts(counts, members)
@@ -202,7 +245,7 @@ class _Preparer:
             rows=self.rows,
             fixed=[_fixed(self.rule, {**group, **override}) for group, override in self.rows],
             elements=float(sum(member.shape.numel() for member in members)),
-            key=_key(self.optimizer, self.block, self.params, self.grads, self.inputs, only),
+            key=_key(self.optimizer, self.block, self.params, self.grads, self.inputs, only, self.numbers),
             reducer=reducer if reducer.groups else None,
             sharded=bool(self.shards),
             at_once=len(engines) == 1 and engines[0].at_once,
@@ -257,7 +300,8 @@ class _Preparer:
                 settings = {**group, **override, **self.inputs.values}
                 shape = param.shape if shard is None else shard.shape
                 codecs = choose_codecs(self.rule, settings, shape.numel())
-                flags = flags_of(self.rule, settings, shape, index, tensorwise(self.rule, codecs))
+                number = self.numbers[place] if self.numbers and place is not None else 0
+                flags = flags_of(self.rule, settings, shape, index, tensorwise(self.rule, codecs), number)
                 self.reduces = self.reduces or (shard is not None and bool(shard.divisions) and reduces(block, flags))
                 if place is None:
                     continue

@@ -19,9 +19,11 @@ from optgen.runtime.core.step_inputs import Inputs
 from optgen.runtime.engines.engine import Engine
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.seen import Seen, are_plain
+from optgen.runtime.states.step_numbers import StepNumbers
 from optgen.runtime.step.all_reduce import Reducer
 
 KEPT_STEPS = 4  # sets of parameters whose engines are kept, for models in which gradients come and go
+KEPT_OF_SOME_STEPS = 16  # of rules in which some things happen on some steps only
 
 
 class PreparationKey(NamedTuple):
@@ -32,12 +34,14 @@ class PreparationKey(NamedTuple):
             an only parameter.
         grads: The dtypes of the gradients.
         inputs: The names of the inputs set.
+        on_step: For every parameter, the flags that the number of the step decides.
     """
 
     block: str
     things: bytes
     grads: list[torch.dtype]
     inputs: tuple[str, ...]
+    on_step: tuple[tuple[bool, ...], ...] = ()
 
 
 @dataclass(eq=False)
@@ -158,9 +162,11 @@ class KeptSteps:
         of_all: Those of all parameters.
         of_one: Those of parameters that are stepped alone, by identity.
         captured: Those that graphs have recorded: replays need their memory.
+        numbers: The counts of steps that the host knows.
     """
 
     def __init__(self) -> None:
+        self.numbers = StepNumbers()
         self.of_all: tuple[Prepared, ...] = ()
         self.of_one: dict[int, tuple[Prepared, ...]] = {}
         self.captured: list[Prepared] = []
@@ -173,7 +179,7 @@ class KeptSteps:
         """Keep one more, and those before it as long as their states are where they were."""
         others = () if prepared.replaced else (other for other in self.of(only) if other is not prepared)
         prepared.replaced = False
-        kept = (prepared, *others)[:KEPT_STEPS]
+        kept = (prepared, *others)[: KEPT_STEPS if prepared.rule.on_step is None else KEPT_OF_SOME_STEPS]
         if only is None:
             self.of_all = kept
         else:

@@ -50,6 +50,8 @@ def _run(optimizer: OptimizerLike, block: str, only: Tensor | None) -> None:
         kept.captured.append(prepared)
     with Uninterrupted(prepared.at_once and declared.commit is None):
         values = run_passes(prepared, prepared.values(inputs))
+        if block == "step" and rule.on_step is not None:
+            kept.numbers.advance(member.whole for member in prepared.members)
         if declared.commit is not None:
             _commit(optimizer, declared.commit, inputs, values.numbers, prepared.elements)
 

@@ -25,6 +25,15 @@ OPTGEN_FUNCTION float abs(float x) { return OPTGEN_LIBM(fabsf)(x); }
 OPTGEN_FUNCTION double abs(double x) { return OPTGEN_LIBM(fabs)(x); }
 OPTGEN_FUNCTION double softplus(double x) { return (x < 0.0 ? 0.0 : x) + OPTGEN_LIBM(log1p)(exp(-abs(x))); }
 OPTGEN_FUNCTION double power(double x, double y) { return OPTGEN_LIBM(pow)(x, y); }
+// The rest of a division whose quotient is rounded down: of the sign of `b`, as in Python.
+OPTGEN_FUNCTION float remainder(float a, float b) {
+  const float rest = OPTGEN_LIBM(fmodf)(a, b);
+  return rest != 0.0f && (rest < 0.0f) != (b < 0.0f) ? rest + b : rest;
+}
+OPTGEN_FUNCTION double remainder(double a, double b) {
+  const double rest = OPTGEN_LIBM(fmod)(a, b);
+  return rest != 0.0 && (rest < 0.0) != (b < 0.0) ? rest + b : rest;
+}
 
 template <class T> OPTGEN_FUNCTION T square(T x) { return x * x; }
 template <class T> OPTGEN_FUNCTION T sign(T x) { return T(x > T(0)) - T(x < T(0)); }

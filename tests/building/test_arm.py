@@ -1,8 +1,9 @@
-"""Kernels on ARM, emulated, leave the bits that they leave on this processor."""
+"""Kernels on ARM, emulated, leave the bits that they leave on this processor; loops of codecs use its vectors."""
 
 from __future__ import annotations
 
-from itertools import chain
+import re
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import optgen_optim
 import pytest
 import torch
-from support.arm import emulated, why_no_arm
+from support.arm import COMPILER, FLAGS, emulated, why_no_arm
+from support.asked import ask
 from support.libraries import Bytes, Emulated, blocks_of
 from support.machine import require_compiler
 
@@ -99,3 +101,45 @@ def test_kernels_leave_the_same_bits(codec: str, dtype: torch.dtype, rounding: s
 
 def _bits(x: torch.Tensor) -> torch.Tensor:
     return x.detach().reshape(-1).view(torch.uint8)
+
+
+SOURCE = Path(__file__).with_name("codec_loops.cpp")
+BOOKS = ("int8", "int4", "fp8", "companded8")
+PARAMETERS = ("bf16", "fp16", "kahan_bf16", "kahan_fp16", "split8", "split16")
+STORED = [*(f"{book}_{sign}" for book in BOOKS for sign in ("signed", "unsigned")), *PARAMETERS]
+FUNCTIONS = [f"{way}_{stored}" for stored in STORED for way in ("encode", "decode")]
+FUNCTIONS += ["encode_stochastic_bf16", "encode_stochastic_fp16", "draw"]
+
+
+@pytest.fixture(scope="module")
+def assembly(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    output = tmp_path_factory.mktemp("loops") / "loops.s"
+    flags = [flag for flag in FLAGS if flag != "-shared"]
+    ask([COMPILER, *flags, "-Werror", f"-I{include_dir()}", "-S", str(SOURCE), "-o", str(output)], SOURCE, output)
+    return output.read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_loops_of_codecs_use_vectors(assembly: list[str], name: str) -> None:
+    body = list(takewhile(lambda line: ".size\t" not in line, assembly[assembly.index(f"{name}:") :]))
+    counts = [(sum(map(_is_vector, each)), sum(map(_is_scalar, each))) for each in _loops(body)]
+    assert any(vectors > scalars for vectors, scalars in counts), counts
+
+
+def _loops(body: list[str]) -> list[list[str]]:
+    """The innermost loops: from a label to a jump back to it."""
+    labels = {line.removesuffix(":"): at for at, line in enumerate(body) if line.startswith(".L")}
+    jumps = [(at, re.search(r"\t(?:b\.?\w*|cbn?z|tbn?z)\t.*?(\.L\w+)$", line)) for at, line in enumerate(body)]
+    found = [(labels[jump[1]], at) for at, jump in jumps if jump and labels[jump[1]] < at]
+    inner = [(a, b) for a, b in found if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in found)]
+    return [body[begin : end + 1] for begin, end in inner]
+
+
+def _is_vector(line: str) -> bool:
+    """Checks whether an instruction computes four numbers, or two of 64 bits."""
+    return bool(re.match(r"\t(?!mov|dup|ins|ld|st|tbl|fmov)\w+\tv\d+\.(?:4s|4h|2d)", line))
+
+
+def _is_scalar(line: str) -> bool:
+    """Checks whether an instruction computes one float."""
+    return bool(re.match(r"\tf(?!mov|cmp|csel)\w+\t[sdh]\d+, ", line))

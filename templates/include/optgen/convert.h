@@ -1,7 +1,7 @@
 // Conversions of n fp16 numbers from and to float.
 //
 // The results are those of load and store in dtypes.h, taken from the processor's own instructions where it has them
-// (F16C, AVX-512), since compilers do not find those by themselves. NaN keeps its sign and upper bits, and is quiet.
+// (F16C, AVX-512, NEON), since compilers do not find those by themselves. NaN keeps its sign and upper bits, and is quiet.
 #pragma once
 
 #include "dtypes.h"
@@ -11,6 +11,9 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
+#elif !defined(OPTGEN_GENERIC) && defined(__aarch64__)
+#define OPTGEN_NEON_FP16 1
+#include <arm_neon.h>
 #endif
 
 namespace optgen {
@@ -37,6 +40,12 @@ inline void fp16_to_float(const fp16* from, float* to, int n) {
     const EightFloats floats = __builtin_ia32_vcvtph2ps256(halves);
     memcpy(to + i, &floats, sizeof floats);
   }
+#elif defined(OPTGEN_NEON_FP16)
+  for (; i + 4 <= n; i += 4) {
+    float16x4_t halves;
+    memcpy(&halves, from + i, sizeof halves);
+    vst1q_f32(to + i, vcvt_f32_f16(halves));
+  }
 #endif
   for (; i < n; ++i) to[i] = load(from[i]);
 }
@@ -55,6 +64,11 @@ inline void float_to_fp16(const float* from, fp16* to, int n) {
     EightFloats floats;
     memcpy(&floats, from + i, sizeof floats);
     const EightHalves halves = __builtin_ia32_vcvtps2ph256(floats, 0);  // to nearest, ties to even
+    memcpy(to + i, &halves, sizeof halves);
+  }
+#elif defined(OPTGEN_NEON_FP16)
+  for (; i + 4 <= n; i += 4) {
+    const float16x4_t halves = vcvt_f16_f32(vld1q_f32(from + i));
     memcpy(to + i, &halves, sizeof halves);
   }
 #endif

@@ -2,7 +2,7 @@
 //
 // Arithmetic on bits and with normal floats only: the caller may have set the processor to flush subnormal ones.
 //
-// Implementations: AVX-512 (fp8_avx512.h), vectors of eight (fp8_lanes.h), and plain loops that any compiler vectorises.
+// Implementations: AVX-512 (fp8_avx512.h), vectors (fp8_lanes.h), and plain loops that any compiler vectorises.
 // OPTGEN_GENERIC forces the plain one.
 #pragma once
 

@@ -1,4 +1,4 @@
-// 8-bit floats with vectors of eight. Included by fp8.h, where the rule stands.
+// 8-bit floats with vectors. Included by fp8.h, where the rule stands.
 #pragma once
 
 #include <optgen/lanes.h>

@@ -4,7 +4,7 @@
 // for (k + 1) / 16, so that the midpoints are j + 1.5 sixteenths, and as many are below y as 16 y - 1.5 has when it is
 // rounded up. That is exact: 16 y is, and so is the difference from 1.5 on; before, it is negative.
 //
-// Implementations: AVX-512 (int4_avx512.h), vectors of eight (int4_lanes.h), and plain loops that any compiler vectorises.
+// Implementations: AVX-512 (int4_avx512.h), vectors (int4_lanes.h), and plain loops that any compiler vectorises.
 // OPTGEN_GENERIC forces the plain one.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The 4-bit codes with vectors of eight. Included by int4.h, where the rule stands.
+// The 4-bit codes with vectors. Included by int4.h, where the rule stands.
 #pragma once
 
 #include <optgen/int4_books.h>
@@ -10,17 +10,15 @@ namespace int4_lanes {
 
 using namespace lanes;
 
-// The numbers of eight codes in four bytes.
+// The numbers of a vector of codes.
 template <bool is_signed> struct Decoder {
-  Floats low = load(Int4Tables<is_signed>::book);
-  Ints change = (Ints)low ^ (Ints)load(Int4Tables<is_signed>::book + 8);  // from the book's lower half to the upper one
+  Table low = table(Int4Tables<is_signed>::book);
+  Table change = exclusive_or(low, table(Int4Tables<is_signed>::book + 8));  // from the book's lower half to the upper one
 
   OPTGEN_INLINE Floats operator()(const uint8_t* bytes) const {
-    int32_t four;
-    memcpy(&four, bytes, sizeof four);
-    const Ints code = all(four) << Ints{24, 28, 16, 20, 8, 12, 0, 4};  // in the upper four bits
+    const Ints code = load_nibbles(bytes);
     if (!is_signed) return to_floats((code >> 28 & 15) + 1) * 0.0625f;
-    const Ints upper = (Ints)pick((Floats)change, code >> 28) & code >> 31;
+    const Ints upper = (Ints)pick(change, code >> 28) & code >> 31;
     return (Floats)((Ints)pick(low, code >> 28) ^ upper);
   }
 };
@@ -39,7 +37,7 @@ inline void decode(const uint8_t* bytes, const float* scales, float* out, int n)
   }
 }
 
-// Eight codes; signed ones counted from that of zero.
+// A vector of codes; signed ones counted from that of zero.
 template <bool is_signed> OPTGEN_INLINE Ints codes_of(Floats x, float reciprocal) {
   const Floats y = scaled_magnitude<is_signed>(x, reciprocal);
   if (!is_signed) {
@@ -51,10 +49,10 @@ template <bool is_signed> OPTGEN_INLINE Ints codes_of(Floats x, float reciprocal
   // The lower of two lines, without its fraction, is the number of midpoints below y or one less.
   const Floats fine = fused(y, all(30.0f), all(0.7f)), coarse = fused(y, all(4.6f), all(3.0f));
   const Ints guess = whole_part(smaller(fine, coarse));
-  return with_sign(guess - (y > pick(load(Int4Tables<true>::midpoints), guess)), (Ints)x);
+  return with_sign(guess - (y > pick(table(Int4Tables<true>::midpoints), guess)), (Ints)x);
 }
 
-// 32 elements as 16 bytes.
+// A group of elements, two to a byte.
 template <bool is_signed> OPTGEN_INLINE void encode_group(const float* values, float reciprocal, uint8_t* bytes) {
   Ints each[4];
   for (int v = 0; v < 4; ++v) each[v] = codes_of<is_signed>(load(values + count * v), reciprocal);

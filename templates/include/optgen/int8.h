@@ -8,7 +8,7 @@
 // Encoding needs no search: the smallest of one line a decade gives the code or one less (see int8_books.h), and one
 // comparison with the exact midpoint above tells which. There is no branch on an element's value.
 //
-// Implementations: AVX-512 with VBMI (int8_avx512.h); for encoding, vectors of eight (int8_lanes.h); and plain loops that
+// Implementations: AVX-512 with VBMI (int8_avx512.h); for encoding, vectors (int8_lanes.h); and plain loops that
 // any compiler takes. OPTGEN_GENERIC forces the plain one.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The 8-bit codes of eight magnitudes at a time, in closed form. Included by int8.h, where the rule stands.
+// The 8-bit codes of a vector of magnitudes at a time, in closed form. Included by int8.h, where the rule stands.
 //
 // A book is one line a decade: the logarithm of a magnitude, read off its bits from below, gives its level or one less,
 // and one comparison with the edge of the next level tells which. The level's line then gives the code in 65536ths.
@@ -22,8 +22,8 @@ template <bool is_signed> constexpr double offset_of_bits = 8.0 - 127.0 * 0.309 
 
 template <bool is_signed> struct Encoder {
   using Tables = Int8Tables<is_signed>;
-  Floats edge = load(Tables::level_edge), slope = load(Tables::fixed_slope), offset = load(Tables::fixed_offset),
-         end = load(Tables::fixed_end);
+  Table edge = table(Tables::level_edge), slope = table(Tables::fixed_slope), offset = table(Tables::fixed_offset),
+        end = table(Tables::fixed_end);
 
   // The codes of magnitudes with the sign of x, counted from that of zero. `fraction` has in its even places the least
   // distance to a midpoint so far, in 65536ths and more by 8.

@@ -1,4 +1,4 @@
-// Parameters of 16 bits, 16 at a time. Included by rounding.h, where the rules stand.
+// Parameters of 16 bits, two vectors at a time. Included by rounding.h, where the rules stand.
 //
 // Vectors serve finite numbers alone: groups with others, which are rare, are done again by the plain loops.
 #pragma once
@@ -25,7 +25,7 @@ OPTGEN_INLINE void store_upper(bf16* to, Ints first, Ints second) {
   store_halves(to, shifted_right(first, 16), shifted_right(second, 16));
 }
 
-// Runs `group`, which tells whether that served, from every 16th element on; `plain` elsewhere.
+// Runs `group`, which tells whether that served, from one multiple of `together` to the next; `plain` elsewhere.
 template <class Group, class Plain> OPTGEN_INLINE void in_groups(int n, const Group& group, const Plain& plain) {
   int i = 0;
   for (; i + together <= n; i += together)

@@ -1,0 +1,86 @@
+// Vectors of four with NEON. Included by lanes.h.
+#pragma once
+
+#include <arm_neon.h>
+#include <optgen/lanes.h>
+
+namespace optgen {
+namespace lanes {
+
+// Eight numbers, and table[index % 8].
+typedef uint8x16x2_t Table;
+OPTGEN_INLINE Table table(const float* from) {
+  const uint8_t* const bytes = reinterpret_cast<const uint8_t*>(from);
+  return {{vld1q_u8(bytes), vld1q_u8(bytes + width)}};
+}
+OPTGEN_INLINE Table exclusive_or(Table a, Table b) { return {{a.val[0] ^ b.val[0], a.val[1] ^ b.val[1]}}; }
+OPTGEN_INLINE Floats pick(Table table, Ints index) {
+  const Ints bytes = (index & 7) * 0x04040404 + 0x03020100;  // the places of a number's four bytes
+  return (Floats)vqtbl2q_u8(table, (uint8x16_t)bytes);
+}
+
+// a * b + c with one rounding.
+OPTGEN_INLINE Floats fused(Floats a, Floats b, Floats c) {
+  return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+
+// Four bytes as numbers.
+OPTGEN_INLINE Ints load_bytes(const uint8_t* from) {
+  uint32_t four;
+  memcpy(&four, from, sizeof four);
+  return (Ints)vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four))));
+}
+
+// Codes of four bits, the first in the upper half of a byte, as the upper bits of numbers.
+OPTGEN_INLINE Ints load_nibbles(const uint8_t* from) {
+  uint16_t two;
+  memcpy(&two, from, sizeof two);
+  return all(int32_t(two)) << Ints{24, 28, 16, 20};
+}
+
+// Four numbers of 16 bits, without a sign.
+OPTGEN_INLINE Ints load_halves(const void* from) {
+  uint16x4_t halves;
+  memcpy(&halves, from, sizeof halves);
+  return (Ints)vmovl_u16(halves);
+}
+
+// Eight numbers from 0 to 65535 as 16 bits each.
+OPTGEN_INLINE void store_halves(void* to, Ints first, Ints second) {
+  const uint16x8_t halves = vcombine_u16(vmovn_u32((uint32x4_t)first), vmovn_u32((uint32x4_t)second));
+  memcpy(to, &halves, sizeof halves);
+}
+
+// Two vectors as 16 bits each; what is larger or smaller than these hold becomes the largest or smallest of them.
+OPTGEN_INLINE int16x8_t to_shorts(Ints first, Ints second) {
+  return vcombine_s16(vqmovn_s32((int32x4_t)first), vqmovn_s32((int32x4_t)second));
+}
+
+// Eight numbers from -128 to 127 as 8 bits each, or from -32768 to 32767 as 16 bits each.
+OPTGEN_INLINE void store_signed(int8_t* to, Ints first, Ints second) { vst1_s8(to, vqmovn_s16(to_shorts(first, second))); }
+OPTGEN_INLINE void store_signed(int16_t* to, Ints first, Ints second) { vst1q_s16(to, to_shorts(first, second)); }
+
+// x with the sign that `sign` has as a number; x is 0 where that is 0.
+OPTGEN_INLINE Ints with_sign(Ints x, Ints sign) { return (x ^ sign >> 31) - (sign >> 31); }
+
+OPTGEN_INLINE bool any(Ints mask) { return vmaxvq_u32((uint32x4_t)mask) != 0; }
+
+// The 16 numbers x + shift as bytes, at least 0 and at most 255, for x and sums of 16 bits.
+OPTGEN_INLINE Bytes to_bytes(const Ints (&x)[4], int16_t shift) {
+  const int16x8_t first = to_shorts(x[0], x[1]) + shift, second = to_shorts(x[2], x[3]) + shift;
+  return (Bytes)vcombine_u8(vqmovun_s16(first), vqmovun_s16(second));
+}
+
+// The lower four bits of 16 bytes, two to a byte, the first in the upper half.
+OPTGEN_INLINE void store_nibbles(uint8_t* to, Bytes x) {
+  const Halves pairs = (Halves)x;
+  vst1_u8(to, vmovn_u16((uint16x8_t)(pairs << 4 | pairs >> 8)));
+}
+
+// The product of the lower halves.
+OPTGEN_INLINE Wide product(Wide a, uint32_t b) {
+  return (Wide)vmull_u32(vmovn_u64((uint64x2_t)a), vdup_n_u32(b));
+}
+
+}  // namespace lanes
+}  // namespace optgen

@@ -17,6 +17,7 @@ from optgen.backends.stages import StageCall, stage_calls
 from optgen.backends.statements import Assign, Block, Fill, If, Invoke, Statement, Take, names_of, reads, reads_first
 from optgen.ir.formula import FALSE, TRUE, Formula, any_of
 from optgen.ir.nodes import Call, Const, Expr, Let, Reduce, Ref, Select, refs
+from optgen.passes.rewrite import unused_name
 
 
 @dataclass(frozen=True)
@@ -408,12 +409,7 @@ class Part:
         return variable not in self.kept.values() and all(self.sort(let) == self.sort(other) for other in others)
 
     def _unused(self, stem: str) -> str:
-        names = {*self.chosen.values(), *self.kept.values(), *self.given, *self.taken}
-        name, count = stem, 1
-        while name in names:
-            count += 1
-            name = f"{stem}_{count}"
-        return name
+        return unused_name(stem, {*self.chosen.values(), *self.kept.values(), *self.given, *self.taken})
 
 
 def _choice(let: Let) -> Select:

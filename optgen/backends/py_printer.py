@@ -39,11 +39,6 @@ def py_name(name: str) -> Identifier:
     return identifier(f"{name}_value" if own else name)
 
 
-def py_formula(formula: Formula, flags: str = "f") -> str:
-    """A formula over the flags."""
-    return flat(py_condition(formula, flags))
-
-
 def py_condition(formula: Formula, flags: str = "f") -> Code:
     """A formula over the flags, as code that knows where its lines may end."""
     if formula.is_true or formula.is_false:

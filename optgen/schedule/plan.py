@@ -7,12 +7,14 @@ needs is not run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from optgen.ir.formula import TRUE, Formula
+from optgen.ir.liveness import demands
 from optgen.ir.nodes import Expr, Input, Kind, Let, Program, Reduce
+from optgen.passes.scale_tensorwise import scale_name
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,15 @@ class Write:
     input: Input
     value: Expr
     live: Formula
+
+
+def stored_roots(program: Program, writes: Iterable[Write]) -> Iterator[tuple[str, Formula]]:
+    """The values from which stores of elements follow: a state with one scale is encoded with its new scale."""
+    for write in writes:
+        yield from demands(write.value, write.live)
+        scale = scale_name(write.input.name)
+        if scale in program.outputs:
+            yield from demands(program.outputs[scale], program.writes[scale])
 
 
 @dataclass(frozen=True)

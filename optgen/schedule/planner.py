@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from optgen.ir.formula import FALSE, TRUE, Formula
+from optgen.ir.formula import FALSE, TRUE, Formula, any_of
 from optgen.ir.liveness import demands, needed, resolve, written
 from optgen.ir.nodes import Kind, Let, Program, Reduce, Ref, refs
-from optgen.passes.scale_tensorwise import scale_name
-from optgen.schedule.plan import Access, PassPlan, Plan, Reduction, Step, Write
+from optgen.schedule.plan import Access, PassPlan, Plan, Reduction, Step, Write, stored_roots
 
 
 def is_element_reduction(let: Let, kinds: Mapping[str, Kind]) -> bool:
@@ -138,10 +137,9 @@ class _Planner:
             for let in self.lets
             if slot in self.slot.get(let.name, {}) and isinstance(let.expr, Reduce)
         )
-        roots = [root for write in writes for root in demands(write.value, write.live)]
-        roots += [root for write in writes for root in self._scale(write)]
+        roots = [*stored_roots(self.program, writes)]
         roots += [root for r in reductions for root in demands(r.reduce.x, r.live)]
-        live = TRUE if last else _union(r.live for r in reductions).given(TRUE)
+        live = TRUE if last else any_of(r.live for r in reductions).given(TRUE)
         elements = needed(self.lets, roots, stop=lambda let: let.kind is not Kind.ELEMENT)
         below = [(name, live) for name, live in elements.items() if self.kinds[name] is not Kind.ELEMENT]
         if last:
@@ -171,13 +169,6 @@ class _Planner:
         roots = [root for write in commits for root in demands(write.value, write.live)]
         found = needed(self.lets, roots, stop=lambda let: let.kind.is_array or let.name in self.slot)
         return [(name, live) for name, live in found.items() if self.kinds[name].is_array]
-
-    def _scale(self, write: Write) -> Iterable[tuple[str, Formula]]:
-        """A state with one scale for the tensor is encoded with its new scale."""
-        scale = scale_name(write.input.name)
-        if scale not in self.program.outputs:
-            return ()
-        return demands(self.program.outputs[scale], self.program.writes[scale])
 
     def _prepare(
         self, roots: Iterable[tuple[str, Formula]], arrays: bool = True, known: Formula = TRUE
@@ -238,10 +229,3 @@ class _Planner:
 def _step(let: Let, live: Formula, known: Formula) -> Step:
     """A binding with what is left to ask of it where `known` holds."""
     return Step(replace(let, expr=resolve(let.expr, live & known)), live.given(known))
-
-
-def _union(formulas: Iterable[Formula]) -> Formula:
-    result = FALSE
-    for formula in formulas:
-        result = result | formula
-    return result

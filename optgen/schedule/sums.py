@@ -13,8 +13,7 @@ from functools import lru_cache
 from optgen.ir.formula import FALSE, TRUE, Formula, any_of
 from optgen.ir.liveness import demands, needed, written
 from optgen.ir.nodes import Kind, Reduce
-from optgen.passes.scale_tensorwise import scale_name
-from optgen.schedule.plan import Plan
+from optgen.schedule.plan import Plan, stored_roots
 
 Demands = Mapping[str, Formula]
 
@@ -88,13 +87,6 @@ def element_sums(plan: Plan) -> Sums:
     names.sort(key=first.__getitem__)
     needs = {name: needs[name] for name in names}
     needs[None] = waited(written(plan.program))
-    stored = [root for write in plan.passes[-1].writes for root in demands(write.value, write.live)]
-    stored += [
-        root
-        for write in plan.passes[-1].writes
-        if (scale := scale_name(write.input.name)) in plan.program.outputs
-        for root in demands(plan.program.outputs[scale], plan.program.writes[scale])
-    ]
     over_all = {reduction for _, reduction in plan.sums.values()}
     return Sums(
         tuple(
@@ -114,7 +106,7 @@ def element_sums(plan: Plan) -> Sums:
             )
             for name in names
         ),
-        read(stored),
+        read(stored_roots(plan.program, plan.passes[-1].writes)),
     )
 
 

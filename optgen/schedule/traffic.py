@@ -70,11 +70,13 @@ def traffic(plan: Plan, setting: Setting) -> float:
 
 def state_bytes(plan: Plan, setting: Setting) -> float:
     """Bytes per parameter of the states of a parameter."""
-    states = [i for i in plan.program.inputs.values() if i.name in setting.codecs and i.exists.holds(setting.guards)]
-    return sum(setting.codecs[i.name].bytes_per_element for i in states)
+    return sum(setting.codecs[item.name].bytes_per_element for item in _element_states(plan, setting))
 
 
 def pageable_bytes(plan: Plan, setting: Setting) -> float:
     """Bytes per parameter of element states without their scales, which stay on the device."""
-    states = [i for i in plan.program.inputs.values() if i.name in setting.codecs and i.exists.holds(setting.guards)]
-    return sum(element_bytes(i, setting) for i in states)
+    return sum(element_bytes(item, setting) for item in _element_states(plan, setting))
+
+
+def _element_states(plan: Plan, setting: Setting) -> list[Input]:
+    return [i for i in plan.program.inputs.values() if i.name in setting.codecs and i.exists.holds(setting.guards)]

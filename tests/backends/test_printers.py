@@ -14,7 +14,7 @@ from optgen.backends.base import UnloweredNodeError
 from optgen.backends.c_printer import CPrinter, c_condition, c_name
 from optgen.backends.code import Brackets, Code, Guarded, Labelled, Lambda, Operand, both, call, choice, flat
 from optgen.backends.layout import c_code, c_lines, c_pragma, python_code
-from optgen.backends.py_printer import PyPrinter, py_formula, py_number
+from optgen.backends.py_printer import PyPrinter, py_condition, py_number
 from optgen.backends.quoting import py_string
 from optgen.ir.formula import FALSE, TRUE, atom
 from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select
@@ -101,9 +101,9 @@ def test_strings_are_quoted_as_formatters_do() -> None:
 def test_formulas() -> None:
     a, b, w = map(atom, "abw")
     assert (c_condition(TRUE), c_condition(FALSE)) == (Operand("true"), Operand("false"))
-    assert (py_formula(TRUE), py_formula(FALSE)) == ("True", "False")
+    assert (py_condition(TRUE), py_condition(FALSE)) == ("True", "False")
     assert flat(c_condition((a & ~b) | w).code) == "w || (a && !b)"
-    assert py_formula((a & ~b) | w) == "f.w or (f.a and not f.b)"
+    assert flat(py_condition((a & ~b) | w)) == "f.w or (f.a and not f.b)"
 
 
 EXPRESSIONS = st.recursive(

@@ -365,7 +365,9 @@ class Part:
         if name not in self.kept:
             let = self.by_name.get(name)
             stem = (let.variable if let is not None else "") or name
-            self.kept[name] = self._unused(f"{'stage' if let is not None and let.stage else 'earlier'}_{stem}")
+            stem = f"{'stage' if let is not None and let.stage else 'earlier'}_{stem}"
+            taken = {*self.chosen.values(), *self.kept.values(), *self.given, *self.taken}
+            self.kept[name] = unused_name(stem, taken)
         if (kept := self.kept[name]) in self.env:
             self._look(kept)
         return kept
@@ -407,9 +409,6 @@ class Part:
     def _fits(self, variable: str, let: Let) -> bool:
         others = [self.by_name[n] for n, v in self.chosen.items() if v == variable]
         return variable not in self.kept.values() and all(self.sort(let) == self.sort(other) for other in others)
-
-    def _unused(self, stem: str) -> str:
-        return unused_name(stem, {*self.chosen.values(), *self.kept.values(), *self.given, *self.taken})
 
 
 def _choice(let: Let) -> Select:

@@ -49,8 +49,8 @@ def _place(body: Sequence[Statement], waiting: Collection[str], ends: Collection
         if isinstance(statement, Assign):
             if statement.variable in here and statement.variable not in declared:
                 declared.add(statement.variable)
-                constant = _count(body, statement.variable) == 1
-                statement = replace(statement, declares=True, constant=constant)
+                assigning = [s for s in walk_statements(tuple(body)) if statement.variable in assigned_by(s)]
+                statement = replace(statement, declares=True, constant=len(assigning) == 1)
             result.append(statement)
             continue
         if isinstance(statement, If):
@@ -69,10 +69,6 @@ def _place(body: Sequence[Statement], waiting: Collection[str], ends: Collection
             statement = replace(statement, then=then, other=other)
         result.append(statement)
     return result
-
-
-def _count(body: Sequence[Statement], variable: str) -> int:
-    return sum(variable in assigned_by(s) for s in walk_statements(tuple(body)))
 
 
 def _always_assigns(statement: Statement, variable: str) -> bool:

@@ -97,7 +97,7 @@ class PyPrinter:
                 condition = py_condition(formula, self.flags)
                 chosen = Operand(Chain(self.operand(then).within(Binds.OR), (("if", condition),)), Binds.CHOICE)
                 return chained(Binds.CHOICE, chosen, "else", self.operand(other), (Binds.CHOICE, Binds.CHOICE))
-            case Call(op="/", args=(a, b)) if self._on_host(expr):
+            case Call(op="/", args=(a, b)) if kind_of(expr, self.kinds) <= Kind.STEP:  # on the host
                 return Operand(call("m.divide", self.code(a), self.code(b)))
             case Call(op="rounded", args=(x,)):
                 return Operand(call("t.rounded", self.spread(x)))
@@ -121,6 +121,3 @@ class PyPrinter:
         if any(name in self.fewer for name in refs(x)):
             return call("t.spread", self.code(x), f'"{kind_of(x, self.kinds).name.lower()}"')
         return self.code(x)
-
-    def _on_host(self, expr: Expr) -> bool:
-        return kind_of(expr, self.kinds) <= Kind.STEP

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, meta
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from optgen.paths import templates_dir
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The environment of all templates."""
     return Environment(
         loader=FileSystemLoader(templates_dir()),
         undefined=StrictUndefined,
@@ -23,14 +24,6 @@ def _environment() -> Environment:
     )
 
 
-def names(template: str) -> frozenset[str]:
-    """The names that a template uses: its context has exactly these, which tests look at."""
-    environment = _environment()
-    assert environment.loader is not None
-    source, _, _ = environment.loader.get_source(environment, template)
-    return frozenset(meta.find_undeclared_variables(environment.parse(source)))
-
-
 def render(template: str, context: Mapping[str, Any]) -> str:
     """A template's text."""
-    return _environment().get_template(template).render(context)
+    return environment().get_template(template).render(context)

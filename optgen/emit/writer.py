@@ -92,7 +92,7 @@ def write(package: GeneratedPackage, out: Path) -> list[str]:
         with _locked(out):
             _recover(out)
             _refuse_foreign(package, out)
-            changed = _changed_files(package, out)
+            changed = [path for path, text in package.files.items() if _content(out / path) != text.encode()]
             stale = _stale_files(package, out)
             if changed or stale or not out.exists():
                 _replace(package, out, changed, stale)
@@ -161,10 +161,6 @@ def _existing_files(out: Path) -> Iterator[str]:
 
 def _stale_files(package: GeneratedPackage, out: Path) -> list[str]:
     return [path for path in _existing_files(out) if path not in package.files and _is_generated(out / path)]
-
-
-def _changed_files(package: GeneratedPackage, out: Path) -> list[str]:
-    return [path for path, text in package.files.items() if _content(out / path) != text.encode()]
 
 
 def _refuse_foreign(package: GeneratedPackage, out: Path) -> None:

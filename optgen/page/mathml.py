@@ -113,7 +113,7 @@ class Printer:
         for number, (factor, count) in enumerate(runs):
             if number:
                 apart = isinstance(factor, ast.Constant) or self._is_word(factor) or self._is_word(runs[number - 1][0])
-                parts.append(_operator("·") if apart else _gap())
+                parts.append(_operator("·") if apart else Element("mspace", {"width": GAP}))
             if count > 1:
                 parts.append(_element("msup", self._base(factor), _leaf("mn", str(count))))
             else:
@@ -227,10 +227,6 @@ def _operator(text: str, **attributes: str) -> Element:
 
 def _word(text: str) -> Element:
     return _leaf("mtext", f"\u00a0{text}\u00a0")
-
-
-def _gap() -> Element:
-    return Element("mspace", {"width": GAP})
 
 
 def _fenced(left: str, inside: Element, right: str) -> Element:

@@ -102,13 +102,6 @@ class SpecSet:
     functions: tuple[SourceText, ...]
     table_document: Document | None
 
-    def locate_class(self, name: str, *keys: Key) -> Location:
-        """The place of a class (its row's name), or of a value of it."""
-        declared = self.declared[name]
-        if not keys:
-            return declared.document.locate_key(*declared.path)
-        return declared.document.locate(*declared.at(str(keys[0]), *keys[1:]))
-
     def refusals_of(self, name: str) -> tuple[PlacedRefusal, ...]:
         """The combinations that the class `name` refuses, names resolved to those of `classes.yaml`."""
         declared, found = self.declared[name], []

@@ -86,7 +86,8 @@ class Document:
         node = self.find(*keys)
         if node is None:
             return self.locate_key(*keys[:-1])
-        return self.source.location(node.start, node.start + 1 if _is_block(node) else node.end)
+        block = isinstance(node, Scalar) and node.style in ("|", ">")
+        return self.source.location(node.start, node.start + 1 if block else node.end)
 
     def locate_key(self, *keys: Key) -> Location:
         """Location of the key at a path, or of the item of a list; if there is none, of the nearest parent's key."""
@@ -342,10 +343,6 @@ class _Composer:
 def _span(event: yaml.Event) -> tuple[int, int]:
     start, end = event.start_mark, event.end_mark
     return (start.index if start else 0), (end.index if end else 0)
-
-
-def _is_block(node: Node) -> bool:
-    return isinstance(node, Scalar) and node.style in ("|", ">")
 
 
 def _yaml_message(error: yaml.MarkedYAMLError, source: SourceFile) -> tuple[str, Location, str]:

@@ -65,17 +65,14 @@ class Words:
         A state that is written as a mapping stands by itself: how it is stored is said in its own file alone.
         """
         words = self.sections
-        short = {name: word for name, word in words["states"].items() if not _is_mapping(written, "states", name)}
+        states = words["states"].items()
+        short = {name: word for name, word in states if not isinstance(written.find("states", name), MappingNode)}
         sections = {
             "hyperparameters": _completed(holder.hyperparameters, words["hyperparameters"]),
             "options": _completed(holder.options, words["options"]),
             "states": _completed(holder.states, short),
         }
         return holder.model_copy(update={name: declared for name, declared in sections.items() if declared})
-
-
-def _is_mapping(document: Document, *path: str) -> bool:
-    return isinstance(document.find(*path), MappingNode)
 
 
 def _completed(declared: Mapping[str, Declared], words: Mapping[str, Word]) -> dict[str, Declared]:

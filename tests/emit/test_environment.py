@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from jinja2 import UndefinedError
+from jinja2 import UndefinedError, meta
 from support.compiling import ROOT
 
 from optgen import compiler, explanation, page
-from optgen.emit.environment import names, render
+from optgen.emit.environment import environment, render
+
+
+def names(template: str) -> set[str]:
+    """The names that a template uses."""
+    loader = environment().loader
+    assert loader is not None
+    source, _, _ = loader.get_source(environment(), template)
+    return meta.find_undeclared_variables(environment().parse(source))
 
 
 def test_contexts_have_the_names_that_their_templates_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +38,7 @@ def test_contexts_have_the_names_that_their_templates_use(monkeypatch: pytest.Mo
         package.classes[0].code(target)
     templates = {path.relative_to(ROOT / "templates").as_posix(): path for path in (ROOT / "templates").rglob("*.j2")}
     parts = {template for template in templates if template.count(".") == 1}  # of files: tile.j2, of kernel.cpp.j2
-    assert given == {template: set(names(template)) for template in templates.keys() - parts}
+    assert given == {template: names(template) for template in templates.keys() - parts}
     sources = [*templates.values(), *(ROOT / "optgen" / "backends").glob("*.py")]
     said = {text for path in sources for text in re.findall(r'"([\w/]+\.j2)"', path.read_text(encoding="utf-8"))}
     assert parts <= said

@@ -42,7 +42,8 @@ def test_stock_specs() -> None:
     (placed,) = specs.refusals_of("LARS8bit")
     assert placed.refused.message.raw == "LARS without momentum is not supported!"
     assert placed.when.text == "momentum == 0"
-    line = (paths.specs_dir() / "classes.yaml").read_text().splitlines()[specs.locate_class("LAMB").line - 1]
+    where = specs.declared["LAMB"].document.locate_key("classes", "LAMB")
+    line = (paths.specs_dir() / "classes.yaml").read_text().splitlines()[where.line - 1]
     assert line.strip().startswith("LAMB:")
 
 
@@ -64,7 +65,8 @@ def test_values_as_written() -> None:
     assert spec.states["total"].init == 0.001
     assert spec.blocks.apply == "param = param - lr * update"
     assert specs.classes["Every8bit"].signature == ["lr", "betas", "warmup", "gamma", "max_unorm", "lr_sum"]
-    assert str(specs.locate_class("Every8bit", "bits")).endswith("everything.yaml:38:11")
+    every = specs.declared["Every8bit"]
+    assert str(every.document.locate(*every.at("bits"))).endswith("everything.yaml:38:11")
     assert specs.refusals_of("Every8bit")[0].when.text == "lr > 2"
     assert specs.rules["everything"].text("states", "exp_avg_sq", "init").text == "grad * grad"
 

@@ -40,7 +40,8 @@ def test_they_are_read(tmp_path: Path) -> None:
     assert {name: variant.rule for name, variant in specs.classes.items()} == {"Two": "a", "One": "a"}
     assert [placed.when.text for placed in specs.refusals_of("One")] == ["lr > 2"]
     assert [placed.when.text for placed in specs.refusals_of("Two")] == ["lr > 3"]
-    assert str(specs.locate_class("Two", "rule")).endswith("variants.yaml:4:17")
+    two = specs.declared["Two"]
+    assert str(two.document.locate(*two.at("rule"))).endswith("variants.yaml:4:17")
 
 
 @pytest.mark.parametrize(

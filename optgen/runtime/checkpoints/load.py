@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from optgen.runtime.block import Settings
 from optgen.runtime.checkpoints import bitsandbytes_form
 from optgen.runtime.checkpoints.misfits import (
     MARK,
@@ -37,6 +36,7 @@ from optgen.runtime.core.shards import local_tensor
 from optgen.runtime.cuda.graph_capture import adopted_lr
 from optgen.runtime.cuda.paged_memory import asks_for_paging, wait_for_host
 from optgen.runtime.rule import Rule
+from optgen.runtime.settings.param_groups import members_of
 from optgen.runtime.settings.storage import choose_codecs
 from optgen.runtime.settings.validation import check_agreement, checked, unscheduled
 from optgen.runtime.states.step_counts import as_state
@@ -140,21 +140,13 @@ def _adopted_group(optimizer: OptimizerLike, own: Mapping[str, Any], saved: Mapp
     return result
 
 
-def _members(optimizer: OptimizerLike, groups: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Tensor, Settings]]:
-    """Parameters, with the settings that they have in these groups."""
-    for own, group in zip(optimizer.param_groups, groups, strict=True):
-        common, overrides = {**optimizer.defaults, **group}, group.get("overrides", {})
-        for index, param in enumerate(own["params"]):
-            yield param, {**common, **overrides[index]} if index in overrides else common
-
-
 def _warn_of_reencoding(
     optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]], entries: Mapping[Tensor, Mapping[str, Any]]
 ) -> None:
     """Warn that a checkpoint's states are in another form than this optimizer's, if that loses something."""
     rule = optimizer._policy.rule
     found: set[tuple[str, str]] = set()
-    for param, settings in _members(optimizer, groups):
+    for param, settings in members_of(optimizer.param_groups, groups, optimizer.defaults):
         for state, asked in zip(rule.element_states, choose_codecs(rule, settings, param.numel()), strict=True):
             if asked.name == "fp32":  # which holds what any other stands for
                 continue
@@ -191,7 +183,7 @@ def adopted_states(
         torch.cuda.OutOfMemoryError: naming the state that there is no room for.
     """
     rule, states, records = optimizer._policy.rule, {}, {}
-    for param, settings in _members(optimizer, loading.groups):
+    for param, settings in members_of(optimizer.param_groups, loading.groups, optimizer.defaults):
         saved = loading.entries.get(param)
         if saved is not None:
             pager = find_pager(optimizer._policy.name, param, settings)

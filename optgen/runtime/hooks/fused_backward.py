@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,7 @@ from optgen.runtime.core.shards import is_dtensor
 from optgen.runtime.cuda.graph_capture import check_capture
 from optgen.runtime.hooks.scaled_backward import is_scaled, watch
 from optgen.runtime.rule import Rule
+from optgen.runtime.settings.param_groups import members_of
 from optgen.runtime.settings.seen import Seen, seen_settings
 from optgen.runtime.settings.storage import LARGE
 from optgen.runtime.step.optimizer_like import OptimizerLike
@@ -148,7 +149,7 @@ class InBackward:
         """
         new = [
             param
-            for param, settings in _members(optimizer.param_groups)
+            for param, settings in members_of(optimizer.param_groups)
             if settings.get("fused_backward") and param.requires_grad and self._hook not in _hooks(param)
         ]
         for param in new:
@@ -206,7 +207,8 @@ class InBackward:
         """The settings of a parameter as they are now; None if it is no longer in the optimizer."""
         groups = optimizer.param_groups
         number, index = self._places.get(id(param), (-1, -1))
-        if not (0 <= number < len(groups)) or not _holds(groups[number]["params"], index, param):
+        known = groups[number]["params"] if 0 <= number < len(groups) else ()
+        if not known[index : index + 1] or known[index] is not param:
             self._places = {
                 id(member): (number, index)
                 for number, group in enumerate(groups)
@@ -253,10 +255,6 @@ def _no_scaler(optimizer: Fusing) -> str:
         "within backward, scaled as they are, before the scaler can look for an Inf among them. Train in bfloat16, "
         "which needs no scaler, or leave fused_backward out"
     )
-
-
-def _holds(params: Sequence[Tensor], index: int, param: Tensor) -> bool:
-    return index < len(params) and params[index] is param
 
 
 def check_free(optimizer: Fusing, param: Tensor) -> None:
@@ -314,7 +312,7 @@ def check_members(optimizer: Fusing) -> None:
     Raises:
         ValueError: naming the other one.
     """
-    for param, settings in _members(optimizer.param_groups):
+    for param, settings in members_of(optimizer.param_groups):
         if settings.get("fused_backward"):
             check_free(optimizer, param)
 
@@ -327,14 +325,6 @@ def _hooks(param: Tensor) -> list[Any]:
 def _has_processes() -> bool:
     distributed = torch.distributed
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _members(groups: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Tensor, Settings]]:
-    """Every parameter with its settings."""
-    for group in groups:
-        overrides = group.get("overrides", {})
-        for index, param in enumerate(group["params"]):
-            yield param, {**group, **overrides[index]} if index in overrides else group
 
 
 def _remove(handles: list[Any]) -> None:

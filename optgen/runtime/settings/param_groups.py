@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -61,6 +61,22 @@ def checked_group(
         group["overrides"] = policy.of_overrides(group["overrides"], group, len(members), defaults)
     begin_shared_states(policy, group, groups, defaults)
     return group
+
+
+def members_of(
+    groups: Sequence[Mapping[str, Any]],
+    settings: Iterable[Mapping[str, Any]] | None = None,
+    defaults: Settings = MappingProxyType({}),
+) -> Iterator[tuple[Tensor, Settings]]:
+    """Every parameter with its settings.
+
+    Args:
+        settings: Groups with those, if not the parameters' own.
+    """
+    for own, group in zip(groups, groups if settings is None else settings, strict=True):
+        common, overrides = {**defaults, **group}, group.get("overrides", {})
+        for index, param in enumerate(own["params"]):
+            yield param, {**common, **overrides[index]} if index in overrides else common
 
 
 def begin_shared_states(

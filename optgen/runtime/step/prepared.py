@@ -81,11 +81,11 @@ class Prepared:
 
     def __post_init__(self) -> None:
         """Find the passes that each engine runs, by its flags."""
-        running = ((i, item, self._running(item)) for i, item in enumerate(self.block.passes))
-        self.passes = [(i, item, engines) for i, item, engines in running if engines]
-
-    def _running(self, item: Pass) -> list[Engine]:
-        return [engine for engine in self.engines if self.block.runs(item, engine.bucket.flags)]
+        self.passes = []
+        for index, item in enumerate(self.block.passes):
+            running = [engine for engine in self.engines if self.block.runs(item, engine.bucket.flags)]
+            if running:
+                self.passes.append((index, item, running))
 
     @property
     def block(self) -> Block:

@@ -25,7 +25,7 @@ def shard_target(name: str, block: Block, member: Member, target: str) -> str:
     shard = member.shard
     assert shard is not None
     what = f"a parameter of shape {tuple(shard.shape)}"
-    lines = _uses_lines(block, member)
+    lines = any(array.live(member.flags) for array in block.arrays)
     _refuse(name, what, block, member, shard, lines)
     if shard.divisions:
         check_whole(name, member.settings, what)
@@ -51,10 +51,6 @@ def _hindrance(shard: Shard, member: Member, target: str, lines: bool) -> str:
         if target == "cpu" and shard.start is None:
             return "with rounding='stochastic' the kernels of this target draw for parts that are divided by rows"
     return ""
-
-
-def _uses_lines(block: Block, member: Member) -> bool:
-    return any(array.live(member.flags) for array in block.arrays)
 
 
 def _refuse(name: str, what: str, block: Block, member: Member, shard: Shard, lines: bool) -> None:

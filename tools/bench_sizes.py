@@ -7,6 +7,7 @@ A step has as many tensors of a size as make a million parameters, a thousand at
 from __future__ import annotations
 
 import io
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ PARAMETERS = 10**6
 CLASSES = ("AdamW32bit", "AdamW8bit")
 PEERS = ("torch", "bitsandbytes")
 LINES = (*CLASSES, FUSED, BNB32, BNB8)
-BUDGET = Budget(run_seconds=320.0, case_seconds=4.0, aging_seconds=0.5, least=2, most=40)
+BUDGET = Budget(run_seconds=160.0, case_seconds=2.5, aging_seconds=0.5, least=2, most=40)
 QUICK = Budget(run_seconds=60.0, case_seconds=0.5, aging_seconds=0.2, least=1, most=5)
 QUICK_SIZES = (100, 1000, 4095, 4096, 10**5, 10**6)
 COLOURS = {"AdamW32bit": "#0072B2", "AdamW8bit": "#56B4E9", FUSED: "#333333", BNB32: "#D55E00", BNB8: "#E69F00"}
@@ -114,7 +115,12 @@ def draw(points: Sequence[Point], path: Path, machine: str) -> None:
     panels[0].set_ylabel("nanoseconds a parameter and step")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    figure.suptitle(f"Time a parameter over the size of tensors\n{machine}", fontsize=9, x=0.01, ha="left")
+    figure.suptitle(
+        f"Time a parameter over the size of tensors\n{textwrap.fill(machine, 75 * len(counts))}",
+        fontsize=9,
+        x=0.01,
+        ha="left",
+    )
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)

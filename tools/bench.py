@@ -315,7 +315,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.widths:
         return run_widths(given, list(sys.argv[1:] if words is None else words), console)
     about = gpu.machine() if given.device == "cuda" else machine()
-    console.print(machine_line(about), markup=False)
+    console.print(machine_line(about), markup=False, soft_wrap=True)
     if load_note(about):
         console.print(load_note(about), markup=False)
     record: dict[str, Any] = {"machine": about}

@@ -83,8 +83,9 @@ def test_tests_are_counted(tmp_path: Path) -> None:
 
 
 def figures_of(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The optimizers of a table, each with its milliseconds: one for each width of vectors that the table has."""
-    head, _, *lines = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    """The optimizers of the first table, each with its milliseconds: one for each width of vectors that it has."""
+    table = text.partition("\n|")[2].partition("\n\n")[0]
+    head, _, *lines = [line.strip("|").split(" | ") for line in table.splitlines()]
     places = [place for place, cell in enumerate(head) if cell.strip().startswith("ms")]
     assert places
     for name, *cells in lines:

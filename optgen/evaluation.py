@@ -26,11 +26,14 @@ from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Reduce, Ref, Se
 from optgen.ir.rule import Block
 from optgen.operations import OPERATIONS, Named
 from optgen.runtime import torch_math
-from optgen.runtime.core.bucket import matrix_shape
+from optgen.runtime.core.bucket import matrix_shape, sizes_of
+from optgen.runtime.dimensions import kind_dims, shape_of, spread_shape
 from optgen.runtime.states.store import in_equations
 
 Values = dict[str, Any]
-LINES: Mapping[Kind, tuple[int, ...]] = {Kind.ROW: (-1,), Kind.COL: (-2,), Kind.MATRIX: (-2, -1)}
+
+OF_NONE = {"max": 0.0, "greatest": -math.inf}
+"""Maxima of no numbers."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,7 @@ class _Run:
                 new = self._value(i, expr)
                 if item.kind is Kind.ELEMENT:
                     new = where(active, new, self.values[i][name])
-                new = _stored(self._spread(i, new, item.kind), item)
+                new = _stored(self._spread(i, new, item.kind), item, self.params[i].shape)
                 if name == "param":
                     params[i] = new
                 elif not item.kind.is_host:
@@ -254,7 +257,7 @@ class _Run:
         matrices, rows, cols = matrix_shape(shape)
         return {
             "ndim": len(shape), "numel": shape.numel(), "index": i, "rows": rows, "cols": cols, "matrices": matrices,
-            "total_numel": self.total,
+            "total_numel": self.total, **sizes_of(shape),
         }  # fmt: skip
 
     def _initial_group(self) -> Values:
@@ -273,7 +276,7 @@ class _Run:
                 continue
             if item.exists.holds(self.guards[i]):
                 first = self._value(i, self.rule.inits[name], self._given(i))
-                states[name] = _stored(self._spread(i, first, item.kind), item)
+                states[name] = _stored(self._spread(i, first, item.kind), item, self.params[i].shape)
 
     def _given(self, i: int) -> Values:
         """The values of a parameter before the first statement."""
@@ -283,7 +286,7 @@ class _Run:
         values["step"] = float(self.states[i]["step"]) + self.is_step
         for name, value in self.states[i].items():
             if name != "step":
-                values[name] = in_equations(self.rule.inputs[name].kind.name.lower(), value)
+                values[name] = in_equations(self.rule.inputs[name].kind.name.lower(), value, self.params[i].shape)
         return {name: math.nan if value is None else value for name, value in values.items()}
 
     # Statements
@@ -322,34 +325,25 @@ class _Run:
         """A reduction over one parameter, or over each of its rows, columns or matrices."""
         x = self._spread(i, self._value(i, node.x, values), kind_of(node.x, self.kinds))
         x = x * x if node.op == "squares" else x
-        dims = LINES.get(node.over, tuple(range(x.dim())))
-        return x.amax(dims, keepdim=node.over in LINES) if node.op == "max" else x.sum(dims, keepdim=node.over in LINES)
+        own, kept = kind_dims(node.over.name.lower(), x.dim()), node.over.is_array
+        dims = tuple(dim for dim in range(x.dim()) if dim not in own)
+        if not node.is_maximum:
+            return x.sum(dims, keepdim=kept)
+        return x.amax(dims, keepdim=kept) if x.numel() else x.sum(dims, keepdim=kept) + OF_NONE[node.op]
 
     def _spread(self, i: int, value: Any, kind: Kind) -> Tensor:
         """A value as a tensor of as many numbers as its kind has."""
         tensor = torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, Tensor) else value
         shape = tuple(self.params[i].shape) if i >= 0 else ()
-        match kind:
-            case Kind.ELEMENT:
-                return tensor.expand(shape)
-            case Kind.ROW:
-                return tensor.expand((*shape[:-1], 1))
-            case Kind.COL:
-                return tensor.expand((*shape[:-2], 1, *shape[-1:]))
-            case Kind.MATRIX:
-                return tensor.expand((*shape[:-2], 1, 1))
+        if kind is Kind.ELEMENT or kind.is_array:
+            return tensor.expand(spread_shape(kind.name.lower(), shape))
         return tensor
 
 
-def _stored(value: Tensor, item: Input) -> Tensor:
+def _stored(value: Tensor, item: Input, shape: torch.Size) -> Tensor:
     """A value as a state keeps it."""
-    match item.kind:
-        case Kind.ROW:
-            return value.squeeze(-1)
-        case Kind.COL:
-            return value.squeeze(-2)
-        case Kind.MATRIX:
-            return value.squeeze((-2, -1))
+    if item.kind.is_array:
+        return value.reshape(shape_of(item.kind.name.lower(), shape))
     window = item.window
     return value.expand(window) if window is not None else value
 

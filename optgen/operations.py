@@ -17,7 +17,7 @@ from typing import Any, Literal
 Sort = Literal["number", "elements", "tensor", "condition", "window", "value"]
 """Sort of an argument: a number of any kind, one for each element, one a tensor or less; `value` is a number or a
 condition."""
-Over = Literal["tensor", "matrix", "all", "row", "col"]
+Over = Literal["tensor", "matrix", "all", "row", "col", "channel", "last", "last2", "last3", "last4"]
 Compare = Callable[[Any, Any], bool]
 MINUS = "\N{MINUS SIGN}"
 
@@ -134,7 +134,8 @@ class Reduction:
 
     Attributes:
         over: Words that `over=` takes; the first is the default.
-        of: Values that are reduced: `squares` and `magnitudes` are those of the argument.
+        of: Values that are reduced: `squares` and `magnitudes` are those of the argument, `deviations` its squared
+            distances from the mean; of `greatest` and `least` one is taken.
         is_mean: Whether it is divided by the count.
         is_root: Whether the root is taken last.
         page: On a page: a word, or signs around `{}`.
@@ -142,7 +143,7 @@ class Reduction:
 
     name: str
     over: tuple[Over, ...]
-    of: Literal["numbers", "squares", "magnitudes"]
+    of: Literal["numbers", "squares", "magnitudes", "greatest", "least", "deviations"]
     page: str
     doc: str
     is_mean: bool = False
@@ -284,12 +285,17 @@ _OF_PASSES = (
         takes=(("largest", "tensor"),),
     ),
 )
+EACH: tuple[Over, ...] = ("tensor", "row", "col", "matrix", "channel", "last", "last2", "last3", "last4")
 _REDUCTIONS = (
-    Reduction("sum", ("tensor", "all", "matrix"), "numbers", "sum", "the sum"),
-    Reduction("mean", ("tensor", "matrix"), "numbers", "mean", "the sum over the count", is_mean=True),
-    Reduction("norm", ("tensor", "all", "matrix"), "squares", "‖{}‖", "the root of the sum of squares", is_root=True),
-    Reduction("rms", ("tensor", "matrix"), "squares", "rms", "the root of the mean square", is_mean=True, is_root=True),
-    Reduction("absmax", ("tensor", "all"), "magnitudes", "max", "the largest magnitude"),
+    Reduction("sum", (*EACH, "all"), "numbers", "sum", "the sum"),
+    Reduction("mean", EACH, "numbers", "mean", "the sum over the count", is_mean=True),
+    Reduction("norm", (*EACH, "all"), "squares", "‖{}‖", "the root of the sum of squares", is_root=True),
+    Reduction("rms", EACH, "squares", "rms", "the root of the mean square", is_mean=True, is_root=True),
+    Reduction("var", EACH, "deviations", "var", "the sum of squared distances from the mean over the count less 1"),
+    Reduction("std", EACH, "deviations", "std", "the root of the variance", is_root=True),
+    Reduction("absmax", (*EACH, "all"), "magnitudes", "max", "the largest magnitude; 0 of none"),
+    Reduction("max", EACH, "greatest", "max", "the greatest; -inf of none"),
+    Reduction("min", EACH, "least", "min", "the least; inf of none"),
     Reduction("row_sum", ("row",), "numbers", "sum", "the sum along the last dimension"),
     Reduction("row_mean", ("row",), "numbers", "mean", "the mean along the last dimension", is_mean=True),
     Reduction("col_sum", ("col",), "numbers", "sum", "the sum along the dimension before the last"),
@@ -305,8 +311,8 @@ WINDOWS: Mapping[str, Operation] = {row.name: row for row in _WINDOWS}
 OF_PASSES: Mapping[str, Operation] = {row.name: row for row in _OF_PASSES}
 """Operations that passes add to a program, and no equation says."""
 REDUCTIONS: Mapping[str, Reduction] = {row.name: row for row in _REDUCTIONS}
-CALLED: Mapping[str, Operation | Reduction] = {**FUNCTIONS, **REDUCTIONS, **WINDOWS}
-"""Functions and reductions by name, in the order in which they are listed."""
+CALLED: Mapping[str, Operation | Reduction] = {**FUNCTIONS, **REDUCTIONS, **WINDOWS, **FUNCTIONS}
+"""Functions and reductions by name, in the order in which they are listed; `max` and `min` as functions."""
 BY_SYNTAX: Mapping[type[ast.AST], Operation] = {
     row.syntax: row for row in OPERATIONS.values() if row.syntax is not None
 }

@@ -68,6 +68,7 @@ ROOMS: tuple[str, ...] = (
     "settings",
     "building",
     "torch_math",
+    "dimensions",
     "rule",
     "block",
 )

@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from optgen.operations import FUNCTIONS, REDUCTIONS, WINDOWS  # noqa: E402
+from optgen.operations import EACH, FUNCTIONS, REDUCTIONS, WINDOWS  # noqa: E402
 from optgen.spec import model  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "language.md"
@@ -99,7 +99,7 @@ MEANINGS: dict[str, dict[str, str]] = {
 }
 
 
-OVER = {"tensor": "a tensor", "all": "`over=all`", "matrix": "`over=matrix`", "row": "a row", "col": "a column"}
+OVER = {"all": "`over=all`", "row": "a row", "col": "a column"}
 
 
 def table(name: str) -> str:
@@ -149,7 +149,9 @@ def operations(name: str) -> str:
     if name == "reductions":
         lines = ["| function | is | over |", "|---|---|---|"]
         for row in REDUCTIONS.values():
-            lines.append(f"| `{row.signature}` | {row.doc} | {', '.join(OVER[over] for over in row.over)} |")
+            each = ["any kind"] if row.over[: len(EACH)] == EACH else []
+            others = [OVER[over] for over in row.over[len(EACH) if each else 0 :]]
+            lines.append(f"| `{row.signature}` | {row.doc} | {', '.join(each + others)} |")
         return "\n".join(lines)
     rows = {"functions": FUNCTIONS, "windows": WINDOWS}[name].values()
     shown = [(row.signature.replace(")", ", ...)") if row.endless else row.signature, row.doc) for row in rows]

@@ -229,7 +229,8 @@ class PassText(BlockText):
     def finished(self, item: ElementSum) -> Code:
         """A sum over a tensor, from the partial results of this pass."""
         how, name = "finished_max" if item.is_largest else "finished_sum", c_member(item.name)
-        value = call(f"{how}<{'true' if self.bands else 'false'}>", "call", "t", f"&Sums::{name}")
+        greatest = ", Greatest" if item.reduce.op == "greatest" else ""
+        value = call(f"{how}<{'true' if self.bands else 'false'}{greatest}>", "call", "t", f"&Sums::{name}")
         return call("put", f"sums_of<Sums>(call, t).{name}", value)
 
     # Its elements

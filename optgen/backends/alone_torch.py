@@ -14,11 +14,11 @@ from optgen.backends.assignments import Assignments, Part
 from optgen.backends.base import Rendering
 from optgen.backends.code import Brackets, Code, Labelled, Operand, call, names_in
 from optgen.backends.layout import function_head, import_lines, python_code
-from optgen.backends.py_printer import REDUCTION, PyPrinter, py_name, py_number
+from optgen.backends.py_printer import REDUCTION, PyPrinter, py_name, py_number, whole_kinds
 from optgen.backends.py_statements import PyStatements
 from optgen.backends.quoting import docstring, identifier, python_comment
 from optgen.backends.statements import values_in
-from optgen.backends.torch import TorchBlock, whole_kinds
+from optgen.backends.torch import TorchBlock
 from optgen.codecs import CODECS, WHOLE_TENSOR, Codec
 from optgen.ir.formula import TRUE
 from optgen.ir.kinds import kind_of
@@ -34,6 +34,8 @@ FACTS = {
     "rows": "float(p.shape[-2])",
     "cols": "float(p.shape[-1])",
     "matrices": "float(p[..., 0, 0].numel())",
+    **{f"size{dim}": f"float(p.shape[{dim}])" for dim in range(4)},
+    **{f"size_{dim}": f"float(p.shape[-{dim}])" for dim in (3, 4)},
 }
 LAST = {Kind.ROW: "-1", Kind.COL: "-2", Kind.MATRIX: "(-2, -1)"}
 """The dimensions that a state of a kind lacks."""
@@ -204,6 +206,8 @@ class _Function(TorchBlock):
                 return f"{stored}.unsqueeze(-2)"
             case Kind.MATRIX:
                 return f"{stored}[..., None, None]"
+            case kind if kind.is_array:
+                return call(f"{stored}.reshape", f'm.spread_shape("{kind.name.lower()}", p.shape)')
         return stored if item.window is not None else f"{stored}.double()"
 
     def _lines(self, code: Assignments, printer: _Printer) -> list[str]:
@@ -228,8 +232,10 @@ class _Function(TorchBlock):
         code, stored = printer.code(value), f'state["{item.name}"]'
         if item.role == "param":
             return call("p.copy_", code)
-        if item.kind.is_array:
+        if item.kind in LAST:
             code = call("torch.squeeze", code, LAST[item.kind])
+        elif item.kind.is_array:
+            code = call("torch.flatten", printer.spread(value))
         elif item.kind is Kind.ELEMENT:
             codec, code = self.alone.codecs[item.name], printer.spread(value)
             if not _is_plain(codec):
@@ -257,6 +263,8 @@ class _Printer(PyPrinter):
         if kind in whole_kinds(x, self.fewer, self.kinds):
             return self.code(x)
         shape = {Kind.ROW: "(*p.shape[:-1], 1)", Kind.COL: "(*p.shape[:-2], 1, p.shape[-1])"}.get(kind, "p.shape")
+        if kind.is_array and kind not in (Kind.ROW, Kind.COL):
+            shape = f'm.spread_shape("{kind.name.lower()}", p.shape)'
         return Brackets("torch.as_tensor(", (self.code(x), "dtype=torch.float32"), f").expand({shape})")
 
 

@@ -17,7 +17,7 @@ from optgen.backends.statements import Block, assigned, names_of, settings_in
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import resolve
-from optgen.ir.nodes import Kind, Ref, Role, refs
+from optgen.ir.nodes import Kind, Reduce, Ref, Role, refs
 from optgen.ir.rule import WholeRule
 from optgen.operations import Binds
 from optgen.passes.mask_writes import masked
@@ -296,6 +296,8 @@ class BlockText:
     def finished(self, item: ElementSum) -> Code:
         """A sum over a tensor, from the partial results of the pass that takes it."""
         how, bands = "finish_max" if item.is_largest else "finish_sum", ", in_bands<pass>" if self.band_slots else ""
+        if item.reduce.op == "greatest":
+            bands = f"{bands or ', false'}, Greatest"
         return call(f"{how}<pass == {pass_of(item.name)}{bands}>", "call", "t", f"&Sums::{c_member(item.name)}")
 
     @cached_property
@@ -380,11 +382,24 @@ def added(item: ElementSum, term: Code, of_column: str = "") -> Code:
     """An element's term added to a sum; `of_column` follows what is a sum for each column."""
     to = f"{c_member(item.name)}{of_column}" if item.reduce.over is Kind.COL and of_column else str(c_name(item.name))
     match item.reduce.op:
-        case "max":
-            return Labelled(f"{to} = ", call("larger", to, term))
+        case "max" | "greatest" if item.reduce.over is Kind.TENSOR:
+            return Labelled(f"{to} = ", call("larger" if item.reduce.op == "max" else "greater", to, term))
+        case "max" | "greatest":
+            how = how_of(item.reduce)
+            return Labelled(f"{to} = ", call(f"{how}::join", to, call(f"{how}::term", term)))
         case "squares":
             return Labelled(f"{to} = ", call("plus_square", to, term))
     return Labelled(f"{to} += ", call("double", term))
+
+
+def how_of(reduce: Reduce) -> str:
+    """The type of how a reduction is taken, in math.h."""
+    return {"max": "Largest", "greatest": "Greatest"}.get(reduce.op, "Added")
+
+
+def way_of(reduce: Reduce) -> str:
+    """The same as an argument of a template, of which sums are the default."""
+    return f"<{how_of(reduce)}>" if reduce.is_maximum else ""
 
 
 def _fields(code: Assignments) -> Iterator[str]:

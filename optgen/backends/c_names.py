@@ -10,8 +10,9 @@ from optgen.ir.nodes import Kind
 from optgen.ir.rule import WholeRule
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan
+from optgen.spec.names import FACTS as FACT_NAMES
 
-FACTS = {fact: fact.upper() for fact in ("numel", "ndim", "index", "rows", "cols", "matrices")}
+FACTS = {fact: fact.upper() for fact in FACT_NAMES if fact != "total_numel"}
 
 
 def macro(name: str) -> str:

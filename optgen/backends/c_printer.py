@@ -28,10 +28,10 @@ WORDS = """
     t c s x i n at call sums values value place first shared band line inside aligned element terms pass begin segment
     lines partial body count row col books scalars prepare run finish run_chunk run_tiles run_bands store_sums
     run_element in_bands walks_lines row_sums col_sums before is_one_of is_found values_of sums_of partials_of steps_of
-    count_step read_window sum_of line_sum load store read put each larger plus_square magnitude_bits bits_float draw_of
-    lines_of segment_at run_pass finish_sum finish_max finish_untaken finish_rows finish_cols wait_for_all first_element
-    for_each_tile are_aligned line_at run_of tensors_of blocks_with is_tensorwise main memcpy errno math_errhandling
-    int64_t uint32_t uint8_t int8_t optgen std
+    count_step read_window sum_of line_sum strided_sum load store read put each larger greater order_of ordered_bits
+    join_to plus_square magnitude_bits bits_float draw_of lines_of segment_at run_pass finish_sum finish_max
+    finish_untaken finish_rows finish_cols wait_for_all first_element for_each_tile are_aligned line_at run_of
+    tensors_of blocks_with is_tensorwise main memcpy errno math_errhandling int64_t uint32_t uint8_t int8_t optgen std
 """
 OF_THE_LANGUAGE = frozenset(KEYWORDS.split())
 RESERVED = OF_THE_LANGUAGE | frozenset(WORDS.split())

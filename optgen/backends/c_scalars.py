@@ -8,7 +8,8 @@ from functools import lru_cache
 from itertools import groupby
 
 from optgen.backends.assignments import Assignments, Part
-from optgen.backends.c_block import BlockText
+from optgen.backends.c_block import BlockText, way_of
+from optgen.backends.c_kinds import COUNTS, number_of, reduced
 from optgen.backends.c_names import FACTS, column, member, pass_of
 from optgen.backends.c_printer import CPrinter, c_condition, c_member, c_name
 from optgen.backends.c_statements import CStatements, spelled, under
@@ -289,8 +290,8 @@ class ScalarText:
     def _array_value(self, expr: Expr, kind: Kind) -> Code:
         if isinstance(expr, Reduce):
             assert isinstance(expr.x, Ref)
-            x, length = expr.x.name, "t.at(ROWS)" if self.text.kinds[expr.x.name] is Kind.ROW else "t.at(COLS)"
-            return call("float", call("line_sum", f"{c_name(x)} + i * {length}", length))
+            whole = self.text.kinds[expr.x.name]
+            return call("float", reduced(str(c_name(expr.x.name)), expr.over, whole, way_of(expr)))
         names = {}
         for name in refs(expr):
             text = member(name) if name.startswith(("values.", "sums.")) else c_name(name)
@@ -300,7 +301,7 @@ class ScalarText:
             elif own is kind:
                 names[name] = f"{text}[i]"
             else:
-                names[name] = f"{text}[i / t.at({'ROWS' if kind is Kind.ROW else 'COLS'})]"
+                names[name] = f"{text}[{number_of(own, kind, 'i')}]"
         return CPrinter(single=True, names=names).code(expr)
 
     # After a pass
@@ -320,7 +321,7 @@ class ScalarText:
 
     def _line_sums(self, kind: Kind, how: str) -> list[Code]:
         def finished(k: int, item: ElementSum) -> Code:
-            return call(how, "call", "t", "row_sums", f"{k}", self.text.array(item.name))
+            return call(f"{how}{way_of(item.reduce)}", "call", "t", "row_sums", f"{k}", self.text.array(item.name))
 
         return self.text.taking(self.text.sums.over(kind), finished)
 
@@ -391,7 +392,7 @@ class _Scalars(CPrinter):
         """The expression, to be an operand of another."""
         match expr:
             case Reduce(x=Ref(name=name)):
-                value = call("sum_of", self.spell(name), count_of(self.kinds[name]))
+                value = call(f"sum_of{way_of(expr)}", self.spell(name), COUNTS[self.kinds[name]])
                 exists = self.exists[name].given(self.known)
                 chosen = choice(c_condition(exists), value, "0.0")
                 return Operand(chosen, Binds.ATOM if exists.is_true else Binds.CHOICE)
@@ -426,10 +427,4 @@ def _filled(block: Block) -> set[str]:
 
 def _each(kind: Kind, array: str, value: Code) -> Code:
     """All numbers of an array."""
-    return Lambda(f"each({count_of(kind)}, [&](int64_t i) {{", Labelled(f"{array}[i] = ", value))
-
-
-def count_of(kind: Kind) -> str:
-    """Length of an array of a kind, as an expression."""
-    rows, cols = ("true" if kind is own else "false" for own in (Kind.ROW, Kind.COL))
-    return f"t.count({rows}, {cols})"
+    return Lambda(f"each({COUNTS[kind]}, [&](int64_t i) {{", Labelled(f"{array}[i] = ", value))

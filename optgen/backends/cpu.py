@@ -7,7 +7,8 @@ from itertools import groupby
 from typing import Any
 
 from optgen.backends.base import Rendering
-from optgen.backends.c_block import BlockText, block_text
+from optgen.backends.c_block import BlockText, block_text, way_of
+from optgen.backends.c_kinds import number_of
 from optgen.backends.c_names import pass_of
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.code import Brackets, Chain, Code, Labelled, both, call, choice, declared, guarded, negated
@@ -102,18 +103,21 @@ class CpuWalk:
             when, pointer = self.text.is_read(name), self.text.array(name)
             kind, head, none = self.text.kinds[name], f"const float {c_member(name)}_here = ", "0.0f"
             match kind:
-                case Kind.ROW | Kind.MATRIX:
-                    value: Code = f"{pointer}[segment.{kind.name.lower()}]"
-                case _:
+                case Kind.COL | Kind.LAST:
                     head, none = f"const float* const {c_member(name)}_at = ", "nullptr"
-                    value = Chain(
-                        pointer, (("+", "segment.matrix * t.at(COLS)"), ("+", "segment.col"), ("-", "segment.begin"))
-                    )
+                    matrix = (("+", "segment.matrix * t.at(COLS)"),) if kind is Kind.COL else ()
+                    value: Code = Chain(pointer, (*matrix, ("+", "segment.col"), ("-", "segment.begin")))
+                case Kind.ROW | Kind.MATRIX:
+                    value = f"{pointer}[segment.{kind.name.lower()}]"
+                case Kind.CHANNEL | Kind.LAST2:
+                    value = f"{pointer}[{number_of(kind, Kind.ROW, 'segment.row')}]"
+                case _:
+                    value = f"{pointer}[{number_of(kind, Kind.MATRIX, 'segment.matrix')}]"
             result.append(Labelled(head, choice(when, value, none)))
         result += [f"double {c_name(item.name)} = 0.0" for item in self.rows]
         for k, item in enumerate(self.cols):
-            matrix = "(segment.matrix - lines.first_matrix) * lines.cols"
-            place = Chain(f"lines.col({k})", (("+", matrix), ("+", "segment.place"), ("-", "segment.begin")))
+            own = "(segment.matrix - lines.first_matrix) * lines.cols"
+            place = Chain(f"lines.col({k})", (("+", own), ("+", "segment.place"), ("-", "segment.begin")))
             value = choice(self.text.is_taken(item), place, "nullptr")
             result.append(Labelled(f"double* const {c_member(item.name)}_to = ", value))
         return result
@@ -122,28 +126,36 @@ class CpuWalk:
         """Reads of the values that an element is computed from, by name."""
         result: dict[str, Code] = {}
         for name in self.text.elements:
-            if self.text.kinds[name] in (Kind.ROW, Kind.MATRIX):
+            kind = self.text.kinds[name]
+            if kind.is_array and kind not in (Kind.COL, Kind.LAST):
                 result[name] = f"{c_member(name)}_here"
                 continue
             value = f"{c_member(name)}_at[i]"
-            value = value if self.text.kinds[name] is Kind.COL else f"load({value})"
+            value = value if kind.is_array else f"load({value})"
             result[name] = choice(self.text.is_read(name), value, "0.0f")
         return result
 
     def _clauses(self) -> str:
         sums = [c_name(item.name) for item in (*self.tensor, *self.rows) if not item.is_largest]
-        largest = [c_name(item.name) for item in self.tensor if item.is_largest]
+        largest = [c_name(item.name) for item in (*self.tensor, *self.rows) if item.is_largest]
         clauses = [Brackets(f"reduction({how} : ", tuple(n)) for how, n in (("+", sums), ("max", largest)) if n]
         return "\n".join(c_pragma("#pragma omp simd", clauses))
 
     def _row_ends(self) -> list[Code]:
-        place = "lines.row({})[segment.line - lines.first_row] += "
-        return self.text.taking(self.rows, lambda k, item: Labelled(place.format(k), c_name(item.name)))
+        place = "lines.row({})[segment.line - lines.first_row]"
+
+        def ended(k: int, item: ElementSum) -> Code:
+            if item.is_largest:
+                return call(f"join_to{way_of(item.reduce)}", place.format(k), c_name(item.name))
+            return Labelled(f"{place.format(k)} += ", c_name(item.name))
+
+        return self.text.taking(self.rows, ended)
 
     def _results(self) -> list[Code]:
         def found(_: int, item: ElementSum) -> Code:
             name = c_name(item.name)
-            value = call("bits_float", name) if item.is_largest else name
+            value = call("bits_float", name) if item.reduce.op == "max" else name
+            value = call("Greatest::value", name) if item.reduce.op == "greatest" else value
             return Labelled(f"partial.{c_member(item.name)} = ", value)
 
         results = self.text.taking(self.tensor, found)

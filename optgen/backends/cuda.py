@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optgen.backends.base import Rendering
-from optgen.backends.c_block import NOWHERE, BlockText, block_text
+from optgen.backends.c_block import NOWHERE, BlockText, block_text, way_of
+from optgen.backends.c_kinds import number_of
 from optgen.backends.c_names import codec_type, element_states
 from optgen.backends.c_printer import c_member, c_name
 from optgen.backends.code import Brackets, Code, Labelled, Operand, both, call, choice
@@ -78,7 +79,10 @@ class CudaWalk:
             "col_begins": c_lines([f"double {c_name(item.name)} = 0.0" for item in self.cols], 4),
             "row_ends": c_lines(
                 text.taking(
-                    self.rows, lambda k, item: call("band.add_row", f"{k}", "row", c_name(item.name), "shared.rows")
+                    self.rows,
+                    lambda k, item: call(
+                        f"band.add_row{way_of(item.reduce)}", f"{k}", "row", c_name(item.name), "shared.rows"
+                    ),
                 ),
                 6,
             ),
@@ -92,7 +96,9 @@ class CudaWalk:
             "band_ends": c_lines(
                 text.taking(
                     self.rows,
-                    lambda k, item: call("band.store_rows", f"{k}", text.array(item.name), "shared.rows"),
+                    lambda k, item: call(
+                        f"band.store_rows{way_of(item.reduce)}", f"{k}", text.array(item.name), "shared.rows"
+                    ),
                 ),
                 2,
             ),
@@ -146,6 +152,9 @@ class CudaWalk:
         """Reads of the values that an element is computed from, by name, in a pass over bands or over tiles."""
         stored = {item.name: item for item in self.text.stored()}
         place = {Kind.ROW: "line.row", Kind.COL: "line.col", Kind.MATRIX: "line.matrix"}
+        place |= {kind: number_of(kind, Kind.ROW, "line.row") for kind in (Kind.CHANNEL, Kind.LAST2)}
+        place |= {kind: number_of(kind, Kind.MATRIX, "line.matrix") for kind in (Kind.LAST3, Kind.LAST4)}
+        place[Kind.LAST] = number_of(Kind.LAST, Kind.COL, "line.col")
         result: dict[str, Code] = {}
         for name in self.text.elements:
             kind, reads = self.text.kinds[name], self.text.is_read(name)
@@ -162,16 +171,22 @@ class CudaWalk:
 
     def _partials(self) -> list[Code]:
         def added(k: int, item: ElementSum) -> Code:
-            return call(f"shared.partial.{'add_max' if item.is_largest else 'add'}", f"{k}", c_name(item.name))
+            how = f"{'add_max' if item.is_largest else 'add'}{_greatest(item)}"
+            return call(f"shared.partial.{how}", f"{k}", c_name(item.name))
 
         return self.text.taking(self.tensor, added)
 
     def _results(self) -> list[Code]:
         def found(k: int, item: ElementSum) -> Code:
-            value = call(f"shared.partial.{'largest' if item.is_largest else 'sum'}", f"{k}")
+            value = call(f"shared.partial.{'largest' if item.is_largest else 'sum'}{_greatest(item)}", f"{k}")
             return Labelled(f"partial.{c_member(item.name)} = ", value)
 
         return self.text.taking(self.tensor, found)
+
+
+def _greatest(item: ElementSum) -> str:
+    """The argument of a template for what takes the largest magnitude otherwise."""
+    return way_of(item.reduce) if item.reduce.op == "greatest" else ""
 
 
 def _below(lines: Sequence[str]) -> list[str]:

@@ -24,11 +24,20 @@ REDUCTION = {
     (Kind.TENSOR, "sum"): "total",
     (Kind.TENSOR, "squares"): "total_squares",
     (Kind.TENSOR, "max"): "largest",
+    (Kind.TENSOR, "greatest"): "greatest",
     (Kind.ROW, "sum"): "row_total",
     (Kind.ROW, "squares"): "row_squares",
+    (Kind.ROW, "max"): "row_largest",
+    (Kind.ROW, "greatest"): "row_greatest",
     (Kind.COL, "sum"): "col_total",
+    (Kind.COL, "squares"): "col_squares",
+    (Kind.COL, "max"): "col_largest",
+    (Kind.COL, "greatest"): "col_greatest",
     (Kind.MATRIX, "sum"): "matrix_total",
+    (Kind.MATRIX, "max"): "matrix_largest",
+    (Kind.MATRIX, "greatest"): "matrix_greatest",
 }
+OF_DIMENSION = {"sum": "total_of", "max": "largest_of", "greatest": "greatest_of"}
 RESERVED = frozenset(("m", "f", "t", "o", "v", "s", "sums", "float", "results", "left"))
 STARTS = tuple(f"{stage}_stage" for stage in STAGES)
 
@@ -104,6 +113,8 @@ class PyPrinter:
             case Call():
                 return self._operation(expr)
             case Reduce(op=op, over=over, x=x):
+                if (over, op) not in REDUCTION:
+                    return Operand(call(f"m.{OF_DIMENSION[op]}", self.spread(x), f'"{over.name.lower()}"'))
                 return Operand(call(f"m.{REDUCTION[over, op]}", self.spread(x)))
 
     def _operation(self, expr: Call) -> Operand:
@@ -118,6 +129,24 @@ class PyPrinter:
 
     def spread(self, x: Expr) -> Code:
         """A value that is reduced or rounded, with as many numbers as its kind says."""
-        if any(name in self.fewer for name in refs(x)):
-            return call("t.spread", self.code(x), f'"{kind_of(x, self.kinds).name.lower()}"')
+        kind = kind_of(x, self.kinds)
+        if any(name in self.fewer for name in refs(x)) or kind not in whole_kinds(x, self.fewer, self.kinds):
+            return call("t.spread", self.code(x), f'"{kind.name.lower()}"')
         return self.code(x)
+
+
+def whole_kinds(expr: Expr, fewer: Set[str], kinds: Mapping[str, Kind]) -> Set[Kind]:
+    """The kinds of which an expression surely has all numbers: an operand has them, or one has rows and one columns."""
+    match expr:
+        case Ref(name=name):
+            return frozenset() if name in fewer else {kinds[name]}
+        case Reduce(over=over):
+            return {over}
+        case Select(then=then, other=other):
+            return whole_kinds(then, fewer, kinds) & whole_kinds(other, fewer, kinds)
+        case Call(op="where", args=(condition, then, other)) if kind_of(condition, kinds) <= Kind.STEP:
+            return whole_kinds(then, fewer, kinds) & whole_kinds(other, fewer, kinds)
+        case Call(args=args):
+            found = frozenset().union(*(whole_kinds(arg, fewer, kinds) for arg in args))
+            return found | {Kind.ELEMENT} if {Kind.ROW, Kind.COL} <= found else found
+    return frozenset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from optgen.backends.c_block import block_text
 from optgen.backends.code import Brackets, Code, Labelled, Names, call
 from optgen.backends.py_printer import py_condition
@@ -31,7 +33,8 @@ def block_lines(name: str, plan: Plan, rule: WholeRule) -> list[str]:
         "sums": tuple_code(sums) if sums else "",
         "arrays": tuple_code(arrays) if arrays else "",
         "grads": "True" if rule.reads_gradients(name) else "",
-        "line_sums": "True" if _sums_lines(plan) else "",
+        "line_sums": "True" if _sums_lines(plan, (Kind.TENSOR, Kind.LAST, Kind.LAST2, Kind.LAST3, Kind.LAST4)) else "",
+        "channel_sums": "True" if _sums_lines(plan, (Kind.CHANNEL,)) else "",
         "counts": "True" if _reads_index(plan) else "",
     }
     return field_lines(fields, 4)
@@ -48,10 +51,10 @@ def live_code(formula: Formula) -> Code:
     return "always" if formula.is_true else Labelled("lambda f: ", py_condition(formula))
 
 
-def _sums_lines(plan: Plan) -> bool:
-    """Check whether numbers of rows, columns or matrices are summed over the tensor."""
+def _sums_lines(plan: Plan, over: Collection[Kind]) -> bool:
+    """Check whether numbers of rows, columns or matrices are reduced to some of these kinds."""
     reductions = [let.expr for let in plan.program.lets if isinstance(let.expr, Reduce)]
-    return any(r.over is Kind.TENSOR and isinstance(r.x, Ref) and plan.kinds[r.x.name].is_array for r in reductions)
+    return any(r.over in over and isinstance(r.x, Ref) and plan.kinds[r.x.name].is_array for r in reductions)
 
 
 def _reads_index(plan: Plan) -> bool:
@@ -71,7 +74,7 @@ def _partial(item: ElementSum) -> Code:
     reduce = item.reduce
     live = [] if item.live.is_true else [live_code(item.live)]
     over = [] if reduce.over is Kind.TENSOR else [f'over="{reduce.over.name.lower()}"']
-    op = ['op="max"'] if reduce.op == "max" else []
+    op = ['op="max"'] if reduce.is_maximum else []
     return call("Partial", f'"{item.name}"', *live, *_before(item), *over, *op)
 
 

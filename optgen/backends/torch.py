@@ -6,24 +6,24 @@ the same function, which returns where the sums of the pass are at hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from optgen.backends.assignments import Assignments, Part, StageCode
 from optgen.backends.base import Rendering
-from optgen.backends.code import Brackets, Chain, Labelled, call
+from optgen.backends.code import Brackets, Chain, Labelled, Operand, call
 from optgen.backends.declarations import declared
 from optgen.backends.layout import import_lines, python_code
-from optgen.backends.py_printer import REDUCTION, PyPrinter, py_condition, py_name
+from optgen.backends.py_printer import REDUCTION, PyPrinter, py_condition, py_name, whole_kinds
 from optgen.backends.py_statements import PyStatements, below
 from optgen.backends.quoting import docstring
 from optgen.backends.stages import most_common
 from optgen.backends.statements import If, Invoke, Take, assigned, takes_sums, values_in, walk_statements
 from optgen.ir.formula import Formula
-from optgen.ir.kinds import boolean_names, kind_of, window_name
+from optgen.ir.kinds import boolean_names, window_name
 from optgen.ir.liveness import demands, needed, resolve
-from optgen.ir.nodes import Call, Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
+from optgen.ir.nodes import Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
 from optgen.ir.rule import WholeRule
 from optgen.passes.mask_writes import masked
 from optgen.passes.rewrite import replaced
@@ -48,6 +48,27 @@ class FunctionText:
     lines: tuple[str, ...]
     types: frozenset[str]
     stages: tuple[FunctionText, ...] = ()
+
+
+OWN = {Kind.ROW: "rows", Kind.LAST2: "rows", Kind.COL: "cols", Kind.LAST: "cols", Kind.CHANNEL: "channels"}
+"""Of what a process has numbers for the whole tensor, and an element reads those of this process's part."""
+
+
+@dataclass(frozen=True)
+class _OfElements(PyPrinter):
+    """Prints what is computed for each element: among them stand numbers of their own rows and columns."""
+
+    def operand(self, expr: Expr) -> Operand:
+        """The expression, to be an operand of another."""
+        whole = PyPrinter(self.kinds, self.flags, self.names, self.fewer)
+        match expr:
+            case Ref(name=name):
+                own = OWN.get(self.kinds.get(name, Kind.ELEMENT))
+            case Reduce(over=over):
+                own = OWN.get(over)
+            case _:
+                return super().operand(expr)
+        return whole.operand(expr) if own is None else Operand(call(f"t.own_{own}", whole.code(expr)))
 
 
 class CommonTorchStages:
@@ -218,7 +239,9 @@ class _FunctionRenderer(TorchBlock):
         return f"v.{name}"
 
     def _printer(self, code: Assignments) -> PyPrinter:
-        kinds, texts = {variable: let.kind for variable, let in code.types.items()}, {}
+        kinds = {variable: self.kinds[name] for name, variable in code.holders.items()}
+        kinds |= {variable: let.kind for variable, let in code.types.items()}
+        texts = {}
         fewer = {variable for name, variable in code.holders.items() if name in self.fewer}
         for name in code.read:
             head, _, own = name.partition(".")
@@ -227,6 +250,8 @@ class _FunctionRenderer(TorchBlock):
                 kinds[name] = self.kinds[own]
                 if own in self.fewer:
                     fewer.add(name)
+            elif name not in kinds:
+                kinds[name] = self.kinds[name]
         return PyPrinter(kinds, names=texts, fewer=fewer)
 
     # Statements
@@ -249,7 +274,7 @@ class _FunctionRenderer(TorchBlock):
         """
         printer = self._printer(code)
         return PyStatements(
-            lambda statement: self._among(statement.value, printer.kinds[statement.variable], printer),
+            lambda statement: self._among(printer.kinds[statement.variable], printer),
             code.loose,
             take=lambda statement, indent: self._take(statement, printer, at_end, indent),
             invoke=self._invoke,
@@ -259,7 +284,8 @@ class _FunctionRenderer(TorchBlock):
         """A sum where its values are at hand; a pass that wants no other ends here."""
         name, reduce = statement.name, self.by_name[statement.name].expr
         assert isinstance(reduce, Reduce)
-        taken = call(f"m.{REDUCTION[reduce.over, reduce.op]}", printer.spread(statement.value))
+        terms = self._among(Kind.ELEMENT, printer).spread(statement.value)
+        taken = call(f"m.{REDUCTION[reduce.over, reduce.op]}", terms)
         asked = Chain(f'"{name}" in t.wanted', (("and", call("t.ends", Labelled(f"{name}=", taken))),))
         return [*python_code(Labelled("if ", asked), indent, ":"), f"    return {at_end}"]
 
@@ -272,17 +298,12 @@ class _FunctionRenderer(TorchBlock):
         ended = python_code(Labelled("if ", Chain(walrus, (("is", "None"),))), indent, ":")
         return [*ended, "    return t.taken", f"{left} = left"]
 
-    def _among(self, expr: Expr, kind: Kind, printer: PyPrinter) -> PyPrinter:
+    @staticmethod
+    def _among(kind: Kind, printer: PyPrinter) -> PyPrinter:
         """A printer for what is computed for each of a kind: among elements stand their own rows and columns."""
         if kind is not Kind.ELEMENT:
             return printer
-        of_lines = {Kind.ROW: "t.own_rows({})", Kind.COL: "t.own_cols({})"}
-        names = {
-            n: of_lines[printer.kinds[n]].format(printer.print(Ref(n)))
-            for n in refs(expr)
-            if printer.kinds.get(n) in of_lines
-        }
-        return replace(printer, names={**printer.names, **names})
+        return _OfElements(printer.kinds, printer.flags, printer.names, printer.fewer)
 
     def _results(self, code: Assignments) -> list[str]:
         """Statements that return the results of the last pass, without those that these settings do not write."""
@@ -293,7 +314,7 @@ class _FunctionRenderer(TorchBlock):
         for name, output in self.outputs.items():
             written = self.writes[name]
             value = replaced(resolve(output, written), code.values)
-            text = self._among(value, self.kinds[name], printer).code(value)
+            text = self._among(self.kinds[name], printer).code(value)
             if written.is_true:
                 always += below(python_code(Labelled(f'"{name}": ', text), 8, ","))
             else:
@@ -314,26 +335,9 @@ def _chooses(code: Assignments) -> bool:
 
 def fewer_numbers(program: Program) -> set[str]:
     """The names that may be fewer numbers in torch than their kind says: one may stand for all elements."""
-    fewer = {name for name, item in program.inputs.items() if item.kind < Kind.MATRIX}
+    fewer = {name for name, item in program.inputs.items() if item.kind <= Kind.TENSOR}
     kinds = program.kinds()
     for let in program.lets:
         if let.kind not in whole_kinds(let.expr, fewer, kinds):
             fewer.add(let.name)
     return fewer
-
-
-def whole_kinds(expr: Expr, fewer: Set[str], kinds: Mapping[str, Kind]) -> Set[Kind]:
-    """The kinds of which an expression surely has all numbers: an operand has them, or one has rows and one columns."""
-    match expr:
-        case Ref(name=name):
-            return frozenset() if name in fewer else {kinds[name]}
-        case Reduce(over=over):
-            return {over}
-        case Select(then=then, other=other):
-            return whole_kinds(then, fewer, kinds) & whole_kinds(other, fewer, kinds)
-        case Call(op="where", args=(condition, then, other)) if kind_of(condition, kinds) <= Kind.STEP:
-            return whole_kinds(then, fewer, kinds) & whole_kinds(other, fewer, kinds)
-        case Call(args=args):
-            found = frozenset().union(*(whole_kinds(arg, fewer, kinds) for arg in args))
-            return found | {Kind.ELEMENT} if {Kind.ROW, Kind.COL} <= found else found
-    return frozenset()

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optgen.diagnostics import Reporter, suggest
+from optgen.ir.facts import NAMED, fact
 from optgen.ir.fits import fits, fits_below
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import describe
@@ -20,7 +21,7 @@ from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
 from optgen.ir.liveness import changes
 from optgen.ir.nodes import Arm, Call, Const, Expr, Input, Kind, Let, Program, Ref
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, stored_names, too_deep
-from optgen.ir.reductions import lowered, over_of
+from optgen.ir.reductions import lowered, over_of, refused
 from optgen.ir.scope import Scope, several
 from optgen.ir.steps import asks_step, sides_of
 from optgen.ir.values import ERROR, Value, also, call
@@ -299,8 +300,10 @@ class Builder:
                     return Const(number)
                 self.reporter.error("number", "this number is too large", node_location(self.text, node))
                 return ERROR
-            case ast.Name(id=name):
+            case ast.Name(id=name) if name in env or name not in NAMED:
                 return self._name(node, name, env, path)
+            case ast.Name() | ast.Subscript(value=ast.Name(id="shape")):
+                return self._fact(node, path)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in BY_SYNTAX:
                 return self._operation(BY_SYNTAX[type(op)], node, (left, right), env, path)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -348,6 +351,14 @@ class Builder:
             self.reporter.error("type", message, node_location(self.text, node), "give each a name of its own")
         return value.expr
 
+    def _fact(self, node: ast.expr, path: Formula) -> Expr:
+        """A fact that is written as `shape[i]`, or follows from others."""
+        found = fact(node, lambda least: self.scope.has_rank(path, least), self.at_once)
+        if isinstance(found, Expr):
+            return found
+        self.reporter.error(found.rule, found.message, node_location(self.text, node), found.help_text)
+        return ERROR
+
     def _number(self, node: ast.expr, env: Mapping[str, Value], path: Formula) -> Expr:
         expr = self._expression(node, env, path)
         if is_boolean(expr, self.by_name):
@@ -381,7 +392,8 @@ class Builder:
         path: Formula,
     ) -> Expr:
         where = node_location(self.text, node)
-        match CALLED.get(name):
+        of_one = REDUCTIONS.get(name) if len(args) == 1 else None  # `max(x)`, but `max(x, y)`
+        match of_one or CALLED.get(name):
             case Reduction() as row:
                 return self._reduction(node, row, args, keywords, env, path)
             case None:
@@ -455,38 +467,18 @@ class Builder:
     ) -> Expr:
         name, where, over = row.name, node_location(self.text, node), over_of(row, keywords)
         if len(args) != 1 or over is None:
-            others = [f"`over={other}`" for other in row.over[1:]]
-            message = ", and ".join((f"`{name}` takes one value", *([" or ".join(others)] if others else [])))
+            others = f", and `over=` one of {', '.join(row.over)}" if len(row.over) > 1 else ""
+            message = f"`{name}` takes one value{others}"
             self.reporter.error("arguments", message, where, instead_of_call(node, name))
             return ERROR
         expr = self._number(args[0], env, path)
         kind = kind_of(expr, self.kinds)
         if expr == ERROR:
             return ERROR
-        if (
-            kind < Kind.MATRIX
-            or (over > Kind.GLOBAL and kind <= over)
-            or (over in (Kind.ROW, Kind.COL) and kind != Kind.ELEMENT)
-        ):
-            message = f"`{name}` has nothing to reduce: this is one number per {unit_of(kind)}"
-            self.reporter.error("kind", message, node_location(self.text, args[0]))
-            return ERROR
-        if over is Kind.GLOBAL and self.at_once:
-            message = "an initial value is computed for each parameter separately"
-            self.reporter.error("kind", message, where, "leave `over=all` out")
-            return ERROR
-        if over is Kind.GLOBAL and (kind is not Kind.ELEMENT or "all" not in row.over):
-            *some, last = (f"`{other.name}`" for other in REDUCTIONS.values() if "all" in other.over)
-            message = f"`over=all` takes {', '.join(some)} or {last} of one number per element"
-            self.reporter.error("kind", message, where)
-            return ERROR
-        if over in (Kind.ROW, Kind.COL, Kind.MATRIX) and not self.scope.has_rows(path):
-            message = f"`{name}` needs rows and columns, which a parameter of fewer than two dimensions does not have"
-            help_text = "write `when: ndim >= 2`" if self.at_once else "put it below `if ndim >= 2:`"
-            self.reporter.error("no-rows", message, where, help_text)
-            return ERROR
-        if row.of == "magnitudes" and (kind is not Kind.ELEMENT or over is Kind.MATRIX):
-            self.reporter.error("kind", f"`{name}` reduces elements over a tensor or over all", where)
+        wrong = refused(row, over, kind, self.at_once, lambda least: self.scope.has_rank(path, least))
+        if wrong is not None:
+            at = args[0] if wrong.of_argument else node
+            self.reporter.error(wrong.rule, wrong.message, node_location(self.text, at), wrong.help_text)
             return ERROR
         if not isinstance(expr, Ref):
             expr = self.bind_part(self.target, expr, node)

@@ -39,7 +39,7 @@ def _text(expr: Expr, outer: int) -> str:
             chosen = f"{_text(then, Binds.OR)} if {condition(formula)} else {_text(other, Binds.CHOICE)}"
             return _wrapped(chosen, Binds.CHOICE, outer)
         case Reduce(op=op, over=over, x=x):
-            name = {"sum": "sum", "squares": "sum_of_squares", "max": "max"}[op]
+            name = {"sum": "sum", "squares": "sum_of_squares", "max": "max", "greatest": "greatest"}[op]
             if over in (Kind.ROW, Kind.COL):
                 return f"{over.name.lower()}_{name}({text(x)})"
             place = {Kind.TENSOR: "", Kind.MATRIX: ", over=matrix", Kind.GLOBAL: ", over=all"}[over]

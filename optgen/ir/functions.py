@@ -82,9 +82,10 @@ class Function:
 
 
 def named(tree: ast.AST) -> list[ast.Name]:
-    """The names in a tree. A function's is none of them: a value may have the same."""
+    """The names in a tree. A function's is none of them, nor the word of `over=`: a value may have the same."""
     nodes = list(ast.walk(tree))
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    called |= {id(node.value) for node in nodes if isinstance(node, ast.keyword)}
     return [node for node in nodes if isinstance(node, ast.Name) and id(node) not in called]
 
 

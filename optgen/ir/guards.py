@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from itertools import combinations
 from operator import or_
 from typing import Any, Literal
 
-from optgen.ir.formula import FALSE, TRUE, Formula, FormulaTooLargeError, atom
+from optgen.ir.formula import FALSE, TRUE, Formula, FormulaTooLargeError, any_of, atom
 from optgen.operations import COMPARISONS
 
 Subject = Literal["option", "hyper", "input", "fact", "codec", "step"]
@@ -143,6 +144,20 @@ def feasible(formula: Formula, guards: Mapping[str, Guard], choices: Mapping[str
     return not (formula & _settings(asked, choices)).is_false
 
 
+def _numbers_around(guards: Iterable[Guard]) -> set[float]:
+    """Whole numbers that a fact can be, of which one is like any other to these guards."""
+    values = [guard.value for guard in guards if isinstance(guard.value, int | float)]
+    return {number for value in values for by in (-1, 0, 1) if (number := math.floor(value) + by) >= 0}
+
+
+def _at(guards: Iterable[Guard], number: float) -> Formula:
+    """Formula that says what these guards are where their fact is a number."""
+    result = TRUE
+    for guard in guards:
+        result = result & (atom(guard.name) if guard.holds(number) else ~atom(guard.name))
+    return result
+
+
 def _settings(guards: Iterable[Guard], choices: Mapping[str, Iterable[str | int]]) -> Formula:
     """Formula over these guards that holds under every setting.
 
@@ -164,6 +179,8 @@ def _settings(guards: Iterable[Guard], choices: Mapping[str, Iterable[str | int]
         if guard.about == "step" and recorded:
             result = result & (atom(guard.name) | ~recorded[0])
     for several in by_subject.values():
+        if several[0].about == "fact":
+            result = result & any_of(_at(several, number) for number in _numbers_around(several))
         given = next((atom(guard.name) for guard in several if guard.op == "given"), TRUE)
         for guard in several:
             if guard.op != "given":

@@ -28,8 +28,8 @@ CALLS: Mapping[str, str] = {
     "multiply": "x * y", "nan_to_num": "where(isfinite(x), x, 0)", "ne": "x != y", "neg": "-x", "negative": "-x",
     "numel": "numel", "pow": "x ** y", "power": "x ** y", "reciprocal": "1 / x", "relu": "max(x, 0)",
     "remainder": "x % y", "round": "floor(x + 0.5)", "sgn": "sign(x)",
-    "square": "x * x", "std": "sqrt(mean((x - mean(x)) ** 2))", "sub": "x - y",
-    "subtract": "x - y", "true_divide": "x / y", "trunc": "sign(x) * floor(abs(x))", "var": "mean((x - mean(x)) ** 2)",
+    "square": "x * x", "sub": "x - y",
+    "subtract": "x - y", "true_divide": "x / y", "trunc": "sign(x) * floor(abs(x))",
     "vdot": "sum(x * y)", "vector_norm": "norm(x)", "zero": "0 * x",
 }  # fmt: skip
 OPERATORS: Mapping[type[ast.operator], str] = {
@@ -117,8 +117,6 @@ def instead_of_call(node: ast.Call, name: str) -> str:
         return f"`every` stands in `if every(n):`; a condition on values is `step % {ast.unparse(node.args[0])} == 0`"
     if name in CALLS and CALLS[name] not in "xyz":  # a letter alone stands for an argument, and says nothing
         return f"write `{CALLS[name]}`"
-    if name in ("min", "max") and len(node.args) == 1:
-        return f"write `{CALLED[name].signature}`; `absmax(x)` is the largest magnitude of a tensor"
     return f"write `{CALLED[name].signature}`" if name in CALLED else ""
 
 

@@ -79,4 +79,8 @@ def unit_of(kind: Kind) -> str:
         Kind.STEP: "parameter and step",
         Kind.TENSOR: "tensor",
         Kind.COL: "column",
+        Kind.LAST: "index of the last dimension",
+        Kind.LAST2: "index of the last dimension but one",
+        Kind.LAST3: "index of the third dimension from the end",
+        Kind.LAST4: "index of the fourth dimension from the end",
     }.get(kind, kind.name.lower())

@@ -18,17 +18,27 @@ from optgen.ir.formula import TRUE, Formula
 
 
 class Kind(IntEnum):
-    """Number of values: from one for all parameters (CONST, GLOBAL) to one for each element (ELEMENT)."""
+    """Number of values: from one for all parameters (CONST, GLOBAL) to one for each element (ELEMENT).
+
+    Between a tensor and its elements, a kind has one number for each index of some of the tensor's dimensions: CHANNEL
+    of the first, LAST to LAST4 of one counted from the end, ROW of all but the last, COL of all but the one before
+    that, MATRIX of all but those two.
+    """
 
     CONST = 0
     GLOBAL = 1
     GROUP = 2
     STEP = 3
     TENSOR = 4
-    MATRIX = 5
-    ROW = 6
-    COL = 7
-    ELEMENT = 8
+    CHANNEL = 5
+    LAST = 6
+    LAST2 = 7
+    LAST3 = 8
+    LAST4 = 9
+    MATRIX = 10
+    ROW = 11
+    COL = 12
+    ELEMENT = 13
 
     @property
     def is_host(self) -> bool:
@@ -43,23 +53,34 @@ class Kind(IntEnum):
     @property
     def is_array(self) -> bool:
         """Several numbers per parameter tensor, fewer than its elements."""
-        return self in (Kind.MATRIX, Kind.ROW, Kind.COL)
+        return Kind.TENSOR < self < Kind.ELEMENT
+
+
+PARTS: Mapping[Kind, tuple[Kind, ...]] = {
+    Kind.MATRIX: (Kind.LAST3, Kind.LAST4),
+    Kind.ROW: (Kind.CHANNEL, Kind.LAST2, Kind.LAST3, Kind.LAST4, Kind.MATRIX),
+    Kind.COL: (Kind.LAST, Kind.LAST3, Kind.LAST4, Kind.MATRIX),
+}
+"""The kinds of fewer dimensions of which each number of a kind has one, whatever the rank."""
 
 
 def join(first: Kind, second: Kind) -> Kind:
-    """The kind of an operation on two values: a row with a column is an element."""
-    if {first, second} == {Kind.ROW, Kind.COL}:
-        return Kind.ELEMENT
-    return max(first, second)
+    """The kind of an operation on two values, which has the dimensions of both: a row with a column is an element."""
+    return next(
+        kind for kind in (max(first, second), *PARTS, Kind.ELEMENT) if takes(kind, first) and takes(kind, second)
+    )
 
 
 def takes(whole: Kind, part: Kind) -> bool:
     """Check whether each number of kind `whole` has one of kind `part`; a row has no number of a column."""
-    return join(whole, part) is whole
+    if whole.is_array and part.is_array:
+        return whole is part or part in PARTS.get(whole, ())
+    return part <= whole
 
 
 Number = float | bool
-ReduceOp = Literal["sum", "squares", "max"]
+ReduceOp = Literal["sum", "squares", "max", "greatest"]
+"""`max` is of numbers that are not negative, 0 of none; `greatest` of any numbers, -inf of none."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +125,7 @@ class Select:
 
 @dataclass(frozen=True)
 class Reduce:
-    """The sum of `x`, of its squares, or its largest, over a tensor, a matrix, each row or each column.
+    """The sum of `x`, of its squares, or its maximum, over a tensor, a matrix, each row or each column.
 
     Sums are float64, and so are the squares in them, which float32 could not hold for very small or large numbers.
     """
@@ -112,6 +133,11 @@ class Reduce:
     op: ReduceOp
     over: Kind
     x: Expr
+
+    @property
+    def is_maximum(self) -> bool:
+        """True if it takes one of the numbers, rather than their sum."""
+        return self.op in ("max", "greatest")
 
 
 Expr = Const | Ref | Call | Select | Reduce

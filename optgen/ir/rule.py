@@ -22,6 +22,7 @@ from optgen.ir.functions import Function, parse_functions, reached
 from optgen.ir.guards import RECORDED, GuardTable
 from optgen.ir.nodes import Const, Expr, Input, Kind, Program
 from optgen.ir.parser import Stage, node_location, parse_block, parse_expression, stored_names
+from optgen.ir.reductions import DIMENSIONS, least_rank
 from optgen.ir.refusals import Refusal, build_refusal
 from optgen.ir.scope import Scope
 from optgen.prose import Prose
@@ -39,6 +40,7 @@ SHAPES = {
     "row": Kind.ROW,
     "col": Kind.COL,
     "matrix": Kind.MATRIX,
+    **DIMENSIONS,
     "tensor": Kind.TENSOR,
     "group": Kind.GROUP,
     "global": Kind.GLOBAL,
@@ -296,10 +298,12 @@ class _RuleBuilder:
             self.reporter.error(
                 "kind", f"a state of shape `{state.shape}` always exists and cannot have `when`", where, "remove `when`"
             )
-        if kind.is_array and not self.scope.has_rows(exists):
+        least = least_rank(kind)
+        if not self.scope.has_rank(exists, least):
             where = loaded.locate("states", name, "shape")
-            message = f"a state of shape `{state.shape}` exists only for parameters of two dimensions or more"
-            self.reporter.error("no-rows", message, where, "write `when: ndim >= 2`")
+            dims = {2: "two"}.get(least, str(least))
+            message = f"a state of shape `{state.shape}` exists only for parameters of {dims} dimensions or more"
+            self.reporter.error("no-rows", message, where, f"write `when: ndim >= {least}`")
         return Input(name, "state", kind, exists, state.range == "signed", codecs, state.window)
 
     def _check_lasting(self, name: str, exists: Formula, where: Location) -> None:

@@ -147,10 +147,10 @@ class Scope:
                 formula = formula & ~refused
         return feasible(formula, table.guards, choices)
 
-    def has_rows(self, path: Formula) -> bool:
-        """Check whether all parameters on this path have two dimensions or more."""
+    def has_rank(self, path: Formula, least: int) -> bool:
+        """Check whether all parameters on this path have at least so many dimensions."""
         facts = [guard for guard in self.guards.guards.values() if guard.about == "fact" and guard.subject == "ndim"]
-        for ndim in (0, 1):
+        for ndim in range(least):
             lines = path
             for guard in facts:
                 lines = lines & (atom(guard.name) if guard.holds(ndim) else ~atom(guard.name))

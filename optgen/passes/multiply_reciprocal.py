@@ -17,7 +17,7 @@ def multiply_reciprocal(program: Program) -> Program:
 
     def change(expr: Expr) -> Expr:
         match expr:
-            case Call("/", (x, y), named) if kind_of(x, kinds) >= Kind.MATRIX and kind_of(y, kinds) <= Kind.TENSOR:
+            case Call("/", (x, y), named) if kind_of(x, kinds) > Kind.TENSOR and kind_of(y, kinds) <= Kind.TENSOR:
                 return Call("*", (x, Call("/", (Const(1.0), y))), named)
         return expr
 

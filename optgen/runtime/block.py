@@ -97,7 +97,9 @@ class Block:
         sums: Sums over all parameters: (name, operator, reduction).
         refusals: Settings and states of a group with which the block may not run.
         grads: Whether the block runs over parameters that have a gradient, rather than over those that have states.
-        line_sums: Whether numbers of rows, columns or matrices are summed over the tensor.
+        line_sums: Whether numbers of several matrices are brought together: for the tensor, or one of its last
+            dimensions.
+        channel_sums: Whether numbers of rows are brought together for their index of the first dimension.
         counts: Whether anything depends on a parameter's position in its group.
     """
 
@@ -112,6 +114,7 @@ class Block:
     refusals: tuple[Refusal, ...] = ()
     grads: bool = False
     line_sums: bool = False
+    channel_sums: bool = False
     counts: bool = False
 
     @cached_property
@@ -123,6 +126,11 @@ class Block:
     def lines(self) -> Mapping[str, str]:
         """The results that are one number for each row or column, and which of them."""
         return {partial.name: partial.over for partial in self.partials if partial.over != "tensor"}
+
+    @cached_property
+    def maxima(self) -> frozenset[str]:
+        """The results that are one of the numbers, rather than their sum."""
+        return frozenset(partial.name for partial in self.partials if partial.op == "max")
 
     def taken(self, item: Pass, flags: Flags) -> tuple[Partial, ...]:
         """The results that a pass makes."""

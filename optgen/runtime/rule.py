@@ -257,7 +257,7 @@ class Rule:
     @cached_property
     def tensor_states(self) -> tuple[State, ...]:
         """States of a parameter with fewer numbers than elements."""
-        return tuple(s for s in self.states.values() if s.kind in ("row", "col", "matrix", "tensor"))
+        return tuple(s for s in self.states.values() if s.kind not in ("element", "group", "global"))
 
     @cached_property
     def shared_states(self) -> tuple[State, ...]:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from optgen.codecs import SMALLEST_ABSMAX
+from optgen.runtime.dimensions import kind_dims
+from optgen.runtime.dimensions import spread_shape as spread_shape
 
 NAN = math.nan
 INF = math.inf
@@ -215,6 +217,19 @@ def largest(x: Tensor) -> Tensor:
     return x.max().double() if x.numel() else torch.zeros((), dtype=torch.float64, device=x.device)
 
 
+def greatest(x: Tensor) -> Tensor:
+    """The greatest of all numbers; -inf of none."""
+    return _greatest(x, tuple(range(x.dim())), -INF).reshape(())
+
+
+def _greatest(x: Tensor, dims: tuple[int, ...], of_none: float) -> Tensor:
+    """The greatest along dimensions, which are kept; both zeros are 0."""
+    if x.numel():
+        return x.amax(dims, keepdim=True).double() + 0.0
+    shape = [1 if at in dims or at - x.dim() in dims else size for at, size in enumerate(x.shape)]
+    return torch.full(shape, of_none, dtype=torch.float64, device=x.device)
+
+
 def row_total(x: Tensor) -> Tensor:
     """Sums along the last dimension, kept as (..., rows, 1)."""
     return x.sum(dim=-1, keepdim=True, dtype=torch.float64)
@@ -228,6 +243,61 @@ def row_squares(x: Tensor) -> Tensor:
 def col_total(x: Tensor) -> Tensor:
     """Sums along the dimension before the last, kept as (..., 1, cols)."""
     return x.sum(dim=-2, keepdim=True, dtype=torch.float64)
+
+
+def row_largest(x: Tensor) -> Tensor:
+    """The largest of numbers that are not negative along the last dimension, kept as (..., rows, 1); 0 of none."""
+    return _greatest(x, (-1,), 0.0)
+
+
+def row_greatest(x: Tensor) -> Tensor:
+    """The greatest along the last dimension, kept as (..., rows, 1); -inf of none."""
+    return _greatest(x, (-1,), -INF)
+
+
+def col_squares(x: Tensor) -> Tensor:
+    """Sums of squares along the dimension before the last, kept as (..., 1, cols)."""
+    return x.double().square().sum(dim=-2, keepdim=True)
+
+
+def col_largest(x: Tensor) -> Tensor:
+    """The largest of numbers that are not negative along the dimension before the last; 0 of none."""
+    return _greatest(x, (-2,), 0.0)
+
+
+def col_greatest(x: Tensor) -> Tensor:
+    """The greatest along the dimension before the last, kept as (..., 1, cols); -inf of none."""
+    return _greatest(x, (-2,), -INF)
+
+
+def matrix_largest(x: Tensor) -> Tensor:
+    """The largest number of rows or columns of each matrix, none of them negative, as (..., 1, 1); 0 of none."""
+    return _greatest(x, (-2, -1), 0.0).float()
+
+
+def matrix_greatest(x: Tensor) -> Tensor:
+    """The greatest number of rows or columns of each matrix, kept as (..., 1, 1); -inf of none."""
+    return _greatest(x, (-2, -1), -INF).float()
+
+
+def total_of(x: Tensor, kind: str) -> Tensor:
+    """Sums over all dimensions but those of a kind, which are kept (dimensions.py)."""
+    return x.sum(dim=_others(x, kind), keepdim=True, dtype=torch.float64).float()
+
+
+def largest_of(x: Tensor, kind: str) -> Tensor:
+    """The largest of numbers that are not negative over all dimensions but those of a kind; 0 of none."""
+    return _greatest(x, _others(x, kind), 0.0).float()
+
+
+def greatest_of(x: Tensor, kind: str) -> Tensor:
+    """The greatest over all dimensions but those of a kind; -inf of none."""
+    return _greatest(x, _others(x, kind), -INF).float()
+
+
+def _others(x: Tensor, kind: str) -> tuple[int, ...]:
+    kept = kind_dims(kind, x.dim())
+    return tuple(dim for dim in range(x.dim()) if dim not in kept)
 
 
 def matrix_total(x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class ElementSum:
     @property
     def is_largest(self) -> bool:
         """True if it takes the largest of the elements rather than their sum."""
-        return self.reduce.op == "max"
+        return self.reduce.is_maximum
 
 
 @dataclass(frozen=True)

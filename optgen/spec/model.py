@@ -18,7 +18,9 @@ from optgen.prose import Prose
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
 Text = Annotated[str, StringConstraints(max_length=65536)]
 Number = int | float
-Shape = Literal["param", "row", "col", "matrix", "tensor", "group", "global"]
+Shape = Literal[
+    "param", "row", "col", "matrix", "channel", "last", "last2", "last3", "last4", "tensor", "group", "global"
+]  # fmt: skip
 Needs = Literal["update", "codec", "quantized"] | dict[Name, int | str]
 Bits = int | Literal["any"]
 Paged = bool | Literal["any"]

@@ -9,7 +9,12 @@ import builtins
 
 from optgen.operations import CALLED
 
-FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
+SIZES = {0: "size0", 1: "size1", 2: "size2", 3: "size3", -1: "cols", -2: "rows", -3: "size_3", -4: "size_4"}
+"""Names of the sizes of dimensions, by their numbers: those of `shape[0]`, `shape[-1]`, ..."""
+FACTS = (
+    "ndim", "numel", "index", "rows", "cols", "matrices", "total_numel", "size0", "size1", "size2", "size3", "size_3",
+    "size_4",
+)  # fmt: skip
 """Facts about a parameter, or about all parameters of a step, that a block may use."""
 OF_BLOCKS = ("param", "grad", "update", "step", "active", *FACTS)
 """Names that every block has."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from oracles.declared import Row
 from oracles.expressions import Kind
-from support.random_blocks import CONDITIONS, KEPT, LINES, OF_STEPS, ROWS, SHAPES, Name, State, Writer
+from support.random_blocks import CONDITIONS, KEPT, LINES, OF_STEPS, RANKS, ROWS, SHAPES, Name, State, Writer
 
 CODECS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")
 QUANTIZED = ("int8", "int4", "fp8", "companded8")
@@ -77,7 +77,7 @@ class _RuleWriter:
             chosen = self.rng.sample(lasting, self.rng.choice([0, 0, 1, 1, 2]))
             when = frozenset() if SHAPES[shape] <= Kind.GROUP else frozenset(chosen)
             if SHAPES[shape] in LINES:
-                when |= {ROWS}
+                when |= {ROWS, RANKS.get(SHAPES[shape], ROWS)}
             result.append(State(f"s{number}", shape, window or self.rng.random() < 0.7, when, window))
         return result
 
@@ -109,6 +109,8 @@ class _RuleWriter:
         names |= {"step": Name(Kind.STEP, 5.0), "ndim": Name(Kind.STEP, 4.0), "numel": Name(Kind.STEP, 330.0)}
         names |= {"index": Name(Kind.STEP, 9.0), "rows": Name(Kind.STEP, 20.0), "cols": Name(Kind.STEP, 330.0)}
         names |= {"matrices": Name(Kind.STEP, 4.0), "total_numel": Name(Kind.GLOBAL, 1000.0)}
+        names |= {"fan_in": Name(Kind.STEP, 330.0), "shape[0]": Name(Kind.STEP, 330.0, frozenset({ROWS}))}
+        names |= {"shape[-3]": Name(Kind.STEP, 20.0, frozenset({ROWS, "ndim >= 3"}))}
         names["param"] = Name(Kind.ELEMENT, 20.0)
         for name, state in self.states.items():
             names[name] = Name(SHAPES[state.shape], KEPT, state.when, is_window=state.window)

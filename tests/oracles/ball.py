@@ -260,6 +260,14 @@ def largest(x: Ball) -> Ball:
     return spread(top, np.float64(np.inf if np.isinf(x.rad).any() else rad), Ball(top))
 
 
+def greatest(x: Ball, axis: Any = None) -> Ball:
+    """The greatest along axes, which are kept unless all are meant: monotone in every number."""
+    if not x.mid.size:
+        return Ball(np.full(x.mid.max(axis=axis, keepdims=axis is not None, initial=0).shape, -np.inf))
+    low, mid, high = (part.max(axis=axis, keepdims=axis is not None) for part in (x.low, x.mid, x.high))
+    return Ball(mid, np.maximum(high - mid, mid - low))
+
+
 def norm(x: Ball) -> Ball:
     """Root of the sum of squares; the squares are float32 products, the sum is float64."""
     return sqrt(total(x * x))

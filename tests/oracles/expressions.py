@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,15 +37,20 @@ class Kind(IntEnum):
     GROUP = 2
     STEP = 3
     TENSOR = 4
-    MATRIX = 5
-    ROW = 6
-    COL = 7
-    ELEMENT = 8
+    CHANNEL = 5
+    LAST = 6
+    LAST2 = 7
+    LAST3 = 8
+    LAST4 = 9
+    MATRIX = 10
+    ROW = 11
+    COL = 12
+    ELEMENT = 13
 
     @property
     def is_single(self) -> bool:
         """True if it is computed in float32."""
-        return self >= Kind.MATRIX
+        return self > Kind.TENSOR
 
 
 KINDS = {
@@ -54,21 +58,53 @@ KINDS = {
     "row": Kind.ROW,
     "col": Kind.COL,
     "matrix": Kind.MATRIX,
+    "channel": Kind.CHANNEL,
+    "last": Kind.LAST,
+    "last2": Kind.LAST2,
+    "last3": Kind.LAST3,
+    "last4": Kind.LAST4,
     "tensor": Kind.TENSOR,
     "group": Kind.GROUP,
     "global": Kind.GLOBAL,
 }
 
 
+ALL = frozenset({"first", "between", "-4", "-3", "-2", "-1"})
+DIMENSIONS = {
+    Kind.CHANNEL: frozenset({"first"}),
+    Kind.LAST: frozenset({"-1"}),
+    Kind.LAST2: frozenset({"-2"}),
+    Kind.LAST3: frozenset({"-3"}),
+    Kind.LAST4: frozenset({"-4"}),
+    Kind.MATRIX: frozenset({"between", "-4", "-3"}),
+    Kind.ROW: ALL - {"-1"},
+    Kind.COL: ALL - {"-2", "first"},
+    Kind.ELEMENT: ALL,
+}
+"""Dimensions of a tensor of any rank: the first may be any of those that are counted from the end."""
+
+
+def dims_of(kind: Kind, rank: int) -> tuple[int, ...]:
+    """Numbers of the dimensions that a kind has in a tensor of this rank."""
+    names = DIMENSIONS.get(kind, frozenset[str]())
+    found = [str(dim - rank) in names or (dim < rank - 4 and "between" in names) for dim in range(rank)]
+    if kind is Kind.CHANNEL and rank:
+        found[0] = True
+    return tuple(dim for dim in range(rank) if found[dim])
+
+
 def join(*kinds: Kind) -> Kind:
-    """The kind of an operation: a row with a column is an element."""
+    """The kind of an operation: the smallest that has the dimensions of all."""
     highest = max(kinds)
-    return Kind.ELEMENT if highest is Kind.COL and Kind.ROW in kinds else highest
+    wanted = frozenset[str]().union(*(DIMENSIONS.get(kind, frozenset()) for kind in kinds))
+    if not wanted:
+        return highest
+    return next(kind for kind in sorted(DIMENSIONS) if DIMENSIONS[kind] >= wanted)
 
 
 @dataclass(frozen=True)
 class Number:
-    """Numbers of a kind. Rows have the shape (..., rows, 1), columns (..., 1, cols), matrices (..., 1, 1)."""
+    """Numbers of a kind: in the rank of the tensor, of size 1 in the dimensions that the kind does not have."""
 
     ball: Ball
     kind: Kind
@@ -97,6 +133,8 @@ Value = Number | Truth | Window
 def kind_of(node: ast.AST, kinds: Mapping[str, Kind]) -> Kind:
     """The kind of an expression, given those of the names that it reads."""
     match node:
+        case ast.Subscript():
+            return Kind.STEP
         case ast.Name(id=name):
             return kinds[name]
         case ast.Call(func=ast.Name(id="percentile" | "push")):
@@ -105,15 +143,22 @@ def kind_of(node: ast.AST, kinds: Mapping[str, Kind]) -> Kind:
             return Kind.ROW
         case ast.Call(func=ast.Name(id="col_sum" | "col_mean")):
             return Kind.COL
-        case ast.Call(func=ast.Name(id="sum" | "mean" | "norm" | "rms" | "absmax"), keywords=keywords):
-            over = keywords[0].value.id if keywords else "tensor"  # type: ignore[attr-defined]
-            return {"all": Kind.GLOBAL, "matrix": Kind.MATRIX, "tensor": Kind.TENSOR}[over]
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if _reduces(name, args):
+            return OVER[keywords[0].value.id if keywords else "tensor"]  # type: ignore[attr-defined]
         case ast.Call(args=args):
             return join(Kind.CONST, *(kind_of(arg, kinds) for arg in args))
         case ast.expr():
             operands = (child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
             return join(Kind.CONST, *(kind_of(operand, kinds) for operand in operands))
     raise ValueError(f"no expression: {ast.unparse(node)}")
+
+
+OVER = {**KINDS, "all": Kind.GLOBAL}
+"""Kinds by the words of `over=`."""
+
+
+def _reduces(name: str, args: Sequence[ast.expr]) -> bool:
+    return name in ("sum", "mean", "norm", "rms", "absmax", "var", "std") or (name in ("min", "max") and len(args) == 1)
 
 
 def const(value: float, kind: Kind = Kind.CONST) -> Number:
@@ -259,29 +304,43 @@ def percentile(window: Window, q: Number) -> Number:
     return Number(balls.ordered(window.ball, index), Kind.TENSOR)
 
 
-AXES: dict[tuple[Kind, Kind], Any] = {
-    (Kind.ELEMENT, Kind.ROW): -1,
-    (Kind.ELEMENT, Kind.COL): -2,
-    (Kind.ELEMENT, Kind.MATRIX): (-2, -1),
-    (Kind.ROW, Kind.MATRIX): -2,
-    (Kind.COL, Kind.MATRIX): -1,
-}
+def axes(kind: Kind, over: Kind, rank: int) -> tuple[int, ...] | None:
+    """The axes of a reduction; None for all."""
+    return tuple(dim for dim in range(rank) if dim not in dims_of(over, rank)) if over.is_single else None
+
+
+def widened(x: Number, shape: tuple[int, ...]) -> Number:
+    """A number that stands for several of its kind, as all of them."""
+    if not x.kind.is_single or not shape:
+        return x
+    whole = [size if dim in dims_of(x.kind, len(shape)) else 1 for dim, size in enumerate(shape)]
+    return Number(Ball(np.broadcast_to(x.ball.mid, whole), np.broadcast_to(x.ball.rad, whole)), x.kind)
+
+
 Everywhere = Callable[[ast.Call, str, Ball], Ball]
 
 
 def reduce(x: Number, name: str, over: Kind) -> Number:
     """A reduction to a kind of its own: float64 sums, of float32 squares where it is a norm."""
-    axis, kept = AXES.get((x.kind, over)), over.is_single
+    axis, kept = axes(x.kind, over, x.ball.mid.ndim), over.is_single
     terms = x.ball
     if name == "absmax":
-        return Number(balls.largest(abs(terms)), over)
-    if name in ("norm", "rms"):
+        return Number(balls.maximum(balls.greatest(abs(terms), axis), Ball(0.0)), over)
+    if name == "max":
+        return Number(balls.greatest(terms, axis), over)
+    if name == "min":
+        return Number(-balls.greatest(-terms, axis), over)
+    count = float(terms.mid.size if axis is None else np.prod([terms.shape[i] for i in np.atleast_1d(axis)]))
+    if name in ("var", "std"):
+        mean = _divide(finish(balls.total(terms, axis, keepdims=kept), over), const(count), over)
+        terms = _subtract(x, mean, x.kind).ball
+        count -= 1
+    if name in ("norm", "rms", "var", "std"):
         terms = rounded(balls.multiplied(terms, terms))
     found = finish(balls.total(terms, axis, keepdims=kept), over)
-    if name in ("mean", "rms"):
-        count = terms.mid.size if axis is None else np.prod([terms.shape[i] for i in np.atleast_1d(axis)])
-        found = _divide(found, const(float(count)), over)
-    return finish(balls.root(found.ball), over) if name in ("norm", "rms") else found
+    if name in ("mean", "rms", "var", "std"):
+        found = _divide(found, const(count), over)
+    return finish(balls.root(found.ball), over) if name in ("norm", "rms", "std") else found
 
 
 class Evaluator:
@@ -300,6 +359,8 @@ class Evaluator:
 
     def value(self, node: ast.expr) -> Value:
         match node:
+            case ast.Subscript():
+                return self.names[ast.unparse(node)]
             case ast.Constant(value=bool(value)):
                 return Truth(np.array(value), np.array(False), Kind.CONST)
             case ast.Constant(value=int() | float() as value):
@@ -360,7 +421,7 @@ class Evaluator:
             case "isfinite":
                 x = self.number(args[0])
                 return Truth(np.isfinite(x.ball.mid), np.isinf(x.ball.rad), x.kind)
-            case "min" | "max":
+            case "min" | "max" if len(args) > 1:
                 return self._extreme(name, [self.number(arg) for arg in args])
             case "clamp":
                 x, low, high = (self.number(arg) for arg in args)
@@ -374,9 +435,11 @@ class Evaluator:
         if name.startswith(("row_", "col_")):
             return reduce(x, name[4:], Kind.ROW if name.startswith("row_") else Kind.COL)
         over = keywords[0].value.id if keywords else "tensor"  # type: ignore[attr-defined]
+        param = self.names.get("param")
+        x = widened(x, param.ball.shape) if isinstance(param, Number) else x
         if over == "all":
             return self._everywhere(node, name, x)
-        return reduce(x, name, Kind.MATRIX if over == "matrix" else Kind.TENSOR)
+        return reduce(x, name, OVER[over])
 
     def _extreme(self, name: str, numbers: Sequence[Number]) -> Number:
         kind = join(*(number.kind for number in numbers))

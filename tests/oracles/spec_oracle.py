@@ -34,15 +34,17 @@ from oracles.expressions import (
     Window,
     both,
     const,
+    dims_of,
     join,
     kind_of,
     single,
+    widened,
 )
 from oracles.philox import bits16
 from oracles.rounding import Rounding, decoded, rounding_of
 from oracles.storage import CODECS, DTYPES, OF_BITS, WHOLE, Quantized, store
 
-FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
+FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel", "fan_in")
 STEP_NAMES = frozenset(("param", "grad", "step", "active", "update", *FACTS))  # what all stages of a step share
 EVERYWHERE = Truth(np.array(True), np.array(False), Kind.CONST)
 
@@ -168,12 +170,7 @@ class _Block:
             return replace(value, kind=kind)
         param = self.names["param"]
         assert isinstance(param, Number)
-        shape = list(param.ball.shape)
-        for axis in {Kind.ROW: (-1,), Kind.COL: (-2,), Kind.MATRIX: (-2, -1)}.get(kind, ()):
-            if len(shape) >= -axis:
-                shape[axis] = 1
-        ball = single(value, kind)
-        return Number(Ball(np.broadcast_to(ball.mid, shape), np.broadcast_to(ball.rad, shape)), kind)
+        return widened(Number(single(value, kind), kind), param.ball.shape)
 
 
 @cache
@@ -305,6 +302,9 @@ class SpecOracle:
             "rows": rows,
             "cols": cols,
             "matrices": math.prod(shape[:-2]) if len(shape) > 1 else 1,
+            "fan_in": math.prod(shape[1:]),
+            **{f"shape[{dim}]": size for dim, size in enumerate(shape)},
+            **{f"shape[{dim - len(shape)}]": size for dim, size in enumerate(shape)},
         }
 
     def _conditions(self, index: int) -> dict[str, Any]:
@@ -328,21 +328,18 @@ class SpecOracle:
             if name in self.group:
                 names[name] = Number(self.group[name], KINDS[state.shape])
             elif name in self.state_balls[index] and self.exists(index, state):
-                names[name] = self._read(state, self.state_balls[index][name])
+                names[name] = self._read(state, self.state_balls[index][name], self.balls[index].shape)
         return names
 
     @staticmethod
-    def _read(state: State, value: Ball) -> Value:
+    def _read(state: State, value: Ball, shape: tuple[int, ...]) -> Value:
         if state.window is not None:
             return Window(value)
-        match state.shape:
-            case "row":
-                value = value[..., None]
-            case "col":
-                value = value[..., None, :]
-            case "matrix":
-                value = value[..., None, None]
-        return Number(value, KINDS[state.shape])
+        kind = KINDS[state.shape]
+        if kind.is_single:
+            spread = [size if dim in dims_of(kind, len(shape)) else 1 for dim, size in enumerate(shape)]
+            value = Ball(value.mid.reshape(spread), value.rad.reshape(spread))
+        return Number(value, kind)
 
     # Steps and methods
 
@@ -452,15 +449,9 @@ class SpecOracle:
 
     def _shape(self, index: int, state: State) -> tuple[int, ...]:
         shape = self.balls[index].shape
-        match state.shape:
-            case "param":
-                return shape
-            case "row":
-                return shape[:-1]
-            case "col":
-                return (*shape[:-2], shape[-1])
-            case "matrix":
-                return shape[:-2]
+        kind = KINDS[state.shape]
+        if kind.is_single:
+            return tuple(shape[dim] for dim in dims_of(kind, len(shape)))
         return () if state.window is None else (state.window,)
 
     def storage_of(self, index: int, name: str) -> tuple[str, int | None]:

@@ -38,7 +38,12 @@ def evaluate(expr: Expr, values: Mapping[str, Any], guards: Mapping[str, bool]) 
         case Reduce(op=op, over=over, x=x):
             value = np.asarray(evaluate(x, values, guards), dtype=np.float64)
             axis = {Kind.ROW: -1, Kind.COL: -2}.get(over)
-            how = {"sum": np.sum, "max": np.max, "squares": lambda x, **over: np.sum(x * x, **over)}[op]
+            how = {
+                "sum": np.sum,
+                "max": np.max,
+                "greatest": np.max,
+                "squares": lambda x, **over: np.sum(x * x, **over),
+            }[op]
             return how(value) if axis is None else how(value, axis=axis, keepdims=True)
 
 

@@ -26,6 +26,8 @@ CONDITIONS: dict[str, Kind] = {
     "given is not None": Kind.GROUP,
     "third > 0": Kind.GROUP,
     ROWS: Kind.STEP,
+    "ndim >= 3": Kind.STEP,
+    "ndim >= 4": Kind.STEP,
     "numel > 30": Kind.STEP,
     "index == 1": Kind.STEP,
     "every(2)": Kind.STEP,
@@ -33,10 +35,14 @@ CONDITIONS: dict[str, Kind] = {
 }
 OF_STEPS = ("every(2)", "step % 3 != 1")
 """Conditions that differ between steps: no state exists under them, and no window takes a value."""
-SHAPES = {"param": Kind.ELEMENT, "row": Kind.ROW, "col": Kind.COL, "matrix": Kind.MATRIX, "tensor": Kind.TENSOR}
+DIMENSIONS = {kind.name.lower(): kind for kind in (Kind.CHANNEL, Kind.LAST, Kind.LAST2, Kind.LAST3, Kind.LAST4)}
+SHAPES = {"param": Kind.ELEMENT, "row": Kind.ROW, "col": Kind.COL, "matrix": Kind.MATRIX, **DIMENSIONS}
+SHAPES |= {"tensor": Kind.TENSOR}
 SHAPES |= {"group": Kind.GROUP, "global": Kind.GLOBAL}
-LEAST = {Kind.ROW: "row_mean", Kind.COL: "col_mean", Kind.MATRIX: "rms"}
-LINES = (Kind.ROW, Kind.COL, Kind.MATRIX)
+LINES = (Kind.ROW, Kind.COL, Kind.MATRIX, *DIMENSIONS.values())
+RANKS = {Kind.LAST3: "ndim >= 3", Kind.LAST4: "ndim >= 4"}
+EXTREMES = ("absmax", "max", "min")
+SPREAD = "where(isfinite(std({{0}}{over})), std({{0}}{over}), 1)"  # of one number it is NaN
 CODECS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")
 
 
@@ -144,11 +150,7 @@ class Writer:
         own = self.readable(kind, exact=True)
         if not own:
             element = self.rng.choice(self.readable(Kind.ELEMENT, exact=True))
-            own = [
-                Term(
-                    f"{LEAST[kind]}({element.text}{', over=matrix' if kind is Kind.MATRIX else ''})", kind, element.size
-                )
-            ]
+            own = [Term(f"rms({element.text}, over={kind.name.lower()})", kind, element.size)]
         made = self.rng.choice(own)
         return Term(f"({term.text} * {made.text})", kind, term.size * made.size)
 
@@ -253,19 +255,37 @@ class Writer:
         over: list[tuple[str, Kind, Kind, float]] = []
         if takes(kind, Kind.TENSOR):
             over += [
-                (f"{name}({{}})", Kind.TENSOR, Kind.ELEMENT, 700.0) for name in ("sum", "mean", "norm", "rms", "absmax")
+                (f"{name}({{}})", Kind.TENSOR, Kind.ELEMENT, 700.0)
+                for name in ("sum", "mean", "norm", "rms", *EXTREMES)
             ]
+            over.append((SPREAD.format(over=""), Kind.TENSOR, Kind.ELEMENT, 700.0))
             if rows:
                 for lines in LINES:
-                    over += [(f"{name}({{}})", Kind.TENSOR, lines, 100.0) for name in ("sum", "mean", "norm", "rms")]
+                    if RANKS.get(lines, ROWS) not in self.path:
+                        continue
+                    names = ("sum", "mean", "norm", "rms", *EXTREMES)
+                    over += [(f"{name}({{}})", Kind.TENSOR, lines, 100.0) for name in names]
         if rows and takes(kind, Kind.MATRIX):
             whole = self.rng.choice([Kind.ELEMENT, Kind.ROW, Kind.COL])
-            names = ("sum", "mean", "norm", "rms")
+            names = ("sum", "mean", "norm", "rms", *EXTREMES)
             over += [(f"{name}({{}}, over=matrix)", Kind.MATRIX, whole, 700.0) for name in names]
+            over.append((SPREAD.format(over=", over=matrix"), Kind.MATRIX, whole, 700.0))
         if rows and takes(kind, Kind.ROW):
             over += [(f"{name}({{}})", Kind.ROW, Kind.ELEMENT, 40.0) for name in ("row_sum", "row_mean")] * 2
+            names = ("norm", "rms", *EXTREMES)
+            over += [(f"{name}({{}}, over=row)", Kind.ROW, Kind.ELEMENT, 40.0) for name in names]
+            over.append((SPREAD.format(over=", over=row"), Kind.ROW, Kind.ELEMENT, 40.0))
         if rows and takes(kind, Kind.COL):
             over += [(f"{name}({{}})", Kind.COL, Kind.ELEMENT, 40.0) for name in ("col_sum", "col_mean")] * 2
+            names = ("norm", "rms", *EXTREMES)
+            over += [(f"{name}({{}}, over=col)", Kind.COL, Kind.ELEMENT, 40.0) for name in names]
+            over.append((SPREAD.format(over=", over=col"), Kind.COL, Kind.ELEMENT, 40.0))
+        for part in DIMENSIONS.values():
+            if takes(kind, part) and rows and RANKS.get(part, ROWS) in self.path:
+                own = [lines for lines in (Kind.ROW, Kind.COL, Kind.MATRIX) if takes(lines, part)]
+                whole = self.rng.choice([Kind.ELEMENT, Kind.ELEMENT, *own])
+                names = ("sum", "mean", "rms", *EXTREMES)
+                over += [(f"{name}({{}}, over={part.name.lower()})", part, whole, 700.0) for name in names]
         if takes(kind, Kind.GLOBAL) and not self.at_once and (kind <= Kind.GROUP or self.chance(0.3)):
             over += [
                 (f"{name}({{}}, over=all)", Kind.GLOBAL, Kind.ELEMENT, 2000.0) for name in ("sum", "norm", "absmax")
@@ -276,7 +296,7 @@ class Writer:
         self.depth += 1
         inner = self.exact(of, min(deep - 1, 2))
         self.depth -= 1
-        size = inner.size * (1.0 if "mean" in form or "max" in form or "rms" in form else most)
+        size = inner.size * (1.0 if any(word in form for word in ("mean", "max", "min", "rms")) else most)
         text = form.format(inner.text)
         return Term(text, result, size) if size <= LIMIT else Term(f"tanh({text} / {size / 3:g})", result, 1.0)
 

@@ -53,6 +53,7 @@ from optgen.runtime.checkpoints.shard_lines import (
     whole_shard,
 )
 from optgen.runtime.core.shards import Shard, is_dtensor, local_tensor
+from optgen.runtime.dimensions import kind_dims
 from optgen.runtime.rule import Rule, State
 from optgen.runtime.settings.storage import choose_codecs, dtype_name
 from optgen.runtime.states.store import stored_shapes
@@ -122,13 +123,22 @@ def saved_form(rule: Rule, shard: Shard, entry: Mapping[str, Any], stored: Mappi
         result[COMPENSATION] = placed(entry[COMPENSATION], shard, dims)
     for state in rule.tensor_states:
         value = entry.get(state.name)
-        if isinstance(value, Tensor) and shard.cuts_matrices and state.window is None and state.kind != "tensor":
-            result[state.name] = placed(value, shard, dims[:-2])
+        divided = _divided_dims(state, shard)
+        if isinstance(value, Tensor) and divided:
+            result[state.name] = placed(value, shard, divided)
     for name, found in stored.items():
         if found.codec.scaled and not by_rows(shard):
             result.pop(scale_key(name), None)
         result |= _saved_elements(name, found, shard)
     return result
+
+
+def _divided_dims(state: State, shard: Shard) -> tuple[int, ...]:
+    """The first dimensions of a state with fewer numbers than elements that may be divided as the parameter's are."""
+    if not shard.cuts_matrices or state.window is not None:
+        return ()
+    rank = len(shard.shape)
+    return tuple(dim for dim in kind_dims(state.kind, rank) if dim < rank - 2)
 
 
 def by_rows(shard: Shard) -> bool:
@@ -183,7 +193,7 @@ def own_form(
         shard = whole_shard(place.own.shape)
     elif shard.offset is None and _is_of_flat(rule, shard, saved):
         return saved
-    result, dims = {key: value for key, value in saved.items() if key not in keys}, range(len(shard.shape))
+    result = {key: value for key, value in saved.items() if key not in keys}
     if isinstance(saved.get(COMPENSATION), Tensor):
         result[COMPENSATION] = own_values(saved[COMPENSATION], shard)
     for state, wanted in zip(rule.element_states, place.codecs, strict=True):
@@ -195,9 +205,9 @@ def own_form(
         if isinstance(result.get(state.name), Stored):
             result.pop(scale_key(state.name), None)
     for state in rule.tensor_states:
-        value, by_matrix = saved.get(state.name), state.window is None and state.kind != "tensor"
+        value = saved.get(state.name)
         if isinstance(value, Tensor):
-            result[state.name] = own_lines(value, shard, dims[:-2] if by_matrix and shard.cuts_matrices else ())
+            result[state.name] = own_lines(value, shard, _divided_dims(state, shard))
     return result
 
 

@@ -126,6 +126,9 @@ class Layout:
         rows, cols: Of a whole matrix.
         own_rows, own_cols: Of a matrix in this process's memory.
         first_row, first_col: Place of the part's beginning in the whole matrix.
+        channels: Indices of the first dimension that these matrices have.
+        channel_rows: Rows of each of those.
+        planes, blocks: Indices of the third and fourth dimension from the end that these matrices have.
     """
 
     matrices: int
@@ -135,16 +138,24 @@ class Layout:
     own_cols: int
     first_row: int = 0
     first_col: int = 0
+    channels: int = 1
+    channel_rows: int = 1
+    planes: int = 1
+    blocks: int = 1
 
 
 def layout_of(shape: torch.Size, shard: Shard | None) -> Layout:
     """The layout of what this process has, whose shape is `shape`."""
     matrices, rows, cols = matrix_shape(shape)
+    lines = shape if shard is None else shard.line_shape
+    channels = (lines[0], lines[1:-1].numel()) if len(lines) > 1 else (1, 1)
+    others = (*channels, *(lines[-dim] if len(lines) >= dim else 1 for dim in (3, 4)))
     if shard is None or shard.offset is None:
-        return Layout(matrices, rows, cols, rows, cols)
+        return Layout(matrices, rows, cols, rows, cols, 0, 0, *others)
     _, whole_rows, whole_cols = matrix_shape(shard.line_shape)
     first_row, first_col = (0, 0, *shard.offset)[-2:]
-    return Layout(matrices, whole_rows, whole_cols, rows, cols, first_row if len(shape) > 1 else 0, first_col)
+    first_row = first_row if len(shape) > 1 else 0
+    return Layout(matrices, whole_rows, whole_cols, rows, cols, first_row, first_col, *others)
 
 
 def matrix_shape(shape: torch.Size) -> tuple[int, int, int]:
@@ -153,6 +164,13 @@ def matrix_shape(shape: torch.Size) -> tuple[int, int, int]:
         return 1, 1, max(shape.numel(), 1)
     matrices = torch.Size(shape[:-2]).numel()
     return matrices, shape[-2], shape[-1]
+
+
+def sizes_of(shape: torch.Size) -> dict[str, int]:
+    """Sizes of dimensions by the names that facts have: 1 for a dimension that there is not."""
+    rank = len(shape)
+    sizes = {f"size{dim}": shape[dim] if dim < rank else 1 for dim in range(4)}
+    return sizes | {f"size_{dim}": shape[-dim] if dim <= rank else 1 for dim in (3, 4)}
 
 
 def flags_of(

@@ -63,8 +63,13 @@ class Shard:
         """Check whether processes have different matrices of the tensor."""
         return any(d.dim is not None and d.dim < len(self.shape) - 2 for d in self.divisions)
 
-    def whole_lines(self, lines: Tensor, over: str) -> Tensor:
-        """This part's sums of rows or columns among zeros, as many as whole matrices have.
+    @property
+    def cuts_channels(self) -> bool:
+        """Check whether processes have different matrices of one index of the first dimension."""
+        return any(d.dim is not None and 0 < d.dim < len(self.shape) - 2 for d in self.divisions)
+
+    def whole_lines(self, lines: Tensor, over: str, of_none: float) -> Tensor:
+        """This part's results of rows or columns among those of no elements, as many as whole matrices have.
 
         lines: (..., own rows, 1) or (..., 1, own cols), as `over` says.
         """
@@ -72,7 +77,7 @@ class Shard:
         dim = -2 if over == "row" else -1
         if len(self.shape) < 2 and over == "row":
             return lines
-        result = lines.new_zeros([*lines.shape[:dim], self.shape[dim], *lines.shape[lines.dim() + dim + 1 :]])
+        result = lines.new_full([*lines.shape[:dim], self.shape[dim], *lines.shape[lines.dim() + dim + 1 :]], of_none)
         result.narrow(dim, min(self.offset[dim], self.shape[dim]), lines.shape[dim]).copy_(lines)
         return result
 

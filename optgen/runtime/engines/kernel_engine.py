@@ -5,6 +5,7 @@ A step only looks whether anything moved.
 
 from __future__ import annotations
 
+import math
 import operator
 from array import array
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from torch import Tensor
 from optgen.codecs import COMPENSATION, PARAMETER_CODECS
 from optgen.runtime.block import Block, Pass
 from optgen.runtime.core import sweep
-from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, matrix_shape
+from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, matrix_shape, sizes_of
+from optgen.runtime.dimensions import shape_of
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.states.stored import scale_key
@@ -159,8 +161,7 @@ class KernelEngine:
         return {key: piece[:size] for (key, size), piece in pieces}
 
     def _length(self, kind: str, member: Member) -> int:
-        layout = member.layout()
-        return layout.matrices * {"row": layout.rows, "col": layout.cols}.get(kind, 1)
+        return math.prod(shape_of(kind, member.line_shape))
 
     def _scratch_bytes(self) -> int:
         """Bytes of a pass's values below element kind, at most four each."""
@@ -187,6 +188,8 @@ class KernelEngine:
             )
             table.extend((self.band_table.first[index], self.band_table.count[index]) if self.band_table else (0, 0))
             table.extend((at.own_rows, at.own_cols, at.first_row, at.first_col, start))
+            table.extend(sizes_of(member.shape).values())
+            table.extend((at.channels, at.channel_rows, at.planes, at.blocks))
             for state in self.rule.states.values():
                 if state.kind in ("group", "global"):
                     continue

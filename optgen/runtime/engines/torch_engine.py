@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import SimpleNamespace
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from optgen.codecs import COMPENSATION, PARAMETER_CODECS
 from optgen.runtime.block import Block, Partial
-from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like
+from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, sizes_of
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
+from optgen.runtime.dimensions import spread_shape
 from optgen.runtime.rule import Rule
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.step_counts import steps_of
@@ -59,6 +61,8 @@ class View:
         self.gradient = param.grad if grad is None else grad
         self.numel, self.ndim = float(member.shape.numel()), float(len(member.shape))
         layout = member.layout()
+        for name, size in sizes_of(member.shape).items():
+            setattr(self, name, float(size))
         self.matrices, self.rows, self.cols = float(layout.matrices), float(layout.rows), float(layout.cols)
 
     def ends(self, **sums: Any) -> bool:
@@ -127,12 +131,16 @@ class View:
         shard = self.member.shard
         return x if shard is None else shard.own_lines(x, "col")
 
+    def own_channels(self, x: Tensor) -> Tensor:
+        """Numbers of channels, (channels, 1, ...): of the channels that this process has elements of."""
+        return self.own_rows(x) if len(self.member.shape) == 2 else x
+
 
 class States:
     """The states of a parameter as attributes, decoded when they are first asked for.
 
-    Elements come in the parameter's shape, rows as (..., rows, 1), columns as (..., 1, cols). One that does not exist
-    under these settings is NaN: nothing that is kept follows from it.
+    Elements come in the parameter's shape, what has fewer dimensions with 1 for the others (dimensions.py). One that
+    does not exist under these settings is NaN: nothing that is kept follows from it.
     """
 
     def __init__(self, rule: Rule, member: Member) -> None:
@@ -163,21 +171,12 @@ def _state(rule: Rule, member: Member, name: str) -> Tensor:
     if state.kind == "element":
         codec = member.codecs[rule.element_states.index(state)]
         return _float(decode(codec, entry[name], entry.get(scale_key(name)), state.signed, member.param.shape))
-    value = in_equations(state.kind, entry[name])
+    value = in_equations(state.kind, entry[name], member.line_shape)
     return value.double() if state.kind == "tensor" and state.window is None else value
 
 
 def _spread(member: Member, x: Any, kind: str) -> Tensor:
-    lines = member.line_shape
-    match kind:
-        case "row":
-            shape = (*lines[:-1], 1)
-        case "col":
-            shape = (*lines[:-2], 1, *lines[-1:])
-        case "matrix":
-            shape = (*lines[:-2], 1, 1)
-        case _:
-            shape = tuple(member.param.shape) or (1,)
+    shape = spread_shape(kind, member.param.shape if kind == "element" else member.line_shape) or (1,)
     return torch.as_tensor(x, device=member.param.device).to(torch.float32).expand(shape)
 
 
@@ -256,7 +255,7 @@ class TorchEngine:
                 self._store(view, results)
             else:
                 # Not taken under these settings: 0, for it is added to that of other parameters.
-                self._keep(view, dict.fromkeys(wanted, 0.0) | results, block.lines)
+                self._keep(view, dict.fromkeys(wanted, 0.0) | results, block)
             view.forget()
 
     def reduction(self, block: Block, name: str) -> list[float]:
@@ -286,13 +285,14 @@ class TorchEngine:
         view.wide[partial.name] = values.reshape(view.wide[partial.name].shape)
         view.reduced[partial.name] = view.wide[partial.name].float()
 
-    def _keep(self, view: View, results: Results, lines: Mapping[str, str]) -> None:
-        """Keep the results of a pass, sums of rows and columns rounded; of a part both ways, for all lines."""
+    def _keep(self, view: View, results: Results, block: Block) -> None:
+        """Keep the results of a pass, those of rows and columns rounded; of a part both ways, for all lines."""
         shard = view.member.shard
         for name, value in results.items():
-            if name in lines:
+            if name in block.lines:
                 if shard is not None:
-                    value = view.wide[name] = shard.whole_lines(value, lines[name])
+                    of_none = -math.inf if name in block.maxima else 0.0
+                    value = view.wide[name] = shard.whole_lines(value, block.lines[name], of_none)
                 value = value.float()
             view.reduced[name] = value
 

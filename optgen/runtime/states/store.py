@@ -15,6 +15,7 @@ from torch import Tensor
 from optgen.codecs import CODECS, COMPENSATION, PARAMETER_CODECS, Codec
 from optgen.runtime.block import Flags
 from optgen.runtime.cuda.paged_memory import is_paged, wait_for_host
+from optgen.runtime.dimensions import kind_dims, shape_of, spread_shape
 from optgen.runtime.rule import Rule, State
 from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.states.stored import CodecRecord, Stored, scale_key, store
@@ -30,50 +31,26 @@ def as_read(value: Tensor) -> Tensor:
     return value if value.is_contiguous() and not value.is_neg() else value.resolve_neg().contiguous()
 
 
-def line_shape(kind: str, shape: torch.Size) -> tuple[int, ...]:
-    """The shape of a state with a number per row, column, matrix or tensor."""
-    match kind:
-        case "row":
-            return tuple(shape[:-1])
-        case "col":
-            return (*shape[:-2], *shape[-1:])
-        case "matrix":
-            return tuple(shape[:-2])
-        case _:
-            return ()
-
-
 def own_shape(kind: str, value: Any, shape: torch.Size, device: torch.device) -> Tensor:
-    """A copy of numbers per row, column, matrix or tensor in the shape of their state, in float32.
+    """A copy of numbers of fewer dimensions than the parameter in the shape of their state, in float32.
 
     Args:
-        value: A number for all of them, or one for each as equations have it: rows as (..., rows, 1), columns as
-            (..., 1, cols), matrices as (..., 1, 1).
+        value: A number for all of them, or one for each as equations have it (dimensions.py).
     """
     given = torch.as_tensor(value, device=device)
     if given.dim():
-        kept = {"row": (*shape[:-1], 1), "col": (*shape[:-2], 1, shape[-1]), "matrix": (*shape[:-2], 1, 1)}[kind]
-        given = given.expand(kept).reshape(line_shape(kind, shape))
-    return torch.empty(line_shape(kind, shape), dtype=torch.float32, device=device).copy_(given)
+        given = given.expand(spread_shape(kind, shape)).reshape(shape_of(kind, shape))
+    return torch.empty(shape_of(kind, shape), dtype=torch.float32, device=device).copy_(given)
 
 
-def in_equations(kind: str, value: Tensor) -> Tensor:
-    """A state as equations have it: rows as (..., rows, 1), columns as (..., 1, cols), matrices as (..., 1, 1)."""
-    match kind:
-        case "row":
-            return value.unsqueeze(-1)
-        case "col":
-            return value.unsqueeze(-2)
-        case "matrix":
-            return value[..., None, None]
-    return value
+def in_equations(kind: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """A state as equations have it: in the rank of the parameter, if it has some of its dimensions (dimensions.py)."""
+    return value.reshape(spread_shape(kind, shape)) if kind_dims(kind, len(shape)) else value
 
 
 def stored_shape(state: State, shape: torch.Size) -> tuple[int, ...]:
     """The shape of the tensor that holds a state of a parameter of this shape."""
-    if state.kind == "element":
-        return tuple(shape)
-    return line_shape(state.kind, shape) if state.window is None else (state.window,)
+    return shape_of(state.kind, shape) if state.window is None else (state.window,)
 
 
 KEPT_DTYPES = {torch.bfloat16: "kahan", torch.float16: "kahan", torch.int8: "split8", torch.int16: "split16"}

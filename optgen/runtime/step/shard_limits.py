@@ -65,6 +65,11 @@ def _refuse(name: str, what: str, block: Block, member: Member, shard: Shard, li
         raise ValueError(
             f"{name}: sums over the rows of all matrices cannot be computed for {what}, whose matrices are divided"
         )
+    if lines and block.channel_sums and shard.cuts_channels:
+        raise ValueError(
+            f"{name}: numbers of channels, over all dimensions but the first, cannot be computed for {what}, which is "
+            "divided along a dimension between its first and its last two; divide it along another, as along the first"
+        )
     if shard.unnamed:
         wrong = _tensor_results(block, member)
         if wrong:

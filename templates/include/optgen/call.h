@@ -35,6 +35,19 @@ enum BaseColumn {
   FIRST_ROW,
   FIRST_COL,
   START,  // the number of its first element, where its elements follow each other
+  // Sizes of the first four dimensions, and of the third and fourth from the end: of the whole tensor.
+  SIZE0,
+  SIZE1,
+  SIZE2,
+  SIZE3,
+  SIZE_3,
+  SIZE_4,
+  // Of the matrices that this process has: how many indices of the first dimension they have, and rows of each, and how
+  // many of the third and fourth dimension from the end.
+  CHANNELS,
+  CHANNEL_ROWS,
+  PLANES,
+  BLOCKS_OF_PLANES,
   BASE_COLUMNS,
 };
 

@@ -67,9 +67,10 @@ template <bool in_bands, class Sums> inline double finished_sum(const Call& call
   return total;
 }
 
-template <bool in_bands, class Sums> inline double finished_max(const Call& call, const Tensor& t, double Sums::* sum) {
+template <bool in_bands, class How = Largest, class Sums>
+inline double finished_max(const Call& call, const Tensor& t, double Sums::* sum) {
   const Sums* const parts = reinterpret_cast<const Sums*>(call.partials) + t.at(FIRST_CHUNK);
-  double largest = 0.0;
+  double largest = How::value(0.0);
   for (int64_t c = 0; c < t.at(CHUNKS); ++c) largest = maximum(largest, parts[c].*sum);
   return largest;
 }
@@ -79,27 +80,32 @@ inline double* wide_of(const Call& call, const float* array) {
   return parts ? call.wide + (array - call.arrays) : nullptr;
 }
 
+// Brings what a stretch of a row has found together with what the row had.
+template <class How> inline void join_to(double& to, double found) { to = How::join(to, found); }
+
 // Sums of rows and columns; of a part, what it adds to those of the whole tensor.
+template <class How = Added>
 inline void finish_rows(const Call& call, const Tensor& t, int row_sums, int k, float* out) {
   const int64_t count = t.count(true, false);
   double carried = 0.0;
   int64_t open_row = -1;
   double* const wide = wide_of(call, out);
-  for (int64_t row = 0; row < count; ++row) out[row] = 0.0f;
-  for (int64_t row = 0; parts && row < count; ++row) wide[row] = 0.0;
+  for (int64_t row = 0; row < count; ++row) out[row] = float(How::value(0.0));
+  for (int64_t row = 0; parts && row < count; ++row) wide[row] = How::value(0.0);
   for (int64_t i = 0; i < t.at(CHUNKS); ++i) {
     const Lines lines = lines_of(call, t, chunk_of(call, t.at(FIRST_CHUNK) + i), row_sums);
     for (int64_t j = 0; j < lines.rows; ++j) {
       const int64_t row = lines.first_row + j;
-      carried = row == open_row ? carried + lines.row(k)[j] : lines.row(k)[j];
+      carried = row == open_row ? How::join(carried, lines.row(k)[j]) : lines.row(k)[j];
       open_row = row;
       const int64_t to = whole_row(t, row);
-      out[to] = float(carried);
-      if (parts) wide[to] = carried;
+      out[to] = float(How::value(carried));
+      if (parts) wide[to] = How::value(carried);
     }
   }
 }
 
+template <class How = Added>
 inline void finish_cols(const Call& call, const Tensor& t, int row_sums, int k, float* out) {
   const int64_t count = t.count(false, true);
   double* sums = new double[count]();
@@ -107,16 +113,16 @@ inline void finish_cols(const Call& call, const Tensor& t, int row_sums, int k, 
     const Lines lines = lines_of(call, t, chunk_of(call, t.at(FIRST_CHUNK) + i), row_sums);
     if (!parts) {
       double* into = sums + lines.first_matrix * lines.cols;
-      for (int64_t j = 0; j < lines.matrices * lines.cols; ++j) into[j] += lines.col(k)[j];
+      for (int64_t j = 0; j < lines.matrices * lines.cols; ++j) into[j] = How::join(into[j], lines.col(k)[j]);
     }
     for (int64_t m = 0; parts && m < lines.matrices; ++m) {
       double* into = sums + (lines.first_matrix + m) * t.at(COLS) + t.at(FIRST_COL);
-      for (int64_t j = 0; j < lines.cols; ++j) into[j] += lines.col(k)[m * lines.cols + j];
+      for (int64_t j = 0; j < lines.cols; ++j) into[j] = How::join(into[j], lines.col(k)[m * lines.cols + j]);
     }
   }
   double* const wide = wide_of(call, out);
-  for (int64_t j = 0; j < count; ++j) out[j] = float(sums[j]);
-  for (int64_t j = 0; parts && j < count; ++j) wide[j] = sums[j];
+  for (int64_t j = 0; j < count; ++j) out[j] = float(How::value(sums[j]));
+  for (int64_t j = 0; parts && j < count; ++j) wide[j] = How::value(sums[j]);
   delete[] sums;
 }
 
@@ -139,12 +145,12 @@ template <class Body> inline void each(int64_t count, const Body& body) {
 }
 
 // Sums over arrays below element kind.
-inline double sum_of(const float* x, int64_t count) {
+template <class How = Added> inline double sum_of(const float* x, int64_t count) {
   double sum = 0.0;
-  for (int64_t i = 0; i < count; ++i) sum += x[i];
-  return sum;
+  for (int64_t i = 0; i < count; ++i) sum = How::join(sum, How::term(x[i]));
+  return How::value(sum);
 }
-inline double line_sum(const float* x, int64_t count) { return sum_of(x, count); }
+template <class How = Added> inline double line_sum(const float* x, int64_t count) { return sum_of<How>(x, count); }
 
 // Runs a pass: values of each tensor, then its chunks, then its partial results.
 template <int columns, class Scalars, class Prepare, class RunChunk, class Finish>

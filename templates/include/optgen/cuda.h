@@ -56,23 +56,23 @@ __device__ __forceinline__ void for_each_tile(const Chunk& c, bool aligned, cons
 template <int count> struct BlockSums {
   double parts[count][WARPS];
 
-  __device__ void add(int k, double value) {
+  template <class How = Added> __device__ void add(int k, double value) {
 #pragma unroll
-    for (int step = WARP / 2; step > 0; step /= 2) value += __shfl_xor_sync(EVERY_LANE, value, step);
+    for (int step = WARP / 2; step > 0; step /= 2) value = How::join(value, __shfl_xor_sync(EVERY_LANE, value, step));
     if (threadIdx.x % WARP == 0) parts[k][threadIdx.x / WARP] = value;
   }
-  __device__ void add_max(int k, uint32_t bits) {
+  template <class How = Largest> __device__ void add_max(int k, uint32_t bits) {
     const uint32_t largest = warp_max(bits);
-    if (threadIdx.x % WARP == 0) parts[k][threadIdx.x / WARP] = bits_float(largest);
+    if (threadIdx.x % WARP == 0) parts[k][threadIdx.x / WARP] = How::value(largest);
   }
   // After a barrier.
-  __device__ double sum(int k) const {
+  template <class How = Added> __device__ double sum(int k) const {
     double total = 0.0;
-    for (unsigned w = 0; w < blockDim.x / WARP; ++w) total += parts[k][w];
+    for (unsigned w = 0; w < blockDim.x / WARP; ++w) total = How::join(total, parts[k][w]);
     return total;
   }
-  __device__ double largest(int k) const {
-    double most = 0.0;
+  template <class How = Largest> __device__ double largest(int k) const {
+    double most = How::value(0.0);
     for (unsigned w = 0; w < blockDim.x / WARP; ++w) most = maximum(most, parts[k][w]);
     return most;
   }
@@ -93,22 +93,22 @@ template <class Books, int sums, int row_sums> struct BandShared {
 };
 
 // Sums that end in every thread of a block.
-__device__ inline double block_sum(double value) {
+template <class How = Added> __device__ inline double block_sum(double value) {
   __shared__ BlockSums<1> sums;
   __syncthreads();  // of the sum before, all have read
-  sums.add(0, value);
+  sums.template add<How>(0, value);
   __syncthreads();
-  return sums.sum(0);
+  return sums.template sum<How>(0);
 }
 
-__device__ inline double block_max(double value) {
+template <class How = Largest> __device__ inline double block_max(double value) {
   __shared__ BlockSums<1> most;
   __syncthreads();
 #pragma unroll
   for (int step = WARP / 2; step > 0; step /= 2) value = maximum(value, __shfl_xor_sync(EVERY_LANE, value, step));
   if (threadIdx.x % WARP == 0) most.parts[0][threadIdx.x / WARP] = value;
   __syncthreads();
-  return most.largest(0);
+  return most.template largest<How>(0);
 }
 
 using Condition = bool;  // one that is the same for all elements of a tensor
@@ -122,18 +122,18 @@ __device__ inline double finished_sum(const Call& call, const Tensor& t, double 
   return block_sum(total);
 }
 
-template <bool in_bands, class Sums>
+template <bool in_bands, class How = Largest, class Sums>
 __device__ inline double finished_max(const Call& call, const Tensor& t, double Sums::* sum) {
   const Sums* const parts = reinterpret_cast<const Sums*>(call.partials) + t.at(in_bands ? FIRST_BAND : FIRST_CHUNK);
-  double largest = 0.0;
+  double largest = How::value(0.0);
   for (int64_t c = threadIdx.x; c < t.at(in_bands ? BANDS : CHUNKS); c += blockDim.x) {
     largest = maximum(largest, parts[c].*sum);
   }
-  return block_max(largest);
+  return block_max<How>(largest);
 }
 
 // A band's rows are whole: their sums are stored by the pass itself.
-__device__ inline void finish_rows(const Call&, const Tensor&, int, int, float*) {}
+template <class How = Added> __device__ inline void finish_rows(const Call&, const Tensor&, int, int, float*) {}
 
 __device__ inline void wait_for_all() { __syncthreads(); }
 
@@ -144,17 +144,17 @@ template <class Body> __device__ inline void each(int64_t count, const Body& bod
 }
 
 // Sums over arrays below element kind.
-__device__ inline double sum_of(const float* x, int64_t count) {
+template <class How = Added> __device__ inline double sum_of(const float* x, int64_t count) {
   double sum = 0.0;
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += x[i];
-  return block_sum(sum);
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum = How::join(sum, How::term(x[i]));
+  return How::value(block_sum<How>(sum));
 }
 
 // The same by the one thread that calls it.
-__device__ inline double line_sum(const float* x, int64_t count) {
+template <class How = Added> __device__ inline double line_sum(const float* x, int64_t count) {
   double sum = 0.0;
-  for (int64_t i = 0; i < count; ++i) sum += x[i];
-  return sum;
+  for (int64_t i = 0; i < count; ++i) sum = How::join(sum, How::term(x[i]));
+  return How::value(sum);
 }
 
 // Stores of values below element kind: by one thread for all.

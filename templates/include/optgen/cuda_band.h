@@ -98,33 +98,37 @@ struct Band {
 
   __device__ Line line(int row, int64_t col) const { return {first_row + row, first_col + col, matrix}; }
 
-  template <int sums, int warps>
+  template <class How = Added, int sums, int warps>
   __device__ void add_row(int k, int row, double value, RowSums<sums, warps>& shared) const {
 #pragma unroll
-    for (int step = WARP / 2; step > 0; step /= 2) value += __shfl_xor_sync(EVERY_LANE, value, step);
-    if (threadIdx.x % WARP == 0) shared.parts[k][threadIdx.x / WARP][row] += value;
+    for (int step = WARP / 2; step > 0; step /= 2) value = How::join(value, __shfl_xor_sync(EVERY_LANE, value, step));
+    double& part = shared.parts[k][threadIdx.x / WARP][row];
+    if (threadIdx.x % WARP == 0) part = How::join(part, value);
   }
 
-  template <int sums, int warps>
+  template <class How = Added, int sums, int warps>
   __device__ void store_rows(int k, float* out, const RowSums<sums, warps>& shared) const {
     __syncthreads();
     for (unsigned row = threadIdx.x; row < unsigned(rows); row += blockDim.x) {
       double sum = 0.0;
-      for (int w = 0; w < warps; ++w) sum += shared.parts[k][w][row];
-      out[first_row + row] = float(sum);
+      for (int w = 0; w < warps; ++w) sum = How::join(sum, shared.parts[k][w][row]);
+      out[first_row + row] = float(How::value(sum));
     }
     __syncthreads();
   }
 };
 
 // The sums of a tensor's columns, band by band.
+template <class How = Added>
 __device__ inline void finish_cols(const Call& call, const Tensor& t, int, int k, float* out) {
   const int64_t cols = t.at(COLS), bands = (t.at(ROWS) + BAND_ROWS - 1) / BAND_ROWS;
   for (int64_t i = threadIdx.x; i < t.count(false, true); i += blockDim.x) {
     const int64_t matrix = i / cols, first = t.at(FIRST_BAND) + matrix * bands;
     double sum = 0.0;
-    for (int64_t b = 0; b < bands; ++b) sum += call.lines[chunk_of(call, first + b).line + k * cols + i % cols];
-    out[i] = float(sum);
+    for (int64_t b = 0; b < bands; ++b) {
+      sum = How::join(sum, call.lines[chunk_of(call, first + b).line + k * cols + i % cols]);
+    }
+    out[i] = float(How::value(sum));
   }
   __syncthreads();
 }

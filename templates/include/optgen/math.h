@@ -56,10 +56,41 @@ OPTGEN_FUNCTION bool isfinite(double x) { return x - x == 0.0; }
 // The bits of a magnitude, which order as the magnitudes do, NaN above all.
 OPTGEN_FUNCTION uint32_t magnitude_bits(float x) { return float_bits(x) & 0x7fffffffu; }
 
-// The larger of two magnitudes, by their bits.
+// A number as one that orders as the numbers do, both zeros alike, NaN above all and 0 below all.
+OPTGEN_FUNCTION uint32_t order_of(float x) {
+  const uint32_t magnitude = magnitude_bits(x);
+  const uint32_t order = float_bits(x) >> 31 ? 0x80000000u - magnitude : 0x80000000u + magnitude;
+  return magnitude > 0x7f800000u ? 0xffffffffu : order;
+}
+
+// The larger of two magnitudes, by their bits; and of two numbers.
 OPTGEN_FUNCTION uint32_t larger(uint32_t largest, float x) {
   return magnitude_bits(x) > largest ? magnitude_bits(x) : largest;
 }
+OPTGEN_FUNCTION uint32_t greater(uint32_t greatest, float x) {
+  return order_of(x) > greatest ? order_of(x) : greatest;
+}
+
+// How a reduction takes its terms, brings parts of it together, and ends. A maximum is kept as bits, of which 0 are
+// those of no term, so that every reduction begins with 0.
+struct Added {
+  OPTGEN_METHOD static double term(float x) { return x; }
+  OPTGEN_METHOD static double join(double a, double b) { return a + b; }
+  OPTGEN_METHOD static double value(double sum) { return sum; }
+};
+struct Largest {  // of magnitudes; 0 of none
+  OPTGEN_METHOD static double term(float x) { return double(int32_t(magnitude_bits(x))); }
+  OPTGEN_METHOD static double join(double a, double b) { return a > b ? a : b; }
+  OPTGEN_METHOD static double value(double bits) { return bits_float(uint32_t(bits)); }
+};
+struct Greatest {  // of numbers; -inf of none
+  OPTGEN_METHOD static double term(float x) { return double(int32_t(order_of(x) - 0x80000000u)) + 0x1p31; }
+  OPTGEN_METHOD static double join(double a, double b) { return a > b ? a : b; }
+  OPTGEN_METHOD static double value(double order) {
+    const uint32_t bits = uint32_t(order);
+    return bits_float(bits == 0 ? 0xff800000u : bits < 0x80000000u ? 0u - bits : bits - 0x80000000u);
+  }
+};
 
 // The square of a float32 value is exact in double, so that a sum is the same with fma, which takes half the time.
 OPTGEN_FUNCTION double plus_square(double sum, float x) {

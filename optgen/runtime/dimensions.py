@@ -1,0 +1,42 @@
+"""Dimensions of a tensor that numbers of each kind have: one number for each index of those.
+
+Equations read numbers of a kind in the rank of the tensor, with 1 for the other dimensions, so that torch broadcasts
+them: rows as (..., rows, 1), columns as (..., 1, cols), channels as (channels, 1, ..., 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+LAST = {"last": 1, "last2": 2, "last3": 3, "last4": 4}
+"""Kinds of one dimension, with its number from the end."""
+
+
+@lru_cache(maxsize=1024)
+def kind_dims(kind: str, rank: int) -> tuple[int, ...]:
+    """The dimensions of a tensor of this rank that numbers of a kind have, in their order."""
+    every = range(rank)
+    match kind:
+        case "element":
+            return tuple(every)
+        case "row":
+            return tuple(every[:-1])
+        case "col":
+            return tuple(dim for dim in every if dim != rank - 2)
+        case "matrix":
+            return tuple(every[:-2])
+        case "channel":
+            return tuple(every[:1])
+    return tuple(dim for dim in every if dim == rank - LAST.get(kind, 0))
+
+
+def shape_of(kind: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of numbers of a kind as a state keeps them: the sizes of their dimensions."""
+    return tuple(shape[dim] for dim in kind_dims(kind, len(shape)))
+
+
+def spread_shape(kind: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of numbers of a kind as equations read them: in the rank of the tensor."""
+    dims = kind_dims(kind, len(shape))
+    return tuple(size if dim in dims else 1 for dim, size in enumerate(shape))

@@ -300,8 +300,8 @@ class _Preparer:
                 settings = {**group, **override, **self.inputs.values}
                 shape = param.shape if shard is None else shard.shape
                 codecs = choose_codecs(self.rule, settings, shape.numel())
-                number = self.numbers[place] if self.numbers and place is not None else 0
-                flags = flags_of(self.rule, settings, shape, index, tensorwise(self.rule, codecs), number)
+                step = self.numbers[place] if self.numbers and place is not None else 0
+                flags = flags_of(self.rule, settings, shape, index, tensorwise(self.rule, codecs), step)
                 self.reduces = self.reduces or (shard is not None and bool(shard.divisions) and reduces(block, flags))
                 if place is None:
                     continue

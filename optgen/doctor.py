@@ -95,20 +95,17 @@ def _torch() -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
-    from optgen.runtime.building.cache import compiler_candidates
+    from optgen.runtime.building.cache import find_compiler, why_no_compiler
 
+    found = find_compiler()
+    if found is not None:
+        yield Finding("C++ compiler", "ok", f"{found.version.partition(chr(10))[0]} at {found.path}")
+        return
     advice = INSTALL_COMPILER.get(sys.platform, "install g++ or clang with OpenMP")
-    rejected = []
-    for candidate in compiler_candidates():
-        if candidate.compiler is not None:
-            found = candidate.compiler
-            yield Finding("C++ compiler", "ok", f"{found.version.partition(chr(10))[0]} at {found.path}")
-            return
-        rejected.append(f"{candidate.name}: {candidate.reason}")
     yield Finding(
         "C++ compiler",
         "missing",
-        "; ".join(rejected) or "nothing to try",
+        why_no_compiler(),
         f"{advice}. Until then optimizers run on the torch target, which is slower",
     )
 
@@ -198,31 +195,20 @@ def _pycuda() -> Iterator[Finding]:
 
 
 def _nvcc() -> Iterator[Finding]:
-    from optgen.runtime.building.nvcc import INSTALL, nvcc_candidates
+    from optgen.runtime.building.nvcc import INSTALL, find_nvcc, why_no_nvcc
 
     name = "nvcc"
-    rejected = []
-    for candidate in nvcc_candidates():
-        found = candidate.compiler
-        if found is None:
-            rejected.append(f"{candidate.name}: {candidate.reason}")
-            continue
-        builds = f"CUDA {found.release} at {found.path}, for {', '.join(found.archs)}"
-        runs = _driver_answer().cuda
-        if runs and int(found.release.partition(".")[0]) > int(runs.partition(".")[0]):
-            advice = (
-                f"the driver may refuse what it builds: update the driver, or point OPTGEN_NVCC at one of CUDA {runs}"
-            )
-            yield Finding(name, "problem", builds, advice)
-        else:
-            yield Finding(name, "ok", builds)
+    found = find_nvcc()
+    if found is None:
+        yield Finding(name, "missing", why_no_nvcc(), f"{WITHOUT_GPU}; with one: {INSTALL}, or the CUDA toolkit")
         return
-    yield Finding(
-        name,
-        "missing",
-        "; ".join(rejected) or "nothing to try",
-        f"{WITHOUT_GPU}; with one: {INSTALL}, or the CUDA toolkit",
-    )
+    builds = f"CUDA {found.release} at {found.path}, for {', '.join(found.archs)}"
+    runs = _driver_answer().cuda
+    if runs and int(found.release.partition(".")[0]) > int(runs.partition(".")[0]):
+        advice = f"the driver may refuse what it builds: update the driver, or point OPTGEN_NVCC at one of CUDA {runs}"
+        yield Finding(name, "problem", builds, advice)
+    else:
+        yield Finding(name, "ok", builds)
 
 
 def _cache() -> Iterator[Finding]:

@@ -48,7 +48,7 @@ from bench_startup import Startup, startup_figures  # noqa: E402
 
 from optgen.bench import gpu, show  # noqa: E402
 from optgen.bench.cases import Case, gpt2_shapes  # noqa: E402
-from optgen.bench.contenders import DEFAULT_CLASSES, Contender, catalogue, our_contender, wanted  # noqa: E402
+from optgen.bench.contenders import Contender, catalogue, our_contender, wanted  # noqa: E402
 from optgen.bench.machine import BUSY_FROM, Work, load_note, machine, machine_line  # noqa: E402
 from optgen.bench.measure import Bandwidth, Budget, CaseResult, Meter, measure_case, wall_seconds  # noqa: E402
 from optgen.bench.models import llama_shapes  # noqa: E402
@@ -125,6 +125,7 @@ TARGETS = (
     Target("1000x1024", "AdamW8bit", FUSED, at_least=1.0),
 )
 FOUR_BITS = "AdamW@4"
+DEFAULT_CLASSES = ("AdamW32bit", "AdamW8bit", "LAMB", "LAMB8bit", "LARS", "LARS8bit")
 CUDA_CLASSES = (*DEFAULT_CLASSES, FOUR_BITS)
 CUDA_TARGETS = (
     *(

@@ -20,7 +20,6 @@ from optgen.spec.model import Hyperparameter, Option, State
 from optgen.spec.names import FACTS
 from optgen.spec.ranges import parse_range
 
-KIND_NAMES = {"param": "element"}
 NOTHING = Prose("")
 Setting = Hyperparameter | Option
 

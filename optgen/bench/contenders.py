@@ -33,7 +33,6 @@ from optgen.schedule.plan import Plan
 from optgen.schedule.traffic import Setting, state_bytes, traffic
 
 SETTINGS: Mapping[str, Any] = {"lr": 1e-3, "weight_decay": 1e-2}
-DEFAULT_CLASSES = ("AdamW32bit", "AdamW8bit", "LAMB", "LAMB8bit", "LARS", "LARS8bit")
 
 Make = Callable[[list[Tensor]], torch.optim.Optimizer]
 PerElement = Callable[[Shape, str], float | None]

@@ -13,8 +13,9 @@ from support.fake_programs import fake_nvcc, no_nvcc
 
 from optgen import doctor
 from optgen.doctor import Finding, examine, is_usable, readable_size
-from optgen.runtime.building import nvidia
+from optgen.runtime.building import compilers, nvidia
 from optgen.runtime.building.nvidia import Driver, Gpu
+from optgen.runtime.building.programs import Candidate
 
 
 def named(findings: tuple[Finding, ...], name: str) -> Finding:
@@ -31,10 +32,8 @@ def test_a_missing_torch_is_said_and_makes_the_machine_unusable(monkeypatch: pyt
 
 
 def test_a_missing_compiler_is_advice_not_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    from optgen.runtime.building import cache
-
-    rejected = cache.Candidate("g++", "the search path", None, "is not installed")
-    monkeypatch.setattr(cache, "compiler_candidates", lambda: iter([rejected]))
+    rejected = Candidate("g++", "the search path", None, "is not installed")
+    monkeypatch.setattr(compilers, "compiler_candidates", lambda: iter([rejected]))
     findings = examine()
     finding = named(findings, "C++ compiler")
     assert finding.status == "missing"

@@ -15,7 +15,6 @@ from pathlib import Path
 from optgen.runtime.building.compilers import (
     Compiler,
     compile_library,
-    compiler_candidates,
     find_compiler,
     processor,
     why_no_compiler,
@@ -24,16 +23,14 @@ from optgen.runtime.building.entries import CompileError, Hash, Kernel, Loader, 
 from optgen.runtime.building.forks import pause_threads_at_forks
 from optgen.runtime.building.headers import parsed_headers
 from optgen.runtime.building.private_dir import cache_dir
-from optgen.runtime.building.programs import FORMAT_VERSION, TIMED_OUT, Candidate, Output
+from optgen.runtime.building.programs import FORMAT_VERSION, TIMED_OUT, Output
 
 __all__ = [
-    "Candidate",
     "CompileError",
     "Compiler",
     "cache_dir",
     "cache_size",
     "clear_cache",
-    "compiler_candidates",
     "find_compiler",
     "processor",
     "shared_library",

@@ -19,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # One worker more than the two cores it is made for: some tests wait for processes.
 TESTS := -n 3 --dist worksteal --durations=10
 # The compiler stage by stage, the runtime's main paths, one class of each rule on cpu and torch, the tutorial. None of
-# these waits for processes.
+# these waits for processes. That generated/ is what specs/ make is one of the snapshots.
 QUICK_TESTS := -n 2 --dist worksteal --durations=10 -m "not slow and not full"
 QUICK := tests/spec tests/ir tests/passes tests/schedule tests/backends tests/emit tests/snapshots \
     $(addprefix tests/runtime/,test_optimizer.py settings/test_groups.py settings/test_settings.py \
@@ -50,7 +50,6 @@ test: lint
 	$(BIN)/python -m pytest $(TESTS)
 
 test-quick: lint
-	$(BIN)/optgen build specs/ --check
 	$(BIN)/python -m pytest $(QUICK_TESTS) $(QUICK)
 	@echo "Left out, in make test: of the runtime fused backward, torch.compile, AMP, schedulers, capture, resuming and"
 	@echo "imports; building kernels and their cache; the matrix of settings, types and storage; parity with papers and"

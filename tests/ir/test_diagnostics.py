@@ -320,6 +320,7 @@ def test_nothing_wrong_is_accepted() -> None:
         assert ("error[" in text) == (name not in WARNED)
 
 
+@pytest.mark.slow
 def test_one_mistake_is_said_once(tmp_path: Path) -> None:
     """Every statement of a stock rule is spoilt, one at a time."""
     spec = ROOT / "specs" / "adafactor.yaml"

@@ -272,7 +272,12 @@ def test_update(tmp_path: Path) -> None:
     EXPECTED.write_text("\n".join(f"## {name}\n\n{said(tmp_path, name)}\n" for name in CASES), encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = {"called: too many lines"}  # as long as blocks may become
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in CASES]
+)
 def test_says_exactly(name: str, tmp_path: Path) -> None:
     assert said(tmp_path, name) == sections()[name]
 

@@ -82,7 +82,7 @@ def test_no_golden_is_stale(update_golden: bool) -> None:
     assert stale == []
 
 
-@pytest.mark.slow  # `optgen build --check` compares with those of another process too
+@pytest.mark.slow  # what is committed is from another process, and from another directory as a rule
 def test_the_same_bytes_whatever_the_hash_seed_and_the_directory(tmp_path: Path) -> None:
     """Here hashes have a seed that Python draws, unless it is given one."""
     environment = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": str(ROOT)}

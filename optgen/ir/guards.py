@@ -19,9 +19,9 @@ RECORDED = "capturable"
 """The setting of steps that are recorded."""
 WORDS = {"==": "is", "!=": "not"}
 MACROS = frozenset(
-    ("export", "f16c", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "inline", "inlined",
-     "int4_avx512", "int8_avx512", "kernels", "lanes", "method", "param_codec", "parts", "philox_avx512",
-     "scales_avx512", "target")
+    ("export", "f16c", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "infinity", "inline",
+     "inlined", "int4_avx512", "int8_avx512", "kernels", "lanes", "libm", "method", "param_codec", "parts",
+     "philox_avx512", "scales_avx512", "target")
 )  # fmt: skip
 """Macros OPTGEN_... that the kernels' headers and their builds define."""
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]")

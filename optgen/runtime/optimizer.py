@@ -14,6 +14,7 @@ from optgen.runtime.block import Refusal
 from optgen.runtime.checkpoints import bitsandbytes_form
 from optgen.runtime.checkpoints.load import Loading, adopted_states, fitting
 from optgen.runtime.checkpoints.save import as_checkpoint
+from optgen.runtime.core.step_inputs import closure_loss
 from optgen.runtime.cuda.graph_capture import check_capture, place_lr
 from optgen.runtime.cuda.paged_memory import wait_for_host
 from optgen.runtime.hooks import fused_backward
@@ -146,7 +147,7 @@ class Optimizer(torch.optim.Optimizer):
         classes write the unscaled gradients back). If they hold an Inf or NaN, nothing changes, counters included.
 
         Args:
-            closure: Evaluates the model again and returns the loss.
+            closure: Evaluates the model again and returns the loss, which a rule with an input `loss` reads.
 
         Returns:
             The closure's loss, or None.
@@ -168,7 +169,8 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._end_round()
-        run(self, "step")
+        with closure_loss(self, self._policy.rule.inputs, loss):
+            run(self, "step")
         return loss
 
     def _run(self, block: str) -> None:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,24 @@ def read_inputs(optimizer: Any, names: Iterable[str]) -> Inputs:
         # A scaler that saw no gradient at all has summed nothing.
         found_inf = torch.tensor(float(found_inf), device="cpu")
     return Inputs(values, found_inf)
+
+
+LOSS = "loss"
+"""The input that is the loss of the closure of a step."""
+
+
+@contextmanager
+def closure_loss(optimizer: Any, names: Container[str], loss: Any) -> Iterator[None]:
+    """Set the loss that a closure has returned as an input of this step, where the rule has that."""
+    if LOSS not in names or loss is None:
+        yield
+        return
+    before = getattr(optimizer, LOSS, None)
+    setattr(optimizer, LOSS, loss.detach() if isinstance(loss, Tensor) else loss)
+    try:
+        yield
+    finally:
+        setattr(optimizer, LOSS, before)
 
 
 def _shown(value: Any) -> str:

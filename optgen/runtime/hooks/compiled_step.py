@@ -19,7 +19,7 @@ from torch import Tensor
 
 from optgen.runtime.core.bucket import StaleError
 from optgen.runtime.core.shards import is_dtensor
-from optgen.runtime.core.step_inputs import SkippedStepError, read_inputs
+from optgen.runtime.core.step_inputs import LOSS, SkippedStepError, read_inputs
 from optgen.runtime.cuda.paged_memory import is_paged
 from optgen.runtime.hooks.handles import Stepper, optimizer_of
 from optgen.runtime.step.run import begin, run
@@ -30,6 +30,11 @@ def graph_step(optimizer: Stepper, closure: Callable[[], float] | None) -> float
     """`optimizer.step`, as a compiler traces it."""
     loss = None
     if closure is not None:
+        if _reads_loss(optimizer._handle):
+            raise RuntimeError(
+                "a compiled step cannot hand the loss of its closure to the rule: call the closure before, set "
+                "`optimizer.loss` to what it returns, and call step() without it"
+            )
         with torch.enable_grad():
             loss = closure()
     # By __dict__: a compiler that sees `optimizer.param_groups` compiles again for every lr, and sets `capturable`.
@@ -51,6 +56,11 @@ def graph_step(optimizer: Stepper, closure: Callable[[], float] | None) -> float
         with torch.no_grad():
             step_operator(params, states, grads, settings, positions, places, handle)
     return loss
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _reads_loss(handle: str) -> bool:
+    return LOSS in optimizer_of(handle)._policy.rule.inputs
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

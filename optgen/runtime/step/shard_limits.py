@@ -63,7 +63,8 @@ def _refuse(name: str, what: str, block: Block, member: Member, shard: Shard, li
         raise ValueError(f"{name}: its rows and columns cannot be found in {what}: " + (shard.unnamed or FLAT_SHARD))
     if lines and block.line_sums and shard.cuts_matrices:
         raise ValueError(
-            f"{name}: sums over the rows of all matrices cannot be computed for {what}, whose matrices are divided"
+            f"{name}: sums over the rows of all matrices cannot be computed for {what}, whose matrices are divided; "
+            "divide it along one of its last two dimensions"
         )
     if lines and block.channel_sums and shard.cuts_channels:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -187,6 +187,55 @@ def begun(params: list[Tensor]) -> Any:
         return optgen.load(path).Begun(params, target="torch")
 
 
+CHANNELS = """
+name: channels
+hyperparameters: {lr: 0.1}
+states:
+  average: {}
+  channel: {shape: channel, when: ndim >= 2}
+  most: {shape: row, when: ndim >= 2}
+blocks:
+  step: |
+    average = 0.5 * average + grad
+    update = average
+    if ndim >= 2:
+        channel = 0.5 * channel + norm(grad, over=channel)
+        most = max(most, max(grad, over=row))
+        update = average / (1 + channel) + most * mean(average * channel, over=channel) + min(param, over=col)
+    param = param - lr * update
+"""
+ONE_DIMENSION = """
+name: one_dimension
+states: {most: {shape: last, when: ndim >= 2}}
+blocks:
+  step: |
+    if ndim >= 2:
+        most = max(most, absmax(grad, over=last))
+        param = param - 0.1 * grad / most
+"""
+
+
+def written(text: str, params: Iterable[Tensor], target: str) -> Any:
+    """An optimizer of the one class of a spec."""
+    with TemporaryDirectory() as folder:
+        name = text.split()[1]
+        path = Path(folder) / f"{name}.yaml"
+        path.write_text(text)
+        cls = getattr(optgen.load(path), "".join(part.capitalize() for part in name.split("_")))
+        return cls(list(params), target=target)
+
+
+def channels(world: World, target: str) -> float:
+    """Channels of a convolution divided along them, maxima of rows and columns that are divided."""
+    shapes = [(10, 7), (6, 5), (7, 4, 3, 3), (3, 4, 5)]
+    begin, grads = starts(shapes), gradients(shapes, STEPS)
+    make = partial(written, CHANNELS, target=target)
+    placed = [[Shard(0)], [Shard(1)], [Shard(0)], [Shard(2)]]
+    results, optimizer = train_parts(make, begin, grads, world.mesh(), placed)
+    assert optimizer.engines() == {target: len(shapes)}, optimizer.engines()
+    return furthest(results, train_plain(make, begin, grads), begin)
+
+
 def refusals(world: World) -> None:
     """Refusals of all that cannot be had of parts; they change nothing."""
     mesh = world.mesh()
@@ -211,6 +260,10 @@ def refusals(world: World) -> None:
     fails(param, maker("adamw", target="cpu", rounding="stochastic"), "leave target out")
     maker("adamw", rounding="stochastic")([param]).step()
     fails(param, begun, "state 'size' begins with a reduction")
+    for text, dim, words in ((ONE_DIMENSION, 0, "along one of its last two"), (CHANNELS, 1, "divide it along another")):
+        param = nn.Parameter(distribute_tensor(torch.ones(4, 4, 2, 2), mesh, [Shard(dim)]))
+        param.grad = distribute_tensor(torch.ones(4, 4, 2, 2), mesh, [Shard(dim)])
+        fails(param, partial(written, text, target="torch"), words)
     param = nn.Parameter(DTensor.from_local(begin, mesh, [Partial()]))
     param.grad = DTensor.from_local(grad, mesh, [Partial()])
     fails(param, maker("adamw"), "has no values of its own")
@@ -313,6 +366,8 @@ SCENARIOS: Scenarios = {
     2: {
         **_matrix("columns"),
         "refusals": Scenario(refusals),
+        "channels, torch": Scenario(partial(channels, target="torch")),
+        "channels, cpu": Scenario(partial(channels, target="cpu")),
         "other placement": Scenario(other_placement),
         "other part": Scenario(other_part),
         "different steps": Scenario(different_steps),

@@ -24,10 +24,11 @@ from optgen.ir.guards import RECORDED, Guard
 from optgen.ir.kinds import kind_of
 from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Reduce, Ref, Select, walk
 from optgen.ir.rule import Block
-from optgen.operations import OPERATIONS, Named
+from optgen.operations import DRAWS, OPERATIONS, Named
 from optgen.runtime import torch_math
 from optgen.runtime.core.bucket import matrix_shape, sizes_of
 from optgen.runtime.dimensions import kind_dims, shape_of, spread_shape
+from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.store import in_equations
 
 Values = dict[str, Any]
@@ -314,6 +315,10 @@ class _Run:
                 return values[name]
             case Select(formula=formula, then=then, other=other):
                 return self._value(i, then if formula.holds(self.guards[i]) else other, values)
+            case Call(op=op, args=(_, Const(value=number))) if op in DRAWS:
+                shape, draw = self.params[i].shape, Draw(0, i)
+                numbers = draw.normal if op == "normal" else draw.uniform
+                return numbers(int(number), shape.numel(), self.params[i].device).double().reshape(shape)
             case Call(op=op, args=args):
                 return FUNCTIONS[op](*(self._value(i, arg, values) for arg in args))
             case Reduce(over=Kind.GLOBAL):

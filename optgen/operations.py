@@ -278,6 +278,10 @@ _WINDOWS = (
         takes=(("window", "window"), ("q", "tensor")),
     ),
 )
+_DRAWS = (
+    _function("uniform", "a number from 0 to below 1", takes=(), python="t.uniform", beside=("param",)),
+    _function("normal", "a normal number of mean 0 and variance 1", takes=(), python="t.normal", beside=("param",)),
+)
 _OF_PASSES = (
     _function(
         "scale_of",
@@ -303,15 +307,17 @@ _REDUCTIONS = (
 )
 
 OPERATIONS: Mapping[str, Operation] = {
-    row.name: row for row in (*_OPERATORS, *_COMPARISONS, *_FUNCTIONS, *_WINDOWS, *_OF_PASSES)
+    row.name: row for row in (*_OPERATORS, *_COMPARISONS, *_FUNCTIONS, *_WINDOWS, *_DRAWS, *_OF_PASSES)
 }
 COMPARISONS: Mapping[str, Operation] = {row.name: row for row in _COMPARISONS}
 FUNCTIONS: Mapping[str, Operation] = {row.name: row for row in _FUNCTIONS}
 WINDOWS: Mapping[str, Operation] = {row.name: row for row in _WINDOWS}
+DRAWS: Mapping[str, Operation] = {row.name: row for row in _DRAWS}
+"""Random numbers, one for each element. Beside their arguments they have the number of the draw among the rule's."""
 OF_PASSES: Mapping[str, Operation] = {row.name: row for row in _OF_PASSES}
 """Operations that passes add to a program, and no equation says."""
 REDUCTIONS: Mapping[str, Reduction] = {row.name: row for row in _REDUCTIONS}
-CALLED: Mapping[str, Operation | Reduction] = {**FUNCTIONS, **REDUCTIONS, **WINDOWS, **FUNCTIONS}
+CALLED: Mapping[str, Operation | Reduction] = {**FUNCTIONS, **REDUCTIONS, **WINDOWS, **DRAWS, **FUNCTIONS}
 """Functions and reductions by name, in the order in which they are listed; `max` and `min` as functions."""
 BY_SYNTAX: Mapping[type[ast.AST], Operation] = {
     row.syntax: row for row in OPERATIONS.values() if row.syntax is not None

@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from optgen.operations import EACH, FUNCTIONS, REDUCTIONS, WINDOWS  # noqa: E402
+from optgen.operations import DRAWS, EACH, FUNCTIONS, REDUCTIONS, WINDOWS  # noqa: E402
 from optgen.spec import model  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "language.md"
@@ -153,7 +153,7 @@ def operations(name: str) -> str:
             others = [OVER[over] for over in row.over[len(EACH) if each else 0 :]]
             lines.append(f"| `{row.signature}` | {row.doc} | {', '.join(each + others)} |")
         return "\n".join(lines)
-    rows = {"functions": FUNCTIONS, "windows": WINDOWS}[name].values()
+    rows = {"functions": FUNCTIONS, "windows": WINDOWS, "draws": DRAWS}[name].values()
     shown = [(row.signature.replace(")", ", ...)") if row.endless else row.signature, row.doc) for row in rows]
     return "\n".join(["| function | is |", "|---|---|", *(f"| `{signature}` | {doc} |" for signature, doc in shown)])
 

@@ -88,8 +88,8 @@ EVERY = Shared(
             "[0, 9007199254740992]",
             integer=True,
             doc=(
-                "Of stochastic rounding. Draws follow from the seed, the parameter's position, the step and the "
-                "element, and are the same on every target."
+                "Of stochastic rounding, and of random initial values of states. Draws follow from the seed, the "
+                "parameter's position, the step and the element, and are the same on every target."
             ),
         ),
         Option(

@@ -12,9 +12,10 @@ from optgen.backends.python_blocks import live_code
 from optgen.backends.python_calls import call_lines, names_code, tuple_code
 from optgen.backends.quoting import py_string
 from optgen.ir.guards import RECORDED, Guard
-from optgen.ir.nodes import Const, Kind, Reduce, refs, walk
+from optgen.ir.nodes import Call, Const, Kind, Reduce, refs, walk
 from optgen.ir.refusals import Refusal
 from optgen.ir.rule import WholeRule, given_readers, readers
+from optgen.operations import DRAWS
 from optgen.prose import Prose
 from optgen.spec.model import Hyperparameter, Option, State
 from optgen.spec.names import FACTS
@@ -110,6 +111,8 @@ def state_lines(rule: WholeRule, name: str, state: State, indent: int) -> list[s
             parts.append("reads_elements=True")
         if any(isinstance(part, Reduce) for part in walk(init)):
             parts.append("reduced=True")
+        if any(isinstance(part, Call) and part.op in DRAWS for part in walk(init)):
+            parts.append("draws=True")
     elif init.value != 0.0 and item.window is None:
         parts.append(f"init={py_number(float(init.value))}")
     return python_code(call("State", *parts), indent, ",")

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.facts import NAMED, fact
-from optgen.ir.fits import fits, fits_below
+from optgen.ir.fits import Mistake, fits, fits_below, why_not_assigned, why_not_drawn
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
@@ -25,7 +25,7 @@ from optgen.ir.reductions import lowered, over_of, refused
 from optgen.ir.scope import Scope, several
 from optgen.ir.steps import asks_step, sides_of
 from optgen.ir.values import ERROR, Value, also, call
-from optgen.operations import BY_SYNTAX, CALLED, REDUCTIONS, Operation, Reduction, Sort
+from optgen.operations import BY_SYNTAX, CALLED, DRAWS, REDUCTIONS, Operation, Reduction, Sort
 from optgen.spec.names import OF_BLOCKS
 from optgen.spec.source import SourceText
 
@@ -35,11 +35,12 @@ class Builder:
 
     Attributes:
         at_once: Whether what is built is one expression without bindings.
+        draws: The number of random draws so far.
     """
 
-    def __init__(self, scope: Scope, reporter: Reporter, at_once: bool = False) -> None:
+    def __init__(self, scope: Scope, reporter: Reporter, at_once: bool = False, draws: int = 0) -> None:
         self.scope = scope
-        self.at_once = at_once
+        self.at_once, self.draws = at_once, draws
         self.reporter = reporter
         self.lets: list[Let] = []
         self.kinds: dict[str, Kind] = {name: item.kind for name, item in scope.inputs.items()}
@@ -207,33 +208,15 @@ class Builder:
         return expr != ERROR and fits(name, state, kind, past, help_text, where, self.reporter)
 
     def _may_assign(self, name: str, node: ast.Name) -> bool:
-        inputs = self.scope.inputs
-        if name == "grad" and self.keeps_grad:
-            message, help_text = "`grad` cannot be assigned after the `step` block", "use another name for the value"
-            self.reporter.error("not-assignable", message, node_location(self.text, node), help_text)
-            return False
-        if name in self.writable or name in ("grad", "active"):
-            if name == "grad" and "grad" not in inputs:
-                message = "`grad` does not exist in this block"
-                self.reporter.error(
-                    "undefined-name", message, node_location(self.text, node), "declare the method with `grad: true`"
-                )
-                return False
-            return True
-        if name in self._names() & self.visible:
-            what = "an option" if name in self.scope.options else "given from outside"
-            self.reporter.error(
-                "not-assignable",
-                f"`{name}` is {what} and cannot be assigned here",
-                node_location(self.text, node),
-                "use another name for the value",
-            )
-            return False
-        if name in CALLED or name.startswith("_"):
-            message = f"`{name}` is reserved"
-            self.reporter.error("reserved-name", message, node_location(self.text, node), "use another name")
-            return False
-        return True
+        given = {n: "an option" if n in self.scope.options else "given from outside" for n in self._names()}
+        known = {n: what for n, what in given.items() if n in self.visible}
+        return not self._is_wrong(why_not_assigned(name, known, self.writable, self.keeps_grad, "grad" in given), node)
+
+    def _is_wrong(self, wrong: Mistake | None, node: ast.AST) -> bool:
+        """Report a mistake, if there is one."""
+        if wrong is not None:
+            self.reporter.error(wrong.rule, wrong.message, node_location(self.text, node), wrong.help_text)
+        return wrong is not None
 
     def _branch(
         self,
@@ -403,6 +386,8 @@ class Builder:
                 self.reporter.error("undefined-function", message, where, help_text)
                 return ERROR
             case Operation(arity=wanted, endless=endless) as row:
+                if name in DRAWS and self._is_wrong(why_not_drawn(name, self.at_once, self.scope), node):
+                    return ERROR
                 if not keywords and (len(args) == wanted or (endless and len(args) > wanted)):
                     return self._operation(row, node, args, env, path)
                 given = "named ones" if keywords else f"{len(args)}"
@@ -414,7 +399,7 @@ class Builder:
         self, row: Operation, node: ast.expr, args: Sequence[ast.expr], env: Mapping[str, Value], path: Formula
     ) -> Expr:
         """An operation on its arguments; of more than it takes, on its result and the next one."""
-        sorts = [sort for _, sort in row.takes] + [row.takes[-1][1]] * (len(args) - row.arity)
+        sorts = [sort for _, sort in row.takes] + [row.takes[-1][1] for _ in args[row.arity :]]
         values = [self._argument(row, sort, arg, env, path) for sort, arg in zip(sorts, args, strict=True)]
         alike = [value for value, sort in zip(values, sorts, strict=True) if sort == "value"]
         if ERROR not in alike and len({is_boolean(value, self.by_name) for value in alike}) > 1:
@@ -422,6 +407,9 @@ class Builder:
             self.reporter.error("type", message, node_location(self.text, node))
             return ERROR
         result = call(row.name, *values[: row.arity], *map(Ref, row.beside))
+        if row.name in DRAWS:
+            self.draws += 1
+            return call(row.name, *map(Ref, row.beside), Const(float(self.draws)))
         for value in values[row.arity :]:
             result = call(row.name, result, value)
         return result

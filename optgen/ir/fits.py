@@ -1,10 +1,70 @@
-"""Checks that a state can take a value: one of its kind or a smaller one, under an `if` that all its numbers share."""
+"""Checks of what a statement may do: assign a name, draw a random number, and give a state a value.
+
+A state takes one of its kind or a smaller one, under an `if` that all its numbers share.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from optgen.diagnostics import Location, Reporter
 from optgen.ir.kinds import unit_of
 from optgen.ir.nodes import Input, Kind, takes
+from optgen.ir.scope import Scope
+from optgen.operations import CALLED
+from optgen.spec.names import SEED
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A mistake of a statement, to be reported at its place."""
+
+    rule: str
+    message: str
+    help_text: str
+
+
+def why_not_assigned(
+    name: str, known: Mapping[str, str], writable: Collection[str], keeps_grad: bool, has_grad: bool
+) -> Mistake | None:
+    """The reason why a name cannot be assigned, if there is one.
+
+    Args:
+        known: Names that are declared, with what they are.
+        writable: Those among them that the block may assign.
+        keeps_grad: Whether `grad` is no longer to be assigned.
+        has_grad: Whether there is a `grad`.
+    """
+    if name == "grad" and keeps_grad:
+        message = "`grad` cannot be assigned after the `step` block"
+        return Mistake("not-assignable", message, "use another name for the value")
+    if name == "grad" and not has_grad:
+        message = "`grad` does not exist in this block"
+        return Mistake("undefined-name", message, "declare the method with `grad: true`")
+    if name in writable or name in ("grad", "active"):
+        return None
+    if name in known:
+        message = f"`{name}` is {known[name]} and cannot be assigned here"
+        return Mistake("not-assignable", message, "use another name for the value")
+    if name in CALLED or name.startswith("_"):
+        return Mistake("reserved-name", f"`{name}` is reserved", "use another name")
+    return None
+
+
+def why_not_drawn(name: str, at_once: bool, scope: Scope) -> Mistake | None:
+    """The reason why no random number can be drawn, if there is one.
+
+    Args:
+        at_once: Whether it is in an initial value.
+    """
+    if not at_once:
+        message = f"`{name}` is for initial values of states"
+        return Mistake("not-in-language", message, "write it in `init` of a state")
+    if not scope.has_seed:
+        message = f"`{name}` needs the setting `{SEED}`, from which its numbers follow"
+        return Mistake("no-seed", message, f"declare `{SEED}` in `storage` of shared.yaml")
+    return None
 
 
 def fits(

@@ -31,7 +31,7 @@ from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
 from optgen.spec.model import Hyperparameter, Method, Option, RefusalEntry, Shared, Spec, State
 from optgen.spec.model import Input as GivenInput
-from optgen.spec.names import FACTS, RESERVED, TARGET
+from optgen.spec.names import FACTS, RESERVED, SEED, TARGET
 from optgen.spec.ranges import parse_range
 from optgen.spec.source import SourceText
 
@@ -154,6 +154,7 @@ class _RuleBuilder:
             library=self._library(functions),
             periods=frozenset(name for name, hyper in self.hypers.items() if _counts_steps(hyper)),
             can_record=RECORDED in self.storage,
+            has_seed=SEED in self.storage,
         )
 
     def _library(self, shared: Mapping[str, Function]) -> Library:
@@ -376,6 +377,7 @@ class _RuleBuilder:
 
     def _inits(self) -> dict[str, Expr]:
         result: dict[str, Expr] = {}
+        draws = 0
         for name, state in self.states.items():
             if isinstance(state.init, int | float):
                 result[name] = Const(float(state.init) if state.window is None else math.inf)
@@ -388,8 +390,9 @@ class _RuleBuilder:
             node = self.scope.library.expression(node, text, self.reporter)
             names = {n: i for n, i in self.scope.inputs.items() if i.role in ("param", "grad", "hyper", "fact")}
             names.pop("total_numel")
-            builder = Builder(replace(self.scope, inputs=names), self.reporter, at_once=True)
+            builder = Builder(replace(self.scope, inputs=names), self.reporter, at_once=True, draws=draws)
             result[name] = builder.initial(text, node, name, self.scope.inputs[name])
+            draws = builder.draws
         return result
 
 

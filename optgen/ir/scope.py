@@ -35,6 +35,7 @@ class Scope:
         library: The functions that blocks may call.
         periods: Hyperparameters that are whole numbers from 1 on.
         can_record: Whether steps can be recorded.
+        has_seed: Whether random numbers can be drawn.
     """
 
     rule: str
@@ -49,6 +50,7 @@ class Scope:
     library: Library = field(default_factory=Library)
     periods: frozenset[str] = frozenset()
     can_record: bool = False
+    has_seed: bool = False
 
     def condition(
         self,

@@ -81,6 +81,7 @@ class State:
         init: A number, or a function of a view of the parameter.
         reads_elements: Whether that function reads the parameter or its gradient.
         reduced: Whether it reduces them.
+        draws: Whether it draws random numbers.
     """
 
     name: str
@@ -93,6 +94,7 @@ class State:
     init: float | Callable[[Any], Any] = 0.0
     reads_elements: bool = False
     reduced: bool = False
+    draws: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ FACTS = (
 """Facts about a parameter, or about all parameters of a step, that a block may use."""
 OF_BLOCKS = ("param", "grad", "update", "step", "active", *FACTS)
 """Names that every block has."""
+SEED = "seed"
+"""The setting from which random numbers follow."""
 TARGET = "target"  # the argument that chooses one; rules may ask for it
 ARGUMENTS = (
     "self", "super", "locals", "settings_in", "params", "args", TARGET, "name", "inf", "over", "all", "matrix",

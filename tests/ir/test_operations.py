@@ -23,6 +23,7 @@ from optgen.ir.nodes import Call, Kind, Ref
 from optgen.operations import (
     CALLED,
     COMPARISONS,
+    DRAWS,
     FUNCTIONS,
     OF_PASSES,
     OPERATIONS,
@@ -36,7 +37,7 @@ from optgen.runtime import torch_math
 
 NUMBERS = (2.5, 0.5, 3.0)
 HEADERS = "".join(path.read_text() for path in (ROOT / "templates" / "include" / "optgen").glob("*.h"))
-ELEMENTWISE = [row for row in OPERATIONS.values() if row.name not in {*WINDOWS, *OF_PASSES, "rounded"}]
+ELEMENTWISE = [row for row in OPERATIONS.values() if row.name not in {*WINDOWS, *OF_PASSES, *DRAWS, "rounded"}]
 
 
 def arguments(row: Operation) -> list[float | bool]:

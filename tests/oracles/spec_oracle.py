@@ -35,17 +35,19 @@ from oracles.expressions import (
     both,
     const,
     dims_of,
+    finish,
     join,
     kind_of,
     single,
     widened,
 )
-from oracles.philox import bits16
+from oracles.philox import bits16, words
 from oracles.rounding import Rounding, decoded, rounding_of
 from oracles.storage import CODECS, DTYPES, OF_BITS, WHOLE, Quantized, store
 
 FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel", "fan_in")
 STEP_NAMES = frozenset(("param", "grad", "step", "active", "update", *FACTS))  # what all stages of a step share
+DRAWS = ("uniform", "normal")
 EVERYWHERE = Truth(np.array(True), np.array(False), Kind.CONST)
 
 
@@ -435,14 +437,39 @@ class SpecOracle:
             if "grad_scale" in self.inputs:
                 scale = const(self.inputs["grad_scale"], Kind.GLOBAL)
                 names["grad"] = Evaluator({"g": grad, "s": scale}, 0, _nowhere).value(ast.parse("g / s").body[0].value)  # type: ignore[attr-defined]
-            value = self._initial(state, names, None if self.dtypes is None else self.dtypes[index])
+            value = self._initial(state, names, None if self.dtypes is None else self.dtypes[index], index)
             held[name] = self._stored(index, state, _filled(value, shape))
 
-    def _initial(self, state: State, names: Mapping[str, Value], dtype: torch.dtype | None = None) -> Ball:
+    def _initial(
+        self, state: State, names: Mapping[str, Value], dtype: torch.dtype | None = None, index: int = 0
+    ) -> Ball:
         if isinstance(state.init, int | float):
             return Ball(float(state.init))
-        number = Evaluator(names, 0, _nowhere, dtype).number(parsed(state.init))
+        node = parsed(state.init)
+        numbers = self._draws(state, node)
+        functions = dict.fromkeys(DRAWS, lambda call: [self._drawn(call.func.id, numbers[id(call)], index)])  # type: ignore[attr-defined]
+        number = Evaluator(names, 0, _nowhere, dtype, functions).number(node)
         return single(number, KINDS[state.shape])
+
+    def _draws(self, state: State, node: ast.expr) -> dict[int, int]:
+        """The number of each draw of an initial value: they are counted through the initial values of the rule."""
+        calls: list[ast.Call] = []
+        for other in self.rule.states.values():
+            if not isinstance(other.init, int | float):
+                tree = node if other is state else parsed(other.init)
+                calls += [
+                    call for call in _in_order([tree]) if isinstance(call.func, ast.Name) and call.func.id in DRAWS
+                ]
+        return {id(call): number for number, call in enumerate(calls, start=1)}
+
+    def _drawn(self, name: str, number: int, index: int) -> Number:
+        """Random numbers of a parameter, by their definition in docs/language.md."""
+        shape = self.balls[index].shape
+        first, second = words(math.prod(shape), self.settings["seed"], index, number).astype(np.float64).T
+        if name == "uniform":
+            return Number(Ball((np.floor(first / 2**8) / 2**24).reshape(shape)), Kind.ELEMENT)
+        value = np.sqrt(-2 * np.log((first + 1) / 2**32)) * np.cos(2 * math.pi * second / 2**32)
+        return finish(Ball(value.reshape(shape), 1e-12), Kind.ELEMENT)
 
     def _initial_of_group(self, state: State) -> Ball:
         return self._initial(state, self.hypers)

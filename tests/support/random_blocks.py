@@ -132,6 +132,8 @@ class Writer:
 
     def number(self, kind: Kind, deep: int = 3) -> Term:
         """A number that a value of a kind may be."""
+        if self.at_once and kind is Kind.ELEMENT and "param" in self.names and self.chance(0.15):
+            return self.rng.choice([Term("uniform()", kind, 1.0), Term("normal()", kind, 7.0)])
         if deep <= 0 or self.chance(0.12):
             return self.leaf(kind)
         often = Kind.TENSOR <= kind < Kind.ELEMENT

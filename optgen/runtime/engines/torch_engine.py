@@ -101,6 +101,19 @@ class View:
         """Elements rounded to nearest as the parameter's dtype holds them, in float32."""
         return x.to(self.member.param.dtype).to(torch.float32)
 
+    def uniform(self, param: Tensor, number: float) -> Tensor:
+        """Random numbers from 0 to below 1, one an element, for initial values."""
+        return self._draw().uniform(int(number), param.numel(), param.device).reshape(param.shape)
+
+    def normal(self, param: Tensor, number: float) -> Tensor:
+        """Normal random numbers, one an element, for initial values."""
+        return self._draw().normal(int(number), param.numel(), param.device).reshape(param.shape)
+
+    def _draw(self) -> Draw:
+        member = self.member
+        elements = None if member.shard is None else member.shard.element_numbers(member.param.device)
+        return Draw(int(member.settings.get("seed", 0)), member.number, elements=elements)
+
     @cached_property
     def grad(self) -> Tensor:
         """The gradient in float32."""

@@ -4,10 +4,14 @@ As Easy as 1, 2, 3", section 3.3), a function of a key and a counter.
 The key is the seed; the counter is (element // 8, position of the parameter, number of the step). Its 128 bits are
 eight numbers of 16 bits, the lower half of each word first, for eight neighbouring elements. So a draw is the same on
 every target, for any number of threads, and whichever part of a tensor is computed.
+
+Initial values are drawn at the step 0, from a block for each element: (element, with the number of the draw above its
+first 48 bits, position of the parameter, 0).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +53,28 @@ class Draw:
         words = torch.stack(philox(blocks & WORD, blocks >> 32, self.position, self.step, self.seed), dim=-1)
         word = words.gather(-1, (elements >> 1 & 3).unsqueeze(-1)).squeeze(-1)
         return (word >> 16 * (elements & 1) & 0xFFFF).to(torch.int32)
+
+    def uniform(self, number: int, numel: int, device: torch.device | str) -> Tensor:
+        """Numbers from 0 to below 1 for initial values, multiples of 2^-24, as float32 of shape (numel,)."""
+        first, _ = self._words(number, numel, device)
+        return (first >> 8).to(torch.float32) * 2.0**-24
+
+    def normal(self, number: int, numel: int, device: torch.device | str) -> Tensor:
+        """Normal numbers for initial values, of mean 0 and variance 1, as float32 of shape (numel,).
+
+        Of two uniform numbers, by Box and Muller 1958, in float64.
+        """
+        first, second = self._words(number, numel, device)
+        length = ((first + 1).double() * 2.0**-32).log().mul(-2).sqrt()
+        return (length * (second.double() * (2 * math.pi * 2.0**-32)).cos()).float()
+
+    def _words(self, number: int, numel: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Two words for each of the first `numel` elements, or of `elements`."""
+        elements = torch.arange(numel, dtype=torch.int64, device=device) if self.elements is None else self.elements
+        elements = elements.reshape(-1)
+        high = (elements >> 32) + (number << 16)
+        first, second, _, _ = philox(elements & WORD, high, self.position, 0, self.seed)
+        return first, second
 
 
 def philox(low: Tensor, high: Tensor, third: int, fourth: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

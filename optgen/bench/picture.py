@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optgen.bench.measure import CaseResult, Measured
 from optgen.bench.show import in_order
 from optgen.emit.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OURS, OTHERS, ROOFLINE, INK = "#0072B2", "#8a8a8a", "#D55E00", "#333333"  # colours of Okabe and Ito
 ROW, EDGES, WIDTH = 0.42, 1.9, 11.0  # inches
@@ -23,12 +26,10 @@ def save_picture(result: CaseResult, path: Path, machine: str) -> None:
     Args:
         machine: Description of the machine, in a line.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     able = [one for one in in_order(result) if one.samples]
     figure = Figure(figsize=(WIDTH, EDGES + ROW * len(able)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     times, states = figure.subplots(1, 2, sharey=True, width_ratios=(1.5, 1.0))
     _times(times, result, able)
     _states(states, result, able)
@@ -38,6 +39,11 @@ def save_picture(result: CaseResult, path: Path, machine: str) -> None:
     tensors = "1 tensor" if len(case.shapes) == 1 else f"{len(case.shapes)} tensors"
     title = f"{case.name}: {tensors}, {case.numel / 1e6:.4g} M {case.dtype} parameters"
     figure.suptitle(f"{title}\n{machine}, {result.bandwidth / 1e9:.0f} GB/s", fontsize=11, x=0.01, ha="left")
+    write_figure(figure, path)
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure of matplotlib's as a PNG, whole or not at all; folders that are missing are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from optgen.bench.picture import write_figure
 from optgen.demo.training import Run
-from optgen.emit.whole_file import write_whole
 
 # Widths and dashes tell curves apart that lie on one another; colours are those of Okabe and Ito.
 _STYLES: tuple[dict[str, Any], ...] = (
@@ -22,11 +21,9 @@ _LABEL_HEIGHT = 0.062
 
 def save_picture(runs: Sequence[Run], path: Path) -> None:
     """Draw the held-out loss of each run over the steps, each curve with its name at its end, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 4.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for run, style in zip(runs, _STYLES, strict=False):
         axes.plot(list(run.losses), list(run.losses.values()), label=run.name, solid_capstyle="round", **style)
@@ -60,10 +57,7 @@ def save_picture(runs: Sequence[Run], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    write_whole(path, drawn.getvalue())
+    write_figure(figure, path)
 
 
 def _by_final_loss(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:

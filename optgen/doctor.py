@@ -21,7 +21,7 @@ Status = Literal["ok", "missing", "problem"]
 
 INSTALL_COMPILER = {
     "linux": "apt install g++, or dnf install gcc-c++, or apk add g++",
-    "darwin": "xcode-select --install, then brew install libomp; or brew install gcc",
+    "darwin": "xcode-select --install",
 }
 """Command that installs a C++ compiler, by platform."""
 INSTALL_HEADERS = "apt install python3-dev, or dnf install python3-devel"
@@ -101,7 +101,7 @@ def _compiler() -> Iterator[Finding]:
     if found is not None:
         yield Finding("C++ compiler", "ok", f"{found.version.partition(chr(10))[0]} at {found.path}")
         return
-    advice = INSTALL_COMPILER.get(sys.platform, "install g++ or clang with OpenMP")
+    advice = INSTALL_COMPILER.get(sys.platform, "install g++ or clang")
     yield Finding(
         "C++ compiler",
         "missing",

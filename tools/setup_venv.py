@@ -42,7 +42,7 @@ NO_COMPILER = """\
 no C++ compiler was found (g++, clang++ or c++).
   Debian, Ubuntu: apt install g++
   Fedora: dnf install gcc-c++
-  macOS: xcode-select --install, then brew install libomp"""
+  macOS: xcode-select --install"""
 
 
 class SetupError(Exception):

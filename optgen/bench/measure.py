@@ -25,11 +25,16 @@ from optgen.runtime.core import sweep
 STATES_AGE = 10
 BANDWIDTH_BYTES = 12
 TRIAD = """\
-#include <cstdint>
+#include <optgen/threads.h>
 extern "C" __attribute__((visibility("default")))
 void triad(float* a, const float* b, float s, int64_t n, int threads) {
-#pragma omp parallel for simd num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < n; ++i) a[i] += s * b[i];
+    optgen::with_threads(threads, [&](const optgen::Team& team) {
+        team.each(threads, [&](int64_t part) {
+            const int64_t end = n * (part + 1) / threads;
+#pragma omp simd
+            for (int64_t i = n * part / threads; i < end; ++i) a[i] += s * b[i];
+        });
+    });
 }
 """
 

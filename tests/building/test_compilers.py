@@ -51,7 +51,7 @@ def test_flags_of_the_users_own_stand_last(folder: Path, monkeypatch: pytest.Mon
     ("flags", "said"),
     [
         ("-DTITLE='a", "OPTGEN_CXXFLAGS is not a list of words: No closing quotation"),
-        ("-fno-such-thing", "does not build OpenMP C++17: "),
+        ("-fno-such-thing", "does not build C++17: "),
     ],
 )
 def test_flags_that_cannot_be_are_said(flags: str, said: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,13 @@ import platform
 import shutil
 from pathlib import Path
 
-from optgen.runtime.building.compilers import COMMON_FLAGS
+from optgen.runtime.building.compilers import COMMON_FLAGS, OPENMP
 from support.asked import ask
 from support.libraries import Emulated
 
 COMPILER = "aarch64-linux-gnu-g++"
 EMULATOR = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
-FLAGS = COMMON_FLAGS  # what users' kernels are compiled with, for the least of these processors
+FLAGS = (*COMMON_FLAGS, OPENMP)  # what users' kernels are compiled with, for the least of these processors
 
 
 def why_no_arm() -> str:

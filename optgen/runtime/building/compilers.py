@@ -9,9 +9,11 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from optgen.paths import include_dir
 from optgen.runtime.building.private_dir import cache_dir
 from optgen.runtime.building.programs import (
     COMPILE_TIMEOUT_SECONDS,
@@ -32,7 +34,6 @@ COMMON_FLAGS = (
     "-std=c++17",
     "-shared",
     "-fPIC",
-    "-fopenmp",
     # Products and sums are rounded one by one, as in torch's own operations, so that both targets agree.
     "-ffp-contract=off",
     "-fno-math-errno",
@@ -42,22 +43,26 @@ COMMON_FLAGS = (
     "-Wextra",
 )
 
+OPENMP = "-fopenmp"
+OWN_THREADS = ("-fopenmp-simd", "-pthread")
+"""For a compiler without OpenMP: the hints to its vectoriser alone, and threads of our own (threads_own.h)."""
+
 PROBE = """\
+#include <optgen/threads.h>
 #include <optional>
-#include <omp.h>
 int main() {
-    std::optional<int> threads;
-#pragma omp parallel num_threads(2)
-#pragma omp single
-    threads = omp_get_num_threads();
-    return threads.value_or(0) >= 1 ? 0 : 1;
+    std::optional<int> threads = 0;
+    int ran[2] = {};
+    optgen::with_threads(2, [&](const optgen::Team& team) { team.each(2, [&](int64_t i) { ran[i] = 1; }); });
+    *threads = ran[0] + ran[1];
+    return threads.value_or(0) == 2 ? 0 : 1;
 }
 """
 
 
 @dataclass(frozen=True)
 class Compiler:
-    """A compiler that builds OpenMP C++17 for this machine.
+    """A compiler that builds kernels for this machine: C++17, with OpenMP's threads or our own.
 
     `path` is the program as found (symbolic links kept, since ccache and wrappers look at their name), `arguments` are
     words that stand before every other argument, `flags` those that this compiler takes for this processor.
@@ -67,7 +72,12 @@ class Compiler:
     version: str
     family: Literal["gcc", "clang"]
     arguments: tuple[str, ...] = ()
-    flags: tuple[str, ...] = COMMON_FLAGS
+    flags: tuple[str, ...] = (*COMMON_FLAGS, OPENMP)
+
+    @property
+    def openmp(self) -> bool:
+        """True if kernels run on OpenMP's threads, which torch shares."""
+        return OPENMP in self.flags and "-fno-openmp" not in self.flags
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -76,7 +86,7 @@ class Compiler:
 
 
 def find_compiler() -> Compiler | None:
-    """Return the first compiler that builds OpenMP C++17, or None.
+    """Return the first compiler that builds kernels, or None.
 
     `$OPTGEN_CXX` alone is tried where it is set; otherwise `$CXX`, g++, clang++ and c++, in this order. The words of
     `$OPTGEN_CXXFLAGS` stand behind all other flags.
@@ -144,12 +154,13 @@ def _probe(command: tuple[str, ...], own: tuple[str, ...], temporary: Path) -> C
     source = temporary / "probe.cpp"
     source.write_text(PROBE, encoding="utf-8")
     message = ""
-    for processor_flags in _processor_flags():
-        flags = (*COMMON_FLAGS[:1], *processor_flags, *COMMON_FLAGS[1:], *own)
+    for threads, processor_flags in product(_thread_flags(), _processor_flags()):
+        flags = (*COMMON_FLAGS[:1], *processor_flags, *COMMON_FLAGS[1:], *threads, *own)
         # A program rather than a library: it can be run without loading a second OpenMP into this process.
         as_program = [flag for flag in flags if flag not in ("-shared", "-fPIC")]
         program = temporary / "probe"
-        built = run((*command, *as_program, str(source), "-o", str(program)), temporary, PROBE_TIMEOUT_SECONDS)
+        words = (*command, *as_program, f"-I{include_dir()}", str(source), "-o", str(program))
+        built = run(words, temporary, PROBE_TIMEOUT_SECONDS)
         if built.status == 0:
             ran = run((str(program),), temporary, PROBE_TIMEOUT_SECONDS)
             if ran.status == 0:
@@ -158,11 +169,22 @@ def _probe(command: tuple[str, ...], own: tuple[str, ...], temporary: Path) -> C
             message = f"a program it built does not run here (exit status {ran.status}): {first_line(ran.said)}"
         else:
             failed = built
-            message = f"it does not build OpenMP C++17: {first_line(built.said)}"
+            message = f"it does not build C++17: {first_line(built.said)}"
         full = out_of_space(failed, temporary)
         if full:
             raise OSError(f"{full} in {temporary.parent}")
     return message.rstrip(": ")
+
+
+def _thread_flags() -> Iterator[tuple[str, ...]]:
+    """Yield flags for threads, best first.
+
+    On macOS a compiler with OpenMP, which Apple's is not, brings a libomp beside torch's: the second one to start ends
+    the process.
+    """
+    if platform.system() != "Darwin":
+        yield (OPENMP,)
+    yield OWN_THREADS
 
 
 def _processor_flags() -> Iterator[tuple[str, ...]]:

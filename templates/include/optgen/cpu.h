@@ -4,6 +4,7 @@
 #include <optgen/call.h>
 #include <optgen/math.h>
 #include <optgen/passes.h>
+#include <optgen/threads.h>
 #include <optgen/tile.h>
 #include <optgen/window.h>
 
@@ -156,18 +157,14 @@ template <class How = Added> inline double line_sum(const float* x, int64_t coun
 template <int columns, class Scalars, class Prepare, class RunChunk, class Finish>
 inline void run_pass(const Call& call, Prepare prepare, RunChunk run_chunk, Finish finish) {
   Scalars* scalars = reinterpret_cast<Scalars*>(call.scratch);
-#pragma omp parallel num_threads(int(call.threads))
-  {
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < call.tensors; ++i) scalars[i] = prepare(call, tensor_of<columns>(call, i));
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < call.chunks; ++i) {
+  with_threads(int(call.threads), [&](const Team& team) {
+    team.each(call.tensors, [&](int64_t i) { scalars[i] = prepare(call, tensor_of<columns>(call, i)); });
+    team.each(call.chunks, [&](int64_t i) {
       const Chunk c = chunk_of(call, call.first + i);
       run_chunk(call, tensor_of<columns>(call, c.tensor), c, scalars[c.tensor]);
-    }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < call.tensors; ++i) finish(call, tensor_of<columns>(call, i));
-  }
+    });
+    team.each(call.tensors, [&](int64_t i) { finish(call, tensor_of<columns>(call, i)); });
+  });
 }
 
 }  // namespace optgen

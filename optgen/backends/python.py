@@ -36,7 +36,7 @@ from optgen.backends.python_shared import Group, SharedParts
 from optgen.backends.quoting import docstring, identifier
 from optgen.ir.refusals import Refusal
 from optgen.ir.rule import WholeRule
-from optgen.ir.usage import asks_first_step_only
+from optgen.ir.usage import asks_first_step_only, sees_channels_alone
 from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import element_sums
@@ -113,6 +113,7 @@ class PythonBackend:
             "flags": "_flags" if has_flags else "",
             "on_step": "_on_step" if on_step_texts(rule) else "",
             "constants": names_code(constants) if constants else "",
+            "channels_alone": "True" if sees_channels_alone(block.program for block in rule.blocks.values()) else "",
             "first_step_only": "True" if _asks_first_step_only(rule) else "",
             "shared": tuple_code([f"shared.{group.name}" for group in groups]),
         }

@@ -9,7 +9,7 @@ from functools import lru_cache
 from optgen.codecs import CODECS
 from optgen.diagnostics import Location, Reporter
 from optgen.ir.functions import named as named_in
-from optgen.ir.nodes import Call, Const, Expr, Program, Ref, children, refs
+from optgen.ir.nodes import Call, Const, Expr, Kind, Program, Reduce, Ref, children, refs, walk
 from optgen.ir.parser import node_location
 from optgen.ir.rule import WholeRule
 from optgen.ir.weights import weight_states
@@ -45,6 +45,43 @@ def check_use(rule: WholeRule, loaded: LoadedSpec, shared: LoadedShared, reporte
             reporter.warning(
                 "quantized-weights", message, where, f"write `codecs: [{plain}]`, or list those it may take"
             )
+
+
+def _joins(first: Expr, second: Reduce) -> bool:
+    """Check whether two reductions, one of the other's results, are one over the dimensions of both."""
+    return isinstance(first, Reduce) and second.op == ("sum" if first.op == "squares" else first.op)
+
+
+OF_MATRICES = (Kind.MATRIX, Kind.COL, Kind.LAST, Kind.LAST2, Kind.LAST3, Kind.LAST4)
+
+
+def sees_channels_alone(programs: Iterable[Program]) -> bool:
+    """Check whether programs tell no dimension of a tensor but the first: the others may then be taken as one.
+
+    Rows are there only on the way from elements to channels.
+    """
+    found = False
+    for program in programs:
+        rows = {let.name: let.expr for let in program.lets if let.kind is Kind.ROW}
+        nodes = [node for let in program.lets for node in walk(let.expr)]
+        nodes += [node for value in program.outputs.values() for node in walk(value)]
+        reductions = [node for node in nodes if isinstance(node, Reduce)]
+        kinds = {*program.kinds().values(), *(reduction.over for reduction in reductions)}
+        states = {item.kind for item in program.inputs.values() if item.role == "state"}
+        to_channels = [r for r in reductions if r.over is Kind.CHANNEL and isinstance(r.x, Ref) and r.x.name in rows]
+        joined = all(_joins(rows[r.x.name], r) for r in to_channels if isinstance(r.x, Ref))
+        read = [node.name for node in nodes if isinstance(node, Ref)]
+        if (
+            kinds.intersection(OF_MATRICES)
+            or Kind.ROW in states
+            or not joined
+            or not all(isinstance(expr, Reduce) for expr in rows.values())
+            or len([name for name in read if name in rows]) != len(to_channels)
+            or not {"rows", "cols", "matrices"}.isdisjoint(read)
+        ):
+            return False
+        found = found or Kind.CHANNEL in kinds
+    return found
 
 
 def asks_first_step_only(program: Program) -> bool:

@@ -134,6 +134,7 @@ class Rule:
         shared: Parts that it shares with other rules.
         inputs: Inputs that may be set on the optimizer for a step, with their documentation.
         constants: Flags that the codecs decide, which no kernel is given.
+        channels_alone: Whether blocks tell no dimension of a tensor but the first: kernels take the others as one.
         first_step_only: Whether blocks ask of the count of steps no more than whether this is the first.
         refusals: Combinations that it refuses.
 
@@ -157,10 +158,12 @@ class Rule:
         inputs: Mapping[str, str] = NOTHING,
         constants: tuple[str, ...] = (),
         first_step_only: bool = False,
+        channels_alone: bool = False,
         refusals: Sequence[Refusal] = (),
     ) -> None:
         self.name, self.file, self.package = name, file, package or ""
         self.blocks, self.constants, self.first_step_only = blocks, constants, first_step_only
+        self.channels_alone = channels_alone
         own = {setting.name: setting for setting in settings}
         common = {s.name: s for part in shared for s in part.settings if s.name not in own}
         declared = {**own, **common}

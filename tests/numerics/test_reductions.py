@@ -215,3 +215,50 @@ def test_dimensions(bits: int, target: str, tmp_path: Path) -> None:
         o.step()
     for one, other in zip(params, again.param_groups[0]["params"], strict=True):
         assert torch.equal(one, other)
+
+
+ALONE = """
+name: by_channel
+title: By channel
+hyperparameters: {lr: 1e-2}
+states:
+  average: {}
+  size: {shape: channel, when: ndim >= 2}
+  top: {shape: channel, when: ndim >= 2}
+blocks:
+  step: |
+    average = 0.5 * average + grad
+    update = average
+    if ndim >= 2:
+        size = 0.5 * size + norm(grad, over=channel)
+        top = max(average * size, over=channel) - min(grad, over=channel)
+        update = average / (1 + size) + top * std(grad, over=channel)
+    param = param - lr * update
+"""
+
+
+@pytest.mark.parametrize(("rows", "alone"), [("", True), (" + 0 * max(row_sum(grad), over=channel)", False)])
+def test_channels_alone(rows: str, alone: bool, target: str, tmp_path: Path) -> None:
+    """Where a rule tells no dimension but the first, kernels take a channel as one row; numbers stay the same."""
+    path = tmp_path / "by_channel.yaml"
+    path.write_text(ALONE.replace("over=channel)\n    param", f"over=channel){rows}\n    param"))
+    cls = optgen.load(path).ByChannel
+    assert cls.rule.channels_alone == alone
+    generator = torch.Generator().manual_seed(7)
+    grads = [torch.randn(shape, generator=generator) for shape in SHAPES]
+    params = [torch.nn.Parameter(torch.zeros_like(grad)) for grad in grads]
+    opt = targeted(cls, params, target)
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad.clone()
+    opt.step()
+    for param, grad in zip(params, grads, strict=True):
+        x = grad.double()
+        update = x
+        if grad.dim() >= 2:
+            flat = x.flatten(1)
+            size = flat.norm(dim=1, keepdim=True)
+            top = (flat * size).amax(1, keepdim=True) - flat.amin(1, keepdim=True)
+            update = (flat / (1 + size) + top * flat.std(1, keepdim=True)).reshape(x.shape)
+            torch.testing.assert_close(opt.state[param]["size"].cpu().double(), size[:, 0], rtol=1e-6, atol=0)
+            torch.testing.assert_close(opt.state[param]["top"].cpu().double(), top[:, 0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(param.detach().cpu().double(), -1e-2 * update, rtol=1e-5, atol=1e-7)

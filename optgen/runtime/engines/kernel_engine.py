@@ -18,7 +18,7 @@ from torch import Tensor
 from optgen.codecs import COMPENSATION, PARAMETER_CODECS
 from optgen.runtime.block import Block, Pass
 from optgen.runtime.core import sweep
-from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, matrix_shape, sizes_of
+from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, layout_of, matrix_shape, sizes_of
 from optgen.runtime.dimensions import shape_of
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
@@ -118,7 +118,7 @@ class KernelEngine:
         lines = not self.bands and bool(self.row_sums or self.col_sums)
         for index, param in enumerate(self.params):
             numel = param.numel()
-            _, rows, cols = matrix_shape(param.shape)
+            _, rows, cols = matrix_shape(self._seen(self.members[index]))
             size = self.chunk if not lines else max(self.chunk, -(-16 * cols // TILE) * TILE)
             table.first.append(len(table))
             for begin in range(0, numel, size):
@@ -135,7 +135,7 @@ class KernelEngine:
         """Cuts every matrix between rows, if there are passes that walk bands; numbered after the chunks."""
         table = ChunkTable(array("q"), [], [])
         for index, param in enumerate(self.params if self.bands and (self.row_sums or self.col_sums) else ()):
-            matrices, rows, cols = matrix_shape(param.shape)
+            matrices, rows, cols = matrix_shape(self._seen(self.members[index]))
             table.first.append(len(self.chunks) + len(table))
             for matrix in range(matrices if param.numel() else 0):
                 for row in range(0, rows, BAND_ROWS):
@@ -161,7 +161,14 @@ class KernelEngine:
         return {key: piece[:size] for (key, size), piece in pieces}
 
     def _length(self, kind: str, member: Member) -> int:
-        return math.prod(shape_of(kind, member.line_shape))
+        return math.prod(shape_of(kind, member.line_shape if member.shard is not None else self._seen(member)))
+
+    def _seen(self, member: Member) -> torch.Size:
+        """The shape of a parameter as kernels see it: a row a channel, where no other dimension is told."""
+        shape = member.param.shape
+        if self.rule.channels_alone and member.shard is None and len(shape) > 2:
+            return torch.Size((shape[0], shape[1:].numel()))
+        return shape
 
     def _scratch_bytes(self) -> int:
         """Bytes of a pass's values below element kind, at most four each."""
@@ -174,7 +181,8 @@ class KernelEngine:
         offsets = dict.fromkeys(self.arrays, 0)
         self.kept = []
         for index, member in enumerate(self.members):
-            at, shard = member.layout(), member.shard
+            shard = member.shard
+            at = layout_of(self._seen(member), shard)
             start = 0 if shard is None or shard.start is None else shard.start
             step = self._kept(member.entry["step"])
             seed = int(member.settings.get("seed", 0))

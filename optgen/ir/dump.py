@@ -5,6 +5,9 @@ from __future__ import annotations
 from optgen.ir.formula import Formula
 from optgen.ir.nodes import Call, Const, Expr, Kind, Program, Reduce, Ref, Select
 from optgen.operations import OPERATIONS, Binds, Infix, Prefix
+from optgen.spec.names import SIZES
+
+SIZE_TEXTS = {name: f"shape[{dim}]" for dim, name in SIZES.items() if name.startswith("size")}
 
 
 def dump(program: Program) -> str:
@@ -34,15 +37,15 @@ def _text(expr: Expr, outer: int) -> str:
         case Const(value=value):
             return f"{value:.9g}"
         case Ref(name=name):
-            return name
+            return SIZE_TEXTS.get(name, name)
         case Select(formula=formula, then=then, other=other):
             chosen = f"{_text(then, Binds.OR)} if {condition(formula)} else {_text(other, Binds.CHOICE)}"
             return _wrapped(chosen, Binds.CHOICE, outer)
         case Reduce(op=op, over=over, x=x):
-            name = {"sum": "sum", "squares": "sum_of_squares", "max": "max", "greatest": "greatest"}[op]
+            name = {"sum": "sum", "squares": "sum_of_squares", "max": "max", "greatest": "max"}[op]
             if over in (Kind.ROW, Kind.COL):
                 return f"{over.name.lower()}_{name}({text(x)})"
-            place = {Kind.TENSOR: "", Kind.MATRIX: ", over=matrix", Kind.GLOBAL: ", over=all"}[over]
+            place = {Kind.TENSOR: "", Kind.GLOBAL: ", over=all"}.get(over, f", over={over.name.lower()}")
             return f"{name}({text(x)}{place})"
         case Call(op=op, args=args):
             match OPERATIONS[op].written, args:

@@ -90,6 +90,8 @@ class Printer:
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
                 over = next((k.value.id for k in keywords if isinstance(k.value, ast.Name)), "")
                 return self._call(name, args, over)
+            case ast.Subscript(value=ast.Name(id=name), slice=index):
+                return _element("msub", _leaf("mi", name, mathvariant="normal"), self.expression(index)), Binds.ATOM
             case _:
                 raise TypeError(f"no expression of the spec language: {ast.dump(node)}")
 

@@ -31,6 +31,8 @@ A, B = Ref("a"), Ref("b")
         (Reduce("squares", Kind.TENSOR, A), "sum_of_squares(a)"),
         (Reduce("sum", Kind.ROW, A), "row_sum(a)"),
         (Reduce("max", Kind.GLOBAL, A), "max(a, over=all)"),
+        (Reduce("greatest", Kind.CHANNEL, A), "max(a, over=channel)"),
+        (Call("/", (A, Ref("size0"))), "a / shape[0]"),
     ],
 )
 def test_text(expr: object, expected: str) -> None:

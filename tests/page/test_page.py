@@ -200,7 +200,9 @@ blocks:
     if 0 < lr:
         if mode == "two":
             pass
-    x = +grad * 123456.789 + {deep}
+    x = +grad * 123456.789 / fan_in + {deep}
+    if ndim >= 2:
+        x = x * max(grad, over=channel) / shape[0] + std(x, over=last)
     if beta is not None:
         x = x * beta
     param = param - lr * where(not (x > 0 or x < -1), x, 1.5e-9)
@@ -214,3 +216,8 @@ blocks:
     assert text.count("<msqrt>") == 100
     assert "<mn>1.5</mn><mo>·</mo><msup><mn>10</mn>" in text
     assert text.count('class="line faint"') == 4
+    assert '<msub><mi mathvariant="normal">max</mi><mtext>channel</mtext></msub>' in text
+    assert '<msub><mi mathvariant="normal">shape</mi><mn>0</mn></msub>' in text
+    printed = CliRunner().invoke(app, ["explain", "Mine", "--specs", str(spec)])
+    assert printed.exit_code == 0
+    assert "over=channel" in printed.stdout

@@ -176,7 +176,7 @@ def test_shares_of_copy_bandwidth_and_time_of_the_host() -> None:
 
 
 def test_targets_name_cases_and_contenders_that_there_are() -> None:
-    others = {peers.FUSED, peers.FOREACH, peers.COMPILED, peers.BNB8, peers.BNB32, peers.TORCHAO8}
+    others = {peers.FUSED, peers.FOREACH, peers.COMPILED, peers.BNB8, peers.BNB32, peers.TORCHAO8, peers.FORK8}
     others |= {peers.FLASH8, peers.FLASH32, bench.COPY, *bench.ON_HOST}
     ours = {one.name for one in bench.contenders(bench.CUDA_CLASSES, [])[0]}
     for device, targets in (("cpu", bench.TARGETS), ("cuda", bench.CUDA_TARGETS)):

@@ -52,7 +52,7 @@ from optgen.bench.contenders import Contender, catalogue, our_contender, wanted 
 from optgen.bench.machine import BUSY_FROM, Work, load_note, machine, machine_line  # noqa: E402
 from optgen.bench.measure import Bandwidth, Budget, CaseResult, Meter, measure_case, wall_seconds  # noqa: E402
 from optgen.bench.models import llama_shapes  # noqa: E402
-from optgen.bench.peers import BNB8, BNB32, COMPILED, FLASH8, FLASH32, FORK, FUSED, PACKAGES, TORCHAO8, peers  # noqa: E402
+from optgen.bench.peers import BNB8, BNB32, COMPILED, FLASH8, FLASH32, FORK, FORK8, FUSED, PACKAGES, TORCHAO8, peers  # noqa: E402
 
 CASES = (
     Case("4096x4096", ((4096, 4096),), 3),
@@ -115,9 +115,11 @@ QUICK_PEERS = "torch,bitsandbytes"
 DEFAULT_PEERS = {"cpu": "torch,bitsandbytes,torchao", "cuda": ",".join(name for name in PACKAGES if name != FORK)}
 
 TARGETS = (
-    Target("4096x4096", "AdamW32bit", FUSED, at_least=1.2),
-    Target("4096x4096", "AdamW8bit", FUSED, at_most=1.2),
-    Target("4096x4096", "AdamW8bit", BNB8, at_least=20),
+    Target("4096x4096", "AdamW32bit", FUSED, at_least=1.0),
+    Target("4096x4096", "AdamW8bit", FUSED, at_most=1.0),
+    Target("4096x4096", "LAMB8bit", FUSED, at_most=1.7),
+    Target("4096x4096", "AdamW8bit", BNB8, at_least=25),
+    Target("4096x4096", "AdamW8bit", FORK8, at_least=6),
     Target("gpt2", "AdamW32bit", FUSED, at_least=1.15),
     Target("gpt2", "AdamW8bit", FUSED, at_most=1.2),
     Target("gpt2", "AdamW8bit", BNB8, at_least=12),

@@ -28,6 +28,7 @@ TORCHAO8 = "torchao AdamW8bit"
 FLASH8, FLASH32 = "flashoptim AdamW8bit", "flashoptim AdamW32bit"
 ADAMW = "AdamW"
 FORK = "bitsandbytes-cpu-fork"
+FORK8 = f"{FORK} AdamW8bit"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a benchmark says of the machine: which processor, which vectors, and what else it does."""
+"""Descriptions of the machine in benchmarks: which processor, which vectors, and other work that it does."""
 
 from __future__ import annotations
 

@@ -153,15 +153,40 @@ template <class How = Added> inline double sum_of(const float* x, int64_t count)
 }
 template <class How = Added> inline double line_sum(const float* x, int64_t count) { return sum_of<How>(x, count); }
 
+// The work of a chunk, in tiles; one that is begun counts, however little is left.
+inline int64_t work_of(const Chunk& c) { return (c.end - c.begin) / TILE + 1; }
+
+inline int64_t work_of(const Call& call) {
+  int64_t work = 0;
+  for (int64_t i = 0; i < call.chunks; ++i) work += work_of(chunk_of(call, call.first + i));
+  return work;
+}
+
+// The first chunk of a thread. The work is divided, not the number of chunks: large tensors may stand together, and
+// small ones beside them have chunks too.
+inline int64_t first_of_thread(const Call& call, int64_t work, int64_t thread) {
+  int64_t i = 0;
+  for (int64_t before = 0; i < call.chunks; ++i) {
+    const int64_t own = work_of(chunk_of(call, call.first + i));
+    if ((2 * before + own) * call.threads > 2 * work * thread) break;  // more than half of it lies beyond the edge
+    before += own;
+  }
+  return i;
+}
+
 // Runs a pass: values of each tensor, then its chunks, then its partial results.
 template <int columns, class Scalars, class Prepare, class RunChunk, class Finish>
 inline void run_pass(const Call& call, Prepare prepare, RunChunk run_chunk, Finish finish) {
   Scalars* scalars = reinterpret_cast<Scalars*>(call.scratch);
+  const int64_t work = work_of(call);
   with_threads(int(call.threads), [&](const Team& team) {
     team.each(call.tensors, [&](int64_t i) { scalars[i] = prepare(call, tensor_of<columns>(call, i)); });
-    team.each(call.chunks, [&](int64_t i) {
-      const Chunk c = chunk_of(call, call.first + i);
-      run_chunk(call, tensor_of<columns>(call, c.tensor), c, scalars[c.tensor]);
+    team.each(call.threads, [&](int64_t thread) {
+      const int64_t end = first_of_thread(call, work, thread + 1);
+      for (int64_t i = first_of_thread(call, work, thread); i < end; ++i) {
+        const Chunk c = chunk_of(call, call.first + i);
+        run_chunk(call, tensor_of<columns>(call, c.tensor), c, scalars[c.tensor]);
+      }
     });
     team.each(call.tensors, [&](int64_t i) { finish(call, tensor_of<columns>(call, i)); });
   });

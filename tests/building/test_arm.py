@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Iterator
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import optgen_optim
 import pytest
 import torch
-from support.arm import COMPILER, FLAGS, emulated, why_no_arm
+from support.arm import CLANG, COMPILER, FLAGS, emulated, why_no_arm
 from support.asked import ask
 from support.libraries import Bytes, Emulated, blocks_of
 from support.machine import require_compiler
@@ -22,6 +24,7 @@ from optgen.runtime.engines.kernel_engine import defines
 
 pytestmark = pytest.mark.skipif(bool(why_no_arm()), reason=why_no_arm())
 
+BOOKS = ("int8", "int4", "fp8", "companded8")
 SHAPES = ((1000,), (37, 140), (33_001,))  # less than a tile, and more than a chunk
 # A kernel for each codec: of the states, of the parameter, and how that is rounded.
 KERNELS = (
@@ -68,10 +71,10 @@ def tables_of(engine: Any) -> list[Bytes]:
     return [np.frombuffer(engine.call, dtype=np.uint8), *(np.frombuffer(each, dtype=np.uint8) for each in tables)]
 
 
-def move(engine: Any, folder: Path) -> Emulated:
+def move(engine: Any, folder: Path, clang: bool) -> Emulated:
     """Has an engine's kernel run on ARM from now on."""
     macros = words(defines(engine.rule, engine.bucket))
-    library = emulated(engine.rule.source, folder, f"-I{include_dir()}", *macros)
+    library = emulated(engine.rule.source, folder, f"-I{include_dir()}", *macros, clang=clang)
 
     def run(name: str) -> Any:
         return lambda call: library.run(name, [call], memory_of(engine), tables_of(engine))
@@ -80,15 +83,27 @@ def move(engine: Any, folder: Path) -> Emulated:
     return library
 
 
-@pytest.mark.parametrize(("codec", "dtype", "rounding"), KERNELS, ids=lambda value: str(value).removeprefix("torch."))
-def test_kernels_leave_the_same_bits(codec: str, dtype: torch.dtype, rounding: str, tmp_path: Path) -> None:
+def cases() -> Iterator[Any]:
+    """Each kernel by each compiler; by clang, without OpenMP, it is the nearest to Apple silicon that runs here."""
+    needs_clang = pytest.mark.skipif(shutil.which(CLANG[0]) is None, reason="no clang++ (apt install clang)")
+    for codec, dtype, rounding in KERNELS:
+        name = f"{codec}-{str(dtype).removeprefix('torch.')}-{rounding}"
+        marks = [needs_clang] if codec in BOOKS else [needs_clang, pytest.mark.full]
+        yield pytest.param(codec, dtype, rounding, False, id=f"{name}-g++")
+        yield pytest.param(codec, dtype, rounding, True, id=f"{name}-clang", marks=marks)
+
+
+@pytest.mark.parametrize(("codec", "dtype", "rounding", "clang"), list(cases()))
+def test_kernels_leave_the_same_bits(
+    codec: str, dtype: torch.dtype, rounding: str, clang: bool, tmp_path: Path
+) -> None:
     require_compiler()
     torch.set_num_threads(2)
     here, there = optimizer(codec, dtype, rounding), optimizer(codec, dtype, rounding)
     for each in (here, there):
         step(each, 1)
     ((engine,),) = [step.engines for step in there._kept.of_all]
-    library = move(engine, tmp_path)
+    library = move(engine, tmp_path, clang)
     for turn in (2, 3):
         step(here, turn)
         step(there, turn)
@@ -104,7 +119,6 @@ def _bits(x: torch.Tensor) -> torch.Tensor:
 
 
 SOURCE = Path(__file__).with_name("codec_loops.cpp")
-BOOKS = ("int8", "int4", "fp8", "companded8")
 PARAMETERS = ("bf16", "fp16", "kahan_bf16", "kahan_fp16", "split8", "split16")
 STORED = [*(f"{book}_{sign}" for book in BOOKS for sign in ("signed", "unsigned")), *PARAMETERS]
 FUNCTIONS = [f"{way}_{stored}" for stored in STORED for way in ("encode", "decode")]

@@ -22,12 +22,13 @@ from optgen.diagnostics import Reporter, suggest
 from optgen.explanation import ClassInfo
 from optgen.ir.guards import RECORDED, Guard
 from optgen.ir.kinds import kind_of
-from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Reduce, Ref, Select, walk
+from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, MatrixCall, Reduce, Ref, Select, walk
 from optgen.ir.rule import Block
 from optgen.operations import DRAWS, OPERATIONS, Named
 from optgen.runtime import torch_math
 from optgen.runtime.core.bucket import matrix_shape, sizes_of
 from optgen.runtime.dimensions import kind_dims, shape_of, spread_shape
+from optgen.runtime.matrix_math import MATRIX_FUNCTIONS
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.store import in_equations
 
@@ -321,6 +322,9 @@ class _Run:
                 return numbers(int(number), shape.numel(), self.params[i].device).double().reshape(shape)
             case Call(op=op, args=args):
                 return FUNCTIONS[op](*(self._value(i, arg, values) for arg in args))
+            case MatrixCall(op=op, x=x, settings=settings):
+                elements = self._spread(i, self._value(i, x, values), Kind.ELEMENT)
+                return MATRIX_FUNCTIONS[op](elements, *(float(self._value(i, s, values)) for s in settings))
             case Reduce(over=Kind.GLOBAL):
                 return self.of_all[expr]
             case Reduce():

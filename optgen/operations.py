@@ -160,6 +160,32 @@ class Reduction:
         return f"{self.name}(x)"
 
 
+@dataclass(frozen=True)
+class MatrixFunction:
+    """A function of a matrix: of the last two dimensions of a parameter's elements, or of what these are flattened to.
+
+    Attributes:
+        settings: Its other arguments, numbers that are the same for a group.
+        doc: Its description in docs/language.md.
+        page: A word on a page.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    page: str
+    doc: str
+
+    @property
+    def arity(self) -> int:
+        """Number of arguments."""
+        return 1 + len(self.settings)
+
+    @property
+    def signature(self) -> str:
+        """Call with the names of its arguments."""
+        return f"{self.name}({', '.join(('x', *self.settings))})"
+
+
 Takes = tuple[tuple[str, Sort], ...]
 NUMBER: Takes = (("x", "number"),)
 NUMBERS: Takes = (("a", "number"), ("b", "number"))
@@ -305,6 +331,16 @@ _REDUCTIONS = (
     Reduction("col_sum", ("col",), "numbers", "sum", "the sum along the dimension before the last"),
     Reduction("col_mean", ("col",), "numbers", "mean", "the mean along the dimension before the last", is_mean=True),
 )
+_MATRIX_FUNCTIONS = (
+    MatrixFunction("newton_schulz", ("steps", "a", "b", "c", "eps"), "orth",
+                   "the nearest orthogonal matrix, by steps X = aX + (bXXᵀ + c(XXᵀ)²)X from X = x / max(norm, eps)"),
+    MatrixFunction("quintic", ("steps", "eps"), "orth",
+                   "the same with five triples of coefficients one after the other, the last again for further steps; "
+                   "singular values end within 3 % of 1"),
+    MatrixFunction("polar_express", ("steps", "eps"), "orth",
+                   "the same with the coefficients of Polar Express (Amsel et al. 2025, "
+                   "https://arxiv.org/abs/2505.16932), from x / (1.02 norm + eps)"),
+)  # fmt: skip
 
 OPERATIONS: Mapping[str, Operation] = {
     row.name: row for row in (*_OPERATORS, *_COMPARISONS, *_FUNCTIONS, *_WINDOWS, *_DRAWS, *_OF_PASSES)
@@ -317,7 +353,15 @@ DRAWS: Mapping[str, Operation] = {row.name: row for row in _DRAWS}
 OF_PASSES: Mapping[str, Operation] = {row.name: row for row in _OF_PASSES}
 """Operations that passes add to a program, and no equation says."""
 REDUCTIONS: Mapping[str, Reduction] = {row.name: row for row in _REDUCTIONS}
-CALLED: Mapping[str, Operation | Reduction] = {**FUNCTIONS, **REDUCTIONS, **WINDOWS, **DRAWS, **FUNCTIONS}
+MATRIX_FUNCTIONS: Mapping[str, MatrixFunction] = {row.name: row for row in _MATRIX_FUNCTIONS}
+CALLED: Mapping[str, Operation | Reduction | MatrixFunction] = {
+    **FUNCTIONS,
+    **REDUCTIONS,
+    **WINDOWS,
+    **DRAWS,
+    **MATRIX_FUNCTIONS,
+    **FUNCTIONS,
+}
 """Functions and reductions by name, in the order in which they are listed; `max` and `min` as functions."""
 BY_SYNTAX: Mapping[type[ast.AST], Operation] = {
     row.syntax: row for row in OPERATIONS.values() if row.syntax is not None

@@ -69,6 +69,7 @@ ROOMS: tuple[str, ...] = (
     "building",
     "torch_math",
     "dimensions",
+    "matrix_math",
     "rule",
     "block",
 )

@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from optgen.operations import DRAWS, EACH, FUNCTIONS, REDUCTIONS, WINDOWS  # noqa: E402
+from optgen.operations import DRAWS, EACH, FUNCTIONS, MATRIX_FUNCTIONS, REDUCTIONS, WINDOWS  # noqa: E402
 from optgen.spec import model  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "language.md"
@@ -28,6 +28,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "doc": "A description of the rule.",
         "hyperparameters": "Numbers that the user sets.",
         "options": "Flags and enumerations that the user sets.",
+        "ndim": "The dimensions that every parameter has; without it they may have any number.",
         "inputs": "Numbers that are set on the optimizer for a step.",
         "states": "Values that are kept between steps.",
         "refusals": "Combinations of settings that are refused.",
@@ -145,7 +146,7 @@ def _default(value: object) -> str:
 
 
 def operations(name: str) -> str:
-    """The table of the functions, the reductions or the windows."""
+    """The table of the functions, the reductions, the windows or the functions of matrices."""
     if name == "reductions":
         lines = ["| function | is | over |", "|---|---|---|"]
         for row in REDUCTIONS.values():
@@ -153,8 +154,11 @@ def operations(name: str) -> str:
             others = [OVER[over] for over in row.over[len(EACH) if each else 0 :]]
             lines.append(f"| `{row.signature}` | {row.doc} | {', '.join(each + others)} |")
         return "\n".join(lines)
-    rows = {"functions": FUNCTIONS, "windows": WINDOWS, "draws": DRAWS}[name].values()
-    shown = [(row.signature.replace(")", ", ...)") if row.endless else row.signature, row.doc) for row in rows]
+    if name == "matrices":
+        shown = [(row.signature, row.doc) for row in MATRIX_FUNCTIONS.values()]
+    else:
+        rows = {"functions": FUNCTIONS, "windows": WINDOWS, "draws": DRAWS}[name].values()
+        shown = [(row.signature.replace(")", ", ...)") if row.endless else row.signature, row.doc) for row in rows]
     return "\n".join(["| function | is |", "|---|---|", *(f"| `{signature}` | {doc} |" for signature, doc in shown)])
 
 

@@ -23,7 +23,7 @@ from optgen.codecs import CODECS, WHOLE_TENSOR, Codec
 from optgen.ir.formula import TRUE
 from optgen.ir.kinds import kind_of
 from optgen.ir.liveness import needed
-from optgen.ir.nodes import Expr, Input, Kind, Reduce, Ref, refs
+from optgen.ir.nodes import Expr, Input, Kind, OfAllElements, Reduce, Ref, refs
 from optgen.passes.rewrite import replaced
 from optgen.passes.scale_tensorwise import scale_name
 
@@ -61,7 +61,7 @@ def torch_alone(alone: Alone) -> Rendering:
     for block, plan in alone.plans.items():
         over_all = {reduction: name for name, (_, reduction) in plan.sums.items()}
         for item in plan.passes:
-            sums = {over_all[taken.name]: taken.reduce for taken in item.reductions if taken.name in over_all}
+            sums = {over_all[r.name]: r.reduce for r in item.reductions if r.name in over_all}
             if sums:
                 functions.append(_Function(alone, block).of_sums(item.name, sums))
         functions.append(_Function(alone, block).of_block())
@@ -119,7 +119,7 @@ class _Function(TorchBlock):
         doc = f"{what}, and its states as `optimizer.state[p]` holds them."
         return self._function(self.block, doc, code, lines, ends)
 
-    def of_sums(self, name: str, sums: Mapping[str, Reduce]) -> FunctionText:
+    def of_sums(self, name: str, sums: Mapping[str, OfAllElements]) -> FunctionText:
         """A function that returns what a parameter adds to sums over all."""
         code = self._code([part for reduce in sums.values() for part in refs(reduce.x)])
         printer = self._printer(code)

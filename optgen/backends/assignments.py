@@ -16,7 +16,7 @@ from optgen.backends.declarations import declared
 from optgen.backends.stages import StageCall, stage_calls
 from optgen.backends.statements import Assign, Block, Fill, If, Invoke, Statement, Take, names_of, reads, reads_first
 from optgen.ir.formula import FALSE, TRUE, Formula, any_of
-from optgen.ir.nodes import Call, Const, Expr, Let, Reduce, Ref, Select, refs
+from optgen.ir.nodes import Call, Const, Expr, Let, MatrixCall, OfAllElements, Reduce, Ref, Select, refs
 from optgen.passes.rewrite import unused_name
 
 
@@ -243,7 +243,7 @@ class Part:
         if let.name in self.inlined:
             return []
         if let.name in self.takes:
-            assert isinstance(let.expr, Reduce)
+            assert isinstance(let.expr, OfAllElements)
             return [Take(self.takes[let.name], self._expr(let.expr.x, live))]
         if let.name in self.arrays:
             return [Fill(replace(let, expr=self._expr(let.expr, live)), live)]
@@ -341,6 +341,9 @@ class Part:
                 return replace(expr, args=tuple(self._expr(arg, live) for arg in args))
             case Reduce(x=x):
                 return replace(expr, x=self._expr(x, live))
+            case MatrixCall(x=x, settings=settings):
+                of_group = tuple(self._expr(setting, live) for setting in settings)
+                return replace(expr, x=self._expr(x, live), settings=of_group)
             case Select(formula=formula, then=then, other=other):
                 parts = self._expr(then, live & formula), self._expr(other, live & ~formula)
                 return replace(expr, then=parts[0], other=parts[1])

@@ -11,13 +11,26 @@ from optgen.backends.assignments import Assignments, Output, Part
 from optgen.backends.c_names import codec_type, column, member, pass_of
 from optgen.backends.c_printer import CPrinter, c_condition, c_member, c_name
 from optgen.backends.c_statements import CStatements, spelled, under
-from optgen.backends.code import Chain, Code, Labelled, Operand, both, call, choice, declared, guarded, joined
+from optgen.backends.code import (
+    NEVER,
+    Chain,
+    Code,
+    Labelled,
+    Operand,
+    both,
+    call,
+    choice,
+    declared,
+    either,
+    guarded,
+    joined,
+)
 from optgen.backends.layout import c_code, c_lines
 from optgen.backends.statements import Block, assigned, names_of, settings_in
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.kinds import boolean_names
 from optgen.ir.liveness import resolve
-from optgen.ir.nodes import Kind, Reduce, Ref, Role, refs
+from optgen.ir.nodes import Kind, MatrixCall, OfAllElements, Reduce, Ref, Role, refs
 from optgen.ir.rule import WholeRule
 from optgen.operations import Binds
 from optgen.passes.mask_writes import masked
@@ -95,15 +108,26 @@ class BlockText:
 
     @cached_property
     def elements(self) -> list[str]:
-        """Names that an element is computed from: stored numbers, then those of its row, column and matrix."""
-        found = {name for item in self.sums.all for name in item.reads} | self.sums.last_reads.keys()
-        found |= {write.input.name for write in self.last.writes}
-        return [*(n for n in self.inputs if n in found and not self.kinds[n].is_array), *self.element_arrays]
+        """Names that an element is computed from: stored numbers, those of functions of matrices, then those of its
+        row, column and matrix."""
+        found = self._read_by_elements | {write.input.name for write in self.last.writes}
+        stored = [name for name in self.inputs if name in found and not self.kinds[name].is_array]
+        return [*stored, *(name for name in self.matrices if name in found), *self.element_arrays]
+
+    @cached_property
+    def _read_by_elements(self) -> set[str]:
+        return {name for item in self.sums.all for name in item.reads} | self.sums.last_reads.keys()
+
+    @cached_property
+    def matrices(self) -> list[str]:
+        """Results of functions of matrices that elements read, or that passes take."""
+        found = self._read_by_elements | {item.name for item in self.sums.all}
+        return [name for name, let in self.by_name.items() if name in found and isinstance(let.expr, MatrixCall)]
 
     @cached_property
     def element_arrays(self) -> list[str]:
         """Rows, columns and matrices of which an element reads its own number."""
-        found = {name for item in self.sums.all for name in item.reads} | self.sums.last_reads.keys()
+        found = self._read_by_elements
         return [name for name in (*self.inputs, *self.by_name) if name in found and self.kinds[name].is_array]
 
     def is_written(self, name: str) -> bool:
@@ -128,6 +152,12 @@ class BlockText:
     def is_read(self, name: str) -> Operand:
         """Condition that a pass reads a stored number or an array."""
         return Operand(f"reads_{c_member(name)}<pass>")
+
+    def is_used(self, matrix: str) -> Operand:
+        """Condition that a pass reads the result of a function of matrices, or stores what it takes."""
+        taken = [self.is_taken(item) for item in self.sums.all if item.name == matrix]
+        read = self.is_read(matrix) if matrix in self._read_by_elements else NEVER
+        return either(read, *taken) if taken else read
 
     def condition(self, formula: Formula) -> Operand:
         """A condition over the rule's constants."""
@@ -284,9 +314,14 @@ class BlockText:
         largest = [f"{c_name(item.name)} = 0" for item in tensor if item.is_largest]
         return [declared(kind, names) for kind, names in (("double", sums), ("uint32_t", largest)) if names]
 
-    def adds(self, sums: Iterable[ElementSum], of_column: str = "") -> list[Code]:
-        """An element's terms added to the sums; `of_column` follows what is a sum for each column."""
-        return self.taking(sums, lambda _, item: added(item, f"terms.{c_member(item.name)}", of_column))
+    def adds(self, sums: Iterable[ElementSum], of_column: str = "", element: str = "i") -> list[Code]:
+        """An element's terms added to the sums, or stored.
+
+        Args:
+            of_column: Follows the name of what is a sum for each column.
+            element: Place of the element in what is stored for functions of matrices.
+        """
+        return self.taking(sums, lambda _, item: added(item, f"terms.{c_member(item.name)}", of_column, element))
 
     def taking(self, sums: Iterable[ElementSum], statement: Callable[[int, ElementSum], Code]) -> list[Code]:
         """A statement for each of some sums, in the pass that takes it."""
@@ -378,26 +413,28 @@ def block_text(rule: WholeRule, block: str, plan: Plan) -> BlockText:
     return BlockText(rule, block, plan)
 
 
-def added(item: ElementSum, term: Code, of_column: str = "") -> Code:
-    """An element's term added to a sum; `of_column` follows what is a sum for each column."""
+def added(item: ElementSum, term: Code, of_column: str = "", element: str = "i") -> Code:
+    """An element's term added to a sum, or stored; `of_column` follows what is a sum for each column."""
     to = f"{c_member(item.name)}{of_column}" if item.reduce.over is Kind.COL and of_column else str(c_name(item.name))
-    match item.reduce.op:
-        case "max" | "greatest" if item.reduce.over is Kind.TENSOR:
-            return Labelled(f"{to} = ", call("larger" if item.reduce.op == "max" else "greater", to, term))
-        case "max" | "greatest":
+    match item.reduce:
+        case MatrixCall():
+            return Labelled(f"{c_member(item.name)}_at[{element}] = ", term)
+        case Reduce(op="max" | "greatest" as op, over=Kind.TENSOR):
+            return Labelled(f"{to} = ", call("larger" if op == "max" else "greater", to, term))
+        case Reduce(op="max" | "greatest"):
             how = how_of(item.reduce)
             return Labelled(f"{to} = ", call(f"{how}::join", to, call(f"{how}::term", term)))
-        case "squares":
+        case Reduce(op="squares"):
             return Labelled(f"{to} = ", call("plus_square", to, term))
     return Labelled(f"{to} += ", call("double", term))
 
 
-def how_of(reduce: Reduce) -> str:
+def how_of(reduce: OfAllElements) -> str:
     """The type of how a reduction is taken, in math.h."""
     return {"max": "Largest", "greatest": "Greatest"}.get(reduce.op, "Added")
 
 
-def way_of(reduce: Reduce) -> str:
+def way_of(reduce: OfAllElements) -> str:
     """The same as an argument of a template, of which sums are the default."""
     return f"<{how_of(reduce)}>" if reduce.is_maximum else ""
 

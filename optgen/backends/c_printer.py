@@ -12,7 +12,7 @@ from optgen.backends.code import Chain, Code, Labelled, Operand, call, chained, 
 from optgen.backends.layout import c_code
 from optgen.backends.quoting import Identifier, identifier
 from optgen.ir.formula import Formula
-from optgen.ir.nodes import Call, Const, Expr, Reduce, Ref, Select
+from optgen.ir.nodes import Call, Const, Expr, MatrixCall, Reduce, Ref, Select
 from optgen.operations import OPERATIONS, Binds, Infix, Named, Prefix, Ternary
 from optgen.spec.names import STAGES
 
@@ -110,8 +110,8 @@ class CPrinter:
                 return self._operation(expr)
             case Select(formula=formula, then=then, other=other):
                 return self._choice(c_condition(formula), then, other)
-            case Reduce(over=over):
-                raise UnloweredNodeError(f"a reduction over {over.name} must be placed by the planner before printing")
+            case Reduce(over=over) | MatrixCall(over=over):
+                raise UnloweredNodeError(f"a result over {over.name} must be placed by the planner before printing")
 
     def _operation(self, expr: Call) -> Operand:
         match OPERATIONS[expr.op].c, expr.args:

@@ -137,6 +137,15 @@ def both(*conditions: Operand) -> Operand:
     return first
 
 
+def either(first: Operand, second: Operand) -> Operand:
+    """Conditions of C++ of which one holds."""
+    if ALWAYS in (first, second):
+        return ALWAYS
+    if NEVER in (first, second):
+        return second if first == NEVER else first
+    return Operand(joined("||", [first.within(Binds.NOT), second.within(Binds.NOT)]), Binds.OR)
+
+
 def prefixed(text: str, code: Code) -> Code:
     """Code with text right before it, on one line with its first part."""
     match code:

@@ -91,6 +91,11 @@ class CpuWalk:
                 otherwise = choice(self.text.is_last, call(f"{item.name}_tile.open_new", *given), "nullptr")
             opened = choice(item.reads, call(f"{item.name}_tile.open", *given), otherwise)
             result.append(Labelled(f"auto* const {item.name}_at = ", opened))
+        for name in self.text.matrices:
+            begin = Chain(self.text.array(name), (("+", "at"),))
+            result.append(
+                Labelled(f"float* const {c_member(name)}_at = ", choice(self.text.is_used(name), begin, "nullptr"))
+            )
         others = [item.reads for item in self.text.stored() if item.role != "grad"]
         if self.sums.all and any(item.role == "grad" for item in self.text.stored()):
             alone = both(*map(negated, (self.text.is_last, *others)))
@@ -131,7 +136,7 @@ class CpuWalk:
                 result[name] = f"{c_member(name)}_here"
                 continue
             value = f"{c_member(name)}_at[i]"
-            value = value if kind.is_array else f"load({value})"
+            value = value if kind.is_array or name in self.text.matrices else f"load({value})"
             result[name] = choice(self.text.is_read(name), value, "0.0f")
         return result
 

@@ -20,6 +20,9 @@ from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import ElementSum
 
+ELEMENT = "place.first + place.position(i)"
+"""Place of an element in the tensor."""
+
 
 class CudaBackend:
     """Renders CUDA C++ for nvcc."""
@@ -50,8 +53,10 @@ class CudaWalk:
         text = self.text
         draws = ["if constexpr (pass == APPLY) param_tile.draws(draw_of(t));"] if text.is_written("param") else []
         aligned = c_code(Labelled("const bool aligned = ", call("are_aligned", *self._moved())), 2)
-        line = ["const Line line = line_at(t, place.first + place.position(i));"] if text.element_arrays else []
-        adds, partials = c_lines(text.adds(self.tensor), 8), c_lines(self._partials(), 2)
+        line = [f"const Line line = line_at(t, {ELEMENT});"] if text.element_arrays else []
+        matrices = text.sums.over(Kind.ELEMENT)
+        adds = c_lines(text.adds((*self.tensor, *matrices), element=ELEMENT), 8)
+        partials = c_lines(self._partials(), 2)
         stored = [*partials, "store_sums<pass>(call, c, shared);"] if self.tensor else []
         return {
             "name": c_name(text.block),
@@ -61,6 +66,7 @@ class CudaWalk:
             "count": len(self.tensor),
             "sums": c_lines(text.sum_lines(), 2),
             "tiles": c_lines(self._tiles(), 2),
+            "matrices": c_lines(self._matrices(), 2),
             "aligned": aligned,
             "begins": [*draws, *aligned],
             "opens": c_lines(self._opens(), 4),
@@ -74,7 +80,7 @@ class CudaWalk:
             "band_results": stored,
             "results": c_lines(self._results(), 4),
             "band_element": c_code(Brackets("Element x{", tuple(self.loads(True).values()), "}"), 8),
-            "band_adds": c_lines(text.adds((*self.tensor, *self.rows, *self.cols)), 8),
+            "band_adds": c_lines(text.adds((*self.tensor, *self.rows, *self.cols, *matrices), element="at"), 8),
             "row_begins": c_lines([f"double {c_name(item.name)} = 0.0" for item in self.rows], 6),
             "col_begins": c_lines([f"double {c_name(item.name)} = 0.0" for item in self.cols], 4),
             "row_ends": c_lines(
@@ -159,7 +165,10 @@ class CudaWalk:
         for name in self.text.elements:
             kind, reads = self.text.kinds[name], self.text.is_read(name)
             value: Code = call("load", f"{c_member(name)}_at[i]")
-            if kind.is_array:
+            if name in self.text.matrices:
+                value = f"{c_member(name)}_at[{'at' if bands else ELEMENT}]"
+                reads = reads if bands else both(reads, Operand("place.inside(i)"))
+            elif kind.is_array:
                 value = f"{self.text.array(name)}[{place[kind]}]"
                 # A tile's last elements may lie beyond the tensor.
                 reads = reads if bands else both(reads, Operand("place.inside(i)"))
@@ -168,6 +177,10 @@ class CudaWalk:
                 value = call(f"read<{item.codec}>", item.data, item.aside, "at", "shared.books")
             result[name] = choice(reads, value, "0.0f")
         return result
+
+    def _matrices(self) -> list[Code]:
+        """Addresses of what functions of matrices take and leave."""
+        return [Labelled(f"float* const {c_member(n)}_at = ", self.text.array(n)) for n in self.text.matrices]
 
     def _partials(self) -> list[Code]:
         def added(k: int, item: ElementSum) -> Code:

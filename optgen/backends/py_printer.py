@@ -16,7 +16,7 @@ from optgen.backends.layout import python_code
 from optgen.backends.quoting import Identifier, identifier
 from optgen.ir.formula import Formula
 from optgen.ir.kinds import kind_of
-from optgen.ir.nodes import Call, Const, Expr, Kind, Reduce, Ref, Select, refs
+from optgen.ir.nodes import Call, Const, Expr, Kind, MatrixCall, Reduce, Ref, Select, refs
 from optgen.operations import OPERATIONS, Binds, Infix, Named, Prefix
 from optgen.spec.names import STAGES
 
@@ -112,6 +112,8 @@ class PyPrinter:
                 return Operand(call("t.rounded", self.spread(x)))
             case Call():
                 return self._operation(expr)
+            case MatrixCall(op=op, x=x, settings=settings):
+                return Operand(call(f"m.{op}", self.spread(x), *map(self.code, settings)))
             case Reduce(op=op, over=over, x=x):
                 if (over, op) not in REDUCTION:
                     return Operand(call(f"m.{OF_DIMENSION[op]}", self.spread(x), f'"{over.name.lower()}"'))
@@ -140,7 +142,7 @@ def whole_kinds(expr: Expr, fewer: Set[str], kinds: Mapping[str, Kind]) -> Set[K
     match expr:
         case Ref(name=name):
             return frozenset() if name in fewer else {kinds[name]}
-        case Reduce(over=over):
+        case Reduce(over=over) | MatrixCall(over=over):
             return {over}
         case Select(then=then, other=other):
             return whole_kinds(then, fewer, kinds) & whole_kinds(other, fewer, kinds)

@@ -114,6 +114,7 @@ class PythonBackend:
             "on_step": "_on_step" if on_step_texts(rule) else "",
             "constants": names_code(constants) if constants else "",
             "channels_alone": "True" if sees_channels_alone(block.program for block in rule.blocks.values()) else "",
+            "ndim": "" if rule.spec.ndim is None else str(rule.spec.ndim),
             "first_step_only": "True" if _asks_first_step_only(rule) else "",
             "shared": tuple_code([f"shared.{group.name}" for group in groups]),
         }

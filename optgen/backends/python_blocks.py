@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 from optgen.backends.c_block import block_text
 from optgen.backends.code import Brackets, Code, Labelled, Names, call
-from optgen.backends.py_printer import py_condition
+from optgen.backends.py_printer import py_condition, py_number
 from optgen.backends.python_calls import field_lines, names_code, tuple_code
 from optgen.ir.formula import Formula
-from optgen.ir.nodes import Kind, Reduce, Ref, refs
+from optgen.ir.nodes import Const, Expr, Kind, MatrixCall, Reduce, Ref, refs
 from optgen.ir.rule import WholeRule
 from optgen.schedule.plan import PassPlan, Plan
 from optgen.schedule.sums import ElementSum, element_sums
@@ -74,8 +74,22 @@ def _partial(item: ElementSum) -> Code:
     reduce = item.reduce
     live = [] if item.live.is_true else [live_code(item.live)]
     over = [] if reduce.over is Kind.TENSOR else [f'over="{reduce.over.name.lower()}"']
-    op = ['op="max"'] if reduce.is_maximum else []
-    return call("Partial", f'"{item.name}"', *live, *_before(item), *over, *op)
+    match reduce:
+        case Reduce():
+            more: list[Code] = ['op="max"'] if reduce.is_maximum else []
+        case MatrixCall(op=op, settings=settings):
+            more = [f'op="{op}"', Labelled("settings=", tuple_code(list(map(_setting, settings))))]
+    return call("Partial", f'"{item.name}"', *live, *_before(item), *over, *more)
+
+
+def _setting(setting: Expr) -> Code:
+    """A setting of a function of matrices: a number, or the name of one of the host's values."""
+    match setting:
+        case Ref(name=name):
+            return f'"{name}"'
+        case Const(value=value):
+            return py_number(float(value))
+    raise TypeError(setting)
 
 
 def _before(item: ElementSum) -> list[Code]:

@@ -23,7 +23,7 @@ from optgen.backends.statements import If, Invoke, Take, assigned, takes_sums, v
 from optgen.ir.formula import Formula
 from optgen.ir.kinds import boolean_names, window_name
 from optgen.ir.liveness import demands, needed, resolve
-from optgen.ir.nodes import Expr, Kind, Let, Program, Reduce, Ref, Select, refs, walk
+from optgen.ir.nodes import Expr, Kind, Let, MatrixCall, Program, Reduce, Ref, Select, refs, walk
 from optgen.ir.rule import WholeRule
 from optgen.passes.mask_writes import masked
 from optgen.passes.rewrite import replaced
@@ -282,10 +282,16 @@ class _FunctionRenderer(TorchBlock):
 
     def _take(self, statement: Take, printer: PyPrinter, at_end: str, indent: int) -> list[str]:
         """A sum where its values are at hand; a pass that wants no other ends here."""
-        name, reduce = statement.name, self.by_name[statement.name].expr
-        assert isinstance(reduce, Reduce)
+        name, result = statement.name, self.by_name[statement.name].expr
         terms = self._among(Kind.ELEMENT, printer).spread(statement.value)
-        taken = call(f"m.{REDUCTION[reduce.over, reduce.op]}", terms)
+        match result:
+            case Reduce(op=op, over=over):
+                taken = call(f"m.{REDUCTION[over, op]}", terms)
+            case MatrixCall(op=op, settings=settings):
+                names = {n: f"t.values.{py_name(n)}" for setting in settings for n in refs(setting)}
+                taken = call(f"m.{op}", terms, *map(replace(printer, names=names).code, settings))
+            case _:
+                raise TypeError(result)
         asked = Chain(f'"{name}" in t.wanted', (("and", call("t.ends", Labelled(f"{name}=", taken))),))
         return [*python_code(Labelled("if ", asked), indent, ":"), f"    return {at_end}"]
 

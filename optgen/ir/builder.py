@@ -13,19 +13,19 @@ from dataclasses import replace
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.facts import NAMED, fact
-from optgen.ir.fits import Mistake, fits, fits_below, why_not_assigned, why_not_drawn
+from optgen.ir.fits import Mistake, fits, fits_below, why_not_assigned, why_not_drawn, why_not_taken
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.guards import describe
 from optgen.ir.habits import instead_of_call, instead_of_name
 from optgen.ir.kinds import is_boolean, is_pushed, kind_of, unit_of, window_name
 from optgen.ir.liveness import changes
-from optgen.ir.nodes import Arm, Call, Const, Expr, Input, Kind, Let, Program, Ref
+from optgen.ir.nodes import Arm, Call, Const, Expr, Input, Kind, Let, MatrixCall, Program, Ref
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, stored_names, too_deep
 from optgen.ir.reductions import lowered, over_of, refused
 from optgen.ir.scope import Scope, several
 from optgen.ir.steps import asks_step, sides_of
 from optgen.ir.values import ERROR, Value, also, call
-from optgen.operations import BY_SYNTAX, CALLED, DRAWS, REDUCTIONS, Operation, Reduction, Sort
+from optgen.operations import BY_SYNTAX, CALLED, DRAWS, REDUCTIONS, MatrixFunction, Operation, Reduction, Sort
 from optgen.spec.names import OF_BLOCKS
 from optgen.spec.source import SourceText
 
@@ -379,17 +379,21 @@ class Builder:
         match of_one or CALLED.get(name):
             case Reduction() as row:
                 return self._reduction(node, row, args, keywords, env, path)
+            case MatrixFunction() as matrix if not keywords and len(args) == matrix.arity:
+                return self._matrix_function(node, matrix, args, env, path)
             case None:
                 message = f"there is no function `{name}`"
                 known = [*CALLED, *self.scope.library.functions]
                 help_text = instead_of_call(node, name) or suggest(name, known) or ", ".join(known)
                 self.reporter.error("undefined-function", message, where, help_text)
                 return ERROR
-            case Operation(arity=wanted, endless=endless) as row:
-                if name in DRAWS and self._is_wrong(why_not_drawn(name, self.at_once, self.scope), node):
-                    return ERROR
-                if not keywords and (len(args) == wanted or (endless and len(args) > wanted)):
-                    return self._operation(row, node, args, env, path)
+            case Operation() if name in DRAWS and self._is_wrong(why_not_drawn(name, self.at_once, self.scope), node):
+                return ERROR
+            case Operation(endless=endless) as row if not keywords and (
+                len(args) == row.arity or (endless and len(args) > row.arity)
+            ):
+                return self._operation(row, node, args, env, path)
+            case Operation(arity=wanted) | MatrixFunction(arity=wanted):
                 given = "named ones" if keywords else f"{len(args)}"
                 message = f"`{name}` takes {wanted} argument{'s' if wanted > 1 else ''}, {given} given"
                 self.reporter.error("arguments", message, where, instead_of_call(node, name))
@@ -471,6 +475,20 @@ class Builder:
         if not isinstance(expr, Ref):
             expr = self.bind_part(self.target, expr, node)
         return lowered(row, over, kind, expr, self._stem(expr), self.bind_part)
+
+    def _matrix_function(
+        self, node: ast.Call, row: MatrixFunction, args: Sequence[ast.expr], env: Mapping[str, Value], path: Formula
+    ) -> Expr:
+        """A function of the matrix that the elements are; what it gives has a name of its own."""
+        x, *settings = (self._number(arg, env, path) for arg in args)
+        if ERROR in (x, *settings):
+            return ERROR
+        kinds = [kind_of(arg, self.kinds) for arg in (x, *settings)]
+        wrong, at = why_not_taken(row, kinds, self.scope.has_rank(path, 2), self.at_once)
+        if self._is_wrong(wrong, node if at is None else args[at]):
+            return ERROR
+        x = x if isinstance(x, Ref) else self.bind_part(self.target, x, node)
+        return self.bind_part(f"{self.target}_matrix", MatrixCall(row.name, x, tuple(settings)), node)
 
     def _stem(self, x: Expr) -> str:
         """Stem of the name of a value that is reduced."""

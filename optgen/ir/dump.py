@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optgen.ir.formula import Formula
-from optgen.ir.nodes import Call, Const, Expr, Kind, Program, Reduce, Ref, Select
+from optgen.ir.nodes import Call, Const, Expr, Kind, MatrixCall, Program, Reduce, Ref, Select
 from optgen.operations import OPERATIONS, Binds, Infix, Prefix
 from optgen.spec.names import SIZES
 
@@ -47,6 +47,8 @@ def _text(expr: Expr, outer: int) -> str:
                 return f"{over.name.lower()}_{name}({text(x)})"
             place = {Kind.TENSOR: "", Kind.GLOBAL: ", over=all"}.get(over, f", over={over.name.lower()}")
             return f"{name}({text(x)}{place})"
+        case MatrixCall(op=op, x=x, settings=settings):
+            return f"{op}({', '.join(text(arg) for arg in (x, *settings))})"
         case Call(op=op, args=args):
             match OPERATIONS[op].written, args:
                 case Prefix(symbol, binds, wants), (x,):

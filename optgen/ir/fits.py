@@ -1,18 +1,18 @@
-"""Checks of what a statement may do: assign a name, draw a random number, and give a state a value.
+"""Checks of what a statement may do: assign a name, draw a random number, take a matrix, give a state a value.
 
 A state takes one of its kind or a smaller one, under an `if` that all its numbers share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from optgen.diagnostics import Location, Reporter
 from optgen.ir.kinds import unit_of
 from optgen.ir.nodes import Input, Kind, takes
 from optgen.ir.scope import Scope
-from optgen.operations import CALLED
+from optgen.operations import CALLED, MatrixFunction
 from optgen.spec.names import SEED
 
 
@@ -106,3 +106,30 @@ def fits_below(name: str, state: Input, kind: Kind, where: Location, reporter: R
     help_text = "assign it outside of the `if`, or give the state another shape"
     reporter.error("kind", message, where, help_text)
     return False
+
+
+def why_not_taken(
+    row: MatrixFunction, kinds: Sequence[Kind], has_rows: bool, initial: bool
+) -> tuple[Mistake | None, int | None]:
+    """Reason why a function of matrices cannot be called so, and the number of the argument that it is about.
+
+    Args:
+        kinds: Of its arguments.
+        has_rows: Whether all parameters that come to it have two dimensions or more.
+        initial: Whether it is in an initial value.
+    """
+    x, *settings = kinds
+    if x is not Kind.ELEMENT:
+        message = f"`{row.name}` takes one number per element, this is one per {unit_of(x)}"
+        return Mistake("kind", message, "give it elements, as `grad`"), 0
+    for index, (name, kind) in enumerate(zip(row.settings, settings, strict=True), 1):
+        if not kind.is_host:
+            message = f"`{name}` of `{row.name}` is one number per param group, this is one per {unit_of(kind)}"
+            return Mistake("kind", message, "give it a hyperparameter, or a number"), index
+    if not has_rows:
+        message = f"`{row.name}` needs a matrix, which a parameter of fewer than two dimensions is not"
+        return Mistake("kind", message, "say `ndim: 2` of the rule, or put it below `if ndim >= 2:`"), None
+    if initial:
+        message = f"`{row.name}` cannot be part of an initial value"
+        return Mistake("kind", message, "compute it in the block `step`"), None
+    return None, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, Program, Reduce, Ref, Select, join
+from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, MatrixCall, Program, Reduce, Ref, Select, join
 from optgen.operations import OPERATIONS
 
 
@@ -24,6 +24,8 @@ def kind_of(expr: Expr, kinds: Mapping[str, Kind]) -> Kind:
             return join(join(kind_of(then, kinds), kind_of(other, kinds)), kind)
         case Reduce(over=over):
             return over
+        case MatrixCall():
+            return Kind.ELEMENT
 
 
 def is_boolean(expr: Expr, lets: Mapping[str, Let]) -> bool:
@@ -38,7 +40,7 @@ def is_boolean(expr: Expr, lets: Mapping[str, Let]) -> bool:
             return gives == "condition" or (gives == "value" and is_boolean(args[-1], lets))
         case Select(then=then):
             return is_boolean(then, lets)
-        case Reduce():
+        case Reduce() | MatrixCall():
             return False
 
 

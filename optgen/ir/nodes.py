@@ -140,7 +140,34 @@ class Reduce:
         return self.op in ("max", "greatest")
 
 
-Expr = Const | Ref | Call | Select | Reduce
+@dataclass(frozen=True)
+class MatrixCall:
+    """A function of the matrix that the elements of a parameter make up, with one number for each of them again.
+
+    Attributes:
+        op: A name of `optgen.operations.MATRIX_FUNCTIONS`.
+        x: The elements.
+        settings: Its other arguments, numbers that are the same for a group.
+    """
+
+    op: str
+    x: Expr
+    settings: tuple[Expr, ...] = ()
+
+    @property
+    def over(self) -> Kind:
+        """The kind of its result."""
+        return Kind.ELEMENT
+
+    @property
+    def is_maximum(self) -> bool:
+        """False: it is no maximum of elements."""
+        return False
+
+
+OfAllElements = Reduce | MatrixCall
+"""Takes all elements of a tensor before any number of the result is there."""
+Expr = Const | Ref | Call | Select | Reduce | MatrixCall
 
 Role = Literal["param", "grad", "step", "state", "hyper", "input", "fact"]
 
@@ -248,6 +275,8 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return (then, other)
         case Reduce(x=x):
             return (x,)
+        case MatrixCall(x=x, settings=settings):
+            return (x, *settings)
 
 
 def with_operands(expr: Expr, operands: Sequence[Expr]) -> Expr:
@@ -261,6 +290,9 @@ def with_operands(expr: Expr, operands: Sequence[Expr]) -> Expr:
         case Reduce(op=op, over=over):
             (x,) = operands
             return Reduce(op, over, x)
+        case MatrixCall(op=op):
+            x, *settings = operands
+            return MatrixCall(op, x, tuple(settings))
     return expr
 
 

@@ -75,7 +75,7 @@ def over_of(row: Reduction, keywords: Sequence[ast.keyword]) -> Kind | None:
 
 @dataclass(frozen=True)
 class Refused:
-    """What is wrong with a reduction; `of_argument` if it is what is reduced."""
+    """Mistake in a reduction; `of_argument` if it is in what is reduced."""
 
     rule: str
     message: str
@@ -84,7 +84,7 @@ class Refused:
 
 
 def refused(row: Reduction, over: Kind, kind: Kind, at_once: bool, has_rank: Callable[[int], bool]) -> Refused | None:
-    """What is wrong with a reduction, if anything is.
+    """Find what is wrong with a reduction, if anything is.
 
     Args:
         kind: Of what is reduced.

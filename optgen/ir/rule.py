@@ -155,6 +155,7 @@ class _RuleBuilder:
             periods=frozenset(name for name, hyper in self.hypers.items() if _counts_steps(hyper)),
             can_record=RECORDED in self.storage,
             has_seed=SEED in self.storage,
+            ndim=self.spec.ndim,
         )
 
     def _library(self, shared: Mapping[str, Function]) -> Library:

@@ -36,6 +36,7 @@ class Scope:
         periods: Hyperparameters that are whole numbers from 1 on.
         can_record: Whether steps can be recorded.
         has_seed: Whether random numbers can be drawn.
+        ndim: Number of dimensions of all parameters, where a rule takes no others.
     """
 
     rule: str
@@ -51,6 +52,7 @@ class Scope:
     periods: frozenset[str] = frozenset()
     can_record: bool = False
     has_seed: bool = False
+    ndim: int | None = None
 
     def condition(
         self,
@@ -151,6 +153,8 @@ class Scope:
 
     def has_rank(self, path: Formula, least: int) -> bool:
         """Check whether all parameters on this path have at least so many dimensions."""
+        if self.ndim is not None:
+            return self.ndim >= least
         facts = [guard for guard in self.guards.guards.values() if guard.about == "fact" and guard.subject == "ndim"]
         for ndim in range(least):
             lines = path

@@ -14,6 +14,9 @@ from optgen.ir.nodes import (
     Const,
     Expr,
     Input,
+    Kind,
+    MatrixCall,
+    OfAllElements,
     Program,
     Reduce,
     Ref,
@@ -90,7 +93,7 @@ def _operands(program: Program) -> Iterator[str]:
                 yield f"{name}: {wrong}"
             if isinstance(part, Select) and _sort(part.then, sorts) != _sort(part.other, sorts):
                 yield f"{name} chooses between a {_sort(part.then, sorts)} and a {_sort(part.other, sorts)}"
-            if isinstance(part, Reduce) and _sort(part.x, sorts) != "number":
+            if isinstance(part, OfAllElements) and _sort(part.x, sorts) != "number":
                 yield f"{name} reduces a {_sort(part.x, sorts)}"
         found = _sort(expr, sorts)
         if sorts.setdefault(name, found) != found:
@@ -119,7 +122,7 @@ def _sort(expr: Expr, sorts: Mapping[str, Sort]) -> Sort:
             return sorts[name]
         case Select(then=then):
             return _sort(then, sorts)
-        case Reduce():
+        case Reduce() | MatrixCall():
             return "number"
         case Call(op=op, args=args):
             gives = OPERATIONS[op].gives if op in OPERATIONS else "number"
@@ -131,10 +134,15 @@ def _sort_of_input(item: Input) -> Sort:
 
 
 def _reductions(program: Program) -> Iterator[str]:
-    """A reduction goes from more numbers to fewer."""
+    """A reduction goes from more numbers to fewer; a function of matrices takes elements, and settings of a group."""
     kinds = program.kinds()
     for name, expr in _values(program):
         for part in walk(expr):
+            if isinstance(part, MatrixCall):
+                if kind_of(part.x, kinds) is not Kind.ELEMENT:
+                    yield f"{name} takes a {kind_of(part.x, kinds).name} as a matrix"
+                if any(not kind_of(setting, kinds).is_host for setting in part.settings):
+                    yield f"{name} has settings that differ within a group"
             if isinstance(part, Reduce):
                 kind = kinds[part.x.name] if isinstance(part.x, Ref) else kind_of(part.x, kinds)
                 if kind is part.over or not takes(kind, part.over):
@@ -161,9 +169,9 @@ def _reductions_alone(program: Program) -> Iterator[str]:
     """A reduction is a binding of its own, of a named value, so that the planner can place it."""
     for name, expr in _values(program):
         for part in walk(expr):
-            if isinstance(part, Reduce) and (part is not expr or name in program.outputs):
+            if isinstance(part, OfAllElements) and (part is not expr or name in program.outputs):
                 yield f"{name} has a reduction within its value"
-            if isinstance(part, Reduce) and not isinstance(part.x, Ref | Const):
+            if isinstance(part, OfAllElements) and not isinstance(part.x, Ref | Const):
                 yield f"{name} reduces what has no name"
 
 

@@ -11,7 +11,13 @@ from optgen.ir.nodes import Input, Kind
 from optgen.schedule.traffic import Setting, element_bytes, scale_bytes
 
 ORDER = {"param": 0, "grad": 1}
-UNITS = {Kind.ROW: "a row", Kind.COL: "a column", Kind.MATRIX: "a matrix", Kind.TENSOR: "a tensor"}
+UNITS = {
+    Kind.ROW: "a row",
+    Kind.COL: "a column",
+    Kind.MATRIX: "a matrix",
+    Kind.TENSOR: "a tensor",
+    Kind.ELEMENT: "an element",
+}
 
 
 @dataclass(frozen=True)

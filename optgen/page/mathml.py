@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from xml.etree.ElementTree import Element, SubElement
 
-from optgen.operations import BY_SYNTAX, CALLED, MINUS, Binds, Reduction
+from optgen.operations import BY_SYNTAX, CALLED, MINUS, Binds, MatrixFunction, Reduction
 
 Symbols = Mapping[str, tuple[str, str]]
 
@@ -157,6 +157,8 @@ class Printer:
         if isinstance(row, Reduction):
             over = {"row": "row", "col": "column"}.get(row.over[0], over)
             shown = [_fenced("|", shown[0], "|")] if row.of == "magnitudes" else shown
+        if isinstance(row, MatrixFunction):  # its settings stand in the text
+            shown = shown[:1]
         word = _leaf("mi", _notation(name), mathvariant="normal")
         head = _element("msub", word, _leaf("mtext", over)) if over else word
         return _row(head, _fenced("(", _joined(shown, lambda: _operator(",")), ")")), Binds.ATOM

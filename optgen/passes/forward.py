@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optgen.ir.kinds import kind_of
-from optgen.ir.nodes import Const, Expr, Program, Reduce, Ref, refs, walk
+from optgen.ir.nodes import Const, Expr, OfAllElements, Program, Ref, refs, walk
 from optgen.passes.rewrite import rewrite
 
 
@@ -20,7 +20,11 @@ def forward(program: Program) -> Program:
     arrays = {name for name in program.outputs if program.inputs[name].kind.is_array}
     kinds = program.kinds()
     reduced = {
-        name for let in program.lets for part in walk(let.expr) if isinstance(part, Reduce) for name in refs(part)
+        name
+        for let in program.lets
+        for part in walk(let.expr)
+        if isinstance(part, OfAllElements)
+        for name in refs(part)
     }
     stored = {value.name for name, value in program.outputs.items() if name in arrays and isinstance(value, Ref)}
 

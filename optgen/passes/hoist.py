@@ -19,6 +19,8 @@ from optgen.ir.nodes import (
     Expr,
     Kind,
     Let,
+    MatrixCall,
+    OfAllElements,
     Program,
     Reduce,
     Ref,
@@ -64,12 +66,14 @@ class _Hoister:
                 return expr
             case Reduce(x=x):
                 return with_operands(expr, [self._named(x, let)])
+            case MatrixCall(x=x, settings=settings):
+                return with_operands(expr, [self._named(x, let), *(self._named(setting, let) for setting in settings)])
         return with_operands(expr, [self._part(operand, let) for operand in children(expr)])
 
     def _part(self, part: Expr, let: Let) -> Expr:
         if isinstance(part, Const | Ref):
             return part
-        if isinstance(part, Reduce) or kind_of(part, self.kinds) < let.kind:
+        if isinstance(part, OfAllElements) or kind_of(part, self.kinds) < let.kind:
             return self._named(part, let)
         return self._operand_free(part, let)
 
@@ -79,7 +83,7 @@ class _Hoister:
         kind = kind_of(expr, self.kinds)
         inner = replace(let, kind=kind)
         expr = self._operand_free(expr, inner)
-        of_elements = isinstance(expr, Reduce) and kind_of(expr.x, self.kinds) is Kind.ELEMENT
+        of_elements = isinstance(expr, OfAllElements) and kind_of(expr.x, self.kinds) is Kind.ELEMENT
         for at, known in enumerate(self.known.setdefault(self._key(expr, let), [])):
             if known.arms == let.arms[: len(known.arms)]:
                 return Ref(known.name)
@@ -106,7 +110,7 @@ class _Hoister:
 
     def _insert(self, reduction: Let) -> Let:
         """A reduction of elements stands where they are at hand, whichever side of an `if` asks for it."""
-        assert isinstance(reduction.expr, Reduce)
+        assert isinstance(reduction.expr, OfAllElements)
         assert isinstance(reduction.expr.x, Ref)
         names = [let.name for let in self.lets]
         if reduction.expr.x.name not in names:  # an input
@@ -123,6 +127,8 @@ class _Hoister:
 
     def _stem(self, expr: Expr, let: Let) -> str:
         """A name for a part of a statement; of a second sum over the same name one that says for what it is taken."""
+        if isinstance(expr, MatrixCall):
+            return f"{let.variable or let.name}_matrix"
         if isinstance(expr, Reduce):
             stem, other = self._reduced(expr), f"{let.variable}_{REDUCED[expr.op]}"
             several = any(stem_of(made) == stem for made in self.by_name.values())
@@ -181,6 +187,8 @@ def readable_name(expr: Expr, names: Mapping[str, str] = MappingProxyType({})) -
                 return "_".join([OPERATIONS[op].word, *(words(arg) for arg in args)])
             case Select(then=then, other=other):
                 return f"{words(then)}_or_{words(other)}"
+            case MatrixCall(op=op, x=x):
+                return f"{op}_{words(x)}"
             case Reduce(op=op, over=over, x=x):
                 return f"{over.name.lower() + '_' if over is not Kind.TENSOR else ''}{op}_{words(x)}"
 

@@ -40,8 +40,9 @@ class Partial:
         live: Whether it is needed.
         before: The results that wait for it, beside the last pass: names with spaces between them, or with when they
             do.
-        over: tensor, row or col: of which it is one number each.
-        op: sum or max.
+        over: tensor, row or col: of which it is one number each; or element, for a function of matrices.
+        op: sum or max; or the function, a name of `matrix_math.MATRIX_FUNCTIONS`.
+        settings: Further arguments of the function: numbers, or names of values of a group.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Partial:
     before: str | Mapping[str, Live] = ""
     over: str = "tensor"
     op: str = "sum"
+    settings: tuple[float | str, ...] = ()
 
     @cached_property
     def waiting(self) -> Mapping[str, Live]:
@@ -76,7 +78,8 @@ class Pass:
 
 @dataclass(frozen=True)
 class Array:
-    """Numbers of a tensor that are kept between passes: one per row, column or matrix."""
+    """Numbers of a tensor that are kept between passes: one per row, column, matrix or, for functions of matrices,
+    element."""
 
     name: str
     kind: str
@@ -125,7 +128,12 @@ class Block:
     @cached_property
     def lines(self) -> Mapping[str, str]:
         """The results that are one number for each row or column, and which of them."""
-        return {partial.name: partial.over for partial in self.partials if partial.over != "tensor"}
+        return {partial.name: partial.over for partial in self.partials if partial.over in ("row", "col")}
+
+    @cached_property
+    def matrices(self) -> Mapping[str, Partial]:
+        """The results of functions of matrices."""
+        return {partial.name: partial for partial in self.partials if partial.over == "element"}
 
     @cached_property
     def maxima(self) -> frozenset[str]:

@@ -133,6 +133,7 @@ class Rule:
         on_step: (settings, number of the step) -> its flags that differ between steps, by name.
         shared: Parts that it shares with other rules.
         inputs: Inputs that may be set on the optimizer for a step, with their documentation.
+        ndim: Number of dimensions that its parameters have, where it takes no others.
         constants: Flags that the codecs decide, which no kernel is given.
         channels_alone: Whether blocks tell no dimension of a tensor but the first: kernels take the others as one.
         first_step_only: Whether blocks ask of the count of steps no more than whether this is the first.
@@ -156,6 +157,7 @@ class Rule:
         blocks: Mapping[str, Block],
         shared: Sequence[Shared] = (),
         inputs: Mapping[str, str] = NOTHING,
+        ndim: int | None = None,
         constants: tuple[str, ...] = (),
         first_step_only: bool = False,
         channels_alone: bool = False,
@@ -164,6 +166,7 @@ class Rule:
         self.name, self.file, self.package = name, file, package or ""
         self.blocks, self.constants, self.first_step_only = blocks, constants, first_step_only
         self.channels_alone = channels_alone
+        self.ndim = ndim
         own = {setting.name: setting for setting in settings}
         common = {s.name: s for part in shared for s in part.settings if s.name not in own}
         declared = {**own, **common}

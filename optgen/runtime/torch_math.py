@@ -15,6 +15,9 @@ from torch import Tensor
 from optgen.codecs import SMALLEST_ABSMAX
 from optgen.runtime.dimensions import kind_dims
 from optgen.runtime.dimensions import spread_shape as spread_shape
+from optgen.runtime.matrix_math import newton_schulz as newton_schulz
+from optgen.runtime.matrix_math import polar_express as polar_express
+from optgen.runtime.matrix_math import quintic as quintic
 
 NAN = math.nan
 INF = math.inf

@@ -1,6 +1,7 @@
 """The plan of a block: which pass computes what.
 
-Reduce passes read and write nothing but partial results; the last pass, `apply`, is the only one that writes. Every
+Passes before the last one store nothing but what they reduce elements to, and elements that functions of matrices take;
+the last pass, `apply`, is the only one that writes. Every
 member carries the formula under which it is live, so that one plan serves all settings: a pass that no live value
 needs is not run.
 """
@@ -13,7 +14,7 @@ from functools import cached_property
 
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.liveness import demands
-from optgen.ir.nodes import Expr, Input, Kind, Let, Program, Reduce
+from optgen.ir.nodes import Expr, Input, Kind, Let, MatrixCall, OfAllElements, Program
 from optgen.passes.scale_tensorwise import scale_name
 
 
@@ -27,11 +28,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Reduction:
-    """A reduction of elements that a pass makes."""
+    """A result that a pass makes of all elements: a reduction of them, or a function of the matrices that they are."""
 
     name: str
-    reduce: Reduce
+    reduce: OfAllElements
     live: Formula
+
+    @property
+    def is_matrix(self) -> bool:
+        """True if it has a number for each element."""
+        return isinstance(self.reduce, MatrixCall)
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,14 @@ class Access:
     """An element input that a pass reads."""
 
     input: Input
+    live: Formula
+
+
+@dataclass(frozen=True)
+class Made:
+    """Result of a function of matrices that a pass reads."""
+
+    name: str
     live: Formula
 
 
@@ -68,6 +82,7 @@ class PassPlan:
         slot: Position among the block's passes, from 0; the apply pass comes last.
         live: Condition under which the pass is run.
         reads: Element inputs.
+        matrices: Results of functions of matrices, made after earlier passes, whose elements are read.
         elements: Bindings per element, in order.
         reductions: Reductions of the pass (none in the apply pass).
         writes: Stores of elements (apply pass only).
@@ -78,6 +93,7 @@ class PassPlan:
     name: str
     live: Formula
     reads: tuple[Access, ...]
+    matrices: tuple[Made, ...]
     elements: tuple[Step, ...]
     reductions: tuple[Reduction, ...]
     writes: tuple[Write, ...]
@@ -94,7 +110,8 @@ class Plan:
             them follow from, which no pass may read itself.
         reductions: All reductions of elements to one number per tensor, in the order of their results.
         sums: Global reductions: name -> (operator, name of the tensor reduction).
-        arrays: Names of row, column and matrix kind that are kept in scratch between passes, with their formulas.
+        arrays: Names of row, column and matrix kind that are kept in scratch between passes, with their formulas, and
+            results of functions of matrices.
         commit: Bindings needed for the values below element kind that are stored after the last pass.
         commits: Those values.
         live: Under which settings each binding and input is needed.

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from optgen.ir.formula import FALSE, TRUE, Formula, any_of
 from optgen.ir.liveness import demands, needed, resolve, written
-from optgen.ir.nodes import Kind, Let, Program, Reduce, Ref, refs
-from optgen.schedule.plan import Access, PassPlan, Plan, Reduction, Step, Write, stored_roots
+from optgen.ir.nodes import Kind, Let, MatrixCall, OfAllElements, Program, Reduce, Ref, refs
+from optgen.schedule.plan import Access, Made, PassPlan, Plan, Reduction, Step, Write, stored_roots
 
 
 def is_element_reduction(let: Let, kinds: Mapping[str, Kind]) -> bool:
-    """Check whether a binding reduces elements, which takes a pass over memory."""
-    if not isinstance(let.expr, Reduce):
+    """Check whether a binding takes all elements of a tensor, which takes a pass over memory."""
+    if not isinstance(let.expr, OfAllElements):
         return False
     x = let.expr.x
     return isinstance(x, Ref) and kinds[x.name] is Kind.ELEMENT
@@ -107,8 +107,9 @@ class _Planner:
         tensors = tuple(
             Reduction(let.name, let.expr, self.demand[let.name])
             for let in (self.by_name[name] for name in made)
-            if isinstance(let.expr, Reduce)
+            if isinstance(let.expr, OfAllElements)
         )
+        self.arrays |= {name: self.demand[name] for item in passes for name in _matrices_made(item)}
         sums = {
             let.name: (let.expr.op, let.expr.x.name)
             for let in self.lets
@@ -135,12 +136,12 @@ class _Planner:
         reductions = tuple(
             Reduction(let.name, let.expr, self.slot[let.name][slot])
             for let in self.lets
-            if slot in self.slot.get(let.name, {}) and isinstance(let.expr, Reduce)
+            if slot in self.slot.get(let.name, {}) and isinstance(let.expr, OfAllElements)
         )
         roots = [*stored_roots(self.program, writes)]
         roots += [root for r in reductions for root in demands(r.reduce.x, r.live)]
         live = TRUE if last else any_of(r.live for r in reductions).given(TRUE)
-        elements = needed(self.lets, roots, stop=lambda let: let.kind is not Kind.ELEMENT)
+        elements = needed(self.lets, roots, stop=lambda let: let.kind is not Kind.ELEMENT or let.name in self.slot)
         below = [(name, live) for name, live in elements.items() if self.kinds[name] is not Kind.ELEMENT]
         if last:
             below += self._stored_arrays()
@@ -153,10 +154,15 @@ class _Planner:
                 for name, item in self.program.inputs.items()
                 if item.kind is Kind.ELEMENT and name in elements
             ),
+            matrices=tuple(
+                Made(let.name, elements[let.name].given(live))
+                for let in self.lets
+                if isinstance(let.expr, MatrixCall) and let.name in elements
+            ),
             elements=tuple(
                 _step(let, elements[let.name], live)
                 for let in self.lets
-                if let.kind is Kind.ELEMENT and let.name in elements
+                if let.kind is Kind.ELEMENT and let.name in elements and let.name not in self.slot
             ),
             reductions=tuple(replace(r, live=r.live.given(live)) for r in reductions),
             writes=writes,
@@ -211,6 +217,8 @@ class _Planner:
         for item in passes:
             for step in (*item.elements, *item.prepare):
                 used.update(refs(step.let.expr))
+            for made in item.reductions:
+                used.update(refs(made.reduce))
             for write in item.writes:
                 used.update(refs(write.value))
         for step in commit:
@@ -224,6 +232,10 @@ class _Planner:
         given = [name for name, item in self.program.inputs.items() if item.kind.is_host]
         names = [name for name in (*given, *sums) if name in needed]
         return (*names, *(let.name for let in host if let.name in used))
+
+
+def _matrices_made(item: PassPlan) -> list[str]:
+    return [made.name for made in item.reductions if made.is_matrix]
 
 
 def _step(let: Let, live: Formula, known: Formula) -> Step:

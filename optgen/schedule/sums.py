@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from optgen.ir.formula import FALSE, TRUE, Formula, any_of
 from optgen.ir.liveness import demands, needed, written
-from optgen.ir.nodes import Kind, Reduce
+from optgen.ir.nodes import Kind, MatrixCall, OfAllElements
 from optgen.schedule.plan import Plan, stored_roots
 
 Demands = Mapping[str, Formula]
@@ -30,7 +30,7 @@ class ElementSum:
     """
 
     name: str
-    reduce: Reduce
+    reduce: OfAllElements
     live: Formula
     fixed: int | None
     waiting: tuple[tuple[str | None, Formula], ...]
@@ -40,6 +40,11 @@ class ElementSum:
     def is_largest(self) -> bool:
         """True if it takes the largest of the elements rather than their sum."""
         return self.reduce.is_maximum
+
+    @property
+    def is_matrix(self) -> bool:
+        """True if it is a function of matrices, with a number for each element."""
+        return isinstance(self.reduce, MatrixCall)
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,13 @@ def element_sums(plan: Plan) -> Sums:
     """
     lets = plan.program.lets
     places: dict[str, dict[int, Formula]] = {}
-    reduces: dict[str, Reduce] = {}
+    reduces: dict[str, OfAllElements] = {}
     for item in plan.passes:
         for r in item.reductions:
             places.setdefault(r.name, {})[item.slot] = r.live & item.live
             reduces[r.name] = r.reduce
     live = {name: any_of(found.values()) for name, found in places.items()}
+    matrices = {name for name, reduce in reduces.items() if isinstance(reduce, MatrixCall)}
     names = [let.name for let in lets if let.name in places]
 
     def waited(roots: Iterable[tuple[str, Formula]]) -> Demands:
@@ -75,9 +81,9 @@ def element_sums(plan: Plan) -> Sums:
         return {name: formula for name, formula in found.items() if name in places}
 
     def read(roots: Iterable[tuple[str, Formula]]) -> Demands:
-        found = needed(lets, roots, stop=lambda let: let.kind is not Kind.ELEMENT)
+        found = needed(lets, roots, stop=lambda let: let.kind is not Kind.ELEMENT or let.name in places)
         stored = [n for n, i in plan.program.inputs.items() if i.kind is Kind.ELEMENT]
-        return {n: found[n] for n in found if n in stored or plan.kinds[n].is_array}
+        return {n: found[n] for n in found if n in stored or n in matrices or plan.kinds[n].is_array}
 
     terms = {name: list(demands(reduces[name].x, live[name])) for name in names}
     needs: dict[str | None, Demands] = {name: waited(terms[name]) for name in names}

@@ -14,6 +14,9 @@ from optgen.dtypes import DTYPES
 from optgen.ir.nodes import Input
 from optgen.schedule.plan import PassPlan, Plan
 
+MATRIX_BYTES = 4.0
+"""Bytes of an element that a function of matrices takes or leaves: a float32."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -55,8 +58,10 @@ def scale_bytes(item: Input, setting: Setting) -> float:
 
 
 def pass_bytes(item: PassPlan, setting: Setting) -> float:
-    """Bytes per parameter that one pass reads and writes."""
+    """Bytes per parameter that one pass reads and writes, not those that functions of matrices do."""
     read = sum(element_bytes(a.input, setting) for a in item.reads if a.live.holds(setting.guards))
+    lives = [*(made.live for made in item.matrices), *(r.live for r in item.reductions if r.is_matrix)]
+    read += sum(MATRIX_BYTES for live in lives if live.holds(setting.guards))
     written = sum(element_bytes(w.input, setting) for w in item.writes if w.live.holds(setting.guards))
     scaled = {a.input.name: a.input for a in item.reads if a.live.holds(setting.guards)}
     scaled |= {w.input.name: w.input for w in item.writes if w.live.holds(setting.guards)}

@@ -200,7 +200,10 @@ class ClassRow(_ClassWords):
 
 
 class Spec(SpecModel):
-    """One rule: a file of `specs/`."""
+    """One rule: a file of `specs/`.
+
+    With `ndim`, it takes parameters of this many dimensions alone.
+    """
 
     name: Name
     title: Prose = _left_out()
@@ -208,6 +211,7 @@ class Spec(SpecModel):
     doc: Prose = _left_out()
     hyperparameters: dict[Name, Hyperparameter] = {}
     options: dict[Name, Option] = {}
+    ndim: int | None = Field(default=None, ge=0)
     inputs: dict[Name, Input] = {}
     states: dict[Name, State] = {}
     refusals: list[RefusalEntry] = []

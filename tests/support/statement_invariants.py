@@ -21,7 +21,7 @@ from optgen.backends.statements import (
 )
 from optgen.ir.formula import FALSE, TRUE, Formula
 from optgen.ir.liveness import demands
-from optgen.ir.nodes import Call, Const, Expr, Reduce, Ref, Select, refs, walk
+from optgen.ir.nodes import Call, Const, Expr, MatrixCall, Reduce, Ref, Select, refs, walk
 from optgen.ir.verifier import VerificationError
 from optgen.operations import OPERATIONS, Sort
 
@@ -152,7 +152,7 @@ def _sort(expr: Expr, sorts: dict[str, Sort]) -> Sort | None:
             return sorts.get(name)
         case Select(then=then, other=other):
             return _sort(then, sorts) or _sort(other, sorts)
-        case Reduce():
+        case Reduce() | MatrixCall():
             return "number"
         case Call(op=op, args=args):
             gives = OPERATIONS[op].gives

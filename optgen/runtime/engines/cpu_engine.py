@@ -97,6 +97,7 @@ class CpuEngine(KernelEngine):
         """Take the values that passes read."""
         if values is self.taken:
             return
+        self.values = values
         self.numbers = array("d", map(float, chain.from_iterable(row.values() for row in values.inputs)))
         self.call.values = address(self.numbers)
         self.taken = values

@@ -130,7 +130,7 @@ class CudaEngine(KernelEngine):
         """Start a step: take the gradients' addresses, and everything else's if it moved."""
         self.addresses = self._take_addresses(grads)
         if not self.all_on_one_stream or self.gpu.current_stream() != self.built_on:
-            arrays = self.arrays.values()
+            arrays = (*self.arrays.values(), *self.matrices.values())
             tables = (self.chunk_table, self.lines, self.partials, self.reduced, self.scratch, self.table, *arrays)
             more = self.paged.tensors if self.paged is not None else ()
             self.gpu.keep_for_stream((*tables, self.step_table, *more))
@@ -143,6 +143,7 @@ class CudaEngine(KernelEngine):
 
     def take(self, values: HostValues) -> None:
         """Bring the gradients' addresses and the settings to the device, if they are not there already."""
+        self.values = values
         flat = list(chain.from_iterable(row.values() for row in values.inputs))
         numbers = array("q", self.addresses)
         numbers.frombytes(array("d", [0.0 if isinstance(x, Tensor) else x for x in flat]).tobytes())

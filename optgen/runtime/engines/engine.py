@@ -43,6 +43,16 @@ class Engine(Protocol):
     def run(self, block: Block, index: int) -> None:
         """Run one pass."""
 
+    @property
+    def matrix_elements(self) -> int:
+        """Elements that kernels store for functions of matrices."""
+
+    def take_matrix_memory(self, memory: Tensor) -> None:
+        """Take memory for them, float32, before the first step; other engines may have the same."""
+
+    def run_matrices(self, name: str, block: Block, index: int) -> None:
+        """Run the functions of matrices that take what a pass has stored for them; `name` is the block's."""
+
     def reduction(self, block: Block, name: str) -> list[float] | Tensor:
         """A reduction's result for every parameter; on a GPU a tensor there."""
 

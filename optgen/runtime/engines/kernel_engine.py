@@ -19,7 +19,9 @@ from optgen.codecs import COMPENSATION, PARAMETER_CODECS
 from optgen.runtime.block import Block, Pass
 from optgen.runtime.core import sweep
 from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, layout_of, matrix_shape, sizes_of
+from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.dimensions import shape_of
+from optgen.runtime.engines import matrices
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.states.stored import scale_key
@@ -101,6 +103,8 @@ class KernelEngine:
         self.chunks = self._cut_chunks()
         self.band_table = self._cut_bands()
         self.arrays = self._empty_arrays()
+        self.matrices: dict[tuple[str, str], Tensor] = {}
+        self.values: HostValues
 
     def _find_staged(self) -> list[int]:
         """Parameters that do not lie as kernels read them, which get their values from a copy and give them back."""
@@ -148,17 +152,35 @@ class KernelEngine:
 
     def _empty_arrays(self) -> dict[tuple[str, str], Tensor]:
         """Rows, columns and matrices that are kept between passes, all tensors' in a row."""
-        sizes = {
-            (name, a.name): sum(self._length(a.kind, m) for m in self.members)
-            for name, block in self.rule.blocks.items()
-            for a in block.arrays
-            if a.live(self.bucket.flags)
-        }
+        sizes = {key: size for key, size in self._array_sizes().items() if not self._holds_elements(*key)}
         # Arrays that lie a multiple of 4096 bytes apart stand in each other's way in caches.
         apart = [-(-size // 16) * 16 + 16 for size in sizes.values()]
         self.array_memory = torch.empty(sum(apart), dtype=torch.float32, device=self.bucket.device)
         pieces = zip(sizes.items(), torch.split(self.array_memory, apart), strict=True)
         return {key: piece[:size] for (key, size), piece in pieces}
+
+    def _array_sizes(self) -> dict[tuple[str, str], int]:
+        """Numbers of each array of each block, all tensors' together."""
+        return {
+            (name, a.name): sum(self._length(a.kind, m) for m in self.members)
+            for name, block in self.rule.blocks.items()
+            for a in block.arrays
+            if a.live(self.bucket.flags)
+        }
+
+    def _holds_elements(self, block: str, array: str) -> bool:
+        return array in self.rule.blocks[block].matrices
+
+    @property
+    def matrix_elements(self) -> int:
+        """Elements that functions of matrices take and leave."""
+        return sum(size for key, size in self._array_sizes().items() if self._holds_elements(*key))
+
+    def take_matrix_memory(self, memory: Tensor) -> None:
+        """Take memory for them, `matrix_elements` of float32 or more, before the first step."""
+        sizes = {key: size for key, size in self._array_sizes().items() if self._holds_elements(*key)}
+        pieces = torch.split(memory[: self.matrix_elements], list(sizes.values()))
+        self.matrices = dict(zip(sizes, pieces, strict=True))
 
     def _length(self, kind: str, member: Member) -> int:
         return math.prod(shape_of(kind, member.line_shape if member.shard is not None else self._seen(member)))
@@ -178,7 +200,8 @@ class KernelEngine:
     def _table(self) -> array[int]:
         """The address of everything that a kernel reads or writes, a row a parameter."""
         table = array("q")
-        offsets = dict.fromkeys(self.arrays, 0)
+        arrays = self.arrays | self.matrices
+        offsets = dict.fromkeys(arrays, 0)
         self.kept = []
         for index, member in enumerate(self.members):
             shard = member.shard
@@ -206,7 +229,7 @@ class KernelEngine:
                     table.append(self._state_address(member, scale_key(state.name)))
             for name, block in self.rule.blocks.items():
                 for item in block.arrays:
-                    buffer = self.arrays.get((name, item.name))
+                    buffer = arrays.get((name, item.name))
                     if buffer is None:
                         table.append(0)
                         continue
@@ -287,6 +310,13 @@ class KernelEngine:
     def _table_changed(self, table: array[int]) -> None:
         """Hand a new table to the kernels."""
         raise NotImplementedError
+
+    def run_matrices(self, name: str, block: Block, index: int) -> None:
+        """Run the functions of matrices that take what a pass has stored for them; the results take its place."""
+        for partial in block.taken(block.passes[index], self.bucket.flags):
+            if (name, partial.name) in self.matrices:
+                member, elements = self.members[0], self.matrices[name, partial.name]
+                matrices.apply(partial, elements, member.param.shape, self.values, member.row)
 
     def finish(self, name: str) -> None:
         """End the step: parameters that are not contiguous get their new values."""

@@ -213,6 +213,7 @@ class TorchEngine:
 
     target = "torch"
     at_once = False
+    matrix_elements = 0
 
     def __init__(self, rule: Rule, bucket: Bucket) -> None:
         self.rule, self.bucket = rule, bucket
@@ -262,14 +263,22 @@ class TorchEngine:
             wanted = frozenset(partial.name for partial in block.taken(item, view.flags))
             if not wanted and not last:
                 continue
-            view.take(values, wanted, block.lines)
+            view.take(values, wanted, {**block.lines, **dict.fromkeys(block.matrices, "element")})
             results: Results = function(view)
             if last:
                 self._store(view, results)
+                for name in block.matrices:
+                    view.reduced.pop(name, None)
             else:
                 # Not taken under these settings: 0, for it is added to that of other parameters.
                 self._keep(view, dict.fromkeys(wanted, 0.0) | results, block)
             view.forget()
+
+    def take_matrix_memory(self, memory: Tensor) -> None:
+        """Do nothing: results are tensors of their own."""
+
+    def run_matrices(self, name: str, block: Block, index: int) -> None:
+        """Do nothing: the pass has run them."""
 
     def reduction(self, block: Block, name: str) -> list[float]:
         """A reduction's result for every parameter."""

@@ -44,6 +44,7 @@ def checked_group(
     check_names(name, given.get("param_names"), group)
     for param in members:
         check_parameter(name, param)
+    check_ndim(name, rule.ndim, members, group.get("param_names"))
     check_twice(name, members)
     if "args" in group:
         raise ValueError(f"{name}: args is an argument of the class, not of a param group; give its settings as keys")
@@ -206,6 +207,22 @@ def check_parameter(name: str, param: Any) -> None:
         raise ValueError(
             f"{name}: a parameter of shape {tuple(param.shape)} is expanded: its elements share memory; clone it"
         )
+
+
+def check_ndim(name: str, ndim: int | None, params: Sequence[Tensor], labels: Sequence[str] | None) -> None:
+    """Raise for a parameter of other dimensions than a rule takes, if it takes only some.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for index, param in enumerate(params if ndim is not None else ()):
+        if param.ndim != ndim:
+            named = f"{labels[index]!r}" if labels is not None else f"number {index} of the param group"
+            wanted = "matrices, parameters of 2 dimensions" if ndim == 2 else f"parameters of {ndim} dimensions"
+            raise ValueError(
+                f"{name} takes {wanted}, and {named} has the shape {tuple(param.shape)}: give it to another optimizer, "
+                "as AdamW"
+            )
 
 
 def check_twice(name: str, params: Sequence[Tensor]) -> None:

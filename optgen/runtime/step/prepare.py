@@ -17,6 +17,7 @@ from optgen.runtime.core.shards import Shard, local_gradient, local_tensor, with
 from optgen.runtime.core.step_inputs import Inputs, SkippedStepError
 from optgen.runtime.cuda.graph_capture import asks_for_capture, check_member, check_warm
 from optgen.runtime.engines.engine import Engine
+from optgen.runtime.engines.matrices import BATCH, takes_matrices
 from optgen.runtime.engines.torch_engine import View
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.param_groups import check_groups, check_parameter
@@ -35,6 +36,8 @@ from optgen.runtime.step.partition import is_part
 from optgen.runtime.step.prepared import PreparationKey, Prepared
 from optgen.runtime.step.shard_limits import check_one_scale, check_partition, check_starts, reduces, shard_target
 from optgen.runtime.step.target_choice import choose_target, make_engine
+
+Key = tuple[Any, ...]
 
 
 def prepare(
@@ -198,6 +201,7 @@ class _Preparer:
         self.rows: list[tuple[dict[str, Any], Mapping[str, Any]]] = []
         self.known_rows: dict[tuple[Any, ...], int] = {}
         self.targets: dict[tuple[torch.device, str | None], str] = {}
+        self.batches: dict[Key, int] = {}  # the number of the last bucket of matrices of each kind
 
     def run(self, only: Tensor | None) -> Prepared:
         check_groups(self.name, self.optimizer.param_groups)
@@ -214,7 +218,7 @@ class _Preparer:
         on_host = all(param.device.type == "cpu" for param in everything)
         step = f"{self.rule.name}.{self.block}"
         reducer = Reducer(self.shards.values(), step, members, checks=self.reduces and on_host)
-        buckets: dict[tuple[Any, ...], Bucket] = {}
+        buckets: dict[Key, Bucket] = {}
         for member in members:
             self._bucket(buckets, member)
         engines: list[Engine] = [make_engine(self.name, self.rule, bucket) for bucket in buckets.values()]
@@ -336,7 +340,7 @@ class _Preparer:
             self.rows.append((group, override))
         return self.known_rows[key]
 
-    def _bucket(self, buckets: dict[tuple[Any, ...], Bucket], member: Member) -> None:
+    def _bucket(self, buckets: dict[Key, Bucket], member: Member) -> None:
         param = member.param
         grad_dtype = self.grads[member.position].dtype if self.with_grads else param.dtype
         block = self.rule.blocks[self.block]
@@ -344,10 +348,20 @@ class _Preparer:
         if member.shard is not None:
             target = shard_target(self.name, block, member, target)
         check_member(self.name, member.settings, param, target, on_host=block.commit is not None)
-        key = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs, member.rounding)
+        kernel = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs, member.rounding)
+        key = self._batch(buckets, kernel, member) if takes_matrices(block, member) else kernel
         if key not in buckets:
-            buckets[key] = Bucket(*key)
+            buckets[key] = Bucket(*kernel)
         buckets[key].members.append(member)
+
+    def _batch(self, buckets: Mapping[Key, Bucket], kernel: Key, member: Member) -> Key:
+        """The bucket of a parameter that is taken as a matrix: all of it has one shape and one row of settings."""
+        kind = (*kernel, member.param.shape, member.row)
+        number = self.batches.setdefault(kind, 0)
+        bucket = buckets.get((*kind, number))
+        if bucket is not None and (len(bucket.members) + 1) * member.param.numel() > BATCH:
+            number = self.batches[kind] = number + 1
+        return (*kind, number)
 
     def _target(self, param: Tensor, wanted: str | None) -> str:
         key = (param.device, wanted)

@@ -59,7 +59,9 @@ class Prepared:
         replaced: Whether states took another form or place: engines of earlier steps hold on to what they were.
         since: Time at which these engines were made.
         seen: The settings as the last step has seen them.
-        passes: The passes that are run, by their number in the block, and the engines that run them.
+        together: Passes that all engines run before the next pass begins: their number in the block, and the engines.
+        alone: Engines that then run all passes that are left before the next engine does, with the numbers of these:
+            functions of matrices share memory so.
     """
 
     rule: Rule
@@ -75,17 +77,50 @@ class Prepared:
     replaced: bool = False
     since: float = field(default_factory=time.monotonic)
     seen: list[Seen] = field(default_factory=list)
-    passes: list[tuple[int, Pass, list[Engine]]] = field(init=False)
+    together: list[tuple[int, Pass, list[Engine]]] = field(init=False)
+    alone: list[tuple[Engine, list[int]]] = field(init=False)
     _values: HostValues | None = None
     _lasting: bool = False
 
     def __post_init__(self) -> None:
         """Find the passes that each engine runs, by its flags."""
-        self.passes = []
+        passes = []
         for index, item in enumerate(self.block.passes):
             running = [engine for engine in self.engines if self.block.runs(item, engine.bucket.flags)]
             if running:
-                self.passes.append((index, item, running))
+                passes.append((index, item, running))
+        first = self._first_alone(passes)
+        self.together = [each for each in passes if each[0] < first]
+        # The largest first: if there is not memory enough for its matrices, nothing has been written yet.
+        in_turn = (
+            sorted(self.engines, key=lambda engine: -engine.matrix_elements) if first < len(self.block.passes) else ()
+        )
+        alone = [(engine, [i for i, _, engines in passes if i >= first and engine in engines]) for engine in in_turn]
+        self.alone = [(engine, indices) for engine, indices in alone if indices]
+        self._give_matrix_memory()
+
+    def _first_alone(self, passes: Sequence[tuple[int, Pass, list[Engine]]]) -> int:
+        """First pass with functions of matrices, or one past the last where a later sum needs the results of all."""
+        made = [i for i, item, engines in passes if any(self._makes_matrices(item, engine) for engine in engines)]
+        summed = {reduction for _, _, reduction in self.block.sums}
+        sums = any(made and i >= made[0] and summed.intersection(item.names) for i, item, _ in passes)
+        return made[0] if made and not sums and self.reducer is None else len(self.block.passes)
+
+    def _makes_matrices(self, item: Pass, engine: Engine) -> bool:
+        return any(partial.name in self.block.matrices for partial in self.block.taken(item, engine.bucket.flags))
+
+    def _give_matrix_memory(self) -> None:
+        """Give engines memory for what functions of matrices take: on a device the same, where they run in turn."""
+        by_device: dict[torch.device, list[Engine]] = {}
+        for engine in self.engines:
+            if engine.matrix_elements:
+                by_device.setdefault(engine.bucket.device, []).append(engine)
+        for device, engines in by_device.items():
+            sizes = [engine.matrix_elements for engine in engines]
+            memory = torch.empty(max(sizes) if self.alone else sum(sizes), dtype=torch.float32, device=device)
+            pieces = [memory] * len(engines) if self.alone else torch.split(memory, sizes)
+            for engine, piece in zip(engines, pieces, strict=True):
+                engine.take_matrix_memory(piece)
 
     @property
     def block(self) -> Block:

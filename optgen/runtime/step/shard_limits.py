@@ -9,6 +9,7 @@ from optgen.runtime.block import Block, Flags
 from optgen.runtime.core.bucket import Member
 from optgen.runtime.core.shards import Shard
 from optgen.runtime.cuda.graph_capture import check_whole
+from optgen.runtime.engines.matrices import takes_matrices
 from optgen.runtime.rule import Rule, State
 from optgen.runtime.states.stored import Stored
 
@@ -25,7 +26,7 @@ def shard_target(name: str, block: Block, member: Member, target: str) -> str:
     shard = member.shard
     assert shard is not None
     what = f"a parameter of shape {tuple(shard.shape)}"
-    lines = any(array.live(member.flags) for array in block.arrays)
+    lines = any(array.live(member.flags) for array in block.arrays if array.name not in block.matrices)
     _refuse(name, what, block, member, shard, lines)
     if shard.divisions:
         check_whole(name, member.settings, what)
@@ -59,6 +60,11 @@ def _refuse(name: str, what: str, block: Block, member: Member, shard: Shard, li
     Raises:
         ValueError: with the reason.
     """
+    if shard.divisions and takes_matrices(block, member):
+        raise ValueError(
+            f"{name} takes whole matrices, and {what} is divided among processes: leave it whole, or give it to "
+            "another optimizer"
+        )
     if lines and shard.offset is None:
         raise ValueError(f"{name}: its rows and columns cannot be found in {what}: " + (shard.unnamed or FLAT_SHARD))
     if lines and block.line_sums and shard.cuts_matrices:

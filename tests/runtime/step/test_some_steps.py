@@ -1,4 +1,4 @@
-"""What happens on some steps only: when it does, what the other steps leave unread, and what else knows of the step."""
+"""Statements of some steps only: when they run, what the other steps leave unread, and what else knows of the step."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_fused_backward(target: str) -> None:
 
 
 def test_a_skipped_step_is_none(target: str) -> None:
-    """What comes every few steps waits for the steps that are taken."""
+    """A block of every few steps waits for the steps that are taken."""
     opt, params = new(target)
     plain, theirs = new(target)
     taken = 0

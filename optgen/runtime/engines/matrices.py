@@ -1,0 +1,41 @@
+"""Functions of matrices between two passes: their results take the place of what a kernel has stored for them.
+
+Parameters that a rule takes as matrices are cut into buckets of one shape and one row of settings, so that one call
+serves all of a bucket. Buckets that run one after the other store their elements in the same memory.
+"""
+
+from __future__ import annotations
+
+from torch import Size, Tensor
+
+from optgen.runtime.block import Block, Partial
+from optgen.runtime.core.bucket import Member
+from optgen.runtime.core.host_values import HostValues
+from optgen.runtime.matrix_math import MATRIX_FUNCTIONS
+
+BATCH = 4_194_304
+"""Elements of a bucket; a larger tensor is one alone. Products need some three times that memory."""
+
+
+def takes_matrices(block: Block, member: Member) -> bool:
+    """Check whether a block runs functions of matrices on a parameter."""
+    return any(partial.live(member.flags) for partial in block.matrices.values())
+
+
+def apply(partial: Partial, elements: Tensor, shape: Size, values: HostValues, row: int) -> None:
+    """Put the results of a function of matrices in the place of what it takes.
+
+    Args:
+        elements: Those of all tensors, which have this shape.
+        row: That of the settings among `values`.
+    """
+    x = elements.view(-1, *shape)
+    x.copy_(MATRIX_FUNCTIONS[partial.op](x, *(_number(setting, values, row) for setting in partial.settings)))
+
+
+def _number(setting: float | str, values: HostValues, row: int) -> float:
+    """A setting of a function; the host reads no more of a group than it must."""
+    if not isinstance(setting, str):
+        return setting
+    given = values.inputs[row].get(setting)
+    return given if isinstance(given, float) else values.computed[row][setting]

@@ -6,7 +6,6 @@ A step has as many tensors of a size as make a million parameters, a thousand at
 
 from __future__ import annotations
 
-import io
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from optgen.bench.cases import Case, case_of
 from optgen.bench.contenders import Contender
 from optgen.bench.measure import Budget, Meter, Say, measure_case
 from optgen.bench.peers import BNB8, BNB32, FUSED
-from optgen.emit.whole_file import write_whole
+from optgen.bench.picture import write_figure
 
 SIZES = (100, 300, 1000, 3000, 4095, 4096, *(digit * 10**power for power in range(4, 8) for digit in (1, 3)), 10**8)
 MOST_TENSORS = 1000
@@ -97,12 +96,10 @@ def draw(points: Sequence[Point], path: Path, machine: str) -> None:
     Args:
         machine: Description of the machine, in a line.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     counts = sorted({point.threads for point in points})
     figure = Figure(figsize=(5.5 * len(counts), 4.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
     for axes, threads in zip(panels, counts, strict=True):
         for name in LINES:
@@ -121,10 +118,7 @@ def draw(points: Sequence[Point], path: Path, machine: str) -> None:
         x=0.01,
         ha="left",
     )
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, drawn.getvalue())
+    write_figure(figure, path)
 
 
 def _finish(axes: Any, threads: int) -> None:

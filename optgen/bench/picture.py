@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 OURS, OTHERS, ROOFLINE, INK = "#0072B2", "#8a8a8a", "#D55E00", "#333333"  # colours of Okabe and Ito
 ROW, EDGES, WIDTH = 0.42, 1.9, 11.0  # inches
+LINE = 110  # characters that the width holds
 LOGARITHMIC_FROM = 20.0  # times between the slowest and the fastest
 CROWDED_FROM = 1000.0  # times between the ends of a logarithmic axis: beyond it only powers of ten have numbers
 
@@ -38,7 +40,8 @@ def save_picture(result: CaseResult, path: Path, machine: str) -> None:
     case = result.case
     tensors = "1 tensor" if len(case.shapes) == 1 else f"{len(case.shapes)} tensors"
     title = f"{case.name}: {tensors}, {case.numel / 1e6:.4g} M {case.dtype} parameters"
-    figure.suptitle(f"{title}\n{machine}, {result.bandwidth / 1e9:.0f} GB/s", fontsize=11, x=0.01, ha="left")
+    about = textwrap.fill(f"{machine}, {result.bandwidth / 1e9:.0f} GB/s", LINE)
+    figure.suptitle(f"{title}\n{about}", fontsize=11, x=0.01, ha="left")
     write_figure(figure, path)
 
 

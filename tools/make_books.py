@@ -32,7 +32,7 @@ GUESS_SHIFT = 0.475
 SHARED_LINE = 5
 SMALLEST_MARGIN = 0.1  # in codes: what a guess by binades must keep from being wrong; rounding takes about 0.0001
 FIXED_ONE = 2**16  # what a code is in fixed point: 255 of them are whole numbers in a float32
-FIXED_WINDOW = 8  # how near to a whole code rounding can put what is on its other side, twice what it does
+FIXED_WINDOW = 4  # how near to a whole code rounding can put what is on its other side, twice what it does
 
 TEMPLATE = """\
 // The tables of the 8-bit codecs. Written by tools/make_books.py from optgen/codecs.py: do not edit.
@@ -52,7 +52,7 @@ TEMPLATE = """\
 //             one line a level, which is a decade (with level 0 also zero, level 7 is the last code alone): a magnitude
 //             above level_edge[l] is at level l or higher, and the smaller of fixed_slope[l] * y + fixed_offset[l] and
 //             fixed_end[l] is its code in {one}ths, more by {window} than what it is;
-//   book_bytes (signed: magnitude_bytes, the book's positive half), midpoint_bytes
+//   book_bytes (signed: magnitude_bytes, the book's positive half)
 //             the same numbers cut into four planes, the lowest byte of each first, for processors that look up 128
 //             bytes at once.
 #pragma once
@@ -107,9 +107,6 @@ struct Int8Tables<{signed}> {{
   }};
   alignas(64) static constexpr uint8_t {plane_name}_bytes[4][{plane_size}] = {{
 {book_bytes}
-  }};
-  alignas(64) static constexpr uint8_t midpoint_bytes[4][{padded}] = {{
-{midpoint_bytes}
   }};
 }};
 """
@@ -167,7 +164,6 @@ def _tables(signed: bool) -> str:
         fixed_offset=_floats([float32(line.offset * FIXED_ONE + FIXED_WINDOW) for line in levels]),
         fixed_end=_floats([line.end * FIXED_ONE for line in levels]),
         book_bytes=_planes(planes),
-        midpoint_bytes=_planes(thresholds),
     )
 
 

@@ -20,8 +20,8 @@ RECORDED = "capturable"
 WORDS = {"==": "is", "!=": "not"}
 MACROS = frozenset(
     ("export", "f16c", "fp8_avx512", "fp8_instructions", "function", "generic", "grad_codec", "infinity", "inline",
-     "inlined", "int4_avx512", "int8_avx512", "kernels", "lanes", "libm", "method", "neon_fp16", "param_codec",
-     "parts", "philox_avx512", "scales_avx512", "target")
+     "inlined", "int8_avx512", "kernels", "lanes", "lanes_avx512", "libm", "method", "neon_fp16", "param_codec",
+     "parts", "scales_avx512", "target")
 )  # fmt: skip
 """Macros OPTGEN_... that the kernels' headers and their builds define."""
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]")

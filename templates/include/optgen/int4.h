@@ -4,18 +4,15 @@
 // for (k + 1) / 16, so that the midpoints are j + 1.5 sixteenths, and as many are below y as 16 y - 1.5 has when it is
 // rounded up. That is exact: 16 y is, and so is the difference from 1.5 on; before, it is negative.
 //
-// Implementations: AVX-512 (int4_avx512.h), vectors (int4_lanes.h), and plain loops that any compiler vectorises.
-// OPTGEN_GENERIC forces the plain one.
+// Implementations: vectors (int4_lanes.h), and plain loops that any compiler vectorises. OPTGEN_GENERIC forces the plain
+// one.
 #pragma once
 
 #include <optgen/int4_books.h>
 #include <optgen/lanes.h>
 #include <optgen/plain_loops.h>
 
-#if !defined(OPTGEN_GENERIC) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-#define OPTGEN_INT4_AVX512 1
-#include <optgen/int4_avx512.h>
-#elif defined(OPTGEN_LANES)
+#if defined(OPTGEN_LANES)
 #include <optgen/int4_lanes.h>
 #endif
 
@@ -79,18 +76,14 @@ template <bool is_signed> struct Int4 {
   static constexpr int packed = 2;
 
   template <int block> static void decode(const Code* codes, const float* scales, float* out, int n) {
-#if defined(OPTGEN_INT4_AVX512)
-    int4_avx512::decode<is_signed, block>(codes, scales, out, n);
-#elif defined(OPTGEN_LANES)
+#if defined(OPTGEN_LANES)
     int4_lanes::decode<is_signed, block>(codes, scales, out, n);
 #else
     int4_plain::decode<is_signed, block>(codes, scales, out, n);
 #endif
   }
   template <int block> static void encode(const float* values, const float* scales, Code* codes, int n) {
-#if defined(OPTGEN_INT4_AVX512)
-    int4_avx512::encode<is_signed, block>(values, scales, codes, n);
-#elif defined(OPTGEN_LANES)
+#if defined(OPTGEN_LANES)
     int4_lanes::encode<is_signed, block>(values, scales, codes, n);
 #else
     int4_plain::encode<is_signed, block>(values, scales, codes, n);

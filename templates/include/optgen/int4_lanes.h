@@ -17,7 +17,7 @@ template <bool is_signed> struct Decoder {
 
   OPTGEN_INLINE Floats operator()(const uint8_t* bytes) const {
     const Ints code = load_nibbles(bytes);
-    if (!is_signed) return to_floats((code >> 28 & 15) + 1) * 0.0625f;
+    if (!is_signed) return fused(to_floats(shifted_right(code, 28)), all(0.0625f), all(0.0625f));
     const Ints upper = (Ints)pick(change, code >> 28) & code >> 31;
     return (Floats)((Ints)pick(low, code >> 28) ^ upper);
   }
@@ -28,6 +28,7 @@ inline void decode(const uint8_t* bytes, const float* scales, float* out, int n)
   const Decoder<is_signed> decoder;
   const PerBlock<block> scale(scales, n);
   int i = 0;
+#pragma GCC unroll 4
   for (; i + count <= n; i += count) store(out + i, decoder(bytes + i / 2) * scale.at(i));
   if (i < n) {
     uint8_t rest[count / 2] = {};
@@ -40,22 +41,19 @@ inline void decode(const uint8_t* bytes, const float* scales, float* out, int n)
 // A vector of codes; signed ones counted from that of zero.
 template <bool is_signed> OPTGEN_INLINE Ints codes_of(Floats x, float reciprocal) {
   const Floats y = scaled_magnitude<is_signed>(x, reciprocal);
-  if (!is_signed) {
-    const Floats above = fused(y, all(16.0f), all(-1.5f));
-    const Floats counted = above > 0.0f ? above : Floats{};
-    const Ints whole = whole_part(counted);
-    return whole - (counted > to_floats(whole));  // a comparison that holds is -1
-  }
+  if (!is_signed) return larger(rounded_up(fused(y, all(16.0f), all(-1.5f))), Ints{});
   // The lower of two lines, without its fraction, is the number of midpoints below y or one less.
   const Floats fine = fused(y, all(30.0f), all(0.7f)), coarse = fused(y, all(4.6f), all(3.0f));
   const Ints guess = whole_part(smaller(fine, coarse));
   return with_sign(guess - (y > pick(table(Int4Tables<true>::midpoints), guess)), (Ints)x);
 }
 
-// A group of elements, two to a byte.
-template <bool is_signed> OPTGEN_INLINE void encode_group(const float* values, float reciprocal, uint8_t* bytes) {
+// A group of elements, two to a byte; it is the one from number `from` on of those that the reciprocals are for.
+template <bool is_signed, int block>
+OPTGEN_INLINE void encode_group(const float* values, const Reciprocals<block>& reciprocals, int from, uint8_t* bytes) {
   Ints each[4];
-  for (int v = 0; v < 4; ++v) each[v] = codes_of<is_signed>(load(values + count * v), reciprocal);
+  for (int v = 0; v < 4; ++v)
+    each[v] = codes_of<is_signed>(load(values + count * v), reciprocals.at(from + count * v));
   store_nibbles(bytes, to_bytes(each, is_signed ? 7 : 0));
 }
 
@@ -63,12 +61,12 @@ template <bool is_signed, int block>
 inline void encode(const float* values, const float* scales, uint8_t* bytes, int n) {
   const Reciprocals<block> reciprocals(scales, n);
   int i = 0;
-  for (; i + group <= n; i += group) encode_group<is_signed>(values + i, reciprocals.at(i), bytes + i / 2);
+  for (; i + group <= n; i += group) encode_group<is_signed>(values + i, reciprocals, i, bytes + i / 2);
   if (i < n) {
     float rest[group] = {};
     uint8_t bytes_of_rest[group / 2];
     memcpy(rest, values + i, (n - i) * sizeof(float));
-    encode_group<is_signed>(rest, reciprocals.at(i), bytes_of_rest);
+    encode_group<is_signed>(rest, reciprocals, i, bytes_of_rest);
     if (n % 2) bytes_of_rest[(n - i) / 2] &= 0xf0;  // no element has the other half of the last byte
     memcpy(bytes + i / 2, bytes_of_rest, (n - i + 1) / 2);
   }

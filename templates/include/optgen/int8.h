@@ -8,8 +8,8 @@
 // Encoding needs no search: the smallest of one line a decade gives the code or one less (see int8_books.h), and one
 // comparison with the exact midpoint above tells which. There is no branch on an element's value.
 //
-// Implementations: AVX-512 with VBMI (int8_avx512.h); for encoding, vectors (int8_lanes.h); and plain loops that
-// any compiler takes. OPTGEN_GENERIC forces the plain one.
+// Implementations: vectors for encoding (int8_lanes.h), AVX-512 with VBMI for decoding (int8_avx512.h), and plain loops
+// that any compiler takes. OPTGEN_GENERIC forces the plain ones.
 #pragma once
 
 #include <stdint.h>
@@ -19,26 +19,16 @@
 #include "lanes.h"
 #include "plain_loops.h"
 
-#if !defined(OPTGEN_GENERIC) && defined(__AVX512VBMI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
-    defined(__AVX512VL__)
+#if defined(OPTGEN_LANES)
+#include "int8_lanes.h"
+#endif
+#if defined(OPTGEN_LANES) && defined(__AVX512VBMI__)
 #define OPTGEN_INT8_AVX512 1
 #include "int8_avx512.h"
-#elif defined(OPTGEN_LANES)
-#include "int8_lanes.h"
 #endif
 
 namespace optgen {
 namespace int8_plain {
-
-template <bool is_signed, int block>
-inline void decode(const uint8_t* codes, const float* scales, float* out, int n) {
-  const PerBlock<block> scale(scales, n);
-  for (int from = 0; from < n; from += block) {
-    const int end = from + block < n ? from + block : n;
-    const float absmax = scale.at(from);
-    for (int i = from; i < end; ++i) out[i] = Int8Tables<is_signed>::book[codes[i]] * absmax;
-  }
-}
 
 // Fused where the processor does that fast: the lines' last bits do not matter.
 inline float line(float y, float slope, float offset) {
@@ -84,21 +74,21 @@ template <bool is_signed> struct Int8 {
   using Code = uint8_t;
   static constexpr int packed = 1;
 
+  static float value(Code code) { return Int8Tables<is_signed>::book[code]; }
+
   // out[i] = the number of codes[i] times its block's scale, for n <= TILE elements.
   template <int block> static void decode(const Code* codes, const float* scales, float* out, int n) {
 #if defined(OPTGEN_INT8_AVX512)
     int8_avx512::decode<is_signed, block>(codes, scales, out, n);
 #else
-    int8_plain::decode<is_signed, block>(codes, scales, out, n);
+    decode_each<Int8, block>(codes, scales, out, n);
 #endif
   }
 
   // codes[i] = the code nearest to values[i] over its block's scale, which must be at least the largest finite magnitude
   // in the block, as finite_absmax gives it for those elements or for more.
   template <int block> static void encode(const float* values, const float* scales, Code* codes, int n) {
-#if defined(OPTGEN_INT8_AVX512)
-    int8_avx512::encode<is_signed, block>(values, scales, codes, n);
-#elif defined(OPTGEN_LANES)
+#if defined(OPTGEN_LANES)
     int8_lanes::encode<is_signed, block>(values, scales, codes, n);
 #else
     int8_plain::encode<is_signed, block>(values, scales, codes, n);

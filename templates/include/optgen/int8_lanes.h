@@ -2,7 +2,7 @@
 //
 // A book is one line a decade: the logarithm of a magnitude, read off its bits from below, gives its level or one less,
 // and one comparison with the edge of the next level tells which. The level's line then gives the code in 65536ths.
-// Rounding moves that by a few of these. Where a group has a magnitude within 8 of them of the midpoint between two
+// Rounding moves that by a few of these. Where a group has a magnitude within 4 of them of the midpoint between two
 // codes, which is rare, or one that is not finite, its codes are looked at again, one by one, with the exact midpoints.
 #pragma once
 
@@ -16,39 +16,54 @@ namespace int8_lanes {
 using namespace lanes;
 
 // How the logarithm in tens is read off a float's bits: between 2^-24 and 1 this is below it by 0.17 or 0.285 to 0.5,
-// and of what is not finite the level, modulo 8, is the last one.
-constexpr double slope_of_bits = 0.309 / 0x1p23;
-template <bool is_signed> constexpr double offset_of_bits = 8.0 - 127.0 * 0.309 - (is_signed ? 0.285 : 0.17);
+// and of what is not finite the level, modulo 8, is the last one. The number that is added rounds it to a whole one, in
+// its low bits.
+constexpr float to_whole = 0x1.8p23f;
+constexpr float slope_of_bits = 0.309 / 0x1p23;
+template <bool is_signed> constexpr float offset_of_bits = 7.5 - 127.0 * 0.309 - (is_signed ? 0.285 : 0.17);
 
-template <bool is_signed> struct Encoder {
-  using Tables = Int8Tables<is_signed>;
-  Table edge = table(Tables::level_edge), slope = table(Tables::fixed_slope), offset = table(Tables::fixed_offset),
-        end = table(Tables::fixed_end);
+// Magnitudes over absmax, and their levels, modulo 8.
+template <bool is_signed> struct Levels {
+  Table edge = table(Int8Tables<is_signed>::level_edge);
 
-  // The codes of magnitudes with the sign of x, counted from that of zero. `fraction` has in its even places the least
-  // distance to a midpoint so far, in 65536ths and more by 8.
-  OPTGEN_INLINE Ints operator()(Floats x, float reciprocal, Halves& fraction) const {
+  OPTGEN_INLINE void operator()(const float* values, float reciprocal, float* magnitudes, int32_t* levels) const {
     constexpr int32_t lowest = 0x33c00000;  // below every midpoint, and at level 0
-    const Ints bits = (Ints)x;
-    const Floats y = (Floats)(is_signed ? bits & INT32_MAX : larger(bits, Ints{})) * reciprocal;
-    const Floats logarithm = fused(to_floats(larger((Ints)y, all(lowest))), all(float(slope_of_bits)),
-                                   all(float(offset_of_bits<is_signed>)));
-    Ints level = whole_part(logarithm);
-    level += y <= pick(edge, level);  // a comparison that holds is -1
-    const Floats line = fused(y, pick(slope, level), pick(offset, level));
-    const Ints fixed = whole_part(smaller(line, pick(end, level)));
-    fraction = (Halves)fixed < fraction ? (Halves)fixed : fraction;
-    return is_signed ? with_sign(fixed >> 16, bits) : fixed >> 16;
+    const Ints scaled = (Ints)(load(values) * reciprocal);
+    const Floats y = (Floats)(is_signed ? scaled & INT32_MAX : larger(scaled, Ints{}));
+    const Ints level = (Ints)fused(to_floats(larger((Ints)y, all(lowest))), all(slope_of_bits),
+                                   all(offset_of_bits<is_signed> + to_whole));
+    store(magnitudes, y);
+    store(levels, level + (y <= pick(edge, level)));  // a comparison that holds is -1
   }
 };
 
-// Codes that may be one too high or too low, made right.
-template <bool is_signed>
-__attribute__((noinline, cold)) void mend(const float* values, float reciprocal, uint8_t* codes) {
+// Codes with the sign of x, counted from that of zero. `fraction` has in its even places the least distance to a
+// midpoint so far, in 65536ths and more by 4.
+template <bool is_signed> struct Lines {
+  using Tables = Int8Tables<is_signed>;
+  Table slope = table(Tables::fixed_slope), offset = table(Tables::fixed_offset), end = table(Tables::fixed_end);
+
+  OPTGEN_INLINE Ints operator()(const float* values, const float* magnitudes, const int32_t* levels,
+                                Halves& fraction) const {
+    const Ints level = load(levels);
+    const Floats line = fused(load(magnitudes), pick(slope, level), pick(offset, level));
+    const Ints fixed = whole_part(smaller(line, pick(end, level)));
+    fraction = smaller(fraction, (Halves)fixed);
+    return is_signed ? with_sign(fixed >> 16, (Ints)load(values)) : fixed >> 16;
+  }
+};
+
+// True if a midpoint is near.
+OPTGEN_INLINE bool is_doubtful(Halves fraction) { return any(((Ints)fraction & 0xfff8) == 0); }
+
+// The codes from number `from` on, which may be one too high or too low, made right.
+template <bool is_signed, int block>
+__attribute__((noinline, cold)) void mend(const float* values, const Reciprocals<block>& reciprocals, uint8_t* codes,
+                                          int from) {
   using Tables = Int8Tables<is_signed>;
   constexpr int largest = 255 - Tables::zero_code;
-  for (int i = 0; i < group; ++i) {
-    const float y = scaled_magnitude<is_signed>(values[i], reciprocal);
+  for (int i = from; i < from + group; ++i) {
+    const float y = scaled_magnitude<is_signed>(values[i], reciprocals.at(i));
     const bool negative = is_signed && int32_t(float_bits(values[i])) < 0;
     const int guess = negative ? Tables::zero_code - codes[i] : codes[i] - Tables::zero_code;
     int k = guess > 0 && y > 0.0f ? guess - 1 : 0;
@@ -57,35 +72,44 @@ __attribute__((noinline, cold)) void mend(const float* values, float reciprocal,
   }
 }
 
-template <bool is_signed>
-OPTGEN_INLINE void encode_group(const Encoder<is_signed>& encoder, const float* values, float reciprocal, uint8_t* codes) {
-  Halves fraction = (Halves)all(-1);
-  Ints each[4];
-  for (int v = 0; v < 4; ++v) each[v] = encoder(load(values + count * v), reciprocal, fraction);
-  store(codes, to_bytes(each, Int8Tables<is_signed>::zero_code));
-  if (__builtin_expect(any(((Ints)fraction & 0xfff0) == 0), false)) mend<is_signed>(values, reciprocal, codes);
+// Two loops instead of one: within each, the processor finds more work that does not wait for other work.
+template <bool is_signed, int block>
+OPTGEN_INLINE void encode_groups(const float* values, const Reciprocals<block>& reciprocals, uint8_t* codes, int n) {
+  alignas(64) float magnitudes[TILE];
+  alignas(64) int32_t levels[TILE];
+  const Levels<is_signed> to_levels;
+#pragma GCC unroll 1
+  for (int i = 0; i < n; i += count) to_levels(values + i, reciprocals.at(i), magnitudes + i, levels + i);
+  const Lines<is_signed> lines;
+  Halves least = (Halves)all(-1), fractions[TILE / group];
+#pragma GCC unroll 1
+  for (int i = 0; i < n; i += group) {
+    Halves fraction = (Halves)all(-1);
+    Ints each[4];
+    for (int v = 0; v < 4; ++v) {
+      const int at = i + count * v;
+      each[v] = lines(values + at, magnitudes + at, levels + at, fraction);
+    }
+    store(codes + i, to_bytes(each, Int8Tables<is_signed>::zero_code));
+    fractions[i / group] = fraction;
+    least = smaller(least, fraction);
+  }
+  if (__builtin_expect(is_doubtful(least), false))
+    for (int i = 0; i < n; i += group)
+      if (is_doubtful(fractions[i / group])) mend<is_signed>(values, reciprocals, codes, i);
 }
 
 template <bool is_signed, int block>
 inline void encode(const float* values, const float* scales, uint8_t* codes, int n) {
-  const Encoder<is_signed> encoder;
   const Reciprocals<block> reciprocals(scales, n);
-  int i = 0;
-  for (; i + group <= n; i += group) {
-    const float reciprocal = reciprocals.at(i);
-    if (reciprocal == 0.0f)
-      memset(codes + i, Int8Tables<is_signed>::zero_code, group);
-    else
-      encode_group(encoder, values + i, reciprocal, codes + i);
-  }
-  if (i < n) {
-    float rest[group] = {};
-    uint8_t codes_of_rest[group];
-    memcpy(rest, values + i, (n - i) * sizeof(float));
-    const float reciprocal = reciprocals.at(i);
-    for (float& x : rest) x = reciprocal == 0.0f ? 0.0f : x;
-    encode_group(encoder, rest, reciprocal, codes_of_rest);
-    memcpy(codes + i, codes_of_rest, n - i);
+  if (n % group == 0) {
+    encode_groups<is_signed>(values, reciprocals, codes, n);
+  } else if (n > 0) {
+    float padded[TILE] = {};
+    uint8_t padded_codes[TILE];
+    memcpy(padded, values, n * sizeof(float));
+    encode_groups<is_signed>(padded, reciprocals, padded_codes, (n / group + 1) * group);
+    memcpy(codes, padded_codes, n);
   }
 }
 

@@ -19,6 +19,9 @@ OPTGEN_INLINE Floats pick(Table table, Ints index) { return __builtin_ia32_permv
 // a * b + c with one rounding.
 OPTGEN_INLINE Floats fused(Floats a, Floats b, Floats c) { return __builtin_ia32_vfmaddps256(a, b, c); }
 
+// Numbers rounded up to whole ones.
+OPTGEN_INLINE Ints rounded_up(Floats x) { return whole_part(__builtin_ia32_roundps256(x, 2)); }
+
 // Eight bytes as numbers.
 OPTGEN_INLINE Ints load_bytes(const uint8_t* from) {
   long long eight;

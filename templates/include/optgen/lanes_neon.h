@@ -24,6 +24,9 @@ OPTGEN_INLINE Floats fused(Floats a, Floats b, Floats c) {
   return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }
 
+// Numbers rounded up to whole ones.
+OPTGEN_INLINE Ints rounded_up(Floats x) { return (Ints)vcvtpq_s32_f32((float32x4_t)x); }
+
 // Four bytes as numbers.
 OPTGEN_INLINE Ints load_bytes(const uint8_t* from) {
   uint32_t four;

@@ -1,7 +1,6 @@
 // The random numbers of a whole tile.
 //
-// Implementations: AVX-512 (philox_avx512.h), vectors (philox_lanes.h), and a plain loop. OPTGEN_GENERIC forces the plain
-// one.
+// Implementations: vectors (philox_lanes.h), and a plain loop. OPTGEN_GENERIC forces the plain one.
 #pragma once
 
 #include <optgen/lanes.h>
@@ -9,10 +8,7 @@
 #include <optgen/scales.h>
 #include <string.h>
 
-#if !defined(OPTGEN_GENERIC) && defined(__AVX512F__)
-#define OPTGEN_PHILOX_AVX512 1
-#include <optgen/philox_avx512.h>
-#elif defined(OPTGEN_LANES)
+#if defined(OPTGEN_LANES)
 #include <optgen/philox_lanes.h>
 #endif
 
@@ -36,9 +32,7 @@ inline void draw_tile(const Draw& draw, int64_t at, uint16_t* random) {
 
 // 16 random bits for each of the TILE elements from `at` on, a multiple of 8.
 inline void draw_tile(const Draw& draw, int64_t at, uint16_t* random) {
-#if defined(OPTGEN_PHILOX_AVX512)
-  philox_avx512::draw_tile(draw, at, random);
-#elif defined(OPTGEN_LANES)
+#if defined(OPTGEN_LANES)
   philox_lanes::draw_tile(draw, at, random);
 #else
   philox_plain::draw_tile(draw, at, random);

@@ -11,7 +11,7 @@ import pytest
 from support.compiling import ROOT, compiled
 
 from optgen.operations import CALLED
-from optgen.spec.names import FACTS
+from optgen.spec.names import FACTS, SIZES
 
 TEXT = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```yaml\n(name: .*?)```", TEXT, flags=re.DOTALL)
@@ -29,9 +29,15 @@ def test_examples_compile(text: str, tmp_path: Path) -> None:
     assert compiled(tmp_path, text).classes
 
 
-@pytest.mark.parametrize("name", [*CALLED, *FACTS])
+@pytest.mark.parametrize("name", [*CALLED, *(fact for fact in FACTS if not fact.startswith("size"))])
 def test_every_function_and_fact_is_described(name: str) -> None:
     assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", TEXT)
+
+
+def test_sizes_of_dimensions_are_described() -> None:
+    """Equations say `shape[0]`; from the first that is told to the last."""
+    assert "`shape[0]`, `shape[-1]`" in TEXT
+    assert f"from `{min(SIZES)}` to `{max(SIZES)}`" in TEXT
 
 
 def test_every_error_exists() -> None:

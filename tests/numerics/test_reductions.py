@@ -239,7 +239,7 @@ blocks:
 
 @pytest.mark.parametrize(("rows", "alone"), [("", True), (" + 0 * max(row_sum(grad), over=channel)", False)])
 def test_channels_alone(rows: str, alone: bool, target: str, tmp_path: Path) -> None:
-    """Where a rule tells no dimension but the first, kernels take a channel as one row; numbers stay the same."""
+    """Kernels take a channel as one row in a rule that tells no other dimension; numbers stay the same."""
     path = tmp_path / "by_channel.yaml"
     path.write_text(ALONE.replace("over=channel)\n    param", f"over=channel){rows}\n    param"))
     cls = optgen.load(path).ByChannel

@@ -96,10 +96,13 @@ def _torch() -> Iterator[Finding]:
 
 def _compiler() -> Iterator[Finding]:
     from optgen.runtime.building.cache import find_compiler, why_no_compiler
+    from optgen.runtime.building.compilers import vectors
 
     found = find_compiler()
     if found is not None:
-        yield Finding("C++ compiler", "ok", f"{found.version.partition(chr(10))[0]} at {found.path}")
+        threads = "OpenMP's threads" if found.openmp else "threads of their own, without OpenMP"
+        kernels = f"kernels with {vectors(found)}, on {threads}"
+        yield Finding("C++ compiler", "ok", f"{found.version.partition(chr(10))[0]} at {found.path}: {kernels}")
         return
     advice = INSTALL_COMPILER.get(sys.platform, "install g++ or clang")
     yield Finding(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,22 +15,13 @@ import torch
 
 from optgen.bench.contenders import SETTINGS
 from optgen.runtime.building.cache import find_compiler
-from optgen.runtime.building.compilers import Compiler
-from optgen.runtime.building.programs import PROBE_TIMEOUT_SECONDS, run
+from optgen.runtime.building.compilers import vectors
 
 CPUINFO, STAT = Path("/proc/cpuinfo"), Path("/proc/stat")
 IDLE_COLUMNS = (3, 4)  # of a line of STAT: idle, and waiting for a disk
 GUEST_COLUMN = 8  # from where on what is counted already is counted again
 LOOK_SECONDS = 0.3
 BUSY_FROM = 0.2  # processors at work for others, from which figures suffer
-# What compilers define for the instructions that they may use, widest first.
-WIDTHS = (
-    ("__AVX512F__", "AVX-512", 512),
-    ("__AVX2__", "AVX2", 256),
-    ("__AVX__", "AVX", 256),
-    ("__SSE2__", "SSE2", 128),
-    ("__ARM_NEON", "NEON", 128),
-)
 
 
 def machine() -> dict[str, Any]:
@@ -82,22 +71,6 @@ def processor_name() -> str:
     numbers = [f"{word} {fields[name]}" for name, word in (*known, *parts) if name in fields]
     name = fields.get("model name") or platform.processor() or platform.machine()
     return f"{name} ({', '.join(numbers)})" if numbers else name
-
-
-def vectors(compiler: Compiler) -> str:
-    """Instructions for vectors that kernels are compiled to, and their width: "AVX2, 256 bits"."""
-    with tempfile.TemporaryDirectory() as folder:
-        empty = Path(folder) / "empty.cpp"
-        empty.touch()
-        flags = [flag for flag in compiler.flags if flag != "-shared"]
-        asked = run((*compiler.command, *flags, "-dM", "-E", str(empty)), Path(folder), PROBE_TIMEOUT_SECONDS)
-    defined = set(re.findall(r"#define (\w+)", asked.said))
-    found = next(((name, bits) for macro, name, bits in WIDTHS if macro in defined), None)
-    if found is None:
-        return "no vectors"
-    chosen = [flag.rpartition("=")[2] for flag in compiler.flags if flag.startswith("-mprefer-vector-width=")]
-    bits = min([found[1], *map(int, filter(str.isdigit, chosen[-1:]))])
-    return f"{found[0]}, {bits} bits"
 
 
 @dataclass(frozen=True)

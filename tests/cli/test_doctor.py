@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fake_programs import fake_nvcc, no_nvcc
+from support.machine import require_compiler
 
 from optgen import doctor
 from optgen.doctor import Finding, examine, is_usable, readable_size
@@ -40,6 +42,15 @@ def test_a_missing_compiler_is_advice_not_failure(monkeypatch: pytest.MonkeyPatc
     assert finding.found == "g++: is not installed"
     assert "torch target" in finding.advice
     assert is_usable(findings)
+
+
+def test_vectors_and_threads_of_kernels_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_compiler()
+    monkeypatch.delenv("OPTGEN_CXXFLAGS", raising=False)
+    found = named(examine(), "C++ compiler").found
+    assert re.search(r": kernels with (no vectors|[\w-]+, \d+ bits), on OpenMP's threads$", found)
+    monkeypatch.setenv("OPTGEN_CXXFLAGS", "-fno-openmp -fopenmp-simd -pthread")
+    assert named(examine(), "C++ compiler").found.endswith("on threads of their own, without OpenMP")
 
 
 def test_a_look_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import shlex
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,6 +60,15 @@ int main() {
     return threads.value_or(0) == 2 ? 0 : 1;
 }
 """
+
+# What compilers define for the instructions that they may use, widest first.
+WIDTHS = (
+    ("__AVX512F__", "AVX-512", 512),
+    ("__AVX2__", "AVX2", 256),
+    ("__AVX__", "AVX", 256),
+    ("__SSE2__", "SSE2", 128),
+    ("__ARM_NEON", "NEON", 128),
+)
 
 
 @dataclass(frozen=True)
@@ -217,3 +228,19 @@ def processor() -> str:
 def compile_library(compiler: Compiler, arguments: Sequence[str], temporary: Path) -> Output:
     """Run the compiler. Raises OSError."""
     return run((*compiler.command, *compiler.flags, *arguments), temporary, COMPILE_TIMEOUT_SECONDS)
+
+
+def vectors(compiler: Compiler) -> str:
+    """Instructions for vectors that kernels are compiled to, and their width: "AVX2, 256 bits"."""
+    with tempfile.TemporaryDirectory() as folder:
+        empty = Path(folder) / "empty.cpp"
+        empty.touch()
+        flags = [flag for flag in compiler.flags if flag != "-shared"]
+        asked = run((*compiler.command, *flags, "-dM", "-E", str(empty)), Path(folder), PROBE_TIMEOUT_SECONDS)
+    defined = set(re.findall(r"#define (\w+)", asked.said))
+    found = next(((name, bits) for macro, name, bits in WIDTHS if macro in defined), None)
+    if found is None:
+        return "no vectors"
+    chosen = [flag.rpartition("=")[2] for flag in compiler.flags if flag.startswith("-mprefer-vector-width=")]
+    bits = min([found[1], *map(int, filter(str.isdigit, chosen[-1:]))])
+    return f"{found[0]}, {bits} bits"

@@ -156,7 +156,7 @@ class ClassInfo:
 
     @cached_property
     def setting(self) -> Setting:
-        """Guards and codecs under the class's default settings, in a step in which everything happens."""
+        """Guards and codecs under the class's default settings, in a step in which most happens."""
         asked = chosen_codec(self.bits, "auto", bool(self._default("block_wise")), 0)
         codecs = {}
         for name, item in self.whole_rule.inputs.items():
@@ -210,19 +210,30 @@ class ClassInfo:
     @cached_property
     def cycle(self) -> tuple[tuple[float, Setting], ...]:
         """The settings of steps that differ in what happens on some steps only, each with its share of all steps."""
-        guards = [guard for guard in self.whole_rule.guards.guards.values() if guard.about == "step"]
-        length = min(math.lcm(*(self._period(guard) for guard in guards)), LONGEST_CYCLE)
-        kinds = Counter(
-            tuple(number % self._period(guard) == guard.value for guard in guards) for number in range(1, length + 1)
-        )
+        guards = self._of_steps
+        kinds = Counter(tuple(number % self._period(g) == g.value for g in guards) for number in self._numbers)
         names = [guard.name for guard in guards]
         return tuple(
             (
-                count / length,
+                count / len(self._numbers),
                 replace(self.setting, guards={**self.setting.guards, **dict(zip(names, kind, strict=True))}),
             )
             for kind, count in kinds.items()
         )
+
+    @property
+    def _of_steps(self) -> list[Guard]:
+        return [guard for guard in self.whole_rule.guards.guards.values() if guard.about == "step"]
+
+    @cached_property
+    def _numbers(self) -> range:
+        """The numbers of steps of which one is like any other."""
+        return range(1, min(math.lcm(*map(self._period, self._of_steps)), LONGEST_CYCLE) + 1)
+
+    @cached_property
+    def _fullest(self) -> int:
+        """The number of a step in which most happens."""
+        return max(self._numbers, key=lambda number: sum(number % self._period(g) == g.value for g in self._of_steps))
 
     def _period(self, guard: Guard) -> int:
         """The number of steps after which a condition on the step comes again."""
@@ -309,7 +320,7 @@ class ClassInfo:
             case "input":
                 return False
             case "step":
-                return True
+                return self._fullest % self._period(guard) == guard.value
             case "codec":
                 return codecs[guard.subject].block == WHOLE_TENSOR
 

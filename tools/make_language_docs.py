@@ -63,6 +63,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "init": "A number, or an expression over `param`, `grad`, the hyperparameters and facts of the parameter.",
         "when": "The condition under which it exists.",
         "window": "Keeps this many past values, one a step (`shape: tensor`).",
+        "count": "A vector of so many states, or of as many as a tuple of settings has numbers (see Loops).",
         "codecs": "Its possible codecs: `fp32`, `bf16`, `fp16`, `int8`, `int4`, `fp8`, `companded8`. The default is "
         "the first that is not quantized. All of them for `param`, else `fp32`.",
         "stored_as": "The option whose choices are its dtypes, in place of `optim_bits` and `codec`.",

@@ -16,6 +16,7 @@ from typing import NoReturn, TypeVar
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.functions import Function, calls, check_arguments, named
+from optgen.ir.loops import Vectors, without_loops
 from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, parse_block, too_deep
 from optgen.spec.source import SourceText
 
@@ -44,6 +45,7 @@ class Library:
         given: Its settings, inputs and facts.
         states: Its states, which functions take as arguments.
         used: Every name in its blocks and in shared stages.
+        vectors: Its settings of several numbers and its vectors of states, with the names of their parts.
     """
 
     functions: Functions = field(default_factory=dict)
@@ -52,11 +54,20 @@ class Library:
     given: frozenset[str] = frozenset()
     states: frozenset[str] = frozenset()
     used: frozenset[str] = frozenset()
+    vectors: Vectors = field(default_factory=dict)
 
     def statements(self, stage: Stage, reporter: Reporter) -> list[ast.stmt]:
-        """The statements of a stage without calls of functions; those that cannot be written out are left out."""
+        """The statements of a stage without loops and calls; those that cannot be written out are left out."""
         functions = self.common if stage.shared else self.functions
-        return _Writer(self, stage.text, functions, reporter).block(parse_block(stage.text, reporter))
+        body = parse_block(stage.text, reporter)
+        if not stage.shared:
+            body = self.without_loops(body, stage.text, reporter)
+        return _Writer(self, stage.text, functions, reporter).block(body)
+
+    def without_loops(self, body: list[ast.stmt], text: SourceText, reporter: Reporter) -> list[ast.stmt]:
+        """The statements of one of the rule's own blocks without loops and indices."""
+        taken = {*self.given, *self.states, *self.vectors, *IN_EVERY_RULE}
+        return without_loops(body, text, self.vectors, taken, reporter)
 
     def expression(self, node: ast.expr, text: SourceText, reporter: Reporter) -> ast.expr:
         """An initial value without calls of functions, all of which are expressions."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations
@@ -158,6 +158,24 @@ def _at(guards: Iterable[Guard], number: float) -> Formula:
     return result
 
 
+def _steps(guards: Sequence[Guard], recorded: Sequence[Guard]) -> Formula:
+    """Formula over conditions on the step: a number has one rest, but where steps are recorded all of them count."""
+    always, one = TRUE, TRUE
+    rests: dict[str, list[Formula]] = {}
+    for guard in guards:
+        always = always & atom(guard.name)
+        rests.setdefault(guard.subject, []).append(atom(guard.name))
+    for period, several in rests.items():
+        for first, second in combinations(several, 2):
+            one = one & ~(first & second)
+        if f"{len(several)}" == period:
+            one = one & any_of(several)
+    if not recorded:
+        return one
+    records = atom(recorded[0].name)
+    return (records & always) | (~records & one)
+
+
 def _settings(guards: Iterable[Guard], choices: Mapping[str, Iterable[str | int]]) -> Formula:
     """Formula over these guards that holds under every setting.
 
@@ -174,10 +192,7 @@ def _settings(guards: Iterable[Guard], choices: Mapping[str, Iterable[str | int]
             result = result & ~(first & second)
         if chosen.keys() >= set(values):
             result = result & reduce(or_, chosen.values(), FALSE)
-    recorded = [atom(guard.name) for guard in asked if guard.subject == RECORDED]
-    for guard in asked:
-        if guard.about == "step" and recorded:
-            result = result & (atom(guard.name) | ~recorded[0])
+    result = result & _steps([guard for guard in asked if guard.about == "step"], by_subject.get(RECORDED, ()))
     for several in by_subject.values():
         if several[0].about == "fact":
             result = result & any_of(_at(several, number) for number in _numbers_around(several))

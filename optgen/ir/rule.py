@@ -70,6 +70,7 @@ class WholeRule:
         blocks: `step` and the methods.
         inits: Initial values of states that are not plain numbers, as written.
         equations: The text of each block, for people.
+        written_out: The same without loops and indices.
         stages: The text of the shared stages before `step` and before `apply`, by the name of that block.
         functions: Those that its own blocks call, and those that these call.
         shared: Declarations that all rules are offered.
@@ -88,6 +89,7 @@ class WholeRule:
     inits: Mapping[str, Expr]
     refusals: tuple[Refusal, ...]
     equations: Mapping[str, Prose]
+    written_out: Mapping[str, Prose]
     stages: Mapping[str, Prose]
     functions: tuple[Function, ...]
     has_update: bool
@@ -150,7 +152,7 @@ class _RuleBuilder:
             refused=tuple(self._refused()),
             common=self._common(),
             given=frozenset(self.given),
-            parts={name: tuple(h.names) for name, h in self.hypers.items() if h.names},
+            parts={name: tuple(h.names) for name, h in self.hypers.items() if h.names} | self.loaded.vectors,
             library=self._library(functions),
             periods=frozenset(name for name, hyper in self.hypers.items() if _counts_steps(hyper)),
             can_record=RECORDED in self.storage,
@@ -167,13 +169,22 @@ class _RuleBuilder:
         texts = (*self._texts().values(), common.grad, common.update)
         used = {word for text in texts for word in re.findall(r"\w+", text)}
         names = frozenset((*RESERVED, *given, *self.states, *used))
-        return Library({**shared, **own}, shared, self.spec.name, given, frozenset(self.states), names)
+        vectors = {name: tuple(hyper.names) for name, hyper in self.hypers.items() if hyper.names}
+        vectors |= self.loaded.vectors
+        return Library({**shared, **own}, shared, self.spec.name, given, frozenset(self.states), names, vectors)
 
     def _texts(self) -> dict[str, str]:
         """The rule's own blocks by name."""
         blocks = self.spec.blocks
         texts = {"step": blocks.step, **({} if blocks.apply is None else {"apply": blocks.apply})}
         return texts | {name: method.block for name, method in self.spec.methods.items()}
+
+    def _written_out(self, block: str) -> str:
+        """The text of a block without loops and indices."""
+        text = self._text(block)
+        body = parse_block(text, Reporter())
+        lines = self.scope.library.without_loops(body, text, Reporter())
+        return text.text if lines == body else "\n".join(map(ast.unparse, lines)) + "\n"
 
     def _text(self, block: str) -> SourceText:
         """One of its own blocks with its place."""
@@ -240,6 +251,7 @@ class _RuleBuilder:
             inits=self._inits(),
             refusals=self._refusals(),
             equations={name: Prose(text) for name, text in texts.items()},
+            written_out={name: Prose(self._written_out(name)) for name in texts},
             stages={"step": Prose(shared.grad), "apply": Prose(shared.update if self.has_update else "")},
             functions=tuple(reached(self.scope.library.functions, *trees)),
             has_update=self.has_update,

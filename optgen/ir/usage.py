@@ -119,7 +119,7 @@ def _check_states(
     rule: WholeRule, loaded: LoadedSpec, used: set[str], weights: Iterable[str], reporter: Reporter
 ) -> None:
     """States that stay as they begin, and states on which nothing depends; means of weights are for people to read."""
-    written = [node for text in rule.equations.values() for node in _names(text.raw)]
+    written = [node for text in rule.written_out.values() for node in _names(text.raw)]
     assigned = {node.id for node in written if isinstance(node.ctx, ast.Store)}
     live = _live_inputs(rule, weights)
     for name, state in rule.spec.states.items():
@@ -184,7 +184,7 @@ def _live_inputs(rule: WholeRule, roots: Iterable[str]) -> set[str]:
 
 def _used_names(rule: WholeRule, shared: LoadedShared) -> set[str]:
     common = shared.shared.blocks
-    texts = [*(text.raw for text in rule.equations.values()), common.grad, common.update if rule.has_update else ""]
+    texts = [*(text.raw for text in rule.written_out.values()), common.grad, common.update if rule.has_update else ""]
     texts += [str(state.init) for state in rule.states.values()]
     texts += [state.when for state in rule.states.values() if state.when is not None]
     texts += [refused.when for refused in rule.spec.refusals]

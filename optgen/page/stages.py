@@ -25,7 +25,7 @@ def stages(info: ClassInfo) -> list[Stage]:
     nothing_given = dict.fromkeys(info.whole_rule.given)  # for one step alone
     values = {**info.defaults, **LARGE_MATRIX, **nothing_given}
     made = []
-    for name, block in info.whole_rule.equations.items():
+    for name, block in info.whole_rule.written_out.items():
         for title, text in ((SHARED.get(name, ""), info.whole_rule.stages.get(name)), (STAGES.get(name), block)):
             found = lines(text.raw if text else "", info.spec.entry.set)
             seen = [(line, taken) for line, taken in zip(found, _taken(found, values), strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Ordered
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optgen import paths as stock
@@ -22,6 +22,7 @@ from optgen.spec.nodes import read_document as read_nodes
 from optgen.spec.present import FORMER_TABLE, with_present_keys
 from optgen.spec.source import SourceFile, SourceText
 from optgen.spec.validation import validate
+from optgen.spec.vectors import Vectors, with_vectors
 from optgen.spec.vocabulary import Words, check_vocabulary
 
 SHARED = "shared.yaml"
@@ -60,9 +61,14 @@ class _Located:
 
 @dataclass(frozen=True)
 class LoadedSpec(_Located):
-    """A rule with the places of its parts."""
+    """A rule with the places of its parts.
+
+    Attributes:
+        vectors: The states that are one vector, by its name.
+    """
 
     spec: Spec
+    vectors: Vectors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -271,8 +277,9 @@ def _load_spec(
         message = f"the rule `{spec.name}` is in a file called `{path.name}`"
         help_text = f"call the file `{spec.name}.yaml`"
         reporter.warning("file-name", message, document.locate("name"), help_text)
+    document, spec, vectors = with_vectors(document, spec, reporter)
     check_rule(spec, shared.shared if shared else Shared(), document, reporter)
-    return LoadedSpec(document, spec)
+    return LoadedSpec(document, spec, vectors)
 
 
 def _modules(rule: str) -> set[str]:

@@ -118,7 +118,8 @@ class State(SpecModel):
     """Value that is kept between steps.
 
     `init` is a number or an expression over `param`, `grad`, the hyperparameters and the parameter's facts. `window`
-    makes a tensor state a ring of that many past values. A text alone is short for its `doc`, nothing for a word of the
+    makes a tensor state a ring of that many past values, `count` a vector of as many states, or as many as a
+    hyperparameter has numbers. A text alone is short for its `doc`, nothing for a word of the
     vocabulary as it stands there.
     """
 
@@ -127,6 +128,7 @@ class State(SpecModel):
     init: Number | Text = 0
     when: Text | None = None
     window: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    count: Annotated[int, Field(gt=0, le=32)] | Name | None = None
     codecs: list[Text] | None = None
     stored_as: Name | None = None
     doc: Prose = _left_out()

@@ -50,6 +50,16 @@ BODIES = {
     "flag compared": "if amsgrad == 1:\n    param = grad",
     "run-time value": "n = norm(grad)\nif n > 1:\n    param = param - grad\nparam = param - lr * grad",
     "run-time step": "if step == 1:\n    param = grad",
+    # loops
+    "loop: a value": "for x in grad:\n    param = param - lr * x",
+    "loop: a count that is a setting": "for i in range(lr):\n    param = param - lr * grad",
+    "loop: lists of other lengths": "for a, b in zip((1, 2), (3, 4, 5)):\n    param = param - lr * grad * a * b",
+    "loop: other names than values": "for a, b in (1, 2):\n    param = param - lr * grad * a * b",
+    "loop: a name that is taken": "for lr in (1, 2):\n    param = param - lr * grad",
+    "loop: its number assigned": "for i in range(2):\n    i = 3\n    param = param - lr * grad * i",
+    "loop: while": "while step > 3:\n    param = param - lr * grad",
+    "loop: break": "for i in range(2):\n    break\nparam = param - lr * grad",
+    "loop: too many": "for i in range(4000):\n    for j in range(4000):\n        param = param - lr * grad * i * j",
     # steps
     "every: a value of the step": "n = norm(grad)\nif every(n):\n    param = param - lr * grad",
     "every: a setting that is no whole number": "if every(lr):\n    param = param - lr * grad",

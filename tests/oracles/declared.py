@@ -249,8 +249,50 @@ class Method:
     reads_grad: bool
 
 
-def _stage(text: str, shared: bool = False) -> Stage:
-    return Stage(ast.parse(text).body, shared)
+def _stage(text: str, shared: bool = False, vectors: Mapping[str, Sequence[str]] | None = None) -> Stage:
+    return Stage(_rounds(ast.parse(text).body, vectors or {}), shared)
+
+
+def _rounds(body: Sequence[ast.stmt], vectors: Mapping[str, Sequence[str]]) -> list[ast.stmt]:
+    """Statements whose loops are gone through: as text, in which a name stands for what it is in a round."""
+    result: list[ast.stmt] = []
+    for statement in body:
+        match statement:
+            case ast.For(target=target, iter=through, body=inner):
+                for item in _items(through, vectors):
+                    items = item if isinstance(item, tuple) else (item,)
+                    names = [part.id for part in ast.walk(target) if isinstance(part, ast.Name)]
+                    own = {name: f"({value})" for name, value in zip(names, _flat(items), strict=True)}
+                    lines = "\n".join(map(ast.unparse, inner))
+                    for name, value in own.items():
+                        lines = re.sub(
+                            rf"\b{name}\b", value.strip("()") if value[1:-1].isidentifier() else value, lines
+                        )
+                    result += _rounds(ast.parse(lines).body, vectors)
+            case ast.If(test=test, body=then, orelse=other):
+                words = re.sub(r"\blen\((\w+)\)", lambda match: str(len(vectors[match[1]])), ast.unparse(test))
+                asked = ast.parse(words, mode="eval").body
+                if not any(isinstance(part, ast.Name) for part in ast.walk(asked)):
+                    result += _rounds(then if holds(asked, {}) else other, vectors)
+                else:
+                    result.append(ast.If(asked, _rounds(then, vectors), _rounds(other, vectors)))
+            case _:
+                text = ast.unparse(statement)
+                for name, parts in vectors.items():
+                    found = lambda match, parts=parts: parts[eval(match[1], {})]  # noqa: E731
+                    text = re.sub(rf"\b{name}\[([^\]]*)\]", found, text)
+                result += ast.parse(text).body
+    return result
+
+
+def _items(through: ast.expr, vectors: Mapping[str, Sequence[str]]) -> list[Any]:
+    """What a loop goes through: Python's own words for it, over the names of parts."""
+    known = {"range": range, "zip": zip, "enumerate": enumerate, "len": len, **vectors}
+    return list(eval(ast.unparse(through), {"__builtins__": {}}, known))
+
+
+def _flat(items: Sequence[Any]) -> list[Any]:
+    return [part for item in items for part in (_flat(item) if isinstance(item, tuple) else [item])]
 
 
 @dataclass(frozen=True)
@@ -320,10 +362,20 @@ def whole_rule(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> WholeRule:
     every_option = {**options, **_offered(shared.get("options"), options, has)}
     has |= {f"{name}={choice}" for name, data in every_option.items() for choice in data.get("choices") or ()}
     every_hyper = {**hypers, **_offered(shared.get("hyperparameters"), hypers, has)}
-    states = {**(spec.get("states") or {}), **(shared.get("states") or {})}
-    stages = [_stage(common.get("grad") or "", shared=True), _stage(blocks["step"])]
+    vectors = {name: tuple((data or {}).get("names") or ()) for name, data in hypers.items() if isinstance(data, dict)}
+    own_states: dict[str, Any] = {}
+    for name, data in (spec.get("states") or {}).items():
+        count = (data or {}).get("count")
+        size = len(vectors[count]) if isinstance(count, str) else count
+        if size is None:
+            own_states[name] = data
+        else:
+            vectors[name] = tuple(f"{name}_{number}" for number in range(size))
+            own_states |= dict.fromkeys(vectors[name], data)
+    states = {**own_states, **(shared.get("states") or {})}
+    stages = [_stage(common.get("grad") or "", shared=True), _stage(blocks["step"], vectors=vectors)]
     if update:
-        stages += [_stage(common.get("update") or "", shared=True), _stage(blocks["apply"])]
+        stages += [_stage(common.get("update") or "", shared=True), _stage(blocks["apply"], vectors=vectors)]
     sections = ("hyperparameters", "options", "inputs", "states")
     return WholeRule(
         name=spec["name"],
@@ -338,7 +390,7 @@ def whole_rule(spec: Mapping[str, Any], shared: Mapping[str, Any]) -> WholeRule:
         ),
         stages=tuple(stages),
         methods={
-            name: Method(_stage(data["block"]), data.get("grad", False))
+            name: Method(_stage(data["block"], vectors=vectors), data.get("grad", False))
             for name, data in (spec.get("methods") or {}).items()
         },
         functions={

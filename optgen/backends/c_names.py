@@ -11,8 +11,9 @@ from optgen.ir.rule import WholeRule
 from optgen.passes.scale_tensorwise import scale_name
 from optgen.schedule.plan import Plan
 from optgen.spec.names import FACTS as FACT_NAMES
+from optgen.spec.names import OF_SHAPE
 
-FACTS = {fact: fact.upper() for fact in FACT_NAMES if fact != "total_numel"}
+FACTS = {fact: fact.upper() for fact in (*FACT_NAMES, *OF_SHAPE) if fact != "total_numel"}
 
 
 def macro(name: str) -> str:

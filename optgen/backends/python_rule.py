@@ -18,7 +18,7 @@ from optgen.ir.rule import WholeRule, given_readers, readers
 from optgen.operations import DRAWS
 from optgen.prose import Prose
 from optgen.spec.model import Hyperparameter, Option, State
-from optgen.spec.names import FACTS
+from optgen.spec.names import FACTS, OF_SHAPE
 from optgen.spec.ranges import parse_range
 
 NOTHING = Prose("")
@@ -139,7 +139,7 @@ def start(rule: WholeRule, name: str) -> StartText | None:
         return None
     read = readers(rule.hypers, rule.options, rule.storage)
     names = {n: f"m.number({text.replace('o[', 't.settings[', 1)})" for n, text in read.items()}
-    names |= {"param": "t.param", "grad": "t.unscaled_grad"} | {fact: f"t.{fact}" for fact in FACTS}
+    names |= {"param": "t.param", "grad": "t.unscaled_grad"} | {fact: f"t.{fact}" for fact in (*FACTS, *OF_SHAPE)}
     kinds = {n: i.kind for n, i in rule.inputs.items()}
     code = PyPrinter(kinds, names=names).code(expr)
     return StartText(name, tuple(python_code(Labelled("return ", code), 4)), "m" in names_in(code))

@@ -26,7 +26,7 @@ from optgen.ir.scope import Scope, several
 from optgen.ir.steps import asks_step, sides_of
 from optgen.ir.values import ERROR, Value, also, call
 from optgen.operations import BY_SYNTAX, CALLED, DRAWS, REDUCTIONS, MatrixFunction, Operation, Reduction, Sort
-from optgen.spec.names import OF_BLOCKS
+from optgen.spec.names import OF_BLOCKS, OF_SHAPE
 from optgen.spec.source import SourceText
 
 
@@ -107,6 +107,8 @@ class Builder:
         """Values before the block; some states and optional hyperparameters are missing under some settings."""
         result = {}
         for name, item in self.scope.inputs.items():
+            if name in OF_SHAPE:
+                continue  # it is written `shape[i]`
             missing = ~item.exists if item.role == "state" else FALSE
             if self.scope.hypers.get(name):
                 missing = ~self.scope.guards.formula("hyper", name, "given")

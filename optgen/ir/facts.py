@@ -11,11 +11,13 @@ from optgen.spec.names import SIZES
 
 NAMED: Mapping[str, Expr] = {"fan_in": Call("/", (Ref("numel"), Ref("size0")), "fan_in")}
 """Facts that follow from others; a value of a block may have such a name."""
+OF_TEXT = ("shape", *NAMED)
+"""Names that these facts are written with."""
 KNOWN = f"`shape[i]` takes a number from {min(SIZES)} to {max(SIZES)}"
 
 
 def fact(node: ast.expr, has_rank: Callable[[int], bool], at_once: bool) -> Expr | Refused:
-    """The expression of a fact, or what is wrong with it.
+    """The expression of a fact, or the mistake in it.
 
     Args:
         has_rank: Checks that all parameters there have so many dimensions.

@@ -17,6 +17,7 @@ from optgen.codecs import CODECS
 from optgen.diagnostics import Location, Reporter
 from optgen.ir.builder import Builder
 from optgen.ir.expansion import Library
+from optgen.ir.facts import OF_TEXT
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.functions import Function, parse_functions, reached
 from optgen.ir.guards import RECORDED, GuardTable
@@ -31,7 +32,7 @@ from optgen.spec.loader import LoadedShared, LoadedSpec
 from optgen.spec.messages import message_fields
 from optgen.spec.model import Hyperparameter, Method, Option, RefusalEntry, Shared, Spec, State
 from optgen.spec.model import Input as GivenInput
-from optgen.spec.names import FACTS, RESERVED, SEED, TARGET
+from optgen.spec.names import FACTS, OF_SHAPE, RESERVED, SEED, TARGET
 from optgen.spec.ranges import parse_range
 from optgen.spec.source import SourceText
 
@@ -164,7 +165,7 @@ class _RuleBuilder:
         """The functions that its blocks may call: its own, then those of all rules."""
         own = parse_functions(self.loaded.text("functions"), shared, self.reporter) if self.spec.functions else {}
         settings = (part for name, hyper in self.hypers.items() for part in hyper.names or [name])
-        given = frozenset((*settings, *self.options, *self.given, *FACTS))
+        given = frozenset((*settings, *self.options, *self.given, *FACTS, *OF_TEXT))
         common = self.shared.shared.blocks
         texts = (*self._texts().values(), common.grad, common.update)
         used = {word for text in texts for word in re.findall(r"\w+", text)}
@@ -193,7 +194,7 @@ class _RuleBuilder:
 
     def _values(self) -> Iterator[str]:
         """The names that kernels give to values and to codecs."""
-        yield from ("param", "grad", "step", "active", *FACTS, *self.given, *self.states)
+        yield from ("param", "grad", "step", "active", *FACTS, *OF_SHAPE, *self.given, *self.states)
         yield from (part for name, hyper in self.hypers.items() for part in hyper.names or [name])
         yield from (f"{name}_codec" for name in self.states)
 
@@ -280,7 +281,7 @@ class _RuleBuilder:
         inputs["param"] = Input("param", "param", Kind.ELEMENT)
         inputs["grad"] = Input("grad", "grad", Kind.ELEMENT)
         inputs["step"] = Input("step", "step", Kind.STEP)
-        for fact in FACTS:
+        for fact in (*FACTS, *OF_SHAPE):
             inputs[fact] = Input(fact, "fact", Kind.GLOBAL if fact == "total_numel" else Kind.STEP)
         for name, hyper in self.hypers.items():
             kind = Kind.GLOBAL if hyper.scope == "global" else Kind.GROUP

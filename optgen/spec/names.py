@@ -11,12 +11,11 @@ from optgen.operations import CALLED
 
 SIZES = {0: "size0", 1: "size1", 2: "size2", 3: "size3", -1: "cols", -2: "rows", -3: "size_3", -4: "size_4"}
 """Names of the sizes of dimensions, by their numbers: those of `shape[0]`, `shape[-1]`, ..."""
-FACTS = (
-    "ndim", "numel", "index", "rows", "cols", "matrices", "total_numel", "size0", "size1", "size2", "size3", "size_3",
-    "size_4",
-)  # fmt: skip
+FACTS = ("ndim", "numel", "index", "rows", "cols", "matrices", "total_numel")
 """Facts about a parameter, or about all parameters of a step, that a block may use."""
-OF_BLOCKS = ("param", "grad", "update", "step", "active", *FACTS)
+OF_SHAPE = tuple(name for name in SIZES.values() if name not in FACTS)
+"""Facts that equations write as `shape[i]`."""
+OF_BLOCKS = ("param", "grad", "update", "step", "active", *FACTS, *OF_SHAPE)
 """Names that every block has."""
 SEED = "seed"
 """The setting from which random numbers follow."""

@@ -162,8 +162,8 @@ def test_how_a_tensor_is_cut() -> None:
         for name, edges in re.findall(r"(?m)^(chunk, \w+|band, rows) +(.*)$", section("How a tensor is cut"))
     }
     param = torch.empty(200, 300, device="meta")
-    of: Any = SimpleNamespace(params=[param], members=[param], row_sums=0, col_sums=0, bands=False)
-    of._seen = lambda member: member.shape
+    of: Any = SimpleNamespace(params=[param], row_sums=0, col_sums=0, bands=False)
+    of.members, of.rule = [SimpleNamespace(param=param, shard=None)], SimpleNamespace(channels_alone=False)
     for name, engine in (("chunk, cpu", CpuEngine), ("chunk, cuda", CudaEngine)):
         of.chunk = engine.chunk
         of.chunks = KernelEngine._cut_chunks(of)

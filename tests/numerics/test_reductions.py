@@ -136,10 +136,13 @@ states:
   line: {shape: last2, when: ndim >= 2}
   planes: {shape: last3, when: ndim >= 3}
   blocks: {shape: last4, when: ndim >= 4}
+functions: |
+  def per_input(x):
+      return x / fan_in
 blocks:
   step: |
     average = 0.5 * average + grad
-    update = average / fan_in
+    update = per_input(average)
     if ndim >= 2:
         channel = norm(grad, over=channel)
         top = max(top, max(grad, over=last))

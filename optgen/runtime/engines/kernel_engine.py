@@ -30,6 +30,14 @@ TILE = 256
 BAND_ROWS = 32  # mirrored in templates/include/optgen/cuda_band.h
 
 
+def seen_shape(rule: Rule, member: Member) -> torch.Size:
+    """The shape of a parameter as kernels see it: a row a channel, where the rule tells no other dimension."""
+    shape = member.param.shape
+    if rule.channels_alone and member.shard is None and len(shape) > 2:
+        return torch.Size((shape[0], shape[1:].numel()))
+    return shape
+
+
 def defines(rule: Rule, bucket: Bucket) -> dict[str, str]:
     """The macros that specialize a rule's kernels for a bucket."""
     result = {
@@ -122,7 +130,7 @@ class KernelEngine:
         lines = not self.bands and bool(self.row_sums or self.col_sums)
         for index, param in enumerate(self.params):
             numel = param.numel()
-            _, rows, cols = matrix_shape(self._seen(self.members[index]))
+            _, rows, cols = matrix_shape(seen_shape(self.rule, self.members[index]))
             size = self.chunk if not lines else max(self.chunk, -(-16 * cols // TILE) * TILE)
             table.first.append(len(table))
             for begin in range(0, numel, size):
@@ -139,7 +147,7 @@ class KernelEngine:
         """Cuts every matrix between rows, if there are passes that walk bands; numbered after the chunks."""
         table = ChunkTable(array("q"), [], [])
         for index, param in enumerate(self.params if self.bands and (self.row_sums or self.col_sums) else ()):
-            matrices, rows, cols = matrix_shape(self._seen(self.members[index]))
+            matrices, rows, cols = matrix_shape(seen_shape(self.rule, self.members[index]))
             table.first.append(len(self.chunks) + len(table))
             for matrix in range(matrices if param.numel() else 0):
                 for row in range(0, rows, BAND_ROWS):
@@ -183,14 +191,9 @@ class KernelEngine:
         self.matrices = dict(zip(sizes, pieces, strict=True))
 
     def _length(self, kind: str, member: Member) -> int:
-        return math.prod(shape_of(kind, member.line_shape if member.shard is not None else self._seen(member)))
-
-    def _seen(self, member: Member) -> torch.Size:
-        """The shape of a parameter as kernels see it: a row a channel, where no other dimension is told."""
-        shape = member.param.shape
-        if self.rule.channels_alone and member.shard is None and len(shape) > 2:
-            return torch.Size((shape[0], shape[1:].numel()))
-        return shape
+        return math.prod(
+            shape_of(kind, member.line_shape if member.shard is not None else seen_shape(self.rule, member))
+        )
 
     def _scratch_bytes(self) -> int:
         """Bytes of a pass's values below element kind, at most four each."""
@@ -205,7 +208,7 @@ class KernelEngine:
         self.kept = []
         for index, member in enumerate(self.members):
             shard = member.shard
-            at = layout_of(self._seen(member), shard)
+            at = layout_of(seen_shape(self.rule, member), shard)
             start = 0 if shard is None or shard.start is None else shard.start
             step = self._kept(member.entry["step"])
             seed = int(member.settings.get("seed", 0))

@@ -42,7 +42,7 @@ SHAPES |= {"group": Kind.GROUP, "global": Kind.GLOBAL}
 LINES = (Kind.ROW, Kind.COL, Kind.MATRIX, *DIMENSIONS.values())
 RANKS = {Kind.LAST3: "ndim >= 3", Kind.LAST4: "ndim >= 4"}
 EXTREMES = ("absmax", "max", "min")
-SPREAD = "where(isfinite(std({{0}}{over})), std({{0}}{over}), 1)"  # of one number it is NaN
+SPREAD = "where({several}, std({{}}{over}), 1)"  # of one number it is NaN
 CODECS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8", "companded8")
 
 
@@ -260,7 +260,7 @@ class Writer:
                 (f"{name}({{}})", Kind.TENSOR, Kind.ELEMENT, 700.0)
                 for name in ("sum", "mean", "norm", "rms", *EXTREMES)
             ]
-            over.append((SPREAD.format(over=""), Kind.TENSOR, Kind.ELEMENT, 700.0))
+            over.append((SPREAD.format(several="numel > 1", over=""), Kind.TENSOR, Kind.ELEMENT, 700.0))
             if rows:
                 for lines in LINES:
                     if RANKS.get(lines, ROWS) not in self.path:
@@ -271,17 +271,19 @@ class Writer:
             whole = self.rng.choice([Kind.ELEMENT, Kind.ROW, Kind.COL])
             names = ("sum", "mean", "norm", "rms", *EXTREMES)
             over += [(f"{name}({{}}, over=matrix)", Kind.MATRIX, whole, 700.0) for name in names]
-            over.append((SPREAD.format(over=", over=matrix"), Kind.MATRIX, whole, 700.0))
+            over.append(
+                (SPREAD.format(several="rows > 1 and cols > 1", over=", over=matrix"), Kind.MATRIX, whole, 700.0)
+            )
         if rows and takes(kind, Kind.ROW):
             over += [(f"{name}({{}})", Kind.ROW, Kind.ELEMENT, 40.0) for name in ("row_sum", "row_mean")] * 2
             names = ("norm", "rms", *EXTREMES)
             over += [(f"{name}({{}}, over=row)", Kind.ROW, Kind.ELEMENT, 40.0) for name in names]
-            over.append((SPREAD.format(over=", over=row"), Kind.ROW, Kind.ELEMENT, 40.0))
+            over.append((SPREAD.format(several="cols > 1", over=", over=row"), Kind.ROW, Kind.ELEMENT, 40.0))
         if rows and takes(kind, Kind.COL):
             over += [(f"{name}({{}})", Kind.COL, Kind.ELEMENT, 40.0) for name in ("col_sum", "col_mean")] * 2
             names = ("norm", "rms", *EXTREMES)
             over += [(f"{name}({{}}, over=col)", Kind.COL, Kind.ELEMENT, 40.0) for name in names]
-            over.append((SPREAD.format(over=", over=col"), Kind.COL, Kind.ELEMENT, 40.0))
+            over.append((SPREAD.format(several="rows > 1", over=", over=col"), Kind.COL, Kind.ELEMENT, 40.0))
         for part in DIMENSIONS.values():
             if takes(kind, part) and rows and RANKS.get(part, ROWS) in self.path:
                 own = [lines for lines in (Kind.ROW, Kind.COL, Kind.MATRIX) if takes(lines, part)]

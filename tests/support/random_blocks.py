@@ -355,6 +355,15 @@ class Writer:
             name = f"v{self.made}"
         return self.assign(name, self.number(self.some_kind()))
 
+    def loop(self) -> Iterator[str]:
+        """A name that changes in each round of a loop."""
+        self.made += 1
+        name, term = f"v{self.made}", self.number(self.some_kind())
+        yield self.assign(name, term)
+        yield "for i, share in enumerate((0.5, 0.25)):"
+        yield f"    {name} = share * {name} + i"
+        self.names[name] = replace(self.names[name], size=term.size + 1)
+
     def some_kind(self) -> Kind:
         kinds = [Kind.ELEMENT] * 6 + [Kind.TENSOR] * 3 + [Kind.STEP, Kind.GROUP]
         if ROWS in self.path:
@@ -393,6 +402,8 @@ class Writer:
             yield f"active = active and {self.truth(self.rng.choice([Kind.ELEMENT, Kind.ELEMENT, Kind.TENSOR])).text}"
         elif turn < 0.72:
             yield self.moved()
+        elif turn < 0.76:
+            yield from self.loop()
         else:
             yield self.local()
 

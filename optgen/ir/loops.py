@@ -94,7 +94,7 @@ class _Unroller:
             raise _TooLongError
 
     def _rounds(self, through: ast.expr, bound: Mapping[str, ast.expr]) -> list[ast.expr]:
-        """What a loop goes through, one after the other."""
+        """Items that a loop goes through, one after the other."""
         match through:
             case ast.Name(id=name) if name in self.vectors:
                 return [ast.Name(part, ast.Load()) for part in self.vectors[name]]
@@ -156,7 +156,7 @@ class _Unroller:
         return ast.copy_location(ast.Name(parts[index], node.ctx), node)
 
     def put_name(self, node: ast.Name, bound: Mapping[str, ast.expr]) -> ast.expr:
-        """What a name stands for in this round."""
+        """The expression that a name stands for in this round."""
         found = bound.get(node.id)
         if found is None:
             return node

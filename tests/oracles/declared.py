@@ -286,7 +286,7 @@ def _rounds(body: Sequence[ast.stmt], vectors: Mapping[str, Sequence[str]]) -> l
 
 
 def _items(through: ast.expr, vectors: Mapping[str, Sequence[str]]) -> list[Any]:
-    """What a loop goes through: Python's own words for it, over the names of parts."""
+    """Items that a loop goes through: Python's own words for it, over the names of parts."""
     known = {"range": range, "zip": zip, "enumerate": enumerate, "len": len, **vectors}
     return list(eval(ast.unparse(through), {"__builtins__": {}}, known))
 

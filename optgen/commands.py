@@ -24,7 +24,6 @@ from optgen.garbage import garbage_left
 
 if TYPE_CHECKING:
     from optgen.compiler import Package
-    from optgen.explanation import ClassInfo
 
 
 class _Commands(TyperGroup):
@@ -167,7 +166,9 @@ def list_classes(specs: SpecsArgument = None, as_json: JsonOption = False) -> No
     """List the classes of specs, with their memory and traffic."""
     result = _compiled(_specs(specs))
     if as_json:
-        print_json([_class_record(info) for info in result.classes])
+        from optgen.explain import class_record
+
+        print_json([class_record(info) for info in result.classes])
         return
     columns = ("class", "rule", "bits", "states", "state B/param", "passes", "traffic B/param")
     rows = [
@@ -202,10 +203,21 @@ def explain(
         Literal["cpu", "cuda", "torch"] | None,
         typer.Option(help="Target of --code: C++, CUDA, or plain torch; by default cpu.", show_default=False),
     ] = None,
+    trace: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="STEP", help="Print instead every value of this step of two small tensors, in float64."
+        ),
+    ] = None,
 ) -> None:
     """Show a class: its equations, the kinds of its values, its passes, memory traffic and files."""
+    from optgen.explain import class_record, explanation_record, print_explanation, print_trace
+
     if as_json and html is not None:
         raise typer.BadParameter("--json prints and --html writes; give one of them", param_hint="--html")
+    if trace is not None and (as_json or html is not None or code):
+        other = "--json" if as_json else "--code" if code else "--html"
+        raise typer.BadParameter(f"--trace prints in place of what {other} has; give one of them", param_hint=other)
     if code and (as_json or html is not None):
         other = "--json" if as_json else "--html"
         raise typer.BadParameter(f"--code prints code in place of what {other} has; give one of them", param_hint=other)
@@ -226,9 +238,11 @@ def explain(
     elif code:
         print_text(info.code(target or "cpu"), end="")
     elif as_json:
-        print_json(_class_record(info) | _explanation_record(info))
+        print_json(class_record(info) | explanation_record(info))
+    elif trace is not None:
+        print_trace(info, trace)
     else:
-        _print_explanation(info)
+        print_explanation(info)
 
 
 @app.command()
@@ -426,73 +440,3 @@ def _build_command(specs: Sequence[Path] | None, out: Path | None, package: str 
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _class_record(info: ClassInfo) -> dict[str, object]:
-    return {
-        "class": info.name,
-        "family": info.rule,
-        "module": info.module,
-        "bits": info.bits,
-        "states": list(info.states),
-        "state_bytes_per_parameter": info.state_bytes,
-        "passes": info.passes,
-        "traffic_bytes_per_parameter": info.traffic,
-    }
-
-
-def _explanation_record(info: ClassInfo) -> dict[str, object]:
-    explanation = info.explain()
-    return {
-        "doc": info.doc.raw,
-        "paged_bytes_per_parameter": info.pageable_bytes if info.is_paged else 0.0,
-        "pageable_bytes_per_parameter": info.pageable_bytes,
-        "paged_from_elements": info.paged_from,
-        "equations": list(explanation.equations),
-        "values": [{"name": name, "kind": kind, "expression": text} for name, kind, text in explanation.kinds],
-        "plan": [
-            {
-                "name": plan_pass.name,
-                "reads": list(plan_pass.reads),
-                "writes": list(plan_pass.writes),
-                "reduces": list(plan_pass.reduces),
-                "bytes_per_parameter": plan_pass.bytes,
-            }
-            for plan_pass in explanation.passes
-        ],
-        "files": list(explanation.files),
-    }
-
-
-def _paging(info: ClassInfo) -> str:
-    what = f"{brief(info.pageable_bytes)} bytes a parameter, on a GPU and from {info.paged_from} elements on"
-    return f"paging: {what}" if info.is_paged else f"paging: none; is_paged=True pages {what}"
-
-
-def _print_explanation(info: ClassInfo) -> None:
-    from optgen.page.plain import equations, values
-
-    explanation = info.explain()
-    print_text(f"{info.name}: rule {info.rule}, {info.bits}-bit states")
-    if info.doc:
-        print_text(info.doc.raw)
-    print_text("\n  ".join(("\nequations", *equations(info))))
-    print_text()
-    print_table(("value", "kind", "expression"), values(explanation))
-    print_text()
-    rows = [
-        (
-            plan_pass.name,
-            ", ".join(plan_pass.reads),
-            ", ".join(plan_pass.writes),
-            ", ".join(plan_pass.reduces),
-            brief(plan_pass.bytes),
-        )
-        for plan_pass in explanation.passes
-    ]
-    print_table(("pass", "reads", "writes", "reduces", "B/param"), rows, right=("B/param",))
-    print_text(f"\nmemory: states {brief(info.state_bytes)} bytes a parameter; a step moves {brief(info.traffic)}")
-    print_text(_paging(info))
-    print_text("\nfiles")
-    for path in explanation.files:
-        print_text(f"  {path}")

@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "demo",
         "doctor",
         "evaluation",
+        "explain",
         "loading",
         "new",
         "page",

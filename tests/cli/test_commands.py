@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -355,6 +356,27 @@ def test_explain_as_json(here: Path) -> None:
     assert {"name", "kind", "expression"} == set(record["values"][0])
 
 
+def test_explain_traces_a_step(here: Path) -> None:
+    """Numbers follow from one another: in a step by its statements, from step to step by states and parameters."""
+    (here / "mine.yaml").write_text(RULE.replace("1e-3", "0.5"))
+    steps = []
+    for step in ("1", "2"):
+        shown = optgen_command("explain", "Mine", "--specs", "mine.yaml", "--trace", step).stdout
+        _, matrix, vector = shown.split("tensor ")
+        assert matrix.startswith("1, 2 x 3\n")
+        assert vector.startswith("2, 4\n")
+        rows = [re.split(" {2,}", line) for line in vector.splitlines()[2:]]
+        assert all(kind == "element" for *_, kind, _ in rows)
+        steps.append([(name, [float(x) for x in text.strip("[]").split(", ")]) for *_, name, _, text in rows])
+    for step in steps:
+        assert [name for name, _ in step] == ["param", "grad", "exp_avg", "update", "param"]
+    (param, grad, exp_avg, update, after), (second, grad_2, exp_avg_2, _, _) = ([x for _, x in s] for s in steps)
+    assert exp_avg == update == pytest.approx([0.1 * g for g in grad], abs=1e-3)
+    assert second == after == pytest.approx([p - 0.5 * e for p, e in zip(param, exp_avg, strict=True)], abs=1e-3)
+    assert exp_avg_2 == pytest.approx([0.9 * e + 0.1 * g for e, g in zip(exp_avg, grad_2, strict=True)], abs=1e-3)
+    assert len({tuple(x) for x in (param, grad, grad_2)}) == 3
+
+
 def test_explain_of_an_unknown_class_suggests_one(here: Path) -> None:
     result = optgen_command("explain", "AdamW8bits")
     assert result.exit_code == 1
@@ -376,6 +398,9 @@ def test_explain_prints_the_code_of_one_class_alone(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--trace", "0"), "Invalid value for '--trace'"),
+        (("--trace", "1", "--code"), "--trace prints in place of what --code has; give one of them"),
+        (("--trace", "1", "--json"), "--trace prints in place of what --json has; give one of them"),
         (("--target", "torch"), "--target goes with --code; write --code --target torch"),
         (("--code", "--target", "gpu"), "'gpu' is not one of 'cpu', 'cuda', 'torch'"),
         (("--code", "--json"), "--code prints code in place of what --json has; give one of them"),

@@ -1,4 +1,4 @@
-"""What `optgen explain` says of a class: as text, as a record for `--json`, and the values of a step."""
+"""Output of `optgen explain`: a class as text, as a record for `--json`, and the values of a step."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class CPrinter:
             case Select(formula=formula, then=then, other=other):
                 return self._choice(c_condition(formula), then, other)
             case Reduce(over=over) | MatrixCall(over=over):
-                raise UnloweredNodeError(f"a result over {over.name} must be placed by the planner before printing")
+                raise UnloweredNodeError(f"a reduction over {over.name} must be placed by the planner before printing")
 
     def _operation(self, expr: Call) -> Operand:
         match OPERATIONS[expr.op].c, expr.args:

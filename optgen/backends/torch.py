@@ -126,8 +126,10 @@ def _imports(functions: Sequence[FunctionText], stages: Sequence[str]) -> list[s
 
 
 def _head(rule: WholeRule) -> list[str]:
-    lines = [docstring(line) for line in (Prose(""), *rule.spec.reference.filled(110))]
-    return [f'"""{docstring(rule.title)}, in plain torch operations.', *lines, '"""']
+    first = f'"""{docstring(rule.title)}, in plain torch operations.'
+    if not rule.spec.reference:
+        return [f'{first}"""']
+    return [first, *(docstring(line) for line in (Prose(""), *rule.spec.reference.filled(110))), '"""']
 
 
 @lru_cache(maxsize=128)

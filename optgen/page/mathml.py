@@ -85,6 +85,10 @@ class Printer:
                 return self._product(list(_factors(node))), Binds.PRODUCT
             case ast.BinOp(op=ast.Div()):
                 return self._fraction(node), Binds.PRODUCT
+            case ast.BinOp(op=ast.Mod() as op, left=left, right=right):
+                between = _word(BY_SYNTAX[type(op)].page)
+                second = self.expression(right, Binds.SIGN)
+                return _row(self.expression(left, Binds.PRODUCT), between, second), Binds.PRODUCT
             case ast.BinOp(op=ast.Pow(), left=left, right=right):
                 return _element("msup", self._base(left), self.expression(right)), Binds.POWER
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):

@@ -96,9 +96,9 @@ def picture(name: str, folder: Path, *more: str) -> Any:
     from matplotlib.image import imread
 
     target = folder / "page.png"
-    screenshot(page(name, folder), target, WIDTH, 3400, *more)
+    screenshot(page(name, folder), target, WIDTH, 4200, *more)
     pixels = np.rint(255 * imread(target)[:, :, :3]).astype(int)
-    assert pixels.shape == (3400, WIDTH, 3)
+    assert pixels.shape == (4200, WIDTH, 3)
     return pixels
 
 

@@ -230,6 +230,7 @@ def test_a_copy_of_the_optimizer(target: str) -> None:
     assert same(snapshot(opt, params), snapshot(other, theirs))
 
 
+@pytest.mark.usefixtures("fresh_dynamo")
 def test_compiled() -> None:
     opt, params = new("torch")
     plain, theirs = new("torch")

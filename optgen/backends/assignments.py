@@ -288,7 +288,7 @@ class Part:
         for holds, own in ((True, formula), (False, ~formula)):
             self.env = {variable: dict(values) for variable, values in before.items()}
             body = self._block([let for let in inner if let.arms[depth].holds is holds], depth + 1, path & own)
-            body += self._ends(joins, holds, path & own)
+            body += self._ends(joins, path & own)
             sides.append(tuple(body))
             envs.append(self.env)
         result = _choices(formula, *sides)
@@ -313,11 +313,14 @@ class Part:
             known, holds = known | live, holds | (_choice(let).formula & live)
         return holds.given(known)
 
-    def _ends(self, joins: Sequence[Let], holds: bool, path: Formula) -> Iterator[Statement]:
-        """Assignments at the end of one side of an `if`, to the variables that both sides assign."""
+    def _ends(self, joins: Sequence[Let], path: Formula) -> Iterator[Statement]:
+        """Assignments at the end of one side of an `if`, to the variables that both sides assign.
+
+        Where all that reads a variable is on one side, its choice may be the one that is within that side.
+        """
         for let in joins:
-            choice = _choice(let)
-            value, live = choice.then if holds else choice.other, self.live[let.name] & path
+            live = self.live[let.name] & path
+            value = _chosen(_choice(let), live)
             variable, self.path = self._variable(let), path
             if live.is_false or (isinstance(value, Ref) and live.implies(self._held(variable, value.name))):
                 continue
@@ -417,6 +420,13 @@ class Part:
 def _choice(let: Let) -> Select:
     assert isinstance(let.expr, Select)
     return let.expr
+
+
+def _chosen(choice: Select, live: Formula) -> Expr:
+    """The side of a choice that is taken under these settings, or the choice itself where they leave it open."""
+    if live.implies(choice.formula):
+        return choice.then
+    return choice.other if live.implies(~choice.formula) else choice
 
 
 def _merged(

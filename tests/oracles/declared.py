@@ -540,7 +540,7 @@ def another(hyper: Hyper, default: Any) -> Any:
     - at the lower end (a term is off): the middle, or 0.1 above it;
     - both ends finite: halfway between the lower end and the default (0.9 -> 0.45, 100 percent -> 50);
     - else the root of the default, orders of magnitude for small ones (1e-8 -> 1e-4); half of 1.
-    A whole number goes 4 up from the lower end.
+    A whole number goes 4 up from the lower end, or 5 where 4 up is the default.
     """
     if hyper.parts:
         return tuple(_another(hyper, part) for part in default)
@@ -551,7 +551,8 @@ def _another(hyper: Hyper, default: float | None) -> float | int:
     low, high = hyper.low, hyper.high
     bounded = math.isfinite(low) and math.isfinite(high)
     if hyper.integer:
-        return int(low if math.isfinite(low) else 0) + 4
+        found = int(low if math.isfinite(low) else 0) + 4
+        return found + 1 if found == default else found
     if default is None:
         return (low + high) / 2 if bounded else (low if math.isfinite(low) else 0.0) + 0.5
     if default == low:

@@ -9,7 +9,6 @@ stands in which pass is tried out in full, the cheapest choice is the answer.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -180,17 +179,20 @@ def _depth(it: Equations, names: set[str]) -> int:
 
 def _schedules(it: Equations, needed: Sequence[str], passes: int) -> Iterator[dict[str, int]]:
     """Every way to give each reduction a pass; what is stored stands in the pass numbered `passes`, the last one."""
-    earliest = {name: _depth(it, it.reductions[name].after) for name in needed}
     bound = set(_before(it, it.stored.after))
-    windows = [range(earliest[name], passes + (name not in bound)) for name in needed]
-    count = 1
-    for window in windows:
-        count *= len(window)
-    assert count <= MOST_CHOICES, f"{count} schedules of {len(needed)} reductions"
-    for places in itertools.product(*windows):
-        chosen = dict(zip(needed, places, strict=True))
-        if all(chosen[before] < chosen[name] for name in needed for before in it.reductions[name].after):
+
+    def places(chosen: dict[str, int]) -> Iterator[dict[str, int]]:
+        if len(chosen) == len(needed):
             yield chosen
+            return
+        name = needed[len(chosen)]
+        first = max((chosen[before] + 1 for before in it.reductions[name].after), default=0)
+        for place in range(first, passes + (name not in bound)):
+            yield from places({**chosen, name: place})
+
+    for count, chosen in enumerate(places({})):
+        assert count < MOST_CHOICES, f"too many schedules of {len(needed)} reductions"
+        yield chosen
 
 
 def _before(it: Equations, names: set[str]) -> Iterator[str]:

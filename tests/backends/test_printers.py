@@ -55,8 +55,8 @@ def test_precedence(expr: Expr, c: str, python: str) -> None:
     assert (C_TEXT.print(expr), PY_TEXT.print(expr)) == (c, python)
 
 
-def test_a_result_that_was_not_placed_is_named() -> None:
-    with pytest.raises(UnloweredNodeError, match="a result over ROW must be placed by the planner before printing"):
+def test_a_reduction_that_was_not_placed_is_named() -> None:
+    with pytest.raises(UnloweredNodeError, match="a reduction over ROW must be placed by the planner"):
         C_TEXT.print(Call("+", (A, Reduce("sum", Kind.ROW, B))))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 import optgen
 from matrices.oracle import ORIGINAL, POLAR_EXPRESS, QUINTIC, Muon, orthogonal
+from optgen import operations
+from optgen.runtime.matrix_math import MATRIX_FUNCTIONS
 
 SPECS = Path(__file__).parent / "specs"
 SHAPES = ((24, 40), (40, 24), (16, 16), (1, 30), (30, 1))
@@ -284,3 +287,9 @@ def test_a_norm_over_all_matrices(tmp_path: Path) -> None:
         a.double().numpy() - b.double().numpy() for a, b in zip(first, numbers(0, [(20, 30), (30, 20)]), strict=True)
     ]
     assert np.sqrt(sum((x**2).sum() for x in moved)) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_the_language_has_what_the_runtime_computes() -> None:
+    """Names and arguments, in their order."""
+    computed = {name: tuple(signature(function).parameters) for name, function in MATRIX_FUNCTIONS.items()}
+    assert computed == {name: ("x", *row.settings) for name, row in operations.MATRIX_FUNCTIONS.items()}

@@ -36,6 +36,20 @@ def train(opt: torch.optim.Optimizer, params: Sequence[Tensor], first: int, last
         opt.step()
 
 
+def gradients(step: int, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Gradients of a step, the same at every call."""
+    generator = torch.Generator().manual_seed(step)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def run(opt: Any, params: Sequence[nn.Parameter], steps: range) -> None:
+    """Steps of these numbers with `gradients`."""
+    for step in steps:
+        for param, grad in zip(params, gradients(step, [tuple(param.shape) for param in params]), strict=True):
+            param.grad = grad
+        opt.step()
+
+
 def snapshot(opt: torch.optim.Optimizer, params: Sequence[Tensor]) -> dict[str, Any]:
     """Copies of all that a step changes."""
     return {

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from support.compiling import ROOT, refusal
-from torch import Tensor, nn
+from torch import nn
 
 import optgen
 from optgen.compiler import compile_specs
-from runtime.training import same, saved, snapshot
+from runtime.training import gradients, run, same, saved, snapshot
 
 SPEC = ROOT / "tests" / "specs" / "many_averages.yaml"
 SHAPES = ((40, 30), (7,))
@@ -31,25 +31,13 @@ def new(target: str) -> tuple[Any, list[nn.Parameter]]:
     return cls()(params, target=target), params
 
 
-def gradients(step: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    return [torch.randn(shape, generator=generator) for shape in SHAPES]
-
-
-def run(opt: Any, params: list[nn.Parameter], steps: range) -> None:
-    for step in steps:
-        for param, grad in zip(params, gradients(step), strict=True):
-            param.grad = grad
-        opt.step()
-
-
 def test_it_is_the_rule(target: str) -> None:
     opt, params = new(target)
     expected = [param.detach().double() for param in params]
     for position, value in enumerate(expected):
         averages, past = [torch.zeros_like(value) for _ in RATES], [torch.zeros_like(value)] * 4
         for step in range(1, 11):
-            grad = gradients(step)[position].double()
+            grad = gradients(step, SHAPES)[position].double()
             averages = [r * a + (1 - r) * grad for r, a in zip(RATES, averages, strict=True)]
             total = averages[0] + averages[1] / 2 + averages[2] / 3 + 0.75 * (grad - past.pop(0))
             past.append(grad)
@@ -87,7 +75,7 @@ def test_the_reference_follows() -> None:
     values: Any = [param.detach() for param in params]
     reference, state = optgen.reference(SPEC), None
     for step in range(1, 7):
-        values, state = reference.step(values, gradients(step), state)
+        values, state = reference.step(values, gradients(step, SHAPES), state)
     run(opt, params, range(1, 7))
     for param, value in zip(params, values, strict=True):
         torch.testing.assert_close(param.detach().double(), value, rtol=1e-4, atol=1e-6)

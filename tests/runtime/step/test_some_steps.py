@@ -18,7 +18,7 @@ import optgen
 from optgen.compiler import compile_specs
 from optgen.explanation import ClassInfo
 from optgen.schedule.traffic import traffic
-from runtime.training import make_params, same, saved, snapshot, train
+from runtime.training import gradients, make_params, run, same, saved, snapshot, train
 
 SPEC = ROOT / "tests" / "specs" / "some_steps.yaml"
 SHAPES = ((40, 30), (7,))
@@ -42,7 +42,7 @@ def by_hand(params: Sequence[Tensor], steps: int, period: int = 5) -> list[Tenso
         exp_avg, square, slow, size = torch.zeros_like(value), torch.zeros_like(value), value.clone(), 0.0
         length = torch.zeros(value.shape[:-1], dtype=torch.float64)
         for step in range(1, steps + 1):
-            grad = gradients(step)[position].double()
+            grad = gradients(step, SHAPES)[position].double()
             exp_avg = 0.9 * exp_avg + 0.1 * grad
             if step % 3 == 1:
                 square = torch.maximum(square + 0.0005 * grad.abs(), 0.999 * square)
@@ -60,22 +60,19 @@ def by_hand(params: Sequence[Tensor], steps: int, period: int = 5) -> list[Tenso
     return result
 
 
-def gradients(step: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    return [torch.randn(shape, generator=generator) for shape in SHAPES]
-
-
-def run(opt: Any, params: Sequence[nn.Parameter], steps: range) -> None:
-    for step in steps:
-        for param, grad in zip(params, gradients(step), strict=True):
-            param.grad = grad
-        opt.step()
-
-
 def test_it_is_the_rule(target: str) -> None:
     opt, params = new(target)
     expected = by_hand(params, 12)
     run(opt, params, range(1, 13))
+    for param, value in zip(params, expected, strict=True):
+        torch.testing.assert_close(param.detach().double(), value, rtol=1e-4, atol=1e-6)
+
+
+def test_groups_have_periods_of_their_own(target: str) -> None:
+    params = make_params(shapes=SHAPES)
+    opt = cls()([{"params": params[:1], "every_so_many": 2}, {"params": params[1:], "every_so_many": 3}], target=target)
+    expected = [by_hand(params, 7, 2)[0], by_hand(params, 7, 3)[1]]
+    run(opt, params, range(1, 8))
     for param, value in zip(params, expected, strict=True):
         torch.testing.assert_close(param.detach().double(), value, rtol=1e-4, atol=1e-6)
 
@@ -86,7 +83,7 @@ def test_the_reference_follows() -> None:
     reference, state = optgen.reference(SPEC), None
     values: Sequence[Tensor] = [param.detach() for param in params]
     for step in range(1, 8):
-        values, state = reference.step(values, gradients(step), state)
+        values, state = reference.step(values, gradients(step, SHAPES), state)
     for ours, value in zip(values, expected, strict=True):
         torch.testing.assert_close(ours, value, rtol=1e-9, atol=1e-12)
 
@@ -138,14 +135,14 @@ def test_every_parameter_has_its_own_count(target: str) -> None:
     opt, params = new(target)
     alone, theirs = new(target)
     for step in range(1, 13):
-        params[0].grad = gradients(step)[0]
-        params[1].grad = gradients(step)[1] if step > 3 else None
+        params[0].grad = gradients(step, SHAPES)[0]
+        params[1].grad = gradients(step, SHAPES)[1] if step > 3 else None
         theirs[0].grad, theirs[1].grad = params[0].grad, None
         opt.step()
         alone.step()
     late, last = new(target)
     for step in range(4, 13):
-        last[0].grad, last[1].grad = None, gradients(step)[1]
+        last[0].grad, last[1].grad = None, gradients(step, SHAPES)[1]
         late.step()
     assert torch.equal(params[0], theirs[0])
     assert torch.equal(params[1], last[1])
@@ -194,10 +191,10 @@ def test_fused_backward(target: str) -> None:
     opt, params = new(target)
     fused, theirs = new(target, fused_backward=True)
     for step in range(1, 13):
-        for param, grad in zip(params, gradients(step), strict=True):
+        for param, grad in zip(params, gradients(step, SHAPES), strict=True):
             param.grad = grad
         opt.step()
-        sum((param * grad).sum() for param, grad in zip(theirs, gradients(step), strict=True)).backward()
+        sum((param * grad).sum() for param, grad in zip(theirs, gradients(step, SHAPES), strict=True)).backward()
         fused.step()
     ours, other = snapshot(opt, params), snapshot(fused, theirs)
     assert same((ours["params"], ours["states"]), (other["params"], other["states"]))
@@ -209,7 +206,7 @@ def test_a_skipped_step_is_none(target: str) -> None:
     plain, theirs = new(target)
     taken = 0
     for step in range(1, 17):
-        for param, grad in zip(params, gradients(step), strict=True):
+        for param, grad in zip(params, gradients(step, SHAPES), strict=True):
             param.grad = grad
         opt.found_inf = torch.tensor(float(step % 4 == 1))
         opt.step()
@@ -236,7 +233,7 @@ def test_compiled() -> None:
     plain, theirs = new("torch")
     step = torch.compile(opt.step, backend="eager")
     for number in range(1, 11):
-        for param, grad in zip(params, gradients(number), strict=True):
+        for param, grad in zip(params, gradients(number, SHAPES), strict=True):
             param.grad = grad
         step()
     run(plain, theirs, range(1, 11))

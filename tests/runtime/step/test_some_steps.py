@@ -34,7 +34,7 @@ def new(target: str, **settings: Any) -> tuple[Any, list[nn.Parameter]]:
     return cls()(params, target=target, **settings), params
 
 
-def by_hand(params: Sequence[Tensor], steps: int, period: int = 5) -> list[Tensor]:
+def by_hand(params: Sequence[Tensor], steps: int, period: int = 5, lr: float = 0.01) -> list[Tensor]:
     """The rule of the spec in float64, written for one parameter at a time."""
     result = []
     for position, param in enumerate(params):
@@ -50,9 +50,9 @@ def by_hand(params: Sequence[Tensor], steps: int, period: int = 5) -> list[Tenso
                 square = 0.999 * square + 0.001 * grad**2
             if step % 2 == 0:
                 size, length = exp_avg.norm(), (grad**2).mean(-1)
-            value = value - 0.01 * exp_avg / (square.sqrt() + 1e-8) / (1 + size) * (1 + step % 2)
+            value = value - lr * exp_avg / (square.sqrt() + 1e-8) / (1 + size) * (1 + step % 2)
             if value.dim() > 1:
-                value = value - 0.01 * grad / (1 + length[:, None])
+                value = value - lr * grad / (1 + length[:, None])
             if step % period == 0:
                 slow = slow + 0.5 * (value - slow)
                 value = slow.clone()
@@ -68,10 +68,11 @@ def test_it_is_the_rule(target: str) -> None:
         torch.testing.assert_close(param.detach().double(), value, rtol=1e-4, atol=1e-6)
 
 
-def test_groups_have_periods_of_their_own(target: str) -> None:
+def test_groups_have_settings_of_their_own(target: str) -> None:
     params = make_params(shapes=SHAPES)
-    opt = cls()([{"params": params[:1], "every_so_many": 2}, {"params": params[1:], "every_so_many": 3}], target=target)
-    expected = [by_hand(params, 7, 2)[0], by_hand(params, 7, 3)[1]]
+    first, second = {"every_so_many": 2, "lr": 0.02}, {"every_so_many": 3, "lr": 0.005}
+    opt = cls()([{"params": params[:1], **first}, {"params": params[1:], **second}], target=target)
+    expected = [by_hand(params, 7, 2, 0.02)[0], by_hand(params, 7, 3, 0.005)[1]]
     run(opt, params, range(1, 8))
     for param, value in zip(params, expected, strict=True):
         torch.testing.assert_close(param.detach().double(), value, rtol=1e-4, atol=1e-6)

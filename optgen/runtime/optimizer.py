@@ -21,6 +21,7 @@ from optgen.runtime.hooks import fused_backward
 from optgen.runtime.hooks.handles import make_handle
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.documentation import document
+from optgen.runtime.settings.keywords import name_the_meant
 from optgen.runtime.settings.overrides import enlist
 from optgen.runtime.settings.param_groups import as_list, begin_shared_states, checked_group, with_override
 from optgen.runtime.settings.policy import Policy
@@ -67,6 +68,7 @@ class Optimizer(torch.optim.Optimizer):
     def __init_subclass__(cls, **keywords: Any) -> None:
         """A class whose rule reads `grad_scale` unscales gradients itself; for others torch.amp.GradScaler does."""
         super().__init_subclass__(**keywords)
+        name_the_meant(cls)
         document(cls)
         rule: Rule | None = getattr(cls, "rule", None)
         cls._step_supports_amp_scaling = rule is not None and "grad_scale" in rule.inputs

@@ -9,6 +9,7 @@ from typing import Any
 
 from optgen.runtime.block import Refusal, Settings
 from optgen.runtime.rule import Rule
+from optgen.runtime.settings.keywords import meant
 from optgen.runtime.settings.storage import check_storage, settle_bits
 from optgen.runtime.settings.validation import check_fixed, checked, lock_bits, read_args, unscheduled
 
@@ -84,8 +85,8 @@ class Policy:
         """
         for key in settings:
             if key not in defaults:
-                known = ", ".join(sorted(set(defaults) - set(self.fixed)))
-                raise ValueError(f"{self.name}.override takes no {key!r}; known: {known}")
+                hint = meant(key, set(defaults) - set(self.fixed))
+                raise ValueError(f"{self.name}.override takes no {key!r}; {hint}")
         return self.of_part(settings, "parameter")
 
     def of_overrides(self, overrides: Any, group: Settings, count: int, defaults: Settings) -> dict[int, Any]:

@@ -25,9 +25,23 @@ _PLACES = {
     "load": "optgen.loading",
     "reference": "optgen.evaluation",
 }
+_OF_COMPILER = ("jinja2", "pydantic", "rich", "typer", "yaml")
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'optgen' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    try:
+        return getattr(importlib.import_module(_PLACES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in {"optgen", *_OF_COMPILER}:
+            raise
+        raise ImportError(
+            f"optgen.{name} is part of the compiler, of which {error.name} is not installed here: this is the runtime "
+            "alone (optgen-runtime). Install optgen: `pip install .` in its source folder",
+            name=error.name,
+        ) from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

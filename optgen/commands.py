@@ -49,12 +49,25 @@ app = typer.Typer(
     name="optgen",
     help="Compiles declarative optimizer specs into fast torch.optim optimizers.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
     pretty_exceptions_enable=False,
 )
 cache_app = typer.Typer(help="The cache of compiled kernels: its size, and emptying it.")
 app.add_typer(cache_app, name="cache")
+
+
+def _class_names(incomplete: str) -> list[str]:
+    """Classes of optgen's own package that a word may become, for the shell's completion."""
+    from importlib import import_module
+
+    from optgen.package_name import STOCK_PACKAGE
+
+    try:
+        names = list(import_module(STOCK_PACKAGE).CLASSES)
+    except ImportError:  # a source checkout that was not built
+        return []
+    return [name for name in names if name.lower().startswith(incomplete.lower())]
+
 
 _SPECS_HELP = "Spec files or folders of them. By default the folder specs/, or optgen's own specs where there is none."
 SpecsArgument = Annotated[list[Path] | None, typer.Argument(metavar="[SPECS]...", help=_SPECS_HELP, show_default=False)]
@@ -188,7 +201,10 @@ def list_classes(specs: SpecsArgument = None, as_json: JsonOption = False) -> No
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(metavar="CLASS", help="A class, as `optgen list` shows it.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="CLASS", help="A class, as `optgen list` shows it.", autocompletion=_class_names),
+    ],
     specs: Annotated[
         list[Path] | None, typer.Option("--specs", metavar="PATH", help=_SPECS_HELP, show_default=False)
     ] = None,
@@ -336,6 +352,7 @@ def bench(
         typer.Argument(
             metavar="[CLASS]...",
             help="Classes, as `optgen list` shows them; by default AdamW32bit and AdamW8bit, with --bits AdamW.",
+            autocompletion=_class_names,
             show_default=False,
         ),
     ] = None,

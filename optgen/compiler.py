@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from optgen import __version__
+from optgen.abi import ABI, series
 from optgen.backends.base import Backend, Rendering
 from optgen.backends.c_block import block_text
 from optgen.backends.c_rule import RuleBackend
@@ -211,6 +213,8 @@ def _package_module(package: str, rules: Sequence[PlannedRule]) -> str:
     text = render(
         "python/package.py.j2",
         {
+            "abi": ABI,
+            "version": series(__version__),
             "title": f"Optimizers of {package}: one class a rule and precision.",
             "imports": [line for module, names in modules for line in import_lines(f".{module}", names, 4)],
             "classes": classes,

@@ -129,3 +129,9 @@ def test_what_was_hardly_meant_is_warned_of(tmp_path: Path) -> None:
     path.write_text(SPEC.replace("sign(exp_avg)", "sign(grad)"))
     with pytest.warns(optgen.SpecWarning, match=r"`exp_avg` has no effect: .*\n --> .*my_optimizer\.yaml:5:3\n"):
         assert optgen.load(path).MyOptimizer
+
+
+def test_the_names_of_the_package_are_listed_and_nothing_is_imported_for_it() -> None:
+    code = "import sys, optgen; names = dir(optgen); print(*(set(optgen.__all__) - set(names)), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

@@ -44,6 +44,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("package_name",),
     ("errors",),
     ("garbage",),
+    ("abi",),
     ("codecs",),
     ("dtypes",),
     ("paths",),

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from optgen import abi
 from optgen.runtime.classes import Classes
 
 if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
+
     from optgen.runtime.checkpoints.misfits import StoredAnewWarning
     from optgen.runtime.optimizer import Optimizer
     from optgen.runtime.settings.overrides import GlobalOptimManager
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
     from .sgd import SGD, SGD8bit, SGD32bit
     from .sophia_g import SophiaG, SophiaG8bit
     from .stable_adamw import StableAdamW, StableAdamW8bit
+
+abi.check(__name__, abi=1, version="0.1")
 
 # Every class with its module, which is imported when the class is asked for.
 CLASSES = Classes(
@@ -127,7 +132,7 @@ CLASSES = Classes(
 )
 
 
-def create(name: str, params: Any, *, bits: int | None = None, paged: bool = False, **settings: Any) -> Optimizer:
+def create(name: str, params: ParamsT, *, bits: int | None = None, paged: bool = False, **settings: Any) -> Optimizer:
     """An optimizer by name and storage, as `create("adamw", params, bits=8, paged=True, lr=1e-3)`.
 
     Args:

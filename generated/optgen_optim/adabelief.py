@@ -7,9 +7,10 @@ https://arxiv.org/abs/1908.03265, algorithm 2.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
@@ -131,7 +132,7 @@ class AdaBelief(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-16,
@@ -180,7 +181,7 @@ class AdaBelief8bit(Optimizer):
     bits = 8
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-16,

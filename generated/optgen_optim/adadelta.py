@@ -6,9 +6,10 @@ Source: Zeiler 2012, https://arxiv.org/abs/1212.5701, algorithm 1.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Settings
@@ -102,7 +103,7 @@ class Adadelta(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 1.0,
         rho: float = 0.9,
         eps: float = 1e-06,

@@ -7,9 +7,10 @@ order of operations of Transformers' Adafactor.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Array, Block, Partial, Pass, Refusal, Settings
@@ -177,7 +178,7 @@ class Adafactor(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor | None = None,
         eps: tuple[float, float] | str = (1e-30, 0.001),
         clip_threshold: float = 1.0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Settings
@@ -105,7 +106,7 @@ class Adagrad(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.01,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
@@ -156,7 +157,7 @@ class Adagrad8bit(Optimizer):
     given_bits = 8
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.01,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,

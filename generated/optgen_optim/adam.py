@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
@@ -131,7 +132,7 @@ class AdamW(Optimizer):
     fixed: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": True}
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-08,
@@ -189,7 +190,7 @@ class PagedAdamW(Optimizer):
     fixed: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": True, "is_paged": True}
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-08,
@@ -247,7 +248,7 @@ class Adam(Optimizer):
     fixed: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": False}
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-08,
@@ -305,7 +306,7 @@ class PagedAdam(Optimizer):
     fixed: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": False, "is_paged": True}
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-08,

@@ -6,9 +6,10 @@ Source: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980, algorithm 2.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Settings
@@ -98,7 +99,7 @@ class Adamax(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.002,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-08,

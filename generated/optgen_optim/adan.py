@@ -7,9 +7,10 @@ shares that are kept, one minus the paper's.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Settings
@@ -128,7 +129,7 @@ class Adan(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float, float] | str = (0.98, 0.92, 0.99),
         eps: float = 1e-08,
@@ -173,7 +174,7 @@ class Adan8bit(Optimizer):
     bits = 8
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float, float] | str = (0.98, 0.92, 0.99),
         eps: float = 1e-08,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Settings
@@ -127,7 +128,7 @@ class AdEMAMix(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float, float] | str = (0.9, 0.999, 0.9999),
         alpha: float = 5.0,
@@ -176,7 +177,7 @@ class _AdEMAMixBase(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float, float] | str = (0.9, 0.999, 0.9999),
         alpha: float = 5.0,
@@ -238,7 +239,7 @@ class PagedAdEMAMix(Optimizer):
     fixed: ClassVar[Mapping[str, Any]] = {"is_paged": True}
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float, float] | str = (0.9, 0.999, 0.9999),
         alpha: float = 5.0,
@@ -288,7 +289,7 @@ class _PagedAdEMAMixBase(Optimizer):
     fixed: ClassVar[Mapping[str, Any]] = {"is_paged": True}
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float, float] | str = (0.9, 0.999, 0.9999),
         alpha: float = 5.0,

@@ -6,9 +6,10 @@ Source: Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853, algorithm 2, wi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
@@ -125,7 +126,7 @@ class ADOPT(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.9999),
         eps: float = 1e-06,
@@ -172,7 +173,7 @@ class ADOPT8bit(Optimizer):
     bits = 8
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.9999),
         eps: float = 1e-06,

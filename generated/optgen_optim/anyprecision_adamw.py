@@ -7,9 +7,10 @@ https://arxiv.org/abs/2010.06192; AdamW: Loshchilov and Hutter 2019, https://arx
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
@@ -149,7 +150,7 @@ class AnyPrecisionAdamW(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-08,

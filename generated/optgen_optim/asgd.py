@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass
@@ -94,7 +95,7 @@ class ASGD(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.01,
         lambd: float = 0.0001,
         alpha: float = 0.75,

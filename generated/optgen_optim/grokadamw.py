@@ -6,9 +6,10 @@ Source: The package grokadamw 0.1.2, after Lee et al. 2024 (Grokfast), https://a
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Flags, Partial, Pass, Refusal, Settings
@@ -168,7 +169,7 @@ class GrokAdamW(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-08,
@@ -227,7 +228,7 @@ class GrokAdamW8bit(Optimizer):
     bits = 8
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-08,

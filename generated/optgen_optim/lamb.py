@@ -7,9 +7,10 @@ Source: You et al. 2020, https://arxiv.org/abs/1904.00962, algorithm 2. One deli
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
@@ -129,7 +130,7 @@ class LAMB(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         bias_correction: bool = True,
         betas: tuple[float, float] | str = (0.9, 0.999),
@@ -182,7 +183,7 @@ class _LAMBBase(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         bias_correction: bool = True,
         betas: tuple[float, float] | str = (0.9, 0.999),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
@@ -147,7 +148,7 @@ class LARS(Optimizer):
     refusals = (_NO_MOMENTUM,)
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor,
         momentum: float = 0.0,
         dampening: float = 0.0,
@@ -198,7 +199,7 @@ class _LARSBase(Optimizer):
     refusals = (_NO_MOMENTUM,)
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor,
         momentum: float = 0.0,
         dampening: float = 0.0,
@@ -262,7 +263,7 @@ class PytorchLARS(Optimizer):
     bits = 32
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.01,
         momentum: float = 0.0,
         dampening: float = 0.0,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Settings
@@ -104,7 +105,7 @@ class Lion(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.0001,
         betas: tuple[float, float] | str = (0.9, 0.99),
         weight_decay: float = 0.0,
@@ -142,7 +143,7 @@ class _LionBase(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.0001,
         betas: tuple[float, float] | str = (0.9, 0.99),
         weight_decay: float = 0.0,
@@ -193,7 +194,7 @@ class PagedLion(Optimizer):
     fixed: ClassVar[Mapping[str, Any]] = {"is_paged": True}
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.0001,
         betas: tuple[float, float] | str = (0.9, 0.99),
         weight_decay: float = 0.0,
@@ -232,7 +233,7 @@ class _PagedLionBase(Optimizer):
     fixed: ClassVar[Mapping[str, Any]] = {"is_paged": True}
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.0001,
         betas: tuple[float, float] | str = (0.9, 0.99),
         weight_decay: float = 0.0,

@@ -7,9 +7,10 @@ step before (the approximate version); the first step has no correction, as if t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Flags, Partial, Pass, Refusal, Settings
@@ -155,7 +156,7 @@ class MARS(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.003,
         betas: tuple[float, float] | str = (0.95, 0.99),
         eps: float = 1e-08,
@@ -208,7 +209,7 @@ class MARS8bit(Optimizer):
     bits = 8
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.003,
         betas: tuple[float, float] | str = (0.95, 0.99),
         eps: float = 1e-08,

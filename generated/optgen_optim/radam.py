@@ -6,9 +6,10 @@ Source: Liu et al. 2020, https://arxiv.org/abs/1908.03265, algorithm 2, with the
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Settings
@@ -119,7 +120,7 @@ class RAdam(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-08,

@@ -7,9 +7,10 @@ https://arxiv.org/abs/1308.0850, equations 38 to 45.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
@@ -129,7 +130,7 @@ class RMSprop(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.01,
         alpha: float = 0.99,
         eps: float = 1e-08,
@@ -174,7 +175,7 @@ class _RMSpropBase(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.01,
         alpha: float = 0.99,
         eps: float = 1e-08,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Refusal
@@ -101,7 +102,7 @@ class Rprop(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.01,
         etas: tuple[float, float] | str = (0.5, 1.2),
         step_sizes: tuple[float, float] | str = (1e-06, 50),

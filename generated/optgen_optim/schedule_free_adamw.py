@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Flags, Partial, Pass, Refusal, Settings
@@ -214,7 +215,7 @@ class AdamWScheduleFree(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.0025,
         betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-08,

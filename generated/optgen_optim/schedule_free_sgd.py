@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Flags, Partial, Pass, Refusal, Settings
@@ -200,7 +201,7 @@ class SGDScheduleFree(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 1.0,
         momentum: float = 0.9,
         weight_decay: float = 0.0,

@@ -8,9 +8,10 @@ algorithm 1.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
@@ -127,7 +128,7 @@ class SGD(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         momentum: float = 0.0,
         dampening: float = 0.0,
@@ -173,7 +174,7 @@ class _SGDBase(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         momentum: float = 0.0,
         dampening: float = 0.0,

@@ -7,9 +7,10 @@ of algorithm 2.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Settings
@@ -141,7 +142,7 @@ class SophiaG(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.0001,
         betas: tuple[float, float] | str = (0.965, 0.99),
         rho: float = 0.04,
@@ -193,7 +194,7 @@ class SophiaG8bit(Optimizer):
     bits = 8
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.0001,
         betas: tuple[float, float] | str = (0.965, 0.99),
         rho: float = 0.04,

@@ -7,9 +7,10 @@ bias correction.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from optgen.runtime import torch_math as m
 from optgen.runtime.block import Block, Partial, Pass, Refusal, Settings
@@ -118,7 +119,7 @@ class StableAdamW(Optimizer):
     rule = RULE
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.99),
         weight_decay: float = 0.01,
@@ -165,7 +166,7 @@ class StableAdamW8bit(Optimizer):
     bits = 8
 
     def __init__(
-        self, params: Any,
+        self, params: ParamsT,
         lr: float | Tensor = 0.001,
         betas: tuple[float, float] | str = (0.9, 0.99),
         weight_decay: float = 0.01,

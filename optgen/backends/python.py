@@ -172,9 +172,10 @@ def _imports(
     named |= {type(setting).__name__ for setting in own}
     uses_math = any("m" in names_in(text) for text in (*flags.values(), *on_step_texts(rule).values()))
     uses_math = uses_math or any(host.uses_math for host in hosts) or any(text.uses_math for text in starts)
+    typing = {"Any": fixes or bool(starts), "ClassVar": fixes, "Literal": "Literal" in types}
     of_blocks, of_rules = rule_imports(named)
     return {
-        "typing": ["Any", *(["ClassVar"] if fixes else []), *(["Literal"] if "Literal" in types else [])],
+        "typing": [name for name, there in typing.items() if there],
         "mapping": ["Mapping"] if fixes else [],
         "tensor": ["Tensor"] if "Tensor" in types else [],
         "math": ["m"] if uses_math else [],

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import optgen
 from optgen import console
 from optgen.commands import app
 from optgen.errors import UserError
@@ -180,3 +181,18 @@ def test_output_that_fails_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch)
     for show in (console.print_text, console.print_json):
         with pytest.raises(UserError, match="cannot write to standard output: No space left"):
             show("x")
+
+
+def test_python_runs_the_command_by_its_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "optgen", "--version"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"optgen {optgen.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [("optgen explain LAMB", "LAMB LAMB8bit LAMB32bit"), ("optgen doc", "doctor")]
+)
+def test_the_shell_completes_commands_and_classes(words: str, found: str) -> None:
+    asked = {"_OPTGEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'optgen'\nfrom optgen.cli import main; main()"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**ENVIRONMENT, **asked})
+    assert done.stdout.split() == found.split()

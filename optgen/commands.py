@@ -111,9 +111,13 @@ def build(
             show_default=False,
         ),
     ] = None,
+    dist: Annotated[
+        bool, typer.Option("--dist", help="Write a pyproject.toml beside the package, once, to distribute it alone.")
+    ] = False,
     strict: StrictOption = False,
 ) -> None:
     """Generate a package of optimizers from specs."""
+    from optgen import distribution
     from optgen.emit import writer
     from optgen.package_name import DEFAULT_SPECS, PackageNameError, destination
     from optgen.precompile import ArchError, checked_archs, drop_stale_cubins, precompile_cubins
@@ -132,6 +136,7 @@ def build(
         archs = checked_archs(arch) if arch else ()
     except ArchError as error:
         raise typer.BadParameter(str(error), param_hint="--arch") from error
+    described = dist and distribution.check_file(target.package, target.directory)
     start = time.perf_counter()
     result = _compiled(paths, target.package)
     _warn(result, strict)
@@ -143,6 +148,9 @@ def build(
                 f"error: {target.directory} is not what its specs make; run `{_build_command(specs, out, package)}`"
             )
             raise typer.Exit(1)
+        if dist and not described:
+            print_error(f"error: there is no {distribution.file_beside(target.directory)}; run without --check")
+            raise typer.Exit(1)
         cubins = len(stored_cubins(target.directory))
         beside = f"; {_count(cubins, 'cubin')} beside them, not checked" if cubins else ""
         print_text(f"{target.directory} is up to date: {_count(len(result.classes), 'class', 'classes')}{beside}")
@@ -151,6 +159,10 @@ def build(
     seconds = time.perf_counter() - start
     what = f"{_count(len(changed), 'file')} changed" if changed else "up to date"
     print_text(f"{target.directory}: {_count(len(result.classes), 'class', 'classes')}, {what}, {seconds:.1f} s")
+    if dist and described:
+        print_text(f"{distribution.file_beside(target.directory)} is there already, and was left as it is")
+    elif dist:
+        print_text(f"{distribution.write_file(target.package, target.directory)} written; it is yours to edit")
     dropped = drop_stale_cubins(target.directory)
     if dropped:
         print_text(f"{_count(dropped, 'cubin')} of earlier sources removed")

@@ -81,6 +81,22 @@ def _python() -> Iterator[Finding]:
     yield Finding("Python", "ok", f"{platform.python_version()} at {sys.executable}", required=True)
 
 
+def _optgen() -> Iterator[Finding]:
+    import optgen
+    from optgen.distribution import RUNTIME
+
+    found = f"{optgen.__version__} at {os.path.dirname(optgen.__file__)}"
+    try:
+        beside = importlib.metadata.version(RUNTIME)
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("optgen", "ok", found)
+        return
+    advice = (
+        f"pip uninstall {RUNTIME}, then install optgen again: each brings the same files, and removing one takes them"
+    )
+    yield Finding("optgen", "problem", f"{found}, and {RUNTIME} {beside} is installed over it", advice)
+
+
 def _torch() -> Iterator[Finding]:
     install = "pip install torch; for a CPU build see PyTorch's installation page"
     if importlib.util.find_spec("torch") is None:
@@ -241,6 +257,7 @@ def _stock_package() -> Iterator[Finding]:
 
 _LOOKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "Python": _python,
+    "optgen": _optgen,
     "torch": _torch,
     "C++ compiler": _compiler,
     "Python headers": _python_headers,

@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "commands",
         "console",
         "demo",
+        "distribution",
         "doctor",
         "evaluation",
         "explain",

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import optgen_optim
@@ -19,6 +20,7 @@ from typer.testing import CliRunner, Result
 import optgen.compiler
 import optgen.precompile
 from optgen.commands import app
+from optgen.distribution import requirement
 from optgen.explanation import TARGETS
 from optgen.paths import specs_dir
 
@@ -101,6 +103,58 @@ def test_check_option_prints_the_difference(here: Path) -> None:
     changed = optgen_command("build", "mine.yaml", "--check")
     assert changed.exit_code == 1
     assert "0.8" in changed.stdout
+
+
+def test_dist_option_writes_a_pyproject_once(here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE)
+    absent = optgen_command("build", "mine.yaml", "--check", "--dist")
+    assert absent.exit_code == 1
+    optgen_command("build", "mine.yaml")
+    absent = optgen_command("build", "mine.yaml", "--check", "--dist")
+    assert (absent.exit_code, absent.stderr) == (
+        1,
+        "error: there is no generated/pyproject.toml; run without --check\n",
+    )
+    made = optgen_command("build", "mine.yaml", "--dist")
+    assert "generated/pyproject.toml written" in made.stdout
+    path = here / "generated" / "pyproject.toml"
+    found = tomllib.loads(path.read_text())
+    assert found["project"]["name"] == "mine"
+    assert found["project"]["dependencies"] == [requirement()]
+    path.write_text(path.read_text().replace('name = "mine"', 'name = "our-rules"'))
+    again = optgen_command("build", "mine.yaml", "--dist")
+    assert "generated/pyproject.toml is there already, and was left as it is" in again.stdout
+    assert optgen_command("build", "mine.yaml", "--check", "--dist").exit_code == 0
+    assert 'name = "our-rules"' in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[project", "is not TOML"),
+        ("[project]\n", "lack 'optgen-runtime>="),
+        (
+            "[project]\ndependencies = ['{needed}']\n[tool.hatch.build.targets.wheel]\npackages = ['other']\n",
+            "its wheel holds other and not mine",
+        ),
+    ],
+)
+def test_a_pyproject_that_does_not_fit_is_refused_before_anything_is_written(text: str, said: str, here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE)
+    (here / "generated").mkdir()
+    (here / "generated" / "pyproject.toml").write_text(text.replace("{needed}", requirement()))
+    result = optgen_command("build", "mine.yaml", "--dist")
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert not (here / "generated" / "mine").exists()
+
+
+def test_dist_needs_a_folder_of_the_packages_name(here: Path) -> None:
+    (here / "mine.yaml").write_text(RULE)
+    result = optgen_command("build", "mine.yaml", "--package", "other", "--out", "x/y", "--dist")
+    assert result.exit_code == 1
+    assert "give --out x/y/other" in result.stderr
+    assert not (here / "x").exists()
 
 
 def test_the_stock_package_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,6 +532,7 @@ def test_building_imports_no_torch(here: Path) -> None:
     (here / "mine.yaml").write_text(RULE)
     script = """
 import sys
+import tomllib
 from typer.testing import CliRunner
 from optgen.commands import app
 for arguments in (["build", "mine.yaml"], ["build", "mine.yaml", "--check"], ["check", "mine.yaml"], ["list"],

@@ -14,6 +14,7 @@ from support.fake_programs import fake_nvcc, no_nvcc
 from support.machine import require_compiler
 
 from optgen import doctor
+from optgen.distribution import RUNTIME
 from optgen.doctor import Finding, examine, is_usable, readable_size
 from optgen.runtime.building import compilers, nvidia
 from optgen.runtime.building.nvidia import Driver, Gpu
@@ -31,6 +32,17 @@ def test_a_missing_torch_is_said_and_makes_the_machine_unusable(monkeypatch: pyt
     assert named(findings, "torch").status == "missing"
     assert "pip install torch" in named(findings, "torch").advice
     assert not is_usable(findings)
+
+
+def test_a_runtime_beside_optgen_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = named(examine(), "optgen")
+    assert (found.status, found.advice) == ("ok", "")
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.9" if name == RUNTIME else real(name))
+    found = named(examine(), "optgen")
+    assert found.status == "problem"
+    assert found.found.endswith("and optgen-runtime 0.0.9 is installed over it")
+    assert found.advice.startswith("pip uninstall optgen-runtime, then install optgen again")
 
 
 def test_a_missing_compiler_is_advice_not_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-import sysconfig
-import venv
 import zipfile
-from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from support.environments import ROOT, built_wheel, empty_environment, run
 
 TRAIN_A_STEP = """
 import sys
@@ -50,30 +41,9 @@ assert param.max() < 0.95, param
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command outside the checkout, without its paths; fail with what it said."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=540)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def setup_venv() -> ModuleType:
-    """The script that `make` sets environments up with; it knows where torch comes from."""
-    spec = importlib.util.spec_from_file_location("setup_venv", ROOT / "tools" / "setup_venv.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT, cwd=out)
-    (path,) = out.glob("optgen-*.whl")
-    return path
+    return built_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_code_templates_specs_and_the_stock_package(wheel: Path) -> None:
@@ -86,34 +56,18 @@ def test_the_wheel_holds_code_templates_specs_and_the_stock_package(wheel: Path)
         if path.is_file():
             assert f"optgen_optim/{path.name}" in names
     for path in (ROOT / "optgen").rglob("*"):
-        if path.suffix in (".py", ".cpp"):
+        if path.suffix in (".py", ".cpp", ".typed"):
             assert path.relative_to(ROOT).as_posix() in names
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"optgen", "optgen_optim"}
 
 
-def lend_torch(home: Path, folder: Path) -> None:
-    """Let another environment import the torch of this one, by links: its gigabyte is neither fetched nor unpacked."""
-    torch = metadata.distribution("torch")
-    folder.mkdir()
-    for name in {path.parts[0] for path in torch.files or ()} - {"..", "__pycache__"}:
-        (folder / name).symlink_to(Path(str(torch.locate_file(name))))
-    Path(sysconfig.get_path("purelib", "venv", {"base": str(home)}), "lent.pth").write_text(f"{folder}\n")
-
-
 @pytest.mark.slow
 def test_the_wheel_trains_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
-    home = tmp_path / "empty"
-    venv.create(home)
-    python = home / "bin" / "python"
-    lend_torch(home, tmp_path / "lent")
-    tools = setup_venv()
-    index = tools.torch_index(tools.pip_config())
-    into = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
-    pip = (*into, "install", "--quiet", "--no-compile")
-    run(*pip, str(wheel), "-c", str(ROOT / "constraints.txt"), *index, cwd=tmp_path)
+    programs = empty_environment(tmp_path, wheel)
+    python = programs / "python"
     assert "engines" in run(python, "-c", TRAIN_A_STEP, cwd=tmp_path)
-    command = home / "bin" / "optgen"
+    command = programs / "optgen"
     assert run(command, "list", cwd=tmp_path).count("\n") > 15
     run(command, "new", "fresh", cwd=tmp_path)
     run(command, "build", "fresh.yaml", cwd=tmp_path)

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 
 PATIENCE_SECONDS = 1.0  # what takes no longer is not worth a word
 
@@ -35,7 +36,7 @@ def _tell(text: str, done: threading.Event) -> None:
     if done.wait(PATIENCE_SECONDS):
         return
     with suppress(Exception):  # a closed standard error is nothing to fail for
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and find_spec("rich") is not None:  # which comes with the compiler
             from rich.console import Console
 
             with Console(stderr=True, markup=False, highlight=False).status(text):

@@ -22,12 +22,13 @@ from optgen.diagnostics import Reporter, suggest
 from optgen.explanation import ClassInfo
 from optgen.ir.guards import RECORDED, Guard
 from optgen.ir.kinds import kind_of
-from optgen.ir.nodes import Call, Const, Expr, Input, Kind, Let, MatrixCall, Reduce, Ref, Select, walk
+from optgen.ir.matrix_stage import OVER, UPDATE
+from optgen.ir.nodes import MATRICES, Call, Const, Expr, Input, Kind, Let, MatrixCall, Reduce, Ref, Select, walk
 from optgen.ir.rule import Block
 from optgen.operations import DRAWS, OPERATIONS, Named
 from optgen.runtime import torch_math
 from optgen.runtime.core.bucket import matrix_shape, sizes_of
-from optgen.runtime.dimensions import kind_dims, shape_of, spread_shape
+from optgen.runtime.dimensions import kind_dims, matrix_sizes, shape_of, spread_shape
 from optgen.runtime.matrix_math import MATRIX_FUNCTIONS
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.store import in_equations
@@ -205,6 +206,9 @@ class _Run:
         self.values = {i: self._given(i) for i in self.members}
         self.of_all: dict[Reduce, Any] = {}  # reductions over all parameters
         self.traced: list[Traced] = []
+        self.matrices: dict[int, Values] = {}  # new states of steps on matrices
+        stage = self.rule.matrices
+        self.own = {} if stage is None else {let.name: let for let in stage.program.lets}
         for let in self.program.lets:
             self._bind(let)
 
@@ -228,6 +232,7 @@ class _Run:
                     states[i][name] = new
                 elif position == 0:
                     group[name] = new
+            states[i] |= self.matrices.get(i, {})
             if self.is_step:
                 states[i]["step"] = states[i]["step"] + 1
         return params, State(tuple(states), group)
@@ -279,6 +284,11 @@ class _Run:
             if item.exists.holds(self.guards[i]):
                 first = self._value(i, self.rule.inits[name], self._given(i))
                 states[name] = _stored(self._spread(i, first, item.kind), item, self.params[i].shape)
+        for name, dims in self.rule.matrices.shapes.items() if self.rule.matrices is not None else ():
+            if name not in states and self.rule.state_inputs[name].exists.holds(self.guards[i]):
+                size = matrix_sizes(dims, self.params[i].shape, self.settings)
+                first = float(self._value(i, self.rule.inits[name], self._given(i)))
+                states[name] = torch.full(size, first, dtype=torch.float64)
 
     def _given(self, i: int) -> Values:
         """The values of a parameter before the first statement."""
@@ -287,7 +297,9 @@ class _Run:
         values["param"], values["grad"] = self.params[i], self.grads[i]
         values["step"] = float(self.states[i]["step"]) + self.is_step
         for name, value in self.states[i].items():
-            if name != "step":
+            if name not in self.rule.inputs:
+                values[name] = value
+            elif name != "step":
                 values[name] = in_equations(self.rule.inputs[name].kind.name.lower(), value, self.params[i].shape)
         return {name: math.nan if value is None else value for name, value in values.items()}
 
@@ -312,7 +324,8 @@ class _Run:
                 return value
             case Ref(name=name):
                 if name not in values:  # what an `if` leaves is looked at when it is read
-                    values[name] = self._value(i, self.lets[name].expr)
+                    lets = self.lets if values is self.values[i] else self.own
+                    values[name] = self._value(i, lets[name].expr, values)
                 return values[name]
             case Select(formula=formula, then=then, other=other):
                 return self._value(i, then if formula.holds(self.guards[i]) else other, values)
@@ -320,15 +333,50 @@ class _Run:
                 shape, draw = self.params[i].shape, Draw(0, i)
                 numbers = draw.normal if op == "normal" else draw.uniform
                 return numbers(int(number), shape.numel(), self.params[i].device).double().reshape(shape)
+            case Call(op="from_tall", args=(x,)):
+                tall = self._value(i, x, values)
+                return tall.mT if values["from_tall"] else tall
+            case Call(op="normal_matrix", args=(rows, cols, number, _)):
+                sizes = [int(self._value(i, size, values)) for size in (rows, cols)]
+                drawn = Draw(0, i).normal_in(int(self._value(i, number, values)), math.prod(sizes), "cpu")
+                return drawn.double().view(sizes)
             case Call(op=op, args=args):
                 return FUNCTIONS[op](*(self._value(i, arg, values) for arg in args))
             case MatrixCall(op=op, x=x, settings=settings):
                 elements = self._spread(i, self._value(i, x, values), Kind.ELEMENT)
+                if op == MATRICES:
+                    return self._step_on_matrices(i, elements)
                 return MATRIX_FUNCTIONS[op](elements, *(float(self._value(i, s, values)) for s in settings))
             case Reduce(over=Kind.GLOBAL):
                 return self.of_all[expr]
             case Reduce():
                 return self._reduced(i, expr, values)
+
+    def _step_on_matrices(self, i: int, grad: Tensor) -> Tensor:
+        """The direction of a step on matrices; the new states are kept until the result is asked for."""
+        assert self.rule.matrices is not None
+        stage, shape = self.rule.matrices, self.params[i].shape
+        values: Values = {**self.values[i], "grad": grad}
+        for name, item in stage.program.inputs.items():
+            if name.startswith("size_of_"):
+                (values[name],) = matrix_sizes((name.removeprefix("size_of_"),), shape, self.settings)
+            elif item.kind is Kind.CONST:
+                values[name] = name.removeprefix(OVER)
+        values["from_tall"] = shape[0] < shape[1]
+        for let in stage.program.lets:
+            if not let.joins and let.path.holds(self.guards[i]):
+                values[let.name] = self._value(i, let.expr, values)
+                self.traced.append(Traced(i, let.variable, let.source, let.kind.name.lower(), values[let.name]))
+        made = {
+            name: self._value(i, value, values)
+            for name, value in stage.program.outputs.items()
+            if stage.program.writes[name].holds(self.guards[i])
+        }
+        update: Tensor = made.pop(UPDATE)
+        if all(bool(value.isfinite().all()) for value in (update, *made.values())):
+            self.matrices[i] = made
+            return update
+        return torch.full_like(update, math.nan)
 
     def _reduced(self, i: int, node: Reduce, values: Values | None = None) -> Tensor:
         """A reduction over one parameter, or over each of its rows, columns or matrices."""
@@ -372,7 +420,7 @@ def push(window: Tensor, value: Any, step: Any) -> Tensor:
 def _functions() -> Iterator[tuple[str, Callable[..., Any]]]:
     for name, row in OPERATIONS.items():
         match row.python:
-            case Named(name=function) if function.startswith("m."):
+            case Named(name=function) if function.startswith("m.") and name != "size":  # which stands for a number
                 yield name, getattr(torch_math, function.removeprefix("m."))
             case _ if row.value is not None:
                 yield name, row.value
@@ -381,6 +429,7 @@ def _functions() -> Iterator[tuple[str, Callable[..., Any]]]:
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **dict(_functions()),
     "/": lambda a, b: a / b if isinstance(a, Tensor) or isinstance(b, Tensor) else torch_math.divide(a, b),
+    "matmul": operator.matmul,
     "rounded": lambda x: x,  # a float64 parameter stores what is computed
     "where": where,
     "push": push,

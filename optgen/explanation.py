@@ -25,6 +25,7 @@ from optgen.codecs import (
     plain_codec_of,
 )
 from optgen.emit.environment import render
+from optgen.errors import UserError
 from optgen.ir.dump import text
 from optgen.ir.guards import RECORDED, Guard
 from optgen.ir.nodes import Kind
@@ -39,7 +40,8 @@ from optgen.spec.model import Option
 Target = Literal["cpu", "cuda", "torch"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 LONGEST_CYCLE = 10_000  # of steps that differ; of longer ones the first
-LARGE_MATRIX = {"ndim": 2, "numel": 2**24, "index": 0}
+SIDE = 4096
+LARGE_MATRIX = {"ndim": 2, "numel": SIDE**2, "index": 0}
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class ClassInfo:
 
     def _takes(self, codec: str) -> bool:
         """Check whether some state of a matrix can be stored in `codec`, as the constructor does."""
-        states = [item for item in self.whole_rule.inputs.values() if item.role == "state"]
+        states = self.whole_rule.state_inputs.values()
         return any(
             item.kind is Kind.ELEMENT and codec in item.codecs and item.exists.holds(self.setting.guards)
             for item in states
@@ -159,8 +161,8 @@ class ClassInfo:
         """Guards and codecs under the class's default settings, in a step in which most happens."""
         asked = chosen_codec(self.bits, "auto", bool(self._default("block_wise")), 0)
         codecs = {}
-        for name, item in self.whole_rule.inputs.items():
-            if item.role == "state" and item.kind is Kind.ELEMENT:
+        for name, item in self.whole_rule.state_inputs.items():
+            if name in self.whole_rule.state_inputs and item.kind is Kind.ELEMENT:
                 stored_as = self.whole_rule.states[name].stored_as
                 if stored_as is not None:
                     codecs[name] = plain_codec_of(str(self._default(stored_as)))
@@ -173,13 +175,25 @@ class ClassInfo:
     @property
     def states(self) -> tuple[str, ...]:
         """States that exist by default."""
-        inputs = self.whole_rule.inputs.values()
-        return tuple(i.name for i in inputs if i.role == "state" and i.exists.holds(self.setting.guards))
+        inputs = self.whole_rule.state_inputs.values()
+        return tuple(i.name for i in inputs if i.exists.holds(self.setting.guards))
 
     @property
     def state_bytes(self) -> float:
         """Bytes of states per parameter."""
-        return state_bytes(self.plans["step"], self.setting)
+        return state_bytes(self.plans["step"], self.setting) + self._matrix_bytes
+
+    @property
+    def _matrix_bytes(self) -> float:
+        """Bytes per parameter of states that are matrices, of a square parameter of 4096 rows."""
+        stage = self.whole_rule.matrices
+        if stage is None:
+            return 0.0
+        rank = {dimension: self._number(dimension) for dimension in stage.sizes}
+        sizes = {d: min(int(str(n).removesuffix(".0")), SIDE) for d, n in rank.items()} | {"1": 1}
+        numbers = {name: [sizes.get(d, SIDE) for d in shape] for name, shape in stage.shapes.items()}
+        there = (name for name, item in stage.states.items() if item.exists.holds(self.setting.guards))
+        return sum(math.prod(numbers[name]) * self.setting.codecs[name].bytes_per_element for name in there) / SIDE**2
 
     @property
     def pageable_bytes(self) -> float:
@@ -267,6 +281,12 @@ class ClassInfo:
 
     def code(self, target: Target) -> str:
         """Its kernel alone, or its function in plain torch: under its default settings, which leave nothing open."""
+        if target == "torch" and self.whole_rule.matrices is not None:
+            raise UserError(
+                f"the step of {self.name} is on matrices: it is the function `matrices` of "
+                f"{self.whole_rule.name}_torch.py, which `optgen build` writes; --code shows the passes around it with "
+                "--target cpu or cuda"
+            )
         rendering = torch_alone(self.alone) if target == "torch" else c_alone(self.alone, target)
         return render(rendering.template, rendering.context)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Literal
 
-Sort = Literal["number", "elements", "tensor", "condition", "window", "value"]
+Sort = Literal["number", "elements", "tensor", "condition", "window", "value", "matrix", "dimension"]
 """Sort of an argument: a number of any kind, one for each element, one a tensor or less; `value` is a number or a
-condition."""
+condition, `dimension` the name of one."""
 Over = Literal["tensor", "matrix", "all", "row", "col", "channel", "last", "last2", "last3", "last4"]
 Compare = Callable[[Any, Any], bool]
 MINUS = "\N{MINUS SIGN}"
@@ -227,14 +227,15 @@ def _function(
     takes: Takes = NUMBER,
     gives: Sort = "number",
     c: Spelling | None = None,
-    python: str = "",
+    python: str | Spelling = "",
     page: str = "",
     value: Callable[..., Any] | None = None,
     endless: bool = False,
     beside: tuple[str, ...] = (),
 ) -> Operation:
     """A function, of the same name everywhere unless said otherwise."""
-    c, in_python = c or Named(f"optgen::{name}"), Named(python or f"m.{name}")
+    c = c or Named(f"optgen::{name}")
+    in_python = Named(python or f"m.{name}") if isinstance(python, str) else python
     return Operation(
         name, takes, gives, Named(name), c, in_python, page or name, name, doc, None, value, endless, beside
     )
@@ -331,6 +332,37 @@ _REDUCTIONS = (
     Reduction("col_sum", ("col",), "numbers", "sum", "the sum along the dimension before the last"),
     Reduction("col_mean", ("col",), "numbers", "mean", "the mean along the dimension before the last", is_mean=True),
 )
+_OF_SHAPES = (
+    _function("matmul", "the product [a, c] of a [a, b] and b [b, c]", takes=(("a", "matrix"), ("b", "matrix")),
+              python=Infix("@", Binds.PRODUCT)),
+    _function("transpose", "the transpose", takes=(("x", "matrix"),)),
+    _function("tall", "x [rows, cols] as [long, short]: transposed where it has more columns than rows",
+              takes=(("x", "matrix"),)),
+    _function("from_tall", "x [long, short] as [rows, cols] again", takes=(("x", "matrix"),), python="t.from_tall"),
+    _function("svd_basis", "the leading right singular vectors of x, one a row, of each the greatest component "
+              "positive", takes=(("x", "matrix"), ("dimension", "dimension"))),
+    _function("qr", "the orthogonal factor of x, as large as x; it is unique, since the other has a positive diagonal",
+              takes=(("x", "matrix"),)),
+    _function("eigenvectors", "the eigenvectors of a symmetric matrix, one a column, that of the greatest value first, "
+              "of each the greatest component positive", takes=(("x", "matrix"),)),
+    _function("inverse_root", "(x + eps I) to the power of -exponent, of a symmetric matrix; with its eigenvalues "
+              "shifted up where the least would be below eps",
+              takes=(("x", "matrix"), ("exponent", "tensor"), ("eps", "tensor"))),
+    _function("diagonal", "the diagonal of a square matrix, as a column", takes=(("x", "matrix"),)),
+    _function("sorted_rows", "the rows of x in the order of a column's numbers, the greatest first",
+              takes=(("x", "matrix"), ("by", "matrix"))),
+    _function("normal_matrix", "normal numbers of mean 0 and variance 1, which follow from `seed`, the position of the "
+              "parameter and the number of the draw",
+              takes=(("rows", "dimension"), ("cols", "dimension"), ("draw", "tensor")),
+              python="t.normal_matrix", beside=("grad",)),
+    _function("size", "the size of a dimension", takes=(("dimension", "dimension"),)),
+)  # fmt: skip
+_OF_LINES = tuple(
+    _function(
+        f"{name}_over", f"the {name} over all, each row or each column", takes=(("x", "matrix"), ("over", "dimension"))
+    )
+    for name in ("sum", "mean", "norm", "rms", "absmax", "max", "min")
+)
 _MATRIX_FUNCTIONS = (
     MatrixFunction("newton_schulz", ("steps", "a", "b", "c", "eps"), "orth",
                    "the nearest orthogonal matrix, by steps X = aX + (bXXᵀ + c(XXᵀ)²)X from X = x / max(norm, eps)"),
@@ -342,8 +374,17 @@ _MATRIX_FUNCTIONS = (
                    "https://arxiv.org/abs/2505.16932), from x / (1.02 norm + eps)"),
 )  # fmt: skip
 
+_ITERATIONS = tuple(
+    _function(row.name, row.doc, takes=(("x", "matrix"), *((name, "tensor") for name in row.settings)))
+    for row in _MATRIX_FUNCTIONS
+)
+OF_SHAPES: Mapping[str, Operation] = {row.name: row for row in _OF_SHAPES}
+"""Functions of matrices of any shapes, for rules whose states are such."""
+OF_STAGES: Mapping[str, Operation] = {row.name: row for row in (*_OF_SHAPES, *_OF_LINES, *_ITERATIONS)}
+"""All functions of matrices as a step on matrices calls them: those, reductions, and those of elements."""
 OPERATIONS: Mapping[str, Operation] = {
-    row.name: row for row in (*_OPERATORS, *_COMPARISONS, *_FUNCTIONS, *_WINDOWS, *_DRAWS, *_OF_PASSES)
+    row.name: row
+    for row in (*_OPERATORS, *_COMPARISONS, *_FUNCTIONS, *_WINDOWS, *_DRAWS, *_OF_PASSES, *OF_STAGES.values())
 }
 COMPARISONS: Mapping[str, Operation] = {row.name: row for row in _COMPARISONS}
 FUNCTIONS: Mapping[str, Operation] = {row.name: row for row in _FUNCTIONS}

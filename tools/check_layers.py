@@ -71,9 +71,10 @@ ROOMS: tuple[str, ...] = (
     "settings",
     "building",
     "torch_math",
-    "dimensions",
+    "matrix_shapes",
     "matrix_math",
     "rule",
+    "dimensions",
     "block",
 )
 NEVER_APART = frozenset({"jinja2", "pydantic", "yaml", "typer"})

@@ -262,9 +262,9 @@ def states_table(rule: WholeRule) -> str:
     """The rule's own states."""
     rows = []
     for name, state in rule.spec.states.items():
-        item = rule.inputs[name]
-        codecs = ", ".join(item.codecs) if state.shape == "param" else "fp32"
-        shape = state.shape + (f", last {state.window}" if state.window else "")
+        item = rule.state_inputs[name]
+        codecs = ", ".join(item.codecs) if state.has_codecs else "fp32"
+        shape = str(state.shape).replace("'", "") + (f", last {state.window}" if state.window else "")
         when = f"`{state.when}`" if state.when else "always"
         rows.append((f"`{name}`", shape, state.range, when, f"`{state.init}`", codecs, state.doc.raw))
     return table(("state", "shape", "range", "exists", "starts at", "stored as", "meaning"), rows)

@@ -15,7 +15,15 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from optgen.operations import DRAWS, EACH, FUNCTIONS, MATRIX_FUNCTIONS, REDUCTIONS, WINDOWS  # noqa: E402
+from optgen.operations import (  # noqa: E402
+    DRAWS,
+    EACH,
+    FUNCTIONS,
+    MATRIX_FUNCTIONS,
+    OF_SHAPES,
+    REDUCTIONS,
+    WINDOWS,
+)
 from optgen.spec import model  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "language.md"
@@ -58,14 +66,14 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "Input": {"doc": "A description, with the code that sets it."},
     "State": {
-        "shape": "The number of its values: one for each element, row, ... (below).",
+        "shape": "The number of its values: one for each element, row, ... (below), or the two dimensions of a matrix.",
         "range": "`unsigned` if it is never negative: its 8-bit codes then have no sign.",
         "init": "A number, or an expression over `param`, `grad`, the hyperparameters and facts of the parameter.",
         "when": "The condition under which it exists.",
         "window": "Keeps this many past values, one a step (`shape: tensor`).",
         "count": "A vector of so many states, or of as many as a tuple of settings has numbers (see Loops).",
         "codecs": "Its possible codecs: `fp32`, `bf16`, `fp16`, `int8`, `int4`, `fp8`, `companded8`. The default is "
-        "the first that is not quantized. All of them for `param`, else `fp32`.",
+        "the first that is not quantized. All of them for `param` and matrices, else `fp32`.",
         "stored_as": "The option whose choices are its dtypes, in place of `optim_bits` and `codec`.",
         "doc": "A description.",
     },
@@ -158,7 +166,8 @@ def operations(name: str) -> str:
     if name == "matrices":
         shown = [(row.signature, row.doc) for row in MATRIX_FUNCTIONS.values()]
     else:
-        rows = {"functions": FUNCTIONS, "windows": WINDOWS, "draws": DRAWS}[name].values()
+        tables = {"functions": FUNCTIONS, "windows": WINDOWS, "draws": DRAWS, "shapes": OF_SHAPES}
+        rows = tables[name].values()
         shown = [(row.signature.replace(")", ", ...)") if row.endless else row.signature, row.doc) for row in rows]
     return "\n".join(["| function | is |", "|---|---|", *(f"| `{signature}` | {doc} |" for signature, doc in shown)])
 

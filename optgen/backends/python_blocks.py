@@ -78,7 +78,9 @@ def _partial(item: ElementSum) -> Code:
         case Reduce():
             more: list[Code] = ['op="max"'] if reduce.is_maximum else []
         case MatrixCall(op=op, settings=settings):
-            more = [f'op="{op}"', Labelled("settings=", tuple_code(list(map(_setting, settings))))]
+            more = [f'op="{op}"']
+            if settings:
+                more.append(Labelled("settings=", tuple_code(list(map(_setting, settings)))))
     return call("Partial", f'"{item.name}"', *live, *_before(item), *over, *more)
 
 

@@ -81,7 +81,8 @@ def decisive(rule: WholeRule, refusals: Sequence[Refusal]) -> frozenset[str]:
     about = ("hyper", "step")
     subjects = {owners.get(g.subject, g.subject) for g in rule.guards.guards.values() if g.about in about}
     named = {owners.get(name, name) for refusal in (*rule.refusals, *refusals) for name in refusal.settings}
-    return frozenset(name for name in rule.hypers if name in subjects or name in named)
+    sizes = () if rule.matrices is None else rule.matrices.sizes
+    return frozenset(name for name in rule.hypers if name in subjects or name in named or name in sizes)
 
 
 # States
@@ -89,9 +90,11 @@ def decisive(rule: WholeRule, refusals: Sequence[Refusal]) -> frozenset[str]:
 
 def state_lines(rule: WholeRule, name: str, state: State, indent: int) -> list[str]:
     """An entry of a table of states."""
-    item = rule.inputs[name]
+    item = rule.state_inputs[name]
     parts: list[Code] = [f'"{name}"']
-    if state.shape != "param":
+    if isinstance(state.shape, list):
+        parts += ['"shaped"', Labelled("dims=", names_code([str(dimension) for dimension in state.shape]))]
+    elif state.shape != "param":
         parts.append(f'"{state.shape}"')
     if not item.signed:
         parts.append("signed=False")

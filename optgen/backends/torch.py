@@ -20,10 +20,12 @@ from optgen.backends.py_statements import PyStatements, below
 from optgen.backends.quoting import docstring
 from optgen.backends.stages import most_common
 from optgen.backends.statements import If, Invoke, Take, assigned, takes_sums, values_in, walk_statements
+from optgen.backends.torch_function import FunctionText
+from optgen.backends.torch_matrices import matrix_function
 from optgen.ir.formula import Formula
 from optgen.ir.kinds import boolean_names, window_name
 from optgen.ir.liveness import demands, needed, resolve
-from optgen.ir.nodes import Expr, Kind, Let, MatrixCall, Program, Reduce, Ref, Select, refs, walk
+from optgen.ir.nodes import MATRICES, Expr, Kind, Let, MatrixCall, Program, Reduce, Ref, Select, refs, walk
 from optgen.ir.rule import WholeRule
 from optgen.passes.mask_writes import masked
 from optgen.passes.rewrite import replaced
@@ -32,23 +34,6 @@ from optgen.prose import Prose
 from optgen.schedule.plan import Plan
 from optgen.schedule.sums import element_sums
 from optgen.spec.names import SHARED_MODULE
-
-
-@dataclass(frozen=True)
-class FunctionText:
-    """A block as a Python function, ready for the template.
-
-    Attributes:
-        types: The types that it names, beside `View`.
-    """
-
-    name: str
-    head: tuple[str, ...]
-    doc: str
-    lines: tuple[str, ...]
-    types: frozenset[str]
-    stages: tuple[FunctionText, ...] = ()
-
 
 OWN = {Kind.ROW: "rows", Kind.LAST2: "rows", Kind.COL: "cols", Kind.LAST: "cols", Kind.CHANNEL: "channels"}
 """Of what a process has numbers for the whole tensor, and an element reads those of this process's part."""
@@ -109,6 +94,8 @@ class TorchBackend:
         common = sorted(stage.name for stage in stages if self.common.holds(stage))
         own = [stage for stage in stages if not self.common.holds(stage)]
         functions = [*own, *blocks]
+        if rule.matrices is not None:
+            functions.append(matrix_function(rule.matrices, rule.guards))
         context = {"head": _head(rule), "imports": _imports(functions, common), "functions": functions}
         return Rendering(f"{rule.name}_torch.py", "torch/functions.py.j2", context)
 
@@ -289,6 +276,8 @@ class _FunctionRenderer(TorchBlock):
         match result:
             case Reduce(op=op, over=over):
                 taken = call(f"m.{REDUCTION[over, op]}", terms)
+            case MatrixCall(op=op) if op == MATRICES:
+                taken = call(f"t.run_{MATRICES}", terms)
             case MatrixCall(op=op, settings=settings):
                 names = {n: f"t.values.{py_name(n)}" for setting in settings for n in refs(setting)}
                 taken = call(f"m.{op}", terms, *map(replace(printer, names=names).code, settings))

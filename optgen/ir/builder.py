@@ -7,9 +7,9 @@ All mistakes are reported; the builder goes on after each, so that one run shows
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from optgen.diagnostics import Reporter, suggest
 from optgen.ir.facts import NAMED, fact
@@ -24,7 +24,7 @@ from optgen.ir.parser import MAX_DEPTH, Stage, depth, node_location, refuse, sto
 from optgen.ir.reductions import lowered, over_of, refused
 from optgen.ir.scope import Scope, several
 from optgen.ir.steps import asks_step, sides_of
-from optgen.ir.values import ERROR, Value, also, call
+from optgen.ir.values import ERROR, Value, also, call, direction, finite
 from optgen.operations import BY_SYNTAX, CALLED, DRAWS, REDUCTIONS, MatrixFunction, Operation, Reduction, Sort
 from optgen.spec.names import OF_BLOCKS, OF_SHAPE
 from optgen.spec.source import SourceText
@@ -66,6 +66,10 @@ class Builder:
         grads: Value | None = None
         for stage in stages:
             self.text, self.stage = stage.text, stage.name
+            if stage.of_matrices:
+                self.source, self.path, self.target = "update = matrices(grad)", TRUE, "update"
+                env |= direction(env, self.bind_part, partial(self.bind, source=self.source))
+                continue
             own = env.get("grad")
             if stage.shared and grads is not None:
                 env["grad"] = grads
@@ -277,11 +281,7 @@ class Builder:
             case ast.Constant(value=bool() as value):
                 return Const(value)
             case ast.Constant(value=int() | float() as value):
-                try:
-                    number = float(value)
-                except OverflowError:
-                    number = math.inf
-                if math.isfinite(number):
+                if (number := finite(value)) is not None:
                     return Const(number)
                 self.reporter.error("number", "this number is too large", node_location(self.text, node))
                 return ERROR

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from optgen.diagnostics import suggest
-from optgen.operations import CALLED
+from optgen.operations import CALLED, OF_SHAPES
 
 LIBRARIES = frozenset(("np", "numpy", "torch", "math", "jnp", "jax", "tf", "F", "nn", "special", "linalg"))
 CALLS: Mapping[str, str] = {
@@ -47,7 +47,7 @@ HINTS: Mapping[type[ast.AST], str] = {
     ast.FunctionDef: "define it in `functions:`, and call it here",
     ast.IfExp: "use `where(condition, a, b)`, or `if` for what is fixed before the step",
     ast.Lambda: "only assignments and `if` are allowed",
-    ast.MatMult: "there are no matrix products; `sum(a * b)` is the inner product of two tensors",
+    ast.MatMult: "a product of matrices is `matmul(a, b)`; `sum(a * b)` is the inner product of two tensors",
     ast.NamedExpr: "write the assignment as a statement of its own",
     ast.Subscript: "there is no indexing; values act on all elements at once",
     ast.While: "every statement already acts on all elements; use `sum`, `norm` or `where`",
@@ -113,6 +113,8 @@ def instead_of_call(node: ast.Call, name: str) -> str:
     text = _written(_translated(node))
     if text:
         return text
+    if name in OF_SHAPES:
+        return "it is for rules that have a state which is a matrix, as `{shape: [rows, rank]}`"
     if name == "every" and len(node.args) == 1:
         return f"`every` stands in `if every(n):`; a condition on values is `step % {ast.unparse(node.args[0])} == 0`"
     if name in CALLS and CALLS[name] not in "xyz":  # a letter alone stands for an argument, and says nothing

@@ -140,12 +140,16 @@ class Reduce:
         return self.op in ("max", "greatest")
 
 
+MATRICES = "matrices"
+"""The function of matrices that is a rule's own step on them."""
+
+
 @dataclass(frozen=True)
 class MatrixCall:
     """A function of the matrix that the elements of a parameter make up, with one number for each of them again.
 
     Attributes:
-        op: A name of `optgen.operations.MATRIX_FUNCTIONS`.
+        op: A name of `optgen.operations.MATRIX_FUNCTIONS`, or MATRICES.
         x: The elements.
         settings: Its other arguments, numbers that are the same for a group.
     """

@@ -39,10 +39,12 @@ class Stage:
     Attributes:
         name: Of a stage that all rules have: it may name choices that this rule does not have. `grad` is, in such a
             stage after the first, what the first one left; it cannot be assigned there.
+        of_matrices: Whether it is a step on matrices, which gives `update` from `grad` (matrix_stage.py).
     """
 
     text: SourceText
     name: str = ""
+    of_matrices: bool = False
 
     @property
     def shared(self) -> bool:

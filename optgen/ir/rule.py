@@ -21,6 +21,7 @@ from optgen.ir.facts import OF_TEXT
 from optgen.ir.formula import TRUE, Formula
 from optgen.ir.functions import Function, parse_functions, reached
 from optgen.ir.guards import RECORDED, GuardTable
+from optgen.ir.matrix_stage import MatrixStage, build_matrix_stage, shape_in
 from optgen.ir.nodes import Const, Expr, Input, Kind, Program
 from optgen.ir.parser import Stage, node_location, parse_block, parse_expression, stored_names
 from optgen.ir.reductions import DIMENSIONS, least_rank
@@ -75,6 +76,7 @@ class WholeRule:
         stages: The text of the shared stages before `step` and before `apply`, by the name of that block.
         functions: Those that its own blocks call, and those that these call.
         shared: Declarations that all rules are offered.
+        matrices: The step on matrices, if the rule has one.
     """
 
     spec: Spec
@@ -96,6 +98,13 @@ class WholeRule:
     has_update: bool
     shared: Shared
     shared_path: Prose
+    matrices: MatrixStage | None = None
+
+    @property
+    def state_inputs(self) -> Mapping[str, Input]:
+        """All states, those that are matrices of other shapes among them."""
+        own = {name: item for name, item in self.inputs.items() if item.role == "state"}
+        return own if self.matrices is None else {**own, **self.matrices.states}
 
     @property
     def name(self) -> str:
@@ -231,6 +240,7 @@ class _RuleBuilder:
         before = self.reporter.error_count
         self._check_case()
         self._inputs()
+        self.matrices = self._matrix_stage()
         blocks = {"step": self._step()}
         for name, method in self.spec.methods.items():
             blocks[name] = self._method(name, method)
@@ -258,6 +268,7 @@ class _RuleBuilder:
             has_update=self.has_update,
             shared=self.shared.shared,
             shared_path=_shown(self.shared.source.path),
+            matrices=self.matrices,
         )
 
     def _check_case(self) -> None:
@@ -290,7 +301,27 @@ class _RuleBuilder:
         for name in self.given:
             inputs[name] = Input(name, "input", Kind.GLOBAL)
         for name, state in self.states.items():
-            inputs[name] = self._state(name, state)
+            if not state.is_matrix:
+                inputs[name] = self._state(name, state)
+
+    def _matrix_stage(self) -> MatrixStage | None:
+        """The step on matrices of a rule that has such states."""
+        own = {name: state for name, state in self.spec.states.items() if state.is_matrix}
+        if not own:
+            return None
+        first = next(iter(own))
+        if self.spec.ndim != 2:
+            where = self.loaded.locate("states", first, "shape")
+            message = f"`{first}` is a matrix, and a parameter of this rule may be none"
+            self.reporter.error("no-rows", message, where, "write `ndim: 2` of the rule")
+        if not self.has_update:
+            where = self.loaded.locate("blocks", "step")
+            message = "a rule with matrices of other shapes names its direction `update` in `step`"
+            self.reporter.error("no-update", message, where, "add `apply:` with `param = param - lr * update`")
+        shapes = {name: shape_in(name, state, self.loaded, self.hypers, self.reporter) for name, state in own.items()}
+        states = {name: self._state(name, state) for name, state in own.items()}
+        stage = Stage(self.loaded.text("blocks", "step"))
+        return build_matrix_stage(stage, self.scope, states, shapes, self.reporter)
 
     def _state(self, name: str, state: State) -> Input:
         loaded = self.loaded if name in self.spec.states else self.shared
@@ -302,9 +333,9 @@ class _RuleBuilder:
                 before = self.reporter.error_count
                 exists = self.scope.condition(node, text, self.reporter, loaded is self.shared)
                 if self.reporter.error_count > before:
-                    return Input(name, "state", SHAPES[state.shape], window=state.window)
+                    return Input(name, "state", _kind(state), window=state.window)
                 self._check_lasting(name, exists, node_location(text, node))
-        kind = SHAPES[state.shape]
+        kind = _kind(state)
         codecs: tuple[str, ...] = ("fp32",)
         if kind is Kind.ELEMENT:  # what is no codec was reported when the file was checked
             codecs = tuple(codec for codec in state.codecs or CODECS if codec in CODECS) or codecs
@@ -331,7 +362,9 @@ class _RuleBuilder:
                 self.reporter.error("run-time-condition", message, where, "test options and hyperparameters")
 
     def _step(self) -> Block:
-        stages = [Stage(self.shared.text("blocks", "grad"), "grad"), Stage(self.loaded.text("blocks", "step"))]
+        of_matrices = self.matrices is not None
+        own = Stage(self.loaded.text("blocks", "step"), of_matrices=of_matrices)
+        stages = [Stage(self.shared.text("blocks", "grad"), "grad"), own]
         if self.has_update and self._has_direction():
             stages += [
                 Stage(self.shared.text("blocks", "update"), "update"),
@@ -404,10 +437,19 @@ class _RuleBuilder:
             node = self.scope.library.expression(node, text, self.reporter)
             names = {n: i for n, i in self.scope.inputs.items() if i.role in ("param", "grad", "hyper", "fact")}
             names.pop("total_numel")
+            if state.is_matrix:
+                where = loaded.locate("states", name, "init")
+                message = f"`{name}` is a matrix, which begins with one number for all"
+                self.reporter.error("init", message, where, "write a number, and compute it on step 1")
+                continue
             builder = Builder(replace(self.scope, inputs=names), self.reporter, at_once=True, draws=draws)
             result[name] = builder.initial(text, node, name, self.scope.inputs[name])
             draws = builder.draws
         return result
+
+
+def _kind(state: State) -> Kind:
+    return Kind.ELEMENT if isinstance(state.shape, list) else SHAPES[state.shape]
 
 
 def _counts_steps(hyper: Hyperparameter) -> bool:

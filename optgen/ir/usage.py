@@ -9,6 +9,7 @@ from functools import lru_cache
 from optgen.codecs import CODECS
 from optgen.diagnostics import Location, Reporter
 from optgen.ir.functions import named as named_in
+from optgen.ir.matrix_stage import UPDATE
 from optgen.ir.nodes import Call, Const, Expr, Kind, Program, Reduce, Ref, children, refs, walk
 from optgen.ir.parser import node_location
 from optgen.ir.rule import WholeRule
@@ -148,7 +149,7 @@ def _check_values(rule: WholeRule, loaded: LoadedSpec, reporter: Reporter) -> No
             if isinstance(node.ctx, ast.Store):
                 first.setdefault(node.id, (text, node))
         for name, (text, node) in first.items():
-            if name in read or name in rule.inputs or name == "active":
+            if name in read or name in rule.inputs or name in rule.state_inputs or name == "active":
                 continue
             help_text = "use it below, or remove the line"
             if name == "update":
@@ -160,16 +161,19 @@ def _live_inputs(rule: WholeRule, roots: Iterable[str]) -> set[str]:
     """The inputs on which `param` depends, or one of `roots`, or a rule that refuses a step."""
     reads: dict[str, set[str]] = {}
     waiting = ["param", *roots]
-    for block in rule.blocks.values():
+    programs = [(block.program, block.active) for block in rule.blocks.values()]
+    if rule.matrices is not None:
+        programs.append((rule.matrices.program, Ref(UPDATE)))
+    for program, active in programs:
         below: dict[str, set[str]] = {}
-        for let in block.program.lets:
+        for let in program.lets:
             below[let.name] = {name for ref in refs(let.expr) for name in below.get(ref, {ref})}
 
         def inputs_of(expr: Expr, below: dict[str, set[str]] = below) -> set[str]:
             return {name for ref in refs(expr) for name in below.get(ref, {ref})}
 
-        waiting += inputs_of(block.active)
-        for name, value in block.program.outputs.items():
+        waiting += inputs_of(active)
+        for name, value in program.outputs.items():
             reads[name] = reads.get(name, set()) | inputs_of(value)
     for refused in rule.spec.refusals:
         waiting += [*_names_in(refused.when), *message_fields(refused.message.raw)]

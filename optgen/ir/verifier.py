@@ -108,7 +108,8 @@ def _wrong_operands(call: Call, sorts: Mapping[str, Sort]) -> str:
         return f"`{call.op}` has {len(call.args)} operands"
     found = [_sort(arg, sorts) for arg in call.args]
     for (_, wanted), sort in zip(row.takes, found, strict=False):
-        if sort != {"elements": "number", "tensor": "number", "value": found[row.arity - 1]}.get(wanted, wanted):
+        numbers = dict.fromkeys(("elements", "tensor", "matrix", "dimension"), "number")
+        if sort != {**numbers, "value": found[row.arity - 1]}.get(wanted, wanted):
             return f"`{call.op}` takes a {wanted}, not a {sort}"
     return ""
 

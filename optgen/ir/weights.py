@@ -15,7 +15,7 @@ _TOLERANCE = 1e-9
 
 def weight_states(rule: WholeRule) -> list[str]:
     """The states of elements that begin as the parameter, or become a mean of it and of such states."""
-    elements = [name for name in rule.states if rule.inputs[name].kind is Kind.ELEMENT]
+    elements = [name for name in rule.states if name in rule.inputs and rule.inputs[name].kind is Kind.ELEMENT]
     found = [name for name in elements if rule.inits.get(name) == Ref("param")]
     for name in elements:
         programs = [block.program for block in rule.blocks.values() if name in block.program.outputs]

@@ -6,11 +6,27 @@ them: rows as (..., rows, 1), columns as (..., 1, cols), channels as (channels, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 LAST = {"last": 1, "last2": 2, "last3": 3, "last4": 4}
 """Kinds of one dimension, with its number from the end."""
+
+
+Settings = Mapping[str, Any]
+
+
+def matrix_sizes(dims: Sequence[str], shape: Sequence[int], settings: Settings) -> tuple[int, ...]:
+    """The sizes of dimensions by their names: of the parameter's, `long` and `short` its greater and its smaller one;
+    others are settings, which are no more than the smaller one.
+
+    Args:
+        shape: The parameter's, of two dimensions.
+    """
+    rows, cols = shape
+    known = {"rows": rows, "cols": cols, "long": max(shape), "short": min(shape), "1": 1}
+    return tuple(known[dim] if dim in known else min(int(settings[dim]), *shape) for dim in dims)
 
 
 @lru_cache(maxsize=1024)

@@ -94,7 +94,7 @@ def _buckets(rule: Rule, settings: Settings, target: str, dtype: torch.dtype) ->
     for numel, dimensions in product(sorted(sizes), DIMENSIONS):
         if dimensions == 0 and numel > 1:
             continue
-        codecs = choose_codecs(rule, settings, numel)
+        codecs = choose_codecs(rule, settings, torch.Size((numel, *(1,) * (dimensions - 1)) if dimensions else ()))
         steps = range(STEPS if rule.on_step is not None else 1)
         scaled = tensorwise(rule, codecs)
         for flags in dict.fromkeys(rule.flags(settings, dimensions, numel, 0, scaled, step) for step in steps):

@@ -11,7 +11,10 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+import torch
+
 from optgen.runtime.block import Block, Flags, Live, Refusal, Settings, always
+from optgen.runtime.dimensions import matrix_sizes
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -75,7 +78,8 @@ class State:
     """Value that is kept between steps.
 
     Attributes:
-        kind: element, row, col, matrix, tensor, group or global.
+        kind: element, row, col, matrix, tensor, group or global; or shaped, for a matrix of its own dimensions.
+        dims: The names of these.
         stored_as: The option that says in which dtype, if one does.
         exists: Under which flags.
         init: A number, or a function of a view of the parameter.
@@ -95,6 +99,11 @@ class State:
     reads_elements: bool = False
     reduced: bool = False
     draws: bool = False
+    dims: tuple[str, ...] = ()
+
+    def shape(self, shape: torch.Size, settings: Settings) -> torch.Size:
+        """The shape of a state that has codecs, of a parameter of this shape."""
+        return torch.Size(matrix_sizes(self.dims, shape, settings)) if self.dims else shape
 
 
 @dataclass(frozen=True)
@@ -263,9 +272,25 @@ class Rule:
         return tuple(s for s in self.states.values() if s.kind == "element")
 
     @cached_property
+    def matrix_states(self) -> tuple[State, ...]:
+        """States that are matrices of their own dimensions."""
+        return tuple(s for s in self.states.values() if s.kind == "shaped")
+
+    @cached_property
+    def matrix_dims(self) -> tuple[str, ...]:
+        """The dimensions that a step on matrices may ask for the size of."""
+        own = (dim for state in self.matrix_states for dim in state.dims)
+        return tuple(dict.fromkeys(("long", "short", *own))) if self.matrix_states else ()
+
+    @cached_property
+    def coded_states(self) -> tuple[State, ...]:
+        """States that have codecs: those with a number per element, then matrices of their own dimensions."""
+        return (*self.element_states, *self.matrix_states)
+
+    @cached_property
     def tensor_states(self) -> tuple[State, ...]:
         """States of a parameter with fewer numbers than elements."""
-        return tuple(s for s in self.states.values() if s.kind not in ("element", "group", "global"))
+        return tuple(s for s in self.states.values() if s.kind not in ("element", "shaped", "group", "global"))
 
     @cached_property
     def shared_states(self) -> tuple[State, ...]:

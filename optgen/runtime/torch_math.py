@@ -18,6 +18,21 @@ from optgen.runtime.dimensions import spread_shape as spread_shape
 from optgen.runtime.matrix_math import newton_schulz as newton_schulz
 from optgen.runtime.matrix_math import polar_express as polar_express
 from optgen.runtime.matrix_math import quintic as quintic
+from optgen.runtime.matrix_shapes import absmax_over as absmax_over
+from optgen.runtime.matrix_shapes import diagonal as diagonal
+from optgen.runtime.matrix_shapes import eigenvectors as eigenvectors
+from optgen.runtime.matrix_shapes import inverse_root as inverse_root
+from optgen.runtime.matrix_shapes import max_over as max_over
+from optgen.runtime.matrix_shapes import mean_over as mean_over
+from optgen.runtime.matrix_shapes import min_over as min_over
+from optgen.runtime.matrix_shapes import norm_over as norm_over
+from optgen.runtime.matrix_shapes import qr as qr
+from optgen.runtime.matrix_shapes import rms_over as rms_over
+from optgen.runtime.matrix_shapes import sorted_rows as sorted_rows
+from optgen.runtime.matrix_shapes import sum_over as sum_over
+from optgen.runtime.matrix_shapes import svd_basis as svd_basis
+from optgen.runtime.matrix_shapes import tall as tall
+from optgen.runtime.matrix_shapes import transpose as transpose
 
 NAN = math.nan
 INF = math.inf

@@ -282,17 +282,17 @@ class _Checker:
             if codec not in CODECS:
                 help_text = suggest(codec, CODECS) or f"one of {', '.join(CODECS)}"
                 self.value("codec", f"`{codec}` is not a codec", (*path, "codecs", index), help_text)
-            elif state.shape != "param" and codec != "fp32":
+            elif not state.has_codecs and codec != "fp32":
                 message = f"`{name}` is kept in fp32, since its shape is {state.shape}"
                 self.value("codec", message, (*path, "codecs", index), "remove `codecs`")
-        if state.codecs is not None and "fp32" not in state.codecs and state.shape == "param":
+        if state.codecs is not None and "fp32" not in state.codecs and state.has_codecs:
             message = f"`{name}` cannot be kept in fp32"
             self.value("codec", message, (*path, "codecs"), "add fp32: small parameters keep 32-bit states")
 
     def stored_as(self, name: str, state: State, options: dict[str, Option]) -> None:
         """The option that says how a state is stored: its choices are dtypes that the state takes."""
         path = ("states", name)
-        if state.shape != "param":
+        if not state.has_codecs:
             message = f"`{name}` is kept in fp32, since its shape is {state.shape}"
             self.value("codec", message, (*path, "stored_as"), "remove `stored_as`")
             return

@@ -21,6 +21,8 @@ Number = int | float
 Shape = Literal[
     "param", "row", "col", "matrix", "channel", "last", "last2", "last3", "last4", "tensor", "group", "global"
 ]  # fmt: skip
+Dimensions = Annotated[list[Name | Literal[1]], Field(min_length=2, max_length=2)]
+"""The two dimensions of a matrix: rows, cols, long, short, 1, or an integer hyperparameter."""
 Needs = Literal["update", "codec", "quantized"] | dict[Name, int | str]
 Bits = int | Literal["any"]
 Paged = bool | Literal["any"]
@@ -123,7 +125,7 @@ class State(SpecModel):
     vocabulary as it stands there.
     """
 
-    shape: Shape = "param"
+    shape: Shape | Dimensions = "param"
     range: Literal["signed", "unsigned"] = "signed"
     init: Number | Text = 0
     when: Text | None = None
@@ -138,9 +140,19 @@ class State(SpecModel):
         return _or_short(handler(schema), ["string", "null"])
 
     @property
+    def is_matrix(self) -> bool:
+        """True if it is a matrix of a shape of its own."""
+        return isinstance(self.shape, list)
+
+    @property
+    def has_codecs(self) -> bool:
+        """True if it can be kept in few bits."""
+        return self.is_matrix or self.shape == "param"
+
+    @property
     def choice(self) -> frozenset[str]:
         """The codecs among which a user's settings choose."""
-        if self.shape != "param" or self.stored_as is not None:
+        if not self.has_codecs or self.stored_as is not None:
             return frozenset({"fp32"})
         return frozenset(self.codecs or CODECS)
 

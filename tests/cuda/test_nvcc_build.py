@@ -252,7 +252,7 @@ def kernel(
 ) -> tuple[Path, dict[str, str]]:
     """The source and the macros of what serves a parameter under these settings."""
     numel = torch.Size(shape).numel()
-    codecs = choose_codecs(rule, settings, numel)
+    codecs = choose_codecs(rule, settings, torch.Size(shape))
     flags = rule.flags(settings, len(shape), numel, 0, tensorwise(rule, codecs))
     rounding = parameter_codec(settings.get("rounding", "nearest"), dtype_name(dtype)).name
     bucket = Bucket("cuda", dtype, grad_dtype, torch.device("cpu"), flags, codecs, rounding)

@@ -26,6 +26,7 @@ from optgen.operations import (
     DRAWS,
     FUNCTIONS,
     OF_PASSES,
+    OF_STAGES,
     OPERATIONS,
     WINDOWS,
     Infix,
@@ -37,7 +38,8 @@ from optgen.runtime import torch_math
 
 NUMBERS = (2.5, 0.5, 3.0)
 HEADERS = "".join(path.read_text() for path in (ROOT / "templates" / "include" / "optgen").glob("*.h"))
-ELEMENTWISE = [row for row in OPERATIONS.values() if row.name not in {*WINDOWS, *OF_PASSES, *DRAWS, "rounded"}]
+OTHERS = {*WINDOWS, *OF_PASSES, *DRAWS, *OF_STAGES, "rounded"}
+ELEMENTWISE = [row for row in OPERATIONS.values() if row.name not in OTHERS]
 
 
 def arguments(row: Operation) -> list[float | bool]:

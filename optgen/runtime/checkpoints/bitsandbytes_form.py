@@ -352,7 +352,7 @@ def _written_entry(
     for number, names in form.states.items():
         signed = number == "1"  # the first state's book has a sign, whatever the state is
         states = [(rule.states[name], INT8) for name in names]
-        stored = stored_states(states, entry, param.shape, record)
+        stored = stored_states(states, entry, [param.shape] * len(states), record)
         eight = all(each.codec.name == INT8.name for each in stored.values())
         parts = []
         for name, own in stored.items():

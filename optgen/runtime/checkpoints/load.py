@@ -109,7 +109,7 @@ def _read(
     except (TypeError, ValueError, RuntimeError) as error:
         return {}, [f"{label}: {error}"]
     first = place.codecs if place.shard is not None else ()
-    return read_entry(rule, label, place.own, entry, said, MARK in saved, place.lines, first)
+    return read_entry(rule, label, place.own, entry, said, MARK in saved, place.lines, first, place.settings)
 
 
 def _adopted_group(optimizer: OptimizerLike, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,11 +147,13 @@ def _warn_of_reencoding(
     rule = optimizer._policy.rule
     found: set[tuple[str, str]] = set()
     for param, settings in members_of(optimizer.param_groups, groups, optimizer.defaults):
-        for state, asked in zip(rule.element_states, choose_codecs(rule, settings, param.numel()), strict=True):
+        for state, asked in zip(rule.coded_states, choose_codecs(rule, settings, param.shape), strict=True):
             if asked.name == "fp32":  # which holds what any other stands for
                 continue
             stored = entries.get(param, {}).get(state.name)
-            if stored is not None and not stored.codec.is_like(asked, local_tensor(param).numel()):
+            if stored is not None and not stored.codec.is_like(
+                asked, state.shape(local_tensor(param).shape, settings).numel()
+            ):
                 found.add((str(stored), str(asked)))
     for before, after in sorted(found):
         warnings.warn(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from optgen.codecs import BLOCK_SIZES, CODECS, COMPENSATION, WHOLE_TENSOR, Codec
-from optgen.runtime.block import always
+from optgen.runtime.block import Settings, always
 from optgen.runtime.rule import Rule, State
 from optgen.runtime.settings.storage import dtype_name
 from optgen.runtime.settings.validation import checked, is_number
@@ -21,6 +22,7 @@ from optgen.runtime.states.store import stored_shape, stored_shapes
 from optgen.runtime.states.stored import Stored, has_form, recognised, scale_key, stored_shown
 
 MARK = "optgen"  # the key under which a checkpoint says what it is of
+NONE: Settings = MappingProxyType({})
 VERSION = 1  # of a checkpoint's form; checkpoints without MARK are older, or another library's
 
 
@@ -193,23 +195,26 @@ def read_entry(
     ours: bool = False,
     lines: torch.Size | None = None,
     first: tuple[Codec, ...] = (),
+    settings: Settings = NONE,
 ) -> tuple[dict[str, Any], list[str]]:
     """A saved state in one form, element states as `Stored` and nothing that is None; and what does not fit, in words.
 
     Args:
         ours: Whether the checkpoint is known to be of this rule: states that it does not have are then the user's own.
         lines: The shape that numbers of rows and columns belong to, if it is not the parameter's.
-        first: For every element state, the codec that comes before others where shapes could leave it in doubt.
+        first: For every state, the codec that comes before others where shapes could leave it in doubt.
+        settings: Of the parameter: matrices of their own dimensions have sizes by them.
     """
     found = _name_errors(rule, label, saved, ours)
     entry = {key: value for key, value in saved.items() if value is not None}
-    for position, state in enumerate(rule.element_states):
+    for position, state in enumerate(rule.coded_states):
         codes, scales = entry.get(state.name), entry.get(scale_key(state.name))
         if codes is None:
             continue
         try:
             order = first[position : position + 1]
-            entry[state.name] = read_elements(state, param.shape, codes, scales, said.get(state.name, ()), order)
+            own = state.shape(param.shape, settings)
+            entry[state.name] = read_elements(state, own, codes, scales, said.get(state.name, ()), order)
         except (TypeError, ValueError) as error:
             found.append(f"{label}: {error}")
         entry.pop(scale_key(state.name), None)
@@ -246,7 +251,7 @@ def _name_errors(rule: Rule, label: str, saved: Mapping[str, Any], ours: bool) -
         found.append(f"{label}: step missing, there is {', '.join(map(str, saved))}")
     if not is_count(saved.get("step", 0.0)):
         found.append(f"{label}: step is {count_shown(saved['step'])}, and must be a number of steps")
-    for state in rule.element_states:
+    for state in rule.coded_states:
         if saved.get(scale_key(state.name)) is not None and saved.get(state.name) is None:
             found.append(f"{label}: there is {scale_key(state.name)}, but no {state.name}, whose scales these are")
     return found
@@ -256,7 +261,7 @@ def _name_errors(rule: Rule, label: str, saved: Mapping[str, Any], ours: bool) -
 def _keys_of(rule: Rule) -> tuple[frozenset[str], tuple[str, ...]]:
     """The keys that a parameter's saved state may have, and the states that it has under all settings."""
     known = frozenset(("step", COMPENSATION, *rule.states, *map(scale_key, rule.states)))
-    return known, tuple(state.name for state in rule.element_states if state.exists is always)
+    return known, tuple(state.name for state in rule.coded_states if state.exists is always)
 
 
 def read_elements(

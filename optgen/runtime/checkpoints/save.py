@@ -52,7 +52,7 @@ def codecs_said(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> dict[str,
         for param, key in zip(own["params"], group["params"], strict=True):
             mine, entry = optimizer.state.get(param, {}), saved["state"].get(key, {})
             record = optimizer._codecs.get(param)
-            for state in optimizer._policy.rule.element_states:
+            for state in optimizer._policy.rule.coded_states:
                 form = _form_of(state.name, entry)
                 if form != _form_of(state.name, mine):
                     changed.add(state.name)
@@ -61,12 +61,13 @@ def codecs_said(optimizer: OptimizerLike, saved: Mapping[str, Any]) -> dict[str,
                     continue
                 seen.add((state.name, param.shape, form, known))
                 try:
-                    stored = stored_in(state, mine, param.shape, record)
+                    shape = state.shape(param.shape, {**optimizer.defaults, **own})
+                    stored = stored_in(state, mine, shape, record)
                 except ValueError:  # which the next step will say
                     changed.add(state.name)
                     continue
                 if stored is not None:
-                    codec = first_alike(stored.codec, param.numel())
+                    codec = first_alike(stored.codec, shape.numel())
                     found.setdefault(state.name, set()).add((codec.name, codec.block))
     return {name: [list(pair) for pair in sorted(pairs)] for name, pairs in found.items() if name not in changed}
 
@@ -93,7 +94,7 @@ def with_saved_shards(optimizer: OptimizerLike, saved: dict[str, Any]) -> dict[s
 def _stored(optimizer: OptimizerLike, place: Place, entry: Mapping[str, Any]) -> Iterator[tuple[str, Stored]]:
     """States with a number an element, but for those that a hook has made something else of."""
     mine, record = optimizer.state.get(place.param, {}), optimizer._codecs.get(place.param)
-    for state, wanted in zip(optimizer._policy.rule.element_states, place.codecs, strict=True):
+    for state, wanted in zip(optimizer._policy.rule.element_states, place.codecs, strict=False):
         if _form_of(state.name, entry) is None:
             continue
         kept = _form_of(state.name, entry) == _form_of(state.name, mine)

@@ -71,7 +71,8 @@ class Place:
 
     Attributes:
         own: Tensor of this process: the parameter, or its part of it.
-        codecs: That its element states are asked to be in.
+        codecs: That its states are asked to be in.
+        settings: Of the parameter, in the checkpoint.
     """
 
     key: Any
@@ -79,6 +80,7 @@ class Place:
     own: Tensor
     shard: Shard | None
     codecs: tuple[Codec, ...]
+    settings: Mapping[str, Any]
 
     @property
     def lines(self) -> torch.Size:
@@ -104,8 +106,9 @@ def places_in(optimizer: OptimizerLike, groups: Sequence[Mapping[str, Any]]) -> 
             for each in overrides:
                 settings = {**settings, **each.get(index, {})}
             shape = param.shape if shard is None else shard.shape
-            codecs = choose_codecs(optimizer._policy.rule, settings, shape.numel())
-            places.append(Place(key, param, local_tensor(param), shard, codecs))
+            codecs = choose_codecs(optimizer._policy.rule, settings, shape)
+            read = {name: theirs[name] for name in optimizer._policy.rule.hypers if name in theirs}
+            places.append(Place(key, param, local_tensor(param), shard, codecs, {**settings, **read}))
     return places
 
 
@@ -196,7 +199,7 @@ def own_form(
     result = {key: value for key, value in saved.items() if key not in keys}
     if isinstance(saved.get(COMPENSATION), Tensor):
         result[COMPENSATION] = own_values(saved[COMPENSATION], shard)
-    for state, wanted in zip(rule.element_states, place.codecs, strict=True):
+    for state, wanted in zip(rule.element_states, place.codecs, strict=False):
         value = saved.get(state.name + VALUES)
         if isinstance(value, Tensor):
             result[state.name] = _wanted(state, Stored(CODECS["fp32"], own_values(value, shard)), wanted, shard)

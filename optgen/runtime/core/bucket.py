@@ -28,7 +28,7 @@ class Member:
         index: Its position in its group.
         row: Its row among the settings of the step.
         entry: `optimizer.state[param]`.
-        codecs: Of every element state.
+        codecs: Of every state that has codecs, those of elements first.
         number: Its position among all parameters of the optimizer.
         rounding: Its rounding, a name of PARAMETER_CODECS.
         whole: The optimizer's parameter.

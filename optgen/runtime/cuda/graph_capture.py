@@ -15,6 +15,7 @@ from torch import Tensor
 
 from optgen.runtime.block import Settings
 from optgen.runtime.cuda.paged_memory import asks_for_paging
+from optgen.runtime.rule import Rule
 from optgen.runtime.settings.validation import on_device
 
 SPARES = 8  # steps that graphs can record between two that are not recorded
@@ -69,7 +70,7 @@ def check_warm(name: str) -> None:
         )
 
 
-def check_member(name: str, settings: Settings, param: Tensor, target: str, on_host: bool) -> None:
+def check_member(name: str, settings: Settings, param: Tensor, target: str, on_host: bool, rule: Rule) -> None:
     """Raise for a parameter whose steps are to be recorded and cannot be.
 
     Args:
@@ -90,6 +91,11 @@ def check_member(name: str, settings: Settings, param: Tensor, target: str, on_h
     if on_host:
         raise RuntimeError(
             f"{name}: capturable=True is not for rules with states of a group, which the host keeps: leave it out"
+        )
+    if rule.matrix_states:
+        raise RuntimeError(
+            f"{name}: capturable=True is not for rules whose states are matrices of shapes of their own, which the "
+            "host computes with torch: leave it out"
         )
     if asks_for_paging(settings, param.numel()):
         raise RuntimeError(

@@ -130,7 +130,7 @@ class PagedStates:
         self.rule, self.bucket, self.gpu, self.pager, self.paged = rule, bucket, gpu, pager, paged
         self.sizes = {
             state.name: codec.bits / 8
-            for state, codec in zip(rule.element_states, bucket.codecs, strict=True)
+            for state, codec in zip(rule.element_states, bucket.codecs, strict=False)
             if state.exists(bucket.flags)
         }
         width = sum(self.sizes.values())
@@ -202,7 +202,7 @@ class PagedStates:
 
     def _columns(self, width: int) -> dict[str, int]:
         """The column of every state's address: arrays come last in a row, states before them."""
-        states = [state for state in self.rule.states.values() if state.kind not in ("group", "global")]
+        states = [state for state in self.rule.states.values() if state.kind not in ("group", "global", "shaped")]
         taken = [2 if state.kind == "element" else 1 for state in states]
         at = width - sum(taken) - sum(len(block.arrays) for block in self.rule.blocks.values())
         return {state.name: at + sum(taken[:i]) for i, state in enumerate(states)}

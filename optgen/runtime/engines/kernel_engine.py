@@ -22,8 +22,11 @@ from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, layo
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.dimensions import shape_of
 from optgen.runtime.engines import matrices
+from optgen.runtime.engines.matrix_stage import SettingsNow
+from optgen.runtime.engines.torch_engine import States, View
 from optgen.runtime.rule import Rule
 from optgen.runtime.settings.storage import dtype_name
+from optgen.runtime.states.step_counts import steps_of
 from optgen.runtime.states.stored import scale_key
 
 TILE = 256
@@ -44,7 +47,7 @@ def defines(rule: Rule, bucket: Bucket) -> dict[str, str]:
         "OPTGEN_PARAM_CODEC": PARAMETER_CODECS[bucket.rounding].cpp_type(dtype_name(bucket.dtype)),
         "OPTGEN_GRAD_CODEC": PARAMETER_CODECS["nearest"].cpp_type(dtype_name(bucket.grad_dtype)),
     }
-    for state, codec in zip(rule.element_states, bucket.codecs, strict=True):
+    for state, codec in zip(rule.element_states, bucket.codecs, strict=False):  # of these kernels know
         there = state.exists(bucket.flags)
         result[f"OPTGEN_{state.name.upper()}_CODEC"] = codec.cpp_type(state.signed) if there else "Absent"
     for name, value in bucket.flags._asdict().items():
@@ -225,7 +228,7 @@ class KernelEngine:
             table.extend(sizes_of(member.shape).values())
             table.extend((at.channels, at.channel_rows, at.planes, at.blocks))
             for state in self.rule.states.values():
-                if state.kind in ("group", "global"):
+                if state.kind in ("group", "global", "shaped"):
                     continue
                 table.append(self._state_address(member, state.name))
                 if state.kind == "element":
@@ -317,9 +320,22 @@ class KernelEngine:
     def run_matrices(self, name: str, block: Block, index: int) -> None:
         """Run the functions of matrices that take what a pass has stored for them; the results take its place."""
         for partial in block.taken(block.passes[index], self.bucket.flags):
-            if (name, partial.name) in self.matrices:
+            if partial.op == "matrices":
+                self._run_own(self.matrices[name, partial.name])
+            elif (name, partial.name) in self.matrices:
                 member, elements = self.members[0], self.matrices[name, partial.name]
                 matrices.apply(partial, elements, member.param.shape, self.values, member.row)
+
+    def _run_own(self, elements: Tensor) -> None:
+        """Run the rule's own step on each matrix."""
+        members, shape = self.members, self.members[0].param.shape
+        numbers = [x for m in members for x in (m.entry["step"].double(), m.count) if x is not None]
+        counts = torch.stack(numbers).view(-1, 2).tolist()
+        for member, count, x in zip(members, counts, elements.view(-1, *shape), strict=True):
+            view = View(self.rule, member, steps_of(*count) + 1.0)
+            view.settings_now = SettingsNow(self.rule, self.values.rows[member.row])
+            view.states = States(self.rule, member)
+            x.copy_(view.run_matrices(x))
 
     def finish(self, name: str) -> None:
         """End the step: parameters that are not contiguous get their new values."""

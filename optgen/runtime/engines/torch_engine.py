@@ -16,7 +16,8 @@ from optgen.runtime.block import Block, Partial
 from optgen.runtime.core.bucket import Bucket, Member, StaleError, is_like, sizes_of
 from optgen.runtime.core.host_values import HostValues
 from optgen.runtime.core.step_inputs import Inputs
-from optgen.runtime.dimensions import spread_shape
+from optgen.runtime.dimensions import matrix_sizes, spread_shape
+from optgen.runtime.engines import matrix_stage
 from optgen.runtime.rule import Rule
 from optgen.runtime.states.philox import Draw
 from optgen.runtime.states.step_counts import steps_of
@@ -63,6 +64,9 @@ class View:
         layout = member.layout()
         for name, size in sizes_of(member.shape).items():
             setattr(self, name, float(size))
+        for name in rule.matrix_dims:
+            setattr(self, f"size_of_{name}", *matrix_sizes((name,), member.shape, member.settings))
+        self.settings_now: Any = None
         self.matrices, self.rows, self.cols = float(layout.matrices), float(layout.rows), float(layout.cols)
 
     def ends(self, **sums: Any) -> bool:
@@ -134,6 +138,21 @@ class View:
         """Numbers of a smaller kind, one for each of this kind."""
         return _spread(self.member, x, kind)
 
+    # A step on matrices
+
+    def run_matrices(self, x: Tensor) -> Tensor:
+        """Run the rule's step on matrices, which takes these elements, and gives a direction."""
+        return matrix_stage.run(self, x)
+
+    def from_tall(self, x: Tensor) -> Tensor:
+        """A matrix as the parameter lies, of one that has no more columns than rows."""
+        return x if self.member.shape[0] >= self.member.shape[1] else x.mT
+
+    def normal_matrix(self, rows: int, cols: int, draw: float, like: Tensor) -> Tensor:
+        """Normal numbers that follow from the seed, the parameter and the number of the draw."""
+        source = Draw(int(self.member.settings.get("seed", 0)), self.member.number)
+        return source.normal_in(whole_steps(draw), rows * cols, like.device).view(rows, cols)
+
     def own_rows(self, x: Tensor) -> Tensor:
         """Numbers of rows, (..., rows, 1): of the rows that this process has elements of."""
         shard = self.member.shard
@@ -161,7 +180,8 @@ class States:
 
     def __getattr__(self, name: str) -> Any:
         member = self._member
-        value = _state(self._rule, member, name) if self._rule.states[name].exists(member.flags) else NAN
+        state = self._rule.states[name]
+        value = _state(self._rule, member, name) if state.exists(member.flags) else NAN
         setattr(self, name, value)
         return value
 
@@ -181,6 +201,8 @@ class Sums:
 
 def _state(rule: Rule, member: Member, name: str) -> Tensor:
     entry, state = member.entry, rule.states[name]
+    if state.kind == "shaped":
+        return matrix_stage.read_matrix(rule, member, name)
     if state.kind == "element":
         codec = member.codecs[rule.element_states.index(state)]
         return _float(decode(codec, entry[name], entry.get(scale_key(name)), state.signed, member.param.shape))
@@ -263,6 +285,7 @@ class TorchEngine:
             wanted = frozenset(partial.name for partial in block.taken(item, view.flags))
             if not wanted and not last:
                 continue
+            view.settings_now = matrix_stage.SettingsNow(self.rule, self.values.rows[view.member.row])
             view.take(values, wanted, {**block.lines, **dict.fromkeys(block.matrices, "element")})
             results: Results = function(view)
             if last:

@@ -36,37 +36,45 @@ def asked_codec(settings: Settings) -> Codec:
     )
 
 
-def choose_codecs(rule: Rule, settings: Settings, numel: int) -> tuple[Codec, ...]:
-    """The codec of every element state of a parameter, in their order: what is asked for, where the state takes it."""
+def choose_codecs(rule: Rule, settings: Settings, shape: torch.Size) -> tuple[Codec, ...]:
+    """The codec of every state of a parameter that has codecs, in their order: what is asked for, where it takes it."""
     asked = asked_codec(settings)
-    large = not asked.scaled or (numel >= settings.get("min_8bit_size", 0) and asked.takes(numel))
-    taken = large and is_asked(settings.get("optim_bits", 32), settings.get("codec", "auto"))
-    dtypes = [settings[state.stored_as] for state in rule.element_states if state.stored_as is not None]
-    return _chosen(rule, asked if taken else None, *dtypes)
+    wanted = is_asked(settings.get("optim_bits", 32), settings.get("codec", "auto"))
+    least = settings.get("min_8bit_size", 0)
+
+    def takes(numel: int) -> bool:
+        return wanted and (not asked.scaled or (numel >= least and asked.takes(numel)))
+
+    dtypes = [settings[state.stored_as] for state in rule.coded_states if state.stored_as is not None]
+    of_elements = takes(shape.numel())
+    own = tuple(takes(state.shape(shape, settings).numel()) for state in rule.matrix_states)
+    return _chosen(rule, asked, of_elements, own, *dtypes)
 
 
 @lru_cache
-def _chosen(rule: Rule, asked: Codec | None, *dtypes: str) -> tuple[Codec, ...]:
-    """The codec of every element state.
+def _chosen(rule: Rule, asked: Codec, of_elements: bool, own: tuple[bool, ...], *dtypes: str) -> tuple[Codec, ...]:
+    """The codec of every state that has codecs.
 
     Args:
-        asked: None for each state's own.
+        of_elements: Whether states of elements take what is asked for.
+        own: Whether each matrix of its own dimensions does.
         dtypes: Of the states whose dtype a setting says.
     """
     told = iter(dtypes)
+    taken = (*(of_elements for _ in rule.element_states), *own)
     return tuple(
         plain_codec_of(next(told))
         if state.stored_as is not None
         else asked
-        if asked is not None and asked.name in state.codecs
+        if takes and asked.name in state.codecs
         else CODECS[plain_codec(state.codecs)]
-        for state in rule.element_states
+        for state, takes in zip(rule.coded_states, taken, strict=True)
     )
 
 
 def tensorwise(rule: Rule, codecs: Iterable[Codec]) -> frozenset[str]:
     """The element states that have one scale for the whole tensor."""
-    pairs = zip(rule.element_states, codecs, strict=True)
+    pairs = zip(rule.element_states, codecs, strict=False)  # matrices of their own dimensions come last
     return frozenset(state.name for state, codec in pairs if codec.block == WHOLE_TENSOR)
 
 
@@ -128,7 +136,7 @@ def check_storage(name: str, rule: Rule, settings: Settings) -> None:
         return
     flags = rule.flags(settings, *LARGE)
     states = [state for state in rule.states.values() if state.exists(flags) and state.window is None]
-    if not any(state.kind == "element" and codec.name in state.codecs for state in states):
+    if not any(state in rule.coded_states and codec.name in state.codecs for state in states):
         reasons = [f"{state.name} {_takes(state)}" for state in states] or ["there are none under these settings"]
         raise ValueError(
             f"{name}: none of its states can be stored in {codec.bits} bits ({codec.name}): {'; '.join(reasons)}"
@@ -136,7 +144,7 @@ def check_storage(name: str, rule: Rule, settings: Settings) -> None:
 
 
 def _takes(state: State) -> str:
-    if state.kind == "element":
+    if state.kind in ("element", "shaped"):
         return f"takes {', '.join(state.codecs)}"
     return f"is one number a {'column' if state.kind == 'col' else state.kind}, in fp32"
 

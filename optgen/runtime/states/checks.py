@@ -46,19 +46,20 @@ def check_states(rule: Rule, member: Member, placement: Placement) -> None:
         TypeError, ValueError: naming the state and what is wrong.
     """
     entry, param = member.entry, member.param
-    for state in (*rule.element_states, *rule.tensor_states):
+    for state in (*rule.coded_states, *rule.tensor_states):
         value = entry.get(state.name)
         if value is None:
             continue
         _check_readable(state.name, value)
-        shape = param.shape if state.kind == "element" else member.line_shape
+        has_codecs = state in rule.coded_states
+        shape = state.shape(param.shape, member.settings) if has_codecs else member.line_shape
         if tuple(value.shape) not in stored_shapes(state, shape):
             raise ValueError(f"state {state.name!r} has shape {tuple(value.shape)}, not {stored_shape(state, shape)}")
         if not placement.takes(state, value):
             raise ValueError(f"state {state.name!r} is on {value.device}, its parameter on {param.device}")
-        if state.kind != "element" and value.dtype is not torch.float32:
+        if not has_codecs and value.dtype is not torch.float32:
             raise ValueError(f"state {state.name!r} is {value.dtype}, not torch.float32")
-        if state.kind == "element" and entry.get(scale_key(state.name)) is not None:
+        if has_codecs and entry.get(scale_key(state.name)) is not None:
             check_scales(state.name, entry[scale_key(state.name)])
             if entry[scale_key(state.name)].device != param.device:
                 where = f"on {entry[scale_key(state.name)].device}, its parameter on {param.device}"

@@ -12,7 +12,7 @@ first 48 bits, position of the parameter, 0).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -68,12 +68,16 @@ class Draw:
         length = ((first + 1).double() * 2.0**-32).log().mul(-2).sqrt()
         return (length * (second.double() * (2 * math.pi * 2.0**-32)).cos()).float()
 
+    def normal_in(self, step: int, numel: int, device: torch.device | str) -> Tensor:
+        """Normal numbers of a step, which share no block with its rounding, as float32 of shape (numel,)."""
+        return replace(self, step=step).normal(1, numel, device)
+
     def _words(self, number: int, numel: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Two words for each of the first `numel` elements, or of `elements`."""
         elements = torch.arange(numel, dtype=torch.int64, device=device) if self.elements is None else self.elements
         elements = elements.reshape(-1)
         high = (elements >> 32) + (number << 16)
-        first, second, _, _ = philox(elements & WORD, high, self.position, 0, self.seed)
+        first, second, _, _ = philox(elements & WORD, high, self.position, self.step, self.seed)
         return first, second
 
 

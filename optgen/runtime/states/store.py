@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,9 @@ def in_equations(kind: str, value: Tensor, shape: torch.Size) -> Tensor:
 
 
 def stored_shape(state: State, shape: torch.Size) -> tuple[int, ...]:
-    """The shape of the tensor that holds a state of a parameter of this shape."""
+    """The shape of the tensor that holds a state of a parameter of this shape; of a matrix, its own shape."""
+    if state.kind == "shaped":
+        return tuple(shape)
     return shape_of(state.kind, shape) if state.window is None else (state.window,)
 
 
@@ -75,7 +77,7 @@ def settled_compensation(param: Tensor, entry: Mapping[str, Any], rounding: str)
 def stored_shapes(state: State, shape: torch.Size) -> frozenset[tuple[int, ...]]:
     """The shapes that what is stored of a state can have."""
     own = stored_shape(state, shape)
-    codecs = state.codecs if state.kind == "element" else ()
+    codecs = state.codecs if state.kind in ("element", "shaped") else ()
     return frozenset((own, *(CODECS[name].codes_shape(shape) for name in codecs)))
 
 
@@ -178,22 +180,25 @@ def settle_states(
         count = step if isinstance(step, Tensor) else torch.full((), float(step), device=placement.step)
         made["step"] = count.detach().reshape(()).to(placement.step, torch.float32, copy=True)
     stored = {name: found.codec for name, found in present.items()}
-    for state, codec in zip(rule.element_states, codecs, strict=True):
+    for state, codec in zip(rule.coded_states, codecs, strict=True):
         if not state.exists(flags):
             continue
+        shape, home = param.shape, placement
+        if state.dims:  # which no kernel reads
+            shape, home = state.shape(param.shape, view.settings), replace(placement, pager=None)
         key, found = scale_key(state.name), present.get(state.name)
         scales = None if found is None else _flat(found.scales)
         stored[state.name] = codec
-        if found is not None and found.codec == codec and placement.fits(found.codes) and scales is found.scales:
+        if found is not None and found.codec == codec and home.fits(found.codes) and scales is found.scales:
             continue
         with room_for(state.name, param):
             if found is None:
-                new = _initial(state, codec, param, view, placement.start)
+                new = _initial(state, codec, shape, view, home.start)
             elif found.codec != codec:
-                new = store(codec, _values(found, state, param), state.signed)
+                new = store(codec, _values(found, state, shape), state.signed)
             else:
                 new = Stored(codec, found.codes, scales)
-            made[state.name] = placement.place(new.codes)
+            made[state.name] = home.place(new.codes)
             if new.scales is not None:
                 made[key] = new.scales.to(placement.device)
         if new.scales is None and key in entry:
@@ -218,11 +223,11 @@ def _flat(scales: Tensor | None) -> Tensor | None:
     return scales if scales is None else as_read(scales if scales.dim() == 1 else scales.reshape(-1))
 
 
-def _values(found: Stored, state: State, param: Tensor) -> Tensor:
+def _values(found: Stored, state: State, shape: torch.Size) -> Tensor:
     """A stored state as float32, where its codes lie."""
     wait_for_host((found.codes,))
     scales = None if found.scales is None else found.scales.to(found.codes.device)
-    return Stored(found.codec, found.codes, scales).values(state.signed, param.shape)
+    return Stored(found.codec, found.codes, scales).values(state.signed, shape)
 
 
 NO_ROOM = (MemoryError, torch.cuda.OutOfMemoryError)
@@ -247,12 +252,12 @@ def no_room(name: str, param: Tensor, error: BaseException) -> torch.cuda.OutOfM
     return torch.cuda.OutOfMemoryError(f"out of memory for state {name!r} of a parameter of shape {shape}: {error}")
 
 
-def _initial(state: State, codec: Codec, param: Tensor, view: Any, device: torch.device) -> Stored:
+def _initial(state: State, codec: Codec, shape: torch.Size, view: Any, device: torch.device) -> Stored:
     if isinstance(state.init, float) and state.init == 0.0:
-        return Stored(codec, *zeros(codec, param.shape, state.signed, device))
+        return Stored(codec, *zeros(codec, shape, state.signed, device))
     value = state.init(view) if callable(state.init) else state.init
     full = torch.as_tensor(value, dtype=torch.float32, device=device)
-    full = full.reshape(param.shape) if full.numel() == param.numel() else full.expand(param.shape)
+    full = full.reshape(shape) if full.numel() == shape.numel() else full.expand(shape)
     return store(codec, full.contiguous(), state.signed)
 
 

@@ -72,14 +72,18 @@ class CodecRecord:
 
 
 def stored_states(
-    states: Iterable[tuple[State, Codec]], entry: Mapping[str, Any], shape: torch.Size, record: CodecRecord | None
+    states: Iterable[tuple[State, Codec]],
+    entry: Mapping[str, Any],
+    shapes: Iterable[torch.Size],
+    record: CodecRecord | None,
 ) -> dict[str, Stored]:
-    """States among these that a parameter has, by name, with the codecs that they shall have.
+    """States among these that a parameter has, by name, with the codecs that they shall have, and each its shape.
 
     Raises:
         ValueError: as `stored_in` does.
     """
-    found = ((state.name, stored_in(state, entry, shape, record, wanted)) for state, wanted in states)
+    pairs = zip(states, shapes, strict=True)
+    found = ((state.name, stored_in(state, entry, shape, record, wanted)) for (state, wanted), shape in pairs)
     return {name: stored for name, stored in found if stored is not None}
 
 

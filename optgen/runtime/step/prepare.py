@@ -73,7 +73,8 @@ def prepare(
     for prepared in kept:
         if prepared.key == key and _still_serves(optimizer, prepared):
             if inputs.found_inf is not None:
-                _check_skipped(declared, inputs, (engine.target for engine in prepared.engines), counts=bool(numbers))
+                on_host = bool(numbers) or bool(optimizer._policy.rule.matrix_states)
+                _check_skipped(declared, inputs, (engine.target for engine in prepared.engines), counts=on_host)
             prepared.serve_again()
             return prepared, grads
     check_warm(optimizer._policy.name)
@@ -176,9 +177,10 @@ def _still_serves(optimizer: OptimizerLike, prepared: Prepared) -> bool:
 
 
 def _fixed(rule: Rule, settings: Settings) -> tuple[Any, ...]:
-    """Settings that engines are built for: flags, so that a schedule of momentum keeps them, and storage."""
+    """Settings that engines are built for: flags, so that a schedule of momentum keeps them, storage, and sizes."""
     facts = (2, 1, 0, frozenset[str]())
-    return (rule.flags(settings, *facts), settings["target"], *[settings.get(key) for key in rule.storage])
+    sizes = [settings.get(dimension) for state in rule.matrix_states for dimension in state.dims]
+    return (rule.flags(settings, *facts), settings["target"], *[settings.get(key) for key in rule.storage], *sizes)
 
 
 class _Preparer:
@@ -226,7 +228,8 @@ class _Preparer:
             # Asked of the engines: another target than was chosen may serve, which must not run a skipped step.
             starts = any(callable(state.init) for state in self.rule.states.values())
             targets = (engine.target for engine in engines)
-            _check_skipped(self.rule.blocks[self.block], self.inputs, targets, starts, bool(self.numbers))
+            on_host = bool(self.numbers) or bool(self.rule.matrix_states)
+            _check_skipped(self.rule.blocks[self.block], self.inputs, targets, starts, on_host)
         counts = {param: count for param, count in self.optimizer._counts.items() if param in self.optimizer.state}
         records = {p: record for p, record in self.optimizer._codecs.items() if p in self.optimizer.state}
         steps = read_counts(counts, members)
@@ -267,11 +270,12 @@ class _Preparer:
         check_states(self.rule, member, placement)
         asked = [
             (state, codec)
-            for state, codec in zip(self.rule.element_states, member.codecs, strict=True)
+            for state, codec in zip(self.rule.coded_states, member.codecs, strict=True)
             if state.exists(member.flags)
         ]
         record = self.optimizer._codecs.get(member.whole)
-        present = stored_states(asked, member.entry, member.param.shape, record)
+        shapes = [state.shape(member.param.shape, member.settings) for state, _ in asked]
+        present = stored_states(asked, member.entry, shapes, record)
         if member.shard is not None and member.shard.divisions:
             check_one_scale(self.name, asked, present)
             check_starts(self.name, self.rule, member)
@@ -303,7 +307,7 @@ class _Preparer:
                 override = overrides.get(index, {})
                 settings = {**group, **override, **self.inputs.values}
                 shape = param.shape if shard is None else shard.shape
-                codecs = choose_codecs(self.rule, settings, shape.numel())
+                codecs = choose_codecs(self.rule, settings, shape)
                 step = self.numbers[place] if self.numbers and place is not None else 0
                 flags = flags_of(self.rule, settings, shape, index, tensorwise(self.rule, codecs), step)
                 self.reduces = self.reduces or (shard is not None and bool(shard.divisions) and reduces(block, flags))
@@ -347,7 +351,7 @@ class _Preparer:
         target = self._target(param, member.settings["target"])
         if member.shard is not None:
             target = shard_target(self.name, block, member, target)
-        check_member(self.name, member.settings, param, target, on_host=block.commit is not None)
+        check_member(self.name, member.settings, param, target, on_host=block.commit is not None, rule=self.rule)
         kernel = (target, param.dtype, grad_dtype, param.device, member.flags, member.codecs, member.rounding)
         key = self._batch(buckets, kernel, member) if takes_matrices(block, member) else kernel
         if key not in buckets:

@@ -218,7 +218,7 @@ def states(model: Model, optimizer: Any) -> list[dict[str, Tensor]]:
         part, entry = parts.get(id(param)), optimizer.state[param]
         own = param.shape if part is None else part.own
         found = {}
-        for state, wanted in zip(rule.element_states, choose_codecs(rule, group, param.numel()), strict=True):
+        for state, wanted in zip(rule.element_states, choose_codecs(rule, group, param.shape), strict=True):
             if state.name not in entry:
                 continue
             stored = stored_in(state, entry, own, optimizer._codecs.get(param), wanted)

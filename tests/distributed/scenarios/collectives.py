@@ -76,7 +76,7 @@ def _planned(optimizer: Any, params: list[Any]) -> int:
     rule, found = optimizer.rule, set()
     for group in optimizer.param_groups:
         for param in group["params"]:
-            one_scale = tensorwise(rule, choose_codecs(rule, group, param.numel()))
+            one_scale = tensorwise(rule, choose_codecs(rule, group, param.shape))
             flags = flags_of(rule, group, param.shape, 0, one_scale)
             block = rule.blocks["step"]
             found |= {number for number, item in enumerate(block.passes) if block.taken(item, flags)}
